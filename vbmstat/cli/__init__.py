@@ -1,0 +1,30 @@
+"""The command line: one thin module a command, each a parse and one call of the Python API."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from vbmstat.cli import glm, preprocess, roi, simulate
+from vbmstat.errors import VbmstatError
+
+app = typer.Typer(
+    help="Voxel-based morphometry: T1w scans in, defensible statistics out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("preprocess")(preprocess.command)
+app.command("glm")(glm.command)
+app.command("roi")(roi.command)
+app.command("simulate")(simulate.command)
+
+
+def main() -> None:
+    """Entry point of the console script: an error that a user can act on is one line, exit code 2."""
+    try:
+        app()
+    except VbmstatError as error:
+        sys.stderr.write(f"vbmstat: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,156 @@
+"""Grids: where voxels are, and the one resampler.
+
+Voxel (i, j, k) of a grid has its centre at ``affine @ (i, j, k, 1)`` in RAS+ mm. Tensors are indexed
+(X, Y, Z) in that order. torch's normalised (z, y, x) coordinates exist in this module only, always with
+``align_corners=True``, so that -1 and +1 are the centres of the first and last voxel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular lattice of voxels in RAS+ mm.
+
+    Attributes
+    ----------
+    shape : tuple of three ints
+        Number of voxels along each axis.
+    affine : ndarray, (4, 4), float64
+        Voxel index to RAS+ mm, for voxel centres.
+
+    Examples
+    --------
+    >>> grid = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> grid.voxel_volume_ml
+    0.008
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "affine", np.array(self.affine, dtype=np.float64))
+
+    @property
+    def voxel_size_mm(self) -> np.ndarray:
+        """Edge lengths of a voxel, (3,), mm."""
+        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of a voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def matches(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether both grids have the same voxels in the same order."""
+        return self.shape == other.shape and bool(np.allclose(self.affine, other.affine, atol=tolerance_mm))
+
+    def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Grid:
+        """The sub-grid of voxels ``start <= index < stop``."""
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ np.array([*start, 1.0]))[:3]
+        return Grid(tuple(b - a for a, b in zip(start, stop, strict=True)), affine)  # type: ignore[arg-type]
+
+    def with_voxel_size(self, size_mm: np.ndarray | float) -> Grid:
+        """The grid of the same axes and field of view with voxels of about `size_mm`.
+
+        The number of voxels is rounded, and the outer faces (not the centres) of the field of view coincide.
+        """
+        extent = np.array(self.shape) * self.voxel_size_mm  # outer face to outer face
+        shape = np.maximum(np.round(extent / size_mm), 1).astype(int)
+        step = np.array(self.shape) / shape  # old voxels per new voxel
+        to_old = np.diag([*step, 1.0])
+        to_old[:3, 3] = (step - 1) / 2  # the centre of new voxel 0, in old voxels
+        return Grid(tuple(shape), self.affine @ to_old)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        size = " × ".join(f"{s:g}" for s in np.round(self.voxel_size_mm, 3))
+        return f"{self.shape} @ {size} mm"
+
+
+def voxel_indices(shape: tuple[int, int, int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Index of every voxel, (3, X, Y, Z), float32."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def apply_affine(matrix: np.ndarray, points: torch.Tensor) -> torch.Tensor:
+    """``matrix @ points`` for points of shape (3, ...); the matrix is 4 × 4."""
+    m = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
+    moved = torch.tensordot(m[:3, :3], points, dims=1)
+    return moved.add_(m[:3, 3].reshape(3, *[1] * (points.ndim - 1)))
+
+
+def sample(
+    data: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros"
+) -> torch.Tensor:
+    """Values of images at voxel coordinates.
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on a common grid.
+    points : Tensor, (3, A, B, D)
+        Voxel coordinates (x, y, z) in that grid.
+    mode : {"bilinear", "nearest"}
+        Trilinear (torch calls it bilinear) or nearest-neighbour interpolation.
+    padding_mode : {"zeros", "border"}
+        What lies beyond the field of view.
+
+    Returns
+    -------
+    Tensor, (C, A, B, D)
+    """
+    size = torch.tensor(data.shape[1:], dtype=points.dtype, device=points.device).reshape(3, 1, 1, 1)
+    normalised = (points * (2.0 / (size - 1).clamp(min=1)) - 1.0).flip(0)  # (z, y, x)
+    # torch walks a batch in parallel but one image serially: give each thread a slab of the output.
+    n_slabs = min(torch.get_num_threads(), points.shape[1]) if data.device.type == "cpu" else 1
+    slab = -(-points.shape[1] // n_slabs)
+    missing = n_slabs * slab - points.shape[1]
+    if missing:
+        normalised = torch.cat([normalised, normalised[:, -1:].expand(-1, missing, -1, -1)], dim=1)
+    batch = normalised.reshape(3, n_slabs, slab, *points.shape[2:]).permute(1, 2, 3, 4, 0)  # (n, a, B, D, 3)
+    out = functional.grid_sample(
+        data[None].expand(n_slabs, -1, -1, -1, -1), batch, mode=mode, padding_mode=padding_mode,
+        align_corners=True,
+    )  # (n, C, a, B, D)
+    return out.transpose(0, 1).reshape(data.shape[0], n_slabs * slab, *points.shape[2:])[:, : points.shape[1]]
+
+
+def resample(
+    data: torch.Tensor,
+    source: Grid,
+    target: Grid,
+    linear: np.ndarray | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+) -> torch.Tensor:
+    """Images on another grid.
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on `source`.
+    source, target : Grid
+        Grid of the data, and of the result.
+    linear : ndarray, (4, 4), optional
+        Target-frame RAS+ mm to source-frame RAS+ mm (pull direction); identity by default.
+    mode, padding_mode : str
+        As in :func:`sample`.
+
+    Returns
+    -------
+    Tensor, (C, *target.shape)
+    """
+    to_source_mm = target.affine if linear is None else linear @ target.affine
+    to_source_voxel = np.linalg.inv(source.affine) @ to_source_mm
+    points = apply_affine(to_source_voxel, voxel_indices(target.shape, data.device))
+    return sample(data, points, mode, padding_mode)

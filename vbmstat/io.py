@@ -1,0 +1,230 @@
+"""Files to values and back: the only module that knows nibabel.
+
+Everything read is turned to RAS+ (the closest canonical orientation); everything written appears whole or
+not at all (written beside, flushed to the disk, renamed). Free text of input headers is never copied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from isal import igzip
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from vbmstat.errors import ScanError
+from vbmstat.grid import Grid
+from vbmstat.volume import Volume
+
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
+TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
+_MNI_CODE, _SCANNER_CODE = 4, 1
+_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, OverflowError)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` that is renamed to it when the block succeeds, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes[-2:])
+    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write a JSON object with a final newline, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path | str, table: pd.DataFrame, index: bool = False) -> None:
+    """Write a BIDS-style TSV (tab, ``n/a`` for missing), whole or not at all."""
+    write_text(path, table.to_csv(sep="\t", na_rep="n/a", index=index, lineterminator="\n"))
+
+
+def read_grid(path: Path | str) -> Grid:
+    """Grid of an image file in RAS+ order, from its header alone."""
+    image = _load(Path(path))
+    return _canonical_grid(image)
+
+
+def read_volume(path: Path | str) -> Volume:
+    """Read a 3-D image (or a 4-D one with a single volume) as RAS+ float32.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii``, ``.nii.gz``, ``.mgz``.
+
+    Returns
+    -------
+    Volume
+        One channel, data (1, X, Y, Z) in the closest canonical (RAS+) axis order.
+
+    Raises
+    ------
+    ScanError
+        If the file is unreadable or truncated, is not 3-D, holds more than one volume, or has an affine
+        that cannot be inverted.
+    """
+    image = _load(Path(path))
+    shape = tuple(int(n) for n in image.shape)
+    if any(n != 1 for n in shape[3:]):
+        msg = f"{path}: expected one 3-D volume, got shape {shape}; split or select the volume first"
+        raise ScanError(msg)
+    return _to_volume(image, Path(path))
+
+
+def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
+    """Read a multi-channel image (X, Y, Z, C) or vector image (X, Y, Z, 1, C) as (C, X, Y, Z), RAS+, float32.
+
+    Vector components are taken as stored (they are RAS+ mm in this program's displacement files).
+    """
+    volume = _to_volume(_load(Path(path)), Path(path))
+    return volume if n_channels is None else Volume(volume.data[:n_channels].clone(), volume.grid)
+
+
+def _to_volume(image: Any, path: Path) -> Volume:
+    try:
+        data = np.asanyarray(image.dataobj)
+    except _READ_ERRORS as error:
+        msg = (
+            f"{path}: expected a complete image of shape {image.shape}, but reading it failed ({error}); "
+            "copy or convert the file again"
+        )
+        raise ScanError(msg) from error
+    if data.dtype.fields is not None or np.iscomplexobj(data):
+        msg = f"{path}: expected one real number a voxel, got {data.dtype}; export a magnitude T1w image"
+        raise ScanError(msg)
+    data = data.reshape(*data.shape[:3], -1)
+    data = apply_orientation(data, io_orientation(image.affine))
+    data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
+    return Volume(torch.from_numpy(data), _canonical_grid(image))
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        msg = f"{path}: no such file"
+        raise ScanError(msg)
+    try:
+        image: Any = nib.load(path)
+    except _READ_ERRORS as error:
+        msg = f"{path}: expected a NIfTI or MGH image, but it cannot be read ({error}); copy or convert it again"
+        raise ScanError(msg) from error
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or min(shape[:3], default=0) < 2:
+        msg = f"{path}: expected a 3-D image, got shape {shape}; give the reconstructed volume, not a slice"
+        raise ScanError(msg)
+    if np.prod(shape, dtype=float) > MAX_VOXELS:
+        msg = f"{path}: header claims {shape} voxels, more than any T1w scan has; the file is damaged"
+        raise ScanError(msg)
+    affine = image.affine
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        msg = f"{path}: expected an invertible voxel-to-mm matrix in the header, got {affine}; repair it"
+        raise ScanError(msg)
+    return image
+
+
+def _canonical_grid(image: Any) -> Grid:
+    shape = image.shape[:3]
+    orientation = io_orientation(image.affine)
+    order = np.argsort(orientation[:, 0])
+    affine = image.affine @ inv_ornt_aff(orientation, shape)
+    return Grid(tuple(np.array(shape)[order]), affine)  # type: ignore[arg-type]
+
+
+def read_axcodes(path: Path | str) -> str:
+    """Axis codes of a file as stored, e.g. ``"LAS"``."""
+    return "".join(nib.aff2axcodes(_load(Path(path)).affine))
+
+
+def write_volume(
+    path: Path | str,
+    volume: Volume,
+    *,
+    dtype: str = "float32",
+    axcodes: str = TEMPLATE_AXCODES,
+    space: str = "mni",
+    intent: tuple[str, tuple[float, ...]] | None = None,
+    description: str = "vbmstat",
+) -> None:
+    """Write images as NIfTI with sform = qform, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        ``.nii`` or ``.nii.gz``.
+    volume : Volume
+        One channel gives a 3-D file, several a 5-D vector file (X, Y, Z, 1, C).
+    dtype : {"float32", "uint8", "int16", "int32"}
+        Type on the disk. Never scaled: slope 1, intercept 0; floats are rounded for integer types.
+    axcodes : str
+        Axis order on the disk, e.g. ``"LAS"`` (CAT12's) or ``"RAS"``.
+    space : {"mni", "scanner"}
+        Sets sform and qform codes to 4 or 1.
+    intent : (str, tuple of float), optional
+        NIfTI intent and its parameters, e.g. ``("t test", (96.0,))``.
+    description : str
+        At most 79 bytes; SPM's description for statistic maps.
+    """
+    path = Path(path)
+    data = volume.data.detach().cpu().numpy()
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        data = np.rint(data)
+    data = np.moveaxis(data, 0, -1).astype(dtype)  # (X, Y, Z, C)
+    ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
+    affine = volume.grid.affine @ inv_ornt_aff(ornt, volume.grid.shape)
+    data = apply_orientation(data, ornt)
+    data = data[..., 0] if data.shape[-1] == 1 else data[:, :, :, None, :]
+    image = nib.Nifti1Image(data, affine)
+    header = image.header
+    code = _MNI_CODE if space == "mni" else _SCANNER_CODE
+    image.set_qform(affine, code)
+    image.set_sform(affine, code)
+    header.set_xyzt_units("mm")
+    header.set_slope_inter(1.0, 0.0)
+    header["descrip"] = description.encode("utf-8")[:79]
+    if data.ndim == 5:
+        header.set_intent("vector", name="displacement")
+    if intent is not None:
+        header.set_intent(intent[0], intent[1])
+    with atomic_path(path) as temporary:
+        payload = image.to_bytes()
+        if path.name.endswith(".gz"):
+            # mtime 0 and no name: the same map gives the same bytes
+            with temporary.open("wb") as raw, igzip.GzipFile("", "wb", 2, raw, mtime=0) as packed:
+                packed.write(payload)
+        else:
+            temporary.write_bytes(payload)

@@ -1,0 +1,266 @@
+"""Names of inputs and outputs: finding T1w scans, CAT12's names, BIDS-derivative names, others' map names."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vbmstat.errors import ScanError
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
+NAME_STYLES = ("cat12", "bids")
+SMOOTHED = "s6"  # prefix of maps smoothed by 6 mm FWHM
+
+# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities). Read prefixes right to left.
+_OUTPUTS = {
+    "p0": ("mri", "p0", "desc-tissue_dseg.nii.gz"),
+    "p1": ("mri", "p1", "label-GM_probseg.nii.gz"),
+    "p2": ("mri", "p2", "label-WM_probseg.nii.gz"),
+    "p3": ("mri", "p3", "label-CSF_probseg.nii.gz"),
+    "m": ("mri", "m", "desc-biascorrected_T1w.nii.gz"),
+    "wp1": ("mri", "wp1", "space-MNI152NLin2009cAsym_label-GM_probseg.nii.gz"),
+    "wp2": ("mri", "wp2", "space-MNI152NLin2009cAsym_label-WM_probseg.nii.gz"),
+    "mwp1": ("mri", "mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulated_probseg.nii.gz"),
+    "mwp2": ("mri", "mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulated_probseg.nii.gz"),
+    "mwp3": ("mri", "mwp3", "space-MNI152NLin2009cAsym_label-CSF_desc-modulated_probseg.nii.gz"),
+    "s6mwp1": ("mri", "s6mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulatedS6_probseg.nii.gz"),
+    "s6mwp2": ("mri", "s6mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulatedS6_probseg.nii.gz"),
+    "y": ("mri", "y_", "from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.nii.gz"),
+    "iy": ("mri", "iy_", "from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"),
+    "sidecar": ("report", "vbmstat_", "desc-vbmstat_provenance.json"),
+    "volumes": ("label", "volumes_", "desc-volumes_morph.tsv"),
+    "qc": ("report", "qc_", "desc-qc_T1w.json"),
+    "picture": ("report", "vbmreport_", "desc-report_T1w.png"),
+}
+OUTPUT_KINDS = tuple(_OUTPUTS)
+
+# How other programs name modulated maps in template space, most specific first: {tissue number} is 1, 2 or 3.
+_MAP_PATTERNS = (
+    re.compile(r"^(?:s\d*)?mwp(?P<tissue>[123])r?(?P<stem>.+?)(?:_affine)?\.nii(?:\.gz)?$"),  # CAT12, T1Prep, vbmstat
+    re.compile(r"^(?:s\d*)?m[wr]*c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?\.nii(?:\.gz)?$"),  # SPM, Clinica
+    re.compile(r"^(?P<stem>.+?)_(?:s\d*)?mwp(?P<tissue>[123])\.nii(?:\.gz)?$"),  # deepmriprep (BIDS output)
+    re.compile(r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?:S\d+)?_probseg\.nii(?:\.gz)?$"),
+)
+_TISSUE_NUMBER = {"GM": 1, "WM": 2, "CSF": 3}
+_ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One T1w file with the ids that its name gives.
+
+    Attributes
+    ----------
+    path : Path
+        The image file.
+    stem : str
+        File name without suffix; unique in a run; the stem of every output's name.
+    participant_id : str
+        ``sub-01`` as in participants.tsv; the whole stem where the name has no BIDS entities.
+    session_id : str
+        ``ses-1``, or empty.
+    """
+
+    path: Path
+    stem: str
+    participant_id: str
+    session_id: str = ""
+
+
+def split_ids(stem: str) -> tuple[str, str]:
+    """Participant and session id of a file stem.
+
+    Examples
+    --------
+    >>> split_ids("sub-01_ses-2_T1w")
+    ('sub-01', 'ses-2')
+    >>> split_ids("chris_T1w")
+    ('chris_T1w', '')
+    """
+    entities = dict(_ENTITY.findall(stem))
+    if "sub" not in entities:
+        return stem, ""
+    return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
+
+
+def image_stem(path: Path) -> str:
+    """File name without its image suffix.
+
+    Examples
+    --------
+    >>> image_stem(Path("a/sub-01_T1w.nii.gz"))
+    'sub-01_T1w'
+    """
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is a BIDS dataset (has a dataset description or sub-*/ folders with anat/)."""
+    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
+
+
+def find_scans(inputs: Iterable[Path | str]) -> list[Scan]:
+    """T1w scans of BIDS folders, folders of images, or single files.
+
+    Parameters
+    ----------
+    inputs : iterable of path
+        In a BIDS folder every ``sub-*/[ses-*/]anat/*_T1w`` image not named by ``.bidsignore`` is taken; in any
+        other folder every image file directly inside.
+
+    Returns
+    -------
+    list of Scan
+        In the order given, sorted within a folder. Equal stems from different folders get the name of their
+        parent folder in front, so that no output overwrites another.
+
+    Raises
+    ------
+    ScanError
+        If an input does not exist, or no image is found at all.
+    """
+    inputs = [Path(entry) for entry in inputs]
+    paths: list[Path] = []
+    for entry in inputs:
+        if entry.is_dir():
+            paths += _bids_t1w(entry) if is_bids(entry) else _images_in(entry)
+        elif entry.exists():
+            paths.append(entry)
+        else:
+            msg = f"{entry}: no such file or folder"
+            raise ScanError(msg)
+    paths = list(dict.fromkeys(path.absolute() for path in paths))
+    if not paths:
+        where = ", ".join(str(entry) for entry in inputs) or "(nothing given)"
+        msg = (
+            f"{where}: found no T1w image; expected a BIDS folder with sub-*/anat/*_T1w.nii.gz, "
+            f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or such files"
+        )
+        raise ScanError(msg)
+    stems = [image_stem(path) for path in paths]
+    unique = [
+        stem if stems.count(stem) == 1 else f"{path.parent.name}_{stem}"
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+    if len(set(unique)) < len(unique):
+        twice = sorted({str(path) for path, stem in zip(paths, unique, strict=True) if unique.count(stem) > 1})
+        msg = f"these scans would write the same output names: {', '.join(twice)}; rename them or run them separately"
+        raise ScanError(msg)
+    return [Scan(path, stem, *split_ids(stem)) for path, stem in zip(paths, unique, strict=True)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
+
+
+def _bids_t1w(folder: Path) -> list[Path]:
+    ignore_file = folder / ".bidsignore"
+    ignored = ignore_file.read_text(encoding="utf-8").split() if ignore_file.is_file() else []
+    found = {
+        path
+        for pattern in ("sub-*/anat/*_T1w", "sub-*/ses-*/anat/*_T1w")
+        for suffix in IMAGE_SUFFIXES
+        for path in folder.glob(pattern + suffix)
+    }
+
+    def is_ignored(path: Path) -> bool:
+        relative = path.relative_to(folder).as_posix()
+        return any(fnmatch.fnmatch(relative, rule.strip("/")) or fnmatch.fnmatch(path.name, rule) for rule in ignored)
+
+    return sorted(path for path in found if not is_ignored(path))
+
+
+def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
+    """Where an output of a scan is written.
+
+    Parameters
+    ----------
+    out : Path
+        Output folder of the run.
+    scan : Scan
+        The scan.
+    kind : str
+        One of `OUTPUT_KINDS`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
+    names : {"cat12", "bids"}
+        CAT12's folders and prefixes, or BIDS derivatives.
+
+    Examples
+    --------
+    >>> scan = Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
+    >>> output_path(Path("out"), scan, "mwp1").as_posix()
+    'out/mri/mwp1sub-01_T1w.nii.gz'
+    """
+    folder, prefix, bids_name = _OUTPUTS[kind]
+    if names == "cat12":
+        suffix = "." + bids_name.split(".", 1)[1]
+        return out / folder / f"{prefix}{scan.stem}{suffix}"
+    participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_alphanumeric(scan.stem)}"
+    entities = scan.stem.removesuffix("_T1w") if scan.participant_id.startswith("sub-") else participant
+    return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
+
+
+def _alphanumeric(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", text)
+
+
+def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[str, Path]:
+    """Modulated template-space maps of one tissue in a folder, by scan stem.
+
+    Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``),
+    deepmriprep and BIDS derivatives.
+
+    Parameters
+    ----------
+    folder : Path
+        Searched with all its sub-folders.
+    tissue : {1, 2, 3}
+        GM, WM, CSF.
+    smoothed : bool, optional
+        Only smoothed or only unsmoothed maps; by default the smoothed ones where there are any.
+
+    Raises
+    ------
+    ScanError
+        If one scan has several such maps.
+    """
+    found: dict[bool, dict[str, Path]] = {True: {}, False: {}}
+    for path in sorted(folder.rglob("*.nii*")):
+        parsed = parse_map_name(path.name)
+        if parsed is None or parsed[1] != tissue:
+            continue
+        stem, _, is_smoothed = parsed
+        if stem in found[is_smoothed]:
+            msg = f"{folder}: two maps of {stem}: {found[is_smoothed][stem]} and {path}; keep one of them"
+            raise ScanError(msg)
+        found[is_smoothed][stem] = path
+    if smoothed is None:
+        return found[True] or found[False]
+    return found[smoothed]
+
+
+def parse_map_name(name: str) -> tuple[str, int, bool] | None:
+    """Scan stem, tissue number and whether smoothed, from a modulated map's file name.
+
+    Examples
+    --------
+    >>> parse_map_name("s6mwp1sub-01_T1w.nii.gz")
+    ('sub-01_T1w', 1, True)
+    >>> parse_map_name("smwc2ixi002.nii")
+    ('ixi002', 2, True)
+    >>> parse_map_name("p1sub-01_T1w.nii.gz") is None
+    True
+    """
+    for pattern in _MAP_PATTERNS:
+        match = pattern.match(name)
+        if match:
+            groups = match.groupdict()
+            tissue = _TISSUE_NUMBER[groups["name"]] if groups.get("name") else int(groups["tissue"])
+            is_smoothed = bool(re.search(r"^s\d*m|_s\d*mwp|modulatedS\d", name))
+            return groups["stem"], tissue, is_smoothed
+    return None
