@@ -1,0 +1,44 @@
+# `make demo` and `make test` need only Python (3.10 to 3.13), pip and make: they set up .venv themselves.
+
+PYTHON ?= python3
+# Where the CPU build of torch comes from. For CUDA: make TORCH_INDEX=https://pypi.org/simple
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := .venv/.installed
+
+.PHONY: help demo test test-all lint clean
+
+help:
+	@echo "make demo      simulate a small cohort, preprocess it, fit gm ~ age + sex + tiv, print where to look"
+	@echo "make test      style, types, import rules, and all tests that take no whole scan"
+	@echo "make test-all  everything, whole scans too"
+	@echo "make clean     remove the environment, caches and the demo's output"
+
+demo: $(STAMP)
+	$(BIN)/python examples/demo.py
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-all: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up .venv (a few minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "vbmstat needs Python 3.10 to 3.13, but $(PYTHON) is `$(PYTHON) -V`; try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@# Where this index cannot be reached, the next line takes torch from PyPI.
+	-$(PIP) install --retries 1 --timeout 20 --no-deps -c constraints.txt --index-url $(TORCH_INDEX) torch
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,109 @@
+"""Where the work is done: the choice of device, its free memory, and the reuse of freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from vbmstat.errors import VbmstatError
+
+DEVICES = ("auto", "cpu", "cuda")
+# glibc, malloc.h. Large blocks are normally mapped and unmapped one by one, so that every temporary tensor
+# is paid for again in page faults; these two settings keep freed memory in the process.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER_TRIM_BYTES = 2**31 - 1  # mallopt takes an int
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Device for a name that a user gives.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+        ``auto`` is CUDA where there is one, else the CPU. ``cuda:1`` names one of several GPUs.
+
+    Raises
+    ------
+    VbmstatError
+        If the name is none of these, or CUDA is asked for and there is no such device.
+
+    Examples
+    --------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdecimal())):
+        msg = f"expected a device of {', '.join(DEVICES)} or cuda:0, cuda:1, …, got {name!r}"
+        raise VbmstatError(msg)
+    n_gpus = torch.cuda.device_count() if kind != "cpu" and torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= n_gpus:
+        why = "this torch is a CPU build" if torch.version.cuda is None else f"torch sees {n_gpus} CUDA device(s)"
+        msg = f"device {name} was asked for, but {why}; use --device cpu or install a CUDA build of torch"
+        raise VbmstatError(msg)
+    return torch.device(name if kind == "cuda" else "cuda" if n_gpus else "cpu")
+
+
+def free_memory_bytes(device: torch.device | str) -> int:
+    """Memory that a process may still take on a device, bytes.
+
+    On the CPU the memory that the kernel calls available, or what is left under the control group's limit
+    (containers, SLURM) where that is less.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_available_bytes(), _left_in_control_group())
+
+
+def _available_bytes() -> int:
+    """Available memory of the machine; half of the installed memory where that is all that can be known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 4 << 30
+
+
+def _left_in_control_group(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Limit minus use of this process's control group (version 2 or 1); very large where there is no limit."""
+    for limit_file, use_file in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit, use = ((root / name).read_text(encoding="ascii").strip() for name in (limit_file, use_file))
+        except OSError:
+            continue
+        if limit.isdecimal():
+            return max(int(limit) - int(use), 0)
+    return sys.maxsize
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for its next large temporaries.
+
+    Page faults cost more than the arithmetic in networks and warps of whole brains, above all on virtual
+    machines. The peak does not grow, but memory goes back to the system only when the process ends, so this is
+    for the command line, not for a notebook.
+
+    Returns
+    -------
+    bool
+        Whether the C library took the settings (glibc on Linux); nothing happens elsewhere.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM_BYTES))

@@ -1,0 +1,113 @@
+"""What made an output: versions, parameters, hashes of inputs; a JSON object beside every output.
+
+Nothing that names a person or a machine is recorded: no user, host or home folder, and nothing of the
+command's environment.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vbmstat.assets import sha256
+
+TIME_KEY = "created_utc"  # the one entry that differs between two equal runs
+_PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
+
+
+def provenance(
+    command: str,
+    parameters: Mapping[str, Any],
+    inputs: Iterable[Path | str] = (),
+    *,
+    engine: str | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    root: Path | str | None = None,
+) -> dict[str, Any]:
+    """Describe how an output was made.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command, e.g. ``"preprocess"``.
+    parameters : mapping
+        Every parameter that can change the result. Paths are recorded as :func:`path_label` gives them, arrays
+        as lists.
+    inputs : iterable of path
+        Files that were read; each is recorded with its sha256.
+    engine, device, seed : optional
+        Preprocessing engine, torch device, random seed; left out when not given.
+    root : path, optional
+        Folder that the inputs' paths are relative to; a path elsewhere is recorded by its name alone.
+
+    Returns
+    -------
+    dict
+        JSON-ready. Equal runs give equal objects but for the entry `TIME_KEY`.
+    """
+    content: dict[str, Any] = {"command": command}
+    if engine is not None:
+        content["engine"] = engine
+    if device is not None:
+        content["device"] = device_label(device)
+    if seed is not None:
+        content["seed"] = int(seed)
+    content["parameters"] = {key: _plain(value, root) for key, value in parameters.items()}
+    content["inputs"] = [{"path": path_label(path, root), "sha256": sha256(Path(path))} for path in inputs]
+    content["versions"] = versions()
+    content[TIME_KEY] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return content
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program, of what it computes with, of Python, and the kind of machine."""
+    found = {name: metadata.version(name) for name in _PACKAGES}
+    return {**found, "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+
+
+def device_label(device: torch.device | str) -> str:
+    """``cpu``, or the model of the GPU: which of several equal GPUs did the work says nothing."""
+    device = torch.device(device)
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def path_label(path: Path | str, root: Path | str | None = None) -> str:
+    """A path without what it says about the machine: relative to `root` where it lies below it, else its name.
+
+    Examples
+    --------
+    >>> path_label("/home/chris/study/sub-01/anat/t1.nii", root="/home/chris/study")
+    'sub-01/anat/t1.nii'
+    >>> path_label("/home/chris/t1.nii", root="/home/chris/study")
+    't1.nii'
+    """
+    path = Path(path)
+    if root is not None:
+        absolute, folder = path.absolute(), Path(root).absolute()
+        if absolute.is_relative_to(folder):
+            return absolute.relative_to(folder).as_posix()
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+def _plain(value: Any, root: Path | str | None) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, Path):
+        return path_label(value, root)
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return _plain(value.tolist(), root)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, root) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        entries = [_plain(entry, root) for entry in value]
+        return sorted(entries, key=str) if isinstance(value, set | frozenset) else entries
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
