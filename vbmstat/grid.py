@@ -69,7 +69,7 @@ class Grid:
         step = np.array(self.shape) / shape  # old voxels per new voxel
         to_old = np.diag([*step, 1.0])
         to_old[:3, 3] = (step - 1) / 2  # the centre of new voxel 0, in old voxels
-        return Grid(tuple(shape), self.affine @ to_old)  # type: ignore[arg-type]
+        return Grid(tuple(shape), self.affine @ to_old)
 
     def __str__(self) -> str:
         size = " × ".join(f"{s:g}" for s in np.round(self.voxel_size_mm, 3))

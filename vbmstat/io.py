@@ -162,7 +162,7 @@ def _canonical_grid(image: Any) -> Grid:
     orientation = io_orientation(image.affine)
     order = np.argsort(orientation[:, 0])
     affine = image.affine @ inv_ornt_aff(orientation, shape)
-    return Grid(tuple(np.array(shape)[order]), affine)  # type: ignore[arg-type]
+    return Grid(tuple(np.array(shape)[order]), affine)
 
 
 def read_axcodes(path: Path | str) -> str:

@@ -125,9 +125,9 @@ def find_scans(inputs: Iterable[Path | str]) -> list[Scan]:
     ScanError
         If an input does not exist, or no image is found at all.
     """
-    inputs = [Path(entry) for entry in inputs]
+    entries = [Path(entry) for entry in inputs]
     paths: list[Path] = []
-    for entry in inputs:
+    for entry in entries:
         if entry.is_dir():
             paths += _bids_t1w(entry) if is_bids(entry) else _images_in(entry)
         elif entry.exists():
@@ -137,7 +137,7 @@ def find_scans(inputs: Iterable[Path | str]) -> list[Scan]:
             raise ScanError(msg)
     paths = list(dict.fromkeys(path.absolute() for path in paths))
     if not paths:
-        where = ", ".join(str(entry) for entry in inputs) or "(nothing given)"
+        where = ", ".join(str(entry) for entry in entries) or "(nothing given)"
         msg = (
             f"{where}: found no T1w image; expected a BIDS folder with sub-*/anat/*_T1w.nii.gz, "
             f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or such files"
