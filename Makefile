@@ -27,7 +27,7 @@ test-all: lint
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes the first time) ..."
