@@ -1,0 +1,155 @@
+"""Rendering: intensities -> a T1w image with texture, partial volume, bias field and Rician noise.
+
+The order is that of a scanner: what the tissue emits (mean and texture), blurred by the point-spread function,
+shaded by the coil sensitivities, and, last, noise. Noise and bias are given in BrainWeb's percentages
+(Cocosco et al. 1997): noise as the sigma of each complex channel relative to the brightest brain tissue, bias
+as the range of the field over the brain (40 % is 0.8 to 1.2).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from vbmstat.grid import Grid
+from vbmstat.simulate import labels as label_map
+from vbmstat.volume import Volume
+
+WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; fat then stays below 1000
+TEXTURE_FWHM_MM = 7.0
+STRUCTURE_SD = 0.015  # sd of a structure's mean around its tabled value, relative to WM
+_FWHM_TO_SIGMA = 1.0 / np.sqrt(8.0 * np.log(2.0))
+_FAT, _MUSCLE = 1.20, 0.50  # relative to WM
+_SUBCUTANEOUS_MM = 5.0  # fat lies within this distance of the skin
+
+
+def render_t1w(
+    labels: Volume,
+    *,
+    noise_percent: float = 3.0,
+    bias_percent: float = 40.0,
+    texture_percent: float = 2.0,
+    psf_fwhm_mm: float = 1.0,
+    seed: int = 0,
+) -> Volume:
+    """A whole-head T1w image of a FreeSurfer-type label map.
+
+    Parameters
+    ----------
+    labels : Volume, (1, X, Y, Z)
+        Whole-head label map (see :mod:`vbmstat.simulate.labels`).
+    noise_percent : float
+        Rician sigma in percent of the WM intensity (BrainWeb's definition).
+    bias_percent : float
+        Range of the multiplicative field over the brain; 40 gives 0.8 to 1.2.
+    texture_percent : float
+        Standard deviation of the smooth variation within structures, in percent of WM.
+    psf_fwhm_mm : float
+        Full width at half maximum of the Gaussian point-spread function that makes the partial volume.
+    seed : int
+        Same seed, same image.
+
+    Returns
+    -------
+    Volume, (1, X, Y, Z), float32
+        On the grid of `labels`; WM is about 600, the range about 0 to 1000.
+
+    Raises
+    ------
+    ScanError
+        If the map holds a value that is no known label.
+    """
+    rng = np.random.default_rng(seed)
+    means = {label: mean + (mean > 0) * rng.normal(0, STRUCTURE_SD) for label, mean in label_map.INTENSITY.items()}
+    signal = label_map.lookup(labels, means).numpy()
+    _add_fat(signal, labels, rng)
+    brain = label_map.tissue_labels(labels).data[0].numpy() > 0
+    return image_from_signal(
+        signal, brain, labels.grid, noise_percent=noise_percent, bias_percent=bias_percent,
+        texture_percent=texture_percent, psf_fwhm_mm=psf_fwhm_mm, rng=rng,
+    )
+
+
+def image_from_signal(
+    signal: np.ndarray,
+    brain: np.ndarray,
+    grid: Grid,
+    *,
+    noise_percent: float,
+    bias_percent: float,
+    texture_percent: float,
+    psf_fwhm_mm: float,
+    rng: np.random.Generator,
+) -> Volume:
+    """Texture, point spread, bias field and Rician noise on noise-free intensities.
+
+    Parameters
+    ----------
+    signal : ndarray, (X, Y, Z), float32
+        Intensity relative to WM.
+    brain : ndarray, (X, Y, Z), bool
+        Where the bias field's range is reckoned.
+    grid : Grid
+        Grid of both.
+    noise_percent, bias_percent, texture_percent, psf_fwhm_mm : float
+        As in :func:`render_t1w`.
+    rng : Generator
+        Source of texture, field and noise.
+
+    Returns
+    -------
+    Volume, (1, X, Y, Z), float32
+    """
+    texture = smooth_noise(grid, TEXTURE_FWHM_MM, rng)
+    signal = signal + texture * (texture_percent / 100.0) * (signal > 0.1)  # bone and air stay dark
+    if psf_fwhm_mm > 0:
+        sigma_voxels = psf_fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_size_mm
+        signal = ndimage.gaussian_filter(signal, sigma_voxels, truncate=3.0)
+    signal *= bias_field(brain, grid, bias_percent, rng)
+    return Volume(torch.from_numpy(rician(signal, noise_percent / 100.0, rng) * np.float32(WM_INTENSITY))[None], grid)
+
+
+def bias_field(brain: np.ndarray, grid: Grid, percent: float, rng: np.random.Generator) -> np.ndarray:
+    """A smooth multiplicative field whose range over the brain is 1 ± percent/200, (X, Y, Z), float32.
+
+    Cosines of up to 1.5 periods over the field of view with random weights, so the wavelength is 130 mm or more.
+    """
+    if percent == 0 or not brain.any():
+        return np.ones(grid.shape, np.float32)
+    waves = [np.cos(np.pi * np.outer(np.arange(4), (np.arange(n) + 0.5) / n)) for n in grid.shape]  # 3 × (4, n)
+    orders = np.add.outer(np.add.outer(np.arange(4), np.arange(4)), np.arange(4))
+    weights = rng.normal(size=(4, 4, 4)) / (1.0 + orders) ** 1.5 * ((orders > 0) & (orders <= 3))
+    field = np.einsum("abc,ai,bj,ck->ijk", weights, *waves, optimize=True).astype(np.float32)
+    low, high = field[brain].min(), field[brain].max()
+    relative = (field - (low + high) / 2) / (high - low)  # -0.5 to 0.5 over the brain
+    return 1.0 + percent / 100.0 * np.clip(relative, -1.0, 1.0)
+
+
+def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude of a complex signal with noise of sd `sigma` in both channels, float32."""
+    if sigma == 0:
+        return signal.astype(np.float32)
+    real = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma) + signal
+    imaginary = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma)
+    return np.hypot(real, imaginary).astype(np.float32)
+
+
+def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise of unit variance smoothed to `fwhm_mm`, (X, Y, Z), float32."""
+    white = rng.standard_normal(grid.shape, dtype=np.float32)
+    smooth = ndimage.gaussian_filter(white, fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_size_mm, truncate=3.0, mode="wrap")
+    return smooth / smooth.std()
+
+
+def _add_fat(signal: np.ndarray, labels: Volume, rng: np.random.Generator) -> None:
+    """Turn part of the soft tissue (507) from muscle into fat: under the skin, and in patches deeper down."""
+    values = labels.data[0].numpy()
+    soft = values == label_map.SOFT_TISSUE_LABEL
+    if not soft.any():
+        return
+    reach = _SUBCUTANEOUS_MM / labels.grid.voxel_size_mm
+    near_skin = ndimage.gaussian_filter((values == label_map.SKIN_LABEL).astype(np.float32), reach / 2, truncate=3.0)
+    patches = smooth_noise(labels.grid, 9.0, rng)
+    fat = 1.0 / (1.0 + np.exp(-3.0 * (patches + 25.0 * near_skin - 1.5)))
+    signal[soft] += ((_FAT - _MUSCLE) * fat[soft]).astype(np.float32)
