@@ -91,8 +91,11 @@ def asset_path(name: str) -> Path:
     Raises
     ------
     AssetError
-        If it is missing, or its content differs from the version that vbmstat was tested with.
+        If the name is unknown, the file is missing, or its content is not that which vbmstat was tested with.
     """
+    if name not in ASSETS:
+        msg = f"expected the name of an asset ({', '.join(ASSETS)}), got {name!r}"
+        raise AssetError(msg)
     asset = ASSETS[name]
     path = distribution_file(asset.distribution, asset.path)
     digest = sha256(path)
@@ -107,12 +110,11 @@ def asset_path(name: str) -> Path:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
-
-
-def _digest(path: Path) -> str:  # Python 3.10
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @cache

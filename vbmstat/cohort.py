@@ -20,7 +20,7 @@ from vbmstat.errors import TableError
 
 ID_COLUMNS = ("participant_id", "session_id")
 MISSING = ("", "n/a", "N/A", "NA", "nan", "NaN", "NULL", "null")
-_ID_ALIASES = ("participant_id", "subject_id", "subject", "participant", "id", "ID", "scan_id")
+_ID_ALIASES = ("participant_id", "subject_id", "subject", "participant", "id", "scan_id")  # in any case
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (*ID_COLUMNS, "scan", "engine", "vbmstat_version", *MAP_COLUMNS)
 
@@ -82,7 +82,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
     """Read a participants table from ``.tsv``, ``.csv`` (comma or semicolon) or ``.xlsx``.
 
     Ids stay strings (``001`` is not ``1``), a byte-order mark is skipped, ``n/a`` and blanks are missing, columns
-    whose every value is a number become numeric (decimal commas are understood in tab- and semicolon-separated
+    whose every value is a number without leading zeros become numeric (decimal commas are understood in tab- and semicolon-separated
     files).
 
     Raises
@@ -92,47 +92,55 @@ def read_table(path: Path | str) -> pd.DataFrame:
     """
     path = Path(path)
     try:
-        raw = _read_strings(path)
+        raw, separator = _read_strings(path)
     except FileNotFoundError as error:
         msg = f"{path}: no such table"
         raise TableError(msg) from error
     except (OSError, UnicodeDecodeError, ValueError, ImportError, KeyError) as error:
         msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {error}"
         raise TableError(msg) from error
-    raw.columns = [str(column).strip() for column in raw.columns]
-    twice = sorted({column for column in raw.columns if list(raw.columns).count(column) > 1})
+    names = [str(name).strip() for name in raw.iloc[0]]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        msg = f"{path}: two columns are called {', '.join(twice)}; rename one"
+        msg = f"{path}: two columns are called {', '.join(map(repr, twice))}; rename one"
         raise TableError(msg)
-    if raw.empty:
-        msg = f"{path}: the table has no rows"
+    if len(raw) < 2:
+        msg = f"{path}: expected a header line and one line a scan, but the table has no rows"
         raise TableError(msg)
-    table = raw.apply(lambda column: column.str.strip().mask(column.str.strip().isin(MISSING)))
+    table = raw.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
+    table = table.apply(lambda column: column.str.strip()).apply(lambda column: column.mask(column.isin(MISSING)))
     text = {*_ID_ALIASES, *TEXT_COLUMNS}
-    decimal_comma = not path.name.endswith(".csv") or ";" in path.read_text("utf-8-sig").split("\n", 1)[0]
     for column in table.columns:
-        if column not in text:
-            table[column] = _numeric(table[column], decimal_comma)
+        if column.lower() not in text:
+            table[column] = _numeric(table[column], decimal_comma=separator != ",")
     return table
 
 
-def _read_strings(path: Path) -> pd.DataFrame:
+def _read_strings(path: Path) -> tuple[pd.DataFrame, str]:
+    """All cells, the header line among them, as strings ("" where there is none), and the separator."""
     if path.suffix.lower() in (".xlsx", ".xls"):
-        return pd.read_excel(path, dtype=str, keep_default_na=False)
+        try:
+            return pd.read_excel(path, header=None, dtype=str, keep_default_na=False).fillna(""), ""
+        except ImportError as error:
+            msg = f"{path}: reading Excel tables needs another package; pip install openpyxl, or save it as .tsv"
+            raise TableError(msg) from error
     separator = "\t"
     if path.suffix.lower() == ".csv":
         with path.open(encoding="utf-8-sig") as stream:
             head = stream.readline()
-        separator = ";" if head.count(";") > head.count(",") else ","
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=0,
-                       index_col=False)
+        separator = max(",;\t", key=head.count)
+    # header=None: pandas would rename the second of two equal columns, and cut lines longer than the header
+    cells = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
+    return cells.fillna(""), separator
 
 
 def _numeric(column: pd.Series, decimal_comma: bool) -> pd.Series:
+    """Numbers where every value is one; codes such as 01 stay text."""
     text = column.str.replace(",", ".", regex=False) if decimal_comma else column
     numbers = pd.to_numeric(text, errors="coerce")
     is_number = numbers.notna() | column.isna()
-    return numbers if is_number.all() and numbers.notna().any() else column
+    is_code = text.str.match(r"[+-]?0\d", na=False)
+    return numbers if is_number.all() and numbers.notna().any() and not is_code.any() else column
 
 
 def index_by_id(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -144,11 +152,12 @@ def index_by_id(table: pd.DataFrame, source: str) -> pd.DataFrame:
         If there is no id column, an id is missing, or an id occurs twice.
     """
     table = table.copy()
-    name = next((alias for alias in _ID_ALIASES if alias in table), None)
+    by_lower_case = {str(column).lower(): column for column in table.columns}
+    name = next((by_lower_case[alias] for alias in _ID_ALIASES if alias in by_lower_case), None)
     if name is None:
         msg = f"{source}: expected a column participant_id; the table has {', '.join(map(str, table.columns))}"
         raise TableError(msg)
-    table = table.rename(columns={name: "participant_id"})
+    table = table.rename(columns={name: "participant_id", by_lower_case.get("session_id"): "session_id"})
     if "session_id" not in table:
         table["session_id"] = ""
     empty = [str(row + 2) for row, missing in enumerate(table["participant_id"].isna()) if missing]
@@ -168,8 +177,8 @@ def index_by_id(table: pd.DataFrame, source: str) -> pd.DataFrame:
 def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
     """Add participants' columns to a table of scans, strictly by id.
 
-    A participants row without a session holds for all sessions of its participant; ``sub-`` may be missing in
-    front of the participants' ids if it is missing everywhere.
+    A participants row without a session holds for all sessions of its participant; ``sub-`` (and ``ses-``) may be
+    missing in front of the participants' ids if it is missing everywhere.
 
     Returns
     -------
@@ -180,17 +189,21 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
         Scan ids that have no participants row.
     """
     people = participants.reset_index()
-    if scans.index.get_level_values(0).str.startswith("sub-").all() and not people["participant_id"].str.startswith(
-        "sub-"
-    ).any():
-        people["participant_id"] = "sub-" + people["participant_id"]
+    for name, prefix in zip(ID_COLUMNS, ("sub-", "ses-"), strict=True):
+        ours = scans.index.get_level_values(name)
+        theirs = people[name]
+        if ours[ours != ""].str.startswith(prefix).all() and not theirs.str.startswith(prefix).any():
+            people[name] = theirs.where(theirs == "", prefix + theirs)
     by_key = {(row.participant_id, row.session_id): position for position, row in enumerate(people.itertuples())}
     columns = [column for column in people.columns if column not in (*ID_COLUMNS, *scans.columns)]
     positions = [by_key.get(key, by_key.get((key[0], ""))) for key in scans.index]
     without = ["_".join(filter(None, key)) for key, at in zip(scans.index, positions, strict=True) if at is None]
     if len(without) == len(scans):
         close = closest(without[0], people["participant_id"])
-        msg = f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {close or 'none'}); ids must be equal"
+        msg = (
+            f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {close or 'none'}); "
+            "participant_id must be equal to the scan's"
+        )
         raise TableError(msg)
     joined = people[columns].reindex([-1 if at is None else at for at in positions])
     joined.index = scans.index

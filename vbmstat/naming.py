@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +38,21 @@ _OUTPUTS = {
 }
 OUTPUT_KINDS = tuple(_OUTPUTS)
 
-# How other programs name modulated maps in template space, most specific first: {tissue number} is 1, 2 or 3.
-_MAP_PATTERNS = (
-    re.compile(r"^(?:s\d*)?mwp(?P<tissue>[123])r?(?P<stem>.+?)(?:_affine)?\.nii(?:\.gz)?$"),  # CAT12, T1Prep, vbmstat
-    re.compile(r"^(?:s\d*)?m[wr]*c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?\.nii(?:\.gz)?$"),  # SPM, Clinica
-    re.compile(r"^(?P<stem>.+?)_(?:s\d*)?mwp(?P<tissue>[123])\.nii(?:\.gz)?$"),  # deepmriprep (BIDS output)
-    re.compile(r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?:S\d+)?_probseg\.nii(?:\.gz)?$"),
+# How programs name modulated maps in template space. CAT12's longitudinal pipeline puts r (realigned) before the
+# name and, in one of its models, modulates twice (mwmwp1r*); an r is taken for that only before "sub-".
+_MAP_PATTERNS = tuple(
+    re.compile(pattern + r"\.nii(?:\.gz)?$")
+    for pattern in (
+        r"^(?P<smooth>s\d*)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
+        r"^(?P<smooth>s\d*)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
+        r"^(?P<stem>[^.].*?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
+        r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
+        r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
+        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+)?_probseg",  # vbmstat
+        r"^(?P<stem>.+?)_space-[^_]+-modulated(?:_desc-[^_]+)?_label-(?P<name>GM|WM|CSF)_probseg",  # T1Prep, BIDS names
+    )
 )
-_TISSUE_NUMBER = {"GM": 1, "WM": 2, "CSF": 3}
+_TISSUE_NUMBER = {"GM": 1, "WM": 2, "CSF": 3, "graymatter": 1, "whitematter": 2, "csf": 3}
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
 
 
@@ -144,12 +152,13 @@ def find_scans(inputs: Iterable[Path | str]) -> list[Scan]:
         )
         raise ScanError(msg)
     stems = [image_stem(path) for path in paths]
+    n_of_stem = Counter(stems)
     unique = [
-        stem if stems.count(stem) == 1 else f"{path.parent.name}_{stem}"
-        for path, stem in zip(paths, stems, strict=True)
+        stem if n_of_stem[stem] == 1 else f"{path.parent.name}_{stem}" for path, stem in zip(paths, stems, strict=True)
     ]
-    if len(set(unique)) < len(unique):
-        twice = sorted({str(path) for path, stem in zip(paths, unique, strict=True) if unique.count(stem) > 1})
+    n_of_name = Counter(unique)
+    twice = sorted(str(path) for path, name in zip(paths, unique, strict=True) if n_of_name[name] > 1)
+    if twice:
         msg = f"these scans would write the same output names: {', '.join(twice)}; rename them or run them separately"
         raise ScanError(msg)
     return [Scan(path, stem, *split_ids(stem)) for path, stem in zip(paths, unique, strict=True)]
@@ -160,20 +169,34 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _bids_t1w(folder: Path) -> list[Path]:
-    ignore_file = folder / ".bidsignore"
-    ignored = ignore_file.read_text(encoding="utf-8").split() if ignore_file.is_file() else []
+    rules = _ignore_rules(folder / ".bidsignore")
     found = {
         path
         for pattern in ("sub-*/anat/*_T1w", "sub-*/ses-*/anat/*_T1w")
         for suffix in IMAGE_SUFFIXES
         for path in folder.glob(pattern + suffix)
     }
+    return sorted(path for path in found if not _is_ignored(path.relative_to(folder), rules))
 
-    def is_ignored(path: Path) -> bool:
-        relative = path.relative_to(folder).as_posix()
-        return any(fnmatch.fnmatch(relative, rule.strip("/")) or fnmatch.fnmatch(path.name, rule) for rule in ignored)
 
-    return sorted(path for path in found if not is_ignored(path))
+def _ignore_rules(path: Path) -> list[str]:
+    """Lines of a .bidsignore file (the grammar of .gitignore) but comments."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _is_ignored(relative: Path, rules: list[str]) -> bool:
+    """Whether the last rule that names a path, or a folder above it, ignores it."""
+    ignored = False
+    above = [relative, *relative.parents][:-1]  # the last parent is "."
+    for rule in rules:
+        pattern = rule.removeprefix("!").rstrip("/")
+        anchored = "/" in pattern  # such a rule is relative to the dataset, others name a file or folder anywhere
+        names = [entry.as_posix() if anchored else entry.name for entry in above]
+        pattern = pattern.removeprefix("/").removeprefix("**/") if anchored else pattern
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            ignored = not rule.startswith("!")
+    return ignored
 
 
 def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
@@ -212,8 +235,9 @@ def _alphanumeric(text: str) -> str:
 def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[str, Path]:
     """Modulated template-space maps of one tissue in a folder, by scan stem.
 
-    Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``),
-    deepmriprep and BIDS derivatives.
+    Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``,
+    ``mwrc1*``), Clinica (``*_segm-graymatter_*_modulated-on_*``), deepmriprep and BIDS derivatives. Unmodulated
+    maps (``wp1*``, ``modulated-off``) and maps modulated by the nonlinear part alone (``m0wp1*``) are not taken.
 
     Parameters
     ----------
@@ -261,6 +285,5 @@ def parse_map_name(name: str) -> tuple[str, int, bool] | None:
         if match:
             groups = match.groupdict()
             tissue = _TISSUE_NUMBER[groups["name"]] if groups.get("name") else int(groups["tissue"])
-            is_smoothed = bool(re.search(r"^s\d*m|_s\d*mwp|modulatedS\d", name))
-            return groups["stem"], tissue, is_smoothed
+            return groups["stem"], tissue, bool(groups.get("smooth"))
     return None
