@@ -82,8 +82,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
     """Read a participants table from ``.tsv``, ``.csv`` (comma or semicolon) or ``.xlsx``.
 
     Ids stay strings (``001`` is not ``1``), a byte-order mark is skipped, ``n/a`` and blanks are missing, columns
-    whose every value is a number without leading zeros become numeric (decimal commas are understood in tab- and semicolon-separated
-    files).
+    whose every value is a number without leading zeros become numeric (decimal commas are understood except in
+    comma-separated files). Nothing is recoded.
 
     Raises
     ------

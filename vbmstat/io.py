@@ -6,12 +6,15 @@ not at all (written beside, flushed to the disk, renamed). Free text of input he
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +22,66 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from isal import igzip
+from isal import igzip, isal_zlib
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
 TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, OverflowError)
+_READ_ERRORS: tuple[type[BaseException], ...] = (
+    OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, isal_zlib.error,
+    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
+)  # fmt: skip
+_MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
+_MAX_TRAILER_BYTES = 16 << 20
+_WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR)
+_UMASK_LOCK = threading.Lock()
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that is renamed to it when the block succeeds, else removed."""
+    """A temporary path beside `path` that is renamed to it when the block succeeds, else removed.
+
+    Raises
+    ------
+    VbmstatError
+        If the place cannot be written to: no permission, no space left, a name that is too long.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        msg = f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out or make room there"
+        raise VbmstatError(msg) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
+@cache
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    """The process's file mode mask, which can only be read by setting it: once, and by one thread at a time."""
+    with _UMASK_LOCK:
+        mask = os.umask(0o077)
+        os.umask(mask)
     return mask
 
 
@@ -107,6 +134,31 @@ def read_volume(path: Path | str) -> Volume:
     return _to_volume(image, Path(path))
 
 
+def read_scan(path: Path | str) -> Volume:
+    """Read a T1w scan: a volume that holds an image.
+
+    NaN outside the field of view (every corner of the image is NaN) becomes 0.
+
+    Raises
+    ------
+    ScanError
+        As :func:`read_volume`; also if other values are NaN or infinite, or all values are equal.
+    """
+    volume = read_volume(path)
+    data = volume.data
+    if torch.isnan(data[:, :: data.shape[1] - 1, :: data.shape[2] - 1, :: data.shape[3] - 1]).all():
+        data = torch.where(torch.isnan(data), torch.zeros(()), data)
+    n_bad = int((~torch.isfinite(data)).sum())
+    if n_bad:
+        msg = f"{path}: {n_bad} of {data.numel()} values are NaN or infinite; set them to the background's value"
+        raise ScanError(msg)
+    low, high = data.aminmax()
+    if low == high:
+        msg = f"{path}: every value is {float(low):g}; expected a T1w image, so export or convert it again"
+        raise ScanError(msg)
+    return Volume(data, volume.grid)
+
+
 def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
     """Read a multi-channel image (X, Y, Z, C) or vector image (X, Y, Z, 1, C) as (C, X, Y, Z), RAS+, float32.
 
@@ -118,7 +170,8 @@ def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
 
 def _to_volume(image: Any, path: Path) -> Volume:
     try:
-        data = np.asanyarray(image.dataobj)
+        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+            data = np.asanyarray(_decompressed(image, path).dataobj)
     except _READ_ERRORS as error:
         msg = (
             f"{path}: expected a complete image of shape {image.shape}, but reading it failed ({error}); "
@@ -130,16 +183,42 @@ def _to_volume(image: Any, path: Path) -> Volume:
         raise ScanError(msg)
     data = data.reshape(*data.shape[:3], -1)
     data = apply_orientation(data, io_orientation(image.affine))
-    data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
     return Volume(torch.from_numpy(data), _canonical_grid(image))
+
+
+def _decompressed(image: Any, path: Path) -> Any:
+    """A gzipped image with its bytes in memory: isal is faster than zlib, and reading to the end checks the CRC."""
+    if not path.name.endswith((".gz", ".mgz")):
+        return image
+    end = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    if end > _MAX_DEFLATE_RATIO * path.stat().st_size:
+        msg = f"the header promises {end} bytes, more than a file of {path.stat().st_size} bytes can hold"
+        raise ValueError(msg)
+    with igzip.open(path) as stream:
+        content = stream.read(end)
+        rest = stream.read(_MAX_TRAILER_BYTES)  # MGH's tags, padding; at the very end the CRC is compared
+    if len(rest) == _MAX_TRAILER_BYTES:
+        msg = f"far more data follows the {end} bytes that the header promises"
+        raise ValueError(msg)
+    if len(content) < end:
+        msg = f"expected {end} bytes of data, got {len(content)}"
+        raise EOFError(msg)
+    return type(image).from_bytes(content)
 
 
 def _load(path: Path) -> Any:
     if not path.is_file():
-        msg = f"{path}: no such file"
+        advice = "its link points nowhere; fetch the content (datalad get)" if path.is_symlink() else "no such file"
+        msg = f"{path}: {advice}"
+        raise ScanError(msg)
+    if not path.name.endswith(IMAGE_SUFFIXES):
+        msg = f"{path}: expected an image ({', '.join(IMAGE_SUFFIXES)}); convert it first, e.g. with dcm2niix"
         raise ScanError(msg)
     try:
-        image: Any = nib.load(path)
+        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+            image: Any = nib.load(path)
     except _READ_ERRORS as error:
         msg = f"{path}: expected a NIfTI or MGH image, but it cannot be read ({error}); copy or convert it again"
         raise ScanError(msg) from error
@@ -152,7 +231,8 @@ def _load(path: Path) -> Any:
         raise ScanError(msg)
     affine = image.affine
     if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        msg = f"{path}: expected an invertible voxel-to-mm matrix in the header, got {affine}; repair it"
+        rows = "none" if affine is None else np.array2string(affine[:3], precision=3).replace("\n", "")
+        msg = f"{path}: expected an invertible voxel-to-mm matrix in the header, got {rows}; repair the header"
         raise ScanError(msg)
     return image
 
@@ -197,12 +277,26 @@ def write_volume(
     intent : (str, tuple of float), optional
         NIfTI intent and its parameters, e.g. ``("t test", (96.0,))``.
     description : str
-        At most 79 bytes; SPM's description for statistic maps.
+        SPM's description for statistic maps; cut to the 79 bytes that NIfTI has for it.
+
+    Raises
+    ------
+    ValueError
+        If the path has another suffix, or values do not fit into an integer `dtype`.
+    VbmstatError
+        If the file cannot be written; see :func:`atomic_path`.
     """
     path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        msg = f"expected a path ending in .nii or .nii.gz, got {path.name}"
+        raise ValueError(msg)
     data = volume.data.detach().cpu().numpy()
     if np.issubdtype(np.dtype(dtype), np.integer):
         data = np.rint(data)
+        limits = np.iinfo(dtype)
+        if not (data.min() >= limits.min and data.max() <= limits.max):  # NaN fails, too
+            msg = f"{path.name}: values from {data.min():g} to {data.max():g} do not fit into {dtype}"
+            raise ValueError(msg)
     data = np.moveaxis(data, 0, -1).astype(dtype)  # (X, Y, Z, C)
     ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
     affine = volume.grid.affine @ inv_ornt_aff(ornt, volume.grid.shape)
@@ -215,7 +309,7 @@ def write_volume(
     image.set_sform(affine, code)
     header.set_xyzt_units("mm")
     header.set_slope_inter(1.0, 0.0)
-    header["descrip"] = description.encode("utf-8")[:79]
+    header["descrip"] = description.encode("utf-8")[:79].decode("utf-8", "ignore").encode("utf-8")
     if data.ndim == 5:
         header.set_intent("vector", name="displacement")
     if intent is not None:
