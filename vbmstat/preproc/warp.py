@@ -15,13 +15,11 @@ solver. The resolution goes from coarse to fine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, resample, sample, voxel_indices
-from vbmstat.preproc.smooth import smooth
+from vbmstat.grid import Grid, sample, voxel_indices
 from vbmstat.volume import Displacement, Volume
 
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
@@ -47,7 +45,13 @@ class Regularisation:
     divergence: float = 0.006
 
 
-def register(tissues: Volume, template: Volume, regularisation: Regularisation | None = None) -> torch.Tensor:
+def register(
+    tissues: Volume,
+    template: Volume,
+    regularisation: Regularisation | None = None,
+    start: torch.Tensor | None = None,
+    finest: bool = True,
+) -> torch.Tensor:
     """Velocity field that takes template points to the affinely aligned scan.
 
     Parameters
@@ -58,6 +62,10 @@ def register(tissues: Volume, template: Volume, regularisation: Regularisation |
         GM and WM of the template.
     regularisation : Regularisation, optional
         Stiffness.
+    start : Tensor, (3, *PADDED_SHAPE), mm, optional
+        Velocity to begin with; the coarsest level is then left out.
+    finest : bool
+        Whether to go down to the template's own resolution, or to stop at half of it.
 
     Returns
     -------
@@ -67,12 +75,13 @@ def register(tissues: Volume, template: Volume, regularisation: Regularisation |
     weights = regularisation or Regularisation()
     moving, fixed = _pad(tissues.data), _pad(template.data)
     spacing = float(template.grid.voxel_size_mm.mean())
-    velocity = torch.zeros(3, *(n // _LEVELS[0][0] for n in PADDED_SHAPE), device=moving.device)  # voxels of the level
-    for index, (factor, n_iterations) in enumerate(_LEVELS):
-        if index:
-            velocity = _upsample(velocity) * (_LEVELS[index - 1][0] / factor)
+    velocity = moving.new_zeros(3, *PADDED_SHAPE) if start is None else start / spacing
+    for factor, n_iterations in _LEVELS:
+        if (start is not None and factor == _LEVELS[0][0]) or (factor == 1 and not finest):
+            continue
         level = _Level(_reduce(moving, factor), _reduce(fixed, factor), spacing * factor, weights)
-        velocity = level.optimise(velocity, n_iterations)
+        found = level.optimise(_reduce(velocity, factor) / factor, n_iterations)
+        velocity = _enlarge(found, factor) * factor
     return velocity * spacing
 
 
@@ -237,5 +246,7 @@ def _reduce(data: torch.Tensor, factor: int) -> torch.Tensor:
     return data if factor == 1 else torch.nn.functional.avg_pool3d(data[None], factor)[0]
 
 
-def _upsample(field: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.interpolate(field[None], scale_factor=2, mode="trilinear", align_corners=False)[0]
+def _enlarge(field: torch.Tensor, factor: int) -> torch.Tensor:
+    if factor == 1:
+        return field
+    return torch.nn.functional.interpolate(field[None], scale_factor=factor, mode="trilinear", align_corners=False)[0]

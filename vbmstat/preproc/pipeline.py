@@ -1,0 +1,277 @@
+"""The order of the steps: one T1w scan in, maps, volumes and quality out. Nothing else knows this order.
+
+1. brain mask (deepbet, or the scan's own if it came stripped)
+2. affine to the template from shape and contrast
+3. denoising
+4. at 2 mm: bias, tissues with affine priors, coarse warp; and again with the warped priors
+5. at full resolution: bias and tissues with the warped priors
+6. the warp, coarse to fine, from the tissues
+7. normalisation, modulation, smoothing, quality
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from vbmstat import assets
+from vbmstat.errors import ScanError
+from vbmstat.grid import Grid, resample
+from vbmstat.preproc import bias, brain, denoise, linear, modulate, quality, smooth, tissue, warp
+from vbmstat.volume import Displacement, Volume
+
+ENGINES = ("classic",)
+FWHM_MM = 6.0
+_FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
+_FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
+_DRAFT_MM = 2.0
+_MARGIN_VOXELS = 4
+_PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
+_WARPED_PRIOR_FWHM_MM = 2.5
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What an engine makes of one scan.
+
+    Attributes
+    ----------
+    tissues : Volume
+        GM, WM, CSF fractions on the scan's own grid (p1, p2, p3).
+    corrected : Volume
+        Bias-corrected, denoised scan on its own grid, WM at 1; zero outside the brain.
+    warped, modulated, smoothed : Volume
+        GM, WM, CSF on the template's grid (wp, mwp, s6mwp).
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    displacement : Displacement
+        Template point -> affinely aligned scan point, mm.
+    deformation, inverse_deformation : Volume
+        SPM's ``y_`` (template grid, scan mm) and ``iy_`` (scan grid, template mm).
+    gm_ml, wm_ml, csf_ml, tiv_ml : float
+        Volumes in the scan's space; TIV is the sum of the three.
+    quality : Quality
+        Figures of the scan and its preprocessing.
+    was_stripped : bool
+        Whether the scan came without skull.
+    seconds : dict
+        Wall time of each step.
+    """
+
+    tissues: Volume
+    corrected: Volume
+    warped: Volume
+    modulated: Volume
+    smoothed: Volume
+    linear: np.ndarray
+    displacement: Displacement
+    deformation: Volume
+    inverse_deformation: Volume
+    gm_ml: float
+    wm_ml: float
+    csf_ml: float
+    tiv_ml: float
+    quality: quality.Quality
+    was_stripped: bool
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> Volume:
+        """CAT12's p0: CSF 1, GM 2, WM 3, mixtures between; 0 outside the brain."""
+        gm, wm, csf = self.tissues.data
+        return Volume((csf + 2 * gm + 3 * wm)[None], self.tissues.grid)
+
+
+@dataclass(frozen=True)
+class _Brain:
+    """A cropped brain on the grid where it is segmented."""
+
+    image: Volume  # denoised, with bias
+    mask: torch.Tensor  # (X, Y, Z), bool
+
+
+def preprocess_scan(
+    t1w: Volume, device: torch.device | str = "cpu", on_step: Callable[[str], None] = lambda _: None
+) -> Preprocessed:
+    """Run engine `classic` on one scan.
+
+    Parameters
+    ----------
+    t1w : Volume
+        T1-weighted scan, RAS+, one channel, any intensity unit; whole head or stripped.
+    device : torch.device or str
+        Where to compute.
+    on_step : callable
+        Told the name of each step when it begins.
+
+    Raises
+    ------
+    ScanError
+        If the image is constant, not finite in most voxels, or no brain is found that fits the template.
+    """
+    device = torch.device(device)
+    clock = _Clock(on_step)
+    with torch.inference_mode():
+        t1w = Volume(_checked(t1w).to(device), t1w.grid)
+        template = Volume(assets.template().data.to(device), assets.template().grid)
+        with clock.step("brain"):
+            was_stripped = brain.is_stripped(t1w)
+            mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
+        with clock.step("affine"):
+            affine = linear.register_brain(t1w, mask, _template_brain(device))
+        with clock.step("denoise"):
+            work, sigma = _work_image(t1w, mask)
+        with clock.step("draft"):
+            affine, velocity = _draft(work, template, affine)
+        with clock.step("segment"):
+            priors = _warped_priors(template, velocity, affine, work.image.grid)
+            field_ = bias.bias_field(work.image, work.mask, priors)
+            corrected = Volume(work.image.data / field_, work.image.grid)
+            segmented = tissue.segment(corrected, work.mask, priors)
+            fractions = Volume(segmented.fractions, work.image.grid)
+        with clock.step("warp"):
+            velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity)
+            moved = warp.displacement(velocity, template.grid)
+            inverse = warp.displacement(-velocity, template.grid)
+        with clock.step("normalise"):
+            warped, modulated = modulate.normalise(fractions, moved, affine)
+            smoothed = smooth.smooth_map(modulated, FWHM_MM)
+        with clock.step("native"):
+            tissues = Volume(_on_scan_grid(fractions, t1w.grid), t1w.grid)
+            wm_mean = float(segmented.means[2])
+            native = Volume(_on_scan_grid(Volume(corrected.data * work.mask / wm_mean, corrected.grid), t1w.grid), t1w.grid)
+            determinant = warp.jacobian_determinant(moved)
+            figures = quality.measure_quality(
+                sigma, field_[work.mask], segmented.means, t1w.grid.voxel_size_mm, Volume(warped.data[:2], warped.grid),
+                template, determinant, affine,
+            )
+            gm_ml, wm_ml, csf_ml = fractions.sums_ml
+            return Preprocessed(
+                tissues=tissues, corrected=native, warped=warped, modulated=modulated, smoothed=smoothed, linear=affine,
+                displacement=moved, deformation=modulate.deformation(moved, affine),
+                inverse_deformation=modulate.inverse_deformation(inverse, affine, t1w.grid),
+                gm_ml=gm_ml, wm_ml=wm_ml, csf_ml=csf_ml, tiv_ml=gm_ml + wm_ml + csf_ml,
+                quality=figures, was_stripped=was_stripped, seconds=clock.seconds,
+            )
+
+
+class _Clock:
+    """Wall time of named steps."""
+
+    def __init__(self, on_step: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_step = on_step
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._on_step(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+
+def _checked(t1w: Volume) -> torch.Tensor:
+    """The scan's data without NaN; refuses what is no image."""
+    data = t1w.data
+    finite = torch.isfinite(data)
+    if not finite.all():
+        share = 100 * (1 - float(finite.float().mean()))
+        if share > 50:
+            msg = f"expected finite intensities, but {share:.0f} % of the voxels are NaN or infinite; export the scan again"
+            raise ScanError(msg)
+        data = torch.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+    if float(data.max()) == float(data.min()):
+        msg = f"expected a T1w image, but every voxel is {float(data.max()):g}; the file is empty"
+        raise ScanError(msg)
+    extent = np.array(t1w.grid.shape) * t1w.grid.voxel_size_mm
+    if extent.min() < 80 or extent.max() > 600:
+        msg = (
+            f"expected a field of view that holds a brain (80 to 600 mm an axis), got {extent.round().astype(int)} mm; "
+            "check the voxel size in the header"
+        )
+        raise ScanError(msg)
+    return data
+
+
+def _template_brain(device: torch.device) -> Volume:
+    volume = assets.template_brain()
+    return Volume(volume.data.to(device), volume.grid)
+
+
+def _work_image(t1w: Volume, mask: torch.Tensor) -> tuple[_Brain, float]:
+    """Crop to the brain, denoise, and bring extreme voxel sizes to ones that suit the segmentation."""
+    inside = mask.nonzero()
+    start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
+    stop = [min(int(n) + 1 + _MARGIN_VOXELS, size) for n, size in zip(inside.max(0).values, mask.shape, strict=True)]
+    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    grid = t1w.grid.crop(tuple(start), tuple(stop))  # type: ignore[arg-type]
+    image, mask = t1w.data[0][window].contiguous(), mask[window].contiguous()
+    sigma = denoise.noise_sigma(image, mask)
+    image = denoise.denoise(image, sigma)
+    size = grid.voxel_size_mm
+    wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
+    if not np.allclose(wanted, size):
+        return _resampled(_Brain(Volume(image[None], grid), mask), grid.with_voxel_size(wanted)), sigma
+    return _Brain(Volume(image[None], grid), mask), sigma
+
+
+def _resampled(brain_: _Brain, grid: Grid) -> _Brain:
+    """The brain on another grid, low-passed first where that is coarser."""
+    old = brain_.image.grid
+    fwhm = np.sqrt(np.maximum((grid.voxel_size_mm / old.voxel_size_mm) ** 2 - 1, 0))
+    inside = brain_.mask.float()[None]
+    both = smooth.smooth(torch.cat([brain_.image.data * inside, inside]), fwhm, 3.0)
+    both = resample(both, old, grid)
+    return _Brain(Volume(both[:1] / both[1:].clamp(min=0.05), grid), both[1] > 0.5)
+
+
+def _draft(work: _Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """Refined affine and coarse velocity from a segmentation at 2 mm."""
+    draft = _resampled(work, work.image.grid.with_voxel_size(np.maximum(_DRAFT_MM, work.image.grid.voxel_size_mm)))
+    velocity: torch.Tensor | None = None
+    for _ in range(2):
+        priors = _warped_priors(template, velocity, affine, draft.image.grid)
+        corrected = Volume(draft.image.data / bias.bias_field(draft.image, draft.mask, priors), draft.image.grid)
+        fractions = Volume(tissue.segment(corrected, draft.mask, priors).fractions, draft.image.grid)
+        if velocity is None:
+            affine = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, affine)
+        velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity, finest=False)
+    return affine, velocity  # type: ignore[return-value]
+
+
+def _warped_priors(template: Volume, velocity: torch.Tensor | None, affine: np.ndarray, grid: Grid) -> torch.Tensor:
+    """Priors of GM, WM, CSF on a scan's grid, (3, X, Y, Z); CSF is what the template's GM and WM leave."""
+    blur = _PRIOR_FWHM_MM if velocity is None else _WARPED_PRIOR_FWHM_MM
+    blurred = Volume(smooth.smooth(template.data, blur / template.grid.voxel_size_mm, 3.0), template.grid)
+    if velocity is None:
+        gm_wm = resample(blurred.data, template.grid, grid, np.linalg.inv(affine))
+    else:
+        coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), affine, grid)
+        gm_wm = modulate.pull_template(blurred, coordinates)
+    gm_wm = gm_wm.clamp(0, 1)
+    return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
+
+
+def _aligned(fractions: Volume, template: Volume, affine: np.ndarray) -> Volume:
+    """GM and WM affinely resampled to the template's grid, low-passed to its resolution."""
+    gm_wm = fractions.data[:2]
+    ratio = template.grid.voxel_size_mm / fractions.grid.voxel_size_mm
+    fwhm = np.sqrt(np.maximum(ratio**2 - 1, 0))
+    return Volume(resample(smooth.smooth(gm_wm, fwhm, 3.0), fractions.grid, template.grid, affine), template.grid)
+
+
+def _on_scan_grid(volume: Volume, grid: Grid) -> torch.Tensor:
+    """Back from the cropped, maybe resampled, working grid to the scan's own."""
+    to_scan = np.linalg.inv(grid.affine) @ volume.grid.affine
+    start = np.round(to_scan[:3, 3]).astype(int)
+    if np.allclose(to_scan[:3, :3], np.eye(3), atol=1e-6):  # a crop: put it back voxel by voxel
+        data = volume.data.new_zeros(volume.data.shape[0], *grid.shape)
+        window = tuple(slice(a, a + n) for a, n in zip(start, volume.grid.shape, strict=True))
+        data[(slice(None), *window)] = volume.data
+        return data
+    return resample(volume.data, volume.grid, grid)
