@@ -1,0 +1,245 @@
+"""Anatomy: the template as a head, a random person's shape, and a local loss of grey matter of exact size.
+
+The template gives GM and WM probabilities; what is left inside its brain hull is CSF. Their logarithms are
+the person's tissue scores, so that a softmax of scores is the tissue fraction of a voxel. Adding to the CSF
+score in a region makes GM give way to CSF where the two meet, which is atrophy as scans show it (thinner
+cortex, wider sulci); how much to add for a wanted loss is solved for. A person's shape is a diffeomorphism (the
+exponential of a random smooth velocity, Arsigny et al. 2006) after a random linear map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from scipy import ndimage, optimize
+
+from vbmstat import assets, grid
+from vbmstat.errors import VbmstatError
+from vbmstat.grid import Grid
+from vbmstat.simulate.render import smooth_noise
+
+HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # what the head has around the template's field of view
+SHARPNESS = 2.5  # power of the template's probabilities: one brain is crisper than the average of many
+SCORE_SD, SCORE_FWHM_MM = 0.6, 10.0  # a person's own deviation of tissue scores
+VELOCITY = ((2.5, 60.0), (0.8, 25.0))  # (sd in mm, FWHM in mm) of the components of a person's shape
+_VELOCITY_VOXEL_MM = 4.0
+_SQUARINGS = 6
+_FLOOR = 1e-3  # probability that stands for "not here"
+_MAX_SHIFT = 12.0  # of the CSF score; more changes nothing
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A region of the template: a ball with an edge that fades over 4 mm.
+
+    Attributes
+    ----------
+    centre_mm : tuple of three floats
+        RAS+ mm in the template frame (MNI152NLin2009cAsym).
+    radius_mm : float
+        Where the weight is one half.
+    """
+
+    centre_mm: tuple[float, float, float]
+    radius_mm: float
+
+    def weight(self, points_mm: torch.Tensor) -> torch.Tensor:
+        """1 inside, 0 outside, linear over the last 2 mm on both sides; points (3, ...) in mm."""
+        centre = torch.tensor(self.centre_mm, dtype=points_mm.dtype).reshape(3, *[1] * (points_mm.ndim - 1))
+        distance = (points_mm - centre).square().sum(0).sqrt()
+        return ((self.radius_mm + 2.0 - distance) / 4.0).clamp(0.0, 1.0)
+
+
+def parse_region(text: str) -> Sphere:
+    """A ball from ``"x,y,z,radius"`` in mm.
+
+    Examples
+    --------
+    >>> parse_region("-38,4,2,16")
+    Sphere(centre_mm=(-38.0, 4.0, 2.0), radius_mm=16.0)
+    """
+    try:
+        x, y, z, radius_mm = (float(number) for number in text.split(","))
+    except ValueError as error:
+        msg = f"region: expected x,y,z,radius in mm, e.g. -38,4,2,16, got {text!r}"
+        raise VbmstatError(msg) from error
+    return Sphere((x, y, z), radius_mm)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The template as a head.
+
+    Attributes
+    ----------
+    scores : Tensor, (3, X, Y, Z)
+        Log-probabilities of GM, WM, CSF.
+    distance_mm : Tensor, (1, X, Y, Z)
+        Signed distance to the brain's hull, negative inside.
+    gm_signal : Tensor, (1, X, Y, Z)
+        T1w intensity of GM here relative to WM (thalamus is brighter than cortex).
+    grid : Grid
+        The template's grid with a margin.
+    """
+
+    scores: torch.Tensor
+    distance_mm: torch.Tensor
+    gm_signal: torch.Tensor
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A person's shape: scan RAS+ mm -> linear -> template frame -> plus displacement (mm, pull) -> template."""
+
+    linear: np.ndarray
+    displacement: torch.Tensor
+    grid: Grid
+
+    def to_template(self, target: Grid) -> torch.Tensor:
+        """Template point (RAS+ mm) of every voxel of a scan's grid, (3, X, Y, Z)."""
+        points = grid.apply_affine(self.linear @ target.affine, grid.voxel_indices(target.shape))
+        voxels = grid.apply_affine(np.linalg.inv(self.grid.affine), points)
+        return points + grid.sample(self.displacement, voxels, padding_mode="border")
+
+
+@cache
+def template_head() -> Head:
+    """The head that all simulated people derive from (template with a margin, 1.5 mm)."""
+    template, brain = assets.template(), assets.template_brain()
+    margins = [
+        tuple(int(np.ceil(mm / size)) for mm in sides)
+        for sides, size in zip(HEAD_MARGIN_MM, template.grid.voxel_size_mm, strict=True)
+    ]
+    head_grid = template.grid.crop(
+        tuple(-before for before, _ in margins),  # type: ignore[arg-type]
+        tuple(n + after for n, (_, after) in zip(template.grid.shape, margins, strict=True)),  # type: ignore[arg-type]
+    )
+    gm, wm = (np.pad(channel, margins) for channel in template.data.numpy())  # (X, Y, Z) of the head's grid
+    average = grid.resample(brain.data, brain.grid, head_grid)[0].numpy()
+    probabilities = np.stack([gm, wm, np.clip(1.0 - gm - wm, 0.0, 1.0)])
+    scores = SHARPNESS * np.log(probabilities + _FLOOR)
+    hull = ndimage.binary_closing((average > 0.1) | (gm + wm > 0.5), iterations=3)
+    hull = ndimage.binary_fill_holes(hull)
+    size = template.grid.voxel_size_mm
+    distance = ndimage.distance_transform_edt(~hull, size) - ndimage.distance_transform_edt(hull, size)
+    return Head(_float32(scores), _float32(distance[None]), _float32(_gm_signal(average, gm)[None]), head_grid)
+
+
+def _float32(array: np.ndarray) -> torch.Tensor:
+    """The array as a float32 tensor."""
+    return torch.from_numpy(np.asarray(array, np.float32))
+
+
+def _gm_signal(average: np.ndarray, gm: np.ndarray) -> np.ndarray:
+    """Intensity of GM by place: the average brain's, taken from voxels that are surely GM, smoothed over 6 mm."""
+    sure = (gm > 0.8).astype(np.float32)
+    weight = ndimage.gaussian_filter(sure, 2.0)
+    local = ndimage.gaussian_filter(sure * average, 2.0) / np.maximum(weight, 1e-3)
+    typical = float(average[gm > 0.8].mean())
+    return 0.70 + 0.6 * np.where(weight > 1e-3, local - typical, 0.0)
+
+
+def random_shape(head: Head, rng: np.random.Generator, volume_factor: float) -> Shape:
+    """A random person: pose within a few degrees and mm, size, proportions and smooth local differences.
+
+    Parameters
+    ----------
+    head : Head
+        The template's head.
+    rng : Generator
+        Source of the differences.
+    volume_factor : float
+        Volume of the person's head relative to the template's.
+    """
+    angles = np.deg2rad(rng.normal(0.0, 3.0, size=3))
+    proportions = np.exp(rng.normal(0.0, 0.02, size=3))
+    proportions *= (volume_factor / proportions.prod()) ** (1.0 / 3.0)
+    person = np.eye(4)  # template -> scan
+    person[:3, :3] = _rotation(angles) @ np.diag(proportions)
+    person[:3, 3] = rng.normal(0.0, 3.0, size=3)
+    coarse = head.grid.with_voxel_size(_VELOCITY_VOXEL_MM)
+    velocity = sum(
+        np.stack([sd_mm * smooth_noise(coarse, fwhm_mm, rng) for _ in range(3)]) for sd_mm, fwhm_mm in VELOCITY
+    )
+    return Shape(np.linalg.inv(person), exponential(torch.from_numpy(np.asarray(velocity)), coarse), coarse)
+
+
+def _rotation(angles: np.ndarray) -> np.ndarray:
+    """Rotation about x, then y, then z, radians, (3, 3)."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
+    """Displacement (mm) of a stationary velocity (mm) by scaling and squaring, (3, X, Y, Z)."""
+    to_voxel = np.eye(4)
+    to_voxel[:3, :3] = np.linalg.inv(on.affine[:3, :3])
+    voxels = grid.voxel_indices(on.shape)
+    displacement = velocity / 2**_SQUARINGS
+    for _ in range(_SQUARINGS):
+        at = voxels + grid.apply_affine(to_voxel, displacement)
+        displacement = displacement + grid.sample(displacement, at, padding_mode="border")
+    return displacement
+
+
+def smallest_jacobian(displacement: torch.Tensor, on: Grid) -> float:
+    """The least Jacobian determinant of ``x + displacement(x)`` over the grid (positive: no folding)."""
+    size = on.voxel_size_mm
+    gradient = np.stack([np.stack(np.gradient(c, *size)) for c in displacement.numpy()])  # (component, axis, X, Y, Z)
+    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
+    return float(np.linalg.det(jacobian).min())
+
+
+def own_scores(head: Head, rng: np.random.Generator) -> torch.Tensor:
+    """The template's tissue scores with a person's own smooth deviation, (3, X, Y, Z)."""
+    noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])
+    return head.scores + SCORE_SD * torch.from_numpy(noise)
+
+
+def csf_shift(scores: torch.Tensor, weight: torch.Tensor, gm_factor: float) -> float:
+    """What to add to the CSF score in a region so that its GM volume changes by a factor.
+
+    Parameters
+    ----------
+    scores : Tensor, (3, X, Y, Z)
+        Scores of GM, WM and CSF.
+    weight : Tensor, (X, Y, Z)
+        The region, 0 to 1.
+    gm_factor : float
+        Wanted weighted GM volume relative to that without a shift; 1 gives 0.
+
+    Raises
+    ------
+    VbmstatError
+        If moving the border between GM and CSF cannot change the region's GM so much.
+    """
+    inside = weight > 0
+    region_scores, region_weight = scores[:, inside].double(), weight[inside].double()
+    before = _gm_sum(region_scores, region_weight, 0.0)
+
+    def excess(shift: float) -> float:
+        return _gm_sum(region_scores, region_weight, shift) / before - gm_factor
+
+    if gm_factor == 1.0:
+        return 0.0
+    least, most = excess(_MAX_SHIFT) + gm_factor, excess(-_MAX_SHIFT) + gm_factor
+    if not least < gm_factor < most:
+        msg = (
+            f"effect: the region's GM volume can change by {100 * (least - 1):+.0f} to {100 * (most - 1):+.0f} %, "
+            f"but {100 * (gm_factor - 1):+.0f} % was asked for; choose a smaller effect or another region"
+        )
+        raise VbmstatError(msg)
+    return float(optimize.brentq(excess, -_MAX_SHIFT, _MAX_SHIFT, xtol=1e-6))
+
+
+def _gm_sum(scores: torch.Tensor, weight: torch.Tensor, shift: float) -> float:
+    """Weighted sum of GM fractions after adding weight × shift to the CSF score."""
+    moved = torch.stack([scores[0], scores[1], scores[2] + shift * weight])
+    return float((torch.softmax(moved, dim=0)[0] * weight).sum())

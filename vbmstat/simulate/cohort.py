@@ -1,0 +1,269 @@
+"""A synthetic T1w cohort in BIDS form with a known local effect of age on grey matter.
+
+Ages run evenly from 20 to 80 years within each sex, heads differ in size by sex, and both are independent of the
+effect. The effect: in one region of the template the GM volume is ``1 + effect × (age - 20) / SD`` of what the
+same person would have without it, GM giving way to CSF at the cortex's outer border.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import vbmstat
+from vbmstat import assets, grid, io
+from vbmstat.errors import VbmstatError
+from vbmstat.simulate import anatomy
+from vbmstat.simulate.anatomy import Sphere
+from vbmstat.simulate.head import Person, draw_person, scan_grid
+from vbmstat.simulate.render import image_from_signal
+from vbmstat.volume import Volume
+
+AGE_RANGE_YEARS = (20.0, 80.0)
+AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / np.sqrt(12.0)  # of a uniform distribution, 17.3
+TIV_ML = {"M": 1550.0, "F": 1400.0}  # typical adults; the simulation's own choice
+TIV_SD_ML = 110.0
+_TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
+DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and the opercula around it
+_TRUTH = Path("derivatives", "truth")
+_TISSUES = ("GM", "WM", "CSF")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a cohort is made from; the same settings give the same files.
+
+    Attributes
+    ----------
+    n_scans : int
+        Number of people, one scan each.
+    effect_percent : float
+        Change of the region's GM volume per standard deviation of age (17.3 years), relative to age 20.
+    region : Sphere
+        Where the effect is, in the template's RAS+ mm.
+    voxel_size_mm, noise_percent, bias_percent : float
+        Cubic voxels; Rician noise and bias field as BrainWeb defines them.
+    seed : int
+        Of all that is random.
+    """
+
+    n_scans: int
+    effect_percent: float = -10.0
+    region: Sphere = field(default=DEFAULT_REGION)
+    voxel_size_mm: float = 1.0
+    noise_percent: float = 3.0
+    bias_percent: float = 40.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "n_scans": (1, 10**5), "voxel_size_mm": (0.5, 4.0), "noise_percent": (0.0, 30.0),
+            "bias_percent": (0.0, 150.0), "seed": (0, 2**63),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                msg = f"{name}: expected {low:g} to {high:g}, got {value:g}"
+                raise VbmstatError(msg)
+        if self.region.radius_mm <= 2.0:
+            msg = f"region: expected a radius above 2 mm, got {self.region.radius_mm:g}"
+            raise VbmstatError(msg)
+
+
+def simulate_cohort(
+    out: Path | str,
+    settings: Settings,
+    *,
+    write_maps: bool = False,
+    overwrite: bool = False,
+    report: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a synthetic cohort as a BIDS folder, with its truth under ``derivatives/truth``.
+
+    Parameters
+    ----------
+    out : path
+        Folder to make.
+    settings : Settings
+        What to make.
+    write_maps : bool
+        Also write each scan's true GM, WM and CSF fractions.
+    overwrite : bool
+        Replace an earlier simulated cohort in `out`.
+    report : callable, optional
+        Called as ``report(n_done, n_scans)`` after each scan.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    VbmstatError
+        If `out` holds something already, a setting is out of range, or the region's GM cannot change so much.
+    """
+    out = Path(out)
+    _make_room(out, overwrite)
+    people = draw_participants(settings)
+    factors = [gm_factor(age, settings.effect_percent) for age in people["age"]]
+    _write_truth_of_effect(out, settings, min([*factors, 1.0], key=lambda factor: -abs(factor - 1.0)))
+    rows = []
+    for position, factor in enumerate(factors):
+        participant = str(people["participant_id"].iloc[position])
+        person, facts = simulate_person(settings, position, factor, float(people["tiv_aim_ml"].iloc[position]))
+        _write_person(out, participant, person, settings, position, write_maps)
+        rows.append({"participant_id": participant, **facts})
+        if report is not None:
+            report(position + 1, settings.n_scans)
+    _write_tables(out, settings, people.drop(columns="tiv_aim_ml"), pd.DataFrame(rows))
+    return out
+
+
+def draw_participants(settings: Settings) -> pd.DataFrame:
+    """The people of a cohort: participant_id, age (years, one decimal), sex (M, F) and tiv_aim_ml."""
+    rng = np.random.default_rng([settings.seed, 2**32 - 1])
+    n_scans = settings.n_scans
+    sex = np.array(["F", "M"])[(np.arange(n_scans) + int(rng.integers(2))) % 2]
+    age = np.empty(n_scans)
+    for which in ("F", "M"):
+        n = int((sex == which).sum())
+        even = (np.arange(n) + rng.random(n)) / max(n, 1)  # one age in each of n equal bins
+        age[sex == which] = AGE_RANGE_YEARS[0] + (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) * rng.permutation(even)
+    tiv_ml = np.array([TIV_ML[s] for s in sex]) + TIV_SD_ML * rng.standard_normal(n_scans).clip(-2.5, 2.5)
+    width = max(2, len(str(n_scans)))
+    ids = [f"sub-{number + 1:0{width}d}" for number in range(n_scans)]
+    return pd.DataFrame({"participant_id": ids, "age": age.round(1), "sex": sex, "tiv_aim_ml": tiv_ml})
+
+
+def gm_factor(age: float, effect_percent: float) -> float:
+    """The region's GM volume at an age, relative to that of the same person without the effect.
+
+    Examples
+    --------
+    >>> gm_factor(20.0, -10.0)
+    1.0
+    >>> round(gm_factor(20.0 + AGE_SD_YEARS, -10.0), 6)
+    0.9
+    """
+    return 1.0 + effect_percent / 100.0 * (age - AGE_RANGE_YEARS[0]) / float(AGE_SD_YEARS)
+
+
+def simulate_person(
+    settings: Settings, position: int, factor: float, tiv_aim_ml: float
+) -> tuple[Person, dict[str, float]]:
+    """One person without noise, and the facts about them (volumes in mL, least Jacobian, shift of the CSF score)."""
+    rng = np.random.default_rng([settings.seed, position, 0])
+    head = anatomy.template_head()
+    shape = anatomy.random_shape(head, rng, tiv_aim_ml / _TEMPLATE_TIV_ML)
+    scores = anatomy.own_scores(head, rng)
+    weight = _region_weight(settings.region, head.grid)
+    shift = anatomy.csf_shift(scores, weight, factor)
+    scores[2] += shift * weight
+    on = scan_grid(settings.voxel_size_mm)
+    person = draw_person(head, scores, shape, on, settings.region, rng)
+    gm_ml, wm_ml, csf_ml = Volume(person.fractions, on).sums_ml
+    facts = {
+        "tiv_ml": gm_ml + wm_ml + csf_ml, "gm_ml": gm_ml, "wm_ml": wm_ml, "csf_ml": csf_ml,
+        "region_gm_ml": Volume((person.fractions[0] * person.region_weight)[None], on).sums_ml[0],
+        "region_gm_factor": factor, "csf_score_shift": shift,
+        "smallest_jacobian": anatomy.smallest_jacobian(shape.displacement, shape.grid),
+    }  # fmt: skip
+    return person, facts
+
+
+def _region_weight(region: Sphere, on: grid.Grid) -> torch.Tensor:
+    """Weight of the region at each voxel of a template-frame grid, (X, Y, Z)."""
+    return region.weight(grid.apply_affine(on.affine, grid.voxel_indices(on.shape)))
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        msg = f"{out}: expected a folder to write into, found a file"
+        raise VbmstatError(msg)
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / _TRUTH / "ground_truth.json").is_file():
+        msg = f"{out}: holds files that are no simulated cohort; choose a new folder"
+        raise VbmstatError(msg)
+    if not overwrite:
+        msg = f"{out}: holds a simulated cohort already; choose a new folder or overwrite it"
+        raise VbmstatError(msg)
+    for folder in [*out.glob("sub-*"), out / _TRUTH]:
+        shutil.rmtree(folder)
+
+
+def _write_truth_of_effect(out: Path, settings: Settings, extreme_factor: float) -> None:
+    """The region's mask and the template's GM change per SD of age; fails early if the effect is out of reach."""
+    head, template = anatomy.template_head(), assets.template()
+    weight = _region_weight(settings.region, head.grid)
+    anatomy.csf_shift(head.scores, weight, extreme_factor)
+    shift = anatomy.csf_shift(head.scores, weight, 1.0 + settings.effect_percent / 100.0)
+    after = head.scores.clone()
+    after[2] += shift * weight
+    change = (torch.softmax(after, dim=0) - torch.softmax(head.scores, dim=0))[:1]  # (1, X, Y, Z), GM
+    mask = (weight >= 0.5).float()[None]
+    folder = out / _TRUTH
+    for name, data, dtype in (("effect_mask", mask, "uint8"), ("effect_gm_change_per_sd", change, "float32")):
+        on_template = grid.resample(data, head.grid, template.grid)  # the head's grid is a superset: same voxels
+        io.write_volume(folder / f"{name}.nii.gz", Volume(on_template, template.grid), dtype=dtype)
+
+
+def _write_person(
+    out: Path, participant: str, person: Person, settings: Settings, position: int, write_maps: bool
+) -> None:
+    """The noisy scan and, if wanted, the true fractions."""
+    t1w = image_from_signal(
+        person.signal, person.fractions.sum(0).numpy() > 0.5, person.grid,
+        noise_percent=settings.noise_percent, bias_percent=settings.bias_percent, texture_percent=2.0,
+        psf_fwhm_mm=settings.voxel_size_mm, rng=np.random.default_rng([settings.seed, position, 1]),
+    )  # fmt: skip
+    stem = Path(participant, "anat", participant)
+    io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
+    if write_maps:
+        for channel, tissue in enumerate(_TISSUES):
+            path = out / _TRUTH / f"{stem}_label-{tissue}_probseg.nii.gz"
+            io.write_volume(path, Volume(person.fractions[channel][None], person.grid), axcodes="RAS", space="scanner")
+
+
+def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd.DataFrame) -> None:
+    """participants.tsv, the BIDS descriptions, volumes.tsv and ground_truth.json (last: its presence means done)."""
+    source: dict[str, Any] = {"Name": "vbmstat simulate", "Version": vbmstat.__version__}
+    description = {"BIDSVersion": "1.9.0", "License": "CC0", "GeneratedBy": [source]}
+    io.write_json(
+        out / "dataset_description.json",
+        {"Name": "Synthetic T1w cohort with a known effect", "DatasetType": "raw", **description},
+    )
+    io.write_json(
+        out / _TRUTH / "dataset_description.json",
+        {"Name": "Truth of the synthetic cohort", "DatasetType": "derivative", **description},
+    )
+    io.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
+    io.write_table(out / "participants.tsv", people)
+    io.write_json(
+        out / "participants.json",
+        {
+            "age": {"Description": "Age", "Units": "years"},
+            "sex": {"Description": "Sex", "Levels": {"M": "male", "F": "female"}},
+        },
+    )
+    volumes = people.merge(facts, on="participant_id", validate="one_to_one")
+    io.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6))
+    content = {
+        "vbmstat_version": vbmstat.__version__,
+        "settings": asdict(settings),
+        "age_sd_years": float(AGE_SD_YEARS),
+        "effect": "region GM volume = (1 + effect_percent / 100 * (age - 20) / age_sd_years) * volume without effect",
+        "template_frame": "MNI152NLin2009cAsym, RAS+ mm",
+        "effect_mask": "effect_mask.nii.gz",
+        "effect_map": "effect_gm_change_per_sd.nii.gz",
+        "volumes": "volumes.tsv",
+    }
+    io.write_json(out / _TRUTH / "ground_truth.json", content)
