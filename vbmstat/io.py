@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -23,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 from isal import igzip, isal_zlib
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from vbmstat.errors import ScanError, VbmstatError
@@ -35,12 +36,15 @@ MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
 TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
 _READ_ERRORS: tuple[type[BaseException], ...] = (
-    OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, isal_zlib.error,
+    OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, isal_zlib.error,  # type: ignore[assignment]
     nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
 )  # fmt: skip
 _MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
 _MAX_TRAILER_BYTES = 16 << 20
-_WRITE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR)
+_WRITE_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.EEXIST,
+)  # fmt: skip
 _UMASK_LOCK = threading.Lock()
 
 
@@ -148,13 +152,13 @@ def read_scan(path: Path | str) -> Volume:
     data = volume.data
     if torch.isnan(data[:, :: data.shape[1] - 1, :: data.shape[2] - 1, :: data.shape[3] - 1]).all():
         data = torch.where(torch.isnan(data), torch.zeros(()), data)
-    n_bad = int((~torch.isfinite(data)).sum())
-    if n_bad:
+    low, high = (float(value) for value in data.aminmax())  # NaN where any value is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        n_bad = int((~torch.isfinite(data)).sum())
         msg = f"{path}: {n_bad} of {data.numel()} values are NaN or infinite; set them to the background's value"
         raise ScanError(msg)
-    low, high = data.aminmax()
     if low == high:
-        msg = f"{path}: every value is {float(low):g}; expected a T1w image, so export or convert it again"
+        msg = f"{path}: every value is {low:g}; expected a T1w image, so export or convert it again"
         raise ScanError(msg)
     return Volume(data, volume.grid)
 
@@ -170,11 +174,11 @@ def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
 
 def _to_volume(image: Any, path: Path) -> Volume:
     try:
-        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+        with _quiet(), np.errstate(all="ignore"):
             data = np.asanyarray(_decompressed(image, path).dataobj)
     except _READ_ERRORS as error:
         msg = (
-            f"{path}: expected a complete image of shape {image.shape}, but reading it failed ({error}); "
+            f"{path}: expected a complete image of shape {image.shape}, but reading it failed ({_one_line(error)}); "
             "copy or convert the file again"
         )
         raise ScanError(msg) from error
@@ -186,6 +190,28 @@ def _to_volume(image: Any, path: Path) -> Volume:
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
     return Volume(torch.from_numpy(data), _canonical_grid(image))
+
+
+_MUTED = threading.local()
+
+
+def _is_heard(_record: logging.LogRecord) -> bool:
+    return not getattr(_MUTED, "on", False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep nibabel from writing its own complaints to the error stream: ours say more, and are one line."""
+    nibabel_log.addFilter(_is_heard)
+    _MUTED.on = True
+    try:
+        yield
+    finally:
+        _MUTED.on = False
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _decompressed(image: Any, path: Path) -> Any:
@@ -217,10 +243,13 @@ def _load(path: Path) -> Any:
         msg = f"{path}: expected an image ({', '.join(IMAGE_SUFFIXES)}); convert it first, e.g. with dcm2niix"
         raise ScanError(msg)
     try:
-        with LoggingOutputSuppressor(), np.errstate(all="ignore"):
+        with _quiet(), np.errstate(all="ignore"):
             image: Any = nib.load(path)
     except _READ_ERRORS as error:
-        msg = f"{path}: expected a NIfTI or MGH image, but it cannot be read ({error}); copy or convert it again"
+        msg = (
+            f"{path}: expected a NIfTI or MGH image, but it cannot be read ({_one_line(error)}); "
+            "copy or convert it again"
+        )
         raise ScanError(msg) from error
     shape = tuple(int(n) for n in image.shape)
     if len(shape) < 3 or min(shape[:3], default=0) < 2:

@@ -1,0 +1,30 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from tests import hostile
+from vbmstat.grid import Grid
+from vbmstat.volume import Volume
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """A small image without symmetry, 2 × 1.5 × 3 mm, RAS+."""
+    return Volume(torch.from_numpy(hostile.phantom())[None], Grid(hostile.SHAPE, hostile.AFFINE))
+
+
+@pytest.fixture
+def stored_as():
+    """The same image as another axis order stores it: ``stored_as(data, affine, "PIR")``."""
+
+    def store(data: np.ndarray, affine: np.ndarray, axcodes: str) -> nib.Nifti1Image:
+        change = ornt_transform(io_orientation(affine), axcodes2ornt(axcodes))
+        return nib.Nifti1Image(apply_orientation(data, change), affine @ inv_ornt_aff(change, data.shape))
+
+    return store
