@@ -13,6 +13,14 @@ from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
 
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu are skipped, visibly, where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture
 def volume() -> Volume:
     """A small image without symmetry, 2 × 1.5 × 3 mm, RAS+."""

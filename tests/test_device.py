@@ -1,0 +1,80 @@
+"""Devices: the choice and its messages; memory; reuse of freed memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vbmstat import device
+from vbmstat.errors import VbmstatError
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
+    for n_gpus, expected in ((0, "cpu"), (2, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda n=n_gpus: n > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=n_gpus: n)
+        assert device.choose_device("auto").type == expected
+        assert device.choose_device("cpu").type == "cpu"
+    assert device.choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(VbmstatError, match="device cuda:2 was asked for, but"):
+        device.choose_device("cuda:2")
+
+
+def test_cuda_that_is_absent(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(VbmstatError, match=r"device cuda was asked for, but .*; use --device cpu"):
+        device.choose_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cpu:1", "cuda:one", "auto:0"])
+def test_unknown_device(name):
+    with pytest.raises(VbmstatError, match="expected a device of auto, cpu, cuda or cuda:0"):
+        device.choose_device(name)
+
+
+@pytest.mark.gpu
+def test_free_memory_of_a_gpu_shrinks():
+    before = device.free_memory_bytes("cuda")
+    kept = torch.zeros(64 << 20, dtype=torch.float32, device="cuda")
+    assert before - device.free_memory_bytes("cuda") >= kept.nbytes
+
+
+def test_free_memory_is_plausible():
+    assert 50 << 20 < device.free_memory_bytes("cpu") < 1 << 46
+
+
+def test_limit_of_a_container_counts(tmp_path, monkeypatch):
+    assert device._left_in_control_group(tmp_path) == sys.maxsize
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert device._left_in_control_group(tmp_path) == sys.maxsize
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert device._left_in_control_group(tmp_path) == 4000
+    monkeypatch.setattr(device, "_left_in_control_group", lambda: 4000)
+    assert device.free_memory_bytes("cpu") == 4000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+def test_freed_memory_is_used_again():
+    program = """
+import resource, sys, torch
+from vbmstat.device import keep_freed_memory
+if sys.argv[1] == "keep": assert keep_freed_memory()
+x = torch.ones(16 << 20)  # 64 MB: more than glibc keeps by itself
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for n in range(30):
+    y = x + 1
+    z = y * 2
+    del y, z
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {}
+    for mode in ("keep", "leave"):
+        command = [sys.executable, "-c", program, mode]
+        faults[mode] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    if faults["leave"] < 100_000:
+        pytest.skip("this system has large pages or keeps freed memory by itself")
+    assert faults["keep"] < faults["leave"] / 5

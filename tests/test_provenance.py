@@ -1,0 +1,71 @@
+"""Provenance: complete, equal for equal runs, and silent about person and machine."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vbmstat.provenance import TIME_KEY, path_label, provenance
+
+
+@pytest.fixture
+def scan(tmp_path) -> Path:
+    path = tmp_path / "sub-01" / "scan.nii"
+    path.parent.mkdir()
+    path.write_bytes(b"voxels")
+    return path
+
+
+def test_everything_that_made_an_output(tmp_path, scan):
+    content = provenance(
+        "preprocess", {"fwhm_mm": 6.0}, [scan], engine="classic", device="cpu", seed=np.int64(3), root=tmp_path
+    )
+    assert content["command"] == "preprocess"
+    assert content["parameters"] == {"fwhm_mm": 6.0}
+    assert content["inputs"] == [{"path": "sub-01/scan.nii", "sha256": hashlib.sha256(b"voxels").hexdigest()}]
+    assert (content["engine"], content["device"], content["seed"]) == ("classic", "cpu", 3)
+    assert set(content["versions"]) >= {"vbmstat", "torch", "numpy", "nibabel", "python", "platform"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", content[TIME_KEY])
+    assert "seed" not in provenance("glm", {})
+
+
+def test_values_that_are_not_json(tmp_path):
+    parameters = {
+        "grid": np.eye(2), "n": np.int32(2), "t": torch.tensor([1.5]), "out": tmp_path / "a", "kinds": {"b", "a"},
+        "device": torch.device("cpu"), "nested": {1: (None, True)},
+    }  # fmt: skip
+    content = provenance("glm", parameters, root=tmp_path)
+    assert json.loads(json.dumps(content))["parameters"] == {
+        "grid": [[1.0, 0.0], [0.0, 1.0]], "n": 2, "t": [1.5], "out": "a", "kinds": ["a", "b"], "device": "cpu",
+        "nested": {"1": [None, True]},
+    }  # fmt: skip
+
+
+def test_equal_runs_differ_in_the_time_alone(scan):
+    first, second = (provenance("preprocess", {"a": 1}, [scan]) for _ in range(2))
+    first.pop(TIME_KEY)
+    second.pop(TIME_KEY)
+    assert first == second
+
+
+def test_no_person_and_no_machine(scan):
+    text = json.dumps(provenance("preprocess", {"out": scan.parent, "atlas": Path.home() / "atlas.nii"}, [scan]))
+    assert platform.node() not in text
+    assert str(scan.parent.parent) not in text
+    assert str(Path.home()) + "/" not in text
+    assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", text)
+
+
+def test_paths_outside_the_root_keep_their_name_alone(tmp_path):
+    assert path_label(tmp_path / "a" / "b.nii", tmp_path) == "a/b.nii"
+    assert path_label("../../chris/b.nii") == "b.nii"
+    assert path_label("a/b.nii") == "a/b.nii"
+    assert path_label(tmp_path / "b.nii", tmp_path / "elsewhere") == "b.nii"

@@ -1,0 +1,35 @@
+"""Volumes: shapes are checked, sums are in mL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vbmstat.grid import Grid
+from vbmstat.volume import Displacement, Volume
+
+GRID = Grid((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_sums_are_in_ml():
+    data = torch.ones(2, 3, 4, 5)
+    data[1] *= 0.5
+    assert Volume(data, GRID).sums_ml == pytest.approx([60 * 0.008, 30 * 0.008])
+
+
+def test_sums_do_not_lose_small_values_in_large_images():
+    grid = Grid((300, 300, 300), np.eye(4))
+    assert Volume(torch.full((1, *grid.shape), 0.1), grid).sums_ml[0] == pytest.approx(2700, rel=1e-6)
+
+
+def test_channel_is_a_volume():
+    data = torch.rand(2, 3, 4, 5)
+    assert torch.equal(Volume(data, GRID).channel(1).data, data[1:])
+
+
+def test_shapes_that_do_not_fit_the_grid():
+    with pytest.raises(ValueError, match=r"expected data of shape \(C, \(3, 4, 5\)\), got \(3, 4, 5\)"):
+        Volume(torch.zeros(3, 4, 5), GRID)
+    with pytest.raises(ValueError, match=r"expected a displacement of shape \(3, \(3, 4, 5\)\), got \(2, 3, 4, 5\)"):
+        Displacement(torch.zeros(2, 3, 4, 5), GRID)
