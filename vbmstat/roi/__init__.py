@@ -1,0 +1,1 @@
+"""Volumes of atlas regions from modulated maps in template space, whoever made the maps."""

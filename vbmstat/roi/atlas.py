@@ -1,0 +1,259 @@
+"""Atlases: a label image and a table that names its labels, joined by label and never by position.
+
+The images are read from the deepmriprep wheel; `atlases/<name>/labels.tsv` holds this project's own label table
+where there is one, the wheel's csv serves for the others. Licences are those that CAT12 states for the atlases.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from vbmstat import assets, io
+from vbmstat.cohort import closest, read_table
+from vbmstat.errors import AssetError, ScanError, TableError
+from vbmstat.volume import Volume
+
+LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
+_DISTRIBUTION, _FOLDER = "deepmriprep", "deepmriprep/data/templates"
+_NO_NOTE = "no licence note known; see the atlas's publication before redistributing or using it commercially"
+_SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
+_SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+_SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<rest>.+)$", re.IGNORECASE)
+_SIDE_LAST = re.compile(r"^(?P<rest>.+)\s+(L|R)$")  # hammers
+_SIDE_WITHIN = re.compile(r"_(LH|RH)_")  # Schaefer: its left and right parcels are no pairs
+
+
+@dataclass(frozen=True)
+class AtlasSource:
+    """A known atlas: file stem in the wheel, sha256 of the image, licence note."""
+
+    stem: str
+    sha256: str
+    licence: str = _NO_NOTE
+
+
+SOURCES = {
+    "aal3": AtlasSource("aal3", "8cce393837491455f43fd700b5dff782f448cb78a7ed21014f155a7118ab151d"),
+    "anatomy3": AtlasSource("anatomy3", "498bae211e4d8014624f0f2a16ea72ff784ec8b7a233bb0900ff05d3feb25368"),
+    "cobra": AtlasSource("cobra", "56f3b1e2958e1d31ded3ef2dbf591b0e62c6b28520ae21625918bf96c6577615"),
+    "hammers": AtlasSource(
+        "hammers", "b40bd6c774b1125b9122ca8c561bebeb5b64e92007e827f11268798ec2d2286d", "no redistribution"
+    ),
+    "ibsr": AtlasSource(
+        "ibsr",
+        "45c5ece8888340596dec095459bac19ca3dca6e92844c9276b6c10bb2834782e",
+        "no morphometric studies without permission",
+    ),
+    "julichbrain": AtlasSource("julichbrain", "5eebef7a2aee12fd49f7409385b28579027fe748684b468133fef3dd5f259570"),
+    "lpba40": AtlasSource(
+        "lpba40",
+        "59c8dfd72a9fc021241d41b7b7fd415385911e0d3d6ef05371badd7d1ed5a05c",
+        "free for non-commercial use only; cite doi:10.1016/j.neuroimage.2007.09.031",
+    ),
+    "mori": AtlasSource("mori", "59d29b19131db756a6e6d59fc4a1d2329170fb777669b23fe4d29425ad6ecd54"),
+    "neuromorphometrics": AtlasSource(
+        "neuromorphometrics",
+        "0abcb25b0f06c9d0e9229b2be4215a340ba08ad068f1cf29796f1c003c79c189",
+        "CC BY-NC: non-commercial use only, with attribution",
+    ),
+    "schaefer100": AtlasSource(
+        _SCHAEFER.format(100), "203697d7e99c2781d6018cb45539edde4a644248597606692216e633d9af3f90"
+    ),
+    "schaefer200": AtlasSource(
+        _SCHAEFER.format(200), "ccaf22cb67d34a7db87cb6d193c24dfda6b88bb9044f100ecb90dcfba5462520"
+    ),
+    "schaefer400": AtlasSource(
+        _SCHAEFER.format(400), "499d70327494febec2ee360e01f0b1288944f46268cf00f7e1efabebae2a4ca4"
+    ),
+    "schaefer600": AtlasSource(
+        _SCHAEFER.format(600), "ea8a611e9322e37c2d01cbf67a05c49d1ce6f02603eba138ac0a7be85f2b1b47"
+    ),
+    "suit": AtlasSource(
+        "suit",
+        "09e6525bcbddf9d35687c53c64d02ba02628ae18d58610ce8724651c416cb2e1",
+        "CC BY-NC 3.0: non-commercial use only, with attribution",
+    ),
+    "thalamic_nuclei": AtlasSource(
+        "thalamic_nuclei",
+        "ab796595f05992ee5ee8b92237e7770d61e4aa25987714ec7ef5685673831fcd",
+        "CC BY 4.0: with attribution",
+    ),
+    "thalamus": AtlasSource(
+        "thalamus", "db495e90111827cd4d559e875d717e3ea9e511ef265ebb787fb6b0031916850b", "all rights reserved"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A label image with names.
+
+    Attributes
+    ----------
+    name : str
+        E.g. ``"lpba40"``; the file's stem for an atlas of the user's own.
+    image : Volume, (1, X, Y, Z)
+        Whole-number labels, 0 is no region, in template RAS+ mm.
+    table : DataFrame
+        One row a label, indexed by `label` (int): hemisphere (left, right, both), name, region (the name that a
+        left and right pair share). Every label of the image has a row.
+    absent : tuple of int
+        Labels of the table that the image lacks.
+    licence : str
+        What the makers allow.
+    """
+
+    name: str
+    image: Volume
+    table: pd.DataFrame
+    absent: tuple[int, ...]
+    licence: str
+
+
+def load_atlas(atlas: str | Path) -> Atlas:
+    """An atlas by its name, or a label image of the user's own with its table beside it.
+
+    Parameters
+    ----------
+    atlas : str or path
+        One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``) in template space; then ``NAME.tsv``
+        beside it must have the columns `label` and `name`, and may have `hemisphere` and `region`.
+
+    Raises
+    ------
+    AssetError
+        If the name is unknown, or the file in the wheel differs from the tested one.
+    ScanError
+        If the image is unreadable or a value is no whole number.
+    TableError
+        If the table is missing, lacks a column, or a label stands in it twice.
+    """
+    if Path(atlas).name.endswith((".nii", ".nii.gz")):
+        return _own_atlas(Path(atlas))
+    name = str(atlas).lower()
+    if name not in SOURCES:
+        near = closest(name, SOURCES)
+        hint = f"; did you mean {near}?" if near else ""
+        msg = f"atlas {str(atlas)!r}: expected one of {', '.join(SOURCES)}, or a label image (.nii.gz){hint}"
+        raise AssetError(msg)
+    source = SOURCES[name]
+    path = assets.distribution_file(_DISTRIBUTION, f"{_FOLDER}/{source.stem}.nii.gz")
+    digest = assets.sha256(path)
+    if digest != source.sha256:
+        msg = f"{path}: sha256 {digest[:12]}… differs from the tested {source.sha256[:12]}…; install the tested version"
+        raise AssetError(msg)
+    table_path = _project_table(name)
+    table = _wheel_table(source) if table_path is None else _read_table(table_path)
+    return _join(name, io.read_volume(path), table, source.licence, str(path))
+
+
+def _own_atlas(path: Path) -> Atlas:
+    """A label image with ``NAME.tsv`` beside it."""
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    image = io.read_volume(path)
+    table_path = path.with_name(f"{name}.tsv")
+    if not table_path.is_file():
+        msg = f"{path}: expected its label table {table_path} (columns label and name)"
+        raise TableError(msg)
+    return _join(name, image, _read_table(table_path), "the user's own atlas", str(path))
+
+
+def _project_table(name: str) -> Path | None:
+    """``atlases/<name>/labels.tsv``: inside the package when installed, at the repository's root when editable."""
+    package = Path(str(resources.files("vbmstat")))
+    for folder in (package / "atlases", package.parent / "atlases"):
+        if (folder / name / "labels.tsv").is_file():
+            return folder / name / "labels.tsv"
+    return None
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """A label table of the project's form, indexed by label."""
+    raw = read_table(path)
+    missing = [column for column in ("label", "name") if column not in raw]
+    if missing:
+        msg = f"{path}: expected columns label and name, got {', '.join(map(str, raw.columns))}"
+        raise TableError(msg)
+    labels = pd.to_numeric(raw["label"], errors="coerce")
+    if labels.isna().any() or (labels != labels.round()).any() or raw["name"].isna().any():
+        msg = f"{path}: expected a whole-number label and a name in every row"
+        raise TableError(msg)
+    table = pd.DataFrame({"label": labels.astype(int), "name": raw["name"].astype(str)})
+    table["hemisphere"] = raw["hemisphere"].fillna("both").astype(str) if "hemisphere" in raw else "both"
+    table["region"] = raw["region"].fillna(table["name"]).astype(str) if "region" in raw else table["name"]
+    return _by_label(table, str(path))
+
+
+def _wheel_table(source: AtlasSource) -> pd.DataFrame:
+    """The wheel's own csv (semicolons; columns ROIid, ROIname), indexed by label."""
+    path = assets.distribution_file(_DISTRIBUTION, f"{_FOLDER}/{source.stem}.csv")
+    raw = pd.read_csv(path, sep=";", dtype=str, keep_default_na=False)
+    sides = [split_side(name.strip()) for name in raw["ROIname"]]
+    table = pd.DataFrame(
+        {
+            "label": raw["ROIid"].astype(int),
+            "name": raw["ROIname"].str.strip(),
+            "hemisphere": [side for side, _ in sides],
+            "region": [region for _, region in sides],
+        }
+    )
+    return _by_label(table, str(path))
+
+
+def split_side(name: str) -> tuple[str, str]:
+    """Hemisphere and the name without it.
+
+    Examples
+    --------
+    >>> split_side("Left Insula")
+    ('left', 'Insula')
+    >>> split_side("TL hippocampus R")
+    ('right', 'TL hippocampus')
+    >>> split_side("17Networks_LH_VisCent_ExStr_1")
+    ('left', '17Networks_LH_VisCent_ExStr_1')
+    >>> split_side("Vermis VI")
+    ('both', 'Vermis VI')
+    """
+    within = _SIDE_WITHIN.search(name)
+    if within:
+        return _SIDES[within[1].lower()], name
+    match = _SIDE_FIRST.match(name)
+    if match:
+        return _SIDES.get(match[1].lower(), "both"), match["rest"].strip()
+    match = _SIDE_LAST.match(name)
+    return (_SIDES[match[2].lower()], match["rest"]) if match else ("both", name)
+
+
+def _by_label(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    twice = sorted(set(table.loc[table["label"].duplicated(), "label"]))
+    if twice:
+        msg = f"{source}: label {', '.join(map(str, twice))} has two rows; keep one"
+        raise TableError(msg)
+    return table.set_index("label")[["hemisphere", "name", "region"]]
+
+
+def _join(name: str, image: Volume, table: pd.DataFrame, licence: str, source: str) -> Atlas:
+    """Check the labels and give those without a name the name ``label N``."""
+    found = torch.unique(image.data)
+    broken = found[(found != found.round()) | (found < 0)]
+    if len(broken):
+        msg = (
+            f"{source}: expected whole-number labels, got {float(broken[0]):g}; "
+            "the image was interpolated or saved with a scaling factor, save it as integers"
+        )
+        raise ScanError(msg)
+    labels = [int(label) for label in found if label > 0]
+    if not labels:
+        msg = f"{source}: expected labels above 0, the image holds none"
+        raise ScanError(msg)
+    for label in labels:
+        if label not in table.index:
+            table.loc[label] = ["both", f"label {label}", f"label {label}"]
+    absent = tuple(int(label) for label in table.index if label not in set(labels))
+    return Atlas(name, image, table.drop(index=0, errors="ignore"), absent, licence)

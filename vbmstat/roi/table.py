@@ -1,0 +1,307 @@
+"""Tables: volumes of a cohort's labels and merged regions in mL, tidy and wide, with a dictionary beside each.
+
+Merged regions add a left/right pair (the rows of the label table that share a region name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbmstat import io, naming
+from vbmstat.cohort import ID_COLUMNS, Cohort
+from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.grid import Grid
+from vbmstat.provenance import provenance
+from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.measure import label_shares, measure_map
+
+TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
+_TISSUE_WORDS = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
+_TIDY_WORDS = {
+    "participant_id": "Participant, as in participants.tsv (a string)",
+    "session_id": "Session; absent where no scan has one",
+    "label": "Value in the atlas image",
+    "hemisphere": "left, right, or both for a structure that is not split",
+    "name": "Name of the label",
+    "region": "Name that a left and right pair share",
+}
+
+
+@dataclass(frozen=True)
+class RoiTables:
+    """Volumes of a cohort in an atlas.
+
+    Attributes
+    ----------
+    atlas : Atlas
+        What was measured.
+    labels : DataFrame
+        One row a scan and label: participant_id, session_id, label, hemisphere, name, region, gm_ml, wm_ml, csf_ml.
+    regions : DataFrame
+        One row a scan and merged region: participant_id, session_id, region, gm_ml, wm_ml, csf_ml.
+    failures : DataFrame
+        Scans (or one map of a scan) that could not be measured: scan_id, tissue, reason. Their volumes are missing.
+    not_measured : tuple of str
+        Tissues for which the cohort names no map at all; their columns are missing throughout.
+    """
+
+    atlas: Atlas
+    labels: pd.DataFrame
+    regions: pd.DataFrame
+    failures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    not_measured: tuple[str, ...] = ()
+
+
+def measure_rois(
+    cohort: Cohort,
+    atlas: Atlas | str | Path = "lpba40",
+    tissues: Sequence[str] = ("gm", "wm", "csf"),
+    *,
+    report: Callable[[int, int], None] | None = None,
+) -> RoiTables:
+    """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space.
+    atlas : Atlas, str or path
+        An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
+    tissues : sequence of str
+        Of ``gm``, ``wm``, ``csf``.
+    report : callable, optional
+        Called as ``report(n_done, n_scans)`` after each scan.
+
+    Returns
+    -------
+    RoiTables
+        A label that the atlas image lacks is missing (not 0); a scan whose map cannot be read has missing values
+        and a row in `failures`.
+
+    Raises
+    ------
+    TableError
+        If the cohort has none of the map columns, or a tissue is unknown.
+    AssetError, ScanError
+        If the atlas cannot be used.
+    """
+    unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
+    if unknown:
+        msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
+        raise TableError(msg)
+    present = [tissue for tissue in tissues if _has_maps(cohort, TISSUE_COLUMNS[tissue])]
+    if not present:
+        wanted = ", ".join(TISSUE_COLUMNS[tissue] for tissue in tissues)
+        msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
+        raise TableError(msg)
+    atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
+    volumes, failures = _measure_scans(cohort, atlas, tissues, present, report)
+    labels = _label_table(cohort, atlas, tissues, volumes)
+    keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
+    columns = [f"{tissue}_ml" for tissue in tissues]
+    regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_present).reset_index()
+    not_measured = tuple(tissue for tissue in tissues if tissue not in present)
+    return RoiTables(atlas, labels, regions, failures, not_measured)
+
+
+def cohort_of_maps(folder: Path | str) -> Cohort:
+    """A cohort of the unsmoothed modulated maps in a folder, named as CAT12, SPM, T1Prep, deepmriprep or BIDS do.
+
+    Raises
+    ------
+    ScanError
+        If the folder has no such map.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder"
+        raise ScanError(msg)
+    found = {
+        column: naming.find_maps(folder, tissue, smoothed=False)
+        for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
+    }
+    stems = sorted({stem for maps in found.values() for stem in maps})
+    if not stems:
+        msg = f"{folder}: found no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …); smoothed ones give no volumes"
+        raise ScanError(msg)
+    ids = [naming.split_ids(stem) for stem in stems]
+    if len(set(ids)) < len(ids):
+        ids = [(stem, "") for stem in stems]
+    index = pd.MultiIndex.from_tuples(ids, names=list(ID_COLUMNS))
+    rows = {
+        column: [str(maps[stem].relative_to(folder)) if stem in maps else None for stem in stems]
+        for column, maps in found.items()
+        if maps
+    }
+    return Cohort(pd.DataFrame(rows, index=index), folder)
+
+
+def write_rois(out: Path | str, tables: RoiTables, inputs: Sequence[Path] = ()) -> list[Path]:
+    """Write tidy and wide tables, a data dictionary beside each, the licence note, and failures if there are any.
+
+    Parameters
+    ----------
+    out : path
+        Folder; names start with ``roi_<atlas>_``.
+    tables : RoiTables
+        From :func:`measure_rois`.
+    inputs : sequence of path
+        Recorded with their sha256 (the cohort table).
+
+    Returns
+    -------
+    list of Path
+        The tables written.
+    """
+    out = Path(out)
+    origin = provenance("roi", {"atlas": tables.atlas.name}, inputs)
+    written = []
+    for unit, tidy, column in (("labels", tables.labels, "name"), ("regions", tables.regions, "region")):
+        for shape, table in (("", tidy), ("_wide", to_wide(tidy, column))):
+            path = out / f"roi_{tables.atlas.name}_{unit}{shape}.tsv"
+            io.write_table(path, table)
+            io.write_json(path.with_suffix(".json"), _dictionary(tables, table, origin))
+            written.append(path)
+    io.write_text(out / f"roi_{tables.atlas.name}_LICENCE.txt", licence_notice(tables.atlas) + "\n")
+    failures = out / f"roi_{tables.atlas.name}_failures.tsv"
+    failures.unlink(missing_ok=True)
+    if len(tables.failures):
+        io.write_table(failures, tables.failures)
+    return written
+
+
+def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
+    """One row a scan; a column ``<name>_<tissue>_ml`` for each name, in the atlas's order.
+
+    Examples
+    --------
+    >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "gm_ml": [5.0]})
+    >>> to_wide(tidy, "region").to_dict("list")
+    {'participant_id': ['01'], 'gyrus_rectus_gm_ml': [5.0]}
+    """
+    keys = [key for key in ID_COLUMNS if key in tidy]
+    values = [name for name in tidy if str(name).endswith("_ml")]
+    names = list(dict.fromkeys(tidy[column]))
+    wide = tidy.pivot_table(index=keys, columns=column, values=values, sort=False, dropna=False, aggfunc="first")
+    order = pd.MultiIndex.from_tuples([(value, name) for value in values for name in names])
+    wide = wide.reindex(columns=order)
+    wide.columns = [f"{column_name(name)}_{value}" for value, name in order]
+    scans = tidy[keys].drop_duplicates()
+    return scans.merge(wide.reset_index(), on=keys, how="left", validate="one_to_one")
+
+
+def column_name(name: str) -> str:
+    """A name as a column: lower case, words joined by underscores.
+
+    Examples
+    --------
+    >>> column_name("Area 4p (PreCG)")
+    'area_4p_precg'
+    """
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+
+
+def licence_notice(atlas: Atlas) -> str:
+    """What the makers of an atlas allow, one line."""
+    return f"Atlas {atlas.name}: {atlas.licence}."
+
+
+def _has_maps(cohort: Cohort, column: str) -> bool:
+    return column in cohort.table and bool(cohort.table[column].notna().any())
+
+
+def _measure_scans(
+    cohort: Cohort,
+    atlas: Atlas,
+    tissues: Sequence[str],
+    present: Sequence[str],
+    report: Callable[[int, int], None] | None,
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Volumes (n_scans, n_labels, n_tissues), NaN where not measured, and the failures."""
+    volumes = np.full((len(cohort.table), len(atlas.table), len(tissues)), np.nan)
+    failures = []
+    measure = _Measure(atlas)
+    for row, scan_id in enumerate(cohort.scan_ids):
+        for tissue in present:
+            entry = cohort.table[TISSUE_COLUMNS[tissue]].iloc[row]
+            try:
+                if pd.isna(entry):
+                    msg = f"no {TISSUE_COLUMNS[tissue]} path in its row"
+                    raise TableError(msg)
+                volumes[row, :, tissues.index(tissue)] = measure(cohort.folder / str(entry))
+            except VbmstatError as error:
+                failures.append({"scan_id": scan_id, "tissue": tissue, "reason": str(error)})
+        if report is not None:
+            report(row + 1, len(cohort.table))
+    missing = atlas.table.index.isin(atlas.absent)
+    volumes[:, missing] = np.nan
+    return volumes, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
+
+
+class _Measure:
+    """Measures map files; keeps the labels' shares of the last grid, which nearly all maps have in common."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self.grid: Grid | None = None
+        self.shares: Any = None
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Volumes of one map, (n_labels,), mL."""
+        tissue = io.read_volume(path)
+        if self.grid is None or not self.grid.matches(tissue.grid):
+            self.shares = label_shares(self.atlas, tissue.grid)
+            self.grid = tissue.grid
+        try:
+            return measure_map(tissue, self.shares)
+        except ScanError as error:
+            msg = f"{path}: {error}"
+            raise ScanError(msg) from error
+
+
+def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: np.ndarray) -> pd.DataFrame:
+    """Tidy table, scans in the cohort's order and labels in the atlas's; names come from the label's own row."""
+    n_scans, n_labels = volumes.shape[:2]
+    ids = cohort.table.index.to_frame(index=False)
+    if not ids["session_id"].any():
+        ids = ids[["participant_id"]]
+    left = ids.loc[np.repeat(np.arange(n_scans), n_labels)].reset_index(drop=True)
+    names = atlas.table.reset_index()[["label", "hemisphere", "name", "region"]]
+    middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
+    right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
+    return pd.concat([left, middle, right.round(6)], axis=1)
+
+
+def _sum_of_present(values: pd.Series) -> float:
+    """Sum of a region's labels; missing if any of them is."""
+    return float(values.sum(skipna=False))
+
+
+def _dictionary(tables: RoiTables, table: pd.DataFrame, origin: dict[str, Any]) -> dict[str, Any]:
+    """Data dictionary of a table in BIDS form, with what is missing and why."""
+    columns: dict[str, Any] = {}
+    for column in map(str, table.columns):
+        if column in _TIDY_WORDS:
+            columns[column] = {"Description": _TIDY_WORDS[column]}
+            continue
+        name, _, tissue = column.removesuffix("_ml").rpartition("_")
+        where = f"in {name}" if name else "in the label or region"
+        columns[column] = {
+            "Description": f"Volume of {_TISSUE_WORDS[tissue]} {where}: sum of the modulated map times voxel volume",
+            "Units": "mL",
+        }
+    about = {
+        "atlas": tables.atlas.name,
+        "licence": tables.atlas.licence,
+        "labels_absent_from_the_image": list(tables.atlas.absent),
+        "tissues_without_maps": list(tables.not_measured),
+        "n_failures": len(tables.failures),
+        "provenance": origin,
+    }
+    return {**columns, "vbmstat": about}
