@@ -1,0 +1,132 @@
+"""``vbmstat glm``: a formula over a cohort's maps to statistic maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vbmstat.glm.results import GlmResults
+
+_COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
+_P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
+
+
+def command(
+    formula: Annotated[str, typer.Argument(help="For example 'gm ~ age + sex + tiv'.")],
+    cohort: Annotated[
+        Path | None, typer.Option(help="Cohort table; default ./cohort.tsv or vbmstat-out/cohort.tsv.")
+    ] = None,
+    maps: Annotated[
+        str | None,
+        typer.Option(help="Folder of maps (CAT12, SPM, T1Prep, deepmriprep) or path with {participant_id}."),
+    ] = None,
+    participants: Annotated[Path | None, typer.Option(help="Covariates for --maps (.tsv, .csv, .xlsx).")] = None,
+    contrast: Annotated[
+        list[str] | None, typer.Option(help="Column, term, expression, F(a, b), 'name = …' or .json; may be repeated.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Subset repetitions; 0 for none.")] = 100,
+    fraction: Annotated[float, typer.Option(help="Share of the scans in a subset.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    stratify: Annotated[str | None, typer.Option(help="Column whose levels keep their share in every subset.")] = None,
+    draws: Annotated[Path | None, typer.Option(help="draws.tsv of another run, to use the same subsets.")] = None,
+    mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
+    mask_share: Annotated[float, typer.Option(help="Share of scans that must exceed it; 1 is SPM's rule.")] = 1.0,
+    mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
+    nan: Annotated[str, typer.Option(help="NaN inside the mask: raise or exclude.")] = "raise",
+    tiv: Annotated[str, typer.Option(help="none, covariate, by-group or proportional.")] = "none",
+    global_scaling: Annotated[bool, typer.Option("--global-scaling", help="Scale maps to one mean.")] = False,
+    weights: Annotated[str | None, typer.Option(help="Column with weights of the scans.")] = None,
+    missing: Annotated[str, typer.Option(help="Missing covariates: raise or drop.")] = "raise",
+    robust: Annotated[str, typer.Option(help="none or hc3.")] = "none",
+    spm_resms: Annotated[bool, typer.Option("--spm-resms", help="SPM's variance floor.")] = False,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept maps of several engines.")] = False,
+    spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
+    outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
+    store: Annotated[Path | None, typer.Option(help="Keep (and reuse) the packed maps in this folder.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
+) -> None:
+    """Fit a linear model at every voxel, over all scans and over random subsets."""
+    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
+
+    table = _cohort_path(cohort, maps, participants)
+    folder = out or table.parent / "glm" / _folder_name(formula)
+    with stages() as progress:
+        results = fit_glm(
+            maps, formula, table, contrast, store=store, scratch=folder, progress=progress,
+            repeats=repeats, fraction=fraction, seed=seed, stratify=stratify, draws=draws,
+            mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, tiv=tiv,
+            global_scaling=global_scaling, weights=weights, missing=missing, robust=robust, spm_resms=spm_resms,
+            allow_mixed=allow_mixed, device=device,
+        )  # fmt: skip
+    results.to_directory(folder, spm_names=spm_names, outside=outside)
+    _write_figures(results, folder)
+    _tell(results, folder)
+
+
+def _cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
+    from vbmstat.errors import TableError  # noqa: PLC0415
+
+    if maps is not None:
+        if (participants or cohort) is None:
+            msg = "--maps needs --participants, the table of covariates"
+            raise TableError(msg)
+        return participants or cohort  # type: ignore[return-value]
+    if participants is not None:
+        msg = "--participants goes with --maps; a cohort table already holds the covariates (--cohort)"
+        raise TableError(msg)
+    if cohort is not None:
+        return cohort
+    for name in _COHORTS:
+        if Path(name).is_file():
+            return Path(name)
+    msg = f"no cohort table: looked for {', '.join(_COHORTS)}; give --cohort, or --maps with --participants"
+    raise TableError(msg)
+
+
+def _folder_name(formula: str) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``."""
+    words = "".join(c if c.isalnum() else " " for c in formula).split()
+    return "_".join(words)[:80] or "model"
+
+
+def _write_figures(results: GlmResults, folder: Path) -> None:
+    from scipy import stats  # noqa: PLC0415
+
+    from vbmstat.figures_glm import design_figure, glass_brain_figure  # noqa: PLC0415
+    from vbmstat.io import atomic_path  # noqa: PLC0415
+
+    design = results.design
+    pictures = {"design.png": design_figure(design.matrix, design.columns, design.scan_ids)}
+    for contrast in results.contrasts:
+        if results.space is None:
+            break
+        m, df = len(contrast.weights), results.df_resid
+        is_t = contrast.kind == "t"
+        threshold = float(stats.t.isf(_P_SHOWN / 2, df) if is_t else stats.f.isf(_P_SHOWN, m, df))
+        pictures[f"contrast-{contrast.label}_glassbrain.png"] = glass_brain_figure(
+            results.volume(contrast.name, contrast.kind), contrast.name, threshold, contrast.kind
+        )
+    for name, figure in pictures.items():
+        with atomic_path(folder / name) as temporary:
+            figure.savefig(temporary, format="png")
+
+
+def _tell(results: GlmResults, folder: Path) -> None:
+    record = results.record
+    for note in record["notes"]:
+        typer.echo(f"note: {note}")
+    typer.echo(
+        f"{record['n_scans']} scans, {record['n_voxels']} voxels, {len(record['columns'])} columns "
+        f"({', '.join(record['columns'])}), {results.df_resid:g} degrees of freedom"
+    )
+    for contrast, entry in zip(results.contrasts, record["contrasts"], strict=True):
+        values = results.maps[contrast.name][contrast.kind].values
+        counted = entry["repetitions_estimated"]
+        of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
+        typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+    typer.echo(f"results in {folder}")

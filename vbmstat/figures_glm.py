@@ -1,0 +1,89 @@
+"""Pictures of a linear model: the design matrix and glass brains. Pure functions that return a Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vbmstat.volume import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MAX_ROWS_LABELLED = 40
+_P_SHOWN = 0.001  # uncorrected, two-sided: where a glass brain starts
+
+
+def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence[str]) -> Figure:
+    """The design matrix in grey, each column scaled to its own range as in SPM.
+
+    Parameters
+    ----------
+    matrix : ndarray, (n_scans, n_regressors)
+        X.
+    columns, scan_ids : sequence of str
+        Names of columns and rows.
+    """
+    n_scans, n_regressors = matrix.shape
+    low, high = matrix.min(axis=0), matrix.max(axis=0)
+    spread = np.where(high > low, high - low, 1.0)
+    shades = np.where(high > low, (matrix - low) / spread, 1.0)
+    width = 2.0 + 0.6 * n_regressors
+    figure = Figure(figsize=(width, max(4.0, min(0.16 * n_scans, 9.0)) + 1.2), dpi=120, layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.imshow(shades, aspect="auto", cmap="gray", interpolation="nearest", vmin=0, vmax=1)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(n_regressors), [_plain(name) for name in columns], rotation=45, ha="left")
+    if n_scans <= _MAX_ROWS_LABELLED:
+        axes.set_yticks(range(n_scans), [_plain(name) for name in scan_ids], fontsize=6)
+    else:
+        axes.set_ylabel(f"{n_scans} scans")
+    axes.set_xticks(np.arange(n_regressors - 1) + 0.5, minor=True)
+    axes.grid(which="minor", axis="x", color="tab:blue", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    return figure
+
+
+def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: str = "t") -> Figure:
+    """Maximum-intensity projections of a statistic above a threshold in absolute value.
+
+    Parameters
+    ----------
+    statistic : Volume
+        One channel in MNI space.
+    title : str
+        Above the picture.
+    threshold : float
+        Voxels below in absolute value are not shown.
+    symbol : str
+        Label of the colour bar.
+    """
+    import nibabel as nib  # noqa: PLC0415 - nilearn wants its image type; nothing is read or written here
+    from nilearn.plotting import plot_glass_brain  # noqa: PLC0415 - slow import, only for this picture
+
+    values = np.nan_to_num(statistic.data[0].cpu().numpy())
+    figure = Figure(figsize=(9.0, 3.2), dpi=120)
+    peak = float(np.abs(values).max())
+    if peak <= threshold:
+        axes: Axes = figure.subplots()
+        axes.set_axis_off()
+        axes.text(
+            0.5, 0.5, f"no voxel with |{symbol}| > {threshold:.2f} (largest {peak:.2f})", ha="center", va="center"
+        )
+        axes.set_title(_plain(title))
+        return figure
+    image = nib.Nifti1Image(values, statistic.grid.affine)
+    plot_glass_brain(
+        image, figure=figure, threshold=threshold, colorbar=True, plot_abs=False, vmax=peak, cmap="RdBu_r",
+        symmetric_cbar=True, display_mode="lyrz",
+    )
+    figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=1.0)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,1 @@
+"""Voxelwise linear models: design, contrasts, packed maps, the engine, and results."""

@@ -1,0 +1,367 @@
+"""Design matrices from formulas: the only module that knows formulaic."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulaic import Formula, model_matrix
+from formulaic.errors import FormulaicError
+
+from vbmstat.cohort import closest
+from vbmstat.errors import DesignError, TableError
+from vbmstat.glm.formula import expression_names
+
+INTERCEPT = "Intercept"
+ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # formula name -> column that stands in where the name is no column
+RANK_TOLERANCE = 1e-9  # of the largest singular value, columns scaled to unit length (as for lm's 1e-7 in R, stricter)
+TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
+_CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
+_MAX_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Design:
+    """A design matrix with the names of its rows and columns.
+
+    Attributes
+    ----------
+    matrix : ndarray, (n_scans, n_regressors), float64
+        X of y = X β + ε.
+    columns : tuple of str
+        For example ``("Intercept", "age", "sex[T.M]")``.
+    scan_ids : tuple of str
+        Row names.
+    formula : str
+        Right-hand side that made it.
+    terms : dict
+        Term name -> column names, e.g. ``{"age": ("age",), "site": ("site[T.b]", "site[T.c]")}``.
+    references : tuple of str
+        Names of reference levels, e.g. ``"sex[T.F]"``: their coefficient is zero by construction.
+    covariates : DataFrame
+        The columns of the cohort table that the formula used, one row a scan.
+    notes : tuple of str
+        Decisions taken on the user's behalf (aliases, dropped scans).
+    """
+
+    matrix: np.ndarray
+    columns: tuple[str, ...]
+    scan_ids: tuple[str, ...]
+    formula: str = ""
+    terms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
+    covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The matrix as a table with a ``scan_id`` column in front."""
+        table = pd.DataFrame(self.matrix, columns=list(self.columns))
+        table.insert(0, "scan_id", list(self.scan_ids))
+        return table
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank, columns scaled to unit length."""
+        return matrix_rank(self.matrix)
+
+
+def matrix_rank(matrix: np.ndarray) -> int:
+    """Rank of a matrix (n, p) whose columns are first scaled to unit length."""
+    norms = np.linalg.norm(matrix, axis=0)
+    singular = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), compute_uv=False)
+    return int((singular > RANK_TOLERANCE * singular[0]).sum()) if singular.size else 0
+
+
+def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], missing: str = "raise") -> Design:
+    """Design matrix of a right-hand side over a table.
+
+    Parameters
+    ----------
+    formula : str
+        For example ``"age + sex + tiv"``; the intercept is implied, ``0 +`` removes it.
+    table : DataFrame
+        One row a scan.
+    scan_ids : sequence of str
+        Names of the rows.
+    missing : {"raise", "drop"}
+        What becomes of scans without a value in a column that the formula uses.
+
+    Returns
+    -------
+    Design
+        Rows in the order given (without the dropped ones).
+
+    Raises
+    ------
+    TableError
+        If a covariate is missing for some scans, is text that looks like numbers, or has an impossible unit.
+    DesignError
+        If the formula cannot be read or names unknown columns, a factor has one level, a covariate is constant
+        or a combination of others, or there are no more scans than columns.
+    """
+    parsed = parse_formula(formula)
+    data, notes = _select_columns(parsed, table, scan_ids)
+    data, dropped = _without_missing(data, missing)
+    if dropped:
+        notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
+    data = _typed(data, formula)
+    matrix, terms, references, factor_columns = _evaluate(parsed, data, formula)
+    columns = tuple(itertools.chain.from_iterable(terms.values()))
+    design = Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes))
+    check_design(design, factor_columns)
+    return design
+
+
+def parse_formula(formula: str) -> Any:
+    """formulaic's parsed right-hand side, after every factor in it has been found harmless."""
+    try:
+        parsed = Formula(formula)
+        factors = sorted({factor.expr for term in parsed for factor in term.factors})
+    except (FormulaicError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        msg = f"formula {formula!r} cannot be read ({reason[:120]}); write e.g. 'gm ~ age + sex + tiv'"
+        raise DesignError(msg) from error
+    for factor in factors:
+        if not factor.isidentifier():
+            expression_names(factor if not _is_lookup(parsed, factor) else f"`{factor}`")
+    return parsed
+
+
+def _is_lookup(parsed: Any, expression: str) -> bool:
+    """Whether the factor is a plain column name (in backticks where it has odd characters)."""
+    return any(f.expr == expression and f.eval_method.value == "lookup" for term in parsed for f in term.factors)
+
+
+def column_names(parsed: Any) -> list[str]:
+    """Names of the table's columns that a parsed formula uses, in order of appearance."""
+    names: dict[str, None] = {}
+    for term in parsed:
+        for factor in term.factors:
+            method = factor.eval_method.value
+            if method == "lookup":
+                names[factor.expr] = None
+            elif method == "python":
+                names.update(dict.fromkeys(expression_names(factor.expr)))
+    return list(names)
+
+
+def _select_columns(parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    notes, chosen, unknown = [], {}, []
+    for name in column_names(parsed):
+        source = name if name in table else ALIASES.get(name, name)
+        if source not in table:
+            unknown.append(name)
+            continue
+        if source != name:
+            notes.append(f"{name} is read from the column {source}")
+        chosen[name] = table[source].to_numpy()
+    if unknown:
+        near = "; ".join(f"{name}: nearest {closest(name, table.columns) or 'none'}" for name in unknown)
+        msg = f"formula: no column {', '.join(unknown)} in the table ({near}); it has {', '.join(map(str, table))}"
+        raise DesignError(msg)
+    return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes
+
+
+def _without_missing(data: pd.DataFrame, missing: str) -> tuple[pd.DataFrame, list[str]]:
+    if missing not in ("raise", "drop"):
+        msg = f"missing={missing!r}: expected 'raise' or 'drop'"
+        raise DesignError(msg)
+    absent = data.isna()
+    for name in data.select_dtypes("number"):
+        absent[name] |= ~np.isfinite(data[name].to_numpy(dtype=float))
+    rows = absent.any(axis=1)
+    dropped = [str(scan) for scan in data.index[rows]]
+    if dropped and missing == "raise":
+        which = "; ".join(f"{name}: {_listed(data.index[absent[name]])}" for name in data if absent[name].any())
+        msg = f"missing covariates — {which}; fill them in or leave these scans out with --missing drop"
+        raise TableError(msg)
+    return data[~rows], dropped
+
+
+def _listed(ids: Sequence[str] | pd.Index) -> str:
+    shown = ", ".join(str(i) for i in ids[:_MAX_LISTED])
+    return shown + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
+
+
+def _typed(data: pd.DataFrame, formula: str) -> pd.DataFrame:
+    """Text columns as factors with sorted levels, numbers as float64, units of TIV checked."""
+    data = data.copy()
+    for name in data:
+        column = data[name]
+        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+            data[name] = column.astype(float)
+            if name in ("tiv", "tiv_ml"):
+                _check_tiv_unit(data[name])
+            continue
+        text = column.astype(str)
+        _check_not_numbers(str(name), text, formula)
+        data[name] = pd.Categorical(text, categories=sorted(set(text)))
+        if len(data) and len(data[name].cat.categories) < 2:
+            msg = (
+                f"factor {name} has the one level {text.iloc[0]!r} in these {len(data)} scans; "
+                "leave it out of the formula"
+            )
+            raise DesignError(msg)
+    return data
+
+
+def _check_tiv_unit(column: pd.Series) -> None:
+    median = float(column.median())
+    low, high = TIV_RANGE_ML
+    if low <= median <= high:
+        odd = column.index[(column < low) | (column > high)]
+        if len(odd):
+            msg = f"TIV of {_listed(odd)} lies outside {low:g}–{high:g} mL: a failed scan or mixed units; correct or drop"
+            raise TableError(msg)
+        return
+    unit, factor = ("mm³", "divide by 1000") if median > high else ("litres", "multiply by 1000")
+    msg = f"column {column.name}: median {median:g} looks like {unit}, expected mL; {factor}"
+    raise TableError(msg)
+
+
+def _check_not_numbers(name: str, text: pd.Series, formula: str) -> None:
+    """A text column that is mostly numbers is a typing mistake, unless the formula says C(name)."""
+    if f"C({name}" in formula.replace(" ", ""):
+        return
+    numbers = pd.to_numeric(text, errors="coerce")
+    commas = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
+    if commas.notna().sum() * 2 <= len(text):
+        return
+    if commas.notna().all():
+        rows = text.index[numbers.isna()]
+        msg = f"column {name}: decimal commas (e.g. {text[rows[0]]!r} of {rows[0]}); write points, or C({name}) for a factor"
+        raise TableError(msg)
+    bad = text[commas.isna()]
+    listed = ", ".join(f"{scan}: {value!r}" for scan, value in bad.iloc[:_MAX_LISTED].items())
+    msg = f"column {name}: expected numbers, got {listed}; correct them, write n/a, or C({name}) for a factor"
+    raise TableError(msg)
+
+
+def _evaluate(
+    parsed: Any, data: pd.DataFrame, formula: str
+) -> tuple[np.ndarray, dict[str, tuple[str, ...]], tuple[str, ...], set[str]]:
+    if data.empty:
+        msg = f"formula {formula!r}: no scan has all covariates"
+        raise TableError(msg)
+    try:
+        evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="raise")
+    except (FormulaicError, ValueError, TypeError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
+        reason = " ".join(str(error).split())
+        msg = f"formula {formula!r} cannot be evaluated ({reason[:200]}); check its functions and levels"
+        raise DesignError(msg) from error
+    spec = evaluated.model_spec
+    matrix = np.asarray(evaluated, dtype=np.float64)
+    names = [str(name) for name in spec.column_names]
+    terms = {
+        INTERCEPT if str(term) == "1" else str(term): tuple(names[i] for i in indices)
+        for term, indices in spec.term_indices.items()
+    }
+    bad = ~np.isfinite(matrix)
+    if bad.any():
+        rows = [str(data.index[i]) for i in np.flatnonzero(bad.any(axis=1))]
+        columns = [names[i] for i in np.flatnonzero(bad.any(axis=0))]
+        msg = f"{', '.join(columns)} is not finite for {_listed(rows)} (log or sqrt of a negative number?)"
+        raise DesignError(msg)
+    references = []
+    for factor, state in spec.factor_contrasts.items():
+        full = [f"{factor}[T.{level}]" for level in state.levels]
+        present = [name for name in full if name in names]
+        if len(present) == len(full) - 1:
+            references += [name for name in full if name not in names]
+    factor_columns = {
+        names[i]
+        for term, indices in spec.term_indices.items()
+        if any(factor.expr in spec.factor_contrasts for factor in term.factors)
+        for i in indices
+    }
+    return matrix, terms, tuple(references), factor_columns
+
+
+def check_design(design: Design, factor_columns: Collection[str] = ()) -> None:
+    """Refuse designs that no scan could estimate.
+
+    Raises
+    ------
+    DesignError
+        If a numeric covariate is constant or a linear combination of earlier columns, or if there are no more
+        scans than the rank. Empty cells among factors are allowed: contrasts are checked for estimability.
+    """
+    matrix = design.matrix
+    n_scans, n_regressors = matrix.shape
+    for name, column in zip(design.columns, matrix.T, strict=True):
+        if name != INTERCEPT and np.ptp(column) <= 1e-12 * np.abs(column).max() and INTERCEPT in design.columns:
+            if name in factor_columns:
+                continue
+            msg = f"covariate {name} is constant ({column[0]:g}) in these {n_scans} scans; leave it out of the formula"
+            raise DesignError(msg)
+    if n_scans <= n_regressors and n_scans <= design.rank:
+        msg = f"{n_scans} scans cannot estimate {n_regressors} columns ({', '.join(design.columns)}); simplify or add scans"
+        raise DesignError(msg)
+    for index in collinear_columns(matrix):
+        name = design.columns[index]
+        if name not in factor_columns:
+            others = _explaining(matrix, index, design.columns)
+            msg = f"covariate {name} is a linear combination of {', '.join(others)}; leave one of them out"
+            raise DesignError(msg)
+
+
+def collinear_columns(matrix: np.ndarray) -> list[int]:
+    """Indices of columns that are linear combinations of those before them, for a matrix (n, p)."""
+    norms = np.linalg.norm(matrix, axis=0)
+    basis = np.empty((matrix.shape[0], 0))
+    found = []
+    for index, norm in enumerate(norms):
+        column = matrix[:, index] / norm if norm > 0 else matrix[:, index]
+        for _ in range(2):  # twice is enough (Kahan): reorthogonalisation
+            column = column - basis @ (basis.T @ column)
+        rest = np.linalg.norm(column)
+        if rest <= RANK_TOLERANCE:
+            found.append(index)
+        else:
+            basis = np.column_stack([basis, column / rest])
+    return found
+
+
+def _explaining(matrix: np.ndarray, index: int, columns: Sequence[str]) -> list[str]:
+    others = [i for i in range(index) if np.linalg.norm(matrix[:, i]) > 0]
+    scaled = matrix[:, others] / np.linalg.norm(matrix[:, others], axis=0)
+    weights = np.linalg.lstsq(scaled, matrix[:, index], rcond=None)[0]
+    return [columns[i] for i, w in zip(others, weights, strict=True) if abs(w) > 1e-6 * np.abs(weights).max()]
+
+
+def variance_inflation(design: Design) -> pd.DataFrame:
+    """Variance inflation factor of each column and its correlation with TIV.
+
+    Returns
+    -------
+    DataFrame
+        One row a non-intercept column: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
+        in a rank-deficient design), ``r_tiv`` (missing where the table used has no TIV).
+    """
+    tiv = next((design.covariates[c].to_numpy(float) for c in ("tiv", "tiv_ml") if c in design.covariates), None)
+    rows = []
+    for index, name in enumerate(design.columns):
+        if name == INTERCEPT:
+            continue
+        column = design.matrix[:, index]
+        others = np.delete(design.matrix, index, axis=1)
+        norms = np.linalg.norm(others, axis=0)
+        scaled = others / np.where(norms > 0, norms, 1)
+        rest = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
+        total = float(((column - column.mean()) ** 2).sum())
+        unexplained = float((rest**2).sum())
+        vif = total / unexplained if unexplained > 1e-12 * total else np.inf
+        r_tiv = _correlation(column, tiv) if tiv is not None else np.nan
+        rows.append({"column": name, "vif": vif, "r_tiv": r_tiv})
+    return pd.DataFrame(rows, columns=["column", "vif", "r_tiv"])
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum() / norm) if norm > 0 else float("nan")

@@ -1,0 +1,294 @@
+"""Full-sample and subset fits of a linear model at every voxel, in one pass over the maps.
+
+The model is y_v = X β_v + ε_v with n scans (rows), p regressors, v voxels (columns, last axis) and B subsets of
+scans; r = rank X. A voxel's statistics in a subset S follow from the full-sample residual E = Y - X B alone:
+with z = Q_S'E and RSS_S = |E_S|² - |z|², t_S = (c'β + a'z) / (|a| sqrt(RSS_S / df_S)), so all subsets of a tile of
+voxels are two stacked products. Products run in the maps' precision (float32 for images) on residuals scaled to
+unit variance, everything small is float64, and a voxel whose RSS_S cancels is fitted again in float64. Updating
+formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t-maps: Fisch et al. 2024 (deepmriprep).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from vbmstat.glm.backend import BACKENDS, choose_backend, single_threaded
+from vbmstat.glm.maps import CHUNK_VOXELS, Maps
+from vbmstat.glm.plan import ContrastPlan, Plan
+from vbmstat.glm.tensors import Fit, Tensors, Tile, make_tensors
+
+QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
+_TILE_VOXELS = {"cpu": CHUNK_VOXELS, "cuda": 32 * CHUNK_VOXELS}
+_CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}  # RSS_S / |E_S|² below: too few digits are left
+_CUDA_WORKERS = 2  # one reads while the other computes
+_EXACT_FIT = {torch.float32: 1e-6, torch.float64: 1e-13}  # rms(E) / rms(Y) below: nothing but rounding is left
+SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
+
+
+Result = TypeVar("Result")
+
+
+def fit_voxels(
+    maps: Maps,
+    plan: Plan,
+    *,
+    robust: bool = False,
+    spm_resms: bool = False,
+    device: str = "cpu",
+    backend: str = "auto",
+    chunk_voxels: int | None = None,
+    n_threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Fit:
+    """Fit a linear model and all its subset repetitions at every voxel.
+
+    Parameters
+    ----------
+    maps : Maps
+        (n_scans, n_voxels), rows in the order of the plan.
+    plan : Plan
+        Factorised design, contrasts and subsets.
+    robust : bool
+        HC3 variances for the full-sample t (MacKinnon & White 1985); subset statistics stay ordinary.
+    spm_resms : bool
+        Add ``1e-3 · max(σ²)`` over the mask to every σ², as SPM does outside fMRI.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    backend : {"auto", "mm", "linear"}
+        Matrix product; auto takes the fastest right one.
+    chunk_voxels : int, optional
+        Voxels read at a time; results do not depend on it.
+    n_threads : int, optional
+        Tiles worked on at a time (CPU); results do not depend on it.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Returns
+    -------
+    Fit
+    """
+    kind = torch.device(device).type
+    product = BACKENDS[choose_backend(kind) if backend == "auto" else backend]
+    dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
+    tensors = make_tensors(plan, dtype, device, product, robust)
+    exact = tensors if dtype == torch.float64 else make_tensors(plan, torch.float64, device, product, robust)
+    chunk = chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)
+    tile_width = CHUNK_VOXELS if kind == "cpu" else chunk
+    workers = (n_threads or os.cpu_count() or 1) if kind == "cpu" else _CUDA_WORKERS
+    floor = None
+    if spm_resms:
+        floor = np.zeros(1 + len(plan.members))
+        tiles = _stream(maps, chunk, tile_width, workers, lambda y, inside: _largest_variances(y[:, inside], tensors))
+        for _, largest in tiles:
+            np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
+    fit = _empty_fit(maps, plan)
+    done = 0
+    for start, tile in _stream(maps, chunk, tile_width, workers, lambda y, _: _fit_tile(y, plan, tensors, exact, floor)):
+        _store(fit, start, tile)
+        done += tile.width
+        if progress:
+            progress("fitting voxels", done, maps.n_voxels)
+    return fit
+
+
+def _stream(
+    maps: Maps, chunk: int, tile_width: int, workers: int, work: Callable[[torch.Tensor, torch.Tensor], Result]
+) -> Iterator[tuple[int, Result]]:
+    """Read chunks and work on their tiles, several at a time; tiles wholly outside the mask are left out."""
+    mask = maps.mask
+
+    def run(start: int) -> list[tuple[int, Result]]:
+        stop = min(start + chunk, maps.n_voxels)
+        if not mask[start:stop].any():
+            return []
+        values = maps.read(start, stop)
+        values = values if values.flags.writeable else values.copy()  # torch wants to own what it reads
+        return [
+            (at, work(torch.from_numpy(values[:, at - start : at - start + tile_width]),
+                      torch.from_numpy(mask[at : min(at + tile_width, stop)])))
+            for at in range(start, stop, tile_width)
+            if mask[at : min(at + tile_width, stop)].any()
+        ]
+
+    with single_threaded(), ThreadPoolExecutor(workers) as pool:
+        for results in pool.map(run, range(0, maps.n_voxels, chunk)):
+            yield from results
+
+
+def _fit_tile(
+    values: torch.Tensor, plan: Plan, tensors: Tensors, exact: Tensors, floor: np.ndarray | None
+) -> Tile:
+    """All statistics of one tile (n, v); columns without digits left are done again in float64."""
+    tile, cancelled = _solve(_pad(values), plan, tensors, floor)
+    columns = np.flatnonzero(cancelled[: values.shape[1]])
+    if tensors is not exact and columns.size:
+        again, _ = _solve(_pad(values[:, columns]), plan, exact, floor)
+        tile.replace(columns, again)
+    return tile.crop(values.shape[1])
+
+
+def _pad(values: torch.Tensor) -> torch.Tensor:
+    """Columns up to a whole tile, so that every voxel meets the same product kernel wherever it stands."""
+    return torch.nn.functional.pad(values, (0, -values.shape[1] % CHUNK_VOXELS))
+
+
+def _solve(
+    values: torch.Tensor, plan: Plan, tensors: Tensors, floor: np.ndarray | None
+) -> tuple[Tile, np.ndarray]:
+    coefficients, rest, sigma = full_fit(values, tensors)  # (r, v), (n, v), (v,)
+    squares = rest * rest
+    tile = _full_statistics(plan, tensors, coefficients, squares, sigma, 0.0 if floor is None else floor[0])
+    if not len(plan.members):
+        return tile, np.zeros(values.shape[1], dtype=bool)
+    z, rss, present = _subset_residuals(rest, squares, tensors)
+    cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (sigma > 0)  # (v,)
+    variance = rss / tensors.subset_df  # (B, v), in units of sigma²
+    per_sigma = _reciprocal(sigma)
+    if floor is not None:
+        variance = variance + (torch.as_tensor(floor[1:, None]).to(sigma) * per_sigma**2).to(variance)
+    degenerate = rss <= _CANCELLED[torch.float64] * present if tensors.dtype == torch.float64 else rss <= 0
+    precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
+    for index, contrast in enumerate(plan.contrasts):
+        values_b = _subset_statistic(contrast, index, coefficients * per_sigma, z, precision, tensors)
+        for name, row in _quantiles(values_b).items():
+            tile.quantiles[name][index] = row
+    return tile, cancelled.cpu().numpy()
+
+
+def full_fit(values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Coordinates (r, v) float64, residuals (n, v) over sigma, and sigma (v,) float64 of the whole sample."""
+    basis = tensors.basis
+    y = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
+    if tensors.scan_scale is not None:
+        y = y * tensors.scan_scale
+    centre = y.mean(dim=0) if tensors.is_centred else y.new_zeros(y.shape[1])
+    y = y - centre  # any constant will do: it lies in the column space and is added back to the coordinates
+    if tensors.scan_weights is not None:
+        y = y * tensors.scan_weights
+    first = basis.T @ y
+    rest = torch.addmm(y, basis, first, alpha=-1)
+    second = basis.T @ rest  # one step of refinement: what rounding left of the fit in the residual
+    rest = torch.addmm(rest, basis, second, alpha=-1)
+    fitted = first.double() + second.double()  # (r, v)
+    rss = (rest * rest).sum(dim=0).double()
+    is_exact = rss <= (_EXACT_FIT[basis.dtype] ** 2) * (fitted**2).sum(dim=0)
+    sigma = torch.where(is_exact, 0.0, (rss / tensors.df_resid).sqrt())
+    rest = (rest * _reciprocal(sigma).to(rest.dtype)).to(tensors.dtype)
+    return fitted + tensors.ones * centre.double(), rest, sigma
+
+
+def _reciprocal(values: torch.Tensor) -> torch.Tensor:
+    """1 / x, and 0 for 0."""
+    return torch.where(values > 0, 1 / values, 0.0)
+
+
+def _subset_residuals(
+    rest: torch.Tensor, squares: torch.Tensor, tensors: Tensors
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Subset coordinates z (B, r, v), RSS (B, v) and |E_S|² (B, v), in units of sigma²: the two big products."""
+    n_subsets = len(tensors.members)
+    z = tensors.product(tensors.subset_basis, rest).view(n_subsets, -1, rest.shape[1])
+    present = tensors.product(tensors.members, squares)
+    rss = present.clone()
+    for direction in z.unbind(dim=1):
+        rss.addcmul_(direction, direction, value=-1)
+    return z, rss, present
+
+
+def _subset_statistic(
+    contrast: ContrastPlan, index: int, scaled: torch.Tensor, z: torch.Tensor, precision: torch.Tensor, tensors: Tensors
+) -> torch.Tensor:
+    """t or F of one contrast in the subsets that can estimate it, (b, v)."""
+    chosen = tensors.repetitions[index]
+    on_rest = tensors.on_rest[index]  # (b, m, r)
+    estimate = (tensors.on_fit[index] @ scaled).to(z.dtype).view(*on_rest.shape[:2], -1)  # (b, m, v)
+    z, precision = z[chosen], precision[chosen]
+    for direction in range(z.shape[1]):
+        estimate.addcmul_(on_rest[:, :, direction, None], z[:, direction, None, :])
+    if contrast.kind == "t":
+        return estimate[:, 0] * precision
+    return (estimate**2).mean(dim=1) * precision**2
+
+
+def _quantiles(statistic: torch.Tensor) -> dict[str, np.ndarray]:
+    """Median and quartiles over repetitions of (b, v), interpolated linearly (two middle values averaged)."""
+    columns = statistic.T.contiguous()  # (v, b)
+    if columns.device.type == "cpu":  # numpy sorts short contiguous rows 25 times faster than torch
+        ordered = np.sort(columns.numpy(), axis=1)
+    else:
+        ordered = columns.sort(dim=1).values.cpu().numpy()
+    out = {}
+    for name, quantile in QUANTILES.items():
+        position = quantile * (ordered.shape[1] - 1)
+        below = int(position)
+        low, high = (ordered[:, min(below + i, ordered.shape[1] - 1)].astype(np.float64) for i in (0, 1))
+        out[name] = low + (position - below) * (high - low)
+    return out
+
+
+def _full_statistics(
+    plan: Plan, tensors: Tensors, coefficients: torch.Tensor, squares: torch.Tensor, sigma: torch.Tensor, floor: float
+) -> Tile:
+    """Effect, variance and t or F of every contrast in the whole sample, float64."""
+    residual_variance = (sigma**2 + floor * (sigma > 0)).cpu().numpy()
+    robust = None
+    if tensors.leverage_weights is not None:
+        robust = ((tensors.leverage_weights @ squares).double() * sigma**2).cpu().numpy()
+    n_contrasts, n_voxels = len(plan.contrasts), len(residual_variance)
+    effect, variance = np.zeros((2, n_contrasts, n_voxels))
+    statistic = np.zeros_like(effect)
+    found = coefficients.cpu().numpy()
+    for k, contrast in enumerate(plan.contrasts):
+        estimate = contrast.rows @ found  # (m, v)
+        if contrast.kind == "t":
+            effect[k] = estimate[0]
+            variance[k] = residual_variance * contrast.norm**2 if robust is None else robust[k]
+            scale = np.sqrt(variance[k])
+        else:
+            effect[k] = (estimate**2).mean(axis=0)
+            variance[k] = scale = residual_variance
+        np.divide(effect[k], scale, out=statistic[k], where=scale > 0)
+    quantiles = {name: np.zeros_like(effect) for name in QUANTILES} if len(plan.members) else {}
+    return Tile(residual_variance, effect, variance, statistic, quantiles)
+
+
+def _largest_variances(values: torch.Tensor, tensors: Tensors) -> np.ndarray:
+    """Largest σ² over some voxels (n, v) in the whole sample and in every subset, (1 + B,)."""
+    _, rest, sigma = full_fit(_pad(values), tensors)
+    largest = [(sigma**2).max().reshape(1)]
+    if len(tensors.members):
+        _, rss, _ = _subset_residuals(rest, rest * rest, tensors)
+        largest.append((rss.double() / tensors.subset_df.double() * sigma**2).amax(dim=1))
+    return torch.cat(largest).cpu().numpy()
+
+
+def _empty_fit(maps: Maps, plan: Plan) -> Fit:
+    n_contrasts, n_voxels = len(plan.contrasts), maps.n_voxels
+    names = QUANTILES if len(plan.members) else ()
+    return Fit(
+        mask=maps.mask,
+        residual_variance=np.zeros(n_voxels),
+        effect=np.zeros((n_contrasts, n_voxels)),
+        variance=np.zeros((n_contrasts, n_voxels)),
+        statistic=np.zeros((n_contrasts, n_voxels)),
+        quantiles={name: np.zeros((n_contrasts, n_voxels)) for name in names},
+        df_resid=plan.df_resid,
+        repetitions=tuple(len(contrast.repetitions) for contrast in plan.contrasts),
+    )
+
+
+def _store(fit: Fit, start: int, tile: Tile) -> None:
+    """Copy a tile into its columns; columns outside the mask stay zero."""
+    here = slice(start, start + tile.width)
+    inside = fit.mask[here]
+    fit.residual_variance[here] = tile.residual_variance * inside
+    for name in ("effect", "variance", "statistic"):
+        getattr(fit, name)[:, here] = np.where(inside, getattr(tile, name), 0.0)
+    for name, values in tile.quantiles.items():
+        fit.quantiles[name][:, here] = np.where(inside, values, 0.0)

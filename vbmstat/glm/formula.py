@@ -1,0 +1,120 @@
+"""Formulas as text: the name of the maps, the names of the covariates, and what may be written at all.
+
+Formulas come from configuration files too, so nothing in them is ever evaluated before this module has parsed
+it: only the functions of `TRANSFORMS`, numbers, strings, column names and arithmetic pass.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable
+
+from vbmstat.errors import DesignError
+
+TISSUES = {"gm": 1, "wm": 2, "csf": 3}
+TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
+_CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
+_PLAIN = (ast.Expression, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd, ast.List, ast.Tuple, ast.keyword, *_OPERATORS)
+_QUOTED = re.compile(r"`([^`]*)`")
+_MAX_POWER = 10
+
+
+def split_formula(formula: str) -> tuple[str, str]:
+    """Name of the maps and right-hand side of ``"gm ~ age + sex"``.
+
+    Raises
+    ------
+    DesignError
+        If there is not exactly one ``~`` with something on each side.
+
+    Examples
+    --------
+    >>> split_formula("gm ~ age + sex")
+    ('gm', 'age + sex')
+    """
+    left, _, right = formula.partition("~")
+    if not left.strip() or not right.strip() or "~" in right:
+        msg = f"formula {formula!r}: expected maps ~ covariates, e.g. 'gm ~ age + sex + tiv'"
+        raise DesignError(msg)
+    return left.strip(), right.strip()
+
+
+def expression_names(expression: str) -> list[str]:
+    """Column names used by one Python expression of a formula, after checking that it is harmless.
+
+    Parameters
+    ----------
+    expression : str
+        For example ``"bs(age, df=4)"``. Names with spaces stand in backticks.
+
+    Raises
+    ------
+    DesignError
+        If it calls a function that is not in `TRANSFORMS`, or uses attributes, indexing, comparisons, lambdas …
+    """
+    quoted: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        quoted.append(match.group(1))
+        return f"_quoted{len(quoted) - 1}_"
+
+    try:
+        tree = ast.parse(_QUOTED.sub(hide, expression), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        msg = f"formula: {expression!r} cannot be read ({error})"
+        raise DesignError(msg) from error
+    names: list[str] = []
+    _walk(tree, expression, names)
+    return [quoted[int(name[7:-1])] if re.fullmatch(r"_quoted\d+_", name) else name for name in names]
+
+
+def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
+    if isinstance(node, ast.Call):
+        _check_call(node, expression)
+        children: Iterable[ast.AST] = [*node.args, *node.keywords]
+    elif isinstance(node, ast.Name):
+        names.append(node.id)
+        return
+    elif isinstance(node, ast.Constant):
+        if not isinstance(node.value, int | float | str | None):
+            _refuse(expression, f"the constant {node.value!r}")
+        return
+    elif isinstance(node, ast.BinOp):
+        if not isinstance(node.op, _OPERATORS):
+            _refuse(expression, f"the operator {type(node.op).__name__}")
+        _check_power(node, expression)
+        children = [node.left, node.right]
+    elif isinstance(node, _PLAIN):
+        children = ast.iter_child_nodes(node)
+    else:
+        _refuse(expression, type(node).__name__)
+    for child in children:
+        _walk(child, expression, names)
+
+
+def _check_call(node: ast.Call, expression: str) -> None:
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        owner = function.value
+        if isinstance(owner, ast.Name) and owner.id == "contr" and function.attr in _CODINGS:
+            return
+        _refuse(expression, "an attribute")
+    if not isinstance(function, ast.Name) or function.id not in TRANSFORMS:
+        _refuse(expression, f"the function {ast.unparse(function)}")
+    if any(keyword.arg is None for keyword in node.keywords):
+        _refuse(expression, "**")
+
+
+def _check_power(node: ast.BinOp, expression: str) -> None:
+    if not isinstance(node.op, ast.Pow):
+        return
+    power = node.right
+    if not isinstance(power, ast.Constant) or not isinstance(power.value, int | float) or abs(power.value) > _MAX_POWER:
+        _refuse(expression, f"a power other than a number up to {_MAX_POWER}")
+
+
+def _refuse(expression: str, what: str) -> None:
+    msg = f"formula: {expression!r} uses {what}; allowed are columns, numbers, + - * / ** and {', '.join(TRANSFORMS)}"
+    raise DesignError(msg)

@@ -1,0 +1,227 @@
+"""Masked maps as a matrix of scans by voxels, in memory or packed on the disk in voxel chunks.
+
+The packed form is a folder: ``manifest.json`` (ids, files with size, mtime and sha256, grid, mask rule), written
+last; ``voxels.npy`` and ``mask.npy``; and one raw float32 file a segment (``segment-0000.f32``), chunk by chunk:
+[n_chunks][n_scans of the segment][chunk_voxels]. Packing more scans adds a segment. Reads are plain reads into
+buffers of one chunk, so memory grows neither with scans nor with voxels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vbmstat.errors import ScanError
+from vbmstat.grid import Grid
+
+CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8 MB, inside the L3 cache
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the columns of a matrix lie.
+
+    Attributes
+    ----------
+    grid : Grid
+        RAS+ grid.
+    voxel_index : ndarray, (n_voxels,), int64
+        RAS+ C-order index of each column.
+    axcodes : str
+        Axis order in which the input maps are stored, and results are written.
+    """
+
+    grid: Grid
+    voxel_index: np.ndarray
+    axcodes: str = "LAS"
+
+    def unmask(self, values: np.ndarray, outside: float = 0.0) -> np.ndarray:
+        """Columns (n_voxels,) as an image (X, Y, Z), float32, RAS+."""
+        image = np.full(int(np.prod(self.grid.shape)), outside, dtype=np.float32)
+        image[self.voxel_index] = values
+        return image.reshape(self.grid.shape)
+
+
+class Maps(Protocol):
+    """A matrix of scans by voxels that is read in voxel chunks."""
+
+    scan_ids: tuple[str, ...]
+    space: Space | None
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of columns."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32 or float64; products run in it."""
+        ...
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Columns to analyse, (n_voxels,), bool."""
+        ...
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Columns ``start`` to ``stop``, (n_scans, stop - start)."""
+        ...
+
+    def select(self, scan_ids: Sequence[str]) -> Maps:
+        """The rows of these scans, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayMaps:
+    """Maps in memory: any matrix, an ROI table as well.
+
+    Attributes
+    ----------
+    data : ndarray, (n_scans, n_voxels), float32 or float64
+        One row a scan.
+    scan_ids : tuple of str
+        Row names.
+    space : Space, optional
+        Where columns lie.
+    features : tuple of str
+        Column names of a table; empty for voxels.
+    """
+
+    data: np.ndarray
+    scan_ids: tuple[str, ...]
+    space: Space | None = None
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 2 or len(self.data) != len(self.scan_ids):
+            msg = f"expected a matrix with {len(self.scan_ids)} rows (one a scan), got shape {self.data.shape}"
+            raise ScanError(msg)
+        bad = ~np.isfinite(self.data)
+        if bad.any():
+            rows = [self.scan_ids[i] for i in np.flatnonzero(bad.any(axis=1))]
+            msg = f"{int(bad.sum())} values are missing or infinite, in {', '.join(rows[:12])}; fill in or drop these rows"
+            raise ScanError(msg)
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of columns."""
+        return int(self.data.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.data.dtype
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Columns that vary over the scans, (n_voxels,), bool."""
+        return np.asarray(self.data.max(axis=0) > self.data.min(axis=0))
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Columns ``start`` to ``stop``, (n_scans, stop - start)."""
+        return self.data[:, start:stop]
+
+    def select(self, scan_ids: Sequence[str]) -> ArrayMaps:
+        """The rows of these scans, in this order."""
+        rows = row_positions(self.scan_ids, scan_ids)
+        return replace(self, data=self.data[rows], scan_ids=tuple(scan_ids))
+
+
+@dataclass(frozen=True)
+class PackedMaps:
+    """Maps packed in a folder; see the module's docstring for the format.
+
+    Attributes
+    ----------
+    folder : Path
+        The store.
+    scan_ids : tuple of str
+        Rows, in the order they are read.
+    space : Space
+        Where columns lie.
+    mask : ndarray, (n_voxels,), bool
+        Columns inside the mask of the packed scans.
+    segments : tuple of (Path, int)
+        Raw files and their numbers of scans.
+    rows : ndarray, (n_scans,), int
+        Position of each row among the packed scans.
+    manifest : dict
+        The manifest as read.
+    """
+
+    folder: Path
+    scan_ids: tuple[str, ...]
+    space: Space
+    mask: np.ndarray
+    segments: tuple[tuple[Path, int], ...]
+    rows: np.ndarray
+    manifest: dict[str, Any]
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of columns."""
+        return int(self.space.voxel_index.size)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values: float32."""
+        return np.dtype(np.float32)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Columns ``start`` to ``stop``, (n_scans, stop - start), float32."""
+        first, last = start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS)
+        chunks = [self._chunk(index) for index in range(first, last)]
+        block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
+        offset = first * CHUNK_VOXELS
+        return block[:, start - offset : stop - offset]
+
+    def _chunk(self, index: int) -> np.ndarray:
+        parts = [_read_chunk(path, n_scans, index) for path, n_scans in self.segments]
+        block = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        identity = len(self.rows) == len(block) and bool((self.rows == np.arange(len(block))).all())
+        return block if identity else block[self.rows]
+
+    def select(self, scan_ids: Sequence[str]) -> PackedMaps:
+        """The rows of these scans, in this order."""
+        positions = row_positions(self.scan_ids, scan_ids)
+        return replace(self, scan_ids=tuple(scan_ids), rows=self.rows[positions])
+
+
+def _read_chunk(path: Path, n_scans: int, index: int) -> np.ndarray:
+    """One chunk (n_scans, CHUNK_VOXELS) of a segment."""
+    chunk = np.empty((n_scans, CHUNK_VOXELS), dtype=np.float32)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        view, offset = memoryview(chunk).cast("B"), index * chunk.nbytes
+        done = 0
+        while done < chunk.nbytes:
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+            if count == 0:
+                msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
+                raise ScanError(msg)
+            done += count
+    finally:
+        os.close(descriptor)
+    return chunk
+
+
+def row_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray:
+    """Position in `have` of each id in `want`.
+
+    Raises
+    ------
+    ScanError
+        If an id has no map.
+    """
+    position = {scan: i for i, scan in enumerate(have)}
+    absent = [scan for scan in want if scan not in position]
+    if absent:
+        msg = f"no map for {', '.join(absent[:12])}{' …' if len(absent) > 12 else ''}; the maps hold {len(have)} scans"
+        raise ScanError(msg)
+    return np.array([position[scan] for scan in want], dtype=np.int64)

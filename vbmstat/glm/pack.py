@@ -1,0 +1,389 @@
+"""Packing maps: files -> one masked matrix on the disk, in one pass, and opening it again only if it is still true."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vbmstat import io
+from vbmstat.errors import ScanError
+from vbmstat.glm.decode import MapReader
+from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Space
+from vbmstat.grid import Grid
+
+Progress = Callable[[str, int, int], None]
+MASK_THRESHOLD = 0.1  # SPM's and CAT12's absolute threshold for modulated maps
+_FORMAT = 1
+_BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB
+_SEED_SCANS = 8  # a first look that bounds the mask: what fails here fails the rule "all scans"
+_UNIT_RATIO = 30.0  # mean of a map against the median mean: beyond, it is in other units
+_MIN_SCANS_FOR_UNITS = 3
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """Which voxels are analysed.
+
+    Attributes
+    ----------
+    threshold : float or None
+        A voxel counts as present in a scan when its value is above; None for no threshold.
+    share : float
+        Share of the scans in which it must be present: 1 is SPM's rule. Constant voxels never pass.
+    image : Path or None
+        A mask on the maps' grid; voxels > 0.5 may pass.
+    nan : {"raise", "exclude"}
+        NaN inside the mask that the other scans agree on: an error, or SPM's way (the voxel is left out).
+    """
+
+    threshold: float | None = MASK_THRESHOLD
+    share: float = 1.0
+    image: Path | None = None
+    nan: str = "raise"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or self.nan not in ("raise", "exclude"):
+            msg = f"mask rule: expected 0 < share <= 1 and nan 'raise' or 'exclude', got {self.share}, {self.nan!r}"
+            raise ScanError(msg)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest."""
+        image = None if self.image is None else {"path": str(self.image), **_stamp(self.image)}
+        return {"threshold": self.threshold, "share": self.share, "image": image, "nan": self.nan}
+
+
+def pack_maps(
+    paths: Mapping[str, Path],
+    folder: Path,
+    rule: MaskRule | None = None,
+    scale: Mapping[str, float] | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    durable: bool = True,
+) -> PackedMaps:
+    """Pack maps into a store, or open the store if it already holds just these, unchanged.
+
+    Parameters
+    ----------
+    paths : mapping of str to Path
+        Scan id to map; all on one grid.
+    folder : Path
+        The store. A stale or half-written one is replaced; scans that only add to a good one are appended.
+    rule : MaskRule, optional
+        Default: above 0.1 in all scans.
+    scale : mapping of str to float, optional
+        Factor on a scan's values when compared with the threshold (proportional scaling). Values are stored raw.
+    n_threads : int, optional
+        Decoding threads; all cores by default.
+    progress : callable, optional
+        Called with (stage, done, total).
+    durable : bool
+        Flush to the disk before the store counts as whole; not needed for one that is deleted after use.
+
+    Raises
+    ------
+    ScanError
+        If a map cannot be read, is on another grid, holds NaN inside the mask, or is in other units than the
+        rest, if one file serves two scans, or if no voxel passes the mask.
+    """
+    rule = rule or MaskRule()
+    _check_paths(paths)
+    existing = open_store(folder, strict=False)
+    if existing is not None and _is_current(existing, paths, rule, scale):
+        if set(existing.scan_ids) >= set(paths):
+            return existing.select(list(paths))
+        if rule.share == 1 and rule.nan == "raise":
+            return _append(existing, paths, rule, scale or {}, n_threads, progress).select(list(paths))
+    return _pack(paths, folder, rule, scale or {}, n_threads, progress, durable)
+
+
+def _check_paths(paths: Mapping[str, Path]) -> None:
+    if not paths:
+        msg = "no maps to pack"
+        raise ScanError(msg)
+    absent = [scan for scan, path in paths.items() if not path.is_file()]
+    if absent:
+        more = f" and {len(absent) - 12} more" if len(absent) > 12 else ""
+        msg = (
+            f"no map file for {', '.join(absent[:12])}{more} (expected e.g. {paths[absent[0]]}); "
+            "run preprocess for them or leave their rows out"
+        )
+        raise ScanError(msg)
+    by_file: dict[str, str] = {}
+    for scan, path in paths.items():
+        key = str(path.resolve())
+        if key in by_file:
+            msg = f"{scan} and {by_file[key]} name the same file {path}; one of the two paths is wrong"
+            raise ScanError(msg)
+        by_file[key] = scan
+
+
+def open_store(folder: Path, strict: bool = True) -> PackedMaps | None:
+    """Open packed maps.
+
+    Raises
+    ------
+    ScanError
+        If `strict` and the folder is no store or a half-written one. Not strict: None instead.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
+            raise ValueError(f"format {manifest['format']}")  # noqa: EM102, TRY301
+        segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
+        n_chunks = -(-int(manifest["n_voxels"]) // CHUNK_VOXELS)
+        for path, n_scans in segments:
+            if path.stat().st_size != n_chunks * n_scans * CHUNK_VOXELS * 4:
+                raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102, TRY301
+        space = Space(
+            Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
+            np.load(folder / "voxels.npy"), manifest["axcodes"],
+        )
+        mask = np.load(folder / manifest["mask_file"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        if not strict:
+            return None
+        msg = f"{folder}: expected packed maps, but {error}; run vbmstat pack again"
+        raise ScanError(msg) from error
+    ids = tuple(manifest["scan_ids"])
+    return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
+
+
+def _is_current(
+    store: PackedMaps, paths: Mapping[str, Path], rule: MaskRule, scale: Mapping[str, float] | None
+) -> bool:
+    """Whether every scan that the store shares with `paths` is unchanged and the mask rule is the same."""
+    files = store.manifest["files"]
+    shared = [scan for scan in paths if scan in files]
+    same_files = all(
+        files[scan]["path"] == str(paths[scan].absolute()) and {k: files[scan][k] for k in ("size", "mtime_ns")}
+        == _stamp(paths[scan]) for scan in shared
+    )
+    scales = {scan: float(v) for scan, v in (scale or {}).items()}
+    return bool(shared) and same_files and store.manifest["rule"] == rule.as_dict() and (
+        store.manifest["scale"] == scales
+    )
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+class _Tally:
+    """What is known of each column after some scans: its range, in how many scans it is present, where NaN was."""
+
+    def __init__(self, n_voxels: int) -> None:
+        self.low = np.full(n_voxels, np.inf, dtype=np.float32)
+        self.high = np.full(n_voxels, -np.inf, dtype=np.float32)
+        self.n_present = np.zeros(n_voxels, dtype=np.int64)
+        self.n_nan = np.zeros(n_voxels, dtype=np.int64)
+        self.nan_of: dict[str, np.ndarray] = {}
+        self.means: dict[str, float] = {}
+        self.n_scans = 0
+
+    def add(self, scan: str, row: np.ndarray, threshold: float | None) -> None:
+        nan = ~np.isfinite(row)
+        if nan.any():
+            self.nan_of[scan] = np.flatnonzero(nan)
+            self.n_nan += nan
+            row[nan] = np.nan
+        np.fmin(self.low, row, out=self.low)
+        np.fmax(self.high, row, out=self.high)
+        self.n_present += (row > threshold) if threshold is not None else ~nan
+        self.means[scan] = float(np.nanmean(row)) if not nan.all() else float("nan")
+        self.n_scans += 1
+
+    def mask(self, rule: MaskRule) -> np.ndarray:
+        """Columns that pass; NaN neither passes nor fails here."""
+        with_value = self.n_scans - self.n_nan
+        needed = np.ceil(rule.share * with_value - 1e-9)
+        passed = (self.n_present >= needed) & (with_value > 0) & (self.high > self.low)
+        return passed & (self.n_nan == 0) if rule.nan == "exclude" else passed
+
+    def check(self, mask: np.ndarray) -> None:
+        bad = {scan: int(mask[at].sum()) for scan, at in self.nan_of.items() if mask[at].any()}
+        if bad:
+            listed = ", ".join(f"{scan} ({count} voxels)" for scan, count in list(bad.items())[:12])
+            msg = f"NaN or infinite values inside the mask: {listed}; make these maps again, or leave such voxels out " \
+                  "with --nan exclude"
+            raise ScanError(msg)
+        check_units(self.means)
+
+
+def check_units(means: Mapping[str, float]) -> None:
+    """Refuse maps whose mean is far from the others': they are in other units (mm³ against mL, percent).
+
+    Raises
+    ------
+    ScanError
+        Naming the scans.
+    """
+    values = np.array(list(means.values()))
+    if len(values) < _MIN_SCANS_FOR_UNITS:
+        return
+    median = float(np.nanmedian(values))
+    odd = [s for s, m in means.items() if median > 0 and not median / _UNIT_RATIO <= m <= median * _UNIT_RATIO]
+    if odd:
+        listed = ", ".join(f"{scan} (mean {means[scan]:.3g})" for scan in odd[:12])
+        msg = f"maps in other units than the rest (median mean {median:.3g}): {listed}; bring all to one unit"
+        raise ScanError(msg)
+
+
+def _pack(
+    paths: Mapping[str, Path], folder: Path, rule: MaskRule, scale: Mapping[str, float],
+    n_threads: int | None, progress: Progress | None, durable: bool,
+) -> PackedMaps:
+    scans = list(paths)
+    reader = MapReader.like(paths[scans[0]])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").unlink(missing_ok=True)  # from here on a crash leaves no store that looks whole
+    for old in folder.glob("segment-*.f32"):
+        old.unlink()
+    with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
+        voxels = _superset(paths, reader, rule, scale, pool)
+        tally = _Tally(voxels.size)
+        digests = _write_segment(
+            folder / "segment-0000.f32", paths, reader, voxels, tally, rule, scale, pool, progress, durable
+        )
+    mask = tally.mask(rule)
+    tally.check(mask)
+    _check_not_empty(mask, rule)
+    np.save(folder / "voxels.npy", voxels)
+    manifest = {
+        "format": _FORMAT, "chunk_voxels": CHUNK_VOXELS, "n_voxels": int(voxels.size),
+        "shape": list(reader.grid.shape), "affine": reader.grid.affine.tolist(), "axcodes": reader.axcodes,
+        "rule": rule.as_dict(), "scale": {scan: float(v) for scan, v in scale.items()},
+        "scan_ids": scans, "files": _file_records(paths, digests),
+        "segments": [{"file": "segment-0000.f32", "n_scans": len(scans)}],
+    }
+    return _finish(folder, manifest, mask, tally)
+
+
+def _check_not_empty(mask: np.ndarray, rule: MaskRule) -> None:
+    if not mask.any():
+        msg = (
+            f"no voxel is above {rule.threshold} in {rule.share:.0%} of the scans and varies; "
+            "lower --mask-threshold, or check that the maps are what they should be"
+        )
+        raise ScanError(msg)
+
+
+def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: _Tally) -> PackedMaps:
+    """Write mask and running statistics, then the manifest, which makes the store valid."""
+    number = len(manifest["segments"])
+    manifest |= {"mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means}
+    np.save(folder / manifest["mask_file"], mask)
+    np.savez(folder / manifest["tally_file"], low=tally.low, high=tally.high, n_present=tally.n_present, n_nan=tally.n_nan)
+    io.write_json(folder / "manifest.json", manifest)
+    store = open_store(folder)
+    assert store is not None  # noqa: S101 - strict opening raises instead
+    return store
+
+
+def _file_records(paths: Mapping[str, Path], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    return {
+        scan: {"path": str(path.absolute()), **_stamp(path), "sha256": digests[scan]} for scan, path in paths.items()
+    }
+
+
+def _superset(
+    paths: Mapping[str, Path], reader: MapReader, rule: MaskRule, scale: Mapping[str, float],
+    pool: ThreadPoolExecutor,
+) -> np.ndarray:
+    """Voxels that may pass, in the order of the first file: bounded by the mask image and by some of the scans."""
+    voxels = reader.stored_order()
+    if rule.image is not None:
+        inside = np.empty(voxels.size, dtype=np.float32)
+        reader.read(rule.image, voxels, inside)
+        voxels = voxels[inside > 0.5]
+    if rule.threshold is None:
+        return voxels.astype(np.int64)
+    looked_at = list(paths)[:: max(len(paths) // _SEED_SCANS, 1)] if rule.share == 1 else list(paths)
+    tally = _Tally(voxels.size)
+    for block in _batches(looked_at):
+        rows = np.empty((len(block), voxels.size), dtype=np.float32)
+        list(pool.map(lambda job: reader.read(*job), [(paths[s], voxels, r) for s, r in zip(block, rows, strict=True)]))
+        for scan, row in zip(block, rows, strict=True):
+            tally.add(scan, row, _threshold(rule, scale, scan))
+    enough = np.ceil(rule.share * len(looked_at) - 1e-9) - tally.n_nan
+    kept = (tally.n_present >= enough) & (tally.n_nan < len(looked_at))
+    _check_not_empty(kept, rule)
+    return voxels[kept].astype(np.int64)
+
+
+def _threshold(rule: MaskRule, scale: Mapping[str, float], scan: str) -> float | None:
+    return None if rule.threshold is None else rule.threshold / scale.get(scan, 1.0)
+
+
+def _batches(scans: Sequence[str], size: int = _BLOCK_SCANS) -> Iterator[Sequence[str]]:
+    for start in range(0, len(scans), size):
+        yield scans[start : start + size]
+
+
+def _write_segment(
+    path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: _Tally, rule: MaskRule,
+    scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: Progress | None, durable: bool = True,
+) -> dict[str, str]:
+    """Decode all maps, a block of scans at a time, into a chunk-major raw file; returns the files' sha256."""
+    n_scans, n_chunks = len(paths), -(-voxels.size // CHUNK_VOXELS)
+    digests: dict[str, str] = {}
+    with path.open("wb") as stream:
+        descriptor = stream.fileno()
+        os.truncate(descriptor, n_chunks * n_scans * CHUNK_VOXELS * 4)
+        buffer = np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32)
+        first = 0
+        for block in _batches(list(paths)):
+            rows = buffer[: len(block)]
+            jobs = [(paths[scan], voxels, row[: voxels.size]) for scan, row in zip(block, rows, strict=True)]
+            for scan, row, digest in zip(block, rows, pool.map(lambda job: reader.read(*job), jobs), strict=True):
+                digests[scan] = digest
+                tally.add(scan, row[: voxels.size], _threshold(rule, scale, scan))
+            np.nan_to_num(rows, copy=False) if tally.nan_of else None
+
+            def write(chunk: int, rows: np.ndarray = rows, first: int = first) -> None:
+                piece = np.ascontiguousarray(rows[:, chunk * CHUNK_VOXELS : (chunk + 1) * CHUNK_VOXELS])
+                os.pwrite(descriptor, memoryview(piece).cast("B"), (chunk * n_scans + first) * CHUNK_VOXELS * 4)
+
+            list(pool.map(write, range(n_chunks)))
+            first += len(block)
+            if progress:
+                progress("reading maps", first, n_scans)
+        if durable:
+            os.fsync(descriptor)
+    return digests
+
+
+def _append(
+    store: PackedMaps, paths: Mapping[str, Path], rule: MaskRule, scale: Mapping[str, float],
+    n_threads: int | None, progress: Progress | None,
+) -> PackedMaps:
+    """Add the scans that a good store lacks as one more segment; the mask can only shrink."""
+    new = {scan: path for scan, path in paths.items() if scan not in store.manifest["files"]}
+    manifest = dict(store.manifest)
+    reader = MapReader(store.space.grid, store.space.axcodes, Path(next(iter(manifest["files"].values()))["path"]))
+    tally = _Tally(store.n_voxels)
+    with np.load(store.folder / manifest["tally_file"]) as stored:
+        tally.low, tally.high = stored["low"], stored["high"]
+        tally.n_present, tally.n_nan = stored["n_present"], stored["n_nan"]
+    tally.n_scans, tally.means = len(store.scan_ids), dict(manifest["means"])
+    name = f"segment-{len(store.segments):04d}.f32"
+    with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
+        digests = _write_segment(
+            store.folder / name, new, reader, store.space.voxel_index, tally, rule, scale, pool, progress
+        )
+    mask = tally.mask(rule)
+    tally.check(mask)
+    _check_not_empty(mask, rule)
+    manifest["segments"] = [*manifest["segments"], {"file": name, "n_scans": len(new)}]
+    manifest["scan_ids"] = [*manifest["scan_ids"], *new]
+    manifest["files"] = {**manifest["files"], **_file_records(new, digests)}
+    manifest["scale"] = {scan: float(v) for scan, v in scale.items()}
+    return _finish(store.folder, manifest, mask, tally)

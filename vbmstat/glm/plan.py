@@ -1,0 +1,191 @@
+"""The small algebra of a fit, float64: bases, contrasts and all subset factorisations, before any map is read.
+
+With X = Q R the orthonormal basis of the (weighted) design and C a contrast, D = C R⁻ is the contrast in the
+coordinates of Q. For the rows S of a subset, G = Q_S'Q_S has eigenvalues in [0, 1], and one of them vanishes just
+when the subset loses rank; working with G instead of X_S'X_S costs no precision because Q is orthonormal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.contrast import Contrast
+from vbmstat.glm.design import RANK_TOLERANCE, Design
+
+_LOST = 1e-9  # an eigenvalue of Q_S'Q_S below is a lost direction
+_ESTIMABLE = 1e-6
+
+
+@dataclass(frozen=True)
+class ContrastPlan:
+    """One contrast in the coordinates of Q.
+
+    Attributes
+    ----------
+    name, kind : str
+        As in :class:`Contrast`.
+    rows : ndarray, (m, r)
+        D for t (so that ``rows @ coefficients`` is the effect), orthonormal rows of the same space for F.
+    norm : float
+        For t, |D|: the variance of the effect is σ² |D|².
+    repetitions : ndarray, (b,), int
+        Repetitions in which the contrast can be estimated.
+    on_fit : ndarray, (b, m, r)
+        Whitened weights on the full-sample coefficients.
+    on_rest : ndarray, (b, m, r)
+        Whitened weights on the subset's coordinates of the full-sample residual.
+    """
+
+    name: str
+    kind: str
+    rows: np.ndarray
+    norm: float
+    repetitions: np.ndarray
+    on_fit: np.ndarray
+    on_rest: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a voxel tile needs.
+
+    Attributes
+    ----------
+    scan_weights : ndarray, (n_scans,)
+        Square roots of the weights; ones for ordinary least squares.
+    scan_scale : ndarray, (n_scans,)
+        Factor on each scan's values (proportional scaling).
+    basis : ndarray, (n_scans, r)
+        Q.
+    ones : ndarray, (r,)
+        Coordinates of the constant vector, zeros if the design does not hold it (then nothing is centred).
+    df_resid : float
+        n_scans - r.
+    contrasts : tuple of ContrastPlan
+        In the order given.
+    members : ndarray, (B, n_scans), bool
+        Subsets.
+    subset_basis : ndarray, (B, r, n_scans)
+        Rows: orthonormal basis of each subset's design, zero outside the subset and for lost directions.
+    subset_df : ndarray, (B,)
+        Residual degrees of freedom of each subset.
+    """
+
+    scan_weights: np.ndarray
+    scan_scale: np.ndarray
+    basis: np.ndarray
+    ones: np.ndarray
+    df_resid: float
+    contrasts: tuple[ContrastPlan, ...]
+    members: np.ndarray
+    subset_basis: np.ndarray
+    subset_df: np.ndarray
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the constant lies in the column space, so that a voxel's mean may be taken off first."""
+        return bool(self.ones.any())
+
+
+def make_plan(
+    design: Design,
+    contrasts: Sequence[Contrast],
+    draws: np.ndarray,
+    weights: np.ndarray | None = None,
+    scan_scale: np.ndarray | None = None,
+) -> Plan:
+    """Factorise the design and all its subsets.
+
+    Parameters
+    ----------
+    design : Design
+        X, (n_scans, p).
+    contrasts : sequence of Contrast
+        Estimable in X.
+    draws : ndarray, (B, n_scans), bool
+        Subsets.
+    weights : ndarray, (n_scans,), optional
+        Positive; inverse variances of the scans.
+    scan_scale : ndarray, (n_scans,), optional
+        Factor on each scan's values.
+
+    Raises
+    ------
+    DesignError
+        If there are no residual degrees of freedom, a weight is not positive, or a contrast cannot be estimated
+        in any of the subsets.
+    """
+    n_scans = len(design.matrix)
+    root_weights = np.ones(n_scans) if weights is None else np.sqrt(_checked_weights(weights, design))
+    weighted = design.matrix * root_weights[:, None]
+    norms = np.linalg.norm(weighted, axis=0)
+    norms[norms == 0] = 1.0
+    left, singular, right = np.linalg.svd(weighted / norms, full_matrices=False)
+    rank = int((singular > RANK_TOLERANCE * singular[0]).sum())
+    if n_scans <= rank:
+        msg = f"{n_scans} scans cannot estimate a design of rank {rank}; simplify the formula or add scans"
+        raise DesignError(msg)
+    basis = left[:, :rank]
+    to_basis = right[:rank].T / singular[:rank] / norms[:, None]  # (p, r): β = to_basis @ coordinates
+    ones = basis.T @ root_weights
+    if np.linalg.norm(root_weights - basis @ ones) > 1e-9 * np.linalg.norm(root_weights):
+        ones = np.zeros(rank)
+    values, vectors, subset_basis = _factorise_subsets(basis, draws)
+    subset_df = draws.sum(axis=1) - (values > _LOST).sum(axis=1)
+    plans = tuple(_plan_contrast(c, to_basis, values, vectors, subset_df) for c in contrasts)
+    scale = np.ones(n_scans) if scan_scale is None else np.asarray(scan_scale, dtype=np.float64)
+    return Plan(
+        root_weights, scale, basis, ones, float(n_scans - rank), plans, draws, subset_basis, subset_df.astype(float)
+    )
+
+
+def _checked_weights(weights: np.ndarray, design: Design) -> np.ndarray:
+    weights = np.asarray(weights, dtype=np.float64)
+    bad = [scan for scan, w in zip(design.scan_ids, weights, strict=True) if not (np.isfinite(w) and w > 0)]
+    if bad:
+        msg = f"weights must be positive numbers; they are not for {', '.join(bad[:12])}; leave these scans out"
+        raise DesignError(msg)
+    return weights
+
+
+def _factorise_subsets(basis: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues (B, r) and vectors (B, r, r) of Q_S'Q_S, and the subsets' orthonormal bases (B, r, n)."""
+    rank = basis.shape[1]
+    if not len(draws):
+        return np.empty((0, rank)), np.empty((0, rank, rank)), np.empty((0, rank, len(basis)))
+    gram = np.stack([basis[rows].T @ basis[rows] for rows in draws])  # (B, r, r)
+    values, vectors = np.linalg.eigh(gram)
+    root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)  # (B, r)
+    to_subset = vectors * root[:, None, :]  # (B, r, r)
+    subset_basis = np.stack([(basis * rows[:, None] @ t).T for rows, t in zip(draws, to_subset, strict=True)])
+    return values, vectors, subset_basis
+
+
+def _plan_contrast(
+    contrast: Contrast, to_basis: np.ndarray, values: np.ndarray, vectors: np.ndarray, subset_df: np.ndarray
+) -> ContrastPlan:
+    rows = contrast.weights @ to_basis  # (m, r)
+    norm = float(np.linalg.norm(rows))
+    whole = rows
+    if contrast.kind == "F":
+        _, singular, right = np.linalg.svd(rows, full_matrices=False)
+        rows = whole = right[singular > RANK_TOLERANCE * singular[0]]
+    in_subset = whole @ vectors  # (B, m, r)
+    lost = in_subset * (values <= _LOST)[:, None, :]
+    outside = np.linalg.norm(lost, axis=2) > _ESTIMABLE * np.linalg.norm(whole, axis=1)
+    repetitions = np.flatnonzero(~outside.any(axis=1) & (subset_df > 0))
+    if len(values) and not len(repetitions):
+        msg = (
+            f"contrast {contrast.name!r} cannot be estimated in any subset (a level too rare for the fraction drawn); "
+            "raise --fraction, use --stratify, or --repeats 0"
+        )
+        raise DesignError(msg)
+    root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)[repetitions]
+    rest = in_subset[repetitions] * root[:, None, :]  # (b, m, r)
+    covariance = rest @ rest.transpose(0, 2, 1)  # (b, m, m)
+    whiten = np.linalg.inv(np.linalg.cholesky(covariance)) if len(rest) else covariance
+    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten @ whole[None], whiten @ rest)

@@ -1,0 +1,230 @@
+"""Where the maps of a model come from: a cohort's paths, a folder, a path template, or a matrix; joined strictly by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vbmstat.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
+from vbmstat.errors import ScanError, TableError
+from vbmstat.glm.formula import TISSUES
+from vbmstat.glm.maps import ArrayMaps, PackedMaps
+from vbmstat.naming import find_maps, split_ids
+
+_MAX_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of covariates with the maps that belong to its rows.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a scan, rows sorted by id.
+    scan_ids : tuple of str
+        Row names.
+    paths : dict of str to Path or None
+        Map of each scan, where maps are files.
+    maps : ArrayMaps or PackedMaps or None
+        The maps themselves, where they are not.
+    notes : tuple of str
+        What was left out.
+    """
+
+    table: pd.DataFrame
+    scan_ids: tuple[str, ...]
+    paths: dict[str, Path] | None
+    maps: ArrayMaps | PackedMaps | None
+    notes: tuple[str, ...]
+
+
+def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
+    """A cohort from a table in memory or a file."""
+    if isinstance(cohort, Cohort):
+        return cohort
+    if isinstance(cohort, pd.DataFrame):
+        if "participant_id" in cohort or "session_id" in cohort.index.names:
+            table = cohort if "participant_id" in cohort else cohort.reset_index()
+        else:
+            table = cohort.assign(participant_id=cohort.index.astype(str))
+        return Cohort(index_by_id(table, "the table"), Path())
+    return read_cohort(cohort)
+
+
+def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> Source:
+    """Join maps and covariates by id.
+
+    Parameters
+    ----------
+    maps : None, path, mapping, DataFrame, ndarray, Tensor, ArrayMaps or PackedMaps
+        None: the cohort's own paths. A folder: every map of the tissue in it. A path with ``{participant_id}``
+        (and ``{session_id}``, ``{scan_id}``): one file a row. A mapping: scan id to path. A DataFrame: indexed by
+        scan id. An array: rows in the order of the cohort.
+    response : str
+        Left side of the formula: ``gm``, ``wm``, ``csf`` or a column with map paths.
+    cohort : Cohort
+        The covariates.
+    missing : {"raise", "drop"}
+        What becomes of maps without a row, and of the cohort's rows without a path.
+
+    Raises
+    ------
+    TableError, ScanError
+        If a map has no row, a row no path, or no id is common to both.
+    """
+    ids = cohort.scan_ids
+    if maps is None:
+        paths, notes = _from_cohort(cohort, response, missing)
+        return _joined(cohort.table, ids, paths, notes)
+    if isinstance(maps, np.ndarray | torch.Tensor):
+        values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
+        if values.ndim != 2 or len(values) != len(ids):
+            msg = f"expected a matrix with one row for each of the {len(ids)} scans of the table, got {values.shape}"
+            raise ScanError(msg)
+        found = ArrayMaps(_floating(values), tuple(ids))
+        return _sorted(cohort.table, ids, None, found, [])
+    if isinstance(maps, pd.DataFrame):
+        index = ["_".join(filter(None, map(str, key))) if isinstance(key, tuple) else str(key) for key in maps.index]
+        found = ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
+        return _matched(cohort, found, missing)
+    if isinstance(maps, ArrayMaps | PackedMaps):
+        return _matched(cohort, maps, missing)
+    if isinstance(maps, Mapping):
+        by_id = {str(scan): Path(path) for scan, path in maps.items()}
+        return _by_folder(cohort, by_id, "the maps given", missing)
+    if "{" in str(maps):
+        return _joined(cohort.table, ids, _from_template(str(maps), cohort), [])
+    return _by_folder(cohort, _in_folder(Path(maps), response), str(maps), missing)
+
+
+def _floating(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.float32 else values.astype(np.float64)
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_MAX_LISTED]) + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
+
+
+def map_column(response: str, table: pd.DataFrame) -> str:
+    """Column with the paths of the maps that a formula's left side names; smoothed maps before unsmoothed ones."""
+    if response in TISSUES:
+        number = TISSUES[response]
+        candidates = [name for name in (f"s6mwp{number}", f"mwp{number}") if name in table]
+        if candidates:
+            return candidates[0]
+        msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"
+        raise TableError(msg)
+    if response in table:
+        return response
+    near = closest(response, [*TISSUES, *table.columns])
+    msg = f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths (nearest {near or 'none'})"
+    raise TableError(msg)
+
+
+def _from_cohort(cohort: Cohort, response: str, missing: str) -> tuple[dict[str, Path], list[str]]:
+    column = map_column(response, cohort.table)
+    notes = [f"{response} maps are read from the column {column}"]
+    if missing == "drop":
+        empty = cohort.table[column].isna().to_numpy()
+        left_out = [scan for scan, out in zip(cohort.scan_ids, empty, strict=True) if out]
+        if left_out:
+            notes.append(f"dropped {len(left_out)} scans without a {column} map: {', '.join(left_out)}")
+        cohort = Cohort(cohort.table[~empty], cohort.folder)
+    return dict(zip(cohort.scan_ids, cohort.paths(column), strict=True)), notes
+
+
+def _from_template(template: str, cohort: Cohort) -> dict[str, Path]:
+    paths = {}
+    for scan, (participant, session) in zip(cohort.scan_ids, cohort.table.index, strict=True):
+        try:
+            name = template.format(participant_id=participant, session_id=session, scan_id=scan)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            msg = f"{template}: expected only {{participant_id}}, {{session_id}} and {{scan_id}} in braces ({error})"
+            raise TableError(msg) from error
+        paths[scan] = Path(name)
+    return paths
+
+
+def _in_folder(folder: Path, response: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder of maps"
+        raise ScanError(msg)
+    if response not in TISSUES:
+        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
+        raise TableError(msg)
+    found = find_maps(folder, TISSUES[response])
+    if not found:
+        msg = f"{folder}: no {response} map (s6mwp{TISSUES[response]}*, smwc{TISSUES[response]}*, …) in it or below"
+        raise ScanError(msg)
+    by_id: dict[str, Path] = {}
+    for stem, path in found.items():
+        participant, session = split_ids(stem)
+        scan = "_".join(filter(None, (participant.removesuffix("_T1w"), session)))
+        if scan in by_id:
+            msg = f"{folder}: two maps of {scan}: {by_id[scan]} and {path}; keep one of them"
+            raise ScanError(msg)
+        by_id[scan] = path
+    return by_id
+
+
+def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
+    """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
+    keys = [split_ids(scan) for scan in paths]
+    index = pd.MultiIndex.from_tuples(keys, names=["participant_id", "session_id"])
+    scans = pd.DataFrame(index=index)
+    joined, without = join_participants(scans, cohort.table, source)
+    if without and missing == "raise":
+        near = closest(without[0], cohort.scan_ids)
+        msg = (
+            f"{source}: no row in the table for {_listed(without)} (nearest to the first: {near or 'none'}); "
+            "add the rows, or leave these maps out with --missing drop"
+        )
+        raise TableError(msg)
+    kept = [scan not in set(without) for scan in paths]
+    ids = [scan for scan, keep in zip(paths, kept, strict=True) if keep]
+    participants = {key[0] for key in keys}
+    spare = [scan for scan, key in zip(cohort.scan_ids, cohort.table.index, strict=True)
+             if key[0] not in participants and f"sub-{key[0]}" not in participants]
+    notes = []
+    if without:
+        notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
+    if spare:
+        notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
+    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, None, notes)
+
+
+def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Source:
+    """Covariates for a matrix with row names."""
+    twice = sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1}) if len(
+        set(maps.scan_ids)) < len(maps.scan_ids) else []
+    if twice:
+        msg = f"duplicate id {_listed(twice)} in the maps; keep one row a scan"
+        raise TableError(msg)
+    stand_in = {scan: Path(scan) for scan in maps.scan_ids}
+    source = _by_folder(cohort, stand_in, "the maps given", missing)
+    return Source(source.table, source.scan_ids, None, maps.select(source.scan_ids), source.notes)
+
+
+def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
+    kept = [scan in paths for scan in ids]
+    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, None, notes)
+
+
+def _sorted(
+    table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path] | None,
+    maps: ArrayMaps | PackedMaps | None, notes: list[str],
+) -> Source:
+    """Rows in the order of their ids, so that results do not depend on the order of a table."""
+    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    names = tuple(ids[i] for i in order)
+    return Source(
+        table.iloc[order], names, None if paths is None else {scan: paths[scan] for scan in names},
+        None if maps is None else maps.select(names), tuple(notes),
+    )

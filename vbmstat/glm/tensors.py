@@ -1,0 +1,167 @@
+"""What goes into the engine and comes out of it: a plan as tensors, a tile of results, a whole fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vbmstat.glm.backend import Product
+from vbmstat.glm.plan import Plan
+
+
+@dataclass
+class Fit:
+    """What the engine returns: arrays over voxels, float64; voxels outside the mask hold zeros.
+
+    Attributes
+    ----------
+    mask : ndarray, (n_voxels,), bool
+        Columns that were fitted.
+    residual_variance : ndarray, (n_voxels,)
+        σ² = RSS / df_resid.
+    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
+        c'β and its variance (for F: the mean square and σ²); t or F.
+    quantiles : dict of str to ndarray, (n_contrasts, n_voxels)
+        ``median``, ``q25``, ``q75`` of the statistic over repetitions; empty without repetitions.
+    df_resid : float
+        Of the full sample.
+    repetitions : tuple of int
+        How many subsets could estimate each contrast.
+    """
+
+    mask: np.ndarray
+    residual_variance: np.ndarray
+    effect: np.ndarray
+    variance: np.ndarray
+    statistic: np.ndarray
+    quantiles: dict[str, np.ndarray]
+    df_resid: float
+    repetitions: tuple[int, ...]
+
+
+@dataclass
+class Tile:
+    """Results of some voxels, (n_contrasts, v) or (v,), float64; see :class:`Fit`."""
+
+    residual_variance: np.ndarray
+    effect: np.ndarray
+    variance: np.ndarray
+    statistic: np.ndarray
+    quantiles: dict[str, np.ndarray]
+
+    @property
+    def width(self) -> int:
+        """Number of voxels."""
+        return len(self.residual_variance)
+
+    def replace(self, columns: np.ndarray, other: Tile) -> None:
+        """Take the first columns of another tile in place of these."""
+        n = len(columns)
+        self.residual_variance[columns] = other.residual_variance[:n]
+        for name in ("effect", "variance", "statistic"):
+            getattr(self, name)[:, columns] = getattr(other, name)[:, :n]
+        for name, values in self.quantiles.items():
+            values[:, columns] = other.quantiles[name][:, :n]
+
+    def crop(self, width: int) -> Tile:
+        """The first voxels."""
+        quantiles = {name: values[:, :width] for name, values in self.quantiles.items()}
+        return Tile(
+            self.residual_variance[:width], self.effect[:, :width], self.variance[:, :width],
+            self.statistic[:, :width], quantiles,
+        )
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A plan as tensors of one precision on one device; rows of stacked products are (repetition, direction).
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Precision of the subset products.
+    product : callable
+        (m, n) @ (n, v).
+    scan_scale, scan_weights : Tensor, (n, 1), or None
+        Factors on the rows; None in an ordinary fit.
+    is_centred : bool
+        Whether a voxel's mean may be taken off first.
+    basis : Tensor, (n, r)
+        Q, in the precision of the full-sample fit: float64 unless the fit is ordinary and centred.
+    ones : Tensor, (r, 1), float64
+        Coordinates of the constant.
+    members : Tensor, (B, n)
+        Membership, 0 or 1.
+    subset_basis : Tensor, (B·r, n)
+        Rows of each subset's basis.
+    subset_df : Tensor, (B, 1)
+        Residual degrees of freedom.
+    leverage_weights : Tensor, (K, n), or None
+        HC3's weights on squared residuals.
+    on_fit : tuple of Tensor, (b·m, r), float64
+        A contrast each.
+    on_rest : tuple of Tensor, (b, m, r)
+        A contrast each.
+    repetitions : tuple
+        Index of the repetitions of each contrast.
+    df_resid : float
+        Of the full sample.
+    """
+
+    dtype: torch.dtype
+    product: Product
+    scan_scale: torch.Tensor | None
+    scan_weights: torch.Tensor | None
+    is_centred: bool
+    basis: torch.Tensor
+    ones: torch.Tensor
+    members: torch.Tensor
+    subset_basis: torch.Tensor
+    subset_df: torch.Tensor
+    leverage_weights: torch.Tensor | None
+    on_fit: tuple[torch.Tensor, ...]
+    on_rest: tuple[torch.Tensor, ...]
+    repetitions: tuple[torch.Tensor | slice, ...]
+    df_resid: float
+
+
+def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, robust: bool) -> Tensors:
+    """A plan in one precision on one device."""
+
+    def tensor(values: np.ndarray, to: torch.dtype = dtype) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values)).to(device=device, dtype=to)
+
+    plain = bool((plan.scan_weights == 1).all() and (plan.scan_scale == 1).all())
+    full = dtype if plain and plan.is_centred else torch.float64  # else nothing keeps the numbers small
+    n_scans, rank = plan.basis.shape
+    n_subsets = len(plan.members)
+    return Tensors(
+        dtype=dtype,
+        product=product,
+        scan_scale=None if plain else tensor(plan.scan_scale[:, None], full),
+        scan_weights=None if plain else tensor(plan.scan_weights[:, None], full),
+        is_centred=plan.is_centred,
+        basis=tensor(plan.basis, full),
+        ones=tensor(plan.ones[:, None], torch.float64),
+        members=tensor(plan.members.astype(np.float64)),
+        subset_basis=tensor(plan.subset_basis.reshape(-1, n_scans)),
+        subset_df=tensor(plan.subset_df[:, None]),
+        leverage_weights=tensor(_leverage_weights(plan)) if robust else None,
+        on_fit=tuple(tensor(c.on_fit.reshape(-1, rank), torch.float64) for c in plan.contrasts),
+        on_rest=tuple(tensor(c.on_rest) for c in plan.contrasts),
+        repetitions=tuple(
+            slice(None) if len(c.repetitions) == n_subsets else torch.as_tensor(c.repetitions, device=device)
+            for c in plan.contrasts
+        ),
+        df_resid=plan.df_resid,
+    )
+
+
+def _leverage_weights(plan: Plan) -> np.ndarray:
+    """HC3's weights on squared residuals, (K, n): (g_i / (1 - h_i))² with g = D Q' and leverage h."""
+    leverage = (plan.basis**2).sum(axis=1)
+    g = np.stack([(c.rows @ plan.basis.T)[0] for c in plan.contrasts])
+    free = 1 - leverage
+    return np.where(free > 1e-9, g / np.maximum(free, 1e-9), 0.0) ** 2
