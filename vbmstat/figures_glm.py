@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MAX_ROWS_LABELLED = 40
-_P_SHOWN = 0.001  # uncorrected, two-sided: where a glass brain starts
 
 
 def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence[str]) -> Figure:
@@ -65,7 +64,7 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
     from nilearn.plotting import plot_glass_brain  # noqa: PLC0415 - slow import, only for this picture
 
     values = np.nan_to_num(statistic.data[0].cpu().numpy())
-    figure = Figure(figsize=(9.0, 3.2), dpi=120)
+    figure = Figure(figsize=(9.0, 3.4), dpi=120)
     peak = float(np.abs(values).max())
     if peak <= threshold:
         axes: Axes = figure.subplots()
@@ -80,7 +79,7 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
         image, figure=figure, threshold=threshold, colorbar=True, plot_abs=False, vmax=peak, cmap="RdBu_r",
         symmetric_cbar=True, display_mode="lyrz",
     )
-    figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=1.0)
+    figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
     return figure
 
 

@@ -118,7 +118,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
 
 
 def parse_formula(formula: str) -> Any:
-    """formulaic's parsed right-hand side, after every factor in it has been found harmless."""
+    """Parsed right-hand side, after every factor in it has been found harmless."""
     try:
         parsed = Formula(formula)
         factors = sorted({factor.expr for term in parsed for factor in term.factors})
@@ -216,7 +216,8 @@ def _check_tiv_unit(column: pd.Series) -> None:
     if low <= median <= high:
         odd = column.index[(column < low) | (column > high)]
         if len(odd):
-            msg = f"TIV of {_listed(odd)} lies outside {low:g}–{high:g} mL: a failed scan or mixed units; correct or drop"
+            where = f"outside {low:g}–{high:g} mL"
+            msg = f"TIV of {_listed(odd)} lies {where}: a failed scan or mixed units; correct or leave out"
             raise TableError(msg)
         return
     unit, factor = ("mm³", "divide by 1000") if median > high else ("litres", "multiply by 1000")
@@ -234,7 +235,8 @@ def _check_not_numbers(name: str, text: pd.Series, formula: str) -> None:
         return
     if commas.notna().all():
         rows = text.index[numbers.isna()]
-        msg = f"column {name}: decimal commas (e.g. {text[rows[0]]!r} of {rows[0]}); write points, or C({name}) for a factor"
+        example = f"{text[rows[0]]!r} of {rows[0]}"
+        msg = f"column {name}: decimal commas (e.g. {example}); write points, or C({name}) for a factor"
         raise TableError(msg)
     bad = text[commas.isna()]
     listed = ", ".join(f"{scan}: {value!r}" for scan, value in bad.iloc[:_MAX_LISTED].items())
@@ -300,7 +302,8 @@ def check_design(design: Design, factor_columns: Collection[str] = ()) -> None:
             msg = f"covariate {name} is constant ({column[0]:g}) in these {n_scans} scans; leave it out of the formula"
             raise DesignError(msg)
     if n_scans <= n_regressors and n_scans <= design.rank:
-        msg = f"{n_scans} scans cannot estimate {n_regressors} columns ({', '.join(design.columns)}); simplify or add scans"
+        names = ", ".join(design.columns)
+        msg = f"{n_scans} scans cannot estimate {n_regressors} columns ({names}); simplify the formula or add scans"
         raise DesignError(msg)
     for index in collinear_columns(matrix):
         name = design.columns[index]

@@ -84,12 +84,13 @@ def fit_voxels(
     floor = None
     if spm_resms:
         floor = np.zeros(1 + len(plan.members))
-        tiles = _stream(maps, chunk, tile_width, workers, lambda y, inside: _largest_variances(y[:, inside], tensors))
-        for _, largest in tiles:
+        maxima = _stream(maps, chunk, tile_width, workers, lambda y, inside: _largest_variances(y[:, inside], tensors))
+        for _, largest in maxima:
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
     fit = _empty_fit(maps, plan)
     done = 0
-    for start, tile in _stream(maps, chunk, tile_width, workers, lambda y, _: _fit_tile(y, plan, tensors, exact, floor)):
+    tiles = _stream(maps, chunk, tile_width, workers, lambda y, _: _fit_tile(y, plan, tensors, exact, floor))
+    for start, tile in tiles:
         _store(fit, start, tile)
         done += tile.width
         if progress:
@@ -204,7 +205,7 @@ def _subset_residuals(
 def _subset_statistic(
     contrast: ContrastPlan, index: int, scaled: torch.Tensor, z: torch.Tensor, precision: torch.Tensor, tensors: Tensors
 ) -> torch.Tensor:
-    """t or F of one contrast in the subsets that can estimate it, (b, v)."""
+    """Statistic t or F of one contrast in the subsets that can estimate it, (b, v)."""
     chosen = tensors.repetitions[index]
     on_rest = tensors.on_rest[index]  # (b, m, r)
     estimate = (tensors.on_fit[index] @ scaled).to(z.dtype).view(*on_rest.shape[:2], -1)  # (b, m, v)

@@ -33,7 +33,8 @@ def z_of_t(t: np.ndarray, df_resid: float) -> np.ndarray:
 def z_of_f(f: np.ndarray, df_contrast: float, df_resid: float) -> np.ndarray:
     """Standard normal value with the same upper tail as F (limited to ±37.5)."""
     tail = p_of_f(f, df_contrast, df_resid)
-    z = np.where(tail > 0.5, special.ndtri(stats.f.cdf(f, df_contrast, df_resid)), -special.ndtri(np.maximum(tail, 1e-308)))
+    lower = special.ndtri(stats.f.cdf(f, df_contrast, df_resid))
+    z = np.where(tail > 0.5, lower, -special.ndtri(np.maximum(tail, np.finfo(float).tiny)))
     return np.clip(z, -_Z_LIMIT, _Z_LIMIT)
 
 

@@ -50,8 +50,15 @@ class Space:
 class Maps(Protocol):
     """A matrix of scans by voxels that is read in voxel chunks."""
 
-    scan_ids: tuple[str, ...]
-    space: Space | None
+    @property
+    def scan_ids(self) -> tuple[str, ...]:
+        """Row names."""
+        ...
+
+    @property
+    def space(self) -> Space | None:
+        """Where columns lie."""
+        ...
 
     @property
     def n_voxels(self) -> int:
@@ -105,7 +112,7 @@ class ArrayMaps:
         bad = ~np.isfinite(self.data)
         if bad.any():
             rows = [self.scan_ids[i] for i in np.flatnonzero(bad.any(axis=1))]
-            msg = f"{int(bad.sum())} values are missing or infinite, in {', '.join(rows[:12])}; fill in or drop these rows"
+            msg = f"{int(bad.sum())} values are missing or infinite, in {', '.join(rows[:12])}; fill in or leave out"
             raise ScanError(msg)
 
     @property
@@ -198,7 +205,8 @@ def _read_chunk(path: Path, n_scans: int, index: int) -> np.ndarray:
     chunk = np.empty((n_scans, CHUNK_VOXELS), dtype=np.float32)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        view, offset = memoryview(chunk).cast("B"), index * chunk.nbytes
+        view = memoryview(chunk.data).cast("B")
+        offset = index * chunk.nbytes
         done = 0
         while done < chunk.nbytes:
             count = os.preadv(descriptor, [view[done:]], offset + done)

@@ -136,12 +136,12 @@ def open_store(folder: Path, strict: bool = True) -> PackedMaps | None:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
-            raise ValueError(f"format {manifest['format']}")  # noqa: EM102, TRY301
+            raise ValueError(f"format {manifest['format']}")  # noqa: EM102
         segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
         n_chunks = -(-int(manifest["n_voxels"]) // CHUNK_VOXELS)
         for path, n_scans in segments:
             if path.stat().st_size != n_chunks * n_scans * CHUNK_VOXELS * 4:
-                raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102, TRY301
+                raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
         space = Space(
             Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
             np.load(folder / "voxels.npy"), manifest["axcodes"],
@@ -212,8 +212,10 @@ class _Tally:
         bad = {scan: int(mask[at].sum()) for scan, at in self.nan_of.items() if mask[at].any()}
         if bad:
             listed = ", ".join(f"{scan} ({count} voxels)" for scan, count in list(bad.items())[:12])
-            msg = f"NaN or infinite values inside the mask: {listed}; make these maps again, or leave such voxels out " \
-                  "with --nan exclude"
+            msg = (
+                f"NaN or infinite values inside the mask: {listed}; make these maps again, "
+                "or leave such voxels out with --nan exclude"
+            )
             raise ScanError(msg)
         check_units(self.means)
 
@@ -281,7 +283,9 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: _Ta
     number = len(manifest["segments"])
     manifest |= {"mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means}
     np.save(folder / manifest["mask_file"], mask)
-    np.savez(folder / manifest["tally_file"], low=tally.low, high=tally.high, n_present=tally.n_present, n_nan=tally.n_nan)
+    np.savez(
+        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_present=tally.n_present, n_nan=tally.n_nan
+    )
     io.write_json(folder / "manifest.json", manifest)
     store = open_store(folder)
     assert store is not None  # noqa: S101 - strict opening raises instead
@@ -310,7 +314,8 @@ def _superset(
     tally = _Tally(voxels.size)
     for block in _batches(looked_at):
         rows = np.empty((len(block), voxels.size), dtype=np.float32)
-        list(pool.map(lambda job: reader.read(*job), [(paths[s], voxels, r) for s, r in zip(block, rows, strict=True)]))
+        jobs = [(paths[scan], voxels, row) for scan, row in zip(block, rows, strict=True)]
+        list(pool.map(lambda job: reader.read(*job), jobs))
         for scan, row in zip(block, rows, strict=True):
             tally.add(scan, row, _threshold(rule, scale, scan))
     enough = np.ceil(rule.share * len(looked_at) - 1e-9) - tally.n_nan
@@ -350,7 +355,7 @@ def _write_segment(
 
             def write(chunk: int, rows: np.ndarray = rows, first: int = first) -> None:
                 piece = np.ascontiguousarray(rows[:, chunk * CHUNK_VOXELS : (chunk + 1) * CHUNK_VOXELS])
-                os.pwrite(descriptor, memoryview(piece).cast("B"), (chunk * n_scans + first) * CHUNK_VOXELS * 4)
+                os.pwrite(descriptor, memoryview(piece.data).cast("B"), (chunk * n_scans + first) * CHUNK_VOXELS * 4)
 
             list(pool.map(write, range(n_chunks)))
             first += len(block)

@@ -1,4 +1,4 @@
-"""Where the maps of a model come from: a cohort's paths, a folder, a path template, or a matrix; joined strictly by id."""
+"""Where the maps of a model come from: a cohort's paths, a folder, a template, a matrix; joined strictly by id."""
 
 from __future__ import annotations
 
@@ -79,29 +79,31 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     TableError, ScanError
         If a map has no row, a row no path, or no id is common to both.
     """
-    ids = cohort.scan_ids
     if maps is None:
         paths, notes = _from_cohort(cohort, response, missing)
-        return _joined(cohort.table, ids, paths, notes)
-    if isinstance(maps, np.ndarray | torch.Tensor):
-        values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
-        if values.ndim != 2 or len(values) != len(ids):
-            msg = f"expected a matrix with one row for each of the {len(ids)} scans of the table, got {values.shape}"
-            raise ScanError(msg)
-        found = ArrayMaps(_floating(values), tuple(ids))
-        return _sorted(cohort.table, ids, None, found, [])
+        return _joined(cohort.table, cohort.scan_ids, paths, notes)
+    if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
+        return _matched(cohort, _as_matrix(maps, cohort), missing)
+    if isinstance(maps, Mapping):
+        return _by_folder(cohort, {str(scan): Path(path) for scan, path in maps.items()}, "the maps given", missing)
+    if "{" in str(maps):
+        return _joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), [])
+    return _by_folder(cohort, _in_folder(Path(maps), response), str(maps), missing)
+
+
+def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
+    """A matrix with row names; a bare array takes those of the cohort."""
+    if isinstance(maps, ArrayMaps | PackedMaps):
+        return maps
     if isinstance(maps, pd.DataFrame):
         index = ["_".join(filter(None, map(str, key))) if isinstance(key, tuple) else str(key) for key in maps.index]
-        found = ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
-        return _matched(cohort, found, missing)
-    if isinstance(maps, ArrayMaps | PackedMaps):
-        return _matched(cohort, maps, missing)
-    if isinstance(maps, Mapping):
-        by_id = {str(scan): Path(path) for scan, path in maps.items()}
-        return _by_folder(cohort, by_id, "the maps given", missing)
-    if "{" in str(maps):
-        return _joined(cohort.table, ids, _from_template(str(maps), cohort), [])
-    return _by_folder(cohort, _in_folder(Path(maps), response), str(maps), missing)
+        return ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
+    values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
+    if values.ndim != 2 or len(values) != len(cohort.scan_ids):
+        expected = f"one row for each of the {len(cohort.scan_ids)} scans of the table"
+        msg = f"expected a matrix with {expected}, got shape {values.shape}; give a DataFrame indexed by scan id"
+        raise ScanError(msg)
+    return ArrayMaps(_floating(values), tuple(cohort.scan_ids))
 
 
 def _floating(values: np.ndarray) -> np.ndarray:
@@ -124,7 +126,10 @@ def map_column(response: str, table: pd.DataFrame) -> str:
     if response in table:
         return response
     near = closest(response, [*TISSUES, *table.columns])
-    msg = f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths (nearest {near or 'none'})"
+    msg = (
+        f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths "
+        f"(nearest {near or 'none'})"
+    )
     raise TableError(msg)
 
 
