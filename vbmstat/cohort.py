@@ -97,7 +97,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
         msg = f"{path}: no such table"
         raise TableError(msg) from error
     except (OSError, UnicodeDecodeError, ValueError, ImportError, KeyError) as error:
-        msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {error}"
+        reason = " ".join(str(error).split())
+        msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {reason}"
         raise TableError(msg) from error
     names = [str(name).strip() for name in raw.iloc[0]]
     twice = sorted({name for name in names if names.count(name) > 1})

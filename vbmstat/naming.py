@@ -190,11 +190,10 @@ def _is_ignored(relative: Path, rules: list[str]) -> bool:
     ignored = False
     above = [relative, *relative.parents][:-1]  # the last parent is "."
     for rule in rules:
-        pattern = rule.removeprefix("!").rstrip("/")
+        pattern = rule.removeprefix("!").rstrip("/").removeprefix("**/")
         anchored = "/" in pattern  # such a rule is relative to the dataset, others name a file or folder anywhere
         names = [entry.as_posix() if anchored else entry.name for entry in above]
-        pattern = pattern.removeprefix("/").removeprefix("**/") if anchored else pattern
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        if any(fnmatch.fnmatchcase(name, pattern.removeprefix("/")) for name in names):
             ignored = not rule.startswith("!")
     return ignored
 
