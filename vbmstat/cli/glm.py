@@ -53,7 +53,7 @@ def command(
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
 
-    table = _cohort_path(cohort, maps, participants)
+    table = cohort_path(cohort, maps, participants)
     folder = out or table.parent / "glm" / _folder_name(formula)
     with stages() as progress:
         results = fit_glm(
@@ -68,7 +68,8 @@ def command(
     _tell(results, folder)
 
 
-def _cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
+def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
+    """The table that a command reads: the cohort's, or the participants' that goes with a folder of maps."""
     from vbmstat.errors import TableError  # noqa: PLC0415
 
     if maps is not None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from isal import igzip
+from isal.igzip_lib import IsalError
 
 from vbmstat import io
 from vbmstat.errors import ScanError
@@ -24,7 +25,9 @@ _HEADER_BYTES = 348
 _DTYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2"}  # NIfTI-1 datatype codes
 _GEOMETRY = ((40, 56), (76, 92), (252, 328))  # bytes of dim; qfac and voxel sizes; q- and s-form
 _RAS_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-_READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, struct.error)  # isal raises zlib's error
+_READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError, EOFError, ValueError, cast("type[Exception]", IsalError), struct.error,
+)
 
 
 @dataclass

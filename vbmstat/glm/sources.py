@@ -181,10 +181,7 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
     """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
-    keys = [split_ids(scan) for scan in paths]
-    index = pd.MultiIndex.from_tuples(keys, names=["participant_id", "session_id"])
-    scans = pd.DataFrame(index=index)
-    joined, without = join_participants(scans, cohort.table, source)
+    joined, without, used = _rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)
         msg = (
@@ -194,15 +191,31 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
         raise TableError(msg)
     kept = [scan not in set(without) for scan in paths]
     ids = [scan for scan, keep in zip(paths, kept, strict=True) if keep]
-    participants = {key[0] for key in keys}
-    spare = [scan for scan, key in zip(cohort.scan_ids, cohort.table.index, strict=True)
-             if key[0] not in participants and f"sub-{key[0]}" not in participants]
+    spare = [scan for scan in cohort.scan_ids if scan not in used]
     notes = []
     if without:
         notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
     if spare:
         notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
     return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, None, notes)
+
+
+def _rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
+    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used."""
+    position = {scan: i for i, scan in enumerate(cohort.scan_ids)}
+    if any(scan in position for scan in scans):
+        rows = [position.get(scan, -1) for scan in scans]
+        without = [scan for scan in scans if scan not in position]
+        return cohort.table.iloc[rows], without, set(scans)
+    keys = [split_ids(scan) for scan in scans]
+    index = pd.MultiIndex.from_tuples(keys, names=["participant_id", "session_id"])
+    joined, without = join_participants(pd.DataFrame(index=index), cohort.table, source)
+    participants = {key[0] for key in keys}
+    used = {
+        scan for scan, (participant, _) in zip(cohort.scan_ids, cohort.table.index, strict=True)
+        if participant in participants or f"sub-{participant}" in participants
+    }
+    return joined, without, used
 
 
 def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Source:

@@ -1,0 +1,41 @@
+"""``vbmstat pack``: maps once into one masked matrix on the disk, for many models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    tissue: Annotated[str, typer.Argument(help="gm, wm, csf or a column with map paths.")],
+    out: Annotated[Path, typer.Option(help="Folder of the packed maps; give it to vbmstat glm as --store.")],
+    cohort: Annotated[Path | None, typer.Option(help="Cohort table; default ./cohort.tsv …")] = None,
+    maps: Annotated[str | None, typer.Option(help="Folder of maps, or path with {participant_id}.")] = None,
+    participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
+    mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
+    mask_share: Annotated[float, typer.Option(help="Share of scans that must exceed it; 1 is SPM's rule.")] = 1.0,
+    mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
+    nan: Annotated[str, typer.Option(help="NaN inside the mask: raise or exclude.")] = "raise",
+    missing: Annotated[str, typer.Option(help="Maps without a row, rows without a map: raise or drop.")] = "raise",
+) -> None:
+    """Pack maps into one masked matrix; run again after adding scans to append them."""
+    from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.progress import stages  # noqa: PLC0415
+    from vbmstat.errors import ScanError  # noqa: PLC0415
+    from vbmstat.glm.analysis import Options  # noqa: PLC0415
+    from vbmstat.glm.pack import pack_maps  # noqa: PLC0415
+    from vbmstat.glm.sources import as_cohort, gather  # noqa: PLC0415
+
+    options = Options(mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, missing=missing)
+    source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)
+    if source.paths is None:
+        msg = "pack needs maps in files"
+        raise ScanError(msg)
+    with stages() as progress:
+        store = pack_maps(source.paths, out, options.mask_rule, progress=progress)
+    for note in source.notes:
+        typer.echo(f"note: {note}")
+    gigabytes = sum(path.stat().st_size for path, _ in store.segments) / 1e9
+    typer.echo(f"{len(store.scan_ids)} scans, {int(store.mask.sum())} voxels in the mask, {gigabytes:.2f} GB in {out}")
