@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
+from vbmstat.io import as_nifti
 from vbmstat.volume import Volume
 
 if TYPE_CHECKING:
@@ -60,12 +62,11 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
     symbol : str
         Label of the colour bar.
     """
-    import nibabel as nib  # noqa: PLC0415 - nilearn wants its image type; nothing is read or written here
     from nilearn.plotting import plot_glass_brain  # noqa: PLC0415 - slow import, only for this picture
 
-    values = np.nan_to_num(statistic.data[0].cpu().numpy())
+    values = torch.nan_to_num(statistic.data)
     figure = Figure(figsize=(9.0, 3.4), dpi=120)
-    peak = float(np.abs(values).max())
+    peak = float(values.abs().max())
     if peak <= threshold:
         axes: Axes = figure.subplots()
         axes.set_axis_off()
@@ -74,10 +75,9 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
         )
         axes.set_title(_plain(title))
         return figure
-    image = nib.Nifti1Image(values, statistic.grid.affine)
     plot_glass_brain(
-        image, figure=figure, threshold=threshold, colorbar=True, plot_abs=False, vmax=peak, cmap="RdBu_r",
-        symmetric_cbar=True, display_mode="lyrz",
+        as_nifti(Volume(values, statistic.grid)), figure=figure, threshold=threshold, colorbar=True, plot_abs=False,
+        vmax=peak, cmap="RdBu_r", symmetric_cbar=True, display_mode="lyrz",
     )
     figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
     return figure

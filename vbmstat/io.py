@@ -279,6 +279,11 @@ def read_axcodes(path: Path | str) -> str:
     return "".join(nib.aff2axcodes(_load(Path(path)).affine))
 
 
+def as_nifti(volume: Volume) -> nib.Nifti1Image:
+    """The first channel as a NIfTI image in memory, RAS+, for libraries that plot such."""
+    return nib.Nifti1Image(volume.data[0].detach().cpu().numpy(), volume.grid.affine)
+
+
 def write_volume(
     path: Path | str,
     volume: Volume,
