@@ -7,6 +7,7 @@ same person would have without it, GM giving way to CSF at the cortex's outer bo
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -27,7 +28,7 @@ from vbmstat.simulate.render import image_from_signal
 from vbmstat.volume import Volume
 
 AGE_RANGE_YEARS = (20.0, 80.0)
-AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / np.sqrt(12.0)  # of a uniform distribution, 17.3
+AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # of a uniform distribution, 17.3
 TIV_ML = {"M": 1550.0, "F": 1400.0}  # typical adults; the simulation's own choice
 TIV_SD_ML = 110.0
 _TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
@@ -153,7 +154,7 @@ def gm_factor(age: float, effect_percent: float) -> float:
     >>> round(gm_factor(20.0 + AGE_SD_YEARS, -10.0), 6)
     0.9
     """
-    return 1.0 + effect_percent / 100.0 * (age - AGE_RANGE_YEARS[0]) / float(AGE_SD_YEARS)
+    return 1.0 + effect_percent / 100.0 * (age - AGE_RANGE_YEARS[0]) / AGE_SD_YEARS
 
 
 def simulate_person(
@@ -259,7 +260,7 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
     content = {
         "vbmstat_version": vbmstat.__version__,
         "settings": asdict(settings),
-        "age_sd_years": float(AGE_SD_YEARS),
+        "age_sd_years": AGE_SD_YEARS,
         "effect": "region GM volume = (1 + effect_percent / 100 * (age - 20) / age_sd_years) * volume without effect",
         "template_frame": "MNI152NLin2009cAsym, RAS+ mm",
         "effect_mask": "effect_mask.nii.gz",
