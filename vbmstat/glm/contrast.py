@@ -178,6 +178,8 @@ def _lookup(column: str, design: Design) -> np.ndarray:
     """Unit row (1, p) of a column; zeros for a reference level, whose coefficient is zero by construction."""
     if column in design.columns:
         return np.eye(len(design.columns))[[design.columns.index(column)]]
+    if len(design.terms.get(column, ())) == 1:
+        return _lookup(design.terms[column][0], design)
     if column in design.references:
         return np.zeros((1, len(design.columns)))
     near = closest(column, design.columns)
@@ -186,7 +188,8 @@ def _lookup(column: str, design: Design) -> np.ndarray:
 
 
 def _linear_expression(text: str, design: Design) -> np.ndarray:
-    names = sorted((*design.columns, *design.references), key=len, reverse=True)
+    single = [term for term, columns in design.terms.items() if len(columns) == 1]
+    names = sorted((*design.columns, *design.references, *single), key=len, reverse=True)
     used: list[str] = []
 
     def hide(match: re.Match[str]) -> str:

@@ -27,7 +27,8 @@ QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
 _TILE_VOXELS = {"cpu": CHUNK_VOXELS, "cuda": 32 * CHUNK_VOXELS}
 _CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}  # RSS_S / |E_S|² below: too few digits are left
 _CUDA_WORKERS = 2  # one reads while the other computes
-_EXACT_FIT = {torch.float32: 1e-6, torch.float64: 1e-13}  # rms(E) / rms(Y) below: nothing but rounding is left
+_DOUBTFUL_FIT = 1e-5  # RSS / |X B|² below: float32 rounding of the fitted part shows in the residual
+_EXACT_FIT = 1e-26  # RSS / |X B|² below: nothing but float64 rounding is left
 SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
 
 
@@ -63,7 +64,7 @@ def fit_voxels(
     backend : {"auto", "mm", "linear"}
         Matrix product; auto takes the fastest right one.
     chunk_voxels : int, optional
-        Voxels read at a time; results do not depend on it.
+        Voxels read at a time, rounded up to whole tiles of 512; results do not depend on it.
     n_threads : int, optional
         Tiles worked on at a time (CPU); results do not depend on it.
     progress : callable, optional
@@ -78,7 +79,8 @@ def fit_voxels(
     dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
     tensors = make_tensors(plan, dtype, device, product, robust)
     exact = tensors if dtype == torch.float64 else make_tensors(plan, torch.float64, device, product, robust)
-    chunk = chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)
+    # whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk
+    chunk = -(-(chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)) // CHUNK_VOXELS) * CHUNK_VOXELS
     tile_width = CHUNK_VOXELS if kind == "cpu" else chunk
     workers = (n_threads or os.cpu_count() or 1) if kind == "cpu" else _CUDA_WORKERS
     floor = None
@@ -89,7 +91,7 @@ def fit_voxels(
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
     fit = _empty_fit(maps, plan)
     done = 0
-    tiles = _stream(maps, chunk, tile_width, workers, lambda y, _: _fit_tile(y, plan, tensors, exact, floor))
+    tiles = _stream(maps, chunk, tile_width, workers, lambda y, at: _fit_tile(y, at, plan, tensors, exact, floor))
     for start, tile in tiles:
         _store(fit, start, tile)
         done += tile.width
@@ -123,11 +125,11 @@ def _stream(
 
 
 def _fit_tile(
-    values: torch.Tensor, plan: Plan, tensors: Tensors, exact: Tensors, floor: np.ndarray | None
+    values: torch.Tensor, inside: torch.Tensor, plan: Plan, tensors: Tensors, exact: Tensors, floor: np.ndarray | None
 ) -> Tile:
-    """All statistics of one tile (n, v); columns without digits left are done again in float64."""
+    """All statistics of one tile (n, v); columns of the mask without digits left are done again in float64."""
     tile, cancelled = _solve(_pad(values), plan, tensors, floor)
-    columns = np.flatnonzero(cancelled[: values.shape[1]])
+    columns = np.flatnonzero(cancelled[: values.shape[1]] & inside.numpy())
     if tensors is not exact and columns.size:
         again, _ = _solve(_pad(values[:, columns]), plan, exact, floor)
         tile.replace(columns, again)
@@ -135,20 +137,20 @@ def _fit_tile(
 
 
 def _pad(values: torch.Tensor) -> torch.Tensor:
-    """Columns up to a whole tile, so that every voxel meets the same product kernel wherever it stands."""
+    """Columns up to a whole tile: one shape of product, whatever is left over at the end."""
     return torch.nn.functional.pad(values, (0, -values.shape[1] % CHUNK_VOXELS))
 
 
 def _solve(
     values: torch.Tensor, plan: Plan, tensors: Tensors, floor: np.ndarray | None
 ) -> tuple[Tile, np.ndarray]:
-    coefficients, rest, sigma = full_fit(values, tensors)  # (r, v), (n, v), (v,)
+    coefficients, rest, sigma, doubtful = full_fit(values, tensors)  # (r, v), (n, v), (v,), (v,)
     squares = rest * rest
     tile = _full_statistics(plan, tensors, coefficients, squares, sigma, 0.0 if floor is None else floor[0])
     if not len(plan.members):
-        return tile, np.zeros(values.shape[1], dtype=bool)
+        return tile, doubtful.cpu().numpy()
     z, rss, present = _subset_residuals(rest, squares, tensors)
-    cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (sigma > 0)  # (v,)
+    cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (sigma > 0) | doubtful  # (v,)
     variance = rss / tensors.subset_df  # (B, v), in units of sigma²
     per_sigma = _reciprocal(sigma)
     if floor is not None:
@@ -162,8 +164,22 @@ def _solve(
     return tile, cancelled.cpu().numpy()
 
 
-def full_fit(values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Coordinates (r, v) float64, residuals (n, v) over sigma, and sigma (v,) float64 of the whole sample."""
+def full_fit(
+    values: torch.Tensor, tensors: Tensors
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Fit the whole sample.
+
+    Returns
+    -------
+    coefficients : Tensor, (r, v), float64
+        Coordinates of the fit in the basis.
+    rest : Tensor, (n, v)
+        Residuals over sigma.
+    sigma : Tensor, (v,), float64
+        Residual standard deviation; 0 where the fit is exact.
+    doubtful : Tensor, (v,), bool
+        Where float32 has too few digits for the residual.
+    """
     basis = tensors.basis
     y = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
     if tensors.scan_scale is not None:
@@ -178,10 +194,11 @@ def full_fit(values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torc
     rest = torch.addmm(rest, basis, second, alpha=-1)
     fitted = first.double() + second.double()  # (r, v)
     rss = (rest * rest).sum(dim=0).double()
-    is_exact = rss <= (_EXACT_FIT[basis.dtype] ** 2) * (fitted**2).sum(dim=0)
-    sigma = torch.where(is_exact, 0.0, (rss / tensors.df_resid).sqrt())
+    explained = (fitted**2).sum(dim=0)
+    doubtful = rss < (_DOUBTFUL_FIT if basis.dtype == torch.float32 else 0.0) * explained
+    sigma = torch.where(rss <= _EXACT_FIT * explained, 0.0, (rss / tensors.df_resid).sqrt())
     rest = (rest * _reciprocal(sigma).to(rest.dtype)).to(tensors.dtype)
-    return fitted + tensors.ones * centre.double(), rest, sigma
+    return fitted + tensors.ones * centre.double(), rest, sigma, doubtful
 
 
 def _reciprocal(values: torch.Tensor) -> torch.Tensor:
@@ -261,7 +278,7 @@ def _full_statistics(
 
 def _largest_variances(values: torch.Tensor, tensors: Tensors) -> np.ndarray:
     """Largest σ² over some voxels (n, v) in the whole sample and in every subset, (1 + B,)."""
-    _, rest, sigma = full_fit(_pad(values), tensors)
+    _, rest, sigma, _ = full_fit(_pad(values), tensors)
     largest = [(sigma**2).max().reshape(1)]
     if len(tensors.members):
         _, rss, _ = _subset_residuals(rest, rest * rest, tensors)
