@@ -74,7 +74,3 @@ def inverse_deformation(inverse: Displacement, linear: np.ndarray, scan_grid: Gr
     at = apply_affine(np.linalg.inv(inverse.grid.affine), mm)
     return Volume(mm + sample(inverse.data, at, padding_mode="border"), scan_grid)
 
-
-def pull_template(template: Volume, coordinates: Volume) -> torch.Tensor:
-    """Template maps at the template points of :func:`inverse_deformation`, (C, X, Y, Z)."""
-    return sample(template.data, apply_affine(np.linalg.inv(template.grid.affine), coordinates.data))

@@ -22,7 +22,7 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import bias, brain, denoise, linear, modulate, quality, smooth, tissue, warp
+from vbmstat.preproc import bias, brain, denoise, linear, modulate, priors, quality, smooth, tissue, warp
 from vbmstat.volume import Displacement, Volume
 
 ENGINES = ("classic",)
@@ -31,8 +31,6 @@ _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled f
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
 _MARGIN_VOXELS = 4
-_PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
-_WARPED_PRIOR_FWHM_MM = 2.5
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,10 @@ def preprocess_scan(
         with clock.step("draft"):
             affine, velocity = _draft(work, template, affine)
         with clock.step("segment"):
-            priors = _warped_priors(template, velocity, affine, work.image.grid)
-            field_ = bias.bias_field(work.image, work.mask, priors)
+            prior = _warped_priors(template, velocity, affine, work.image.grid)
+            field_ = bias.bias_field(work.image, work.mask, prior)
             corrected = Volume(work.image.data / field_, work.image.grid)
-            segmented = tissue.segment(corrected, work.mask, priors)
+            segmented = tissue.segment(corrected, work.mask, prior)
             fractions = Volume(segmented.fractions, work.image.grid)
         with clock.step("warp"):
             velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity)
@@ -235,9 +233,9 @@ def _draft(work: _Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarr
     draft = _resampled(work, work.image.grid.with_voxel_size(np.maximum(_DRAFT_MM, work.image.grid.voxel_size_mm)))
     velocity: torch.Tensor | None = None
     for _ in range(2):
-        priors = _warped_priors(template, velocity, affine, draft.image.grid)
-        corrected = Volume(draft.image.data / bias.bias_field(draft.image, draft.mask, priors), draft.image.grid)
-        fractions = Volume(tissue.segment(corrected, draft.mask, priors).fractions, draft.image.grid)
+        prior = _warped_priors(template, velocity, affine, draft.image.grid)
+        corrected = Volume(draft.image.data / bias.bias_field(draft.image, draft.mask, prior), draft.image.grid)
+        fractions = Volume(tissue.segment(corrected, draft.mask, prior).fractions, draft.image.grid)
         if velocity is None:
             affine = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, affine)
         velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity, finest=False)
@@ -245,16 +243,10 @@ def _draft(work: _Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarr
 
 
 def _warped_priors(template: Volume, velocity: torch.Tensor | None, affine: np.ndarray, grid: Grid) -> torch.Tensor:
-    """Priors of GM, WM, CSF on a scan's grid, (3, X, Y, Z); CSF is what the template's GM and WM leave."""
-    blur = _PRIOR_FWHM_MM if velocity is None else _WARPED_PRIOR_FWHM_MM
-    blurred = Volume(smooth.smooth(template.data, blur / template.grid.voxel_size_mm, 3.0), template.grid)
-    if velocity is None:
-        gm_wm = resample(blurred.data, template.grid, grid, np.linalg.inv(affine))
-    else:
+    coordinates = None
+    if velocity is not None:
         coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), affine, grid)
-        gm_wm = modulate.pull_template(blurred, coordinates)
-    gm_wm = gm_wm.clamp(0, 1)
-    return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
+    return priors.tissue_priors(template, affine, grid, coordinates)
 
 
 def _aligned(fractions: Volume, template: Volume, affine: np.ndarray) -> Volume:

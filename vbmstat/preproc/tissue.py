@@ -19,11 +19,11 @@ from vbmstat.volume import Volume
 
 N_STATES = 5
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
-_LOCAL_FWHM_MM = 28.0  # reach of the local class means
+_LOCAL_FWHM_MM = 18.0  # reach of the local class means
 _LOCAL_SHRINKAGE = 0.02  # weight of the global mean, as a share of a fully occupied neighbourhood
 _MRF_STRENGTH = 0.35
-_N_ROUNDS = 4  # class means, then sweeps
-_N_SWEEPS = 3
+_N_ROUNDS = 6  # class means, then sweeps
+_N_SWEEPS = 2
 _PRIOR_FLOOR = 0.05
 
 
@@ -60,12 +60,13 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     """
     intensity = t1w.data[0]
     state_prior = _state_priors(priors)
-    means, sd = _initial_classes(intensity, mask, priors)
-    local = means[:, None, None, None].expand(3, *intensity.shape)
-    belief = _posterior(intensity, local, sd, state_prior)
+    means = torch.zeros(3, device=intensity.device)
+    belief = state_prior.square()  # sharpened; the spread is wide at first, so that local means follow the priors
+    belief = belief / belief.sum(0)
     for _ in range(_N_ROUNDS):
         local, means, sd = _update_classes(intensity, mask, belief, means, t1w.grid.voxel_size_mm)
         evidence = _log_likelihood(intensity, local, sd) + state_prior.log()
+        belief = torch.softmax(evidence, dim=0)
         for _ in range(_N_SWEEPS):
             belief = torch.softmax(evidence - _neighbour_cost(belief * mask), dim=0)
     return Segmentation(_split(intensity, local, belief) * mask, means, float(sd))
@@ -76,21 +77,6 @@ def _state_priors(priors: torch.Tensor) -> torch.Tensor:
     gm, wm, csf = priors.clamp(min=_PRIOR_FLOOR)
     states = torch.stack([csf, (csf * gm).sqrt(), gm, (gm * wm).sqrt(), wm])
     return states / states.sum(0)
-
-
-def _initial_classes(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Global means of CSF, GM, WM by expectation-maximisation of three Gaussians with the priors."""
-    values = intensity[mask][::7]
-    prior = torch.stack([priors[i][mask][::7] for i in (2, 0, 1)]).clamp(min=_PRIOR_FLOOR)  # CSF, GM, WM
-    weight = prior / prior.sum(0)
-    mean = (weight**2 * values).sum(1) / (weight**2).sum(1)
-    sd = torch.full((3,), float(values.std()) / 2)
-    for _ in range(30):
-        likelihood = torch.exp(-0.5 * ((values - mean[:, None]) / sd[:, None]) ** 2) / sd[:, None] * prior
-        weight = likelihood / likelihood.sum(0).clamp(min=1e-12)
-        mean = (weight * values).sum(1) / weight.sum(1)
-        sd = ((weight * (values - mean[:, None]) ** 2).sum(1) / weight.sum(1)).sqrt().clamp(min=1e-3)
-    return mean, sd[1:].mean()
 
 
 def _state_means(local: torch.Tensor) -> torch.Tensor:
@@ -107,10 +93,6 @@ def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tens
     z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessels' walls
     z[4] = torch.where(intensity > wm, z[4] * 0.5, z[4])
     return -0.5 * z**2 - spread.log()
-
-
-def _posterior(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(_log_likelihood(intensity, local, sd) + prior.log(), dim=0)
 
 
 def _update_classes(

@@ -1,0 +1,62 @@
+"""Prior probabilities of the tissues at each voxel of a scan, from the template."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.preproc.smooth import smooth
+from vbmstat.volume import Volume
+
+_PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
+_WARPED_PRIOR_FWHM_MM = 2.5
+# Striatum and thalamus lie in this box (MNI mm). The template calls them half white matter, because their
+# intensity is between cortex and white matter; anatomically they are grey.
+_DEEP_LOW_MM, _DEEP_HIGH_MM = np.array([-36.0, -36.0, -9.0]), np.array([36.0, 24.0, 24.0])
+_DEEP_EDGE_MM = 4.0
+_DEEP_FROM, _DEEP_TO = 0.15, 0.40  # template GM below is white matter (or pallidum), above is a deep nucleus
+_DEEP_GM = 0.9
+
+
+def tissue_priors(
+    template: Volume, linear: np.ndarray, grid: Grid, coordinates: Volume | None = None
+) -> torch.Tensor:
+    """Priors of GM, WM, CSF on a scan's grid.
+
+    Parameters
+    ----------
+    template : Volume
+        GM and WM of the template.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm, used where there is no warp yet.
+    grid : Grid
+        The scan's grid.
+    coordinates : Volume, optional
+        Template point (mm) of each scan voxel, from the inverse warp.
+
+    Returns
+    -------
+    Tensor, (3, X, Y, Z)
+        GM, WM, and CSF, which is what the template's GM and WM leave; they sum to 1.
+    """
+    blur_mm = _PRIOR_FWHM_MM if coordinates is None else _WARPED_PRIOR_FWHM_MM
+    blurred = smooth(_deep_nuclei_as_gm(template), blur_mm / template.grid.voxel_size_mm, 3.0)
+    if coordinates is None:
+        gm_wm = resample(blurred, template.grid, grid, np.linalg.inv(linear))
+    else:
+        gm_wm = sample(blurred, apply_affine(np.linalg.inv(template.grid.affine), coordinates.data))
+    gm_wm = gm_wm.clamp(0, 1)
+    return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
+
+
+def _deep_nuclei_as_gm(template: Volume) -> torch.Tensor:
+    """The template's GM and WM, with striatum and thalamus moved from WM to GM."""
+    gm, wm = template.data
+    mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, gm.device))
+    low, high = (torch.as_tensor(edge, dtype=mm.dtype, device=mm.device) for edge in (_DEEP_LOW_MM, _DEEP_HIGH_MM))
+    depth = torch.minimum(mm - low[:, None, None, None], high[:, None, None, None] - mm).amin(0)  # mm inside the box
+    inside = (depth / _DEEP_EDGE_MM).clamp(0, 1)
+    nucleus = inside * ((gm - _DEEP_FROM) / (_DEEP_TO - _DEEP_FROM)).clamp(0, 1)
+    moved = torch.minimum(nucleus * (_DEEP_GM - gm).clamp(min=0), wm)
+    return torch.stack([gm + moved, wm - moved])
