@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vbmstat import assets, io
+from vbmstat.cohort import Cohort, index_by_id, read_cohort
+from vbmstat.errors import ScanError, TableError
+from vbmstat.grid import Grid
+from vbmstat.roi.table import cohort_of_maps, measure_rois, to_wide, write_rois
+from vbmstat.volume import Volume
+
+GRID = Grid((6, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+@pytest.fixture
+def own_atlas(tmp_path):
+    """Labels 3 (left), 7 (right) of one region and 9 of another, in slabs of 2 voxels; 5 has no voxel."""
+    data = torch.zeros(1, *GRID.shape)
+    for position, label in enumerate((3, 7, 9)):
+        data[0, 2 * position : 2 * position + 2] = label
+    path = tmp_path / "own.nii.gz"
+    io.write_volume(path, Volume(data, GRID), dtype="int16")
+    rows = ["9\tboth\tBase\tBase", "5\tboth\tGone\tGone", "7\tright\tRight T\tT", "3\tleft\tLeft T\tT"]
+    (tmp_path / "own.tsv").write_text("label\themisphere\tname\tregion\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def maps(tmp_path) -> Cohort:
+    """Two scans whose GM is 0.1, 0.2, 0.3 and WM 0.5 in the slabs; the second has twice the GM."""
+    slabs = torch.tensor([0.1, 0.1, 0.2, 0.2, 0.3, 0.3]).reshape(6, 1, 1).expand(GRID.shape)[None]
+    rows = []
+    for number, participant in enumerate(("001", "002")):
+        io.write_volume(tmp_path / "mri" / f"mwp1{participant}.nii.gz", Volume(slabs * (number + 1), GRID))
+        io.write_volume(tmp_path / "mri" / f"mwp2{participant}.nii.gz", Volume(torch.full_like(slabs, 0.5), GRID))
+        rows.append(
+            {"participant_id": participant, "mwp1": f"mri/mwp1{participant}.nii.gz",
+             "mwp2": f"mri/mwp2{participant}.nii.gz"}
+        )  # fmt: skip
+    return Cohort(index_by_id(pd.DataFrame(rows), "test"), tmp_path)
+
+
+SLAB_ML = 2 * 4 * 4 * 0.008
+
+
+def test_volumes_go_by_label_id_and_an_absent_label_is_missing(maps, own_atlas) -> None:
+    labels = measure_rois(maps, own_atlas).labels
+    first = labels[labels["participant_id"] == "001"].set_index("label")
+    assert first.loc[3, "gm_ml"] == pytest.approx(0.1 * SLAB_ML, abs=1e-6)
+    assert first.loc[7, "gm_ml"] == pytest.approx(0.2 * SLAB_ML, abs=1e-6)
+    assert first.loc[9, "gm_ml"] == pytest.approx(0.3 * SLAB_ML, abs=1e-6)
+    assert np.isnan(first.loc[5, "gm_ml"])
+    assert first.loc[3, "name"] == "Left T"
+    assert first.loc[9, "wm_ml"] == pytest.approx(0.5 * SLAB_ML, abs=1e-6)
+
+
+def test_regions_add_left_and_right(maps, own_atlas) -> None:
+    regions = measure_rois(maps, own_atlas).regions
+    second = regions[regions["participant_id"] == "002"].set_index("region")
+    assert list(second.index) == ["Base", "Gone", "T"]
+    assert second.loc["T", "gm_ml"] == pytest.approx(0.6 * SLAB_ML, abs=1e-6)
+    assert np.isnan(second.loc["Gone", "gm_ml"])
+
+
+def test_a_tissue_without_maps_is_stated_and_missing(maps, own_atlas) -> None:
+    tables = measure_rois(maps, own_atlas)
+    assert tables.not_measured == ("csf",)
+    assert tables.labels["csf_ml"].isna().all()
+    assert "csf_ml" not in measure_rois(maps, own_atlas, tissues=("gm",)).labels
+
+
+def test_a_bad_map_is_one_failure_and_the_others_go_on(maps, own_atlas) -> None:
+    (maps.folder / "mri" / "mwp1001.nii.gz").write_bytes(b"broken")
+    maps.table.loc[("002", ""), "mwp2"] = None
+    tables = measure_rois(maps, own_atlas)
+    assert tables.failures[["scan_id", "tissue"]].to_numpy().tolist() == [["001", "gm"], ["002", "wm"]]
+    assert "mwp1001" in tables.failures["reason"][0]
+    labels = tables.labels.set_index(["participant_id", "label"])
+    assert np.isnan(labels.loc[("001", 3), "gm_ml"])
+    assert labels.loc[("001", 3), "wm_ml"] > 0
+    assert labels.loc[("002", 3), "gm_ml"] > 0
+
+
+def test_maps_on_different_grids_are_each_measured_in_mm(maps, own_atlas) -> None:
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    affine[:3, 3] = -0.5  # the same faces at half the voxel size
+    fine = io.read_volume(maps.folder / "mri" / "mwp1002.nii.gz").data.repeat_interleave(2, 1)
+    fine = fine.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    io.write_volume(maps.folder / "mri" / "mwp1002.nii.gz", Volume(fine, Grid((12, 8, 8), affine)))
+    labels = measure_rois(maps, own_atlas).labels.set_index(["participant_id", "label"])
+    for label in (3, 7, 9):
+        assert labels.loc[("002", label), "gm_ml"] == pytest.approx(2 * labels.loc[("001", label), "gm_ml"], abs=2e-6)
+
+
+def test_a_table_without_map_columns_is_refused(maps, own_atlas) -> None:
+    bare = Cohort(maps.table.drop(columns=["mwp1", "mwp2"]).assign(age=3), maps.folder)
+    with pytest.raises(TableError, match="unsmoothed modulated maps"):
+        measure_rois(bare, own_atlas)
+    with pytest.raises(TableError, match="tissue bone"):
+        measure_rois(maps, own_atlas, tissues=("bone",))
+
+
+def test_wide_holds_the_same_numbers(maps, own_atlas) -> None:
+    tables = measure_rois(maps, own_atlas)
+    wide = to_wide(tables.labels, "name").set_index("participant_id")
+    tidy = tables.labels.set_index(["participant_id", "name"])
+    assert list(wide.columns[:4]) == ["base_gm_ml", "gone_gm_ml", "right_t_gm_ml", "left_t_gm_ml"]
+    assert wide.shape == (2, 12)
+    for participant in ("001", "002"):
+        assert wide.loc[participant, "left_t_gm_ml"] == tidy.loc[(participant, "Left T"), "gm_ml"]
+
+
+def test_files_keep_ids_and_every_column_is_described(maps, own_atlas, tmp_path) -> None:
+    written = write_rois(tmp_path / "out", measure_rois(maps, own_atlas))
+    assert len(written) == 4
+    for path in written:
+        table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})
+        assert table["participant_id"].iloc[0] == "001"
+        described = json.loads(path.with_suffix(".json").read_text())
+        assert set(table.columns) == set(described) - {"vbmstat"}
+        assert all(described[c]["Units"] == "mL" for c in table if c.endswith("_ml"))
+        assert described["vbmstat"]["labels_absent_from_the_image"] == [5]
+    assert "n/a" in written[0].read_text()
+    assert not list((tmp_path / "out").glob("*failures*"))
+    assert (tmp_path / "out" / "roi_own_LICENCE.txt").is_file()
+
+
+def test_sessions_stay_apart(maps, own_atlas) -> None:
+    table = maps.table.reset_index()
+    table["participant_id"], table["session_id"] = "01", ["ses-1", "ses-2"]
+    tables = measure_rois(Cohort(index_by_id(table, "test"), maps.folder), own_atlas)
+    assert tables.regions.groupby("session_id", sort=False)["gm_ml"].sum().pct_change().iloc[1] == pytest.approx(1.0)
+    assert list(to_wide(tables.regions, "region")["session_id"]) == ["ses-1", "ses-2"]
+
+
+def test_a_folder_of_cat12_maps_becomes_a_cohort(maps, own_atlas) -> None:
+    io.write_volume(maps.folder / "mri" / "s6mwp1003.nii.gz", Volume(torch.ones(1, *GRID.shape), GRID))
+    found = cohort_of_maps(maps.folder)
+    assert found.scan_ids == ["001", "002"]  # the smoothed map gives no volumes
+    assert measure_rois(found, own_atlas).regions["gm_ml"].notna().any()
+    empty = maps.folder / "empty"
+    empty.mkdir()
+    with pytest.raises(ScanError, match="no unsmoothed modulated map"):
+        cohort_of_maps(empty)
+
+
+def test_the_templates_gm_in_lpba40(tmp_path) -> None:
+    io.write_volume(tmp_path / "mwp1t.nii.gz", assets.template().channel(0))
+    regions = measure_rois(cohort_of_maps(tmp_path), "lpba40", tissues=("gm",)).regions.set_index("region")
+    assert len(regions) == 29
+    assert regions["gm_ml"].notna().all()
+    assert 100 < regions.loc["Cerebellum", "gm_ml"] < 150
+    assert 0 < regions.loc["Brainstem", "gm_ml"] < 10
+    assert regions["gm_ml"].sum() < assets.template().sums_ml[0]
+
+
+def test_command_prints_the_licence_and_fails_for_a_bad_map(maps, tmp_path) -> None:
+    from vbmstat.cli import app  # noqa: PLC0415
+
+    (maps.folder / "mri" / "mwp1001.nii.gz").write_bytes(b"broken")
+    maps.table.reset_index().to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
+    result = CliRunner().invoke(app, ["roi", "--cohort", str(tmp_path / "cohort.tsv"), "--out", str(tmp_path / "o")])
+    assert result.exit_code == 1
+    assert result.output.count("non-commercial") == 1
+    assert "001 gm:" in result.output
+    table = read_cohort(tmp_path / "o" / "roi_lpba40_regions_wide.tsv").table
+    assert table.shape[0] == 2

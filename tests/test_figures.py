@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io as bytes_io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from vbmstat import figures
+from vbmstat.grid import Grid
+from vbmstat.volume import Volume
+
+SHAPE = (40, 50, 30)
+GRID = Grid(SHAPE, np.diag([2.0, 2.0, 3.0, 1.0]))
+
+
+def nested() -> np.ndarray:
+    """p0 of nested boxes: CSF, GM, WM."""
+    tissue = np.zeros(SHAPE, np.float32)
+    for inset, value in ((5, 1), (8, 2), (11, 3)):
+        tissue[inset:-inset, inset:-inset, inset:-inset] = value
+    return tissue
+
+
+def volume(data: np.ndarray, grid: Grid = GRID) -> Volume:
+    return Volume(torch.from_numpy(data.astype(np.float32))[None], grid)
+
+
+def report(scan: np.ndarray | None = None, tissue: np.ndarray | None = None, **changes) -> Figure:
+    tissue = nested() if tissue is None else tissue
+    gm = volume((nested() == 2).astype(np.float32))
+    arguments = {
+        "t1w": volume(100 * nested() if scan is None else scan), "tissue": volume(tissue), "warped_gm": gm,
+        "template_gm": gm, "title": "sub-01", "metrics": {"GM": "700 mL"},
+    }  # fmt: skip
+    return figures.scan_report(**{**arguments, **changes})
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    stream = bytes_io.BytesIO()
+    figure.savefig(stream, format="png", facecolor=figure.get_facecolor())
+    stream.seek(0)
+    return imread(stream)[..., :3]
+
+
+def tinted(image: np.ndarray, colour: str) -> np.ndarray:
+    """Pixels whose tint (red minus blue) is that of a colour, however thin its line."""
+    red, _, blue = to_rgb(colour)
+    return (image[..., 0] - image[..., 2]) * np.sign(red - blue) > 0.2
+
+
+def test_the_picture_is_1600_pixels_wide_and_has_both_outlines() -> None:
+    image = pixels(report())
+    assert image.shape[1] == 1600
+    assert tinted(image, figures.ORANGE).sum() > 10_000
+    assert tinted(image, figures.SKY_BLUE).sum() > 5_000
+    bare = pixels(report(tissue=np.zeros(SHAPE)))  # the captions keep their colours, and the template its outline
+    assert tinted(image, figures.SKY_BLUE).sum() > 5 * tinted(bare, figures.SKY_BLUE).sum()
+
+
+def test_six_rows_of_seven_panels_with_sides_marked() -> None:
+    figure = report()
+    assert len(figure.axes) == 42
+    marks = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert marks == ["L", "R", "L", "R", "P", "A"] * 2
+
+
+@pytest.mark.parametrize(
+    ("axis", "end", "panel", "across"),
+    [(0, 0, 3, "left"), (0, -1, 3, "right"), (1, 0, 17, "left"), (2, -1, 10, "top"), (1, -1, 3, "top")],
+)
+def test_each_end_of_the_scan_is_drawn_where_the_letters_say(axis: int, end: int, panel: int, across: str) -> None:
+    scan = np.zeros(SHAPE, np.float32)
+    part = [slice(None)] * 3
+    part[axis] = slice(0, SHAPE[axis] // 2) if end == 0 else slice(SHAPE[axis] // 2, None)
+    scan[tuple(part)] = 100.0
+    image = report(scan=scan).axes[panel].images[0]
+    data = np.asarray(image.get_array())
+    assert image.origin == "lower"
+    rows, columns = data.shape
+    bright = {
+        "left": data[:, : columns // 3], "right": data[:, -(columns // 3) :],
+        "top": data[-(rows // 3) :], "bottom": data[: rows // 3],
+    }  # fmt: skip
+    opposite = {"left": "right", "right": "left", "top": "bottom"}[across]
+    assert bright[across].mean() > 90
+    assert bright[opposite].mean() < 10
+
+
+def test_voxels_keep_their_proportions() -> None:
+    figure = report()
+    width, height = figure.get_size_inches()
+    for axes in (figure.axes[0], figure.axes[7], figure.axes[14]):
+        assert not axes.axison
+        box = axes.get_position()
+        rows, columns = np.asarray(axes.images[0].get_array()).shape
+        mm = {0: (2.0, 2.0), 7: (2.0, 3.0), 14: (2.0, 3.0)}[figure.axes.index(axes)]
+        expected = rows * mm[1] / (columns * mm[0])
+        assert box.height * height / (box.width * width) == pytest.approx(expected, rel=0.02)
+        assert axes.get_aspect() == pytest.approx(mm[1] / mm[0])
+
+
+def test_title_and_metrics_are_plain_text() -> None:
+    figure = report(title="sub-$1_x$", metrics={"GM": "700 mL", "noise": "3 % of $WM$"})
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[0] == "sub-$1_x$"
+    assert texts[1] == "GM 700 mL  ·  noise 3 % of $WM$"
+    pixels(figure)  # mathtext would raise on a lone dollar sign
+
+
+def test_many_metrics_wrap_and_make_the_picture_taller() -> None:
+    many = {f"measure {number}": "123.4 mL" for number in range(30)}
+    assert report(metrics=many).get_size_inches()[1] > report().get_size_inches()[1]
+
+
+def test_empty_segmentation_and_constant_scan_still_draw() -> None:
+    pixels(report(tissue=np.zeros(SHAPE), scan=np.zeros(SHAPE)))
+
+
+def test_images_of_a_pair_must_share_their_grid() -> None:
+    other = Grid(SHAPE, np.diag([1.0, 2.0, 3.0, 1.0]))
+    with pytest.raises(ValueError, match="tissue: expected the grid"):
+        report(t1w=volume(nested(), other))
+    with pytest.raises(ValueError, match="template_gm: expected the grid"):
+        report(template_gm=volume(nested(), other))
+
+
+def test_save_writes_a_whole_png(tmp_path) -> None:
+    figures.save_png(tmp_path / "new" / "report.png", report())
+    assert imread(tmp_path / "new" / "report.png").shape[1] == 1600
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.png"]
