@@ -1,3 +1,27 @@
-"""End-to-end voxel-based morphometry: T1-weighted MRI in, defensible statistics out."""
+"""End-to-end voxel-based morphometry: T1-weighted MRI in, defensible statistics out.
+
+``preprocess`` makes tissue maps, ``fit_glm`` fits a model at every voxel, ``measure_rois`` makes volume tables and
+``simulate_cohort`` makes scans with a known effect. They are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "preprocess": "vbmstat.batch",
+    "fit_glm": "vbmstat.glm.analysis",
+    "measure_rois": "vbmstat.roi.table",
+    "simulate_cohort": "vbmstat.simulate.cohort",
+}
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    msg = f"module 'vbmstat' has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -180,9 +180,9 @@ def _bids_t1w(folder: Path) -> list[Path]:
 
 
 def _ignore_rules(path: Path) -> list[str]:
-    """Lines of a .bidsignore file (the grammar of .gitignore) but comments."""
+    """Lines of a .bidsignore file (the grammar of .gitignore)."""
     lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [line.strip() for line in lines if line.strip()]  # no file of BIDS begins with #, so a comment names none
 
 
 def _is_ignored(relative: Path, rules: list[str]) -> bool:

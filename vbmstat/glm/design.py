@@ -122,7 +122,7 @@ def parse_formula(formula: str) -> Any:
     try:
         parsed = Formula(formula)
         factors = sorted({factor.expr for term in parsed for factor in term.factors})
-    except (FormulaicError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (FormulaicError, SyntaxError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         msg = f"formula {formula!r} cannot be read ({reason[:120]}); write e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg) from error
@@ -251,7 +251,8 @@ def _evaluate(
         msg = f"formula {formula!r}: no scan has all covariates"
         raise TableError(msg)
     try:
-        evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="raise")
+        with np.errstate(all="ignore"):  # what log and sqrt could not do is found below, by scan
+            evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="ignore")
     except (FormulaicError, ValueError, TypeError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
         reason = " ".join(str(error).split())
         msg = f"formula {formula!r} cannot be evaluated ({reason[:200]}); check its functions and levels"

@@ -53,7 +53,7 @@ def _lower_quantile(values: torch.Tensor, share: float) -> torch.Tensor:
     return values.kthvalue(max(1, int(share * values.numel()))).values
 
 
-def denoise(image: torch.Tensor, sigma: float, strength: float = 1.0) -> torch.Tensor:
+def denoise(image: torch.Tensor, sigma: float, strength: float = 0.5) -> torch.Tensor:
     """Non-local means with a search radius of 2 voxels and patches of 3 × 3 × 3.
 
     Parameters

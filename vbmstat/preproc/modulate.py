@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from vbmstat.grid import Grid, apply_affine, sample, voxel_indices
-from vbmstat.preproc.warp import jacobian_determinant
 from vbmstat.volume import Displacement, Volume
 
 _OFFSETS = tuple(product((-0.25, 0.25), repeat=3))  # centres of the eight octants of a template voxel
@@ -74,3 +73,11 @@ def inverse_deformation(inverse: Displacement, linear: np.ndarray, scan_grid: Gr
     at = apply_affine(np.linalg.inv(inverse.grid.affine), mm)
     return Volume(mm + sample(inverse.data, at, padding_mode="border"), scan_grid)
 
+
+def jacobian_determinant(field: Displacement) -> torch.Tensor:
+    """Determinant of the derivative of ``x + displacement(x)``, (X, Y, Z); 1 where nothing moves."""
+    spacing = [float(size) for size in field.grid.voxel_size_mm]
+    rows = [torch.stack(torch.gradient(component, spacing=spacing)) for component in field.data]
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rows
+    xx, yy, zz = xx + 1, yy + 1, zz + 1
+    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)

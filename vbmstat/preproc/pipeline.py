@@ -50,7 +50,7 @@ class Preprocessed:
     displacement : Displacement
         Template point -> affinely aligned scan point, mm.
     deformation, inverse_deformation : Volume
-        SPM's ``y_`` (template grid, scan mm) and ``iy_`` (scan grid, template mm).
+        SPM's ``y_`` (template grid, scan mm) and ``iy_`` (the brain's box in the scan, template mm).
     gm_ml, wm_ml, csf_ml, tiv_ml : float
         Volumes in the scan's space; TIV is the sum of the three.
     quality : Quality
@@ -143,7 +143,7 @@ def preprocess_scan(
             tissues = Volume(_on_scan_grid(fractions, t1w.grid), t1w.grid)
             wm_mean = float(segmented.means[2])
             native = Volume(_on_scan_grid(Volume(corrected.data * work.mask / wm_mean, corrected.grid), t1w.grid), t1w.grid)
-            determinant = warp.jacobian_determinant(moved)
+            determinant = modulate.jacobian_determinant(moved)
             figures = quality.measure_quality(
                 sigma, field_[work.mask], segmented.means, t1w.grid.voxel_size_mm, Volume(warped.data[:2], warped.grid),
                 template, determinant, affine,
@@ -152,7 +152,7 @@ def preprocess_scan(
             return Preprocessed(
                 tissues=tissues, corrected=native, warped=warped, modulated=modulated, smoothed=smoothed, linear=affine,
                 displacement=moved, deformation=modulate.deformation(moved, affine),
-                inverse_deformation=modulate.inverse_deformation(inverse, affine, t1w.grid),
+                inverse_deformation=modulate.inverse_deformation(inverse, affine, fractions.grid),
                 gm_ml=gm_ml, wm_ml=wm_ml, csf_ml=csf_ml, tiv_ml=gm_ml + wm_ml + csf_ml,
                 quality=figures, was_stripped=was_stripped, seconds=clock.seconds,
             )

@@ -19,7 +19,7 @@ from vbmstat.volume import Volume
 
 N_STATES = 5
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
-_LOCAL_FWHM_MM = 18.0  # reach of the local class means
+_LOCAL_FWHM_MM = 14.0  # reach of the local class means
 _LOCAL_SHRINKAGE = 0.02  # weight of the global mean, as a share of a fully occupied neighbourhood
 _MRF_STRENGTH = 0.35
 _N_ROUNDS = 6  # class means, then sweeps

@@ -120,18 +120,6 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
     return moved
 
 
-def jacobian_determinant(field: Displacement) -> torch.Tensor:
-    """Determinant of the derivative of ``x + displacement(x)``, (X, Y, Z); 1 where nothing moves."""
-    return _determinant(field.data, field.grid.voxel_size_mm)
-
-
-def _determinant(moved: torch.Tensor, spacing: np.ndarray) -> torch.Tensor:
-    rows = [torch.stack(torch.gradient(component, spacing=[float(s) for s in spacing])) for component in moved]
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rows
-    xx, yy, zz = xx + 1, yy + 1, zz + 1
-    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
-
-
 class _Level:
     """Gauss-Newton at one resolution; velocities in voxels of the level."""
 

@@ -1,0 +1,105 @@
+"""What is written for one preprocessed scan: maps, fields, volumes, quality, picture, sidecar.
+
+The sidecar comes last, so that its presence proves that the scan is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vbmstat import assets, figures, io, naming
+from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
+from vbmstat.volume import Volume
+
+_COORDINATE_STEP_MM = 1 / 256  # fields are rounded to this: far below a voxel, and half the file
+_TISSUES = ("gm", "wm", "csf")
+
+
+def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names: str, origin: dict[str, Any]) -> None:
+    """Write every output of a scan, the sidecar last.
+
+    Parameters
+    ----------
+    out : Path
+        Output folder of the run.
+    scan : Scan
+        Gives the files' names.
+    result : Preprocessed
+        What the engine made.
+    names : {"cat12", "bids"}
+        Naming convention.
+    origin : dict
+        Provenance of the scan; volumes, quality and times are added to it.
+    """
+
+    def path(kind: str) -> Path:
+        return naming.output_path(out, scan, kind, names)
+
+    native = [("p0", result.label), ("m", result.corrected)]
+    native += [(f"p{i + 1}", result.tissues.channel(i)) for i in range(3)]
+    for kind, volume in native:
+        io.write_volume(path(kind), volume, space="scanner", description=f"vbmstat {kind}")
+    template = [(f"wp{i + 1}", result.warped.channel(i)) for i in range(2)]
+    template += [(f"mwp{i + 1}", result.modulated.channel(i)) for i in range(3)]
+    template += [(f"s{FWHM_MM:g}mwp{i + 1}", result.smoothed.channel(i)) for i in range(2)]
+    for kind, volume in template:
+        io.write_volume(path(kind), volume, description=f"vbmstat {kind}")
+    io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
+    io.write_volume(
+        path("iy"), _rounded(result.inverse_deformation), space="scanner", description="vbmstat scan voxel to template mm"
+    )
+    row = scan_row(result)
+    volumes = pd.DataFrame({"tissue": [*_TISSUES, "tiv"], "volume_ml": [row[f"{t}_ml"] for t in (*_TISSUES, "tiv")]})
+    io.write_table(path("volumes"), volumes)
+    io.write_json(path("qc"), {**{k: v for k, v in row.items() if k.startswith("qc_")}, "warnings": result.quality.warnings()})
+    _write_picture(path("picture"), scan, result, row)
+    affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
+    io.write_json(path("sidecar"), {**origin, "row": row, "affine": affine, "seconds": result.seconds})
+
+
+def completed_row(out: Path, scan: naming.Scan, names: str, origin: dict[str, Any], ignored: str) -> dict[str, Any] | None:
+    """Cohort columns of a scan that was completed before in the same way; None if it must be run.
+
+    Parameters
+    ----------
+    origin : dict
+        Provenance that a run now would write; it must equal the old one but for the key `ignored`.
+    """
+    sidecar = naming.output_path(out, scan, "sidecar", names)
+    try:
+        old = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = all(old.get(key) == value for key, value in origin.items() if key != ignored)
+    present = all(naming.output_path(out, scan, kind, names).is_file() for kind in naming.OUTPUT_KINDS)
+    return old["row"] if same and present else None
+
+
+def scan_row(result: Preprocessed) -> dict[str, Any]:
+    """Cohort columns of a scan: volumes in mL, quality, whether it came stripped."""
+    volumes = {f"{name}_ml": round(getattr(result, f"{name}_ml"), 3) for name in ("tiv", *_TISSUES)}
+    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(result.quality.warnings()) or None,
+            "came_stripped": result.was_stripped}  # fmt: skip
+
+
+def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
+    metrics = {
+        "TIV": f"{row['tiv_ml']:.0f} mL", "GM": f"{row['gm_ml']:.0f} mL", "WM": f"{row['wm_ml']:.0f} mL",
+        "CSF": f"{row['csf_ml']:.0f} mL", "noise": f"{row['qc_noise_percent']:.1f} % of WM",
+        "bias": f"{row['qc_bias_percent']:.0f} %", "contrast": f"{row['qc_contrast_percent']:.0f} %",
+        "template r": f"{row['qc_template_correlation']:.2f}", "warnings": row["qc_warnings"] or "none",
+    }  # fmt: skip
+    figure = figures.scan_report(
+        result.corrected, result.label, result.warped.channel(0), assets.template().channel(0),
+        f"{scan.stem} · engine classic", metrics,
+    )  # fmt: skip
+    figures.save_png(path, figure)
+
+
+def _rounded(coordinates: Volume) -> Volume:
+    return Volume(torch.round(coordinates.data / _COORDINATE_STEP_MM) * _COORDINATE_STEP_MM, coordinates.grid)
