@@ -84,10 +84,10 @@ def test_statistic_maps_carry_intent_and_description(tmp_path, volume):
 
 
 def test_label_images_are_rounded_not_scaled(tmp_path, volume):
-    labels = Volume(torch.arange(1680, dtype=torch.float32).reshape(1, *hostile.SHAPE) + 0.4, volume.grid)
+    labels = Volume(torch.arange(1680, dtype=torch.float32).reshape(1, *hostile.SHAPE) + 0.6, volume.grid)
     io.write_volume(tmp_path / "p0.nii.gz", labels, dtype="int16")
     assert nib.load(tmp_path / "p0.nii.gz").get_data_dtype() == np.int16
-    assert torch.equal(io.read_volume(tmp_path / "p0.nii.gz").data, labels.data.floor())
+    assert torch.equal(io.read_volume(tmp_path / "p0.nii.gz").data, labels.data.ceil())
 
 
 def test_values_beyond_an_integer_type_are_refused(tmp_path, volume):
@@ -250,6 +250,12 @@ def test_written_files_follow_the_umask_also_from_many_threads(tmp_path):
     finally:
         os.umask(mask)
         io._umask.cache_clear()
+
+
+def test_an_older_file_is_replaced(tmp_path):
+    for text in ("first", "second"):
+        io.write_text(tmp_path / "a.txt", text)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["second"]
 
 
 def test_json_and_tables(tmp_path):
