@@ -182,6 +182,7 @@ class PackedMaps:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Columns ``start`` to ``stop``, (n_scans, stop - start), float32."""
+        stop = min(stop, self.n_voxels)
         first, last = start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS)
         chunks = [self._chunk(index) for index in range(first, last)]
         block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)

@@ -195,7 +195,7 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
     m = float(np.linalg.matrix_rank(contrast.weights))
     t_like = contrast.kind == "t"
     dofs = f"{df:.1f}" if t_like else f"{m:.1f},{df:.1f}"
-    spm = f"SPM{{{contrast.kind}_[{dofs}]}} - contrast {index + 1}: {contrast.name}"
+    spm = f"SPM{{{contrast.kind.upper()}_[{dofs}]}} - contrast {index + 1}: {contrast.name}"
     p = p_two_sided(statistic, df) if t_like else p_of_f(statistic, m, df)
     z = z_of_t(statistic, df) if t_like else z_of_f(statistic, m, df)
     intent = ("t test", (df,)) if t_like else ("f test", (m, df))

@@ -1,0 +1,338 @@
+"""The whole analysis: joins, recipes, outputs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+import torch
+
+from tests.glm.conftest import GRID, make_images, make_table
+from vbmstat.cohort import read_cohort
+from vbmstat.errors import DesignError, ScanError, TableError
+from vbmstat.glm.analysis import Options, fit_glm
+from vbmstat.glm.pack import pack_maps
+from vbmstat.io import read_axcodes, read_grid, read_volume, write_volume
+from vbmstat.volume import Volume
+
+
+def t_of(results, name="age"):
+    return results.maps[name]["t"].values
+
+
+def test_maps_agree_with_statsmodels_formulas(cohort_folder, table, images):
+    results = fit_glm(None, "gm ~ age + sex + tiv", cohort_folder / "cohort.tsv", repeats=10)
+    mask = results.space.unmask(results.mask) > 0
+    assert np.array_equal(mask, (images > 0.1).all(axis=0))
+    found = {name: results.volume("age", name).data[0].numpy() for name in ("t", "p", "effect", "variance", "r")}
+    data = table.rename(columns={"tiv_ml": "tiv"})
+    for x, y, z in np.argwhere(mask)[::37]:
+        model = smf.ols("v ~ age + sex + tiv", data.assign(v=images[:, x, y, z].astype(float))).fit()
+        assert found["t"][x, y, z] == pytest.approx(model.tvalues["age"], rel=5e-6, abs=5e-6)
+        assert found["p"][x, y, z] == pytest.approx(model.pvalues["age"], rel=1e-4)
+        assert found["effect"][x, y, z] == pytest.approx(model.params["age"], rel=1e-4, abs=1e-9)
+        assert found["variance"][x, y, z] == pytest.approx(model.bse["age"] ** 2, rel=1e-5)
+        r = model.tvalues["age"] / np.sqrt(model.tvalues["age"] ** 2 + model.df_resid)
+        assert found["r"][x, y, z] == pytest.approx(r, rel=1e-5, abs=1e-6)
+    assert results.df_resid == 22
+
+
+def test_row_order_does_not_matter(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    first = fit_glm(None, "gm ~ age + sex", path, repeats=10)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
+    second = fit_glm(None, "gm ~ age + sex", path, repeats=10, n_threads=1)
+    for name in ("age", "sex[T.M]"):
+        for stat in ("t", "mediant", "p"):
+            assert np.array_equal(first.maps[name][stat].values, second.maps[name][stat].values)
+    assert first.record["draws_sha256"] == second.record["draws_sha256"]
+
+
+def test_p_comes_from_the_full_sample(cohort_folder):
+    with_subsets = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=10)
+    without = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=0)
+    assert np.array_equal(with_subsets.maps["age"]["p"].values, without.maps["age"]["p"].values)
+    assert "mediant" not in without.maps["age"]
+    inside = with_subsets.mask & (np.abs(t_of(without)) > 4)
+    shrunk = with_subsets.maps["age"]["mediant"].values[inside] / t_of(without)[inside]
+    assert 0.8 < np.median(shrunk) < 0.95  # about sqrt(0.8)
+
+
+def test_outputs_are_written_with_their_meaning(cohort_folder, tmp_path):
+    results = fit_glm(
+        None, "gm ~ age + sex + tiv", cohort_folder / "cohort.tsv", ["age", "F(age, tiv)", "men = sex[T.M] - sex[T.F]"],
+        repeats=5,
+    )  # fmt: skip
+    written = results.to_directory(tmp_path / "out", spm_names=True)
+    assert all(path.is_file() for path in written)
+    names = {path.name for path in written}
+    assert {"mask.nii.gz", "design.tsv", "design_report.tsv", "draws.tsv", "glm.json", "spmT_0001.nii",
+            "spmF_0002.nii", "spmT_0003.nii", "con_0001.nii", "ResMS.nii",
+            "contrast-men_stat-t_statmap.nii.gz"} <= names  # fmt: skip
+    for stat in ("t", "z", "p", "effect", "variance", "r", "d", "mediant", "q25t", "q75t"):
+        assert f"contrast-age_stat-{stat}_statmap.nii.gz" in names
+    image = nib.load(tmp_path / "out" / "contrast-age_stat-t_statmap.nii.gz")
+    assert image.header.get_intent() == ("t test", (22.0,), "")
+    assert image.header["descrip"].item().decode() == "SPM{T_[22.0]} - contrast 1: age"
+    assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 4
+    assert image.get_data_dtype() == np.float32
+    f = nib.load(tmp_path / "out" / "contrast-FAgeTiv_stat-F_statmap.nii.gz")
+    assert f.header.get_intent()[:2] == ("f test", (2.0, 22.0))
+    assert f.header["descrip"].item().decode().startswith("SPM{F_[2.0,22.0]}")
+    median = nib.load(tmp_path / "out" / "contrast-age_stat-mediant_statmap.nii.gz")
+    assert median.header.get_intent()[0] == "estimate"  # a median t must not be turned into p by a viewer
+    assert nib.load(tmp_path / "out" / "contrast-age_stat-p_statmap.nii.gz").header.get_intent()[0] == "p value"
+    first = cohort_folder / "mri" / "s6mwp1sub-000_T1w.nii.gz"
+    assert read_axcodes(tmp_path / "out" / "mask.nii.gz") == read_axcodes(first) == "LAS"
+    assert read_grid(tmp_path / "out" / "mask.nii.gz").matches(read_grid(first))
+    design = pd.read_csv(tmp_path / "out" / "design.tsv", sep="\t", dtype={"scan_id": str})
+    assert list(design.columns) == ["scan_id", "Intercept", "age", "sex[T.M]", "tiv"]
+
+
+def test_outside_the_mask(cohort_folder, tmp_path):
+    results = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=0)
+    results.to_directory(tmp_path / "a")
+    results.to_directory(tmp_path / "b", outside="nan")
+    outside = read_volume(tmp_path / "a" / "mask.nii.gz").data == 0
+    assert (read_volume(tmp_path / "a" / "contrast-age_stat-t_statmap.nii.gz").data[outside] == 0).all()
+    assert (read_volume(tmp_path / "a" / "contrast-age_stat-p_statmap.nii.gz").data[outside] == 1).all()
+    b = nib.load(tmp_path / "b" / "contrast-age_stat-t_statmap.nii.gz").get_fdata()
+    assert np.isnan(b).sum() == int(outside.sum())
+    with pytest.raises(DesignError, match="'zero' or 'nan'"):
+        results.to_directory(tmp_path / "c", outside="one")
+
+
+def test_the_record_repeats_the_fit(cohort_folder, tmp_path):
+    results = fit_glm(
+        None, "gm ~ age + sex", cohort_folder / "cohort.tsv", ["age"], repeats=7, fraction=0.7, seed=3, stratify="sex"
+    )
+    results.to_directory(tmp_path)
+    record = json.loads((tmp_path / "glm.json").read_text())
+    assert len(record["maps"]) == record["n_scans"] == 26
+    assert all(len(entry["sha256"]) == 64 for entry in record["maps"].values())
+    assert record["versions"]["vbmstat"]
+    assert "/" not in record["maps"]["sub-003"]["path"]  # no folder of this machine
+    options = {k: record["options"][k] for k in ("repeats", "fraction", "seed", "stratify")}
+    again = fit_glm(
+        None, record["formula"], cohort_folder / "cohort.tsv", [c["name"] for c in record["contrasts"]], **options
+    )
+    assert again.record["draws_sha256"] == record["draws_sha256"]
+    assert np.array_equal(again.maps["age"]["mediant"].values, results.maps["age"]["mediant"].values)
+    reused = fit_glm(None, "gm ~ age + sex", cohort_folder / "cohort.tsv", ["age"], draws=tmp_path / "draws.tsv")
+    assert np.array_equal(reused.maps["age"]["mediant"].values, results.maps["age"]["mediant"].values)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"repeats": 9}, {"fraction": 0.6}, {"seed": 1}, {"stratify": "site"}, {"mask_threshold": 0.4},
+        {"mask_threshold": 0.5, "mask_share": 0.5}, {"tiv": "covariate"}, {"tiv": "by-group"}, {"tiv": "proportional"},
+        {"global_scaling": True}, {"weights": "w"}, {"robust": "hc3"}, {"spm_resms": True},
+    ],
+)  # fmt: skip
+def test_every_option_changes_the_result(cohort_folder, option):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["w"] = np.linspace(0.2, 2, 26)
+    plain = fit_glm(None, "gm ~ age + sex", cohort, ["age"], repeats=8)
+    other = fit_glm(None, "gm ~ age + sex", cohort, ["age"], **{"repeats": 8, **option})
+    same = all(
+        plain.maps["age"][stat].values.shape == other.maps["age"][stat].values.shape
+        and np.array_equal(plain.maps["age"][stat].values, other.maps["age"][stat].values)
+        for stat in ("t", "mediant")
+    )
+    assert not same
+
+
+def test_tiv_recipes(cohort_folder, table, images):
+    path = cohort_folder / "cohort.tsv"
+    covariate = fit_glm(None, "gm ~ age", path, ["age"], repeats=0, tiv="covariate")
+    assert covariate.design.columns == ("Intercept", "age", "tiv")
+    group = fit_glm(None, "gm ~ age + sex", path, ["age"], repeats=0, tiv="by-group")
+    assert group.design.columns == ("Intercept", "age", "sex[T.M]", "center(tiv):sex[F]", "center(tiv):sex[M]")
+    scaled = fit_glm(None, "gm ~ age", path, ["age"], repeats=0, tiv="proportional", mask_threshold=0.4)
+    factor = (table["tiv_ml"].mean() / table["tiv_ml"]).to_numpy()
+    by_hand = images * factor[:, None, None, None]
+    assert np.array_equal(scaled.space.unmask(scaled.mask) > 0, (by_hand > 0.4).all(axis=0))
+    index = scaled.space.voxel_index[scaled.mask]
+    x = np.column_stack([np.ones(26), table["age"]])
+    y = by_hand.reshape(26, -1)[:, index]
+    beta, rss, *_ = np.linalg.lstsq(x, y, rcond=None)
+    t = beta[1] / np.sqrt(rss / 24 * np.linalg.inv(x.T @ x)[1, 1])
+    np.testing.assert_allclose(t_of(scaled)[scaled.mask], t, rtol=1e-5, atol=1e-5)
+    with pytest.raises(DesignError, match="--tiv proportional brings TIV in"):
+        fit_glm(None, "gm ~ age + tiv", path, tiv="proportional")
+    with pytest.raises(DesignError, match="needs one factor in the formula, found none"):
+        fit_glm(None, "gm ~ age", path, tiv="by-group")
+
+
+def test_matrices_and_tables_of_rois(table):
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(5, 1, (26, 3))
+    frame = pd.DataFrame(volumes, index=table["participant_id"], columns=["left", "right", "stem"])
+    shuffled = fit_glm(frame.iloc[::-1], "volume ~ age + sex", table, repeats=5)
+    for matrix in (volumes, torch.from_numpy(volumes), volumes.astype(np.float32)):
+        bare = fit_glm(matrix, "volume ~ age + sex", table, repeats=5)
+        np.testing.assert_allclose(t_of(bare), t_of(shuffled), rtol=1e-5, atol=1e-5)
+    rows = shuffled.table("age")
+    assert rows["feature"].tolist() == ["left", "right", "stem"]
+    model = smf.ols("v ~ age + sex", table.assign(v=volumes[:, 1])).fit()
+    assert rows.loc[1, "t"] == pytest.approx(model.tvalues["age"], rel=1e-9)
+    assert rows.loc[1, "p"] == pytest.approx(model.pvalues["age"], rel=1e-9)
+
+
+def test_tables_are_written_for_matrices(table, tmp_path):
+    frame = pd.DataFrame(np.random.default_rng(0).normal(5, 1, (26, 2)), index=table["participant_id"])
+    fit_glm(frame, "v ~ age", table, repeats=0).to_directory(tmp_path)
+    written = pd.read_csv(tmp_path / "contrast-age_stats.tsv", sep="\t")
+    assert len(written) == 2
+    with pytest.raises(DesignError, match="the fit was of a matrix"):
+        fit_glm(frame, "v ~ age", table, repeats=0).volume("age", "t")
+
+
+def test_matrices_of_the_wrong_size_and_unknown_ids(table):
+    with pytest.raises(ScanError, match="one row for each of the 26 scans"):
+        fit_glm(np.zeros((25, 3)), "v ~ age", table)
+    frame = pd.DataFrame(np.ones((2, 1)), index=["sub-001", "sub-999"])
+    with pytest.raises(TableError, match="no row in the table for sub-999"):
+        fit_glm(frame, "v ~ age", table)
+    frame.index = ["sub-001", "sub-001"]
+    with pytest.raises(TableError, match="duplicate id sub-001"):
+        fit_glm(frame, "v ~ age", table)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["s6mwp1{}_T1w.nii.gz", "smwp1{}.nii", "mwp1r{}.nii.gz", "smwc1{}.nii", "{}_s6mwp1.nii.gz",
+     "{}_space-MNI152NLin2009cAsym_label-GM_desc-modulatedS6_probseg.nii.gz"],
+)  # fmt: skip
+def test_maps_of_any_program(tmp_path, table, images, name):
+    for scan, image in zip(table["participant_id"], images, strict=True):
+        path = tmp_path / "maps" / scan / name.format(scan)
+        write_volume(path, Volume(torch.from_numpy(image)[None], GRID))
+    table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
+    results = fit_glm(tmp_path / "maps", "gm ~ age", tmp_path / "participants.tsv", repeats=0)
+    assert len(results.design.scan_ids) == 26
+    template = str(tmp_path / "maps" / "{participant_id}" / name.format("{participant_id}"))
+    again = fit_glm(template, "gm ~ age", tmp_path / "participants.tsv", repeats=0)
+    assert np.array_equal(t_of(results), t_of(again))
+
+
+def test_joins_by_folder(tmp_path, cohort_folder, table):
+    people = table.drop(index=[3]).copy()
+    people.loc[99] = ["sub-777", 50.0, "F", "ulm", 1500.0]
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    with pytest.raises(TableError, match=r"no row in the table for sub-003 .nearest to the first: sub-"):
+        fit_glm(cohort_folder / "mri", "gm ~ age", tmp_path / "p.tsv")
+    results = fit_glm(cohort_folder / "mri", "gm ~ age", tmp_path / "p.tsv", missing="drop", repeats=0)
+    assert len(results.design.scan_ids) == 25
+    notes = " ".join(results.record["notes"])
+    assert "left out 1 maps without a row in the table: sub-003" in notes
+    assert "1 rows of the table have no map and are not used: sub-777" in notes
+
+
+def test_ids_are_strings(tmp_path, images):
+    table = make_table().assign(participant_id=[f"{i:03d}" for i in range(26)])
+    table.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    for i, image in enumerate(images):
+        write_volume(tmp_path / "maps" / f"mwp1{i}.nii", Volume(torch.from_numpy(image)[None], GRID))
+    with pytest.raises(TableError, match="participant_id must be equal"):
+        fit_glm(tmp_path / "maps", "gm ~ age", tmp_path / "p.tsv")
+
+
+def test_tables_from_spreadsheets(tmp_path, cohort_folder, table):
+    with_commas = table.assign(age=table["age"].astype(str).str.replace(".", ","))
+    with_commas.to_csv(tmp_path / "p.csv", sep=";", index=False, encoding="utf-8-sig")
+    results = fit_glm(cohort_folder / "mri", "gm ~ age + site", tmp_path / "p.csv", repeats=0)
+    plain = fit_glm(None, "gm ~ age + site", cohort_folder / "cohort.tsv", repeats=0)
+    assert np.array_equal(t_of(results), t_of(plain))
+    assert "site[T.köln]" in results.maps
+
+
+def test_packed_maps_and_kept_stores(tmp_path, cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    first = fit_glm(None, "gm ~ age", path, repeats=5, store=tmp_path / "gm.maps")
+    stamp = (tmp_path / "gm.maps" / "segment-0000.f32").stat().st_mtime_ns
+    second = fit_glm(None, "gm ~ age", path, repeats=5, store=tmp_path / "gm.maps")
+    assert (tmp_path / "gm.maps" / "segment-0000.f32").stat().st_mtime_ns == stamp
+    assert np.array_equal(t_of(first), t_of(second))
+    cohort = read_cohort(path)
+    paths = dict(zip(cohort.scan_ids, cohort.paths("s6mwp1"), strict=True))
+    third = fit_glm(pack_maps(paths, tmp_path / "gm.maps"), "gm ~ age", path, repeats=5)
+    assert np.array_equal(t_of(first), t_of(third))
+
+
+def test_packed_maps_are_deleted_unless_kept(tmp_path, cohort_folder):
+    fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=0, scratch=tmp_path / "scratch")
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_missing_covariates_and_dropped_scans(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    rows = pd.read_csv(path, sep="\t")
+    rows.loc[4, "age"] = np.nan
+    rows.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(TableError, match="missing covariates — age: sub-004"):
+        fit_glm(None, "gm ~ age", path)
+    results = fit_glm(None, "gm ~ age", path, missing="drop", repeats=3)
+    assert "sub-004" not in results.design.scan_ids
+    assert results.draws.shape == (3, 25)
+
+
+@pytest.mark.parametrize("column", ["engine", "vbmstat_version"])
+def test_mixtures_are_refused(cohort_folder, column):
+    path = cohort_folder / "cohort.tsv"
+    rows = pd.read_csv(path, sep="\t", dtype=str)
+    rows.loc[:4, column] = "other"
+    rows.to_csv(path, sep="\t", index=False)
+    with pytest.raises(TableError, match=rf"mixes {column} values .*other: 5 scans"):
+        fit_glm(None, "gm ~ age", path)
+    assert fit_glm(None, "gm ~ age", path, allow_mixed=True, repeats=0).df_resid == 24
+
+
+def test_what_is_refused_before_any_map_is_read(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    for file in (cohort_folder / "mri").iterdir():
+        file.unlink()
+    for formula, contrasts, options, match in (
+        ("gm ~ agee", None, {}, "no column agee"),
+        ("gm ~ age", ["sex"], {}, "no column 'sex'"),
+        ("wm ~ age", None, {}, "wm needs a column s6mwp2"),
+        ("grey ~ age", None, {}, "'grey' on the left names no maps"),
+        ("gm ~ age", None, {"weights": "nothing"}, "no column 'nothing'"),
+        ("gm ~ age", ["F(age)"], {"robust": "hc3"}, "HC3 errors are for t-contrasts"),
+        ("gm ~ age", None, {"tiv": "maybe"}, "expected one of none, covariate"),
+        ("gm ~ age + site", ["site[T.ulm]"], {"repeats": 2, "fraction": 0.04}, "cannot be estimated in any subset"),
+        ("gm ~ age", None, {}, "no map file for sub-000"),
+    ):
+        with pytest.raises((TableError, DesignError, ScanError), match=match):
+            fit_glm(None, formula, path, contrasts, **options)
+
+
+def test_unknown_options_and_devices():
+    with pytest.raises(TypeError, match=r"no option 'repeat' \(nearest repeats"):
+        fit_glm(None, "gm ~ age", make_table(), repeat=3)
+    assert Options().mask_rule.threshold == 0.1
+    assert Options(mask="m.nii").mask_rule.threshold is None
+    assert Options(mask="m.nii", mask_threshold=0.2).mask_rule.threshold == 0.2
+
+
+def test_global_scaling_by_hand(cohort_folder, images, table):
+    results = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=0, global_scaling=True)
+    values = images.reshape(26, -1)[:, results.space.voxel_index[results.mask]].astype(float)
+    means = values.mean(axis=1)
+    scaled = fit_glm(values * (means.mean() / means)[:, None], "v ~ age", table, repeats=0)
+    np.testing.assert_allclose(t_of(results)[results.mask], t_of(scaled), rtol=1e-4, atol=1e-5)
+
+
+def test_no_effect_gives_uniform_p():
+    table = make_table(40, 3)
+    noise = np.random.default_rng(8).standard_normal((40, 20000))
+    p = fit_glm(noise, "v ~ age + sex", table, ["age"], repeats=0).maps["age"]["p"].values
+    for level in (0.01, 0.05, 0.5):
+        assert (p < level).mean() == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 20000))
+    assert make_images(table).shape[0] == 40
