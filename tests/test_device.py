@@ -64,9 +64,9 @@ def test_freed_memory_is_used_again():
 import resource, sys, torch
 from vbmstat.device import keep_freed_memory
 if sys.argv[1] == "keep": assert keep_freed_memory()
-x = torch.ones(16 << 20)  # 64 MB: more than glibc keeps by itself
+x = torch.ones(9 << 20)  # 36 MB: more than glibc keeps by itself
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for n in range(30):
+for n in range(20):
     y = x + 1
     z = y * 2
     del y, z

@@ -29,7 +29,7 @@ class Grid:
     Examples
     --------
     >>> grid = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
-    >>> grid.voxel_volume_ml
+    >>> round(grid.voxel_volume_ml, 6)
     0.008
     """
 
