@@ -51,10 +51,12 @@ def command(
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
 
     table = cohort_path(cohort, maps, participants)
     folder = out or table.parent / "glm" / _folder_name(formula)
+    keep_freed_memory()
     with stages() as progress:
         results = fit_glm(
             maps, formula, table, contrast, store=store, scratch=folder, progress=progress,

@@ -3,8 +3,8 @@
 The model is y_v = X β_v + ε_v with n scans (rows), p regressors, v voxels (columns, last axis) and B subsets of
 scans; r = rank X. A voxel's statistics in a subset S follow from the full-sample residual E = Y - X B alone:
 with z = Q_S'E and RSS_S = |E_S|² - |z|², t_S = (c'β + a'z) / (|a| sqrt(RSS_S / df_S)), so all subsets of a tile of
-voxels are two stacked products. Products run in the maps' precision (float32 for images) on residuals scaled to
-unit variance, everything small is float64, and a voxel whose RSS_S cancels is fitted again in float64. Updating
+voxels are two stacked products. Products run in the maps' precision (float32 for images) on full-sample residuals,
+everything small is float64, and a voxel whose residual cancels is fitted again in float64. Updating
 formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t-maps: Fisch et al. 2024 (deepmriprep).
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ _TILE_VOXELS = {"cpu": CHUNK_VOXELS, "cuda": 32 * CHUNK_VOXELS}
 _CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}  # RSS_S / |E_S|² below: too few digits are left
 _CUDA_WORKERS = 2  # one reads while the other computes
 _DOUBTFUL_FIT = 1e-5  # RSS / |X B|² below: float32 rounding of the fitted part shows in the residual
+_UNDERFLOW = 1e-25  # RSS below: single squares may vanish in float32
 _EXACT_FIT = 1e-26  # RSS / |X B|² below: nothing but float64 rounding is left
 SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
 
@@ -144,61 +146,72 @@ def _pad(values: torch.Tensor) -> torch.Tensor:
 def _solve(
     values: torch.Tensor, plan: Plan, tensors: Tensors, floor: np.ndarray | None
 ) -> tuple[Tile, np.ndarray]:
-    coefficients, rest, sigma, doubtful = full_fit(values, tensors)  # (r, v), (n, v), (v,), (v,)
-    squares = rest * rest
-    tile = _full_statistics(plan, tensors, coefficients, squares, sigma, 0.0 if floor is None else floor[0])
+    full = _fit_full_sample(values, tensors)
+    tile = _full_statistics(plan, tensors, full, 0.0 if floor is None else floor[0])
     if not len(plan.members):
-        return tile, doubtful.cpu().numpy()
-    z, rss, present = _subset_residuals(rest, squares, tensors)
-    cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (sigma > 0) | doubtful  # (v,)
+        return tile, full.doubtful.cpu().numpy()
+    per_sigma = _reciprocal(full.sigma)
+    z, rss, present = _subset_residuals(full, per_sigma, tensors)
+    cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful  # (v,)
     variance = rss / tensors.subset_df  # (B, v), in units of sigma²
-    per_sigma = _reciprocal(sigma)
     if floor is not None:
-        variance = variance + (torch.as_tensor(floor[1:, None]).to(sigma) * per_sigma**2).to(variance)
+        variance = variance + (torch.as_tensor(floor[1:, None]).to(per_sigma) * per_sigma**2).to(variance)
     degenerate = rss <= _CANCELLED[torch.float64] * present if tensors.dtype == torch.float64 else rss <= 0
     precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
     for index, contrast in enumerate(plan.contrasts):
-        values_b = _subset_statistic(contrast, index, coefficients * per_sigma, z, precision, tensors)
+        values_b = _subset_statistic(contrast, index, full.coefficients * per_sigma, z, precision, tensors)
         for name, row in _quantiles(values_b).items():
             tile.quantiles[name][index] = row
     return tile, cancelled.cpu().numpy()
 
 
-def full_fit(
-    values: torch.Tensor, tensors: Tensors
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fit the whole sample.
+@dataclass
+class _FullFit:
+    """The whole sample's fit of one tile.
 
-    Returns
-    -------
+    Attributes
+    ----------
     coefficients : Tensor, (r, v), float64
         Coordinates of the fit in the basis.
-    rest : Tensor, (n, v)
-        Residuals over sigma.
+    rest, squares : Tensor, (n, v)
+        Residuals, and their squares.
     sigma : Tensor, (v,), float64
         Residual standard deviation; 0 where the fit is exact.
     doubtful : Tensor, (v,), bool
         Where float32 has too few digits for the residual.
     """
+
+    coefficients: torch.Tensor
+    rest: torch.Tensor
+    squares: torch.Tensor
+    sigma: torch.Tensor
+    doubtful: torch.Tensor
+
+
+def _fit_full_sample(values: torch.Tensor, tensors: Tensors) -> _FullFit:
+    """Fit the whole sample, once more on the residual to be rid of rounding; one (n, v) buffer does for it all."""
     basis = tensors.basis
-    y = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
+    rest = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
     if tensors.scan_scale is not None:
-        y = y * tensors.scan_scale
-    centre = y.mean(dim=0) if tensors.is_centred else y.new_zeros(y.shape[1])
-    y = y - centre  # any constant will do: it lies in the column space and is added back to the coordinates
+        rest = rest * tensors.scan_scale
+    centre = rest.mean(dim=0) if tensors.is_centred else rest.new_zeros(rest.shape[1])
+    rest = rest - centre  # any constant will do: it lies in the column space and is added back to the coordinates
     if tensors.scan_weights is not None:
-        y = y * tensors.scan_weights
-    first = basis.T @ y
-    rest = torch.addmm(y, basis, first, alpha=-1)
-    second = basis.T @ rest  # one step of refinement: what rounding left of the fit in the residual
-    rest = torch.addmm(rest, basis, second, alpha=-1)
+        rest *= tensors.scan_weights
+    first = basis.T @ rest
+    rest.addmm_(basis, first, alpha=-1)
+    second = basis.T @ rest
+    rest.addmm_(basis, second, alpha=-1)
+    squares = rest * rest
+    rss = squares.sum(dim=0).double()
     fitted = first.double() + second.double()  # (r, v)
-    rss = (rest * rest).sum(dim=0).double()
     explained = (fitted**2).sum(dim=0)
-    doubtful = rss < (_DOUBTFUL_FIT if basis.dtype == torch.float32 else 0.0) * explained
+    doubtful = torch.zeros_like(rss, dtype=torch.bool)
+    if basis.dtype == torch.float32:
+        doubtful = (rss < _DOUBTFUL_FIT * explained) | ((rss > 0) & (rss < _UNDERFLOW))
     sigma = torch.where(rss <= _EXACT_FIT * explained, 0.0, (rss / tensors.df_resid).sqrt())
-    rest = (rest * _reciprocal(sigma).to(rest.dtype)).to(tensors.dtype)
-    return fitted + tensors.ones * centre.double(), rest, sigma, doubtful
+    coefficients = fitted + tensors.ones * centre.double()
+    return _FullFit(coefficients, rest.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
 
 
 def _reciprocal(values: torch.Tensor) -> torch.Tensor:
@@ -207,12 +220,14 @@ def _reciprocal(values: torch.Tensor) -> torch.Tensor:
 
 
 def _subset_residuals(
-    rest: torch.Tensor, squares: torch.Tensor, tensors: Tensors
+    full: _FullFit, per_sigma: torch.Tensor, tensors: Tensors
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Subset coordinates z (B, r, v), RSS (B, v) and |E_S|² (B, v), in units of sigma²: the two big products."""
     n_subsets = len(tensors.members)
-    z = tensors.product(tensors.subset_basis, rest).view(n_subsets, -1, rest.shape[1])
-    present = tensors.product(tensors.members, squares)
+    z = tensors.product(tensors.subset_basis, full.rest).view(n_subsets, -1, len(per_sigma))
+    present = tensors.product(tensors.members, full.squares)
+    z *= per_sigma.to(z.dtype)
+    present *= (per_sigma**2).to(z.dtype)
     rss = present.clone()
     for direction in z.unbind(dim=1):
         rss.addcmul_(direction, direction, value=-1)
@@ -251,17 +266,17 @@ def _quantiles(statistic: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def _full_statistics(
-    plan: Plan, tensors: Tensors, coefficients: torch.Tensor, squares: torch.Tensor, sigma: torch.Tensor, floor: float
+    plan: Plan, tensors: Tensors, full: _FullFit, floor: float
 ) -> Tile:
     """Effect, variance and t or F of every contrast in the whole sample, float64."""
-    residual_variance = (sigma**2 + floor * (sigma > 0)).cpu().numpy()
+    residual_variance = (full.sigma**2 + floor * (full.sigma > 0)).cpu().numpy()
     robust = None
     if tensors.leverage_weights is not None:
-        robust = ((tensors.leverage_weights @ squares).double() * sigma**2).cpu().numpy()
+        robust = (tensors.leverage_weights @ full.squares).double().cpu().numpy()
     n_contrasts, n_voxels = len(plan.contrasts), len(residual_variance)
     effect, variance = np.zeros((2, n_contrasts, n_voxels))
     statistic = np.zeros_like(effect)
-    found = coefficients.cpu().numpy()
+    found = full.coefficients.cpu().numpy()
     for k, contrast in enumerate(plan.contrasts):
         estimate = contrast.rows @ found  # (m, v)
         if contrast.kind == "t":
@@ -278,11 +293,11 @@ def _full_statistics(
 
 def _largest_variances(values: torch.Tensor, tensors: Tensors) -> np.ndarray:
     """Largest σ² over some voxels (n, v) in the whole sample and in every subset, (1 + B,)."""
-    _, rest, sigma, _ = full_fit(_pad(values), tensors)
-    largest = [(sigma**2).max().reshape(1)]
+    full = _fit_full_sample(_pad(values), tensors)
+    largest = [(full.sigma**2).max().reshape(1)]
     if len(tensors.members):
-        _, rss, _ = _subset_residuals(rest, rest * rest, tensors)
-        largest.append((rss.double() / tensors.subset_df.double() * sigma**2).amax(dim=1))
+        _, rss, _ = _subset_residuals(full, _reciprocal(full.sigma), tensors)
+        largest.append((rss.double() / tensors.subset_df.double() * full.sigma**2).amax(dim=1))
     return torch.cat(largest).cpu().numpy()
 
 
