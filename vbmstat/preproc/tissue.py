@@ -17,14 +17,14 @@ import torch
 from vbmstat.preproc.smooth import smooth
 from vbmstat.volume import Volume
 
-N_STATES = 5
+N_STATES = 6
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
 _LOCAL_FWHM_MM = 14.0  # reach of the local class means
 _LOCAL_SHRINKAGE = 0.02  # weight of the global mean, as a share of a fully occupied neighbourhood
 _MRF_STRENGTH = 0.35
 _N_ROUNDS = 6  # class means, then sweeps
 _N_SWEEPS = 2
-_PRIOR_FLOOR = 0.05
+_PRIOR_FLOOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,23 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
 
 
 def _state_priors(priors: torch.Tensor) -> torch.Tensor:
-    """Prior of the five states: mixed ones are likely where two tissues are."""
+    """Prior of the six states: mixed ones are likely where two tissues are."""
     gm, wm, csf = priors.clamp(min=_PRIOR_FLOOR)
-    states = torch.stack([csf, (csf * gm).sqrt(), gm, (gm * wm).sqrt(), wm])
+    edge = (csf * wm).sqrt() * (1 - gm).clamp(min=0).square()  # where CSF meets WM and there is no GM
+    states = torch.stack([csf, (csf * gm).sqrt(), gm, (gm * wm).sqrt(), wm, edge])
     return states / states.sum(0)
 
 
 def _state_means(local: torch.Tensor) -> torch.Tensor:
     csf, gm, wm = local
-    return torch.stack([csf, (csf + gm) / 2, gm, (gm + wm) / 2, wm])
+    return torch.stack([csf, (csf + gm) / 2, gm, (gm + wm) / 2, wm, (csf + wm) / 2])
 
 
 def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     csf, gm, wm = local
     means = _state_means(local)
     spread = torch.stack([sd.expand_as(csf), ((gm - csf) / 4).clamp(min=sd), sd.expand_as(csf),
-                          ((wm - gm) / 4).clamp(min=sd), sd.expand_as(csf)])
+                          ((wm - gm) / 4).clamp(min=sd), sd.expand_as(csf), ((wm - csf) / 4).clamp(min=sd)])
     z = (intensity - means) / spread
     z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessels' walls
     z[4] = torch.where(intensity > wm, z[4] * 0.5, z[4])
@@ -115,18 +116,27 @@ def _update_classes(
     return local, means, residual.sqrt()
 
 
-_STATE_DISTANCE = torch.tensor([[abs(i - j) for j in range(N_STATES)] for i in range(N_STATES)], dtype=torch.float32)
+# Disagreement of two neighbours: half a step for a pure state beside its own mixture, one for two pure states or more.
+_STATE_DISTANCE = torch.tensor(
+    [
+        [0.0, 0.5, 1.0, 1.0, 1.0, 0.5],
+        [0.5, 0.0, 0.5, 1.0, 1.0, 1.0],
+        [1.0, 0.5, 0.0, 0.5, 1.0, 1.0],
+        [1.0, 1.0, 0.5, 0.0, 0.5, 1.0],
+        [1.0, 1.0, 1.0, 0.5, 0.0, 0.5],
+        [0.5, 1.0, 1.0, 1.0, 0.5, 0.0],
+    ]
+)
 
 
 def _neighbour_cost(belief: torch.Tensor) -> torch.Tensor:
-    """Expected disagreement with the six neighbours, (5, X, Y, Z); distance of states on the 1 ... 3 scale."""
+    """Expected disagreement with the six neighbours, (6, X, Y, Z)."""
     neighbours = torch.zeros_like(belief)
     for dim in (1, 2, 3):
         n = belief.shape[dim]
         neighbours.narrow(dim, 1, n - 1).add_(belief.narrow(dim, 0, n - 1))
         neighbours.narrow(dim, 0, n - 1).add_(belief.narrow(dim, 1, n - 1))
-    distance = _STATE_DISTANCE.to(belief).clamp(max=2.0) / 2.0
-    return _MRF_STRENGTH * torch.tensordot(distance, neighbours, dims=1)
+    return _MRF_STRENGTH * torch.tensordot(_STATE_DISTANCE.to(belief), neighbours, dims=1)
 
 
 def _split(intensity: torch.Tensor, local: torch.Tensor, belief: torch.Tensor) -> torch.Tensor:
@@ -134,5 +144,10 @@ def _split(intensity: torch.Tensor, local: torch.Tensor, belief: torch.Tensor) -
     csf, gm, wm = local
     part_gm = ((intensity - csf) / (gm - csf).clamp(min=1e-3)).clamp(0, 1)  # of a CSF/GM voxel
     part_wm = ((intensity - gm) / (wm - gm).clamp(min=1e-3)).clamp(0, 1)  # of a GM/WM voxel
-    c, cg, g, gw, w = belief
-    return torch.stack([g + cg * part_gm + gw * (1 - part_wm), w + gw * part_wm, c + cg * (1 - part_gm)])
+    edge_wm = ((intensity - csf) / (wm - csf).clamp(min=1e-3)).clamp(0, 1)  # of a CSF/WM voxel
+    c, cg, g, gw, w, cw = belief
+    return torch.stack([
+        g + cg * part_gm + gw * (1 - part_wm),
+        w + gw * part_wm + cw * edge_wm,
+        c + cg * (1 - part_gm) + cw * (1 - edge_wm),
+    ])  # fmt: skip
