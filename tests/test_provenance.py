@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from vbmstat.errors import VbmstatError
 from vbmstat.provenance import TIME_KEY, path_label, provenance
 
 
@@ -47,6 +48,14 @@ def test_values_that_are_not_json(tmp_path):
         "grid": [[1.0, 0.0], [0.0, 1.0]], "n": 2, "t": [1.5], "out": "a", "kinds": ["a", "b"], "device": "cpu",
         "nested": {"1": [None, True]},
     }  # fmt: skip
+
+
+def test_inputs_that_cannot_be_read(tmp_path):
+    with pytest.raises(VbmstatError, match=r"absent.nii: cannot be read: No such file"):
+        provenance("glm", {}, [tmp_path / "absent.nii"])
+    (tmp_path / "annexed.nii").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(VbmstatError, match=r"annexed.nii: cannot be read: .*datalad get"):
+        provenance("glm", {}, [tmp_path / "annexed.nii"])
 
 
 def test_equal_runs_differ_in_the_time_alone(scan):

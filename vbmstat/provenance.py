@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vbmstat.assets import sha256
+from vbmstat.errors import VbmstatError
 
 TIME_KEY = "created_utc"  # the one entry that differs between two equal runs
 _PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
@@ -52,6 +53,11 @@ def provenance(
     -------
     dict
         JSON-ready. Equal runs give equal objects but for the entry `TIME_KEY`.
+
+    Raises
+    ------
+    VbmstatError
+        If an input cannot be read.
     """
     content: dict[str, Any] = {"command": command}
     if engine is not None:
@@ -61,10 +67,19 @@ def provenance(
     if seed is not None:
         content["seed"] = int(seed)
     content["parameters"] = {key: _plain(value, root) for key, value in parameters.items()}
-    content["inputs"] = [{"path": path_label(path, root), "sha256": sha256(Path(path))} for path in inputs]
+    content["inputs"] = [{"path": path_label(path, root), "sha256": _input_sha256(path)} for path in inputs]
     content["versions"] = versions()
     content[TIME_KEY] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return content
+
+
+def _input_sha256(path: Path | str) -> str:
+    try:
+        return sha256(Path(path))
+    except OSError as error:
+        advice = "its link points nowhere; fetch the content (datalad get)" if Path(path).is_symlink() else error.strerror
+        msg = f"{path}: cannot be read: {advice}"
+        raise VbmstatError(msg) from error
 
 
 def versions() -> dict[str, str]:
