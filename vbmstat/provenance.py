@@ -77,8 +77,8 @@ def _input_sha256(path: Path | str) -> str:
     try:
         return sha256(Path(path))
     except OSError as error:
-        advice = "its link points nowhere; fetch the content (datalad get)" if Path(path).is_symlink() else error.strerror
-        msg = f"{path}: cannot be read: {advice}"
+        lost = "its link points nowhere; fetch the content (datalad get)"
+        msg = f"{path}: cannot be read: {lost if Path(path).is_symlink() else error.strerror}"
         raise VbmstatError(msg) from error
 
 
