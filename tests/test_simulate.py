@@ -172,6 +172,16 @@ def test_participants_are_balanced_reproducible_and_span_the_ages() -> None:
     assert tiv_ml["M"] - tiv_ml["F"] == pytest.approx(150.0, abs=15.0)  # standard error 3.5
 
 
+def test_variation_scales_shape_and_tissue_but_not_pose() -> None:
+    head = shape_of.template_head()
+    plain, calm = (shape_of.random_shape(head, np.random.default_rng(0), 0.8, v) for v in (1.0, 0.0))
+    assert plain.displacement.abs().max() > 3.0
+    assert calm.displacement.abs().max() == 0
+    assert np.linalg.det(calm.linear) == pytest.approx(1 / 0.8)
+    assert np.allclose(np.linalg.svd(calm.linear[:3, :3])[1], 0.8 ** (-1 / 3))  # a similarity
+    assert torch.equal(shape_of.own_scores(head, np.random.default_rng(0), 0.0), head.scores)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("simulated") / "bids"

@@ -20,6 +20,7 @@ def command(
     voxel_size: Annotated[float, typer.Option("--voxel-size", help="Voxel size, mm; 2 is quick.")] = 1.0,
     noise: Annotated[float, typer.Option("--noise", help="Noise in percent of the WM intensity.")] = 3.0,
     bias: Annotated[float, typer.Option("--bias", help="Range of the bias field in percent.")] = 40.0,
+    variation: Annotated[float, typer.Option("--variation", help="How much people differ; 0 to 1.5.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same files.")] = 0,
     maps: Annotated[bool, typer.Option("--maps", help="Also write each scan's true tissue fractions.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier simulated cohort.")] = False,
@@ -31,7 +32,7 @@ def command(
 
     settings = Settings(
         n_scans=n, effect_percent=effect, region=parse_region(region), voxel_size_mm=voxel_size,
-        noise_percent=noise, bias_percent=bias, seed=seed,
+        noise_percent=noise, bias_percent=bias, variation=variation, seed=seed,
     )  # fmt: skip
     with Progress() as progress:
         task = progress.add_task("simulating", total=n)

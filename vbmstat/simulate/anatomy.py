@@ -24,7 +24,7 @@ from vbmstat.simulate.render import smooth_noise
 HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # what the head has around the template's field of view
 SHARPNESS = 2.5  # power of the template's probabilities: one brain is crisper than the average of many
 SCORE_SD, SCORE_FWHM_MM = 0.6, 10.0  # a person's own deviation of tissue scores
-VELOCITY = ((2.5, 60.0), (0.8, 25.0))  # (sd in mm, FWHM in mm) of the components of a person's shape
+VELOCITY = ((2.5, 60.0), (0.8, 25.0))  # (sd in mm, FWHM in mm) of the parts of a person's shape
 _VELOCITY_VOXEL_MM = 4.0
 _SQUARINGS = 6
 _FLOOR = 1e-3  # probability that stands for "not here"
@@ -143,7 +143,7 @@ def _gm_signal(average: np.ndarray, gm: np.ndarray) -> np.ndarray:
     return 0.70 + 0.6 * np.where(weight > 1e-3, local - typical, 0.0)
 
 
-def random_shape(head: Head, rng: np.random.Generator, volume_factor: float) -> Shape:
+def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
     """A random person: pose within a few degrees and mm, size, proportions and smooth local differences.
 
     Parameters
@@ -154,18 +154,20 @@ def random_shape(head: Head, rng: np.random.Generator, volume_factor: float) -> 
         Source of the differences.
     volume_factor : float
         Volume of the person's head relative to the template's.
+    variation : float
+        Factor on the proportions and on the smooth local differences; 1 is a plain guess at adults.
     """
     angles = np.deg2rad(rng.normal(0.0, 3.0, size=3))
-    proportions = np.exp(rng.normal(0.0, 0.02, size=3))
+    proportions = np.exp(variation * rng.normal(0.0, 0.02, size=3))
     proportions *= (volume_factor / proportions.prod()) ** (1.0 / 3.0)
     person = np.eye(4)  # template -> scan
     person[:3, :3] = _rotation(angles) @ np.diag(proportions)
     person[:3, 3] = rng.normal(0.0, 3.0, size=3)
     coarse = head.grid.with_voxel_size(_VELOCITY_VOXEL_MM)
-    velocity = sum(
-        np.stack([sd_mm * smooth_noise(coarse, fwhm_mm, rng) for _ in range(3)]) for sd_mm, fwhm_mm in VELOCITY
-    )
-    return Shape(np.linalg.inv(person), exponential(torch.from_numpy(np.asarray(velocity)), coarse), coarse)
+    velocity = np.zeros((3, *coarse.shape), np.float32)
+    for sd_mm, fwhm_mm in VELOCITY:
+        velocity += np.stack([variation * sd_mm * smooth_noise(coarse, fwhm_mm, rng) for _ in range(3)])
+    return Shape(np.linalg.inv(person), exponential(torch.from_numpy(velocity), coarse), coarse)
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:
@@ -197,10 +199,10 @@ def smallest_jacobian(displacement: torch.Tensor, on: Grid) -> float:
     return float(np.linalg.det(jacobian).min())
 
 
-def own_scores(head: Head, rng: np.random.Generator) -> torch.Tensor:
+def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
     """The template's tissue scores with a person's own smooth deviation, (3, X, Y, Z)."""
     noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])
-    return head.scores + SCORE_SD * torch.from_numpy(noise)
+    return head.scores + variation * SCORE_SD * torch.from_numpy(noise)
 
 
 def csf_shift(scores: torch.Tensor, weight: torch.Tensor, gm_factor: float) -> float:

@@ -51,6 +51,9 @@ class Settings:
         Where the effect is, in the template's RAS+ mm.
     voxel_size_mm, noise_percent, bias_percent : float
         Cubic voxels; Rician noise and bias field as BrainWeb defines them.
+    variation : float
+        How much people differ in shape and tissue: 1 is a plain guess at adults, 0 only in size and pose. A small
+        one lets a demonstration with few scans show its effect.
     seed : int
         Of all that is random.
     """
@@ -61,12 +64,13 @@ class Settings:
     voxel_size_mm: float = 1.0
     noise_percent: float = 3.0
     bias_percent: float = 40.0
+    variation: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         limits = {
             "n_scans": (1, 10**5), "voxel_size_mm": (0.5, 4.0), "noise_percent": (0.0, 30.0),
-            "bias_percent": (0.0, 150.0), "seed": (0, 2**63),
+            "bias_percent": (0.0, 150.0), "variation": (0.0, 1.5), "seed": (0, 2**63),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -163,8 +167,8 @@ def simulate_person(
     """One person without noise, and the facts about them (volumes in mL, least Jacobian, shift of the CSF score)."""
     rng = np.random.default_rng([settings.seed, position, 0])
     head = anatomy.template_head()
-    shape = anatomy.random_shape(head, rng, tiv_aim_ml / _TEMPLATE_TIV_ML)
-    scores = anatomy.own_scores(head, rng)
+    shape = anatomy.random_shape(head, rng, tiv_aim_ml / _TEMPLATE_TIV_ML, settings.variation)
+    scores = anatomy.own_scores(head, rng, settings.variation)
     weight = _region_weight(settings.region, head.grid)
     shift = anatomy.csf_shift(scores, weight, factor)
     scores[2] += shift * weight
