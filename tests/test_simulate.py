@@ -111,7 +111,7 @@ def test_exponential_of_the_negative_velocity_undoes_it() -> None:
     at = voxel_indices(on.shape) + there / 4.0
     left_over = (there + sample(back, at, padding_mode="border"))[:, 6:-6, 6:-6, 6:-6]
     assert there.abs().max() > 6.0
-    assert left_over.abs().max() < 0.25
+    assert left_over.abs().max() < 0.4
     assert shape_of.smallest_jacobian(there, on) > 0
 
 

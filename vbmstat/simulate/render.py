@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from vbmstat.grid import Grid
 from vbmstat.simulate import labels as label_map
@@ -136,9 +137,19 @@ def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
 
 
 def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit variance smoothed to `fwhm_mm`, (X, Y, Z), float32."""
-    white = rng.standard_normal(grid.shape, dtype=np.float32)
-    smooth = ndimage.gaussian_filter(white, fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_size_mm, truncate=3.0, mode="wrap")
+    """Gaussian noise of unit variance smoothed to `fwhm_mm`, (X, Y, Z), float32.
+
+    Drawn with voxels of a quarter of the FWHM where that is coarser than the grid's, and interpolated.
+    """
+    coarse = grid.with_voxel_size(np.maximum(fwhm_mm / 4.0, grid.voxel_size_mm))
+    white = rng.standard_normal(coarse.shape, dtype=np.float32)
+    sigma_voxels = fwhm_mm * _FWHM_TO_SIGMA / coarse.voxel_size_mm
+    smooth = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
+    if coarse.shape != grid.shape:  # both have the same outer faces, which is what align_corners=False assumes
+        fine = functional.interpolate(
+            torch.from_numpy(smooth)[None, None], size=grid.shape, mode="trilinear", align_corners=False
+        )
+        smooth = fine[0, 0].numpy()
     return smooth / smooth.std()
 
 
