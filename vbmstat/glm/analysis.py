@@ -15,17 +15,26 @@ import pandas as pd
 
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
-from vbmstat.errors import DesignError, TableError
+from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.contrast import Contrast, build_contrasts
-from vbmstat.glm.design import ALIASES, Design, build_design, column_names, parse_formula, variance_inflation
+from vbmstat.glm.design import (
+    ALIASES,
+    Design,
+    build_design,
+    column_names,
+    parse_formula,
+    variance_inflation,
+    with_map_column,
+)
 from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.formula import split_formula
+from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.pack import MASK_THRESHOLD, MaskRule, pack_maps
-from vbmstat.glm.plan import make_plan
+from vbmstat.glm.plan import make_covariate_plan, make_plan
 from vbmstat.glm.resample import draw_subsets, draws_hash, read_draws
 from vbmstat.glm.results import GlmResults, contrast_record, statistic_maps
-from vbmstat.glm.sources import Source, as_cohort, gather
+from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
+from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label, path_label, versions
 
 TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
@@ -151,36 +160,80 @@ def fit_glm(
     settings = _options(options)
     device = choose_device(settings.device)
     response, right = split_formula(formula)
-    source = gather(maps, response, as_cohort(cohort), settings.missing)
+    right, map_name = split_map_term(right)
+    table = as_cohort(cohort)
+    source = gather(maps, response, table, settings.missing)
     _refuse_mixtures(source.table, settings.allow_mixed)
     right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
     design, source = _design(right, source, settings)
-    hypotheses = build_contrasts(contrasts, design)
+    named = design if map_name is None else with_map_column(design, map_name)
+    hypotheses = build_contrasts(contrasts, named)
+    _check_combination(settings, hypotheses, map_name)
     draws = _draws(source, settings)
     scale = _tiv_scale(source) if settings.tiv == "proportional" else None
     weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
-    if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in hypotheses):
-        msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
-        raise DesignError(msg)
-    make_plan(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
+    make = make_plan if map_name is None else make_covariate_plan
+    make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
     with ExitStack() as stack:
         matrix = _open(source, settings, store, scratch, scale, stack, progress)
         if settings.global_scaling:
             scale = _global_scale(matrix, scale)
-        plan = make_plan(design, hypotheses, draws, weights, scale)
-        fit = fit_voxels(
-            matrix, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, device=str(device),
-            backend=settings.backend, chunk_voxels=settings.chunk_voxels, n_threads=settings.n_threads,
-            progress=progress,
-        )
+        engine: dict[str, Any] = {
+            "device": str(device), "backend": settings.backend, "chunk_voxels": settings.chunk_voxels,
+            "n_threads": settings.n_threads, "progress": progress,
+        }  # fmt: skip
+        if map_name is None:
+            plan = make_plan(design, hypotheses, draws, weights, scale)
+            fit = fit_voxels(
+                matrix, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine
+            )
+        else:
+            paths = covariate_paths(maps, map_name, table, source.scan_ids)
+            covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
+            wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
+            fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes))
-    record = _record(formula, right, design, hypotheses, fit.repetitions, draws, settings, matrix, scale)
-    record |= {"df_resid": fit.df_resid, "n_voxels": int(fit.mask.sum()), "device": device_label(device)}
+    record = _record(formula, right, design, draws, settings, matrix, scale)
+    record |= {
+        "contrasts": contrast_record(hypotheses, named, fit.repetitions), "df_resid": fit.df_resid,
+        "n_voxels": int(fit.mask.sum()), "device": device_label(device),
+    }  # fmt: skip
+    if map_name is not None:
+        record["map_covariate"] = {"name": map_name, "maps": _map_record(covariate)}
     found = {c.name: statistic_maps(fit, i, c) for i, c in enumerate(hypotheses)}
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()
     return GlmResults(
         design, tuple(hypotheses), found, fit.mask, matrix.space, features, draws, fit.df_resid, record
     )
+
+
+def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_name: str | None) -> None:
+    if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in contrasts):
+        msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
+        raise DesignError(msg)
+    if map_name is not None and (settings.robust != "none" or settings.spm_resms):
+        msg = "a formula with map() takes neither --robust nor --spm-resms"
+        raise DesignError(msg)
+
+
+def _pack_covariate(
+    paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
+    settings: Options, progress: Callable[[str, int, int], None] | None,
+) -> PackedMaps:
+    """Maps of a voxelwise covariate in the same columns as the maps, in a folder that is deleted after the fit."""
+    if maps.space is None:
+        msg = "map() needs maps in files on both sides of the formula"
+        raise DesignError(msg)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
+    rule = MaskRule(None, nan=settings.nan)
+    packed = pack_maps(
+        paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
+    )
+    if not packed.space.grid.matches(maps.space.grid):
+        ours, theirs = maps.space.grid, packed.space.grid
+        msg = f"map(): grid {theirs} of the covariate differs from {ours} of the maps; resample it"
+        raise ScanError(msg)
+    return packed
 
 
 def _options(given: Mapping[str, Any]) -> Options:
@@ -305,15 +358,11 @@ def _global_scale(maps: Maps, scale: np.ndarray | None) -> np.ndarray:
 
 
 def _record(
-    formula: str, right: str, design: Design, contrasts: Sequence[Contrast], repetitions: Sequence[int],
-    draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps, scale: np.ndarray | None,
+    formula: str, right: str, design: Design, draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps,
+    scale: np.ndarray | None,
 ) -> dict[str, Any]:
     """What goes into ``glm.json``."""
     options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    files = {}
-    if isinstance(maps, PackedMaps):
-        every = maps.manifest["files"]
-        files = {s: {**every[s], "path": path_label(every[s]["path"])} for s in maps.scan_ids}
     report = variance_inflation(design)
     return {
         "command": "glm",
@@ -326,7 +375,6 @@ def _record(
         "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "contrasts": contrast_record(contrasts, design, repetitions),
         "options": options,
         "mask_rule": {**asdict(settings.mask_rule), "image": options["mask"]},
         "design_report": report.replace([np.inf, -np.inf], np.nan).astype(object).where(report.notna(), None)
@@ -334,6 +382,14 @@ def _record(
         "scan_scale": None if scale is None else scale.tolist(),
         "notes": list(design.notes),
         "scan_ids": list(design.scan_ids),
-        "maps": files,
+        "maps": _map_record(maps),
         "versions": {**versions(), "formulaic": metadata.version("formulaic")},
     }
+
+
+def _map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
+    """File name, size, time and sha256 of every map; nothing for a matrix."""
+    if isinstance(maps, ArrayMaps):
+        return {}
+    files = maps.manifest["files"]
+    return {scan: {**files[scan], "path": path_label(files[scan]["path"])} for scan in maps.scan_ids}

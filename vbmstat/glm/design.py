@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,21 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
     design = Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes))
     check_design(design, factor_columns)
     return design
+
+
+def with_map_column(design: Design, name: str) -> Design:
+    """The design with one more column that stands for a voxelwise covariate when contrasts are read.
+
+    Its values are arbitrary: a vector outside the space of the other columns.
+    """
+    column = np.random.default_rng(0).standard_normal(len(design.matrix))
+    label = f"map({name})"
+    return replace(
+        design,
+        matrix=np.column_stack([design.matrix, column]),
+        columns=(*design.columns, label),
+        terms={**design.terms, label: (label,)},
+    )
 
 
 def parse_formula(formula: str) -> Any:

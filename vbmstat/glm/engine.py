@@ -11,7 +11,7 @@ formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -81,64 +81,91 @@ def fit_voxels(
     dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
     tensors = make_tensors(plan, dtype, device, product, robust)
     exact = tensors if dtype == torch.float64 else make_tensors(plan, torch.float64, device, product, robust)
-    # whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk
-    chunk = -(-(chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)) // CHUNK_VOXELS) * CHUNK_VOXELS
-    tile_width = CHUNK_VOXELS if kind == "cpu" else chunk
-    workers = (n_threads or os.cpu_count() or 1) if kind == "cpu" else _CUDA_WORKERS
+    layout = tile_layout(kind, chunk_voxels, n_threads)
     floor = None
     if spm_resms:
         floor = np.zeros(1 + len(plan.members))
-        maxima = _stream(maps, chunk, tile_width, workers, lambda y, inside: _largest_variances(y[:, inside], tensors))
+        maxima = stream([maps], layout, lambda y, at: _largest_variances(y[0][:, at], tensors))
         for _, largest in maxima:
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
-    fit = _empty_fit(maps, plan)
+    fit = empty_fit(maps.mask, plan, [len(contrast.repetitions) for contrast in plan.contrasts])
     done = 0
-    tiles = _stream(maps, chunk, tile_width, workers, lambda y, at: _fit_tile(y, at, plan, tensors, exact, floor))
+    tiles = stream([maps], layout, lambda y, at: _fit_tile(y[0], at, plan, tensors, exact, floor))
     for start, tile in tiles:
-        _store(fit, start, tile)
+        store_tile(fit, start, tile)
         done += tile.width
         if progress:
             progress("fitting voxels", done, maps.n_voxels)
     return fit
 
 
-def _stream(
-    maps: Maps, chunk: int, tile_width: int, workers: int, work: Callable[[torch.Tensor, torch.Tensor], Result]
+@dataclass(frozen=True)
+class Layout:
+    """How voxels are dealt out: voxels read at a time, voxels in a tile, tiles worked on at a time."""
+
+    chunk: int
+    tile: int
+    workers: int
+
+
+def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None) -> Layout:
+    """The layout for a kind of device.
+
+    Whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk.
+    """
+    wanted = chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)
+    chunk = -(-wanted // CHUNK_VOXELS) * CHUNK_VOXELS
+    if kind == "cpu":
+        return Layout(chunk, CHUNK_VOXELS, n_threads or os.cpu_count() or 1)
+    return Layout(chunk, chunk, _CUDA_WORKERS)
+
+
+def stream(
+    sources: Sequence[Maps],
+    layout: Layout,
+    work: Callable[[list[torch.Tensor], torch.Tensor], Result],
+    mask: np.ndarray | None = None,
 ) -> Iterator[tuple[int, Result]]:
-    """Read chunks and work on their tiles, several at a time; tiles wholly outside the mask are left out."""
-    mask = maps.mask
+    """Read chunks of aligned maps and work on their tiles, several at a time, leaving out tiles without mask."""
+    inside = sources[0].mask if mask is None else mask
+    n_voxels = len(inside)
 
     def run(start: int) -> list[tuple[int, Result]]:
-        stop = min(start + chunk, maps.n_voxels)
-        if not mask[start:stop].any():
+        stop = min(start + layout.chunk, n_voxels)
+        if not inside[start:stop].any():
             return []
-        values = maps.read(start, stop)
-        values = values if values.flags.writeable else values.copy()  # torch wants to own what it reads
-        return [
-            (at, work(torch.from_numpy(values[:, at - start : at - start + tile_width]),
-                      torch.from_numpy(mask[at : min(at + tile_width, stop)])))
-            for at in range(start, stop, tile_width)
-            if mask[at : min(at + tile_width, stop)].any()
-        ]
+        chunks = [_owned(source.read(start, stop)) for source in sources]
+        results = []
+        for at in range(start, stop, layout.tile):
+            end = min(at + layout.tile, stop)
+            if inside[at:end].any():
+                tiles = [torch.from_numpy(values[:, at - start : end - start]) for values in chunks]
+                results.append((at, work(tiles, torch.from_numpy(inside[at:end]))))
+        return results
 
-    with single_threaded(), ThreadPoolExecutor(workers) as pool:
-        for results in pool.map(run, range(0, maps.n_voxels, chunk)):
+    with single_threaded(), ThreadPoolExecutor(layout.workers) as pool:
+        for results in pool.map(run, range(0, n_voxels, layout.chunk)):
             yield from results
+
+
+def _owned(values: np.ndarray) -> np.ndarray:
+    """An array that torch may call its own."""
+    return values if values.flags.writeable else values.copy()
 
 
 def _fit_tile(
     values: torch.Tensor, inside: torch.Tensor, plan: Plan, tensors: Tensors, exact: Tensors, floor: np.ndarray | None
 ) -> Tile:
     """All statistics of one tile (n, v); columns of the mask without digits left are done again in float64."""
-    tile, cancelled = _solve(_pad(values), plan, tensors, floor)
+    tile, cancelled = _solve(pad_tile(values), plan, tensors, floor)
     columns = np.flatnonzero(cancelled[: values.shape[1]] & inside.numpy())
     if tensors is not exact and columns.size:
-        again, _ = _solve(_pad(values[:, columns]), plan, exact, floor)
+        again, _ = _solve(pad_tile(values[:, columns]), plan, exact, floor)
         tile.replace(columns, again)
     return tile.crop(values.shape[1])
 
 
-def _pad(values: torch.Tensor) -> torch.Tensor:
+def pad_tile(values: torch.Tensor) -> torch.Tensor:
     """Columns up to a whole tile: one shape of product, whatever is left over at the end."""
     return torch.nn.functional.pad(values, (0, -values.shape[1] % CHUNK_VOXELS))
 
@@ -146,11 +173,11 @@ def _pad(values: torch.Tensor) -> torch.Tensor:
 def _solve(
     values: torch.Tensor, plan: Plan, tensors: Tensors, floor: np.ndarray | None
 ) -> tuple[Tile, np.ndarray]:
-    full = _fit_full_sample(values, tensors)
+    full = fit_full_sample(values, tensors)
     tile = _full_statistics(plan, tensors, full, 0.0 if floor is None else floor[0])
     if not len(plan.members):
         return tile, full.doubtful.cpu().numpy()
-    per_sigma = _reciprocal(full.sigma)
+    per_sigma = reciprocal(full.sigma)
     z, rss, present = _subset_residuals(full, per_sigma, tensors)
     cancelled = (rss < _CANCELLED[tensors.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful  # (v,)
     variance = rss / tensors.subset_df  # (B, v), in units of sigma²
@@ -160,13 +187,13 @@ def _solve(
     precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
     for index, contrast in enumerate(plan.contrasts):
         values_b = _subset_statistic(contrast, index, full.coefficients * per_sigma, z, precision, tensors)
-        for name, row in _quantiles(values_b).items():
+        for name, row in quantiles_of(values_b).items():
             tile.quantiles[name][index] = row
     return tile, cancelled.cpu().numpy()
 
 
 @dataclass
-class _FullFit:
+class FullFit:
     """The whole sample's fit of one tile.
 
     Attributes
@@ -188,7 +215,7 @@ class _FullFit:
     doubtful: torch.Tensor
 
 
-def _fit_full_sample(values: torch.Tensor, tensors: Tensors) -> _FullFit:
+def fit_full_sample(values: torch.Tensor, tensors: Tensors) -> FullFit:
     """Fit the whole sample, once more on the residual to be rid of rounding; one (n, v) buffer does for it all."""
     basis = tensors.basis
     rest = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
@@ -211,16 +238,16 @@ def _fit_full_sample(values: torch.Tensor, tensors: Tensors) -> _FullFit:
         doubtful = (rss < _DOUBTFUL_FIT * explained) | ((rss > 0) & (rss < _UNDERFLOW))
     sigma = torch.where(rss <= _EXACT_FIT * explained, 0.0, (rss / tensors.df_resid).sqrt())
     coefficients = fitted + tensors.ones * centre.double()
-    return _FullFit(coefficients, rest.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
+    return FullFit(coefficients, rest.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
 
 
-def _reciprocal(values: torch.Tensor) -> torch.Tensor:
+def reciprocal(values: torch.Tensor) -> torch.Tensor:
     """1 / x, and 0 for 0."""
     return torch.where(values > 0, 1 / values, 0.0)
 
 
 def _subset_residuals(
-    full: _FullFit, per_sigma: torch.Tensor, tensors: Tensors
+    full: FullFit, per_sigma: torch.Tensor, tensors: Tensors
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Subset coordinates z (B, r, v), RSS (B, v) and |E_S|² (B, v), in units of sigma²: the two big products."""
     n_subsets = len(tensors.members)
@@ -249,7 +276,7 @@ def _subset_statistic(
     return (estimate**2).mean(dim=1) * precision**2
 
 
-def _quantiles(statistic: torch.Tensor) -> dict[str, np.ndarray]:
+def quantiles_of(statistic: torch.Tensor) -> dict[str, np.ndarray]:
     """Median and quartiles over repetitions of (b, v), interpolated linearly (two middle values averaged)."""
     columns = statistic.T.contiguous()  # (v, b)
     if columns.device.type == "cpu":  # numpy sorts short contiguous rows 25 times faster than torch
@@ -266,7 +293,7 @@ def _quantiles(statistic: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def _full_statistics(
-    plan: Plan, tensors: Tensors, full: _FullFit, floor: float
+    plan: Plan, tensors: Tensors, full: FullFit, floor: float
 ) -> Tile:
     """Effect, variance and t or F of every contrast in the whole sample, float64."""
     residual_variance = (full.sigma**2 + floor * (full.sigma > 0)).cpu().numpy()
@@ -293,30 +320,31 @@ def _full_statistics(
 
 def _largest_variances(values: torch.Tensor, tensors: Tensors) -> np.ndarray:
     """Largest σ² over some voxels (n, v) in the whole sample and in every subset, (1 + B,)."""
-    full = _fit_full_sample(_pad(values), tensors)
+    full = fit_full_sample(pad_tile(values), tensors)
     largest = [(full.sigma**2).max().reshape(1)]
     if len(tensors.members):
-        _, rss, _ = _subset_residuals(full, _reciprocal(full.sigma), tensors)
+        _, rss, _ = _subset_residuals(full, reciprocal(full.sigma), tensors)
         largest.append((rss.double() / tensors.subset_df.double() * full.sigma**2).amax(dim=1))
     return torch.cat(largest).cpu().numpy()
 
 
-def _empty_fit(maps: Maps, plan: Plan) -> Fit:
-    n_contrasts, n_voxels = len(plan.contrasts), maps.n_voxels
+def empty_fit(mask: np.ndarray, plan: Plan, repetitions: Sequence[int], df_used: float = 0.0) -> Fit:
+    """A fit full of zeros, for tiles to be stored in."""
+    shape = (len(repetitions), len(mask))
     names = QUANTILES if len(plan.members) else ()
     return Fit(
-        mask=maps.mask,
-        residual_variance=np.zeros(n_voxels),
-        effect=np.zeros((n_contrasts, n_voxels)),
-        variance=np.zeros((n_contrasts, n_voxels)),
-        statistic=np.zeros((n_contrasts, n_voxels)),
-        quantiles={name: np.zeros((n_contrasts, n_voxels)) for name in names},
-        df_resid=plan.df_resid,
-        repetitions=tuple(len(contrast.repetitions) for contrast in plan.contrasts),
+        mask=mask,
+        residual_variance=np.zeros(len(mask)),
+        effect=np.zeros(shape),
+        variance=np.zeros(shape),
+        statistic=np.zeros(shape),
+        quantiles={name: np.zeros(shape) for name in names},
+        df_resid=plan.df_resid - df_used,
+        repetitions=tuple(repetitions),
     )
 
 
-def _store(fit: Fit, start: int, tile: Tile) -> None:
+def store_tile(fit: Fit, start: int, tile: Tile) -> None:
     """Copy a tile into its columns; columns outside the mask stay zero."""
     here = slice(start, start + tile.width)
     inside = fit.mask[here]

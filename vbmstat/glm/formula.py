@@ -18,6 +18,7 @@ _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("r
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 _PLAIN = (ast.Expression, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd, ast.List, ast.Tuple, ast.keyword, *_OPERATORS)
 _QUOTED = re.compile(r"`([^`]*)`")
+_MAP_TERM = re.compile(r"^map\((\w+)\)$")
 _MAX_POWER = 10
 
 
@@ -39,6 +40,35 @@ def split_formula(formula: str) -> tuple[str, str]:
         msg = f"formula {formula!r}: expected maps ~ covariates, e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg)
     return left.strip(), right.strip()
+
+
+def split_map_term(right: str) -> tuple[str, str | None]:
+    """Right-hand side without its ``map(NAME)`` term, and that name.
+
+    Raises
+    ------
+    DesignError
+        If ``map()`` is part of another term, or there are two.
+
+    Examples
+    --------
+    >>> split_map_term("age + map(wm)")
+    ('age', 'wm')
+    """
+    parts, depth = [""], 0
+    for character in right:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "+" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    found = [_MAP_TERM.match(part.strip()) for part in parts]
+    names = [match.group(1) for match in found if match]
+    kept = [part.strip() for part, match in zip(parts, found, strict=True) if not match]
+    if len(names) > 1 or any(re.search(r"\bmap\(", part) for part in kept):
+        msg = f"formula {right!r}: map() stands once and as a term of its own, e.g. 'gm ~ age + map(wm)'"
+        raise DesignError(msg)
+    return " + ".join(kept) or "1", names[0] if names else None
 
 
 def expression_names(expression: str) -> list[str]:

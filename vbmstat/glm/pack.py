@@ -67,6 +67,7 @@ def pack_maps(
     n_threads: int | None = None,
     progress: Progress | None = None,
     durable: bool = True,
+    voxels: np.ndarray | None = None,
 ) -> PackedMaps:
     """Pack maps into a store, or open the store if it already holds just these, unchanged.
 
@@ -86,6 +87,8 @@ def pack_maps(
         Called with (stage, done, total).
     durable : bool
         Flush to the disk before the store counts as whole; not needed for one that is deleted after use.
+    voxels : ndarray, (n_voxels,), int64, optional
+        Columns to pack (RAS+ C-order indices), in place of those that may pass the mask; packs anew.
 
     Raises
     ------
@@ -96,12 +99,12 @@ def pack_maps(
     rule = rule or MaskRule()
     _check_paths(paths)
     existing = open_store(folder, strict=False)
-    if existing is not None and _is_current(existing, paths, rule, scale):
+    if existing is not None and voxels is None and _is_current(existing, paths, rule, scale):
         if set(existing.scan_ids) >= set(paths):
             return existing.select(list(paths))
         if rule.share == 1 and rule.nan == "raise":
             return _append(existing, paths, rule, scale or {}, n_threads, progress).select(list(paths))
-    return _pack(paths, folder, rule, scale or {}, n_threads, progress, durable)
+    return _pack(paths, folder, rule, scale or {}, n_threads, progress, durable, voxels)
 
 
 def _check_paths(paths: Mapping[str, Path]) -> None:
@@ -241,7 +244,7 @@ def check_units(means: Mapping[str, float]) -> None:
 
 def _pack(
     paths: Mapping[str, Path], folder: Path, rule: MaskRule, scale: Mapping[str, float],
-    n_threads: int | None, progress: Progress | None, durable: bool,
+    n_threads: int | None, progress: Progress | None, durable: bool, voxels: np.ndarray | None,
 ) -> PackedMaps:
     scans = list(paths)
     reader = MapReader.like(paths[scans[0]])
@@ -250,7 +253,7 @@ def _pack(
     for old in folder.glob("segment-*.f32"):
         old.unlink()
     with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
-        voxels = _superset(paths, reader, rule, scale, pool)
+        voxels = _superset(paths, reader, rule, scale, pool) if voxels is None else voxels
         tally = _Tally(voxels.size)
         digests = _write_segment(
             folder / "segment-0000.f32", paths, reader, voxels, tally, rule, scale, pool, progress, durable

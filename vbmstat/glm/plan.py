@@ -189,3 +189,69 @@ def _plan_contrast(
     covariance = rest @ rest.transpose(0, 2, 1)  # (b, m, m)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)) if len(rest) else covariance
     return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten @ whole[None], whiten @ rest)
+
+
+@dataclass(frozen=True)
+class CovariatePlan:
+    """A plan for a design with one more column that differs from voxel to voxel.
+
+    Attributes
+    ----------
+    base : Plan
+        Of the common columns, without contrasts.
+    rows : ndarray, (K, r)
+        D of each contrast's common part.
+    on_map : ndarray, (K,)
+        Weight of each contrast on the voxelwise column.
+    repetitions : tuple of ndarray, (b,)
+        Subsets in which each contrast can be estimated.
+    on_rest : tuple of ndarray, (b, r)
+        Weights on the subsets' coordinates of a residual, not whitened.
+    """
+
+    base: Plan
+    rows: np.ndarray
+    on_map: np.ndarray
+    repetitions: tuple[np.ndarray, ...]
+    on_rest: tuple[np.ndarray, ...]
+
+
+def make_covariate_plan(
+    design: Design,
+    contrasts: Sequence[Contrast],
+    draws: np.ndarray,
+    weights: np.ndarray | None = None,
+    scan_scale: np.ndarray | None = None,
+) -> CovariatePlan:
+    """Factorise the common columns for t-contrasts whose last weight is that of the voxelwise column.
+
+    Raises
+    ------
+    DesignError
+        As :func:`make_plan`, and for F-contrasts.
+    """
+    if any(contrast.kind != "t" for contrast in contrasts):
+        msg = "a formula with map() takes t-contrasts only; test the F-contrasts in a model without it"
+        raise DesignError(msg)
+    base = make_plan(design, (), draws, weights, scan_scale)
+    if base.df_resid <= 1:
+        msg = f"{len(design.matrix)} scans leave no degree of freedom beside map(); simplify the formula or add scans"
+        raise DesignError(msg)
+    common = np.vstack([contrast.weights[:, :-1] for contrast in contrasts])  # (K, p)
+    # X = Q (Q'X) and C = D (Q'X) for estimable C
+    weighted = design.matrix * base.scan_weights[:, None]
+    norms = np.linalg.norm(weighted, axis=0)
+    norms[norms == 0] = 1.0
+    rows = (common / norms) @ np.linalg.pinv(base.basis.T @ weighted / norms, rcond=RANK_TOLERANCE)
+    values, vectors, _ = _factorise_subsets(base.basis, draws)
+    root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)
+    repetitions, on_rest = [], []
+    for row in rows:
+        in_subset = row @ vectors  # (B, r)
+        lost = np.linalg.norm(in_subset * (values <= _LOST), axis=1) > _ESTIMABLE * float(np.linalg.norm(row))
+        kept = np.flatnonzero(~lost & (base.subset_df > 1))
+        repetitions.append(kept)
+        on_rest.append((in_subset * root)[kept])
+    return CovariatePlan(
+        base, rows, np.array([contrast.weights[0, -1] for contrast in contrasts]), tuple(repetitions), tuple(on_rest)
+    )

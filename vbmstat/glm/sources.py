@@ -91,6 +91,28 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     return _by_folder(cohort, _in_folder(Path(maps), response), str(maps), missing)
 
 
+def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
+    """Maps of a voxelwise covariate for these scans: from the cohort's columns or the folder of the other maps.
+
+    Raises
+    ------
+    TableError, ScanError
+        If the maps are no files, or a scan has none.
+    """
+    if maps is None:
+        paths, _ = _from_cohort(cohort, name, "drop")
+    elif isinstance(maps, str | Path) and "{" not in str(maps):
+        paths = _in_folder(Path(maps), name)
+    else:
+        msg = f"map({name}) needs maps from a cohort table or a folder"
+        raise TableError(msg)
+    without = [scan for scan in scan_ids if scan not in paths]
+    if without:
+        msg = f"map({name}): no {name} map for {_listed(without)}; make them or leave these scans out"
+        raise TableError(msg)
+    return {scan: paths[scan] for scan in scan_ids}
+
+
 def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     """A matrix with row names; a bare array takes those of the cohort."""
     if isinstance(maps, ArrayMaps | PackedMaps):
