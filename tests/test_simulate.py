@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from vbmstat import cohort, io, naming
 from vbmstat.errors import ScanError, VbmstatError
@@ -255,3 +256,18 @@ def test_region_text_is_checked() -> None:
     assert parse_region("1,2,3,10") == Sphere((1.0, 2.0, 3.0), 10.0)
     with pytest.raises(VbmstatError, match="x,y,z,radius"):
         parse_region("1,2,3")
+
+
+def test_command_makes_what_its_options_say(tmp_path) -> None:
+    from vbmstat.cli import app  # noqa: PLC0415
+
+    place = "--effect -6 --region 30,-20,0,10 --voxel-size 4 --maps"
+    options = f"--n 1 {place} --noise 1 --bias 20 --variation 0.5 --seed 5".split()
+    result = CliRunner().invoke(app, ["simulate", str(tmp_path / "out"), *options])
+    assert result.exit_code == 0, result.output
+    made = json.loads((tmp_path / "out/derivatives/truth/ground_truth.json").read_text())["settings"]
+    assert made == {
+        "n_scans": 1, "effect_percent": -6.0, "region": {"centre_mm": [30.0, -20.0, 0.0], "radius_mm": 10.0},
+        "voxel_size_mm": 4.0, "noise_percent": 1.0, "bias_percent": 20.0, "variation": 0.5, "seed": 5,
+    }  # fmt: skip
+    assert len(list((tmp_path / "out/derivatives/truth").rglob("*_probseg.nii.gz"))) == 3

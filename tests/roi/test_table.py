@@ -171,3 +171,23 @@ def test_command_prints_the_licence_and_fails_for_a_bad_map(maps, tmp_path) -> N
     assert "001 gm:" in result.output
     table = read_cohort(tmp_path / "o" / "roi_lpba40_regions_wide.tsv").table
     assert table.shape[0] == 2
+
+
+def test_command_finds_what_preprocess_wrote_and_bad_input_is_one_line(maps, own_atlas, monkeypatch) -> None:
+    from vbmstat.cli import app  # noqa: PLC0415
+
+    folder = maps.folder / "derivatives" / "vbmstat"
+    (maps.folder / "mri").rename(maps.folder / "moved")
+    folder.mkdir(parents=True)
+    (maps.folder / "moved").rename(folder / "mri")
+    maps.table.reset_index().to_csv(folder / "cohort.tsv", sep="\t", index=False)
+    monkeypatch.chdir(maps.folder)
+    result = CliRunner().invoke(app, ["roi", "--atlas", str(own_atlas)])
+    assert result.exit_code == 0, result.output
+    assert len(list((folder / "roi").glob("roi_own_*.tsv"))) == 4
+    by_folder = CliRunner().invoke(app, ["roi", "--maps", str(folder), "--atlas", str(own_atlas), "--out", "again"])
+    assert by_folder.exit_code == 0, by_folder.output
+    again = (maps.folder / "again" / "roi_own_regions.tsv").read_text()
+    assert again == (folder / "roi" / "roi_own_regions.tsv").read_text()
+    both = CliRunner().invoke(app, ["roi", "--cohort", "cohort.tsv", "--maps", "."])
+    assert both.exit_code == 2

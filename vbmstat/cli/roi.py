@@ -10,7 +10,8 @@ import typer
 
 def command(
     cohort: Annotated[
-        Path | None, typer.Option("--cohort", help="Table with columns mwp1, mwp2, mwp3 (paths of unsmoothed maps).")
+        Path | None,
+        typer.Option("--cohort", help="Table with columns mwp1, mwp2, mwp3; default ./cohort.tsv or preprocess's."),
     ] = None,
     maps: Annotated[
         Path | None, typer.Option("--maps", help="Folder of modulated maps by CAT12, SPM, T1Prep, deepmriprep or BIDS.")
@@ -19,8 +20,8 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
-    from rich.progress import Progress  # noqa: PLC0415  (heavy imports inside the command)
-
+    from vbmstat.cli.glm import cohort_path  # noqa: PLC0415  (heavy imports inside the command)
+    from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.cohort import read_cohort  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.table import cohort_of_maps, licence_notice, measure_rois, write_rois  # noqa: PLC0415
@@ -28,15 +29,14 @@ def command(
     if cohort is not None and maps is not None:
         msg = "give --cohort or --maps, not both"
         raise typer.BadParameter(msg)
-    table = Path("cohort.tsv") if cohort is None else cohort
-    scans = read_cohort(table) if maps is None else cohort_of_maps(maps)
+    tables_read = [cohort_path(cohort, None, None)] if maps is None else []
+    scans = cohort_of_maps(maps) if maps is not None else read_cohort(tables_read[0])
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))
-    with Progress(transient=True) as progress:
-        task = progress.add_task("measuring", total=len(scans.table))
-        tables = measure_rois(scans, loaded, report=lambda done, _: progress.update(task, completed=done))
+    with stages() as report:
+        tables = measure_rois(scans, loaded, report=lambda done, n: report("measuring", done, n))
     folder = scans.folder / "roi" if out is None else out
-    for path in write_rois(folder, tables, inputs=[table] if maps is None else []):
+    for path in write_rois(folder, tables, inputs=tables_read):
         typer.echo(str(path))
     for tissue in tables.not_measured:
         typer.echo(f"no {tissue} maps: column {tissue}_ml is empty", err=True)

@@ -26,18 +26,16 @@ def command(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier simulated cohort.")] = False,
 ) -> None:
     """Make synthetic T1w scans of people whose grey matter declines with age in one known region."""
-    from rich.progress import Progress  # noqa: PLC0415  (heavy imports inside the command)
-
+    from vbmstat.cli.progress import stages  # noqa: PLC0415  (heavy imports inside the command)
     from vbmstat.simulate import Settings, parse_region, simulate_cohort  # noqa: PLC0415
 
     settings = Settings(
         n_scans=n, effect_percent=effect, region=parse_region(region), voxel_size_mm=voxel_size,
         noise_percent=noise, bias_percent=bias, variation=variation, seed=seed,
     )  # fmt: skip
-    with Progress() as progress:
-        task = progress.add_task("simulating", total=n)
+    with stages() as report:
         simulate_cohort(
             out, settings, write_maps=maps, overwrite=overwrite,
-            report=lambda done, _: progress.update(task, completed=done),
+            report=lambda done, total: report("simulating", done, total),
         )  # fmt: skip
     typer.echo(f"{n} scans in {out}; what is true about them in {out}/derivatives/truth")

@@ -105,7 +105,7 @@ def measure_rois(
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
     columns = [f"{tissue}_ml" for tissue in tissues]
-    regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_present).reset_index()
+    regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_all).round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
     return RoiTables(atlas, labels, regions, failures, not_measured)
 
@@ -278,7 +278,7 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
     return pd.concat([left, middle, right.round(6)], axis=1)
 
 
-def _sum_of_present(values: pd.Series) -> float:
+def _sum_of_all(values: pd.Series) -> float:
     """Sum of a region's labels; missing if any of them is."""
     return float(values.sum(skipna=False))
 
