@@ -78,17 +78,17 @@ def preprocess(
     VbmstatError
         If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
     """
-    inputs = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(entry) for entry in inputs]
+    entries = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(entry) for entry in inputs]
     _check_option("engine", engine, ENGINES)
     _check_option("names", names, naming.NAME_STYLES)
     where = choose_device(device)
-    scans = naming.find_scans(inputs)
-    folder = Path(out) if out is not None else default_output(inputs)
-    people = _participants(inputs, participants)
+    scans = naming.find_scans(entries)
+    folder = Path(out) if out is not None else default_output(entries)
+    people = _participants(entries, participants)
     rows: dict[naming.Scan, dict[str, Any]] = {}
     failures: list[dict[str, str]] = []
     _check_writable(folder)
-    for position, scan in enumerate(scans):
+    for scan in scans:
         step = "read"
 
         def tell(what: str, detail: str = "", scan: naming.Scan = scan) -> None:
@@ -117,7 +117,6 @@ def preprocess(
             log.debug("scan %s failed", scan.stem, exc_info=True)
             failures.append({"scan": scan.stem, "path": str(scan.path), "step": step, "reason": reason})
             tell("failed", reason)
-        if position == len(scans) - 1 or len(rows) % 10 == 0:
             _write_failures(folder, failures)
     _write_failures(folder, failures)
     if not rows:

@@ -50,19 +50,20 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     for kind, volume in template:
         io.write_volume(path(kind), volume, description=f"vbmstat {kind}")
     io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
-    io.write_volume(
-        path("iy"), _rounded(result.inverse_deformation), space="scanner", description="vbmstat scan voxel to template mm"
-    )
+    inverse = _rounded(result.inverse_deformation)
+    io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
     row = scan_row(result)
     volumes = pd.DataFrame({"tissue": [*_TISSUES, "tiv"], "volume_ml": [row[f"{t}_ml"] for t in (*_TISSUES, "tiv")]})
     io.write_table(path("volumes"), volumes)
-    io.write_json(path("qc"), {**{k: v for k, v in row.items() if k.startswith("qc_")}, "warnings": result.quality.warnings()})
+    io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
     io.write_json(path("sidecar"), {**origin, "row": row, "affine": affine, "seconds": result.seconds})
 
 
-def completed_row(out: Path, scan: naming.Scan, names: str, origin: dict[str, Any], ignored: str) -> dict[str, Any] | None:
+def completed_row(
+    out: Path, scan: naming.Scan, names: str, origin: dict[str, Any], ignored: str
+) -> dict[str, Any] | None:
     """Cohort columns of a scan that was completed before in the same way; None if it must be run.
 
     Parameters

@@ -33,7 +33,8 @@ def command(
 
     keep_freed_memory()
     console = Console(stderr=True)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    handler = RichHandler(console=console, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -52,8 +53,9 @@ def command(
                 progress.update(task, description=f"{event.scan.stem}: {event.what}")
 
         cohort = preprocess(
-            inputs, out, participants=participants, device=device, engine=engine, names=names, force=force, on_event=show
-        )
+            inputs, out, participants=participants, device=device, engine=engine, names=names, force=force,
+            on_event=show,
+        )  # fmt: skip
     folder = out or default_output(inputs)
     failed = len(read_failures(folder))
     console.print(f"{len(cohort.table)} scans in {folder / 'cohort.tsv'}, pictures in {folder / 'report'}")

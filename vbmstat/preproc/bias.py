@@ -52,7 +52,9 @@ def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.T
     return (field - field[mask].mean()).exp_()
 
 
-def _fit(log_intensity: torch.Tensor, inside: torch.Tensor, prior: torch.Tensor, fwhm_voxels: np.ndarray) -> torch.Tensor:
+def _fit(
+    log_intensity: torch.Tensor, inside: torch.Tensor, prior: torch.Tensor, fwhm_voxels: np.ndarray
+) -> torch.Tensor:
     posterior = prior / prior.sum(0) * inside
     log_field = torch.zeros_like(log_intensity)
     floor = log_intensity[inside].median() + np.log(0.05)  # zeros and signal voids carry no shading

@@ -112,8 +112,9 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
 
 @cache
 def _networks(device: str) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
-    nets = [torch.jit.load(str(assets.asset_path(name)), map_location=device) for name in ("deepbet-box", "deepbet-brain")]
-    return nets[0].eval(), nets[1].eval()
+    paths = [str(assets.asset_path(name)) for name in ("deepbet-box", "deepbet-brain")]
+    box_net, brain_net = (torch.jit.load(path, map_location=device).eval() for path in paths)
+    return box_net, brain_net
 
 
 def _normalised(image: torch.Tensor, low: float, high: float) -> torch.Tensor:

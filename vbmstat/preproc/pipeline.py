@@ -142,7 +142,8 @@ def preprocess_scan(
         with clock.step("native"):
             tissues = Volume(_on_scan_grid(fractions, t1w.grid), t1w.grid)
             wm_mean = float(segmented.means[2])
-            native = Volume(_on_scan_grid(Volume(corrected.data * work.mask / wm_mean, corrected.grid), t1w.grid), t1w.grid)
+            in_brain = Volume(corrected.data * work.mask / wm_mean, corrected.grid)
+            native = Volume(_on_scan_grid(in_brain, t1w.grid), t1w.grid)
             determinant = modulate.jacobian_determinant(moved)
             figures = quality.measure_quality(
                 sigma, field_[work.mask], segmented.means, t1w.grid.voxel_size_mm, Volume(warped.data[:2], warped.grid),
@@ -174,15 +175,11 @@ class _Clock:
 
 
 def _checked(t1w: Volume) -> torch.Tensor:
-    """The scan's data without NaN; refuses what is no image."""
+    """The scan's data; refuses what is no image of a head."""
     data = t1w.data
-    finite = torch.isfinite(data)
-    if not finite.all():
-        share = 100 * (1 - float(finite.float().mean()))
-        if share > 50:
-            msg = f"expected finite intensities, but {share:.0f} % of the voxels are NaN or infinite; export the scan again"
-            raise ScanError(msg)
-        data = torch.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+    if not torch.isfinite(data).all():
+        msg = "expected finite intensities, but some voxels are NaN or infinite; set them to the background's value"
+        raise ScanError(msg)
     if float(data.max()) == float(data.min()):
         msg = f"expected a T1w image, but every voxel is {float(data.max()):g}; the file is empty"
         raise ScanError(msg)

@@ -39,10 +39,10 @@ class Regularisation:
         Linear elasticity: mu and lambda of Ashburner 2007.
     """
 
-    membrane: float = 0.002
-    bending: float = 0.05
-    shear: float = 0.012
-    divergence: float = 0.006
+    membrane: float = 0.0
+    bending: float = 0.02
+    shear: float = 0.05
+    divergence: float = 0.025
 
 
 def register(
@@ -126,10 +126,11 @@ class _Level:
     def __init__(self, moving: torch.Tensor, fixed: torch.Tensor, spacing_mm: float, weights: Regularisation) -> None:
         self.moving, self.fixed = moving, fixed
         self.identity = voxel_indices(tuple(fixed.shape[1:]), fixed.device)  # type: ignore[arg-type]
-        self.isotropic, self.along, self.wave = _energy_symbol(tuple(fixed.shape[1:]), spacing_mm, weights, fixed.device)
+        shape = self.identity.shape[1:]
+        self.isotropic, self.along, self.wave = _energy_symbol(shape, spacing_mm, weights, fixed.device)
 
     def optimise(self, velocity: torch.Tensor, n_iterations: int) -> torch.Tensor:
-        best, best_cost, step = velocity, float("inf"), 1.0
+        best, best_cost, step, update = velocity, float("inf"), 1.0, torch.zeros_like(velocity)
         for _ in range(n_iterations):
             warped = sample(self.moving, self.identity + exponential(velocity))
             difference = warped - self.fixed
@@ -199,7 +200,7 @@ class _Level:
 
 
 def _energy_symbol(
-    shape: tuple[int, int, int], spacing_mm: float, weights: Regularisation, device: torch.device
+    shape: torch.Size, spacing_mm: float, weights: Regularisation, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Fourier symbol of L = isotropic · I + along · k k*, for fields in voxels and energies a voxel.
 
