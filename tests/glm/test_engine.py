@@ -221,6 +221,22 @@ def test_statsmodels_hc3():
             assert fit.statistic[k, v] == pytest.approx(float(robust.t_test(contrast.weights).tvalue.item()), rel=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_statsmodels_hc3_in_subsets(dtype):
+    design = design_of("age + sex + tiv")
+    rng = np.random.default_rng(3)
+    y = (100 + rng.standard_normal((60, 4)) * design.matrix[:, [1]]).astype(dtype)
+    contrasts = build_contrasts(["age", "sex - tiv"], design)
+    draws = draw_subsets(design.scan_ids, 6, 0.8, 1)
+    fit = run(y, design, contrasts, draws, robust=True)
+    tolerance = TOLERANCE if dtype == np.float32 else 1e-8
+    for v in range(4):
+        models = [sm.OLS(y[r, v].astype(float), design.matrix[r]).fit(cov_type="HC3") for r in draws]
+        for k, contrast in enumerate(contrasts):
+            median = np.median([float(m.t_test(contrast.weights).tvalue.item()) for m in models])
+            assert fit.quantiles["median"][k, v] == pytest.approx(median, rel=tolerance, abs=tolerance)
+
+
 def test_nilearn_run_glm():
     design = design_of("age + sex + tiv")
     y = np.random.default_rng(4).standard_normal((60, 30))

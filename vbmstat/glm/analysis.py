@@ -62,7 +62,7 @@ class Options:
     missing : {"raise", "drop"}
         What becomes of scans without a covariate, or maps without a row.
     robust : {"none", "hc3"}
-        HC3 standard errors for the full-sample t.
+        HC3 standard errors.
     spm_resms : bool
         SPM's variance floor.
     allow_mixed : bool

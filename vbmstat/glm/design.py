@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ RANK_TOLERANCE = 1e-9  # of the largest singular value, columns scaled to unit l
 TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
 _CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
 _MAX_LISTED = 12
+_COLOURS = re.compile("\x1b?\\[[0-9;]+m|[⧛⧚]")  # formulaic marks the place of a syntax error with them
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,18 @@ def parse_formula(formula: str) -> Any:
         parsed = Formula(formula)
         factors = sorted({factor.expr for term in parsed for factor in term.factors})
     except (FormulaicError, SyntaxError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = "several parts" if isinstance(error, AttributeError) else _one_line(error)
         msg = f"formula {formula!r} cannot be read ({reason[:120]}); write e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg) from error
     for factor in factors:
         if not factor.isidentifier():
             expression_names(factor if not _is_lookup(parsed, factor) else f"`{factor}`")
     return parsed
+
+
+def _one_line(error: Exception) -> str:
+    """An error of formulaic without line breaks and terminal colours."""
+    return " ".join(_COLOURS.sub("", str(error)).split())
 
 
 def _is_lookup(parsed: Any, expression: str) -> bool:
@@ -269,7 +276,7 @@ def _evaluate(
         with np.errstate(all="ignore"):  # what log and sqrt could not do is found below, by scan
             evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="ignore")
     except (FormulaicError, ValueError, TypeError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
-        reason = " ".join(str(error).split())
+        reason = _one_line(error)
         msg = f"formula {formula!r} cannot be evaluated ({reason[:200]}); check its functions and levels"
         raise DesignError(msg) from error
     spec = evaluated.model_spec

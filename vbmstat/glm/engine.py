@@ -21,7 +21,7 @@ import torch
 
 from vbmstat.glm.backend import BACKENDS, choose_backend, single_threaded
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
-from vbmstat.glm.plan import ContrastPlan, Plan
+from vbmstat.glm.plan import Plan
 from vbmstat.glm.tensors import Fit, Tensors, Tile, make_tensors
 
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
@@ -58,7 +58,7 @@ def fit_voxels(
     plan : Plan
         Factorised design, contrasts and subsets.
     robust : bool
-        HC3 variances for the full-sample t (MacKinnon & White 1985); subset statistics stay ordinary.
+        HC3 variances for t (MacKinnon & White 1985), in the whole sample and in the subsets.
     spm_resms : bool
         Add ``1e-3 · max(σ²)`` over the mask to every σ², as SPM does outside fMRI.
     device : str
@@ -186,8 +186,14 @@ def _solve(
     degenerate = rss <= _CANCELLED[torch.float64] * present if tensors.dtype == torch.float64 else rss <= 0
     precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
     for index, contrast in enumerate(plan.contrasts):
-        values_b = _subset_statistic(contrast, index, full.coefficients * per_sigma, z, precision, tensors)
-        for name, row in quantiles_of(values_b).items():
+        estimate = _subset_estimate(index, full.coefficients * per_sigma, z, tensors)  # (b, m, v)
+        if tensors.subset_leverage:
+            statistic = estimate[:, 0] * _subset_hc3(index, full, per_sigma, z, tensors)
+        elif contrast.kind == "t":
+            statistic = estimate[:, 0] * precision[tensors.repetitions[index]]
+        else:
+            statistic = (estimate**2).mean(dim=1) * precision[tensors.repetitions[index]] ** 2
+        for name, row in quantiles_of(statistic).items():
             tile.quantiles[name][index] = row
     return tile, cancelled.cpu().numpy()
 
@@ -261,19 +267,27 @@ def _subset_residuals(
     return z, rss, present
 
 
-def _subset_statistic(
-    contrast: ContrastPlan, index: int, scaled: torch.Tensor, z: torch.Tensor, precision: torch.Tensor, tensors: Tensors
-) -> torch.Tensor:
-    """Statistic t or F of one contrast in the subsets that can estimate it, (b, v)."""
-    chosen = tensors.repetitions[index]
+def _subset_estimate(index: int, scaled: torch.Tensor, z: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+    """Whitened estimates of one contrast in the subsets that can estimate it, (b, m, v), in units of sigma."""
     on_rest = tensors.on_rest[index]  # (b, m, r)
     estimate = (tensors.on_fit[index] @ scaled).to(z.dtype).view(*on_rest.shape[:2], -1)  # (b, m, v)
-    z, precision = z[chosen], precision[chosen]
+    z = z[tensors.repetitions[index]]
     for direction in range(z.shape[1]):
         estimate.addcmul_(on_rest[:, :, direction, None], z[:, direction, None, :])
-    if contrast.kind == "t":
-        return estimate[:, 0] * precision
-    return (estimate**2).mean(dim=1) * precision**2
+    return estimate
+
+
+def _subset_hc3(
+    index: int, full: FullFit, per_sigma: torch.Tensor, z: torch.Tensor, tensors: Tensors
+) -> torch.Tensor:
+    """One over HC3's standard error of a whitened estimate in its subsets, (b, v)."""
+    weights, on_basis, gram = tensors.subset_leverage[index]
+    z = z[tensors.repetitions[index]]  # (b, r, v)
+    scale = per_sigma.to(z.dtype)
+    variance = tensors.product(weights, full.squares) * scale**2  # (b, v)
+    crossed = tensors.product(on_basis, full.rest).view(z.shape) * scale
+    variance += (z * (gram @ z - 2 * crossed)).sum(dim=1)
+    return torch.where(variance > 0, variance.clamp(min=1e-30).rsqrt(), 0.0)
 
 
 def quantiles_of(statistic: torch.Tensor) -> dict[str, np.ndarray]:

@@ -193,7 +193,7 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
     by_id: dict[str, Path] = {}
     for stem, path in found.items():
         participant, session = split_ids(stem)
-        scan = "_".join(filter(None, (participant.removesuffix("_T1w"), session)))
+        scan = "_".join(filter(None, (participant, session)))
         if scan in by_id:
             msg = f"{folder}: two maps of {scan}: {by_id[scan]} and {path}; keep one of them"
             raise ScanError(msg)
@@ -203,6 +203,9 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
     """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
+    known = set(cohort.scan_ids)
+    short = {scan: scan.removesuffix("_T1w") for scan in paths}  # chris_T1w may be called chris in the table
+    paths = {short[scan] if scan not in known and short[scan] in known else scan: path for scan, path in paths.items()}
     joined, without, used = _rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)

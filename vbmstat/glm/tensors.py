@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vbmstat.glm.backend import Product
-from vbmstat.glm.plan import Plan
+from vbmstat.glm.plan import ContrastPlan, Plan
 
 
 @dataclass
@@ -100,6 +100,8 @@ class Tensors:
         Residual degrees of freedom.
     leverage_weights : Tensor, (K, n), or None
         HC3's weights on squared residuals.
+    subset_leverage : tuple of (Tensor, Tensor, Tensor)
+        A contrast each, for HC3 in its subsets: weights W on squared residuals (b, n), W q (b·r, n), q'W q (b, r, r).
     on_fit : tuple of Tensor, (b·m, r), float64
         A contrast each.
     on_rest : tuple of Tensor, (b, m, r)
@@ -121,6 +123,7 @@ class Tensors:
     subset_basis: torch.Tensor
     subset_df: torch.Tensor
     leverage_weights: torch.Tensor | None
+    subset_leverage: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
     on_fit: tuple[torch.Tensor, ...]
     on_rest: tuple[torch.Tensor, ...]
     repetitions: tuple[torch.Tensor | slice, ...]
@@ -149,6 +152,10 @@ def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, 
         subset_basis=tensor(plan.subset_basis.reshape(-1, n_scans)),
         subset_df=tensor(plan.subset_df[:, None]),
         leverage_weights=tensor(_leverage_weights(plan)) if robust else None,
+        subset_leverage=tuple(
+            (tensor(w), tensor(wq.reshape(-1, n_scans)), tensor(qwq))
+            for w, wq, qwq in (_subset_leverage(plan, c) for c in plan.contrasts if robust and n_subsets)
+        ),
         on_fit=tuple(tensor(c.on_fit.reshape(-1, rank), torch.float64) for c in plan.contrasts),
         on_rest=tuple(tensor(c.on_rest) for c in plan.contrasts),
         repetitions=tuple(
@@ -165,3 +172,16 @@ def _leverage_weights(plan: Plan) -> np.ndarray:
     g = np.stack([(c.rows @ plan.basis.T)[0] for c in plan.contrasts])
     free = 1 - leverage
     return np.where(free > 1e-9, g / np.maximum(free, 1e-9), 0.0) ** 2
+
+
+def _subset_leverage(plan: Plan, contrast: ContrastPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """HC3 of one contrast in its subsets, from full-sample residuals E: Σ W (E - q'z)², expanded in z.
+
+    With g the unit vector of the contrast in the subset and h the leverage there, W = (g / (1 - h))².
+    """
+    basis = plan.subset_basis[contrast.repetitions]  # (b, r, n)
+    g = (contrast.on_rest @ basis)[:, 0]  # (b, n)
+    free = 1 - (basis**2).sum(axis=1)
+    w = np.where(free > 1e-9, g / np.maximum(free, 1e-9), 0.0) ** 2
+    wq = basis * w[:, None]
+    return w, wq, wq @ basis.transpose(0, 2, 1)
