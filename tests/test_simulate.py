@@ -186,17 +186,17 @@ def test_variation_scales_shape_and_tissue_but_not_pose() -> None:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("simulated") / "bids"
-    settings = Settings(2, effect_percent=-12.0, voxel_size_mm=4.0, seed=7)
+    settings = Settings(1, effect_percent=-12.0, voxel_size_mm=4.0, seed=7)
     seen: list[tuple[int, int]] = []
     simulate_cohort(out, settings, write_maps=True, report=lambda done, n: seen.append((done, n)))
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(1, 1)]
     return out, settings
 
 
 def test_the_folder_is_a_bids_dataset_that_preprocess_finds(dataset) -> None:
     out, _ = dataset
     scans = naming.find_scans([out])
-    assert [scan.participant_id for scan in scans] == ["sub-01", "sub-02"]
+    assert [scan.participant_id for scan in scans] == ["sub-01"]
     people = cohort.read_cohort(out / "participants.tsv").table
     assert list(people.columns) == ["age", "sex"]
     image = io.read_volume(scans[0].path)
@@ -209,8 +209,8 @@ def test_the_truth_is_what_the_maps_hold(dataset) -> None:
     out, settings = dataset
     truth = out / "derivatives" / "truth"
     volumes = pd.read_csv(truth / "volumes.tsv", sep="\t", dtype={"participant_id": str})
-    gm = io.read_volume(truth / "sub-02" / "anat" / "sub-02_label-GM_probseg.nii.gz")
-    assert gm.sums_ml[0] == pytest.approx(volumes["gm_ml"][1], rel=1e-4)
+    gm = io.read_volume(truth / "sub-01" / "anat" / "sub-01_label-GM_probseg.nii.gz")
+    assert gm.sums_ml[0] == pytest.approx(volumes["gm_ml"][0], rel=1e-4)
     assert np.allclose(volumes["region_gm_factor"], [gm_factor(age, -12.0) for age in volumes["age"]], atol=1e-5)
     mask = io.read_volume(truth / "effect_mask.nii.gz")
     ball_ml = 4 / 3 * np.pi * settings.region.radius_mm**3 / 1000
@@ -227,7 +227,7 @@ def test_same_settings_same_bytes_and_noise_leaves_the_truth(dataset, tmp_path) 
     path = "sub-01/anat/sub-01_T1w.nii.gz"
     again = simulate_cohort(tmp_path / "again", settings)
     assert (again / path).read_bytes() == (out / path).read_bytes()
-    noisy = simulate_cohort(tmp_path / "noisy", Settings(2, -12.0, voxel_size_mm=4.0, seed=7, noise_percent=9.0))
+    noisy = simulate_cohort(tmp_path / "noisy", Settings(1, -12.0, voxel_size_mm=4.0, seed=7, noise_percent=9.0))
     assert (noisy / path).read_bytes() != (out / path).read_bytes()
     volumes = "derivatives/truth/volumes.tsv"
     assert (noisy / volumes).read_text() == (out / volumes).read_text()
@@ -241,6 +241,19 @@ def test_an_existing_folder_is_not_overwritten_unasked(dataset, tmp_path) -> Non
     with pytest.raises(VbmstatError, match="no simulated cohort"):
         simulate_cohort(tmp_path, settings, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+def test_a_cohort_that_was_cut_short_says_so_and_can_be_replaced(tmp_path) -> None:
+    def stop(_done: int, _n: int) -> None:
+        raise KeyboardInterrupt
+
+    settings = Settings(1, voxel_size_mm=4.0)
+    with pytest.raises(KeyboardInterrupt):
+        simulate_cohort(tmp_path, settings, report=stop)
+    truth = tmp_path / "derivatives/truth/ground_truth.json"
+    assert json.loads(truth.read_text())["complete"] is False
+    simulate_cohort(tmp_path, settings, overwrite=True)
+    assert json.loads(truth.read_text())["complete"] is True
 
 
 @pytest.mark.parametrize(

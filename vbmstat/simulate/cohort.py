@@ -120,6 +120,7 @@ def simulate_cohort(
     people = draw_participants(settings)
     factors = [gm_factor(age, settings.effect_percent) for age in people["age"]]
     _write_truth_of_effect(out, settings, min([*factors, 1.0], key=lambda factor: -abs(factor - 1.0)))
+    _write_ground_truth(out, settings, complete=False)
     rows = []
     for position, factor in enumerate(factors):
         participant = str(people["participant_id"].iloc[position])
@@ -239,7 +240,7 @@ def _write_person(
 
 
 def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd.DataFrame) -> None:
-    """participants.tsv, the BIDS descriptions, volumes.tsv and ground_truth.json (last: its presence means done)."""
+    """participants.tsv, the BIDS descriptions, volumes.tsv and, last, ground_truth.json."""
     source: dict[str, Any] = {"Name": "vbmstat simulate", "Version": vbmstat.__version__}
     description = {"BIDSVersion": "1.9.0", "License": "CC0", "GeneratedBy": [source]}
     io.write_json(
@@ -261,6 +262,11 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
     )
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")
     io.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6))
+    _write_ground_truth(out, settings, complete=True)
+
+
+def _write_ground_truth(out: Path, settings: Settings, *, complete: bool) -> None:
+    """ground_truth.json: also the mark of a simulated cohort, which may be overwritten when it was cut short."""
     content = {
         "vbmstat_version": vbmstat.__version__,
         "settings": asdict(settings),
@@ -270,5 +276,6 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
         "effect_mask": "effect_mask.nii.gz",
         "effect_map": "effect_gm_change_per_sd.nii.gz",
         "volumes": "volumes.tsv",
+        "complete": complete,
     }
     io.write_json(out / _TRUTH / "ground_truth.json", content)
