@@ -66,7 +66,8 @@ def _fit(
         mean = (weight * corrected).sum(dim=(1, 2, 3)) / total
         sd = ((weight * (corrected - mean[:, None, None, None]) ** 2).sum(dim=(1, 2, 3)) / total).sqrt()
         sd = sd.clamp(*_LOG_SD_RANGE)
-        log_field = _smooth_residual(log_intensity, weight, mean, sd, fwhm_mm * fwhm_voxels)
+        # What is left is added to the field (Tustison et al. 2010, N4): a local mean alone falls short at the edge.
+        log_field = log_field + _smooth_residual(corrected, weight, mean, sd, fwhm_mm * fwhm_voxels)
         log_field = log_field - log_field[inside].mean()
         distance = (log_intensity - log_field - mean[:, None, None, None]) / sd[:, None, None, None]
         likelihood = torch.exp(-0.5 * distance.clamp(-6, 6) ** 2) / sd[:, None, None, None]
@@ -76,11 +77,11 @@ def _fit(
 
 
 def _smooth_residual(
-    log_intensity: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor, fwhm_voxels: np.ndarray
+    corrected: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor, fwhm_voxels: np.ndarray
 ) -> torch.Tensor:
     precision = weight[:2] / (sd[:2, None, None, None] ** 2)  # GM and WM; CSF is dark and noisy
     total = precision.sum(0)
-    residual = (precision * (log_intensity - mean[:2, None, None, None])).sum(0)
+    residual = (precision * (corrected - mean[:2, None, None, None])).sum(0)
     smoothed = smooth(torch.stack([residual, total]), fwhm_voxels, 3.0)
     support = 1e-4 * float(total.max())
     overall = float(residual.sum() / total.sum())
