@@ -235,6 +235,15 @@ def test_joins_by_folder(tmp_path, cohort_folder, table):
     assert "1 rows of the table have no map and are not used: sub-777" in notes
 
 
+def test_names_with_and_without_their_suffix(tmp_path, images):
+    stem = [f"person{i:02d}_T1w" for i in range(26)]
+    for name, image in zip(stem, images, strict=True):
+        write_volume(tmp_path / "maps" / f"s6mwp1{name}.nii", Volume(torch.from_numpy(image)[None], GRID))
+    for ids in (stem, [name.removesuffix("_T1w") for name in stem]):
+        results = fit_glm(tmp_path / "maps", "gm ~ age", make_table().assign(participant_id=ids), repeats=0)
+        assert list(results.design.scan_ids) == ids
+
+
 def test_ids_are_strings(tmp_path, images):
     table = make_table().assign(participant_id=[f"{i:03d}" for i in range(26)])
     table.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
@@ -267,6 +276,7 @@ def test_packed_maps_and_kept_stores(tmp_path, cohort_folder):
 
 
 def test_packed_maps_are_deleted_unless_kept(tmp_path, cohort_folder):
+    (tmp_path / "scratch").mkdir()
     fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=0, scratch=tmp_path / "scratch")
     assert list((tmp_path / "scratch").iterdir()) == []
 

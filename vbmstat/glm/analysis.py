@@ -332,8 +332,9 @@ def _open(
     if source.maps is not None:
         return source.maps
     assert source.paths is not None  # noqa: S101 - one of the two is there
-    if scratch is not None:
-        Path(scratch).mkdir(parents=True, exist_ok=True)
+    if scratch is not None and not Path(scratch).exists():
+        Path(scratch).mkdir(parents=True)
+        stack.callback(_remove_if_empty, Path(scratch))  # nothing is left of a fit that fails
     folder = Path(store) if store is not None else Path(
         stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
     )
@@ -341,6 +342,11 @@ def _open(
     return pack_maps(
         source.paths, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
     )
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _global_scale(maps: Maps, scale: np.ndarray | None) -> np.ndarray:

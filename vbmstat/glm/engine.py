@@ -10,7 +10,6 @@ formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from vbmstat.glm.backend import BACKENDS, choose_backend, single_threaded
+from vbmstat.glm.backend import BACKENDS, available_cpus, choose_backend, single_threaded
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.tensors import Fit, Tensors, Tile, make_tensors
@@ -89,13 +88,11 @@ def fit_voxels(
         for _, largest in maxima:
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
     fit = empty_fit(maps.mask, plan, [len(contrast.repetitions) for contrast in plan.contrasts])
-    done = 0
     tiles = stream([maps], layout, lambda y, at: _fit_tile(y[0], at, plan, tensors, exact, floor))
     for start, tile in tiles:
         store_tile(fit, start, tile)
-        done += tile.width
         if progress:
-            progress("fitting voxels", done, maps.n_voxels)
+            progress("fitting voxels", start + tile.width, maps.n_voxels)
     return fit
 
 
@@ -116,7 +113,7 @@ def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None) -> L
     wanted = chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)
     chunk = -(-wanted // CHUNK_VOXELS) * CHUNK_VOXELS
     if kind == "cpu":
-        return Layout(chunk, CHUNK_VOXELS, n_threads or os.cpu_count() or 1)
+        return Layout(chunk, CHUNK_VOXELS, n_threads or available_cpus())
     return Layout(chunk, chunk, _CUDA_WORKERS)
 
 

@@ -8,7 +8,6 @@ buffers of one chunk, so memory grows neither with scans nor with voxels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,21 +202,12 @@ class PackedMaps:
 
 def _read_chunk(path: Path, n_scans: int, index: int) -> np.ndarray:
     """One chunk (n_scans, CHUNK_VOXELS) of a segment."""
-    chunk = np.empty((n_scans, CHUNK_VOXELS), dtype=np.float32)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        view = memoryview(chunk.data).cast("B")
-        offset = index * chunk.nbytes
-        done = 0
-        while done < chunk.nbytes:
-            count = os.preadv(descriptor, [view[done:]], offset + done)
-            if count == 0:
-                msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
-                raise ScanError(msg)
-            done += count
-    finally:
-        os.close(descriptor)
-    return chunk
+    n_values = n_scans * CHUNK_VOXELS
+    values = np.fromfile(path, dtype="<f4", count=n_values, offset=index * n_values * 4)
+    if values.size < n_values:
+        msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
+        raise ScanError(msg)
+    return values.reshape(n_scans, CHUNK_VOXELS).astype(np.float32, copy=False)
 
 
 def row_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from vbmstat import io
 from vbmstat.errors import ScanError
+from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
 from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Space
 from vbmstat.grid import Grid
@@ -252,7 +254,7 @@ def _pack(
     (folder / "manifest.json").unlink(missing_ok=True)  # from here on a crash leaves no store that looks whole
     for old in folder.glob("segment-*.f32"):
         old.unlink()
-    with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
         voxels = _superset(paths, reader, rule, scale, pool) if voxels is None else voxels
         tally = _Tally(voxels.size)
         digests = _write_segment(
@@ -343,9 +345,9 @@ def _write_segment(
     """Decode all maps, a block of scans at a time, into a chunk-major raw file; returns the files' sha256."""
     n_scans, n_chunks = len(paths), -(-voxels.size // CHUNK_VOXELS)
     digests: dict[str, str] = {}
-    with path.open("wb") as stream:
-        descriptor = stream.fileno()
-        os.truncate(descriptor, n_chunks * n_scans * CHUNK_VOXELS * 4)
+    with path.open("wb", buffering=0) as stream:
+        one_at_a_time = Lock()
+        stream.truncate(n_chunks * n_scans * CHUNK_VOXELS * 4)
         buffer = np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32)
         first = 0
         for block in _batches(list(paths)):
@@ -357,15 +359,17 @@ def _write_segment(
             np.nan_to_num(rows, copy=False) if tally.nan_of else None
 
             def write(chunk: int, rows: np.ndarray = rows, first: int = first) -> None:
-                piece = np.ascontiguousarray(rows[:, chunk * CHUNK_VOXELS : (chunk + 1) * CHUNK_VOXELS])
-                os.pwrite(descriptor, memoryview(piece.data).cast("B"), (chunk * n_scans + first) * CHUNK_VOXELS * 4)
+                piece = rows[:, chunk * CHUNK_VOXELS : (chunk + 1) * CHUNK_VOXELS].astype("<f4").tobytes()
+                with one_at_a_time:
+                    stream.seek((chunk * n_scans + first) * CHUNK_VOXELS * 4)
+                    stream.write(piece)
 
             list(pool.map(write, range(n_chunks)))
             first += len(block)
             if progress:
                 progress("reading maps", first, n_scans)
         if durable:
-            os.fsync(descriptor)
+            os.fsync(stream.fileno())
     return digests
 
 
@@ -383,7 +387,7 @@ def _append(
         tally.n_present, tally.n_nan = stored["n_present"], stored["n_nan"]
     tally.n_scans, tally.means = len(store.scan_ids), dict(manifest["means"])
     name = f"segment-{len(store.segments):04d}.f32"
-    with ThreadPoolExecutor(n_threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
         digests = _write_segment(
             store.folder / name, new, reader, store.space.voxel_index, tally, rule, scale, pool, progress
         )

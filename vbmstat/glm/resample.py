@@ -65,9 +65,9 @@ def draw_subsets(
 def _stratum_sizes(sizes: np.ndarray, fraction: float) -> np.ndarray:
     """How many to draw from each stratum: largest remainders to ``floor(fraction · n)``, at least one each."""
     exact = fraction * sizes
-    counts = np.maximum(np.floor(exact + 1e-9), 1).astype(int)
+    counts = np.maximum(np.floor(exact), 1).astype(int)
     short = int(np.floor(fraction * sizes.sum() + 1e-9)) - counts.sum()
-    for label in np.argsort(-(exact - np.floor(exact + 1e-9)), kind="stable")[: max(short, 0)]:
+    for label in np.argsort(-(exact - np.floor(exact)), kind="stable")[: max(short, 0)]:
         counts[label] += 1
     return np.minimum(counts, sizes)
 
