@@ -68,11 +68,14 @@ def test_hostile_scales_and_lost_levels(dtype):
     y = (1e3 + rng.standard_normal((80, 60))).astype(dtype)
     w = (np.float32(1e-4) * rng.standard_normal((80, 60)) + 1e-4 * (y - 1e3)).astype(dtype)
     w[:, 5] = y[:, 5] * dtype(0.5)  # an exact copy
+    w[:, 6] = y[:, 6] * dtype(0.5) + (1e-3 * rng.standard_normal(80)).astype(dtype)  # nearly a copy
+    w[:, 7] = 3.0
     contrasts = build_contrasts(["map(wm)", "age"], with_map_column(design, "wm"))
     draws = draw_subsets(design.scan_ids, 9, 0.8, 0)
     plan = make_covariate_plan(design, contrasts, draws)
     fit = fit_voxels_with_map(ArrayMaps(y, design.scan_ids), ArrayMaps(w, design.scan_ids), plan)
-    for v in (0, 1, 2, 59):
+    assert np.flatnonzero(~fit.mask).tolist() == [7]
+    for v in (0, 1, 2, 6, 59):
         wide = np.column_stack([design.matrix, w[:, v].astype(float)])
         for k, contrast in enumerate(contrasts):
             t = oracle.fit(wide, y[:, [v]], contrast.weights)[2]

@@ -48,6 +48,7 @@ class MapReader:
     axcodes: str
     reference: Path
     _orders: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
+    _positions: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def like(cls, path: Path) -> MapReader:
@@ -90,12 +91,12 @@ class MapReader:
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
         digest = hashlib.sha256(packed).hexdigest()
-        values = self._values(path, raw)
+        values = self._values(path, raw, voxel_index)
         if values is None:
             out[:] = self._slow(path, voxel_index)
             return digest
-        flat, slope, intercept, order = values
-        gathered = flat[order[voxel_index]]
+        flat, slope, intercept, positions = values
+        gathered = flat[positions]
         np.multiply(gathered, slope, out=out, casting="unsafe") if (slope, intercept) != (1, 0) else np.copyto(
             out, gathered, casting="same_kind"
         )
@@ -103,8 +104,10 @@ class MapReader:
             out += intercept
         return digest
 
-    def _values(self, path: Path, raw: bytes) -> tuple[np.ndarray, float, float, np.ndarray] | None:
-        """Stored values (all voxels), slope, intercept and stored position of each RAS+ voxel; None if unusual."""
+    def _values(
+        self, path: Path, raw: bytes, voxel_index: np.ndarray
+    ) -> tuple[np.ndarray, float, float, np.ndarray] | None:
+        """Stored values (all voxels), slope, intercept and stored position of each wanted voxel; None if unusual."""
         if len(raw) < _HEADER_BYTES or struct.unpack_from("<i", raw)[0] != _HEADER_BYTES:
             return None
         shape = struct.unpack_from("<8h", raw, 40)
@@ -119,16 +122,22 @@ class MapReader:
         if len(raw) < int(offset) + n_voxels * dtype.itemsize:
             msg = f"{path}: truncated, {len(raw)} bytes for {n_voxels} voxels of {dtype}; make or copy it again"
             raise ScanError(msg)
-        order = self._order(path, b"".join(raw[a:b] for a, b in _GEOMETRY))
+        positions = self._stored_positions(path, b"".join(raw[a:b] for a, b in _GEOMETRY), voxel_index)
         flat = np.frombuffer(raw, dtype, count=n_voxels, offset=int(offset))
         scaled = np.isfinite(slope) and slope != 0
-        return flat, float(slope) if scaled else 1.0, float(intercept) if scaled else 0.0, order
+        return flat, float(slope) if scaled else 1.0, float(intercept) if scaled else 0.0, positions
 
-    def _order(self, path: Path, geometry: bytes) -> np.ndarray:
+    def _stored_positions(self, path: Path, geometry: bytes, voxel_index: np.ndarray) -> np.ndarray:
+        """Where a file of this geometry keeps the wanted voxels; looked up once while the same voxels are wanted."""
+        known = self._positions.get(geometry)
+        if known is not None and known[0] is voxel_index:
+            return known[1]
         if geometry not in self._orders:
             self.check_grid(path)
             self._orders[geometry] = storage_index(self.grid.shape, io.read_axcodes(path))
-        return self._orders[geometry]
+        positions = self._orders[geometry][voxel_index]
+        self._positions[geometry] = (voxel_index, positions)
+        return positions
 
     def check_grid(self, path: Path) -> None:
         """Refuse a map on another grid."""

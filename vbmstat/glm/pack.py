@@ -188,8 +188,8 @@ class _Tally:
     def __init__(self, n_voxels: int) -> None:
         self.low = np.full(n_voxels, np.inf, dtype=np.float32)
         self.high = np.full(n_voxels, -np.inf, dtype=np.float32)
-        self.n_present = np.zeros(n_voxels, dtype=np.int64)
-        self.n_nan = np.zeros(n_voxels, dtype=np.int64)
+        self.n_present = np.zeros(n_voxels, dtype=np.int32)
+        self.n_nan = np.zeros(n_voxels, dtype=np.int32)
         self.nan_of: dict[str, np.ndarray] = {}
         self.means: dict[str, float] = {}
         self.n_scans = 0
@@ -203,7 +203,9 @@ class _Tally:
         np.fmin(self.low, row, out=self.low)
         np.fmax(self.high, row, out=self.high)
         self.n_present += (row > threshold) if threshold is not None else ~nan
-        self.means[scan] = float(np.nanmean(row)) if not nan.all() else float("nan")
+        n_values = row.size - (self.nan_of[scan].size if scan in self.nan_of else 0)
+        total = row.sum(dtype=np.float64) if n_values == row.size else np.nansum(row, dtype=np.float64)
+        self.means[scan] = float(total) / n_values if n_values else float("nan")
         self.n_scans += 1
 
     def mask(self, rule: MaskRule) -> np.ndarray:
