@@ -24,6 +24,7 @@ Progress = Callable[[str, int, int], None]
 MASK_THRESHOLD = 0.1  # SPM's and CAT12's absolute threshold for modulated maps
 _FORMAT = 1
 _BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB
+_SPAN_VOXELS = 32 * CHUNK_VOXELS  # counted and written together: 32 × 16,384 × 4 bytes = 2 MB, inside the L2 cache
 _SEED_SCANS = 8  # a first look that bounds the mask: what fails here fails the rule "all scans"
 _UNIT_RATIO = 30.0  # mean of a map against the median mean: beyond, it is in other units
 _MIN_SCANS_FOR_UNITS = 3
@@ -183,40 +184,54 @@ def _stamp(path: Path) -> dict[str, int]:
 
 
 class _Tally:
-    """What is known of each column after some scans: its range, in how many scans it is present, where NaN was."""
+    """What is known of each column after some scans: its range, from how many scans it is absent, where NaN was."""
 
     def __init__(self, n_voxels: int) -> None:
         self.low = np.full(n_voxels, np.inf, dtype=np.float32)
         self.high = np.full(n_voxels, -np.inf, dtype=np.float32)
-        self.n_present = np.zeros(n_voxels, dtype=np.int32)
-        self.n_nan = np.zeros(n_voxels, dtype=np.int32)
-        self.nan_of: dict[str, np.ndarray] = {}
+        self.n_absent = np.zeros(n_voxels, dtype=np.int64)
+        self.n_nan = np.zeros(n_voxels, dtype=np.int64)
+        self.nan_of: dict[str, list[np.ndarray]] = {}
         self.means: dict[str, float] = {}
         self.n_scans = 0
 
-    def add(self, scan: str, row: np.ndarray, threshold: float | None) -> None:
-        nan = ~np.isfinite(row)
-        if nan.any():
-            self.nan_of[scan] = np.flatnonzero(nan)
-            self.n_nan += nan
-            row[nan] = np.nan
-        np.fmin(self.low, row, out=self.low)
-        np.fmax(self.high, row, out=self.high)
-        self.n_present += (row > threshold) if threshold is not None else ~nan
-        n_values = row.size - (self.nan_of[scan].size if scan in self.nan_of else 0)
-        total = row.sum(dtype=np.float64) if n_values == row.size else np.nansum(row, dtype=np.float64)
-        self.means[scan] = float(total) / n_values if n_values else float("nan")
-        self.n_scans += 1
+    def add(self, scans: Sequence[str], values: np.ndarray, start: int, thresholds: np.ndarray) -> np.ndarray:
+        """Count some columns (k, v) of some scans, from column `start`; sums (k,) of their finite values.
+
+        Columns of different calls do not overlap, so threads may call it side by side. Infinities become NaN.
+        """
+        at = slice(start, start + values.shape[1])
+        finite = np.isfinite(values)
+        if not finite.all():
+            values[~finite] = np.nan
+            self.n_nan[at] += (~finite).sum(axis=0)
+            for i in np.flatnonzero(~finite.all(axis=1)):
+                self.nan_of.setdefault(scans[int(i)], []).append(start + np.flatnonzero(~finite[i]))
+        np.fmin(self.low[at], np.fmin.reduce(values, axis=0), out=self.low[at])
+        np.fmax(self.high[at], np.fmax.reduce(values, axis=0), out=self.high[at])
+        self.n_absent[at] += (values <= thresholds[:, None]).sum(axis=0)
+        if finite.all():
+            return np.asarray(values.sum(axis=1, dtype=np.float64))
+        return np.asarray(np.nansum(values, axis=1, dtype=np.float64))
+
+    def finish(self, scans: Sequence[str], sums: np.ndarray) -> None:
+        """Note that all columns of some scans are counted."""
+        self.n_scans += len(scans)
+        for scan, total in zip(scans, sums, strict=True):
+            n_values = self.low.size - sum(map(len, self.nan_of.get(scan, [])))
+            self.means[scan] = float(total) / n_values if n_values else float("nan")
 
     def mask(self, rule: MaskRule) -> np.ndarray:
         """Columns that pass; NaN neither passes nor fails here."""
         with_value = self.n_scans - self.n_nan
-        needed = np.ceil(rule.share * with_value - 1e-9)
-        passed = (self.n_present >= needed) & (with_value > 0) & (self.high > self.low)
+        may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
+        passed = (self.n_absent <= may_lack) & (with_value > 0) & (self.high > self.low)
         return passed & (self.n_nan == 0) if rule.nan == "exclude" else passed
 
     def check(self, mask: np.ndarray) -> None:
-        bad = {scan: int(mask[at].sum()) for scan, at in self.nan_of.items() if mask[at].any()}
+        """Refuse NaN inside the mask, and maps in other units than the rest."""
+        inside = {scan: int(sum(mask[at].sum() for at in found)) for scan, found in self.nan_of.items()}
+        bad = {scan: count for scan, count in sorted(inside.items()) if count}
         if bad:
             listed = ", ".join(f"{scan} ({count} voxels)" for scan, count in list(bad.items())[:12])
             msg = (
@@ -291,7 +306,7 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: _Ta
     manifest |= {"mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means}
     np.save(folder / manifest["mask_file"], mask)
     np.savez(
-        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_present=tally.n_present, n_nan=tally.n_nan
+        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan
     )
     io.write_json(folder / "manifest.json", manifest)
     store = open_store(folder)
@@ -323,16 +338,18 @@ def _superset(
         rows = np.empty((len(block), voxels.size), dtype=np.float32)
         jobs = [(paths[scan], voxels, row) for scan, row in zip(block, rows, strict=True)]
         list(pool.map(lambda job: reader.read(*job), jobs))
-        for scan, row in zip(block, rows, strict=True):
-            tally.add(scan, row, _threshold(rule, scale, scan))
-    enough = np.ceil(rule.share * len(looked_at) - 1e-9) - tally.n_nan
-    kept = (tally.n_present >= enough) & (tally.n_nan < len(looked_at))
+        tally.add(block, rows, 0, _thresholds(rule, scale, block))
+    with_value = len(looked_at) - tally.n_nan
+    may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
+    kept = (tally.n_absent <= may_lack) & (with_value > 0)
     _check_not_empty(kept, rule)
     return voxels[kept].astype(np.int64)
 
 
-def _threshold(rule: MaskRule, scale: Mapping[str, float], scan: str) -> float | None:
-    return None if rule.threshold is None else rule.threshold / scale.get(scan, 1.0)
+def _thresholds(rule: MaskRule, scale: Mapping[str, float], scans: Sequence[str]) -> np.ndarray:
+    """Threshold of each scan's stored values, (k,)."""
+    threshold = -np.inf if rule.threshold is None else rule.threshold
+    return np.array([threshold / scale.get(scan, 1.0) for scan in scans], dtype=np.float32)
 
 
 def _batches(scans: Sequence[str], size: int = _BLOCK_SCANS) -> Iterator[Sequence[str]]:
@@ -355,18 +372,24 @@ def _write_segment(
         for block in _batches(list(paths)):
             rows = buffer[: len(block)]
             jobs = [(paths[scan], voxels, row[: voxels.size]) for scan, row in zip(block, rows, strict=True)]
-            for scan, row, digest in zip(block, rows, pool.map(lambda job: reader.read(*job), jobs), strict=True):
-                digests[scan] = digest
-                tally.add(scan, row[: voxels.size], _threshold(rule, scale, scan))
-            np.nan_to_num(rows, copy=False) if tally.nan_of else None
+            digests |= dict(zip(block, pool.map(lambda job: reader.read(*job), jobs), strict=True))
+            thresholds = _thresholds(rule, scale, block)
 
-            def write(chunk: int, rows: np.ndarray = rows, first: int = first) -> None:
-                piece = rows[:, chunk * CHUNK_VOXELS : (chunk + 1) * CHUNK_VOXELS].astype("<f4").tobytes()
-                with one_at_a_time:
-                    stream.seek((chunk * n_scans + first) * CHUNK_VOXELS * 4)
-                    stream.write(piece)
+            def write(
+                start: int, block: Sequence[str] = block, rows: np.ndarray = rows, first: int = first,
+                thresholds: np.ndarray = thresholds,
+            ) -> np.ndarray:
+                sums = tally.add(block, rows[:, start : min(start + _SPAN_VOXELS, voxels.size)], start, thresholds)
+                for at in range(start, min(start + _SPAN_VOXELS, rows.shape[1]), CHUNK_VOXELS):
+                    piece = np.ascontiguousarray(rows[:, at : at + CHUNK_VOXELS], dtype="<f4")
+                    np.nan_to_num(piece, copy=False) if tally.nan_of else None
+                    with one_at_a_time:
+                        stream.seek((at * n_scans + first * CHUNK_VOXELS) * 4)
+                        stream.write(piece.data)
+                return sums
 
-            list(pool.map(write, range(n_chunks)))
+            spans = range(0, n_chunks * CHUNK_VOXELS, _SPAN_VOXELS)
+            tally.finish(block, np.sum(list(pool.map(write, spans)), axis=0))
             first += len(block)
             if progress:
                 progress("reading maps", first, n_scans)
@@ -386,7 +409,7 @@ def _append(
     tally = _Tally(store.n_voxels)
     with np.load(store.folder / manifest["tally_file"]) as stored:
         tally.low, tally.high = stored["low"], stored["high"]
-        tally.n_present, tally.n_nan = stored["n_present"], stored["n_nan"]
+        tally.n_absent, tally.n_nan = stored["n_absent"], stored["n_nan"]
     tally.n_scans, tally.means = len(store.scan_ids), dict(manifest["means"])
     name = f"segment-{len(store.segments):04d}.f32"
     with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
