@@ -4,7 +4,7 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc.linear import refine_with_tissues, register_brain
+from vbmstat.preproc.linear import pyramid, refine_with_tissues, register_brain
 from vbmstat.volume import Volume
 
 
@@ -32,7 +32,7 @@ def test_a_known_pose_and_a_bias_field_are_found(brain, pitch, roll):
     data = resample(brain.data, brain.grid, scan_grid, np.linalg.inv(truth))
     mask = data[0] > 0.05
     shading = torch.linspace(0.7, 1.3, 130).reshape(1, 130, 1, 1)
-    found = register_brain(Volume(data * shading * 500, scan_grid), mask, brain)
+    found = register_brain(Volume(data * shading * 500, scan_grid), mask, pyramid(brain, brain.data[0] > 0.05))
     corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-90, 60) for z in (-40, 60)], float).T
     error_mm = np.linalg.norm(((found - truth) @ corners)[:3], axis=0)
     assert error_mm.max() < 1.5

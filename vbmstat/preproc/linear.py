@@ -25,10 +25,29 @@ _START_ROLL = np.deg2rad([-25.0, 0.0, 25.0])
 _START_YAW = np.deg2rad([-30.0, 0.0, 30.0])
 _LEVELING_FWHM_MM = 40.0  # local mean that takes the bias field out of both images
 _KEPT_STARTS = 4
+_SPACINGS_MM = (10.0, 6.0, 3.0)
 _MAX_SCALE = 1.6  # a brain that is this much larger or smaller than the template was not found rightly
 
 
-def register_brain(t1w: Volume, mask: torch.Tensor, template_brain: Volume) -> np.ndarray:
+Pyramid = tuple[Volume, Volume, Volume]  # shape and contrast at 10, 6 and 3 mm
+
+
+def pyramid(brain: Volume, mask: torch.Tensor) -> Pyramid:
+    """What the registration compares: shape and contrast of a brain at three resolutions.
+
+    Parameters
+    ----------
+    brain : Volume
+        One channel, any intensity unit, with or without bias field.
+    mask : Tensor, (X, Y, Z), bool
+        Brain.
+    """
+    full = _shape_and_contrast(Volume(brain.data * mask, brain.grid), mask.float()[None])
+    coarse, middle, fine = (_at_spacing(full, mm) for mm in _SPACINGS_MM)
+    return coarse, middle, fine
+
+
+def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.ndarray:
     """Affine between a brain-extracted scan and the template brain.
 
     Parameters
@@ -37,8 +56,8 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template_brain: Volume) -> n
         One channel, any intensity unit, with or without bias field.
     mask : Tensor, (X, Y, Z), bool
         Brain of the scan.
-    template_brain : Volume
-        Stripped average brain, zero outside.
+    template : Pyramid
+        Of the stripped average brain.
 
     Returns
     -------
@@ -50,20 +69,20 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template_brain: Volume) -> n
     ScanError
         If no pose gives a plausible match.
     """
-    scan = _shape_and_contrast(Volume(t1w.data * mask, t1w.grid), mask.float()[None])
-    template = _shape_and_contrast(template_brain, (template_brain.data > 0.05).float())
-    coarse, middle, fine = (_at_spacing(template, mm) for mm in (10.0, 6.0, 3.0))
-    scan_coarse, scan_middle, scan_fine = (_at_spacing(scan, mm) for mm in (10.0, 6.0, 3.0))
-    fits = [_gauss_newton(scan_coarse, coarse, start, 8) for start in _starting_poses(scan_coarse, coarse)]
-    fits.sort(key=lambda fit: fit[1])
-    refined = [_gauss_newton(scan_middle, middle, linear, 12) for linear, _ in fits[:_KEPT_STARTS]]
-    best = min(refined, key=lambda fit: fit[1])[0]
-    best, _ = _gauss_newton(scan_fine, fine, best, 12)
+    coarse, middle, fine = pyramid(t1w, mask)
+    starts = _starting_poses(coarse, template[0])
+    fits = sorted((_gauss_newton(coarse, template[0], start, 8) for start in starts), key=_cost)
+    refined = [_gauss_newton(middle, template[1], linear, 12) for linear, _ in fits[:_KEPT_STARTS]]
+    best, _ = _gauss_newton(fine, template[2], min(refined, key=_cost)[0], 12)
     scales = np.linalg.svd(best[:3, :3], compute_uv=False)
     if scales.max() > _MAX_SCALE or scales.min() < 1 / _MAX_SCALE or np.linalg.det(best[:3, :3]) <= 0:
         msg = f"the brain does not fit the template (scales {scales.round(2)}); expected a whole brain in T1w contrast"
         raise ScanError(msg)
     return best
+
+
+def _cost(fit: tuple[np.ndarray, float]) -> float:
+    return fit[1]
 
 
 def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, spacing_mm: float = 3.0) -> np.ndarray:
@@ -95,7 +114,7 @@ def _shape_and_contrast(brain: Volume, mask: torch.Tensor) -> Volume:
     image, inside = both[:1], both[1:]
     local = smooth(both, _LEVELING_FWHM_MM / grid.voxel_size_mm, 3.0)
     levelled = image / (local[:1] / local[1:].clamp(min=1e-3)).clamp(min=1e-6)
-    return Volume(torch.cat([inside, (levelled.clamp(0, 2) * inside) - 0.0]), grid)
+    return Volume(torch.cat([inside, levelled.clamp(0, 2) * inside]), grid)
 
 
 def _at_spacing(volume: Volume, spacing_mm: float) -> Volume:

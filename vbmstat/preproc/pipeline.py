@@ -4,7 +4,7 @@
 2. affine to the template from shape and contrast
 3. denoising
 4. at 2 mm: bias, tissues with affine priors, coarse warp; and again with the warped priors
-5. at full resolution: bias and tissues with the warped priors
+5. at full resolution: bias and tissues with the warped priors; what is implausible is moved
 6. the warp, coarse to fine, from the tissues
 7. normalisation, modulation, smoothing, quality
 """
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import bias, brain, denoise, linear, modulate, priors, quality, smooth, tissue, warp
+from vbmstat.preproc import bias, brain, cleanup, denoise, linear, modulate, priors, quality, smooth, tissue, warp
 from vbmstat.volume import Displacement, Volume
 
 ENGINES = ("classic",)
@@ -30,6 +31,7 @@ FWHM_MM = 6.0
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
+_TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _MARGIN_VOXELS = 4
 
 
@@ -121,7 +123,7 @@ def preprocess_scan(
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
         with clock.step("affine"):
-            affine = linear.register_brain(t1w, mask, _template_brain(device))
+            affine = linear.register_brain(t1w, mask, _template_pyramid(device))
         with clock.step("denoise"):
             work, sigma = _work_image(t1w, mask)
         with clock.step("draft"):
@@ -131,7 +133,7 @@ def preprocess_scan(
             field_ = bias.bias_field(work.image, work.mask, prior)
             corrected = Volume(work.image.data / field_, work.image.grid)
             segmented = tissue.segment(corrected, work.mask, prior)
-            fractions = Volume(segmented.fractions, work.image.grid)
+            fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
         with clock.step("warp"):
             velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity)
             moved = warp.displacement(velocity, template.grid)
@@ -193,9 +195,14 @@ def _checked(t1w: Volume) -> torch.Tensor:
     return data
 
 
-def _template_brain(device: torch.device) -> Volume:
-    volume = assets.template_brain()
-    return Volume(volume.data.to(device), volume.grid)
+@cache
+def _template_pyramid(device: torch.device) -> linear.Pyramid:
+    """The template brain as the affine registration wants it; kept for all scans of a run."""
+    brain_ = assets.template_brain()
+    grid = brain_.grid.with_voxel_size(_DRAFT_MM)
+    low_passed = smooth.smooth(brain_.data, np.full(3, _DRAFT_MM / 0.5 - 1), 2.0)
+    image = Volume(resample(low_passed, brain_.grid, grid).to(device), grid)
+    return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)
 
 
 def _work_image(t1w: Volume, mask: torch.Tensor) -> tuple[_Brain, float]:
