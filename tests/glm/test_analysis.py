@@ -12,7 +12,7 @@ import statsmodels.formula.api as smf
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat.cohort import read_cohort
+from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import Options, fit_glm
 from vbmstat.glm.pack import pack_maps
@@ -273,6 +273,12 @@ def test_packed_maps_and_kept_stores(tmp_path, cohort_folder):
     paths = dict(zip(cohort.scan_ids, cohort.paths("s6mwp1"), strict=True))
     third = fit_glm(pack_maps(paths, tmp_path / "gm.maps"), "gm ~ age", path, repeats=5)
     assert np.array_equal(t_of(first), t_of(third))
+    fewer = Cohort(cohort.table.iloc[:20], cohort.folder)
+    fourth = fit_glm(None, "gm ~ age", fewer, repeats=0, store=tmp_path / "gm.maps")
+    assert "the mask is that of all 26 packed scans" in fourth.record["notes"]
+    assert np.array_equal(fourth.mask, first.mask)
+    with pytest.raises(DesignError, match="are masked already"):
+        fit_glm(pack_maps(paths, tmp_path / "gm.maps"), "gm ~ age", path, mask_threshold=0.2)
 
 
 def test_packed_maps_are_deleted_unless_kept(tmp_path, cohort_folder):

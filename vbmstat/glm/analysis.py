@@ -192,7 +192,8 @@ def fit_glm(
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
             wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
-    design = replace(design, notes=(*source.notes, *tiv_note, *design.notes))
+    notes = (*source.notes, *tiv_note, *design.notes, *_mask_note(matrix))
+    design = replace(design, notes=notes)
     record = _record(formula, right, design, draws, settings, matrix, scale)
     record |= {
         "contrasts": contrast_record(hypotheses, named, fit.repetitions), "df_resid": fit.df_resid,
@@ -330,6 +331,9 @@ def _open(
 ) -> ArrayMaps | PackedMaps:
     """The maps as a matrix: as given, or packed from files into a store that is kept or not."""
     if source.maps is not None:
+        if store is not None or settings.mask is not None or settings.mask_threshold is not None:
+            msg = "a matrix or packed maps are masked already: mask, mask_threshold and store are for maps in files"
+            raise DesignError(msg)
         return source.maps
     assert source.paths is not None  # noqa: S101 - one of the two is there
     if scratch is not None and not Path(scratch).exists():
@@ -344,6 +348,13 @@ def _open(
     )
 
 
+def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
+    """A note where the mask is that of more scans than the model's."""
+    if isinstance(maps, ArrayMaps) or len(maps.manifest["scan_ids"]) == len(maps.scan_ids):
+        return ()
+    return (f"the mask is that of all {len(maps.manifest['scan_ids'])} packed scans",)
+
+
 def _remove_if_empty(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -351,10 +362,10 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _global_scale(maps: Maps, scale: np.ndarray | None) -> np.ndarray:
     """Grand mean over each scan's mean inside the mask, (n_scans,), times an earlier scale."""
-    sums = np.zeros(len(maps.scan_ids))
+    sums, mask = np.zeros(len(maps.scan_ids)), maps.mask
     for start in range(0, maps.n_voxels, CHUNK_VOXELS):
         stop = min(start + CHUNK_VOXELS, maps.n_voxels)
-        sums += maps.read(start, stop)[:, maps.mask[start:stop]].sum(axis=1, dtype=np.float64)
+        sums += maps.read(start, stop)[:, mask[start:stop]].sum(axis=1, dtype=np.float64)
     means = sums if scale is None else sums * scale
     bad = [scan for scan, mean in zip(maps.scan_ids, means, strict=True) if not mean > 0]
     if bad:
