@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+_SLAB_VOXELS = 1 << 22  # resampled at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -81,7 +83,7 @@ class Grid:
         return f"{self.shape} @ {size} mm"
 
 
-def voxel_indices(shape: tuple[int, int, int], device: torch.device | str = "cpu") -> torch.Tensor:
+def voxel_indices(shape: tuple[int, int, int] | torch.Size, device: torch.device | str = "cpu") -> torch.Tensor:
     """Index of every voxel, (3, X, Y, Z), float32."""
     axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))
@@ -114,15 +116,13 @@ def sample(
     -------
     Tensor, (C, A, B, D)
     """
-    size = torch.tensor(data.shape[1:], dtype=points.dtype, device=points.device).reshape(3, 1, 1, 1)
-    normalised = (points * (2.0 / (size - 1).clamp(min=1)) - 1.0).flip(0)  # (z, y, x)
     # torch walks a batch in parallel but one image serially: give each thread a slab of the output.
     n_slabs = min(torch.get_num_threads(), points.shape[1]) if data.device.type == "cpu" else 1
     slab = -(-points.shape[1] // n_slabs)
-    missing = n_slabs * slab - points.shape[1]
-    if missing:
-        normalised = torch.cat([normalised, normalised[:, -1:].expand(-1, missing, -1, -1)], dim=1)
-    batch = normalised.reshape(3, n_slabs, slab, *points.shape[2:]).permute(1, 2, 3, 4, 0)  # (n, a, B, D, 3)
+    batch = points.new_zeros(n_slabs * slab, *points.shape[2:], 3)
+    for axis, size in enumerate(data.shape[1:]):
+        torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # z, y, x
+    batch = batch.reshape(n_slabs, slab, *points.shape[2:], 3)
     out = functional.grid_sample(
         data[None].expand(n_slabs, -1, -1, -1, -1), batch, mode=mode, padding_mode=padding_mode,
         align_corners=True,
@@ -159,5 +159,12 @@ def resample(
     to_source_voxel = np.linalg.inv(source.affine) @ to_source_mm
     if source.shape == target.shape and np.allclose(to_source_voxel, np.eye(4), rtol=0, atol=1e-7):
         return data.clone()
-    points = apply_affine(to_source_voxel, voxel_indices(target.shape, data.device))
-    return sample(data, points, mode, padding_mode)
+    out = data.new_empty(data.shape[0], *target.shape)
+    slab = max(1, _SLAB_VOXELS // (target.shape[1] * target.shape[2]))
+    for start in range(0, target.shape[0], slab):  # coordinates take three times the memory of an image
+        part = out[:, start : start + slab]
+        moved = to_source_voxel.copy()
+        moved[:3, 3] += start * to_source_voxel[:3, 0]
+        points = apply_affine(moved, voxel_indices(part.shape[1:], data.device))
+        part.copy_(sample(data, points, mode, padding_mode))
+    return out

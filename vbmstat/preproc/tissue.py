@@ -84,7 +84,7 @@ def _fit_classes(
     for _ in range(_N_ROUNDS):
         local, means, sd = _update_classes(few, inside, belief, voxel_size_mm * _FIT_STRIDE)
         belief = torch.softmax(_log_likelihood(few, local, sd) + prior.log(), dim=0)
-    at = voxel_indices(tuple(intensity.shape), intensity.device) / _FIT_STRIDE  # type: ignore[arg-type]
+    at = voxel_indices(intensity.shape, intensity.device) / _FIT_STRIDE
     return sample(local, at, padding_mode="border"), means, sd
 
 

@@ -114,7 +114,7 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
     largest = float(velocity.square().sum(0).max().sqrt())
     n_squarings = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / 0.25))))
     moved = velocity / 2**n_squarings
-    identity = voxel_indices(tuple(velocity.shape[1:]), velocity.device)  # type: ignore[arg-type]
+    identity = voxel_indices(velocity.shape[1:], velocity.device)
     for _ in range(n_squarings):
         moved = moved + sample(moved, identity + moved, padding_mode="border")
     return moved
@@ -125,7 +125,7 @@ class _Level:
 
     def __init__(self, moving: torch.Tensor, fixed: torch.Tensor, spacing_mm: float, weights: Regularisation) -> None:
         self.moving, self.fixed = moving, fixed
-        self.identity = voxel_indices(tuple(fixed.shape[1:]), fixed.device)  # type: ignore[arg-type]
+        self.identity = voxel_indices(fixed.shape[1:], fixed.device)
         shape = self.identity.shape[1:]
         self.isotropic, self.along, self.wave = _energy_symbol(shape, spacing_mm, weights, fixed.device)
 
