@@ -33,7 +33,8 @@ from vbmstat.glm.contrast import default_contrasts
 from vbmstat.glm.decode import MapReader
 from vbmstat.glm.design import build_design
 from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.pack import MaskRule, pack_maps
+from vbmstat.glm.masking import MaskRule
+from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.resample import draw_subsets
 from vbmstat.grid import Grid

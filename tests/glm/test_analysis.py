@@ -14,7 +14,8 @@ import torch
 from tests.glm.conftest import GRID, make_images, make_table
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError, TableError
-from vbmstat.glm.analysis import Options, fit_glm
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.options import Options
 from vbmstat.glm.pack import pack_maps
 from vbmstat.io import read_axcodes, read_grid, read_volume, write_volume
 from vbmstat.volume import Volume

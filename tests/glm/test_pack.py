@@ -13,7 +13,8 @@ from vbmstat import io
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader, storage_index
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, row_positions
-from vbmstat.glm.pack import MaskRule, open_store, pack_maps
+from vbmstat.glm.masking import MaskRule
+from vbmstat.glm.pack import open_store, pack_maps
 from vbmstat.volume import Volume
 
 

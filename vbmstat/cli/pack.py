@@ -24,7 +24,7 @@ def command(
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.errors import ScanError  # noqa: PLC0415
-    from vbmstat.glm.analysis import Options  # noqa: PLC0415
+    from vbmstat.glm.options import Options  # noqa: PLC0415
     from vbmstat.glm.pack import pack_maps  # noqa: PLC0415
     from vbmstat.glm.sources import as_cohort, gather  # noqa: PLC0415
 

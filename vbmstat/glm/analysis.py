@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,87 +22,23 @@ from vbmstat.glm.design import (
     build_design,
     column_names,
     parse_formula,
-    variance_inflation,
     with_map_column,
 )
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
-from vbmstat.glm.pack import MASK_THRESHOLD, MaskRule, pack_maps
+from vbmstat.glm.masking import MaskRule
+from vbmstat.glm.options import Options, make_options
+from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.plan import make_covariate_plan, make_plan
-from vbmstat.glm.resample import draw_subsets, draws_hash, read_draws
-from vbmstat.glm.results import GlmResults, contrast_record, statistic_maps
+from vbmstat.glm.record import contrast_record, fit_record, map_record
+from vbmstat.glm.resample import draw_subsets, read_draws
+from vbmstat.glm.results import GlmResults, statistic_maps
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
 from vbmstat.glm.voxelwise import fit_voxels_with_map
-from vbmstat.provenance import device_label, path_label, versions
+from vbmstat.provenance import device_label
 
-TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
 _MIXABLE = ("engine", "vbmstat_version")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a model is fitted; every field is a keyword of :func:`fit_glm`.
-
-    Attributes
-    ----------
-    repeats, fraction, seed, stratify, draws
-        Subset repetitions: how many, share of scans, seed, a column whose levels keep their share, or a file of
-        stored draws to use again.
-    mask_threshold, mask_share, mask, nan
-        See :class:`vbmstat.glm.pack.MaskRule`. Without a mask image the threshold is 0.1, with one there is none.
-    tiv : {"none", "covariate", "by-group", "proportional"}
-        ``none`` leaves the formula alone; ``covariate`` adds ``tiv``; ``by-group`` adds its interaction with the
-        formula's factor (CAT12's ANCOVA); ``proportional`` scales each map by mean TIV / TIV.
-    global_scaling : bool
-        Scale each map to the same mean inside the mask.
-    weights : str, optional
-        Column with positive weights (inverse variances).
-    missing : {"raise", "drop"}
-        What becomes of scans without a covariate, or maps without a row.
-    robust : {"none", "hc3"}
-        HC3 standard errors.
-    spm_resms : bool
-        SPM's variance floor.
-    allow_mixed : bool
-        Accept maps of several engines or versions.
-    device, backend, n_threads, chunk_voxels
-        See :func:`vbmstat.glm.engine.fit_voxels`.
-    """
-
-    repeats: int = 100
-    fraction: float = 0.8
-    seed: int = 0
-    stratify: str | None = None
-    draws: Path | str | None = None
-    mask_threshold: float | None = None
-    mask_share: float = 1.0
-    mask: Path | str | None = None
-    nan: str = "raise"
-    tiv: str = "none"
-    global_scaling: bool = False
-    weights: str | None = None
-    missing: str = "raise"
-    robust: str = "none"
-    spm_resms: bool = False
-    allow_mixed: bool = False
-    device: str = "cpu"
-    backend: str = "auto"
-    n_threads: int | None = None
-    chunk_voxels: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("tiv", TIV_RECIPES), ("robust", ("none", "hc3")), ("missing", ("raise", "drop"))):
-            if getattr(self, name) not in allowed:
-                msg = f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
-                raise DesignError(msg)
-
-    @property
-    def mask_rule(self) -> MaskRule:
-        """The mask rule with its default threshold."""
-        image = None if self.mask is None else Path(self.mask)
-        threshold = MASK_THRESHOLD if self.mask_threshold is None and image is None else self.mask_threshold
-        return MaskRule(threshold, self.mask_share, image, self.nan)
 
 
 def fit_glm(
@@ -137,7 +72,7 @@ def fit_glm(
     progress : callable, optional
         Called with (stage, done, total).
     **options
-        Fields of :class:`Options`.
+        Fields of :class:`vbmstat.glm.options.Options`.
 
     Returns
     -------
@@ -157,7 +92,7 @@ def fit_glm(
     >>> round(float(results.maps["age"]["effect"].values[0]), 4)  # R: coef(lm(y ~ age))[2]
     -0.0207
     """
-    settings = _options(options)
+    settings = make_options(options)
     device = choose_device(settings.device)
     response, right = split_formula(formula)
     right, map_name = split_map_term(right)
@@ -194,13 +129,13 @@ def fit_glm(
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
     notes = (*source.notes, *tiv_note, *design.notes, *_mask_note(matrix))
     design = replace(design, notes=notes)
-    record = _record(formula, right, design, draws, settings, matrix, scale)
+    record = fit_record(formula, right, design, draws, settings, matrix, scale)
     record |= {
         "contrasts": contrast_record(hypotheses, named, fit.repetitions), "df_resid": fit.df_resid,
         "n_voxels": int(fit.mask.sum()), "device": device_label(device),
     }  # fmt: skip
     if map_name is not None:
-        record["map_covariate"] = {"name": map_name, "maps": _map_record(covariate)}
+        record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
     found = {c.name: statistic_maps(fit, i, c) for i, c in enumerate(hypotheses)}
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()
     return GlmResults(
@@ -235,15 +170,6 @@ def _pack_covariate(
         msg = f"map(): grid {theirs} of the covariate differs from {ours} of the maps; resample it"
         raise ScanError(msg)
     return packed
-
-
-def _options(given: Mapping[str, Any]) -> Options:
-    names = list(Options.__dataclass_fields__)
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        msg = f"fit_glm has no option {unknown[0]!r} (nearest {closest(unknown[0], names) or 'none'})"
-        raise TypeError(msg)
-    return Options(**given)
 
 
 def _refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
@@ -372,41 +298,3 @@ def _global_scale(maps: Maps, scale: np.ndarray | None) -> np.ndarray:
         msg = f"global scaling needs positive means; they are not for {', '.join(bad[:12])}"
         raise DesignError(msg)
     return means.mean() / means * (1.0 if scale is None else scale)
-
-
-def _record(
-    formula: str, right: str, design: Design, draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps,
-    scale: np.ndarray | None,
-) -> dict[str, Any]:
-    """What goes into ``glm.json``."""
-    options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    report = variance_inflation(design)
-    return {
-        "command": "glm",
-        "formula": formula,
-        "design_formula": right,
-        "columns": list(design.columns),
-        "rank": design.rank,
-        "n_scans": len(design.scan_ids),
-        "n_subsets": len(draws),
-        "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
-        "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
-        "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "options": options,
-        "mask_rule": {**asdict(settings.mask_rule), "image": options["mask"]},
-        "design_report": report.replace([np.inf, -np.inf], np.nan).astype(object).where(report.notna(), None)
-        .to_dict("records"),
-        "scan_scale": None if scale is None else scale.tolist(),
-        "notes": list(design.notes),
-        "scan_ids": list(design.scan_ids),
-        "maps": _map_record(maps),
-        "versions": {**versions(), "formulaic": metadata.version("formulaic")},
-    }
-
-
-def _map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
-    """File name, size, time and sha256 of every map; nothing for a matrix."""
-    if isinstance(maps, ArrayMaps):
-        return {}
-    files = maps.manifest["files"]
-    return {scan: {**files[scan], "path": path_label(files[scan]["path"])} for scan in maps.scan_ids}

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,48 +17,14 @@ from vbmstat.errors import ScanError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
 from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Space
+from vbmstat.glm.masking import MaskRule, Tally, file_stamp
 from vbmstat.grid import Grid
 
 Progress = Callable[[str, int, int], None]
-MASK_THRESHOLD = 0.1  # SPM's and CAT12's absolute threshold for modulated maps
 _FORMAT = 1
 _BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB
 _SPAN_VOXELS = 32 * CHUNK_VOXELS  # counted and written together: 32 × 16,384 × 4 bytes = 2 MB, inside the L2 cache
 _SEED_SCANS = 8  # a first look that bounds the mask: what fails here fails the rule "all scans"
-_UNIT_RATIO = 30.0  # mean of a map against the median mean: beyond, it is in other units
-_MIN_SCANS_FOR_UNITS = 3
-
-
-@dataclass(frozen=True)
-class MaskRule:
-    """Which voxels are analysed.
-
-    Attributes
-    ----------
-    threshold : float or None
-        A voxel counts as present in a scan when its value is above; None for no threshold.
-    share : float
-        Share of the scans in which it must be present: 1 is SPM's rule. Constant voxels never pass.
-    image : Path or None
-        A mask on the maps' grid; voxels > 0.5 may pass.
-    nan : {"raise", "exclude"}
-        NaN inside the mask that the other scans agree on: an error, or SPM's way (the voxel is left out).
-    """
-
-    threshold: float | None = MASK_THRESHOLD
-    share: float = 1.0
-    image: Path | None = None
-    nan: str = "raise"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 or self.nan not in ("raise", "exclude"):
-            msg = f"mask rule: expected 0 < share <= 1 and nan 'raise' or 'exclude', got {self.share}, {self.nan!r}"
-            raise ScanError(msg)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
-        image = None if self.image is None else {"path": str(self.image), **_stamp(self.image)}
-        return {"threshold": self.threshold, "share": self.share, "image": image, "nan": self.nan}
 
 
 def pack_maps(
@@ -170,95 +135,12 @@ def _is_current(
     shared = [scan for scan in paths if scan in files]
     same_files = all(
         files[scan]["path"] == str(paths[scan].absolute()) and {k: files[scan][k] for k in ("size", "mtime_ns")}
-        == _stamp(paths[scan]) for scan in shared
+        == file_stamp(paths[scan]) for scan in shared
     )
     scales = {scan: float(v) for scan, v in (scale or {}).items()}
     return bool(shared) and same_files and store.manifest["rule"] == rule.as_dict() and (
         store.manifest["scale"] == scales
     )
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-class _Tally:
-    """What is known of each column after some scans: its range, from how many scans it is absent, where NaN was."""
-
-    def __init__(self, n_voxels: int) -> None:
-        self.low = np.full(n_voxels, np.inf, dtype=np.float32)
-        self.high = np.full(n_voxels, -np.inf, dtype=np.float32)
-        self.n_absent = np.zeros(n_voxels, dtype=np.int64)
-        self.n_nan = np.zeros(n_voxels, dtype=np.int64)
-        self.nan_of: dict[str, list[np.ndarray]] = {}
-        self.means: dict[str, float] = {}
-        self.n_scans = 0
-
-    def add(self, scans: Sequence[str], values: np.ndarray, start: int, thresholds: np.ndarray) -> np.ndarray:
-        """Count some columns (k, v) of some scans, from column `start`; sums (k,) of their finite values.
-
-        Columns of different calls do not overlap, so threads may call it side by side. Infinities become NaN.
-        """
-        at = slice(start, start + values.shape[1])
-        finite = np.isfinite(values)
-        if not finite.all():
-            values[~finite] = np.nan
-            self.n_nan[at] += (~finite).sum(axis=0)
-            for i in np.flatnonzero(~finite.all(axis=1)):
-                self.nan_of.setdefault(scans[int(i)], []).append(start + np.flatnonzero(~finite[i]))
-        np.fmin(self.low[at], np.fmin.reduce(values, axis=0), out=self.low[at])
-        np.fmax(self.high[at], np.fmax.reduce(values, axis=0), out=self.high[at])
-        self.n_absent[at] += (values <= thresholds[:, None]).sum(axis=0)
-        if finite.all():
-            return np.asarray(values.sum(axis=1, dtype=np.float64))
-        return np.asarray(np.nansum(values, axis=1, dtype=np.float64))
-
-    def finish(self, scans: Sequence[str], sums: np.ndarray) -> None:
-        """Note that all columns of some scans are counted."""
-        self.n_scans += len(scans)
-        for scan, total in zip(scans, sums, strict=True):
-            n_values = self.low.size - sum(map(len, self.nan_of.get(scan, [])))
-            self.means[scan] = float(total) / n_values if n_values else float("nan")
-
-    def mask(self, rule: MaskRule) -> np.ndarray:
-        """Columns that pass; NaN neither passes nor fails here."""
-        with_value = self.n_scans - self.n_nan
-        may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
-        passed = (self.n_absent <= may_lack) & (with_value > 0) & (self.high > self.low)
-        return passed & (self.n_nan == 0) if rule.nan == "exclude" else passed
-
-    def check(self, mask: np.ndarray) -> None:
-        """Refuse NaN inside the mask, and maps in other units than the rest."""
-        inside = {scan: int(sum(mask[at].sum() for at in found)) for scan, found in self.nan_of.items()}
-        bad = {scan: count for scan, count in sorted(inside.items()) if count}
-        if bad:
-            listed = ", ".join(f"{scan} ({count} voxels)" for scan, count in list(bad.items())[:12])
-            msg = (
-                f"NaN or infinite values inside the mask: {listed}; make these maps again, "
-                "or leave such voxels out with --nan exclude"
-            )
-            raise ScanError(msg)
-        check_units(self.means)
-
-
-def check_units(means: Mapping[str, float]) -> None:
-    """Refuse maps whose mean is far from the others': they are in other units (mm³ against mL, percent).
-
-    Raises
-    ------
-    ScanError
-        Naming the scans.
-    """
-    values = np.array(list(means.values()))
-    if len(values) < _MIN_SCANS_FOR_UNITS:
-        return
-    median = float(np.nanmedian(values))
-    odd = [s for s, m in means.items() if median > 0 and not median / _UNIT_RATIO <= m <= median * _UNIT_RATIO]
-    if odd:
-        listed = ", ".join(f"{scan} (mean {means[scan]:.3g})" for scan in odd[:12])
-        msg = f"maps in other units than the rest (median mean {median:.3g}): {listed}; bring all to one unit"
-        raise ScanError(msg)
 
 
 def _pack(
@@ -273,7 +155,7 @@ def _pack(
         old.unlink()
     with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
         voxels = _superset(paths, reader, rule, scale, pool) if voxels is None else voxels
-        tally = _Tally(voxels.size)
+        tally = Tally(voxels.size)
         digests = _write_segment(
             folder / "segment-0000.f32", paths, reader, voxels, tally, rule, scale, pool, progress, durable
         )
@@ -300,7 +182,7 @@ def _check_not_empty(mask: np.ndarray, rule: MaskRule) -> None:
         raise ScanError(msg)
 
 
-def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: _Tally) -> PackedMaps:
+def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tally) -> PackedMaps:
     """Write mask and running statistics, then the manifest, which makes the store valid."""
     number = len(manifest["segments"])
     manifest |= {"mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means}
@@ -316,7 +198,8 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: _Ta
 
 def _file_records(paths: Mapping[str, Path], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return {
-        scan: {"path": str(path.absolute()), **_stamp(path), "sha256": digests[scan]} for scan, path in paths.items()
+        scan: {"path": str(path.absolute()), **file_stamp(path), "sha256": digests[scan]}
+        for scan, path in paths.items()
     }
 
 
@@ -333,7 +216,7 @@ def _superset(
     if rule.threshold is None:
         return voxels.astype(np.int64)
     looked_at = list(paths)[:: max(len(paths) // _SEED_SCANS, 1)] if rule.share == 1 else list(paths)
-    tally = _Tally(voxels.size)
+    tally = Tally(voxels.size)
     for block in _batches(looked_at):
         rows = np.empty((len(block), voxels.size), dtype=np.float32)
         jobs = [(paths[scan], voxels, row) for scan, row in zip(block, rows, strict=True)]
@@ -358,7 +241,7 @@ def _batches(scans: Sequence[str], size: int = _BLOCK_SCANS) -> Iterator[Sequenc
 
 
 def _write_segment(
-    path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: _Tally, rule: MaskRule,
+    path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: Tally, rule: MaskRule,
     scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: Progress | None, durable: bool = True,
 ) -> dict[str, str]:
     """Decode all maps, a block of scans at a time, into a chunk-major raw file; returns the files' sha256."""
@@ -406,7 +289,7 @@ def _append(
     new = {scan: path for scan, path in paths.items() if scan not in store.manifest["files"]}
     manifest = dict(store.manifest)
     reader = MapReader(store.space.grid, store.space.axcodes, Path(next(iter(manifest["files"].values()))["path"]))
-    tally = _Tally(store.n_voxels)
+    tally = Tally(store.n_voxels)
     with np.load(store.folder / manifest["tally_file"]) as stored:
         tally.low, tally.high = stored["low"], stored["high"]
         tally.n_absent, tally.n_nan = stored["n_absent"], stored["n_nan"]

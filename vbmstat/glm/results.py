@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,17 +219,3 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
         text = f"{name} {contrast.kind} over {fit.repetitions[index]} subsets (no p): {contrast.name}"
         found.append(StatMap(name + contrast.kind, values[index], estimate, text))
     return {one.stat: one for one in found}
-
-
-def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int]) -> list[dict[str, Any]]:
-    """Contrasts as they go into ``glm.json``."""
-    return [
-        {
-            "name": contrast.name,
-            "label": contrast.label,
-            "kind": contrast.kind,
-            "weights": [dict(zip(design.columns, row.tolist(), strict=True)) for row in contrast.weights],
-            "repetitions_estimated": count,
-        }
-        for contrast, count in zip(contrasts, repetitions, strict=True)
-    ]

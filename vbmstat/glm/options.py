@@ -1,0 +1,89 @@
+"""How a model is fitted: every keyword of ``fit_glm``, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbmstat.cohort import closest
+from vbmstat.errors import DesignError
+from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
+
+TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is fitted; every field is a keyword of :func:`fit_glm`.
+
+    Attributes
+    ----------
+    repeats, fraction, seed, stratify, draws
+        Subset repetitions: how many, share of scans, seed, a column whose levels keep their share, or a file of
+        stored draws to use again.
+    mask_threshold, mask_share, mask, nan
+        See :class:`vbmstat.glm.masking.MaskRule`. Without a mask image the threshold is 0.1, with one there is none.
+    tiv : {"none", "covariate", "by-group", "proportional"}
+        ``none`` leaves the formula alone; ``covariate`` adds ``tiv``; ``by-group`` adds its interaction with the
+        formula's factor (CAT12's ANCOVA); ``proportional`` scales each map by mean TIV / TIV.
+    global_scaling : bool
+        Scale each map to the same mean inside the mask.
+    weights : str, optional
+        Column with positive weights (inverse variances).
+    missing : {"raise", "drop"}
+        What becomes of scans without a covariate, or maps without a row.
+    robust : {"none", "hc3"}
+        HC3 standard errors.
+    spm_resms : bool
+        SPM's variance floor.
+    allow_mixed : bool
+        Accept maps of several engines or versions.
+    device, backend, n_threads, chunk_voxels
+        See :func:`vbmstat.glm.engine.fit_voxels`.
+    """
+
+    repeats: int = 100
+    fraction: float = 0.8
+    seed: int = 0
+    stratify: str | None = None
+    draws: Path | str | None = None
+    mask_threshold: float | None = None
+    mask_share: float = 1.0
+    mask: Path | str | None = None
+    nan: str = "raise"
+    tiv: str = "none"
+    global_scaling: bool = False
+    weights: str | None = None
+    missing: str = "raise"
+    robust: str = "none"
+    spm_resms: bool = False
+    allow_mixed: bool = False
+    device: str = "cpu"
+    backend: str = "auto"
+    n_threads: int | None = None
+    chunk_voxels: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("tiv", TIV_RECIPES), ("robust", ("none", "hc3")), ("missing", ("raise", "drop"))):
+            if getattr(self, name) not in allowed:
+                msg = f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
+                raise DesignError(msg)
+
+    @property
+    def mask_rule(self) -> MaskRule:
+        """The mask rule with its default threshold."""
+        image = None if self.mask is None else Path(self.mask)
+        threshold = MASK_THRESHOLD if self.mask_threshold is None and image is None else self.mask_threshold
+        return MaskRule(threshold, self.mask_share, image, self.nan)
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Options from keywords; an unknown one is named with its nearest."""
+    names = list(Options.__dataclass_fields__)
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        msg = f"fit_glm has no option {unknown[0]!r} (nearest {closest(unknown[0], names) or 'none'})"
+        raise TypeError(msg)
+    return Options(**given)
