@@ -218,6 +218,7 @@ def test_maps_of_any_program(tmp_path, table, images, name):
     table.to_csv(tmp_path / "participants.tsv", sep="\t", index=False)
     results = fit_glm(tmp_path / "maps", "gm ~ age", tmp_path / "participants.tsv", repeats=0)
     assert len(results.design.scan_ids) == 26
+    assert ("the maps are not smoothed" in results.record["notes"]) == name.startswith("mwp1r")
     template = str(tmp_path / "maps" / "{participant_id}" / name.format("{participant_id}"))
     again = fit_glm(template, "gm ~ age", tmp_path / "participants.tsv", repeats=0)
     assert np.array_equal(t_of(results), t_of(again))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from vbmstat.cohort import Cohort, closest, index_by_id, join_participants, read
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
-from vbmstat.naming import find_maps, split_ids
+from vbmstat.naming import find_maps, parse_map_name, split_ids
 
 _MAX_LISTED = 12
 
@@ -88,7 +88,11 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
         return _by_folder(cohort, {str(scan): Path(path) for scan, path in maps.items()}, "the maps given", missing)
     if "{" in str(maps):
         return _joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), [])
-    return _by_folder(cohort, _in_folder(Path(maps), response), str(maps), missing)
+    found = _in_folder(Path(maps), response)
+    source = _by_folder(cohort, found, str(maps), missing)
+    parsed = parse_map_name(next(iter(found.values())).name)
+    is_raw = parsed is not None and not parsed[2]
+    return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
 
 
 def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
@@ -157,7 +161,8 @@ def map_column(response: str, table: pd.DataFrame) -> str:
 
 def _from_cohort(cohort: Cohort, response: str, missing: str) -> tuple[dict[str, Path], list[str]]:
     column = map_column(response, cohort.table)
-    notes = [f"{response} maps are read from the column {column}"]
+    raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
+    notes = [f"{response} maps are read from the column {column}{raw}"]
     if missing == "drop":
         empty = cohort.table[column].isna().to_numpy()
         left_out = [scan for scan, out in zip(cohort.scan_ids, empty, strict=True) if out]
