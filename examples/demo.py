@@ -19,7 +19,7 @@ from vbmstat import io
 OUT = Path("demo-out")
 N_SCANS = 12
 VOXEL_SIZE_MM = 2.0
-EFFECT_PERCENT = -20.0  # of the ball's grey matter per SD of age: large, since the cohort is small
+EFFECT_PERCENT = -12.0  # of the ball's grey matter per SD of age
 TOLERANCE_MM = 8.0  # the maps are smoothed by 6 mm, and anatomy varies
 
 
@@ -28,8 +28,8 @@ def main() -> int:
     bids, derivatives = OUT / "bids", OUT / "bids" / "derivatives" / "vbmstat"
     glm = OUT / "glm"
     vbmstat(
-        "simulate", bids, "--n", N_SCANS, "--effect", EFFECT_PERCENT, "--voxel-size", VOXEL_SIZE_MM, "--seed", 1,
-        "--overwrite",
+        "simulate", bids, "--n", N_SCANS, "--effect", EFFECT_PERCENT, "--voxel-size", VOXEL_SIZE_MM,
+        "--variation", 0.5, "--seed", 1, "--overwrite",
     )  # fmt: skip
     vbmstat("preprocess", bids)
     vbmstat("glm", "gm ~ age + sex + tiv", "--cohort", derivatives / "cohort.tsv", "--out", glm)

@@ -1,0 +1,69 @@
+"""Wall time and peak memory of engine `classic`, by step, one fresh process a scan.
+
+    python benchmarks/preproc/steps.py ../shared/data/ds000011/sub-01/anat/sub-01_T1w.nii.gz ...
+
+Each scan is run as a user runs it, with the files written, so that start-up, reading and gzip are included. The result
+goes to benchmarks/results/preproc_steps.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from vbmstat import io
+
+RESULTS = Path(__file__).parents[1] / "results"
+STEPS = ("brain", "affine", "denoise", "draft", "segment", "warp", "normalise", "native")
+
+
+def run(scan: Path) -> dict[str, object]:
+    """One scan in its own process: step times, whole wall time, CPU time and peak memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(Path(sys.executable).with_name("vbmstat")), "preprocess", str(scan), "--out", folder]
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        if status:
+            sys.exit(f"{scan}: vbmstat preprocess failed with status {status}")
+        sidecar = json.loads(next(Path(folder, "report").glob("vbmstat_*.json")).read_text())
+    grid = io.read_grid(scan)
+    size = " × ".join(f"{n:.2g}" for n in grid.voxel_size_mm)
+    return {
+        "scan": scan.name,
+        "voxels": f"{' × '.join(map(str, grid.shape))} @ {size} mm",
+        "wall_s": round(wall, 1),
+        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_gb": round(usage.ru_maxrss / 1e6, 2),
+        "steps_s": {step: sidecar["seconds"][step] for step in STEPS},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scans", nargs="+", type=Path)
+    rows = [run(scan) for scan in parser.parse_args().scans]
+    machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
+    io.write_json(RESULTS / "preproc_steps.json", {"machine": machine, "scans": rows})
+    header = ["scan", "voxels", "wall s", "CPU s", "peak GB", *STEPS]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        steps = row["steps_s"]
+        cells = [row["scan"], row["voxels"], row["wall_s"], row["cpu_s"], row["peak_gb"], *steps.values()]  # type: ignore[attr-defined]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    io.write_text(RESULTS / "preproc_steps.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
