@@ -18,7 +18,7 @@ from vbmstat import __version__, cohort, derivatives, io, naming
 from vbmstat.assets import ASSETS
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.preproc.pipeline import ENGINES, preprocess_scan
+from vbmstat.preproc.pipeline import engine_parameters, preprocess_scan
 from vbmstat.provenance import TIME_KEY, provenance
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ def preprocess(
         Table of covariates; the BIDS folder's participants.tsv by default.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
-    engine : {"classic"}
-        Preprocessing engine.
+    engine : {"classic", "cat"}
+        Preprocessing engine; ``cat`` needs the extra ``vbmstat[cat]``.
     names : {"cat12", "bids"}
         How outputs are called.
     force : bool
@@ -79,7 +79,7 @@ def preprocess(
         If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
     """
     entries = [Path(inputs)] if isinstance(inputs, str | os.PathLike) else [Path(entry) for entry in inputs]
-    _check_option("engine", engine, ENGINES)
+    parameters = {**_parameters(names), **engine_parameters(engine)}
     _check_option("names", names, naming.NAME_STYLES)
     where = choose_device(device)
     scans = naming.find_scans(entries)
@@ -101,13 +101,13 @@ def preprocess(
 
         try:
             begin("read")
-            origin = provenance("preprocess", _parameters(names), [scan.path], engine=engine, device=where)
+            origin = provenance("preprocess", parameters, [scan.path], engine=engine, device=where)
             row = None if force else derivatives.completed_row(folder, scan, names, origin, TIME_KEY)
             if row is not None:
                 rows[scan] = row
                 tell("resumed")
                 continue
-            result = preprocess_scan(io.read_scan(scan.path), where, begin)
+            result = preprocess_scan(io.read_scan(scan.path), where, begin, engine)
             begin("write")
             derivatives.write_derivatives(folder, scan, result, names, origin)
             rows[scan] = derivatives.scan_row(result)

@@ -97,7 +97,7 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
     }  # fmt: skip
     figure = figures.scan_report(
         result.corrected, result.label, result.warped.channel(0), assets.template().channel(0),
-        f"{scan.stem} · engine classic", metrics,
+        f"{scan.stem} · engine {result.engine}", metrics,
     )  # fmt: skip
     figures.save_png(path, figure)
 

@@ -23,7 +23,9 @@ def command(
     ] = None,
     participants: Annotated[Path | None, typer.Option(help="Covariates; default the BIDS folder's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option(help="classic.")] = "classic",
+    engine: Annotated[
+        str, typer.Option(help="classic, or cat: CAT12's own algorithms (the extra vbmstat[cat]).")
+    ] = "classic",
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
     force: Annotated[bool, typer.Option("--force", help="Run scans again that are complete.")] = False,
 ) -> None:

@@ -1,5 +1,7 @@
 """The order of the steps: one T1w scan in, maps, volumes and quality out. Nothing else knows this order.
 
+Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6).
+
 1. brain mask (deepbet, or the scan's own if it came stripped)
 2. affine to the template from shape and contrast
 3. denoising
@@ -16,23 +18,56 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from vbmstat import assets
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import bias, brain, cleanup, denoise, linear, modulate, priors, quality, smooth, tissue, warp
+from vbmstat.preproc import bias, brain, cat, cleanup, denoise, linear, modulate, priors, quality, smooth, tissue, warp
 from vbmstat.volume import Displacement, Volume
 
-ENGINES = ("classic",)
 FWHM_MM = 6.0
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _MARGIN_VOXELS = 4
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """What engines do differently."""
+
+    denoise: Callable[[torch.Tensor, float], torch.Tensor]  # image, sigma of its noise
+    segment: Callable[[Volume, torch.Tensor, torch.Tensor], tissue.Segmentation]  # corrected brain, mask, priors
+    register: Callable[[Volume, Volume, torch.Tensor], warp.Warp]  # aligned tissues, template, draft velocity
+    parameters: Callable[[], dict[str, Any]] = dict  # for the sidecar; raises AssetError if not installed
+
+
+_ENGINES = {
+    "classic": _Engine(denoise.denoise, tissue.segment, warp.register_both_ways),
+    "cat": _Engine(cat.denoise, cat.segment, cat.register, cat.parameters),
+}
+ENGINES = tuple(_ENGINES)
+
+
+def engine_parameters(name: str) -> dict[str, Any]:
+    """What the sidecar records of an engine beside its name, after making sure that it can run.
+
+    Raises
+    ------
+    VbmstatError
+        If there is no engine of that name.
+    AssetError
+        If it needs an extra that is not installed.
+    """
+    if name not in _ENGINES:
+        msg = f"expected engine {' or '.join(ENGINES)}, got {name!r}"
+        raise VbmstatError(msg)
+    return _ENGINES[name].parameters()
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,8 @@ class Preprocessed:
         Figures of the scan and its preprocessing.
     was_stripped : bool
         Whether the scan came without skull.
+    engine : str
+        Name of the engine.
     seconds : dict
         Wall time of each step.
     """
@@ -78,6 +115,7 @@ class Preprocessed:
     tiv_ml: float
     quality: quality.Quality
     was_stripped: bool
+    engine: str
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -96,9 +134,12 @@ class _Brain:
 
 
 def preprocess_scan(
-    t1w: Volume, device: torch.device | str = "cpu", on_step: Callable[[str], None] = lambda _: None
+    t1w: Volume,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[str], None] = lambda _: None,
+    engine: str = "classic",
 ) -> Preprocessed:
-    """Run engine `classic` on one scan.
+    """Run an engine on one scan.
 
     Parameters
     ----------
@@ -108,12 +149,18 @@ def preprocess_scan(
         Where to compute.
     on_step : callable
         Told the name of each step when it begins.
+    engine : {"classic", "cat"}
+        Who denoises, segments and warps; the rest is the same.
 
     Raises
     ------
     ScanError
         If the image is constant, not finite in most voxels, or no brain is found that fits the template.
+    VbmstatError
+        If there is no such engine, or it is not installed.
     """
+    engine_parameters(engine)
+    steps = _ENGINES[engine]
     device = torch.device(device)
     clock = _Clock(on_step)
     with torch.inference_mode():
@@ -125,19 +172,17 @@ def preprocess_scan(
         with clock.step("affine"):
             affine = linear.register_brain(t1w, mask, _template_pyramid(device))
         with clock.step("denoise"):
-            work, sigma = _work_image(t1w, mask)
+            work, sigma = _work_image(t1w, mask, steps.denoise)
         with clock.step("draft"):
             affine, velocity = _draft(work, template, affine)
         with clock.step("segment"):
             prior = _warped_priors(template, velocity, affine, work.image.grid)
             field_ = bias.bias_field(work.image, work.mask, prior)
             corrected = Volume(work.image.data / field_, work.image.grid)
-            segmented = tissue.segment(corrected, work.mask, prior)
+            segmented = steps.segment(corrected, work.mask, prior)
             fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
         with clock.step("warp"):
-            velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity)
-            moved = warp.displacement(velocity, template.grid)
-            inverse = warp.displacement(-velocity, template.grid)
+            moved, inverse = steps.register(_aligned(fractions, template, affine), template, velocity)
         with clock.step("normalise"):
             warped, modulated = modulate.normalise(fractions, moved, affine)
             smoothed = smooth.smooth_map(modulated, FWHM_MM)
@@ -157,7 +202,7 @@ def preprocess_scan(
                 displacement=moved, deformation=modulate.deformation(moved, affine),
                 inverse_deformation=modulate.inverse_deformation(inverse, affine, fractions.grid),
                 gm_ml=gm_ml, wm_ml=wm_ml, csf_ml=csf_ml, tiv_ml=gm_ml + wm_ml + csf_ml,
-                quality=figures, was_stripped=was_stripped, seconds=clock.seconds,
+                quality=figures, was_stripped=was_stripped, engine=engine, seconds=clock.seconds,
             )
 
 
@@ -205,7 +250,9 @@ def _template_pyramid(device: torch.device) -> linear.Pyramid:
     return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)
 
 
-def _work_image(t1w: Volume, mask: torch.Tensor) -> tuple[_Brain, float]:
+def _work_image(
+    t1w: Volume, mask: torch.Tensor, denoised: Callable[[torch.Tensor, float], torch.Tensor]
+) -> tuple[_Brain, float]:
     """Crop to the brain, denoise, and bring extreme voxel sizes to ones that suit the segmentation."""
     inside = mask.nonzero()
     start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
@@ -214,7 +261,7 @@ def _work_image(t1w: Volume, mask: torch.Tensor) -> tuple[_Brain, float]:
     grid = t1w.grid.crop(tuple(start), tuple(stop))  # type: ignore[arg-type]
     image, mask = t1w.data[0][window].contiguous(), mask[window].contiguous()
     sigma = denoise.noise_sigma(image, mask)
-    image = denoise.denoise(image, sigma)
+    image = denoised(image, sigma)
     size = grid.voxel_size_mm
     wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
     if not np.allclose(wanted, size):

@@ -15,6 +15,7 @@ solver. The resolution goes from coarse to fine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -118,6 +119,27 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
     for _ in range(n_squarings):
         moved = moved + sample(moved, identity + moved, padding_mode="border")
     return moved
+
+
+class Warp(NamedTuple):
+    """A warp and its inverse, both on the template's grid.
+
+    Attributes
+    ----------
+    forward : Displacement
+        Template point -> affinely aligned scan point, mm.
+    inverse : Displacement
+        Affinely aligned scan point -> template point, mm.
+    """
+
+    forward: Displacement
+    inverse: Displacement
+
+
+def register_both_ways(tissues: Volume, template: Volume, start: torch.Tensor | None = None) -> Warp:
+    """Warp and inverse from :func:`register`, which see for the parameters."""
+    velocity = register(tissues, template, start=start)
+    return Warp(displacement(velocity, template.grid), displacement(-velocity, template.grid))
 
 
 class _Level:

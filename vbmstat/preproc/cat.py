@@ -1,0 +1,200 @@
+"""CAT12's own denoising, segmentation and registration, through the package `cat_surf` by CAT12's author.
+
+The nearest thing to CAT12 without MATLAB, and the yardstick for this project's engines. What stands around it is this
+project's: brain extraction, affine, bias correction and the clean-up of implausible tissue. CAT12's local adaptive
+segmentation is not in the package, so that deep grey matter is found by AMAP's local means alone.
+
+Denoising is SANLM (Manjón et al. 2010, doi:10.1002/jmri.22003), segmentation AMAP (Rajapakse et al. 1997,
+doi:10.1109/42.563664) with partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007),
+registration geodesic shooting (Ashburner & Friston 2011, doi:10.1016/j.neuroimage.2010.12.049).
+The package is GPL and optional: it is imported here alone, and when it is first used. It computes on the CPU.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from vbmstat.errors import AssetError, ScanError
+from vbmstat.grid import apply_affine, voxel_indices
+from vbmstat.preproc.denoise import noise_sigma
+from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.tissue import Segmentation
+from vbmstat.preproc.warp import Warp
+from vbmstat.volume import Displacement, Volume
+
+_N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP, and of the Markov random field (ICM), as CAT12 sets them
+_MAX_NOISE, _NOISE_GAIN = 0.15, 3.0  # CAT12's weight of the random field is min(0.15, 3 · noise) / 2
+_N_KMEANS = 20
+_TEMPLATE_FWHM_MM = (8.0, 6.0, 4.0, 2.5, 0.0)  # Template_0 to Template_4
+_PURE = (0, 2, 4)  # CSF, GM, WM among AMAP's five classes
+
+
+def parameters() -> dict[str, Any]:
+    """What the sidecar records of this engine.
+
+    Raises
+    ------
+    AssetError
+        If `cat_surf` is not installed.
+    """
+    _cat_surf()
+    return {
+        "cat_surf": metadata.version("cat-surf"),
+        "amap": {"iterations": _N_ITERATIONS, "icm_sweeps": _N_SWEEPS, "partial_volume": True},
+        "shooting_template_fwhm_mm": list(_TEMPLATE_FWHM_MM),
+    }
+
+
+def denoise(image: torch.Tensor, sigma: float) -> torch.Tensor:
+    """SANLM: non-local means that estimates the noise where it is.
+
+    Parameters
+    ----------
+    image : Tensor, (X, Y, Z), float32
+        Raw intensities.
+    sigma : float
+        Not used; SANLM measures the noise itself.
+    """
+    del sigma
+    return _tensor(_cat_surf().vol_sanlm(_array(image)), image.device)
+
+
+def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentation:
+    """AMAP from k-means labels, then CAT12's correction of blood vessels.
+
+    Parameters
+    ----------
+    t1w : Volume
+        One channel, bias-corrected, denoised.
+    mask : Tensor, (X, Y, Z), bool
+        Brain.
+    priors : Tensor, (3, X, Y, Z)
+        Prior probability of GM, WM, CSF; used only to start k-means.
+
+    Returns
+    -------
+    Segmentation
+        With AMAP's means. A voxel of a mixed class is split by its intensity between the means of the two tissues.
+
+    Raises
+    ------
+    ScanError
+        If the three tissues cannot be told apart.
+    """
+    size = t1w.grid.voxel_size_mm
+    intensity = t1w.data[0] * mask
+    labels, wm_mean = _kmeans_labels(intensity, mask, priors)
+    noise = noise_sigma(intensity, mask) / wm_mean
+    states, _, means = _cat_surf().vol_amap(
+        _array(intensity / wm_mean), labels, voxelsize=size, n_iters=_N_ITERATIONS, n_iters_icm=_N_SWEEPS, pve=True,
+        weight_mrf=min(_MAX_NOISE, _NOISE_GAIN * noise) / 2,
+    )  # fmt: skip
+    pure = torch.as_tensor(means[list(_PURE)], dtype=torch.float32, device=intensity.device)  # CSF, GM, WM
+    if not bool((pure.diff() > 0).all()):
+        msg = f"expected CSF < GM < WM in a T1w image, but AMAP found the means {means[list(_PURE)].round(3)}; check it"
+        raise ScanError(msg)
+    belief = torch.from_numpy(np.moveaxis(states, -1, 0).astype(np.float32)).to(intensity.device)
+    belief = belief / belief.sum(0).clamp(min=1e-6)
+    scale = _scale(intensity / wm_mean, belief, pure)
+    corrected = _cat_surf().vol_blood_vessel_correction(_array(scale * mask), size)
+    fractions = _fractions(_tensor(corrected, intensity.device)) * mask
+    within = (intensity / wm_mean - pure[2])[belief[4] > 0.9]
+    return Segmentation(fractions, pure * wm_mean, float(within.std()) * wm_mean)
+
+
+def register(tissues: Volume, template: Volume, start: torch.Tensor | None = None) -> Warp:
+    """Geodesic shooting of GM and WM to five templates, coarse to fine.
+
+    The package's own settings are kept (its author found them best on Mindboggle-101). Only the finest of CAT12's
+    five templates, ``Template_4_GS``, is at hand; the coarser ones are made from it by Gaussian smoothing with FWHM
+    8, 6, 4 and 2.5 mm, so that the registration begins with shapes as blurred as those of CAT12's.
+
+    Parameters
+    ----------
+    tissues : Volume
+        GM and WM of the scan, affinely resampled to the template's grid.
+    template : Volume
+        GM and WM of the template.
+    start : Tensor, optional
+        Not used: Shooting begins at the affine.
+
+    Returns
+    -------
+    Warp
+    """
+    del start
+    grid, device = tissues.grid, tissues.data.device
+    gm, wm = (_array(channel.clamp(0, 1)) for channel in tissues.data)
+    found = _cat_surf().vol_shoot(gm, wm, _templates(template), grid.affine, template.grid.affine, inverse=True)
+    forward, inverse = (_displacement(found[name], grid.affine, device) for name in ("y", "iy"))
+    return Warp(Displacement(forward, template.grid), Displacement(inverse, template.grid))
+
+
+@cache
+def _cat_surf() -> ModuleType:
+    """The optional package."""
+    try:
+        import cat_surf  # noqa: PLC0415 - GPL, optional
+    except ImportError as error:
+        msg = f'engine cat needs the package cat-surf ({error}); pip install "vbmstat[cat]"'
+        raise AssetError(msg) from error
+    return cat_surf
+
+
+def _kmeans_labels(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Tensor) -> tuple[np.ndarray, float]:
+    """CSF 1, GM 2, WM 3 by k-means, (X, Y, Z), uint8, and the mean of WM."""
+    values = intensity[mask]
+    weights = priors[[2, 0, 1]][:, mask].square()  # CSF, GM, WM; squared: sure voxels count most
+    means = (weights * values).sum(1) / weights.sum(1)
+    for _ in range(_N_KMEANS):
+        nearest = torch.bucketize(values, (means[1:] + means[:-1]) / 2)
+        means = torch.stack([values[nearest == k].mean() for k in range(3)])
+    if not bool((means.diff() > 0).all()):  # also where a class is empty, and its mean NaN
+        msg = f"expected CSF < GM < WM in a T1w image, but the classes' means are {[f'{m:g}' for m in means.tolist()]}"
+        raise ScanError(msg)
+    labels = torch.zeros(mask.shape, dtype=torch.uint8, device=mask.device)
+    labels[mask] = (nearest + 1).to(torch.uint8)
+    return labels.cpu().numpy(), float(means[2])
+
+
+def _scale(intensity: torch.Tensor, belief: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    """CAT12's p0: CSF 1, GM 2, WM 3, and between them where classes mix, (X, Y, Z)."""
+    csf, gm, wm = means
+    in_low = 1 + ((intensity - csf) / (gm - csf)).clamp(0, 1)
+    in_high = 2 + ((intensity - gm) / (wm - gm)).clamp(0, 1)
+    return belief[0] + belief[1] * in_low + 2 * belief[2] + belief[3] * in_high + 3 * belief[4]
+
+
+def _fractions(scale: torch.Tensor) -> torch.Tensor:
+    """GM, WM, CSF of a p0 image, (3, X, Y, Z)."""
+    gm = (1 - (scale - 2).abs()).clamp(0, 1)
+    wm = (scale - 2).clamp(0, 1)
+    return torch.stack([gm, wm, (1 - gm - wm).clamp(min=0)])
+
+
+def _templates(template: Volume) -> list[np.ndarray]:
+    """Template_0 to Template_4, each (X, Y, Z, 2)."""
+    widths = [fwhm_mm / template.grid.voxel_size_mm for fwhm_mm in _TEMPLATE_FWHM_MM]
+    return [smooth(template.data, width, 3.0).movedim(0, -1).cpu().numpy() for width in widths]
+
+
+def _displacement(voxels: np.ndarray, affine: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Voxel coordinates (X, Y, Z, 3) as displacement in mm, (3, X, Y, Z)."""
+    at = torch.from_numpy(np.moveaxis(voxels, -1, 0).astype(np.float32)).to(device)
+    rotation = np.eye(4)
+    rotation[:3, :3] = affine[:3, :3]
+    return apply_affine(rotation, at - voxel_indices(at.shape[1:], device)).contiguous()
+
+
+def _array(image: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(image.cpu().numpy(), dtype=np.float32)
+
+
+def _tensor(image: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)).to(device)
