@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from vbmstat.cli import glm, pack, preprocess, roi, simulate
+from vbmstat.cli import evaluate, glm, pack, preprocess, roi, simulate
 from vbmstat.errors import VbmstatError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 app.command("preprocess")(preprocess.command)
 app.command("glm")(glm.command)
+app.command("evaluate")(evaluate.command)
 app.command("pack")(pack.command)
 app.command("roi")(roi.command)
 app.command("simulate")(simulate.command)

@@ -1,0 +1,33 @@
+"""``vbmstat evaluate``: agreement of output folders of the same scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Output folders of vbmstat or CAT12; the first is what others are compared to.")
+    ],
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="True labels (CSF 1, GM 2, WM 3): a file, or a folder by scan name.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the tables.")] = Path("evaluation"),
+) -> None:
+    """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan."""
+    from vbmstat import io  # noqa: PLC0415 - heavy imports
+    from vbmstat.cli.progress import stages  # noqa: PLC0415
+    from vbmstat.evaluate_folders import evaluate_folders  # noqa: PLC0415
+
+    with stages() as report:
+        found = evaluate_folders(folders, truth, report)
+    io.write_table(out / "evaluation_scans.tsv", found.scans)
+    io.write_table(out / "evaluation_summary.tsv", found.summary)
+    typer.echo(found.summary.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    for name, stems in found.left_out.items():
+        if stems:
+            typer.echo(f"{name}: {len(stems)} scans that not all have were left out ({', '.join(stems[:5])})", err=True)
+    typer.echo(str(out / "evaluation_scans.tsv"))
