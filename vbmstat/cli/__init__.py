@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from vbmstat import __version__
 from vbmstat.cli import evaluate, glm, pack, preprocess, roi, simulate
 from vbmstat.errors import VbmstatError
 
@@ -15,6 +17,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vbmstat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Voxel-based morphometry: T1w scans in, defensible statistics out."""
+
+
 app.command("preprocess")(preprocess.command)
 app.command("glm")(glm.command)
 app.command("evaluate")(evaluate.command)

@@ -150,6 +150,7 @@ class _Level:
         self.identity = voxel_indices(fixed.shape[1:], fixed.device)
         shape = self.identity.shape[1:]
         self.isotropic, self.along, self.wave = _energy_symbol(shape, spacing_mm, weights, fixed.device)
+        self.wave_squared = self.wave.abs().square().sum(0)
 
     def optimise(self, velocity: torch.Tensor, n_iterations: int) -> torch.Tensor:
         best, best_cost, step, update = velocity, float("inf"), 1.0, torch.zeros_like(velocity)
@@ -187,10 +188,6 @@ class _Level:
         a = self.isotropic + stiffness
         along = (self.wave.conj() * spectrum).sum(0) * (self.along / (a + self.along * self.wave_squared))
         return torch.fft.irfftn((spectrum - self.wave * along) / a, s=field.shape[1:], dim=(1, 2, 3))
-
-    @property
-    def wave_squared(self) -> torch.Tensor:
-        return self.wave.abs().square().sum(0)
 
     def _solve(self, gradients: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
         """Solve (H + L) d = target by preconditioned conjugate gradients."""
