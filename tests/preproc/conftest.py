@@ -1,0 +1,49 @@
+"""A synthetic brain whose tissue is known: the template's, sharpened until most voxels are pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from vbmstat import assets
+from vbmstat.grid import resample
+from vbmstat.preproc.priors import tissue_priors
+from vbmstat.preproc.smooth import smooth
+from vbmstat.volume import Volume
+
+MEANS = {"gm": 70.0, "wm": 100.0, "csf": 25.0}
+VOXEL_MM = 2.0
+_START, _STOP = (4, 4, 2), (81, 99, 78)  # the brain of the template at 2 mm with a margin
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A noise-free brain: its image, where it is, the fractions in it (GM, WM, CSF), and the template's priors."""
+
+    image: Volume
+    mask: torch.Tensor
+    fractions: torch.Tensor
+    priors: torch.Tensor
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    template = assets.template()
+    grid = template.grid.with_voxel_size(VOXEL_MM).crop(_START, _STOP)
+    gm_wm = resample(template.data[:2], template.grid, grid).clamp(0, 1)
+    mask = smooth(gm_wm.sum(0, keepdim=True), np.full(3, 4.0), 3.0)[0] > 0.3
+    known = torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)]) ** 4
+    known = known / known.sum(0) * mask
+    means = torch.tensor(list(MEANS.values()))
+    image = torch.tensordot(means, known, dims=1)
+    return Phantom(Volume(image[None], grid), mask, known, tissue_priors(template, np.eye(4), grid))
+
+
+@pytest.fixture(scope="session")
+def noisy(phantom) -> Volume:
+    """The brain with 3 % noise (of WM)."""
+    noise = torch.randn(phantom.image.data.shape, generator=torch.Generator().manual_seed(0))
+    return Volume((phantom.image.data + 3.0 * noise).clamp(min=1.0) * phantom.mask, phantom.image.grid)
