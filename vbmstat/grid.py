@@ -121,7 +121,7 @@ def sample(
     slab = -(-points.shape[1] // n_slabs)
     batch = points.new_zeros(n_slabs * slab, *points.shape[2:], 3)
     for axis, size in enumerate(data.shape[1:]):
-        torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # z, y, x
+        torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # zyx
     batch = batch.reshape(n_slabs, slab, *points.shape[2:], 3)
     out = functional.grid_sample(
         data[None].expand(n_slabs, -1, -1, -1, -1), batch, mode=mode, padding_mode=padding_mode,
