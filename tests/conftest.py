@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +11,10 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from tests import hostile
+from vbmstat import io
 from vbmstat.grid import Grid
+from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan
+from vbmstat.simulate import Settings, simulate_cohort
 from vbmstat.volume import Volume
 
 
@@ -36,3 +41,17 @@ def stored_as():
         return nib.Nifti1Image(apply_orientation(data, change), affine @ inv_ornt_aff(change, data.shape))
 
     return store
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory) -> Path:
+    """A BIDS folder with one simulated person of 2 mm, and the truth about them."""
+    return simulate_cohort(
+        tmp_path_factory.mktemp("simulated") / "bids", Settings(1, voxel_size_mm=2.0, seed=1), write_maps=True
+    )
+
+
+@pytest.fixture(scope="session")
+def preprocessed(simulated) -> Preprocessed:
+    """That person after the engine `classic`."""
+    return preprocess_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))

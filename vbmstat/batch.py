@@ -83,6 +83,7 @@ def preprocess(
     _check_option("names", names, naming.NAME_STYLES)
     where = choose_device(device)
     scans = naming.find_scans(entries)
+    naming.check_output_names(scans, names)
     folder = Path(out) if out is not None else default_output(entries)
     people = _participants(entries, participants)
     rows: dict[naming.Scan, dict[str, Any]] = {}
@@ -122,7 +123,7 @@ def preprocess(
     if not rows:
         msg = f"none of {len(scans)} scans could be preprocessed; first reason: {failures[0]['reason']}"
         raise ScanError(msg)
-    result_table = _cohort(folder, rows, people, names, engine)
+    result_table = _cohort(folder, rows, people, names, engine, naming.distinct_ids(scans))
     cohort.write_cohort(folder / "cohort.tsv", result_table)
     _write_description(folder)
     return result_table
@@ -190,6 +191,7 @@ def _cohort(
     people: tuple[pd.DataFrame, str] | None,
     names: str,
     engine: str,
+    ids: dict[naming.Scan, tuple[str, str]],
 ) -> cohort.Cohort:
     records = []
     for scan, row in rows.items():
@@ -204,6 +206,12 @@ def _cohort(
         table, without = cohort.join_participants(table, *people)
         if without:
             log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(without))
+    own = {scan: (scan.participant_id, scan.session_id) for scan in rows}
+    several = ["_".join(filter(None, ids[scan])) for scan in rows if ids[scan] != own[scan]]
+    if several:
+        table.index = pd.MultiIndex.from_tuples([ids[scan] for scan in rows], names=cohort.ID_COLUMNS)
+        log.warning("several scans of one participant and session: the rows %s; keep one of each in a model",
+                    ", ".join(several))  # fmt: skip
     return cohort.Cohort(table, folder)
 
 

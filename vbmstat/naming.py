@@ -227,6 +227,47 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
 
 
+def check_output_names(scans: Iterable[Scan], names: str) -> None:
+    """Refuse scans whose outputs would have the same names: BIDS names keep only letters and digits of other stems.
+
+    Raises
+    ------
+    ScanError
+        If two scans would write the same file.
+    """
+    by_path: dict[Path, Scan] = {}
+    for scan in scans:
+        other = by_path.setdefault(output_path(Path(), scan, "sidecar", names), scan)
+        if other is not scan:
+            msg = (
+                f"{other.path} and {scan.path} would write the same output names in the {names} convention; "
+                "rename one of them, or use the names of cat12"
+            )
+            raise ScanError(msg)
+
+
+def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:
+    """Participant and session id of each scan, a pair of its own for each.
+
+    Where a participant has several scans in a session, what else their names hold is added to the session id.
+
+    Examples
+    --------
+    >>> stems = ("sub-1_ses-2_run-1_T1w", "sub-1_ses-2_run-2_T1w")
+    >>> list(distinct_ids([Scan(Path(stem), stem, *split_ids(stem)) for stem in stems]).values())
+    [('sub-1', 'ses-2_run-1'), ('sub-1', 'ses-2_run-2')]
+    """
+    scans = list(scans)
+    n_of_ids = Counter((scan.participant_id, scan.session_id) for scan in scans)
+    ids = {}
+    for scan in scans:
+        key = (scan.participant_id, scan.session_id)
+        rest = [part for part in scan.stem.split("_") if part not in (*key, "T1w")]
+        ids[scan] = key if n_of_ids[key] == 1 else (key[0], "_".join(filter(None, (key[1], *rest))))
+    n_of_ids = Counter(ids.values())
+    return {scan: key if n_of_ids[key] == 1 else (key[0], scan.stem) for scan, key in ids.items()}
+
+
 def _alphanumeric(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", text)
 

@@ -66,9 +66,8 @@ def test_mirrored_brain_gives_mirrored_fractions(phantom, noisy, found):
 def test_local_means_follow_a_region_of_other_contrast(phantom, noisy):
     """GM of the striatum 15 % dimmer or brighter than cortex is GM all the same."""
     mm = apply_affine(noisy.grid.affine, voxel_indices(noisy.grid.shape))
-    near = sum(
-        torch.exp(-(((mm - torch.tensor([x, 6.0, 0.0])[:, None, None, None]) / 20.0) ** 2).sum(0)) for x in (-25.0, 25.0)
-    )
+    centres = torch.tensor([[-25.0, 6.0, 0.0], [25.0, 6.0, 0.0]])
+    near = sum(torch.exp(-(((mm - c[:, None, None, None]) / 20.0) ** 2).sum(0)) for c in centres)
     ball = (near > 0.6) & phantom.mask
     for change in (-0.15, 0.15):
         gm = MEANS["gm"] * change * near * phantom.fractions[0]

@@ -7,6 +7,7 @@ arrives stripped is recognised and keeps its own brain, since the networks were 
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cache
 
 import cc3d
@@ -86,7 +87,7 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
     Raises
     ------
     ScanError
-        If no brain is found.
+        If no brain is found, or what is found has not the volume of one.
     """
     box_net, brain_net = _networks(str(device))
     image = t1w.data[None].to(device)  # (1, 1, X, Y, Z)
@@ -103,17 +104,23 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
         probability = functional.interpolate(probability, image[(..., *box)].shape[2:], mode="trilinear")
     mask = np.zeros(t1w.grid.shape, bool)
     mask[box] = probability[0, 0].cpu().numpy() > 0.5
+    mask = _largest_piece(mask)
     volume_ml = float(mask.sum()) * t1w.grid.voxel_volume_ml
-    if volume_ml < MIN_BRAIN_ML:
-        msg = f"found a brain of only {volume_ml:.0f} mL; expected a T1-weighted scan of a whole brain"
+    if not MIN_BRAIN_ML < volume_ml < MAX_STRIPPED_ML:
+        msg = (
+            f"found a brain of {volume_ml:.0f} mL, expected {MIN_BRAIN_ML:.0f} to {MAX_STRIPPED_ML:.0f} mL; "
+            "give a T1-weighted scan of a whole brain, and check the voxel size in its header"
+        )
         raise ScanError(msg)
-    return torch.from_numpy(_largest_piece(mask))
+    return torch.from_numpy(mask)
 
 
 @cache
 def _networks(device: str) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
     paths = [str(assets.asset_path(name)) for name in ("deepbet-box", "deepbet-brain")]
-    box_net, brain_net = (torch.jit.load(path, map_location=device).eval() for path in paths)
+    with warnings.catch_warnings():  # deepbet's wheel carries TorchScript, which torch would like to see gone
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
+        box_net, brain_net = (torch.jit.load(path, map_location=device).eval() for path in paths)
     return box_net, brain_net
 
 

@@ -1,0 +1,162 @@
+"""The whole engine on one simulated person of 2 mm, on real scans where they are, and in four axis orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from vbmstat import assets, io, simulate
+from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.grid import Grid
+from vbmstat.preproc.modulate import jacobian_determinant
+from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan
+from vbmstat.simulate.labels import GM, WM
+from vbmstat.volume import Volume
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real scans at {DATA}")
+ASEG_GM = (3, 42, 8, 47, 10, 11, 12, 13, 17, 18, 26, 49, 50, 51, 52, 53, 54, 58)
+ASEG_WM = (2, 41, 7, 46, 16, 28, 60, 77, 85, 251, 252, 253, 254, 255)
+
+
+def check_contract(result: Preprocessed) -> None:
+    """What holds for every scan."""
+    for modulated_ml, own_ml in zip(result.modulated.sums_ml, (result.gm_ml, result.wm_ml, result.csf_ml), strict=True):
+        assert modulated_ml == pytest.approx(own_ml, rel=0.01)
+    assert float(jacobian_determinant(result.displacement).min()) > 0
+    assert result.tiv_ml == pytest.approx(result.gm_ml + result.wm_ml + result.csf_ml)
+    assert result.smoothed.grid.matches(assets.template().grid)
+    assert result.smoothed.sums_ml[0] == pytest.approx(result.gm_ml, rel=0.02)
+    assert 1000 < result.tiv_ml < 2000
+    assert 450 < result.gm_ml < 950
+
+
+def overlap(found: torch.Tensor, known: torch.Tensor) -> float:
+    """Dice of two masks."""
+    return 2 * float((found & known).sum()) / float(found.sum() + known.sum())
+
+
+def tissue_masks(result: Preprocessed) -> tuple[torch.Tensor, torch.Tensor]:
+    """Voxels that are mostly GM, and mostly WM."""
+    label = result.label.data[0].round()
+    return label == 2, label == 3
+
+
+def test_contract(preprocessed):
+    check_contract(preprocessed)
+    assert not preprocessed.was_stripped
+    assert preprocessed.engine == "classic"
+    assert list(preprocessed.seconds)[:3] == ["brain", "affine", "denoise"]
+
+
+def test_volumes_are_those_of_the_simulation(preprocessed, simulated):
+    """Known limits of the engine at 2 mm: thin cortex loses 8 % to CSF."""
+    truth = pd.read_csv(simulated / "derivatives" / "truth" / "volumes.tsv", sep="\t").iloc[0]
+    assert preprocessed.tiv_ml == pytest.approx(truth["tiv_ml"], rel=0.03)
+    assert preprocessed.wm_ml == pytest.approx(truth["wm_ml"], rel=0.06)
+    assert preprocessed.gm_ml == pytest.approx(truth["gm_ml"], rel=0.12)
+
+
+def test_tissues_are_those_of_the_simulation(preprocessed, simulated):
+    folder = simulated / "derivatives" / "truth" / "sub-01" / "anat"
+    for channel, (tissue, least) in enumerate({"GM": 0.86, "WM": 0.90, "CSF": 0.70}.items()):
+        known = io.read_volume(folder / f"sub-01_label-{tissue}_probseg.nii.gz").data[0]
+        found = preprocessed.tissues.data[channel]
+        assert 2 * float(torch.minimum(found, known).sum()) / float(found.sum() + known.sum()) > least
+
+
+def test_the_person_lies_on_the_template(preprocessed):
+    """At 6 mm the warped GM is the template's; the affine alone would be worse."""
+    warped, template = preprocessed.warped.data[0], assets.template().data[0]
+    both = (warped > 0.1) | (template > 0.1)
+    assert float(torch.corrcoef(torch.stack([warped[both], template[both]]))[0, 1]) > 0.88
+    assert preprocessed.quality.warnings() == []
+
+
+def test_maps_on_the_scan_grid(preprocessed, simulated):
+    scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    for volume in (preprocessed.tissues, preprocessed.corrected, preprocessed.label):
+        assert volume.grid.matches(scan.grid)
+    p0 = preprocessed.label.data[0]
+    assert (float(p0.min()), float(p0.max())) == (0.0, pytest.approx(3.0, abs=1e-3))
+    wm = preprocessed.tissues.data[1] > 0.95
+    assert float(preprocessed.corrected.data[0][wm].median()) == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.fixture
+def reoriented(simulated, stored_as, tmp_path):
+    """``reoriented("PIR")``: the person's scan in a file of that axis order."""
+    image = nib.load(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+
+    def write(axcodes: str) -> Path:
+        path = tmp_path / f"{axcodes}.nii.gz"
+        nib.save(stored_as(np.asanyarray(image.dataobj), image.affine, axcodes), path)
+        assert io.read_axcodes(path) == axcodes
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("axcodes", ["LAS", "LPS", "PIR"])
+def test_every_axis_order_is_read_as_the_same_scan(simulated, reoriented, axcodes):
+    """The engine sees the very same numbers, whence the same maps; the slow test runs it."""
+    scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    other = io.read_scan(reoriented(axcodes))
+    assert torch.equal(other.data, scan.data)
+    assert other.grid.matches(scan.grid, tolerance_mm=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axcodes", ["LAS", "LPS", "PIR"])
+def test_every_axis_order_gives_the_same_maps(preprocessed, reoriented, axcodes):
+    other = preprocess_scan(io.read_scan(reoriented(axcodes)))
+    pair = torch.stack([preprocessed.smoothed.data[0].ravel(), other.smoothed.data[0].ravel()])
+    assert float(torch.corrcoef(pair)[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("data", "size_mm", "message"),
+    [
+        (torch.full((1, 40, 40, 40), 5.0), 4.0, "every voxel is 5"),
+        (torch.full((1, 40, 40, 40), torch.nan), 4.0, "NaN or infinite"),
+        (torch.rand(1, 12, 14, 10), 2.0, r"field of view .* got \[24 28 20\] mm"),
+        (torch.rand(1, 40, 40, 40), 20.0, "80 to 600 mm an axis"),
+    ],
+)
+def test_what_is_no_scan_of_a_head_is_refused(data, size_mm, message):
+    scan = Volume(data, Grid(tuple(data.shape[1:]), np.diag([size_mm, size_mm, size_mm, 1.0])))
+    with pytest.raises(ScanError, match=message):
+        preprocess_scan(scan)
+
+
+def test_unknown_engine(volume):
+    with pytest.raises(VbmstatError, match="expected engine classic or cat, got 'spm'"):
+        preprocess_scan(volume, engine="spm")
+
+
+@needs_data
+def test_a_real_scan_agrees_with_freesurfer():
+    folder = DATA / "single" / "aomic-sub-0001"
+    result = preprocess_scan(io.read_scan(folder / "orig.mgz"))
+    check_contract(result)
+    aseg = io.read_volume(folder / "aseg.mgz").data[0].round()
+    gm, wm = tissue_masks(result)
+    assert overlap(gm, torch.isin(aseg, torch.tensor(ASEG_GM))) > 0.80
+    assert overlap(wm, torch.isin(aseg, torch.tensor(ASEG_WM))) > 0.87
+
+
+@needs_data
+@pytest.mark.slow
+def test_a_rendered_head_agrees_with_its_labels():
+    labels = io.read_volume(DATA / "labelmaps" / "training_seg_01.nii.gz")
+    result = preprocess_scan(simulate.render_t1w(labels, noise_percent=3.0, bias_percent=40.0))
+    check_contract(result)
+    known = simulate.tissue_labels(labels).data[0]
+    gm, wm = tissue_masks(result)
+    assert overlap(gm, known == GM) > 0.90
+    assert overlap(wm, known == WM) > 0.90
