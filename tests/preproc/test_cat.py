@@ -66,7 +66,7 @@ def test_classic_adds_nothing_to_its_sidecar():
 
 @installed
 def test_the_sidecar_names_the_package_and_its_settings():
-    assert set(pipeline.engine_parameters("cat")) == {"cat_surf", "amap", "shooting_template_fwhm_mm"}
+    assert set(pipeline.engine_parameters("cat")) == {"cat_surf", "amap", "shooting", "shooting_template_fwhm_mm"}
 
 
 @installed
@@ -110,9 +110,21 @@ def test_shooting_returns_both_directions_in_mm_along_the_right_axes():
     template, scan = tissues(centre), tissues(tuple(c + s for c, s in zip(centre, shift, strict=True)))
     warp = cat.register(Volume(scan, grid), Volume(template, grid))
     core = ball(8, shape, centre) == 1
+    assert all(bool(torch.isfinite(field.data).all()) for field in warp)
     forward, inverse = (field.data[:, core].mean(1).numpy() for field in warp)
-    assert forward == pytest.approx(np.array(shift) * size, abs=2.0)  # its regularisation holds some back
+    wanted = np.array(shift) * size
+    along = float(forward @ wanted) / float(wanted @ wanted)
+    assert 0.4 < along < 1.1  # its regularisation holds some back
+    assert np.abs(forward - along * wanted).max() < 0.5  # and the rest is in no other direction
     assert inverse == pytest.approx(-forward, abs=1.0)
     warped = sample(scan, voxel_indices(shape) + warp.forward.data / 3.0)
     before, after = ((image - template)[:, core].square().mean() for image in (scan, warped))
-    assert after < 0.2 * before
+    assert after < 0.5 * before
+
+
+@installed
+def test_coordinates_that_are_not_known_take_the_nearest_displacement():
+    at = np.moveaxis(voxel_indices((4, 3, 3)).numpy(), 0, -1) + np.float32([1, 0, 0])
+    at[3] = np.nan
+    moved = cat._displacement(at, np.diag([2.0, 3.0, 1.0, 1.0]), torch.device("cpu"))
+    assert moved.reshape(3, -1).T.unique(dim=0).tolist() == [[2.0, 0.0, 0.0]]
