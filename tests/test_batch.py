@@ -1,0 +1,250 @@
+"""A folder of good and bad scans through `preprocess`.
+
+The engine itself ran once (fixture ``preprocessed``); here its result stands in for another run on the same scan, and
+everything around it is real: reading, refusing, writing, resuming, the tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests import hostile
+from vbmstat import batch, io, naming
+from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.preproc.pipeline import preprocess_scan
+
+HOSTILE = {
+    "sub-bad1": ("gzip cut at 50.0%", "expected a complete image"),
+    "sub-bad2": ("2-D", "expected a 3-D image"),
+    "sub-bad3": ("4-D, two volumes", "one 3-D volume, got shape"),
+    "sub-bad4": ("some NaN", "NaN or infinite"),
+    "sub-bad5": ("constant", "every value is 7"),
+    "sub-bad6": ("empty image", "every value is 0"),
+    "sub-bad7": ("not gzip", "cannot be read"),
+    "sub-bad8": ("plain", "field of view that holds a brain"),  # readable, but no head
+}
+GOOD = "sub-01_T1w"
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch, preprocessed):
+    """The engine's earlier result for the simulated person; any other scan goes through the engine."""
+
+    def run(t1w, device, on_step, engine):
+        if not t1w.grid.matches(preprocessed.tissues.grid):
+            return preprocess_scan(t1w, device, on_step, engine)
+        on_step("segment")
+        return preprocessed
+
+    monkeypatch.setattr(batch, "preprocess_scan", run)
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Pictures take a second each: only the test of the command draws them."""
+    monkeypatch.setattr("vbmstat.derivatives.figures.scan_report", lambda *_: None)
+    monkeypatch.setattr("vbmstat.derivatives.figures.save_png", lambda path, _: io.write_text(path, "picture"))
+
+
+@pytest.fixture
+def scan(simulated) -> Path:
+    return simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+
+
+@pytest.fixture
+def folder(tmp_path, scan) -> Path:
+    """A folder with the good scan only."""
+    place = tmp_path / "scans"
+    place.mkdir()
+    shutil.copy(scan, place / scan.name)
+    return place
+
+
+def add_hostile(folder: Path) -> None:
+    cases = {case.name: case for case in (*hostile.BAD, *hostile.ODD)}
+    for name, (case, _) in HOSTILE.items():
+        written = cases[case].write(folder)
+        suffix = ".nii.gz" if written.name.endswith(".gz") else written.suffix
+        written.rename(folder / f"{name}_T1w{suffix}")
+
+
+def events(*arguments, **options) -> list[tuple[str, str]]:
+    """(scan, what) of each event that ends a scan."""
+    told: list[tuple[str, str]] = []
+    batch.preprocess(*arguments, **options, on_event=lambda e: told.append((e.scan.stem, e.what)))
+    return [(scan, what) for scan, what in told if what in ("done", "resumed", "failed")]
+
+
+def partial_files(out: Path) -> list[Path]:
+    return list(out.rglob(".partial-*"))
+
+
+def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
+    add_hostile(folder)
+    out = tmp_path / "out"
+    cohort = batch.preprocess(folder, out, device="cpu")
+    assert cohort.scan_ids == ["sub-01"]
+    failures = batch.read_failures(out).set_index("scan")
+    assert list(failures.columns) == ["path", "step", "reason"]
+    assert sorted(failures.index) == [f"{name}_T1w" for name in sorted(HOSTILE)]
+    for name, (_, reason) in HOSTILE.items():
+        row = failures.loc[f"{name}_T1w"]
+        assert reason in row["reason"]
+        assert "\n" not in row["reason"]
+        assert name in row["reason"]
+        assert row["step"] == "read"
+    assert len((out / "failures.tsv").read_text().splitlines()) == 1 + len(HOSTILE)
+    assert partial_files(out) == []
+    written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    (scan,) = naming.find_scans([folder / f"{GOOD}.nii.gz"])
+    own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
+    assert written == own | {Path(name) for name in ("cohort.tsv", "failures.tsv", "dataset_description.json")}
+
+
+def test_cohort_table(folder, tmp_path, preprocessed):
+    batch.preprocess(folder, tmp_path / "out", device="cpu")
+    table = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)
+    assert list(table.columns[:6]) == ["participant_id", "scan", "tiv_ml", "gm_ml", "wm_ml", "csf_ml"]
+    assert {"engine", "vbmstat_version", "mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2", "came_stripped"} <= set(table)
+    row = table.iloc[0]
+    assert row["participant_id"] == "sub-01"
+    assert row["s6mwp1"] == "mri/s6mwp1sub-01_T1w.nii.gz"
+    assert float(row["gm_ml"]) == pytest.approx(preprocessed.gm_ml, abs=1e-3)
+    stored = io.read_volume(tmp_path / "out" / row["mwp1"])
+    assert stored.sums_ml[0] == pytest.approx(preprocessed.gm_ml, rel=0.01)
+
+
+def test_second_run_resumes_and_force_repeats(folder, tmp_path):
+    given = {"out": tmp_path / "out", "device": "cpu"}
+    assert events(folder, **given) == [(GOOD, "done")]
+    assert events(folder, **given) == [(GOOD, "resumed")]
+    assert events(folder, **given, force=True) == [(GOOD, "done")]
+    (tmp_path / "out" / "mri" / f"p1{GOOD}.nii.gz").unlink()
+    assert events(folder, **given) == [(GOOD, "done")]
+
+
+def test_a_changed_input_is_done_again(folder, tmp_path):
+    given = {"out": tmp_path / "out", "device": "cpu"}
+    events(folder, **given)
+    image = nib.load(folder / f"{GOOD}.nii.gz")
+    data = np.asanyarray(image.dataobj).copy()
+    data[0, 0, 0] += 1
+    nib.save(nib.Nifti1Image(data, image.affine), folder / f"{GOOD}.nii.gz")
+    assert events(folder, **given) == [(GOOD, "done")]
+
+
+def test_an_interrupted_scan_is_redone(folder, tmp_path, monkeypatch):
+    given = {"out": tmp_path / "out", "device": "cpu"}
+    write, n_written = io.write_volume, 0
+
+    def interrupted(*arguments, **options):
+        nonlocal n_written
+        n_written += 1
+        if n_written > 4:
+            raise KeyboardInterrupt
+        write(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(io, "write_volume", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            events(folder, **given)
+    assert n_written == 5
+    assert not list((tmp_path / "out").rglob("vbmstat_*.json"))
+    assert partial_files(tmp_path / "out") == []
+    assert events(folder, **given) == [(GOOD, "done")]
+
+
+def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(io, "write_volume", full)
+    with pytest.raises(ScanError, match="none of 1 scans could be preprocessed; first reason: .*No space left"):
+        batch.preprocess(folder, tmp_path / "out", device="cpu")
+    assert batch.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
+
+
+def test_participants_are_joined_by_id(folder, tmp_path, caplog):
+    shutil.copy(folder / f"{GOOD}.nii.gz", folder / "sub-02_T1w.nii.gz")
+    people = tmp_path / "people.tsv"
+    people.write_text("participant_id\tage\nsub-02\t31\nsub-99\t50\n")
+    with caplog.at_level(logging.WARNING):
+        cohort = batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+    assert cohort.table.loc[("sub-02", ""), "age"] == 31
+    assert pd.isna(cohort.table.loc[("sub-01", ""), "age"])
+    assert [r.getMessage() for r in caplog.records] == [
+        "no participants row for sub-01; their covariates are missing in cohort.tsv"
+    ]
+
+
+def test_a_duplicate_id_is_refused_before_any_work(folder, tmp_path):
+    people = tmp_path / "people.tsv"
+    people.write_text("participant_id\tage\nsub-01\t31\nsub-01\t50\n")
+    with pytest.raises(TableError, match="duplicate id sub-01"):
+        batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_of_one_session_are_two_rows_with_ids_of_their_own(folder, tmp_path, caplog):
+    for run in (1, 2):
+        shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"sub-02_ses-1_run-{run}_T1w.nii.gz")
+    people = tmp_path / "people.tsv"
+    people.write_text("participant_id\tage\nsub-01\t20\nsub-02\t31\n")
+    with caplog.at_level(logging.WARNING):
+        cohort = batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+    assert list(cohort.table.index) == [("sub-01", ""), ("sub-02", "ses-1_run-1"), ("sub-02", "ses-1_run-2")]
+    assert cohort.table["age"].tolist() == [20, 31, 31]
+    assert "several scans of one participant and session: the rows sub-02_ses-1_run-1" in caplog.text
+    assert batch.cohort.read_cohort(tmp_path / "out" / "cohort.tsv").scan_ids == cohort.scan_ids
+
+
+def test_bids_names_are_read_back(folder, tmp_path):
+    batch.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
+    maps = naming.find_maps(tmp_path / "out", 1)
+    assert list(maps) == ["sub-01"]
+    assert maps["sub-01"].parent == tmp_path / "out" / "sub-01" / "anat"
+    assert "desc-modulatedS6_" in maps["sub-01"].name
+
+
+def test_bids_names_that_collide_are_refused(folder, tmp_path):
+    for name in ("a-b", "ab"):
+        shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"{name}.nii.gz")
+    with pytest.raises(ScanError, match=r"a-b.nii.gz and .*ab.nii.gz would write the same output names"):
+        batch.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
+    assert len(events(folder, out=tmp_path / "out", device="cpu")) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"engine": "spm"}, "expected engine classic or cat, got 'spm'"),
+        ({"names": "fsl"}, "expected names cat12 or bids, got 'fsl'"),
+        ({"device": "tpu"}, "tpu"),
+    ],
+)
+def test_unknown_options(folder, tmp_path, option, message):
+    with pytest.raises(VbmstatError, match=message) as caught:
+        batch.preprocess(folder, tmp_path / "out", **option)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VbmstatError, match="cannot create the output folder .* --out"):
+        batch.preprocess(folder, tmp_path / "file" / "out", device="cpu")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(VbmstatError, match="the output folder is read-only; give another one with --out"):
+        batch.preprocess(folder, tmp_path / "out", device="cpu")
+
+
+def test_default_output(simulated, folder):
+    assert batch.default_output([simulated]) == simulated / "derivatives" / "vbmstat"
+    assert batch.default_output([folder]) == Path("vbmstat-out")
