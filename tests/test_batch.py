@@ -167,7 +167,7 @@ def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(io, "write_volume", full)
-    with pytest.raises(ScanError, match="none of 1 scans could be preprocessed; first reason: .*No space left"):
+    with pytest.raises(ScanError, match=r"none of 1 scans could be preprocessed; first reason: .*No space left"):
         batch.preprocess(folder, tmp_path / "out", device="cpu")
     assert batch.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
 
@@ -238,7 +238,7 @@ def test_unknown_options(folder, tmp_path, option, message):
 
 def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(VbmstatError, match="cannot create the output folder .* --out"):
+    with pytest.raises(VbmstatError, match=r"cannot create the output folder .* --out"):
         batch.preprocess(folder, tmp_path / "file" / "out", device="cpu")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(VbmstatError, match="the output folder is read-only; give another one with --out"):
