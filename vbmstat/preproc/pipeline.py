@@ -33,6 +33,7 @@ FWHM_MM = 6.0
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
+_LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _MARGIN_VOXELS = 4
 
@@ -180,6 +181,7 @@ def preprocess_scan(
             field_ = bias.bias_field(work.image, work.mask, prior)
             corrected = Volume(work.image.data / field_, work.image.grid)
             segmented = steps.segment(corrected, work.mask, prior)
+            _check_contrast(segmented.means)
             fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
         with clock.step("warp"):
             moved, inverse = steps.register(_aligned(fractions, template, affine), template, velocity)
@@ -238,6 +240,17 @@ def _checked(t1w: Volume) -> torch.Tensor:
         )
         raise ScanError(msg)
     return data
+
+
+def _check_contrast(means: torch.Tensor) -> None:
+    """Refuse what has no T1w contrast: T2w and FLAIR images, phantoms, noise."""
+    csf, gm, wm = (float(mean) for mean in means)
+    if not csf < gm < (1 - _LEAST_CONTRAST) * wm:
+        msg = (
+            f"expected T1w contrast (CSF darker than GM, GM darker than WM by {100 * _LEAST_CONTRAST:.0f} %), found "
+            f"mean intensities CSF {csf:.3g}, GM {gm:.3g}, WM {wm:.3g}; is this a T1-weighted scan?"
+        )
+        raise ScanError(msg)
 
 
 @cache

@@ -41,9 +41,9 @@ class Regularisation:
     """
 
     membrane: float = 0.0
-    bending: float = 0.02
-    shear: float = 0.05
-    divergence: float = 0.025
+    bending: float = 0.25
+    shear: float = 0.055
+    divergence: float = 0.0275
 
 
 def register(
