@@ -56,7 +56,7 @@ class Quality:
             flags.append(f"low GM/WM contrast ({self.contrast_percent:.0f} %)")
         if self.resolution_mm > 2:
             flags.append(f"coarse voxels ({self.resolution_mm:.1f} mm)")
-        if self.template_correlation < 0.65:
+        if self.template_correlation < 0.55:
             flags.append(f"poor match with the template (r = {self.template_correlation:.2f})")
         if self.jacobian_min <= 0:
             flags.append("the warp folds")
