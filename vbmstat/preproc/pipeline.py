@@ -6,7 +6,8 @@ Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6)
 2. affine to the template from shape and contrast
 3. denoising
 4. at 2 mm: bias, tissues with affine priors, coarse warp; and again with the warped priors
-5. at full resolution: bias and tissues with the warped priors; what is implausible is moved
+5. at full resolution: bias and tissues with the warped priors; what is implausible is moved; quality of the image
+   (:func:`segment_scan` ends here: volumes need no more)
 6. the warp, coarse to fine, from the tissues
 7. normalisation, modulation, smoothing, quality
 """
@@ -72,6 +73,64 @@ def engine_parameters(name: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Segmented:
+    """What an engine makes of one scan up to its tissues, before the warp.
+
+    Attributes
+    ----------
+    fractions : Volume
+        GM, WM, CSF fractions on the working grid: the brain's box in the scan, voxels of 0.7 to 1.5 mm.
+    work : Volume
+        Bias-corrected, denoised brain on that grid, WM at 1; zero outside the brain.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    velocity : Tensor, (3, X, Y, Z)
+        Coarse velocity on the template's grid, where the warp starts.
+    image : ImageQuality
+        Figures of the scan as it came.
+    scan_grid : Grid
+        The scan's own grid.
+    was_stripped : bool
+        Whether the scan came without skull.
+    engine : str
+        Name of the engine.
+    seconds : dict
+        Wall time of each step.
+    """
+
+    fractions: Volume
+    work: Volume
+    linear: np.ndarray
+    velocity: torch.Tensor
+    image: quality.ImageQuality
+    scan_grid: Grid
+    was_stripped: bool
+    engine: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def volumes_ml(self) -> tuple[float, float, float]:
+        """GM, WM, CSF volume in the scan's space; their sum is the TIV."""
+        gm_ml, wm_ml, csf_ml = self.fractions.sums_ml
+        return gm_ml, wm_ml, csf_ml
+
+    @property
+    def tissues(self) -> Volume:
+        """GM, WM, CSF fractions on the scan's own grid (p1, p2, p3)."""
+        return Volume(_on_scan_grid(self.fractions, self.scan_grid), self.scan_grid)
+
+    @property
+    def label(self) -> Volume:
+        """CAT12's p0 on the scan's own grid, as :attr:`Preprocessed.label`."""
+        return _label(self.tissues)
+
+    @property
+    def corrected(self) -> Volume:
+        """The brain of :attr:`work` on the scan's own grid."""
+        return Volume(_on_scan_grid(self.work, self.scan_grid), self.scan_grid)
+
+
+@dataclass(frozen=True)
 class Preprocessed:
     """What an engine makes of one scan.
 
@@ -122,15 +181,14 @@ class Preprocessed:
     @property
     def label(self) -> Volume:
         """CAT12's p0: CSF 1, GM 2, WM 3, mixtures between; 0 outside the brain."""
-        gm, wm, csf = self.tissues.data
-        return Volume((csf + 2 * gm + 3 * wm)[None], self.tissues.grid)
+        return _label(self.tissues)
 
 
 @dataclass(frozen=True)
 class _Brain:
-    """A cropped brain on the grid where it is segmented."""
+    """A brain in its box."""
 
-    image: Volume  # denoised, with bias
+    image: Volume  # one channel, with bias
     mask: torch.Tensor  # (X, Y, Z), bool
 
 
@@ -160,6 +218,43 @@ def preprocess_scan(
     VbmstatError
         If there is no such engine, or it is not installed.
     """
+    device = torch.device(device)
+    segmented = segment_scan(t1w, device, on_step, engine)
+    clock = _Clock(on_step, segmented.seconds)
+    affine, fractions = segmented.linear, segmented.fractions
+    with torch.inference_mode():
+        template = Volume(assets.template().data.to(device), assets.template().grid)
+        with clock.step("warp"):
+            aligned = _aligned(fractions, template, affine)
+            moved, inverse = _ENGINES[engine].register(aligned, template, segmented.velocity)
+        with clock.step("normalise"):
+            warped, modulated = modulate.normalise(fractions, moved, affine)
+            smoothed = smooth.smooth_map(modulated, FWHM_MM)
+        with clock.step("native"):
+            determinant = modulate.jacobian_determinant(moved)
+            gm_wm = Volume(warped.data[:2], warped.grid)
+            gm_ml, wm_ml, csf_ml = segmented.volumes_ml
+            return Preprocessed(
+                tissues=segmented.tissues, corrected=segmented.corrected, warped=warped, modulated=modulated,
+                smoothed=smoothed, linear=affine,
+                displacement=moved, deformation=modulate.deformation(moved, affine),
+                inverse_deformation=modulate.inverse_deformation(inverse, affine, fractions.grid),
+                gm_ml=gm_ml, wm_ml=wm_ml, csf_ml=csf_ml, tiv_ml=gm_ml + wm_ml + csf_ml,
+                quality=quality.measure_quality(segmented.image, gm_wm, template, determinant, affine),
+                was_stripped=segmented.was_stripped, engine=engine, seconds=clock.seconds,
+            )
+
+
+def segment_scan(
+    t1w: Volume,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[str], None] = lambda _: None,
+    engine: str = "classic",
+) -> Segmented:
+    """Run an engine on one scan as far as the tissues: all that volumes need.
+
+    Parameters and errors are those of :func:`preprocess_scan`, of which this is the first part.
+    """
     engine_parameters(engine)
     steps = _ENGINES[engine]
     device = torch.device(device)
@@ -173,7 +268,8 @@ def preprocess_scan(
         with clock.step("affine"):
             affine = linear.register_brain(t1w, mask, _template_pyramid(device))
         with clock.step("denoise"):
-            work, sigma = _work_image(t1w, mask, steps.denoise)
+            raw = _cropped(t1w, mask)
+            work = _work_image(raw, steps.denoise)
         with clock.step("draft"):
             affine, velocity = _draft(work, template, affine)
         with clock.step("segment"):
@@ -183,36 +279,22 @@ def preprocess_scan(
             segmented = steps.segment(corrected, work.mask, prior)
             _check_contrast(segmented.means)
             fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
-        with clock.step("warp"):
-            moved, inverse = steps.register(_aligned(fractions, template, affine), template, velocity)
-        with clock.step("normalise"):
-            warped, modulated = modulate.normalise(fractions, moved, affine)
-            smoothed = smooth.smooth_map(modulated, FWHM_MM)
-        with clock.step("native"):
-            tissues = Volume(_on_scan_grid(fractions, t1w.grid), t1w.grid)
-            wm_mean = float(segmented.means[2])
-            in_brain = Volume(corrected.data * work.mask / wm_mean, corrected.grid)
-            native = Volume(_on_scan_grid(in_brain, t1w.grid), t1w.grid)
-            determinant = modulate.jacobian_determinant(moved)
-            figures = quality.measure_quality(
-                sigma, field_[work.mask], segmented.means, t1w.grid.voxel_size_mm, Volume(warped.data[:2], warped.grid),
-                template, determinant, affine,
-            )
-            gm_ml, wm_ml, csf_ml = fractions.sums_ml
-            return Preprocessed(
-                tissues=tissues, corrected=native, warped=warped, modulated=modulated, smoothed=smoothed, linear=affine,
-                displacement=moved, deformation=modulate.deformation(moved, affine),
-                inverse_deformation=modulate.inverse_deformation(inverse, affine, fractions.grid),
-                gm_ml=gm_ml, wm_ml=wm_ml, csf_ml=csf_ml, tiv_ml=gm_ml + wm_ml + csf_ml,
-                quality=figures, was_stripped=was_stripped, engine=engine, seconds=clock.seconds,
-            )
+        with clock.step("quality"):
+            image = quality.measure_image(raw.image, fractions, Volume(field_[None], fractions.grid))
+        in_brain = Volume(corrected.data * work.mask / float(segmented.means[2]), corrected.grid)
+        return Segmented(fractions, in_brain, affine, velocity, image, t1w.grid, was_stripped, engine, clock.seconds)
+
+
+def _label(tissues: Volume) -> Volume:
+    gm, wm, csf = tissues.data
+    return Volume((csf + 2 * gm + 3 * wm)[None], tissues.grid)
 
 
 class _Clock:
     """Wall time of named steps."""
 
-    def __init__(self, on_step: Callable[[str], None]) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, on_step: Callable[[str], None], seconds: dict[str, float] | None = None) -> None:
+        self.seconds = dict(seconds or {})
         self._on_step = on_step
 
     @contextmanager
@@ -263,23 +345,25 @@ def _template_pyramid(device: torch.device) -> linear.Pyramid:
     return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)
 
 
-def _work_image(
-    t1w: Volume, mask: torch.Tensor, denoised: Callable[[torch.Tensor, float], torch.Tensor]
-) -> tuple[_Brain, float]:
-    """Crop to the brain, denoise, and bring extreme voxel sizes to ones that suit the segmentation."""
+def _cropped(t1w: Volume, mask: torch.Tensor) -> _Brain:
+    """The brain's box of the scan as it came, with a margin."""
     inside = mask.nonzero()
     start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
     stop = [min(int(n) + 1 + _MARGIN_VOXELS, size) for n, size in zip(inside.max(0).values, mask.shape, strict=True)]
     window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     grid = t1w.grid.crop(tuple(start), tuple(stop))  # type: ignore[arg-type]
-    image, mask = t1w.data[0][window].contiguous(), mask[window].contiguous()
-    sigma = denoise.noise_sigma(image, mask)
-    image = denoised(image, sigma)
+    return _Brain(Volume(t1w.data[0][window].contiguous()[None], grid), mask[window].contiguous())
+
+
+def _work_image(raw: _Brain, denoised: Callable[[torch.Tensor, float], torch.Tensor]) -> _Brain:
+    """Denoise, and bring extreme voxel sizes to ones that suit the segmentation."""
+    grid, mask = raw.image.grid, raw.mask
+    image = denoised(raw.image.data[0], denoise.noise_sigma(raw.image.data[0], mask))
     size = grid.voxel_size_mm
     wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
     if not np.allclose(wanted, size):
-        return _resampled(_Brain(Volume(image[None], grid), mask), grid.with_voxel_size(wanted)), sigma
-    return _Brain(Volume(image[None], grid), mask), sigma
+        return _resampled(_Brain(Volume(image[None], grid), mask), grid.with_voxel_size(wanted))
+    return _Brain(Volume(image[None], grid), mask)
 
 
 def _resampled(brain_: _Brain, grid: Grid) -> _Brain:
