@@ -279,6 +279,19 @@ def read_axcodes(path: Path | str) -> str:
     return "".join(nib.aff2axcodes(_load(Path(path)).affine))
 
 
+def read_statistic_header(path: Path | str) -> tuple[str, tuple[float, ...], str]:
+    """NIfTI intent, its parameters (degrees of freedom), and the description of a statistic map.
+
+    Files of other formats have none: ``("none", (), "")``.
+    """
+    header = _load(Path(path)).header
+    if not isinstance(header, nib.Nifti1Header):
+        return "none", (), ""
+    name, parameters, _ = header.get_intent()
+    text = bytes(header["descrip"]).split(b"\0")[0].decode("utf-8", "replace")
+    return name, tuple(float(value) for value in parameters), text
+
+
 def as_nifti(volume: Volume) -> nib.Nifti1Image:
     """The first channel as a NIfTI image in memory, RAS+, for libraries that plot such."""
     return nib.Nifti1Image(volume.data[0].detach().cpu().numpy(), volume.grid.affine)
