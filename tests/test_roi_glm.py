@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+import torch
+from scipy import stats
+
+from vbmstat import io
+from vbmstat.cohort import read_cohort
+from vbmstat.errors import DesignError, ScanError
+from vbmstat.grid import Grid
+from vbmstat.roi.table import measure_rois
+from vbmstat.roi_glm import fit_roi_glm
+from vbmstat.volume import Volume
+
+GRID = Grid((8, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
+N_SCANS = 20
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A cohort of modulated maps and an atlas: 3 and 7 left and right of one region, 9 another, 5 without a voxel."""
+    data = torch.zeros(1, *GRID.shape)
+    for position, label in enumerate((3, 7, 9)):
+        data[0, 2 * position : 2 * position + 2] = label
+    io.write_volume(tmp_path / "own.nii.gz", Volume(data, GRID), dtype="int16")
+    rows = ["3\tleft\tLeft A\tA", "7\tright\tRight A\tA", "9\tboth\tB\tB", "5\tboth\tGone\tGone"]
+    (tmp_path / "own.tsv").write_text("\n".join(["label\themisphere\tname\tregion", *rows]) + "\n")
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"participant_id": [f"sub-{i:02d}" for i in range(N_SCANS)]})
+    table["age"] = rng.uniform(20, 80, N_SCANS).round(1)
+    table["sex"] = np.array(["F", "M"])[rng.integers(0, 2, N_SCANS)]
+    table["mwp1"] = [f"mwp1{scan}_T1w.nii.gz" for scan in table["participant_id"]]
+    for age, name in zip(table["age"], table["mwp1"], strict=True):
+        values = 0.5 + 0.05 * torch.from_numpy(rng.standard_normal((1, *GRID.shape))).float()
+        values[0, :2] -= 0.004 * (age - 50)
+        io.write_volume(tmp_path / name, Volume(values, GRID))
+    table.to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
+    return tmp_path
+
+
+def fit(study, formula="gm ~ age + sex", contrasts=("age", "F(age, sex)"), **options):
+    return fit_roi_glm(formula, study / "cohort.tsv", contrasts, atlas=study / "own.nii.gz", **options)
+
+
+def test_agrees_with_statsmodels_on_measured_volumes(study):
+    table = fit(study, repeats=0).table
+    volumes = measure_rois(read_cohort(study / "cohort.tsv"), study / "own.nii.gz", ["gm"]).labels
+    covariates = pd.read_csv(study / "cohort.tsv", sep="\t")
+    for label in (3, 7, 9):
+        values = covariates.merge(volumes[volumes["label"] == label], on="participant_id")
+        expected = smf.ols("gm_ml ~ age + sex", values).fit()
+        row = table[(table["label"] == label) & (table["contrast"] == "age")].iloc[0]
+        found = row[["effect", "se", "value", "p_uncorrected", "df", "mean_ml"]].astype(float)
+        wanted = [expected.params["age"], expected.bse["age"], expected.tvalues["age"], expected.pvalues["age"],
+                  expected.df_resid, values["gm_ml"].mean()]  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        joint = table[(table["label"] == label) & (table["statistic"] == "F")].iloc[0]
+        test = expected.f_test("age = 0, sex[T.M] = 0")
+        np.testing.assert_allclose([joint["value"], joint["p_uncorrected"]], [test.fvalue, test.pvalue], rtol=1e-6)
+        assert np.isnan(joint["effect"])
+    ours = table[table["contrast"] == "age"]
+    np.testing.assert_allclose(ours["q_fdr"], stats.false_discovery_control(ours["p_uncorrected"]))
+    np.testing.assert_allclose(ours["partial_r"], ours["value"] / np.sqrt(ours["value"] ** 2 + 17))
+    assert ours.set_index("label")["p_uncorrected"].idxmin() == 3  # the only label whose volume falls with age
+
+
+def test_rows_are_named_by_label_and_the_absent_one_is_noted(study):
+    results = fit(study, repeats=4)
+    first = results.table[results.table["contrast"] == "age"]
+    assert first["label"].tolist() == [3, 7, 9]
+    assert first["name"].tolist() == ["Left A", "Right A", "B"]
+    assert first["median_t"].notna().all()
+    assert any("lacks 5" in note for note in results.record["notes"])
+
+
+def test_merged_regions(study):
+    table = fit(study, level="region", repeats=0).table
+    assert table["region"].tolist() == ["A", "B", "A", "B"]
+    assert "label" not in table
+
+
+def test_maps_of_another_program(study):
+    covariates = study / "participants.tsv"
+    pd.read_csv(study / "cohort.tsv", sep="\t").drop(columns="mwp1").to_csv(covariates, sep="\t", index=False)
+    ours = fit(study, repeats=0).table
+    theirs = fit_roi_glm("gm ~ age + sex", covariates, ["age", "F(age, sex)"], maps=study,
+                         atlas=study / "own.nii.gz", repeats=0).table  # fmt: skip
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_a_scan_that_cannot_be_measured(study):
+    (study / "mwp1sub-07_T1w.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ScanError, match=r"sub-07 cannot be measured: .*--missing drop"):
+        fit(study)
+    results = fit(study, missing="drop", repeats=0)
+    assert len(results.design.scan_ids) == N_SCANS - 1
+    assert any("sub-07" in note for note in results.record["notes"])
+
+
+def test_files(study, tmp_path):
+    written = fit(study, repeats=3).to_directory(tmp_path / "out")
+    assert written[-1].name == "glm.json"
+    assert all(path.is_file() for path in written)
+    table = pd.read_csv(tmp_path / "out" / "roi_own_glm.tsv", sep="\t", na_values="n/a")
+    words = json.loads((tmp_path / "out" / "roi_own_glm.json").read_text())
+    assert set(table.columns) == set(words) - {"vbmstat"}
+    assert words["mean_ml"]["Units"] == "mL"
+    record = json.loads((tmp_path / "out" / "glm.json").read_text())
+    assert (record["level"], record["atlas"]) == ("roi", "own")
+    assert (tmp_path / "out" / "roi_own_LICENCE.txt").read_text().startswith("Atlas own")
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "match"),
+    [("bmi ~ age", {}, "regions are measured in gm, wm, csf"), ("gm ~ age", {"level": "lobe"}, "level='lobe'")],
+)
+def test_bad_input(study, formula, options, match):
+    with pytest.raises(DesignError, match=match):
+        fit(study, formula, **options)

@@ -1,0 +1,266 @@
+"""Linear models of atlas regions: volumes of ``roi``, formulas, contrasts and engine of ``glm``, one tidy table.
+
+``roi`` and ``glm`` do not know one another; this module joins them through a table of scans by labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vbmstat import io
+from vbmstat.cohort import Cohort, read_cohort
+from vbmstat.errors import DesignError, ScanError
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.design import Design, variance_inflation
+from vbmstat.glm.formula import TISSUES, split_formula
+from vbmstat.glm.resample import write_draws
+from vbmstat.glm.results import GlmResults
+from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
+
+LEVELS = ("roi", "region")
+_MAX_LISTED = 12
+_LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
+_STATISTICS = {  # statistic of the fit -> column of the table
+    "effect": "effect", "p": "p_uncorrected", "r": "partial_r", "d": "cohens_d",
+    "mediant": "median_t", "q25t": "q25_t", "q75t": "q75_t",
+    "medianF": "median_f", "q25F": "q25_f", "q75F": "q75_f",
+}  # fmt: skip
+_WORDS = {
+    "label": ("Value in the atlas image", None),
+    "hemisphere": ("left, right, or both for a structure that is not split", None),
+    "name": ("Name of the label", None),
+    "region": ("Name that a left and right pair share", None),
+    "contrast": ("Contrast as it was written", None),
+    "statistic": ("Which statistic `value` is: t or F", None),
+    "mean_ml": ("Mean volume over the scans of the model", "mL"),
+    "effect": ("Estimate c'beta (t only)", "mL per unit of the covariate"),
+    "se": ("Standard error of the effect (t only)", "mL per unit of the covariate"),
+    "value": ("t or F of the full sample", None),
+    "df": ("Residual (denominator) degrees of freedom", None),
+    "p_uncorrected": ("p of the statistic: two-sided for t, upper tail for F", None),
+    "q_fdr": ("Benjamini-Hochberg adjusted p over the regions of one contrast", None),
+    "p_fwe": ("Family-wise error over the regions of one contrast: share of the permutations, the unpermuted one "
+              "counted in, whose largest statistic is as large", None),
+    "partial_r": ("Partial correlation t / sqrt(t^2 + df) (t only)", None),
+    "cohens_d": ("Cohen's d as 2 t / sqrt(df) (t only)", None),
+    "median_t": ("Median t over the subset repetitions: a measure of stability, it has no p", None),
+    "q25_t": ("First quartile of t over the subset repetitions", None),
+    "q75_t": ("Third quartile of t over the subset repetitions", None),
+    "median_f": ("Median F over the subset repetitions: a measure of stability, it has no p", None),
+    "q25_f": ("First quartile of F over the subset repetitions", None),
+    "q75_f": ("Third quartile of F over the subset repetitions", None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoiResults:
+    """A model fitted to each region of an atlas.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a region and contrast; columns as the data dictionary says.
+    design : Design
+        Rows are the scans that were used.
+    draws : ndarray, (B, n_scans), bool
+        The subsets; none for a mixed model.
+    atlas : Atlas
+        What was measured.
+    record : dict
+        All that is needed to repeat it.
+    """
+
+    table: pd.DataFrame
+    design: Design
+    draws: np.ndarray
+    atlas: Atlas
+    record: dict[str, Any]
+
+    def to_directory(self, folder: Path | str) -> list[Path]:
+        """Write the table with its data dictionary, the atlas's licence, the design, draws and ``glm.json`` (last)."""
+        folder = Path(folder)
+        path = folder / f"roi_{self.atlas.name}_glm.tsv"
+        licence = folder / f"roi_{self.atlas.name}_LICENCE.txt"
+        written = [path, path.with_suffix(".json"), licence, folder / "design.tsv", folder / "design_report.tsv"]
+        io.write_table(path, self.table)
+        io.write_json(written[1], dictionary(self.table, self.atlas))
+        io.write_text(licence, licence_notice(self.atlas) + "\n")
+        io.write_table(written[3], self.design.table)
+        io.write_table(written[4], variance_inflation(self.design))
+        if len(self.draws):
+            written.append(folder / "draws.tsv")
+            write_draws(written[-1], self.draws, self.design.scan_ids)
+        io.write_json(folder / "glm.json", self.record)
+        return [*written, folder / "glm.json"]
+
+
+def fit_roi_glm(
+    formula: str,
+    cohort: Cohort | Path | str,
+    contrasts: Sequence[str] | Mapping[str, Any] | None = None,
+    *,
+    maps: Path | str | None = None,
+    atlas: Atlas | Path | str = "lpba40",
+    level: str = "roi",
+    missing: str = "raise",
+    progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> RoiResults:
+    """Fit a linear model to the volume (mL) of each region of an atlas.
+
+    Parameters
+    ----------
+    formula : str
+        For example ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``.
+    cohort : Cohort or path
+        One row a scan, with covariates and (without `maps`) the columns ``mwp1`` … of unsmoothed modulated maps.
+    contrasts : sequence of str or mapping, optional
+        As for :func:`vbmstat.glm.analysis.fit_glm`.
+    maps : path, optional
+        Folder of unsmoothed modulated maps of any program; `cohort` then is the table of covariates.
+    atlas : Atlas, str or path
+        See :func:`vbmstat.roi.atlas.load_atlas`.
+    level : {"roi", "region"}
+        One row a label (left and right apart), or a merged region.
+    missing : {"raise", "drop"}
+        What becomes of scans without a covariate, or whose map cannot be measured.
+    progress : callable, optional
+        Called with (stage, done, total).
+    **options
+        Fields of :class:`vbmstat.glm.options.Options`.
+
+    Returns
+    -------
+    RoiResults
+
+    Raises
+    ------
+    DesignError, TableError, ScanError, AssetError
+        If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
+    """
+    tissue = _tissue(formula, level)
+    table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    source = table if maps is None else cohort_of_maps(maps)
+    loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
+    report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
+    measured = measure_rois(source, loaded, [tissue], report=report)
+    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, missing)
+    fit = fit_glm(volumes, formula, table, contrasts, missing=missing, progress=progress, **options)
+    means = volumes.loc[list(fit.design.scan_ids)].mean().to_numpy()
+    rows = tidy_table(fit, names, means)
+    record = {**fit.record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence}
+    record["notes"] = [*notes, *fit.record["notes"]]
+    return RoiResults(rows, fit.design, fit.draws, loaded, record)
+
+
+def _tissue(formula: str, level: str) -> str:
+    if level not in LEVELS:
+        msg = f"level={level!r}: expected one of {', '.join(LEVELS)}"
+        raise DesignError(msg)
+    tissue = split_formula(formula)[0]
+    if tissue not in TISSUES:
+        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(TISSUES)}"
+        raise DesignError(msg)
+    return tissue
+
+
+def volume_matrix(
+    measured: RoiTables, scan_ids: Sequence[str], tissue: str, level: str, missing: str
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Scans by regions (mL), the regions' names, and notes on what was left out.
+
+    Returns
+    -------
+    volumes : DataFrame, (n_scans, n_regions), float64
+        Indexed by scan id; a column a region.
+    names : DataFrame
+        One row a region: label, hemisphere, name, region (only region for merged ones).
+    notes : list of str
+        Labels and scans that were left out.
+
+    Raises
+    ------
+    ScanError
+        If a scan could not be measured and `missing` is ``"raise"``, or none could.
+    """
+    tidy = measured.labels if level == "roi" else measured.regions
+    columns = [name for name in _LABEL_COLUMNS if name in tidy]
+    n_regions = len(tidy) // len(scan_ids)
+    names = tidy[columns].iloc[:n_regions].reset_index(drop=True)
+    values = tidy[f"{tissue}_ml"].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
+    features = names["label" if level == "roi" else "region"].astype(str)
+    failed = dict(zip(measured.failures["scan_id"], measured.failures["reason"], strict=True))
+    ok = np.array([scan not in failed for scan in scan_ids])
+    notes = []
+    if failed and (missing == "raise" or not ok.any()):
+        scan, reason = next(iter(failed.items()))
+        more = f"; also {_listed(list(failed)[1:])}" if len(failed) > 1 else ""
+        msg = f"{scan} cannot be measured: {reason}{more}; make these maps again, or leave them out with --missing drop"
+        raise ScanError(msg)
+    if failed:
+        notes.append(f"left out {len(failed)} scans that could not be measured: {', '.join(failed)}")
+    present = np.isfinite(values[ok]).all(axis=0)
+    if not present.all():
+        notes.append(f"the atlas image lacks {_listed(features[~present].tolist())}; no row for them")
+    volumes = pd.DataFrame(values[ok][:, present], index=list(np.array(scan_ids)[ok]), columns=features[present])
+    return volumes, names[present].reset_index(drop=True), notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
+    """One row a region and contrast, from a fit whose columns are the regions.
+
+    Parameters
+    ----------
+    fit : GlmResults
+        Of a plain matrix (n_scans, n_regions).
+    names : DataFrame
+        One row a region, in the order of the matrix.
+    means : ndarray, (n_regions,)
+        Mean volumes, mL.
+    """
+    parts = []
+    for contrast in fit.contrasts:
+        found = {name: one.values for name, one in fit.maps[contrast.name].items()}
+        part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
+        for stat, column in _STATISTICS.items():
+            if stat in found:
+                part[column] = found[stat]
+        part["value"] = found[contrast.kind]
+        part["se"] = np.sqrt(found["variance"]) if contrast.kind == "t" else np.nan
+        part["df"] = found.get("df", fit.df_resid)
+        part["q_fdr"] = _fdr(found["p"], fit.mask)
+        part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    order = [column for column in _WORDS if column in table]
+    return table[order]
+
+
+def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg over the regions that vary."""
+    q = np.full(len(p), np.nan)
+    q[mask] = stats.false_discovery_control(p[mask])
+    return q
+
+
+def dictionary(table: pd.DataFrame, atlas: Atlas) -> dict[str, Any]:
+    """Data dictionary of the table in BIDS form."""
+    columns: dict[str, Any] = {}
+    for column in map(str, table.columns):
+        description, unit = _WORDS[column]
+        columns[column] = {"Description": description} | ({"Units": unit} if unit else {})
+    about = {"atlas": atlas.name, "licence": atlas.licence, "labels_absent_from_the_image": list(atlas.absent)}
+    return {**columns, "vbmstat": about}
