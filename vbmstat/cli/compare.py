@@ -1,0 +1,34 @@
+"""``vbmstat compare``: do two maps, models, folders of maps or ROI tables agree?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    a: Annotated[Path, typer.Argument(help="Statistic map, glm (or SPM) folder, folder of maps of scans, ROI table.")],
+    b: Annotated[Path, typer.Argument(help="Another of the same kind; A is the reference.")],
+    names: Annotated[
+        tuple[str, str] | None, typer.Option("--names", help="What A and B are called in figures.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Statistic maps: voxels to compare, on A's grid.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of tables and figures.")] = Path("comparison"),
+) -> None:
+    """Correlation, slope, Bland-Altman, peaks and overlap of two maps, models, map folders or ROI tables."""
+    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
+    from vbmstat.compare_files import compare_files, write_comparison  # noqa: PLC0415
+
+    with stages() as report:
+        found = compare_files(a, b, mask=mask, names=names, report=report)
+    files = write_comparison(out, found, [a, b])
+    typer.echo(f"A: {found.names[0]}, B: {found.names[1]}")
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    if len(found.summary) == 1:
+        typer.echo(found.summary.iloc[0].to_string())
+    else:
+        typer.echo(found.summary.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    typer.echo(f"tables and figures in {files[0].parent}")

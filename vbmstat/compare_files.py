@@ -1,0 +1,436 @@
+"""Two of a kind compared: statistic maps, result folders of a model, maps of the same scans, or ROI tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from vbmstat import assets, compare, figures_compare, io, naming
+from vbmstat.cohort import read_table
+from vbmstat.compare_statistics import MapPair, compare_pair, find_statistics, pair_statistics
+from vbmstat.errors import ScanError, TableError
+from vbmstat.figures_report import save_publication
+from vbmstat.grid import resample
+from vbmstat.provenance import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from vbmstat.volume import Volume
+
+TISSUES = {"gm": 1, "wm": 2}
+_TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
+_TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
+_LISTED = 12
+_Report = Callable[[str, int, int], None]
+
+COLUMNS = {
+    "name": "Contrast",
+    "statistic": "t, F, z, or median t over the subsets",
+    "scan": "Scan, by its file name",
+    "tissue": "gm, wm or csf",
+    "n_voxels_a": "Voxels in A's mask", "n_voxels_b": "Voxels in B's mask",
+    "n_voxels": "Voxels in both masks; all measures but the peaks are over these",
+    "n_scans": "Scans in both tables with a volume in both",
+    "r": "Pearson correlation", "ccc": "Lin's concordance correlation: 1 only if B = A",
+    "slope": "Least-squares regression of B on A: slope", "intercept": "Least-squares regression of B on A: intercept",
+    "sd_ratio": "Standard deviation of B over that of A",
+    "bias": "Mean of B - A", "loa_low": "Bland and Altman's lower limit: bias - 1.96 SD of B - A",
+    "loa_high": "Bland and Altman's upper limit: bias + 1.96 SD of B - A",
+    "peak_a": "Value of A that is largest in size, with its sign", "peak_b": "The same of B",
+    "peak_distance_mm": "Distance of the two in mm",
+    "positive_peak_distance_mm": "Distance of the two largest values in mm",
+    "negative_peak_distance_mm": "Distance of the two smallest values in mm",
+    "a_ml": "Volume in A (sum of the map times the voxel volume), mL", "b_ml": "The same in B, mL",
+    "mean_a_ml": "Mean volume over scans in A, mL", "mean_b_ml": "Mean volume over scans in B, mL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare_files` found.
+
+    Attributes
+    ----------
+    kind : {"maps", "results", "scans", "rois"}
+        What A and B are.
+    names : (str, str)
+        What A and B are called in figures.
+    table : DataFrame
+        One row a contrast and statistic, a scan and tissue, or a region and tissue.
+    summary : DataFrame
+        The table in few lines.
+    notes : tuple of str
+        What was left out, resampled, or is not alike.
+    pairs : tuple of MapPair
+        The statistic maps.
+    values : DataFrame
+        Paired volumes (tidy: a_ml, b_ml) of scans or regions.
+    by : str
+        Column of `values` that a row of the table stands for.
+    """
+
+    kind: str
+    names: tuple[str, str]
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    notes: tuple[str, ...]
+    pairs: tuple[MapPair, ...] = ()
+    values: pd.DataFrame = field(default_factory=pd.DataFrame)
+    by: str = ""
+
+
+def compare_files(
+    a: Path,
+    b: Path,
+    *,
+    mask: Path | None = None,
+    levels: Sequence[float] = compare.T_LEVELS,
+    names: tuple[str, str] | None = None,
+    report: _Report = lambda *_: None,
+) -> Comparison:
+    """Compare two statistic maps, two result folders of a model, two folders of maps of the same scans, or ROI tables.
+
+    Parameters
+    ----------
+    a, b : Path
+        Two of the same kind; `a` is the reference.
+    mask : Path, optional
+        For statistic maps: voxels to compare, on the grid of `a`.
+    levels : sequence of float
+        For the overlap of voxels beyond ±level.
+    names : (str, str), optional
+        What to call them; by default the parts in which the paths differ.
+    report : callable
+        Told (stage, done, total).
+
+    Raises
+    ------
+    ScanError, TableError
+        If a path is none of these, the two are of different kinds, or have nothing in common.
+    """
+    kinds = [_kind(path) for path in (a, b)]
+    if kinds[0] != kinds[1]:
+        words = {
+            "maps": "a statistic map", "results": "a folder of statistic maps", "scans": "a folder of maps of scans",
+            "rois": "a table",
+        }  # fmt: skip
+        msg = f"{a} is {words[kinds[0]]}, {b} is {words[kinds[1]]}; compare two of a kind"
+        raise ScanError(msg)
+    called = names or short_names(a, b)
+    if kinds[0] in ("scans", "rois") and mask is not None:
+        msg = "--mask is for statistic maps"
+        raise ScanError(msg)
+    if kinds[0] == "maps":
+        return _statistics("maps", [(a, b)], [], called, mask, levels, report)
+    if kinds[0] == "results":
+        pairs, notes = pair_statistics(a, b)
+        return _statistics("results", pairs, notes, called, mask, levels, report)
+    return compare_scans(a, b, called, report) if kinds[0] == "scans" else compare_rois(a, b, called)
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        if find_statistics(path):
+            return "results"
+        if any(naming.find_maps(path, tissue) for tissue in TISSUES.values()):
+            return "scans"
+        msg = (
+            f"{path}: expected statistic maps (contrast-*_statmap.nii.gz, spmT_*.nii) or modulated maps of scans "
+            "(mwp1*, s6mwp1*, mwc1*), found neither"
+        )
+        raise ScanError(msg)
+    if not path.exists():
+        msg = f"{path}: no such file or folder"
+        raise ScanError(msg)
+    return "rois" if path.suffix.lower() in _TABLE_SUFFIXES else "maps"
+
+
+def short_names(a: Path, b: Path) -> tuple[str, str]:
+    """The last parts in which two paths differ.
+
+    Examples
+    --------
+    >>> short_names(Path("out/classic/ds1"), Path("out/cat/ds1"))
+    ('classic', 'cat')
+    >>> short_names(Path("x/one.nii.gz"), Path("x/one.nii.gz"))
+    ('one', 'one (again)')
+    """
+    parts = [list(path.absolute().parts)[::-1] for path in (a, b)]
+    for one, other in zip(*parts, strict=False):
+        if one != other:
+            return naming.image_stem(Path(one)), naming.image_stem(Path(other))
+    name = naming.image_stem(a)
+    return name, f"{name} (again)"
+
+
+def _statistics(
+    kind: str, paths: Sequence[tuple[Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
+    levels: Sequence[float], report: _Report,
+) -> Comparison:
+    pairs = []
+    for done, (one, other) in enumerate(paths, 1):
+        pairs.append(compare_pair(one, other, mask, levels))
+        report("comparing", done, len(paths))
+    rows = [{"name": pair.name, "statistic": pair.kind, **pair.row} for pair in pairs]
+    table = pd.DataFrame(rows)
+    found = [note if kind == "maps" else f"{p.name}, {p.kind}: {note}" for p in pairs for note in p.notes]
+    few = ["name", "statistic", "n_voxels", "r", "slope", "intercept", "sd_ratio", "bias", "peak_a", "peak_b",
+           "peak_distance_mm"]  # fmt: skip
+    few += [f"dice_t{level:g}" for level in levels]
+    return Comparison(kind, names, table, table[few], (*notes, *found), tuple(pairs))
+
+
+def compare_scans(a: Path, b: Path, names: tuple[str, str], report: _Report = lambda *_: None) -> Comparison:
+    """Modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
+
+    Smoothed maps are compared where both folders have them, unsmoothed ones otherwise.
+
+    Raises
+    ------
+    ScanError, TableError
+        If the folders have no tissue, or no scan, in common.
+    """
+    rows, notes = [], []
+    for tissue, number in TISSUES.items():
+        chosen = _maps_alike(a, b, number)
+        if chosen is None:
+            notes.append(f"{tissue}: no maps in both folders that are both smoothed or both unsmoothed")
+            continue
+        found = [by_scan(maps) for maps in chosen]
+        common = compare.match_ids(list(found[0]), list(found[1]))
+        for which, maps in zip("AB", found, strict=True):
+            spare = [scan for scan in maps if scan not in common]
+            if spare:
+                notes.append(f"{tissue}: only {which} has {len(spare)} scans ({_listed(spare)})")
+        where: dict[str, Any] = {}
+        for done, scan in enumerate(common, 1):
+            row = _compare_scan(found[0][scan], found[1][scan], number, where, notes)
+            rows.append({"scan": scan, "tissue": tissue, **row})
+            report(f"comparing {tissue}", done, len(common))
+    if not rows:
+        msg = f"{a} and {b} have no modulated maps of one tissue in common: {'; '.join(notes)}"
+        raise ScanError(msg)
+    table = pd.DataFrame(rows)
+    summary = pd.DataFrame([_scan_summary(tissue, part) for tissue, part in table.groupby("tissue", sort=False)])
+    values = table[["scan", "tissue", "a_ml", "b_ml"]]
+    return Comparison("scans", names, table, summary, tuple(dict.fromkeys(notes)), values=values, by="tissue")
+
+
+def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[str, Path]] | None:
+    for smoothed in (True, False):
+        found = [naming.find_maps(folder, number, smoothed) for folder in (a, b)]
+        if all(found):
+            return found[0], found[1]
+    return None
+
+
+def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
+    """Maps by scan id (participant and session) where these are distinct, else by the stem they came with."""
+    ids = {stem: "_".join(filter(None, naming.split_ids(stem))) for stem in maps}
+    if len(set(ids.values())) < len(ids):
+        ids = {stem: stem for stem in maps}
+    return {ids[stem].removesuffix("_T1w"): path for stem, path in maps.items()}
+
+
+def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: list[str]) -> dict[str, float]:
+    one, other = io.read_volume(a), io.read_volume(b)
+    volumes = {"a_ml": one.sums_ml[0], "b_ml": other.sums_ml[0]}
+    if not other.grid.matches(one.grid):
+        notes.append(f"maps of B were resampled (trilinear) from {other.grid} to A's grid {one.grid}")
+        other, _ = compare.on_grid(other, other.data[0].isfinite(), one.grid)
+    if not where or not where["grid"].matches(one.grid):
+        template = assets.template()
+        where.update(grid=one.grid)
+        where["mask"] = resample(template.data[number - 1 : number], template.grid, one.grid)[0] > _TEMPLATE_FROM
+    inside = where["mask"] & one.data[0].isfinite() & other.data[0].isfinite()
+    if not inside.any():
+        msg = f"{a}: no voxel where the template has this tissue; is it in template space?"
+        raise ScanError(msg)
+    found = asdict(compare.agreement(*(volume.data[0][inside].numpy() for volume in (one, other))))
+    return {"n_voxels": found.pop("n"), **found, **volumes}
+
+
+def _scan_summary(tissue: Any, part: pd.DataFrame) -> dict[str, Any]:
+    volumes = asdict(compare.agreement(part["a_ml"].to_numpy(), part["b_ml"].to_numpy()))
+    row = {"tissue": tissue, "n_scans": volumes.pop("n"), "median_r_of_maps": part["r"].median(),
+           "min_r_of_maps": part["r"].min(), "median_slope_of_maps": part["slope"].median()}  # fmt: skip
+    return {**row, **{f"volume_{name}": value for name, value in volumes.items()}}
+
+
+def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
+    """Tidy ROI tables of ``vbmstat roi`` (labels or regions), joined by scan and label.
+
+    Raises
+    ------
+    TableError
+        If a table has no such columns, the atlases differ, or nothing is in common.
+    """
+    tables = [read_rois(path) for path in (a, b)]
+    by = "label" if all("label" in table for table in tables) else "region"
+    lacking = [path for path, table in zip((a, b), tables, strict=True) if by not in table]
+    if lacking or "label" in tables[0].columns.symmetric_difference(tables[1].columns):
+        msg = f"{a} and {b}: one has labels, the other merged regions; compare two of a kind (roi_ATLAS_labels.tsv)"
+        raise TableError(msg)
+    _refuse_other_atlas(a, b)
+    scans = [list(dict.fromkeys(_scan_ids(table))) for table in tables]
+    common = compare.match_ids(*scans)
+    notes = []
+    for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
+        spare = [scan for scan in ids if scan not in set(common)]
+        if spare:
+            notes.append(f"only {which} has {len(spare)} scans ({_listed(spare)})")
+        gone = [str(name) for name in dict.fromkeys(table[by]) if name not in set(other[by])]
+        if gone:
+            notes.append(f"only {which} has the {by}s {_listed(gone)}; they are left out")
+    joined = compare.join_rois(tables[0], tables[1], by)
+    table = compare.roi_agreement(joined, by)
+    notes += _vanished(table, by, len(common))
+    summary = pd.DataFrame([_roi_summary(tissue, part, by) for tissue, part in table.groupby("tissue", sort=False)])
+    return Comparison("rois", names, table, summary, tuple(notes), values=joined, by=by)
+
+
+def read_rois(path: Path) -> pd.DataFrame:
+    """A tidy ROI table, ids as text, labels as whole numbers.
+
+    Raises
+    ------
+    TableError
+        If it lacks participant_id, label or region, or a volume in mL.
+    """
+    table = read_table(path)
+    has_key = "label" in table or "region" in table
+    volumes = [column for column in table if str(column) in ("gm_ml", "wm_ml", "csf_ml")]
+    if "participant_id" not in table or not has_key or not volumes:
+        msg = (
+            f"{path}: expected the tidy table of vbmstat roi (participant_id, label or region, gm_ml …), "
+            f"got {', '.join(map(str, table.columns[:6]))} …"
+        )
+        raise TableError(msg)
+    if "label" in table:
+        labels = pd.to_numeric(table["label"], errors="coerce")
+        if labels.isna().any() or (labels != labels.round()).any():
+            msg = f"{path}: expected a whole number in every row of label"
+            raise TableError(msg)
+        table["label"] = labels.astype(int)
+    return table
+
+
+def _scan_ids(table: pd.DataFrame) -> pd.Series:
+    ids = table["participant_id"].astype(str)
+    if "session_id" not in table:
+        return ids
+    session = table["session_id"].fillna("").astype(str)
+    return ids.where(session == "", ids + "_" + session)
+
+
+def _refuse_other_atlas(a: Path, b: Path) -> None:
+    """The data dictionaries beside the tables name the atlas."""
+    atlases = []
+    for path in (a, b):
+        try:
+            atlases.append(pd.read_json(path.with_suffix(".json"), typ="series")["vbmstat"]["atlas"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+    if atlases[0] != atlases[1]:
+        msg = f"{a} is of the atlas {atlases[0]}, {b} of {atlases[1]}; measure both in one atlas (vbmstat roi --atlas)"
+        raise TableError(msg)
+
+
+def _vanished(table: pd.DataFrame, by: str, n_scans: int) -> list[str]:
+    short = table[table["n_scans"] < n_scans]
+    rows = [f"{getattr(row, by)} {row.tissue} ({row.n_scans} scans)" for row in short.itertuples()]
+    return [f"volumes are missing in some scans: {_listed(rows)}"] if rows else []
+
+
+def _roi_summary(tissue: Any, part: pd.DataFrame, by: str) -> dict[str, Any]:
+    known = part.dropna(subset="r")
+    worst = known.loc[known["r"].idxmin()] if len(known) else None
+    name = next(column for column in ("name", "region", by) if column in part)
+    return {
+        "tissue": tissue, "n_regions": len(part), "n_scans": int(part["n_scans"].max()),
+        "median_r": part["r"].median(), "min_r": part["r"].min(), "of": None if worst is None else worst[name],
+        "n_r_above_0.9": int((part["r"] > 0.9).sum()), "median_slope": part["slope"].median(),
+    }  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(str, names[:_LISTED])) + more
+
+
+def comparison_figures(found: Comparison) -> dict[str, Figure]:
+    """Pictures of a comparison by file name (without suffix)."""
+    if found.kind in ("maps", "results"):
+        return _map_figures(found)
+    if found.kind == "scans":
+        return {
+            f"volumes_{tissue}": figures_compare.agreement_figure(
+                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), found.names, f"{str(tissue).upper()} volume", "mL"
+            )
+            for tissue, part in found.values.groupby("tissue", sort=False)
+        }
+    name = next(column for column in ("name", "region", found.by) if column in found.values)
+    return {
+        f"rois_{tissue}": figures_compare.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
+        for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
+            "tissue", sort=False
+        )
+    }
+
+
+def _map_figures(found: Comparison) -> dict[str, Figure]:
+    drawn = {}
+    for number, pair in enumerate(found.pairs, 1):
+        stem = "" if len(found.pairs) == 1 else f"{number:02d}_{_file_part(pair.name)}_{_file_part(pair.kind)}_"
+        inside = pair.a.mask & pair.b.mask
+        values = [one.volume.data[0][inside].numpy() for one in (pair.a, pair.b)]
+        symbol = pair.kind if pair.kind != "unknown" else "value"
+        drawn[f"{stem}agreement"] = figures_compare.agreement_figure(*values, found.names, pair.name, symbol)
+        rows = [
+            figures_compare.PanelRow(name, masked(one.volume, one.mask))
+            for name, one in zip(found.names, (pair.a, pair.b), strict=True)
+        ]
+        drawn[f"{stem}slices"] = figures_compare.panels_figure({pair.name: rows}, symbol)
+    return drawn
+
+
+def masked(volume: Volume, mask: Any) -> Volume:
+    """A map that is NaN outside its mask."""
+    return type(volume)(volume.data.where(mask[None], np.nan), volume.grid)
+
+
+def _file_part(name: str) -> str:
+    return "".join(letter for letter in name if letter.isalnum()) or "map"
+
+
+def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
+    """Write the table, a JSON with summary, notes and provenance, the paired volumes, and the figures.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    files = [out / "comparison.tsv"]
+    io.write_table(files[0], found.table)
+    if len(found.values):
+        files.append(out / "comparison_values.tsv")
+        io.write_table(files[-1], found.values)
+    described = {column: {"Description": text} for column, text in COLUMNS.items() if column in found.table}
+    plain = found.summary.astype(object).where(found.summary.notna(), None)
+    content = {
+        "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
+        "summary": plain.to_dict("records"), "columns": described,
+        "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
+    }  # fmt: skip
+    for name, figure in comparison_figures(found).items():
+        files += save_publication(out / name, figure)
+    files.append(out / "comparison.json")
+    io.write_json(files[-1], content)
+    return files

@@ -1,0 +1,280 @@
+"""Two pipelines side by side: scatter and Bland–Altman plots, t-maps on the same slices, regions. Pure functions.
+
+Slices are shown in neurological order (the reader's left is the person's left) at the same MNI coordinates and with one
+colour scale for all maps of a group; what lies below the threshold is faded, not hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from vbmstat import compare
+from vbmstat.figures_report import BLUE, DIVERGING, GREY, ORANGE, WIDTH_INCH, average_brain
+from vbmstat.figures_report import _STYLE as PRINT_STYLE
+from vbmstat.grid import Grid, resample
+from vbmstat.volume import Volume
+
+SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
+_DPI = 300
+_MAX_DOTS = 2000  # more points than this are shown as a density
+_BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
+_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
+_CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
+_LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.62, 0.06, 0.03, 0.24
+_MANY_REGIONS = 36
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One row of slices.
+
+    Attributes
+    ----------
+    name : str
+        Pipeline, at the left.
+    volume : Volume, (1, X, Y, Z)
+        A statistic in MNI space, NaN (or 0) outside its mask.
+    """
+
+    name: str
+    volume: Volume
+
+
+def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title: str, unit: str) -> Figure:
+    """B against A, and B − A against their mean (Bland and Altman), with the numbers.
+
+    Parameters
+    ----------
+    a, b : ndarray, (n,)
+        Paired values; more than 2,000 are shown as a density (logarithmic).
+    names : (str, str)
+        What a and b are called.
+    title : str
+        Above the picture.
+    unit : str
+        Symbol or unit of the values, at the axes.
+    """
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    found = compare.agreement(a, b)
+    low, high = _range(np.concatenate([a, b]))
+    with rc_context(PRINT_STYLE):
+        figure = Figure(figsize=(WIDTH_INCH, 3.5), dpi=_DPI, layout="constrained")
+        figure.suptitle(_plain(title), fontsize=9, fontweight="bold")
+        left, right = figure.subplots(1, 2)
+        _cloud(left, a, b)
+        ends = np.array([low, high])
+        left.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="equal")
+        left.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=1.1, label="regression of B on A")
+        left.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        left.set_xlabel(_plain(f"A: {names[0]} ({unit})"))
+        left.set_ylabel(_plain(f"B: {names[1]} ({unit})"))
+        left.legend(frameon=False, loc="lower right")
+        sign = "+" if found.intercept >= 0 else "−"
+        numbers = f"r = {found.r:.3f}, concordance {found.ccc:.3f}\nB = {found.slope:.3g} A {sign} "
+        numbers += f"{abs(found.intercept):.2g}\nSD ratio B/A {found.sd_ratio:.3g}\nn = {found.n:,}"
+        _note(left, numbers)
+        _cloud(right, (a + b) / 2, b - a)
+        lines = ((found.bias, ORANGE, "-"), (found.loa_low, BLUE, "--"), (found.loa_high, BLUE, "--"))
+        for value, colour, style in lines:
+            right.axhline(value, color=colour, linewidth=1.1, linestyle=style)
+        right.axhline(0.0, color="black", linewidth=0.5)
+        right.set_xlabel(_plain(f"mean of A and B ({unit})"))
+        right.set_ylabel(_plain(f"B − A ({unit})"))
+        _note(right, f"bias {found.bias:.3g}\nlimits of agreement {found.loa_low:.3g} to {found.loa_high:.3g}")
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def panels_figure(
+    groups: Mapping[str, Sequence[PanelRow]], symbol: str, threshold: float = 2.0,
+    slices_mm: Sequence[float] = SLICES_MM,
+) -> Figure:
+    """Statistic maps of several pipelines on the same axial slices of the average brain.
+
+    Parameters
+    ----------
+    groups : mapping of str to sequence of PanelRow
+        Title (a variable) to its rows (a pipeline each), which share one colour scale.
+    symbol : str
+        Label of the colour bars.
+    threshold : float
+        Voxels beyond it in absolute value are outlined; below, colours fade with the square of the value. 0 shows all.
+    slices_mm : sequence of float
+        MNI z.
+    """
+    grid = next(iter(groups.values()))[0].volume.grid
+    brain_volume = average_brain()
+    brain = resample(brain_volume.data, brain_volume.grid, grid)[0].numpy()
+    width_mm, height_mm = (high - low for low, high in _BOX_MM)
+    panel = (WIDTH_INCH - _LEFT_INCH - _RIGHT_INCH) / len(slices_mm)
+    row_inch = (panel - _GAP_INCH) * height_mm / width_mm + _GAP_INCH
+    n_rows = sum(len(rows) for rows in groups.values())
+    height = _TOP_INCH + len(groups) * _TITLE_INCH + n_rows * row_inch
+    with rc_context(PRINT_STYLE):
+        figure = Figure(figsize=(WIDTH_INCH, height), dpi=_DPI)
+        y = height - _TOP_INCH
+        for title, rows in groups.items():
+            y -= _TITLE_INCH
+            figure.text(0.005, (y + 0.05) / height, title, fontsize=8, fontweight="bold", parse_math=False)
+            images = [_on(row.volume, grid) for row in rows]
+            norm = _symmetric(images, threshold)
+            top = y
+            for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+                y -= row_inch
+                figure.text(0.005, (y + row_inch / 2) / height, row.name, fontsize=7, va="center", parse_math=False)
+                for column, z in enumerate(slices_mm):
+                    x = (_LEFT_INCH + column * panel) / WIDTH_INCH
+                    size = (panel - _GAP_INCH) / WIDTH_INCH, (row_inch - _GAP_INCH) / height
+                    axes = figure.add_axes((x, y / height, *size))
+                    _draw_slice(axes, brain, image, grid, z, norm, threshold)
+                    if number == 0:
+                        axes.set_title(f"z = {z:g}".replace("-", "−"), fontsize=6, pad=1.5)
+                    if column == 0:
+                        _sides(axes)
+            _colour_bar(figure, norm, symbol, (y / height, top / height), threshold)
+    return figure
+
+
+def roi_figure(joined: pd.DataFrame, names: tuple[str, str], tissue: str) -> Figure:
+    """One scatter panel a region: its volume in B against A over scans, with r.
+
+    Parameters
+    ----------
+    joined : DataFrame
+        Columns region, a_ml, b_ml; a row a scan and region.
+    names : (str, str)
+        What a and b are called.
+    tissue : str
+        Named at the axes.
+    """
+    parts = list(joined.groupby("region", sort=False))
+    n_columns = 6 if len(parts) <= _MANY_REGIONS else 8
+    n_rows = -(-len(parts) // n_columns)
+    with rc_context(PRINT_STYLE):
+        figure = Figure(figsize=(WIDTH_INCH, 0.35 + 1.28 * n_rows * 6 / n_columns), dpi=_DPI, layout="constrained")
+        panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axes, (region, part) in zip(panels, parts, strict=False):
+            _region(axes, str(region), part["a_ml"].to_numpy(float), part["b_ml"].to_numpy(float))
+        for axes in panels[len(parts) :]:
+            axes.set_axis_off()
+        figure.supxlabel(_plain(f"{tissue.upper()} volume, {names[0]} (mL)"), fontsize=8)
+        figure.supylabel(_plain(f"{tissue.upper()} volume, {names[1]} (mL)"), fontsize=8)
+    return figure
+
+
+def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
+    """One scatter panel."""
+    low, high = _range(np.concatenate([a, b]))
+    found = compare.agreement(a, b)
+    axes.plot([low, high], [low, high], color="black", linewidth=0.5, linestyle="--")
+    axes.scatter(a, b, s=5, color=BLUE, alpha=0.7, linewidths=0)
+    if np.isfinite(found.slope):
+        ends = np.array([a.min(), a.max()])
+        axes.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=0.9)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    words = _plain(region).split()
+    title = region if len(region) <= 20 else " ".join(words[:-1]) + "\n" + words[-1]  # noqa: PLR2004 - characters
+    axes.set_title(title if "\n" in title else _plain(title), fontsize=5.5, pad=2)
+    axes.text(0.04, 0.96, "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}", transform=axes.transAxes,
+              va="top", fontsize=6)  # fmt: skip
+    axes.tick_params(labelsize=5, length=1.5, pad=1)
+    axes.locator_params(nbins=3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _cloud(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Points, or their density where there are many."""
+    if len(x) > _MAX_DOTS:
+        axes.hexbin(x, y, gridsize=90, bins="log", cmap="Greys", linewidths=0.1, mincnt=1, rasterized=True)
+    else:
+        axes.scatter(x, y, s=9, color=GREY, alpha=0.8, linewidths=0)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest value with a margin."""
+    low, high = float(values.min()), float(values.max())
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _note(axes: Axes, text: str) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+    axes.text(0.02, 0.98, text.replace("-", "−"), transform=axes.transAxes, va="top", fontsize=7, bbox=box)
+
+
+def _on(volume: Volume, grid: Grid) -> np.ndarray:
+    """Values (X, Y, Z) on a grid, NaN outside the mask."""
+    if volume.grid.matches(grid):
+        return volume.data[0].numpy()
+    moved, inside = compare.on_grid(volume, torch.isfinite(volume.data[0]), grid)
+    return torch.where(inside, moved.data[0], torch.tensor(torch.nan)).numpy()
+
+
+def _symmetric(images: Sequence[np.ndarray], threshold: float) -> Normalize:
+    """One colour scale from −limit to limit for all maps of a group."""
+    size = np.abs(np.concatenate([image[np.isfinite(image) & (image != 0)] for image in images]))
+    limit = max(float(np.percentile(size, _CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
+    return Normalize(-limit, limit)
+
+
+def _draw_slice(
+    axes: Axes, brain: np.ndarray, image: np.ndarray, grid: Grid, z_mm: float, norm: Normalize, threshold: float
+) -> None:
+    """One axial slice: the average brain in grey, the statistic over it."""
+    (step_x, step_y, step_z), first = np.diag(grid.affine)[:3], grid.affine[:3, 3]
+    extent = (
+        first[0] - step_x / 2, first[0] + step_x * (grid.shape[0] - 0.5),
+        first[1] - step_y / 2, first[1] + step_y * (grid.shape[1] - 0.5),
+    )  # fmt: skip
+    index = int(np.rint((z_mm - first[2]) / step_z))
+    axes.set_axis_off()
+    axes.set(xlim=_BOX_MM[0], ylim=_BOX_MM[1])
+    if not 0 <= index < grid.shape[2]:
+        return
+    under = brain[:, :, index].T
+    grey = np.where(under > _BRAIN_FROM, under, np.nan)
+    axes.imshow(grey, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, interpolation="bilinear")
+    values = np.nan_to_num(image[:, :, index]).T
+    size = np.abs(values)
+    colours = DIVERGING(norm(values))  # (rows, columns, 4)
+    colours[..., 3] = size > 0 if threshold <= 0 else np.clip((size / threshold) ** 2, 0.0, 1.0)
+    axes.imshow(colours, origin="lower", extent=extent, interpolation="nearest")
+    if size.min() < threshold < size.max():
+        axes.contour(size, levels=[threshold], colors="black", linewidths=0.3, origin="lower", extent=extent)
+    axes.set(xlim=_BOX_MM[0], ylim=_BOX_MM[1])
+
+
+def _sides(axes: Axes) -> None:
+    for side, end, align in (("L", 0.0, "left"), ("R", 1.0, "right")):
+        axes.text(end, 0.0, side, fontsize=6, ha=align, va="bottom", transform=axes.transAxes)
+
+
+def _colour_bar(figure: Figure, norm: Normalize, symbol: str, span: tuple[float, float], threshold: float) -> None:
+    """The scale of a group at the right, the threshold marked on it."""
+    height = span[1] - span[0]
+    bar = figure.add_axes(((WIDTH_INCH - 0.36) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
+    scale = figure.colorbar(ScalarMappable(norm, DIVERGING), cax=bar, extend="both")
+    scale.outline.set_linewidth(0.4)  # type: ignore[operator]
+    assert norm.vmax is not None  # noqa: S101 - made by _symmetric
+    at = [-norm.vmax, 0.0, norm.vmax]
+    bar.set_yticks(at, [f"{value:.3g}".replace("-", "−") for value in at], fontsize=6)
+    for value in (threshold, -threshold):
+        if threshold > 0:
+            bar.axhline(value, color="black", linewidth=0.5)
+    bar.set_title(_plain(symbol), fontsize=7, pad=7)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
