@@ -22,7 +22,9 @@ ID_COLUMNS = ("participant_id", "session_id")
 MISSING = ("", "n/a", "N/A", "NA", "nan", "NaN", "NULL", "null")
 _ID_ALIASES = ("participant_id", "subject_id", "subject", "participant", "id", "scan_id")  # in any case
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
-TEXT_COLUMNS = (*ID_COLUMNS, "scan", "engine", "vbmstat_version", *MAP_COLUMNS)
+TEXT_COLUMNS = (
+    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

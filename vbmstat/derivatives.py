@@ -14,6 +14,7 @@ import torch
 
 from vbmstat import assets, figures, io, naming
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
+from vbmstat.preproc.quality import grade
 from vbmstat.volume import Volume
 
 _COORDINATE_STEP_MM = 1 / 256  # fields are rounded to this: far below a voxel, and half the file
@@ -89,11 +90,19 @@ def scan_row(result: Preprocessed) -> dict[str, Any]:
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
+
+    def graded(figure: str, aspect: str) -> str:
+        return f"{figure} ({grade(row[f'qc_{aspect}_rating'])})"
+
     metrics = {
         "TIV": f"{row['tiv_ml']:.0f} mL", "GM": f"{row['gm_ml']:.0f} mL", "WM": f"{row['wm_ml']:.0f} mL",
-        "CSF": f"{row['csf_ml']:.0f} mL", "noise": f"{row['qc_noise_percent']:.1f} % of WM",
-        "bias": f"{row['qc_bias_percent']:.0f} %", "contrast": f"{row['qc_contrast_percent']:.0f} %",
-        "template r": f"{row['qc_template_correlation']:.2f}", "warnings": row["qc_warnings"] or "none",
+        "CSF": f"{row['csf_ml']:.0f} mL", "image quality": f"{row['qc_image_rating']:.0f} % ({row['qc_image_grade']})",
+        "noise": graded(f"{row['qc_noise_percent']:.1f} % of WM", "noise"),
+        "bias": graded(f"{row['qc_bias_percent']:.0f} %", "bias"),
+        "contrast": graded(f"{row['qc_contrast_percent']:.0f} %", "contrast"),
+        "resolution": graded(f"{row['qc_resolution_mm']:.2g} mm", "resolution"),
+        "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
+        "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
     figure = figures.scan_report(
         result.corrected, result.label, result.warped.channel(0), assets.template().channel(0),

@@ -1,12 +1,14 @@
 """Quality of one scan and of its preprocessing: figures that a user can act on. They flag, they never drop.
 
-Noise, bias and resolution are rated in the spirit of CAT12 (Gaser et al. 2024, doi:10.1093/gigascience/giae049), on its
-scale: a mark of 0.5 is the best, 5.5 and more is useless, and ``105 - 10 mark`` is the rating in percent. The figures
-and their calibration are this project's own, so that a rating is not CAT12's IQR to the point.
+Noise, bias, contrast and resolution are rated in the spirit of CAT12 (Gaser et al. 2024,
+doi:10.1093/gigascience/giae049) and on its scale: marks from 0.5 (best) to 10.5, of which ``105 - 10 mark`` is the
+rating in percent, and letters from A+ to F, which begins below 50 %. What is measured and where the marks lie are this
+project's own: a rating is not CAT12's IQR to the point.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,6 +21,23 @@ _PURE = 0.95  # fraction from which a voxel counts as one tissue
 _WINDOW_MM = 5.0  # the noise is what varies within this width of white matter
 _LEAST_NEIGHBOURS = 9
 _MAD_TO_SIGMA = 1.4826
+_TEMPLATE_NONE = 0.02  # a tissue that the template has less of at a voxel is not expected there
+
+# The figure that gets the best mark, 0.5, and the one that gets 5.0 (55 %, grade E); linear between and beyond.
+_BEST_MARK, _POOR_MARK, _WORST_MARK = 0.5, 5.0, 10.5
+_SCALES = {
+    # 1, 3, 5, 9 % noise (BrainWeb's percentages) measure 0.05, 0.12, 0.18, 0.32 on heads of `simulate.render_t1w`
+    "noise": ("noise_to_contrast", 0.0, 0.32),
+    # BrainWeb's 40 % field measures 25 to 30; scanners at 3 T 35 to 60
+    "bias": ("bias_percent", 0.0, 150.0),
+    # MPRAGE at 1.5 and 3 T has 25 to 40; nothing is segmented well below 10
+    "contrast": ("contrast_percent", 35.0, 10.0),
+    # half the cortex's thickness of 2.5 mm is 1.25
+    "resolution": ("resolution_mm", 0.5, 2.5),
+}
+_IN_IMAGE_RATING = ("noise", "bias", "resolution")  # as in CAT12's IQR; the noise is relative to the contrast already
+_IMAGE_EXPONENT = 4  # of the power mean of marks: a bad aspect is not made good by the others
+_GRADES = "ABCDE"  # of 10 % each from 100 % down; F below
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,39 @@ class ImageQuality:
     contrast_percent: float
     resolution_mm: float
 
+    def ratings(self) -> dict[str, float]:
+        """Percent ratings (100 best, 0 worst) of noise, bias, contrast, resolution, and of the image as a whole.
+
+        Examples
+        --------
+        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0).ratings()["image"]
+        87.4
+        """
+        marks = {name: _mark(getattr(self, figure), best, poor) for name, (figure, best, poor) in _SCALES.items()}
+        powers = [marks[name] ** _IMAGE_EXPONENT for name in _IN_IMAGE_RATING]
+        marks["image"] = (sum(powers) / len(powers)) ** (1 / _IMAGE_EXPONENT)
+        return {name: round(105 - 10 * mark, 1) for name, mark in marks.items()}
+
+
+def grade(rating: float) -> str:
+    """Letter of a percent rating.
+
+    Examples
+    --------
+    >>> [grade(rating) for rating in (99.0, 95.0, 88.0, 85.0, 81.0, 55.0, 49.0)]
+    ['A+', 'A', 'B+', 'B', 'B-', 'E', 'F']
+    """
+    step = int((100 - rating) // 10)
+    if step >= len(_GRADES):
+        return "F"
+    within = 100 - 10 * step - rating  # 0 to 10 within the letter
+    return _GRADES[step] + ("+" if within < 10 / 3 else "-" if within > 20 / 3 else "")
+
+
+def _mark(figure: float, best: float, poor: float) -> float:
+    mark = _BEST_MARK + (_POOR_MARK - _BEST_MARK) * (figure - best) / (poor - best)
+    return min(max(mark, _BEST_MARK), _WORST_MARK)
+
 
 @dataclass(frozen=True)
 class Quality(ImageQuality):
@@ -54,40 +106,65 @@ class Quality(ImageQuality):
     ----------
     template_correlation : float
         Correlation of the warped GM with the template's over voxels where either exceeds 0.1.
+    template_overlap : float
+        Dice of the brain tissue (GM + WM above one half) with the template's.
     jacobian_min, jacobian_max : float
         Range of the warp's Jacobian determinant (without the affine part).
     affine_scale : float
         Cube root of the affine's volume change: scan size over template size.
     gm_outside_percent : float
         Share of the warped GM that lies where the template has less than 2 % GM and WM.
+    implausible_percent : float
+        Share of the warped GM and WM that lies where the template has less than 2 % of that tissue: meninges and
+        marrow taken for brain, lesions of white matter taken for grey, a warp that went astray.
     """
 
     template_correlation: float
+    template_overlap: float
     jacobian_min: float
     jacobian_max: float
     affine_scale: float
     gm_outside_percent: float
+    implausible_percent: float
 
     def warnings(self) -> list[str]:
-        """Readable flags for figures outside the range of usable scans."""
-        flags = []
-        if self.noise_to_contrast > 0.5:
-            flags.append(f"strong noise ({self.noise_percent:.1f} % of WM)")
-        if self.contrast_percent < 15:
-            flags.append(f"low GM/WM contrast ({self.contrast_percent:.0f} %)")
-        if self.resolution_mm > 2:
-            flags.append(f"coarse voxels ({self.resolution_mm:.1f} mm)")
-        if self.template_correlation < 0.55:
-            flags.append(f"poor match with the template (r = {self.template_correlation:.2f})")
-        if self.jacobian_min <= 0:
-            flags.append("the warp folds")
-        if self.gm_outside_percent > 3:
-            flags.append(f"{self.gm_outside_percent:.1f} % of GM outside the template's brain")
-        return flags
+        """What is outside the range of usable scans, and where to look."""
+        return [text.format(**self.__dict__) for is_bad, text in _WARNINGS if is_bad(self)]
 
-    def columns(self) -> dict[str, float]:
-        """The figures as ``{"qc_noise_percent": ...}``."""
-        return {f"qc_{field.name}": round(float(getattr(self, field.name)), 4) for field in fields(self)}
+    def columns(self) -> dict[str, float | str]:
+        """The figures as ``{"qc_noise_percent": ...}``, the ratings, and the grade of the image."""
+        figures = {f"qc_{field.name}": round(float(getattr(self, field.name)), 4) for field in fields(self)}
+        ratings = self.ratings()
+        return {
+            **figures,
+            **{f"qc_{name}_rating": rating for name, rating in ratings.items()},
+            "qc_image_grade": grade(ratings["image"]),
+        }
+
+
+# Well below what usable scans of four datasets and rendered heads have (docs/preprocessing.md has their figures).
+_WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
+    (lambda q: q.ratings()["noise"] < 55,
+     "strong noise ({noise_percent:.1f} % of WM): look for motion; borders of tissues are uncertain"),
+    (lambda q: q.bias_percent > 110, "strong bias field ({bias_percent:.0f} %): look for cortex lost in dark regions"),
+    (lambda q: q.contrast_percent < 15,
+     "low GM/WM contrast ({contrast_percent:.0f} %): check that the scan is T1-weighted, without contrast agent"),
+    (lambda q: q.resolution_mm > 2,
+     "coarse voxels ({resolution_mm:.1f} mm): thin cortex is lost; compare only with scans of the same protocol"),
+    (lambda q: q.template_correlation < 0.55,
+     "poor match with the template (r = {template_correlation:.2f}): look at orientation and brain mask"),
+    (lambda q: q.template_overlap < 0.85,
+     "brain and template overlap poorly (Dice {template_overlap:.2f}): look at the brain mask"),
+    (lambda q: q.jacobian_min <= 0, "the warp folds: do not use the modulated maps"),
+    (lambda q: q.jacobian_max > 15,
+     "the warp stretches a part {jacobian_max:.0f}-fold: look for lesions and large ventricles"),
+    (lambda q: not 0.7 < q.affine_scale < 1.2,
+     "the brain is {affine_scale:.2f} times the template's size: check the voxel size in the header"),
+    (lambda q: q.gm_outside_percent > 3,
+     "{gm_outside_percent:.1f} % of GM outside the template's brain: look for meninges or eyes in the brain mask"),
+    (lambda q: q.implausible_percent > 5,
+     "{implausible_percent:.1f} % of GM and WM where the template has none: look at the outlines of the tissues"),
+)  # fmt: skip
 
 
 def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
@@ -110,8 +187,9 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
     """
     fractions, field = _on_grid(tissues, t1w), _on_grid(bias, t1w)[0].clamp(min=0.05)
     image = t1w.data[0] / field
-    gm, wm, csf = (float(image[fraction >= _PURE].median()) for fraction in fractions)
-    sigma = _noise(image, field, fractions[1] >= _PURE, t1w.grid.voxel_size_mm)
+    pure = [fraction >= min(_PURE, float(fraction.max())) for fraction in fractions]
+    gm, wm, csf = (float(image[where].median()) for where in pure)
+    sigma = _noise(image, field, pure[1], t1w.grid.voxel_size_mm)
     inside = field[fractions.sum(0) > 0.5]
     low, high = (float(q) for q in np.percentile(inside[:: max(1, len(inside) // 500_000)].cpu().numpy(), [5, 95]))
     return ImageQuality(
@@ -130,13 +208,14 @@ def _on_grid(volume: Volume, image: Volume) -> torch.Tensor:
 
 
 def _noise(image: torch.Tensor, field: torch.Tensor, where: torch.Tensor, voxel_size_mm: np.ndarray) -> float:
-    """Standard deviation of the uncorrected image around its local mean in a mask."""
+    """Standard deviation of the image, with its bias, around the local mean in a mask."""
     inside = where.to(image.dtype)
     radius = [round(_WINDOW_MM / 2 / size) for size in voxel_size_mm]
     n = _box_sum(inside, radius)
     mean = _box_sum(image * inside, radius) / n.clamp(min=1)
-    used = where & (n >= _LEAST_NEIGHBOURS)
-    residual = ((image - mean) * field)[used] * (n[used] / (n[used] - 1)).sqrt()  # the mean contains the voxel itself
+    used = where & (n >= min(_LEAST_NEIGHBOURS, float(n[where].max())))
+    gain = (n[used] / (n[used] - 1).clamp(min=1)).sqrt()  # the mean contains the voxel itself
+    residual = ((image - mean) * field)[used] * gain
     return float(_MAD_TO_SIGMA * residual.abs().median())
 
 
@@ -168,15 +247,20 @@ def measure_quality(
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     """
-    gm, reference = warped.data[0], template.data[0]
+    found, expected = warped.data[:2], template.data[:2]
+    gm, reference = found[0], expected[0]
     either = (gm > 0.1) | (reference > 0.1)
     correlation = float(torch.corrcoef(torch.stack([gm[either], reference[either]]))[0, 1])
-    outside = template.data[:2].sum(0) < 0.02
+    brain, brain_expected = found.sum(0) > 0.5, expected.sum(0) > 0.5
+    overlap = 2 * int((brain & brain_expected).sum()) / max(int(brain.sum()) + int(brain_expected.sum()), 1)
+    outside = expected.sum(0) < _TEMPLATE_NONE
     return Quality(
         **{field.name: getattr(image, field.name) for field in fields(image)},
         template_correlation=correlation,
+        template_overlap=overlap,
         jacobian_min=float(determinant.min()),
         jacobian_max=float(determinant.max()),
         affine_scale=float(np.cbrt(abs(np.linalg.det(linear[:3, :3])))),
         gm_outside_percent=100 * float(gm[outside].sum() / gm.sum().clamp(min=1e-6)),
+        implausible_percent=100 * float(found[expected < _TEMPLATE_NONE].sum() / found.sum().clamp(min=1e-6)),
     )
