@@ -327,3 +327,40 @@ def parse_map_name(name: str) -> tuple[str, int, bool] | None:
             tissue = _TISSUE_NUMBER[groups["name"]] if groups.get("name") else int(groups["tissue"])
             return groups["stem"], tissue, bool(groups.get("smooth"))
     return None
+
+
+def native_paths(modulated: Path) -> dict[str, Path]:
+    """Files of the scan's own space that belong to a modulated map: ``gm``, ``wm``, ``csf`` and the inverse ``field``.
+
+    Parameters
+    ----------
+    modulated : Path
+        As CAT12, T1Prep and vbmstat (``mwp1NAME``), SPM (``mwc1NAME``) or BIDS derivatives of vbmstat name it.
+
+    Returns
+    -------
+    dict of str to Path
+        Beside the map, ``.nii.gz`` or ``.nii`` as they are on the disk; whether they exist is not looked at. Empty
+        where the program is not known to write inverse fields.
+
+    Examples
+    --------
+    >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}
+    {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'field': 'iy_sub-1.nii'}
+    """
+    match = re.match(r"^s?\d*mw(?P<letter>p|c)[123](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
+    bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WM|CSF)_desc-modulated", modulated.name)
+    if match:
+        letter, stem = match["letter"], match["stem"]
+        names = {"gm": f"{letter}1{stem}", "wm": f"{letter}2{stem}", "csf": f"{letter}3{stem}", "field": f"iy_{stem}"}
+    elif bids:
+        names = {kind: f"{bids['stem']}_{_OUTPUTS[key][2].removesuffix('.nii.gz')}"
+                 for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("field", "iy"))}  # fmt: skip
+    else:
+        return {}
+    suffixes = (".nii.gz", ".nii") if modulated.name.endswith(".gz") else (".nii", ".nii.gz")
+    found = {}
+    for kind, name in names.items():
+        paths = [modulated.with_name(name + suffix) for suffix in suffixes]
+        found[kind] = next((path for path in paths if path.is_file()), paths[0])
+    return found

@@ -17,6 +17,12 @@ def command(
         Path | None, typer.Option("--maps", help="Folder of modulated maps by CAT12, SPM, T1Prep, deepmriprep or BIDS.")
     ] = None,
     atlas: Annotated[str, typer.Option("--atlas", help="Name, or label image with its NAME.tsv beside it.")] = "lpba40",
+    space: Annotated[
+        str, typer.Option("--space", help="template (modulated maps), or native: the atlas in each scan's own space.")
+    ] = "template",
+    label_images: Annotated[
+        bool, typer.Option("--label-images", help="Also write the atlas on each scan's grid (native space).")
+    ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
@@ -29,13 +35,20 @@ def command(
     if cohort is not None and maps is not None:
         msg = "give --cohort or --maps, not both"
         raise typer.BadParameter(msg)
+    if label_images and space != "native":
+        msg = "--label-images needs --space native"
+        raise typer.BadParameter(msg)
     tables_read = [cohort_path(cohort, None, None)] if maps is None else []
     scans = cohort_of_maps(maps) if maps is not None else read_cohort(tables_read[0])
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))
-    with stages() as report:
-        tables = measure_rois(scans, loaded, report=lambda done, n: report("measuring", done, n))
     folder = scans.folder / "roi" if out is None else out
+    images = folder / f"roi_{loaded.name}_native" if label_images else None
+    with stages() as report:
+        tables = measure_rois(
+            scans, loaded, space=space, label_images=images,
+            report=lambda done, n: report("measuring", done, n),
+        )  # fmt: skip
     for path in write_rois(folder, tables, inputs=tables_read):
         typer.echo(str(path))
     for tissue in tables.not_measured:

@@ -1,5 +1,7 @@
 """Tables: volumes of a cohort's labels and merged regions in mL, tidy and wide, with a dictionary beside each.
 
+They are measured in template space (sums of modulated maps) or in each scan's own space (sums of its tissue
+fractions in the labels that the inverse field brings there).
 Merged regions add a left/right pair (the rows of the label table that share a region name).
 """
 
@@ -20,7 +22,10 @@ from vbmstat.grid import Grid
 from vbmstat.provenance import provenance
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.measure import label_shares, measure_map
+from vbmstat.roi.native import check_coverage, native_labels, native_shares
+from vbmstat.volume import Volume
 
+SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
 _TISSUE_WORDS = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
 _TIDY_WORDS = {
@@ -49,6 +54,8 @@ class RoiTables:
         Scans (or one map of a scan) that could not be measured: scan_id, tissue, reason. Their volumes are missing.
     not_measured : tuple of str
         Tissues for which the cohort names no map at all; their columns are missing throughout.
+    space : {"template", "native"}
+        Where the volumes were measured.
     """
 
     atlas: Atlas
@@ -56,6 +63,12 @@ class RoiTables:
     regions: pd.DataFrame
     failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     not_measured: tuple[str, ...] = ()
+    space: str = "template"
+
+    @property
+    def stem(self) -> str:
+        """What the names of the files begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
+        return f"roi_{self.atlas.name}" + ("_native" if self.space == "native" else "")
 
 
 def measure_rois(
@@ -63,6 +76,8 @@ def measure_rois(
     atlas: Atlas | str | Path = "lpba40",
     tissues: Sequence[str] = ("gm", "wm", "csf"),
     *,
+    space: str = "template",
+    label_images: Path | str | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> RoiTables:
     """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
@@ -70,11 +85,16 @@ def measure_rois(
     Parameters
     ----------
     cohort : Cohort
-        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space.
+        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space. For the native
+        space the scan's tissue maps (p1, p2, p3) and inverse field (``iy_``) are expected beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str
         Of ``gm``, ``wm``, ``csf``.
+    space : {"template", "native"}
+        Sum modulated maps in template space, or tissue fractions in the scan's own space.
+    label_images : path, optional
+        Folder for the atlas on each scan's grid, ``NAME.nii.gz``; native space only.
     report : callable, optional
         Called as ``report(n_done, n_scans)`` after each scan.
 
@@ -87,7 +107,7 @@ def measure_rois(
     Raises
     ------
     TableError
-        If the cohort has none of the map columns, or a tissue is unknown.
+        If the cohort has none of the map columns, or a tissue or the space is unknown.
     AssetError, ScanError
         If the atlas cannot be used.
     """
@@ -95,19 +115,23 @@ def measure_rois(
     if unknown:
         msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
         raise TableError(msg)
+    if space not in SPACES:
+        msg = f"space {space!r}: expected {' or '.join(SPACES)}"
+        raise TableError(msg)
     present = [tissue for tissue in tissues if _has_maps(cohort, TISSUE_COLUMNS[tissue])]
     if not present:
         wanted = ", ".join(TISSUE_COLUMNS[tissue] for tissue in tissues)
         msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    volumes, failures = _measure_scans(cohort, atlas, tissues, present, report)
+    measure = _InTemplate(atlas) if space == "template" else _InScan(atlas, label_images)
+    volumes, failures = _measure_scans(cohort, atlas, tissues, present, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
     columns = [f"{tissue}_ml" for tissue in tissues]
     regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_all).round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
-    return RoiTables(atlas, labels, regions, failures, not_measured)
+    return RoiTables(atlas, labels, regions, failures, not_measured, space)
 
 
 def cohort_of_maps(folder: Path | str) -> Cohort:
@@ -148,7 +172,7 @@ def write_rois(out: Path | str, tables: RoiTables, inputs: Sequence[Path] = ()) 
     Parameters
     ----------
     out : path
-        Folder; names start with ``roi_<atlas>_``.
+        Folder; names start with :attr:`RoiTables.stem`.
     tables : RoiTables
         From :func:`measure_rois`.
     inputs : sequence of path
@@ -160,16 +184,16 @@ def write_rois(out: Path | str, tables: RoiTables, inputs: Sequence[Path] = ()) 
         The tables written.
     """
     out = Path(out)
-    origin = provenance("roi", {"atlas": tables.atlas.name}, inputs)
+    origin = provenance("roi", {"atlas": tables.atlas.name, "space": tables.space}, inputs)
     written = []
     for unit, tidy, column in (("labels", tables.labels, "name"), ("regions", tables.regions, "region")):
         for shape, table in (("", tidy), ("_wide", to_wide(tidy, column))):
-            path = out / f"roi_{tables.atlas.name}_{unit}{shape}.tsv"
+            path = out / f"{tables.stem}_{unit}{shape}.tsv"
             io.write_table(path, table)
             io.write_json(path.with_suffix(".json"), _dictionary(tables, table, origin))
             written.append(path)
-    io.write_text(out / f"roi_{tables.atlas.name}_LICENCE.txt", licence_notice(tables.atlas) + "\n")
-    failures = out / f"roi_{tables.atlas.name}_failures.tsv"
+    io.write_text(out / f"{tables.stem}_LICENCE.txt", licence_notice(tables.atlas) + "\n")
+    failures = out / f"{tables.stem}_failures.tsv"
     failures.unlink(missing_ok=True)
     if len(tables.failures):
         io.write_table(failures, tables.failures)
@@ -221,12 +245,12 @@ def _measure_scans(
     atlas: Atlas,
     tissues: Sequence[str],
     present: Sequence[str],
+    measure: Callable[[Path, str], np.ndarray],
     report: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Volumes (n_scans, n_labels, n_tissues), NaN where not measured, and the failures."""
     volumes = np.full((len(cohort.table), len(atlas.table), len(tissues)), np.nan)
     failures = []
-    measure = _Measure(atlas)
     for row, scan_id in enumerate(cohort.scan_ids):
         for tissue in present:
             entry = cohort.table[TISSUE_COLUMNS[tissue]].iloc[row]
@@ -234,7 +258,7 @@ def _measure_scans(
                 if pd.isna(entry):
                     msg = f"no {TISSUE_COLUMNS[tissue]} path in its row"
                     raise TableError(msg)
-                volumes[row, :, tissues.index(tissue)] = measure(cohort.folder / str(entry))
+                volumes[row, :, tissues.index(tissue)] = measure(cohort.folder / str(entry), tissue)
             except VbmstatError as error:
                 failures.append({"scan_id": scan_id, "tissue": tissue, "reason": str(error)})
         if report is not None:
@@ -244,25 +268,80 @@ def _measure_scans(
     return volumes, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
 
 
-class _Measure:
-    """Measures map files; keeps the labels' shares of the last grid, which nearly all maps have in common."""
+class _InTemplate:
+    """Measures modulated maps; keeps the labels' shares of the last grid, which nearly all maps have in common."""
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self.grid: Grid | None = None
         self.shares: Any = None
 
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path, _tissue: str) -> np.ndarray:
         """Volumes of one map, (n_labels,), mL."""
         tissue = io.read_volume(path)
         if self.grid is None or not self.grid.matches(tissue.grid):
             self.shares = label_shares(self.atlas, tissue.grid)
             self.grid = tissue.grid
+        return _measured(path, tissue, self.shares)
+
+
+class _InScan:
+    """Measures a scan's own tissue maps; keeps the shares of the last scan, which has three tissues."""
+
+    def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
+        self.atlas = atlas
+        self.label_images = label_images
+        self.scan: tuple[Path, Grid] | None = None
+        self.field: Any = None
+        self.shares: Any = None
+
+    def __call__(self, modulated: Path, tissue: str) -> np.ndarray:
+        """Volumes of the scan that a modulated map belongs to, (n_labels,), mL."""
+        paths = naming.native_paths(modulated)
+        if not paths:
+            msg = f"{modulated}: expected the name of a map by CAT12, SPM, T1Prep or vbmstat, which have inverse fields"
+            raise ScanError(msg)
+        fractions = io.read_volume(paths[tissue])
+        if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
+            self._bring_atlas(paths["field"], fractions.grid)
         try:
-            return measure_map(tissue, self.shares)
+            check_coverage(fractions, self.field)
         except ScanError as error:
-            msg = f"{path}: {error}"
+            msg = f"{paths[tissue]}: {error}"
             raise ScanError(msg) from error
+        return _measured(paths[tissue], fractions, self.shares)
+
+    def _bring_atlas(self, path: Path, grid: Grid) -> None:
+        """Read a scan's inverse field and find the labels on its grid."""
+        self.scan = None
+        self.field = _inverse_field(path)
+        self.shares = native_shares(self.atlas, self.field, grid)
+        if self.label_images is not None:
+            name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
+            labels = native_labels(self.atlas, self.field, grid)
+            io.write_volume(Path(self.label_images) / f"{name}.nii.gz", labels, dtype="int32", space="scanner")
+        self.scan = path, grid
+
+
+def _inverse_field(path: Path) -> Volume:
+    """An ``iy_`` file: three channels, template mm."""
+    if not path.is_file():
+        msg = f"{path}: no such file; volumes in native space need the inverse field, write it or use --space template"
+        raise ScanError(msg)
+    field = io.read_channels(path)
+    if field.data.shape[0] != 3:
+        msg = f"{path}: expected a field of 3 mm coordinates, got {field.data.shape[0]}"
+        raise ScanError(msg)
+    return field
+
+
+def _measured(path: Path, tissue: Volume, shares: Any) -> np.ndarray:
+    """Volumes of one map, (n_labels,), mL; an error names the file."""
+    try:
+        return measure_map(tissue, shares)
+    except ScanError as error:
+        msg = f"{path}: {error}"
+        raise ScanError(msg) from error
 
 
 def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: np.ndarray) -> pd.DataFrame:
