@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, cohort, derivatives, io, naming
+from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming
 from vbmstat.assets import ASSETS
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, TableError, VbmstatError
@@ -71,7 +71,8 @@ def preprocess(
     Returns
     -------
     Cohort
-        The scans that are complete, as in ``cohort.tsv``.
+        The scans that are complete, as in ``cohort.tsv``: those of this run, and those of earlier runs into the same
+        folder.
 
     Raises
     ------
@@ -123,7 +124,9 @@ def preprocess(
     if not rows:
         msg = f"none of {len(scans)} scans could be preprocessed; first reason: {failures[0]['reason']}"
         raise ScanError(msg)
-    result_table = _cohort(folder, rows, people, names, engine, naming.distinct_ids(scans))
+    own = {scan: {**row, "engine": engine, "vbmstat_version": __version__} for scan, row in rows.items()}
+    result_table = _cohort(folder, own, _earlier(folder, scans, names), people, names, scans)
+    result_table = _with_quality(result_table)
     cohort.write_cohort(folder / "cohort.tsv", result_table)
     _write_description(folder)
     return result_table
@@ -185,34 +188,77 @@ def _participants(inputs: list[Path], given: Path | str | None) -> tuple[pd.Data
     return cohort.index_by_id(cohort.read_table(tables[0]), str(tables[0])), str(tables[0])
 
 
+def _earlier(folder: Path, scans: list[naming.Scan], names: str) -> dict[naming.Scan, dict[str, Any]]:
+    """Scans of earlier runs into the folder that this run did not ask for."""
+    asked = {scan.stem for scan in scans}
+    return {scan: row for scan, row in derivatives.completed_scans(folder, names).items() if scan.stem not in asked}
+
+
 def _cohort(
     folder: Path,
-    rows: dict[naming.Scan, dict[str, Any]],
+    own: dict[naming.Scan, dict[str, Any]],
+    earlier: dict[naming.Scan, dict[str, Any]],
     people: tuple[pd.DataFrame, str] | None,
     names: str,
-    engine: str,
-    ids: dict[naming.Scan, tuple[str, str]],
+    scans: list[naming.Scan],
 ) -> cohort.Cohort:
+    """One row a scan, covariates in front, under ids of which each occurs once."""
+    rows = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else own
     records = []
     for scan, row in rows.items():
         maps = {kind: naming.output_path(folder, scan, kind, names) for kind in cohort.MAP_COLUMNS}
         records.append({
             "participant_id": scan.participant_id, "session_id": scan.session_id, "scan": scan.stem, **row,
-            "engine": engine, "vbmstat_version": __version__,
             **{kind: path.relative_to(folder).as_posix() for kind, path in maps.items()},
         })  # fmt: skip
     table = pd.DataFrame(records).set_index(list(cohort.ID_COLUMNS))
     if people is not None:
         table, without = cohort.join_participants(table, *people)
-        if without:
-            log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(without))
-    own = {scan: (scan.participant_id, scan.session_id) for scan in rows}
-    several = ["_".join(filter(None, ids[scan])) for scan in rows if ids[scan] != own[scan]]
+        missing = sorted(set(without) & {"_".join(filter(None, _ids(scan))) for scan in own})
+        if missing:
+            log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(missing))
+    table = _with_earlier_covariates(table, folder / "cohort.tsv", {scan.stem for scan in earlier})
+    ids = naming.distinct_ids([*scans, *earlier])
+    several = ["_".join(filter(None, ids[scan])) for scan in rows if ids[scan] != _ids(scan)]
     if several:
         table.index = pd.MultiIndex.from_tuples([ids[scan] for scan in rows], names=cohort.ID_COLUMNS)
         log.warning("several scans of one participant and session: the rows %s; keep one of each in a model",
                     ", ".join(several))  # fmt: skip
     return cohort.Cohort(table, folder)
+
+
+def _ids(scan: naming.Scan) -> tuple[str, str]:
+    return scan.participant_id, scan.session_id
+
+
+def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -> pd.DataFrame:
+    """Covariates that only the earlier cohort table has, for the scans that were in it."""
+    if not stems or not path.is_file():
+        return table
+    old = cohort.read_table(path)
+    if "scan" not in old:
+        return table
+    old = old.set_index("scan")
+    made = {*table.columns[table.columns.get_loc("scan") :], *cohort.ID_COLUMNS}
+    columns = [name for name in old.columns if name not in made and not name.startswith("qc_")]
+    kept = table["scan"].where(table["scan"].isin(stems & set(old.index)))
+    covariates = old[columns].reindex(kept).set_axis(table.index)
+    both = table.columns.intersection(columns)
+    table = table.assign(**{name: table[name].where(table[name].notna(), covariates[name]) for name in both})
+    return pd.concat([covariates.drop(columns=both), table], axis=1)
+
+
+def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
+    """Compare the scans with one another, and draw it; what cannot be compared stays as it is."""
+    try:
+        quality = cohort_quality.measure_cohort(table)
+    except VbmstatError as error:
+        log.warning("scans were not compared with one another: %s", error)
+        return table
+    flagged = cohort_quality.flag(table, quality)
+    if len(table.table) >= cohort_quality.LEAST_SCANS:
+        figures.save_png(table.folder / "report" / "cohort.png", figures.cohort_report(flagged))
+    return flagged
 
 
 def _write_failures(folder: Path, failures: list[dict[str, str]]) -> None:

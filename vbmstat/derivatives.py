@@ -59,7 +59,8 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
-    io.write_json(path("sidecar"), {**origin, "row": row, "affine": affine, "seconds": result.seconds})
+    made = {"row": row, "affine": affine, "seconds": result.seconds}
+    io.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
 
 
 def completed_row(
@@ -72,14 +73,39 @@ def completed_row(
     origin : dict
         Provenance that a run now would write; it must equal the old one but for the key `ignored`.
     """
-    sidecar = naming.output_path(out, scan, "sidecar", names)
-    try:
-        old = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    old = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
     same = all(old.get(key) == value for key, value in origin.items() if key != ignored)
-    present = all(naming.output_path(out, scan, kind, names).is_file() for kind in naming.OUTPUT_KINDS)
-    return old["row"] if same and present else None
+    return old["row"] if old and same and _all_present(out, scan, names) else None
+
+
+def completed_scans(out: Path, names: str) -> dict[naming.Scan, dict[str, Any]]:
+    """Cohort columns, with engine and version, of all scans in an output folder whose outputs are complete.
+
+    The scans' paths are not known: they hold the stem alone.
+    """
+    found = {}
+    for sidecar in naming.find_sidecars(out, names):
+        old = _read_sidecar(sidecar)
+        stem = old.get("scan")
+        if not stem:
+            continue
+        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        if naming.output_path(out, scan, "sidecar", names) == sidecar and _all_present(out, scan, names):
+            found[scan] = {**old["row"], "engine": old["engine"], "vbmstat_version": old["versions"]["vbmstat"]}
+    return found
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """A scan's sidecar; empty if there is none, or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "row" in content else {}
+
+
+def _all_present(out: Path, scan: naming.Scan, names: str) -> bool:
+    return all(naming.output_path(out, scan, kind, names).is_file() for kind in naming.OUTPUT_KINDS)
 
 
 def scan_row(result: Preprocessed) -> dict[str, Any]:

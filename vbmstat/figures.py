@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vbmstat import io
+from vbmstat.cohort import Cohort
 from vbmstat.volume import Volume
 
 ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
@@ -25,6 +27,7 @@ _MARGIN_MM = 6.0  # shown around the brain
 _GAP_INCH, _LINE_INCH = 0.04, 0.27
 _CSF_GM, _GM_WM = 1.5, 2.5  # borders in a p0 map (0 background, 1 CSF, 2 GM, 3 WM)
 _TEMPLATE_LEVEL = 0.5
+_MOST_NAMES = 20  # in a picture of a cohort
 # view -> (axis that is sliced, horizontal axis, vertical axis, labels of the horizontal ends)
 _VIEWS = {"axial": (2, 0, 1, ("L", "R")), "coronal": (1, 0, 2, ("L", "R")), "sagittal": (0, 1, 2, ("P", "A"))}
 
@@ -83,6 +86,54 @@ def scan_report(
     y = _caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
     warp_rows.draw(figure, y, [(template, _TEMPLATE_LEVEL, ORANGE)])
     return figure
+
+
+def cohort_report(cohort: Cohort) -> Figure:
+    """How alike the scans of a cohort are, and how good their images; flagged ones with their ids.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With the columns ``qc_mean_correlation``, ``qc_image_rating`` and ``qc_warnings``.
+
+    Returns
+    -------
+    Figure
+        Left the sorted mean correlation of each GM map with the others', right the same against the image rating.
+    """
+    table = cohort.table
+    r, rating = (pd.to_numeric(table[name]).to_numpy(float) for name in ("qc_mean_correlation", "qc_image_rating"))
+    flagged = table["qc_warnings"].notna().to_numpy()
+    figure = Figure(figsize=(12.0, 5.2), dpi=_DPI, layout="constrained")
+    ranked, compared = figure.subplots(1, 2)
+    order = np.argsort(r)
+    place = np.empty(len(r))
+    place[order] = np.arange(1, len(r) + 1)
+    for axes, x, label in ((ranked, place, "scan, by its rank"), (compared, rating, "image rating (%)")):
+        axes.scatter(x[~flagged], r[~flagged], s=22, color=SKY_BLUE, label="scans")
+        axes.scatter(x[flagged], r[flagged], s=30, color=ORANGE, edgecolors="black", linewidths=0.6, label="flagged")
+        axes.axhline(np.median(r), color="grey", linewidth=0.8, label="median")
+        axes.set(xlabel=label, ylabel="mean correlation of the GM map with the others'")
+        _name_points(axes, x, r, [scan if bad else "" for scan, bad in zip(cohort.scan_ids, flagged, strict=True)])
+        axes.spines[["top", "right"]].set_visible(False)
+    ranked.legend(frameon=False, loc="lower right")
+    figure.suptitle(f"{len(r)} scans, {int(flagged.sum())} flagged (reasons: qc_warnings in cohort.tsv)", fontsize=12)
+    return figure
+
+
+def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+    """Names beside the lowest points that have one, as many as can be read, moved apart where they are close."""
+    named = [i for i in np.argsort(y) if names[i] and np.isfinite(x[i])][:_MOST_NAMES]
+    room = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 30  # a line of text
+    middle, last = np.mean(axes.get_xlim()), -np.inf
+    for i in named:
+        last = max(y[i], last + room)
+        right = x[i] > middle
+        axes.annotate(
+            names[i], (x[i], y[i]), (-8 if right else 8, (last - y[i]) / room * 11), textcoords="offset points",
+            ha="right" if right else "left", va="center", fontsize=8, parse_math=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "grey"},
+        )  # fmt: skip
 
 
 def save_png(path: Path | str, figure: Figure) -> None:

@@ -227,6 +227,13 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
 
 
+def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
+    """Sidecars of all scans in an output folder, by :func:`output_path`'s names."""
+    folder, prefix, bids_name = _OUTPUTS["sidecar"]
+    pattern = f"{folder}/{prefix}*.json" if names == "cat12" else f"sub-*/**/anat/*_{bids_name}"
+    return sorted(out.glob(pattern))
+
+
 def check_output_names(scans: Iterable[Scan], names: str) -> None:
     """Refuse scans whose outputs would have the same names: BIDS names keep only letters and digits of other stems.
 
