@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vbmstat import __version__
-from vbmstat.cli import evaluate, glm, pack, preprocess, roi, simulate
+from vbmstat.cli import evaluate, glm, harmonize, pack, preprocess, roi, simulate
 from vbmstat.errors import VbmstatError
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _options(
 app.command("preprocess")(preprocess.command)
 app.command("glm")(glm.command)
 app.command("evaluate")(evaluate.command)
+app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
 app.command("roi")(roi.command)
 app.command("simulate")(simulate.command)

@@ -34,11 +34,12 @@ from vbmstat.glm.plan import make_covariate_plan, make_plan
 from vbmstat.glm.record import contrast_record, fit_record, map_record
 from vbmstat.glm.resample import draw_subsets, read_draws
 from vbmstat.glm.results import GlmResults, statistic_maps
+from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
 from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label
 
-_MIXABLE = ("engine", "vbmstat_version")
+_MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
 
 
 def fit_glm(
@@ -127,7 +128,8 @@ def fit_glm(
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
             wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
-    notes = (*source.notes, *tiv_note, *design.notes, *_mask_note(matrix))
+    about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
+    notes = (*source.notes, *tiv_note, *design.notes, *about_sites, *_mask_note(matrix))
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)
     record |= {

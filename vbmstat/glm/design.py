@@ -16,6 +16,7 @@ from formulaic.errors import FormulaicError
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.formula import expression_names
+from vbmstat.glm.sites import site_column, site_confounding
 
 INTERCEPT = "Intercept"
 ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # formula name -> column that stands in where the name is no column
@@ -367,8 +368,11 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     -------
     DataFrame
         One row a non-intercept column: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
-        in a rank-deficient design), ``r_tiv`` (missing where the table used has no TIV).
+        in a rank-deficient design), ``r_tiv`` (missing where the table used has no TIV), ``r2_site`` of the column on
+        the sites (missing where the formula uses none).
     """
+    site = site_column(design.covariates)
+    sites = None if site is None else design.covariates[site].tolist()
     tiv = next((design.covariates[c].to_numpy(float) for c in ("tiv", "tiv_ml") if c in design.covariates), None)
     rows = []
     for index, name in enumerate(design.columns):
@@ -383,8 +387,9 @@ def variance_inflation(design: Design) -> pd.DataFrame:
         unexplained = float((rest**2).sum())
         vif = total / unexplained if unexplained > 1e-12 * total else np.inf
         r_tiv = _correlation(column, tiv) if tiv is not None else np.nan
-        rows.append({"column": name, "vif": vif, "r_tiv": r_tiv})
-    return pd.DataFrame(rows, columns=["column", "vif", "r_tiv"])
+        r2 = np.nan if sites is None else site_confounding(column[:, None], [name], sites)["r2_site"][0]
+        rows.append({"column": name, "vif": vif, "r_tiv": r_tiv, "r2_site": r2})
+    return pd.DataFrame(rows, columns=["column", "vif", "r_tiv", "r2_site"])
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,54 @@
+"""``vbmstat harmonize``: site effects out of maps or ROI tables, by ComBat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    site: Annotated[str, typer.Option(help="Column with the site or scanner.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new maps and their cohort.tsv.")],
+    cohort: Annotated[Path | None, typer.Option(help="Cohort table; default ./cohort.tsv or preprocess's.")] = None,
+    preserve: Annotated[str, typer.Option(help="What must survive, e.g. 'age + sex + group'.")] = "",
+    tissue: Annotated[str, typer.Option(help="gm, wm, csf or a column with map paths.")] = "gm",
+    maps: Annotated[Path | None, typer.Option(help="Folder of maps of another program.")] = None,
+    participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
+    roi_table: Annotated[Path | None, typer.Option(help="Wide ROI table (*_ml) in place of maps.")] = None,
+    mask_threshold: Annotated[float, typer.Option(help="Voxels above it in all scans are harmonised.")] = 0.1,
+    model: Annotated[Path | None, typer.Option(help="Model learned before; applied as it is.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Where to keep what is learned (.npz).")] = None,
+    missing: Annotated[str, typer.Option(help="Scans without site or covariate: raise or drop.")] = "raise",
+) -> None:
+    """Take site effects on mean and variance out of maps or an ROI table (ComBat), keeping covariates of interest."""
+    from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.progress import stages  # noqa: PLC0415
+    from vbmstat.glm.combat_model import load_model  # noqa: PLC0415
+    from vbmstat.harmonize import harmonize_maps, harmonize_table  # noqa: PLC0415
+
+    if roi_table is not None and (maps is not None or participants is not None):
+        msg = "--roi-table goes with --cohort, not with --maps or --participants"
+        raise typer.BadParameter(msg)
+    if model is not None and preserve:
+        msg = "the model knows what it preserves; leave --preserve out"
+        raise typer.BadParameter(msg)
+    table = cohort_path(cohort, None if maps is None else str(maps), participants)
+    learned = None if model is None else load_model(model)
+    if roi_table is not None:
+        result = harmonize_table(roi_table, table, site, out, preserve=preserve, model=learned, missing=missing)
+    else:
+        with stages() as progress:
+            result = harmonize_maps(
+                table, site, out, preserve=preserve, response=tissue, maps=maps, model=learned,
+                mask_threshold=mask_threshold, missing=missing, progress=progress,
+            )  # fmt: skip
+    if save_model is not None:
+        result.model.save(save_model)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    effects = result.model.effects
+    counts = ", ".join(f"{name} {n}" for name, n in zip(effects.sites, effects.n_scans, strict=True))
+    typer.echo(f"{int(effects.adjusted.sum())} voxels or columns harmonised; learned from {counts}")
+    typer.echo(f"results in {out}")

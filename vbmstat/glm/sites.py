@@ -1,0 +1,97 @@
+"""Sites and covariates: how far one explains the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+HARMONIZED = "harmonization"  # column of a cohort table that says what was done to its maps
+SITE_NAMES = ("site", "scanner")  # columns of a table that are taken for the site without being named
+CONFOUNDED_R2 = 0.5  # from here on (variance inflation 2) a warning: site explains half of a covariate
+
+
+def site_confounding(covariates: np.ndarray, columns: Sequence[str], sites: Sequence[str]) -> pd.DataFrame:
+    """Share of each covariate's variance that lies between sites.
+
+    Parameters
+    ----------
+    covariates : ndarray, (n_scans, p)
+        Numbers; factors as dummy columns.
+    columns : sequence of str
+        Their names.
+    sites : sequence of str
+        Site of each scan.
+
+    Returns
+    -------
+    DataFrame
+        One row a covariate: ``column``, ``r2_site`` (of the covariate on the sites, missing for a constant),
+        ``vif_site`` = 1 / (1 - R²), infinite where site determines the covariate.
+
+    Examples
+    --------
+    >>> report = site_confounding(np.array([[1.0], [1.0], [3.0], [5.0]]), ["age"], ["a", "a", "b", "b"])
+    >>> report[["r2_site", "vif_site"]].round(4).to_dict("records")
+    [{'r2_site': 0.8182, 'vif_site': 5.5}]
+    """
+    members = np.unique(np.asarray(sites, dtype=object).astype(str), return_inverse=True)[1]
+    counts = np.bincount(members)
+    rows = []
+    for name, column in zip(columns, covariates.T, strict=True):
+        centred = column - column.mean()
+        total = float(centred @ centred)
+        between = float((np.bincount(members, centred) ** 2 / counts).sum())
+        r2 = min(between / total, 1.0) if total > 0 else np.nan
+        vif = 1 / (1 - r2) if r2 < 1 - 1e-12 else np.inf
+        rows.append({"column": name, "r2_site": r2, "vif_site": vif if np.isfinite(r2) else np.nan})
+    return pd.DataFrame(rows, columns=["column", "r2_site", "vif_site"])
+
+
+def confounding_notes(report: pd.DataFrame, site: str = "site") -> tuple[str, ...]:
+    """One line for each covariate that site explains too much of."""
+    bad = report[report["r2_site"] >= CONFOUNDED_R2]
+    return tuple(
+        f"{site} explains {row.r2_site:.0%} of the variance of {row.column} (variance inflation {row.vif_site:.1f}): "
+        "their effects can hardly be told apart"
+        for row in bad.itertuples()
+    )
+
+
+def site_column(table: pd.DataFrame) -> str | None:
+    """The column ``site`` or ``scanner`` of a table, if it has two values or more."""
+    return next((name for name in SITE_NAMES if name in table and table[name].nunique() > 1), None)
+
+
+def site_notes(
+    table: pd.DataFrame, matrix: np.ndarray, terms: Mapping[str, Sequence[str]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """What a reader of a model should know about sites: harmonised maps, a site left out, a confounded covariate.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The rows of the cohort that the model uses.
+    matrix : ndarray, (n_scans, n_regressors)
+        The design.
+    terms : mapping of str to sequence of str
+        Its terms and their columns.
+    columns : sequence of str
+        Names of its columns.
+    """
+    notes = [f"the maps were harmonised: {value}" for value in _values(table, HARMONIZED)]
+    name = site_column(table)
+    if name is None:
+        return tuple(notes)
+    of_site = {column for term, found in terms.items() if re.search(rf"\b{name}\b", term) for column in found}
+    if not of_site and not notes:
+        notes.append(f"the table has {table[name].nunique()} values in the column {name}, which the formula leaves out")
+    others = [i for i, column in enumerate(columns) if column not in of_site]
+    report = site_confounding(matrix[:, others], [columns[i] for i in others], table[name].tolist())
+    return (*notes, *confounding_notes(report, name))
+
+
+def _values(table: pd.DataFrame, column: str) -> list[str]:
+    return sorted(set(table[column].dropna().astype(str))) if column in table else []
