@@ -125,8 +125,7 @@ def overlap_at(a: np.ndarray, b: np.ndarray, level: float) -> tuple[int, int, fl
     >>> overlap_at(np.array([3.0, 3.0, -3.0]), np.array([3.0, 0.0, 3.0]), 2.0)
     (3, 2, 0.4)
     """
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    signed = [torch.cat([values > level, values < -level]) for values in (a, b)]
+    signed = [torch.as_tensor(np.concatenate([values > level, values < -level])) for values in (a, b)]
     return int(signed[0].sum()), int(signed[1].sum()), dice(signed[0], signed[1])
 
 
@@ -189,14 +188,15 @@ def compare_maps(
     if not common.any():
         msg = "the maps have no voxel in common: their masks do not overlap; are both in the same space?"
         raise ScanError(msg)
-    values = [volume.data[0][common].double().numpy() for volume in (a, b)]
-    found = asdict(agreement(*values))
+    values_a, values_b = (volume.data[0][common].double().numpy() for volume in (a, b))
+    found = asdict(agreement(values_a, values_b))
     row: dict[str, float] = {
         "n_voxels_a": int(mask_a.sum()), "n_voxels_b": int(mask_b.sum()), "n_voxels": int(found.pop("n")), **found,
     }  # fmt: skip
     row |= _peaks(a, b, mask_a, mask_b)
     for level in levels:
-        row[f"n_a_t{level:g}"], row[f"n_b_t{level:g}"], row[f"dice_t{level:g}"] = overlap_at(*values, level)
+        n_a, n_b, shared = overlap_at(values_a, values_b, level)
+        row |= {f"n_a_t{level:g}": n_a, f"n_b_t{level:g}": n_b, f"dice_t{level:g}": shared}
     return row
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ import pandas as pd
 
 from vbmstat import assets, compare, figures_compare, io, naming
 from vbmstat.cohort import read_table
+from vbmstat.compare_config import TISSUES
+from vbmstat.compare_inputs import by_scan
 from vbmstat.compare_statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures_report import save_publication
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from vbmstat.volume import Volume
 
-TISSUES = {"gm": 1, "wm": 2}
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 _LISTED = 12
@@ -230,14 +231,6 @@ def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[st
     return None
 
 
-def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
-    """Maps by scan id (participant and session) where these are distinct, else by the stem they came with."""
-    ids = {stem: "_".join(filter(None, naming.split_ids(stem))) for stem in maps}
-    if len(set(ids.values())) < len(ids):
-        ids = {stem: stem for stem in maps}
-    return {ids[stem].removesuffix("_T1w"): path for stem, path in maps.items()}
-
-
 def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: list[str]) -> dict[str, float]:
     one, other = io.read_volume(a), io.read_volume(b)
     volumes = {"a_ml": one.sums_ml[0], "b_ml": other.sums_ml[0]}
@@ -279,7 +272,7 @@ def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
         raise TableError(msg)
     _refuse_other_atlas(a, b)
     scans = [list(dict.fromkeys(_scan_ids(table))) for table in tables]
-    common = compare.match_ids(*scans)
+    common = compare.match_ids(scans[0], scans[1])
     notes = []
     for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
         spare = [scan for scan in ids if scan not in set(common)]
@@ -385,18 +378,22 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
 
 
 def _map_figures(found: Comparison) -> dict[str, Figure]:
-    drawn = {}
-    for number, pair in enumerate(found.pairs, 1):
-        stem = "" if len(found.pairs) == 1 else f"{number:02d}_{_file_part(pair.name)}_{_file_part(pair.kind)}_"
+    """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
+    drawn: dict[str, Figure] = {}
+    groups: dict[str, dict[str, list[figures_compare.PanelRow]]] = {}
+    for pair in found.pairs:
         inside = pair.a.mask & pair.b.mask
-        values = [one.volume.data[0][inside].numpy() for one in (pair.a, pair.b)]
+        a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
         symbol = pair.kind if pair.kind != "unknown" else "value"
-        drawn[f"{stem}agreement"] = figures_compare.agreement_figure(*values, found.names, pair.name, symbol)
-        rows = [
+        stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
+        drawn[stem] = figures_compare.agreement_figure(a, b, found.names, pair.name, symbol)
+        groups.setdefault(symbol, {})[pair.name] = [
             figures_compare.PanelRow(name, masked(one.volume, one.mask))
             for name, one in zip(found.names, (pair.a, pair.b), strict=True)
         ]
-        drawn[f"{stem}slices"] = figures_compare.panels_figure({pair.name: rows}, symbol)
+    for symbol, rows in groups.items():
+        stem = "slices" if found.kind == "maps" else f"slices_{_file_part(symbol)}"
+        drawn[stem] = figures_compare.panels_figure(rows, symbol)
     return drawn
 
 

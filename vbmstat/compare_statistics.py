@@ -214,8 +214,8 @@ def _notes(a: Statistic, b: Statistic, row: dict[str, float]) -> list[str]:
     if set(floors) == {True, False}:
         which = "A" if floors[0] else "B"
         notes.append(
-            f"only {which} has SPM's variance floor (1e-3 of the largest residual variance), which lowers |t| where the "
-            "variance is small; fit the other with --spm-resms"
+            f"only {which} has SPM's variance floor (1e-3 of the largest residual variance), which lowers |t| where "
+            "the variance is small; fit the other with --spm-resms"
         )
     if row["r"] < _OPPOSITE:
         notes.append("the maps are anticorrelated: is one contrast the negative of the other?")
@@ -250,7 +250,7 @@ def find_statistics(folder: Path) -> dict[tuple[str, str], Path]:
     for path in sorted(folder.glob("contrast-*_statmap.nii*")):
         match = _OURS.match(image_stem(path))
         if match:
-            found[names.get(match["label"], match["label"]), _STATISTICS[match["stat"]]] = path
+            found[str(names.get(match["label"], match["label"])), _STATISTICS[match["stat"]]] = path
     if found:
         return found
     for path in sorted(path for pattern in _SPM_FILES for path in folder.glob(pattern)):
@@ -289,7 +289,7 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str
         notes.append(f"the only t-maps are compared, though their contrasts are called {only[0][0][0]!r} and "
                      f"{only[1][0][0]!r}")  # fmt: skip
         return [(found[0][only[0][0]], found[1][only[1][0]])], notes
-    for which, ours, theirs in (("A", *plain), ("B", *plain[::-1])):
+    for which, ours, theirs in (("A", plain[0], plain[1]), ("B", plain[1], plain[0])):
         spare = sorted({ours[key][0] for key in ours if key not in theirs and key[1] in ("t", "F")})
         if spare:
             notes.append(f"only {which} has the contrasts {', '.join(spare)}")

@@ -101,6 +101,7 @@ def evaluate_folders(
     folders: Sequence[Path],
     truth: Path | None = None,
     report: Callable[[str, int, int], None] = lambda *_: None,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Compare output folders of the same scans.
 
@@ -112,14 +113,16 @@ def evaluate_folders(
         Label map, or folder of label maps (CSF 1, GM 2, WM 3) named as the scans, with or without ``p0``.
     report : callable
         Told (stage, done, total).
+    names : sequence of str, optional
+        What to call the folders in the tables; by default their own names.
 
     Raises
     ------
     ScanError
         If folders hold no outputs or no common scan, or grids of a scan differ.
     """
-    names = [folder.resolve().name for folder in folders]
-    labels = names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    own = [folder.resolve().name for folder in folders]
+    labels = names or (own if len(set(own)) == len(own) else [str(folder) for folder in folders])
     outputs = [find_outputs(folder, label) for folder, label in zip(folders, labels, strict=True)]
     true_labels = {} if truth is None else _truth_labels(truth)
     common = set.intersection(*(entry.stems for entry in outputs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +20,18 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vbmstat import compare
-from vbmstat.figures_report import BLUE, DIVERGING, GREY, ORANGE, WIDTH_INCH, average_brain
-from vbmstat.figures_report import _STYLE as PRINT_STYLE
+from vbmstat.figures_report import _STYLE, BLUE, DIVERGING, GREY, ORANGE, WIDTH_INCH, average_brain
 from vbmstat.grid import Grid, resample
 from vbmstat.volume import Volume
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
 _DPI = 300
+PRINT_STYLE: Any = _STYLE
 _MAX_DOTS = 2000  # more points than this are shown as a density
 _BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
-_LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.62, 0.06, 0.03, 0.24
+_LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.66, 0.06, 0.03, 0.24
 _MANY_REGIONS = 36
 
 
@@ -80,9 +81,8 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
         left.set_ylabel(_plain(f"B: {names[1]} ({unit})"))
         left.legend(frameon=False, loc="lower right")
         sign = "+" if found.intercept >= 0 else "−"
-        numbers = f"r = {found.r:.3f}, concordance {found.ccc:.3f}\nB = {found.slope:.3g} A {sign} "
-        numbers += f"{abs(found.intercept):.2g}\nSD ratio B/A {found.sd_ratio:.3g}\nn = {found.n:,}"
-        _note(left, numbers)
+        numbers = f"r = {found.r:.3f}, concordance {found.ccc:.3f}, n = {found.n:,}\nB = {found.slope:.3g} A {sign} "
+        _note(left, numbers + f"{abs(found.intercept):.3g}, SD ratio B/A {found.sd_ratio:.3g}")
         _cloud(right, (a + b) / 2, b - a)
         lines = ((found.bias, ORANGE, "-"), (found.loa_low, BLUE, "--"), (found.loa_high, BLUE, "--"))
         for value, colour, style in lines:
@@ -90,7 +90,7 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
         right.axhline(0.0, color="black", linewidth=0.5)
         right.set_xlabel(_plain(f"mean of A and B ({unit})"))
         right.set_ylabel(_plain(f"B − A ({unit})"))
-        _note(right, f"bias {found.bias:.3g}\nlimits of agreement {found.loa_low:.3g} to {found.loa_high:.3g}")
+        _note(right, f"bias {found.bias:.3g}\n95 % limits of agreement {found.loa_low:.3g} to {found.loa_high:.3g}")
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -184,7 +184,7 @@ def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
         axes.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=0.9)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     words = _plain(region).split()
-    title = region if len(region) <= 20 else " ".join(words[:-1]) + "\n" + words[-1]  # noqa: PLR2004 - characters
+    title = region if len(region) <= 20 else " ".join(words[:-1]) + "\n" + words[-1]
     axes.set_title(title if "\n" in title else _plain(title), fontsize=5.5, pad=2)
     axes.text(0.04, 0.96, "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}", transform=axes.transAxes,
               va="top", fontsize=6)  # fmt: skip
@@ -209,8 +209,8 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _note(axes: Axes, text: str) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-    axes.text(0.02, 0.98, text.replace("-", "−"), transform=axes.transAxes, va="top", fontsize=7, bbox=box)
+    """Numbers above a plot, where they hide nothing."""
+    axes.set_title(text.replace("-", "−"), loc="left", fontsize=7)
 
 
 def _on(volume: Volume, grid: Grid) -> np.ndarray:
@@ -263,9 +263,9 @@ def _sides(axes: Axes) -> None:
 def _colour_bar(figure: Figure, norm: Normalize, symbol: str, span: tuple[float, float], threshold: float) -> None:
     """The scale of a group at the right, the threshold marked on it."""
     height = span[1] - span[0]
-    bar = figure.add_axes(((WIDTH_INCH - 0.36) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
+    bar = figure.add_axes(((WIDTH_INCH - 0.46) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
     scale = figure.colorbar(ScalarMappable(norm, DIVERGING), cax=bar, extend="both")
-    scale.outline.set_linewidth(0.4)  # type: ignore[operator]
+    scale.outline.set_linewidth(0.4)
     assert norm.vmax is not None  # noqa: S101 - made by _symmetric
     at = [-norm.vmax, 0.0, norm.vmax]
     bar.set_yticks(at, [f"{value:.3g}".replace("-", "−") for value in at], fontsize=6)

@@ -1,4 +1,4 @@
-"""``vbmstat compare``: do two maps, models, folders of maps or ROI tables agree?"""
+"""``vbmstat compare``: agreement of two maps, models, folders of maps or ROI tables."""
 
 from __future__ import annotations
 

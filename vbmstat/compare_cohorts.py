@@ -1,0 +1,324 @@
+"""The whole comparison of pipelines on cohorts: every model in every pipeline, then tables and figures.
+
+Results lie in ``glm/COHORT/VARIABLE_TISSUE/PIPELINE``; the packed maps in ``maps/`` may be deleted. What was done
+before with the same maps, covariates, model and version is not done again: ``stamp.json``, written last, tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vbmstat import __version__, compare, compare_summary, figures_compare, io
+from vbmstat.cohort import Cohort
+from vbmstat.compare_config import TISSUES, Plan, Variable
+from vbmstat.compare_files import masked
+from vbmstat.compare_inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
+from vbmstat.compare_statistics import compare_pair, read_statistic
+from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.evaluate_folders import evaluate_folders
+from vbmstat.figures_report import save_publication
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.contrast import file_label
+from vbmstat.glm.masking import file_stamp
+from vbmstat.glm.options import make_options
+from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.naming import split_ids
+from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
+
+_STAMP = "stamp.json"
+_NEEDED = "draws.tsv"
+_Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What :func:`compare_cohorts` made.
+
+    Attributes
+    ----------
+    tables : dict of str to DataFrame
+        By file name without suffix.
+    summary : str
+        Markdown.
+    notes : tuple of str
+        What was left out or is not alike.
+    n_fitted, n_kept : int
+        Models fitted now, and kept from before.
+    """
+
+    tables: Mapping[str, pd.DataFrame]
+    summary: str
+    notes: tuple[str, ...]
+    n_fitted: int
+    n_kept: int
+
+
+def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
+    """Fit every model of a plan in every pipeline on the same subsets, and compare.
+
+    Parameters
+    ----------
+    plan : Plan
+        From :func:`vbmstat.compare_config.read_plan`.
+    report : callable
+        Told (stage, done, total).
+
+    Returns
+    -------
+    Outcome
+        Also written below ``plan.out``: tables (TSV), figures (SVG and PNG), summary.md and summary.json.
+
+    Raises
+    ------
+    VbmstatError
+        If a cohort has no scan in all pipelines, or a model cannot be fitted; what is done by then is kept.
+    """
+    cohorts = _load(plan)
+    notes = [note for data in cohorts.values() for note in data.notes]
+    fitted = _fit_all(plan, cohorts, report, notes)
+    maps = _compare_models(plan, cohorts, report, notes)
+    rois = _compare_rois(plan, cohorts, report, notes)
+    agreement = _evaluate(plan, cohorts, report, notes)
+    tables = compare_summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
+    kept = tuple(dict.fromkeys(notes))
+    text = compare_summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+    for name, table in tables.items():
+        io.write_table(plan.out / f"{name}.tsv", table)
+    io.write_json(plan.out / "summary.json", compare_summary.as_json(tables, kept))
+    io.write_text(plan.out / "summary.md", text)
+    return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted))
+
+
+def _load(plan: Plan) -> dict[str, CohortData]:
+    """Every cohort with its maps and covariates, the pooled ones last."""
+    cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
+    for name, entry in plan.cohorts.items():
+        if entry.pool:
+            cohorts[name] = pool_cohorts(name, [cohorts[member] for member in entry.pool])
+    return {name: cohorts[name] for name in plan.cohorts}
+
+
+def _fit_all(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> list[bool]:
+    """Fit what is not done yet; whether each model was fitted now."""
+    jobs = [
+        (data, pipeline, tissue) for name, data in cohorts.items() for tissue in plan.tissues
+        for pipeline in data.pipelines if plan.cohorts[name].variables
+    ]  # fmt: skip
+    done = []
+    for number, (data, pipeline, tissue) in enumerate(jobs, 1):
+        paths, note = smoothed_maps(data, pipeline, tissue, plan.fwhm_mm, plan.out / "smoothed", report)
+        notes += [note] if note else []
+        for name in plan.cohorts[data.name].variables:
+            done.append(_fit(plan, data, pipeline, tissue, plan.variables[name], paths))
+        report("fitting models", number, len(jobs))
+    return done
+
+
+def _model_folder(plan: Plan, data: CohortData, variable: str, tissue: str, pipeline: str) -> Path:
+    return plan.out / "glm" / data.name / f"{variable}_{tissue}" / pipeline
+
+
+def _fit(
+    plan: Plan, data: CohortData, pipeline: str, tissue: str, variable: Variable, paths: Mapping[str, Path]
+) -> bool:
+    """Fit one model unless it is done; whether it was."""
+    folder = _model_folder(plan, data, variable.name, tissue, pipeline)
+    reference = next(iter(data.pipelines))
+    table = data.table(pipeline)
+    _check_tiv(variable, table, data, pipeline)
+    options: dict[str, Any] = {"missing": "drop", **plan.glm}
+    if pipeline != reference:
+        draws = _model_folder(plan, data, variable.name, tissue, reference) / _NEEDED
+        options |= {"draws": draws} if draws.is_file() else {}
+    stamp = {
+        "version": __version__, "formula": variable.formula, "contrast": variable.contrast, "options": plan.glm,
+        "maps": {scan: file_stamp(path) for scan, path in paths.items()}, "covariates": _digest(table),
+        "draws": _file_digest(options["draws"]) if "draws" in options else None,
+    }  # fmt: skip
+    if _is_done(folder, stamp):
+        return False
+    settings = make_options(options)
+    store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
+    existing = open_store(store, strict=False)
+    if existing is not None and set(existing.scan_ids) != set(paths):
+        shutil.rmtree(store)  # the mask is that of all packed scans
+    packed = pack_maps(paths, store, settings.mask_rule)
+    try:
+        keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
+        found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
+    except VbmstatError as error:
+        msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
+        raise DesignError(msg) from error
+    if found.contrasts[0].kind != "t":
+        msg = f"[variables.{variable.name}] contrast {variable.contrast!r} is an F-test; give a t-contrast"
+        raise DesignError(msg)
+    (folder / _STAMP).unlink(missing_ok=True)
+    found.to_directory(folder)
+    io.write_json(folder / _STAMP, stamp)
+    return True
+
+
+def _check_tiv(variable: Variable, table: pd.DataFrame, data: CohortData, pipeline: str) -> None:
+    words = "".join(letter if letter.isalnum() or letter == "_" else " " for letter in variable.formula).split()
+    if not {"tiv", "tiv_ml"} & set(words):
+        return
+    values = table["tiv_ml"] if "tiv_ml" in table else pd.Series(index=table.index, dtype=float)
+    without = list(values.index[values.isna()])
+    if without:
+        msg = (
+            f"{data.name}: {pipeline} gives no TIV for {', '.join(without[:6])}{' …' if len(without) > 6 else ''}; "
+            "expected sidecars (report/vbmstat_*.json), cohort.tsv or volumes.tsv with tiv_ml, or CAT12's "
+            "report/cat_*.xml in its folder"
+        )
+        raise DesignError(msg)
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv().encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
+    """Whether a folder was made from just this."""
+    try:
+        return bool(json.loads((folder / _STAMP).read_text(encoding="utf-8")) == json.loads(json.dumps(stamp)))
+    except (OSError, ValueError):
+        return False
+
+
+def _compare_models(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+    """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
+    rows: list[dict[str, Any]] = []
+    todo = [(data, tissue) for name, data in cohorts.items() if plan.cohorts[name].variables for tissue in plan.tissues]
+    for done, (data, tissue) in enumerate(todo, 1):
+        groups: dict[str, list[figures_compare.PanelRow]] = {}
+        shown = "median t"
+        for name in plan.cohorts[data.name].variables:
+            label = f"contrast-{file_label(name)}"
+            for statistic in ("mediant", "t"):
+                file = f"{label}_stat-{statistic}_statmap.nii.gz"
+                paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}
+                if not all(path.is_file() for path in paths.values()):
+                    continue  # no subsets were asked for
+                pairs = {pair: compare_pair(paths[pair[0]], paths[pair[1]]) for pair in data.pairs}
+                for (a, b), found in pairs.items():
+                    n_scans = json.loads((paths[a].parent / "glm.json").read_text(encoding="utf-8"))["n_scans"]
+                    keys = {"cohort": data.name, "tissue": tissue, "a": a, "b": b, "variable": name}
+                    rows.append({**keys, "statistic": found.kind, "n_scans": n_scans, **found.row})
+                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in found.notes
+                              if not n.startswith("masks differ")]  # fmt: skip
+                if name not in groups:
+                    groups[name] = [
+                        figures_compare.PanelRow(p, masked(one.volume, one.mask))
+                        for p in data.pipelines for one in (read_statistic(paths[p]),)
+                    ]  # fmt: skip
+                    shown = "median t" if statistic == "mediant" else "t"
+        if groups:
+            figure = figures_compare.panels_figure(groups, shown)
+            save_publication(plan.out / "figures" / f"slices_{data.name}_{tissue}", figure)
+        report("comparing t-maps", done, len(todo))
+    return pd.DataFrame(rows)
+
+
+def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+    """Region volumes of every pipeline, their agreement, and the scatter panels."""
+    atlas = load_atlas(plan.atlas)
+    notes.append(licence_notice(atlas))
+    parts = []
+    for done, data in enumerate(cohorts.values(), 1):
+        tables = {name: _regions(plan, data, name, atlas) for name in data.pipelines}
+        for a, b in data.pairs:
+            one, other = tables[a], tables[b]
+            if one is None or other is None:
+                lacks = a if one is None else b
+                notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
+                continue
+            joined = compare.join_rois(one, other, "region")
+            found = compare.roi_agreement(joined, "region")
+            keys = {"cohort": data.name, "a": a, "b": b}
+            parts.append(pd.DataFrame([keys] * len(found)).join(found))
+            for tissue, part in joined.groupby("tissue", sort=False):
+                stem = plan.out / "figures" / f"rois_{data.name}_{tissue}_{a}_{b}"
+                save_publication(stem, figures_compare.roi_figure(part, (a, b), str(tissue)))
+        report("comparing regions", done, len(cohorts))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.DataFrame | None:
+    """Merged regions of a pipeline (tidy), measured or read; None where unsmoothed maps are lacking."""
+    maps = data.pipelines[pipeline].maps
+    if any(scan not in maps[tissue] for tissue in plan.tissues for scan in data.scans):
+        return None
+    folder = plan.out / "roi" / data.name / pipeline
+    file = folder / f"roi_{atlas.name}_regions.tsv"
+    stamp = {
+        "version": __version__, "atlas": atlas.name,
+        "maps": {tissue: {scan: file_stamp(maps[tissue][scan]) for scan in data.scans} for tissue in plan.tissues},
+    }  # fmt: skip
+    if not (_is_done(folder, stamp) and file.is_file()):
+        columns = {TISSUE_COLUMNS[t]: [str(maps[t][scan].absolute()) for scan in data.scans] for t in plan.tissues}
+        ids = pd.MultiIndex.from_tuples([(scan, "") for scan in data.scans], names=["participant_id", "session_id"])
+        tables = measure_rois(Cohort(pd.DataFrame(columns, index=ids), Path()), atlas, plan.tissues)
+        if len(tables.failures):
+            msg = f"{data.name}, {pipeline}: {tables.failures['reason'].iloc[0]}"
+            raise DesignError(msg)
+        (folder / _STAMP).unlink(missing_ok=True)
+        write_rois(folder, tables)
+        io.write_json(folder / _STAMP, stamp)
+    return pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"participant_id": str})
+
+
+def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+    """Segmentation and registration, scan by scan, of cohorts that are not pooled."""
+    parts = []
+    single = [data for name, data in cohorts.items() if not plan.cohorts[name].pool]
+    for data in single:
+        folder = plan.out / "evaluation" / data.name
+        folders = plan.cohorts[data.name].pipelines
+        stamp = {"version": __version__, "files": {n: _files(path, data.scans) for n, path in folders.items()}}
+        file = folder / "evaluation_scans.tsv"
+        if not (_is_done(folder, stamp) and file.is_file()):
+            try:
+                found = evaluate_folders(list(folders.values()), report=report, names=list(folders))
+            except VbmstatError as error:
+                notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
+                continue
+            kept = [_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]
+            io.write_table(file, found.scans[kept])
+            io.write_json(folder / _STAMP, stamp)
+        table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
+        parts.append(table.assign(cohort=data.name))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _scan_of(stem: str) -> str:
+    return "_".join(filter(None, split_ids(stem))).removesuffix("_T1w")
+
+
+def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Size and time of the files that evaluation reads."""
+    wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
+    paths = sorted(path for path in folder.rglob("*.nii*") if path.name.startswith(wanted))
+    return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
+
+
+def _times(cohorts: Mapping[str, CohortData]) -> pd.DataFrame:
+    """Seconds of each scan and pipeline that its sidecar records."""
+    parts = [
+        pd.DataFrame({"cohort": name, "pipeline": key, "scan": found.table.index,
+                      "seconds": found.table["seconds"].to_numpy()})
+        for name, data in cohorts.items() for key, found in data.pipelines.items()
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True).dropna(subset="seconds")

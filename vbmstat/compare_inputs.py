@@ -1,0 +1,286 @@
+"""What each pipeline holds of a cohort: scans that all of them have, their maps, covariates, TIV and times."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vbmstat import compare, io, naming
+from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
+from vbmstat.compare_config import TISSUES, CohortPlan
+from vbmstat.errors import TableError
+from vbmstat.preproc.smooth import smooth_map
+
+_CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
+_OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that each pipeline has of its own
+_NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped", *MAP_COLUMNS)
+_LISTED = 12
+_Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class PipelineData:
+    """One pipeline's maps of a cohort.
+
+    Attributes
+    ----------
+    folder : tuple of Path
+        Output folders; several for a pooled cohort.
+    maps : dict of str to dict of str to Path
+        Unsmoothed modulated maps: tissue, then scan.
+    smoothed : dict of str to dict of str to Path
+        Smoothed ones that the pipeline has.
+    table : DataFrame
+        tiv_ml, engine, vbmstat_version and seconds of each scan (index), missing where unknown.
+    """
+
+    folders: tuple[Path, ...]
+    maps: Mapping[str, Mapping[str, Path]]
+    smoothed: Mapping[str, Mapping[str, Path]]
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class CohortData:
+    """A cohort in several pipelines.
+
+    Attributes
+    ----------
+    name : str
+        Of the plan.
+    scans : tuple of str
+        Scans that every pipeline and the table of covariates have, sorted.
+    covariates : DataFrame
+        One row a scan (index).
+    pipelines : dict of str to PipelineData
+        The first is the reference.
+    notes : tuple of str
+        What was left out.
+    is_pooled : bool
+        Whether scans are called COHORT_SCAN.
+    """
+
+    name: str
+    scans: tuple[str, ...]
+    covariates: pd.DataFrame
+    pipelines: Mapping[str, PipelineData]
+    notes: tuple[str, ...]
+    is_pooled: bool = False
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The reference with each other pipeline."""
+        first, *others = self.pipelines
+        return [(first, other) for other in others]
+
+    def table(self, pipeline: str) -> pd.DataFrame:
+        """Covariates with the pipeline's own TIV, engine and version."""
+        own = self.pipelines[pipeline].table[list(_OF_PIPELINE)].dropna(axis=1, how="all")
+        return self.covariates.join(own)
+
+
+def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
+    """Maps by scan id (participant and session) where these are distinct, else by the stem they came with.
+
+    Examples
+    --------
+    >>> list(by_scan({"sub-1_T1w": Path("a.nii"), "chris_T1w": Path("b.nii")}))
+    ['sub-1', 'chris']
+    """
+    ids = {stem: "_".join(filter(None, naming.split_ids(stem))) for stem in maps}
+    if len(set(ids.values())) < len(ids):
+        ids = {stem: stem for stem in maps}
+    return {ids[stem].removesuffix("_T1w"): path for stem, path in maps.items()}
+
+
+def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
+    """Find maps, covariates and volumes of a cohort that is not pooled.
+
+    Raises
+    ------
+    ScanError, TableError
+        If a pipeline has no maps of a tissue, or no scan is in all pipelines and the table.
+    """
+    found = {name: _pipeline(folder, tissues) for name, folder in plan.pipelines.items()}
+    notes = []
+    scans: list[str] = []
+    for number, (name, pipeline) in enumerate(found.items()):
+        has = list(pipeline.table.index)
+        if not has:
+            lacking = ", ".join(f"mwp{TISSUES[tissue]}*" for tissue in tissues)
+            msg = f"{plan.name}: {pipeline.folders[0]} ({name}) has no scan with all of {lacking}"
+            raise TableError(msg)
+        scans = has if number == 0 else compare.match_ids(scans, has)
+    source = plan.participants or next(iter(plan.pipelines.values())) / "cohort.tsv"
+    people = read_cohort(source).table
+    index = pd.MultiIndex.from_tuples([naming.split_ids(scan) for scan in scans], names=list(ID_COLUMNS))
+    joined, without = join_participants(pd.DataFrame(index=index), people, str(source))
+    joined.index = pd.Index(scans, name="scan_id")
+    lost = set(without)
+    keep = sorted(
+        scan for scan, key in zip(scans, index, strict=True) if "_".join(filter(None, key)) not in lost
+    )
+    if lost:
+        notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({_listed(sorted(lost))})")
+    for name, pipeline in found.items():
+        spare = [scan for scan in pipeline.table.index if scan not in set(keep)]
+        if spare:
+            notes.append(f"{plan.name}: {name} has {len(spare)} scans more ({_listed(spare)})")
+    drop = [column for column in joined if column in _NOT_COVARIATES or str(column).startswith("qc_")]
+    return CohortData(
+        plan.name, tuple(keep), joined.loc[keep].drop(columns=drop), {n: _select(p, keep) for n, p in found.items()},
+        tuple(notes),
+    )  # fmt: skip
+
+
+def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
+    """Maps of a folder; scans are those with an unsmoothed or smoothed map of every tissue."""
+    stems: dict[str, Path] = {}
+    maps: dict[str, dict[str, Path]] = {}
+    smoothed: dict[str, dict[str, Path]] = {}
+    for tissue in tissues:
+        raw, smooth = (naming.find_maps(folder, TISSUES[tissue], smoothed=wanted) for wanted in (False, True))
+        maps[tissue], smoothed[tissue] = by_scan(raw), by_scan(smooth)
+        stems |= {scan: Path(stem) for stem, scan in zip(raw, maps[tissue], strict=True)}
+        stems |= {scan: Path(stem) for stem, scan in zip(smooth, smoothed[tissue], strict=True)}
+    scans = sorted(s for s in stems if all(s in maps[t] or s in smoothed[t] for t in tissues))
+    rows = scan_rows(folder, {scan: str(stems[scan]) for scan in scans})
+    return PipelineData((folder,), maps, smoothed, rows)
+
+
+def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
+    """TIV (mL), engine, version and seconds of each scan, from what the folder has.
+
+    Sidecars of this program (``report/vbmstat_*.json``) come first, then ``cohort.tsv`` or ``volumes.tsv`` (columns
+    participant_id, tiv_ml), then CAT12's ``report/cat_*.xml``.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder.
+    stems : mapping of str to str
+        Scan id to the stem of its file names.
+    """
+    rows: dict[str, dict[str, Any]] = {scan: {} for scan in stems}
+    reports = [folder / "report", folder.parent / "report", folder]
+    tables = [path for path in (folder / "cohort.tsv", folder / "volumes.tsv") if path.is_file()]
+    volumes = {path: read_cohort(path) for path in tables}
+    for scan, stem in stems.items():
+        row = rows[scan]
+        for place in reports:
+            row |= {key: value for key, value in _sidecar(place / f"vbmstat_{stem}.json").items() if key not in row}
+        for cohort in volumes.values():
+            for key in ("tiv_ml", "engine", "vbmstat_version"):
+                if key not in row and key in cohort.table and scan in cohort.scan_ids:
+                    row[key] = cohort.table[key].iloc[cohort.scan_ids.index(scan)]
+        for place in reports:
+            if "tiv_ml" not in row and (place / f"cat_{stem}.xml").is_file():
+                text = (place / f"cat_{stem}.xml").read_text(encoding="utf-8", errors="replace")
+                found = _CAT_TIV.search(text)
+                row["tiv_ml"] = float(found[1]) if found else None
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=[*_OF_PIPELINE, "seconds"])
+    table.index.name = "scan_id"
+    return table
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        seconds = sum(float(value) for value in content.get("seconds", {}).values())
+        return {
+            "tiv_ml": float(content["row"]["tiv_ml"]), "engine": content["engine"],
+            "vbmstat_version": content["versions"]["vbmstat"], "seconds": seconds or None,
+        }  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _select(pipeline: PipelineData, scans: Sequence[str]) -> PipelineData:
+    kept = set(scans)
+    maps, smoothed = (
+        {tissue: {scan: path for scan, path in found.items() if scan in kept} for tissue, found in group.items()}
+        for group in (pipeline.maps, pipeline.smoothed)
+    )
+    return PipelineData(pipeline.folders, maps, smoothed, pipeline.table.loc[list(scans)])
+
+
+def pool_cohorts(name: str, members: Sequence[CohortData]) -> CohortData:
+    """Cohorts put together: scans are called COHORT_SCAN, and a column ``cohort`` says where they come from.
+
+    Raises
+    ------
+    TableError
+        If the members do not have two pipelines in common.
+    """
+    common = [key for key in members[0].pipelines if all(key in member.pipelines for member in members)]
+    if len(common) < 2:
+        have = "; ".join(f"{member.name}: {', '.join(member.pipelines)}" for member in members)
+        msg = f"{name}: expected two pipelines that all pooled cohorts have, by the same names ({have})"
+        raise TableError(msg)
+    tables = [member.covariates.assign(cohort=member.name) for member in members]
+    tables = [table.set_axis([f"{m.name}_{s}" for s in table.index]) for m, table in zip(members, tables, strict=True)]
+    pipelines = {key: _pooled([(m.name, m.pipelines[key]) for m in members]) for key in common}
+    covariates = pd.concat(tables).sort_index()
+    covariates.index.name = "scan_id"
+    return CohortData(name, tuple(covariates.index), covariates, pipelines, (), is_pooled=True)
+
+
+def _pooled(parts: Sequence[tuple[str, PipelineData]]) -> PipelineData:
+    tissues = parts[0][1].maps
+    maps, smoothed = (
+        {t: {f"{n}_{s}": path for n, p in parts for s, path in getattr(p, kind)[t].items()} for t in tissues}
+        for kind in ("maps", "smoothed")
+    )
+    table = pd.concat([p.table.set_axis([f"{n}_{s}" for s in p.table.index]) for n, p in parts]).sort_index()
+    return PipelineData(tuple(folder for _, p in parts for folder in p.folders), maps, smoothed, table)
+
+
+def smoothed_maps(
+    data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: _Report = lambda *_: None
+) -> tuple[dict[str, Path], str | None]:
+    """Maps smoothed by `fwhm_mm` of all scans: the pipeline's own where their name says so, else made now.
+
+    Parameters
+    ----------
+    data : CohortData
+        The cohort.
+    pipeline, tissue : str
+        Whose maps.
+    fwhm_mm : float
+        Full width at half maximum.
+    out : Path
+        Folder for maps that are smoothed here; those that are newer than their source are not made again.
+    report : callable
+        Told (stage, done, total).
+
+    Returns
+    -------
+    dict of str to Path, str or None
+        Map of each scan, and a note on maps whose smoothing the name does not say.
+    """
+    found = data.pipelines[pipeline]
+    own = {s: p for s, p in found.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
+    if set(own) >= set(data.scans):
+        return {scan: own[scan] for scan in data.scans}, None
+    raw = dict(found.maps[tissue])
+    if not set(raw) >= set(data.scans):
+        note = f"{data.name}: {pipeline}'s {tissue} maps are taken as they are; their names do not say s{fwhm_mm:g}"
+        return {scan: (raw | dict(found.smoothed[tissue]))[scan] for scan in data.scans}, note
+    made = {}
+    for done, scan in enumerate(data.scans, 1):
+        name = scan if data.is_pooled else f"{data.name}_{scan}"  # one file, whether pooled or not
+        made[scan] = out / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
+        if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
+            io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
+        report(f"smoothing {pipeline} {tissue}", done, len(data.scans))
+    return made, None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
