@@ -19,6 +19,8 @@ from vbmstat.harmonize import harmonize_maps, harmonize_table
 from vbmstat.io import read_volume, write_volume
 from vbmstat.volume import Volume
 
+BELOW, CONSTANT = (5, 6, 4), (5, 6, 5)
+
 
 def change(folder: Path, edit) -> Path:
     """A copy of the cohort table with some columns changed."""
@@ -29,9 +31,11 @@ def change(folder: Path, edit) -> Path:
 
 
 def with_site_effect(folder: Path, images: np.ndarray) -> np.ndarray:  # noqa: F811
-    """Maps of one site 20 % larger."""
+    """Maps of one site 20 % larger; one voxel below the threshold in one scan, one constant in that site."""
     scans = pd.read_csv(folder / "cohort.tsv", sep="\t")
     images = images * np.where(scans["site"] == "ulm", 1.2, 1.0).astype(np.float32)[:, None, None, None]
+    images[(slice(1, 2), *BELOW)] = 0.05
+    images[((scans["site"] == "ulm").to_numpy(), *CONSTANT)] = 0.7
     for path, image in zip(scans["s6mwp1"], images, strict=True):
         write_volume(folder / path, Volume(torch.from_numpy(image)[None], GRID))
     return images
@@ -56,6 +60,8 @@ def test_new_maps_have_no_site_differences_and_glm_takes_them(cohort_folder, ima
     np.testing.assert_array_equal(new.reshape(len(new), -1)[:, result.model.space.voxel_index][:, effects.adjusted],
                                   expected)  # fmt: skip
     assert not new[:, ~inside].any()
+    assert not new[(..., *BELOW)].any()
+    np.testing.assert_array_equal(new[(..., *CONSTANT)], images[(..., *CONSTANT)])
     by_site = fit_glm(None, "gm ~ site + age + sex", out / "cohort.tsv", ["site"], repeats=0)
     before = fit_glm(None, "gm ~ site + age + sex", cohort_folder / "cohort.tsv", ["site"], repeats=0)
     ours, theirs = (np.median(r.maps["site"]["F"].values[r.mask]) for r in (by_site, before))
