@@ -5,6 +5,7 @@ A scan that fails gets a line in ``failures.tsv`` and the batch goes on.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming
+from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming, tables
 from vbmstat.assets import ASSETS
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, TableError, VbmstatError
@@ -127,7 +128,7 @@ def preprocess(
     own = {scan: {**row, "engine": engine, "vbmstat_version": __version__} for scan, row in rows.items()}
     result_table = _cohort(folder, own, _earlier(folder, scans, names), people, names, scans)
     result_table = _with_quality(result_table)
-    cohort.write_cohort(folder / "cohort.tsv", result_table)
+    cohort.write_cohort(folder / "cohort.tsv", result_table, _descriptions(people))
     _write_description(folder)
     return result_table
 
@@ -186,6 +187,15 @@ def _participants(inputs: list[Path], given: Path | str | None) -> tuple[pd.Data
         msg = f"several participants tables ({', '.join(map(str, tables))}); join them and give one with --participants"
         raise TableError(msg)
     return cohort.index_by_id(cohort.read_table(tables[0]), str(tables[0])), str(tables[0])
+
+
+def _descriptions(people: tuple[pd.DataFrame, str] | None) -> dict[str, Any]:
+    """What the participants.json beside a participants table says of its columns; empty if there is none."""
+    try:
+        content = json.loads(Path(people[1]).with_suffix(".json").read_text(encoding="utf-8-sig")) if people else {}
+    except (OSError, ValueError):
+        return {}
+    return {name: words for name, words in content.items() if isinstance(words, dict)}
 
 
 def _earlier(folder: Path, scans: list[naming.Scan], names: str) -> dict[naming.Scan, dict[str, Any]]:
@@ -262,7 +272,7 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
 
 
 def _write_failures(folder: Path, failures: list[dict[str, str]]) -> None:
-    io.write_table(folder / "failures.tsv", pd.DataFrame(failures, columns=_FAILURE_COLUMNS))
+    tables.write_table(folder / "failures.tsv", pd.DataFrame(failures, columns=_FAILURE_COLUMNS), "failures")
 
 
 def _write_description(folder: Path) -> None:

@@ -9,13 +9,14 @@ quality figures (``qc_*``), ``engine`` and ``vbmstat_version``, and paths of map
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from vbmstat import io
+from vbmstat import tables
 from vbmstat.errors import TableError
 
 ID_COLUMNS = ("participant_id", "session_id")
@@ -72,12 +73,20 @@ def read_cohort(path: Path | str) -> Cohort:
     return Cohort(index_by_id(read_table(path), str(path)), path.parent)
 
 
-def write_cohort(path: Path | str, cohort: Cohort) -> None:
-    """Write a cohort as TSV; the session column is left out when no scan has one."""
+def write_cohort(
+    path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write a cohort as TSV with its data dictionary; the session column is left out when no scan has one.
+
+    Parameters
+    ----------
+    given : mapping, optional
+        Descriptions of the participants' own columns, as a participants.json holds them.
+    """
     table = cohort.table.reset_index()
     if not table["session_id"].any():
         table = table.drop(columns="session_id")
-    io.write_table(path, table)
+    tables.write_table(path, table, "cohort", given)
 
 
 def read_table(path: Path | str) -> pd.DataFrame:

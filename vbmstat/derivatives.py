@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, figures, io, naming
+from vbmstat import assets, figures, io, naming, tables
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
 from vbmstat.preproc.quality import grade
 from vbmstat.volume import Volume
@@ -55,7 +55,7 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
     row = scan_row(result)
     volumes = pd.DataFrame({"tissue": [*_TISSUES, "tiv"], "volume_ml": [row[f"{t}_ml"] for t in (*_TISSUES, "tiv")]})
-    io.write_table(path("volumes"), volumes)
+    tables.write_table(path("volumes"), volumes, "volumes")
     io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}

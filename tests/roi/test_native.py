@@ -92,7 +92,7 @@ def test_volumes_through_a_known_field_are_the_true_ones_and_those_of_template_s
     template_mm = millimetres(grid)
     values = fraction(to_scan(template_mm)) * jacobian(template_mm)
     modulated = Volume(torch.tensor(values[None], dtype=torch.float32), grid)
-    np.testing.assert_allclose(native, measure_map(modulated, label_shares(atlas, grid)), rtol=0.01)
+    np.testing.assert_allclose(native, measure_map(modulated, label_shares(atlas, grid)), rtol=0.02)
 
 
 def test_voxels_are_shared_in_eighths_and_labels_never_interpolated(atlas) -> None:

@@ -18,14 +18,14 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Folder of the tables.")] = Path("evaluation"),
 ) -> None:
     """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan."""
-    from vbmstat import io  # noqa: PLC0415 - heavy imports
+    from vbmstat import tables  # noqa: PLC0415 - heavy imports
     from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.evaluate_folders import evaluate_folders  # noqa: PLC0415
 
     with stages() as report:
         found = evaluate_folders(folders, truth, report)
-    io.write_table(out / "evaluation_scans.tsv", found.scans)
-    io.write_table(out / "evaluation_summary.tsv", found.summary)
+    tables.write_table(out / "evaluation_scans.tsv", found.scans, "evaluation_scans")
+    tables.write_table(out / "evaluation_summary.tsv", found.summary, "evaluation_summary")
     typer.echo(found.summary.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     for name, stems in found.left_out.items():
         if stems:

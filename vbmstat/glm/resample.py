@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vbmstat import io
+from vbmstat import tables
 from vbmstat.cohort import read_table
 from vbmstat.errors import DesignError, TableError
 
@@ -83,7 +83,7 @@ def draws_hash(draws: np.ndarray, scan_ids: Sequence[str]) -> str:
 def write_draws(path: Path | str, draws: np.ndarray, scan_ids: Sequence[str]) -> None:
     """Write draws as a TSV: ``scan_id`` and one string of 0 and 1 over the repetitions."""
     membership = ["".join("01"[int(inside)] for inside in column) for column in draws.T]
-    io.write_table(path, pd.DataFrame({"scan_id": list(scan_ids), "repetitions": membership}))
+    tables.write_table(path, pd.DataFrame({"scan_id": list(scan_ids), "repetitions": membership}), "draws")
 
 
 def read_draws(path: Path | str, scan_ids: Sequence[str]) -> np.ndarray:

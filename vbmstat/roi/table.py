@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import io, naming
+from vbmstat import io, naming, tables
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.grid import Grid
@@ -27,15 +27,6 @@ from vbmstat.volume import Volume
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
-_TISSUE_WORDS = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
-_TIDY_WORDS = {
-    "participant_id": "Participant, as in participants.tsv (a string)",
-    "session_id": "Session; absent where no scan has one",
-    "label": "Value in the atlas image",
-    "hemisphere": "left, right, or both for a structure that is not split",
-    "name": "Name of the label",
-    "region": "Name that a left and right pair share",
-}
 
 
 @dataclass(frozen=True)
@@ -166,14 +157,14 @@ def cohort_of_maps(folder: Path | str) -> Cohort:
     return Cohort(pd.DataFrame(rows, index=index), folder)
 
 
-def write_rois(out: Path | str, tables: RoiTables, inputs: Sequence[Path] = ()) -> list[Path]:
+def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) -> list[Path]:
     """Write tidy and wide tables, a data dictionary beside each, the licence note, and failures if there are any.
 
     Parameters
     ----------
     out : path
         Folder; names start with :attr:`RoiTables.stem`.
-    tables : RoiTables
+    rois : RoiTables
         From :func:`measure_rois`.
     inputs : sequence of path
         Recorded with their sha256 (the cohort table).
@@ -184,19 +175,19 @@ def write_rois(out: Path | str, tables: RoiTables, inputs: Sequence[Path] = ()) 
         The tables written.
     """
     out = Path(out)
-    origin = provenance("roi", {"atlas": tables.atlas.name, "space": tables.space}, inputs)
+    about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
     written = []
-    for unit, tidy, column in (("labels", tables.labels, "name"), ("regions", tables.regions, "region")):
+    for unit, tidy, column in (("labels", rois.labels, "name"), ("regions", rois.regions, "region")):
         for shape, table in (("", tidy), ("_wide", to_wide(tidy, column))):
-            path = out / f"{tables.stem}_{unit}{shape}.tsv"
-            io.write_table(path, table)
-            io.write_json(path.with_suffix(".json"), _dictionary(tables, table, origin))
+            path = out / f"{rois.stem}_{unit}{shape}.tsv"
+            tables.write_table(path, table, "roi_wide" if shape else f"roi_{unit}", about=about)
             written.append(path)
-    io.write_text(out / f"{tables.stem}_LICENCE.txt", licence_notice(tables.atlas) + "\n")
-    failures = out / f"{tables.stem}_failures.tsv"
-    failures.unlink(missing_ok=True)
-    if len(tables.failures):
-        io.write_table(failures, tables.failures)
+    io.write_text(out / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
+    failures = out / f"{rois.stem}_failures.tsv"
+    for stale in (failures, failures.with_suffix(".json")):
+        stale.unlink(missing_ok=True)
+    if len(rois.failures):
+        tables.write_table(failures, rois.failures, "roi_failures")
     return written
 
 
@@ -362,25 +353,14 @@ def _sum_of_all(values: pd.Series) -> float:
     return float(values.sum(skipna=False))
 
 
-def _dictionary(tables: RoiTables, table: pd.DataFrame, origin: dict[str, Any]) -> dict[str, Any]:
-    """Data dictionary of a table in BIDS form, with what is missing and why."""
-    columns: dict[str, Any] = {}
-    for column in map(str, table.columns):
-        if column in _TIDY_WORDS:
-            columns[column] = {"Description": _TIDY_WORDS[column]}
-            continue
-        name, _, tissue = column.removesuffix("_ml").rpartition("_")
-        where = f"in {name}" if name else "in the label or region"
-        columns[column] = {
-            "Description": f"Volume of {_TISSUE_WORDS[tissue]} {where}: sum of the modulated map times voxel volume",
-            "Units": "mL",
-        }
-    about = {
-        "atlas": tables.atlas.name,
-        "licence": tables.atlas.licence,
-        "labels_absent_from_the_image": list(tables.atlas.absent),
-        "tissues_without_maps": list(tables.not_measured),
-        "n_failures": len(tables.failures),
+def _about(rois: RoiTables, origin: dict[str, Any]) -> dict[str, Any]:
+    """What is to be known of the tables: atlas, its licence, where was measured, what is missing and why."""
+    return {
+        "atlas": rois.atlas.name,
+        "licence": rois.atlas.licence,
+        "space": rois.space,
+        "labels_absent_from_the_image": list(rois.atlas.absent),
+        "tissues_without_maps": list(rois.not_measured),
+        "n_failures": len(rois.failures),
         "provenance": origin,
     }
-    return {**columns, "vbmstat": about}

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 import vbmstat
-from vbmstat import assets, grid, io
+from vbmstat import assets, grid, io, tables
 from vbmstat.errors import VbmstatError
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
@@ -252,16 +252,9 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
         {"Name": "Truth of the synthetic cohort", "DatasetType": "derivative", **description},
     )
     io.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
-    io.write_table(out / "participants.tsv", people)
-    io.write_json(
-        out / "participants.json",
-        {
-            "age": {"Description": "Age", "Units": "years"},
-            "sex": {"Description": "Sex", "Levels": {"M": "male", "F": "female"}},
-        },
-    )
+    tables.write_table(out / "participants.tsv", people, "participants")
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")
-    io.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6))
+    tables.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
     _write_ground_truth(out, settings, complete=True)
 
 

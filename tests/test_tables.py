@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vbmstat import batch, cohort, cohort_quality, tables
+from vbmstat.preproc import quality
+from vbmstat.schema import TABLES, Column
+
+PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
+
+
+def test_dictionary_lies_beside_the_table_and_names_every_column(tmp_path) -> None:
+    table = pd.DataFrame({"participant_id": ["001"], "age": [3.0], "sex": ["F"]})
+    tables.write_table(tmp_path / "participants.tsv", table, "participants", about={"seed": 1})
+    described = json.loads((tmp_path / "participants.json").read_text())
+    assert described.pop("vbmstat") == {"table": "a person", "seed": 1}
+    assert list(described) == ["participant_id", "age", "sex"]
+    assert described["age"] == {"Description": "Age", "Units": "years"}
+    assert described["sex"]["Levels"] == {"M": "male", "F": "female"}
+    assert (tmp_path / "participants.tsv").read_text() == "participant_id\tage\tsex\n001\t3.0\tF\n"
+
+
+def test_placeholders_are_filled_in_and_names_are_matched_whole() -> None:
+    described = tables.describe("roi_wide", ["left_insula_gm_ml", "left_insula_csf_ml", "gm_ml"])
+    assert described["left_insula_gm_ml"]["Description"] == "Volume of grey matter in left_insula"
+    assert described["left_insula_csf_ml"]["Description"] == "Volume of cerebrospinal fluid in left_insula"
+    assert "participants table" in described["gm_ml"]["Description"]
+    assert tables.describe("glm_table", ["q25t"])["q25t"]["Description"].startswith("Lower quartile of t over")
+
+
+def test_the_users_own_columns_keep_the_users_words_and_ours_keep_ours(tmp_path) -> None:
+    given = {"bdi": {"Description": "Beck", "Units": "points"}, "tiv_ml": {"Description": "not this"}}
+    described = tables.describe("cohort", ["bdi", "tiv_ml", "site"], given)
+    assert described["bdi"] == given["bdi"]
+    assert described["tiv_ml"]["Units"] == "mL"
+    assert described["tiv_ml"]["Description"] != "not this"
+    assert described["site"] == {"Description": "site, from the participants table"}
+    rows = pd.DataFrame({"participant_id": ["001"], "bdi": [3], "tiv_ml": [1500.0]})
+    cohort.write_cohort(tmp_path / "c.tsv", cohort.Cohort(cohort.index_by_id(rows, "test"), tmp_path), given)
+    assert json.loads((tmp_path / "c.json").read_text())["bdi"] == given["bdi"]
+
+
+def test_the_schema_knows_what_the_program_writes() -> None:
+    made = {
+        "cohort": [*cohort.ID_COLUMNS, *cohort.TEXT_COLUMNS, *quality_columns(), *comparison_columns()],
+        "failures": batch._FAILURE_COLUMNS,
+    }
+    for kind, columns in made.items():
+        unknown = [name for name in columns if tables._entry(kind, name) is None]
+        assert not unknown, f"{kind}: describe {unknown} in vbmstat/schema.py"
+
+
+def quality_columns() -> list[str]:
+    fields = quality.Quality.__dataclass_fields__
+    return list(quality.Quality(**dict.fromkeys(fields, 0.0)).columns())
+
+
+def comparison_columns() -> list[str]:
+    fields = cohort_quality.CohortQuality.__dataclass_fields__
+    return list(cohort_quality.CohortQuality(**dict.fromkeys(fields, np.zeros(0))).columns())
+
+
+def test_participants_json_describes_the_covariates_of_a_batch(tmp_path) -> None:
+    table = tmp_path / "participants.tsv"
+    assert batch._descriptions((pd.DataFrame(), str(table))) == {}
+    (tmp_path / "participants.json").write_text('{"bdi": {"Units": "points"}, "comment": "not a column"}')
+    assert batch._descriptions((pd.DataFrame(), str(table))) == {"bdi": {"Units": "points"}}
+    (tmp_path / "participants.json").write_text("{broken")
+    assert batch._descriptions((pd.DataFrame(), str(table))) == {}
+    assert batch._descriptions(None) == {}
+
+
+@pytest.mark.parametrize("kind", sorted(TABLES))
+def test_every_description_is_one_phrase_that_its_placeholders_fit(kind: str) -> None:
+    for column in TABLES[kind].columns:
+        name = column.name.replace("<", "").replace(">", "")
+        entry = tables._entry(kind, name)
+        assert entry is not None
+        assert entry["Description"].strip()
+        assert not entry["Description"].endswith(".")
+        assert "{" not in entry["Description"]
+
+
+def test_the_first_matching_column_counts() -> None:
+    names = [column.name for column in TABLES["design"].columns]
+    assert names.index("Intercept") < names.index("<column>")
+    assert tables.describe("design", ["Intercept"])["Intercept"]["Description"] == "1 for every scan"
+    assert tables._pattern(Column("a.b", "")).fullmatch("a.b")
+    assert not tables._pattern(Column("a.b", "")).fullmatch("axb")
+
+
+def test_the_page_of_columns_is_that_of_the_schema() -> None:
+    assert PAGE.read_text(encoding="utf-8") == tables.columns_page(), "run `make docs`"

@@ -1,0 +1,283 @@
+"""What every column of every table means: the one place where that is written.
+
+:mod:`vbmstat.tables` puts it beside each table as a BIDS data dictionary, and ``docs/columns.md`` is made of it.
+A name may hold placeholders, ``<region>_<tissue>_ml``; the description may refer to them as ``{region}``. The first
+column of a table that matches counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: name (may hold ``<placeholders>``), description, units, meaning of values that are codes."""
+
+    name: str
+    description: str
+    units: str = ""
+    levels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A kind of table: the command that writes it, the names of its files, what a row is, its columns in order."""
+
+    command: str
+    files: str
+    rows: str
+    columns: tuple[Column, ...]
+
+
+_PARTICIPANT = Column("participant_id", "Participant, as in participants.tsv; text, so 001 is not 1")
+_SESSION = Column("session_id", "Session; absent where no scan has one")
+_IDS = (_PARTICIPANT, _SESSION)
+_SCAN_ID = Column("scan_id", "Participant and session joined by an underscore, sub-01 or sub-01_ses-1")
+_REASON = Column("reason", "What was wrong, one line")
+_VOLUMES = (
+    Column("tiv_ml", "Total intracranial volume: GM + WM + CSF in the scan's space", "mL"),
+    Column("gm_ml", "Grey matter in the scan's space", "mL"),
+    Column("wm_ml", "White matter in the scan's space", "mL"),
+    Column("csf_ml", "Cerebrospinal fluid in the scan's space", "mL"),
+)
+_TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
+_ROI_VOLUMES = (
+    Column("gm_ml", "Volume of grey matter in the label or region; missing where it could not be measured", "mL"),
+    Column("wm_ml", "Volume of white matter in the label or region; missing where it could not be measured", "mL"),
+    Column("csf_ml", "Volume of CSF in the label or region; missing where it could not be measured", "mL"),
+)
+_ROI_WIDE = tuple(
+    Column(f"<{unit}>_{tissue}_ml", f"Volume of {words} in {{{unit}}}", "mL")
+    for unit in ("region",)
+    for tissue, words in _TISSUES.items()
+)
+_OVERLAP = tuple(
+    Column(f"{measure}_<tissue>", text)
+    for measure, text in (
+        ("dice", "Dice of {tissue} between the two label maps (0 to 1)"),
+        ("pdice", "Probabilistic Dice of the {tissue} fractions, 2 sum(ab) / sum(a + b) (0 to 1)"),
+        ("jaccard", "Jaccard of {tissue} between the two label maps (0 to 1)"),
+    )
+)
+_STATISTICS = (
+    Column("t", "t of the full sample"),
+    Column("F", "F of the full sample"),
+    Column("p", "Uncorrected p: two-sided for t, upper tail for F"),
+    Column("z", "Normal value with the same tail probability"),
+    Column("effect", "Contrast of the estimates, c'β, in units of the volume per unit of the regressor"),
+    Column("variance", "Variance of the effect"),
+    Column("r", "Partial correlation, t / sqrt(t² + df)"),
+    Column("d", "Cohen's d as 2t / sqrt(df)"),
+    Column("sigma2", "Residual variance"),
+    Column("median<statistic>", "Median of {statistic} over the subset repetitions; it has no p-value"),
+    Column("q25<statistic>", "Lower quartile of {statistic} over the subset repetitions"),
+    Column("q75<statistic>", "Upper quartile of {statistic} over the subset repetitions"),
+)
+
+TABLES = {
+    "cohort": Table(
+        "preprocess",
+        "cohort.tsv",
+        "a scan that is complete",
+        (
+            *_IDS,
+            Column("scan", "Stem of the scan's file name, and of the names of its outputs"),
+            *_VOLUMES,
+            Column("qc_noise_percent", "Standard deviation of the noise in WM, before denoising", "% of median WM"),
+            Column("qc_noise_to_contrast", "The same noise over the lesser of the WM − GM and GM − CSF differences"),
+            Column("qc_bias_percent", "Range of the bias field over the brain, 5th to 95th percentile", "%"),
+            Column("qc_contrast_percent", "(WM − GM) / WM after bias correction", "%"),
+            Column("qc_resolution_mm", "Root mean square of the voxel's edges", "mm"),
+            Column("qc_template_correlation", "Correlation of the warped grey matter with the template's"),
+            Column("qc_jacobian_min", "Smallest Jacobian determinant of the warp"),
+            Column("qc_jacobian_max", "Largest Jacobian determinant of the warp"),
+            Column("qc_affine_scale", "Size of the scan's brain over the template's, affine part"),
+            Column("qc_gm_outside_percent", "Warped grey matter where the template has no brain", "%"),
+            Column("qc_template_overlap", "Dice of the brain tissue (GM + WM above one half) with the template's"),
+            Column("qc_implausible_percent", "Warped GM and WM where the template has none of that tissue", "%"),
+            Column("qc_image_rating", "Rating of the image: noise, bias and resolution together, 100 best", "%"),
+            Column("qc_image_grade", "The same as a letter, A+ to F (below 50 %)"),
+            Column("qc_<aspect>_rating", "Rating of {aspect}, 100 best, 0 worst", "%"),
+            Column("qc_mean_correlation", "Mean correlation of the smoothed GM map with the other scans'"),
+            Column("qc_mean_correlation_z", "Robust z of qc_mean_correlation"),
+            Column("qc_mean_z", "Fourth root of the mean fourth power of the map's z-scores over voxels"),
+            Column("qc_tiv_z", "Robust z of TIV in the cohort"),
+            Column("qc_gm_share_z", "Robust z of GM over TIV in the cohort"),
+            Column("qc_duplicate_of", "Id of an earlier scan that holds the same image"),
+            Column("qc_warnings", "Readable flags, separated by semicolons; no scan is ever dropped for them"),
+            Column(
+                "came_stripped",
+                "Whether the scan arrived without skull",
+                levels={"True": "without skull", "False": "whole head"},
+            ),
+            Column(
+                "engine",
+                "Preprocessing engine; glm refuses a mixture",
+                levels={"classic": "vbmstat's own", "cat": "CAT12's algorithms from the cat-surf package"},
+            ),
+            Column("vbmstat_version", "Version that made the maps; glm refuses a mixture"),
+            Column("mwp1", "Path of the modulated grey matter in template space, relative to this table"),
+            Column("mwp2", "Path of the modulated white matter in template space"),
+            Column("mwp3", "Path of the modulated CSF in template space"),
+            Column("s6mwp1", "Path of the modulated grey matter, smoothed by 6 mm FWHM"),
+            Column("s6mwp2", "Path of the modulated white matter, smoothed by 6 mm FWHM"),
+        ),
+    ),
+    "failures": Table(
+        "preprocess",
+        "failures.tsv",
+        "a scan that failed",
+        (
+            Column("scan", "Stem of the scan's file name"),
+            Column("path", "The image file"),
+            Column("step", "Step at which it failed"),
+            _REASON,
+        ),
+    ),
+    "volumes": Table(
+        "preprocess",
+        "label/volumes_NAME.tsv",
+        "a tissue of one scan",
+        (
+            Column(
+                "tissue",
+                "Tissue, or TIV (their sum)",
+                levels={**_TISSUES, "tiv": "total intracranial volume"},
+            ),
+            Column("volume_ml", "Volume in the scan's space", "mL"),
+        ),
+    ),
+    "design": Table(
+        "glm",
+        "design.tsv",
+        "a scan in the model",
+        (
+            _SCAN_ID,
+            Column("Intercept", "1 for every scan"),
+            Column("<column>", "Regressor {column} of the design matrix, as it was fitted"),
+        ),
+    ),
+    "design_report": Table(
+        "glm",
+        "design_report.tsv",
+        "a column of the design matrix but the intercept",
+        (
+            Column("column", "Column of the design matrix"),
+            Column("vif", "Variance inflation factor, 1 / (1 − R²) of the column on all others; inf if they give it"),
+            Column("r_tiv", "Correlation with TIV; missing where the table has no TIV"),
+        ),
+    ),
+    "draws": Table(
+        "glm",
+        "draws.tsv",
+        "a scan in the model",
+        (_SCAN_ID, Column("repetitions", "A character a subset repetition: 1 in the subset, 0 left out")),
+    ),
+    "glm_table": Table(
+        "glm",
+        "contrast-NAME_stats.tsv",
+        "a fitted feature (region)",
+        (Column("feature", "What was modelled, e.g. the column of a region table"), *_STATISTICS),
+    ),
+    "roi_labels": Table(
+        "roi",
+        "roi_ATLAS_labels.tsv, roi_ATLAS_native_labels.tsv",
+        "a scan and label of the atlas",
+        (
+            *_IDS,
+            Column("label", "Value in the atlas image"),
+            Column(
+                "hemisphere",
+                "Side of the label",
+                levels={"left": "left", "right": "right", "both": "a structure that is not split"},
+            ),
+            Column("name", "Name of the label"),
+            Column("region", "Name that a left and right pair share"),
+            *_ROI_VOLUMES,
+        ),
+    ),
+    "roi_regions": Table(
+        "roi",
+        "roi_ATLAS_regions.tsv, roi_ATLAS_native_regions.tsv",
+        "a scan and merged region (left + right)",
+        (*_IDS, Column("region", "Name that a left and right pair share"), *_ROI_VOLUMES),
+    ),
+    "roi_wide": Table(
+        "roi",
+        "roi_ATLAS_labels_wide.tsv, roi_ATLAS_regions_wide.tsv",
+        "a scan",
+        (*_IDS, *_ROI_WIDE),
+    ),
+    "roi_failures": Table(
+        "roi",
+        "roi_ATLAS_failures.tsv",
+        "a map that could not be measured",
+        (
+            _SCAN_ID,
+            Column("tissue", "Tissue of the map", levels=_TISSUES),
+            _REASON,
+        ),
+    ),
+    "evaluation_scans": Table(
+        "evaluate",
+        "evaluation_scans.tsv",
+        "a scan, folder and what it is compared with",
+        (
+            Column("scan", "Stem of the scan's file name"),
+            Column("folder", "Output folder that is judged"),
+            Column("reference", "What it is compared with: another folder's name, truth or template"),
+            *_OVERLAP,
+            Column("r_mwp1", "Correlation of the modulated GM maps, smoothed by 6 mm, where the template exceeds 0.1"),
+            Column("r_mwp2", "Correlation of the modulated WM maps, smoothed by 6 mm, where the template exceeds 0.1"),
+            Column("mse_to_template", "Mean squared difference of warped GM and WM to the template"),
+            Column("linear_elasticity", "Linear-elastic energy of the displacement (mu 2, lambda 1), mean over voxels"),
+            Column("published_elasticity", "What the deepmriprep paper calls linear elasticity: a measure of bending"),
+            Column("jacobian_min", "Smallest Jacobian determinant of the warp"),
+            Column("jacobian_max", "Largest Jacobian determinant of the warp"),
+        ),
+    ),
+    "evaluation_summary": Table(
+        "evaluate",
+        "evaluation_summary.tsv",
+        "a folder, reference and measure",
+        (
+            Column("folder", "Output folder that is judged"),
+            Column("reference", "What it is compared with"),
+            Column("measure", "Column of evaluation_scans.tsv"),
+            Column("n_scans", "Scans that have it"),
+            Column("median", "Median over the scans"),
+            Column("min", "Smallest over the scans"),
+            Column("max", "Largest over the scans"),
+        ),
+    ),
+    "participants": Table(
+        "simulate",
+        "participants.tsv",
+        "a person",
+        (
+            _PARTICIPANT,
+            Column("age", "Age", "years"),
+            Column("sex", "Sex", levels={"M": "male", "F": "female"}),
+        ),
+    ),
+    "truth_volumes": Table(
+        "simulate",
+        "derivatives/truth/volumes.tsv",
+        "a person",
+        (
+            _PARTICIPANT,
+            Column("age", "Age", "years"),
+            Column("sex", "Sex", levels={"M": "male", "F": "female"}),
+            Column("tiv_ml", "Exact total intracranial volume", "mL"),
+            Column("gm_ml", "Exact grey matter", "mL"),
+            Column("wm_ml", "Exact white matter", "mL"),
+            Column("csf_ml", "Exact cerebrospinal fluid", "mL"),
+            Column("region_gm_ml", "Exact grey matter in the region of the effect", "mL"),
+            Column("region_gm_factor", "What age multiplied the region's grey matter by"),
+            Column("csf_score_shift", "Shift of the CSF boundary that kept TIV as it was"),
+            Column("smallest_jacobian", "Smallest Jacobian determinant of the person's shape"),
+        ),
+    ),
+}
