@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from vbmstat.glm.clusters import Regions
     from vbmstat.glm.results import GlmResults
 
 _COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
@@ -42,6 +43,25 @@ def command(
     missing: Annotated[str, typer.Option(help="Missing covariates: raise or drop.")] = "raise",
     robust: Annotated[str, typer.Option(help="none or hc3.")] = "none",
     spm_resms: Annotated[bool, typer.Option("--spm-resms", help="SPM's variance floor.")] = False,
+    inference: Annotated[
+        str | None, typer.Option(help="Corrected inference: any of fdr, fwe, tfce, cluster, with commas.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(help="For fwe, tfce, cluster; all where fewer exist.")] = 5000,
+    cluster_threshold: Annotated[
+        float, typer.Option(help="Cluster-forming threshold: uncorrected p below 1, else t or F.")
+    ] = 0.001,
+    one_sided: Annotated[
+        bool, typer.Option("--one-sided/--two-sided", help="Corrected p of t for a positive effect only.")
+    ] = False,
+    scheme: Annotated[str, typer.Option(help="freedman-lane, smith or draper-stoneman.")] = "freedman-lane",
+    sign_flip: Annotated[
+        bool, typer.Option("--sign-flip", help="Flip signs, do not permute: one-sample and paired designs.")
+    ] = False,
+    blocks: Annotated[
+        list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
+    ] = None,
+    exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
+    atlas: Annotated[str, typer.Option(help="Atlas that names clusters and peaks, or none.")] = "lpba40",
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept maps of several engines.")] = False,
     spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
@@ -54,6 +74,7 @@ def command(
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
 
+    _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
     folder = out or table.parent / "glm" / _folder_name(formula)
     keep_freed_memory()
@@ -63,9 +84,13 @@ def command(
             repeats=repeats, fraction=fraction, seed=seed, stratify=stratify, draws=draws,
             mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, tiv=tiv,
             global_scaling=global_scaling, weights=weights, missing=missing, robust=robust, spm_resms=spm_resms,
-            allow_mixed=allow_mixed, device=device,
+            allow_mixed=allow_mixed, device=device, inference=inference or (), permutations=permutations,
+            cluster_threshold=cluster_threshold, one_sided=one_sided, scheme=scheme, sign_flip=sign_flip,
+            blocks=blocks or (), exchange=exchange, checkpoint=folder,
         )  # fmt: skip
-    results.to_directory(folder, spm_names=spm_names, outside=outside)
+    results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
+    for tested in results.contrasts:
+        (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
     _write_figures(results, folder)
     _tell(results, folder)
 
@@ -89,6 +114,28 @@ def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None
             return Path(name)
     msg = f"no cohort table: looked for {', '.join(_COHORTS)}; give --cohort, or --maps with --participants"
     raise TableError(msg)
+
+
+def _check_atlas(atlas: str) -> None:
+    """Refuse an unknown atlas before the work begins."""
+    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
+
+    if atlas not in ("none", "lpba40"):
+        load_atlas(atlas)
+
+
+def _regions(atlas: str, results: GlmResults) -> Regions | None:
+    """The atlas that names clusters and peaks, where there are any."""
+    from vbmstat.glm.clusters import Regions  # noqa: PLC0415
+    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
+    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
+
+    if atlas == "none" or results.space is None or not results.inference:
+        return None
+    loaded = load_atlas(atlas)
+    typer.echo(licence_notice(loaded))
+    names = {int(label): str(name) for label, name in loaded.table["name"].items()}
+    return Regions(loaded.image, names)
 
 
 def _folder_name(formula: str) -> str:
@@ -132,4 +179,28 @@ def _tell(results: GlmResults, folder: Path) -> None:
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+        for line in _corrected(results, contrast.name):
+            typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")
+
+
+_CORRECTED = {
+    "qfdr": "q of FDR", "pfwe": "FWE-corrected p of the peak", "ptfce": "FWE-corrected p of TFCE",
+    "pextent": "FWE-corrected p of cluster extent", "pmass": "FWE-corrected p of cluster mass",
+}  # fmt: skip
+
+
+def _corrected(results: GlmResults, contrast: str) -> list[str]:
+    """What survives correction, a line each."""
+    if contrast not in results.inference:
+        return []
+    maps, inference = results.maps[contrast], results.inference[contrast]
+    lines = [] if inference.nulls is None else [
+        f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
+        f"smallest p {inference.nulls.smallest_p:.2g}"
+    ]
+    for stat, what in _CORRECTED.items():
+        if stat in maps:
+            p = maps[stat].values[results.mask]
+            lines.append(f"{what}: {int((p <= 0.05).sum())} of {p.size} voxels at 0.05, smallest {p.min():.4g}")
+    return lines

@@ -26,15 +26,18 @@ from vbmstat.glm.design import (
 )
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
+from vbmstat.glm.infer import exchange_tree, infer, inference_notes, inference_record, prepare_permutations
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
 from vbmstat.glm.pack import pack_maps
+from vbmstat.glm.permute import Permuted
 from vbmstat.glm.plan import make_covariate_plan, make_plan
 from vbmstat.glm.record import contrast_record, fit_record, map_record
 from vbmstat.glm.resample import draw_subsets, read_draws
-from vbmstat.glm.results import GlmResults, statistic_maps
+from vbmstat.glm.results import GlmResults, inference_maps, statistic_maps
 from vbmstat.glm.sites import HARMONIZED, site_notes
+from vbmstat.glm.smoothness import residual_smoothness
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
 from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label
@@ -50,6 +53,7 @@ def fit_glm(
     *,
     store: Path | str | None = None,
     scratch: Path | str | None = None,
+    checkpoint: Path | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
 ) -> GlmResults:
@@ -70,6 +74,8 @@ def fit_glm(
         Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
     scratch : path, optional
         Folder for packed maps that are deleted (4 bytes a voxel and scan); by default the system's.
+    checkpoint : path, optional
+        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
     progress : callable, optional
         Called with (stage, done, total).
     **options
@@ -110,6 +116,7 @@ def fit_glm(
     weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
     make = make_plan if map_name is None else make_covariate_plan
     make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
+    permuted = _permutations(source, design, hypotheses, weights, settings)
     with ExitStack() as stack:
         matrix = _open(source, settings, store, scratch, scale, stack, progress)
         if settings.global_scaling:
@@ -128,8 +135,13 @@ def fit_glm(
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
             wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
+        bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
+        inference = infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
+        has_smoothness = bool(inference) and map_name is None and matrix.space is not None
+        smooth = residual_smoothness(matrix, bare, settings.n_threads) if has_smoothness else None
     about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
     notes = (*source.notes, *tiv_note, *design.notes, *about_sites, *_mask_note(matrix))
+    notes += inference_notes(inference, settings)
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)
     record |= {
@@ -139,15 +151,22 @@ def fit_glm(
     if map_name is not None:
         record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
     found = {c.name: statistic_maps(fit, i, c) for i, c in enumerate(hypotheses)}
+    if inference:
+        record["inference"] = inference_record(inference, settings, smooth)
+    for c in hypotheses[: len(inference)]:
+        found[c.name] |= inference_maps(inference[c.name], c, found[c.name][c.kind].values, fit.df_resid)
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()
     return GlmResults(
-        design, tuple(hypotheses), found, fit.mask, matrix.space, features, draws, fit.df_resid, record
+        design, tuple(hypotheses), found, fit.mask, matrix.space, features, draws, fit.df_resid, record, inference
     )
 
 
 def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_name: str | None) -> None:
     if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in contrasts):
         msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
+        raise DesignError(msg)
+    if settings.permutes and (settings.robust != "none" or settings.spm_resms or map_name is not None):
+        msg = "permutations take the ordinary t or F: leave out --robust, --spm-resms and map(), or ask for fdr alone"
         raise DesignError(msg)
     if map_name is not None and (settings.robust != "none" or settings.spm_resms):
         msg = "a formula with map() takes neither --robust nor --spm-resms"
@@ -238,6 +257,22 @@ def _column(name: str, source: Source) -> pd.Series:
         msg = f"no column {name!r} in the table (nearest {closest(name, source.table.columns) or 'none'})"
         raise TableError(msg)
     return source.table[actual]
+
+
+def _permutations(
+    source: Source, design: Design, contrasts: Sequence[Contrast], weights: np.ndarray | None, settings: Options
+) -> list[Permuted | None]:
+    """The permutations of each contrast, refused before any map is read; None where none are asked for."""
+    if not settings.permutes:
+        return [None] * len(contrasts)
+    tree = exchange_tree(settings, _block_table(source, settings), source.scan_ids)
+    plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
+    return prepare_permutations(design, contrasts, plan, tree, settings)
+
+
+def _block_table(source: Source, settings: Options) -> pd.DataFrame:
+    """The columns of exchangeability blocks, one row a scan."""
+    return pd.DataFrame({name: _column(name, source) for name in settings.blocks})
 
 
 def _draws(source: Source, settings: Options) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
+from vbmstat.glm.blocks import EXCHANGES
 from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
+from vbmstat.glm.permute import SCHEMES
 
+INFERENCE_KINDS = ("fdr", "fwe", "tfce", "cluster")
+_PERMUTING = ("fwe", "tfce", "cluster")
 TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
 
 
@@ -40,6 +44,22 @@ class Options:
         SPM's variance floor.
     allow_mixed : bool
         Accept maps of several engines or versions.
+    inference : str or sequence of str
+        Corrected inference, any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
+    permutations : int
+        How many, the unpermuted data counted in; all that exist where they are no more. `seed` seeds them, too.
+    scheme : {"freedman-lane", "smith", "draper-stoneman"}
+        See :mod:`vbmstat.glm.permute`.
+    sign_flip : bool
+        Flip signs in place of permuting: one-sample and paired designs.
+    one_sided : bool
+        Corrected p and q of t-contrasts against a positive effect only.
+    cluster_threshold : float
+        Cluster-forming threshold: below 1 an uncorrected p, else t or F itself.
+    blocks : str or sequence of str
+        Columns of exchangeability blocks; one column of labels, or PALM's several.
+    exchange : {"within", "whole", "both"}
+        What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
     device, backend, n_threads, chunk_voxels
         See :func:`vbmstat.glm.engine.fit_voxels`.
     """
@@ -60,16 +80,48 @@ class Options:
     robust: str = "none"
     spm_resms: bool = False
     allow_mixed: bool = False
+    inference: str | Sequence[str] = ()
+    permutations: int = 5000
+    scheme: str = SCHEMES[0]
+    sign_flip: bool = False
+    one_sided: bool = False
+    cluster_threshold: float = 0.001
+    blocks: str | Sequence[str] = ()
+    exchange: str = EXCHANGES[0]
     device: str = "cpu"
     backend: str = "auto"
     n_threads: int | None = None
     chunk_voxels: int | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("tiv", TIV_RECIPES), ("robust", ("none", "hc3")), ("missing", ("raise", "drop"))):
+        choices = {
+            "tiv": TIV_RECIPES, "robust": ("none", "hc3"), "missing": ("raise", "drop"), "scheme": SCHEMES,
+            "exchange": EXCHANGES,
+        }  # fmt: skip
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 msg = f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}"
                 raise DesignError(msg)
+        # one text with commas, or several: kept as a tuple
+        object.__setattr__(self, "inference", _words(self.inference))
+        object.__setattr__(self, "blocks", _words(self.blocks))
+        unknown = [kind for kind in self.inference if kind not in INFERENCE_KINDS]
+        if unknown:
+            msg = f"inference={unknown[0]!r}: expected some of {', '.join(INFERENCE_KINDS)}"
+            raise DesignError(msg)
+        if not self.cluster_threshold > 0:
+            msg = f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"
+            raise DesignError(msg)
+
+    @property
+    def inference_kinds(self) -> tuple[str, ...]:
+        """The corrected inference that is asked for."""
+        return tuple(self.inference)
+
+    @property
+    def permutes(self) -> bool:
+        """Whether permutations are asked for."""
+        return any(kind in _PERMUTING for kind in self.inference)
 
     @property
     def mask_rule(self) -> MaskRule:
@@ -77,6 +129,12 @@ class Options:
         image = None if self.mask is None else Path(self.mask)
         threshold = MASK_THRESHOLD if self.mask_threshold is None and image is None else self.mask_threshold
         return MaskRule(threshold, self.mask_share, image, self.nan)
+
+
+def _words(given: str | Sequence[str]) -> tuple[str, ...]:
+    """``"fdr, fwe"`` or ``["fdr", "fwe"]`` as a tuple."""
+    parts = given.split(",") if isinstance(given, str) else [part for text in given for part in text.split(",")]
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def make_options(given: Mapping[str, Any]) -> Options:

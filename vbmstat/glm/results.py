@@ -13,15 +13,28 @@ import torch
 
 from vbmstat import io
 from vbmstat.errors import DesignError
+from vbmstat.glm.clusters import Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design, variance_inflation
-from vbmstat.glm.inference import cohens_d, p_of_f, p_two_sided, partial_r, z_of_f, z_of_t
+from vbmstat.glm.infer import Inference
+from vbmstat.glm.inference import (
+    cohens_d,
+    d_interval,
+    hedges_g,
+    p_of_f,
+    p_two_sided,
+    partial_r,
+    partial_r2,
+    z_of_f,
+    z_of_t,
+)
 from vbmstat.glm.maps import Space
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.tensors import Fit
 from vbmstat.volume import Volume
 
-_OUTSIDE = {"p": 1.0}  # a p of zero outside the mask would look like a finding
+_P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
+_OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,8 @@ class GlmResults:
         Residual degrees of freedom of the full sample.
     record : dict
         All that is needed to repeat the fit.
+    inference : dict of str to Inference
+        By contrast, where corrected inference was asked for.
     """
 
     design: Design
@@ -81,6 +96,7 @@ class GlmResults:
     draws: np.ndarray
     df_resid: float
     record: dict[str, Any] = field(default_factory=dict)
+    inference: Mapping[str, Inference] = field(default_factory=dict)
 
     def volume(self, contrast: str, stat: str, outside: str = "zero") -> Volume:
         """One map as an image on the grid of the input maps.
@@ -106,7 +122,42 @@ class GlmResults:
             table.insert(0, "feature", list(self.features))
         return table[self.mask].reset_index(drop=True)
 
-    def to_directory(self, folder: Path | str, spm_names: bool = False, outside: str = "zero") -> list[Path]:
+    def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
+        """One row a cluster of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.cluster_table`."""
+        inference, kind = self._with_clusters(contrast)
+        assert inference.clusters is not None and self.space is not None  # noqa: S101, PT018
+        corrected, nulls = {}, inference.nulls
+        if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
+            corrected = {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
+        statistic = self.maps[contrast][kind].values
+        return cluster_table(
+            statistic, inference.clusters, self.space, corrected, self._at_peak(contrast), regions, kind
+        )
+
+    def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
+        """One row a peak of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.peak_table`."""
+        inference, kind = self._with_clusters(contrast)
+        assert inference.clusters is not None and self.space is not None  # noqa: S101, PT018
+        statistic = self.maps[contrast][kind].values
+        return peak_table(statistic, inference.clusters, self.space, self._at_peak(contrast), regions, kind)
+
+    def _with_clusters(self, contrast: str) -> tuple[Inference, str]:
+        found = self.inference.get(contrast)
+        if found is None or found.clusters is None:
+            have = ", ".join(self.inference) or "none"
+            msg = f"no clusters for {contrast!r} (corrected inference on maps in files: {have}); ask with inference="
+            raise DesignError(msg)
+        return found, "t" if "t" in self.maps[contrast] else "F"
+
+    def _at_peak(self, contrast: str) -> dict[str, np.ndarray]:
+        """What is listed beside a peak's statistic."""
+        names = {"z": "z", "p": "p_uncorrected", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe", "qfdr": "q_fdr", "g": "g"}
+        found = self.maps[contrast]
+        return {name: found[stat].values for stat, name in names.items() if stat in found}
+
+    def to_directory(
+        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None
+    ) -> list[Path]:
         """Write everything but the pictures.
 
         Parameters
@@ -117,6 +168,8 @@ class GlmResults:
             ``spmT_0001``, ``spmF_0002``, ``con_0001``, ``ResMS``, ``mask`` as well.
         outside : {"zero", "nan"}
             Value outside the mask (p maps get 1 in place of 0).
+        regions : Regions, optional
+            Atlas that names the places in tables of clusters and peaks.
 
         Returns
         -------
@@ -134,6 +187,7 @@ class GlmResults:
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
         written += self._write_tables(folder) if self.space is None else self._write_maps(folder, spm_names, outside)
+        written += self._write_inference(folder, regions)
         written.append(folder / "glm.json")
         io.write_json(written[-1], self.record)
         return written
@@ -163,6 +217,32 @@ class GlmResults:
                         paths[-1], self.volume(contrast.name, stat, outside), axcodes=self.space.axcodes,
                         intent=found.intent, description=found.description,
                     )
+        return paths
+
+
+    def _write_inference(self, folder: Path, regions: Regions | None) -> list[Path]:
+        """Tables of clusters, peaks and null maxima, and the clusters' labels."""
+        paths = []
+        for contrast in self.contrasts:
+            inference = self.inference.get(contrast.name)
+            if inference is None:
+                continue
+            start = f"contrast-{contrast.label}"
+            if inference.nulls is not None:
+                paths.append(folder / f"{start}_nullmaxima.tsv")
+                io.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima))
+            if inference.clusters is None or self.space is None:
+                continue
+            for name, table in (
+                ("clusters", self.clusters(contrast.name, regions)), ("peaks", self.peaks(contrast.name, regions)),
+            ):
+                paths.append(folder / f"{start}_{name}.tsv")
+                io.write_table(paths[-1], table)
+            paths.append(folder / f"{start}_clusters.nii.gz")
+            io.write_volume(
+                paths[-1], _to_volume(self.space, inference.clusters.labels, 0.0), dtype="int32",
+                axcodes=self.space.axcodes, intent=("label", ()), description=f"clusters: {contrast.name}"[:79],
+            )
         return paths
 
 
@@ -213,9 +293,53 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
             StatMap("d", cohens_d(statistic, df), estimate, f"Cohen's d: {contrast.name}"),
         ]
     else:
+        found.append(StatMap("r2", partial_r2(statistic, m, df), estimate, f"partial R2: {contrast.name}"))
         found[1] = StatMap("p", found[1].values, ("p value", ()), f"uncorrected p: {contrast.name}")
     found.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
     for name, values in fit.quantiles.items():
         text = f"{name} {contrast.kind} over {fit.repetitions[index]} subsets (no p): {contrast.name}"
         found.append(StatMap(name + contrast.kind, values[index], estimate, text))
+    return {one.stat: one for one in found}
+
+
+def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarray, df: float) -> dict[str, StatMap]:
+    """The maps of corrected inference on one contrast, and effect sizes with their intervals.
+
+    Parameters
+    ----------
+    inference : Inference
+        What was found.
+    contrast : Contrast
+        Its name and kind.
+    statistic : ndarray, (n_voxels,)
+        T or F.
+    df : float
+        Residual degrees of freedom.
+    """
+    sides = "two-sided" if inference.two_sided else "one-sided"
+    p_value, estimate = ("p value", ()), ("estimate", ())
+    found = []
+
+    def add(stat: str, values: np.ndarray | None, what: str, intent: tuple[str, tuple[float, ...]] = p_value) -> None:
+        if values is not None:
+            found.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
+
+    if "fdr" in inference.kinds:
+        add("qfdr", inference.q_fdr, f"q of false discovery rate, {sides}")
+    nulls = inference.nulls
+    if nulls is not None:
+        add("pperm", nulls.p_uncorrected, f"uncorrected p by permutation, {sides}")
+        add("pfwe", nulls.p_fwe if "fwe" in inference.kinds else None, f"FWE-corrected p, {sides}")
+        add("tfce", nulls.tfce, "TFCE", estimate)
+        add("ptfce", nulls.p_tfce_fwe, f"FWE-corrected p of TFCE, {sides}")
+        if nulls.clusters is not None:
+            for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
+                assert p is not None  # noqa: S101 - comes with clusters
+                add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}")
+    if contrast.kind == "t":
+        low, high = d_interval(statistic, df)
+        inside = statistic != 0
+        add("g", hedges_g(cohens_d(statistic, df), df), "Hedges' g", estimate)
+        add("dlow", np.where(inside, low, 0.0), "lower 95 % limit of Cohen's d", estimate)
+        add("dhigh", np.where(inside, high, 0.0), "upper 95 % limit of Cohen's d", estimate)
     return {one.stat: one for one in found}

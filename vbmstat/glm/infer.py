@@ -1,0 +1,210 @@
+"""Corrected inference on a fit: from the options to permutations, clusters, q and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.blocks import Node, block_tree, free_tree, level_tree
+from vbmstat.glm.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
+from vbmstat.glm.contrast import Contrast
+from vbmstat.glm.design import Design
+from vbmstat.glm.inference import p_of_f, p_one_sided, p_two_sided, q_fdr
+from vbmstat.glm.maps import Maps
+from vbmstat.glm.options import Options
+from vbmstat.glm.permutation import TFCE_CONNECTIVITY, Nulls, NullSettings, analysis_key, permutation_nulls
+from vbmstat.glm.permute import Permuted, make_permuted
+from vbmstat.glm.plan import Plan
+from vbmstat.glm.smoothness import Smoothness
+from vbmstat.glm.tensors import Fit
+
+_ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Corrected inference on one contrast.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        What was asked: fdr, fwe, tfce, cluster.
+    two_sided : bool
+        False for F.
+    q_fdr : ndarray, (n_voxels,)
+        False discovery rate; 1 outside the mask.
+    threshold : float
+        Cluster-forming threshold in units of t or F.
+    clusters : Clusters or None
+        Of the statistic beyond the threshold; None for a plain matrix.
+    nulls : Nulls or None
+        What permutations tell; None if FDR alone was asked.
+    """
+
+    kinds: tuple[str, ...]
+    two_sided: bool
+    q_fdr: np.ndarray
+    threshold: float
+    clusters: Clusters | None
+    nulls: Nulls | None
+
+
+def exchange_tree(settings: Options, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
+    """Which scans may be exchanged, from the block columns.
+
+    Raises
+    ------
+    DesignError
+        If a column is missing somewhere, or several columns are not whole numbers.
+    """
+    order = sorted(range(len(scan_ids)), key=lambda i: scan_ids[i])
+    if not settings.blocks:
+        return free_tree(order)
+    empty = [scan for scan, gone in zip(scan_ids, table.isna().any(axis=1), strict=True) if gone]
+    if empty:
+        msg = f"no value in the block columns {', '.join(settings.blocks)} for {', '.join(empty[:12])}; fill it in"
+        raise DesignError(msg)
+    if len(settings.blocks) == 1:
+        return block_tree([str(value) for value in table.iloc[:, 0]], settings.exchange, order)
+    levels = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not (levels == np.rint(levels)).all():
+        msg = f"several block columns ({', '.join(settings.blocks)}) hold PALM's whole numbers; found other values"
+        raise DesignError(msg)
+    return level_tree(levels.astype(np.int64), order)
+
+
+def prepare_permutations(
+    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, settings: Options
+) -> list[Permuted | None]:
+    """The permutations of each contrast."""
+    return [
+        make_permuted(
+            design, contrast, plan, index, tree, permutations=settings.permutations, seed=settings.seed,
+            scheme=settings.scheme, flip=settings.sign_flip,
+        )
+        for index, contrast in enumerate(contrasts)
+    ]
+
+
+def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: float) -> float:
+    """Cluster-forming threshold as t or F: below 1 an uncorrected p, else the value itself."""
+    if wanted >= 1:
+        return wanted
+    if kind == "F":
+        return float(stats.f.isf(wanted, m, df))
+    return float(stats.t.isf(wanted / 2 if two_sided else wanted, df))
+
+
+def infer(
+    maps: Maps, plan: Plan, fit: Fit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
+    settings: Options, engine: dict[str, Any], checkpoint: Path | str | None = None,
+) -> dict[str, Inference]:
+    """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
+
+    Parameters
+    ----------
+    maps, plan, fit, contrasts
+        What was fitted.
+    permuted : sequence of Permuted or None
+        From :func:`prepare_permutations`.
+    settings : Options
+        What is asked.
+    engine : dict
+        Device, backend, threads and progress of :func:`vbmstat.glm.permutation.permutation_nulls`.
+    checkpoint : Path, optional
+        Folder of the checkpoints.
+
+    Raises
+    ------
+    DesignError
+        If TFCE or clusters are asked of a plain matrix, whose columns have no neighbours.
+    """
+    if maps.space is None and {"tfce", "cluster"} & set(settings.inference_kinds):
+        msg = "tfce and cluster need maps in files: the columns of a matrix have no neighbours; use fdr, fwe"
+        raise DesignError(msg)
+    found: dict[str, Inference] = {}
+    if not settings.inference_kinds:
+        return found
+    neighbours = None if maps.space is None else neighbour_table(maps.space)
+    for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
+        two_sided = contrast.kind == "t" and not settings.one_sided
+        statistic = fit.statistic[index]
+        m = float(np.linalg.matrix_rank(contrast.weights))
+        threshold = forming_threshold(settings.cluster_threshold, contrast.kind, two_sided, m, fit.df_resid)
+        nulls = None
+        if permutation is not None:
+            asked = NullSettings(
+                two_sided, "tfce" in settings.inference_kinds,
+                threshold if "cluster" in settings.inference_kinds else None,
+            )
+            file = None if checkpoint is None else Path(checkpoint) / f"contrast-{contrast.label}_permutations.npz"
+            key = "" if file is None else analysis_key(maps, plan, permutation, asked, contrast.weights.tolist())
+            nulls = permutation_nulls(
+                maps, plan, index, permutation, statistic, asked, checkpoint=file, key=key, **engine
+            )
+        clusters = None if nulls is None else nulls.clusters
+        if clusters is None and neighbours is not None:
+            clusters = find_clusters(statistic, threshold, two_sided, neighbours)
+        q = np.ones(len(statistic))
+        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, fit.df_resid))
+        found[contrast.name] = Inference(settings.inference_kinds, two_sided, q, threshold, clusters, nulls)
+    return found
+
+
+def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: float) -> np.ndarray:
+    if kind == "F":
+        return p_of_f(statistic, m, df)
+    return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)
+
+
+def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[str, ...]:
+    """What the user should know of the permutations."""
+    notes = []
+    for name, inference in found.items():
+        nulls = inference.nulls
+        if nulls is None:
+            continue
+        if nulls.count < settings.permutations:
+            verb = "sign flips" if settings.sign_flip else "permutations"
+            notes.append(
+                f"{name}: {settings.permutations} {verb} were asked and {nulls.count} exist; all of them were "
+                f"used, and no p can be below {nulls.smallest_p:.2g}"
+            )
+        if nulls.smallest_p > _ALPHA:
+            notes.append(f"{name}: nothing can reach p = {_ALPHA}: the smallest is {nulls.smallest_p:.2g}")
+    return tuple(notes)
+
+
+def inference_record(
+    found: Mapping[str, Inference], settings: Options, smooth: Smoothness | None
+) -> dict[str, Any]:
+    """What ``glm.json`` says of the corrected inference."""
+    record: dict[str, Any] = {
+        "kinds": list(settings.inference_kinds), "blocks": list(settings.blocks),
+        "exchange": settings.exchange if len(settings.blocks) == 1 else None,
+        "scheme": settings.scheme if settings.permutes else None, "sign_flip": settings.sign_flip,
+        "tfce": {"H": 2.0, "E": 0.5, "connectivity": TFCE_CONNECTIVITY}, "cluster_connectivity": CONNECTIVITY,
+        "contrasts": [_contrast_record(name, one) for name, one in found.items()],
+    }  # fmt: skip
+    if smooth is not None:
+        record["smoothness"] = {"fwhm_mm": [round(v, 3) for v in smooth.fwhm_mm], "resels": round(smooth.resels, 2)}
+    return record
+
+
+def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
+    nulls = inference.nulls
+    record: dict[str, Any] = {
+        "name": name, "two_sided": inference.two_sided, "cluster_forming_threshold": inference.threshold,
+    }  # fmt: skip
+    if nulls is not None:
+        record |= {"permutations": nulls.count, "all_that_exist": nulls.is_exhaustive, "smallest_p": nulls.smallest_p}
+        for what, maxima in nulls.maxima.items():
+            record[f"{what}_at_p_fwe_{_ALPHA}"] = float(np.quantile(maxima, 1 - _ALPHA, method="higher"))
+    return record
