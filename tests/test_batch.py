@@ -106,7 +106,9 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     (scan,) = naming.find_scans([folder / f"{GOOD}.nii.gz"])
     own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
-    assert written == own | {Path(name) for name in ("cohort.tsv", "failures.tsv", "dataset_description.json")}
+    own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
+    tables = ("cohort.tsv", "cohort.json", "failures.tsv", "failures.json", "dataset_description.json")
+    assert written == own | {Path(name) for name in tables}
 
 
 def test_cohort_table(folder, tmp_path, preprocessed):
@@ -248,3 +250,68 @@ def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
 def test_default_output(simulated, folder):
     assert batch.default_output([simulated]) == simulated / "derivatives" / "vbmstat"
     assert batch.default_output([folder]) == Path("vbmstat-out")
+
+
+def named(folder: Path, *names: str) -> list[Path]:
+    """The good scan under other names."""
+    for name in names:
+        shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"{name}_T1w.nii.gz")
+    return [folder / f"{name}_T1w.nii.gz" for name in names]
+
+
+@pytest.mark.parametrize("names", naming.NAME_STYLES)
+def test_cohort_table_keeps_the_complete_scans_of_earlier_runs(folder, tmp_path, names):
+    one, two, three = named(folder, "sub-11", "sub-12", "sub-13")
+    out = tmp_path / "out"
+    batch.preprocess([one, two], out, device="cpu", names=names)
+    earlier = batch.cohort.read_cohort(out / "cohort.tsv").table
+    (scan,) = naming.find_scans([one])
+    naming.output_path(out, scan, "p2", names).unlink()
+    cohort = batch.preprocess([three], out, device="cpu", names=names)
+    assert cohort.scan_ids == ["sub-12", "sub-13"]
+    stored = batch.cohort.read_cohort(out / "cohort.tsv").table
+    own = [name for name in stored if name not in ("qc_mean_correlation", "qc_duplicate_of", "qc_warnings")]
+    pd.testing.assert_series_equal(stored.loc["sub-12"].iloc[0][own], earlier.loc["sub-12"].iloc[0][own])
+
+
+def test_a_scan_that_fails_now_is_not_kept_from_an_earlier_run(folder, tmp_path, monkeypatch):
+    one, two = named(folder, "sub-11", "sub-12")
+    batch.preprocess([one, two], tmp_path / "out", device="cpu")
+    one.write_bytes(b"broken")
+    assert batch.preprocess([one, two], tmp_path / "out", device="cpu").scan_ids == ["sub-12"]
+
+
+def test_covariates_of_earlier_runs_stay(folder, tmp_path):
+    one, two, three = named(folder, "sub-11", "sub-12", "sub-13")
+    people = tmp_path / "people.tsv"
+    people.write_text("participant_id\tage\tsite\nsub-11\t31\tA\nsub-12\t32\tA\n")
+    batch.preprocess([one, two], tmp_path / "out", participants=people, device="cpu")
+    people.write_text("participant_id\tsex\tage\nsub-12\tf\t52\nsub-13\tm\t33\n")
+    table = batch.preprocess([three], tmp_path / "out", participants=people, device="cpu").table
+    assert table["age"].tolist() == [31, 52, 33]  # what the table given now says counts
+    assert table["site"].tolist()[:2] == ["A", "A"]
+    assert pd.isna(table["site"].iloc[2])
+    assert table["sex"].fillna("").tolist() == ["", "f", "m"]
+
+
+def test_scans_are_compared_with_one_another(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch.cohort_quality, "LEAST_SCANS", 2)  # for the picture
+    scans = named(folder, "sub-11", "sub-12")
+    cohort = batch.preprocess(scans, tmp_path / "out", device="cpu")
+    stored = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)
+    assert stored["qc_duplicate_of"].fillna("").tolist() == ["", "sub-11"]
+    assert stored["qc_warnings"].fillna("").tolist() == ["", "same image as sub-11: keep one of them"]
+    assert cohort.table["qc_mean_correlation"].min() == pytest.approx(1, abs=1e-4)
+    assert (tmp_path / "out" / "report" / "cohort.png").is_file()
+    again = batch.preprocess(scans, tmp_path / "out", device="cpu")
+    pd.testing.assert_frame_equal(again.table, cohort.table)
+
+
+def test_a_map_that_cannot_be_compared_stops_nothing(folder, tmp_path, caplog):
+    scans = named(folder, "sub-11", "sub-12")
+    out = tmp_path / "out"
+    batch.preprocess(scans, out, device="cpu")
+    (out / "mri" / "s6mwp1sub-12_T1w.nii.gz").write_bytes(b"broken")
+    assert batch.preprocess(scans, out, device="cpu").scan_ids == ["sub-11", "sub-12"]
+    assert "scans were not compared with one another" in caplog.text
+    assert "s6mwp1sub-12_T1w.nii.gz" in caplog.text
