@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +11,10 @@ import torch
 from vbmstat import io
 from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.grid import Grid, apply_affine, voxel_indices
-from vbmstat.roi.atlas import SOURCES, load_atlas
+from vbmstat.roi.atlas import SOURCES, load_atlas, wheel_table
 from vbmstat.volume import Volume
+
+ATLASES = Path(__file__).parents[2] / "atlases"
 
 
 def write_atlas(folder, table: str | None, values=(0, 3, 7), scale: float = 1.0):
@@ -46,8 +51,8 @@ def test_left_labels_lie_left_and_right_labels_right(name: str) -> None:
         # half a voxel of tolerance: the pons of the wheel's mori image lies across the midline
         wrong = [label for label in labels_of_side if sign * float(mean_x[int(label)]) <= -0.5]
         assert not wrong, f"{side}: {wrong}"
-    if name != "suit":  # 28 of its 34 labels are named
-        assert not atlas.table["name"].str.startswith("label ").any()
+    assert not atlas.table["name"].str.startswith("label ").any()
+    assert atlas.absent == ()
 
 
 def test_the_labels_are_those_of_the_file(tmp_path) -> None:
@@ -92,12 +97,41 @@ def test_unknown_name_suggests_near_ones() -> None:
         load_atlas("lpba4")
 
 
-def test_the_projects_table_agrees_with_the_wheels() -> None:
-    ours = load_atlas("lpba40").table
-    from vbmstat.roi import atlas as module  # noqa: PLC0415
+def load_make():
+    spec = importlib.util.spec_from_file_location("make_atlases", ATLASES / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    wheel = module._wheel_table(SOURCES["lpba40"])
-    assert set(ours.index) == set(wheel.index)
-    same = pd.concat([ours["name"], wheel["name"]], axis=1, keys=["ours", "wheel"])
-    differing = same[same["ours"] != same["wheel"]]
-    assert differing["ours"].to_dict() == {181: "Cerebellum", 182: "Brainstem"}
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_the_folders_are_those_of_the_script(name: str) -> None:
+    make = load_make()
+    source = (ATLASES / name / "SOURCE.md").read_text(encoding="utf-8")
+    assert SOURCES[name].sha256 in source
+    assert SOURCES[name].licence in source
+    labels = ATLASES / name / "labels.tsv"
+    assert labels.is_file() == (name not in make.NOT_COPIED)
+    if labels.is_file():
+        pd.testing.assert_frame_equal(pd.read_csv(labels, sep="\t", keep_default_na=False), make.labels(name))
+
+
+def test_the_script_mends_the_wheels_tables_by_label() -> None:
+    make = load_make()
+    for name, mended in make.MENDED.items():
+        wheel, ours = wheel_table(SOURCES[name]), make.labels(name).set_index("label")
+        same = wheel.index.difference(list(mended))
+        pd.testing.assert_frame_equal(ours.loc[same], wheel.loc[same])
+        assert ours.loc[list(mended), "name"].to_dict() == mended
+    suit = load_atlas("suit").table
+    assert suit.loc[29].tolist() == ["left", "Left Dentate", "Dentate"]
+    assert len(suit) == 34
+
+
+def test_cobra_is_measured_where_its_06_mm_voxels_are() -> None:
+    cobra = load_atlas("cobra")
+    np.testing.assert_allclose(cobra.image.grid.voxel_size_mm, 0.6, atol=1e-6)
+    mm = apply_affine(cobra.image.grid.affine, voxel_indices(cobra.image.grid.shape))
+    left, right = (mm[:, cobra.image.data[0] == label].mean(dim=1) for label in (3, 103))  # thalamus
+    np.testing.assert_allclose(left[0], -right[0], atol=0.6)
+    np.testing.assert_allclose(left[1:], right[1:], atol=1.5)

@@ -7,6 +7,7 @@ where there is one, the wheel's csv serves for the others. Licences are those th
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,8 +21,8 @@ from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.volume import Volume
 
 LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
-_DISTRIBUTION, _FOLDER = "deepmriprep", "deepmriprep/data/templates"
-_NO_NOTE = "no licence note known; see the atlas's publication before redistributing or using it commercially"
+DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
+_NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
 _SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
 _SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 _SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<rest>.+)$", re.IGNORECASE)
@@ -43,12 +44,14 @@ SOURCES = {
     "anatomy3": AtlasSource("anatomy3", "498bae211e4d8014624f0f2a16ea72ff784ec8b7a233bb0900ff05d3feb25368"),
     "cobra": AtlasSource("cobra", "56f3b1e2958e1d31ded3ef2dbf591b0e62c6b28520ae21625918bf96c6577615"),
     "hammers": AtlasSource(
-        "hammers", "b40bd6c774b1125b9122ca8c561bebeb5b64e92007e827f11268798ec2d2286d", "no redistribution"
+        "hammers", "b40bd6c774b1125b9122ca8c561bebeb5b64e92007e827f11268798ec2d2286d",
+        "academic, non-commercial research after filling out its licence agreement (brain-development.org); "
+        "no redistribution",
     ),
     "ibsr": AtlasSource(
         "ibsr",
         "45c5ece8888340596dec095459bac19ca3dca6e92844c9276b6c10bb2834782e",
-        "no morphometric studies without permission",
+        "all rights reserved; no anatomical or morphological studies without explicit permission of the IBSR",
     ),
     "julichbrain": AtlasSource("julichbrain", "5eebef7a2aee12fd49f7409385b28579027fe748684b468133fef3dd5f259570"),
     "lpba40": AtlasSource(
@@ -85,7 +88,7 @@ SOURCES = {
         "CC BY 4.0: with attribution",
     ),
     "thalamus": AtlasSource(
-        "thalamus", "db495e90111827cd4d559e875d717e3ea9e511ef265ebb787fb6b0031916850b", "all rights reserved"
+        "thalamus", "db495e90111827cd4d559e875d717e3ea9e511ef265ebb787fb6b0031916850b", "all rights reserved (Lausanne)"
     ),
 }
 
@@ -143,13 +146,13 @@ def load_atlas(atlas: str | Path) -> Atlas:
         msg = f"atlas {str(atlas)!r}: expected one of {', '.join(SOURCES)}, or a label image (.nii.gz){hint}"
         raise AssetError(msg)
     source = SOURCES[name]
-    path = assets.distribution_file(_DISTRIBUTION, f"{_FOLDER}/{source.stem}.nii.gz")
+    path = assets.distribution_file(DISTRIBUTION, f"{FOLDER}/{source.stem}.nii.gz")
     digest = assets.sha256(path)
     if digest != source.sha256:
         msg = f"{path}: sha256 {digest[:12]}… differs from the tested {source.sha256[:12]}…; install the tested version"
         raise AssetError(msg)
     table_path = _project_table(name)
-    table = _wheel_table(source) if table_path is None else _read_table(table_path)
+    table = wheel_table(source) if table_path is None else _read_table(table_path)
     return _join(name, io.read_volume(path), table, source.licence, str(path))
 
 
@@ -190,20 +193,26 @@ def _read_table(path: Path) -> pd.DataFrame:
     return _by_label(table, str(path))
 
 
-def _wheel_table(source: AtlasSource) -> pd.DataFrame:
-    """The wheel's own csv (semicolons; columns ROIid, ROIname), indexed by label."""
-    path = assets.distribution_file(_DISTRIBUTION, f"{_FOLDER}/{source.stem}.csv")
+def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> pd.DataFrame:
+    """The wheel's own csv (semicolons; columns ROIid, ROIname), indexed by label.
+
+    Parameters
+    ----------
+    source : AtlasSource
+        Which one.
+    names : mapping of int to str, optional
+        Names that replace those of the csv, or that it lacks.
+    """
+    path = assets.distribution_file(DISTRIBUTION, f"{FOLDER}/{source.stem}.csv")
     raw = pd.read_csv(path, sep=";", dtype=str, keep_default_na=False)
-    sides = [split_side(name.strip()) for name in raw["ROIname"]]
-    table = pd.DataFrame(
-        {
-            "label": raw["ROIid"].astype(int),
-            "name": raw["ROIname"].str.strip(),
-            "hemisphere": [side for side, _ in sides],
-            "region": [region for _, region in sides],
-        }
-    )
-    return _by_label(table, str(path))
+    named = {int(label): name for label, name in zip(raw["ROIid"], raw["ROIname"], strict=True)} | dict(names or {})
+    if raw["ROIid"].duplicated().any():
+        msg = f"{path}: a label has two rows; install the tested version of {DISTRIBUTION}"
+        raise AssetError(msg)
+    words = [" ".join(name.split()) for name in named.values()]
+    sides = [split_side(name) for name in words]
+    table = pd.DataFrame({"label": list(named), "hemisphere": [side for side, _ in sides], "name": words})
+    return table.assign(region=[region for _, region in sides]).set_index("label")
 
 
 def split_side(name: str) -> tuple[str, str]:
