@@ -32,7 +32,8 @@ from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.infer import forming_threshold
 from vbmstat.glm.inference import p_two_sided
 from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.permutation import NullSettings, permutation_nulls
+from vbmstat.glm.nulls import NullSettings
+from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import make_permuted
 from vbmstat.glm.plan import make_plan
 from vbmstat.grid import resample

@@ -1,4 +1,4 @@
-"""Permutation schemes the slow way: the permuted model is fitted anew, as their definitions say (Winkler 2014, table 2)."""
+"""Permutation schemes the slow way: the permuted model is fitted anew, by definition (Winkler 2014, table 2)."""
 
 from __future__ import annotations
 

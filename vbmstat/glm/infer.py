@@ -13,13 +13,15 @@ from scipy import stats
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.blocks import Node, block_tree, free_tree, level_tree
+from vbmstat.glm.checkpoint import analysis_key
 from vbmstat.glm.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
 from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design
 from vbmstat.glm.inference import p_of_f, p_one_sided, p_two_sided, q_fdr
 from vbmstat.glm.maps import Maps
+from vbmstat.glm.nulls import TFCE_CONNECTIVITY, Nulls, NullSettings
 from vbmstat.glm.options import Options
-from vbmstat.glm.permutation import TFCE_CONNECTIVITY, Nulls, NullSettings, analysis_key, permutation_nulls
+from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import Permuted, make_permuted
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness

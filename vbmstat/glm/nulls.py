@@ -1,0 +1,126 @@
+"""What is asked of a permutation test, what it tells, and how a p is counted.
+
+P-values count the permutations that reach the observed value, the unpermuted data among them (Phipson & Smyth 2010,
+doi:10.2202/1544-6115.1585).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vbmstat.glm.clusters import CONNECTIVITY, Clusters
+
+TFCE_CONNECTIVITY = 26
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    """What is asked of a permutation test.
+
+    Attributes
+    ----------
+    two_sided : bool
+        For t: the largest |t|, clusters of either sign. F is one-sided by nature.
+    wants_tfce : bool
+        TFCE as well.
+    cluster_threshold : float, optional
+        Forming threshold in units of the statistic; None for no clusters.
+    connectivity : {6, 18, 26}
+        Of clusters.
+    tfce_connectivity : {6, 18, 26}
+        Of TFCE.
+    """
+
+    two_sided: bool = True
+    wants_tfce: bool = False
+    cluster_threshold: float | None = None
+    connectivity: int = CONNECTIVITY
+    tfce_connectivity: int = TFCE_CONNECTIVITY
+
+    @property
+    def wants_maps(self) -> bool:
+        """Whether whole maps are needed."""
+        return self.wants_tfce or self.cluster_threshold is not None
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What the permutations of one contrast tell.
+
+    Attributes
+    ----------
+    count : int
+        Permutations, the unpermuted data among them.
+    is_exhaustive : bool
+        Whether they are all that exist.
+    smallest_p : float
+        No p can be smaller.
+    maxima : dict of str to ndarray, (count,)
+        Largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first.
+    p_uncorrected : ndarray, (n_voxels,)
+        Share of the permutations that reach a voxel's statistic there; 1 outside the mask.
+    p_fwe : ndarray, (n_voxels,)
+        Share whose largest statistic reaches it.
+    tfce, p_tfce_fwe : ndarray, (n_voxels,), or None
+        TFCE value and its corrected p.
+    clusters : Clusters or None
+        Of the observed map.
+    p_extent_fwe, p_mass_fwe : ndarray, (k,), or None
+        Corrected p of each cluster.
+    """
+
+    count: int
+    is_exhaustive: bool
+    smallest_p: float
+    maxima: dict[str, np.ndarray]
+    p_uncorrected: np.ndarray
+    p_fwe: np.ndarray
+    tfce: np.ndarray | None = None
+    p_tfce_fwe: np.ndarray | None = None
+    clusters: Clusters | None = None
+    p_extent_fwe: np.ndarray | None = None
+    p_mass_fwe: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Between s (or s²) in [-1, 1], which is cheap to compare, and the statistic."""
+
+    kind: str
+    two_sided: bool
+    df: float
+    m: int
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether scores are s and not s²."""
+        return self.kind == "t" and not self.two_sided
+
+    def score(self, statistic: np.ndarray) -> np.ndarray:
+        """S², or s where signs count, of t or F."""
+        if self.kind == "F":
+            return np.asarray(statistic * self.m / (statistic * self.m + self.df))
+        s2 = statistic**2 / (statistic**2 + self.df)
+        return np.asarray(np.sign(statistic) * np.sqrt(s2) if self.is_signed else s2)
+
+    def statistic(self, score: np.ndarray) -> np.ndarray:
+        """T (its size if two-sided) or F of a score."""
+        s2 = np.minimum(score.astype(np.float64) ** (2 if self.is_signed else 1), 1 - 1e-12)
+        odds = s2 / (1 - s2)
+        if self.kind == "F":
+            return np.asarray(odds * self.df / self.m)
+        return np.asarray(np.sqrt(odds * self.df) * (np.sign(score) if self.is_signed else 1.0))
+
+
+def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:
+    """Share of the maxima (count,) that reach each observed value, equal up to `ties` of it counting as equal.
+
+    Examples
+    --------
+    >>> reach(np.array([3.0, 1.0, 2.0, 2.0]), np.array([2.0, 3.0]), 0.0).tolist()
+    [0.75, 0.25]
+    """
+    level = observed - ties * np.abs(observed)
+    return np.asarray((len(maxima) - np.searchsorted(np.sort(maxima), level, side="left")) / len(maxima))
