@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from vbmstat.io import as_nifti
@@ -15,6 +16,12 @@ from vbmstat.volume import Volume
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# A statistic is blue where negative and orange where positive: colour-blind readers tell these apart.
+BLUE, ORANGE, GREY = "#2166AC", "#D9660F", "#8A8A8A"
+DIVERGING = LinearSegmentedColormap.from_list(
+    "vbmstat", ["#042B53", BLUE, "#74ADD1", "#DCEBF3", "#F7F7F7", "#FBDDB6", "#F39B3F", ORANGE, "#5F2102"]
+)
+SEQUENTIAL = LinearSegmentedColormap.from_list("vbmstat_up", DIVERGING(np.linspace(0.5, 1.0, 128)))
 _MAX_ROWS_LABELLED = 40
 
 
@@ -77,7 +84,7 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
         return figure
     plot_glass_brain(
         as_nifti(Volume(values, statistic.grid)), figure=figure, threshold=threshold, colorbar=True, plot_abs=False,
-        vmax=peak, cmap="RdBu_r", symmetric_cbar=True, display_mode="lyrz",
+        vmax=peak, cmap=DIVERGING, symmetric_cbar=True, display_mode="lyrz",
     )
     figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
     return figure

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vbmstat import __version__
-from vbmstat.cli import evaluate, glm, harmonize, pack, preprocess, roi, simulate
+from vbmstat.cli import evaluate, glm, harmonize, pack, preprocess, report, roi, show, simulate
 from vbmstat.errors import VbmstatError
 
 app = typer.Typer(
@@ -39,7 +39,9 @@ app.command("glm")(glm.command)
 app.command("evaluate")(evaluate.command)
 app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
+app.command("report")(report.command)
 app.command("roi")(roi.command)
+app.command("show")(show.command)
 app.command("simulate")(simulate.command)
 
 

@@ -1,0 +1,210 @@
+"""The methods section of a run, in sentences made from what was recorded of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbmstat.report.citations import in_text
+
+_CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")
+_TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
+
+_SCHEMES = {
+    "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
+    "smith": " of the regressor of interest, orthogonalised to the others",
+    "draper-stoneman": " of the regressor of interest",
+}
+_STEPS = {
+    "classic": (
+        "Images were denoised by non-local means [@coupe2008], corrected for intensity inhomogeneity in the log domain "
+        "[@wells1996], and segmented into grey matter, white matter and cerebrospinal fluid by an adaptive maximum a "
+        "posteriori scheme with partial-volume classes, local class means, template priors and a Markov random field "
+        "[@rajapakse1997; @tohka2004; @gaser2024]. Tissue maps were registered to the template by the exponential of a "
+        "stationary velocity field, found by Gauss-Newton from coarse to fine [@ashburner2007; @vercauteren2008]."
+    ),
+    "cat": (
+        "Images were denoised by spatially adaptive non-local means [@manjon2010], corrected for intensity "
+        "inhomogeneity in the log domain [@wells1996], and segmented into grey matter, white matter and cerebrospinal "
+        "fluid by CAT12's adaptive maximum a posteriori method with partial-volume classes (package cat-surf) "
+        "[@rajapakse1997; @tohka2004; @gaser2024]. Tissue maps were registered to the template by geodesic "
+        "shooting [@ashburner2011]."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Paragraphs to paste, and the keys of the papers that they cite."""
+
+    paragraphs: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def __add__(self, other: Methods) -> Methods:
+        """Both, one after the other."""
+        return Methods(self.paragraphs + other.paragraphs, self.keys + other.keys)
+
+
+def preprocessing_methods(
+    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]], fwhm_mm: float
+) -> Methods:
+    """How scans became maps.
+
+    Parameters
+    ----------
+    n_scans, n_failed, n_stripped : int
+        Scans that are complete; that failed; that came without skull.
+    engine_versions : sequence of (str, str)
+        Engines and versions of vbmstat that made them.
+    fwhm_mm : float
+        Of the Gaussian.
+    """
+    how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
+    failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
+    stripped = f" ({n_stripped} scans came without skull and kept their own mask)" if n_stripped else ""
+    first = (
+        f"{_count(n_scans, 'T1-weighted scan was', 'T1-weighted scans were')} processed for voxel-based morphometry "
+        f"[@ashburner2000] with {how}{failed}. Brains were extracted with deepbet [@fisch2024bet]{stripped} and "
+        "aligned to the template by an affine transform [@baker2004]."
+    )
+    steps = [_STEPS[engine] for engine in dict.fromkeys(name for name, _ in engine_versions) if engine in _STEPS]
+    last = (
+        "The template was CAT12's Template_4_GS in MNI152NLin2009cAsym space [@fonov2011] with voxels of 1.5 mm. "
+        "Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that they "
+        f"hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
+        "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
+    )
+    return _with_citations([" ".join([first, *steps, last])])
+
+
+def glm_methods(record: Mapping[str, Any]) -> Methods:
+    """How maps became statistics.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``glm.json``.
+    """
+    options = record["options"]
+    left = record["formula"].split("~")[0].strip()
+    sentences = [
+        f"{_TISSUES.get(left, left).capitalize()} maps of {record['n_scans']} scans were analysed with the linear "
+        f"model {record['formula']} at each of {record['n_voxels']:,} voxels (design matrix with the columns "
+        f"{', '.join(record['columns'])}; {record['df_resid']:g} residual degrees of freedom).",
+        *_tiv(options["tiv"]),
+        _mask(record["mask_rule"]),
+        *_variance(options),
+        "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
+        *_inference(record),
+        *_subsets(record, options),
+        "Effect sizes are partial correlations r and Cohen's d.",
+    ]
+    versions = record["versions"]
+    packages = [name for name in ("torch", "numpy", "scipy", "formulaic") if name in versions]
+    used = ", ".join(f"{name} {versions[name]}" for name in packages)
+    sentences.append(f"Models were fitted with vbmstat {versions['vbmstat']} ({used}).")
+    sentences.append("Reporting follows the rules of [@ridgway2008].")
+    return _with_citations([" ".join(sentences)])
+
+
+def _tiv(recipe: str) -> list[str]:
+    sentence = {
+        "covariate": "Total intracranial volume was a covariate.",
+        "by-group": "Total intracranial volume was a covariate with a slope for each group.",
+        "proportional": "Each map was multiplied by the mean over the scan's total intracranial volume.",
+    }
+    return [sentence[recipe]] if recipe in sentence else []
+
+
+def _mask(rule: Mapping[str, Any]) -> str:
+    threshold, share = rule["threshold"], rule["share"]
+    image = f" inside the mask {rule['image']}" if rule["image"] else ""
+    if threshold is None:
+        return f"Voxels{image} that were not constant over scans were analysed."
+    who = "every scan" if share == 1 else f"{100 * share:g} % of the scans"
+    return f"Voxels{image} where {who} exceeded {threshold:g} were analysed [@ridgway2009]."
+
+
+def _variance(options: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    if options["weights"]:
+        sentences.append(f"Scans were weighted by the column {options['weights']}.")
+    if options["robust"] == "hc3":
+        sentences.append("Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985].")
+    if options["spm_resms"]:
+        sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
+    if options["global_scaling"]:
+        sentences.append("Maps were scaled to one mean inside the mask.")
+    return sentences
+
+
+def _contrast(entry: Mapping[str, Any]) -> str:
+    rows = []
+    for row in entry["weights"]:
+        terms = [f"{weight:+g} {name}" for name, weight in row.items() if weight]
+        rows.append(" ".join(terms).replace("+1 ", "+").replace("-1 ", "−").removeprefix("+"))
+    what = " and ".join(rows)
+    return f"{entry['name']} ({entry['kind']}-test" + (")" if what == entry["name"] else f" of {what})")
+
+
+def _inference(record: Mapping[str, Any]) -> list[str]:
+    """What was done about multiple comparisons."""
+    inference = record.get("inference")
+    if not inference or not inference["kinds"]:
+        return ["P-values are two-sided and not corrected for multiple comparisons."]
+    kinds, first = inference["kinds"], inference["contrasts"][0]
+    sides = "two-sided" if first["two_sided"] else "one-sided"
+    sentences = []
+    if "permutations" in first:
+        what = {
+            "fwe": "the largest statistic",
+            "tfce": "threshold-free cluster enhancement (H = 2, E = 0.5) [@smith2009]",
+            "cluster": f"cluster extent and mass (cluster-forming threshold {_threshold(first)})",
+        }
+        ways = " and ".join(what[kind] for kind in what if kind in kinds)
+        numbers = sorted({entry["permutations"] for entry in inference["contrasts"] if "permutations" in entry})
+        verb = "sign flips" if inference["sign_flip"] else "permutations"
+        scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
+        blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
+        sentences.append(
+            f"Family-wise error over voxels was controlled by {' or '.join(f'{n:,}' for n in numbers)} {verb}{scheme}"
+            f"{blocks} [@winkler2014], for {ways}; corrected p-values are {sides}."
+        )
+    if "fdr" in kinds:
+        sentences.append(f"False discovery rates over voxels are {sides} q-values of Benjamini and Hochberg.")
+    return sentences
+
+
+def _threshold(entry: Mapping[str, Any]) -> str:
+    threshold = entry.get("cluster_forming_threshold")
+    return "as recorded" if threshold is None else f"{threshold:.2f}"
+
+
+def _subsets(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    if not record["n_subsets"]:
+        return []
+    sizes = " or ".join(map(str, record["scans_per_subset"]))
+    strata = f", keeping the shares of {options['stratify']}" if options["stratify"] else ""
+    return [
+        f"To see how stable effects are, the model was fitted again in {record['n_subsets']} random subsets of {sizes} "
+        f"scans drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "
+        "taken at each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
+    ]
+
+
+def _with_citations(paragraphs: Sequence[str]) -> Methods:
+    """``[@ashburner2000; @gaser2024]`` -> ``(Ashburner and Friston, 2000; Gaser et al., 2024)``."""
+    keys = [key for text in paragraphs for found in _CITATION.findall(text) for key in _keys(found)]
+    done = [_CITATION.sub(lambda m: f"({'; '.join(in_text(key) for key in _keys(m[1]))})", text) for text in paragraphs]
+    done = [text.replace("the rules of (Ridgway et al., 2008)", "the rules of Ridgway et al. (2008)") for text in done]
+    return Methods(tuple(done), tuple(dict.fromkeys(keys)))
+
+
+def _keys(found: str) -> list[str]:
+    return [key.removeprefix("@") for key in found.split("; ")]
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"

@@ -1,0 +1,418 @@
+"""The report of a linear model: the design, the results of each contrast, and how stable they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from vbmstat import figures_glm, figures_report, io
+from vbmstat.cohort import read_table
+from vbmstat.errors import VbmstatError
+from vbmstat.report.citations import bibtex, cited
+from vbmstat.report.methods import glm_methods
+from vbmstat.report.page import Cell, Picture, Table, cell, described, fixed, number, publish, render, table_of
+from vbmstat.report.preprocessing import Preprocessing, read_preprocessing
+from vbmstat.report.rules import glm_rules
+from vbmstat.report.viewer import viewer_html
+from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.volume import Volume
+
+_P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # where pictures draw outlines
+_MAX_VIEWERS = 8  # 0.6 MB each
+_ATLAS = "lpba40"
+_MAX_TABLE_ROWS = 200
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class ContrastReport:
+    """What the page shows of one contrast."""
+
+    anchor: str
+    name: str
+    summary: str
+    pictures: tuple[Picture, ...]
+    viewer: str
+    tables: tuple[Table, ...]
+    stability: tuple[Picture, ...]
+    stability_text: str
+    effects: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A result folder of ``vbmstat glm``.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    record : dict
+        Content of ``glm.json``.
+    design : DataFrame, (n_scans, n_regressors)
+        Indexed by scan id.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    design: pd.DataFrame
+
+    def path(self, contrast: Mapping[str, Any], stat: str) -> Path:
+        """Where a map is."""
+        return self.folder / f"contrast-{contrast['label']}_stat-{stat}_statmap.nii.gz"
+
+    def map(self, contrast: Mapping[str, Any], stat: str) -> Volume | None:
+        """A map without NaN, None if it was not written."""
+        path = self.path(contrast, stat)
+        if not path.is_file():
+            return None
+        volume = io.read_volume(path)
+        return Volume(torch.nan_to_num(volume.data), volume.grid)
+
+    def outline(self, contrast: Mapping[str, Any]) -> tuple[float, str]:
+        """Where pictures draw outlines, and what that is in words.
+
+        The statistic at the corrected p of 0.05 if permutations gave one, else at the uncorrected p of 0.001.
+        """
+        for entry in (self.record.get("inference") or {}).get("contrasts", []):
+            corrected = entry.get(f"statistic_at_p_fwe_{_P_CORRECTED}")
+            if entry["name"] == contrast["name"] and corrected is not None and self.path(contrast, "pfwe").is_file():
+                sides = "two-sided" if entry["two_sided"] else "one-sided"
+                return float(corrected), f"{sides} family-wise error corrected p = {_P_CORRECTED:g}"
+        df = self.record["df_resid"]
+        if contrast["kind"] == "t":
+            return float(stats.t.isf(_P_UNCORRECTED / 2, df)), f"two-sided uncorrected p = {_P_UNCORRECTED:g}"
+        return float(stats.f.isf(_P_UNCORRECTED, len(contrast["weights"]), df)), f"uncorrected p = {_P_UNCORRECTED:g}"
+
+
+def read_model(folder: Path) -> Model:
+    """A result folder of ``vbmstat glm``.
+
+    Raises
+    ------
+    VbmstatError
+        If glm.json or design.tsv cannot be read.
+    """
+    try:
+        record = json.loads((folder / "glm.json").read_text(encoding="utf-8"))
+        design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
+        record["contrasts"], record["df_resid"]
+    except (OSError, ValueError, KeyError) as error:
+        msg = f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r})"
+        raise VbmstatError(msg) from error
+    return Model(folder, record, design)
+
+
+def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> Path:
+    """Write the page of a model, and its figures as files beside it.
+
+    Parameters
+    ----------
+    folder : Path
+        Result folder of ``vbmstat glm``.
+    out : Path
+        The page.
+    cohort : Path, optional
+        Cohort table of the scans; by default a cohort.tsv in one of the two folders above that has them all.
+    """
+    model = read_model(folder)
+    run = _preprocessing(model, cohort)
+    record = model.record
+    contrasts = [
+        _contrast(model, entry, number, out.parent) for number, entry in enumerate(record["contrasts"])
+    ]
+    n_flagged = 0 if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
+    own = glm_methods(record)
+    methods = own if run is None or not run.engine_versions else run.methods + own
+    entries = cited([*methods.keys, "taylor2023"])
+    has_clusters = any(_cluster_files(model, entry) for entry in record["contrasts"])
+    page = render(
+        "model.html",
+        title=record["formula"],
+        record=record,
+        model=model,
+        participants=_participants(model, run),
+        left_out=_left_out(model, run),
+        overview=_overview(model),
+        design=_design_pictures(model, out.parent),
+        design_table=_design_table(model),
+        contrasts=contrasts,
+        rois=_roi_tables(model, run),
+        n_viewers=_MAX_VIEWERS,
+        methods=methods,
+        rules=glm_rules(record, run is not None and bool(run.engine_versions), n_flagged, _is_corrected(model),
+                        has_clusters),
+        references=entries,
+        bibtex=bibtex(entries),
+        options=_options(record),
+        inputs=_inputs(record),
+    )  # fmt: skip
+    io.write_text(out, page)
+    return out
+
+
+def _preprocessing(model: Model, cohort: Path | None) -> Preprocessing | None:
+    """The run that made the maps, if its table is found and has every scan of the model."""
+    above = [parent / "cohort.tsv" for parent in model.folder.absolute().parents[:2]]
+    for path in [cohort] if cohort is not None else above:
+        if not path.is_file():
+            if cohort is not None:
+                msg = f"{path}: no such cohort table"
+                raise VbmstatError(msg)
+            continue
+        run = read_preprocessing(path.parent)
+        missing = sorted(set(model.record["scan_ids"]) - set(run.table.index))
+        if not missing:
+            return run
+        if cohort is not None:
+            msg = f"{path}: has no row for {', '.join(missing[:5])}, which the model used; give the model's own table"
+            raise VbmstatError(msg)
+    return None
+
+
+def _participants(model: Model, run: Preprocessing | None) -> Table:
+    """The covariates of the formula over the scans of the model."""
+    caption = "Scans in the model: mean ± standard deviation (range), or counts"
+    if run is None:
+        columns = [name for name in model.design.columns if name != "Intercept"]
+        return described(model.design[columns], caption)
+    table = run.table.loc[model.record["scan_ids"]]
+    words = set(_WORD.findall(model.record["formula"].partition("~")[2]))
+    aliases = {"tiv": "tiv_ml", "sex": "gender"}
+    names = {word if word in table else aliases.get(word, "") for word in words}
+    columns = [name for name in table.columns if name in names]
+    factor = next((name for name in columns if not pd.api.types.is_numeric_dtype(table[name])), None)
+    return described(table[[*columns, *(name for name in ("gm_ml",) if name in table)]], caption, factor)
+
+
+def _left_out(model: Model, run: Preprocessing | None) -> Table | None:
+    """Scans of the cohort that are not in the model, and why."""
+    if run is None:
+        return None
+    left = [scan for scan in run.table.index if scan not in set(model.record["scan_ids"])]
+    if not left:
+        return None
+    words = [w for w in _WORD.findall(model.record["formula"].partition("~")[2]) if w in run.table]
+    rows = []
+    for scan in left:
+        missing = [word for word in words if pd.isna(run.table.at[scan, word])]
+        named = [note for note in model.record["notes"] if re.search(rf"(?<![\w-]){re.escape(scan)}(?![\w-])", note)]
+        reason = named[0].split(":")[0] if named else "its map was not given to the model"
+        rows.append((scan, f"no value of {', '.join(missing)}" if missing else reason))
+    return table_of(pd.DataFrame(rows, columns=["scan", "why"]), "Scans of the cohort that are not in the model")
+
+
+def _overview(model: Model) -> Table:
+    """One row a contrast: its extreme values and where they are."""
+    atlas = _atlas()
+    rows = []
+    for index, entry in enumerate(model.record["contrasts"]):
+        statistic = model.map(entry, entry["kind"])
+        if statistic is None:
+            continue
+        data = statistic.data[0]
+        threshold, meaning = model.outline(entry)
+        beyond = int((data.abs() > threshold).sum())
+        row: list[Cell] = [Cell(entry["name"], entry["name"], f"#contrast-{index}")]
+        extremes = [data.argmax()] if entry["kind"] != "t" else [data.argmax(), data.argmin()]
+        for at in extremes:
+            place = np.unravel_index(int(at), statistic.grid.shape)
+            mm = (statistic.grid.affine @ [*place, 1.0])[:3]
+            row += [fixed(float(data[place])), Cell(_coordinates(mm)), Cell(region_at(atlas, mm))]
+        row += [Cell("–")] * (7 - len(row))
+        row += [number(beyond), Cell(f"{threshold:.2f} ({meaning})"), number(entry["repetitions_estimated"])]
+        rows.append(tuple(row))
+    headings = (
+        "contrast", "largest", "MNI mm", "region", "smallest", "MNI mm", "region", "voxels beyond", "threshold",
+        "subsets",
+    )  # fmt: skip
+    caption = f"Extremes of each statistic over {model.record['n_voxels']:,} voxels; regions of {_ATLAS.upper()}"
+    return Table(caption, headings, tuple(rows))
+
+
+def _atlas() -> Atlas | None:
+    try:
+        return load_atlas(_ATLAS)
+    except VbmstatError:
+        return None
+
+
+def region_at(atlas: Atlas | None, position_mm: np.ndarray) -> str:
+    """Name of the region that holds a point, "" outside all."""
+    if atlas is None:
+        return ""
+    index = np.rint(np.linalg.inv(atlas.image.grid.affine) @ [*position_mm, 1.0])[:3].astype(int)
+    if (index < 0).any() or (index >= atlas.image.grid.shape).any():
+        return ""
+    label = round(float(atlas.image.data[(0, *index)]))
+    return str(atlas.table.at[label, "name"]) if label in atlas.table.index else ""
+
+
+def _coordinates(mm: np.ndarray) -> str:
+    return ", ".join(f"{value:.0f}".replace("-", "−") for value in mm)
+
+
+def _design_pictures(model: Model, folder: Path) -> list[Picture]:
+    matrix = model.design.to_numpy(dtype=float)
+    figure = figures_glm.design_figure(matrix, list(model.design.columns), list(model.design.index))
+    n_scans, n_columns = matrix.shape
+    pictures = [
+        publish(folder, "design", figure, f"Design matrix of {n_scans} scans and {n_columns} columns in grey",
+                "Design matrix, each column scaled to its own range")
+    ]  # fmt: skip
+    varying = model.design.loc[:, model.design.nunique() > 1]
+    if varying.shape[1] > 1:
+        text = "; ".join(
+            f"{a} and {b} {value:.2f}" for (a, b), value in varying.corr().stack().items() if a < b
+        )
+        figure = figures_report.correlation_figure(varying.corr())
+        alt, caption = f"Correlations of the columns: {text}", "Correlation of the columns"
+        pictures.append(publish(folder, "correlations", figure, alt, caption))
+    return pictures
+
+
+def _design_table(model: Model) -> Table:
+    frame = pd.DataFrame(model.record["design_report"], columns=["column", "vif", "r_tiv"])
+    names = {"vif": "variance inflation", "r_tiv": "r with TIV"}
+    return table_of(frame, "What the columns share with one another and with TIV", lambda name: names.get(name, name))
+
+
+def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
+    symbol, label, name = entry["kind"], entry["label"], entry["name"]
+    statistic = model.map(entry, symbol)
+    if statistic is None:  # a model of a plain table
+        return ContrastReport(f"contrast-{index}", name, "", (), "", _tables(model, entry), (), "", ())
+    threshold, meaning = model.outline(entry)
+    values = statistic.data[0].numpy()
+    mosaic = publish(
+        folder, f"contrast-{label}_{symbol}",
+        figures_report.stat_map_figure(statistic, f"{name}: {symbol} of all scans", symbol, threshold),
+        f"Slices of the {symbol}-map of {name} on the average brain",
+        f"{symbol}-map of all scans. Outlines: {symbol} beyond {threshold:.2f} ({meaning}); below, faded.",
+    )  # fmt: skip
+    glass = publish(
+        folder, f"contrast-{label}_glassbrain", figures_glm.glass_brain_figure(statistic, name, threshold, symbol),
+        f"Glass brain of the {symbol}-map of {name}",
+        f"Largest {symbol} along each line of sight, beyond {threshold:.2f}.",
+    )  # fmt: skip
+    viewer = viewer_html(statistic, f"{name}: {symbol}", threshold) if index < _MAX_VIEWERS else ""
+    stability, text = _stability(model, entry, values, folder)
+    low, high = (fixed(float(value)).text for value in (values.min(), values.max()))
+    beyond = int((np.abs(values) > threshold).sum())
+    summary = (
+        f"{symbol} from {low} to {high}; {beyond:,} of {model.record['n_voxels']:,} voxels beyond {threshold:.2f} "
+        f"({meaning})."
+    )
+    return ContrastReport(
+        f"contrast-{index}", name, summary, (mosaic, glass), viewer, _tables(model, entry), stability, text,
+        _effects(model, entry, folder),
+    )  # fmt: skip
+
+
+def _effects(model: Model, entry: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
+    effect = model.map(entry, "r")
+    if effect is None:
+        return ()
+    figure = figures_report.stat_map_figure(effect, f"{entry['name']}: partial correlation", "partial r")
+    caption = "Effect size: partial correlation at every voxel, not thresholded. Largest values are biased upwards."
+    alt = f"Slices of the partial correlation with {entry['name']}"
+    return (publish(folder, f"contrast-{entry['label']}_r", figure, alt, caption),)
+
+
+def _stability(
+    model: Model, entry: Mapping[str, Any], values: np.ndarray, folder: Path
+) -> tuple[tuple[Picture, ...], str]:
+    symbol, name, label = entry["kind"], entry["name"], entry["label"]
+    found = [model.map(entry, quantile + symbol) for quantile in ("median", "q25", "q75")]
+    maps = [volume for volume in found if volume is not None]
+    if len(maps) < len(found) or not model.record["n_subsets"]:
+        return (), ""
+    median, low, high = (volume.data[0].numpy() for volume in maps)
+    inside = values != 0
+    share = np.mean(model.record["scans_per_subset"]) / model.record["n_scans"]
+    threshold, _ = model.outline(entry)
+    mosaic = publish(
+        folder, f"contrast-{label}_median{symbol}",
+        figures_report.stat_map_figure(maps[0], f"{name}: median {symbol} over subsets", f"median {symbol}", threshold),
+        f"Slices of the median {symbol} over subsets of {name}",
+        f"Median {symbol} over {entry['repetitions_estimated']} subsets, drawn like the {symbol}-map above. It is "
+        "descriptive: it has no p-value.",
+    )  # fmt: skip
+    scatter = publish(
+        folder, f"contrast-{label}_stability",
+        figures_report.stability_figure(values[inside], median[inside], low[inside], high[inside], symbol,
+                                        math.sqrt(share)),
+        f"Median {symbol} over subsets against {symbol} of all scans, and the quartile range against it",
+        "Left: voxels, darker where there are more. Right: quartile range over subsets; line and band are its "
+        "median and quartiles over voxels.",
+    )  # fmt: skip
+    beyond = inside & (np.abs(values) > threshold)
+    if not beyond.any():
+        return (mosaic, scatter), f"No voxel lies beyond {threshold:.2f} in the full sample."
+    near_zero = np.where(values > 0, low, -high)[beyond]
+    text = (
+        f"Of the {int(beyond.sum()):,} voxels beyond {threshold:.2f} in the full sample, "
+        f"{100 * float((near_zero > 0).mean()):.0f} % have the same sign in at least three quarters of the subsets, "
+        f"and {100 * float((near_zero > threshold).mean()):.0f} % lie beyond the same {symbol} in as many."
+    )
+    return (mosaic, scatter), text
+
+
+def _cluster_files(model: Model, entry: Mapping[str, Any]) -> list[Path]:
+    return sorted(
+        path for path in model.folder.glob("contrast-*.tsv")
+        if path.name.startswith(f"contrast-{entry['label']}_") and ("cluster" in path.name or "peak" in path.name)
+    )  # fmt: skip
+
+
+def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
+    """Cluster tables, and the statistics of a model of a plain table."""
+    paths = _cluster_files(model, entry)
+    paths += [path for path in (model.folder / f"contrast-{entry['label']}_stats.tsv",) if path.is_file()]
+    tables = []
+    for path in paths:
+        text = pd.read_csv(path, sep="\t", na_values=["n/a"])
+        more = f", the first {_MAX_TABLE_ROWS} of {len(text)} rows" if len(text) > _MAX_TABLE_ROWS else ""
+        what = path.name.removeprefix(f"contrast-{entry['label']}_").removesuffix(".tsv").replace("_", " ")
+        tables.append(
+            table_of(text.head(_MAX_TABLE_ROWS), f"{entry['name']}: {what}{more} ({path.name})",
+                     lambda name: name.replace("_", " "))
+        )  # fmt: skip
+    return tuple(tables)
+
+
+def _is_corrected(model: Model) -> bool:
+    """Whether there are maps of corrected p-values."""
+    return any(re.search(r"fwe|fdr", path.name.lower()) for path in model.folder.glob("contrast-*_statmap.nii.gz"))
+
+
+def _roi_tables(model: Model, run: Preprocessing | None) -> list[Table]:
+    """Tables of a model over regions, beside the maps' own."""
+    return [
+        table_of(read_table(path).head(_MAX_TABLE_ROWS), f"Regions: {path.name}", lambda name: name.replace("_", " "))
+        for path in sorted(model.folder.glob("roi*.tsv"))
+    ]
+
+
+def _options(record: Mapping[str, Any]) -> Table:
+    versions = [f"{name} {version}" for name, version in record["versions"].items()]
+    rows = tuple(
+        (Cell(key), cell(", ".join(map(str, value)) if isinstance(value, list) else value))
+        for key, value in {**record["options"], "versions": versions}.items()
+    )
+    return Table("Every option of the fit, and versions", ("option", "value"), rows)
+
+
+def _inputs(record: Mapping[str, Any]) -> Table:
+    rows = [(scan, file["path"], file.get("sha256", "")) for scan, file in record["maps"].items()]
+    return table_of(pd.DataFrame(rows, columns=["scan", "map", "sha256"]), "Maps")

@@ -1,0 +1,203 @@
+"""The parts of a page, and how they become one HTML file that needs nothing from anywhere.
+
+Templates escape everything; the page forbids itself every request by its content security policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import io as bytes_io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import pandas as pd
+from PIL import Image
+
+from vbmstat import __version__, figures_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PAGE_PIXELS = 1440  # width of a figure in the page: sharp on a dense screen
+_WEBP_QUALITY, _JPEG_QUALITY = 85, 70
+_MAX_LEVELS = 6  # of a text covariate that is described level by level
+_MAX_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: its text, what it is sorted by, where it leads, whether it stands out."""
+
+    text: str
+    sort: str = ""
+    href: str = ""
+    is_marked: bool = False
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first cell of a row is its heading."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image inside the page.
+
+    Attributes
+    ----------
+    source : str
+        ``data:`` URI.
+    alt, caption : str
+        What it shows, for who cannot see it and for who can.
+    width, height : int
+        Pixels.
+    files : tuple of str
+        The same figure as files, relative to the page.
+    anchor : str
+        Its id in the page.
+    """
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+    files: tuple[str, ...] = ()
+    anchor: str = ""
+
+
+def publish(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:
+    """Write a figure into ``figures/`` of a folder (SVG, PNG) and make it a picture of the page."""
+    files = figures_report.save_publication(folder / "figures" / name, figure)
+    with Image.open(files[1]) as image:
+        image.draft("RGB", None)
+        small = image.convert("RGB")
+    if small.width > _PAGE_PIXELS:
+        small = small.resize((_PAGE_PIXELS, round(small.height * _PAGE_PIXELS / small.width)), Image.Resampling.LANCZOS)
+    source = _encoded(small, "webp", quality=_WEBP_QUALITY, method=3)
+    return Picture(source, alt, caption, *small.size, tuple(f"figures/{path.name}" for path in files))
+
+
+def photograph(path: Path, width: int, alt: str, caption: str, anchor: str) -> Picture:
+    """A picture file made smaller, as JPEG."""
+    with Image.open(path) as image:
+        height = round(image.height * width / image.width)
+        small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    source = _encoded(small, "jpeg", quality=_JPEG_QUALITY)
+    return Picture(source, alt, caption, width, height, anchor=anchor)
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> str:
+    stream = bytes_io.BytesIO()
+    image.save(stream, form, **options)
+    return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+
+
+def number(value: Any, digits: int = 3) -> Cell:
+    """A number with that many significant digits; whole numbers stay whole.
+
+    Examples
+    --------
+    >>> number(-1.23456).text, number(1554.254).text, number(12).text, number(float("nan")).text
+    ('−1.23', '1554', '12', '–')
+    """
+    if value is None or pd.isna(value):
+        return Cell("–", is_number=True)
+    value = float(value)
+    if not math.isfinite(value):
+        return Cell(f"{value:g}".replace("-", "−"), repr(value), is_number=True)
+    size = abs(value)
+    if (value.is_integer() and size < 1e15) or size >= 10 ** (digits - 1):
+        text = f"{value:.0f}"
+    else:
+        text = f"{value:.{digits}g}"
+    return Cell(text.replace("-", "−"), repr(value), is_number=True)
+
+
+def fixed(value: float, decimals: int = 2) -> Cell:
+    """A number with that many decimals."""
+    return Cell(f"{value:.{decimals}f}".replace("-", "−"), repr(value), is_number=True)
+
+
+def cell(value: Any) -> Cell:
+    """A value as it should look: numbers short, missing values as a dash, all else as text."""
+    if isinstance(value, Cell):
+        return value
+    if value is None or (not isinstance(value, str) and pd.isna(value)):
+        return Cell("–")
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    return number(value) if isinstance(value, int | float) or hasattr(value, "dtype") else Cell(str(value), str(value))
+
+
+def table_of(frame: pd.DataFrame, caption: str, headings: Callable[[str], str] = lambda name: name) -> Table:
+    """A DataFrame as a table; cells may be :class:`Cell` already."""
+    rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False, name=None))
+    return Table(caption, tuple(headings(str(name)) for name in frame.columns), rows)
+
+
+def described(frame: pd.DataFrame, caption: str, by: str | None = None) -> Table:
+    """Mean, standard deviation and range of numbers, counts of levels of text.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row a scan.
+    caption : str
+        Of the table.
+    by : str, optional
+        Column whose levels get a column each.
+    """
+    groups: list[tuple[str, pd.DataFrame]] = [(f"all (n = {len(frame)})", frame)]
+    if by is not None and frame[by].nunique() <= _MAX_GROUPS:
+        groups += [(f"{by} {level} (n = {len(part)})", part) for level, part in frame.groupby(by)]
+    rows = []
+    for name in frame.columns:
+        if name == by:
+            continue
+        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
+            rows.append((Cell(name), *(Cell(_spread(part[name])) for _, part in groups)))
+        elif frame[name].nunique() <= _MAX_LEVELS:
+            levels = sorted(map(str, frame[name].dropna().unique()))
+            rows.append((Cell(name), *(Cell(_counts(part[name], levels)) for _, part in groups)))
+        else:
+            rows.append((Cell(name), *(Cell(f"{part[name].nunique()} different values") for _, part in groups)))
+    return Table(caption, ("", *(name for name, _ in groups)), tuple(rows))
+
+
+def _spread(values: pd.Series) -> str:
+    known = values.dropna()
+    if known.empty:
+        return "–"
+    texts = [number(value).text for value in (known.mean(), known.std(), known.min(), known.max())]
+    missing = f", {len(values) - len(known)} missing" if len(known) < len(values) else ""
+    return f"{texts[0]} ± {texts[1]} ({texts[2]} to {texts[3]}){missing}"
+
+
+def _counts(values: pd.Series, levels: Sequence[str]) -> str:
+    text = values.dropna().astype(str)
+    missing = f", {len(values) - len(text)} missing" if len(text) < len(values) else ""
+    return ", ".join(f"{level}: {(text == level).sum()}" for level in levels) + missing
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("vbmstat.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+
+
+def render(template: str, **content: Any) -> str:
+    """The page of a template."""
+    return _environment().get_template(template).render(version=__version__, **content)

@@ -1,0 +1,290 @@
+"""The report of a preprocessing run: what became of each scan, and which ones to look at."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbmstat import figures_report, io, naming
+from vbmstat.assets import ASSETS
+from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
+from vbmstat.cohort_quality import OUTLIER_Z, robust_z
+from vbmstat.report.citations import bibtex, cited
+from vbmstat.report.methods import Methods, preprocessing_methods
+from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
+from vbmstat.report.rules import preprocessing_rules
+
+VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", *MAP_COLUMNS)
+MAX_PICTURES = 120  # in a page: about 15 MB; beyond, the marked scans and an even sample of the others
+_SHARE_MARKED = 0.75  # of the pictures that marked scans may take in a large cohort
+_PICTURE_PIXELS = 800
+_MIN_FOR_UNUSUAL = 8  # scans
+_FWHM = float(naming.SMOOTHED.removeprefix("s"))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """An output folder of ``vbmstat preprocess``.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    cohort : Cohort
+        The scans that are complete.
+    failures : DataFrame
+        scan, path, step, reason of each one that failed in the last run.
+    sidecars : dict of str to dict
+        Provenance by scan id; a scan without a readable sidecar is missing.
+    """
+
+    folder: Path
+    cohort: Cohort
+    failures: pd.DataFrame
+    sidecars: dict[str, dict[str, Any]]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a scan, indexed by scan id."""
+        return self.cohort.table.set_axis(pd.Index(self.cohort.scan_ids, name="scan_id"))
+
+    @property
+    def covariates(self) -> list[str]:
+        """Columns of the participants table."""
+        return [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
+
+    @property
+    def quality_columns(self) -> list[str]:
+        """Numeric qc_* columns."""
+        return [
+            name for name in self.table.columns
+            if name.startswith("qc_") and pd.api.types.is_numeric_dtype(self.table[name])
+        ]  # fmt: skip
+
+    @property
+    def flags(self) -> pd.Series:
+        """Warnings of each scan, "" where there is none."""
+        if "qc_warnings" not in self.table:
+            return pd.Series("", index=self.table.index)
+        return self.table["qc_warnings"].fillna("").astype(str)
+
+    @property
+    def engine_versions(self) -> list[tuple[str, str]]:
+        """Engine and version pairs, the commonest first."""
+        if "engine" not in self.table:
+            return []
+        pairs = zip(self.table["engine"].astype(str), self.table["vbmstat_version"].astype(str), strict=True)
+        return [pair for pair, _ in Counter(pairs).most_common()]
+
+    @property
+    def methods(self) -> Methods:
+        """The methods section."""
+        stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
+        return preprocessing_methods(
+            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, _FWHM
+        )
+
+    def output(self, scan: str, kind: str) -> Path | None:
+        """An output file of a scan, whatever the names; None if it is not there."""
+        stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
+        entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """An output folder of ``vbmstat preprocess``.
+
+    Raises
+    ------
+    TableError
+        If cohort.tsv cannot be read.
+    """
+    cohort = read_cohort(folder / "cohort.tsv")
+    failures = folder / "failures.tsv"
+    columns = ["scan", "path", "step", "reason"]
+    failed = (
+        pd.read_csv(failures, sep="\t", dtype=str, keep_default_na=False)
+        if failures.is_file()
+        else pd.DataFrame(columns=columns)
+    )
+    run = Preprocessing(folder, cohort, failed, {})
+    for scan in cohort.scan_ids:
+        path = run.output(scan, "sidecar")
+        try:
+            run.sidecars[scan] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        except (OSError, ValueError):
+            continue
+    return run
+
+
+def write_preprocessing_report(folder: Path, out: Path) -> Path:
+    """Write the page of a preprocessing run, and its figures as files beside it."""
+    run = read_preprocessing(folder)
+    unusual = unusual_values(run.table[[*run.quality_columns, *(name for name in VOLUMES if name in run.table)]])
+    is_marked = (run.flags != "") | (unusual != "")
+    shown = pictured_scans(list(run.table.index), is_marked.to_numpy())
+    pictures = _pictures(run, shown, unusual)
+    methods = run.methods
+    entries = cited([*methods.keys, "ridgway2008"])
+    page = render(
+        "preprocessing.html",
+        title=f"Preprocessing of {len(run.table)} scans",
+        run=run,
+        n_found=len(run.table) + len(run.failures),
+        n_flagged=int((run.flags != "").sum()),
+        n_unusual=int((unusual != "").sum()),
+        failures=_failures(run),
+        cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
+                         "Participants and volumes: mean ± standard deviation (range), or counts"),
+        strips=_strips(run, is_marked, out.parent),
+        alike=_alike(run),
+        quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
+        pictures=pictures,
+        n_hidden=len(run.table) - len(pictures),
+        steps=_steps(run),
+        provenance=_provenance(run),
+        inputs=_inputs(run),
+        methods=methods,
+        rules=preprocessing_rules(int((run.flags != "").sum()), len(run.engine_versions) > 1),
+        references=entries,
+        bibtex=bibtex(entries),
+    )  # fmt: skip
+    io.write_text(out, page)
+    return out
+
+
+def unusual_values(table: pd.DataFrame) -> pd.Series:
+    """Which values of each scan lie far from the cohort's: ``"tiv ml (z = 4.1)"``, or "".
+
+    Parameters
+    ----------
+    table : DataFrame
+        Numeric columns.
+
+    Notes
+    -----
+    By :func:`vbmstat.cohort_quality.robust_z`, from 8 scans on; columns that are such z themselves are left out.
+    """
+    texts = pd.Series("", index=table.index)
+    for name in table.columns:
+        values = table[name].to_numpy(dtype=float)
+        if np.isfinite(values).sum() < _MIN_FOR_UNUSUAL or name.endswith("_z"):
+            continue
+        z = robust_z(values)
+        for row in np.flatnonzero(np.abs(z) > OUTLIER_Z):
+            note = f"{readable(name)} (z = {z[row]:.1f})".replace("-", "−")
+            texts.iloc[row] = f"{texts.iloc[row]}; {note}" if texts.iloc[row] else note
+    return texts
+
+
+def pictured_scans(scans: list[str], is_marked: np.ndarray, limit: int = MAX_PICTURES) -> list[str]:
+    """Scans whose pictures go into the page: all, or in a large cohort the marked ones and an even sample of the rest.
+
+    Examples
+    --------
+    >>> pictured_scans(list("abcdefgh"), np.array([0, 0, 0, 1, 0, 0, 0, 0], bool), limit=4)
+    ['a', 'd', 'e', 'h']
+    """
+    if len(scans) <= limit:
+        return scans
+    marked = np.flatnonzero(is_marked)[: int(_SHARE_MARKED * limit)]
+    rest = np.flatnonzero(~is_marked)
+    even = rest[np.linspace(0, len(rest) - 1, min(limit - len(marked), len(rest))).round().astype(int)]
+    return [scans[index] for index in sorted({*marked.tolist(), *even.tolist()})]
+
+
+def readable(column: str) -> str:
+    """``qc_noise_percent`` -> ``noise percent``."""
+    return column.removeprefix("qc_").replace("_", " ")
+
+
+def _anchor(run: Preprocessing, scan: str) -> str:
+    return f"scan-{run.table.index.get_loc(scan)}"
+
+
+def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[Picture]:
+    pictures = []
+    for scan in scans:
+        path = run.output(scan, "picture")
+        if path is None:
+            continue
+        caption = ": ".join(filter(None, (scan, "; ".join(filter(None, (run.flags[scan], unusual[scan]))))))
+        alt = f"Tissue outlines on slices of {scan}, and its warped grey matter with the template's outline"
+        pictures.append(photograph(path, _PICTURE_PIXELS, alt, caption, _anchor(run, scan)))
+    return pictures
+
+
+def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) -> Table:
+    columns = [*run.quality_columns, *(name for name in VOLUMES if name in run.table)]
+    rows = []
+    for scan, values in zip(run.table.index, run.table[columns].itertuples(index=False), strict=True):
+        notes = "; ".join(filter(None, (run.flags[scan], unusual[scan])))
+        anchor = _anchor(run, scan)
+        head = Cell(scan, scan, f"#{anchor}" if anchor in anchors else "", bool(notes))
+        rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
+    headings = ("scan", "to look at", *(readable(name) for name in columns))
+    return Table("Quality of each scan; names lead to their pictures, headings sort", headings, tuple(rows))
+
+
+def _failures(run: Preprocessing) -> Table | None:
+    return table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None
+
+
+def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
+    columns = [*(name for name in VOLUMES if name in run.table), *run.quality_columns]
+    figure = figures_report.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
+    caption = "One point a scan, the line is the median. Orange: flagged, or far from the cohort's other scans."
+    return publish(folder, "quality", figure, "Strips of points: volumes and quality figures of all scans", caption)
+
+
+def _alike(run: Preprocessing) -> Picture | None:
+    """The picture of how alike the scans are, that preprocess draws for five scans and more."""
+    path = run.folder / "report" / "cohort.png"
+    if not path.is_file():
+        return None
+    alt = "Mean correlation of each scan's grey matter map with the others', sorted, and against the image rating"
+    return photograph(path, 1100, alt, "How alike the scans are: grey matter maps against one another", "")
+
+
+def _steps(run: Preprocessing) -> Table | None:
+    seconds = pd.DataFrame([entry["seconds"] for entry in run.sidecars.values() if entry.get("seconds")])
+    if seconds.empty:
+        return None
+    seconds["sum of the steps"] = seconds.sum(axis=1)
+    frame = pd.DataFrame({"step": seconds.columns, "median": seconds.median().to_numpy(),
+                          "least": seconds.min().to_numpy(), "most": seconds.max().to_numpy()})  # fmt: skip
+    return table_of(frame, "Wall time of the steps, seconds a scan")
+
+
+def _provenance(run: Preprocessing) -> Table:
+    """How scans were made: one row a combination of engine, device, parameters and versions."""
+    ways = Counter(
+        (
+            f"{entry.get('engine', '?')} on {entry.get('device', '?')}",
+            ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
+            json.dumps({k: v for k, v in entry.get("parameters", {}).items() if k != "assets"}, sort_keys=True),
+            ", ".join(f"{k} {v[:12]}…" for k, v in entry.get("parameters", {}).get("assets", {}).items()),
+        )
+        for entry in run.sidecars.values()
+    )  # fmt: skip
+    frame = pd.DataFrame(
+        [(*way, n) for way, n in ways.most_common()], columns=["engine", "versions", "parameters", "assets", "scans"]
+    )
+    licences = "; ".join(f"{asset.name}: {asset.licence}" for asset in ASSETS.values())
+    return table_of(frame, f"What made the maps. Licences of the assets: {licences}")
+
+
+def _inputs(run: Preprocessing) -> Table:
+    rows = [
+        (scan, file["path"], file["sha256"], entry.get("created_utc", ""))
+        for scan, entry in run.sidecars.items() for file in entry.get("inputs", [])
+    ]  # fmt: skip
+    return table_of(pd.DataFrame(rows, columns=["scan", "input", "sha256", "made (UTC)"]), "Inputs")

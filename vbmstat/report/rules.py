@@ -1,0 +1,136 @@
+"""Ten rules for reporting VBM (Ridgway et al. 2008, doi:10.1016/j.neuroimage.2008.01.003), and a run's part in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TITLES = (
+    "Set out the rationale for the study and describe the data fully",
+    "Explain how the brain segmentations are produced",
+    "Describe the method of inter-subject spatial normalisation",
+    "Make your statistical design transparent",
+    "Be clear about the significance of your findings",
+    "Present results unambiguously",
+    "Clarify and justify any non-standard statistical analyses",
+    "Guard against common pitfalls",
+    "Recognise the limitations of the technique",
+    "Interpret your results cautiously and in context",
+)
+HERE, PARTLY, YOURS = "on this page", "partly", "for you to write"
+_HIGH_VIF, _HIGH_R = 5.0, 0.5
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: its number and title, how far this page satisfies it, and how."""
+
+    number: int
+    title: str
+    status: str
+    text: str
+
+
+def preprocessing_rules(n_flagged: int, is_mixed: bool) -> list[Rule]:
+    """The rules after preprocessing, before any model.
+
+    Parameters
+    ----------
+    n_flagged : int
+        Scans with warnings.
+    is_mixed : bool
+        Whether several engines or versions made the maps.
+    """
+    later = "After vbmstat glm: its report says."
+    pitfalls = f"{n_flagged} scans are flagged and none was dropped: look at the pictures and say what you left out."
+    if is_mixed:
+        pitfalls += " The maps come from several engines or versions: run preprocess again before a model."
+    answers = (
+        _DATA, (HERE, "Methods, with versions, parameters and the hash of every input."), (HERE, "Methods."),
+        (YOURS, later), (YOURS, later), (YOURS, later), (YOURS, later), (PARTLY, pitfalls), _LIMITS, _CAUTION,
+    )  # fmt: skip
+    return _numbered(answers)
+
+
+def glm_rules(
+    record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, is_corrected: bool, has_clusters: bool
+) -> list[Rule]:
+    """The rules after a model.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``glm.json``.
+    has_preprocessing : bool
+        Whether the sidecars of the maps were found.
+    n_flagged : int
+        Scans in the model that quality control flagged.
+    is_corrected : bool
+        Whether there are p-values corrected for multiple comparisons.
+    has_clusters : bool
+        Whether there are tables of clusters.
+    """
+    other = (PARTLY, "The maps came without vbmstat's sidecars: take this from the program that made them.")
+    made = (HERE, "Methods, with versions, parameters and the hash of every map.") if has_preprocessing else other
+    significance = (
+        (HERE, "P-values are corrected for multiple comparisons by permutation; maps are also given unthresholded.")
+        if is_corrected
+        else (PARTLY, "P-values are two-sided and uncorrected over voxels: no voxel may be called significant from "
+              "them. The outlines in the pictures mark p = 0.001 for orientation only.")
+    )  # fmt: skip
+    tables = "clusters with peaks in MNI mm and regions; " if has_clusters else "peaks in MNI mm; "
+    results = (
+        HERE,
+        f"Template and space are named; {tables}left is left; one symmetric colour scale; what is below the threshold "
+        "is faded, not hidden; all maps are NIfTI files to share.",
+    )
+    unusual = _unusual(record)
+    nonstandard = (PARTLY, f"Justify these: {'; '.join(unusual)}.") if unusual else (HERE, "Nothing non-standard.")
+    design = (HERE, "Formula, design matrix, contrasts, degrees of freedom, correlations, scans left out.")
+    answers = (
+        _DATA, made, made if not has_preprocessing else (HERE, "Methods."), design, significance, results, nonstandard,
+        (PARTLY, _pitfalls(record, n_flagged)), _LIMITS, _CAUTION,
+    )  # fmt: skip
+    return _numbered(answers)
+
+
+_DATA = (PARTLY, "The table of participants is here. Rationale, recruitment, scanner and sequence are yours to add.")
+_LIMITS = (
+    YOURS,
+    "VBM sees local volume as the segmentation and the warp deliver it: registration error, partial volume at the "
+    "cortex, lesions and atrophy can look like effects. Limits of each step are in vbmstat's docs/algorithms.md.",
+)
+_CAUTION = (YOURS, "Relate effects to their size and to earlier work; no finding does not mean no effect.")
+
+
+def _numbered(answers: tuple[tuple[str, str], ...]) -> list[Rule]:
+    return [Rule(n, title, *answer) for n, (title, answer) in enumerate(zip(TITLES, answers, strict=True), start=1)]
+
+
+def _unusual(record: Mapping[str, Any]) -> list[str]:
+    options, rule = record["options"], record["mask_rule"]
+    named = (
+        (record["n_subsets"], "medians of the statistic over random subsets (a measure of stability, not a test)"),
+        (options["robust"] != "none", "HC3 standard errors"),
+        (options["weights"], "weighted least squares"),
+        (options["tiv"] == "proportional", "proportional scaling by TIV"),
+        (options["global_scaling"], "global scaling"),
+        (rule["share"] != 1, "a mask that not all scans must pass"),
+        (options["allow_mixed"], "maps of several engines or versions"),
+    )
+    return [text for applies, text in named if applies]
+
+
+def _pitfalls(record: Mapping[str, Any], n_flagged: int) -> str:
+    found = [f"{record['n_voxels']:,} voxels are in the mask: see that it covers the regions you ask about."]
+    for row in record["design_report"]:
+        if (row.get("vif") or 0) > _HIGH_VIF:
+            found.append(f"{row['column']} is nearly a combination of the other columns (VIF {row['vif']:.1f}).")
+        if row["column"] != "tiv" and abs(row.get("r_tiv") or 0) > _HIGH_R:
+            found.append(f"{row['column']} correlates with TIV (r = {row['r_tiv']:.2f}): they share their effect.")
+    found.append(
+        f"{n_flagged} scans in the model are flagged by quality control." if n_flagged else "No scan in it is flagged."
+    )
+    found.append("Looking at every segmentation stays yours.")
+    return " ".join(found)
