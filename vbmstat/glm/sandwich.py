@@ -1,0 +1,279 @@
+"""The sandwich estimator: t and F of repeated scans and families, valid whatever the correlation inside a subject.
+
+The model is marginal: Y = X β + ε, with any covariance inside a subject (or family) and none between them. β is that of
+least squares, and its variance is estimated by the subjects' own residuals, Σ_i (X'X)⁻ X_i' ê_i ê_i' X_i (X'X)⁻ (the
+classic SwE of Guillaume et al. 2014, doi:10.1016/j.neuroimage.2014.03.029; Liang & Zeger 1986,
+doi:10.1093/biomet/73.1.13). With X = Q R and a contrast's rows D = C R⁻, a subject enters a voxel only through
+u_i = D Q_i' A_i ê_i, and S = Σ_i u_i u_i' is the variance of Cβ; A_i undoes the shrinkage of residuals. Float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.backend import available_cpus, single_threaded
+from vbmstat.glm.maps import CHUNK_VOXELS, Maps
+from vbmstat.glm.plan import ContrastPlan, Plan
+
+CORRECTIONS = ("c0", "c2", "c3", "cr2", "cr3")
+DOF = ("satterthwaite", "guillaume")
+_READ_VOXELS = 2 * CHUNK_VOXELS
+_EXACT_FIT = 1e-26  # RSS over what the model explains below: rounding, as in the engine; the statistic is 0
+_SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
+
+
+@dataclass(frozen=True)
+class SandwichFit:
+    """A fit with sandwich variances: arrays over voxels, float64; voxels outside the mask hold zeros.
+
+    Attributes
+    ----------
+    mask : ndarray, (n_voxels,), bool
+        Columns that were fitted.
+    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
+        c'β, its variance, and t; for F the Wald statistic times (ν - q + 1) / (ν q), without effect and variance.
+    df : ndarray, (n_contrasts, n_voxels)
+        Denominator degrees of freedom: ν of a t, ν - q + 1 of an F; 1 outside the mask.
+    """
+
+    mask: np.ndarray
+    effect: np.ndarray
+    variance: np.ndarray
+    statistic: np.ndarray
+    df: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Sandwich:
+    """One contrast: D (m, r), and D Q' A (m, n), scans of a subject side by side; ν if the design gives it."""
+
+    rows: np.ndarray
+    weights: np.ndarray
+    nu: float | None
+
+
+def fit_sandwich(
+    maps: Maps,
+    plan: Plan,
+    subjects: Sequence[str],
+    *,
+    correction: str = "cr2",
+    dof: str = "satterthwaite",
+    n_threads: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> SandwichFit:
+    """Fit a linear model by least squares and test it with sandwich variances.
+
+    Parameters
+    ----------
+    maps : Maps
+        (n_scans, n_voxels), rows in the order of the plan.
+    plan : Plan
+        Factorised design and contrasts.
+    subjects : sequence of str
+        Subject (or family) of each scan: scans of different ones are independent.
+    correction : {"c0", "c2", "c3", "cr2", "cr3"}
+        Of the residuals: none; each over sqrt(1 - h) or 1 - h, its own leverage h; or each subject's multiplied by
+        (I - H_ii)^(-1/2) or (I - H_ii)^(-1), H_ii its block of the hat matrix. CR2 is unbiased where scans are
+        independent (Bell & McCaffrey 2002).
+    dof : {"satterthwaite", "guillaume"}
+        See :func:`satterthwaite` and :func:`guillaume`.
+    n_threads : int, optional
+        Chunks worked on at a time; results do not depend on it.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Returns
+    -------
+    SandwichFit
+
+    Raises
+    ------
+    DesignError
+        If an option is unknown, there are too few subjects, or a contrast has too few degrees of freedom.
+    """
+    if correction not in CORRECTIONS or dof not in DOF:
+        msg = f"expected a correction of {', '.join(CORRECTIONS)} and dof of {', '.join(DOF)}, got {correction}, {dof}"
+        raise DesignError(msg)
+    order, starts = _blocks(subjects, plan)
+    basis = plan.basis[order]
+    corrected = correct_rows(basis, starts, correction)  # A Q, (n, r)
+    between = _n_between(basis, starts)
+    parts = [_prepare(contrast, basis, corrected, starts, dof) for contrast in plan.contrasts]
+    scale = (plan.scan_weights * plan.scan_scale)[order, None]
+    effect, variance, statistic = np.zeros((3, len(parts), maps.n_voxels))
+    fit = SandwichFit(maps.mask, effect, variance, statistic, np.ones_like(effect))
+
+    def run(start: int) -> int:
+        at = slice(start, min(start + _READ_VOXELS, maps.n_voxels))
+        inside = maps.mask[at]
+        if inside.any():
+            values = maps.read(at.start, at.stop)[order].astype(np.float64) * scale  # (n, v)
+            found = _test_voxels(values, basis, parts, starts, between)
+            for target, one in zip((fit.effect, fit.variance, fit.statistic, fit.df), found, strict=True):
+                target[:, at] = np.where(inside, one, 1.0 if target is fit.df else 0.0)
+        return at.stop
+
+    with single_threaded(), ThreadPoolExecutor(n_threads or available_cpus()) as pool:
+        for done in pool.map(run, range(0, maps.n_voxels, _READ_VOXELS)):
+            if progress:
+                progress("fitting voxels", done, maps.n_voxels)
+    return fit
+
+
+def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Order that brings a subject's scans together, and where each subject starts."""
+    members = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)[1]
+    counts = np.bincount(members)
+    rank = plan.basis.shape[1]
+    if counts.max() == 1:
+        msg = "every subject has one scan: there is nothing repeated; leave the column of the repetition out"
+        raise DesignError(msg)
+    if len(counts) <= rank:
+        msg = f"{len(counts)} subjects cannot carry a design of rank {rank}; simplify the formula or add subjects"
+        raise DesignError(msg)
+    return np.argsort(members, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+
+def correct_rows(basis: np.ndarray, starts: np.ndarray, correction: str) -> np.ndarray:
+    """Rows of Q multiplied by the correction of the residuals they will meet, A Q.
+
+    Parameters
+    ----------
+    basis : ndarray, (n_scans, r)
+        Q, scans of a subject side by side.
+    starts : ndarray, (n_subjects,), int
+        First row of each subject.
+    correction : str
+        One of ``CORRECTIONS``.
+    """
+    if correction == "c0":
+        return basis
+    if correction in ("c2", "c3"):
+        free = 1 - (basis**2).sum(axis=1, keepdims=True)
+        power = -0.5 if correction == "c2" else -1.0
+        return np.where(free > _SINGULAR, basis * np.maximum(free, _SINGULAR) ** power, 0.0)
+    power = -0.5 if correction == "cr2" else -1.0
+    corrected = np.empty_like(basis)
+    for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
+        block = basis[start:stop]
+        values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
+        usable = values > _SINGULAR
+        scaled = np.where(usable, np.where(usable, values, 1.0) ** power, 0.0)
+        corrected[start:stop] = vectors @ (scaled[:, None] * (vectors.T @ block))
+    return corrected
+
+
+def _n_between(basis: np.ndarray, starts: np.ndarray) -> int:
+    """Dimensions of the design that are constant within every subject."""
+    counts = np.diff([*starts, len(basis)])
+    within = basis - (np.add.reduceat(basis, starts) / counts[:, None]).repeat(counts, axis=0)
+    return basis.shape[1] - int((np.linalg.svd(within, compute_uv=False) > _SINGULAR).sum())
+
+
+def _prepare(
+    contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray, dof: str
+) -> _Sandwich:
+    weights = contrast.rows @ corrected.T  # (m, n)
+    nu = satterthwaite(weights, basis, starts) if dof == "satterthwaite" else None
+    if nu is not None and nu <= len(weights) - 1:
+        rows = len(weights)
+        msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {rows} rows; too few subjects carry it"
+        raise DesignError(msg)
+    return _Sandwich(contrast.rows, weights, nu)
+
+
+def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> float:
+    """Degrees of freedom of S from the design alone, for independent scans of equal variance.
+
+    Parameters
+    ----------
+    weights : ndarray, (m, n_scans)
+        D Q' A of a contrast.
+    basis : ndarray, (n_scans, r)
+        Q.
+    starts : ndarray, (n_subjects,), int
+        First row of each subject.
+
+    Returns
+    -------
+    float
+        ν with ν S distributed about as Wishart: E and total variance of S, after bringing E(S) to I, are matched:
+        ν = m (m + 1) / Σ_kl var(S_kl). For t it is Bell & McCaffrey's (2002) 2 E(S)² / var(S).
+
+    References
+    ----------
+    Bell & McCaffrey 2002, Survey Methodology 28:169; Pustejovsky & Tipton 2018, doi:10.1080/07350015.2016.1247004
+    (approximate Hotelling's T², their η).
+    """
+    m, n_subjects = len(weights), len(starts)
+    # g_ki = (I - H) A_i' Q_i D_k': u_ik = g_ki'y; products of all pairs, from the rows' own less their part in Q
+    own = np.add.reduceat(weights[:, None, :] * weights[None, :, :], starts, axis=2)  # (m, m, S)
+    on_basis = np.add.reduceat(weights[:, :, None] * basis, starts, axis=1)  # (m, S, r)
+    products = -np.einsum("kir,ljr->klij", on_basis, on_basis)
+    products[:, :, np.arange(n_subjects), np.arange(n_subjects)] += own
+    expected = np.einsum("klii->kl", products)
+    values, vectors = np.linalg.eigh(expected)
+    root = vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny)) @ vectors.T
+    products = np.einsum("ak,bl,klij->abij", root, root, products)
+    total = (np.einsum("kkij->ij", products) ** 2).sum() + np.einsum("klij,lkij->", products, products)
+    return float(m * (m + 1) / total)
+
+
+def guillaume(outer: np.ndarray, fourth: np.ndarray, n_subjects: int, n_between: int) -> np.ndarray:
+    """Degrees of freedom of S at every voxel from the subjects' own contributions.
+
+    Parameters
+    ----------
+    outer : ndarray, (n_voxels, m, m)
+        S.
+    fourth : ndarray, (n_voxels,)
+        Σ_i |u_i|⁴.
+    n_subjects, n_between : int
+        Subjects, and dimensions of the design that are constant within subjects.
+
+    Returns
+    -------
+    ndarray, (n_voxels,)
+        ν = (tr S² + (tr S)²) / (Σ_i (tr S_i² + (tr S_i)²) / ν_i), S_i = u_i u_i' and ν_i = 1 - n_between / n_subjects:
+        the form of Guillaume et al. 2014 for groups, with every subject a group of its own, as their toolbox has it.
+        It lies low, since |u_i|⁴ of a normal u_i is three times the square of its variance: p are conservative.
+    """
+    traces = np.einsum("vkk->v", outer) ** 2 + np.einsum("vkl,vlk->v", outer, outer)
+    each = 1 - n_between / n_subjects
+    return np.asarray(traces * each / np.maximum(2 * fourth, np.finfo(float).tiny))
+
+
+def _test_voxels(
+    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray, n_between: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Effect, variance, statistic and df (K, v) of a chunk (n, v)."""
+    coefficients = basis.T @ values
+    rest = values - basis @ coefficients
+    rest[:, (rest**2).sum(axis=0) <= _EXACT_FIT * (coefficients**2).sum(axis=0)] = 0.0
+    effect, variance, statistic = np.zeros((3, len(parts), values.shape[1]))
+    df = np.ones_like(effect)
+    for k, part in enumerate(parts):
+        estimate = part.rows @ coefficients  # (m, v)
+        u = np.stack([np.add.reduceat(rest * w[:, None], starts) for w in part.weights])  # (m, S, v)
+        outer = np.einsum("ksv,lsv->vkl", u, u)
+        m = len(estimate)
+        if part.nu is None:
+            nu = guillaume(outer, ((u**2).sum(axis=0) ** 2).sum(axis=0), len(starts), n_between)
+        else:
+            nu = np.full(values.shape[1], part.nu)
+        usable = (np.einsum("vkk->v", outer) > 0) & (nu > m - 1)
+        df[k, usable] = nu[usable] - m + 1
+        if m == 1:
+            effect[k], variance[k] = estimate[0], outer[:, 0, 0]
+            statistic[k, usable] = estimate[0, usable] / np.sqrt(variance[k, usable])
+        else:
+            solved = np.linalg.pinv(outer[usable], hermitian=True) @ estimate.T[usable, :, None]  # (v, m, 1)
+            wald = (estimate.T[usable] * solved[..., 0]).sum(axis=1)
+            statistic[k, usable] = wald * df[k, usable] / (nu[usable] * m)
+    return effect, variance, statistic, df
