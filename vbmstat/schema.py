@@ -76,6 +76,47 @@ _STATISTICS = (
     Column("q75<statistic>", "Upper quartile of {statistic} over the subset repetitions"),
 )
 
+_AGREEMENT = (
+    Column("r", "Pearson correlation"),
+    Column("ccc", "Lin's concordance correlation: 1 only if B = A"),
+    Column("slope", "Least-squares regression of B on A: slope"),
+    Column("intercept", "Least-squares regression of B on A: intercept"),
+    Column("sd_ratio", "Standard deviation of B over that of A"),
+    Column("bias", "Mean of B − A"),
+    Column("loa_low", "Lower limit of agreement of Bland and Altman: bias − 1.96 SD of B − A"),
+    Column("loa_high", "Upper limit of agreement: bias + 1.96 SD of B − A"),
+)
+_MAP_AGREEMENT = (
+    Column("n_voxels_a", "Voxels in the mask of A"),
+    Column("n_voxels_b", "Voxels in the mask of B"),
+    Column("n_voxels", "Voxels in both masks (of scans: where the template's tissue exceeds 0.1); all but the peaks "
+           "are over these"),
+    *_AGREEMENT,
+    Column("peak_distance_mm", "Distance of the two peaks", "mm"),
+    Column("<sign>_peak_distance_mm", "Distance of the most {sign} values of the two maps", "mm"),
+    Column("peak_<map>_<axis>", "Place of that value in map {map}, MNI {axis}", "mm"),
+    Column("peak_<map>", "Value of map {map} that is largest in size, with its sign, in its own mask"),
+    Column("n_<map>_t<level>", "Voxels of map {map} beyond ±{level}"),
+    Column("dice_t<level>", "Dice of the voxels beyond ±{level}, the signs apart"),
+)  # fmt: skip
+_ROI_AGREEMENT = (
+    Column("label", "Value in the atlas image"),
+    Column("name", "Name of the label"),
+    Column("region", "Name that a left and right pair share"),
+    Column("tissue", "Tissue", levels=_TISSUES),
+    Column("n_scans", "Scans with a volume in both"),
+    Column("mean_<table>_ml", "Mean volume over scans in {table}", "mL"),
+    *_AGREEMENT,
+)
+_COHORT, _PIPELINE = Column("cohort", "Cohort, as the plan calls it"), Column("pipeline", "Pipeline")
+_PAIR = (
+    _COHORT,
+    Column("tissue", "Tissue", levels=_TISSUES),
+    Column("a", "Pipeline A, the reference"),
+    Column("b", "Pipeline B"),
+)
+_PAPER = Column("paper", "What the deepmriprep paper states of deepmriprep and CAT12")
+
 TABLES = {
     "cohort": Table(
         "preprocess",
@@ -250,6 +291,99 @@ TABLES = {
             Column("median", "Median over the scans"),
             Column("min", "Smallest over the scans"),
             Column("max", "Largest over the scans"),
+        ),
+    ),
+    "comparison": Table(
+        "compare",
+        "comparison.tsv",
+        "a contrast and statistic, a scan and tissue, or a region and tissue",
+        (
+            Column("scan", "Scan, by participant and session, or by its file name"),
+            Column("statistic", "t, F, z, or their median over the subsets"),
+            Column("a_ml", "Volume in A: sum of the map times the voxel volume", "mL"),
+            Column("b_ml", "Volume in B", "mL"),
+            *_ROI_AGREEMENT,
+            *_MAP_AGREEMENT,
+        ),
+    ),
+    "comparison_values": Table(
+        "compare",
+        "comparison_values.tsv",
+        "a scan, tissue and region",
+        (
+            *_IDS,
+            Column("scan", "Scan, by participant and session, or by its file name"),
+            *_ROI_AGREEMENT[:4],
+            Column("a_ml", "Volume in A", "mL"),
+            Column("b_ml", "Volume in B", "mL"),
+        ),
+    ),
+    "tmaps": Table(
+        "compare-cohorts",
+        "tmaps.tsv",
+        "a cohort, tissue, pair of pipelines, variable and statistic",
+        (
+            *_PAIR,
+            Column("variable", "Variable, as the plan calls it"),
+            Column("statistic", "t of all scans, or its median over the subsets"),
+            Column("n_scans", "Scans in the model"),
+            *_MAP_AGREEMENT,
+        ),
+    ),
+    "rois": Table(
+        "compare-cohorts", "rois.tsv", "a cohort, pair of pipelines, tissue and region", (*_PAIR, *_ROI_AGREEMENT[2:])
+    ),
+    "correlation": Table(
+        "compare-cohorts",
+        "correlation.tsv",
+        "a cohort, tissue and pair of pipelines",
+        (*_PAIR, Column("<variable>", "Correlation of the (median) t-maps of {variable}")),
+    ),
+    "max_t": Table(
+        "compare-cohorts",
+        "max_t.tsv",
+        "a cohort, tissue and pipeline",
+        (*_PAIR[:2], _PIPELINE, Column("<variable>", "Largest absolute (median) t of {variable}")),
+    ),
+    "roi_correlation": Table(
+        "compare-cohorts",
+        "roi_correlation.tsv",
+        "a tissue and region",
+        (
+            Column("tissue", "Tissue", levels=_TISSUES),
+            Column("region", "Name that a left and right pair share"),
+            _PAPER,
+            Column("<pair>", "Correlation of the volumes over scans, {pair}"),
+        ),
+    ),
+    "segmentation": Table(
+        "compare-cohorts",
+        "segmentation.tsv",
+        "a cohort, pipeline, what it is compared with, and measure",
+        (
+            _COHORT,
+            _PIPELINE,
+            Column("compared_with", "Another pipeline, or the template"),
+            Column("measure", "Column of evaluation_scans.tsv"),
+            Column("n_scans", "Scans that have it"),
+            Column("median", "Median over the scans"),
+            Column("min", "Smallest over the scans"),
+            Column("max", "Largest over the scans"),
+            _PAPER,
+        ),
+    ),
+    "time": Table(
+        "compare-cohorts",
+        "time.tsv",
+        "a cohort and pipeline",
+        (
+            _COHORT,
+            _PIPELINE,
+            Column("n_scans", "Scans whose sidecar records the time"),
+            Column("median", "Median over the scans", "s"),
+            Column("min", "Smallest over the scans", "s"),
+            Column("max", "Largest over the scans", "s"),
+            _PAPER,
         ),
     ),
     "participants": Table(
