@@ -33,6 +33,7 @@ from vbmstat.glm.pack import open_store, pack_maps
 from vbmstat.naming import split_ids
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
+from vbmstat.tables import write_table
 
 _STAMP = "stamp.json"
 _NEEDED = "draws.tsv"
@@ -92,7 +93,7 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     kept = tuple(dict.fromkeys(notes))
     text = compare_summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
     for name, table in tables.items():
-        io.write_table(plan.out / f"{name}.tsv", table)
+        write_table(plan.out / f"{name}.tsv", table, name)
     io.write_json(plan.out / "summary.json", compare_summary.as_json(tables, kept))
     io.write_text(plan.out / "summary.md", text)
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted))
@@ -291,12 +292,13 @@ def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, no
         file = folder / "evaluation_scans.tsv"
         if not (_is_done(folder, stamp) and file.is_file()):
             try:
-                found = evaluate_folders(list(folders.values()), report=report, names=list(folders))
+                found = evaluate_folders(list(folders.values()), report=report)
             except VbmstatError as error:
                 notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
                 continue
-            kept = [_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]
-            io.write_table(file, found.scans[kept])
+            kept = found.scans[[_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]]
+            called = {path.resolve().name: n for n, path in folders.items()} | {str(p): n for n, p in folders.items()}
+            write_table(file, kept.replace({"folder": called, "reference": called}), "evaluation_scans")
             io.write_json(folder / _STAMP, stamp)
         table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
         parts.append(table.assign(cohort=data.name))

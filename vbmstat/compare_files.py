@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import assets, compare, figures_compare, io, naming
+from vbmstat import assets, compare, figures_compare, io, naming, tables
 from vbmstat.cohort import read_table
 from vbmstat.compare_config import TISSUES
 from vbmstat.compare_inputs import by_scan
@@ -29,27 +29,6 @@ _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue e
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 _LISTED = 12
 _Report = Callable[[str, int, int], None]
-
-COLUMNS = {
-    "name": "Contrast",
-    "statistic": "t, F, z, or median t over the subsets",
-    "scan": "Scan, by its file name",
-    "tissue": "gm, wm or csf",
-    "n_voxels_a": "Voxels in A's mask", "n_voxels_b": "Voxels in B's mask",
-    "n_voxels": "Voxels in both masks; all measures but the peaks are over these",
-    "n_scans": "Scans in both tables with a volume in both",
-    "r": "Pearson correlation", "ccc": "Lin's concordance correlation: 1 only if B = A",
-    "slope": "Least-squares regression of B on A: slope", "intercept": "Least-squares regression of B on A: intercept",
-    "sd_ratio": "Standard deviation of B over that of A",
-    "bias": "Mean of B - A", "loa_low": "Bland and Altman's lower limit: bias - 1.96 SD of B - A",
-    "loa_high": "Bland and Altman's upper limit: bias + 1.96 SD of B - A",
-    "peak_a": "Value of A that is largest in size, with its sign", "peak_b": "The same of B",
-    "peak_distance_mm": "Distance of the two in mm",
-    "positive_peak_distance_mm": "Distance of the two largest values in mm",
-    "negative_peak_distance_mm": "Distance of the two smallest values in mm",
-    "a_ml": "Volume in A (sum of the map times the voxel volume), mL", "b_ml": "The same in B, mL",
-    "mean_a_ml": "Mean volume over scans in A, mL", "mean_b_ml": "Mean volume over scans in B, mL",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -407,7 +386,7 @@ def _file_part(name: str) -> str:
 
 
 def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
-    """Write the table, a JSON with summary, notes and provenance, the paired volumes, and the figures.
+    """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
 
     Returns
     -------
@@ -415,19 +394,18 @@ def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> li
         The files.
     """
     files = [out / "comparison.tsv"]
-    io.write_table(files[0], found.table)
+    tables.write_table(files[0], found.table, "comparison")
     if len(found.values):
         files.append(out / "comparison_values.tsv")
-        io.write_table(files[-1], found.values)
-    described = {column: {"Description": text} for column, text in COLUMNS.items() if column in found.table}
+        tables.write_table(files[-1], found.values, "comparison_values")
     plain = found.summary.astype(object).where(found.summary.notna(), None)
     content = {
         "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
-        "summary": plain.to_dict("records"), "columns": described,
+        "summary": plain.to_dict("records"),
         "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
     }  # fmt: skip
     for name, figure in comparison_figures(found).items():
         files += save_publication(out / name, figure)
-    files.append(out / "comparison.json")
+    files.append(out / "summary.json")
     io.write_json(files[-1], content)
     return files

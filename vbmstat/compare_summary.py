@@ -171,11 +171,24 @@ def as_markdown(
     }
     for name, caption in captions.items():
         if name in tables:
-            lines += [f"## {caption}", "", *_rows(tables[name]), ""]
+            table = _segmentation_wide(tables[name]) if name == "segmentation" else tables[name]
+            lines += [f"## {caption}", "", *_rows(table), ""]
         if name == "roi_correlation" and name in tables:
             lines += [_roi_sentence(tables["rois"]), ""]
     lines += ["## Notes", "", *[f"* {note}" for note in notes], ""]
     return "\n".join(lines)
+
+
+def _segmentation_wide(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians with measures in columns, and the paper's in the last row."""
+    keys = ["cohort", "pipeline", "compared_with"]
+    wide = table.pivot_table(index=keys, columns="measure", values="median", sort=False, aggfunc="first")
+    wide = wide.reindex(columns=[measure for measure in MEASURES if measure in wide]).reset_index()
+    order = {name: number for number, name in enumerate(dict.fromkeys(table["cohort"]))}
+    wide = wide.sort_values("cohort", kind="stable", key=lambda names: names.map(order)).astype(object)
+    paper = {"cohort": "paper", "pipeline": "deepmriprep", "compared_with": "CAT12, template", **PAPER_SEGMENTATION}
+    paper = {name: value for name, value in paper.items() if name in wide}
+    return pd.concat([wide, pd.DataFrame([paper])], ignore_index=True).rename(columns=MEASURES)
 
 
 def _roi_sentence(rois: pd.DataFrame) -> str:

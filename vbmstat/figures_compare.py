@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vbmstat import compare
-from vbmstat.figures_report import _STYLE, BLUE, DIVERGING, GREY, ORANGE, WIDTH_INCH, average_brain
+from vbmstat.figures_report import BLUE, DIVERGING, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, average_brain
 from vbmstat.grid import Grid, resample
 from vbmstat.volume import Volume
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
 _DPI = 300
-PRINT_STYLE: Any = _STYLE
 _MAX_DOTS = 2000  # more points than this are shown as a density
 _BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
@@ -183,11 +181,8 @@ def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
         ends = np.array([a.min(), a.max()])
         axes.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=0.9)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    words = _plain(region).split()
-    title = region if len(region) <= 20 else " ".join(words[:-1]) + "\n" + words[-1]
-    axes.set_title(title if "\n" in title else _plain(title), fontsize=5.5, pad=2)
-    axes.text(0.04, 0.96, "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}", transform=axes.transAxes,
-              va="top", fontsize=6)  # fmt: skip
+    r = "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}".replace("-", "−")
+    axes.set_title(f"{_plain(region)}\n{r}", fontsize=5.5, pad=2)
     axes.tick_params(labelsize=5, length=1.5, pad=1)
     axes.locator_params(nbins=3)
     axes.spines[["top", "right"]].set_visible(False)

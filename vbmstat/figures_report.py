@@ -29,7 +29,7 @@ from vbmstat.volume import Volume
 WIDTH_INCH = 7.2  # two columns of a journal's page (183 mm)
 _PRINT_DPI = 300
 _Extent = tuple[float, float, float, float]  # left, right, bottom, top
-_STYLE: dict[Any, Any] = {  # in SVG text stays text, and equal figures are equal files
+PRINT_STYLE: dict[Any, Any] = {  # in SVG text stays text, and equal figures are equal files
     "font.size": 7, "axes.linewidth": 0.6, "svg.fonttype": "none", "svg.hashsalt": "vbmstat",
 }  # fmt: skip
 _GAP_MM = 4.0
@@ -132,7 +132,7 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
     names = [_plain(str(name)) for name in correlations.columns]
     n = len(names)
     side = 0.6 + 0.5 * n
-    with rc_context(_STYLE):
+    with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(side + 1.2, side + 0.6), dpi=_PRINT_DPI, layout="constrained")
         axes: Axes = figure.subplots()
         axes.imshow(correlations.to_numpy(dtype=float), cmap=DIVERGING, vmin=-1, vmax=1)
@@ -162,7 +162,7 @@ def stability_figure(
     expected_slope : float
         Median over full statistic where an effect is real: the square root of the subsets' share of scans.
     """
-    with rc_context(_STYLE):
+    with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(WIDTH_INCH, 2.7), dpi=_PRINT_DPI, layout="constrained")
         left, right = figure.subplots(1, 2)
         reach = float(np.abs(full).max(initial=1.0))
@@ -198,7 +198,7 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
     n_columns = 2
     n_rows = max(1, -(-len(table.columns) // n_columns))
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(table))
-    with rc_context(_STYLE):
+    with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(WIDTH_INCH, 0.62 * n_rows), dpi=_PRINT_DPI, layout="constrained")
         strips = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes, name in zip(strips, table.columns, strict=False):
@@ -224,7 +224,7 @@ def save_publication(stem: Path, figure: Figure) -> list[Path]:
         Path without suffix.
     """
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
-    with io.atomic_path(vector) as temporary, rc_context(_STYLE):
+    with io.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
             temporary, format="svg", dpi=_PRINT_DPI, facecolor="white", metadata={"Date": None, "Creator": "vbmstat"}
         )
@@ -234,7 +234,7 @@ def save_publication(stem: Path, figure: Figure) -> list[Path]:
 
 def save_png(path: Path, figure: Figure) -> None:
     """Write a figure as PNG at 300 dpi, whole or not at all."""
-    with io.atomic_path(path) as temporary, rc_context(_STYLE):
+    with io.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
             temporary, format="png", dpi=_PRINT_DPI, facecolor="white", metadata={"Software": "vbmstat"},
             pil_kwargs={"compress_level": 4},
@@ -333,7 +333,7 @@ class _Mosaic:
         self.height = _TOP_INCH + sum(heights_mm) * inch
         self.row_inch = size[_VIEWS[rows[-1][0]][2]] * inch
         self.panels: list[tuple[str, float, float, float]] = []  # view, position, and where it goes on the page
-        with rc_context(_STYLE):
+        with rc_context(PRINT_STYLE):
             self.figure = Figure(figsize=(WIDTH_INCH, self.height), dpi=_PRINT_DPI)
             self.axes = self.figure.add_axes((0, 0, 1, 1))
             self.axes.set_axis_off()
@@ -369,7 +369,7 @@ class _Mosaic:
         """The colour scale: its ends on the right, the threshold on the left."""
         low, high = (float(value) for value in colours.get_clim())
         one_sided = low >= 0
-        with rc_context(_STYLE):
+        with rc_context(PRINT_STYLE):
             bar = self.figure.add_axes((
                 (WIDTH_INCH - 0.55 * _BAR_SPACE_INCH) / WIDTH_INCH, 0.12 * self.row_inch / self.height,
                 _BAR_INCH / WIDTH_INCH, 0.7 * self.row_inch / self.height,
