@@ -190,7 +190,9 @@ def test_contrasts_of_two_folders_are_paired_by_name(tmp_path):
     write_spm(spm / "spmT_0002.nii", t_values(), descrip="SPM{T_[9.0]} - contrast 2: Age")
     write_spm(spm / "spmT_0001.nii", t_values(), descrip="SPM{T_[9.0]} - contrast 1: IQ")
     pairs, notes = pair_statistics(ours, spm)
-    assert [(a.name, b.name) for a, b in pairs] == [("contrast-age_stat-t_statmap.nii.gz", "spmT_0002.nii")]
+    assert [(name, a.name, b.name) for name, a, b in pairs] == [
+        ("age", "contrast-age_stat-t_statmap.nii.gz", "spmT_0002.nii")
+    ]
     assert notes == ["only A has the contrasts sex[T.M]", "only B has the contrasts IQ"]
 
 

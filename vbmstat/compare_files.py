@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def compare_files(
         msg = "--mask is for statistic maps"
         raise ScanError(msg)
     if kinds[0] == "maps":
-        return _statistics("maps", [(a, b)], [], called, mask, levels, report)
+        return _statistics("maps", [("", a, b)], [], called, mask, levels, report)
     if kinds[0] == "results":
         pairs, notes = pair_statistics(a, b)
         return _statistics("results", pairs, notes, called, mask, levels, report)
@@ -150,12 +150,13 @@ def short_names(a: Path, b: Path) -> tuple[str, str]:
 
 
 def _statistics(
-    kind: str, paths: Sequence[tuple[Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
+    kind: str, paths: Sequence[tuple[str, Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
     levels: Sequence[float], report: _Report,
 ) -> Comparison:
     pairs = []
-    for done, (one, other) in enumerate(paths, 1):
-        pairs.append(compare_pair(one, other, mask, levels))
+    for done, (name, one, other) in enumerate(paths, 1):
+        pair = compare_pair(one, other, mask, levels)
+        pairs.append(replace(pair, name=name) if name else pair)
         report("comparing", done, len(paths))
     rows = [{"name": pair.name, "statistic": pair.kind, **pair.row} for pair in pairs]
     table = pd.DataFrame(rows)

@@ -263,13 +263,13 @@ def find_statistics(folder: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str]]:
+def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Maps of two result folders that belong together, by the contrast's name (letters and digits, any case).
 
     Returns
     -------
-    list of (Path, Path), list of str
-        Pairs in the order of a, and notes on contrasts that only one folder has.
+    list of (str, Path, Path), list of str
+        Contrast and maps in the order of a, and notes on contrasts that only one folder has.
 
     Raises
     ------
@@ -278,7 +278,9 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str
     """
     found = [find_statistics(folder) for folder in (a, b)]
     plain = [{(_letters(name), kind): key for key in maps for name, kind in [key]} for maps in found]
-    pairs = [(found[0][plain[0][key]], found[1][plain[1][key]]) for key in plain[0] if key in plain[1]]
+    pairs = [
+        (plain[0][key][0], found[0][plain[0][key]], found[1][plain[1][key]]) for key in plain[0] if key in plain[1]
+    ]
     notes = []
     if not pairs:
         only = [[key for key in maps if key[1] == "t"] for maps in found]
@@ -288,7 +290,7 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[Path, Path]], list[str
             raise ScanError(msg)
         notes.append(f"the only t-maps are compared, though their contrasts are called {only[0][0][0]!r} and "
                      f"{only[1][0][0]!r}")  # fmt: skip
-        return [(found[0][only[0][0]], found[1][only[1][0]])], notes
+        return [(only[0][0][0], found[0][only[0][0]], found[1][only[1][0]])], notes
     for which, ours, theirs in (("A", plain[0], plain[1]), ("B", plain[1], plain[0])):
         spare = sorted({ours[key][0] for key in ours if key not in theirs and key[1] in ("t", "F")})
         if spare:

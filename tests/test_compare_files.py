@@ -1,0 +1,176 @@
+"""Two of a kind compared from files, and what is written."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.test_compare_statistics import result_folder, t_values, write_spm
+from vbmstat import assets, figures_compare, io
+from vbmstat.compare_files import compare_files, short_names, write_comparison
+from vbmstat.errors import ScanError, TableError
+from vbmstat.grid import Grid
+from vbmstat.volume import Volume
+
+COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 6, -60], [0, 0, 0, 1]]))
+
+
+@pytest.fixture(autouse=True)
+def coarse_brain(monkeypatch):
+    monkeypatch.setattr(figures_compare, "average_brain", lambda: Volume(torch.ones(1, *COARSE.shape), COARSE))
+
+
+def write_map(path, seed, gain=1.0, grid=COARSE):
+    data = torch.rand(1, *grid.shape, generator=torch.Generator().manual_seed(seed)) * gain
+    io.write_volume(path, Volume(data, grid))
+
+
+def test_names_are_what_the_paths_differ_in(tmp_path):
+    assert short_names(tmp_path / "cat" / "x" / "t.nii", tmp_path / "ours" / "x" / "t.nii") == ("cat", "ours")
+    assert short_names(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz") == ("a", "b")
+
+
+def test_two_result_folders_give_a_row_a_contrast_and_statistic(tmp_path):
+    one, other = (result_folder(tmp_path / name, ["age", "sex[T.M]"]) for name in ("cat", "ours"))
+    found = compare_files(one, other)
+    assert found.names == ("cat", "ours")
+    assert set(zip(found.table["statistic"], found.table["r"].round(6), strict=True)) == {("t", 1), ("median t", 1)}
+    assert len(found.table) == 4
+    files = write_comparison(tmp_path / "out", found, [one, other])
+    names = {path.name for path in files}
+    assert {"comparison.tsv", "summary.json", "slices_t.png", "slices_mediant.svg"} <= names
+    assert sum(name.startswith("agreement_") for name in names) == 8
+    assert all(path.is_file() for path in files)
+    described = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    columns = pd.read_csv(tmp_path / "out" / "comparison.tsv", sep="\t").columns
+    assert set(columns) == set(described) - {"vbmstat"}
+    assert not [name for name, entry in described.items() if "participants" in entry.get("Description", "")]
+    assert described["n_a_t2"]["Description"] == "Voxels of map a beyond ±2"
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["kind"] == "results"
+
+
+def test_text_stays_text_in_svg(tmp_path):
+    path = write_spm(tmp_path / "spmT_0001.nii", t_values())
+    write_comparison(tmp_path, compare_files(path, path, names=("CAT <12>", "ours")), [path])
+    text = (tmp_path / "agreement.svg").read_text()
+    assert "A: CAT &lt;12&gt; (t)" in text
+    assert "r = 1.000" in text
+
+
+def scan_folders(tmp_path):
+    template = assets.template()
+    for number, name in enumerate(("sub-01_T1w", "sub-02_T1w", "sub-03_T1w")):
+        data = template.data[:1] * (1 + 0.1 * number)
+        io.write_volume(tmp_path / "a" / "mri" / f"mwp1{name}.nii", Volume(data, template.grid))
+        if number:
+            io.write_volume(tmp_path / "b" / f"mwp1{name}.nii.gz", Volume(0.5 * data + 0.1, template.grid))
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_maps_of_the_same_scans_are_matched_by_name(tmp_path):
+    a, b = scan_folders(tmp_path)
+    found = compare_files(a, b)
+    assert found.kind == "scans"
+    assert list(found.table["scan"]) == ["sub-02", "sub-03"]
+    assert found.table["slope"].tolist() == pytest.approx([0.5, 0.5], abs=1e-4)
+    assert found.table["intercept"].tolist() == pytest.approx([0.1, 0.1], abs=1e-4)
+    assert found.table["a_ml"].iloc[1] == pytest.approx(found.table["a_ml"].iloc[0] * 1.2 / 1.1, rel=1e-5)
+    assert "gm: only A has 1 scans (sub-01)" in found.notes
+    assert any(note.startswith("wm: no maps in both folders") for note in found.notes)
+    names = {path.name for path in write_comparison(tmp_path / "out", found, [a, b])}
+    assert {"comparison.tsv", "comparison_values.tsv", "volumes_gm.png", "volumes_gm.svg", "summary.json"} == names
+
+
+def test_folders_whose_ids_nearly_match_are_refused(tmp_path):
+    write_map(tmp_path / "a" / "mwp1sub-01_T1w.nii", 0)
+    write_map(tmp_path / "b" / "mwp1sub-1_T1w.nii", 0)
+    with pytest.raises(TableError, match="would match without 'sub-' and leading zeros"):
+        compare_files(tmp_path / "a", tmp_path / "b")
+
+
+def test_smoothed_maps_are_not_compared_with_unsmoothed_ones(tmp_path):
+    write_map(tmp_path / "a" / "s6mwp1sub-01.nii", 0)
+    write_map(tmp_path / "b" / "mwp1sub-01.nii", 0)
+    with pytest.raises(ScanError, match="both smoothed or both unsmoothed"):
+        compare_files(tmp_path / "a", tmp_path / "b")
+
+
+def roi_table(path, labels, scans=("s1", "s2", "s3"), gain=1.0, atlas="lpba40", names=None):
+    rows = [
+        {"participant_id": scan, "label": label, "hemisphere": "left", "name": (names or {}).get(label, f"Left R{label}"),
+         "region": f"R{label}", "gm_ml": gain * (10 * label + number), "wm_ml": np.nan, "csf_ml": np.nan}
+        for number, scan in enumerate(scans) for label in labels
+    ]  # fmt: skip
+    io.write_table(path, pd.DataFrame(rows))
+    io.write_json(path.with_suffix(".json"), {"vbmstat": {"atlas": atlas}})
+    return path
+
+
+def test_roi_tables_join_by_label_and_name_what_is_missing(tmp_path):
+    a = roi_table(tmp_path / "a.tsv", (21, 22, 23))
+    b = roi_table(tmp_path / "b.tsv", (21, 23), ("s3", "s2", "s1", "s4"), gain=2.0)
+    table = pd.read_csv(b, sep="\t")
+    table["gm_ml"] = [2.0 * (10 * label + "s1 s2 s3 s4".split().index(scan))
+                      for scan, label in zip(table["participant_id"], table["label"], strict=True)]  # fmt: skip
+    io.write_table(b, table)
+    found = compare_files(a, b)
+    assert found.table["label"].tolist() == [21, 23]
+    assert found.table["slope"].tolist() == pytest.approx([2.0, 2.0])
+    assert found.table["name"].tolist() == ["Left R21", "Left R23"]
+    assert "only A has the labels 22; they are left out" in found.notes
+    assert "only B has 1 scans (s4)" in found.notes
+    names = {path.name for path in write_comparison(tmp_path / "out", found, [a, b])}
+    assert {"rois_gm.png", "rois_gm.svg", "comparison_values.tsv"} <= names
+    values = pd.read_csv(tmp_path / "out" / "comparison_values.tsv", sep="\t")
+    assert (values["b_ml"] == 2 * values["a_ml"]).all()
+    assert found.summary["n_regions"].tolist() == [2]
+
+
+def test_volumes_that_are_missing_in_some_scans_are_told(tmp_path):
+    a = roi_table(tmp_path / "a.tsv", (21, 22), ("s1", "s2", "s3", "s4"))
+    table = pd.read_csv(a, sep="\t", na_values="n/a")
+    table.loc[(table["label"] == 22) & (table["participant_id"] == "s2"), "gm_ml"] = np.nan
+    io.write_table(tmp_path / "b.tsv", table)
+    found = compare_files(a, tmp_path / "b.tsv")
+    assert "volumes are missing in some scans: 22 gm (3 scans)" in found.notes
+    assert found.table["r"].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_tables_of_other_atlases_names_or_shapes_are_refused(tmp_path):
+    a = roi_table(tmp_path / "a.tsv", (21, 22))
+    b = roi_table(tmp_path / "b.tsv", (21, 22), atlas="aal3")
+    with pytest.raises(TableError, match=r"a\.tsv is of the atlas lpba40, .*b\.tsv of aal3"):
+        compare_files(a, b)
+    c = roi_table(tmp_path / "c.tsv", (21, 22), names={22: "Right Insula"})
+    with pytest.raises(TableError, match="label 22 is 'Left R22' in A and 'Right Insula' in B"):
+        compare_files(a, c)
+    d = roi_table(tmp_path / "d.tsv", (21, 22), scans=("1", "2"))
+    with pytest.raises(TableError, match=r"no scan in common \(A: s1, s2, s3; B: 1, 2\)"):
+        compare_files(a, d)
+    regions = pd.read_csv(a, sep="\t").drop(columns=["label", "name", "hemisphere"])
+    io.write_table(tmp_path / "e.tsv", regions)
+    with pytest.raises(TableError, match="one has labels, the other merged regions"):
+        compare_files(a, tmp_path / "e.tsv")
+    io.write_table(tmp_path / "f.tsv", pd.DataFrame({"participant_id": ["s1"], "insula_gm_ml": [3.0]}))
+    with pytest.raises(TableError, match="expected the tidy table"):
+        compare_files(a, tmp_path / "f.tsv")
+
+
+def test_two_of_different_kinds_are_refused(tmp_path):
+    path = write_spm(tmp_path / "spm" / "spmT_0001.nii", t_values())
+    table = roi_table(tmp_path / "a.tsv", (21,))
+    with pytest.raises(ScanError, match=r"spmT_0001\.nii is a statistic map, .*a\.tsv is a table"):
+        compare_files(path, table)
+    with pytest.raises(ScanError, match="is a folder of statistic maps, "):
+        compare_files(tmp_path / "spm", path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScanError, match="found neither"):
+        compare_files(tmp_path / "empty", tmp_path / "spm")
+    with pytest.raises(ScanError, match="no such file or folder"):
+        compare_files(tmp_path / "gone", path)
+    with pytest.raises(ScanError, match="--mask is for statistic maps"):
+        compare_files(table, table, mask=path)
