@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vbmstat import __version__
-from vbmstat.cli import evaluate, glm, harmonize, pack, preprocess, report, roi, show, simulate
+from vbmstat.cli import compare, compare_cohorts, evaluate, glm, harmonize, pack, preprocess, report, roi, show, simulate
 from vbmstat.errors import VbmstatError
 
 app = typer.Typer(
@@ -36,6 +36,8 @@ def _options(
 
 app.command("preprocess")(preprocess.command)
 app.command("glm")(glm.command)
+app.command("compare")(compare.command)
+app.command("compare-cohorts")(compare_cohorts.command)
 app.command("evaluate")(evaluate.command)
 app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
