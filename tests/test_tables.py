@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from vbmstat import batch, cohort, cohort_quality, tables
+from tests.glm.conftest import GRID, make_images, make_table
+from vbmstat import batch, cohort, cohort_quality, io, tables
+from vbmstat.glm.analysis import fit_glm
 from vbmstat.preproc import quality
 from vbmstat.schema import TABLES, Column
+from vbmstat.volume import Volume
 
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
 
@@ -96,3 +100,37 @@ def test_the_first_matching_column_counts() -> None:
 
 def test_the_page_of_columns_is_that_of_the_schema() -> None:
     assert PAGE.read_text(encoding="utf-8") == tables.columns_page(), "run `make docs`"
+
+
+def undescribed(folder: Path) -> dict[str, list[str]]:
+    """Columns of the tables under a folder that its dictionaries do not explain."""
+    found = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        columns = pd.read_csv(path, sep="\t", nrows=0).columns
+        unknown = [name for name in columns if "participants table" in described.get(name, PLEASE)["Description"]]
+        if unknown:
+            found[path.name] = unknown
+    return found
+
+
+PLEASE = {"Description": "participants table"}
+
+
+@pytest.mark.parametrize("formula", ["gm ~ age + sex + tiv", "gm ~ site + age"])
+def test_every_table_of_a_fit_is_described(tmp_path, formula: str) -> None:
+    people = make_table(12)
+    for scan, image in zip(people["participant_id"], make_images(people), strict=True):
+        io.write_volume(tmp_path / "mri" / f"s6mwp1{scan}.nii.gz", Volume(torch.from_numpy(image)[None], GRID))
+    people.to_csv(tmp_path / "people.tsv", sep="\t", index=False)
+    results = fit_glm(
+        tmp_path / "mri", formula, tmp_path / "people.tsv", ["site" if "site" in formula else "age"],
+        repeats=3, inference="fdr,fwe,tfce,cluster", permutations=20, cluster_threshold=0.05,
+    )  # fmt: skip
+    results.to_directory(tmp_path / "glm")
+    assert {path.suffix for path in (tmp_path / "glm").iterdir()} >= {".tsv", ".json"}
+    assert len(list((tmp_path / "glm").glob("*.tsv"))) == 6
+    assert undescribed(tmp_path / "glm") == {}
+    frame = pd.DataFrame({"a": people["age"] + 1, "b": people["tiv_ml"]}).set_index(people["participant_id"])
+    fit_glm(frame, "v ~ age + sex", tmp_path / "people.tsv", repeats=3).to_directory(tmp_path / "t")
+    assert undescribed(tmp_path / "t") == {}

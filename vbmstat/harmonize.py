@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io
+from vbmstat import io, tables
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.backend import available_cpus
@@ -193,7 +193,7 @@ def harmonize_table(
     columns_out = written.reset_index()
     if not columns_out["session_id"].any():
         columns_out = columns_out.drop(columns="session_id")
-    io.write_table(out / path.name, columns_out)
+    tables.write_table(out / path.name, columns_out, "roi_wide")
     return _finish(out, [out / path.name], model, source, site, sites, rows)
 
 

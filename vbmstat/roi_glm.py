@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat import io
+from vbmstat import io, tables
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
@@ -24,6 +24,7 @@ from vbmstat.glm.resample import write_draws
 from vbmstat.glm.results import GlmResults
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
+from vbmstat.schema import TABLES
 
 LEVELS = ("roi", "region")
 _MAX_LISTED = 12
@@ -32,31 +33,6 @@ _STATISTICS = {  # statistic of the fit -> column of the table
     "effect": "effect", "p": "p_uncorrected", "r": "partial_r", "d": "cohens_d",
     "mediant": "median_t", "q25t": "q25_t", "q75t": "q75_t",
     "medianF": "median_f", "q25F": "q25_f", "q75F": "q75_f",
-}  # fmt: skip
-_WORDS = {
-    "label": ("Value in the atlas image", None),
-    "hemisphere": ("left, right, or both for a structure that is not split", None),
-    "name": ("Name of the label", None),
-    "region": ("Name that a left and right pair share", None),
-    "contrast": ("Contrast as it was written", None),
-    "statistic": ("Which statistic `value` is: t or F", None),
-    "mean_ml": ("Mean volume over the scans of the model", "mL"),
-    "effect": ("Estimate c'beta (t only)", "mL per unit of the covariate"),
-    "se": ("Standard error of the effect (t only)", "mL per unit of the covariate"),
-    "value": ("t or F of the full sample", None),
-    "df": ("Residual (denominator) degrees of freedom", None),
-    "p_uncorrected": ("p of the statistic: two-sided for t, upper tail for F", None),
-    "q_fdr": ("Benjamini-Hochberg adjusted p over the regions of one contrast", None),
-    "p_fwe": ("Family-wise error over the regions of one contrast: share of the permutations, the unpermuted one "
-              "counted in, whose largest statistic is as large", None),
-    "partial_r": ("Partial correlation t / sqrt(t^2 + df) (t only)", None),
-    "cohens_d": ("Cohen's d as 2 t / sqrt(df) (t only)", None),
-    "median_t": ("Median t over the subset repetitions: a measure of stability, it has no p", None),
-    "q25_t": ("First quartile of t over the subset repetitions", None),
-    "q75_t": ("Third quartile of t over the subset repetitions", None),
-    "median_f": ("Median F over the subset repetitions: a measure of stability, it has no p", None),
-    "q25_f": ("First quartile of F over the subset repetitions", None),
-    "q75_f": ("Third quartile of F over the subset repetitions", None),
 }  # fmt: skip
 
 
@@ -90,11 +66,14 @@ class RoiResults:
         path = folder / f"roi_{self.atlas.name}_glm.tsv"
         licence = folder / f"roi_{self.atlas.name}_LICENCE.txt"
         written = [path, path.with_suffix(".json"), licence, folder / "design.tsv", folder / "design_report.tsv"]
-        io.write_table(path, self.table)
-        io.write_json(written[1], dictionary(self.table, self.atlas))
+        about = {
+            "atlas": self.atlas.name, "licence": self.atlas.licence,
+            "labels_absent_from_the_image": list(self.atlas.absent),
+        }  # fmt: skip
+        tables.write_table(path, self.table, "roi_glm", about=about)
         io.write_text(licence, licence_notice(self.atlas) + "\n")
-        io.write_table(written[3], self.design.table)
-        io.write_table(written[4], variance_inflation(self.design))
+        tables.write_table(written[3], self.design.table, "design")
+        tables.write_table(written[4], variance_inflation(self.design), "design_report")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -245,7 +224,7 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
         part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    order = [column for column in _WORDS if column in table]
+    order = [column.name for column in TABLES["roi_glm"].columns if column.name in table]
     return table[order]
 
 
@@ -254,13 +233,3 @@ def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:
     q = np.full(len(p), np.nan)
     q[mask] = stats.false_discovery_control(p[mask])
     return q
-
-
-def dictionary(table: pd.DataFrame, atlas: Atlas) -> dict[str, Any]:
-    """Data dictionary of the table in BIDS form."""
-    columns: dict[str, Any] = {}
-    for column in map(str, table.columns):
-        description, unit = _WORDS[column]
-        columns[column] = {"Description": description} | ({"Units": unit} if unit else {})
-    about = {"atlas": atlas.name, "licence": atlas.licence, "labels_absent_from_the_image": list(atlas.absent)}
-    return {**columns, "vbmstat": about}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io
+from vbmstat import io, tables
 from vbmstat.errors import DesignError
 from vbmstat.glm.clusters import Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
@@ -181,8 +181,8 @@ class GlmResults:
             raise DesignError(msg)
         folder = Path(folder)
         written = [folder / "design.tsv", folder / "design_report.tsv"]
-        io.write_table(written[0], self.design.table)
-        io.write_table(written[1], variance_inflation(self.design))
+        tables.write_table(written[0], self.design.table, "design")
+        tables.write_table(written[1], variance_inflation(self.design), "design_report")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -196,7 +196,7 @@ class GlmResults:
         paths = []
         for contrast in self.contrasts:
             paths.append(folder / f"contrast-{contrast.label}_stats.tsv")
-            io.write_table(paths[-1], self.table(contrast.name))
+            tables.write_table(paths[-1], self.table(contrast.name), "glm_table")
         return paths
 
     def _write_maps(self, folder: Path, spm_names: bool, outside: str) -> list[Path]:
@@ -230,14 +230,14 @@ class GlmResults:
             start = f"contrast-{contrast.label}"
             if inference.nulls is not None:
                 paths.append(folder / f"{start}_nullmaxima.tsv")
-                io.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima))
+                tables.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
             if inference.clusters is None or self.space is None:
                 continue
             for name, table in (
                 ("clusters", self.clusters(contrast.name, regions)), ("peaks", self.peaks(contrast.name, regions)),
             ):
                 paths.append(folder / f"{start}_{name}.tsv")
-                io.write_table(paths[-1], table)
+                tables.write_table(paths[-1], table, name)
             paths.append(folder / f"{start}_clusters.nii.gz")
             io.write_volume(
                 paths[-1], _to_volume(self.space, inference.clusters.labels, 0.0), dtype="int32",
