@@ -3,8 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from vbmstat.glm.inference import cohens_d, p_of_f, p_two_sided, partial_r, z_of_f, z_of_t
+from vbmstat.glm.inference import (
+    cohens_d,
+    d_interval,
+    hedges_g,
+    p_of_f,
+    p_one_sided,
+    p_two_sided,
+    partial_r,
+    partial_r2,
+    q_fdr,
+    z_of_f,
+    z_of_t,
+)
 
 
 def test_p_and_z_agree_with_scipy():
@@ -35,3 +48,40 @@ def test_partial_r_is_the_correlation_of_residuals():
     t = r * np.sqrt(47 / (1 - r**2))
     assert partial_r(np.array(t), 47) == pytest.approx(r, rel=1e-12)
     assert cohens_d(np.array(2.0), 16) == 1.0
+
+
+def test_false_discovery_rates_are_statsmodels():
+    p = np.random.default_rng(0).uniform(size=200) ** 2
+    np.testing.assert_allclose(q_fdr(p), multipletests(p, method="fdr_bh")[1])
+    assert q_fdr(np.empty(0)).shape == (0,)
+
+
+def test_one_sided_p():
+    t = np.array([-2.0, 0.0, 3.0])
+    np.testing.assert_allclose(p_one_sided(t, 12), stats.t.sf(t, 12), rtol=1e-12)
+
+
+@pytest.mark.parametrize("df", [5.0, 20.0, 500.0])
+def test_limits_of_d_are_noncentral_t(df):
+    """At the limits, the t that was found cuts off 2.5 % of the noncentral t distribution."""
+    t = np.random.default_rng(0).uniform(-12, 12, 40)
+    low, high = d_interval(t, df)
+    for value, lower, upper in zip(t, low, high, strict=True):
+        assert stats.nct.sf(value, df, lower * np.sqrt(df) / 2) == pytest.approx(0.025, abs=2e-5)
+        assert stats.nct.cdf(value, df, upper * np.sqrt(df) / 2) == pytest.approx(0.025, abs=2e-5)
+    narrow = d_interval(t, df, 0.5)
+    assert (narrow[0] > low).all()
+    assert (narrow[1] < high).all()
+    np.testing.assert_allclose(d_interval(-t, df)[0], -high, atol=1e-9)
+
+
+def test_hedges_g():
+    """Hedges' own approximation, 1 - 3 / (4 df - 1)."""
+    for df in (10.0, 40.0):
+        assert hedges_g(np.array(1.0), df) == pytest.approx(1 - 3 / (4 * df - 1), abs=5e-3 / df)
+    assert np.isnan(hedges_g(np.array(1.0), 1.0))
+
+
+def test_partial_r2_of_one_regressor_is_r_squared():
+    t = np.array([-3.0, 1.0])
+    np.testing.assert_allclose(partial_r2(t**2, 1, 20), partial_r(t, 20) ** 2)

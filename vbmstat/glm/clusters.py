@@ -138,17 +138,17 @@ def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neig
 
 
 def local_maxima(statistic: np.ndarray, labels: np.ndarray, space: Space) -> np.ndarray:
-    """Columns inside clusters that none of their 26 neighbours exceeds in |statistic|, the largest first."""
+    """Columns inside clusters that none of their 26 neighbours in the cluster exceeds, the largest first."""
     neighbours = neighbour_table(space, 26)
-    size = np.append(np.abs(statistic), 0.0)
+    size, label = np.abs(statistic), np.append(labels, 0)
     inside = np.flatnonzero(labels)
-    n_voxels = len(statistic)
-    beaten = np.zeros(n_voxels + 1, dtype=bool)
-    for columns in np.hsplit(neighbours, neighbours.shape[1]):
-        other = columns[:, 0]  # each pair is seen once: mark whichever of the two is smaller
-        theirs, ours = size[other], size[:-1]
-        beaten[:-1] |= theirs > ours
-        beaten[other[theirs <= ours]] = True
+    beaten = np.zeros(len(statistic), dtype=bool)
+    for theirs in neighbours[inside].T:  # each pair is seen once: mark whichever of the two is smaller
+        together = label[theirs] == label[inside]
+        ours, other = inside[together], theirs[together]
+        is_smaller = size[ours] < size[other]
+        beaten[ours[is_smaller]] = True
+        beaten[other[~is_smaller]] = True
     peaks = inside[~beaten[inside]]
     return peaks[np.argsort(-size[peaks], kind="stable")]
 

@@ -270,7 +270,7 @@ def _check_not_numbers(name: str, text: pd.Series, formula: str) -> None:
 def _evaluate(
     parsed: Any, data: pd.DataFrame, formula: str
 ) -> tuple[np.ndarray, dict[str, tuple[str, ...]], tuple[str, ...], set[str]]:
-    if data.empty:
+    if not len(data.index):
         msg = f"formula {formula!r}: no scan has all covariates"
         raise TableError(msg)
     try:

@@ -71,20 +71,24 @@ class PermutedScores:
         self, values: torch.Tensor, inside: torch.Tensor, blocks: Sequence[torch.Tensor], keep: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         width = values.shape[1]
-        unit, own = self._unit_residuals(pad_tile(values), inside)  # (n, v), (v,)
+        unit, own, outside = self._unit_residuals(pad_tile(values), inside)  # (n, v), (v,), (v,)
         level = own - self.ties * own.abs()
         largest, counts, kept = [], torch.zeros_like(level, dtype=torch.int64), []
         for rows in blocks:
             score, signed = self._scores(self.product(rows, unit))
+            if self.scale.is_signed:
+                score.masked_fill_(outside, -1.0)  # their zero would be the largest where all others are negative
             largest.append(score.amax(dim=1))
             counts += (score >= level).sum(dim=0)
             if keep:
-                kept.append(self._statistic(score, signed)[:, :width].cpu().numpy())
+                kept.append(self._statistic(score, signed).masked_fill_(outside, 0.0)[:, :width].cpu().numpy())
         reached = torch.where(own != 0, counts, 0)[:width]
         return torch.cat(largest).cpu().numpy(), reached.cpu().numpy(), np.concatenate(kept) if keep else None
 
-    def _unit_residuals(self, values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """R_Z y of length 1 (n, v), and its score with the unpermuted design (v,); zeros outside the mask."""
+    def _unit_residuals(
+        self, values: torch.Tensor, inside: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """R_Z y of length 1 (n, v), its score with the unpermuted design (v,), and which columns are not tested."""
         unit, own, doubtful = self._reduced(values, self.tensors)
         width = inside.shape[0]
         columns = torch.nonzero(doubtful[:width] & inside.to(doubtful.device)).flatten()
@@ -96,7 +100,7 @@ class PermutedScores:
         outside[:width] = ~inside.to(outside.device)
         unit[:, outside] = 0
         own[outside] = 0
-        return unit, own
+        return unit, own, outside
 
     def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         full = fit_full_sample(values, tensors)

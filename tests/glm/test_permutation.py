@@ -1,0 +1,331 @@
+"""Null distributions: against the definition, nilearn and tfce; the same however the work is cut."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nilearn.maskers import NiftiMasker
+from nilearn.mass_univariate import permuted_ols
+from scipy import ndimage, stats
+from tfce import tfce
+
+from tests.glm.permutation_oracle import permuted_statistic
+from vbmstat.glm import permutation
+from vbmstat.glm.blocks import block_tree, free_tree
+from vbmstat.glm.contrast import build_contrasts
+from vbmstat.glm.design import build_design
+from vbmstat.glm.engine import fit_voxels
+from vbmstat.glm.maps import ArrayMaps, Space
+from vbmstat.glm.nulls import NullSettings
+from vbmstat.glm.permutation import permutation_nulls
+from vbmstat.glm.permute import SCHEMES, make_permuted
+from vbmstat.glm.plan import make_plan
+from vbmstat.grid import Grid
+from vbmstat.io import as_nifti
+from vbmstat.volume import Volume
+
+SHAPE = (9, 11, 8)
+GRID = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))
+MASK = np.random.default_rng(7).random(SHAPE) < 0.8
+SPACE = Space(GRID, np.flatnonzero(MASK))
+
+
+class Case:
+    """A model and its data, fitted."""
+
+    def __init__(self, formula, spec, n=14, seed=0, dtype=np.float64, values=None, effect=0.0, weights=None):
+        rng = np.random.default_rng(seed)
+        table = pd.DataFrame({"age": rng.uniform(20, 80, n), "group": np.array(list("aab"))[np.arange(n) % 3],
+                              "tiv": rng.normal(1400, 90, n)})  # fmt: skip
+        ids = [f"s{i:02d}" for i in range(n)]
+        self.design = build_design(formula, table, ids)
+        self.contrasts = build_contrasts([spec], self.design)
+        if values is None:
+            noise = ndimage.gaussian_filter(rng.standard_normal((n, *SHAPE)), (0, 0.8, 0.8, 0.8))[:, MASK]
+            values = 100 + noise / noise.std() + effect * np.outer(table["age"] - 50, np.ones(noise.shape[1]))
+        self.values = np.asarray(values, dtype=dtype)
+        self.maps = ArrayMaps(self.values, tuple(ids), SPACE if self.values.shape[1] == MASK.sum() else None)
+        self.plan = make_plan(self.design, self.contrasts, np.empty((0, n), bool), weights)
+        self.statistic = fit_voxels(self.maps, self.plan).statistic[0]
+        self.n, self.kind = n, self.contrasts[0].kind
+
+    def permuted(self, tree=None, **options):
+        tree = tree or free_tree(range(self.n))
+        return make_permuted(
+            self.design, self.contrasts[0], self.plan, 0, tree, **{"permutations": 60} | options
+        )
+
+    def nulls(self, permuted, settings=None, **options):
+        return permutation_nulls(
+            self.maps, self.plan, 0, permuted, self.statistic, settings or NullSettings(), **options
+        )
+
+
+def naive(case, permuted):
+    """T or F of every rearrangement by its definition, (count, v)."""
+    found = permuted.rearrangements
+    sources, signs = found.sources(0, found.count)
+    rows = []
+    for i in range(found.count):
+        p = np.eye(case.n) if sources is None else np.eye(case.n)[sources[i]]
+        p = p if signs is None else np.diag(signs[i]) @ p
+        if permuted.scheme == "freedman-lane":
+            p = p.T  # the data, not the design
+        c = case.contrasts[0].weights
+        rows.append(permuted_statistic(permuted.scheme, case.design.matrix, c, case.values, p, case.kind))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("spec", ["age", "F(age, group[T.b])", "age - 2 * tiv"])
+def test_schemes_are_their_definitions(spec, scheme, flip, two_sided):
+    values = np.random.default_rng(3).standard_normal((14, 40)) + 5
+    case = Case("age + group + tiv", spec, values=values)
+    permuted = case.permuted(scheme=scheme, flip=flip)
+    expected = naive(case, permuted)
+    nulls = case.nulls(permuted, NullSettings(two_sided=two_sided))
+    np.testing.assert_allclose(expected[0], case.statistic, rtol=1e-7, atol=1e-9)
+    if two_sided and case.kind == "t":
+        expected = np.abs(expected)
+    np.testing.assert_allclose(nulls.maxima["statistic"], expected.max(axis=1), rtol=1e-6)
+    level = expected[0] - 1e-9 * np.abs(expected[0])
+    np.testing.assert_allclose(nulls.p_uncorrected, (expected >= level).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(nulls.p_fwe, (expected.max(axis=1)[:, None] >= level).mean(axis=0), atol=1e-12)
+
+
+def test_single_precision_agrees_with_double():
+    for spec in ("age", "F(age, group[T.b])"):
+        double = Case("age + group + tiv", spec)
+        single = Case("age + group + tiv", spec, dtype=np.float32)
+        permuted = double.permuted(permutations=200)
+        a, b = double.nulls(permuted), single.nulls(permuted)
+        np.testing.assert_allclose(a.maxima["statistic"], b.maxima["statistic"], rtol=2e-4)
+        assert np.abs(a.p_fwe - b.p_fwe).max() <= 2 / 200
+        assert np.abs(a.p_uncorrected - b.p_uncorrected).max() <= 2 / 200
+
+
+def test_weights_and_a_voxel_without_digits():
+    """A voxel that float32 cannot hold is done in float64; weighted residuals are permuted."""
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal((14, 3)) * [1, 1e-3, 1] + [0, 1e4, 5]).astype(np.float32)
+    exact = Case("age + tiv", "age", values=values.astype(np.float64))
+    single = Case("age + tiv", "age", values=values, dtype=np.float32)
+    permuted = exact.permuted(permutations=100)
+    np.testing.assert_allclose(exact.nulls(permuted).p_uncorrected, single.nulls(permuted).p_uncorrected, atol=0.011)
+    weights = rng.uniform(0.5, 2, 14)
+    weighted = Case("age + tiv", "age", values=values.astype(float), weights=weights)
+    by_hand = Case("age + tiv", "age", values=values.astype(float))
+    root = np.sqrt(weights)[:, None]
+    by_hand.design = replace(by_hand.design, matrix=by_hand.design.matrix * root)
+    by_hand.values = by_hand.values * root
+    permuted = weighted.permuted(permutations=30)
+    np.testing.assert_allclose(
+        weighted.nulls(permuted).maxima["statistic"], np.abs(naive(by_hand, permuted)).max(axis=1), rtol=1e-6
+    )
+
+
+def nilearn_order(n, n_perm, seed):
+    """The rows that nilearn's design has at each of its permutations, the identity first."""
+    rng = np.random.RandomState(np.random.RandomState(seed).randint(1, np.iinfo(np.int32).max - 1))
+    rows = [np.arange(n)]
+    for _ in range(n_perm):
+        rows.append(rows[-1][rng.permutation(n)])
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_max_t_is_nilearn_s_with_the_same_permutations(two_sided):
+    case = Case("age + group + tiv", "age", effect=0.02)
+    permuted = case.permuted(permutations=200)
+    rearranged = replace(
+        permuted.rearrangements, listed=nilearn_order(case.n, 199, 11), count=200, is_exhaustive=True
+    )
+    nulls = case.nulls(replace(permuted, rearrangements=rearranged), NullSettings(two_sided=two_sided))
+    x = case.design.matrix
+    theirs = permuted_ols(
+        x[:, [1]], case.values, x[:, 2:], n_perm=199, two_sided_test=two_sided, random_state=11, output_type="dict"
+    )
+    np.testing.assert_allclose(theirs["t"][0], case.statistic, rtol=1e-6)
+    np.testing.assert_allclose(nulls.maxima["statistic"][1:], theirs["h0_max_t"][0], rtol=1e-6)
+    np.testing.assert_allclose(nulls.p_fwe, 10 ** -theirs["logp_max_t"][0], rtol=1e-9)
+    assert 0.005 <= nulls.p_fwe.min() < 0.2
+
+
+@pytest.mark.filterwarnings("ignore:Data array used to create a new image contains 64-bit ints")  # nilearn's own
+def test_clusters_are_nilearn_s_with_the_same_permutations():
+    """With nilearn's neighbourhood; its TFCE is summed in steps that depend on the map, so that there is no equality."""
+    case = Case("age + group + tiv", "age", effect=0.015)
+    permuted = case.permuted(permutations=40)
+    rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 39, 11), count=40, is_exhaustive=True)
+    threshold = float(stats.t.isf(0.05, case.plan.df_resid))  # two-sided 0.1
+    settings = NullSettings(True, cluster_threshold=threshold, connectivity=6)
+    nulls = case.nulls(replace(permuted, rearrangements=rearranged), settings)
+    x = case.design.matrix
+    masker = NiftiMasker(as_nifti(Volume(torch.from_numpy(MASK.astype(np.float32))[None], GRID))).fit()
+    theirs = permuted_ols(
+        x[:, [1]], case.values, x[:, 2:], n_perm=39, random_state=11, output_type="dict", masker=masker,
+        threshold=0.1,
+    )
+    np.testing.assert_allclose(nulls.maxima["extent"][1:], theirs["h0_max_size"][0])
+    np.testing.assert_allclose(nulls.maxima["mass"][1:], theirs["h0_max_mass"][0], rtol=1e-4)
+    assert nulls.maxima["extent"].max() > 3
+
+
+def test_all_permutations_of_seven_scans():
+    case = Case("age", "age", n=7, values=np.random.default_rng(5).standard_normal((7, 30)))
+    permuted = case.permuted(permutations=6000)
+    nulls = case.nulls(permuted)
+    assert (nulls.count, nulls.is_exhaustive) == (5040, True)
+    x = case.design.matrix[:, 1]
+    orders = np.array(list(itertools.permutations(range(7))))
+    x = (x - x.mean()) / np.linalg.norm(x - x.mean())
+    y = case.values - case.values.mean(axis=0)
+    r = np.abs(x[orders] @ (y / np.linalg.norm(y, axis=0)))  # (5040, v)
+    own = r[0] * (1 - 1e-9)
+    np.testing.assert_allclose(nulls.p_uncorrected, (r >= own).mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(nulls.p_fwe, (r.max(axis=1)[:, None] >= own).mean(axis=0), atol=1e-12)
+
+
+def test_one_sample_by_sign_flips():
+    """All 2⁶ flips of six numbers: Fisher's exact test of a mean."""
+    values = np.array([[1.2], [0.4], [-0.3], [2.0], [0.9], [1.1]])
+    case = Case("1", "Intercept", n=6, values=values)
+    nulls = case.nulls(case.permuted(permutations=5000, flip=True), NullSettings(two_sided=False))
+    signs = 1 - 2 * ((np.arange(64)[:, None] >> np.arange(6)) & 1)
+    sums = signs @ values[:, 0]
+    assert nulls.count == 64
+    assert nulls.p_uncorrected[0] == (sums >= sums[0] - 1e-9).mean() == 2 / 64
+    assert nulls.smallest_p == 1 / 64
+
+
+def test_blocks_by_hand():
+    """Three pairs, one of each treated: within pairs there are 2³ designs, and t follows from each."""
+    values = np.array([[1.0], [3.0], [2.0], [2.5], [0.0], [4.0]])
+    treated = np.array([0, 1, 0, 1, 0, 1])
+    table = pd.DataFrame({"drug": treated, "pair": np.repeat(list("abc"), 2)})
+    ids = [f"s{i}" for i in range(6)]
+    design = build_design("drug + pair", table, ids)
+    contrasts = build_contrasts(["drug"], design)
+    plan = make_plan(design, contrasts, np.empty((0, 6), bool))
+    maps = ArrayMaps(values, tuple(ids))
+    tree = block_tree(table["pair"].tolist(), "within", range(6))
+    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=100)
+    statistic = fit_voxels(maps, plan).statistic[0]
+    nulls = permutation_nulls(maps, plan, 0, permuted, statistic, NullSettings(two_sided=False))
+    assert (nulls.count, nulls.is_exhaustive) == (8, True)
+    differences = values[1::2, 0] - values[::2, 0]
+    flips = 1 - 2 * ((np.arange(8)[:, None] >> np.arange(3)) & 1)
+    by_hand = np.sort([stats.ttest_1samp(flip * differences, 0).statistic for flip in flips])
+    np.testing.assert_allclose(np.sort(nulls.maxima["statistic"]), by_hand, rtol=1e-6)
+    assert nulls.p_uncorrected[0] == 1 / 8
+
+
+def test_tfce_is_the_package_s():
+    case = Case("age", "age", effect=0.02, dtype=np.float32)
+    permuted = case.permuted(permutations=20)
+    for two_sided in (True, False):
+        nulls = case.nulls(permuted, NullSettings(two_sided=two_sided, wants_tfce=True))
+        expected = tfce(SPACE.unmask(case.statistic), connectivity=26, two_sided=two_sided)
+        inside = case.statistic > 0 if not two_sided else np.ones(len(case.statistic), bool)
+        np.testing.assert_array_equal(nulls.tfce[inside], expected[MASK][inside])
+        fields = naive(case, permuted)
+        largest = [np.abs(tfce(SPACE.unmask(t if two_sided else np.maximum(t, 0)), connectivity=26)).max()
+                   for t in fields]  # fmt: skip
+        np.testing.assert_allclose(nulls.maxima["tfce"], largest, rtol=1e-4)
+        reached = np.array(largest)[:, None] >= np.abs(nulls.tfce) * (1 - 1e-4)
+        np.testing.assert_allclose(nulls.p_tfce_fwe[nulls.tfce != 0], reached.mean(axis=0)[nulls.tfce != 0])
+
+
+def everything(case, permuted, **options):
+    return case.nulls(permuted, NullSettings(True, True, 2.0), **options)
+
+
+def assert_same(a, b):
+    for name in a.maxima:
+        np.testing.assert_allclose(a.maxima[name], b.maxima[name], rtol=1e-5)
+    for name in ("p_fwe", "p_uncorrected", "p_tfce_fwe", "p_extent_fwe", "p_mass_fwe"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_chunks_threads_and_batches_do_not_matter(monkeypatch):
+    case = Case("age + group + tiv", "age", dtype=np.float32)
+    permuted = case.permuted(permutations=300)
+    whole = everything(case, permuted, n_threads=1)
+    assert_same(whole, everything(case, permuted, n_threads=2, chunk_voxels=512))
+    assert_same(whole, everything(case, permuted, backend="linear"))
+    monkeypatch.setattr(permutation, "_MAPS_BYTES", 4 * 37 * int(MASK.sum()))  # 37 maps a batch
+    assert_same(whole, everything(case, permuted))
+
+
+def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    case = Case("age + group + tiv", "age", dtype=np.float32)
+    permuted = case.permuted(permutations=100)
+    monkeypatch.setattr(permutation, "_MAPS_BYTES", 4 * 30 * int(MASK.sum()))
+    monkeypatch.setattr(permutation, "_SAVE_SECONDS", 0.0)
+    whole = everything(case, permuted)
+    file = tmp_path / "new" / "permutations.npz"
+
+    def stop_after_two(stage, done, total):
+        if done >= 75:  # in the third batch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        everything(case, permuted, checkpoint=file, key="this", progress=stop_after_two)
+    seen = []
+    resumed = everything(case, permuted, checkpoint=file, key="this", progress=lambda *a: seen.append(a[1]))
+    assert min(seen) >= 60  # the first two batches are not done again
+    assert_same(whole, resumed)
+    again = everything(case, permuted, checkpoint=file, key="this", progress=lambda *a: seen.append("again"))
+    assert "again" not in seen
+    assert_same(whole, again)
+    stale = everything(case, permuted, checkpoint=file, key="other", progress=lambda *a: seen.append("anew"))
+    assert "anew" in seen
+    assert_same(whole, stale)
+
+
+def test_progress_ends_at_the_total():
+    case = Case("age", "age")
+    for settings in (NullSettings(), NullSettings(wants_tfce=True)):
+        seen = []
+        case.nulls(case.permuted(), settings, progress=lambda *a: seen.append(a))  # noqa: B023
+        assert seen[-1] == ("permutations", 60, 60)
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+
+
+def test_constant_voxels_have_no_finding():
+    values = np.random.default_rng(0).standard_normal((14, 30))
+    values[:, 4] = 3.0
+    case = Case("age", "age", values=values)
+    nulls = case.nulls(case.permuted())
+    assert nulls.p_fwe[4] == nulls.p_uncorrected[4] == 1
+    assert nulls.p_uncorrected.min() < 1
+
+
+def test_the_seed_changes_the_permutations():
+    case = Case("age", "age")
+    a, b = (case.nulls(case.permuted(seed=seed)).maxima["statistic"] for seed in (0, 1))
+    assert a[0] == b[0]
+    assert (a[1:] != b[1:]).any()
+
+
+def test_null_cohorts_keep_five_percent():
+    """150 cohorts without effect: 7.5 errors expected at 5 %, 1 to 18 with probability 0.999."""
+    errors = dict.fromkeys(("fwe", "tfce", "extent"), 0)
+    ps = []
+    for seed in range(150):
+        case = Case("group + age", "group", n=15, seed=seed, dtype=np.float32)
+        permuted = case.permuted(permutations=40, seed=seed)
+        nulls = case.nulls(permuted, NullSettings(True, True, 2.5), n_threads=1, backend="mm")
+        for name, p in (("fwe", nulls.p_fwe), ("tfce", nulls.p_tfce_fwe), ("extent", nulls.p_extent_fwe)):
+            errors[name] += p.min(initial=1.0) <= 0.05 + 1e-9
+        ps.append(nulls.p_uncorrected[100])
+    assert all(1 <= count <= 18 for count in errors.values()), errors
+    spread = np.array(ps) - np.random.default_rng(0).uniform(size=150) / 40
+    assert stats.kstest(spread, "uniform").pvalue > 1e-3
