@@ -54,7 +54,7 @@ def mse_to_template(warped: Volume, template: Volume) -> float:
 
 
 def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
-    """Elastic energy of a displacement, mean over the grid's voxels.
+    """Elastic energy of a displacement, mean over the grid's voxels whose value is known (finite).
 
     Notes
     -----
@@ -66,7 +66,7 @@ def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) 
     strain = (gradient + gradient.transpose(0, 1)) / 2
     trace = strain[0, 0] + strain[1, 1] + strain[2, 2]
     density = mu * strain.square().sum((0, 1)) + lam / 2 * trace.square()
-    return float(density.mean(dtype=torch.float64))
+    return _mean_of_finite(density)
 
 
 def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
@@ -91,7 +91,21 @@ def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBD
         squared += (2 * mu * u[i, i] + lam * trace).square()
     for i, j in combinations(range(3), 2):
         squared += (mu * (u[i, j] + u[j, i])).square()
-    return float(squared.mean(dtype=torch.float64))
+    return _mean_of_finite(squared)
+
+
+def fit_linear(deformation: Volume) -> np.ndarray:
+    """The affine part of a ``y_`` field: template mm -> scan mm, (4, 4), the best in the least-squares sense.
+
+    Fitted to every fourth voxel of the grid whose value is finite.
+    """
+    grid = deformation.grid
+    few = (slice(None), *(slice(None, None, 4),) * 3)
+    known = torch.isfinite(deformation.data[few]).all(0)
+    points = apply_affine(grid.affine, voxel_indices(grid.shape))[few][:, known].T.double().numpy()
+    points = np.column_stack([points, np.ones(len(points))])
+    solution = np.linalg.lstsq(points, deformation.data[few][:, known].T.double().numpy(), rcond=None)[0]
+    return np.vstack([solution.T, [0, 0, 0, 1]])
 
 
 def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Displacement:
@@ -102,7 +116,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
     deformation : Volume
         For each template voxel the scan point, RAS+ mm (SPM's convention).
     linear : ndarray, (4, 4), optional
-        Template mm -> scan mm, the affine part; by default the best one in the least-squares sense over the grid.
+        Template mm -> scan mm, the affine part; that of :func:`fit_linear` by default.
 
     Returns
     -------
@@ -111,13 +125,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
     """
     grid = deformation.grid
     mm = apply_affine(grid.affine, voxel_indices(grid.shape))
-    if linear is None:
-        few = (slice(None), *(slice(None, None, 4),) * 3)
-        known = torch.isfinite(deformation.data[few]).all(0)
-        points = mm[few][:, known].T.double().numpy()
-        points = np.column_stack([points, np.ones(len(points))])
-        solution = np.linalg.lstsq(points, deformation.data[few][:, known].T.double().numpy(), rcond=None)[0]
-        linear = np.vstack([solution.T, [0, 0, 0, 1]])
+    linear = fit_linear(deformation) if linear is None else linear
     return Displacement(apply_affine(np.linalg.inv(linear), deformation.data) - mm, grid)
 
 
@@ -126,6 +134,10 @@ def check_same_grid(one: Volume, other: Volume, whose: str, where: str = "") -> 
     if not one.grid.matches(other.grid):
         msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or give maps of one scan"
         raise ScanError(msg)
+
+
+def _mean_of_finite(values: torch.Tensor) -> float:
+    return float(values[values.isfinite()].mean(dtype=torch.float64))
 
 
 def _gradient(field: Displacement) -> torch.Tensor:

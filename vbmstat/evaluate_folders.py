@@ -1,13 +1,10 @@
 """Comparison of output folders of the same scans, with one another, with true labels and with the template.
 
-Folders of this program, CAT12, SPM or anything with such names hold label maps (``p0``), modulated maps (``mwp1``,
-``mwp2``), warped maps (``wp1``, ``wp2``) and fields (``y_``). Scans are matched by the stem of their file name, never
-by order. What a folder lacks is left empty.
+Scans are matched by the stem of their file name, never by order. What a folder lacks is left empty, and said once.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,42 +16,25 @@ import torch
 from vbmstat import assets, evaluate, io, naming
 from vbmstat.errors import ScanError
 from vbmstat.grid import resample
-from vbmstat.preproc.modulate import jacobian_determinant
+from vbmstat.outputs import (
+    Outputs,
+    Segmentation,
+    find_outputs,
+    read_labels,
+    read_linear,
+    read_segmentation,
+    read_tissues,
+    scan_key,
+)
+from vbmstat.preproc.modulate import jacobian_determinant, normalise
 from vbmstat.preproc.smooth import smooth_map
-from vbmstat.volume import Volume
+from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
 _TEMPLATE_FROM = 0.1
 _KEYS = ["scan", "folder", "reference"]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What an output folder holds: path by scan stem, for each kind of file.
-
-    Attributes
-    ----------
-    name : str
-        How the folder is called in tables.
-    label, field, sidecar : dict of str to Path
-        ``p0``, ``y_`` and ``report/vbmstat_``.
-    warped, modulated : dict of int to dict of str to Path
-        ``wp1`` and ``wp2``, ``mwp1`` and ``mwp2``.
-    """
-
-    name: str
-    label: dict[str, Path]
-    field: dict[str, Path]
-    sidecar: dict[str, Path]
-    warped: dict[int, dict[str, Path]]
-    modulated: dict[int, dict[str, Path]]
-
-    @property
-    def stems(self) -> set[str]:
-        """Scans that have a label map or modulated maps."""
-        return set(self.label) | set(self.modulated[1]) | set(self.modulated[2])
-
-
+_TEMPLATE, _TRUTH = "template", "truth"
+HIGH_IS_BAD = ("mse_to_template", "linear_elasticity", "published_elasticity", "jacobian_max")
 @dataclass(frozen=True)
 class Evaluation:
     """Result of :func:`evaluate_folders`.
@@ -64,90 +44,130 @@ class Evaluation:
     scans : DataFrame
         One row a scan, folder and reference (another folder, ``template`` or ``truth``).
     summary : DataFrame
-        Number of scans, median, minimum and maximum of each measure by folder and reference.
+        Number of scans, median, minimum and maximum of each measure by folder and reference, and the worst scan.
     left_out : dict of str to list of str
         Scans of each folder that the others lack.
+    notes : list of str
+        What could not be measured, and how what was not there was made; a line a folder and matter.
     """
 
     scans: pd.DataFrame
     summary: pd.DataFrame
     left_out: dict[str, list[str]]
-
-
-def find_outputs(folder: Path, name: str | None = None) -> Outputs:
-    """Files of an output folder, by kind and scan.
-
-    Raises
-    ------
-    ScanError
-        If it is no folder, holds no outputs, or two files are of the same kind and scan.
-    """
-    if not folder.is_dir():
-        msg = f"{folder}: no such folder; expected one with outputs of vbmstat or CAT12 (mri/p0*, mri/mwp1*)"
-        raise ScanError(msg)
-    found = Outputs(
-        name or folder.resolve().name,
-        _by_stem(folder, "p0", ".nii*"), _by_stem(folder, "y_", ".nii*"), _by_stem(folder, "vbmstat_", ".json"),
-        {tissue: _by_stem(folder, f"wp{tissue}", ".nii*") for tissue in (1, 2)},
-        {tissue: naming.find_maps(folder, tissue, smoothed=False) for tissue in (1, 2)},
-    )  # fmt: skip
-    if not found.stems:
-        msg = f"{folder}: expected outputs of vbmstat or CAT12 (p0*.nii, mwp1*.nii, with or without .gz), found none"
-        raise ScanError(msg)
-    return found
+    notes: list[str]
 
 
 def evaluate_folders(
     folders: Sequence[Path],
     truth: Path | None = None,
     report: Callable[[str, int, int], None] = lambda *_: None,
-    names: Sequence[str] | None = None,
+    reference: Path | None = None,
 ) -> Evaluation:
     """Compare output folders of the same scans.
 
     Parameters
     ----------
     folders : sequence of Path
-        The first is the reference that the others are compared with.
+        Made by any of the programs that :mod:`vbmstat.outputs` knows.
     truth : Path, optional
         Label map, or folder of label maps (CSF 1, GM 2, WM 3) named as the scans, with or without ``p0``.
     report : callable
         Told (stage, done, total).
-    names : sequence of str, optional
-        What to call the folders in the tables; by default their own names.
+    reference : Path, optional
+        Which of the folders the others are compared with; the first by default.
 
     Raises
     ------
     ScanError
-        If folders hold no outputs or no common scan, or grids of a scan differ.
+        If folders hold no outputs or no common scan, the reference is none of them, or label maps of a scan are on
+        different grids.
     """
-    own = [folder.resolve().name for folder in folders]
-    labels = names or (own if len(set(own)) == len(own) else [str(folder) for folder in folders])
-    outputs = [find_outputs(folder, label) for folder, label in zip(folders, labels, strict=True)]
+    outputs = _in_order(folders, reference)
     true_labels = {} if truth is None else _truth_labels(truth)
-    common = set.intersection(*(entry.stems for entry in outputs))
-    if truth is not None:
-        common &= set(true_labels)
+    common = set.intersection(*(set(entry.stems) for entry in outputs), *([set(true_labels)] if truth else []))
     if not common:
         with_truth = " and the truth" if truth is not None else ""
-        some = "; ".join(f"{entry.name}: {', '.join(sorted(entry.stems)[:3])}" for entry in outputs)
+        some = "; ".join(f"{entry.name}: {', '.join(sorted(entry.stems.values())[:3])}" for entry in outputs)
         msg = f"expected scans of the same names in all folders{with_truth}, found none in common ({some})"
         raise ScanError(msg)
     template = assets.template()
+    template = Volume(template.data[:2], template.grid)
     rows: list[dict[str, object]] = []
-    for done, stem in enumerate(sorted(common), 1):
-        for entry in outputs:
-            keys = {"scan": stem, "folder": entry.name}
-            rows.append({**keys, "reference": "template", **_registration(entry, stem, template)})
-            if stem in true_labels and stem in entry.label:
-                rows.append({**keys, "reference": "truth", **_overlap(entry.label[stem], true_labels[stem])})
-            if entry is not outputs[0]:
-                compared = {**_labels_agree(entry, outputs[0], stem), **_maps_agree(entry, outputs[0], stem, template)}
-                rows.append({**keys, "reference": outputs[0].name, **compared})
+    notes: dict[str, None] = {}  # each once, in order
+    without = [entry.name for entry in outputs if entry.field and not set(entry.field) & common <= set(entry.sidecar)]
+    fitted = bool(without)
+    if without:
+        notes[f"the affine part of all fields was fitted to them: {', '.join(without)} does not tell it"] = None
+    for done, scan in enumerate(sorted(common), 1):
+        rows += _scan_rows(outputs, scan, true_labels.get(scan), template, notes, fitted)
         report("evaluating", done, len(common))
     table = pd.DataFrame([row for row in rows if len(row) > len(_KEYS)], columns=_columns(rows))
-    left_out = {entry.name: sorted(entry.stems - common) for entry in outputs}
-    return Evaluation(table, _summary(table), left_out)
+    left_out = {entry.name: sorted(entry.stems[scan] for scan in set(entry.stems) - common) for entry in outputs}
+    missing = [line for entry in outputs for line in _missing(entry, table)]
+    return Evaluation(table, _summary(table), left_out, [*notes, *missing])
+
+
+def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
+    """Median and, in brackets, the worst of each measure: a row a reference and measure, a column a folder."""
+    worst = summary["max"].where(summary["measure"].isin(HIGH_IS_BAD), summary["min"])
+    cells = [f"{median:.4g} [{bad:.4g}]" for median, bad in zip(summary["median"], worst, strict=True)]
+    wide = summary.assign(cell=cells).pivot(index=["reference", "measure"], columns="folder", values="cell")
+    order = summary[["reference", "measure"]].drop_duplicates()
+    return wide.reindex(pd.MultiIndex.from_frame(order), columns=summary["folder"].unique()).fillna("n/a")
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path in which they differ; the whole paths if that is none.
+
+    Examples
+    --------
+    >>> short_names([Path("/data/classic/ds1"), Path("/data/cat/ds1")])
+    ['classic', 'cat']
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    while len(parts) > 1 and all(part and part[-1] == parts[0][-1] for part in parts):
+        parts = [part[:-1] for part in parts]
+    names = [part[-1] if part else "" for part in parts]
+    return names if len(set(names)) == len(names) and all(names) else [str(folder) for folder in folders]
+
+
+def _in_order(folders: Sequence[Path], reference: Path | None) -> list[Outputs]:
+    """The folders' outputs, the reference first."""
+    outputs = [find_outputs(folder, label) for folder, label in zip(folders, short_names(folders), strict=True)]
+    if reference is None:
+        return outputs
+    at = [i for i, folder in enumerate(folders) if reference.resolve() == folder.resolve()]
+    if not at:
+        msg = f"expected the reference among the folders ({', '.join(map(str, folders))}), got {reference}"
+        raise ScanError(msg)
+    return [outputs[at[0]], *(entry for i, entry in enumerate(outputs) if i != at[0])]
+
+
+def _truth_labels(truth: Path) -> dict[str, Path]:
+    paths = sorted(truth.glob("*.nii*")) if truth.is_dir() else [truth]
+    return {scan_key(naming.image_stem(path).removeprefix("p0")): path for path in paths}
+
+
+def _scan_rows(
+    outputs: list[Outputs], scan: str, truth: Path | None, template: Volume, notes: dict[str, None], fitted: bool
+) -> list[dict[str, object]]:
+    """All rows of one scan."""
+    rows: list[dict[str, object]] = []
+    first = outputs[0]
+    true_labels = None if truth is None else read_labels(truth)
+    first_labels = read_segmentation(first, scan)
+    first_maps = _smoothed(first, scan, template) if len(outputs) > 1 else {}
+    for entry in outputs:
+        keys = {"scan": first.stems[scan], "folder": entry.name}
+        labels = first_labels if entry is first else read_segmentation(entry, scan)
+        rows.append({**keys, "reference": _TEMPLATE, **_registration(entry, scan, template, notes, fitted)})
+        if true_labels and labels:
+            rows.append({**keys, "reference": _TRUTH, **_overlap(labels, true_labels)})
+        if entry is not first:
+            overlap = _overlap(labels, first_labels) if labels and first_labels else {}
+            agreement = _maps_agree(_smoothed(entry, scan, template), first_maps, template)
+            rows.append({**keys, "reference": first.name, **overlap, **agreement})
+    return rows
 
 
 def _columns(rows: list[dict[str, object]]) -> list[str]:
@@ -155,81 +175,131 @@ def _columns(rows: list[dict[str, object]]) -> list[str]:
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy: folder, reference, measure, n_scans, median, min, max."""
+    """Tidy: folder, reference, measure, n_scans, median, min, max, worst_scan."""
     long = table.melt(id_vars=_KEYS, var_name="measure", value_name="value").dropna(subset="value")
-    grouped = long.groupby(["folder", "reference", "measure"], sort=False)["value"]
-    return grouped.agg(n_scans="count", median="median", min="min", max="max").reset_index()
+    rows = []
+    for (folder, reference, measure), group in long.groupby(["folder", "reference", "measure"], sort=False):
+        values = group["value"].astype(float)
+        worst = values.idxmax() if measure in HIGH_IS_BAD else values.idxmin()
+        rows.append({
+            "folder": folder, "reference": reference, "measure": measure, "n_scans": len(values),
+            "median": values.median(), "min": values.min(), "max": values.max(), "worst_scan": group["scan"][worst],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def _by_stem(folder: Path, prefix: str, suffix: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"{prefix}*{suffix}")):
-        stem = naming.image_stem(path).removeprefix(prefix)
-        if stem in found:
-            msg = f"{folder}: two files {prefix} of {stem}: {found[stem]} and {path}; keep one of them"
-            raise ScanError(msg)
-        found[stem] = path
-    return found
+def _missing(entry: Outputs, table: pd.DataFrame) -> list[str]:
+    """What none of a folder's scans has."""
+    measured = set(table[table["folder"] == entry.name].dropna(axis=1, how="all"))
+    lacks = []
+    if not entry.label and not all(entry.tissue.values()):
+        lacks.append("no label maps (p0) nor GM, WM and CSF maps (p1 to p3, c1 to c3): no Dice")
+    if not any(entry.modulated.values()):
+        lacks.append("no unsmoothed modulated maps (mwp1, mwp2, mwc1, mwc2): no correlation of maps")
+    if "mse_to_template" not in measured:
+        lacks.append("no warped maps (wp1, wp2, wc1, wc2) nor fields to make them: no MSE to the template")
+    if "linear_elasticity" not in measured:
+        lacks.append("no fields (y_): no linear elasticity, no Jacobian")
+    return [f"{entry.name}: {text}" for text in lacks]
 
 
-def _truth_labels(truth: Path) -> dict[str, Path]:
-    paths = sorted(truth.glob("*.nii*")) if truth.is_dir() else [truth]
-    return {naming.image_stem(path).removeprefix("p0"): path for path in paths}
-
-
-def _labels_agree(entry: Outputs, reference: Outputs, stem: str) -> dict[str, float]:
-    if stem not in entry.label or stem not in reference.label:
-        return {}
-    return _overlap(entry.label[stem], reference.label[stem])
-
-
-def _overlap(path: Path, reference: Path) -> dict[str, float]:
-    """Dice, probabilistic Dice and Jaccard of each tissue between two label maps."""
-    one, other = io.read_volume(path), io.read_volume(reference)
-    evaluate.check_same_grid(one, other, f"that of {reference}", f"{path}: ")
-    classes = [volume.data.round() for volume in (one, other)]
-    fractions = [evaluate.tissue_fractions(volume.data) for volume in (one, other)]
+def _overlap(one: Segmentation, other: Segmentation) -> dict[str, float]:
+    """Dice, probabilistic Dice and Jaccard of each tissue."""
+    evaluate.check_same_grid(
+        Volume(one.labels, one.grid), Volume(other.labels, other.grid), f"that of {other.path}", f"{one.path}: "
+    )
     row = {}
     for tissue, value in evaluate.TISSUES.items():
-        masks = [labels == value for labels in classes]
+        masks = [labels == value for labels in (one.labels, other.labels)]
         row[f"dice_{tissue}"] = evaluate.dice(masks[0], masks[1])
-        row[f"pdice_{tissue}"] = evaluate.probabilistic_dice(fractions[0][tissue], fractions[1][tissue])
+        row[f"pdice_{tissue}"] = evaluate.probabilistic_dice(one.fractions[tissue], other.fractions[tissue])
         row[f"jaccard_{tissue}"] = evaluate.jaccard(masks[0], masks[1])
     return row
 
 
-def _maps_agree(entry: Outputs, reference: Outputs, stem: str, template: Volume) -> dict[str, float]:
-    """Correlation of the smoothed modulated maps where the template has the tissue."""
+def _smoothed(entry: Outputs, scan: str, template: Volume) -> dict[int, torch.Tensor]:
+    """Modulated maps after 6 mm smoothing, on the template's grid, (X, Y, Z) by tissue."""
+    maps = {}
+    for tissue, paths in entry.modulated.items():
+        if scan in paths:
+            smoothed = smooth_map(io.read_volume(paths[scan]), FWHM_MM)
+            maps[tissue] = _on_template(smoothed, template)[0]
+    return maps
+
+
+def _maps_agree(
+    maps: dict[int, torch.Tensor], reference: dict[int, torch.Tensor], template: Volume
+) -> dict[str, float]:
+    """Correlation of modulated maps where the template has the tissue."""
     row = {}
-    for tissue in (1, 2):
-        if stem not in entry.modulated[tissue] or stem not in reference.modulated[tissue]:
-            continue
-        paths = entry.modulated[tissue][stem], reference.modulated[tissue][stem]
-        one, other = (smooth_map(io.read_volume(path), FWHM_MM) for path in paths)
-        evaluate.check_same_grid(one, other, f"that of {paths[1]}", f"{paths[0]}: ")
-        where = resample(template.data[tissue - 1 : tissue], template.grid, one.grid) > _TEMPLATE_FROM
-        row[f"r_mwp{tissue}"] = float(torch.corrcoef(torch.stack([one.data[where], other.data[where]]).double())[0, 1])
+    for tissue in sorted(set(maps) & set(reference)):
+        where = template.data[tissue - 1] > _TEMPLATE_FROM
+        both = torch.stack([maps[tissue][where], reference[tissue][where]]).double()
+        row[f"r_mwp{tissue}"] = float(torch.corrcoef(both)[0, 1])
     return row
 
 
-def _registration(entry: Outputs, stem: str, template: Volume) -> dict[str, float]:
-    """How near the warped maps are to the template, and at what cost."""
-    row = {}
-    if all(stem in entry.warped[tissue] for tissue in (1, 2)):
-        channels = [io.read_volume(entry.warped[tissue][stem]) for tissue in (1, 2)]
-        evaluate.check_same_grid(channels[0], template, "the template's", f"{entry.warped[1][stem]}: ")
-        warped = Volume(torch.cat([channel.data for channel in channels]), channels[0].grid)
+def _registration(
+    entry: Outputs, scan: str, template: Volume, notes: dict[str, None], fitted: bool
+) -> dict[str, float]:
+    """How near the warped maps are to the template, and at what cost.
+
+    `fitted` asks for the affine part that fits the field best, instead of the one that the sidecar tells.
+    """
+    row: dict[str, float] = {}
+    parts = _field(entry, scan, template, notes, fitted) if scan in entry.field else None
+    warped = _warped(entry, scan, parts, template, notes)
+    if warped is not None:
         row["mse_to_template"] = evaluate.mse_to_template(warped, template)
-    if stem in entry.field:
-        field = evaluate.displacement_of(io.read_channels(entry.field[stem]), _linear(entry.sidecar.get(stem)))
+    if parts is not None:
+        field = parts[0]
         determinant = jacobian_determinant(field)
+        determinant = determinant[determinant.isfinite()]
         row["linear_elasticity"] = evaluate.linear_elasticity(field)
         row["published_elasticity"] = evaluate.published_elasticity(field)
         row["jacobian_min"], row["jacobian_max"] = float(determinant.min()), float(determinant.max())
     return row
 
 
-def _linear(sidecar: Path | None) -> np.ndarray | None:
-    if sidecar is None:
+def _field(
+    entry: Outputs, scan: str, template: Volume, notes: dict[str, None], fitted: bool
+) -> tuple[Displacement, np.ndarray]:
+    """Displacement and affine part of a scan's deformation, on the template's grid."""
+    deformation = io.read_channels(entry.field[scan])
+    if not deformation.grid.matches(template.grid):
+        data = resample(deformation.data, deformation.grid, template.grid, padding_mode="border")
+        deformation = Volume(data, template.grid)
+        notes[f"{entry.name}: fields (y_) were brought to the template's grid"] = None
+    linear = None if fitted else read_linear(entry, scan)
+    linear = evaluate.fit_linear(deformation) if linear is None else linear
+    return evaluate.displacement_of(deformation, linear), linear
+
+
+def _warped(
+    entry: Outputs, scan: str, parts: tuple[Displacement, np.ndarray] | None, template: Volume, notes: dict[str, None]
+) -> Volume | None:
+    """GM and WM on the template's grid: the folder's own maps, or its tissues pulled through its field."""
+    if entry.has_all("warped", scan):
+        warped = read_tissues(entry, scan, "warped")
+        if not warped.grid.matches(template.grid):
+            notes[f"{entry.name}: warped maps were brought to the template's grid"] = None
+        return Volume(_on_template(warped, template), template.grid)
+    if parts is None:
         return None
-    return np.array(json.loads(sidecar.read_text(encoding="utf-8"))["affine"]["template_mm_to_scan_mm"])
+    if entry.has_all("tissue", scan):
+        tissues = read_tissues(entry, scan)
+    elif scan in entry.label:
+        labels = read_labels(entry.label[scan])
+        tissues = Volume(torch.cat([labels.fractions["gm"], labels.fractions["wm"]]), labels.grid)
+    else:
+        return None
+    notes[f"{entry.name}: no warped maps (wp1, wp2): the tissues were pulled through the fields for the MSE"] = None
+    field, linear = parts
+    finite = Displacement(field.data.nan_to_num(), field.grid)
+    return normalise(Volume(tissues.data[:2], tissues.grid), finite, linear)[0]
+
+
+def _on_template(volume: Volume, template: Volume) -> torch.Tensor:
+    if volume.grid.matches(template.grid):
+        return volume.data
+    return resample(volume.data, volume.grid, template.grid)
