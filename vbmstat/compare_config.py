@@ -84,7 +84,7 @@ class Plan:
     fwhm_mm : float
         Maps without this smoothing in their name are smoothed first.
     atlas : str
-        Of the region volumes.
+        Of the region volumes: a name, or a label image.
     cohorts, variables : dict
         By name, in the order of the file.
     glm : dict
@@ -142,6 +142,8 @@ def read_plan(path: Path) -> Plan:
         msg = f"{where}: fwhm_mm is {fwhm!r}; expected mm"
         raise TableError(msg)
     out, atlas = (_text(content.get(k, d), f"{where}: {k}") for k, d in (("out", "comparison"), ("atlas", "lpba40")))
+    if atlas.endswith((".nii", ".nii.gz")):
+        atlas = str(path.parent / atlas)
     return Plan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
 
 

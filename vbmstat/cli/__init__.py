@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from vbmstat import __version__
-from vbmstat.cli import compare, compare_cohorts, evaluate, glm, harmonize, pack, preprocess, report, roi, show, simulate
+from vbmstat.cli import (
+    compare,
+    compare_cohorts,
+    evaluate,
+    glm,
+    harmonize,
+    pack,
+    preprocess,
+    report,
+    roi,
+    show,
+    simulate,
+)
 from vbmstat.errors import VbmstatError
 
 app = typer.Typer(
