@@ -30,6 +30,7 @@ def _linear(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return linear(a, b.t().contiguous())
 
 
+COMPILED = "compiled"
 BACKENDS: dict[str, Product] = {"mm": _matmul, "linear": _linear}
 
 
@@ -47,6 +48,21 @@ def single_threaded() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+def choose_product(backend: str, device: str) -> Product:
+    """The product of this name; the fastest right one for ``"auto"`` and for what is no product."""
+    return BACKENDS[backend if backend in BACKENDS else choose_backend(device)]
+
+
+@cache
+def has_compiler() -> bool:
+    """Whether numba, which makes the compiled loops, can be imported (it lags behind new releases of Python)."""
+    try:
+        import numba  # noqa: F401, PLC0415
+    except ImportError:
+        return False
+    return True
 
 
 @cache

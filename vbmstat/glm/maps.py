@@ -8,6 +8,8 @@ buffers of one chunk, so memory grows neither with scans nor with voxels.
 
 from __future__ import annotations
 
+import mmap
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +48,20 @@ class Space:
         return image.reshape(self.grid.shape)
 
 
+class Scratch(threading.local):
+    """Memory that a thread uses again for tile after tile: fresh pages cost more than what is computed in them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """An array of this thread, page-aligned, with whatever its last use left in it."""
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if name not in self._held or self._held[name].size < n_bytes:
+            self._held[name] = np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)
+        return self._held[name][:n_bytes].view(dtype).reshape(shape)
+
+
 class Maps(Protocol):
     """A matrix of scans by voxels that is read in voxel chunks."""
 
@@ -74,8 +90,8 @@ class Maps(Protocol):
         """Columns to analyse, (n_voxels,), bool."""
         ...
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Columns ``start`` to ``stop``, (n_scans, stop - start)."""
+    def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
+        """Columns ``start`` to ``stop``, (n_scans, stop - start), perhaps in memory of `scratch`."""
         ...
 
     def select(self, scan_ids: Sequence[str]) -> Maps:
@@ -129,7 +145,7 @@ class ArrayMaps:
         """Columns that vary over the scans, (n_voxels,), bool."""
         return np.asarray(self.data.max(axis=0) > self.data.min(axis=0))
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
         """Columns ``start`` to ``stop``, (n_scans, stop - start)."""
         return self.data[:, start:stop]
 
@@ -179,8 +195,8 @@ class PackedMaps:
         """Type of the values: float32."""
         return np.dtype(np.float32)
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Columns ``start`` to ``stop``, (n_scans, stop - start), float32."""
+    def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
+        """Columns ``start`` to ``stop``, (n_scans, stop - start), float32; in memory of `scratch`, if given."""
         stop = min(stop, self.n_voxels)
         first, last = start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS)
         chunks = [self._chunk(index) for index in range(first, last)]

@@ -34,8 +34,8 @@ class ContrastPlan:
         For t, |D|: the variance of the effect is σ² |D|².
     repetitions : ndarray, (b,), int
         Repetitions in which the contrast can be estimated.
-    on_fit : ndarray, (b, m, r)
-        Whitened weights on the full-sample coefficients.
+    whiten : ndarray, (b, m, m)
+        Makes the estimates of a subset uncorrelated, with variance σ².
     on_rest : ndarray, (b, m, r)
         Whitened weights on the subset's coordinates of the full-sample residual.
     """
@@ -45,8 +45,13 @@ class ContrastPlan:
     rows: np.ndarray
     norm: float
     repetitions: np.ndarray
-    on_fit: np.ndarray
+    whiten: np.ndarray
     on_rest: np.ndarray
+
+    @property
+    def on_fit(self) -> np.ndarray:
+        """Whitened weights on the full-sample coefficients, (b, m, r)."""
+        return self.whiten @ self.rows
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Plan:
         Rows: orthonormal basis of each subset's design, zero outside the subset and for lost directions.
     subset_df : ndarray, (B,)
         Residual degrees of freedom of each subset.
+    to_subset : ndarray, (B, r, r)
+        T: Q T is orthonormal on the rows of the subset, with zero columns for lost directions.
     """
 
     scan_weights: np.ndarray
@@ -84,6 +91,12 @@ class Plan:
     members: np.ndarray
     subset_basis: np.ndarray
     subset_df: np.ndarray
+    to_subset: np.ndarray
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is an ordinary fit with the constant in it, which float32 residuals can serve."""
+        return self.is_centred and bool((self.scan_weights == 1).all() and (self.scan_scale == 1).all())
 
     @property
     def is_centred(self) -> bool:
@@ -134,13 +147,14 @@ def make_plan(
     ones = basis.T @ root_weights
     if np.linalg.norm(root_weights - basis @ ones) > 1e-9 * np.linalg.norm(root_weights):
         ones = np.zeros(rank)
-    values, vectors, subset_basis = _factorise_subsets(basis, draws)
+    values, vectors, to_subset, subset_basis = _factorise_subsets(basis, draws)
     subset_df = draws.sum(axis=1) - (values > _LOST).sum(axis=1)
     plans = tuple(_plan_contrast(c, to_basis, values, vectors, subset_df) for c in contrasts)
     scale = np.ones(n_scans) if scan_scale is None else np.asarray(scan_scale, dtype=np.float64)
     return Plan(
-        root_weights, scale, basis, ones, float(n_scans - rank), plans, draws, subset_basis, subset_df.astype(float)
-    )
+        root_weights, scale, basis, ones, float(n_scans - rank), plans, draws, subset_basis, subset_df.astype(float),
+        to_subset,
+    )  # fmt: skip
 
 
 def _checked_weights(weights: np.ndarray, design: Design) -> np.ndarray:
@@ -152,17 +166,20 @@ def _checked_weights(weights: np.ndarray, design: Design) -> np.ndarray:
     return weights
 
 
-def _factorise_subsets(basis: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eigenvalues (B, r) and vectors (B, r, r) of Q_S'Q_S, and the subsets' orthonormal bases (B, r, n)."""
+def _factorise_subsets(
+    basis: np.ndarray, draws: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Eigenvalues (B, r) and vectors (B, r, r) of Q_S'Q_S, T (B, r, r), and the bases T'Q_S' (B, r, n)."""
     rank = basis.shape[1]
     if not len(draws):
-        return np.empty((0, rank)), np.empty((0, rank, rank)), np.empty((0, rank, len(basis)))
+        square = np.empty((0, rank, rank))
+        return np.empty((0, rank)), square, square, np.empty((0, rank, len(basis)))
     gram = np.stack([basis[rows].T @ basis[rows] for rows in draws])  # (B, r, r)
     values, vectors = np.linalg.eigh(gram)
     root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)  # (B, r)
     to_subset = vectors * root[:, None, :]  # (B, r, r)
     subset_basis = np.stack([(basis * rows[:, None] @ t).T for rows, t in zip(draws, to_subset, strict=True)])
-    return values, vectors, subset_basis
+    return values, vectors, to_subset, subset_basis
 
 
 def _plan_contrast(
@@ -170,13 +187,12 @@ def _plan_contrast(
 ) -> ContrastPlan:
     rows = contrast.weights @ to_basis  # (m, r)
     norm = float(np.linalg.norm(rows))
-    whole = rows
     if contrast.kind == "F":
         _, singular, right = np.linalg.svd(rows, full_matrices=False)
-        rows = whole = right[singular > RANK_TOLERANCE * singular[0]]
-    in_subset = whole @ vectors  # (B, m, r)
+        rows = right[singular > RANK_TOLERANCE * singular[0]]
+    in_subset = rows @ vectors  # (B, m, r)
     lost = in_subset * (values <= _LOST)[:, None, :]
-    outside = np.linalg.norm(lost, axis=2) > _ESTIMABLE * np.linalg.norm(whole, axis=1)
+    outside = np.linalg.norm(lost, axis=2) > _ESTIMABLE * np.linalg.norm(rows, axis=1)
     repetitions = np.flatnonzero(~outside.any(axis=1) & (subset_df > 0))
     if len(values) and not len(repetitions):
         msg = (
@@ -188,7 +204,7 @@ def _plan_contrast(
     rest = in_subset[repetitions] * root[:, None, :]  # (b, m, r)
     covariance = rest @ rest.transpose(0, 2, 1)  # (b, m, m)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)) if len(rest) else covariance
-    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten @ whole[None], whiten @ rest)
+    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest)
 
 
 @dataclass(frozen=True)
@@ -243,7 +259,7 @@ def make_covariate_plan(
     norms = np.linalg.norm(weighted, axis=0)
     norms[norms == 0] = 1.0
     rows = (common / norms) @ np.linalg.pinv(base.basis.T @ weighted / norms, rcond=RANK_TOLERANCE)
-    values, vectors, _ = _factorise_subsets(base.basis, draws)
+    values, vectors, *_ = _factorise_subsets(base.basis, draws)
     root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)
     repetitions, on_rest = [], []
     for row in rows:

@@ -136,15 +136,15 @@ def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, 
     def tensor(values: np.ndarray, to: torch.dtype = dtype) -> torch.Tensor:
         return torch.as_tensor(np.ascontiguousarray(values)).to(device=device, dtype=to)
 
-    plain = bool((plan.scan_weights == 1).all() and (plan.scan_scale == 1).all())
-    full = dtype if plain and plan.is_centred else torch.float64  # else nothing keeps the numbers small
+    full = dtype if plan.is_plain else torch.float64  # else nothing keeps the numbers small
+    has_factors = bool((plan.scan_weights != 1).any() or (plan.scan_scale != 1).any())
     n_scans, rank = plan.basis.shape
     n_subsets = len(plan.members)
     return Tensors(
         dtype=dtype,
         product=product,
-        scan_scale=None if plain else tensor(plan.scan_scale[:, None], full),
-        scan_weights=None if plain else tensor(plan.scan_weights[:, None], full),
+        scan_scale=tensor(plan.scan_scale[:, None], full) if has_factors else None,
+        scan_weights=tensor(plan.scan_weights[:, None], full) if has_factors else None,
         is_centred=plan.is_centred,
         basis=tensor(plan.basis, full),
         ones=tensor(plan.ones[:, None], torch.float64),

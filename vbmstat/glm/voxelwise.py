@@ -13,20 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vbmstat.glm.backend import BACKENDS, choose_backend
-from vbmstat.glm.engine import (
-    FullFit,
-    empty_fit,
-    fit_full_sample,
-    pad_tile,
-    quantiles_of,
-    reciprocal,
-    store_tile,
-    stream,
-    tile_layout,
-)
+from vbmstat.glm.backend import choose_product
+from vbmstat.glm.engine import empty_fit, pad_tile, store_tile, stream, tile_layout
 from vbmstat.glm.maps import Maps
 from vbmstat.glm.plan import CovariatePlan
+from vbmstat.glm.stacked import FullFit, fit_full_sample, quantiles_of, reciprocal
 from vbmstat.glm.tensors import Fit, Tensors, Tile, make_tensors
 
 _CANCELLED = {torch.float32: 0.02, torch.float64: 1e-12}  # RSS over the sum it is taken from: below, digits are lost
@@ -60,7 +51,7 @@ def fit_voxels_with_map(
         Voxels in which either map is constant lie outside its mask.
     """
     kind = torch.device(device).type
-    product = BACKENDS[choose_backend(kind) if backend == "auto" else backend]
+    product = choose_product(backend, kind)
     dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
     tensors = make_tensors(plan.base, dtype, device, product, robust=False)
     exact = tensors if dtype == torch.float64 else make_tensors(plan.base, torch.float64, device, product, robust=False)
