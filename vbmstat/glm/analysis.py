@@ -32,13 +32,16 @@ from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.permute import Permuted
-from vbmstat.glm.plan import make_covariate_plan, make_plan
+from vbmstat.glm.plan import Plan, make_covariate_plan, make_plan
 from vbmstat.glm.record import contrast_record, fit_record, map_record
+from vbmstat.glm.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
 from vbmstat.glm.resample import draw_subsets, read_draws
-from vbmstat.glm.results import GlmResults, inference_maps, statistic_maps
+from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_maps
+from vbmstat.glm.sandwich import SandwichFit, fit_sandwich
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
+from vbmstat.glm.tensors import Fit
 from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label
 
@@ -117,6 +120,7 @@ def fit_glm(
     make = make_plan if map_name is None else make_covariate_plan
     make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
     permuted = _permutations(source, design, hypotheses, weights, settings)
+    subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
     with ExitStack() as stack:
         matrix = _open(source, settings, store, scratch, scale, stack, progress)
         if settings.global_scaling:
@@ -126,21 +130,19 @@ def fit_glm(
             "n_threads": settings.n_threads, "progress": progress,
         }  # fmt: skip
         if map_name is None:
-            plan = make_plan(design, hypotheses, draws, weights, scale)
-            fit = fit_voxels(
-                matrix, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine
-            )
+            fit = _fit(matrix, make_plan(design, hypotheses, draws, weights, scale), subjects, settings, engine)
         else:
             paths = covariate_paths(maps, map_name, table, source.scan_ids)
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
             wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
         bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
-        inference = infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
+        inference = (
+            infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint) if isinstance(fit, Fit) else {}
+        )
         has_smoothness = bool(inference) and map_name is None and matrix.space is not None
         smooth = residual_smoothness(matrix, bare, settings.n_threads) if has_smoothness else None
-    about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
-    notes = (*source.notes, *tiv_note, *design.notes, *about_sites, *_mask_note(matrix))
+    notes = (*source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix))
     notes += inference_notes(inference, settings)
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)
@@ -150,7 +152,8 @@ def fit_glm(
     }  # fmt: skip
     if map_name is not None:
         record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
-    found = {c.name: statistic_maps(fit, i, c) for i, c in enumerate(hypotheses)}
+    record |= sandwich_record(fit, hypotheses, settings.repeated, subjects)
+    found = {c.name: _maps(fit, i, c, settings) for i, c in enumerate(hypotheses)}
     if inference:
         record["inference"] = inference_record(inference, settings, smooth)
     for c in hypotheses[: len(inference)]:
@@ -161,7 +164,29 @@ def fit_glm(
     )
 
 
+def _fit(
+    maps: Maps, plan: Plan, subjects: Sequence[str] | None, settings: Options, engine: Mapping[str, Any]
+) -> Fit | SandwichFit:
+    """The model at every voxel: with sandwich variances where scans belong to subjects."""
+    if subjects is not None:
+        return fit_sandwich(maps, plan, subjects, n_threads=settings.n_threads, progress=engine["progress"])
+    return fit_voxels(maps, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine)
+
+
+def _maps(fit: Fit | SandwichFit, index: int, contrast: Contrast, settings: Options) -> dict[str, StatMap]:
+    if isinstance(fit, SandwichFit):
+        return sandwich_maps(fit, index, contrast, with_fdr="fdr" in settings.inference)
+    return statistic_maps(fit, index, contrast)
+
+
 def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_name: str | None) -> None:
+    if settings.repeated is not None:
+        if settings.permutes:
+            msg = "--repeated takes fdr only; for permutations of repeated scans leave it out and give --blocks"
+            raise DesignError(msg)
+        if settings.robust != "none" or settings.spm_resms or map_name is not None:
+            msg = "--repeated has variances of its own: leave out --robust, --spm-resms and map()"
+            raise DesignError(msg)
     if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in contrasts):
         msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
         raise DesignError(msg)
@@ -276,6 +301,8 @@ def _block_table(source: Source, settings: Options) -> pd.DataFrame:
 
 
 def _draws(source: Source, settings: Options) -> np.ndarray:
+    if settings.repeated is not None:
+        return np.empty((0, len(source.scan_ids)), dtype=bool)
     if settings.draws is not None:
         return read_draws(settings.draws, source.scan_ids)
     strata = None if settings.stratify is None else [str(v) for v in _column(settings.stratify, source)]
@@ -309,6 +336,12 @@ def _open(
     return pack_maps(
         source.paths, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
     )
+
+
+def _cohort_notes(source: Source, design: Design, settings: Options) -> tuple[str, ...]:
+    """What the model leaves out of account: sites, repeated scans."""
+    about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
+    return (*about_sites, *repetition_notes(source.table, bool(settings.repeated or settings.blocks)))
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:

@@ -44,6 +44,9 @@ class Options:
         SPM's variance floor.
     allow_mixed : bool
         Accept maps of several engines or versions.
+    repeated : str, optional
+        Column with the subject (or family) of each scan: variances by the sandwich estimator, without subset
+        repetitions.
     inference : str or sequence of str
         Corrected inference, any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
     permutations : int
@@ -80,6 +83,7 @@ class Options:
     robust: str = "none"
     spm_resms: bool = False
     allow_mixed: bool = False
+    repeated: str | None = None
     inference: str | Sequence[str] = ()
     permutations: int = 5000
     scheme: str = SCHEMES[0]

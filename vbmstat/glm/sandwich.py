@@ -47,6 +47,16 @@ class SandwichFit:
     statistic: np.ndarray
     df: np.ndarray
 
+    @property
+    def df_resid(self) -> float:
+        """The fewest degrees of freedom of any contrast (median over voxels)."""
+        return float(np.median(self.df[:, self.mask], axis=1).min())
+
+    @property
+    def repetitions(self) -> tuple[int, ...]:
+        """No contrast has subset repetitions."""
+        return (0,) * len(self.df)
+
 
 @dataclass(frozen=True)
 class _Sandwich:
