@@ -40,8 +40,12 @@ paper = "sex"
 
 
 @pytest.fixture(autouse=True)
-def coarse(monkeypatch):
-    """No average brain and no template: neither is on the small grid of these maps."""
+def coarse(monkeypatch, request):
+    """No average brain and no template: neither is on the small grid of these maps. Pictures in one test alone."""
+    if "figures" not in request.node.name:
+        monkeypatch.setattr(figures_compare, "panels_figure", lambda *_: None)
+        monkeypatch.setattr(figures_compare, "roi_figure", lambda *_: None)
+    monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr(figures_compare, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
     monkeypatch.setattr(module, "save_publication", lambda stem, _: DRAWN.append(stem.name))
     monkeypatch.setattr(module, "evaluate_folders", fake_evaluation)
@@ -151,15 +155,13 @@ def test_what_is_done_is_not_done_again_until_something_changes(folder):
     assert (again.n_fitted, again.n_kept) == (0, 4)
     assert stamp.stat().st_mtime_ns == before
     assert run(folder, 'contrast = "age"', 'contrast = "-1 * age"').n_fitted == 2
-    other_seed = run(folder, "repeats = 5", "repeats = 5\nseed = 1")
-    assert other_seed.n_fitted == 4
     changed = folder / "ours" / "mri" / "s6mwp1sub-000_T1w.nii.gz"
     volume = io.read_volume(changed)
     io.write_volume(changed, Volume(volume.data * 1.1, volume.grid))
-    touched = run(folder, "repeats = 5", "repeats = 5\nseed = 1")
-    assert (touched.n_fitted, touched.n_kept) == (2, 2)
     stamp.write_text("{half")
-    assert run(folder, "repeats = 5", "repeats = 5\nseed = 1").n_fitted == 1
+    touched = run(folder, 'contrast = "age"', 'contrast = "-1 * age"')
+    assert (touched.n_fitted, touched.n_kept) == (2, 2)
+    assert run(folder, "repeats = 5", "repeats = 5\nseed = 1").n_fitted == 4
 
 
 def test_a_run_that_broke_off_goes_on_where_it_was(folder, monkeypatch):
@@ -176,7 +178,8 @@ def test_a_run_that_broke_off_goes_on_where_it_was(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(folder)
     monkeypatch.setattr(module, "fit_glm", real)
-    assert (run(folder).n_fitted, run(folder).n_kept) == (2, 4)
+    found = run(folder)
+    assert (found.n_fitted, found.n_kept) == (2, 2)
 
 
 def test_unsmoothed_maps_are_smoothed_first_and_once(folder, monkeypatch):
@@ -244,7 +247,7 @@ def test_tiv_is_each_pipelines_own_and_missed_where_it_is_missing(folder):
 
 
 def test_models_that_cannot_be_fitted_name_cohort_variable_and_pipeline(folder):
-    with pytest.raises(VbmstatError, match=r"^one, age, gm, CAT12: .*'weight'"):
+    with pytest.raises(VbmstatError, match=r"^one, age, gm, CAT12: formula: no column weight"):
         run(folder, 'formula = "age + tiv"', 'formula = "weight + tiv"')
     with pytest.raises(VbmstatError, match="is an F-test; give a t-contrast"):
         run(folder, 'contrast = "age"', 'contrast = "F(age, tiv)"')
