@@ -160,7 +160,7 @@ def test_max_t_is_nilearn_s_with_the_same_permutations(two_sided):
 
 @pytest.mark.filterwarnings("ignore:Data array used to create a new image contains 64-bit ints")  # nilearn's own
 def test_clusters_are_nilearn_s_with_the_same_permutations():
-    """With nilearn's neighbourhood; its TFCE is summed in steps that depend on the map, so that there is no equality."""
+    """With nilearn's neighbourhood; its TFCE is summed in steps that depend on the map: no equality there."""
     case = Case("age + group + tiv", "age", effect=0.015)
     permuted = case.permuted(permutations=40)
     rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 39, 11), count=40, is_exhaustive=True)
