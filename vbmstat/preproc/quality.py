@@ -28,7 +28,7 @@ _BEST_MARK, _POOR_MARK, _WORST_MARK = 0.5, 5.0, 10.5
 _SCALES = {
     # 1, 3, 5, 9 % noise (BrainWeb's percentages) measure 0.05, 0.12, 0.18, 0.32 on heads of `simulate.render_t1w`
     "noise": ("noise_to_contrast", 0.0, 0.32),
-    # BrainWeb's 40 % field measures 25 to 30; scanners at 3 T 35 to 60
+    # fields of 40 and 80 % measure 30 and 58 there; scans of ds000011 and ds002748 33 to 63
     "bias": ("bias_percent", 0.0, 150.0),
     # MPRAGE at 1.5 and 3 T has 25 to 40; nothing is segmented well below 10
     "contrast": ("contrast_percent", 35.0, 10.0),
@@ -142,7 +142,7 @@ class Quality(ImageQuality):
         }
 
 
-# Well below what usable scans of four datasets and rendered heads have (docs/preprocessing.md has their figures).
+# Well outside of what usable scans of four datasets and rendered heads have.
 _WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
     (lambda q: q.ratings()["noise"] < 55,
      "strong noise ({noise_percent:.1f} % of WM): look for motion; borders of tissues are uncertain"),
