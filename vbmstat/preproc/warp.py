@@ -1,15 +1,18 @@
 """Diffeomorphic registration of tissue maps to the template: a stationary velocity field found by Gauss-Newton.
 
 The warp is ``phi = exp(v)`` of one velocity field v (Ashburner 2007, doi:10.1016/j.neuroimage.2007.07.007), integrated
-by scaling and squaring; ``exp(-v)`` is its inverse. With J = I∘phi for the scan's tissue maps I and T for the
-template's, each iteration solves
+by scaling and squaring; ``exp(-v)`` is its inverse. The scan's tissues are multinomial draws from the warped template,
+as in Ashburner & Friston 2009 (doi:10.1016/j.neuroimage.2008.10.066) and Shooting (2011,
+doi:10.1016/j.neuroimage.2010.12.049). With J = I∘phi for the scan's GM, WM and remainder, T for the template's and
+D = |det grad phi|, what is minimised is the negative log-likelihood over the scan's space, brought to the template's,
 
-    (H + L) d = -(sum_c (J_c - T_c) grad J_c + L v),     H = sum_c grad J_c grad J_c'
+    - sum_x D sum_k J_k log T_k + v'L v / 2,
 
-for the update d by conjugate gradients, and sets v <- v + d (first term of Baker-Campbell-Hausdorff, as in the
-log-domain demons of Vercauteren et al. 2008, doi:10.1007/978-3-540-85988-8_90). L is the operator of membrane, bending
-and linear-elastic energy; it is diagonal in 3 × 3 blocks in the Fourier domain, where its inverse preconditions the
-solver. The resolution goes from coarse to fine.
+and each iteration solves ``(D H + L) d = -(D sum_k (J_k - T_k) grad log T_k + L v)``,
+``H = sum_k T_k (grad log T_k)(grad log T_k)'``, for the update d by conjugate gradients, and sets v <- v + d (first
+term of Baker-Campbell-Hausdorff, as in the log-domain demons of Vercauteren et al. 2008,
+doi:10.1007/978-3-540-85988-8_90). L is the operator of membrane, bending and linear-elastic energy; it is diagonal in
+3 × 3 blocks in the Fourier domain, where its inverse preconditions the solver. The resolution goes from coarse to fine.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from vbmstat.volume import Displacement, Volume
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)
 _N_CONJUGATE_GRADIENT = 8
+_TEMPLATE_FLOOR = 0.01  # of a tissue's probability: the template is an average of some hundred people
+_CONVERGED = 0.02  # of a level's first gain
+_DETERMINANT_RANGE = (0.05, 20.0)  # of D while it is sought; a fold must not turn the likelihood around
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,16 @@ class Regularisation:
         Of squared first derivatives, and of the squared Laplacian (mm²).
     shear, divergence : float
         Linear elasticity: mu and lambda of Ashburner 2007.
+
+    Notes
+    -----
+    Shooting's weights in SPM (1e-3, .2, .05, .2, times the 1.5³ mm³ of a voxel), with elasticity half as stiff again.
     """
 
-    membrane: float = 0.0
-    bending: float = 0.25
-    shear: float = 0.055
-    divergence: float = 0.0275
+    membrane: float = 0.005
+    bending: float = 0.75
+    shear: float = 0.25
+    divergence: float = 1.0
 
 
 def register(
@@ -146,7 +156,11 @@ class _Level:
     """Gauss-Newton at one resolution; velocities in voxels of the level."""
 
     def __init__(self, moving: torch.Tensor, fixed: torch.Tensor, spacing_mm: float, weights: Regularisation) -> None:
-        self.moving, self.fixed = moving, fixed
+        self.moving = moving
+        self.fixed = _with_remainder(fixed).clamp(min=_TEMPLATE_FLOOR)
+        self.fixed = self.fixed / self.fixed.sum(0)
+        self.log_fixed = self.fixed.log()
+        self.slopes = [torch.stack(torch.gradient(tissue)) for tissue in self.log_fixed]  # per tissue (3, X, Y, Z)
         self.identity = voxel_indices(fixed.shape[1:], fixed.device)
         shape = self.identity.shape[1:]
         self.isotropic, self.along, self.wave = _energy_symbol(shape, spacing_mm, weights, fixed.device)
@@ -154,24 +168,28 @@ class _Level:
 
     def optimise(self, velocity: torch.Tensor, n_iterations: int) -> torch.Tensor:
         best, best_cost, step, update = velocity, float("inf"), 1.0, torch.zeros_like(velocity)
+        first_gain = 0.0
         for _ in range(n_iterations):
-            warped = sample(self.moving, self.identity + exponential(velocity))
-            difference = warped - self.fixed
+            moved = exponential(velocity)
+            tissues = _with_remainder(sample(self.moving, self.identity + moved))
+            density = _determinant(moved).clamp_(*_DETERMINANT_RANGE)
             pull_back = self._regularise(velocity)
-            cost = float(difference.square().sum() + (velocity * pull_back).sum())
+            unlikely = -(density * (tissues * self.log_fixed).sum(0)).sum(dtype=torch.float64)
+            cost = float(unlikely + 0.5 * (velocity * pull_back).sum(dtype=torch.float64))
             if cost > best_cost:
                 step /= 2
                 velocity = best + step * update
                 continue
-            converged = best_cost - cost < 2e-3 * cost
+            gain = best_cost - cost
             best, best_cost = velocity, cost
-            if converged:
+            if gain < _CONVERGED * first_gain:
                 break
-            gradients = [torch.stack(torch.gradient(image)) for image in warped]  # per channel (3, X, Y, Z)
+            if np.isfinite(gain):
+                first_gain = max(first_gain, gain)
             force = pull_back
-            for gradient, error in zip(gradients, difference, strict=True):
-                force = force + gradient * error
-            update = self._solve(gradients, -force)
+            for slope, excess in zip(self.slopes, density * (tissues - self.fixed), strict=True):
+                force = force + slope * excess
+            update = self._solve(density, -force)
             velocity = best + step * update
         return best
 
@@ -189,16 +207,18 @@ class _Level:
         along = (self.wave.conj() * spectrum).sum(0) * (self.along / (a + self.along * self.wave_squared))
         return torch.fft.irfftn((spectrum - self.wave * along) / a, s=field.shape[1:], dim=(1, 2, 3))
 
-    def _solve(self, gradients: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """Solve (H + L) d = target by preconditioned conjugate gradients."""
+    def _solve(self, density: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Solve (D H + L) d = target by preconditioned conjugate gradients."""
+        weights = density * self.fixed  # (3 tissues, X, Y, Z)
 
         def system(field: torch.Tensor) -> torch.Tensor:
             out = self._regularise(field)
-            for gradient in gradients:
-                out = out + gradient * (gradient * field).sum(0)
+            for slope, weight in zip(self.slopes, weights, strict=True):
+                out.addcmul_(slope, weight * (slope * field).sum(0))
             return out
 
-        stiffness = float(sum(g.square().sum() for g in gradients)) / target[0].numel() + 1e-4
+        stiffness = sum(float((w * slope.square()).sum()) for w, slope in zip(weights, self.slopes, strict=True))
+        stiffness = stiffness / target[0].numel() + 1e-4
         solution = torch.zeros_like(target)
         residual = target
         preconditioned = self._precondition(residual, stiffness)
@@ -216,6 +236,19 @@ class _Level:
                 break
             direction = preconditioned + (power / before) * direction
         return solution
+
+
+def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
+    """GM and WM, and what they leave of a voxel, (3, X, Y, Z); between 0 and 1."""
+    gm_wm = gm_wm.clamp(0, 1)
+    return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp_(min=0)])
+
+
+def _determinant(moved: torch.Tensor) -> torch.Tensor:
+    """Determinant of the derivative of ``x + moved(x)``, for a displacement in voxels (3, X, Y, Z)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (torch.stack(torch.gradient(component)) for component in moved)
+    xx, yy, zz = xx + 1, yy + 1, zz + 1
+    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
 
 
 def _energy_symbol(
