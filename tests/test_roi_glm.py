@@ -12,6 +12,8 @@ from scipy import stats
 from vbmstat import io
 from vbmstat.cohort import read_cohort
 from vbmstat.errors import DesignError, ScanError
+from vbmstat.glm.contrast import build_contrasts
+from vbmstat.glm.mixed import fit_mixed
 from vbmstat.grid import Grid
 from vbmstat.roi.table import measure_rois
 from vbmstat.roi_glm import fit_roi_glm
@@ -48,7 +50,7 @@ def fit(study, formula="gm ~ age + sex", contrasts=("age", "F(age, sex)"), **opt
 
 
 def test_agrees_with_statsmodels_on_measured_volumes(study):
-    table = fit(study, repeats=0).table
+    table = fit(study, repeats=0, inference="fdr").table
     volumes = measure_rois(read_cohort(study / "cohort.tsv"), study / "own.nii.gz", ["gm"]).labels
     covariates = pd.read_csv(study / "cohort.tsv", sep="\t")
     for label in (3, 7, 9):
@@ -70,7 +72,7 @@ def test_agrees_with_statsmodels_on_measured_volumes(study):
 
 
 def test_rows_are_named_by_label_and_the_absent_one_is_noted(study):
-    results = fit(study, repeats=4)
+    results = fit(study, repeats=4, inference="fdr")
     first = results.table[results.table["contrast"] == "age"]
     assert first["label"].tolist() == [3, 7, 9]
     assert first["name"].tolist() == ["Left A", "Right A", "B"]
@@ -79,7 +81,7 @@ def test_rows_are_named_by_label_and_the_absent_one_is_noted(study):
 
 
 def test_merged_regions(study):
-    table = fit(study, level="region", repeats=0).table
+    table = fit(study, level="region", repeats=0, permutations=50).table
     assert table["region"].tolist() == ["A", "B", "A", "B"]
     assert "label" not in table
 
@@ -87,9 +89,9 @@ def test_merged_regions(study):
 def test_maps_of_another_program(study):
     covariates = study / "participants.tsv"
     pd.read_csv(study / "cohort.tsv", sep="\t").drop(columns="mwp1").to_csv(covariates, sep="\t", index=False)
-    ours = fit(study, repeats=0).table
+    ours = fit(study, repeats=0, permutations=50).table
     theirs = fit_roi_glm("gm ~ age + sex", covariates, ["age", "F(age, sex)"], maps=study,
-                         atlas=study / "own.nii.gz", repeats=0).table  # fmt: skip
+                         atlas=study / "own.nii.gz", repeats=0, permutations=50).table  # fmt: skip
     pd.testing.assert_frame_equal(ours, theirs)
 
 
@@ -97,13 +99,13 @@ def test_a_scan_that_cannot_be_measured(study):
     (study / "mwp1sub-07_T1w.nii.gz").write_bytes(b"no image")
     with pytest.raises(ScanError, match=r"sub-07 cannot be measured: .*--missing drop"):
         fit(study)
-    results = fit(study, missing="drop", repeats=0)
+    results = fit(study, missing="drop", repeats=0, inference="fdr")
     assert len(results.design.scan_ids) == N_SCANS - 1
     assert any("sub-07" in note for note in results.record["notes"])
 
 
 def test_files(study, tmp_path):
-    written = fit(study, repeats=3).to_directory(tmp_path / "out")
+    written = fit(study, repeats=3, permutations=50).to_directory(tmp_path / "out")
     assert written[-1].name == "glm.json"
     assert all(path.is_file() for path in written)
     table = pd.read_csv(tmp_path / "out" / "roi_own_glm.tsv", sep="\t", na_values="n/a")
@@ -113,6 +115,75 @@ def test_files(study, tmp_path):
     record = json.loads((tmp_path / "out" / "glm.json").read_text())
     assert (record["level"], record["atlas"]) == ("roi", "own")
     assert (tmp_path / "out" / "roi_own_LICENCE.txt").read_text().startswith("Atlas own")
+
+
+def test_family_wise_error_over_regions(study):
+    """The p of each region is the share of permutations, the unpermuted one among them, with as large a maximum."""
+    table = fit(study, contrasts=["age"], repeats=0, permutations=200).table.set_index("label")
+    assert table.loc[3, "p_fwe"] == pytest.approx(1 / 200)
+    assert (table["p_fwe"] >= table["p_uncorrected"] - 0.05).all()
+    assert (table.loc[[7, 9], "p_fwe"] > 0.05).all()
+    assert "p_fwe" not in fit(study, repeats=0, inference="fdr").table
+    with pytest.raises(DesignError, match="regions have no neighbours, so there is no tfce inference"):
+        fit(study, inference="fwe,tfce")
+
+
+@pytest.fixture
+def sessions(study):
+    """The same scans as five visits of four people."""
+    table = pd.read_csv(study / "cohort.tsv", sep="\t")
+    table["session_id"] = [f"ses-{i % 5}" for i in range(N_SCANS)]
+    table["participant_id"] = [f"sub-{i // 5}" for i in range(N_SCANS)]
+    table.to_csv(study / "cohort.tsv", sep="\t", index=False)
+    return study
+
+
+def test_mixed_model(sessions):
+    results = fit(sessions, "gm ~ age", ["age", "Intercept"], random="participant_id", repeats=100)
+    table = results.table
+    volumes = measure_rois(read_cohort(sessions / "cohort.tsv"), sessions / "own.nii.gz", ["gm"]).labels
+    values = volumes[volumes["label"] == 7]["gm_ml"].to_numpy()
+    expected = fit_mixed(values[:, None], results.design, build_contrasts(["age"], results.design),
+                         [f"{i // 5}" for i in range(N_SCANS)])  # fmt: skip
+    row = table[(table["label"] == 7) & (table["contrast"] == "age")].iloc[0]
+    assert (row["statistic"], row["name"]) == ("z", "Right A")
+    np.testing.assert_allclose(
+        row[["effect", "se", "value", "p_uncorrected", "random_variance"]].astype(float),
+        [expected.effect[0, 0], expected.se[0, 0], expected.statistic[0, 0], expected.p[0, 0],
+         expected.random_variance[0]], rtol=1e-9,
+    )  # fmt: skip
+    between = row["random_variance"] / (row["random_variance"] + row["residual_variance"])
+    assert row["icc"] == pytest.approx(between)
+    assert results.record["mixed_model"]["n_subjects"] == 4
+    written = results.to_directory(sessions / "out")
+    assert all(path.is_file() for path in written)
+    words = json.loads((sessions / "out" / "roi_own_glm.json").read_text())
+    assert words["icc"]["Description"].startswith("Share of the variance")
+
+
+def test_sandwich_variances(sessions):
+    ours = fit(sessions, "gm ~ age", ["age"], repeated="participant_id")
+    table = ours.table.set_index("label")
+    plain = fit(sessions, "gm ~ age", ["age"], repeats=0).table.set_index("label")
+    np.testing.assert_allclose(table["effect"], plain["effect"], rtol=1e-9)
+    assert (table["se"] != plain["se"]).all()
+    assert table["df"].nunique() == 1
+    assert table["df"].iloc[0] < 4
+    np.testing.assert_allclose(table["p_uncorrected"], 2 * stats.t.sf(table["value"].abs(), table["df"]), rtol=1e-9)
+    assert "p_fwe" not in table
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"robust": "hc3"}, "a mixed model takes no robust"),
+        ({"inference": "fwe"}, "a mixed model has no permutations"),
+        ({"tiv": "proportional"}, "a mixed model takes TIV as a covariate"),
+    ],
+)
+def test_what_a_mixed_model_does_not_take(sessions, options, match):
+    with pytest.raises(DesignError, match=match):
+        fit(sessions, "gm ~ age", ["age"], random="participant_id", **options)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design import Design, variance_inflation
 from vbmstat.glm.formula import TISSUES, split_formula
+from vbmstat.glm.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.results import GlmResults
 from vbmstat.roi.atlas import Atlas, load_atlas
@@ -30,7 +31,7 @@ LEVELS = ("roi", "region")
 _MAX_LISTED = 12
 _LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 _STATISTICS = {  # statistic of the fit -> column of the table
-    "effect": "effect", "p": "p_uncorrected", "r": "partial_r", "d": "cohens_d",
+    "effect": "effect", "p": "p_uncorrected", "pfwe": "p_fwe", "r": "partial_r", "d": "cohens_d",
     "mediant": "median_t", "q25t": "q25_t", "q75t": "q75_t",
     "medianF": "median_f", "q25F": "q25_f", "q75F": "q75_f",
 }  # fmt: skip
@@ -89,6 +90,8 @@ def fit_roi_glm(
     maps: Path | str | None = None,
     atlas: Atlas | Path | str = "lpba40",
     level: str = "roi",
+    random: str | None = None,
+    inference: str | Sequence[str] | None = None,
     missing: str = "raise",
     progress: Callable[[str, int, int], None] | None = None,
     **options: Any,
@@ -109,12 +112,17 @@ def fit_roi_glm(
         See :func:`vbmstat.roi.atlas.load_atlas`.
     level : {"roi", "region"}
         One row a label (left and right apart), or a merged region.
+    random : str, optional
+        Column with the subject of each scan: a mixed model with a random intercept of each
+        (:func:`vbmstat.glm.mixed.fit_mixed`) in place of least squares.
+    inference : str or sequence of str, optional
+        ``fdr``, ``fwe``. By default ``fwe`` (and FDR, which is always there) where the model permits permutations.
     missing : {"raise", "drop"}
         What becomes of scans without a covariate, or whose map cannot be measured.
     progress : callable, optional
         Called with (stage, done, total).
     **options
-        Fields of :class:`vbmstat.glm.options.Options`.
+        Fields of :class:`vbmstat.glm.options.Options`; for a mixed model only `tiv` and `allow_mixed`.
 
     Returns
     -------
@@ -132,17 +140,59 @@ def fit_roi_glm(
     report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
     measured = measure_rois(source, loaded, [tissue], report=report)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, missing)
-    fit = fit_glm(volumes, formula, table, contrasts, missing=missing, progress=progress, **options)
-    means = volumes.loc[list(fit.design.scan_ids)].mean().to_numpy()
-    rows = tidy_table(fit, names, means)
-    record = {**fit.record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence}
-    record["notes"] = [*notes, *fit.record["notes"]]
-    return RoiResults(rows, fit.design, fit.draws, loaded, record)
+    if random is not None:
+        _refuse_for_mixed(inference, options)
+        mixed = fit_mixed_glm(
+            volumes, formula, table, contrasts, random=random, missing=missing, progress=progress, **options
+        )
+        design, record = mixed.design, mixed.record
+        draws = np.empty((0, len(design.scan_ids)), dtype=bool)
+        rows = mixed_table(mixed, names, _means(volumes, design))
+    else:
+        kinds = _inference(inference, options)
+        fit = fit_glm(
+            volumes, formula, table, contrasts, missing=missing, progress=progress, inference=kinds, **options
+        )
+        design, draws, record = fit.design, fit.draws, fit.record
+        rows = tidy_table(fit, names, _means(volumes, design))
+    record = {**record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence}
+    record["notes"] = [*notes, *record["notes"]]
+    return RoiResults(rows, design, draws, loaded, record)
+
+
+def _means(volumes: pd.DataFrame, design: Design) -> np.ndarray:
+    return np.asarray(volumes.loc[list(design.scan_ids)].mean().to_numpy())
+
+
+def _inference(wanted: str | Sequence[str] | None, options: Mapping[str, Any]) -> str | Sequence[str]:
+    """What corrected inference to do: by default family-wise error wherever the model permits permutations."""
+    if wanted is None:
+        refused = options.get("repeated") or options.get("robust", "none") != "none" or options.get("spm_resms")
+        return "fdr" if refused else "fwe"
+    kinds = wanted.split(",") if isinstance(wanted, str) else wanted
+    spatial = [kind.strip() for kind in kinds if kind.strip() in ("tfce", "cluster")]
+    if spatial:
+        msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
+        raise DesignError(msg)
+    return wanted
+
+
+def _refuse_for_mixed(inference: str | Sequence[str] | None, options: dict[str, Any]) -> None:
+    """Refuse what a mixed model does not know; subset repetitions are left out silently, being the default."""
+    for name in ("repeats", "fraction", "seed"):
+        options.pop(name, None)
+    if inference not in (None, (), "fdr"):
+        msg = "a mixed model has no permutations: leave --inference out (FDR is always there)"
+        raise DesignError(msg)
+    other = [name for name in options if name not in ("tiv", "allow_mixed")]
+    if other:
+        msg = f"a mixed model takes no {', '.join(other)}; leave it out, or --random"
+        raise DesignError(msg)
 
 
 def _tissue(formula: str, level: str) -> str:
     if level not in LEVELS:
-        msg = f"level={level!r}: expected one of {', '.join(LEVELS)}"
+        msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
         raise DesignError(msg)
     tissue = split_formula(formula)[0]
     if tissue not in TISSUES:
@@ -226,6 +276,22 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
     table = pd.concat(parts, ignore_index=True)
     order = [column.name for column in TABLES["roi_glm"].columns if column.name in table]
     return table[order]
+
+
+def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
+    """One row a region and contrast, from a mixed model whose columns are the regions; as :func:`tidy_table`."""
+    fit, parts = results.fit, []
+    total = fit.random_variance + fit.residual_variance
+    for k, contrast in enumerate(results.contrasts):
+        kind = "z" if contrast.kind == "t" else "chi2"
+        part = names.assign(contrast=contrast.name, statistic=kind, mean_ml=means)
+        part = part.assign(effect=fit.effect[k], se=fit.se[k], value=fit.statistic[k], p_uncorrected=fit.p[k])
+        part["q_fdr"] = _fdr(fit.p[k], np.isfinite(fit.p[k]))
+        part["random_variance"], part["residual_variance"] = fit.random_variance, fit.residual_variance
+        part["icc"], part["converged"] = fit.random_variance / total, fit.converged
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    return table[[column.name for column in TABLES["roi_glm"].columns if column.name in table]]
 
 
 def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:

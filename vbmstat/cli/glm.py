@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,7 +61,14 @@ def command(
         list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
     ] = None,
     exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
-    atlas: Annotated[str, typer.Option(help="Atlas that names clusters and peaks, or none.")] = "lpba40",
+    atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
+    level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
+    repeated: Annotated[
+        str | None, typer.Option(help="Column with each scan's subject: sandwich variances (repeated scans, families).")
+    ] = None,
+    random: Annotated[
+        str | None, typer.Option(help="Column with each scan's subject: mixed model of regions (--level roi).")
+    ] = None,
     allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept maps of several engines.")] = False,
     spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
@@ -70,29 +77,48 @@ def command(
     out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
+    from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
 
     _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / _folder_name(formula)
+    folder = out or table.parent / "glm" / (_folder_name(formula) + ("" if level == "voxel" else f"_{level}"))
     keep_freed_memory()
+    shared: dict[str, Any] = {
+        "repeats": repeats, "fraction": fraction, "seed": seed, "stratify": stratify, "draws": draws, "tiv": tiv,
+        "weights": weights, "robust": robust, "allow_mixed": allow_mixed, "device": device,
+        "permutations": permutations, "one_sided": one_sided, "scheme": scheme, "sign_flip": sign_flip,
+        "blocks": tuple(blocks or ()), "exchange": exchange, "repeated": repeated,
+    }  # fmt: skip
+    of_maps: dict[str, Any] = {
+        "mask_threshold": mask_threshold, "mask_share": mask_share, "mask": mask, "nan": nan,
+        "global_scaling": global_scaling, "spm_resms": spm_resms, "cluster_threshold": cluster_threshold,
+    }  # fmt: skip
+    if level != "voxel":
+        given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
+        fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared)
+        return
+    _check_voxelwise(random)
     with stages() as progress:
         results = fit_glm(
-            maps, formula, table, contrast, store=store, scratch=folder, progress=progress,
-            repeats=repeats, fraction=fraction, seed=seed, stratify=stratify, draws=draws,
-            mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, tiv=tiv,
-            global_scaling=global_scaling, weights=weights, missing=missing, robust=robust, spm_resms=spm_resms,
-            allow_mixed=allow_mixed, device=device, inference=inference or (), permutations=permutations,
-            cluster_threshold=cluster_threshold, one_sided=one_sided, scheme=scheme, sign_flip=sign_flip,
-            blocks=blocks or (), exchange=exchange, checkpoint=folder,
+            maps, formula, table, contrast, store=store, scratch=folder, progress=progress, missing=missing,
+            inference=inference or (), checkpoint=folder, **shared, **of_maps,
         )  # fmt: skip
     results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
     for tested in results.contrasts:
         (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
     _write_figures(results, folder)
     _tell(results, folder)
+
+
+def _check_voxelwise(random: str | None) -> None:
+    from vbmstat.errors import DesignError  # noqa: PLC0415
+
+    if random is not None:
+        msg = "--random (a mixed model) is for --level roi or region; at every voxel take --repeated"
+        raise DesignError(msg)
 
 
 def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:

@@ -108,7 +108,7 @@ def fit_glm(
     right, map_name = split_map_term(right)
     table = as_cohort(cohort)
     source = gather(maps, response, table, settings.missing)
-    _refuse_mixtures(source.table, settings.allow_mixed)
+    refuse_mixtures(source.table, settings.allow_mixed)
     right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
     design, source = _design(right, source, settings)
     named = design if map_name is None else with_map_column(design, map_name)
@@ -218,7 +218,8 @@ def _pack_covariate(
     return packed
 
 
-def _refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
+def refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
+    """Refuse maps of several engines, versions or harmonisations in one model, unless they are allowed."""
     for name in _MIXABLE:
         found = sorted(set(table[name].dropna().astype(str))) if name in table else []
         if len(found) > 1 and not allowed:

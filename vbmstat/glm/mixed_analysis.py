@@ -1,0 +1,114 @@
+"""A mixed model of a table of regions, from a formula and a cohort: what ``fit_glm`` is to least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbmstat.cohort import Cohort
+from vbmstat.errors import DesignError
+from vbmstat.glm.analysis import apply_tiv_recipe, refuse_mixtures
+from vbmstat.glm.contrast import Contrast, build_contrasts
+from vbmstat.glm.design import Design, build_design
+from vbmstat.glm.formula import split_formula
+from vbmstat.glm.maps import ArrayMaps
+from vbmstat.glm.mixed import MixedFit, fit_mixed
+from vbmstat.glm.options import Options
+from vbmstat.glm.record import contrast_record, fit_record
+from vbmstat.glm.repeated import subject_labels
+from vbmstat.glm.sites import site_notes
+from vbmstat.glm.sources import as_cohort, gather
+
+
+@dataclass(frozen=True)
+class MixedResults:
+    """A fitted mixed model.
+
+    Attributes
+    ----------
+    design : Design
+        Fixed effects; rows are the scans that were used.
+    contrasts : tuple of Contrast
+        In the order given.
+    fit : MixedFit
+        Columns are those of the table.
+    record : dict
+        All that is needed to repeat it.
+    """
+
+    design: Design
+    contrasts: tuple[Contrast, ...]
+    fit: MixedFit
+    record: dict[str, Any]
+
+
+def fit_mixed_glm(
+    values: pd.DataFrame,
+    formula: str,
+    cohort: Cohort | pd.DataFrame | Path | str,
+    contrasts: Sequence[str] | Mapping[str, Any] | None = None,
+    *,
+    random: str,
+    tiv: str = "none",
+    allow_mixed: bool = False,
+    missing: str = "raise",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> MixedResults:
+    """Fit a mixed model with a random intercept to every column of a table.
+
+    Parameters
+    ----------
+    values : DataFrame, (n_scans, n_columns)
+        Indexed by scan id.
+    formula, cohort, contrasts, missing, progress
+        As for :func:`vbmstat.glm.analysis.fit_glm`.
+    random : str
+        Column with the subject of each scan, e.g. ``participant_id``.
+    tiv : {"none", "covariate", "by-group"}
+        What becomes of TIV.
+    allow_mixed : bool
+        Accept maps of several engines or versions.
+
+    Returns
+    -------
+    MixedResults
+
+    Raises
+    ------
+    TableError, DesignError, ScanError
+        As the steps say; also for ``tiv="proportional"``.
+    """
+    if tiv == "proportional":
+        msg = "a mixed model takes TIV as a covariate: --tiv covariate or by-group"
+        raise DesignError(msg)
+    settings = Options(repeats=0, tiv=tiv, allow_mixed=allow_mixed, missing=missing)
+    source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
+    refuse_mixtures(source.table, allow_mixed)
+    right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], tiv, source.table)
+    design = build_design(right, source.table, source.scan_ids, missing)
+    kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
+    subjects = subject_labels(random, source.table[kept], design.scan_ids)
+    hypotheses = build_contrasts(contrasts, design)
+    assert isinstance(source.maps, ArrayMaps)  # noqa: S101 - a table
+    matrix = source.maps.select(design.scan_ids)
+    fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
+    sites = site_notes(source.table[kept], design.matrix, design.terms, design.columns)
+    failed = [name for name, ok in zip(matrix.features, fit.converged, strict=True) if not ok]
+    unsure = (f"not converged, look at the variances: {', '.join(failed)}",) if failed else ()
+    design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *unsure))
+    record = fit_record(formula, right, design, np.empty((0, len(subjects)), dtype=bool), settings, matrix, None)
+    record |= {
+        "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
+        "p_values": "two-sided (F: upper tail), of Wald tests: they hold for many subjects",
+        "mixed_model": {
+            "random_intercept": random, "n_subjects": len(set(subjects)), "estimation": "REML",
+            "statsmodels": metadata.version("statsmodels"),
+        },
+    }  # fmt: skip
+    return MixedResults(design, tuple(hypotheses), fit, record)
