@@ -17,10 +17,10 @@ _SHOWN_AUTHORS = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """One entry of ``references.bib``."""
+    """One entry of ``references.bib``; `label` is how the text cites it."""
 
-    key: str
     bibtex: str
+    label: str
     authors: str
     year: str
     title: str
@@ -32,7 +32,15 @@ class Reference:
 def references() -> dict[str, Reference]:
     """All papers that a report can cite, by key."""
     text = resources.files("vbmstat.report").joinpath("references.bib").read_text(encoding="utf-8")
-    return {found["key"]: _reference(found["key"], found.group()) for found in _ENTRY.finditer(text)}
+    found = {match["key"]: dict(_FIELD.findall(match.group())) for match in _ENTRY.finditer(text)}
+    by_year: dict[str, list[str]] = {}
+    for key, fields in found.items():
+        by_year.setdefault(f"{_cited_names(fields['author'])}, {fields['year']}", []).append(key)
+    labels = {
+        key: f"{label}{chr(97 + number) if len(keys) > 1 else ''}"  # 2024a, 2024b
+        for label, keys in by_year.items() for number, key in enumerate(keys)
+    }  # fmt: skip
+    return {match["key"]: _reference(match.group(), labels[match["key"]]) for match in _ENTRY.finditer(text)}
 
 
 def cited(keys: Iterable[str]) -> list[Reference]:
@@ -62,22 +70,23 @@ def in_text(key: str) -> str:
     >>> in_text("ashburner2000"), in_text("ridgway2008")
     ('Ashburner and Friston, 2000', 'Ridgway et al., 2008')
     """
-    entry = references()[key]
-    fields = dict(_FIELD.findall(entry.bibtex))
-    names = [name.split(",")[0].strip("{} ") for name in fields["author"].split(" and ")]
-    if "others" in names or len(names) > 2:
-        return f"{names[0]} et al., {entry.year}"
-    return f"{' and '.join(names)}, {entry.year}"
+    return references()[key].label
 
 
-def _reference(key: str, entry: str) -> Reference:
+def _cited_names(author: str) -> str:
+    """First author and what follows: `Smith`, `Smith and Nichols`, `Winkler et al.`."""
+    names = [name.split(",")[0].strip("{} ") for name in author.split(" and ")]
+    return f"{names[0]} et al." if "others" in names or len(names) > 2 else " and ".join(names)
+
+
+def _reference(entry: str, label: str) -> Reference:
     fields = dict(_FIELD.findall(entry))
     names = [_short_name(name) for name in fields["author"].split(" and ")]
     if "others" in names or len(names) > _SHOWN_AUTHORS:
         names = [*[name for name in names if name != "others"][:_SHOWN_AUTHORS], "et al."]
     place = fields.get("journal") or fields.get("booktitle") or fields.get("howpublished", "")
     numbers = ":".join(part.replace("--", "–") for part in (fields.get("volume"), fields.get("pages")) if part)
-    return Reference(key, entry, ", ".join(names), fields["year"], fields["title"].strip("{}"),
+    return Reference(entry, label, ", ".join(names), label.rpartition(", ")[2], fields["title"].strip("{}"),
                      f"{place} {numbers}".strip(), fields["doi"])  # fmt: skip
 
 

@@ -63,11 +63,14 @@ def preprocessing_methods(
     """
     how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
     failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
-    stripped = f" ({n_stripped} scans came without skull and kept their own mask)" if n_stripped else ""
+    kept = f" ({n_stripped} scans came without skull and kept their own mask)" if n_stripped else ""
+    brains = f"Brains were extracted with deepbet [@fisch2024bet]{kept} and"
+    if n_stripped == n_scans:
+        brains = "Scans came without skull and kept their own brain mask; they were"
     first = (
         f"{_count(n_scans, 'T1-weighted scan was', 'T1-weighted scans were')} processed for voxel-based morphometry "
-        f"[@ashburner2000] with {how}{failed}. Brains were extracted with deepbet [@fisch2024bet]{stripped} and "
-        "aligned to the template by an affine transform [@baker2004]."
+        f"[@ashburner2000] with {how}{failed}. {brains} aligned to the template by an affine transform "
+        "[@baker2004]."
     )
     steps = [_STEPS[engine] for engine in dict.fromkeys(name for name, _ in engine_versions) if engine in _STEPS]
     last = (

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from vbmstat import figures_report, io
+from vbmstat.cli import app
+from vbmstat.grid import Grid
+from vbmstat.volume import Volume
+
+
+@pytest.fixture
+def image(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(figures_report, "_PRINT_DPI", 60)
+    data = torch.zeros(1, 12, 12, 12)
+    data[0, 4:8, 4:8, 4:8] = -2.0
+    io.write_volume(tmp_path / "map.nii.gz", Volume(data, Grid((12, 12, 12), np.diag([8.0, 8, 8, 1]))))
+    return tmp_path / "map.nii.gz"
+
+
+def test_the_picture_is_named(image) -> None:
+    said = CliRunner().invoke(app, ["show", str(image)]).output.strip()
+    assert Path(said).name == "map.png"
+    assert Path(said).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_browser_opens_the_page(image, monkeypatch) -> None:
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    result = CliRunner().invoke(app, ["show", str(image), "--browser", "--out", str(image.parent / "x.html")])
+    assert result.exit_code == 0, result.output
+    assert opened == [(image.parent / "x.html").as_uri()]
+    refused = CliRunner().invoke(app, ["show", str(image), "--browser", "--out", str(image.parent / "x.png")])
+    assert refused.exit_code == 2
+    assert len(opened) == 1

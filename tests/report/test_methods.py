@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from vbmstat.preproc.pipeline import ENGINES
+from vbmstat.report.citations import references
+from vbmstat.report.methods import glm_methods, preprocessing_methods
+
+
+def text(record: dict, **options) -> str:
+    """The paragraph of a model with other options, or other entries of its record."""
+    changed = copy.deepcopy(record)
+    for name, value in options.items():
+        target = changed["options"] if name in changed["options"] and name != "inference" else changed
+        target[name] = value
+    return glm_methods(changed).paragraphs[0]
+
+
+def test_a_model_in_words(record) -> None:
+    said = text(record)
+    assert "maps of 13 scans" in said
+    assert "gm ~ age + sex + iq" in said
+    assert f"{record['n_voxels']:,} voxels" in said
+    assert "columns Intercept, age, sex[T.m], iq; 9 residual degrees" in said
+    assert "every scan exceeded 0.1 were analysed (Ridgway et al., 2009)" in said
+    assert "two-sided and not corrected for multiple comparisons" in said
+    assert "8 random subsets of 10 scans" in said
+    assert "they have no p-value" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"tiv": "by-group"}, "with a slope for each group"),
+        ({"tiv": "proportional"}, "multiplied by the mean over the scan's total intracranial volume"),
+        ({"robust": "hc3"}, "(HC3) (MacKinnon and White, 1985)"),
+        ({"weights": "w"}, "weighted by the column w"),
+        ({"spm_resms": True}, "0.001 of the largest residual mean square"),
+        ({"global_scaling": True}, "scaled to one mean"),
+        ({"stratify": "site"}, "keeping the shares of site"),
+        ({"mask_rule": {"threshold": 0.2, "share": 0.9, "image": None}}, "where 90 % of the scans exceeded 0.2"),
+        ({"mask_rule": {"threshold": None, "share": 1, "image": "m.nii"}}, "the mask m.nii that were not constant"),
+    ],
+)
+def test_every_option_that_changes_the_fit_is_said(record, change, expected) -> None:
+    assert expected not in text(record)
+    assert expected in text(record, **change)
+
+
+def test_no_subsets_no_sentence(record) -> None:
+    assert "subsets" not in text(record, n_subsets=0)
+
+
+def test_a_contrast_of_several_columns_is_spelled_out(record) -> None:
+    contrast = {"name": "older", "kind": "t", "weights": [{"Intercept": 0, "age": 1, "sex[T.m]": -1, "iq": 0.5}]}
+    assert "older (t-test of age −sex[T.m] +0.5 iq)" in text(record, contrasts=[contrast])
+
+
+def test_permutations_in_words(record) -> None:
+    inference = {
+        "kinds": ["fwe", "tfce", "cluster", "fdr"], "blocks": ["family"], "scheme": "freedman-lane",
+        "sign_flip": False, "contrasts": [
+            {"name": "age", "two_sided": True, "cluster_forming_threshold": 3.4, "permutations": 5000,
+             "statistic_at_p_fwe_0.05": 5.1},
+        ],
+    }  # fmt: skip
+    said = text(record, inference=inference)
+    assert "5,000 permutations of the residuals of the reduced model (Freedman and Lane, 1983)" in said
+    assert "within exchangeability blocks of family" in said
+    assert "the largest statistic and threshold-free cluster enhancement" in said
+    assert "cluster-forming threshold 3.40" in said
+    assert "q-values of Benjamini and Hochberg" in said
+    assert "not corrected" not in said
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_has_its_methods(engine) -> None:
+    methods = preprocessing_methods(20, 2, 3, [(engine, "1.0")], 6.0)
+    said = methods.paragraphs[0]
+    assert said.startswith("20 T1-weighted scans were processed for voxel-based morphometry (Ashburner and Friston")
+    assert f"with vbmstat 1.0, engine {engine}; 2 more could not" in said
+    assert "3 scans came without skull" in said
+    assert "Gaussian of 6 mm" in said
+    assert "registered" in said
+    assert {"ashburner2000", "fisch2024bet", "gaser2024"} <= set(methods.keys) <= set(references())
+    assert "[@" not in said
+
+
+def test_stripped_scans_were_not_stripped_by_us() -> None:
+    assert "deepbet" not in preprocessing_methods(3, 0, 3, [("classic", "1.0")], 6.0).paragraphs[0]

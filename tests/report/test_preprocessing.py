@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from tests.report.conftest import N_SCANS, SCRIPT_ID
+from vbmstat import io, naming
+from vbmstat.report import preprocessing
+from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report
+
+
+def test_what_a_folder_holds(cohort_folder, model_folder) -> None:
+    run = read_preprocessing(cohort_folder)
+    assert len(run.table) == len(run.sidecars) == N_SCANS
+    assert run.covariates == ["age", "sex", "iq"]
+    assert run.quality_columns == ["qc_noise_percent", "qc_contrast_percent"]
+    assert run.engine_versions == [("classic", "0.1.0")]
+    assert run.flags["sub-03"] == "strong <b>noise</b>"
+    assert (run.flags != "").sum() == 1
+    assert "(1 scans came without skull" in run.methods.paragraphs[0]
+    assert run.output(SCRIPT_ID, "picture").name == f"vbmreport_scan{N_SCANS - 1}_T1w.png"
+    assert run.output("sub-01", "mwp1") is None
+
+
+def test_a_bids_folder_is_understood(tmp_path) -> None:
+    scan = naming.Scan(tmp_path / "sub-1_ses-2_T1w.nii.gz", "sub-1_ses-2_T1w", "sub-1", "ses-2")
+    picture = naming.output_path(tmp_path, scan, "picture", "bids")
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (20, 20)).save(picture)
+    row = {"participant_id": "sub-1", "session_id": "ses-2", "scan": scan.stem, "tiv_ml": 1.0}
+    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame([row]))
+    assert read_preprocessing(tmp_path).output("sub-1_ses-2", "picture") == picture
+
+
+def test_values_far_from_the_cohort_are_found_by_their_robust_z() -> None:
+    values = [1.0, 2, 3, 4, 5, 6, 7, 8, 60]
+    table = pd.DataFrame({"qc_bias_percent": values, "qc_even": 1.0, "qc_tiv_z": values}, index=list("abcdefghi"))
+    found = unusual_values(table)
+    assert found["i"] == "bias percent (z = 18.5)"  # (60 - 5) / (1.4826 * 2), by hand
+    assert (found[:-1] == "").all()
+    assert (unusual_values(table[-7:]) == "").all()  # too few to judge
+
+
+def test_a_page_of_a_large_cohort_shows_all_marked_scans_and_an_even_sample() -> None:
+    scans = [f"s{n}" for n in range(1000)]
+    marked = np.zeros(1000, dtype=bool)
+    marked[[500, 999]] = True
+    shown = pictured_scans(scans, marked, limit=100)
+    assert len(shown) == 100
+    assert {"s500", "s999", "s0", "s998"} <= set(shown)
+    assert np.diff([int(name[1:]) for name in shown]).max() < 15
+    all_marked = pictured_scans(scans, ~marked, limit=100)
+    assert len(all_marked) <= 100
+    assert {"s500", "s999"} <= set(all_marked)
+
+
+def test_only_so_many_pictures_go_into_a_page(cohort_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(preprocessing, "pictured_scans", lambda scans, marked: pictured_scans(scans, marked, limit=6))
+    page = write_preprocessing_report(cohort_folder, tmp_path / "few.html").read_text()
+    assert page.count("data:image/jpeg") == 6
+    assert "The other 8 are in the folder" in " ".join(page.split())
+
+
+def test_the_page_tells_the_run(run_page) -> None:
+    page = run_page.read_text()
+    assert "&lt;img src=x onerror=alert(1)&gt; no image" in page
+    assert "<b>noise" not in page
+    assert f"<b>{N_SCANS + 1}</b><span>scans found" in page
+    assert f"{0:064d}" in page  # hash of the first input
+    assert "gm ml (z = " in page
+    assert (run_page.parent / "figures" / "quality.svg").is_file()
+
+
+def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
+    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
+    page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "Preprocessing of 2 scans" in page
+
+
+def test_a_damaged_sidecar_is_passed_over(cohort_folder, tmp_path) -> None:
+    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a"], "scan": ["a"], "gm_ml": [600.0]}))
+    io.write_text(tmp_path / "report" / "vbmstat_a.json", "{")
+    assert read_preprocessing(tmp_path).sidecars == {}
+
+
