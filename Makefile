@@ -7,12 +7,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all lint docs clean
 
 help:
 	@echo "make demo      simulate a small cohort, preprocess it, fit gm ~ age + sex + tiv, print where to look"
 	@echo "make test      style, types, import rules, and all tests that take no whole scan"
 	@echo "make test-all  everything, whole scans too"
+	@echo "make docs      the documentation as web pages, in site/ (Python 3.11 or newer)"
 	@echo "make clean     remove the environment, caches and the demo's output"
 
 demo: $(STAMP)
@@ -29,6 +30,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: $(STAMP)
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/columns.py
+	$(BIN)/python docs/architecture.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -40,5 +48,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

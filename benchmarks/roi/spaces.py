@@ -75,12 +75,24 @@ def main() -> None:
                 "native_s_a_scan": seconds["native"], "template_s_a_scan": seconds["template"],
             })  # fmt: skip
     io.write_json(RESULTS / "roi_spaces.json", {"atlas": atlas.name, "summary": summary, "regions": regions})
-    table = pd.DataFrame(summary)
-    lines = ["| " + " | ".join(table) + " |", "|" + "---|" * table.shape[1]]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
-    text = "\n".join(lines) + "\n"
+    text = as_markdown(summary)
     io.write_text(RESULTS / "roi_spaces.md", text)
     print(text)
+
+
+def as_markdown(summary: list[dict]) -> str:
+    """The summary as a table to read."""
+    lines = [
+        "| scans | tissue | regions | typical region | most different region | the same, pooled | r over scans |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in summary:
+        lines.append(
+            f"| {row['n_scans']} of {row['folder']} | {row['tissue'].upper()} | {row['n_regions']} "
+            f"| ± {row['median_abs_percent']} % | {row['worst_region']} {row['worst_region_percent']:+} % "
+            f"| ± {row['pooled_worst_region_percent']} % at most | ≥ {row['r_min']} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def compare(template: RoiTables, native: RoiTables) -> pd.DataFrame:

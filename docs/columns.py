@@ -1,0 +1,14 @@
+"""Write `docs/columns.md` from `vbmstat/schema.py`; a test compares the two.
+
+python docs/columns.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vbmstat import io
+from vbmstat.tables import columns_page
+
+if __name__ == "__main__":
+    io.write_text(Path(__file__).with_suffix(".md"), columns_page())

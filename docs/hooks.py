@@ -1,0 +1,37 @@
+"""What mkdocs makes of the program itself while it builds: the page of commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.main import get_command
+
+from vbmstat.cli import app
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add `commands.md`."""
+    files.append(File.generated(config, "commands.md", content=commands_page()))
+    return files
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options, as `--help` has them."""
+    group: Any = get_command(app)
+    lines = ["# Commands", "", "An error that you can act on is one line and exit code 2; a scan that failed, 1.", ""]
+    for name, command in sorted(group.commands.items()):
+        lines += [f"## vbmstat {name}", "", command.help or "", "", "| | default | |", "|---|---|---|"]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            option = parameter.param_type_name == "option"
+            called = " ".join(f"`{word}`" for word in [*parameter.opts, *parameter.secondary_opts]) if option else (
+                f"`{parameter.name.upper()}`"
+            )
+            default = "" if parameter.default in (None, False, ()) or callable(parameter.default) else parameter.default
+            help_text = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+            lines.append(f"| {called} | {'' if parameter.required else default} | {help_text} |")
+        lines.append("")
+    return "\n".join(lines)

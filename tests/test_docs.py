@@ -1,0 +1,64 @@
+"""Links of the documentation lead somewhere, and every page can be found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+GENERATED = {"commands.md"}  # docs/hooks.py makes it while mkdocs builds
+LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+SNIPPET = re.compile(r'^--8<-- "(?P<path>[^"]+)"$', re.MULTILINE)
+
+
+def text_of(page: Path) -> str:
+    """A page without code blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors_of(page: Path) -> set[str]:
+    headings = re.findall(r"^#+\s+(.+?)\s*#*$", text_of(page), re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", word) for word in words}
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    for match in LINK.finditer(text_of(page)):
+        target, _, anchor = match["target"].partition("#")
+        if "://" in target or target.startswith("mailto:") or target in GENERATED:
+            continue
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors_of(file)):
+            broken.append(match["target"])
+    return broken
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", *sorted((ROOT / "examples").glob("*.md"))], ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path) -> None:
+    (tmp_path / "b.md").write_text("# Two words, `code`\n")
+    page = tmp_path / "a.md"
+    links = "[x](b.md#two-words-code) [y](b.md#three) [z](c.md) [w](https://a.b) [v](#here)"
+    page.write_text(f"{links}\n\n```\n[u](d.md)\n```\n")
+    assert broken_links(page) == ["b.md#three", "c.md", "#here"]
+
+
+def test_every_page_stands_in_the_navigation_once() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = re.findall(r"[\w/]+\.md", navigation)
+    assert sorted(listed) == sorted({page.name for page in PAGES} | GENERATED)
+
+
+def test_what_pages_include_exists() -> None:
+    included = [match["path"] for page in PAGES for match in SNIPPET.finditer(page.read_text(encoding="utf-8"))]
+    assert included
+    assert [path for path in included if not (ROOT / path).is_file()] == []
