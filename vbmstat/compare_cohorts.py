@@ -29,7 +29,7 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.contrast import file_label
 from vbmstat.glm.masking import file_stamp
 from vbmstat.glm.options import make_options
-from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.glm.pack import find_store, pack_maps
 from vbmstat.naming import split_ids
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
@@ -149,7 +149,7 @@ def _fit(
         return False
     settings = make_options(options)
     store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
-    existing = open_store(store, strict=False)
+    existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
         shutil.rmtree(store)  # the mask is that of all packed scans
     packed = pack_maps(paths, store, settings.mask_rule)

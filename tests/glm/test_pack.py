@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 
@@ -14,7 +15,7 @@ from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader, storage_index
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, row_positions
 from vbmstat.glm.masking import MaskRule
-from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.glm.pack import find_store, open_store, pack_maps
 from vbmstat.volume import Volume
 
 
@@ -83,6 +84,15 @@ def test_scl_slope_zero_means_unscaled(tmp_path, images):
     (tmp_path / "a.nii").write_bytes(raw)
     out = np.empty(images[0].size, dtype=np.float32)
     MapReader.like(tmp_path / "a.nii").read(tmp_path / "a.nii", np.arange(out.size), out)
+    assert np.array_equal(out, images[0].ravel())
+
+
+def test_gzip_files_of_several_members(tmp_path, images):
+    write(tmp_path / "a.nii", images[0])
+    content = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]))
+    out = np.empty(images[0].size, dtype=np.float32)
+    MapReader.like(tmp_path / "a.nii").read(tmp_path / "b.nii.gz", np.arange(out.size), out)
     assert np.array_equal(out, images[0].ravel())
 
 
@@ -156,7 +166,7 @@ def test_a_failed_pack_leaves_no_store(tmp_path, maps):
     maps[list(maps)[-1]].write_bytes(b"not an image")
     with pytest.raises(ScanError, match="sub-025"):
         pack_maps(maps, tmp_path / "store")
-    assert open_store(tmp_path / "store", strict=False) is None
+    assert find_store(tmp_path / "store") is None
 
 
 def test_scans_are_appended(tmp_path, maps, images):

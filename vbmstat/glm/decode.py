@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import cast
 
@@ -19,9 +20,11 @@ from isal.igzip_lib import IsalError
 
 from vbmstat import io
 from vbmstat.errors import ScanError
+from vbmstat.glm.maps import Scratch
 from vbmstat.grid import Grid
 
 _HEADER_BYTES = 348
+_MAX_INFLATION = 1032  # of deflate; more is a damaged size
 _DTYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2"}  # NIfTI-1 datatype codes
 _GEOMETRY = ((40, 56), (76, 92), (252, 328))  # bytes of dim; qfac and voxel sizes; q- and s-form
 _RAS_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -47,6 +50,7 @@ class MapReader:
     grid: Grid
     axcodes: str
     reference: Path
+    _scratch: Scratch = field(default_factory=Scratch, repr=False)
     _orders: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
@@ -86,7 +90,7 @@ class MapReader:
         """
         try:
             packed = path.read_bytes()
-            raw = igzip.decompress(packed) if path.name.endswith(".gz") else packed
+            raw = self._inflated(packed) if path.name.endswith(".gz") else packed
         except _READ_ERRORS as error:
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
@@ -96,6 +100,9 @@ class MapReader:
             out[:] = self._slow(path, voxel_index)
             return digest
         flat, slope, intercept, positions = values
+        if flat.dtype == out.dtype and (slope, intercept) == (1, 0):
+            np.take(flat, positions, out=out, mode="clip")  # "raise" would work in a copy
+            return digest
         gathered = flat[positions]
         np.multiply(gathered, slope, out=out, casting="unsafe") if (slope, intercept) != (1, 0) else np.copyto(
             out, gathered, casting="same_kind"
@@ -104,8 +111,20 @@ class MapReader:
             out += intercept
         return digest
 
+    def _inflated(self, packed: bytes) -> memoryview | bytes:
+        """The content of a gzip file, in memory that this thread uses again; its CRC is compared."""
+        n_bytes = struct.unpack("<I", packed[-4:])[0] if len(packed) > 4 else 0  # of the only member, as a rule
+        if n_bytes > _MAX_INFLATION * len(packed):
+            return igzip.decompress(packed)
+        held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
+        n_read = 0
+        with igzip.GzipFile(fileobj=BytesIO(packed)) as stream:
+            while count := stream.readinto(held[n_read:]):
+                n_read += count
+        return held[:n_bytes] if n_read == n_bytes else igzip.decompress(packed)
+
     def _values(
-        self, path: Path, raw: bytes, voxel_index: np.ndarray
+        self, path: Path, raw: memoryview | bytes, voxel_index: np.ndarray
     ) -> tuple[np.ndarray, float, float, np.ndarray] | None:
         """Stored values (all voxels), slope, intercept and stored position of each wanted voxel; None if unusual."""
         if len(raw) < _HEADER_BYTES or struct.unpack_from("<i", raw)[0] != _HEADER_BYTES:

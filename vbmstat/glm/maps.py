@@ -2,8 +2,8 @@
 
 The packed form is a folder: ``manifest.json`` (ids, files with size, mtime and sha256, grid, mask rule), written
 last; ``voxels.npy`` and ``mask.npy``; and one raw float32 file a segment (``segment-0000.f32``), chunk by chunk:
-[n_chunks][n_scans of the segment][chunk_voxels]. Packing more scans adds a segment. Reads are plain reads into
-buffers of one chunk, so memory grows neither with scans nor with voxels.
+[n_chunks][n_scans of the segment, made even][chunk_voxels]. Packing more scans adds a segment. One chunk is read at
+a time, into memory that is used again, so that a fit needs no more of it for more voxels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vbmstat.errors import ScanError
+from vbmstat.glm.rawfile import RawFile
 from vbmstat.grid import Grid
 
 CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8 MB, inside the L3 cache
@@ -199,16 +200,32 @@ class PackedMaps:
         """Columns ``start`` to ``stop``, (n_scans, stop - start), float32; in memory of `scratch`, if given."""
         stop = min(stop, self.n_voxels)
         first, last = start // CHUNK_VOXELS, -(-stop // CHUNK_VOXELS)
-        chunks = [self._chunk(index) for index in range(first, last)]
-        block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks, axis=1)
+        held = scratch or Scratch()
+        if last - first == 1:
+            block = self._chunk(first, held)
+        else:
+            block = held.array("wide", (len(self.rows), (last - first) * CHUNK_VOXELS))
+            for i in range(last - first):
+                block[:, i * CHUNK_VOXELS : (i + 1) * CHUNK_VOXELS] = self._chunk(first + i, held)
         offset = first * CHUNK_VOXELS
         return block[:, start - offset : stop - offset]
 
-    def _chunk(self, index: int) -> np.ndarray:
-        parts = [_read_chunk(path, n_scans, index) for path, n_scans in self.segments]
-        block = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        identity = len(self.rows) == len(block) and bool((self.rows == np.arange(len(block))).all())
-        return block if identity else block[self.rows]
+    def _chunk(self, index: int, scratch: Scratch) -> np.ndarray:
+        """One chunk (n_scans, CHUNK_VOXELS) of all segments."""
+        n_packed = sum(n_scans for _, n_scans in self.segments)
+        block = scratch.array("packed", (n_packed + 1, CHUNK_VOXELS))  # a row to spare: segments are read as even
+        first = 0
+        for path, n_scans in self.segments:
+            n_read = even(n_scans)
+            with RawFile(path) as stored:
+                found = stored.read(block[first : first + n_read], index * n_read * CHUNK_VOXELS * 4)
+            if found < n_scans * CHUNK_VOXELS * 4:
+                msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
+                raise ScanError(msg)
+            first += n_scans
+        if len(self.rows) == n_packed and bool((self.rows == np.arange(n_packed)).all()):
+            return block[:n_packed]
+        return np.take(block, self.rows, axis=0, out=scratch.array("rows", (len(self.rows), CHUNK_VOXELS)), mode="clip")
 
     def select(self, scan_ids: Sequence[str]) -> PackedMaps:
         """The rows of these scans, in this order."""
@@ -216,14 +233,9 @@ class PackedMaps:
         return replace(self, scan_ids=tuple(scan_ids), rows=self.rows[positions])
 
 
-def _read_chunk(path: Path, n_scans: int, index: int) -> np.ndarray:
-    """One chunk (n_scans, CHUNK_VOXELS) of a segment."""
-    n_values = n_scans * CHUNK_VOXELS
-    values = np.fromfile(path, dtype="<f4", count=n_values, offset=index * n_values * 4)
-    if values.size < n_values:
-        msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
-        raise ScanError(msg)
-    return values.reshape(n_scans, CHUNK_VOXELS).astype(np.float32, copy=False)
+def even(n_scans: int) -> int:
+    """Rows that a chunk of a segment takes on the disk, so that chunks start at multiples of 4,096 bytes."""
+    return n_scans + n_scans % 2
 
 
 def row_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray:

@@ -80,7 +80,8 @@ class Tally:
                 self.nan_of.setdefault(scans[int(i)], []).append(start + np.flatnonzero(~finite[i]))
         np.fmin(self.low[at], np.fmin.reduce(values, axis=0), out=self.low[at])
         np.fmax(self.high[at], np.fmax.reduce(values, axis=0), out=self.high[at])
-        self.n_absent[at] += (values <= thresholds[:, None]).sum(axis=0)
+        absent = (values <= thresholds[:, None]).view(np.uint8)
+        self.n_absent[at] += absent.sum(axis=0, dtype=np.uint8 if len(values) < 256 else np.int64)
         if finite.all():
             return np.asarray(values.sum(axis=1, dtype=np.float64))
         return np.asarray(np.nansum(values, axis=1, dtype=np.float64))

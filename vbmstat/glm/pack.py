@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,13 +14,15 @@ from vbmstat import io
 from vbmstat.errors import ScanError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
-from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Space
+from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Scratch, Space, even
 from vbmstat.glm.masking import MaskRule, Tally, file_stamp
+from vbmstat.glm.rawfile import RawFile
 from vbmstat.grid import Grid
 
 Progress = Callable[[str, int, int], None]
-_FORMAT = 1
-_BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB
+_FORMAT = 2
+_BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB; twice, as one is written meanwhile
+_WRITERS = 4  # threads that mostly wait for the disk
 _SPAN_VOXELS = 32 * CHUNK_VOXELS  # counted and written together: 32 × 16,384 × 4 bytes = 2 MB, inside the L2 cache
 _SEED_SCANS = 8  # a first look that bounds the mask: what fails here fails the rule "all scans"
 
@@ -66,7 +66,7 @@ def pack_maps(
     """
     rule = rule or MaskRule()
     _check_paths(paths)
-    existing = open_store(folder, strict=False)
+    existing = find_store(folder)
     if existing is not None and voxels is None and _is_current(existing, paths, rule, scale):
         if set(existing.scan_ids) >= set(paths):
             return existing.select(list(paths))
@@ -96,13 +96,13 @@ def _check_paths(paths: Mapping[str, Path]) -> None:
         by_file[key] = scan
 
 
-def open_store(folder: Path, strict: bool = True) -> PackedMaps | None:
+def open_store(folder: Path) -> PackedMaps:
     """Open packed maps.
 
     Raises
     ------
     ScanError
-        If `strict` and the folder is no store or a half-written one. Not strict: None instead.
+        If the folder is no store or a half-written one.
     """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -111,7 +111,7 @@ def open_store(folder: Path, strict: bool = True) -> PackedMaps | None:
         segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
         n_chunks = -(-int(manifest["n_voxels"]) // CHUNK_VOXELS)
         for path, n_scans in segments:
-            if path.stat().st_size != n_chunks * n_scans * CHUNK_VOXELS * 4:
+            if path.stat().st_size != n_chunks * even(n_scans) * CHUNK_VOXELS * 4:
                 raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
         space = Space(
             Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
@@ -119,12 +119,18 @@ def open_store(folder: Path, strict: bool = True) -> PackedMaps | None:
         )
         mask = np.load(folder / manifest["mask_file"])
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        if not strict:
-            return None
         msg = f"{folder}: expected packed maps, but {error}; run vbmstat pack again"
         raise ScanError(msg) from error
     ids = tuple(manifest["scan_ids"])
     return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
+
+
+def find_store(folder: Path) -> PackedMaps | None:
+    """Packed maps if the folder holds them, else None."""
+    try:
+        return open_store(folder)
+    except ScanError:
+        return None
 
 
 def _is_current(
@@ -191,9 +197,7 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tal
         folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan
     )
     io.write_json(folder / "manifest.json", manifest)
-    store = open_store(folder)
-    assert store is not None  # noqa: S101 - strict opening raises instead
-    return store
+    return open_store(folder)
 
 
 def _file_records(paths: Mapping[str, Path], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -244,40 +248,43 @@ def _write_segment(
     path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: Tally, rule: MaskRule,
     scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: Progress | None, durable: bool = True,
 ) -> dict[str, str]:
-    """Decode all maps, a block of scans at a time, into a chunk-major raw file; returns the files' sha256."""
+    """Decode all maps into a chunk-major raw file, a block of scans while the last is written; the files' sha256."""
     n_scans, n_chunks = len(paths), -(-voxels.size // CHUNK_VOXELS)
     digests: dict[str, str] = {}
-    with path.open("wb", buffering=0) as stream:
-        one_at_a_time = Lock()
-        stream.truncate(n_chunks * n_scans * CHUNK_VOXELS * 4)
-        buffer = np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32)
-        first = 0
-        for block in _batches(list(paths)):
-            rows = buffer[: len(block)]
-            jobs = [(paths[scan], voxels, row[: voxels.size]) for scan, row in zip(block, rows, strict=True)]
+    scratch, done = Scratch(), 0
+    buffers = [np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32) for _ in range(2)]
+    written: list[Future[np.ndarray]] = []
+    blocks = list(_batches(list(paths)))
+    with RawFile(path, n_chunks * even(n_scans) * CHUNK_VOXELS * 4) as stream, ThreadPoolExecutor(_WRITERS) as writers:
+
+        def write(start: int, block: Sequence[str], rows: np.ndarray, first: int) -> np.ndarray:
+            """Count and write some columns of a block; sums (k,) of the scans' values."""
+            stop = start + _SPAN_VOXELS
+            values = rows[: len(block), start : min(stop, voxels.size)]
+            sums = tally.add(block, values, start, _thresholds(rule, scale, block))
+            if tally.nan_of:
+                np.nan_to_num(rows[:, start:stop], copy=False)
+            piece = scratch.array("piece", (len(rows), CHUNK_VOXELS))
+            for at in range(start, min(stop, rows.shape[1]), CHUNK_VOXELS):
+                np.copyto(piece, rows[:, at : at + CHUNK_VOXELS])
+                stream.write(piece, (at * even(n_scans) + first * CHUNK_VOXELS) * 4)
+            return sums
+
+        for number, block in enumerate([*blocks, []]):
+            rows = buffers[number % 2][: even(len(block))]
+            rows[len(block) :] = 0
+            jobs = [(paths[scan], voxels, row[: voxels.size]) for scan, row in zip(block, rows, strict=False)]
             digests |= dict(zip(block, pool.map(lambda job: reader.read(*job), jobs), strict=True))
-            thresholds = _thresholds(rule, scale, block)
-
-            def write(
-                start: int, block: Sequence[str] = block, rows: np.ndarray = rows, first: int = first,
-                thresholds: np.ndarray = thresholds,
-            ) -> np.ndarray:
-                sums = tally.add(block, rows[:, start : min(start + _SPAN_VOXELS, voxels.size)], start, thresholds)
-                for at in range(start, min(start + _SPAN_VOXELS, rows.shape[1]), CHUNK_VOXELS):
-                    piece = np.ascontiguousarray(rows[:, at : at + CHUNK_VOXELS], dtype="<f4")
-                    np.nan_to_num(piece, copy=False) if tally.nan_of else None
-                    with one_at_a_time:
-                        stream.seek((at * n_scans + first * CHUNK_VOXELS) * 4)
-                        stream.write(piece.data)
-                return sums
-
-            spans = range(0, n_chunks * CHUNK_VOXELS, _SPAN_VOXELS)
-            tally.finish(block, np.sum(list(pool.map(write, spans)), axis=0))
-            first += len(block)
-            if progress:
-                progress("reading maps", first, n_scans)
+            if number:
+                last = blocks[number - 1]
+                tally.finish(last, np.sum([future.result() for future in written], axis=0))
+                done += len(last)
+                if progress:
+                    progress("reading maps", done, n_scans)
+            spans = range(0, n_chunks * CHUNK_VOXELS, _SPAN_VOXELS) if block else ()
+            written = [writers.submit(write, start, block, rows, done) for start in spans]
         if durable:
-            os.fsync(stream.fileno())
+            stream.sync()
     return digests
 
 
