@@ -26,13 +26,14 @@ from vbmstat.glm.design import (
 )
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.infer import exchange_tree, infer, inference_notes, inference_record, prepare_permutations
+from vbmstat.glm.infer import Inference, exchange_tree, infer, inference_notes, inference_record, prepare_permutations
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.permute import Permuted
 from vbmstat.glm.plan import Plan, make_covariate_plan, make_plan
+from vbmstat.glm.power import power_maps
 from vbmstat.glm.record import contrast_record, fit_record, map_record
 from vbmstat.glm.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
 from vbmstat.glm.resample import draw_subsets, read_draws
@@ -153,11 +154,11 @@ def fit_glm(
     if map_name is not None:
         record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
     record |= sandwich_record(fit, hypotheses, settings.repeated, subjects)
-    found = {c.name: _maps(fit, i, c, settings) for i, c in enumerate(hypotheses)}
+    found = {c.name: _maps(fit, i, c, settings, len(design.scan_ids)) for i, c in enumerate(hypotheses)}
     if inference:
         record["inference"] = inference_record(inference, settings, smooth)
-    for c in hypotheses[: len(inference)]:
-        found[c.name] |= inference_maps(inference[c.name], c, found[c.name][c.kind].values, fit.df_resid)
+    for i, c in enumerate(hypotheses[: len(inference)]):
+        found[c.name] |= _inference_maps(inference[c.name], fit, i, c, len(design.scan_ids))
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()
     return GlmResults(
         design, tuple(hypotheses), found, fit.mask, matrix.space, features, draws, fit.df_resid, record, inference
@@ -173,10 +174,26 @@ def _fit(
     return fit_voxels(maps, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine)
 
 
-def _maps(fit: Fit | SandwichFit, index: int, contrast: Contrast, settings: Options) -> dict[str, StatMap]:
+def _maps(
+    fit: Fit | SandwichFit, index: int, contrast: Contrast, settings: Options, n_scans: int
+) -> dict[str, StatMap]:
     if isinstance(fit, SandwichFit):
         return sandwich_maps(fit, index, contrast, with_fdr="fdr" in settings.inference)
-    return statistic_maps(fit, index, contrast)
+    found = statistic_maps(fit, index, contrast)
+    if contrast.kind == "t":
+        found |= power_maps(fit.statistic[index], fit.mask, fit.df_resid, n_scans, contrast.name)
+    return found
+
+
+def _inference_maps(
+    inference: Inference, fit: Fit | SandwichFit, index: int, contrast: Contrast, n_scans: int
+) -> dict[str, StatMap]:
+    found = inference_maps(inference, contrast, fit.statistic[index], fit.df_resid)
+    if contrast.kind == "t" and inference.nulls is not None:
+        found |= power_maps(
+            fit.statistic[index], fit.mask, fit.df_resid, n_scans, contrast.name, inference.nulls
+        )
+    return found
 
 
 def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_name: str | None) -> None:

@@ -89,7 +89,7 @@ class Downdating:
             return tile, full.doubtful
         statistic, _, cancelled = _fit_subsets(full, self, floor)
         for index, contrast in enumerate(plan.contrasts):
-            found = quantiles_of(torch.from_numpy(statistic[index, : len(contrast.repetitions)]))
+            found = quantiles_of(torch.from_numpy(statistic[index, : len(contrast.repetitions)]), contrast.critical)
             for name, row in found.items():
                 tile.quantiles[name][index] = row
         return tile, cancelled

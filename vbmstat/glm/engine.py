@@ -23,7 +23,7 @@ from vbmstat.errors import DesignError
 from vbmstat.glm.backend import COMPILED, available_cpus, choose_product, has_compiler, single_threaded
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps, Scratch
 from vbmstat.glm.plan import Plan
-from vbmstat.glm.stacked import QUANTILES, Stacked, fit_full_sample  # noqa: F401 - part of the engine's offer
+from vbmstat.glm.stacked import SUMMARIES, Stacked, fit_full_sample  # noqa: F401 - part of the engine's offer
 from vbmstat.glm.tensors import Fit, Tile
 
 _TILE_VOXELS = {"cpu": CHUNK_VOXELS, "cuda": 32 * CHUNK_VOXELS}
@@ -216,7 +216,7 @@ def pad_tile(values: torch.Tensor) -> torch.Tensor:
 def empty_fit(mask: np.ndarray, plan: Plan, repetitions: Sequence[int], df_used: float = 0.0) -> Fit:
     """A fit full of zeros, for tiles to be stored in."""
     shape = (len(repetitions), len(mask))
-    names = QUANTILES if len(plan.members) else ()
+    names = SUMMARIES if len(plan.members) else ()
     return Fit(
         mask=mask,
         residual_variance=np.zeros(len(mask)),

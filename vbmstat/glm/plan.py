@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.contrast import Contrast
@@ -18,6 +19,7 @@ from vbmstat.glm.design import RANK_TOLERANCE, Design
 
 _LOST = 1e-9  # an eigenvalue of Q_S'Q_S below is a lost direction
 _ESTIMABLE = 1e-6
+REPLICATION_P = 0.05  # uncorrected; a subset with a smaller p counts as a replication
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class ContrastPlan:
         Makes the estimates of a subset uncorrelated, with variance σ².
     on_rest : ndarray, (b, m, r)
         Whitened weights on the subset's coordinates of the full-sample residual.
+    critical : ndarray, (b,)
+        |t| or F that a subset must exceed to count as a replication.
     """
 
     name: str
@@ -47,6 +51,7 @@ class ContrastPlan:
     repetitions: np.ndarray
     whiten: np.ndarray
     on_rest: np.ndarray
+    critical: np.ndarray
 
     @property
     def on_fit(self) -> np.ndarray:
@@ -204,7 +209,15 @@ def _plan_contrast(
     rest = in_subset[repetitions] * root[:, None, :]  # (b, m, r)
     covariance = rest @ rest.transpose(0, 2, 1)  # (b, m, m)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)) if len(rest) else covariance
-    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest)
+    critical = critical_values(subset_df[repetitions], len(rows), contrast.kind)
+    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest, critical)
+
+
+def critical_values(df: np.ndarray, n_rows: int, kind: str) -> np.ndarray:
+    """|t| or F with the uncorrected p of `REPLICATION_P` (two-sided for t) at each of some degrees of freedom, (b,)."""
+    each, at = np.unique(df, return_inverse=True)
+    found = stats.t.isf(REPLICATION_P / 2, each) if kind == "t" else stats.f.isf(REPLICATION_P, n_rows, each)
+    return np.asarray(found[at])
 
 
 @dataclass(frozen=True)
@@ -223,6 +236,8 @@ class CovariatePlan:
         Subsets in which each contrast can be estimated.
     on_rest : tuple of ndarray, (b, r)
         Weights on the subsets' coordinates of a residual, not whitened.
+    critical : tuple of ndarray, (b,)
+        |t| that a subset must exceed to count as a replication.
     """
 
     base: Plan
@@ -230,6 +245,7 @@ class CovariatePlan:
     on_map: np.ndarray
     repetitions: tuple[np.ndarray, ...]
     on_rest: tuple[np.ndarray, ...]
+    critical: tuple[np.ndarray, ...]
 
 
 def make_covariate_plan(
@@ -269,5 +285,6 @@ def make_covariate_plan(
         repetitions.append(kept)
         on_rest.append((in_subset * root)[kept])
     return CovariatePlan(
-        base, rows, np.array([contrast.weights[0, -1] for contrast in contrasts]), tuple(repetitions), tuple(on_rest)
+        base, rows, np.array([contrast.weights[0, -1] for contrast in contrasts]), tuple(repetitions), tuple(on_rest),
+        tuple(critical_values(base.subset_df[kept] - 1, 1, "t") for kept in repetitions),
     )

@@ -29,6 +29,7 @@ from vbmstat.glm.inference import (
     z_of_t,
 )
 from vbmstat.glm.maps import Space
+from vbmstat.glm.plan import REPLICATION_P
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.tensors import Fit
 from vbmstat.volume import Volume
@@ -296,7 +297,12 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
         found.append(StatMap("r2", partial_r2(statistic, m, df), estimate, f"partial R2: {contrast.name}"))
         found[1] = StatMap("p", found[1].values, ("p value", ()), f"uncorrected p: {contrast.name}")
     found.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
-    for name, values in fit.quantiles.items():
+    quantiles = dict(fit.quantiles)
+    replication = quantiles.pop("replication", None)
+    if replication is not None:
+        text = f"share of {fit.repetitions[index]} subsets with uncorrected p < {REPLICATION_P:g}: {contrast.name}"
+        found.append(StatMap("replication", replication[index], estimate, text))
+    for name, values in quantiles.items():
         text = f"{name} {contrast.kind} over {fit.repetitions[index]} subsets (no p): {contrast.name}"
         found.append(StatMap(name + contrast.kind, values[index], estimate, text))
     return {one.stat: one for one in found}

@@ -18,6 +18,7 @@ from vbmstat.glm.plan import Plan
 from vbmstat.glm.tensors import Tensors, Tile, make_tensors
 
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
+SUMMARIES = (*QUANTILES, "replication")  # what is kept of a statistic over the repetitions
 _CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}  # RSS_S / |E_S|² below: too few digits are left
 _DOUBTFUL_FIT = 1e-5  # RSS / |X B|² below: float32 rounding of the fitted part shows in the residual
 _UNDERFLOW = 1e-25  # RSS below: single squares may vanish in float32
@@ -77,7 +78,7 @@ class Stacked:
                 statistic = estimate[:, 0] * precision[self.tensors.repetitions[index]]
             else:
                 statistic = (estimate**2).mean(dim=1) * precision[self.tensors.repetitions[index]] ** 2
-            for name, row in quantiles_of(statistic).items():
+            for name, row in quantiles_of(statistic, contrast.critical).items():
                 tile.quantiles[name][index] = row
         return tile, cancelled.cpu().numpy()
 
@@ -194,8 +195,8 @@ def _subset_hc3(
     return torch.where(variance > 0, variance.clamp(min=1e-30).rsqrt(), 0.0)
 
 
-def quantiles_of(statistic: torch.Tensor) -> dict[str, np.ndarray]:
-    """Median and quartiles over repetitions of (b, v), interpolated linearly (two middle values averaged)."""
+def quantiles_of(statistic: torch.Tensor, critical: np.ndarray) -> dict[str, np.ndarray]:
+    """Median and quartiles over repetitions of (b, v), interpolated linearly; share beyond a critical value (b,)."""
     columns = statistic.T.contiguous()  # (v, b)
     if columns.device.type == "cpu":  # numpy sorts short contiguous rows 25 times faster than torch
         ordered = np.sort(columns.numpy(), axis=1)
@@ -207,6 +208,8 @@ def quantiles_of(statistic: torch.Tensor) -> dict[str, np.ndarray]:
         below = int(position)
         low, high = (ordered[:, min(below + i, ordered.shape[1] - 1)].astype(np.float64) for i in (0, 1))
         out[name] = low + (position - below) * (high - low)
+    beyond = statistic.abs() > torch.as_tensor(critical).to(statistic)[:, None]
+    out["replication"] = beyond.sum(dim=0).double().cpu().numpy() / max(len(critical), 1)
     return out
 
 
@@ -240,5 +243,5 @@ def full_statistics(
             effect[k] = (estimate**2).mean(axis=0)
             variance[k] = scale = residual_variance
         np.divide(effect[k], scale, out=statistic[k], where=scale > 0)
-    quantiles = {name: np.zeros_like(effect) for name in QUANTILES} if len(plan.members) else {}
+    quantiles = {name: np.zeros_like(effect) for name in SUMMARIES} if len(plan.members) else {}
     return Tile(residual_variance, effect, variance, statistic, quantiles)

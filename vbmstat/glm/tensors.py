@@ -24,7 +24,8 @@ class Fit:
     effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
         c'β and its variance (for F: the mean square and σ²); t or F.
     quantiles : dict of str to ndarray, (n_contrasts, n_voxels)
-        ``median``, ``q25``, ``q75`` of the statistic over repetitions; empty without repetitions.
+        ``median``, ``q25``, ``q75`` of the statistic over repetitions, and ``replication``, the share of them with an
+        uncorrected p below .05; empty without repetitions.
     df_resid : float
         Of the full sample.
     repetitions : tuple of int

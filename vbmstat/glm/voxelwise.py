@@ -102,7 +102,7 @@ def _solve(
     if len(plan.base.members):
         values, lost = _subset_statistics(plan, ours, theirs, crossed, (fit_y, fit_w, on_map), tensors)
         cancelled = cancelled | lost
-        found = [quantiles_of(value) for value in values]
+        found = [quantiles_of(value, critical) for value, critical in zip(values, plan.critical, strict=True)]
         quantiles = {name: np.stack([one[name] for one in found]) for name in found[0]}
     doubtful = (cancelled | ours.doubtful | theirs.doubtful).cpu().numpy()
     tile = Tile(
