@@ -48,7 +48,7 @@ def resume(
     if path is None or not path.is_file():
         return 0, fresh
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return 0, fresh
             state = {name: stored[name] for name in fresh}
