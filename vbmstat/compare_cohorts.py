@@ -22,7 +22,7 @@ from vbmstat.compare_config import TISSUES, Plan, Variable
 from vbmstat.compare_files import masked
 from vbmstat.compare_inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
 from vbmstat.compare_statistics import compare_pair, read_statistic
-from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures_report import save_publication
 from vbmstat.glm.analysis import fit_glm
@@ -38,6 +38,7 @@ from vbmstat.tables import write_table
 _STAMP = "stamp.json"
 _NEEDED = "draws.tsv"
 _Report = Callable[[str, int, int], None]
+_Failures = dict[tuple[str, str, str], str]  # cohort, variable and tissue -> reason
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Outcome:
         What was left out or is not alike.
     n_fitted, n_kept : int
         Models fitted now, and kept from before.
+    failures : tuple of str
+        Models that could not be fitted, and why; their variable is left out in that cohort and tissue.
     """
 
     tables: Mapping[str, pd.DataFrame]
@@ -61,6 +64,7 @@ class Outcome:
     notes: tuple[str, ...]
     n_fitted: int
     n_kept: int
+    failures: tuple[str, ...]
 
 
 def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
@@ -81,22 +85,23 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     Raises
     ------
     VbmstatError
-        If a cohort has no scan in all pipelines, or a model cannot be fitted; what is done by then is kept.
+        If a cohort has no scan in all pipelines, or a map cannot be read; what is done by then is kept.
     """
     cohorts = _load(plan)
     notes = [note for data in cohorts.values() for note in data.notes]
-    fitted = _fit_all(plan, cohorts, report, notes)
-    maps = _compare_models(plan, cohorts, report, notes)
+    failures: _Failures = {}
+    fitted = _fit_all(plan, cohorts, report, notes, failures)
+    maps = _compare_models(plan, cohorts, failures, report, notes)
     rois = _compare_rois(plan, cohorts, report, notes)
     agreement = _evaluate(plan, cohorts, report, notes)
     tables = compare_summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
-    kept = tuple(dict.fromkeys(notes))
+    kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
     text = compare_summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
     for name, table in tables.items():
         write_table(plan.out / f"{name}.tsv", table, name)
     io.write_json(plan.out / "summary.json", compare_summary.as_json(tables, kept))
     io.write_text(plan.out / "summary.md", text)
-    return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted))
+    return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
 
 def _load(plan: Plan) -> dict[str, CohortData]:
@@ -108,8 +113,10 @@ def _load(plan: Plan) -> dict[str, CohortData]:
     return {name: cohorts[name] for name in plan.cohorts}
 
 
-def _fit_all(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> list[bool]:
-    """Fit what is not done yet; whether each model was fitted now."""
+def _fit_all(
+    plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str], failures: _Failures
+) -> list[bool]:
+    """Fit what is not done yet; whether each model was fitted now. What cannot be fitted goes into `failures`."""
     jobs = [
         (data, pipeline, tissue) for name, data in cohorts.items() for tissue in plan.tissues
         for pipeline in data.pipelines if plan.cohorts[name].variables
@@ -119,7 +126,10 @@ def _fit_all(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, not
         paths, note = smoothed_maps(data, pipeline, tissue, plan.fwhm_mm, plan.out / "smoothed", report)
         notes += [note] if note else []
         for name in plan.cohorts[data.name].variables:
-            done.append(_fit(plan, data, pipeline, tissue, plan.variables[name], paths))
+            try:
+                done.append(_fit(plan, data, pipeline, tissue, plan.variables[name], paths))
+            except DesignError as error:
+                failures[data.name, name, tissue] = str(error)
         report("fitting models", number, len(jobs))
     return done
 
@@ -156,11 +166,11 @@ def _fit(
     try:
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
         found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
-    except VbmstatError as error:
+    except (DesignError, TableError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
     if found.contrasts[0].kind != "t":
-        msg = f"[variables.{variable.name}] contrast {variable.contrast!r} is an F-test; give a t-contrast"
+        msg = f"{data.name}, {variable.name}: contrast {variable.contrast!r} is an F-test; give a t-contrast"
         raise DesignError(msg)
     (folder / _STAMP).unlink(missing_ok=True)
     found.to_directory(folder)
@@ -199,7 +209,9 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
         return False
 
 
-def _compare_models(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _compare_models(
+    plan: Plan, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report, notes: list[str]
+) -> pd.DataFrame:
     """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
     rows: list[dict[str, Any]] = []
     todo = [(data, tissue) for name, data in cohorts.items() if plan.cohorts[name].variables for tissue in plan.tissues]
@@ -207,6 +219,8 @@ def _compare_models(plan: Plan, cohorts: Mapping[str, CohortData], report: _Repo
         groups: dict[str, list[figures_compare.PanelRow]] = {}
         shown = "median t"
         for name in plan.cohorts[data.name].variables:
+            if (data.name, name, tissue) in failures:
+                continue
             label = f"contrast-{file_label(name)}"
             for statistic in ("mediant", "t"):
                 file = f"{label}_stat-{statistic}_statmap.nii.gz"

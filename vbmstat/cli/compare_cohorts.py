@@ -22,7 +22,12 @@ def command(
     with stages() as report:
         found = compare_cohorts(plan, report)
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        if not note.startswith("not fitted: "):
+            typer.echo(f"note: {note}")
     if "correlation" in found.tables:
         typer.echo(found.tables["correlation"].to_string(index=False, na_rep="-"))
+    for reason in found.failures:
+        typer.echo(f"not fitted: {reason}", err=True)
     typer.echo(f"{found.n_fitted} models fitted, {found.n_kept} kept from before; summary in {plan.out / 'summary.md'}")
+    if found.failures:
+        raise typer.Exit(1)
