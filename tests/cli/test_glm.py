@@ -83,3 +83,25 @@ def test_no_cohort_anywhere(vbmstat, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(VbmstatError, match=r"no cohort table: looked for cohort\.tsv"):
         vbmstat("glm", "gm ~ age")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
+def test_corrected_inference_is_told_and_tabulated(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.chdir(cohort_folder)
+    said = vbmstat("glm", "gm ~ age", "--repeats", 0, "--inference", "fdr,fwe,tfce,cluster", "--permutations", 50,
+                   "--cluster-threshold", 0.01, "--one-sided", "--blocks", "site", "--scheme", "smith",
+                   "--contrast", "younger = -1 * age", "--out", "out")  # fmt: skip
+    assert "50 permutations, one-sided, smallest p 0.02" in said
+    assert "FWE-corrected p of TFCE" in said
+    assert "non-commercial" in said  # the atlas that names the places
+    names = {path.name for path in (cohort_folder / "out").iterdir()}
+    assert not [name for name in names if name.endswith(".npz")]  # the checkpoint has done its work
+    table = (cohort_folder / "out" / "contrast-younger_clusters.tsv").read_text().splitlines()
+    assert table[0].endswith("regions")
+    record = json.loads((cohort_folder / "out" / "glm.json").read_text())
+    asked = record["inference"]
+    assert (asked["scheme"], asked["blocks"], asked["exchange"]) == ("smith", ["site"], "within")
+    assert asked["contrasts"][0]["two_sided"] is False
+    vbmstat("glm", "gm ~ age", "--repeats", 0, "--inference", "fdr", "--atlas", "none", "--out", "plain")
+    assert not (cohort_folder / "plain" / "contrast-age_clusters.tsv").read_text().splitlines()[0].endswith("regions")
