@@ -28,7 +28,8 @@ BOXES = {
 }  # fmt: skip
 WORDS = {
     "cli": "the commands", "batch": "many scans", "report": "one HTML page", "compare": "two pipelines",
-    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans",
+    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "outputs": "files of a run",
+    "figures": "matplotlib", "cohort_quality": "scans among scans",
     "harmonize": "ComBat", "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t",
     "roi": "maps to mL", "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary",
     "assets": "templates, weights", "provenance": "what made it", "naming": "CAT12, BIDS, SPM", "io": "nibabel",

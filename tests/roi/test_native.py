@@ -207,6 +207,16 @@ def test_table_of_native_volumes_and_a_missing_field(folder, atlas) -> None:
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="scan")
 
 
+def test_maps_without_any_field_are_refused_in_one_line(folder) -> None:
+    (folder / "mri" / "iy_one.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"no scan has its inverse field \(e\.g\. .*iy_one\.nii\.gz\)"):
+        measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
+    for stem in ("one", "two"):
+        (folder / "mri" / f"mwp1{stem}.nii.gz").rename(folder / "mri" / f"{stem}_mwp1.nii.gz")  # deepmriprep's name
+    with pytest.raises(ScanError, match=r"one_mwp1\.nii\.gz is of a program not known to write any"):
+        measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
+
+
 def test_a_field_that_is_no_field_is_one_failure(folder) -> None:
     io.write_volume(folder / "mri" / "iy_two.nii.gz", scan()[0], space="scanner")
     tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")

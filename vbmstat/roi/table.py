@@ -18,12 +18,9 @@ import pandas as pd
 from vbmstat import io, naming, tables
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.grid import Grid
 from vbmstat.provenance import provenance
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.measure import label_shares, measure_map
-from vbmstat.roi.native import check_coverage, native_labels, native_shares
-from vbmstat.volume import Volume
+from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
@@ -100,7 +97,7 @@ def measure_rois(
     TableError
         If the cohort has none of the map columns, or a tissue or the space is unknown.
     AssetError, ScanError
-        If the atlas cannot be used.
+        If the atlas cannot be used; also if no scan at all has an inverse field.
     """
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
     if unknown:
@@ -115,7 +112,9 @@ def measure_rois(
         msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    measure = _InTemplate(atlas) if space == "template" else _InScan(atlas, label_images)
+    if space == "native":
+        check_some_field(cohort, [TISSUE_COLUMNS[tissue] for tissue in present])
+    measure = InTemplate(atlas) if space == "template" else InScan(atlas, label_images)
     volumes, failures = _measure_scans(cohort, atlas, tissues, present, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
@@ -257,82 +256,6 @@ def _measure_scans(
     missing = atlas.table.index.isin(atlas.absent)
     volumes[:, missing] = np.nan
     return volumes, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
-
-
-class _InTemplate:
-    """Measures modulated maps; keeps the labels' shares of the last grid, which nearly all maps have in common."""
-
-    def __init__(self, atlas: Atlas) -> None:
-        self.atlas = atlas
-        self.grid: Grid | None = None
-        self.shares: Any = None
-
-    def __call__(self, path: Path, _tissue: str) -> np.ndarray:
-        """Volumes of one map, (n_labels,), mL."""
-        tissue = io.read_volume(path)
-        if self.grid is None or not self.grid.matches(tissue.grid):
-            self.shares = label_shares(self.atlas, tissue.grid)
-            self.grid = tissue.grid
-        return _measured(path, tissue, self.shares)
-
-
-class _InScan:
-    """Measures a scan's own tissue maps; keeps the shares of the last scan, which has three tissues."""
-
-    def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
-        self.atlas = atlas
-        self.label_images = label_images
-        self.scan: tuple[Path, Grid] | None = None
-        self.field: Any = None
-        self.shares: Any = None
-
-    def __call__(self, modulated: Path, tissue: str) -> np.ndarray:
-        """Volumes of the scan that a modulated map belongs to, (n_labels,), mL."""
-        paths = naming.native_paths(modulated)
-        if not paths:
-            msg = f"{modulated}: expected the name of a map by CAT12, SPM, T1Prep or vbmstat, which have inverse fields"
-            raise ScanError(msg)
-        fractions = io.read_volume(paths[tissue])
-        if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
-            self._bring_atlas(paths["field"], fractions.grid)
-        try:
-            check_coverage(fractions, self.field)
-        except ScanError as error:
-            msg = f"{paths[tissue]}: {error}"
-            raise ScanError(msg) from error
-        return _measured(paths[tissue], fractions, self.shares)
-
-    def _bring_atlas(self, path: Path, grid: Grid) -> None:
-        """Read a scan's inverse field and find the labels on its grid."""
-        self.scan = None
-        self.field = _inverse_field(path)
-        self.shares = native_shares(self.atlas, self.field, grid)
-        if self.label_images is not None:
-            name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
-            labels = native_labels(self.atlas, self.field, grid)
-            io.write_volume(Path(self.label_images) / f"{name}.nii.gz", labels, dtype="int32", space="scanner")
-        self.scan = path, grid
-
-
-def _inverse_field(path: Path) -> Volume:
-    """An ``iy_`` file: three channels, template mm."""
-    if not path.is_file():
-        msg = f"{path}: no such file; volumes in native space need the inverse field, write it or use --space template"
-        raise ScanError(msg)
-    field = io.read_channels(path)
-    if field.data.shape[0] != 3:
-        msg = f"{path}: expected a field of 3 mm coordinates, got {field.data.shape[0]}"
-        raise ScanError(msg)
-    return field
-
-
-def _measured(path: Path, tissue: Volume, shares: Any) -> np.ndarray:
-    """Volumes of one map, (n_labels,), mL; an error names the file."""
-    try:
-        return measure_map(tissue, shares)
-    except ScanError as error:
-        msg = f"{path}: {error}"
-        raise ScanError(msg) from error
 
 
 def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: np.ndarray) -> pd.DataFrame:

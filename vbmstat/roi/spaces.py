@@ -1,0 +1,111 @@
+"""Measuring the files of a scan, in template space or in its own; what successive scans share is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vbmstat import io, naming
+from vbmstat.cohort import Cohort
+from vbmstat.errors import ScanError
+from vbmstat.grid import Grid
+from vbmstat.roi.atlas import Atlas
+from vbmstat.roi.measure import label_shares, measure_map
+from vbmstat.roi.native import check_coverage, native_labels, native_shares
+from vbmstat.volume import Volume
+
+
+def check_some_field(cohort: Cohort, columns: Sequence[str]) -> None:
+    """Refuse native space for maps of a run that wrote no inverse field: one line, not one a scan.
+
+    Raises
+    ------
+    ScanError
+        If no map in the columns has an inverse field beside it.
+    """
+    entries = [str(entry) for column in columns for entry in cohort.table[column].dropna()]
+    fields = [naming.native_paths(cohort.folder / entry).get("field") for entry in entries]
+    if not any(field is not None and field.is_file() for field in fields):
+        unknown = f"{entries[0]} is of a program not known to write any"
+        wanted = unknown if fields[0] is None else f"e.g. {fields[0]}"
+        msg = f"no scan has its inverse field ({wanted}); write them with the maps, or measure in template space"
+        raise ScanError(msg)
+
+
+class InTemplate:
+    """Measures modulated maps; keeps the labels' shares of the last grid, which nearly all maps have in common."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self.grid: Grid | None = None
+        self.shares: Any = None
+
+    def __call__(self, path: Path, _tissue: str) -> np.ndarray:
+        """Volumes of one map, (n_labels,), mL."""
+        tissue = io.read_volume(path)
+        if self.grid is None or not self.grid.matches(tissue.grid):
+            self.shares = label_shares(self.atlas, tissue.grid)
+            self.grid = tissue.grid
+        return _measured(path, tissue, self.shares)
+
+
+class InScan:
+    """Measures a scan's own tissue maps; keeps the shares of the last scan, which has three tissues."""
+
+    def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
+        self.atlas = atlas
+        self.label_images = label_images
+        self.scan: tuple[Path, Grid] | None = None
+        self.field: Any = None
+        self.shares: Any = None
+
+    def __call__(self, modulated: Path, tissue: str) -> np.ndarray:
+        """Volumes of the scan that a modulated map belongs to, (n_labels,), mL."""
+        paths = naming.native_paths(modulated)
+        if not paths:
+            msg = f"{modulated}: expected the name of a map by CAT12, SPM, T1Prep or vbmstat, which have inverse fields"
+            raise ScanError(msg)
+        fractions = io.read_volume(paths[tissue])
+        if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
+            self._bring_atlas(paths["field"], fractions.grid)
+        try:
+            check_coverage(fractions, self.field)
+        except ScanError as error:
+            msg = f"{paths[tissue]}: {error}"
+            raise ScanError(msg) from error
+        return _measured(paths[tissue], fractions, self.shares)
+
+    def _bring_atlas(self, path: Path, grid: Grid) -> None:
+        """Read a scan's inverse field and find the labels on its grid."""
+        self.scan = None
+        self.field = _inverse_field(path)
+        self.shares = native_shares(self.atlas, self.field, grid)
+        if self.label_images is not None:
+            name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
+            labels = native_labels(self.atlas, self.field, grid)
+            io.write_volume(Path(self.label_images) / f"{name}.nii.gz", labels, dtype="int32", space="scanner")
+        self.scan = path, grid
+
+
+def _inverse_field(path: Path) -> Volume:
+    """An ``iy_`` file: three channels, template mm."""
+    if not path.is_file():
+        msg = f"{path}: no such file; volumes in native space need the inverse field, write it or use --space template"
+        raise ScanError(msg)
+    field = io.read_channels(path)
+    if field.data.shape[0] != 3:
+        msg = f"{path}: expected a field of 3 mm coordinates, got {field.data.shape[0]}"
+        raise ScanError(msg)
+    return field
+
+
+def _measured(path: Path, tissue: Volume, shares: Any) -> np.ndarray:
+    """Volumes of one map, (n_labels,), mL; an error names the file."""
+    try:
+        return measure_map(tissue, shares)
+    except ScanError as error:
+        msg = f"{path}: {error}"
+        raise ScanError(msg) from error
