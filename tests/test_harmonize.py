@@ -123,6 +123,9 @@ def test_a_table_of_volumes(cohort_folder, tmp_path):  # noqa: F811
     new = pd.read_csv(tmp_path / "out" / "roi_x_regions_wide.tsv", sep="\t", na_values="n/a")
     assert new["participant_id"].tolist() == shuffled["participant_id"].tolist()
     assert new["gone_gm_ml"].isna().all()
+    words = json.loads((tmp_path / "out" / "roi_x_regions_wide.json").read_text())
+    assert words["vbmstat"]["harmonized"] == "ComBat by site"
+    assert words["area_2_gm_ml"]["Units"] == "mL"
     at = new["participant_id"].map(scans.set_index("participant_id")["site"])
     means = new.groupby(at)["area_2_gm_ml"].mean()
     assert np.ptp(means) < 0.3

@@ -193,7 +193,8 @@ def harmonize_table(
     columns_out = written.reset_index()
     if not columns_out["session_id"].any():
         columns_out = columns_out.drop(columns="session_id")
-    tables.write_table(out / path.name, columns_out, "roi_wide")
+    about = {"harmonized": f"ComBat by {site}", "preserved": model.preserve, "from": path.name}
+    tables.write_table(out / path.name, columns_out, "roi_wide", about=about)
     return _finish(out, [out / path.name], model, source, site, sites, rows)
 
 

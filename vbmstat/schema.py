@@ -182,6 +182,7 @@ TABLES = {
                 levels={"classic": "vbmstat's own", "cat": "CAT12's algorithms from the cat-surf package"},
             ),
             Column("vbmstat_version", "Version that made the maps; glm refuses a mixture"),
+            Column("harmonization", "What vbmstat harmonize did to the maps; only in its own table"),
             Column("mwp1", "Path of the modulated grey matter in template space, relative to this table"),
             Column("mwp2", "Path of the modulated white matter in template space"),
             Column("mwp3", "Path of the modulated CSF in template space"),
