@@ -40,12 +40,15 @@ def test_bids_folder_with_a_bad_scan(vbmstat, simulated, tmp_path):
     picture = out / "report" / "vbmreport_sub-01_T1w.png"
     assert picture.stat().st_size > 50_000
     header = (out / "cohort.tsv").read_text().splitlines()[0].split("\t")
+    assert "Preprocessing of 1 scan " in (out / "report.html").read_text()
+    (out / "report.html").unlink()
     assert header[:3] == ["participant_id", "age", "sex"]  # the folder's own participants.tsv
 
     (bids / "sub-02" / "anat").mkdir(parents=True)
     (bids / "sub-02" / "anat" / "sub-02_T1w.nii.gz").write_bytes(b"no image")
-    code, said = vbmstat(bids, "--device", "cpu")
+    code, said = vbmstat(bids, "--device", "cpu", "--no-report")
     assert code == 1
+    assert not (out / "report.html").exists()
     assert "failed" in said
     assert "sub-02_T1w.nii.gz: expected a NIfTI or MGH image" in said
     assert f"1failed:{out / 'failures.tsv'}" in said.replace(" ", "")  # rich wraps long lines

@@ -6,12 +6,12 @@ from vbmstat.report.rules import HERE, PARTLY, YOURS, glm_rules, preprocessing_r
 
 
 def rule(number: int, record: dict, **changes):
-    arguments = {"has_preprocessing": True, "n_flagged": 0, "is_corrected": False, "has_clusters": False, **changes}
+    arguments = {"has_preprocessing": True, "n_flagged": 0, "has_clusters": False, **changes}
     return glm_rules(record, **arguments)[number - 1]
 
 
 def test_there_are_ten_and_rationale_limits_and_caution_are_never_ticked(record) -> None:
-    for rules in (preprocessing_rules(0, False), glm_rules(record, True, 0, True, True)):
+    for rules in (preprocessing_rules(0, False), glm_rules(record, True, 0, True)):
         assert [one.number for one in rules] == list(range(1, 11))
         assert [rules[n - 1].status for n in (1, 9, 10)] == [PARTLY, YOURS, YOURS]
 
@@ -19,7 +19,8 @@ def test_there_are_ten_and_rationale_limits_and_caution_are_never_ticked(record)
 def test_uncorrected_p_do_not_satisfy_the_fifth_rule(record) -> None:
     assert rule(5, record).status == PARTLY
     assert "no voxel may be called significant" in rule(5, record).text
-    assert rule(5, record, is_corrected=True).status == HERE
+    corrected = rule(5, {**record, "inference": {"kinds": ["fwe", "tfce"]}})
+    assert (corrected.status, "(fwe, tfce)" in corrected.text) == (HERE, True)
 
 
 def test_maps_of_unknown_origin_do_not_satisfy_the_second_and_third(record) -> None:

@@ -75,6 +75,7 @@ def command(
     store: Annotated[Path | None, typer.Option(help="Keep (and reuse) the packed maps in this folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write report.html, one page about the results.")] = False,
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
@@ -99,6 +100,7 @@ def command(
     if level != "voxel":
         given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
         fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared)
+        _write_report(folder, report)
         return
     _check_voxelwise(random)
     with stages() as progress:
@@ -111,6 +113,14 @@ def command(
         (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
     _write_figures(results, folder)
     _tell(results, folder)
+    _write_report(folder, report)
+
+
+def _write_report(folder: Path, wanted: bool) -> None:
+    from vbmstat.report.write import write_report  # noqa: PLC0415
+
+    if wanted:
+        typer.echo(f"report in {write_report(folder)}")
 
 
 def _check_voxelwise(random: str | None) -> None:

@@ -28,6 +28,9 @@ def command(
     ] = "classic",
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
     force: Annotated[bool, typer.Option("--force", help="Run scans again that are complete.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html, one page about the cohort.")
+    ] = True,
 ) -> None:
     """Make tissue maps in template space, volumes, quality figures and pictures of T1w scans."""
     from vbmstat.batch import default_output, preprocess, read_failures  # noqa: PLC0415 - heavy imports
@@ -61,6 +64,19 @@ def command(
     folder = out or default_output(inputs)
     failed = len(read_failures(folder))
     console.print(f"{len(cohort.table)} scans in {folder / 'cohort.tsv'}, pictures in {folder / 'report'}")
+    if report:
+        _write_report(folder, console)
     if failed:
         console.print(f"[red]{failed} failed[/red]: {folder / 'failures.tsv'}")
         sys.exit(1)
+
+
+def _write_report(folder: Path, console: Console) -> None:
+    """The page of the cohort; what keeps it from being written is said, and harms nothing else."""
+    from vbmstat.errors import VbmstatError  # noqa: PLC0415
+    from vbmstat.report.write import write_report  # noqa: PLC0415 - heavy imports
+
+    try:
+        console.print(f"report in {write_report(folder)}", soft_wrap=True)
+    except VbmstatError as error:
+        console.print(f"no report: {error}", soft_wrap=True)

@@ -92,13 +92,22 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     """
     options = record["options"]
     left = record["formula"].split("~")[0].strip()
+    tissue = _TISSUES.get(left, left)
+    of_regions = record.get("level", "voxel") != "voxel"
+    if of_regions:
+        data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"
+        where = "in each region"
+    else:
+        data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
+    df = record.get("df_resid")
+    freedom = "" if df is None else f"; {df:g} residual degrees of freedom"
     sentences = [
-        f"{_TISSUES.get(left, left).capitalize()} maps of {record['n_scans']} scans were analysed with the linear "
-        f"model {record['formula']} at each of {record['n_voxels']:,} voxels (design matrix with the columns "
-        f"{', '.join(record['columns'])}; {record['df_resid']:g} residual degrees of freedom).",
+        f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
+        f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
         *_tiv(options["tiv"]),
-        _mask(record["mask_rule"]),
+        *([] if of_regions else [_mask(record["mask_rule"])]),
         *_variance(options),
+        *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
         *_subsets(record, options),
@@ -130,12 +139,24 @@ def _mask(rule: Mapping[str, Any]) -> str:
     return f"Voxels{image} where {who} exceeded {threshold:g} were analysed [@ridgway2009]."
 
 
+def _mixed(record: Mapping[str, Any]) -> list[str]:
+    if "mixed_model" not in record:
+        return []
+    mixed = record["mixed_model"]
+    return [
+        f"Scans of one {mixed['random_intercept']} ({mixed['n_subjects']}) shared a random intercept, estimated by "
+        "restricted maximum likelihood; tests are Wald tests."
+    ]
+
+
 def _variance(options: Mapping[str, Any]) -> list[str]:
     sentences = []
     if options["weights"]:
         sentences.append(f"Scans were weighted by the column {options['weights']}.")
     if options["robust"] == "hc3":
         sentences.append("Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985].")
+    if options.get("repeated"):
+        sentences.append(f"Standard errors were robust to dependence between scans of one {options['repeated']}.")
     if options["spm_resms"]:
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
     if options["global_scaling"]:

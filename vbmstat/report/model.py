@@ -67,6 +67,11 @@ class Model:
     record: dict[str, Any]
     design: pd.DataFrame
 
+    @property
+    def is_of_regions(self) -> bool:
+        """Whether regions of an atlas were modelled, not voxels."""
+        return bool(self.record.get("level", "voxel") != "voxel")
+
     def path(self, contrast: Mapping[str, Any], stat: str) -> Path:
         """Where a map is."""
         return self.folder / f"contrast-{contrast['label']}_stat-{stat}_statmap.nii.gz"
@@ -106,10 +111,14 @@ def read_model(folder: Path) -> Model:
     try:
         record = json.loads((folder / "glm.json").read_text(encoding="utf-8"))
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
-        record["contrasts"], record["df_resid"]
+        contrasts = record["contrasts"]
     except (OSError, ValueError, KeyError) as error:
         msg = f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r})"
         raise VbmstatError(msg) from error
+    if record.get("level", "voxel") != "voxel":  # a table of regions in place of maps
+        record["n_voxels"] = max((len(pd.read_csv(path, sep="\t")) for path in _roi_paths(folder)), default=0) // max(
+            len(contrasts), 1
+        )
     return Model(folder, record, design)
 
 
@@ -129,13 +138,15 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     run = _preprocessing(model, cohort)
     record = model.record
     contrasts = [
-        _contrast(model, entry, number, out.parent) for number, entry in enumerate(record["contrasts"])
-    ]
+        _contrast(model, entry, index, out.parent)
+        for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
+    ]  # fmt: skip
     n_flagged = 0 if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
     own = glm_methods(record)
     methods = own if run is None or not run.engine_versions else run.methods + own
     entries = cited([*methods.keys, "taylor2023"])
     has_clusters = any(_cluster_files(model, entry) for entry in record["contrasts"])
+    has_preprocessing = run is not None and bool(run.engine_versions)
     page = render(
         "model.html",
         title=record["formula"],
@@ -143,15 +154,14 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         model=model,
         participants=_participants(model, run),
         left_out=_left_out(model, run),
-        overview=_overview(model),
+        overview=None if model.is_of_regions else _overview(model),
         design=_design_pictures(model, out.parent),
         design_table=_design_table(model),
         contrasts=contrasts,
-        rois=_roi_tables(model, run),
+        rois=_roi_tables(model),
         n_viewers=_MAX_VIEWERS,
         methods=methods,
-        rules=glm_rules(record, run is not None and bool(run.engine_versions), n_flagged, _is_corrected(model),
-                        has_clusters),
+        rules=glm_rules(record, has_preprocessing, n_flagged, has_clusters),
         references=entries,
         bibtex=bibtex(entries),
         options=_options(record),
@@ -282,8 +292,9 @@ def _design_pictures(model: Model, folder: Path) -> list[Picture]:
 
 
 def _design_table(model: Model) -> Table:
-    frame = pd.DataFrame(model.record["design_report"], columns=["column", "vif", "r_tiv"])
-    names = {"vif": "variance inflation", "r_tiv": "r with TIV"}
+    frame = pd.DataFrame(model.record["design_report"])
+    frame = frame.drop(columns=[name for name in frame if frame[name].isna().all()])
+    names = {"vif": "variance inflation", "r_tiv": "r with TIV", "r2_site": "R² of sites"}
     return table_of(frame, "What the columns share with one another and with TIV", lambda name: names.get(name, name))
 
 
@@ -360,11 +371,15 @@ def _stability(
     if not beyond.any():
         return (mosaic, scatter), f"No voxel lies beyond {threshold:.2f} in the full sample."
     near_zero = np.where(values > 0, low, -high)[beyond]
+    replication = model.map(entry, "replication")
     text = (
         f"Of the {int(beyond.sum()):,} voxels beyond {threshold:.2f} in the full sample, "
         f"{100 * float((near_zero > 0).mean()):.0f} % have the same sign in at least three quarters of the subsets, "
         f"and {100 * float((near_zero > threshold).mean()):.0f} % lie beyond the same {symbol} in as many."
     )
+    if replication is not None:
+        share = 100 * float(np.median(replication.data[0].numpy()[beyond]))
+        text += f" In their median voxel {share:.0f} % of the subsets have an uncorrected p below 0.05."
     return (mosaic, scatter), text
 
 
@@ -391,17 +406,18 @@ def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
     return tuple(tables)
 
 
-def _is_corrected(model: Model) -> bool:
-    """Whether there are maps of corrected p-values."""
-    return any(re.search(r"fwe|fdr", path.name.lower()) for path in model.folder.glob("contrast-*_statmap.nii.gz"))
+def _roi_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("roi*_glm.tsv"))
 
 
-def _roi_tables(model: Model, run: Preprocessing | None) -> list[Table]:
-    """Tables of a model over regions, beside the maps' own."""
-    return [
-        table_of(read_table(path).head(_MAX_TABLE_ROWS), f"Regions: {path.name}", lambda name: name.replace("_", " "))
-        for path in sorted(model.folder.glob("roi*.tsv"))
-    ]
+def _roi_tables(model: Model) -> list[Table]:
+    """Tables of a model over regions."""
+    tables = []
+    for path in _roi_paths(model.folder):
+        frame = read_table(path).dropna(axis=1, how="all")
+        caption = f"Regions of {model.record.get('atlas', 'the atlas')}; headings sort ({path.name})"
+        tables.append(table_of(frame, caption, lambda name: name.replace("_", " ")))
+    return tables
 
 
 def _options(record: Mapping[str, Any]) -> Table:

@@ -136,7 +136,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
     entries = cited([*methods.keys, "ridgway2008"])
     page = render(
         "preprocessing.html",
-        title=f"Preprocessing of {len(run.table)} scans",
+        title=f"Preprocessing of {len(run.table)} scan{'s' if len(run.table) != 1 else ''}",
         run=run,
         n_found=len(run.table) + len(run.failures),
         n_flagged=int((run.flags != "").sum()),

@@ -54,7 +54,7 @@ def preprocessing_rules(n_flagged: int, is_mixed: bool) -> list[Rule]:
 
 
 def glm_rules(
-    record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, is_corrected: bool, has_clusters: bool
+    record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, has_clusters: bool
 ) -> list[Rule]:
     """The rules after a model.
 
@@ -66,21 +66,21 @@ def glm_rules(
         Whether the sidecars of the maps were found.
     n_flagged : int
         Scans in the model that quality control flagged.
-    is_corrected : bool
-        Whether there are p-values corrected for multiple comparisons.
     has_clusters : bool
         Whether there are tables of clusters.
     """
     other = (PARTLY, "The maps came without vbmstat's sidecars: take this from the program that made them.")
     made = (HERE, "Methods, with versions, parameters and the hash of every map.") if has_preprocessing else other
+    corrected = (record.get("inference") or {}).get("kinds", [])
     significance = (
-        (HERE, "P-values are corrected for multiple comparisons by permutation; maps are also given unthresholded.")
-        if is_corrected
+        (HERE, f"P are corrected for multiple comparisons ({', '.join(corrected)}); uncorrected ones stand beside.")
+        if corrected
         else (PARTLY, "P-values are two-sided and uncorrected over voxels: no voxel may be called significant from "
               "them. The outlines in the pictures mark p = 0.001 for orientation only.")
     )  # fmt: skip
     tables = "clusters with peaks in MNI mm and regions; " if has_clusters else "peaks in MNI mm; "
-    results = (
+    of_regions = record.get("level", "voxel") != "voxel"
+    results = (HERE, "Every region of the atlas is listed, by name, with its effect.") if of_regions else (
         HERE,
         f"Template and space are named; {tables}left is left; one symmetric colour scale; what is below the threshold "
         "is faded, not hidden; all maps are NIfTI files to share.",
@@ -123,7 +123,9 @@ def _unusual(record: Mapping[str, Any]) -> list[str]:
 
 
 def _pitfalls(record: Mapping[str, Any], n_flagged: int) -> str:
-    found = [f"{record['n_voxels']:,} voxels are in the mask: see that it covers the regions you ask about."]
+    found = []
+    if record.get("level", "voxel") == "voxel":
+        found.append(f"{record['n_voxels']:,} voxels are in the mask: see that it covers the regions you ask about.")
     for row in record["design_report"]:
         if (row.get("vif") or 0) > _HIGH_VIF:
             found.append(f"{row['column']} is nearly a combination of the other columns (VIF {row['vif']:.1f}).")
