@@ -13,7 +13,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from tests import hostile
 from vbmstat import io
 from vbmstat.grid import Grid
-from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
 from vbmstat.simulate import Settings, simulate_cohort
 from vbmstat.volume import Volume
 
@@ -52,6 +53,14 @@ def simulated(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def preprocessed(simulated) -> Preprocessed:
-    """That person after the engine `classic`."""
-    return preprocess_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
+def segmented(simulated) -> Segmented:
+    """That person after the engine `classic`, as far as the tissues."""
+    return segment_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
+
+
+@pytest.fixture(scope="session")
+def preprocessed(simulated, segmented) -> Preprocessed:
+    """The same after the whole engine, which goes on from that segmentation here, to save the time of another."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pipeline, "segment_scan", lambda *_: segmented)
+        return preprocess_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))

@@ -54,6 +54,23 @@ def test_contract(preprocessed):
     assert list(preprocessed.seconds)[:3] == ["brain", "affine", "denoise"]
 
 
+def test_the_segmentation_stops_before_the_warp_and_has_the_volumes(segmented, preprocessed):
+    assert list(segmented.seconds) == ["brain", "affine", "denoise", "draft", "segment", "quality"]
+    assert list(preprocessed.seconds) == [*segmented.seconds, "warp", "normalise", "native"]
+    assert segmented.volumes_ml == (preprocessed.gm_ml, preprocessed.wm_ml, preprocessed.csf_ml)
+    assert torch.equal(segmented.label.data, preprocessed.label.data)
+    assert segmented.tissues.sums_ml == pytest.approx(list(segmented.volumes_ml), rel=1e-5)
+    assert segmented.image.noise_percent == preprocessed.quality.noise_percent
+
+
+def test_quality_of_the_simulated_scan_is_what_was_simulated(segmented):
+    """2 mm, noise of 3 % drawn on voxels of 1 mm: what is left of it after averaging, and the texture."""
+    image = segmented.image
+    assert image.resolution_mm == pytest.approx(2.0, abs=0.01)
+    assert 0.5 < image.noise_percent < 4
+    assert 20 < image.contrast_percent < 40
+
+
 def test_volumes_are_those_of_the_simulation(preprocessed, simulated):
     """Known limits of the engine at 2 mm: thin cortex loses 8 % to CSF."""
     truth = pd.read_csv(simulated / "derivatives" / "truth" / "volumes.tsv", sep="\t").iloc[0]

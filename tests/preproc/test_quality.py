@@ -55,6 +55,24 @@ def test_noise_is_that_of_white_matter(phantom, percent):
     assert found.resolution_mm == pytest.approx(2.0, abs=0.01)
 
 
+def test_noise_is_that_of_the_scan_before_correction(phantom):
+    """Where the scan is twice as bright as the correction leaves it, its noise is not halved."""
+    bright = measured(phantom, 3.0, torch.full(phantom.mask.shape, 2.0))
+    assert bright.noise_percent == pytest.approx(3.0, rel=0.1)
+
+
+def test_the_local_mean_takes_no_noise_away():
+    """Thick slices: the window has nine voxels, of which the voxel itself is one."""
+    shape = (30, 30, 20)
+    grid = Grid(shape, np.diag([2.0, 2.0, 6.0, 1.0]))
+    tissues = torch.zeros(3, *shape)
+    tissues[0, :, :, :2], tissues[2, :, :, 2:4], tissues[1, :, :, 4:] = 1, 1, 1  # GM, CSF, WM
+    means = torch.tensor([70.0, 100.0, 25.0])
+    image = Volume(torch.tensordot(means, tissues, dims=1)[None] + 3 * noise((1, *shape)), grid)
+    found = measure_image(image, Volume(tissues, grid), Volume(torch.ones(1, *shape), grid))
+    assert found.noise_percent == pytest.approx(3.0, rel=0.03)
+
+
 def test_noise_that_interpolation_smeared_is_still_seen(phantom):
     """Neighbours differ little after an interpolation; the scan is as noisy as its white matter is."""
     smeared = smooth(noise(phantom.image.data.shape), np.full(3, 2.0), 3.0)

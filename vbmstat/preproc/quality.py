@@ -26,7 +26,7 @@ _TEMPLATE_NONE = 0.02  # a tissue that the template has less of at a voxel is no
 # The figure that gets the best mark, 0.5, and the one that gets 5.0 (55 %, grade E); linear between and beyond.
 _BEST_MARK, _POOR_MARK, _WORST_MARK = 0.5, 5.0, 10.5
 _SCALES = {
-    # 1, 3, 5, 9 % noise (BrainWeb's percentages) measure 0.05, 0.12, 0.18, 0.32 on heads of `simulate.render_t1w`
+    # 1, 3, 5, 9 % noise (BrainWeb's percentages) measure 0.05, 0.11, 0.17, 0.30 on heads of `simulate.render_t1w`
     "noise": ("noise_to_contrast", 0.0, 0.32),
     # fields of 40 and 80 % measure 30 and 58 there; scans of ds000011 and ds002748 33 to 63
     "bias": ("bias_percent", 0.0, 150.0),
