@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
@@ -58,7 +59,8 @@ def main() -> None:
     rows = [row for row in rows if row["permutations"] == arguments.permutations and row["cohort"] < arguments.cohorts]
     done = {(row["situation"], row["cohort"]) for row in rows}
     todo = [(s, c) for c in range(arguments.cohorts) for s in ("free", "blocks") if (s, c) not in done]
-    with ProcessPoolExecutor(arguments.workers) as pool, log.open("a") as stream:
+    fresh = multiprocessing.get_context("spawn")  # a fork may inherit a lock that some library's thread holds
+    with ProcessPoolExecutor(arguments.workers, fresh) as pool, log.open("a") as stream:
         jobs = [pool.submit(run, situation, cohort, arguments.permutations) for situation, cohort in todo]
         for job in as_completed(jobs):
             rows.append(job.result())
