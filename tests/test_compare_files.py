@@ -11,7 +11,8 @@ import torch
 
 from tests.test_compare_statistics import result_folder, t_values, write_spm
 from vbmstat import assets, figures_compare, io
-from vbmstat.compare_files import compare_files, short_names, write_comparison
+from vbmstat.compare_files import compare_files, short_names
+from vbmstat.compare_output import write_comparison
 from vbmstat.errors import ScanError, TableError
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume

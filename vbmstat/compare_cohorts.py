@@ -16,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, compare, compare_summary, figures_compare, io
+from vbmstat import __version__, compare_summary, figures_compare, io
 from vbmstat.cohort import Cohort
 from vbmstat.compare_config import TISSUES, Plan, Variable
-from vbmstat.compare_files import masked
 from vbmstat.compare_inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
-from vbmstat.compare_statistics import compare_pair, read_statistic
+from vbmstat.compare_statistics import compare_pair, masked, read_statistic
+from vbmstat.compare_tables import join_rois, roi_agreement
 from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures_report import save_publication
@@ -236,9 +236,8 @@ def _compare_models(
                               if not n.startswith("masks differ")]  # fmt: skip
                 if name not in groups:
                     groups[name] = [
-                        figures_compare.PanelRow(p, masked(one.volume, one.mask))
-                        for p in data.pipelines for one in (read_statistic(paths[p]),)
-                    ]  # fmt: skip
+                        figures_compare.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines
+                    ]
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
             figure = figures_compare.panels_figure(groups, shown)
@@ -260,8 +259,8 @@ def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report
                 lacks = a if one is None else b
                 notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
                 continue
-            joined = compare.join_rois(one, other, "region")
-            found = compare.roi_agreement(joined, "region")
+            joined = join_rois(one, other, "region")
+            found = roi_agreement(joined, "region")
             keys = {"cohort": data.name, "a": a, "b": b}
             parts.append(pd.DataFrame([keys] * len(found)).join(found))
             for tissue, part in joined.groupby("tissue", sort=False):

@@ -5,25 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from vbmstat import assets, compare, figures_compare, io, naming, tables
+from vbmstat import assets, compare, io, naming
 from vbmstat.cohort import read_table
 from vbmstat.compare_config import TISSUES
 from vbmstat.compare_inputs import by_scan
 from vbmstat.compare_statistics import MapPair, compare_pair, find_statistics, pair_statistics
+from vbmstat.compare_tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
-from vbmstat.figures_report import save_publication
 from vbmstat.grid import resample
-from vbmstat.provenance import provenance
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from vbmstat.volume import Volume
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
@@ -261,8 +254,8 @@ def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
         gone = [str(name) for name in dict.fromkeys(table[by]) if name not in set(other[by])]
         if gone:
             notes.append(f"only {which} has the {by}s {_listed(gone)}; they are left out")
-    joined = compare.join_rois(tables[0], tables[1], by)
-    table = compare.roi_agreement(joined, by)
+    joined = join_rois(tables[0], tables[1], by)
+    table = roi_agreement(joined, by)
     notes += _vanished(table, by, len(common))
     summary = pd.DataFrame([_roi_summary(tissue, part, by) for tissue, part in table.groupby("tissue", sort=False)])
     return Comparison("rois", names, table, summary, tuple(notes), values=joined, by=by)
@@ -335,78 +328,3 @@ def _roi_summary(tissue: Any, part: pd.DataFrame, by: str) -> dict[str, Any]:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(map(str, names[:_LISTED])) + more
-
-
-def comparison_figures(found: Comparison) -> dict[str, Figure]:
-    """Pictures of a comparison by file name (without suffix)."""
-    if found.kind in ("maps", "results"):
-        return _map_figures(found)
-    if found.kind == "scans":
-        return {
-            f"volumes_{tissue}": figures_compare.agreement_figure(
-                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), found.names, f"{str(tissue).upper()} volume", "mL"
-            )
-            for tissue, part in found.values.groupby("tissue", sort=False)
-        }
-    name = next(column for column in ("name", "region", found.by) if column in found.values)
-    return {
-        f"rois_{tissue}": figures_compare.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
-        for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
-            "tissue", sort=False
-        )
-    }
-
-
-def _map_figures(found: Comparison) -> dict[str, Figure]:
-    """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
-    drawn: dict[str, Figure] = {}
-    groups: dict[str, dict[str, list[figures_compare.PanelRow]]] = {}
-    for pair in found.pairs:
-        inside = pair.a.mask & pair.b.mask
-        a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
-        symbol = pair.kind if pair.kind != "unknown" else "value"
-        stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
-        drawn[stem] = figures_compare.agreement_figure(a, b, found.names, pair.name, symbol)
-        groups.setdefault(symbol, {})[pair.name] = [
-            figures_compare.PanelRow(name, masked(one.volume, one.mask))
-            for name, one in zip(found.names, (pair.a, pair.b), strict=True)
-        ]
-    for symbol, rows in groups.items():
-        stem = "slices" if found.kind == "maps" else f"slices_{_file_part(symbol)}"
-        drawn[stem] = figures_compare.panels_figure(rows, symbol)
-    return drawn
-
-
-def masked(volume: Volume, mask: Any) -> Volume:
-    """A map that is NaN outside its mask."""
-    return type(volume)(volume.data.where(mask[None], np.nan), volume.grid)
-
-
-def _file_part(name: str) -> str:
-    return "".join(letter for letter in name if letter.isalnum()) or "map"
-
-
-def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
-    """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
-
-    Returns
-    -------
-    list of Path
-        The files.
-    """
-    files = [out / "comparison.tsv"]
-    tables.write_table(files[0], found.table, "comparison")
-    if len(found.values):
-        files.append(out / "comparison_values.tsv")
-        tables.write_table(files[-1], found.values, "comparison_values")
-    plain = found.summary.astype(object).where(found.summary.notna(), None)
-    content = {
-        "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
-        "summary": plain.to_dict("records"),
-        "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
-    }  # fmt: skip
-    for name, figure in comparison_figures(found).items():
-        files += save_publication(out / name, figure)
-    files.append(out / "summary.json")
-    io.write_json(files[-1], content)
-    return files

@@ -103,6 +103,11 @@ def read_statistic(path: Path, mask: Path | None = None) -> Statistic:
     return Statistic(path, name or image_stem(path), kind, df, volume, where)
 
 
+def masked(found: Statistic) -> Volume:
+    """The map with NaN outside its mask, as figures want it."""
+    return Volume(found.volume.data.where(found.mask[None], torch.nan), found.volume.grid)
+
+
 def describe(intent: str, parameters: Sequence[float], description: str) -> tuple[str, tuple[float, ...], str]:
     """Kind, degrees of freedom and contrast that a header states; SPM's description comes before the intent.
 

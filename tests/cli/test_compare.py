@@ -6,14 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.test_compare_statistics import ball, t_values, write_spm
-from vbmstat import compare_files
+from vbmstat import compare_output
 from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(compare_files, "comparison_figures", lambda _: {})
+    monkeypatch.setattr(compare_output, "comparison_figures", lambda _: {})
 
 
 def run(*arguments) -> str:

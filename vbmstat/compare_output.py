@@ -1,0 +1,86 @@
+"""What a comparison of two leaves behind: tables with their dictionaries, a summary, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vbmstat import figures_compare, io, tables
+from vbmstat.compare_files import Comparison
+from vbmstat.compare_statistics import masked
+from vbmstat.figures_report import save_publication
+from vbmstat.provenance import provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def comparison_figures(found: Comparison) -> dict[str, Figure]:
+    """Pictures of a comparison by file name (without suffix)."""
+    if found.kind in ("maps", "results"):
+        return _map_figures(found)
+    if found.kind == "scans":
+        return {
+            f"volumes_{tissue}": figures_compare.agreement_figure(
+                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), found.names, f"{str(tissue).upper()} volume", "mL"
+            )
+            for tissue, part in found.values.groupby("tissue", sort=False)
+        }
+    name = next(column for column in ("name", "region", found.by) if column in found.values)
+    return {
+        f"rois_{tissue}": figures_compare.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
+        for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
+            "tissue", sort=False
+        )
+    }
+
+
+def _map_figures(found: Comparison) -> dict[str, Figure]:
+    """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
+    drawn: dict[str, Figure] = {}
+    groups: dict[str, dict[str, list[figures_compare.PanelRow]]] = {}
+    for pair in found.pairs:
+        inside = pair.a.mask & pair.b.mask
+        a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
+        symbol = pair.kind if pair.kind != "unknown" else "value"
+        stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
+        drawn[stem] = figures_compare.agreement_figure(a, b, found.names, pair.name, symbol)
+        groups.setdefault(symbol, {})[pair.name] = [
+            figures_compare.PanelRow(name, masked(one))
+            for name, one in zip(found.names, (pair.a, pair.b), strict=True)
+        ]
+    for symbol, rows in groups.items():
+        stem = "slices" if found.kind == "maps" else f"slices_{_file_part(symbol)}"
+        drawn[stem] = figures_compare.panels_figure(rows, symbol)
+    return drawn
+
+
+def _file_part(name: str) -> str:
+    return "".join(letter for letter in name if letter.isalnum()) or "map"
+
+
+def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
+    """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    files = [out / "comparison.tsv"]
+    tables.write_table(files[0], found.table, "comparison")
+    if len(found.values):
+        files.append(out / "comparison_values.tsv")
+        tables.write_table(files[-1], found.values, "comparison_values")
+    plain = found.summary.astype(object).where(found.summary.notna(), None)
+    content = {
+        "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
+        "summary": plain.to_dict("records"),
+        "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
+    }  # fmt: skip
+    for name, figure in comparison_figures(found).items():
+        files += save_publication(out / name, figure)
+    files.append(out / "summary.json")
+    io.write_json(files[-1], content)
+    return files
