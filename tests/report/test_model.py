@@ -60,16 +60,21 @@ def test_the_median_is_never_given_a_p(model_page) -> None:
 def test_outlines_are_at_the_uncorrected_p_unless_there_is_a_corrected_one(copied) -> None:
     read = read_model(copied)
     contrast = read.record["contrasts"][0]
-    threshold, meaning = read.outline(contrast)
+    statistic = read.map(contrast, "t")
+    threshold, meaning = read.outline(contrast, statistic)
     assert threshold == pytest.approx(stats.t.isf(0.0005, 9))
     assert meaning == "two-sided uncorrected p = 0.001"
     f_test = {**contrast, "kind": "F", "weights": [{}, {}]}
-    assert read.outline(f_test)[0] == pytest.approx(stats.f.isf(0.001, 2, 9))
-    entry = {"name": "age", "two_sided": True, "statistic_at_p_fwe_0.05": 6.5}
+    assert read.outline(f_test, statistic)[0] == pytest.approx(stats.f.isf(0.001, 2, 9))
+    largest = float(statistic.data.abs().max())
+    entry = {"name": "age", "two_sided": True, "statistic_at_p_fwe_0.05": largest - 0.5}
     read.record["inference"] = {"kinds": ["fwe"], "contrasts": [entry]}
-    assert read.outline(contrast)[0] == threshold  # the map is not there
+    assert read.outline(contrast, statistic)[0] == threshold  # the map is not there
     shutil.copy(read.path(contrast, "p"), read.path(contrast, "pfwe"))
-    assert read.outline(contrast) == (6.5, "two-sided family-wise error corrected p = 0.05")
+    assert read.outline(contrast, statistic) == (largest - 0.5, "two-sided family-wise error corrected p = 0.05")
+    entry["statistic_at_p_fwe_0.05"] = largest + 0.5
+    assert read.outline(contrast, statistic)[0] == threshold
+    assert f"no voxel reaches {largest + 0.5:.2f}" in read.outline(contrast, statistic)[1]
 
 
 def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) -> None:

@@ -63,7 +63,8 @@ def preprocessing_methods(
     """
     how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
     failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
-    kept = f" ({n_stripped} scans came without skull and kept their own mask)" if n_stripped else ""
+    came = _count(n_stripped, "scan came without skull and kept its", "scans came without skull and kept their")
+    kept = f" ({came} own mask)" if n_stripped else ""
     brains = f"Brains were extracted with deepbet [@fisch2024bet]{kept} and"
     if n_stripped == n_scans:
         brains = "Scans came without skull and kept their own brain mask; they were"

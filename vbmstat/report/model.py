@@ -84,20 +84,29 @@ class Model:
         volume = io.read_volume(path)
         return Volume(torch.nan_to_num(volume.data), volume.grid)
 
-    def outline(self, contrast: Mapping[str, Any]) -> tuple[float, str]:
+    def outline(self, contrast: Mapping[str, Any], statistic: Volume) -> tuple[float, str]:
         """Where pictures draw outlines, and what that is in words.
 
-        The statistic at the corrected p of 0.05 if permutations gave one, else at the uncorrected p of 0.001.
+        The statistic at the corrected p of 0.05 if permutations gave one and a voxel reaches it, else at the
+        uncorrected p of 0.001.
         """
-        for entry in (self.record.get("inference") or {}).get("contrasts", []):
-            corrected = entry.get(f"statistic_at_p_fwe_{_P_CORRECTED}")
-            if entry["name"] == contrast["name"] and corrected is not None and self.path(contrast, "pfwe").is_file():
-                sides = "two-sided" if entry["two_sided"] else "one-sided"
-                return float(corrected), f"{sides} family-wise error corrected p = {_P_CORRECTED:g}"
         df = self.record["df_resid"]
         if contrast["kind"] == "t":
-            return float(stats.t.isf(_P_UNCORRECTED / 2, df)), f"two-sided uncorrected p = {_P_UNCORRECTED:g}"
-        return float(stats.f.isf(_P_UNCORRECTED, len(contrast["weights"]), df)), f"uncorrected p = {_P_UNCORRECTED:g}"
+            threshold, meaning = float(stats.t.isf(_P_UNCORRECTED / 2, df)), "two-sided uncorrected p"
+        else:
+            threshold, meaning = float(stats.f.isf(_P_UNCORRECTED, len(contrast["weights"]), df)), "uncorrected p"
+        meaning = f"{meaning} = {_P_UNCORRECTED:g}"
+        for entry in (self.record.get("inference") or {}).get("contrasts", []):
+            corrected = entry.get(f"statistic_at_p_fwe_{_P_CORRECTED}")
+            if entry["name"] != contrast["name"] or corrected is None or not self.path(contrast, "pfwe").is_file():
+                continue
+            size = statistic.data.abs() if entry["two_sided"] else statistic.data
+            sides = "two-sided" if entry["two_sided"] else "one-sided"
+            what = f"{sides} family-wise error corrected p = {_P_CORRECTED:g}"
+            if float(size.max()) >= corrected:
+                return float(corrected), what
+            meaning += f"; no voxel reaches {corrected:.2f}, the {what}"
+        return threshold, meaning
 
 
 def read_model(folder: Path) -> Model:
@@ -231,7 +240,7 @@ def _overview(model: Model) -> Table:
         if statistic is None:
             continue
         data = statistic.data[0]
-        threshold, meaning = model.outline(entry)
+        threshold, meaning = model.outline(entry, statistic)
         beyond = int((data.abs() > threshold).sum())
         row: list[Cell] = [Cell(entry["name"], entry["name"], f"#contrast-{index}")]
         extremes = [data.argmax()] if entry["kind"] != "t" else [data.argmax(), data.argmin()]
@@ -303,7 +312,7 @@ def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) 
     statistic = model.map(entry, symbol)
     if statistic is None:  # a model of a plain table
         return ContrastReport(f"contrast-{index}", name, "", (), "", _tables(model, entry), (), "", ())
-    threshold, meaning = model.outline(entry)
+    threshold, meaning = model.outline(entry, statistic)
     values = statistic.data[0].numpy()
     mosaic = publish(
         folder, f"contrast-{label}_{symbol}",
@@ -317,7 +326,7 @@ def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) 
         f"Largest {symbol} along each line of sight, beyond {threshold:.2f}.",
     )  # fmt: skip
     viewer = viewer_html(statistic, f"{name}: {symbol}", threshold) if index < _MAX_VIEWERS else ""
-    stability, text = _stability(model, entry, values, folder)
+    stability, text = _stability(model, entry, values, threshold, folder)
     low, high = (fixed(float(value)).text for value in (values.min(), values.max()))
     beyond = int((np.abs(values) > threshold).sum())
     summary = (
@@ -341,7 +350,7 @@ def _effects(model: Model, entry: Mapping[str, Any], folder: Path) -> tuple[Pict
 
 
 def _stability(
-    model: Model, entry: Mapping[str, Any], values: np.ndarray, folder: Path
+    model: Model, entry: Mapping[str, Any], values: np.ndarray, threshold: float, folder: Path
 ) -> tuple[tuple[Picture, ...], str]:
     symbol, name, label = entry["kind"], entry["name"], entry["label"]
     found = [model.map(entry, quantile + symbol) for quantile in ("median", "q25", "q75")]
@@ -351,7 +360,6 @@ def _stability(
     median, low, high = (volume.data[0].numpy() for volume in maps)
     inside = values != 0
     share = np.mean(model.record["scans_per_subset"]) / model.record["n_scans"]
-    threshold, _ = model.outline(entry)
     mosaic = publish(
         folder, f"contrast-{label}_median{symbol}",
         figures_report.stat_map_figure(maps[0], f"{name}: median {symbol} over subsets", f"median {symbol}", threshold),
@@ -397,6 +405,7 @@ def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
     tables = []
     for path in paths:
         text = pd.read_csv(path, sep="\t", na_values=["n/a"])
+        text = text[sorted(text.columns, key=lambda name: (name != "cluster", name not in ("region", "regions")))]
         more = f", the first {_MAX_TABLE_ROWS} of {len(text)} rows" if len(text) > _MAX_TABLE_ROWS else ""
         what = path.name.removeprefix(f"contrast-{entry['label']}_").removesuffix(".tsv").replace("_", " ")
         tables.append(
