@@ -307,9 +307,30 @@ def test_mixtures_are_refused(cohort_folder, column):
     rows = pd.read_csv(path, sep="\t", dtype=str)
     rows.loc[:4, column] = "other"
     rows.to_csv(path, sep="\t", index=False)
-    with pytest.raises(TableError, match=rf"mixes {column} values .*other: 5 scans"):
+    with pytest.raises(TableError, match=rf"mix {column} values .*other: 5 scans"):
         fit_glm(None, "gm ~ age", path)
     assert fit_glm(None, "gm ~ age", path, allow_mixed=True, repeats=0).df_resid == 24
+
+
+@pytest.mark.parametrize("layout", ["cat12", "bids"])
+def test_mixtures_in_a_folder_are_told_by_sidecars(cohort_folder, table, layout):
+    for i, scan in enumerate(table["participant_id"]):
+        engine = "deep" if i < 5 else "classic"
+        sidecar = cohort_folder / "report" / f"vbmstat_{scan}_T1w.json"
+        if layout == "bids":
+            stem = f"{scan}_space-MNI152NLin2009cAsym_label-GM_desc-modulatedS6_probseg.nii.gz"
+            (cohort_folder / "mri" / f"s6mwp1{scan}_T1w.nii.gz").rename(cohort_folder / "mri" / stem)
+            sidecar = cohort_folder / "mri" / f"{scan}_desc-vbmstat_provenance.json"
+        sidecar.parent.mkdir(exist_ok=True)
+        sidecar.write_text(json.dumps({"engine": engine, "versions": {"vbmstat": "0.1.0"}}))
+    folder = cohort_folder / "mri"
+    with pytest.raises(TableError, match=r"mix engine values \(classic: 21 scans, deep: 5 scans\).*--allow-mixed"):
+        fit_glm(folder, "gm ~ age", table)
+    assert fit_glm(folder, "gm ~ age", table, allow_mixed=True, repeats=0).df_resid == 24
+    assert fit_glm(folder, "gm ~ age", table.assign(engine="one"), repeats=0).df_resid == 24  # the table knows better
+    sidecar.unlink()
+    with pytest.raises(TableError, match=r"classic: 20 scans, deep: 5 scans, no sidecar: 1 scans"):
+        fit_glm(folder, "gm ~ age", table)
 
 
 def test_what_is_refused_before_any_map_is_read(cohort_folder):

@@ -241,7 +241,7 @@ def refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
         found = sorted(set(table[name].dropna().astype(str))) if name in table else []
         if len(found) > 1 and not allowed:
             counts = ", ".join(f"{value}: {int((table[name] == value).sum())} scans" for value in found)
-            msg = f"the cohort mixes {name} values ({counts}); preprocess all scans alike, or say --allow-mixed"
+            msg = f"the maps mix {name} values ({counts}); preprocess all scans alike, or say --allow-mixed"
             raise TableError(msg)
 
 
@@ -343,7 +343,6 @@ def _open(
             msg = "a matrix or packed maps are masked already: mask, mask_threshold and store are for maps in files"
             raise DesignError(msg)
         return source.maps
-    assert source.paths is not None  # noqa: S101 - one of the two is there
     if scratch is not None and not Path(scratch).exists():
         Path(scratch).mkdir(parents=True)
         stack.callback(_remove_if_empty, Path(scratch))  # nothing is left of a fit that fails
@@ -352,7 +351,7 @@ def _open(
     )
     scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
     return pack_maps(
-        source.paths, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
+        source.paths or {}, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
     )
 
 

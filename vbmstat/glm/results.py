@@ -187,7 +187,10 @@ class GlmResults:
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
-        written += self._write_tables(folder) if self.space is None else self._write_maps(folder, spm_names, outside)
+        if self.space is None:
+            written += self._write_tables(folder)
+        else:
+            written += self._write_maps(self.space, folder, spm_names, outside)
         written += self._write_inference(folder, regions)
         written.append(folder / "glm.json")
         io.write_json(written[-1], self.record)
@@ -200,11 +203,10 @@ class GlmResults:
             tables.write_table(paths[-1], self.table(contrast.name), "glm_table")
         return paths
 
-    def _write_maps(self, folder: Path, spm_names: bool, outside: str) -> list[Path]:
-        assert self.space is not None  # noqa: S101 - the caller asked
+    def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
         paths = [folder / "mask.nii.gz"]
         io.write_volume(
-            paths[0], _to_volume(self.space, self.mask, 0.0), dtype="uint8", axcodes=self.space.axcodes,
+            paths[0], _to_volume(space, self.mask, 0.0), dtype="uint8", axcodes=space.axcodes,
             description="vbmstat analysis mask",
         )
         for number, contrast in enumerate(self.contrasts, start=1):
@@ -215,7 +217,7 @@ class GlmResults:
                 for name in names:
                     paths.append(folder / name)
                     io.write_volume(
-                        paths[-1], self.volume(contrast.name, stat, outside), axcodes=self.space.axcodes,
+                        paths[-1], self.volume(contrast.name, stat, outside), axcodes=space.axcodes,
                         intent=found.intent, description=found.description,
                     )
         return paths

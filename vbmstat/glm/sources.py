@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.naming import find_maps, parse_map_name, split_ids
 
 _MAX_LISTED = 12
+NO_SIDECAR = "no sidecar"  # engine and version of a map without one, among others that have one
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
         return _matched(cohort, _as_matrix(maps, cohort), missing)
     if isinstance(maps, Mapping):
-        return _by_folder(cohort, {str(scan): Path(path) for scan, path in maps.items()}, "the maps given", missing)
+        paths = {str(scan): Path(path) for scan, path in maps.items()}
+        return _with_origin(_by_folder(cohort, paths, "the maps given", missing))
     if "{" in str(maps):
-        return _joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), [])
+        return _with_origin(_joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), []))
     found = _in_folder(Path(maps), response)
-    source = _by_folder(cohort, found, str(maps), missing)
+    source = _with_origin(_by_folder(cohort, found, str(maps), missing))
     parsed = parse_map_name(next(iter(found.values())).name)
     is_raw = parsed is not None and not parsed[2]
     return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
@@ -115,6 +118,30 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
         msg = f"map({name}): no {name} map for {_listed(without)}; make them or leave these scans out"
         raise TableError(msg)
     return {scan: paths[scan] for scan in scan_ids}
+
+
+def _with_origin(source: Source) -> Source:
+    """A source with the columns ``engine`` and ``vbmstat_version`` that the sidecars beside its maps tell, if any."""
+    origins = [_origin(path) for path in (source.paths or {}).values()]
+    if not any(origins):
+        return source
+    empty = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
+    told = pd.DataFrame([origin or empty for origin in origins], index=source.table.index)
+    return replace(source, table=source.table.assign(**{c: told[c] for c in told if c not in source.table}))
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Engine and version of a map by vbmstat's sidecar, in its CAT12-like or BIDS-like place; empty without one."""
+    parsed = parse_map_name(path.name)
+    stem = path.name if parsed is None else parsed[0]
+    for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
+                    path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
+        try:
+            content = json.loads(sidecar.read_text(encoding="utf-8"))
+            return {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return {}
 
 
 def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
