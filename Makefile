@@ -35,7 +35,9 @@ docs: $(STAMP)
 	$(BIN)/python docs/columns.py
 	$(BIN)/python docs/architecture.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@# Reading it asks nobody for anything.
+	@! grep -rnE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include=*.html
+	@echo "open site/index.html (to search in it, too: $(BIN)/python -m http.server -d site)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes the first time) ..."
