@@ -54,14 +54,6 @@ def test_two_result_folders_give_a_row_a_contrast_and_statistic(tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["kind"] == "results"
 
 
-def test_text_stays_text_in_svg(tmp_path):
-    path = write_spm(tmp_path / "spmT_0001.nii", t_values())
-    write_comparison(tmp_path, compare_files(path, path, names=("CAT <12>", "ours")), [path])
-    text = (tmp_path / "agreement.svg").read_text()
-    assert "A: CAT &lt;12&gt; (t)" in text
-    assert "r = 1.000" in text
-
-
 def scan_folders(tmp_path):
     template = assets.template()
     for number, name in enumerate(("sub-01_T1w", "sub-02_T1w", "sub-03_T1w")):
