@@ -90,6 +90,23 @@ def test_a_model_is_saved_and_applied_to_other_scans(cohort_folder, tmp_path):  
         harmonize_maps(cohort, "site", tmp_path / "few", model=learned)
 
 
+def test_maps_of_several_folders_keep_their_subfolders(cohort_folder, tmp_path):  # noqa: F811
+    """Two studies with files of one name, in a table of its own folder."""
+    (tmp_path / "b").mkdir()
+    data = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t")
+    second = tmp_path / "b" / Path(data["s6mwp1"][0]).name
+    (cohort_folder / data["s6mwp1"][1]).rename(second)
+    data["s6mwp1"] = [str(cohort_folder / path) for path in data["s6mwp1"]]
+    data.loc[1, "s6mwp1"] = str(second)
+    (tmp_path / "table").mkdir()
+    data.to_csv(tmp_path / "table" / "cohort.tsv", sep="\t", index=False)
+    harmonize_maps(tmp_path / "table" / "cohort.tsv", "site", tmp_path / "out")
+    found = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t")["s6mwp1"]
+    assert found[0].endswith("mri/s6mwp1sub-000_T1w.nii.gz")
+    assert found[1].endswith("b/s6mwp1sub-000_T1w.nii.gz")
+    assert all((tmp_path / "out" / path).is_file() for path in found)
+
+
 def test_confounded_covariates_are_told(cohort_folder, tmp_path):  # noqa: F811
     rng = np.random.default_rng(0)
     cohort = change(cohort_folder, lambda d: d.assign(dose=(d["site"] == "ulm") * 5.0 + rng.normal(0, 1, len(d))))

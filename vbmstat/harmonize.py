@@ -6,6 +6,7 @@ of ``preprocess``, so that ``glm`` reads it: maps under their names and a ``coho
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -230,18 +231,15 @@ def site_labels(column: pd.Series) -> list[str]:
 
 
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
-    """Where each map goes: its path below `folder`, or its name."""
+    """Where each map goes: its path below `folder`, or where maps lie elsewhere, below the folder they share."""
     assert source.paths is not None  # noqa: S101
-    targets: dict[str, Path] = {}
-    for scan, path in source.paths.items():
-        inside = path.absolute().is_relative_to(folder.absolute())
-        name = path.absolute().relative_to(folder.absolute()) if inside else Path(path.name)
-        name = name if name.name.endswith((".nii", ".nii.gz")) else name.with_suffix(".nii.gz")
-        targets[scan] = out / name
-    if len(set(targets.values())) < len(targets):
-        names = [target.name for target in targets.values()]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        msg = f"several maps are called {', '.join(twice[:12])}; put them below one folder with the cohort table"
+    paths = {scan: path.absolute() for scan, path in source.paths.items()}
+    inside = all(path.is_relative_to(folder.absolute()) for path in paths.values())
+    base = folder.absolute() if inside else Path(os.path.commonpath([path.parent for path in paths.values()]))
+    targets = {scan: out / path.relative_to(base) for scan, path in paths.items()}
+    bad = [scan for scan, target in targets.items() if not target.name.endswith((".nii", ".nii.gz"))]
+    if bad:
+        msg = f"maps of {', '.join(bad[:12])} are no NIfTI files; convert them to .nii.gz"
         raise ScanError(msg)
     same = [scan for scan, target in targets.items() if target.resolve() == source.paths[scan].resolve()]
     if same:
