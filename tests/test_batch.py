@@ -183,7 +183,8 @@ def test_participants_are_joined_by_id(folder, tmp_path, caplog):
     assert cohort.table.loc[("sub-02", ""), "age"] == 31
     assert pd.isna(cohort.table.loc[("sub-01", ""), "age"])
     assert [r.getMessage() for r in caplog.records] == [
-        "no participants row for sub-01; their covariates are missing in cohort.tsv"
+        "no participants row for sub-01; their covariates are missing in cohort.tsv",
+        "1 of 2 scans stand out among the others: sub-02; see qc_warnings in cohort.tsv",  # it is the same image
     ]
 
 

@@ -23,6 +23,7 @@ from vbmstat.preproc.pipeline import engine_parameters, preprocess_scan
 from vbmstat.provenance import TIME_KEY, provenance
 
 log = logging.getLogger(__name__)
+_MOST_NAMED = 10  # scans in a message
 _FAILURE_COLUMNS = ["scan", "path", "step", "reason"]
 
 
@@ -266,6 +267,12 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
         log.warning("scans were not compared with one another: %s", error)
         return table
     flagged = cohort_quality.flag(table, quality)
+    flags = cohort_quality.warnings(quality, table.table)
+    standing_out = [scan for scan, found in zip(table.scan_ids, flags, strict=True) if found]
+    if standing_out:
+        more = ", …" if len(standing_out) > _MOST_NAMED else ""
+        log.warning("%d of %d scans stand out among the others: %s%s; see qc_warnings in cohort.tsv",
+                    len(standing_out), len(table.table), ", ".join(standing_out[:_MOST_NAMED]), more)  # fmt: skip
     if len(table.table) >= cohort_quality.LEAST_SCANS:
         figures.save_png(table.folder / "report" / "cohort.png", figures.cohort_report(flagged))
     return flagged
