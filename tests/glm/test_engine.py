@@ -18,7 +18,7 @@ from vbmstat.errors import DesignError
 from vbmstat.glm.backend import BACKENDS, COMPILED, choose_backend
 from vbmstat.glm.contrast import Contrast, build_contrasts
 from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.engine import SPM_RESMS_FLOOR, fit_voxels
+from vbmstat.glm.engine import SPM_RESMS_FLOOR, Layout, fit_voxels, tile_layout
 from vbmstat.glm.maps import ArrayMaps
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.resample import draw_subsets
@@ -142,6 +142,14 @@ def test_nothing_depends_on_chunks_or_threads(dtype, backend):
         assert np.array_equal(again.quantiles["median"], first.quantiles["median"])
     finally:
         torch.set_num_threads(before)
+
+
+def test_tiles_of_a_device_are_bounded_by_their_bytes():
+    assert tile_layout("cpu", None, 2, 10**6) == Layout(512, 512, 3)
+    assert tile_layout("cpu", 700, 2) == Layout(1024, 512, 3)
+    assert tile_layout("cuda", None, None, 4017).tile == 16384
+    assert tile_layout("cuda", None, None, 10**5).tile == 3072  # 1.2 GB
+    assert tile_layout("cuda", 100, None, 10**5).tile == 512
 
 
 def test_threads_of_torch_are_given_back():

@@ -26,9 +26,10 @@ from vbmstat.glm.plan import Plan
 from vbmstat.glm.stacked import SUMMARIES, Stacked, fit_full_sample  # noqa: F401 - part of the engine's offer
 from vbmstat.glm.tensors import Fit, Tile
 
-_TILE_VOXELS = {"cpu": CHUNK_VOXELS, "cuda": 32 * CHUNK_VOXELS}
+_CUDA_TILE = 32 * CHUNK_VOXELS
+_CUDA_BYTES = 1 << 30  # of a tile; about ten such are held at a time
 _CUDA_WORKERS = 2  # one reads while the other computes
-_WORTH_COMPILING = 1e10  # scans × voxels × subsets: half a second of stacked products, three of the compiler (once)
+_WORTH_COMPILING = 4e9  # scans × voxels × subsets: half a second of stacked products, three of the compiler (once)
 SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
 
 
@@ -81,7 +82,7 @@ def fit_voxels(
     """
     kind = torch.device(device).type
     solvers = _choose_solvers(maps, plan, kind, device, backend, robust)
-    layout = tile_layout(kind, chunk_voxels, n_threads)
+    layout = tile_layout(kind, chunk_voxels, n_threads, len(plan.basis))
     floor = None
     if spm_resms:
         floor = np.zeros(1 + len(plan.members))
@@ -137,16 +138,20 @@ class Layout:
     workers: int
 
 
-def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None) -> Layout:
+def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None, n_scans: int = 1) -> Layout:
     """The layout for a kind of device.
 
     Whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk.
     """
-    wanted = chunk_voxels or _TILE_VOXELS.get(kind, CHUNK_VOXELS)
-    chunk = -(-wanted // CHUNK_VOXELS) * CHUNK_VOXELS
     if kind == "cpu":
-        return Layout(chunk, CHUNK_VOXELS, n_threads or available_cpus())
+        workers = (n_threads or available_cpus()) + 1  # one waits for the disk
+        return Layout(_whole_tiles(chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
+    chunk = _whole_tiles(chunk_voxels or min(_CUDA_TILE, _CUDA_BYTES // (4 * n_scans)))
     return Layout(chunk, chunk, _CUDA_WORKERS)
+
+
+def _whole_tiles(n_voxels: int) -> int:
+    return max(-(-n_voxels // CHUNK_VOXELS), 1) * CHUNK_VOXELS
 
 
 def stream(

@@ -57,7 +57,7 @@ def fit_voxels_with_map(
     exact = tensors if dtype == torch.float64 else make_tensors(plan.base, torch.float64, device, product, robust=False)
     mask = maps.mask & covariate.mask
     fit = empty_fit(mask, plan.base, [len(kept) for kept in plan.repetitions], df_used=1.0)
-    layout = tile_layout(kind, chunk_voxels, n_threads)
+    layout = tile_layout(kind, chunk_voxels, n_threads, len(plan.base.basis))
     for start, tile in stream(
         [maps, covariate], layout, lambda yw, at: _fit_tile(yw[0], yw[1], at, plan, tensors, exact), mask
     ):
