@@ -217,6 +217,18 @@ def test_maps_without_any_field_are_refused_in_one_line(folder) -> None:
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
 
 
+def test_fields_may_be_unzipped_and_one_that_misses_the_brain_is_a_failure(folder, atlas) -> None:
+    field = scan()[1]
+    (folder / "mri" / "iy_one.nii.gz").unlink()
+    io.write_volume(folder / "mri" / "iy_one.nii", field, space="scanner")
+    half = Volume(field.data[:, 25:], field.grid.crop((25, 0, 0), field.grid.shape))
+    io.write_volume(folder / "mri" / "iy_two.nii.gz", half, space="scanner")
+    tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
+    assert tables.failures["scan_id"].tolist() == ["two"]
+    assert "p1two.nii.gz" in tables.failures["reason"][0]
+    assert "lies outside the inverse field" in tables.failures["reason"][0]
+
+
 def test_a_field_that_is_no_field_is_one_failure(folder) -> None:
     io.write_volume(folder / "mri" / "iy_two.nii.gz", scan()[0], space="scanner")
     tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
