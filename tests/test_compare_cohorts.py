@@ -222,10 +222,12 @@ variables = ["age"]
 
 
 def test_missing_covariates_leave_the_same_scans_out_of_both(folder):
+    run(folder)
     people = pd.read_csv(folder / "people.tsv", sep="\t")
     people.loc[people["participant_id"] == "sub-004", "age"] = np.nan
     io.write_table(folder / "people.tsv", people)
     found = run(folder)
+    assert found.n_fitted == 4
     counts = found.tables["tmaps"].groupby("variable")["n_scans"].first()
     assert counts.to_dict() == {"age": 12, "sex": 13}
 

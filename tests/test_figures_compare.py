@@ -98,6 +98,8 @@ def test_a_group_shares_one_symmetric_scale():
     low, high = bars[0].get_ylim()
     assert low == -high
     assert high == pytest.approx(0.8 * 9.0, abs=1.8)  # near the largest of both
+    near_zero = slices(figure)[0].images[1].get_array()[10, 10, :3]
+    assert near_zero.min() > 0.85  # the middle of the scale is white
 
 
 def test_what_lies_below_the_threshold_fades_and_zero_shows_all():

@@ -29,7 +29,7 @@ _MAX_DOTS = 2000  # more points than this are shown as a density
 _BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
-_LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.66, 0.06, 0.03, 0.24
+_LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.66, 0.06, 0.03, 0.32
 _MANY_REGIONS = 36
 
 
@@ -124,7 +124,7 @@ def panels_figure(
         y = height - _TOP_INCH
         for title, rows in groups.items():
             y -= _TITLE_INCH
-            figure.text(0.005, (y + 0.05) / height, title, fontsize=8, fontweight="bold", parse_math=False)
+            figure.text(0.005, (y + 0.16) / height, title, fontsize=8, fontweight="bold", parse_math=False)
             images = [_on(row.volume, grid) for row in rows]
             norm = _symmetric(images, threshold)
             top = y
