@@ -117,6 +117,13 @@ class Options:
             msg = f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"
             raise DesignError(msg)
 
+        if (self.blocks or self.sign_flip) and not self.permutes:
+            msg = "blocks and sign flips are for permutations: add --inference fwe, tfce or cluster, or leave them out"
+            raise DesignError(msg)
+        if self.exchange != EXCHANGES[0] and len(self.blocks) != 1:
+            msg = f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"
+            raise DesignError(msg)
+
     @property
     def inference_kinds(self) -> tuple[str, ...]:
         """The corrected inference that is asked for."""
