@@ -5,7 +5,7 @@ project's: brain extraction, affine, bias correction and the clean-up of implaus
 segmentation is not in the package, so that deep grey matter is found by AMAP's local means alone.
 
 Denoising is SANLM (Manjón et al. 2010, doi:10.1002/jmri.22003), segmentation AMAP (Rajapakse et al. 1997,
-doi:10.1109/42.563664) with partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007),
+doi:10.1109/42.563663) with partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007),
 registration geodesic shooting (Ashburner & Friston 2011, doi:10.1016/j.neuroimage.2010.12.049).
 The package is GPL and optional: it is imported here alone, and when it is first used. It computes on the CPU.
 """

@@ -1,6 +1,6 @@
 """Tissue segmentation: GM, WM and CSF fractions of each voxel of a bias-corrected brain.
 
-An adaptive maximum a posteriori scheme in the spirit of AMAP (Rajapakse et al. 1997, doi:10.1109/42.563664) with
+An adaptive maximum a posteriori scheme in the spirit of AMAP (Rajapakse et al. 1997, doi:10.1109/42.563663) with
 partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007) and local class means (CAT12's local
 adaptive segmentation, Gaser et al. 2024, doi:10.1093/gigascience/giae049). Each voxel holds one of five states on the
 scale CSF 1, CSF/GM 1.5, GM 2, GM/WM 2.5, WM 3. Their probabilities come from Gaussians around local means, template
