@@ -97,8 +97,8 @@ def test_corrected_inference_is_told_and_tabulated(vbmstat, cohort_folder, monke
     assert "non-commercial" in said  # the atlas that names the places
     names = {path.name for path in (cohort_folder / "out").iterdir()}
     assert not [name for name in names if name.endswith(".npz")]  # the checkpoint has done its work
-    table = (cohort_folder / "out" / "contrast-younger_clusters.tsv").read_text().splitlines()
-    assert table[0].endswith("regions")
+    lines = (cohort_folder / "out" / "contrast-younger_clusters.tsv").read_text().splitlines()
+    assert lines[0].endswith("regions")
     record = json.loads((cohort_folder / "out" / "glm.json").read_text())
     asked = record["inference"]
     assert (asked["scheme"], asked["blocks"], asked["exchange"]) == ("smith", ["site"], "within")
