@@ -49,6 +49,18 @@ def test_every_option_that_changes_the_fit_is_said(record, change, expected) -> 
     assert expected in text(record, **change)
 
 
+def test_a_sandwich_fit_says_what_it_is_and_has_no_effect_sizes(record) -> None:
+    sandwich = {"subject": "family", "n_subjects": 7, "correction": "CR2", "degrees_of_freedom": "Satterthwaite",
+                "df": {"age": 5.25}}  # fmt: skip
+    said = text(record, sandwich=sandwich, inference={"kinds": ["fdr"], "contrasts": []})
+    assert "scans of one family (sandwich estimator over 7 of them, CR2 correction)" in said
+    assert "Satterthwaite's (median over voxels 5.2 for age)" in said
+    assert "two-sided q-values of Benjamini and Hochberg" in said
+    assert "residual degrees of freedom" not in said
+    assert "Cohen" not in said
+    assert "Cohen" in text(record)
+
+
 def test_no_subsets_no_sentence(record) -> None:
     assert "subsets" not in text(record, n_subsets=0)
 

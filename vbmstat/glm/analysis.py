@@ -155,7 +155,7 @@ def fit_glm(
         record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
     record |= sandwich_record(fit, hypotheses, settings.repeated, subjects)
     found = {c.name: _maps(fit, i, c, settings, len(design.scan_ids)) for i, c in enumerate(hypotheses)}
-    if inference:
+    if settings.inference_kinds:
         record["inference"] = inference_record(inference, settings, smooth)
     for i, c in enumerate(hypotheses[: len(inference)]):
         found[c.name] |= _inference_maps(inference[c.name], fit, i, c, len(design.scan_ids))

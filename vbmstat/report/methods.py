@@ -101,18 +101,19 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     else:
         data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
     df = record.get("df_resid")
-    freedom = "" if df is None else f"; {df:g} residual degrees of freedom"
+    freedom = "" if df is None or "sandwich" in record else f"; {df:g} residual degrees of freedom"
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
         *_tiv(options["tiv"]),
         *([] if of_regions else [_mask(record["mask_rule"])]),
         *_variance(options),
+        *_sandwich(record),
         *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
         *_subsets(record, options),
-        "Effect sizes are partial correlations r and Cohen's d.",
+        *([] if "sandwich" in record else ["Effect sizes are partial correlations r and Cohen's d."]),
     ]
     versions = record["versions"]
     packages = [name for name in ("torch", "numpy", "scipy", "formulaic") if name in versions]
@@ -150,14 +151,24 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _sandwich(record: Mapping[str, Any]) -> list[str]:
+    if "sandwich" not in record:
+        return []
+    found = record["sandwich"]
+    freedom = ", ".join(f"{df:.1f} for {name}" for name, df in found["df"].items())
+    return [
+        f"Standard errors were robust to dependence between scans of one {found['subject']} (sandwich estimator over "
+        f"{found['n_subjects']} of them, {found['correction']} correction) [@guillaume2014]; degrees of freedom are "
+        f"{found['degrees_of_freedom']}'s (median over voxels {freedom})."
+    ]
+
+
 def _variance(options: Mapping[str, Any]) -> list[str]:
     sentences = []
     if options["weights"]:
         sentences.append(f"Scans were weighted by the column {options['weights']}.")
     if options["robust"] == "hc3":
         sentences.append("Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985].")
-    if options.get("repeated"):
-        sentences.append(f"Standard errors were robust to dependence between scans of one {options['repeated']}.")
     if options["spm_resms"]:
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
     if options["global_scaling"]:
@@ -179,7 +190,7 @@ def _inference(record: Mapping[str, Any]) -> list[str]:
     inference = record.get("inference")
     if not inference or not inference["kinds"]:
         return ["P-values are two-sided and not corrected for multiple comparisons."]
-    kinds, first = inference["kinds"], inference["contrasts"][0]
+    kinds, first = inference["kinds"], next(iter(inference["contrasts"]), {"two_sided": True})
     sides = "two-sided" if first["two_sided"] else "one-sided"
     sentences = []
     if "permutations" in first:
