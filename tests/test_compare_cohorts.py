@@ -55,9 +55,9 @@ def coarse(monkeypatch, request):
 DRAWN: list[str] = []
 
 
-def fake_evaluation(folders, report=None):
-    """Numbers of the two pipelines under the names that evaluate gives the folders."""
-    names = [folder.resolve().name for folder in folders]
+def fake_evaluation(folders, report, names):
+    """Numbers of the two pipelines under the names that they are given."""
+    assert len(folders) == len(names)
     rows = [(f"{scan}_T1w", names[1], names[0], 0.9) for scan in make_table(N)["participant_id"]]
     table = pd.DataFrame(rows, columns=["scan", "folder", "reference", "dice_gm"])
     return Evaluation(table, table, {}, [])

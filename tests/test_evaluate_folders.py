@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from vbmstat import assets, evaluate, io, naming
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.evaluate_folders import evaluate_folders, side_by_side
+from vbmstat.evaluate_folders import evaluate_folders, short_names, side_by_side
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.volume import Volume
 
@@ -222,6 +222,19 @@ def test_any_folder_may_be_the_reference(pair):
     assert set(found.scans["reference"]) == {"template", "other"}
     with pytest.raises(ScanError, match="expected the reference among the folders"):
         evaluate_folders(pair, reference=pair[1].parent)
+
+
+def test_folders_are_called_as_one_wants(pair):
+    found = evaluate_folders(pair, names=["ours", "theirs"])
+    assert set(found.scans["reference"]) <= {"ours", "template"}
+    assert "theirs" in set(found.scans["folder"])
+
+
+def test_folders_that_are_links_keep_the_links_names(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    assert short_names([tmp_path / "one", tmp_path / "two"]) == ["one", "two"]
 
 
 def test_the_worst_scan_is_named(tmp_path):

@@ -305,13 +305,13 @@ def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, no
         file = folder / "evaluation_scans.tsv"
         if not (_is_done(folder, stamp) and file.is_file()):
             try:
-                found = evaluate_folders(list(folders.values()), report=report)
+                found = evaluate_folders(list(folders.values()), report=report, names=list(folders))
             except VbmstatError as error:
                 notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
                 continue
+            notes += [f"{data.name}: {note}" for note in found.notes]
             kept = found.scans[[_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]]
-            called = {path.resolve().name: n for n, path in folders.items()} | {str(p): n for n, p in folders.items()}
-            write_table(file, kept.replace({"folder": called, "reference": called}), "evaluation_scans")
+            write_table(file, kept, "evaluation_scans")
             io.write_json(folder / _STAMP, stamp)
         table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
         parts.append(table.assign(cohort=data.name))

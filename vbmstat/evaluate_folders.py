@@ -62,6 +62,7 @@ def evaluate_folders(
     truth: Path | None = None,
     report: Callable[[str, int, int], None] = lambda *_: None,
     reference: Path | None = None,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Compare output folders of the same scans.
 
@@ -75,6 +76,8 @@ def evaluate_folders(
         Told (stage, done, total).
     reference : Path, optional
         Which of the folders the others are compared with; the first by default.
+    names : sequence of str, optional
+        What the tables call the folders; :func:`short_names` by default.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def evaluate_folders(
         If folders hold no outputs or no common scan, the reference is none of them, or label maps of a scan are on
         different grids.
     """
-    outputs = _in_order(folders, reference)
+    outputs = _in_order(folders, short_names(folders) if names is None else names, reference)
     true_labels = {} if truth is None else _truth_labels(truth)
     common = set.intersection(*(set(entry.stems) for entry in outputs), *([set(true_labels)] if truth else []))
     if not common:
@@ -124,16 +127,16 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     >>> short_names([Path("/data/classic/ds1"), Path("/data/cat/ds1")])
     ['classic', 'cat']
     """
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [folder.absolute().parts for folder in folders]
     while len(parts) > 1 and all(part and part[-1] == parts[0][-1] for part in parts):
         parts = [part[:-1] for part in parts]
     names = [part[-1] if part else "" for part in parts]
     return names if len(set(names)) == len(names) and all(names) else [str(folder) for folder in folders]
 
 
-def _in_order(folders: Sequence[Path], reference: Path | None) -> list[Outputs]:
+def _in_order(folders: Sequence[Path], names: Sequence[str], reference: Path | None) -> list[Outputs]:
     """The folders' outputs, the reference first."""
-    outputs = [find_outputs(folder, label) for folder, label in zip(folders, short_names(folders), strict=True)]
+    outputs = [find_outputs(folder, name) for folder, name in zip(folders, names, strict=True)]
     if reference is None:
         return outputs
     at = [i for i, folder in enumerate(folders) if reference.resolve() == folder.resolve()]
