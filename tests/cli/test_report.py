@@ -19,8 +19,16 @@ def test_the_page_and_its_size_are_named(tmp_path) -> None:
 
 
 def test_glm_writes_its_report_when_asked(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("vbmstat.report.write.write_report", lambda folder: folder / "report.html")
-    glm._write_report(tmp_path, wanted=False)
+    asked = []
+
+    def write(folder, cohort):
+        asked.append(cohort)
+        return folder / "report.html"
+
+    monkeypatch.setattr("vbmstat.report.write.write_report", write)
+    glm._write_report(tmp_path, None, wanted=False)
     assert capsys.readouterr().out == ""
-    glm._write_report(tmp_path, wanted=True)
-    assert capsys.readouterr().out == f"report in {tmp_path / 'report.html'}\n"
+    for table in (tmp_path / "cohort.tsv", tmp_path / "participants.tsv", None):
+        glm._write_report(tmp_path, table, wanted=True)
+        assert capsys.readouterr().out == f"report in {tmp_path / 'report.html'}\n"
+    assert asked == [tmp_path / "cohort.tsv", None, None]  # only a run's own table tells how the maps were made

@@ -100,7 +100,7 @@ def command(
     if level != "voxel":
         given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
         fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared)
-        _write_report(folder, report)
+        _write_report(folder, table, report)
         return
     _check_voxelwise(random)
     with stages() as progress:
@@ -113,14 +113,16 @@ def command(
         (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
     _write_figures(results, folder)
     _tell(results, folder)
-    _write_report(folder, report)
+    _write_report(folder, None if maps else table, report)
 
 
-def _write_report(folder: Path, wanted: bool) -> None:
+def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
+    """One page about the results, with the preprocessing run whose table the model was given."""
     from vbmstat.report.write import write_report  # noqa: PLC0415
 
     if wanted:
-        typer.echo(f"report in {write_report(folder)}")
+        run = table if table is not None and table.name == "cohort.tsv" else None
+        typer.echo(f"report in {write_report(folder, cohort=run)}")
 
 
 def _check_voxelwise(random: str | None) -> None:
