@@ -1,7 +1,7 @@
 """False positives: family-wise error of max-t, TFCE and clusters on simulated null cohorts.
 
     nice -n 19 python benchmarks/inference/null.py --workers 2          # 1,000 cohorts, about 10 minutes of 2 cores
-    python benchmarks/inference/null.py --cohorts 20 --out /tmp/null    # a look
+    python benchmarks/inference/null.py --cohorts 20 --out null-look    # a look
 
 Each cohort is 24 maps of Gaussian noise, smoothed by 8 mm FWHM, on the grey-matter mask of the template at 4 mm; the
 model is group (8 against 16) + age, age being confounded with group; there is no effect. Two situations: scans freely
