@@ -331,7 +331,9 @@ class Rearrangements:
 
     def _flipped(self, start: int, stop: int) -> np.ndarray:
         """Which rows are flipped, (b, n_scans), 0 or 1."""
-        assert self.flips is not None  # noqa: S101 - the caller asked
+        if self.flips is None:
+            msg = "expected an arrangement with sign flips, got one of permutations only"
+            raise DesignError(msg)
         n_flips = len(self.flips)
         if self.is_exhaustive:
             chosen = (np.arange(start, stop)[:, None] >> np.arange(n_flips)) & 1

@@ -95,7 +95,9 @@ def fit_mixed_glm(
     kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
     subjects = subject_labels(random, source.table[kept], design.scan_ids)
     hypotheses = build_contrasts(contrasts, design)
-    assert isinstance(source.maps, ArrayMaps)  # noqa: S101 - a table
+    if not isinstance(source.maps, ArrayMaps):
+        msg = "expected a table or matrix of region volumes for a mixed model, got maps in files; measure regions first"
+        raise DesignError(msg)
     matrix = source.maps.select(design.scan_ids)
     fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
     sites = site_notes(source.table[kept], design.matrix, design.terms, design.columns)

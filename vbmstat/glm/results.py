@@ -13,7 +13,7 @@ import torch
 
 from vbmstat import io, tables
 from vbmstat.errors import DesignError
-from vbmstat.glm.clusters import Regions, cluster_table, peak_table
+from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design, variance_inflation
 from vbmstat.glm.infer import Inference
@@ -125,30 +125,27 @@ class GlmResults:
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
         """One row a cluster of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.cluster_table`."""
-        inference, kind = self._with_clusters(contrast)
-        assert inference.clusters is not None and self.space is not None  # noqa: S101, PT018
-        corrected, nulls = {}, inference.nulls
+        clusters, space, kind = self._with_clusters(contrast)
+        corrected, nulls = {}, self.inference[contrast].nulls
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
             corrected = {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
         statistic = self.maps[contrast][kind].values
-        return cluster_table(
-            statistic, inference.clusters, self.space, corrected, self._at_peak(contrast), regions, kind
-        )
+        return cluster_table(statistic, clusters, space, corrected, self._at_peak(contrast), regions, kind)
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
         """One row a peak of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.peak_table`."""
-        inference, kind = self._with_clusters(contrast)
-        assert inference.clusters is not None and self.space is not None  # noqa: S101, PT018
+        clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
-        return peak_table(statistic, inference.clusters, self.space, self._at_peak(contrast), regions, kind)
+        return peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind)
 
-    def _with_clusters(self, contrast: str) -> tuple[Inference, str]:
+    def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
+        """Clusters of a contrast, where they lie, and the statistic's name."""
         found = self.inference.get(contrast)
-        if found is None or found.clusters is None:
+        if found is None or found.clusters is None or self.space is None:
             have = ", ".join(self.inference) or "none"
             msg = f"no clusters for {contrast!r} (corrected inference on maps in files: {have}); ask with inference="
             raise DesignError(msg)
-        return found, "t" if "t" in self.maps[contrast] else "F"
+        return found.clusters, self.space, "t" if "t" in self.maps[contrast] else "F"
 
     def _at_peak(self, contrast: str) -> dict[str, np.ndarray]:
         """What is listed beside a peak's statistic."""
