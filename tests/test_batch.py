@@ -108,7 +108,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort.tsv", "cohort.json", "failures.tsv", "failures.json", "dataset_description.json")
-    assert written == own | {Path(name) for name in tables}
+    assert written == own | {Path(name) for name in (*tables, "logs/preprocess.jsonl")}
 
 
 def test_cohort_table(folder, tmp_path, preprocessed):
@@ -128,7 +128,9 @@ def test_second_run_resumes_and_force_repeats(folder, tmp_path):
     given = {"out": tmp_path / "out", "device": "cpu"}
     assert events(folder, **given) == [(GOOD, "done")]
     assert events(folder, **given) == [(GOOD, "resumed")]
+    sidecar = (tmp_path / "out" / "report" / f"vbmstat_{GOOD}.json").read_bytes()
     assert events(folder, **given, force=True) == [(GOOD, "done")]
+    assert (tmp_path / "out" / "report" / f"vbmstat_{GOOD}.json").read_bytes() == sidecar
     (tmp_path / "out" / "mri" / f"p1{GOOD}.nii.gz").unlink()
     assert events(folder, **given) == [(GOOD, "done")]
 

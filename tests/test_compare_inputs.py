@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import io
+from vbmstat import io, runlog
 from vbmstat.compare_config import CohortPlan
 from vbmstat.compare_inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
@@ -41,8 +41,9 @@ def test_tiv_comes_from_sidecars_then_tables_then_cat12s_report(tmp_path):
         text = f"<S><subjectmeasures><vol_TIV>{1500 + i}.25</vol_TIV></subjectmeasures></S>"
         (tmp_path / "report" / f"cat_sub-{i}_T1w.xml").write_text(text)
     io.write_table(tmp_path / "volumes.tsv", pd.DataFrame({"participant_id": ["sub-2", "sub-1"], "tiv_ml": [20.0, 10]}))
-    sidecar = {"row": {"tiv_ml": 1.5}, "engine": "cat", "versions": {"vbmstat": "9"}, "seconds": {"a": 2, "b": 3.5}}
+    sidecar = {"row": {"tiv_ml": 1.5}, "engine": "cat", "versions": {"vbmstat": "9"}}
     io.write_json(tmp_path / "report" / "vbmstat_sub-1_T1w.json", sidecar)
+    runlog.append(tmp_path / runlog.FOLDER / "a.jsonl", {"scan": "sub-1_T1w", "seconds": {"a": 2, "b": 3.5}})
     rows = scan_rows(tmp_path, stems)
     assert rows["tiv_ml"].iloc[:3].tolist() == [1.5, 20.0, 1503.25]
     assert np.isnan(rows["tiv_ml"].astype(float).iloc[3])

@@ -15,12 +15,12 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming, tables
+from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming, runlog, tables
 from vbmstat.assets import ASSETS
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.preproc.pipeline import engine_parameters, preprocess_scan
-from vbmstat.provenance import TIME_KEY, provenance
+from vbmstat.provenance import provenance
 
 log = logging.getLogger(__name__)
 _MOST_NAMED = 10  # scans in a message
@@ -106,7 +106,7 @@ def preprocess(
         try:
             begin("read")
             origin = provenance("preprocess", parameters, [scan.path], engine=engine, device=where)
-            row = None if force else derivatives.completed_row(folder, scan, names, origin, TIME_KEY)
+            row = None if force else derivatives.completed_row(folder, scan, names, origin)
             if row is not None:
                 rows[scan] = row
                 tell("resumed")
@@ -115,6 +115,8 @@ def preprocess(
             begin("write")
             derivatives.write_derivatives(folder, scan, result, names, origin)
             rows[scan] = derivatives.scan_row(result)
+            done = {"scan": scan.stem, "event": "done", "seconds": result.seconds}
+            runlog.append(folder / runlog.FOLDER / "preprocess.jsonl", done)
             tell("done", "; ".join(result.quality.warnings()))
         except Exception as error:  # one bad scan must not stop the batch; it is reported with its reason
             reason = _reason(error, scan)

@@ -16,6 +16,7 @@ from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_coho
 from vbmstat.compare_config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
 from vbmstat.preproc.smooth import smooth_map
+from vbmstat.runlog import scan_times
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that each pipeline has of its own
@@ -157,8 +158,8 @@ def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
 def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
     """TIV (mL), engine, version and seconds of each scan, from what the folder has.
 
-    Sidecars of this program (``report/vbmstat_*.json``) come first, then ``cohort.tsv`` or ``volumes.tsv`` (columns
-    participant_id, tiv_ml), then CAT12's ``report/cat_*.xml``.
+    Sidecars of this program (``report/vbmstat_*.json``) and its log come first, then ``cohort.tsv`` or
+    ``volumes.tsv`` (columns participant_id, tiv_ml), then CAT12's ``report/cat_*.xml``.
 
     Parameters
     ----------
@@ -171,8 +172,11 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
     reports = [folder / "report", folder.parent / "report", folder]
     tables = [path for path in (folder / "cohort.tsv", folder / "volumes.tsv") if path.is_file()]
     volumes = {path: read_cohort(path) for path in tables}
+    times = {**scan_times(folder.parent), **scan_times(folder)}
     for scan, stem in stems.items():
         row = rows[scan]
+        if stem in times:
+            row["seconds"] = sum(float(value) for value in times[stem]["seconds"].values()) or None
         for place in reports:
             row |= {key: value for key, value in _sidecar(place / f"vbmstat_{stem}.json").items() if key not in row}
         for cohort in volumes.values():
@@ -192,10 +196,9 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        seconds = sum(float(value) for value in content.get("seconds", {}).values())
         return {
             "tiv_ml": float(content["row"]["tiv_ml"]), "engine": content["engine"],
-            "vbmstat_version": content["versions"]["vbmstat"], "seconds": seconds or None,
+            "vbmstat_version": content["versions"]["vbmstat"],
         }  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -35,7 +35,7 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     names : {"cat12", "bids"}
         Naming convention.
     origin : dict
-        Provenance of the scan; volumes, quality and times are added to it.
+        Provenance of the scan; volumes, quality and the affine are added to it.
     """
 
     def path(kind: str) -> Path:
@@ -59,22 +59,20 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
-    made = {"row": row, "affine": affine, "seconds": result.seconds}
+    made = {"row": row, "affine": affine}
     io.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
 
 
-def completed_row(
-    out: Path, scan: naming.Scan, names: str, origin: dict[str, Any], ignored: str
-) -> dict[str, Any] | None:
+def completed_row(out: Path, scan: naming.Scan, names: str, origin: dict[str, Any]) -> dict[str, Any] | None:
     """Cohort columns of a scan that was completed before in the same way; None if it must be run.
 
     Parameters
     ----------
     origin : dict
-        Provenance that a run now would write; it must equal the old one but for the key `ignored`.
+        Provenance that a run now would write; it must equal the old one.
     """
     old = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    same = all(old.get(key) == value for key, value in origin.items() if key != ignored)
+    same = all(old.get(key) == value for key, value in origin.items())
     return old["row"] if old and same and _all_present(out, scan, names) else None
 
 

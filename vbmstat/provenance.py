@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
 
-TIME_KEY = "created_utc"  # the one entry that differs between two equal runs
 _PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
 
 
@@ -52,7 +50,7 @@ def provenance(
     Returns
     -------
     dict
-        JSON-ready. Equal runs give equal objects but for the entry `TIME_KEY`.
+        JSON-ready. Equal runs give equal objects: times stand in the run's log (:mod:`vbmstat.runlog`).
 
     Raises
     ------
@@ -69,7 +67,6 @@ def provenance(
     content["parameters"] = {key: _plain(value, root) for key, value in parameters.items()}
     content["inputs"] = [{"path": path_label(path, root), "sha256": _input_sha256(path)} for path in inputs]
     content["versions"] = versions()
-    content[TIME_KEY] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return content
 
 

@@ -9,7 +9,6 @@ goes to benchmarks/results/preproc_steps.json and .md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from vbmstat import io
+from vbmstat.runlog import scan_times
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS = ("brain", "affine", "denoise", "draft", "segment", "warp", "normalise", "native")
@@ -36,7 +36,7 @@ def run(scan: Path) -> dict[str, object]:
         wall = time.perf_counter() - started
         if status:
             sys.exit(f"{scan}: vbmstat preprocess failed with status {status}")
-        sidecar = json.loads(next(Path(folder, "report").glob("vbmstat_*.json")).read_text())
+        ((_, timed),) = scan_times(Path(folder)).items()
     grid = io.read_grid(scan)
     size = " × ".join(f"{n:.2g}" for n in grid.voxel_size_mm)
     return {
@@ -45,7 +45,7 @@ def run(scan: Path) -> dict[str, object]:
         "wall_s": round(wall, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gb": round(usage.ru_maxrss / 1e6, 2),
-        "steps_s": {step: sidecar["seconds"][step] for step in STEPS},
+        "steps_s": {step: timed["seconds"][step] for step in STEPS},
     }
 
 

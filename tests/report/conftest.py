@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat import figures_report, io
+from vbmstat import figures_report, io, runlog
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.grid import Grid
 from vbmstat.report.write import write_report
@@ -69,8 +69,9 @@ def cohort_folder(tmp_path_factory) -> Path:
         sidecar = {
             "command": "preprocess", "engine": "classic", "device": "cpu", "parameters": {"names": "cat12"},
             "inputs": [{"path": f"{name}.nii.gz", "sha256": f"{number:064d}"}], "versions": {"vbmstat": "0.1.0"},
-            "created_utc": "2026-01-01T00:00:00+00:00", "seconds": {"brain": 1.0 + number, "warp": 4.0},
         }  # fmt: skip
+        runlog.append(folder / runlog.FOLDER / "a.jsonl",
+                      {"scan": name, "seconds": {"brain": 1.0 + number, "warp": 4.0}})  # fmt: skip
         io.write_json(folder / "report" / f"vbmstat_{name}.json", sidecar)
         picture = Image.fromarray(rng.integers(0, 255, (150, 160, 3), dtype=np.uint8))
         picture.save(folder / "report" / f"vbmreport_{name}.png")

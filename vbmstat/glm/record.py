@@ -49,11 +49,14 @@ def fit_record(
 
 
 def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
-    """File name, size, time and sha256 of every map; nothing for a matrix."""
+    """File name, size and sha256 of every map (when it was written says nothing about it); nothing for a matrix."""
     if isinstance(maps, ArrayMaps):
         return {}
     files = maps.manifest["files"]
-    return {scan: {**files[scan], "path": path_label(files[scan]["path"])} for scan in maps.scan_ids}
+    return {
+        scan: {"path": path_label(files[scan]["path"]), "size": files[scan]["size"], "sha256": files[scan]["sha256"]}
+        for scan in maps.scan_ids
+    }
 
 
 def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
 from vbmstat.report.rules import preprocessing_rules
+from vbmstat.runlog import scan_times
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", *MAP_COLUMNS)
@@ -43,12 +44,15 @@ class Preprocessing:
         scan, path, step, reason of each one that failed in the last run.
     sidecars : dict of str to dict
         Provenance by scan id; a scan without a readable sidecar is missing.
+    times : dict of str to dict
+        Line of the run's log about each scan, by the stem of its files: see :func:`vbmstat.runlog.scan_times`.
     """
 
     folder: Path
     cohort: Cohort
     failures: pd.DataFrame
     sidecars: dict[str, dict[str, Any]]
+    times: dict[str, dict[str, Any]]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -115,7 +119,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         if failures.is_file()
         else pd.DataFrame(columns=columns)
     )
-    run = Preprocessing(folder, cohort, failed, {})
+    run = Preprocessing(folder, cohort, failed, {}, scan_times(folder))
     for scan in cohort.scan_ids:
         path = run.output(scan, "sidecar")
         try:
@@ -255,7 +259,7 @@ def _alike(run: Preprocessing) -> Picture | None:
 
 
 def _steps(run: Preprocessing) -> Table | None:
-    seconds = pd.DataFrame([entry["seconds"] for entry in run.sidecars.values() if entry.get("seconds")])
+    seconds = pd.DataFrame([entry["seconds"] for entry in run.times.values()])
     if seconds.empty:
         return None
     seconds["sum of the steps"] = seconds.sum(axis=1)
@@ -284,7 +288,7 @@ def _provenance(run: Preprocessing) -> Table:
 
 def _inputs(run: Preprocessing) -> Table:
     rows = [
-        (scan, file["path"], file["sha256"], entry.get("created_utc", ""))
+        (scan, file["path"], file["sha256"])
         for scan, entry in run.sidecars.items() for file in entry.get("inputs", [])
     ]  # fmt: skip
-    return table_of(pd.DataFrame(rows, columns=["scan", "input", "sha256", "made (UTC)"]), "Inputs")
+    return table_of(pd.DataFrame(rows, columns=["scan", "input", "sha256"]), "Inputs")

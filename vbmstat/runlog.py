@@ -1,0 +1,61 @@
+"""The log of a run: what happened when, a JSON object a line.
+
+Times stand here and not beside the results, so that equal runs write equal results, byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+FOLDER = "logs"  # inside an output folder
+
+
+def append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add one line, with the time (UTC) in front, to a log; a line is one write, so that processes may share a log."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    line = json.dumps({"time": now, **entry}, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, line.encode("utf-8"))
+    finally:
+        os.close(handle)
+
+
+def scan_times(folder: Path) -> dict[str, dict[str, Any]]:
+    """The last line about each scan that tells the seconds of its steps, by the scan's stem.
+
+    Parameters
+    ----------
+    folder : Path
+        An output folder; every ``logs/*.jsonl`` in it is read, and lines cut short by a crash are skipped.
+
+    Returns
+    -------
+    dict of str to dict
+        Entries ``time`` (UTC, ISO 8601) and ``seconds`` (by step), besides what else the line tells.
+    """
+    entries = [entry for path in sorted((folder / FOLDER).glob("*.jsonl")) for entry in _lines(path)]
+    timed = [entry for entry in entries if "scan" in entry and isinstance(entry.get("seconds"), dict)]
+    return {entry["scan"]: entry for entry in sorted(timed, key=lambda entry: str(entry.get("time", "")))}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
