@@ -33,7 +33,8 @@ WORDS = {
     "harmonize": "ComBat", "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t",
     "roi": "maps to mL", "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary",
     "assets": "templates, weights", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
-    "io": "nibabel", "device": "CPU, CUDA", "volume": "tensor + grid", "grid": "voxel to mm", "errors": "one clear line",
+    "io": "nibabel", "device": "CPU, CUDA", "volume": "tensor + grid", "grid": "voxel to mm",
+    "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.
 WIDTH, HEIGHT, GAP, ROW_GAP, MARGIN = 150, 54, 22, 46, 20
