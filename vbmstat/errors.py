@@ -21,3 +21,7 @@ class DesignError(VbmstatError):
 
 class AssetError(VbmstatError):
     """A template, atlas or network weight that is missing or is not what it should be."""
+
+
+class ClusterError(VbmstatError):
+    """Workers that cannot be started or reached, or that die again and again."""
