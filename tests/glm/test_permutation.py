@@ -145,7 +145,7 @@ def test_max_t_is_nilearn_s_with_the_same_permutations(two_sided):
     case = Case("age + group + tiv", "age", effect=0.02)
     permuted = case.permuted(permutations=200)
     rearranged = replace(
-        permuted.rearrangements, listed=nilearn_order(case.n, 199, 11), count=200, is_exhaustive=True
+        permuted.rearrangements, listed=nilearn_order(case.n, 199, 11), count=200, existing=200
     )
     nulls = case.nulls(replace(permuted, rearrangements=rearranged), NullSettings(two_sided=two_sided))
     x = case.design.matrix
@@ -163,7 +163,7 @@ def test_clusters_are_nilearn_s_with_the_same_permutations():
     """With nilearn's neighbourhood; its TFCE is summed in steps that depend on the map: no equality there."""
     case = Case("age + group + tiv", "age", effect=0.015)
     permuted = case.permuted(permutations=40)
-    rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 39, 11), count=40, is_exhaustive=True)
+    rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 39, 11), count=40, existing=40)
     threshold = float(stats.t.isf(0.05, case.plan.df_resid))  # two-sided 0.1
     settings = NullSettings(True, cluster_threshold=threshold, connectivity=6)
     nulls = case.nulls(replace(permuted, rearrangements=rearranged), settings)

@@ -301,22 +301,27 @@ class Rearrangements:
         What may be exchanged.
     count : int
         How many there are, the identity among them.
-    is_exhaustive : bool
-        Whether they are all that exist.
+    existing : int
+        How many distinguishable ones exist.
     flips : ndarray, (n_flips, n_scans), or None
         Sign flips in place of permutations.
     seed : int
-        Of the random ones.
+        Of the random ones, and of the order of all that exist.
     listed : ndarray, (count, n_scans), or None
         All of them, where they are listed.
     """
 
     tree: Node
     count: int
-    is_exhaustive: bool
+    existing: int
     flips: np.ndarray | None
     seed: int
     listed: np.ndarray | None = None
+
+    @property
+    def is_exhaustive(self) -> bool:
+        """Whether they are all that exist."""
+        return self.count == self.existing
 
     def sources(self, start: int, stop: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Row indices (b, n_scans) or None, and signs (b, n_scans) or None, of rearrangements `start` to `stop`."""
@@ -336,12 +341,17 @@ class Rearrangements:
             raise DesignError(msg)
         n_flips = len(self.flips)
         if self.is_exhaustive:
-            chosen = (np.arange(start, stop)[:, None] >> np.arange(n_flips)) & 1
+            chosen = (self._order[start:stop, None] >> np.arange(n_flips)) & 1
         else:
             chosen = self._blocks(start, stop, lambda rng: rng.integers(0, 2, (BLOCK, n_flips)))
             if start == 0:
                 chosen[0] = 0
         return np.rint(chosen.astype(np.float32) @ self.flips.astype(np.float32)) % 2
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """All flips in random order, the identity first."""
+        return _shuffled(self.count, self.seed)
 
     def _blocks(self, start: int, stop: int, draw: Any) -> np.ndarray:
         first, last = start // BLOCK, -(-stop // BLOCK)
@@ -350,7 +360,7 @@ class Rearrangements:
 
 
 def make_rearrangements(tree: Node, keys: np.ndarray, wanted: int, seed: int, flip: bool) -> Rearrangements:
-    """All rearrangements where there are no more than wanted, else random ones.
+    """All rearrangements in random order where there are no more than wanted, else random ones.
 
     Parameters
     ----------
@@ -380,6 +390,11 @@ def make_rearrangements(tree: Node, keys: np.ndarray, wanted: int, seed: int, fl
         msg = f"the exchangeability blocks leave nothing to {verb}: only one arrangement exists"
         raise DesignError(msg)
     if existing > wanted:
-        return Rearrangements(tree, wanted, False, flips, seed)
-    listed = all_arrangements(tree, keys) if flips is None else None
-    return Rearrangements(tree, existing, True, flips, seed, listed)
+        return Rearrangements(tree, wanted, existing, flips, seed)
+    listed = all_arrangements(tree, keys)[_shuffled(existing, seed)] if flips is None else None
+    return Rearrangements(tree, existing, existing, flips, seed, listed)
+
+
+def _shuffled(count: int, seed: int) -> np.ndarray:
+    """0, then the other numbers in random order: what is done first is a sample of what exists, (count,)."""
+    return np.append(0, 1 + np.random.default_rng([seed, count]).permutation(count - 1))

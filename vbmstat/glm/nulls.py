@@ -1,16 +1,18 @@
 """What is asked of a permutation test, what it tells, and how a p is counted.
 
 P-values count the permutations that reach the observed value, the unpermuted data among them (Phipson & Smyth 2010,
-doi:10.2202/1544-6115.1585).
+doi:10.2202/1544-6115.1585), unless a tail is fitted (:mod:`vbmstat.glm.tail`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vbmstat.glm.clusters import CONNECTIVITY, Clusters
+from vbmstat.glm.tail import Tail
 
 TFCE_CONNECTIVITY = 26
 
@@ -31,6 +33,12 @@ class NullSettings:
         Of clusters.
     tfce_connectivity : {6, 18, 26}
         Of TFCE.
+    wants_fwe : bool
+        Whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it.
+    tail : {"none", "gamma", "gpd"}
+        Distribution that gives small p; see :mod:`vbmstat.glm.tail`.
+    stop_after : int
+        Stop when so many permutations reach the largest value of everything that is asked; 0 for never.
     """
 
     two_sided: bool = True
@@ -38,6 +46,15 @@ class NullSettings:
     cluster_threshold: float | None = None
     connectivity: int = CONNECTIVITY
     tfce_connectivity: int = TFCE_CONNECTIVITY
+    wants_fwe: bool = True
+    tail: str = "none"
+    stop_after: int = 0
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the null maxima that are asked for."""
+        names = ("statistic",) * self.wants_fwe + ("tfce",) * self.wants_tfce
+        return names + ("extent", "mass") * (self.cluster_threshold is not None)
 
     @property
     def wants_maps(self) -> bool:
@@ -53,10 +70,12 @@ class Nulls:
     ----------
     count : int
         Permutations, the unpermuted data among them.
+    planned : int
+        How many there would have been without early stopping.
     is_exhaustive : bool
         Whether they are all that exist.
     smallest_p : float
-        No p can be smaller.
+        No counted p can be smaller.
     maxima : dict of str to ndarray, (count,)
         Largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first.
     p_uncorrected : ndarray, (n_voxels,)
@@ -69,9 +88,14 @@ class Nulls:
         Of the observed map.
     p_extent_fwe, p_mass_fwe : ndarray, (k,), or None
         Corrected p of each cluster.
+    tails : dict of str to Tail or None
+        Fitted to the null maxima, where asked; None where nothing fits.
+    approximated : dict of str to ndarray, bool
+        Which p are not counted: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,).
     """
 
     count: int
+    planned: int
     is_exhaustive: bool
     smallest_p: float
     maxima: dict[str, np.ndarray]
@@ -82,6 +106,8 @@ class Nulls:
     clusters: Clusters | None = None
     p_extent_fwe: np.ndarray | None = None
     p_mass_fwe: np.ndarray | None = None
+    tails: Mapping[str, Tail | None] = field(default_factory=dict)
+    approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,3 +150,17 @@ def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:
     """
     level = observed - ties * np.abs(observed)
     return np.asarray((len(maxima) - np.searchsorted(np.sort(maxima), level, side="left")) / len(maxima))
+
+
+def is_decided(maxima: Mapping[str, np.ndarray], done: int, settings: NullSettings, ties: Mapping[str, float]) -> bool:
+    """Whether `stop_after` permutations reach the unpermuted data's largest value of everything that is asked.
+
+    A p from the permutations up to there is valid whatever the times of looking, as long as they do not depend on the
+    data: Besag & Clifford 1991, doi:10.1093/biomet/78.2.301.
+    """
+    if not settings.stop_after or not settings.asked:
+        return False
+    return all(
+        round(done * float(reach(maxima[name][:done], maxima[name][:1], ties[name])[0])) > settings.stop_after
+        for name in settings.asked
+    )

@@ -1,13 +1,14 @@
 """Null distributions by permutation: of the largest statistic, TFCE value, cluster extent and cluster mass.
 
 A batch of permutations is one pass over the voxels. For the maximum alone a tile's statistics are forgotten at once;
-for TFCE and clusters the whole maps of a batch are kept, so the batch bounds the memory.
+for TFCE and clusters the whole maps of a batch are kept, so the batch bounds the memory. With early stopping the maxima
+are looked at after every 128 permutations, however the work is cut.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import numpy as np
 from vbmstat.glm.blocks import BLOCK
 from vbmstat.glm.checkpoint import resume, save
 from vbmstat.glm.maps import Maps
-from vbmstat.glm.nulls import Nulls, NullSettings, Scale, reach
+from vbmstat.glm.nulls import Nulls, NullSettings, Scale, is_decided, reach
 from vbmstat.glm.permute import Permuted, smallest_p
-from vbmstat.glm.permuted_scores import PermutedScores
+from vbmstat.glm.permuted_scores import PermutedScores, tail_p
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.statistic_images import StatisticImages
+from vbmstat.glm.tail import TAIL_SHARE, Tail, fit_tail, smallest_tail_p
 
 _ROWS_BYTES = 2**28  # rows of the products of one batch
 _MAPS_BYTES = 2**28  # statistic maps of one batch
@@ -85,8 +87,10 @@ def permutation_nulls(
     done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
     saved = time.monotonic()
     batch = _batch_size(engine, images, len(statistic))
-    while done < count:
-        stop = min(done + batch, count)
+    ties = {"statistic": engine.ties, "tfce": _MAP_TIES, "extent": 0.0, "mass": _MAP_TIES}
+    while done < count and not (done and done % BLOCK == 0 and is_decided(state, done, settings, ties)):
+        look = (done // BLOCK + 1) * BLOCK if settings.stop_after else count
+        stop = min(done + batch, look, count)
         tell = _teller(progress, done, stop, count, images is not None)
         maxima, reached, fields = engine.run(done, stop, images is not None, _part(tell, 0.0))
         state["statistic"][done:stop] = maxima
@@ -100,7 +104,10 @@ def permutation_nulls(
             save(checkpoint, key, done, state)
             saved = time.monotonic()
         tell(1.0)
-    return _summarise(state, statistic, maps.mask, permuted, settings, scale, images, engine.ties)
+    if progress and done < count:
+        progress("permutations", done, done)
+    state = {name: values if name == "reached" else values[:done] for name, values in state.items()}
+    return _summarise(state, statistic, engine, settings, images, ties, progress)
 
 
 def _names(settings: NullSettings) -> list[str]:
@@ -134,37 +141,63 @@ def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels
 
 
 def _summarise(
-    state: dict[str, np.ndarray], statistic: np.ndarray, mask: np.ndarray, permuted: Permuted, settings: NullSettings,
-    scale: Scale, images: StatisticImages | None, ties: float,
+    state: dict[str, np.ndarray], statistic: np.ndarray, engine: PermutedScores, settings: NullSettings,
+    images: StatisticImages | None, ties: Mapping[str, float], progress: Progress | None,
 ) -> Nulls:
     """P-values from null maxima."""
-    count = permuted.rearrangements.count
+    scale, rearrangements, mask = engine.scale, engine.permuted.rearrangements, engine.maps.mask
+    count = len(state["statistic"])
     score = np.where(mask, scale.score(statistic), 0.0)
     is_tested = mask & (statistic != 0)
     own = state["statistic"].copy()
     own[0] = score[is_tested].max(initial=own.min())
+    size = np.abs(statistic) if settings.two_sided else statistic
+    floor = smallest_tail_p(count, rearrangements.existing)
     maxima = {"statistic": scale.statistic(own)}
+    tails: dict[str, Tail | None] = {}
+    approximated: dict[str, np.ndarray] = {}
+
+    def corrected(name: str, counted: np.ndarray, observed: np.ndarray, tested: np.ndarray) -> np.ndarray:
+        """P of observed values: counted, or of a fitted tail."""
+        p = np.where(tested, counted, 1.0)
+        if settings.tail == "none" or count == rearrangements.existing:
+            return p
+        tail = tails[name] = fit_tail(settings.tail, maxima[name], floor)
+        chosen = approximated[name] = np.zeros(len(p), bool) if tail is None else tested & tail.covers(observed)
+        if tail is not None:
+            p[chosen] = tail.p(observed[chosen])
+        return p
+
+    p_uncorrected = np.where(is_tested, np.maximum(state["reached"], 1) / count, 1.0)
+    if settings.tail == "gpd" and count < rearrangements.existing:
+        wanted = is_tested & (p_uncorrected <= TAIL_SHARE)
+        p, chosen = tail_p(engine, size, wanted, count, floor, progress)
+        p_uncorrected, approximated["uncorrected"] = np.where(chosen, p, p_uncorrected), chosen
     nulls = Nulls(
         count=count,
-        is_exhaustive=permuted.rearrangements.is_exhaustive,
-        smallest_p=smallest_p(permuted, settings.two_sided),
+        planned=rearrangements.count,
+        is_exhaustive=count == rearrangements.existing,
+        smallest_p=smallest_p(engine.permuted, settings.two_sided),
         maxima=maxima,
-        p_uncorrected=np.where(is_tested, np.maximum(state["reached"], 1) / count, 1.0),
-        p_fwe=np.where(is_tested, reach(own, score, ties), 1.0),
+        p_uncorrected=p_uncorrected,
+        p_fwe=corrected("statistic", reach(own, score, ties["statistic"]), size, is_tested),
+        tails=tails,
+        approximated=approximated,
     )
     if settings.wants_tfce and images is not None:
         enhanced = images.enhance(statistic)
-        maxima["tfce"] = _with_own(state["tfce"], np.abs(enhanced))
-        p_tfce = np.where(enhanced != 0, reach(maxima["tfce"], np.abs(enhanced), _MAP_TIES), 1.0)
+        size = np.abs(enhanced)
+        maxima["tfce"] = _with_own(state["tfce"], size)
+        p_tfce = corrected("tfce", reach(maxima["tfce"], size, ties["tfce"]), size, enhanced != 0)
         nulls = replace(nulls, tfce=enhanced, p_tfce_fwe=p_tfce)
     if settings.cluster_threshold is not None and images is not None:
         clusters = images.find(statistic)
-        maxima["extent"] = _with_own(state["extent"], clusters.sizes)
-        maxima["mass"] = _with_own(state["mass"], clusters.masses)
-        nulls = replace(
-            nulls, clusters=clusters, p_extent_fwe=reach(maxima["extent"], clusters.sizes, 0.0),
-            p_mass_fwe=reach(maxima["mass"], clusters.masses, _MAP_TIES),
-        )
+        found = {}
+        for name, values in (("extent", clusters.sizes), ("mass", clusters.masses)):
+            maxima[name] = _with_own(state[name], values)
+            counted = reach(maxima[name], values, ties[name])
+            found[name] = corrected(name, counted, values, np.ones(len(values), bool))
+        nulls = replace(nulls, clusters=clusters, p_extent_fwe=found["extent"], p_mass_fwe=found["mass"])
     return nulls
 
 

@@ -18,8 +18,10 @@ from vbmstat.glm.maps import Maps
 from vbmstat.glm.nulls import Scale
 from vbmstat.glm.permute import Permuted
 from vbmstat.glm.plan import Plan
+from vbmstat.glm.tail import FEWEST, pareto_p
 from vbmstat.glm.tensors import Tensors, make_tensors
 
+_TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
 TIES = {np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-10}  # of s²: equal up to rounding is equal
 
 
@@ -47,7 +49,7 @@ class PermutedScores:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Largest score of each permutation (b,), how many reach a voxel's own (n_voxels,), and maps (b, n_voxels)."""
         n_voxels = len(self.maps.mask)
-        blocks = [self._rows(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
+        blocks = self.rows(start, stop)
         floor = -1.0 if self.scale.is_signed else 0.0
         maxima = np.full(stop - start, floor)
         reached = np.zeros(n_voxels, dtype=np.int64)
@@ -61,6 +63,17 @@ class PermutedScores:
                 fields[:, at : at + len(counts)] = values
             tell((at + len(counts)) / n_voxels)
         return maxima, reached, fields
+
+    def null(self, values: torch.Tensor, blocks: Sequence[torch.Tensor]) -> np.ndarray:
+        """Statistic of every permutation at some voxels (n, v): t, its size if two-sided, or F, (count, v)."""
+        width = values.shape[1]
+        unit, _, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
+        found = [self._scores(self.product(rows, unit))[0][:, :width].cpu().numpy() for rows in blocks]
+        return self.scale.statistic(np.concatenate(found))
+
+    def rows(self, start: int, stop: int) -> list[torch.Tensor]:
+        """Rows of the products, a block of permutations each."""
+        return [self._rows(at, min(at + BLOCK, stop)) for at in range(start, stop, BLOCK)]
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows of a block's products, (k · b, n), those of one direction together."""
@@ -137,3 +150,49 @@ class PermutedScores:
         if self.scale.kind == "F":
             return odds * (self.scale.df / self.scale.m)
         return torch.copysign((odds * self.scale.df).sqrt(), signed)
+
+
+def tail_p(
+    engine: PermutedScores, size: np.ndarray, wanted: np.ndarray, count: int, floor: float,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Uncorrected p of voxels, each by a generalised Pareto tail of its own permutations, in another pass.
+
+    Parameters
+    ----------
+    engine : PermutedScores
+        Of the permutations.
+    size : ndarray, (n_voxels,)
+        T (its size if two-sided) or F of the unpermuted data.
+    wanted : ndarray, (n_voxels,), bool
+        Voxels whose p is wanted.
+    count : int
+        Permutations that were done. Where their rows exceed 256 MB (above 20,000 scans), the first of them serve.
+    floor : float
+        Smallest p to give.
+    progress : callable, optional
+        Called with (stage, done, total).
+
+    Returns
+    -------
+    p : ndarray, (n_voxels,)
+        Meaningless where not approximated.
+    is_approximated : ndarray, (n_voxels,), bool
+        Where a tail fits and the value lies in it.
+    """
+    p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
+    n_rows = engine.permuted.n_tested + engine.permuted.moving.shape[1]
+    count = min(count, _TAIL_BYTES // (4 * n_rows * len(engine.plan.basis)))
+    if count < FEWEST:
+        return p, is_approximated
+    blocks = engine.rows(0, count)
+
+    def work(values: list[torch.Tensor], inside: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
+        return len(inside), np.flatnonzero(inside.numpy()), engine.null(values[0][:, inside], blocks)
+
+    for at, (width, inside, null) in stream([engine.maps], engine.layout, work, wanted):
+        columns = at + inside
+        p[columns], is_approximated[columns] = pareto_p(null, size[columns], floor)
+        if progress:
+            progress("tails of voxels", min(at + width, len(size)), len(size))
+    return p, is_approximated
