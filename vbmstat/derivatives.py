@@ -63,6 +63,11 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
 
 
+def is_complete(out: Path, scan: naming.Scan, names: str) -> bool:
+    """Whether all outputs of a scan are there, however they were made."""
+    return bool(_read_sidecar(naming.output_path(out, scan, "sidecar", names))) and _all_present(out, scan, names)
+
+
 def completed_row(out: Path, scan: naming.Scan, names: str, origin: dict[str, Any]) -> dict[str, Any] | None:
     """Cohort columns of a scan that was completed before in the same way; None if it must be run.
 

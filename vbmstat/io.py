@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import threading
-import zlib
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +23,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from isal import igzip, isal_zlib
+from isal import igzip
 from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
@@ -35,10 +35,9 @@ IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
 TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
-_READ_ERRORS: tuple[type[BaseException], ...] = (
-    OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error, isal_zlib.error,  # type: ignore[assignment]
-    nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
-)  # fmt: skip
+_MAX_EXTENT_MM = 2000.0  # of the field of view, and of its distance from the scanner's origin
+_MAX_DATA_OFFSET = 16 << 20  # bytes of header and extensions before the image
+_LEAST_ORTHOGONALITY = 0.2  # volume of a voxel relative to that of the box with its edges
 _MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
 _MAX_TRAILER_BYTES = 16 << 20
 _WRITE_ERRORS = (
@@ -70,6 +69,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.errno not in _WRITE_ERRORS:
             raise
@@ -78,6 +78,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut, where the system can (not on Windows)."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
+    finally:
+        os.close(handle)
 
 
 @cache
