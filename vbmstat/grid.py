@@ -130,6 +130,38 @@ def sample(
     return out.transpose(0, 1).reshape(data.shape[0], n_slabs * slab, *points.shape[2:])[:, : points.shape[1]]
 
 
+def sample_batch(images: torch.Tensor, points: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+    """Values of a batch of images at voxel coordinates; derivatives flow through both.
+
+    Parameters
+    ----------
+    images : Tensor, (B, C, X, Y, Z)
+        Each on a grid of its own.
+    points : Tensor, (B, 3, A, B, D)
+        Voxel coordinates (x, y, z) in them.
+    padding_mode : {"border", "zeros"}
+        What lies beyond the field of view.
+
+    Returns
+    -------
+    Tensor, (B, C, A, B, D)
+    """
+    last = torch.tensor(images.shape[2:], dtype=points.dtype, device=points.device).clamp(min=2) - 1
+    normalised = points * (2.0 / last).reshape(3, 1, 1, 1) - 1.0
+    return functional.grid_sample(
+        images, normalised.flip(1).movedim(1, -1), mode="bilinear", padding_mode=padding_mode, align_corners=True
+    )
+
+
+def from_normalised(field: torch.Tensor) -> torch.Tensor:
+    """A displacement or velocity in torch's normalised coordinates, (B, 3, X, Y, Z), components z, y, x, in voxels.
+
+    Networks that were trained elsewhere give such fields. The result has the components x, y, z.
+    """
+    last = torch.tensor(field.shape[2:], dtype=field.dtype, device=field.device) - 1
+    return field.flip(1) * (last / 2.0).reshape(3, 1, 1, 1)
+
+
 def resample(
     data: torch.Tensor,
     source: Grid,

@@ -1,0 +1,116 @@
+"""SYMNet: two half velocities from a network, and the symmetric warps that they make.
+
+After Mok & Chung 2020 (doi:10.1109/CVPR42600.2020.00470), as the paper uses it. The network sees the scan's tissues
+and the template's, both on the template's grid, and gives a velocity of the scan (forward) and of the template
+(backward), which meet half-way. Each is integrated by scaling and squaring in 7 steps. With h(v) for the flow of v
+after unit time, the warps are ``h(forward) ∘ h(-backward)`` (template -> scan) and ``h(backward) ∘ h(-forward)``, each
+the inverse of the other.
+
+The network's own fields are in torch's normalised coordinates, between -1 and 1, which is what its hyperbolic tangent
+is for; everything else here is in voxels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from vbmstat.grid import from_normalised, sample_batch, voxel_indices
+from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS, UNet
+
+N_STEPS = 7
+_SMALL = 1e-4  # sd of the last convolution's first weights: the first warps are near the identity
+
+
+class SymNet(nn.Module):
+    """UNet with LeakyReLU that gives two velocities, by tanh between -1 and 1.
+
+    Parameters
+    ----------
+    n_tissues : int
+        Channels of the scan, and of the template.
+    n_channels, depth : int
+        Of the UNet.
+    """
+
+    def __init__(self, n_tissues: int = 2, n_channels: int = N_CHANNELS, depth: int = DEPTH) -> None:
+        super().__init__()
+        self.unet = UNet(2 * n_tissues, 6, n_channels, depth, activation=nn.LeakyReLU, final=nn.Tanh())
+        nn.init.normal_(self.unet.last.weight, std=_SMALL)
+        nn.init.zeros_(self.unet.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, scan_and_template: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward velocity, each (B, 3, X, Y, Z), normalised (z, y, x), for (B, 2 n_tissues, X, Y, Z)."""
+        both = self.unet(scan_and_template)
+        return both[:, :3], both[:, 3:]
+
+
+class Velocities(NamedTuple):
+    """The two half velocities, each (B, 3, X, Y, Z), voxels."""
+
+    forward: torch.Tensor
+    backward: torch.Tensor
+
+
+class Warps(NamedTuple):
+    """Displacements in voxels, each (B, 3, X, Y, Z).
+
+    Attributes
+    ----------
+    forward, backward : Tensor
+        Template voxel -> scan voxel, and the inverse of it.
+    half_forward, half_backward : Tensor
+        From half-way to the scan, and to the template.
+    """
+
+    forward: torch.Tensor
+    backward: torch.Tensor
+    half_forward: torch.Tensor
+    half_backward: torch.Tensor
+
+
+def predict(network: nn.Module, scan: torch.Tensor, template: torch.Tensor) -> Velocities:
+    """Velocities of a network such as :class:`SymNet`, in voxels, for tissues (B, n_tissues, X, Y, Z)."""
+    forward, backward = network(torch.cat([scan, template], dim=1))
+    return Velocities(from_normalised(forward), from_normalised(backward))
+
+
+def compose_warps(velocities: Velocities, n_steps: int = N_STEPS) -> Warps:
+    """The symmetric warps of two half velocities."""
+    n = len(velocities.forward)
+    signed = torch.cat([velocities.forward, velocities.backward, -velocities.forward, -velocities.backward])
+    half_forward, half_backward, back_from_scan, back_from_template = exponentiate(signed, n_steps).split(n)
+    return Warps(
+        _compose(half_forward, back_from_template), _compose(half_backward, back_from_scan), half_forward, half_backward
+    )
+
+
+def exponentiate(velocity: torch.Tensor, n_steps: int = N_STEPS) -> torch.Tensor:
+    """Displacement of the flow of a stationary velocity after unit time, by scaling and squaring.
+
+    Parameters
+    ----------
+    velocity : Tensor, (B, 3, X, Y, Z), voxels
+    n_steps : int
+        Number of squarings.
+
+    Returns
+    -------
+    Tensor, (B, 3, X, Y, Z), voxels
+    """
+    moved = velocity / 2**n_steps
+    for _ in range(n_steps):
+        moved = _compose(moved, moved)
+    return moved
+
+
+def pull(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, X, Y, Z) at ``x + displacement(x)``, displacement (B, 3, X, Y, Z) in voxels."""
+    return sample_batch(images, voxel_indices(displacement.shape[2:], displacement.device) + displacement)
+
+
+def _compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Displacement of ``(id + outer) ∘ (id + inner)``."""
+    return inner + pull(outer, inner)

@@ -1,0 +1,108 @@
+"""The 3-D UNet that all networks of the paper share: depth 4, channels doubling from 8, instance norm.
+
+Where the paper's text is silent, the layout is that of Ronneberger et al. 2015 (doi:10.1007/978-3-319-24574-4_28),
+which it cites: at each level two convolutions of 3 × 3 × 3, each followed by instance norm and activation; 2 × 2 × 2
+maximum pooling before a level's convolutions on the way down; transposed convolutions of 2 × 2 × 2 on the way up, whose
+result is concatenated with the level's own features; a convolution of 1 × 1 × 1 at the end. Instance norm has no
+parameters, as is torch's default, and the convolutions before it have no bias, which it would take out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+N_CHANNELS, DEPTH = 8, 4
+
+
+class UNet(nn.Module):
+    """3-D UNet; images of any shape are padded with zeros to a multiple of ``2 ** depth`` inside.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of input and output.
+    n_channels : int
+        Channels of the finest level; each deeper level has twice as many.
+    depth : int
+        Number of poolings.
+    activation : callable
+        Makes the activation that follows each norm; it is called with ``inplace=True``.
+    final : Module, optional
+        What follows the last convolution; nothing by default.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        n_channels: int = N_CHANNELS,
+        depth: int = DEPTH,
+        activation: Callable[..., nn.Module] = nn.ReLU,
+        final: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [n_channels * 2**level for level in range(depth + 1)]
+        down = zip([in_channels, *widths[:-1]], widths, strict=True)
+        self.down = nn.ModuleList([_two_convolutions(before, after, activation) for before, after in down])
+        up = list(zip(widths[1:], widths[:-1], strict=True))[::-1]  # coarse to fine
+        self.enlarge = nn.ModuleList([nn.ConvTranspose3d(below, here, 2, stride=2) for below, here in up])
+        self.up = nn.ModuleList([_two_convolutions(2 * here, here, activation) for _, here in up])
+        self.last = nn.Conv3d(n_channels, out_channels, 1)
+        self.final = final if final is not None else nn.Identity()
+        self.depth = depth
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Output of the network, (B, out_channels, X, Y, Z), for images (B, in_channels, X, Y, Z)."""
+        shape = image.shape[2:]
+        features = functional.pad(image, _padding(shape, 2**self.depth))
+        kept = []
+        for level, convolve in enumerate(self.down):
+            features = convolve(features if level == 0 else functional.max_pool3d(features, 2))
+            kept.append(features)
+        kept.pop()
+        for enlarge, convolve in zip(self.enlarge, self.up, strict=True):
+            features = convolve(torch.cat([kept.pop(), enlarge(features)], dim=1))
+        out = self.final(self.last(features))
+        for axis, n in enumerate(shape, start=2):
+            out = out.narrow(axis, (out.shape[axis] - n) // 2, n)
+        return out
+
+
+def receptive_field(depth: int = DEPTH) -> int:
+    """Edge length in voxels of the cube of input that the convolutions let one output voxel see.
+
+    Instance norm adds the mean and variance of the whole image to that.
+
+    Examples
+    --------
+    >>> receptive_field()
+    200
+    """
+    convolutions = 4 * sum(2**level for level in range(depth + 1)) + 4 * sum(2**level for level in range(depth))
+    pooling = sum(2**level for level in range(depth))
+    return 1 + convolutions + pooling
+
+
+def n_parameters(network: nn.Module) -> int:
+    """Number of trained numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _two_convolutions(before: int, after: int, activation: Callable[..., nn.Module]) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(before, after, 3, padding=1, bias=False), nn.InstanceNorm3d(after), activation(inplace=True),
+        nn.Conv3d(after, after, 3, padding=1, bias=False), nn.InstanceNorm3d(after), activation(inplace=True),
+    )  # fmt: skip
+
+
+def _padding(shape: torch.Size, multiple: int) -> list[int]:
+    """Zeros before and after each axis, last axis first, as torch's `pad` wants it."""
+    pads: list[int] = []
+    for n in reversed(shape):
+        missing = -n % multiple
+        pads += [missing // 2, missing - missing // 2]
+    return pads
