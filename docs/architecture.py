@@ -32,7 +32,7 @@ WORDS = {
     "figures": "matplotlib", "cohort_quality": "scans among scans",
     "harmonize": "ComBat", "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t",
     "roi": "maps to mL", "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary",
-    "assets": "templates, weights", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
+    "assets": "templates, weights", "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
     "io": "nibabel", "device": "CPU, CUDA", "volume": "tensor + grid", "grid": "voxel to mm",
     "errors": "one clear line",
 }  # fmt: skip

@@ -1,0 +1,337 @@
+"""Fetched weights: one download, trusted once and confirmed ever after, nothing half, one line without a network."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from vbmstat import downloads
+from vbmstat.errors import AssetError
+
+NAMES = ("a.pt", "b.pt")
+CONTENT = {name: b"PK\x03\x04" + name.encode() * 50_000 for name in NAMES}
+PROCESSES = 8
+
+
+class Server:
+    """Weights on a local port: counts requests, and misbehaves as it is told."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.content = dict(CONTENT)
+        self.cut_after: int | None = None
+        self.seconds = 0.0
+        self.status = 200
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.reply(with_body=False)
+
+            def do_GET(self) -> None:
+                self.reply(with_body=True)
+
+            def reply(self, with_body: bool) -> None:
+                name = self.path.rsplit("/", 1)[-1]
+                outer.requests[self.command, name] += 1
+                time.sleep(outer.seconds)
+                body = outer.content.get(name)
+                status = outer.status if body is not None else 404
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.end_headers()
+                if with_body and status == 200:
+                    self.wfile.write((body or b"")[: outer.cut_after])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.http.server_port}/"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, server) -> Path:
+    """An empty cache, and a set of two files on the local server."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(downloads.FOLDER_VARIABLE, str(folder))
+    for name in (downloads.OFFLINE_VARIABLE, "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    few = downloads.WeightSet("few", NAMES, (server.address,), ("deepmriprep", "no/such/folder"), "MIT")
+    monkeypatch.setitem(downloads.WEIGHTS, "few", few)
+    return folder
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(CONTENT[name]).hexdigest()
+
+
+def fetched(**options) -> list[str]:
+    lines: list[str] = []
+    downloads.fetch("few", **options, tell=lines.append)
+    return lines
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+
+
+def test_first_download_is_trusted_and_later_ones_are_confirmed(cache, server):
+    lines = fetched()
+    assert [line.split(":")[0] for line in lines] == list(NAMES)
+    assert all(digest(name) in line and "first seen" in line for name, line in zip(NAMES, lines, strict=True))
+    assert (cache / "few" / "a.pt").read_bytes() == CONTENT["a.pt"]
+    assert downloads.weights_sha256("few") == {name: digest(name) for name in NAMES}
+    assert fetched() == []  # nothing to do, no request
+    (cache / "few" / "b.pt").unlink()
+    (line,) = fetched()
+    assert "as recorded" in line
+    server.content["b.pt"] = b"PK\x03\x04another"
+    (cache / "few" / "b.pt").unlink()
+    with pytest.raises(AssetError, match=r"b.pt: sha256 .* differs from the recorded .*delete"):
+        fetched()
+    assert leftovers(cache / "few") == ["a.pt", "fetched.json"]
+
+
+def test_a_known_sha256_counts_from_the_beginning(cache, server, monkeypatch):
+    known = replace(downloads.WEIGHTS["few"], known_sha256={"a.pt": "0" * 64})
+    monkeypatch.setitem(downloads.WEIGHTS, "few", known)
+    with pytest.raises(AssetError, match=r"a.pt: sha256 .* differs from the recorded 000000000000…"):
+        fetched()
+    assert leftovers(cache) == []
+
+
+def test_a_changed_file_is_not_used(cache):
+    fetched()
+    downloads._checked_folder.cache_clear()
+    assert downloads.weights_folder("few") == cache / "few"
+    downloads._checked_folder.cache_clear()
+    (cache / "few" / "a.pt").write_bytes(b"PK\x03\x04exchanged")
+    with pytest.raises(AssetError, match=r"a.pt: sha256 .* differs from the recorded"):
+        downloads.weights_folder("few")
+
+
+def test_weights_that_were_not_fetched(cache):
+    with pytest.raises(AssetError, match=r"a.pt: not fetched; run 'vbmstat assets fetch few' .* VBMSTAT_ASSETS"):
+        downloads.weights_folder("few")
+    with pytest.raises(AssetError, match="expected weights of deepmriprep, few, got 'fewer'"):
+        downloads.fetch("fewer")
+
+
+def test_the_second_source_serves_where_the_first_does_not(cache, server, monkeypatch):
+    dead = unused_address()
+    monkeypatch.setitem(downloads.WEIGHTS, "few", replace(downloads.WEIGHTS["few"], sources=(dead, server.address)))
+    assert all(server.address in line for line in fetched())
+
+
+def test_a_source_that_breaks_off_midway_leaves_nothing(cache, server):
+    server.cut_after = 1000
+    with pytest.raises(AssetError, match=r"a.pt: cannot be fetched from .*: the connection broke off; try again"):
+        fetched()
+    assert leftovers(cache) == []
+    server.cut_after = None
+    assert len(fetched()) == 2
+
+
+def test_a_login_page_is_not_taken_for_weights(cache, server):
+    server.content["a.pt"] = b"<html>Please log in"
+    with pytest.raises(AssetError, match=r"a.pt is no file of torch there, but something of 19 bytes"):
+        fetched()
+    assert leftovers(cache) == []
+
+
+def test_own_folder_as_source_needs_no_network(cache, server, tmp_path, monkeypatch):
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    for name in NAMES:
+        (mirror / name).write_bytes(CONTENT[name])
+    monkeypatch.setenv(downloads.OFFLINE_VARIABLE, "1")
+    assert len(fetched(source=str(mirror))) == 2
+    assert server.requests.total() == 0
+    (cache / "few" / "a.pt").unlink()
+    with pytest.raises(AssetError, match=r"--source no/where: expected a folder with a.pt …, or an address"):
+        fetched(source="no/where")
+
+
+def test_files_put_there_by_hand_are_recorded(cache, server):
+    (cache / "few").mkdir(parents=True)
+    (cache / "few" / "a.pt").write_bytes(CONTENT["a.pt"])
+    assert "put there by hand" in fetched()[0]
+    assert server.requests["GET", "a.pt"] == 0
+
+
+def test_copies_of_an_installed_program_are_taken(cache, server, tmp_path, monkeypatch):
+    for name in NAMES:
+        (tmp_path / name).write_bytes(CONTENT[name])
+    monkeypatch.setattr(downloads, "distribution_file", lambda _, path: tmp_path / Path(path).name)
+    assert all(str(tmp_path) in line for line in fetched(offline=True))
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_offline_opens_no_connection(cache, server, monkeypatch, by_variable):
+    if by_variable:
+        monkeypatch.setenv(downloads.OFFLINE_VARIABLE, "1")
+    with pytest.raises(AssetError, match=r"few: 2 files are not in the cache, and VBMSTAT_OFFLINE or --offline is set"):
+        fetched(offline=not by_variable)
+    assert server.requests.total() == 0
+
+
+def unused_address() -> str:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}/"
+
+
+@pytest.fixture
+def black_hole():
+    """An address that swallows the packets of a connection, as a firewall does: its queue is full."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        yield f"http://127.0.0.1:{full.getsockname()[1]}/"
+
+
+def slow_lookup(*_: object, **__: object) -> None:
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("packets vanish", "127.0.0.1: no answer"),
+        ("no such name", "no-such-host.invalid: its name cannot be resolved"),
+        ("lookup hangs", "hangs.invalid: no answer in 1 s"),
+        ("server is silent", "127.0.0.1: no answer"),
+        ("refused", "127.0.0.1: connection refused"),
+        ("gone", "127.0.0.1: HTTP 404"),
+        ("forbidden", "127.0.0.1: HTTP 403"),
+    ],
+)
+def test_without_a_network_one_line_and_soon(cache, server, black_hole, monkeypatch, what, reason):
+    monkeypatch.setattr(downloads, "_ANSWER_S", 1.0)
+    address = {
+        "packets vanish": black_hole, "no such name": "http://no-such-host.invalid/",
+        "lookup hangs": "http://hangs.invalid/", "refused": unused_address(),
+    }.get(what, server.address)  # fmt: skip
+    if what == "lookup hangs":
+        monkeypatch.setattr(socket, "getaddrinfo", slow_lookup)
+    server.seconds = 5.0 if what == "server is silent" else 0.0
+    server.status = 403 if what == "forbidden" else 200
+    server.content = {} if what == "gone" else server.content
+    began = time.monotonic()
+    with pytest.raises(AssetError, match=reason) as caught:
+        fetched(source=address)
+    assert time.monotonic() - began < 3
+    assert "\n" not in str(caught.value)
+    assert "VBMSTAT_ASSETS" in str(caught.value)
+    assert leftovers(cache) == []
+
+
+def test_a_full_cache_may_be_read_only(cache, monkeypatch):
+    fetched()
+    downloads._checked_folder.cache_clear()
+    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(os, "mkdir", denied)
+    assert downloads.fetch("few") == cache / "few"
+
+
+def denied(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_a_read_only_cache_that_lacks_files(cache, monkeypatch):
+    monkeypatch.setattr(Path, "mkdir", denied)
+    with pytest.raises(AssetError, match=r"files are missing there, and it cannot be written to \(Read-only file sys"):
+        fetched()
+
+
+def test_a_full_disk(cache, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(downloads, "_transfer", full)
+    with pytest.raises(AssetError, match=r"No space left on device\); set VBMSTAT_ASSETS to another folder"):
+        fetched()
+    assert leftovers(cache) == []
+
+
+def test_damaged_record(cache):
+    fetched()
+    (cache / "few" / downloads.RECORD).write_text("{")
+    with pytest.raises(AssetError, match=r"fetched.json: cannot be read .*; delete .* and fetch again"):
+        fetched()
+
+
+# Processes of one import: each is a fork that waits for the word to go.
+WORKERS = """
+import json, os, sys
+from vbmstat import downloads
+names, address, n = json.loads(sys.argv[1])
+downloads.WEIGHTS["few"] = downloads.WeightSet("few", tuple(names), (address,), ("deepmriprep", "none"), "MIT")
+waiting, go = os.pipe()
+children = []
+for _ in range(n):
+    children.append(os.fork())
+    if not children[-1]:
+        os.close(go)
+        os.read(waiting, 1)
+        found = list(downloads.fetch("few").glob("*.pt"))
+        os._exit(0 if len(found) == len(names) else 1)
+os.close(go)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+def start(address: str, n: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", WORKERS, json.dumps([NAMES, address, n])], start_new_session=True)
+
+
+def test_processes_on_an_empty_cache_download_once(cache, server):
+    server.seconds = 0.05
+    assert start(server.address, PROCESSES).wait() == 0
+    assert {name: server.requests["GET", name] for name in NAMES} == dict.fromkeys(NAMES, 1)
+
+
+def test_a_process_killed_while_it_downloads_leaves_nothing_in_the_way(cache, server):
+    server.seconds = 0.5
+    with start(server.address, 1) as worker:
+        while not list(cache.rglob(".partial-*")):
+            time.sleep(0.005)
+        os.killpg(worker.pid, signal.SIGKILL)
+    assert [path.name for path in (cache / "few").glob("*.pt") if not path.name.startswith(".")] == []
+    server.seconds = 0.0
+    fetched()
+    assert leftovers(cache / "few") == ["a.pt", "b.pt", "fetched.json"]
+
+
+def test_reasons_are_short():
+    assert downloads._reason(requests.exceptions.SSLError("SSL: CERTIFICATE")) == "its certificate cannot be trusted"
+    assert downloads._reason(ValueError("anything")) == "ValueError"
