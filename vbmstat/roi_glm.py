@@ -271,6 +271,8 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
         part["se"] = np.sqrt(found["variance"]) if contrast.kind == "t" else np.nan
         part["df"] = found.get("df", fit.df_resid)
         part["q_fdr"] = _fdr(found["p"], fit.mask)
+        if "pfwe" in fit.approximated(contrast.name):
+            part["approximated"] = ["p_fwe" if chosen else None for chosen in fit.approximated(contrast.name)["pfwe"]]
         part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)

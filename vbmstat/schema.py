@@ -53,6 +53,7 @@ _AT_PEAK = (
     Column("q_fdr", "Adjusted p of the false discovery rate"),
     Column("g", "Hedges' g"),
 )
+_APPROXIMATED = Column("approximated", "Columns whose p is not counted but that of a fitted tail (--tail)")
 _ROI_VOLUMES = (
     Column("gm_ml", "Volume of grey matter in the label or region; missing where it could not be measured", "mL"),
     Column("wm_ml", "Volume of white matter in the label or region; missing where it could not be measured", "mL"),
@@ -245,7 +246,7 @@ TABLES = {
         "glm",
         "contrast-NAME_stats.tsv",
         "a fitted feature (region)",
-        (Column("feature", "What was modelled, e.g. the column of a region table"), *_STATISTICS),
+        (Column("feature", "What was modelled, e.g. the column of a region table"), *_STATISTICS, _APPROXIMATED),
     ),
     "clusters": Table(
         "glm",
@@ -264,6 +265,7 @@ TABLES = {
             Column("peak_F", "F at the peak"),
             *(Column(f"peak_{column.name}", f"At the peak: {column.description}") for column in _AT_PEAK),
             Column("regions", "Regions of the atlas with their share of the cluster; less than 5 % is not listed"),
+            _APPROXIMATED,
         ),
     ),
     "peaks": Table(
@@ -277,6 +279,7 @@ TABLES = {
             Column("F", "F at the peak"),
             *_AT_PEAK,
             Column("region", "Region of the atlas at the peak"),
+            _APPROXIMATED,
         ),
     ),
     "null_maxima": Table(
@@ -313,6 +316,7 @@ TABLES = {
                 "Family-wise error over the regions of one contrast: share of the permutations, the unpermuted one "
                 "counted in, whose largest statistic is as large",
             ),
+            _APPROXIMATED,
             Column("partial_r", "Partial correlation t / sqrt(t² + df) (t only)"),
             Column("cohens_d", "Cohen's d as 2 t / sqrt(df) (t only)"),
             Column("median_t", "Median t over the subset repetitions: a measure of stability, it has no p"),

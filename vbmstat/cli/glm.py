@@ -61,6 +61,12 @@ def command(
         list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
     ] = None,
     exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
+    tail: Annotated[
+        str, typer.Option(help="Small p from a distribution fitted to 500 permutations: none, gamma or gpd.")
+    ] = "none",
+    stop_after: Annotated[
+        int, typer.Option(help="Stop when so many permutations reach the strongest finding, e.g. 20; 0 for never.")
+    ] = 0,
     atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
     level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
     repeated: Annotated[
@@ -91,7 +97,8 @@ def command(
         "repeats": repeats, "fraction": fraction, "seed": seed, "stratify": stratify, "draws": draws, "tiv": tiv,
         "weights": weights, "robust": robust, "allow_mixed": allow_mixed, "device": device,
         "permutations": permutations, "one_sided": one_sided, "scheme": scheme, "sign_flip": sign_flip,
-        "blocks": tuple(blocks or ()), "exchange": exchange, "repeated": repeated,
+        "blocks": tuple(blocks or ()), "exchange": exchange, "repeated": repeated, "tail": tail,
+        "stop_after": stop_after,
     }  # fmt: skip
     of_maps: dict[str, Any] = {
         "mask_threshold": mask_threshold, "mask_share": mask_share, "mask": mask, "nan": nan,
@@ -235,7 +242,7 @@ def _corrected(results: GlmResults, contrast: str) -> list[str]:
     maps, inference = results.maps[contrast], results.inference[contrast]
     lines = [] if inference.nulls is None else [
         f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
-        f"smallest p {inference.nulls.smallest_p:.2g}"
+        f"smallest p that can be counted {inference.nulls.smallest_p:.2g}"
     ]
     for stat, what in _CORRECTED.items():
         if stat in maps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import Permuted, make_permuted
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness
+from vbmstat.glm.tail import Tail
 from vbmstat.glm.tensors import Fit
 
 _ALPHA = 0.05
@@ -145,7 +146,8 @@ def infer(
             asked = NullSettings(
                 two_sided, "tfce" in settings.inference_kinds,
                 threshold if "cluster" in settings.inference_kinds else None,
-            )
+                wants_fwe="fwe" in settings.inference_kinds, tail=settings.tail, stop_after=settings.stop_after,
+            )  # fmt: skip
             file = None if checkpoint is None else Path(checkpoint) / f"contrast-{contrast.label}_permutations.npz"
             key = "" if file is None else analysis_key(maps, plan, permutation, asked, contrast.weights.tolist())
             nulls = permutation_nulls(
@@ -173,15 +175,49 @@ def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[
         nulls = inference.nulls
         if nulls is None:
             continue
-        if nulls.count < settings.permutations:
-            verb = "sign flips" if settings.sign_flip else "permutations"
+        verb = "sign flips" if settings.sign_flip else "permutations"
+        if nulls.planned < settings.permutations:
+            used = "all of them were used, and " if nulls.is_exhaustive else ""
             notes.append(
-                f"{name}: {settings.permutations} {verb} were asked and {nulls.count} exist; all of them were "
-                f"used, and no p can be below {nulls.smallest_p:.2g}"
+                f"{name}: {settings.permutations} {verb} were asked and {nulls.planned} exist; {used}"
+                f"no p can be below {nulls.smallest_p:.2g}"
             )
+        notes += _shortcut_notes(name, nulls, settings, verb)
         if nulls.smallest_p > _ALPHA:
             notes.append(f"{name}: nothing can reach p = {_ALPHA}: the smallest is {nulls.smallest_p:.2g}")
     return tuple(notes)
+
+
+_WORDS = {
+    "statistic": "the largest statistic", "tfce": "TFCE", "extent": "cluster extent", "mass": "cluster mass",
+}  # fmt: skip
+_DISTRIBUTIONS = {"gamma": "gamma distribution", "gpd": "generalised Pareto distribution"}
+
+
+def _shortcut_notes(name: str, nulls: Nulls, settings: Options, verb: str) -> list[str]:
+    """What was stopped early, and which p are approximated."""
+    notes = []
+    if nulls.count < nulls.planned:
+        notes.append(
+            f"{name}: stopped after {nulls.count} of {nulls.planned} {verb}: at least {settings.stop_after} of them "
+            "reach the strongest finding"
+        )
+    if settings.tail == "none":
+        return notes
+    if nulls.is_exhaustive:
+        return [*notes, f"{name}: all {verb} that exist were done, so that p are exact; no tail was fitted"]
+    fitted = [_WORDS[what] for what, tail in nulls.tails.items() if tail is not None]
+    missing = [_WORDS[what] for what, tail in nulls.tails.items() if tail is None]
+    if fitted:
+        floor = next(tail.floor for tail in nulls.tails.values() if tail is not None)
+        which = "p" if settings.tail == "gamma" else "small p"
+        notes.append(
+            f"{name}: {which} of {', '.join(fitted)} are approximated by a {_DISTRIBUTIONS[settings.tail]} fitted to "
+            f"{nulls.count} {verb}, down to {floor:.2g}; the smallest p that can be counted is {nulls.smallest_p:.2g}"
+        )
+    if missing:
+        notes.append(f"{name}: no {_DISTRIBUTIONS[settings.tail]} fits {', '.join(missing)}; those p are counted")
+    return notes
 
 
 def inference_record(
@@ -200,13 +236,26 @@ def inference_record(
     return record
 
 
+def _tail_record(tail: Tail) -> dict[str, Any]:
+    """A fitted tail for JSON, which has no infinity."""
+    record = asdict(tail)
+    return record | {"beyond": None if tail.kind == "gamma" else tail.beyond}
+
+
 def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
     nulls = inference.nulls
     record: dict[str, Any] = {
         "name": name, "two_sided": inference.two_sided, "cluster_forming_threshold": inference.threshold,
     }  # fmt: skip
     if nulls is not None:
-        record |= {"permutations": nulls.count, "all_that_exist": nulls.is_exhaustive, "smallest_p": nulls.smallest_p}
+        record |= {
+            "permutations": nulls.count, "permutations_planned": nulls.planned, "all_that_exist": nulls.is_exhaustive,
+            "smallest_p": nulls.smallest_p,
+        }  # fmt: skip
+        if nulls.approximated:
+            counts = {what: int(chosen.sum()) for what, chosen in nulls.approximated.items()}
+            tails = {what: None if tail is None else _tail_record(tail) for what, tail in nulls.tails.items()}
+            record["approximated"] = {"number_of_p": counts, "tails": tails}
         for what, maxima in nulls.maxima.items():
             record[f"{what}_at_p_fwe_{_ALPHA}"] = float(np.quantile(maxima, 1 - _ALPHA, method="higher"))
     return record

@@ -12,6 +12,7 @@ from vbmstat.errors import DesignError
 from vbmstat.glm.blocks import EXCHANGES
 from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.glm.permute import SCHEMES
+from vbmstat.glm.tail import FEWEST, TAILS
 
 INFERENCE_KINDS = ("fdr", "fwe", "tfce", "cluster")
 _PERMUTING = ("fwe", "tfce", "cluster")
@@ -63,6 +64,10 @@ class Options:
         Columns of exchangeability blocks; one column of labels, or PALM's several.
     exchange : {"within", "whole", "both"}
         What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
+    tail : {"none", "gamma", "gpd"}
+        Small p by permutation from a fitted distribution; see :mod:`vbmstat.glm.tail`.
+    stop_after : int
+        Stop when so many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0 for never.
     device, backend, n_threads, chunk_voxels
         See :func:`vbmstat.glm.engine.fit_voxels`.
     """
@@ -92,6 +97,8 @@ class Options:
     cluster_threshold: float = 0.001
     blocks: str | Sequence[str] = ()
     exchange: str = EXCHANGES[0]
+    tail: str = TAILS[0]
+    stop_after: int = 0
     device: str = "cpu"
     backend: str = "auto"
     n_threads: int | None = None
@@ -100,7 +107,7 @@ class Options:
     def __post_init__(self) -> None:
         choices = {
             "tiv": TIV_RECIPES, "robust": ("none", "hc3"), "missing": ("raise", "drop"), "scheme": SCHEMES,
-            "exchange": EXCHANGES,
+            "exchange": EXCHANGES, "tail": TAILS,
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -116,13 +123,13 @@ class Options:
         if not self.cluster_threshold > 0:
             msg = f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"
             raise DesignError(msg)
-
         if (self.blocks or self.sign_flip) and not self.permutes:
             msg = "blocks and sign flips are for permutations: add --inference fwe, tfce or cluster, or leave them out"
             raise DesignError(msg)
         if self.exchange != EXCHANGES[0] and len(self.blocks) != 1:
             msg = f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"
             raise DesignError(msg)
+        _check_shortcuts(self)
 
     @property
     def inference_kinds(self) -> tuple[str, ...]:
@@ -140,6 +147,19 @@ class Options:
         image = None if self.mask is None else Path(self.mask)
         threshold = MASK_THRESHOLD if self.mask_threshold is None and image is None else self.mask_threshold
         return MaskRule(threshold, self.mask_share, image, self.nan)
+
+
+def _check_shortcuts(options: Options) -> None:
+    """Refuse tails and early stopping where they mean nothing."""
+    if not 0 <= options.stop_after < options.permutations:
+        msg = f"stop_after={options.stop_after}: expected 0 (never) or below permutations={options.permutations}"
+        raise DesignError(msg)
+    if (options.tail != "none" or options.stop_after) and not options.permutes:
+        msg = "tail and stop_after are for permutations: add --inference fwe, tfce or cluster, or leave them out"
+        raise DesignError(msg)
+    if options.tail != "none" and options.permutations < FEWEST:
+        msg = f"a tail is fitted to at least {FEWEST} permutations (500 are usual), got {options.permutations}"
+        raise DesignError(msg)
 
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:

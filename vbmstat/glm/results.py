@@ -29,12 +29,14 @@ from vbmstat.glm.inference import (
     z_of_t,
 )
 from vbmstat.glm.maps import Space
+from vbmstat.glm.nulls import Nulls
 from vbmstat.glm.plan import REPLICATION_P
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.tensors import Fit
 from vbmstat.volume import Volume
 
 _P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
+_FLAG = " approximated"  # ends the name of a column that says which p of another are so
 _OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
@@ -121,7 +123,16 @@ class GlmResults:
         table = pd.DataFrame(columns)
         if self.features:
             table.insert(0, "feature", list(self.features))
-        return table[self.mask].reset_index(drop=True)
+        flags = {f"{stat}{_FLAG}": chosen for stat, chosen in self.approximated(contrast).items()}
+        return _name_flags(table.assign(**flags)[self.mask].reset_index(drop=True))
+
+    def approximated(self, contrast: str) -> dict[str, np.ndarray]:
+        """Whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
+        found = self.inference.get(contrast)
+        chosen = {} if found is None or found.nulls is None else found.nulls.approximated
+        names = {"uncorrected": "pperm", "statistic": "pfwe", "tfce": "ptfce"}
+        have = self.maps[contrast]
+        return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
         """One row a cluster of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.cluster_table`."""
@@ -129,14 +140,19 @@ class GlmResults:
         corrected, nulls = {}, self.inference[contrast].nulls
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
             corrected = {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
+            corrected |= {
+                f"p_{name}_fwe{_FLAG}": nulls.approximated[name] for name in ("extent", "mass")
+                if name in nulls.approximated
+            }  # fmt: skip
         statistic = self.maps[contrast][kind].values
-        return cluster_table(statistic, clusters, space, corrected, self._at_peak(contrast), regions, kind)
+        table = cluster_table(statistic, clusters, space, corrected, self._at_peak(contrast), regions, kind)
+        return _name_flags(table)
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
         """One row a peak of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
-        return peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind)
+        return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
 
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
         """Clusters of a contrast, where they lie, and the statistic's name."""
@@ -151,7 +167,8 @@ class GlmResults:
         """What is listed beside a peak's statistic."""
         names = {"z": "z", "p": "p_uncorrected", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe", "qfdr": "q_fdr", "g": "g"}
         found = self.maps[contrast]
-        return {name: found[stat].values for stat, name in names.items() if stat in found}
+        flags = {f"{names[s]}{_FLAG}": chosen for s, chosen in self.approximated(contrast).items() if s in names}
+        return {name: found[stat].values for stat, name in names.items() if stat in found} | flags
 
     def to_directory(
         self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None
@@ -246,6 +263,16 @@ class GlmResults:
         return paths
 
 
+def _name_flags(table: pd.DataFrame) -> pd.DataFrame:
+    """One column ``approximated`` with the names of a row's p that come from a fitted tail, in place of their flags."""
+    flags = [name for name in table if name.endswith(_FLAG)]
+    if not flags:
+        return table
+    names = np.array([name.removesuffix(_FLAG) for name in flags])
+    listed = [" ".join(names[row]) or None for row in table[flags].to_numpy(dtype=bool)]
+    return table.drop(columns=flags).assign(approximated=listed)
+
+
 def _to_volume(space: Space, values: np.ndarray, outside: float) -> Volume:
     return Volume(torch.from_numpy(space.unmask(values, outside))[None], space.grid)
 
@@ -333,14 +360,15 @@ def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarr
         add("qfdr", inference.q_fdr, f"q of false discovery rate, {sides}")
     nulls = inference.nulls
     if nulls is not None:
-        add("pperm", nulls.p_uncorrected, f"uncorrected p by permutation, {sides}")
-        add("pfwe", nulls.p_fwe if "fwe" in inference.kinds else None, f"FWE-corrected p, {sides}")
+        how = {name: _how(nulls, name) for name in ("uncorrected", "statistic", "tfce", "extent", "mass")}
+        add("pperm", nulls.p_uncorrected, f"uncorrected p by permutation{how['uncorrected']}, {sides}")
+        add("pfwe", nulls.p_fwe if "fwe" in inference.kinds else None, f"FWE-corrected p{how['statistic']}, {sides}")
         add("tfce", nulls.tfce, "TFCE", estimate)
-        add("ptfce", nulls.p_tfce_fwe, f"FWE-corrected p of TFCE, {sides}")
+        add("ptfce", nulls.p_tfce_fwe, f"FWE-corrected p of TFCE{how['tfce']}, {sides}")
         if nulls.clusters is not None:
             for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
                 assert p is not None  # noqa: S101 - comes with clusters
-                add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}")
+                add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}{how[what]}")
     if contrast.kind == "t":
         low, high = d_interval(statistic, df)
         inside = statistic != 0
@@ -348,3 +376,12 @@ def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarr
         add("dlow", np.where(inside, low, 0.0), "lower 95 % limit of Cohen's d", estimate)
         add("dhigh", np.where(inside, high, 0.0), "upper 95 % limit of Cohen's d", estimate)
     return {one.stat: one for one in found}
+
+
+def _how(nulls: Nulls, name: str) -> str:
+    """Says of a map's p that some are not counted."""
+    chosen = nulls.approximated.get(name)
+    if chosen is None or not chosen.any():
+        return ""
+    tail = nulls.tails.get(name)
+    return " (gamma)" if tail is not None and tail.kind == "gamma" else f" (Pareto tail, {nulls.count} perm.)"
