@@ -48,14 +48,50 @@ def test_free_memory_is_plausible():
 
 
 def test_limit_of_a_container_counts(tmp_path, monkeypatch):
-    assert device._left_in_control_group(tmp_path) == sys.maxsize
+    nowhere = tmp_path / "nowhere"
+    assert device._left_in_control_group(tmp_path, nowhere) == sys.maxsize
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000\n")
-    assert device._left_in_control_group(tmp_path) == sys.maxsize
+    assert device._left_in_control_group(tmp_path, nowhere) == sys.maxsize
     (tmp_path / "memory.max").write_text("5000\n")
-    assert device._left_in_control_group(tmp_path) == 4000
+    assert device._left_in_control_group(tmp_path, nowhere) == 4000
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 600\n")  # the disk cache can be had
+    assert device._left_in_control_group(tmp_path, nowhere) == 4600
     monkeypatch.setattr(device, "_left_in_control_group", lambda: 4000)
     assert device.free_memory_bytes("cpu") == 4000
+
+
+@pytest.mark.parametrize(("line", "place"), [("0::/job/step", ""), ("4:cpu,memory:/job/step", "memory")])
+def test_the_tightest_of_the_groups_around_a_process_counts(tmp_path, line, place):
+    own = tmp_path / "own"
+    own.write_text(f"9:pids:/elsewhere\n{line}\n")
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if place else ("memory.max", "memory.current")
+    for folder, limit in ((tmp_path / place / "job" / "step", 9000), (tmp_path / place / "job", 7000)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, number in zip(names, (limit, 1000), strict=True):
+            (folder / name).write_text(f"{number}\n")
+    assert device._left_in_control_group(tmp_path, own) == 6000
+
+
+def test_cores_are_those_that_one_may_use(tmp_path, monkeypatch):
+    nowhere = tmp_path / "nowhere"
+    assert device._cores_of_control_group(tmp_path, nowhere) == sys.maxsize
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert device._cores_of_control_group(tmp_path, nowhere) == sys.maxsize
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert device._cores_of_control_group(tmp_path, nowhere) == 3
+    (tmp_path / "cpu.max").unlink()
+    for name, number in (("quota", 400000), ("period", 100000)):
+        (tmp_path / f"cpu.cfs_{name}_us").write_text(f"{number}\n")
+    assert device._cores_of_control_group(tmp_path, nowhere) == 4
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "_cores_of_control_group", lambda: 6)
+    assert device.n_cores() == 6
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    assert device.n_cores() == 5
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4}, raising=False)
+    assert device.n_cores() == 2
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")

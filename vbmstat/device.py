@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ DEVICES = ("auto", "cpu", "cuda")
 # is paid for again in page faults; these two settings keep freed memory in the process.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER_TRIM_BYTES = 2**31 - 1  # mallopt takes an int
+_CONTROL_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -73,19 +76,74 @@ def _available_bytes() -> int:
         return 4 << 30
 
 
-def _left_in_control_group(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Limit minus use of this process's control group (version 2 or 1); very large where there is no limit."""
-    for limit_file, use_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit, use = ((root / name).read_text(encoding="ascii").strip() for name in (limit_file, use_file))
-        except OSError:
-            continue
-        if limit.isdecimal():
-            return max(int(limit) - int(use), 0)
-    return sys.maxsize
+def _left_in_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> int:
+    """What this process's control groups still allow; very large where there is no limit.
+
+    What the disk cache holds counts as free: the kernel gives it up when memory is asked for.
+    """
+    left = sys.maxsize
+    for folder in _groups("memory", root, own):
+        for limit_file, use_file in (
+            ("memory.max", "memory.current"),  # version 2
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, use = (_number(folder / name) for name in (limit_file, use_file))
+            if limit is not None and use is not None:
+                left = min(left, max(limit - use + _cached_bytes(folder / "memory.stat"), 0))
+    return left
+
+
+def n_cores() -> int:
+    """Processor cores that this process may use: affinity, control groups (containers) and SLURM's allocation."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    cores = [len(affinity(0)) if affinity else os.cpu_count() or 1]
+    allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if allocated.isdecimal():
+        cores.append(int(allocated))
+    return max(min([*cores, _cores_of_control_group()]), 1)
+
+
+def _cores_of_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> int:
+    """Whole cores that the quotas of this process's control groups amount to; very large where there is none."""
+    cores = sys.maxsize
+    for folder in _groups("cpu", root, own):
+        quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+        with contextlib.suppress(OSError, ValueError):  # version 2: "200000 100000", or "max 100000"
+            quota, period = (int(part) for part in (folder / "cpu.max").read_text(encoding="ascii").split())
+        if quota is not None and period is not None and quota > 0:
+            cores = min(cores, math.ceil(quota / period))
+    return cores
+
+
+def _groups(controller: str, root: Path, own: Path) -> list[Path]:
+    """Folders of this process's control group and of those around it (versions 2 and 1)."""
+    folders = [root, root / controller]
+    with contextlib.suppress(OSError):
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            top = root if not controllers else root / controller if controller in controllers.split(",") else None
+            if top is not None:
+                inner = top / path.strip("/")
+                folders += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _cached_bytes(path: Path) -> int:
+    """Disk cache among the memory of a control group."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name in ("inactive_file", "total_inactive_file"):
+                return int(value)
+    return 0
+
+
+def _number(path: Path) -> int | None:
+    """A whole number that a file holds; None where there is no such file, or it says ``max``."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def keep_freed_memory() -> bool:
