@@ -14,11 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import partial
+from itertools import chain
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from vbmstat.cluster import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.glm.backend import COMPILED, available_cpus, choose_product, has_compiler, single_threaded
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps, Scratch
@@ -29,6 +32,7 @@ from vbmstat.glm.tensors import Fit, Tile
 _CUDA_TILE = 32 * CHUNK_VOXELS
 _CUDA_BYTES = 1 << 30  # of a tile; about ten such are held at a time
 _CUDA_WORKERS = 2  # one reads while the other computes
+_TASKS_A_WORKER = 8  # in a pass over the voxels: few for the scheduler, and enough to share out to the end
 _WORTH_COMPILING = 4e9  # scans × voxels × subsets: half a second of stacked products, three of the compiler (once)
 SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
 
@@ -47,6 +51,7 @@ def fit_voxels(
     chunk_voxels: int | None = None,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> Fit:
     """Fit a linear model and all its subset repetitions at every voxel.
 
@@ -70,6 +75,9 @@ def fit_voxels(
         Tiles worked on at a time (CPU); results do not depend on it.
     progress : callable, optional
         Called with (stage, done, total).
+    cluster : Cluster, optional
+        Workers that read and fit the voxels in place of this process's threads, single-threaded each; results do not
+        depend on how many there are. They need to see the packed maps' folder.
 
     Returns
     -------
@@ -86,11 +94,11 @@ def fit_voxels(
     floor = None
     if spm_resms:
         floor = np.zeros(1 + len(plan.members))
-        maxima = stream([maps], layout, lambda y, at: _largest_variances(y[0][:, at], solvers))
+        maxima = stream([maps], layout, partial(_largest_variances, solvers=solvers), cluster=cluster)
         for _, largest in maxima:
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
     fit = empty_fit(maps.mask, plan, [len(contrast.repetitions) for contrast in plan.contrasts])
-    tiles = stream([maps], layout, lambda y, at: _fit_tile(y[0], at, solvers, floor))
+    tiles = stream([maps], layout, partial(_fit_tile, solvers=solvers, floor=floor), cluster=cluster)
     for start, tile in tiles:
         store_tile(fit, start, tile)
         if progress:
@@ -159,30 +167,55 @@ def stream(
     layout: Layout,
     work: Callable[[list[torch.Tensor], torch.Tensor], Result],
     mask: np.ndarray | None = None,
+    cluster: Cluster | None = None,
 ) -> Iterator[tuple[int, Result]]:
-    """Read chunks of aligned maps and work on their tiles, several at a time, leaving out tiles without mask."""
-    inside = sources[0].mask if mask is None else mask
-    n_voxels = len(inside)
-    scratches = [Scratch() for _ in sources]
+    """Read chunks of aligned maps and work on their tiles, several at a time, leaving out tiles without mask.
 
-    def run(start: int) -> list[tuple[int, Result]]:
-        stop = min(start + layout.chunk, n_voxels)
-        if not inside[start:stop].any():
+    In a thread each, or on a cluster's workers, many chunks at a time; the results come in the order of the voxels.
+    """
+    inside = sources[0].mask if mask is None else mask
+    chunks = _Chunks(sources, [Scratch() for _ in sources], layout, work, inside)
+    starts = range(0, len(inside), layout.chunk)
+    if cluster is not None:
+        a_task = max(len(starts) // (_TASKS_A_WORKER * max(cluster.n_workers, 1)), 1)
+        spans = [starts[i : i + a_task] for i in range(0, len(starts), a_task)]
+        yield from chain.from_iterable(cluster.map(chunks, spans))
+        return
+    with single_threaded(), ThreadPoolExecutor(layout.workers) as pool:
+        yield from chain.from_iterable(pool.map(chunks.run, starts))
+
+
+@dataclass(frozen=True)
+class _Chunks(Generic[Result]):
+    """Work on the tiles of a chunk of voxels, or on those of many chunks, one after the other; see :func:`stream`."""
+
+    sources: Sequence[Maps]
+    scratches: Sequence[Scratch]
+    layout: Layout
+    work: Callable[[list[torch.Tensor], torch.Tensor], Result]
+    inside: np.ndarray
+
+    def __call__(self, starts: range) -> list[tuple[int, Result]]:
+        """Results of the tiles of many chunks, on one thread: a task of a cluster."""
+        with single_threaded():
+            return [result for start in starts for result in self.run(start)]
+
+    def run(self, start: int) -> list[tuple[int, Result]]:
+        """Results of the tiles of one chunk."""
+        stop = min(start + self.layout.chunk, len(self.inside))
+        if not self.inside[start:stop].any():
             return []
         chunks = [
-            _owned(source.read(start, stop, scratch)) for source, scratch in zip(sources, scratches, strict=True)
+            _owned(source.read(start, stop, scratch))
+            for source, scratch in zip(self.sources, self.scratches, strict=True)
         ]
         results = []
-        for at in range(start, stop, layout.tile):
-            end = min(at + layout.tile, stop)
-            if inside[at:end].any():
+        for at in range(start, stop, self.layout.tile):
+            end = min(at + self.layout.tile, stop)
+            if self.inside[at:end].any():
                 tiles = [torch.from_numpy(values[:, at - start : end - start]) for values in chunks]
-                results.append((at, work(tiles, torch.from_numpy(inside[at:end]))))
+                results.append((at, self.work(tiles, torch.from_numpy(self.inside[at:end]))))
         return results
-
-    with single_threaded(), ThreadPoolExecutor(layout.workers) as pool:
-        for results in pool.map(run, range(0, n_voxels, layout.chunk)):
-            yield from results
 
 
 def _owned(values: np.ndarray) -> np.ndarray:
@@ -191,10 +224,10 @@ def _owned(values: np.ndarray) -> np.ndarray:
 
 
 def _fit_tile(
-    values: torch.Tensor, inside: torch.Tensor, solvers: tuple[Solver, Solver], floor: np.ndarray | None
+    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver], floor: np.ndarray | None
 ) -> Tile:
     """All statistics of one tile (n, v); columns of the mask without digits left are done again in float64."""
-    first, exact = solvers
+    (values,), (first, exact) = tiles, solvers
     tile, cancelled = first.solve(pad_tile(values), floor)
     columns = np.flatnonzero(cancelled[: values.shape[1]] & inside.numpy())
     if first is not exact and columns.size:
@@ -203,9 +236,11 @@ def _fit_tile(
     return tile.crop(values.shape[1])
 
 
-def _largest_variances(values: torch.Tensor, solvers: tuple[Solver, Solver]) -> np.ndarray:
-    """Largest σ² over some voxels (n, v) in the whole sample and in every subset, (1 + B,)."""
-    first, exact = solvers
+def _largest_variances(
+    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver]
+) -> np.ndarray:
+    """Largest σ² over the mask's voxels of a tile (n, v) in the whole sample and in every subset, (1 + B,)."""
+    values, (first, exact) = tiles[0][:, inside], solvers
     largest, cancelled = first.largest_variances(pad_tile(values))
     columns = np.flatnonzero(cancelled[: values.shape[1]])
     if first is not exact and columns.size:

@@ -55,6 +55,10 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._held: dict[str, np.ndarray] = {}
 
+    def __reduce__(self) -> tuple[type[Scratch], tuple[()]]:
+        """Another process gets an empty one."""
+        return Scratch, ()
+
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """An array of this thread, page-aligned, with whatever its last use left in it."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -185,6 +189,10 @@ class PackedMaps:
     segments: tuple[tuple[Path, int], ...]
     rows: np.ndarray
     manifest: dict[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to read columns; the manifest of 100,000 scans has 30 MB."""
+        return {**vars(self), "manifest": {}}
 
     @property
     def n_voxels(self) -> int:

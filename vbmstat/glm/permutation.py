@@ -8,12 +8,14 @@ are looked at after every 128 permutations, however the work is cut.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from vbmstat.cluster import Cluster
 from vbmstat.glm.blocks import BLOCK
 from vbmstat.glm.checkpoint import resume, save
 from vbmstat.glm.maps import Maps
@@ -48,6 +50,7 @@ def permutation_nulls(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     key: str = "",
+    cluster: Cluster | None = None,
 ) -> Nulls:
     """Permute one contrast.
 
@@ -73,6 +76,8 @@ def permutation_nulls(
         File that keeps what is done; a run that was interrupted goes on from it, and a finished one is read.
     key : str
         Names the analysis; a checkpoint with another key is ignored.
+    cluster : Cluster, optional
+        Workers that share the voxels of a batch, or, where whole maps are needed, the batches.
 
     Returns
     -------
@@ -83,27 +88,31 @@ def permutation_nulls(
     scale = Scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     count = permuted.rearrangements.count
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
-    engine = PermutedScores(maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads)
+    engine = PermutedScores(
+        maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads if cluster is None else 1
+    )
     done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
     saved = time.monotonic()
-    batch = _batch_size(engine, images, len(statistic))
     ties = {"statistic": engine.ties, "tfce": _MAP_TIES, "extent": 0.0, "mass": _MAP_TIES}
-    while done < count and not (done and done % BLOCK == 0 and is_decided(state, done, settings, ties)):
-        look = (done // BLOCK + 1) * BLOCK if settings.stop_after else count
-        stop = min(done + batch, look, count)
-        tell = _teller(progress, done, stop, count, images is not None)
-        maxima, reached, fields = engine.run(done, stop, images is not None, _part(tell, 0.0))
-        state["statistic"][done:stop] = maxima
-        state["reached"] += reached
-        if images is not None and fields is not None:
-            found = images.maxima(fields, engine.workers, _part(tell, 0.5))
+
+    def is_enough() -> bool:
+        return bool(done) and done % BLOCK == 0 and is_decided(state, done, settings, ties)
+
+    size = min(_batch_size(engine, images, len(statistic)), BLOCK if settings.stop_after else count)
+    batches = [] if is_enough() else _batches(done, count, size)
+    with closing(_scored(engine, images, batches, cluster, progress)) as scored:
+        for batch, (found, reached) in zip(batches, scored, strict=True):
             for name, values in found.items():
-                state[name][done:stop] = values
-        done = stop
-        if checkpoint is not None and (done == count or time.monotonic() - saved > _SAVE_SECONDS):
-            save(checkpoint, key, done, state)
-            saved = time.monotonic()
-        tell(1.0)
+                state[name][batch.start : batch.stop] = values
+            state["reached"] += reached
+            done = batch.stop
+            if checkpoint is not None and (done == count or time.monotonic() - saved > _SAVE_SECONDS):
+                save(checkpoint, key, done, state)
+                saved = time.monotonic()
+            if progress:
+                progress("permutations", done, count)
+            if is_enough():
+                break
     if progress and done < count:
         progress("permutations", done, done)
     state = {name: values if name == "reached" else values[:done] for name, values in state.items()}
@@ -115,29 +124,67 @@ def _names(settings: NullSettings) -> list[str]:
     return names + ["extent", "mass"] * (settings.cluster_threshold is not None)
 
 
-def _teller(progress: Progress | None, start: int, stop: int, count: int, has_maps: bool) -> Callable[[float], None]:
-    """Reports how much of a batch is done; without maps the products are all of it."""
+def _batches(done: int, count: int, size: int) -> list[range]:
+    """What is left, in batches that begin at multiples of their size."""
+    starts = range(done // size * size, count, size) if done < count else ()
+    return [range(max(start, done), min(start + size, count)) for start in starts]
+
+
+def _scored(
+    engine: PermutedScores, images: StatisticImages | None, batches: Sequence[range], cluster: Cluster | None,
+    progress: Progress | None,
+) -> Generator[tuple[dict[str, np.ndarray], np.ndarray], None, None]:
+    """Maxima of each batch, and how many of it reach a voxel's own score."""
+    scoring = _Scoring(engine, images)
+    if cluster is not None and images is not None:
+        yield from cluster.map(scoring, batches)
+        return
+    for batch in batches:
+        yield scoring.run(batch, _teller(progress, batch, engine.permuted.rearrangements.count), cluster)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """A batch of permutations: one pass over the voxels, and whole maps where they are needed."""
+
+    engine: PermutedScores
+    images: StatisticImages | None
+
+    def __call__(self, batch: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """A task of a cluster."""
+        return self.run(batch, lambda _: None, None)
+
+    def run(
+        self, batch: range, tell: Callable[[float], None], cluster: Cluster | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Maxima by name, (b,), and counts, (n_voxels,)."""
+        share = 1.0 if self.images is None else 0.5
+        maxima, reached, fields = self.engine.run(
+            batch.start, batch.stop, self.images is not None, lambda part: tell(share * part), cluster
+        )
+        found = {"statistic": maxima}
+        if self.images is not None and fields is not None:
+            found |= self.images.maxima(fields, self.engine.workers, lambda part: tell(share + share * part))
+        return found, reached
+
+
+def _teller(progress: Progress | None, batch: range, count: int) -> Callable[[float], None]:
+    """Reports how much of a batch is done."""
 
     def tell(share: float) -> None:
-        share = share if has_maps else min(2 * share, 1.0)
         if progress:
-            progress("permutations", start + int((stop - start) * share), count)
+            progress("permutations", batch.start + int(len(batch) * share), count)
 
     return tell
 
 
-def _part(tell: Callable[[float], None], start: float) -> Callable[[float], None]:
-    """Reports one half of a batch."""
-    return lambda share: tell(start + share / 2)
-
-
 def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels: int) -> int:
-    """Permutations at a time: what rows and maps have room for."""
+    """Permutations at a time: what rows and maps have room for; a multiple or a whole fraction of 128."""
     n_rows = engine.permuted.n_tested + engine.permuted.moving.shape[1]
     batch = min(_ROWS_BYTES // (4 * n_rows * len(engine.plan.basis)), _MAX_BATCH)
     if images is not None:
         batch = min(batch, _MAPS_BYTES // (4 * n_voxels))
-    return max(batch // BLOCK * BLOCK or batch, 1)
+    return batch // BLOCK * BLOCK or 1 << max(batch.bit_length() - 1, 0)
 
 
 def _summarise(

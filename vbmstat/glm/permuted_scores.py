@@ -7,10 +7,14 @@ enough digits in float32 is reduced in float64.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
+from vbmstat.cluster import Cluster
 from vbmstat.glm.backend import BACKENDS, Product, available_cpus, choose_backend
 from vbmstat.glm.blocks import BLOCK
 from vbmstat.glm.engine import fit_full_sample, pad_tile, stream, tile_layout
@@ -45,18 +49,16 @@ class PermutedScores:
         self.coordinates = torch.as_tensor(permuted.parts.coordinates).to(device)  # (m, r)
 
     def run(
-        self, start: int, stop: int, keep: bool, tell: Callable[[float], None]
+        self, start: int, stop: int, keep: bool, tell: Callable[[float], None], cluster: Cluster | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Largest score of each permutation (b,), how many reach a voxel's own (n_voxels,), and maps (b, n_voxels)."""
         n_voxels = len(self.maps.mask)
-        blocks = self.rows(start, stop)
+        batch = _Batch(self, start, stop, keep)
         floor = -1.0 if self.scale.is_signed else 0.0
         maxima = np.full(stop - start, floor)
         reached = np.zeros(n_voxels, dtype=np.int64)
         fields = np.zeros((stop - start, n_voxels), dtype=np.float32) if keep else None
-        for at, (largest, counts, values) in stream(
-            [self.maps], self.layout, lambda y, inside: self._tile(y[0], inside, blocks, keep)
-        ):
+        for at, (largest, counts, values) in stream([self.maps], self.layout, batch, cluster=cluster):
             np.maximum(maxima, largest, out=maxima)
             reached[at : at + len(counts)] = counts
             if fields is not None:
@@ -80,9 +82,10 @@ class PermutedScores:
         rows = self.permuted.rows(start, stop)
         return torch.as_tensor(rows.reshape(-1, rows.shape[2])).to(device=self.device, dtype=self.dtype)
 
-    def _tile(
+    def tile(
         self, values: torch.Tensor, inside: torch.Tensor, blocks: Sequence[torch.Tensor], keep: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Of the voxels of a tile (n, v): largest scores (b,), how many reach each one's own, and maps (b, v)."""
         width = values.shape[1]
         unit, own, outside = self._unit_residuals(pad_tile(values), inside)  # (n, v), (v,), (v,)
         level = own - self.ties * own.abs()
@@ -196,3 +199,26 @@ def tail_p(
         if progress:
             progress("tails of voxels", min(at + width, len(size)), len(size))
     return p, is_approximated
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some permutations over a tile; another process makes their rows for itself."""
+
+    scores: PermutedScores
+    start: int
+    stop: int
+    keep: bool
+
+    @cached_property
+    def blocks(self) -> list[torch.Tensor]:
+        """Rows of the products."""
+        return self.scores.rows(self.start, self.stop)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "blocks"}
+
+    def __call__(
+        self, tiles: list[torch.Tensor], inside: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        return self.scores.tile(tiles[0], inside, self.blocks, self.keep)

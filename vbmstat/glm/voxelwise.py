@@ -9,10 +9,12 @@ the sums are those of the full-sample residuals less those of their coordinates,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 
+from vbmstat.cluster import Cluster
 from vbmstat.glm.backend import choose_product
 from vbmstat.glm.engine import empty_fit, pad_tile, store_tile, stream, tile_layout
 from vbmstat.glm.maps import Maps
@@ -33,6 +35,7 @@ def fit_voxels_with_map(
     chunk_voxels: int | None = None,
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> Fit:
     """Fit y = X β + w γ at every voxel, in the whole sample and in all subsets.
 
@@ -42,7 +45,7 @@ def fit_voxels_with_map(
         y and w: (n_scans, n_voxels), same rows and columns.
     plan : CovariatePlan
         Factorised X, contrasts and subsets.
-    device, backend, chunk_voxels, n_threads, progress
+    device, backend, chunk_voxels, n_threads, progress, cluster
         As in :func:`vbmstat.glm.engine.fit_voxels`.
 
     Returns
@@ -58,9 +61,8 @@ def fit_voxels_with_map(
     mask = maps.mask & covariate.mask
     fit = empty_fit(mask, plan.base, [len(kept) for kept in plan.repetitions], df_used=1.0)
     layout = tile_layout(kind, chunk_voxels, n_threads, len(plan.base.basis))
-    for start, tile in stream(
-        [maps, covariate], layout, lambda yw, at: _fit_tile(yw[0], yw[1], at, plan, tensors, exact), mask
-    ):
+    work = partial(_fit_tile, plan=plan, tensors=tensors, exact=exact)
+    for start, tile in stream([maps, covariate], layout, work, mask, cluster):
         store_tile(fit, start, tile)
         if progress:
             progress("fitting voxels", start + tile.width, maps.n_voxels)
@@ -68,9 +70,10 @@ def fit_voxels_with_map(
 
 
 def _fit_tile(
-    y: torch.Tensor, w: torch.Tensor, inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors
+    tiles: list[torch.Tensor], inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors
 ) -> Tile:
-    """All statistics of one tile; columns of the mask without digits left are done again in float64."""
+    """All statistics of one tile of y and w; columns of the mask without digits left are done again in float64."""
+    y, w = tiles
     tile, cancelled = _solve(pad_tile(y), pad_tile(w), plan, tensors)
     columns = np.flatnonzero(cancelled[: y.shape[1]] & inside.numpy())
     if tensors is not exact and columns.size:
