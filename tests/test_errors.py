@@ -9,7 +9,7 @@ from vbmstat import errors
 
 def test_every_error_is_a_vbmstat_error():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    assert len(kinds) == 5
+    assert len(kinds) == 6
     assert all(issubclass(kind, errors.VbmstatError) and kind.__doc__ for kind in kinds)
 
 
@@ -17,10 +17,10 @@ def test_command_line_prints_one_line(monkeypatch, capsys):
     from vbmstat import cli  # noqa: PLC0415  (imports every command)
 
     def fail():
-        message = "sub-07: expected one 3-D volume"
+        message = "sub\n07\udcff: expected one 3-D volume"
         raise errors.ScanError(message)
 
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    assert capsys.readouterr().err == "vbmstat: sub-07: expected one 3-D volume\n"
+    assert capsys.readouterr().err == "vbmstat: sub\\n07\\udcff: expected one 3-D volume\n"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from itertools import permutations, product
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from tests import hostile
 from vbmstat import io
-from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.errors import ScanError, VbmstatError, one_line
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -124,7 +125,7 @@ def test_bad_image_gives_one_line_with_its_path(tmp_path, case):
     with pytest.raises(ScanError, match=case.match) as caught:
         io.read_scan(path)
     message = str(caught.value)
-    assert message.startswith(str(path))
+    assert message.startswith(one_line(str(path)))
     assert "\n" not in message
     assert len(message) < 400 + len(str(path))
 
@@ -174,7 +175,7 @@ def test_missing_file_and_broken_link(tmp_path):
 
 
 def test_nibabel_does_not_write_to_the_error_stream(tmp_path):
-    case = next(case for case in hostile.BAD if case.name == "unknown data type")
+    case = next(case for case in hostile.BAD if case.name == "data type 9999")
     program = (
         "import sys\nfrom vbmstat import io, errors\n"
         "try: io.read_volume(sys.argv[1])\n"
@@ -189,12 +190,15 @@ def test_nibabel_does_not_write_to_the_error_stream(tmp_path):
 
 
 def test_absurd_header_takes_no_memory(tmp_path):
-    names = ("header claims 32767³", "header claims 900³", "gzip bomb")
+    names = (
+        "header claims 32767³", "header claims 900³", "header claims 400³", "header claims 10¹² cubed", "gzip bomb",
+        "gzip bomb in an extension", "mgz claims 32767³",
+    )  # fmt: skip
     paths = []
     for number, case in enumerate(case for case in hostile.BAD if case.name in names):
         (tmp_path / str(number)).mkdir()
         paths.append(str(case.write(tmp_path / str(number))))
-    assert len(paths) == 3
+    assert len(paths) == len(names)
     program = (
         "import resource, sys\n"
         "from vbmstat import io, errors\n"
@@ -263,3 +267,24 @@ def test_json_and_tables(tmp_path):
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "name": "Grüße",\n  "n": 1\n}\n'
     io.write_table(tmp_path / "a.tsv", pd.DataFrame({"participant_id": ["001", "002"], "age": [1.5, None]}))
     assert (tmp_path / "a.tsv").read_bytes() == b"participant_id\tage\n001\t1.5\n002\tn/a\n"
+
+
+def test_control_characters_do_not_break_the_rows_of_a_table(tmp_path):
+    table = pd.DataFrame({"scan": ["a\nb", "c\td", "e\udcff"], "n": [1, 2, 3], "note": ["\r", None, "ü"]})
+    io.write_table(tmp_path / "a.tsv", table)
+    assert (tmp_path / "a.tsv").read_text("utf-8").splitlines() == [
+        "scan\tn\tnote", "a\\nb\t1\t\\r", "c\\td\t2\tn/a", "e\\udcff\t3\tü",
+    ]  # fmt: skip
+    assert table["scan"][0] == "a\nb"
+    io.write_json(tmp_path / "a.json", {"path": "e\udcff"})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "path": "e\\udcff"\n}\n'
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    path = hostile.ODD[0].write(tmp_path)
+    monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: expected .* cannot be read \(.*Permission denied\)"):
+        io.read_scan(path)
+    monkeypatch.setattr(Path, "is_file", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: cannot be looked at \(Permission denied\)"):
+        io.read_scan(path)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class VbmstatError(Exception):
     """Base of every error that a user can act on; the command line prints it as one line."""
+
+    def __str__(self) -> str:
+        """The message; what would break its line, such as control characters in a file name, is escaped."""
+        return one_line(super().__str__())
 
 
 class ScanError(VbmstatError):
@@ -25,3 +31,15 @@ class AssetError(VbmstatError):
 
 class ClusterError(VbmstatError):
     """Workers that cannot be started or reached, or that die again and again."""
+
+
+def one_line(text: str) -> str:
+    r"""Text that can be written anywhere on one line: control characters and undecodable bytes as escapes.
+
+    Examples
+    --------
+    >>> print(one_line("two\nlines.nii"))
+    two\nlines.nii
+    """
+    safe = "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    return safe.encode("utf-8", "backslashreplace").decode("utf-8")

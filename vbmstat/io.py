@@ -9,13 +9,16 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,12 @@ import numpy as np
 import pandas as pd
 import torch
 from isal import igzip
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from vbmstat.errors import ScanError, VbmstatError
+from vbmstat import headers
+from vbmstat.errors import ScanError, VbmstatError, one_line
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -36,8 +41,12 @@ MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
 TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
 _MAX_EXTENT_MM = 2000.0  # of the field of view, and of its distance from the scanner's origin
-_MAX_DATA_OFFSET = 16 << 20  # bytes of header and extensions before the image
+_LARGEST_AFFINE = 1e6  # number in a voxel-to-mm matrix
 _LEAST_ORTHOGONALITY = 0.2  # volume of a voxel relative to that of the box with its edges
+_NIFTI_HEADERS = {  # by version, and whether header and data are two files
+    (1, False): nib.Nifti1Header, (1, True): nib.nifti1.Nifti1PairHeader,
+    (2, False): nib.Nifti2Header, (2, True): nib.nifti2.Nifti2PairHeader,
+}  # fmt: skip
 _MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
 _MAX_TRAILER_BYTES = 16 << 20
 _WRITE_ERRORS = (
@@ -107,7 +116,7 @@ def _umask() -> int:
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
@@ -116,14 +125,18 @@ def write_json(path: Path | str, content: dict[str, Any]) -> None:
 
 
 def write_table(path: Path | str, table: pd.DataFrame, index: bool = False) -> None:
-    """Write a BIDS-style TSV (tab, ``n/a`` for missing), whole or not at all."""
+    """Write a BIDS-style TSV (tab, ``n/a`` for missing; control characters escaped), whole or not at all."""
+    table = table.copy(deep=False)
+    for position, kind in enumerate(table.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            safe = table.iloc[:, position].map(lambda value: one_line(value) if isinstance(value, str) else value)
+            table.isetitem(position, safe)
     write_text(path, table.to_csv(sep="\t", na_rep="n/a", index=index, lineterminator="\n"))
 
 
 def read_grid(path: Path | str) -> Grid:
     """Grid of an image file in RAS+ order, from its header alone."""
-    image = _load(Path(path))
-    return _canonical_grid(image)
+    return _read_header(Path(path)).canonical_grid
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -145,12 +158,11 @@ def read_volume(path: Path | str) -> Volume:
         If the file is unreadable or truncated, is not 3-D, holds more than one volume, or has an affine
         that cannot be inverted.
     """
-    image = _load(Path(path))
-    shape = tuple(int(n) for n in image.shape)
-    if any(n != 1 for n in shape[3:]):
-        msg = f"{path}: expected one 3-D volume, got shape {shape}; split or select the volume first"
+    stored = _read_header(Path(path))
+    if any(n != 1 for n in stored.shape[3:]):
+        msg = f"{path}: expected one 3-D volume, got shape {stored.shape}; split or select the volume first"
         raise ScanError(msg)
-    return _to_volume(image, Path(path))
+    return _to_volume(stored, Path(path))
 
 
 def read_scan(path: Path | str) -> Volume:
@@ -183,17 +195,35 @@ def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
 
     Vector components are taken as stored (they are RAS+ mm in this program's displacement files).
     """
-    volume = _to_volume(_load(Path(path)), Path(path))
+    volume = _to_volume(_read_header(Path(path)), Path(path))
     return volume if n_channels is None else Volume(volume.data[:n_channels].clone(), volume.grid)
 
 
-def _to_volume(image: Any, path: Path) -> Volume:
+@dataclass(frozen=True)
+class _Stored:
+    """What the header of an image file says, found to be sound."""
+
+    data_path: Path
+    header: Any  # of nibabel
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    @property
+    def canonical_grid(self) -> Grid:
+        """The grid in RAS+ order."""
+        orientation = io_orientation(self.affine)
+        order = np.argsort(orientation[:, 0])
+        affine = self.affine @ inv_ornt_aff(orientation, self.shape[:3])
+        return Grid(tuple(np.array(self.shape[:3])[order]), affine)
+
+
+def _to_volume(stored: _Stored, path: Path) -> Volume:
     try:
         with _quiet(), np.errstate(all="ignore"):
-            data = np.asanyarray(_decompressed(image, path).dataobj)
-    except _READ_ERRORS as error:
+            data = np.asanyarray(ArrayProxy(_source(stored), stored.header))
+    except Exception as error:  # whatever a reader makes of damaged bytes
         msg = (
-            f"{path}: expected a complete image of shape {image.shape}, but reading it failed ({_one_line(error)}); "
+            f"{path}: expected a complete image of shape {stored.shape}, but reading it failed ({_words(error)}); "
             "copy or convert the file again"
         )
         raise ScanError(msg) from error
@@ -201,10 +231,10 @@ def _to_volume(image: Any, path: Path) -> Volume:
         msg = f"{path}: expected one real number a voxel, got {data.dtype}; export a magnitude T1w image"
         raise ScanError(msg)
     data = data.reshape(*data.shape[:3], -1)
-    data = apply_orientation(data, io_orientation(image.affine))
+    data = apply_orientation(data, io_orientation(stored.affine))
     with np.errstate(over="ignore"):  # beyond float32 is infinite
         data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
-    return Volume(torch.from_numpy(data), _canonical_grid(image))
+    return Volume(torch.from_numpy(data), stored.canonical_grid)
 
 
 _MUTED = threading.local()
@@ -225,15 +255,21 @@ def _quiet() -> Iterator[None]:
         _MUTED.on = False
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _words(error: Exception) -> str:
+    """What another library says, on one line."""
+    text = " ".join(str(error).split())
+    return text if " " in text else f"{type(error).__name__} {text}"
 
 
-def _decompressed(image: Any, path: Path) -> Any:
-    """A gzipped image with its bytes in memory: isal is faster than zlib, and reading to the end checks the CRC."""
-    if not path.name.endswith((".gz", ".mgz")):
-        return image
-    end = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+def _source(stored: _Stored) -> Any:
+    """Where to read the values from: the file, or, if it is gzipped, its bytes in memory.
+
+    isal is faster than zlib, and reading to the end checks the CRC.
+    """
+    path = stored.data_path
+    if not _is_packed(path):
+        return str(path)
+    end = int(stored.header.get_data_offset()) + math.prod(stored.shape) * stored.header.get_data_dtype().itemsize
     if end > _MAX_DEFLATE_RATIO * path.stat().st_size:
         msg = f"the header promises {end} bytes, more than a file of {path.stat().st_size} bytes can hold"
         raise ValueError(msg)
@@ -246,52 +282,121 @@ def _decompressed(image: Any, path: Path) -> Any:
     if len(content) < end:
         msg = f"expected {end} bytes of data, got {len(content)}"
         raise EOFError(msg)
-    return type(image).from_bytes(content)
+    return BytesIO(content)
 
 
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        advice = "its link points nowhere; fetch the content (datalad get)" if path.is_symlink() else "no such file"
+def _is_packed(path: Path) -> bool:
+    return path.name.endswith((".gz", ".mgz"))
+
+
+def _read_header(path: Path) -> _Stored:
+    """The header of an image file, after making sure that it can be trusted."""
+    _check_is_file(path)
+    try:
+        head = _first_bytes(path.with_suffix(".hdr") if path.suffix == ".img" else path)
+        wrong = headers.wrong_header(head)
+        if not wrong:
+            with _quiet(), np.errstate(all="ignore"):
+                stored = _parse(head, path)
+    except ScanError:
+        raise
+    except Exception as error:  # whatever a reader makes of damaged bytes
+        wrong = f"it cannot be read ({_words(error)}); copy or convert it again"
+    if wrong:
+        msg = f"{path}: expected a NIfTI or MGH image, but {wrong}"
+        raise ScanError(msg)
+    _check_geometry(stored, path)
+    return stored
+
+
+def _check_is_file(path: Path) -> None:
+    """Refuse what is no regular file with the name of an image, and names that no table can hold."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
+        msg = f"{path}: expected a name without control characters, in UTF-8; rename it"
+        raise ScanError(msg)
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except OSError as error:
+        msg = f"{path}: cannot be looked at ({error.strerror})"
+        raise ScanError(msg) from error
+    if not is_file:
+        advice = "no such file"
+        if exists:
+            advice = "a folder, not an image" if path.is_dir() else "no regular file (a pipe or a device)"
+        elif path.is_symlink():
+            advice = "its link points nowhere; fetch the content (datalad get)"
         msg = f"{path}: {advice}"
         raise ScanError(msg)
     if not path.name.endswith(IMAGE_SUFFIXES):
         msg = f"{path}: expected an image ({', '.join(IMAGE_SUFFIXES)}); convert it first, e.g. with dcm2niix"
         raise ScanError(msg)
-    try:
-        with _quiet(), np.errstate(all="ignore"):
-            image: Any = nib.load(path)
-    except _READ_ERRORS as error:
-        msg = (
-            f"{path}: expected a NIfTI or MGH image, but it cannot be read ({_one_line(error)}); "
-            "copy or convert it again"
-        )
-        raise ScanError(msg) from error
-    shape = tuple(int(n) for n in image.shape)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """As many unpacked bytes as a header may have."""
+    with path.open("rb") as stream:
+        raw = stream.read(headers.HEAD_BYTES)
+    wrong = headers.wrong_packing(raw, path.name)
+    if wrong:
+        msg = f"{path}: expected a NIfTI or MGH image, but it is {wrong}"
+        raise ScanError(msg)
+    if not _is_packed(path):
+        return raw
+    with igzip.open(path) as stream:
+        return bytes(stream.read(headers.HEAD_BYTES))
+
+
+def _parse(head: bytes, path: Path) -> _Stored:
+    """Header of an image by its first bytes; without extensions, which nothing here needs."""
+    if path.name.endswith((".mgz", ".mgh")):
+        header: Any = nib.freesurfer.mghformat.MGHHeader.from_fileobj(BytesIO(head))
+        affine = header.get_affine()
+    else:
+        version, is_pair = headers.nifti_version(head), path.suffix in (".img", ".hdr")
+        if not version:
+            msg = "it has no NIfTI header, and Analyze files do not say which side is left"
+            raise ValueError(msg)
+        kind = _NIFTI_HEADERS[version, is_pair]
+        header = kind(head[: kind.template_dtype.itemsize])
+        affine = header.get_best_affine()
+    data_path = path.with_suffix(".img") if path.suffix == ".hdr" else path
+    return _Stored(data_path, header, tuple(int(n) for n in header.get_data_shape()), affine)
+
+
+def _check_geometry(stored: _Stored, path: Path) -> None:
+    """Refuse grids that no image of a head has."""
+    shape, affine = stored.shape, stored.affine
     if len(shape) < 3 or min(shape[:3], default=0) < 2:
         msg = f"{path}: expected a 3-D image, got shape {shape}; give the reconstructed volume, not a slice"
         raise ScanError(msg)
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         msg = f"{path}: header claims {shape} voxels, more than any T1w scan has; the file is damaged"
         raise ScanError(msg)
-    affine = image.affine
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    if not _is_sound(affine):
         rows = "none" if affine is None else np.array2string(affine[:3], precision=3).replace("\n", "")
         msg = f"{path}: expected an invertible voxel-to-mm matrix in the header, got {rows}; repair the header"
         raise ScanError(msg)
-    return image
+    corners = affine[:3, :3] @ ((np.array(shape[:3]) - 1) * np.indices((2, 2, 2)).reshape(3, -1).T).T + affine[:3, 3:]
+    if np.abs(corners).max() > _MAX_EXTENT_MM:
+        size = "×".join(f"{n * mm:.4g}" for n, mm in zip(shape, np.linalg.norm(affine[:3, :3], axis=0), strict=False))
+        msg = (
+            f"{path}: expected an image within {_MAX_EXTENT_MM:g} mm of the scanner's origin, got one of {size} mm "
+            f"whose corner is {np.abs(corners).max():.4g} mm away; check the voxel size and the origin in the header"
+        )
+        raise ScanError(msg)
 
 
-def _canonical_grid(image: Any) -> Grid:
-    shape = image.shape[:3]
-    orientation = io_orientation(image.affine)
-    order = np.argsort(orientation[:, 0])
-    affine = image.affine @ inv_ornt_aff(orientation, shape)
-    return Grid(tuple(np.array(shape)[order]), affine)
+def _is_sound(affine: np.ndarray | None) -> bool:
+    """Whether a voxel-to-mm matrix is finite, and its axes span space."""
+    if affine is None or not np.isfinite(affine).all() or np.abs(affine).max() > _LARGEST_AFFINE:
+        return False
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(sizes.min() > 0 and abs(np.linalg.det(affine[:3, :3] / sizes)) > _LEAST_ORTHOGONALITY)
 
 
 def read_axcodes(path: Path | str) -> str:
     """Axis codes of a file as stored, e.g. ``"LAS"``."""
-    return "".join(nib.aff2axcodes(_load(Path(path)).affine))
+    return "".join(nib.aff2axcodes(_read_header(Path(path)).affine))
 
 
 def read_statistic_header(path: Path | str) -> tuple[str, tuple[float, ...], str]:
@@ -299,7 +404,7 @@ def read_statistic_header(path: Path | str) -> tuple[str, tuple[float, ...], str
 
     Files of other formats have none: ``("none", (), "")``.
     """
-    header = _load(Path(path)).header
+    header = _read_header(Path(path)).header
     if not isinstance(header, nib.Nifti1Header):
         return "none", (), ""
     name, parameters, _ = header.get_intent()
