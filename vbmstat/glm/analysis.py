@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
 from vbmstat.errors import DesignError, ScanError, TableError
@@ -59,6 +60,7 @@ def fit_glm(
     scratch: Path | str | None = None,
     checkpoint: Path | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    cluster: Cluster | None = None,
     **options: Any,
 ) -> GlmResults:
     """Fit a linear model at every voxel, over the whole sample and over random subsets.
@@ -82,6 +84,9 @@ def fit_glm(
         Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
     progress : callable, optional
         Called with (stage, done, total).
+    cluster : Cluster, optional
+        Workers of :func:`vbmstat.cluster.open_cluster` for fits and permutations. They read the packed maps, so `store`
+        or `scratch` must be a folder that they see.
     **options
         Fields of :class:`vbmstat.glm.options.Options`.
 
@@ -122,13 +127,14 @@ def fit_glm(
     make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
     permuted = _permutations(source, design, hypotheses, weights, settings)
     subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
+    store, scratch = (None if folder is None else Path(folder).absolute() for folder in (store, scratch))
     with ExitStack() as stack:
         matrix = _open(source, settings, store, scratch, scale, stack, progress)
         if settings.global_scaling:
             scale = _global_scale(matrix, scale)
         engine: dict[str, Any] = {
             "device": str(device), "backend": settings.backend, "chunk_voxels": settings.chunk_voxels,
-            "n_threads": settings.n_threads, "progress": progress,
+            "n_threads": settings.n_threads, "progress": progress, "cluster": cluster,
         }  # fmt: skip
         if map_name is None:
             fit = _fit(matrix, make_plan(design, hypotheses, draws, weights, scale), subjects, settings, engine)
@@ -170,7 +176,8 @@ def _fit(
 ) -> Fit | SandwichFit:
     """The model at every voxel: with sandwich variances where scans belong to subjects."""
     if subjects is not None:
-        return fit_sandwich(maps, plan, subjects, n_threads=settings.n_threads, progress=engine["progress"])
+        passed = {name: engine[name] for name in ("n_threads", "progress", "cluster")}
+        return fit_sandwich(maps, plan, subjects, **passed)
     return fit_voxels(maps, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine)
 
 

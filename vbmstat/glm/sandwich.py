@@ -10,13 +10,17 @@ u_i = D Q_i' A_i ê_i, and S = Σ_i u_i u_i' is the variance of Cβ; A_i undoes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 
+from vbmstat.cluster import Cluster
 from vbmstat.errors import DesignError
-from vbmstat.glm.backend import available_cpus, single_threaded
+from vbmstat.glm.backend import available_cpus
+from vbmstat.glm.engine import Layout, stream
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
 from vbmstat.glm.plan import ContrastPlan, Plan
 
@@ -76,6 +80,7 @@ def fit_sandwich(
     dof: str = "satterthwaite",
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> SandwichFit:
     """Fit a linear model by least squares and test it with sandwich variances.
 
@@ -97,6 +102,8 @@ def fit_sandwich(
         Chunks worked on at a time; results do not depend on it.
     progress : callable, optional
         Called with (stage, done, total).
+    cluster : Cluster, optional
+        Workers that work on the chunks in place of threads.
 
     Returns
     -------
@@ -119,21 +126,23 @@ def fit_sandwich(
     effect, variance, statistic = np.zeros((3, len(parts), maps.n_voxels))
     fit = SandwichFit(maps.mask, effect, variance, statistic, np.ones_like(effect))
 
-    def run(start: int) -> int:
-        at = slice(start, min(start + _READ_VOXELS, maps.n_voxels))
-        inside = maps.mask[at]
-        if inside.any():
-            values = maps.read(at.start, at.stop)[order].astype(np.float64) * scale  # (n, v)
-            found = _test_voxels(values, basis, parts, starts, between)
-            for target, one in zip((fit.effect, fit.variance, fit.statistic, fit.df), found, strict=True):
-                target[:, at] = np.where(inside, one, 1.0 if target is fit.df else 0.0)
-        return at.stop
-
-    with single_threaded(), ThreadPoolExecutor(n_threads or available_cpus()) as pool:
-        for done in pool.map(run, range(0, maps.n_voxels, _READ_VOXELS)):
-            if progress:
-                progress("fitting voxels", done, maps.n_voxels)
+    work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts, between=between)
+    layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or available_cpus())
+    for start, found in stream([maps], layout, work, cluster=cluster):
+        at = slice(start, start + found[0].shape[1])
+        for target, one in zip((fit.effect, fit.variance, fit.statistic, fit.df), found, strict=True):
+            target[:, at] = np.where(maps.mask[at], one, 1.0 if target is fit.df else 0.0)
+        if progress:
+            progress("fitting voxels", at.stop, maps.n_voxels)
     return fit
+
+
+def _test_chunk(
+    tiles: list[torch.Tensor], inside: torch.Tensor, order: np.ndarray, scale: np.ndarray, **of_voxels: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Effect, variance, statistic and df (K, v) of a chunk as it is read."""
+    values = tiles[0].numpy()[order].astype(np.float64) * scale  # (n, v)
+    return _test_voxels(values, **of_voxels)
 
 
 def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +269,7 @@ def guillaume(outer: np.ndarray, fourth: np.ndarray, n_subjects: int, n_between:
 
 
 def _test_voxels(
-    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray, n_between: int
+    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray, between: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Effect, variance, statistic and df (K, v) of a chunk (n, v)."""
     coefficients = basis.T @ values
@@ -274,7 +283,7 @@ def _test_voxels(
         outer = np.einsum("ksv,lsv->vkl", u, u)
         m = len(estimate)
         if part.nu is None:
-            nu = guillaume(outer, ((u**2).sum(axis=0) ** 2).sum(axis=0), len(starts), n_between)
+            nu = guillaume(outer, ((u**2).sum(axis=0) ** 2).sum(axis=0), len(starts), between)
         else:
             nu = np.full(values.shape[1], part.nu)
         usable = (np.einsum("vkk->v", outer) > 0) & (nu > m - 1)
