@@ -27,12 +27,12 @@ BOXES = {
     "batch": ("batch", "derivatives"), "tables": ("tables", "schema"),
 }  # fmt: skip
 WORDS = {
-    "cli": "the commands", "batch": "many scans", "report": "one HTML page", "compare": "two pipelines",
-    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "outputs": "files of a run",
-    "figures": "matplotlib", "cohort_quality": "scans among scans",
-    "harmonize": "ComBat", "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t",
-    "roi": "maps to mL", "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary",
-    "assets": "templates, weights", "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
+    "cli": "the commands", "batch": "many scans", "catalogue": "assets, all", "report": "one HTML page",
+    "compare": "two pipelines", "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan",
+    "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
+    "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
+    "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
+    "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
     "io": "nibabel", "device": "CPU, CUDA", "volume": "tensor + grid", "grid": "voxel to mm",
     "errors": "one clear line",
 }  # fmt: skip

@@ -27,7 +27,7 @@ from vbmstat.io import atomic_path, write_json
 
 FOLDER_VARIABLE, OFFLINE_VARIABLE = "VBMSTAT_ASSETS", "VBMSTAT_OFFLINE"
 RECORD = "fetched.json"  # in the folder of a set: sha256, size and source of each file
-_ANSWER_S = 5.0  # a source that has not answered by then is out of reach, whatever keeps it (name, route, server)
+_ANSWER_S = 4.0  # a source that has not answered by then is out of reach, whatever keeps it (name, route, server)
 _STALL_S = 20.0  # without a byte, in the middle of a file
 _HEADERS = {"Accept": "application/vnd.github.raw+json, application/octet-stream, */*"}
 _TORCH_MAGIC = b"PK\x03\x04"  # what torch writes are zip archives
@@ -319,9 +319,7 @@ def _reason(error: Exception) -> str:
     return f"HTTP {status}" if status else type(error).__name__
 
 
-def _bring(
-    weights: WeightSet, folder: Path, file: str, places: Sequence[str], tell: Callable[[str], None]
-) -> None:
+def _bring(weights: WeightSet, folder: Path, file: str, places: Sequence[str], tell: Callable[[str], None]) -> None:
     """One file from the first place that gives it whole."""
     import requests  # noqa: PLC0415 - only where it is needed
 
@@ -357,9 +355,7 @@ def _transfer(place: str, file: str, target: Path) -> None:
     download(place + file, str(target), None)
 
 
-def _remember(
-    weights: WeightSet, folder: Path, file: str, path: Path, place: str, tell: Callable[[str], None]
-) -> None:
+def _remember(weights: WeightSet, folder: Path, file: str, path: Path, place: str, tell: Callable[[str], None]) -> None:
     """Compare a file with its recorded sha256, or record that of a file that is seen for the first time."""
     recorded, digest, size = read_record(folder), sha256(path), path.stat().st_size
     expected = _expected(weights, file, recorded)

@@ -9,6 +9,7 @@ import typer
 
 from vbmstat import __version__
 from vbmstat.cli import (
+    assets,
     compare,
     compare_cohorts,
     evaluate,
@@ -57,6 +58,7 @@ app.command("report")(report.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.add_typer(assets.app, name="assets")
 
 
 def main() -> None:
