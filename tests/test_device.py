@@ -47,6 +47,13 @@ def test_free_memory_is_plausible():
     assert 50 << 20 < device.free_memory_bytes("cpu") < 1 << 46
 
 
+def test_all_of_the_memory_is_more_than_what_is_free(tmp_path, monkeypatch):
+    assert device.free_memory_bytes("cpu") < device.total_memory_bytes() < 1 << 46
+    (tmp_path / "memory.max").write_text("5000\n")
+    monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path)
+    assert device.total_memory_bytes() == 5000
+
+
 def test_limit_of_a_container_counts(tmp_path, monkeypatch):
     nowhere = tmp_path / "nowhere"
     assert device._left_in_control_group(tmp_path, nowhere) == sys.maxsize

@@ -63,6 +63,17 @@ def free_memory_bytes(device: torch.device | str) -> int:
     return min(_available_bytes(), _left_in_control_group())
 
 
+def total_memory_bytes() -> int:
+    """Memory that this process may ever have, bytes: that of the machine, or the least limit of its control groups."""
+    sizes = [sys.maxsize]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for folder in _groups("memory", _CONTROL_GROUPS, _OWN_GROUPS):
+        limits = (_number(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
+        sizes += [limit for limit in limits if limit is not None]
+    return min(sizes) if min(sizes) < sys.maxsize else _available_bytes()
+
+
 def _available_bytes() -> int:
     """Available memory of the machine; half of the installed memory where that is all that can be known."""
     try:
