@@ -8,7 +8,6 @@ how many workers there are or on how long they live.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 import subprocess
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from vbmstat import __version__
-from vbmstat.device import keep_freed_memory
+from vbmstat.device import keep_freed_memory, n_cores
 from vbmstat.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ LOCAL, SLURM = "local", "slurm"
 DEATHS = 3  # of workers at one task before it is given up: with more, a task that eats memory empties a cluster
 _CONNECT_SECONDS = 10
 _PATIENCE_SECONDS = 10  # without a worker before the user is told what is waited for
-_SLURM_WORKERS = 2
+_SLURM_WORKERS, _SLURM_MEMORY = 2, "4 GB"
 _KEPT_JOBS = 2  # that a worker holds unpacked
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS - 1,
@@ -56,15 +55,19 @@ class Cluster:
     ----------
     client : distributed.Client
         Connected to the scheduler.
+    scheduler : str
+        What the user calls it.
+    wanted : int
+        Workers that were asked for; some may still wait in a queue.
     """
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, scheduler: str, wanted: int = 1) -> None:
+        self._client, self._scheduler, self._wanted = client, scheduler, wanted
 
     @property
     def n_workers(self) -> int:
-        """Tasks that run at a time just now: threads of all workers."""
-        return sum(self._client.nthreads().values())
+        """Tasks that will run at a time: one a thread of each worker."""
+        return max(sum(self._client.nthreads().values()), self._wanted)
 
     def map(self, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Results of ``job(item)`` in the order of the items, as soon as each and all before it are there.
@@ -81,6 +84,7 @@ class Cluster:
         ClusterError
             If a task's workers die again and again, or a worker has other versions or does not see a file.
         """
+        _wait_for_a_worker(self._client, self._scheduler)
         futures = self._submit(job, items)
         try:
             while futures:
@@ -149,35 +153,35 @@ def _check_versions(expected: dict[str, str]) -> None:
 
 @contextmanager
 def open_cluster(
-    scheduler: str,
+    scheduler: str | None,
     *,
     workers: int | None = None,
     cores: int = 1,
     memory: str | None = None,
     folder: Path | None = None,
-) -> Iterator[Cluster]:
+) -> Iterator[Cluster | None]:
     """Connect to a dask scheduler, or start one with its workers.
 
     Parameters
     ----------
-    scheduler : str
+    scheduler : str, optional
         ``local``: processes of this machine; ``slurm``: jobs of a SLURM cluster; else the address of a running
-        scheduler (``tcp://host:8786``, ``tls://…``), whose workers then are what they are.
+        scheduler (``tcp://host:8786``, ``tls://…``), whose workers then are what they are. None: no cluster.
     workers : int, optional
         How many processes or jobs to start; by default one for every `cores` of this machine, and 2 jobs. A job that
         ends, whatever the reason, is replaced.
     cores : int
         CPUs of a worker; its tasks run one at a time.
     memory : str, optional
-        Of a worker, such as ``"4 GB"``: dask restarts one that takes more. By default an even share of this machine's;
-        a SLURM job needs it.
+        Of a worker, such as ``"4 GB"``: dask restarts one that takes more. A local one has an even share of this
+        machine's by default; for a SLURM job, ``jobqueue.slurm.memory`` in dask's configuration goes before it.
     folder : Path, optional
         Of the SLURM jobs' logs, on a file system that all machines share; by default the working folder. The key of
         the run's TLS certificate lies there, too, readable by its owner alone, as long as the run lasts.
 
     Yields
     ------
-    Cluster
+    Cluster or None
         Workers that are started here speak TLS, so that nobody else on the network can send them work.
 
     Raises
@@ -185,6 +189,9 @@ def open_cluster(
     ClusterError
         If dask is not installed, the scheduler does not answer, or SLURM is not there or takes no job.
     """
+    if scheduler is None:
+        yield None
+        return
     try:
         import dask  # noqa: PLC0415 - an extra
         from distributed import Client  # noqa: PLC0415
@@ -192,24 +199,21 @@ def open_cluster(
         msg = f"--scheduler {scheduler} needs dask; install vbmstat[cluster]"
         raise ClusterError(msg) from error
     where: DaskCluster | str = scheduler
+    wanted = 1
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_SETTINGS))
         if scheduler == LOCAL:
-            where = stack.enter_context(_local(workers or max(_cpus() // cores, 1), memory))
+            wanted = workers or max(n_cores() // cores, 1)
+            where = stack.enter_context(_local(wanted, memory))
         elif scheduler == SLURM:
-            where = stack.enter_context(_slurm(workers or _SLURM_WORKERS, cores, memory, folder or Path.cwd()))
+            wanted = workers or _SLURM_WORKERS
+            where = stack.enter_context(_slurm(wanted, cores, memory, folder or Path.cwd()))
         try:
             client = stack.enter_context(Client(where, timeout=_CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
             msg = f"no dask scheduler answers at {scheduler}; expected local, slurm, or an address such as tcp://host:8786"
             raise ClusterError(msg) from error
-        _wait_for_a_worker(client, scheduler)
-        yield Cluster(client)
-
-
-def _cpus() -> int:
-    """CPUs that this process may use (a scheduler may give it fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        yield Cluster(client, scheduler, wanted)
 
 
 def _local(workers: int, memory: str | None) -> DaskCluster:
@@ -231,13 +235,11 @@ def _slurm(workers: int, cores: int, memory: str | None, folder: Path) -> DaskCl
     if shutil.which("sbatch") is None:
         msg = "--scheduler slurm: there is no sbatch here; run it on a machine from which jobs are submitted"
         raise ClusterError(msg)
-    if memory is None and dask.config.get("jobqueue.slurm.memory") is None:
-        msg = "--scheduler slurm needs the memory of a worker; give --memory, such as 4GB"
-        raise ClusterError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     cluster = SLURMCluster(
-        cores=1, processes=1, job_cpu=cores, memory=memory, job_name="vbmstat", security=Security.temporary(),
+        cores=1, processes=1, job_cpu=cores, job_name="vbmstat", security=Security.temporary(),
         protocol="tls://", shared_temp_directory=str(folder), log_directory=str(folder), python=sys.executable,
+        memory=dask.config.get("jobqueue.slurm.memory") or memory or _SLURM_MEMORY,
         scheduler_options={"dashboard_address": ":0"}, silence_logs=logging.CRITICAL,
     )  # fmt: skip
     try:

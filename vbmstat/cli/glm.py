@@ -80,12 +80,17 @@ def command(
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
     store: Annotated[Path | None, typer.Option(help="Keep (and reuse) the packed maps in this folder.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    scheduler: Annotated[
+        str | None, typer.Option(help="Fit on a dask cluster: local, slurm, or a scheduler's address.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Threads, or workers that --scheduler starts.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, one page about the results.")] = False,
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cluster import open_cluster  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
 
@@ -105,15 +110,16 @@ def command(
         "global_scaling": global_scaling, "spm_resms": spm_resms, "cluster_threshold": cluster_threshold,
     }  # fmt: skip
     if level != "voxel":
+        _check_no_cluster(scheduler)
         given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
         fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared)
         _write_report(folder, table, report)
         return
     _check_voxelwise(random)
-    with stages() as progress:
+    with stages() as progress, open_cluster(scheduler, workers=jobs, folder=folder / "slurm") as cluster:
         results = fit_glm(
             maps, formula, table, contrast, store=store, scratch=folder, progress=progress, missing=missing,
-            inference=inference or (), checkpoint=folder, **shared, **of_maps,
+            inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, **shared, **of_maps,
         )  # fmt: skip
     results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
     for tested in results.contrasts:
@@ -130,6 +136,14 @@ def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
     if wanted:
         run = table if table is not None and table.name == "cohort.tsv" else None
         typer.echo(f"report in {write_report(folder, cohort=run)}")
+
+
+def _check_no_cluster(scheduler: str | None) -> None:
+    from vbmstat.errors import ClusterError  # noqa: PLC0415
+
+    if scheduler is not None:
+        msg = "--scheduler is for voxels; a model of regions takes a second here"
+        raise ClusterError(msg)
 
 
 def _check_voxelwise(random: str | None) -> None:

@@ -17,13 +17,15 @@ from vbmstat.glm.options import Options
 from vbmstat.glm.resample import draws_hash
 from vbmstat.provenance import path_label, versions
 
+_IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
+
 
 def fit_record(
     formula: str, right: str, design: Design, draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps,
     scale: np.ndarray | None,
 ) -> dict[str, Any]:
     """What goes into ``glm.json``."""
-    options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items() if k not in _IDLE}
     report = variance_inflation(design)
     return {
         "command": "glm",
