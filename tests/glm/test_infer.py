@@ -89,6 +89,7 @@ def test_only_what_is_asked(path):
 @pytest.mark.parametrize("option", [
     {"permutations": 39}, {"seed": 1}, {"scheme": "smith"}, {"one_sided": True}, {"sign_flip": True},
     {"blocks": "site"}, {"cluster_threshold": 3.1}, {"blocks": "sex", "exchange": "both"},
+    {"permutations": 300, "stop_after": 5},
 ])  # fmt: skip
 def test_every_option_changes_the_result(path, option):
     base, changed = (fit_glm(None, "gm ~ age + sex", path, ["age"], **ALL | o).inference["age"] for o in ({}, option))
@@ -142,6 +143,60 @@ def test_more_permutations_than_exist(table, images):
     assert "pfwe" in results.table("sex[T.M]")
 
 
+def test_approximated_p_are_named(path, tmp_path):
+    options = ALL | {"permutations": 120, "cluster_threshold": 0.2}
+    results = fit_glm(None, "gm ~ age + sex", path, ["age"], **options, tail="gamma")
+    notes = " ".join(results.record["notes"])
+    assert "p of the largest statistic, TFCE, cluster extent, cluster mass are approximated by a gamma dist" in notes
+    assert "fitted to 120 permutations, down to 0.00083; the smallest p that can be counted is 0.0083" in notes
+    record = results.record["inference"]["contrasts"][0]
+    assert record["approximated"]["number_of_p"]["statistic"] == results.mask.sum()
+    assert record["approximated"]["tails"]["mass"]["kind"] == "gamma"
+    assert record["smallest_p"] == 1 / 120
+    results.to_directory(tmp_path)
+    clusters = pd.read_csv(tmp_path / "contrast-age_clusters.tsv", sep="\t")
+    assert clusters.loc[0, "approximated"] == "p_extent_fwe p_mass_fwe peak_p_fwe peak_p_tfce_fwe"
+    assert 1 / 1200 <= clusters.loc[0, "peak_p_fwe"] < 1 / 120
+    peaks = pd.read_csv(tmp_path / "contrast-age_peaks.tsv", sep="\t")
+    assert peaks.loc[0, "approximated"] == "p_fwe p_tfce_fwe"
+    assert "(gamma)" in str(nib.load(tmp_path / "contrast-age_stat-ptfce_statmap.nii.gz").header["descrip"])
+    described = json.loads((tmp_path / "contrast-age_peaks.json").read_text())
+    assert "fitted tail" in described["approximated"]["Description"]
+    pareto = fit_glm(None, "gm ~ age + sex", path, ["age"], **options, tail="gpd")
+    largest = np.argmax(np.abs(pareto.maps["age"]["t"].values))
+    flags = pareto.approximated("age")
+    assert flags["pperm"][largest]
+    assert flags["pfwe"][largest]
+    assert pareto.maps["age"]["pperm"].values[largest] < 1 / 120
+    assert not flags["pfwe"].all()
+    assert "small p of " in " ".join(pareto.record["notes"])
+    assert pareto.peaks("age")["approximated"].iloc[-1] != peaks.loc[0, "approximated"]  # a weak peak's p is counted
+    assert "approximated" not in fit_glm(None, "gm ~ age + sex", path, ["age"], **options).peaks("age")
+
+
+def test_approximated_p_of_a_matrix(table, images):
+    values = images.reshape(len(images), -1)[:, 400:430].astype(float)
+    results = fit_glm(values, "v ~ age", table, repeats=0, inference="fwe", permutations=200, tail="gpd")
+    rows = results.table("age")
+    assert set(rows["approximated"].dropna()) <= {"pperm pfwe", "pperm", "pfwe"}
+    assert rows.loc[rows["pperm"] < 1 / 200, "approximated"].str.contains("pperm").all()
+
+
+def test_early_stop_is_told(path):
+    results = fit_glm(None, "gm ~ sex", path, repeats=0, inference="fwe", permutations=500, stop_after=5)
+    told = "stopped after 128 of 500 permutations: at least 5 of them reach the strongest finding"
+    assert told in " ".join(results.record["notes"])
+
+
+def test_all_that_exist_need_no_tail(table, images):
+    values = images[:10].reshape(10, -1)[:, 400:430].astype(float)
+    results = fit_glm(
+        values, "v ~ sex", table.iloc[:10], repeats=0, inference="fwe", permutations=500, tail="gpd"
+    )  # 10 choose 5 are 252
+    told = "all permutations that exist were done, so that p are exact; no tail was fitted"
+    assert told in " ".join(results.record["notes"])
+
+
 def test_one_sample(table, images):
     values = images.reshape(len(images), -1)[:, 400:430].astype(float)
     with pytest.raises(DesignError, match=r"tests a mean.*--sign-flip"):
@@ -162,6 +217,12 @@ def test_one_sample(table, images):
     ("gm ~ age", {"inference": "cluster", "cluster_threshold": 0}, "cluster_threshold=0: expected a p below 1"),
     ("gm ~ age", {"inference": "fwe", "robust": "hc3"}, "permutations take the ordinary t or F"),
     ("gm ~ age", {"inference": "tfce", "spm_resms": True}, "permutations take the ordinary t or F"),
+    ("gm ~ age", {"inference": "fwe", "tail": "weibull"}, "tail='weibull': expected one of none, gamma, gpd"),
+    ("gm ~ age", {"inference": "fwe", "tail": "gpd", "permutations": 99}, "fitted to at least 100 permutations"),
+    ("gm ~ age", {"inference": "fdr", "tail": "gpd"}, "tail and stop_after are for permutations"),
+    ("gm ~ age", {"stop_after": 5}, "tail and stop_after are for permutations"),
+    ("gm ~ age", {"inference": "fwe", "stop_after": -1}, "stop_after=-1: expected 0"),
+    ("gm ~ age", {"inference": "fwe", "stop_after": 50, "permutations": 50}, "or below permutations=50"),
 ])  # fmt: skip
 def test_what_is_refused(path, formula, options, message):
     with pytest.raises((DesignError, TableError), match=message):

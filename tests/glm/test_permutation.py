@@ -21,10 +21,11 @@ from vbmstat.glm.contrast import build_contrasts
 from vbmstat.glm.design import build_design
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.nulls import NullSettings
+from vbmstat.glm.nulls import NullSettings, is_decided
 from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import SCHEMES, make_permuted
 from vbmstat.glm.plan import make_plan
+from vbmstat.glm.tail import fit_tail, pareto_p
 from vbmstat.grid import Grid
 from vbmstat.io import as_nifti
 from vbmstat.volume import Volume
@@ -288,6 +289,136 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     stale = everything(case, permuted, checkpoint=file, key="other", progress=lambda *a: seen.append("anew"))
     assert "anew" in seen
     assert_same(whole, stale)
+
+
+NOTHING = {"stop_after": 20, "wants_tfce": True, "cluster_threshold": 2.0}
+
+
+def test_early_stop_is_the_start_of_the_whole_run(tmp_path, monkeypatch):
+    """Stops at a multiple of 128, whatever the batches and interruptions; p are those of the permutations so far."""
+    case = Case("age + group + tiv", "age", dtype=np.float32)
+    permuted = case.permuted(permutations=1000)
+    whole = case.nulls(permuted, NullSettings(**NOTHING | {"stop_after": 0}))
+    nulls = case.nulls(permuted, NullSettings(**NOTHING))
+    assert (nulls.count, nulls.planned, nulls.is_exhaustive) == (128, 1000, False)
+    for name, maxima in nulls.maxima.items():
+        np.testing.assert_allclose(maxima, whole.maxima[name][:128], rtol=1e-5)
+        assert (maxima >= maxima[0] * (1 - 1e-4)).sum() > 20
+    np.testing.assert_allclose(nulls.p_fwe.min(), (nulls.maxima["statistic"] >= nulls.maxima["statistic"][0]).mean())
+    assert nulls.p_uncorrected.min() >= 1 / 128
+    monkeypatch.setattr(permutation, "_MAPS_BYTES", 4 * 50 * int(MASK.sum()))  # 50 maps a batch
+    monkeypatch.setattr(permutation, "_SAVE_SECONDS", 0.0)
+    assert_same(nulls, case.nulls(permuted, NullSettings(**NOTHING)))
+    file, seen = tmp_path / "permutations.npz", []
+
+    def stop_at_100(stage, done, total):
+        if done >= 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        case.nulls(permuted, NullSettings(**NOTHING), checkpoint=file, key="this", progress=stop_at_100)
+    resumed = case.nulls(
+        permuted, NullSettings(**NOTHING), checkpoint=file, key="this", progress=lambda *a: seen.append(a)
+    )
+    assert seen[0][1] >= 50
+    assert seen[-1] == ("permutations", 128, 128)
+    assert_same(nulls, resumed)
+    again = []
+    assert_same(nulls, case.nulls(
+        permuted, NullSettings(**NOTHING), checkpoint=file, key="this", progress=lambda *a: again.append(a)
+    ))  # fmt: skip
+    assert again == [("permutations", 128, 128)]
+
+
+def test_a_finding_is_never_stopped():
+    """The largest t is reached by few, its clusters by none: all permutations are done until everything is decided."""
+    case = Case("age + group + tiv", "age", dtype=np.float32, effect=0.02)
+    permuted = case.permuted(permutations=300)
+    nulls = case.nulls(permuted, NullSettings(**NOTHING))
+    assert nulls.count == nulls.planned == 300
+    assert nulls.p_tfce_fwe.min() < 0.02
+    few = replace(NullSettings(), stop_after=280)
+    assert case.nulls(permuted, few).count == 300
+    none = Case("age + group + tiv", "age", dtype=np.float32)
+    wanted = NullSettings(stop_after=20, wants_tfce=True, wants_fwe=False)
+    assert none.nulls(permuted, wanted).count == 128  # what is not asked does not hold it up
+
+
+def test_early_stop_of_all_that_exist():
+    """Those that were done are a sample of all, in an order that the seed draws."""
+    case = Case("group", "group[T.b]", n=14)
+    permuted = case.permuted(permutations=5000)
+    assert permuted.rearrangements.count == 1001  # 14 choose 4
+    whole, some = case.nulls(permuted), case.nulls(permuted, NullSettings(stop_after=20))
+    assert (whole.is_exhaustive, some.is_exhaustive, some.count) == (True, False, 256)
+    assert abs(some.p_fwe.min() - whole.p_fwe.min()) < 4 * np.sqrt(0.25 / 256)
+    assert len(np.unique(permuted.rows(0, 1001)[0].round(9), axis=0)) == 1001
+    other = case.permuted(permutations=5000, seed=1)
+    assert (other.rows(0, 20) != permuted.rows(0, 20)).any()
+    np.testing.assert_allclose(np.sort(case.nulls(other).maxima["statistic"]), np.sort(whole.maxima["statistic"]))
+
+
+def test_p_of_early_stopping_are_valid():
+    """Null maxima in random order: p <= alpha with probability alpha at most (4,000 trials, looks at 128 to 1,024)."""
+    rng = np.random.default_rng(0)
+    settings = NullSettings(stop_after=10)
+    found = []
+    for _ in range(4000):
+        maxima = {"statistic": rng.random(1024)}
+        done = 128
+        while done < 1024 and not is_decided(maxima, done, settings, {"statistic": 0.0}):
+            done += 128
+        found.append(((maxima["statistic"][:done] >= maxima["statistic"][0]).mean(), done))
+    p, done = np.array(found).T
+    for alpha in (0.01, 0.05, 0.1, 0.5):
+        share = (p <= alpha).mean()
+        assert share < alpha + 3.3 * np.sqrt(alpha * (1 - alpha) / 4000)
+        assert share > 0.7 * alpha
+    assert 100 < done.mean() < 300
+
+
+@pytest.mark.parametrize("spec", ["age", "F(age, group[T.b])"])
+@pytest.mark.parametrize("two_sided", [True, False])
+def test_tails_are_fitted_to_the_permutations(spec, two_sided):
+    case = Case("age + group + tiv", spec, n=24, effect=0.004)
+    permuted = case.permuted(permutations=300)
+    counted = case.nulls(permuted, NullSettings(two_sided))
+    assert not counted.approximated
+    t = naive(case, permuted)
+    t = np.abs(t) if two_sided else t
+    floor = 0.1 / 300
+    for kind in ("gamma", "gpd"):
+        nulls = case.nulls(permuted, NullSettings(two_sided, tail=kind))
+        assert nulls.smallest_p == 1 / 300
+        tail = fit_tail(kind, t.max(axis=1), floor)
+        chosen = nulls.approximated["statistic"]
+        np.testing.assert_array_equal(chosen, tail.covers(t[0]))
+        np.testing.assert_allclose(nulls.p_fwe[chosen], tail.p(t[0][chosen]), rtol=1e-5)
+        np.testing.assert_array_equal(nulls.p_fwe[~chosen], counted.p_fwe[~chosen])
+        assert nulls.p_fwe[chosen].size > 0
+    p, chosen = pareto_p(t, t[0], floor)
+    np.testing.assert_array_equal(nulls.approximated["uncorrected"], chosen)
+    np.testing.assert_allclose(nulls.p_uncorrected[chosen], p[chosen], rtol=1e-5)
+    np.testing.assert_array_equal(nulls.p_uncorrected[~chosen], counted.p_uncorrected[~chosen])
+    assert nulls.p_uncorrected.min() < 1 / 300
+
+
+def test_tails_of_maps_and_none_where_all_exist():
+    case = Case("age + group + tiv", "age", dtype=np.float32, effect=0.01)
+    settings = NullSettings(True, True, 1.5, tail="gamma")
+    nulls = case.nulls(case.permuted(permutations=200), settings)
+    for name, p in (("tfce", nulls.p_tfce_fwe), ("extent", nulls.p_extent_fwe), ("mass", nulls.p_mass_fwe)):
+        values = {"tfce": np.abs(nulls.tfce), "extent": nulls.clusters.sizes, "mass": nulls.clusters.masses}[name]
+        chosen = nulls.approximated[name]
+        assert chosen.sum() == (values != 0).sum() > 0
+        tail = fit_tail("gamma", nulls.maxima[name], 0.1 / 200)
+        np.testing.assert_allclose(p[chosen], tail.p(values[chosen]))
+    few = Case("group", "group[T.b]", n=14)
+    for kind in ("gamma", "gpd"):
+        exact = few.nulls(few.permuted(permutations=5000), NullSettings(tail=kind))
+        assert exact.is_exhaustive
+        assert not exact.approximated
+        assert not exact.tails
 
 
 def test_progress_ends_at_the_total():

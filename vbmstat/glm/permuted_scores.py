@@ -198,6 +198,8 @@ def tail_p(
         p[columns], is_approximated[columns] = pareto_p(null, size[columns], floor)
         if progress:
             progress("tails of voxels", min(at + width, len(size)), len(size))
+    if progress:
+        progress("tails of voxels", len(size), len(size))
     return p, is_approximated
 
 
