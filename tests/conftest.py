@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from tests import hostile
 from vbmstat import io
+from vbmstat.cluster import Cluster, open_cluster
 from vbmstat.grid import Grid
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
@@ -42,6 +44,13 @@ def stored_as():
         return nib.Nifti1Image(apply_orientation(data, change), affine @ inv_ornt_aff(change, data.shape))
 
     return store
+
+
+@pytest.fixture(scope="session")
+def local() -> Iterator[Cluster]:
+    """Two worker processes of this machine, started once."""
+    with open_cluster("local", workers=2) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")
