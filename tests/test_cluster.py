@@ -92,7 +92,7 @@ def test_tasks_that_nobody_waits_for_are_cancelled(local):
     next(found)
     found.close()
     start = time.monotonic()
-    assert list(local.map(Slow(), [1]))[0][0] == 1
+    assert next(local.map(Slow(), [1]))[0] == 1
     assert time.monotonic() - start < 5  # 200 tasks took 15 s of two workers
 
 
@@ -137,8 +137,6 @@ def test_slurm_takes_no_job(monkeypatch, tmp_path):
     with pytest.raises(ClusterError, match="SLURM takes no job of vbmstat: sbatch: error: invalid partition; set"):
         open_cluster("slurm", cores=2, memory="3 GB", folder=tmp_path / "logs").__enter__()
     job = (tmp_path / "job.sh").read_text()
-    for line in ("#SBATCH --cpus-per-task=2", "#SBATCH --mem=3G", "#SBATCH -J vbmstat", f"-o {tmp_path}/logs/vbmstat-%J"):
-        assert line in job
-    assert "--nthreads 1" in job
-    assert "tls://" in job
+    for words in ("--cpus-per-task=2", "--mem=3G", "-J vbmstat", f"-o {tmp_path}/logs/vbmstat-%J", "--nthreads 1", "tls:"):
+        assert words in job
     assert not list((tmp_path / "logs").iterdir())  # the key of the refused run is gone
