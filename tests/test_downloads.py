@@ -149,6 +149,26 @@ def test_the_second_source_serves_where_the_first_does_not(cache, server, monkey
     assert all(server.address in line for line in fetched())
 
 
+def test_the_second_source_serves_where_the_first_breaks_off(cache, server, monkeypatch):
+    bad = Server()
+    bad.cut_after = 1000
+    sources = (bad.address, server.address)
+    monkeypatch.setitem(downloads.WEIGHTS, "few", replace(downloads.WEIGHTS["few"], sources=sources))
+    lines = fetched()
+    bad.http.shutdown()
+    bad.http.server_close()
+    assert [f"a.pt: {bad.address}: the connection broke off" in line for line in lines] == [True, False, False, False]
+    assert downloads.weights_sha256("few") == {name: digest(name) for name in NAMES}
+
+
+def test_a_first_source_that_answers_waits_for_no_other(cache, server, black_hole, monkeypatch):
+    sources = (server.address, black_hole)
+    monkeypatch.setitem(downloads.WEIGHTS, "few", replace(downloads.WEIGHTS["few"], sources=sources))
+    began = time.monotonic()
+    assert len(fetched()) == 2
+    assert time.monotonic() - began < downloads._ANSWER_S
+
+
 def test_a_source_that_breaks_off_midway_leaves_nothing(cache, server):
     server.cut_after = 1000
     with pytest.raises(AssetError, match=r"a.pt: cannot be fetched from .*: the connection broke off; try again"):
@@ -250,6 +270,7 @@ def test_without_a_network_one_line_and_soon(cache, server, black_hole, monkeypa
     with pytest.raises(AssetError, match=reason) as caught:
         fetched(source=address)
     assert time.monotonic() - began < 3
+    assert [thread for thread in threading.enumerate() if not thread.daemon] == [threading.main_thread()]  # may end
     assert "\n" not in str(caught.value)
     assert "VBMSTAT_ASSETS" in str(caught.value)
     assert leftovers(cache) == []

@@ -267,7 +267,7 @@ def _is_offline() -> bool:
 
 
 def _answering(weights: WeightSet, addresses: Sequence[str], file: str) -> list[str]:
-    """Addresses that answer soon, in the order given.
+    """Addresses without those that refuse, in the order given; at least one has answered.
 
     Each is asked in a thread that nobody waits for: looking up a name can take half a minute and knows no time limit.
     """
@@ -282,9 +282,8 @@ def _answering(weights: WeightSet, addresses: Sequence[str], file: str) -> list[
         except queue.Empty:
             break
         told[address] = reason
-    good = [address for address in addresses if told.get(address) == ""]
-    if good:
-        return good
+    if "" in told.values():
+        return [address for address in addresses if not told.get(address)]  # those not heard of yet, too
     reasons = (f"{urlsplit(a).hostname}: {told.get(a, f'no answer in {_ANSWER_S:g} s')}" for a in addresses)
     msg = (
         f"{weights.name}: cannot be fetched ({'; '.join(reasons)}); fetch where there is internet and set "
