@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import os
 import platform
 import re
 import time
@@ -56,6 +57,13 @@ def test_inputs_that_cannot_be_read(tmp_path):
     (tmp_path / "annexed.nii").symlink_to(tmp_path / "nowhere")
     with pytest.raises(VbmstatError, match=r"annexed.nii: cannot be read: .*datalad get"):
         provenance("glm", {}, [tmp_path / "annexed.nii"])
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    with pytest.raises(VbmstatError, match=r"scan\.nii\.gz: cannot be read: no regular file"):
+        provenance("preprocess", {}, [tmp_path / "scan.nii.gz"])
 
 
 def test_equal_runs_give_equal_records(scan, monkeypatch):

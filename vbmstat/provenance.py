@@ -71,11 +71,15 @@ def provenance(
 
 
 def _input_sha256(path: Path | str) -> str:
+    path = Path(path)
     try:
-        return sha256(Path(path))
+        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+            msg = f"{path}: cannot be read: no regular file"
+            raise VbmstatError(msg)
+        return sha256(path)
     except OSError as error:
         lost = "its link points nowhere; fetch the content (datalad get)"
-        msg = f"{path}: cannot be read: {lost if Path(path).is_symlink() else error.strerror}"
+        msg = f"{path}: cannot be read: {lost if path.is_symlink() else error.strerror}"
         raise VbmstatError(msg) from error
 
 
