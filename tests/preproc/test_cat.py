@@ -56,7 +56,7 @@ def test_a_missing_extra_says_what_to_install_before_anything_is_read():
 
 
 def test_an_unknown_engine_names_those_that_there_are():
-    with pytest.raises(VbmstatError, match="expected engine classic or cat, got 'dog'"):
+    with pytest.raises(VbmstatError, match="expected engine classic, cat or deep, got 'dog'"):
         pipeline.engine_parameters("dog")
 
 

@@ -1,6 +1,7 @@
 """The order of the steps: one T1w scan in, maps, volumes and quality out. Nothing else knows this order.
 
-Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6).
+Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6). `deep` needs neither 3 nor 4: its
+networks see the brain as it came, and find the bias field last, from the tissues.
 
 1. brain mask (deepbet, or the scan's own if it came stripped)
 2. affine to the template from shape and contrast
@@ -27,13 +28,28 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import bias, brain, cat, cleanup, denoise, linear, modulate, priors, quality, smooth, tissue, warp
+from vbmstat.preproc import (
+    bias,
+    brain,
+    cat,
+    cleanup,
+    deep,
+    denoise,
+    linear,
+    modulate,
+    priors,
+    quality,
+    smooth,
+    tissue,
+    warp,
+)  # fmt: skip
 from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
+_LEAST_PRIOR = 0.02  # of each tissue, where networks' fractions are priors of the bias field
 _LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _MARGIN_VOXELS = 4
@@ -53,23 +69,31 @@ _ENGINES = {
     "classic": _Engine(denoise.denoise, tissue.segment, warp.register_both_ways),
     "cat": _Engine(cat.denoise, cat.segment, cat.register, cat.parameters),
 }
-ENGINES = tuple(_ENGINES)
+DEEP = "deep"
+ENGINES = (*_ENGINES, DEEP)
 
 
-def engine_parameters(name: str) -> dict[str, Any]:
+def engine_parameters(name: str, weights: str = deep.DEFAULT_WEIGHTS) -> dict[str, Any]:
     """What the sidecar records of an engine beside its name, after making sure that it can run.
+
+    Parameters
+    ----------
+    name : {"classic", "cat", "deep"}
+        The engine.
+    weights : str
+        Of `deep`: ``deepmriprep``, ``vbmstat`` or a folder.
 
     Raises
     ------
     VbmstatError
         If there is no engine of that name.
     AssetError
-        If it needs an extra that is not installed.
+        If it needs an extra that is not installed, or weights that are not there.
     """
-    if name not in _ENGINES:
-        msg = f"expected engine {' or '.join(ENGINES)}, got {name!r}"
+    if name not in ENGINES:
+        msg = f"expected engine {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, got {name!r}"
         raise VbmstatError(msg)
-    return _ENGINES[name].parameters()
+    return deep.parameters(weights) if name == DEEP else _ENGINES[name].parameters()
 
 
 @dataclass(frozen=True)
@@ -197,6 +221,7 @@ def preprocess_scan(
     device: torch.device | str = "cpu",
     on_step: Callable[[str], None] = lambda _: None,
     engine: str = "classic",
+    weights: str = deep.DEFAULT_WEIGHTS,
 ) -> Preprocessed:
     """Run an engine on one scan.
 
@@ -208,8 +233,10 @@ def preprocess_scan(
         Where to compute.
     on_step : callable
         Told the name of each step when it begins.
-    engine : {"classic", "cat"}
+    engine : {"classic", "cat", "deep"}
         Who denoises, segments and warps; the rest is the same.
+    weights : str
+        Networks of `deep`: ``deepmriprep``, ``vbmstat`` or a folder.
 
     Raises
     ------
@@ -219,14 +246,17 @@ def preprocess_scan(
         If there is no such engine, or it is not installed.
     """
     device = torch.device(device)
-    segmented = segment_scan(t1w, device, on_step, engine)
+    segmented = segment_scan(t1w, device, on_step, engine, weights)
     clock = _Clock(on_step, segmented.seconds)
     affine, fractions = segmented.linear, segmented.fractions
     with torch.inference_mode():
         template = Volume(assets.template().data.to(device), assets.template().grid)
         with clock.step("warp"):
             aligned = _aligned(fractions, template, affine)
-            moved, inverse = _ENGINES[engine].register(aligned, template, segmented.velocity)
+            if engine == DEEP:
+                moved, inverse = deep.register(aligned, template, deep.networks(weights, device))
+            else:
+                moved, inverse = _ENGINES[engine].register(aligned, template, segmented.velocity)
         with clock.step("normalise"):
             warped, modulated = modulate.normalise(fractions, moved, affine)
             smoothed = smooth.smooth_map(modulated, FWHM_MM)
@@ -250,13 +280,13 @@ def segment_scan(
     device: torch.device | str = "cpu",
     on_step: Callable[[str], None] = lambda _: None,
     engine: str = "classic",
+    weights: str = deep.DEFAULT_WEIGHTS,
 ) -> Segmented:
     """Run an engine on one scan as far as the tissues: all that volumes need.
 
     Parameters and errors are those of :func:`preprocess_scan`, of which this is the first part.
     """
-    engine_parameters(engine)
-    steps = _ENGINES[engine]
+    engine_parameters(engine, weights)
     device = torch.device(device)
     clock = _Clock(on_step)
     with torch.inference_mode():
@@ -267,22 +297,67 @@ def segment_scan(
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
         with clock.step("affine"):
             affine = linear.register_brain(t1w, mask, _template_pyramid(device))
-        with clock.step("denoise"):
-            raw = _cropped(t1w, mask)
-            work = _work_image(raw, steps.denoise)
-        with clock.step("draft"):
-            affine, velocity = _draft(work, template, affine)
-        with clock.step("segment"):
-            prior = _warped_priors(template, velocity, affine, work.image.grid)
-            field_ = bias.bias_field(work.image, work.mask, prior)
-            corrected = Volume(work.image.data / field_, work.image.grid)
-            segmented = steps.segment(corrected, work.mask, prior)
-            _check_contrast(segmented.means)
-            fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
+        raw = _cropped(t1w, mask)
+        if engine == DEEP:
+            found = _found_by_networks(raw, template, affine, deep.networks(weights, device), clock)
+        else:
+            found = _found_by_steps(raw, template, affine, _ENGINES[engine], clock)
         with clock.step("quality"):
-            image = quality.measure_image(raw.image, fractions, Volume(field_[None], fractions.grid))
-        in_brain = Volume(corrected.data * work.mask / float(segmented.means[2]), corrected.grid)
-        return Segmented(fractions, in_brain, affine, velocity, image, t1w.grid, was_stripped, engine, clock.seconds)
+            image = quality.measure_image(raw.image, found.fractions, found.bias)
+        return Segmented(
+            found.fractions, found.work, found.linear, found.velocity, image, t1w.grid, was_stripped, engine,
+            clock.seconds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Between affine and quality; volumes on the working grid."""
+
+    fractions: Volume
+    work: Volume  # corrected brain, WM at 1
+    bias: Volume
+    linear: np.ndarray
+    velocity: torch.Tensor
+
+
+def _found_by_steps(raw: _Brain, template: Volume, affine: np.ndarray, steps: _Engine, clock: _Clock) -> _Found:
+    """Denoise, draft, bias and tissues."""
+    with clock.step("denoise"):
+        work = _work_image(raw, steps.denoise)
+    with clock.step("draft"):
+        affine, velocity = _draft(work, template, affine)
+    with clock.step("segment"):
+        prior = _warped_priors(template, velocity, affine, work.image.grid)
+        field_ = bias.bias_field(work.image, work.mask, prior)
+        corrected = Volume(work.image.data / field_, work.image.grid)
+        segmented = steps.segment(corrected, work.mask, prior)
+        _check_contrast(segmented.means)
+        fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
+    in_brain = Volume(corrected.data * work.mask / float(segmented.means[2]), corrected.grid)
+    return _Found(fractions, in_brain, Volume(field_[None], fractions.grid), affine, velocity)
+
+
+def _found_by_networks(
+    raw: _Brain, template: Volume, affine: np.ndarray, networks: deep.NetworkSet, clock: _Clock
+) -> _Found:
+    """Tissues, and then the bias field that they show."""
+    with clock.step("segment"):
+        work = _work_image(raw, lambda image, _: image)
+        region = assets.template_brain().grid
+        found = deep.segment(raw.image, raw.mask, affine, work.image.grid, region, networks) * work.mask
+        fractions = Volume(found, work.image.grid)
+    with clock.step("bias"):
+        sure = found + _LEAST_PRIOR
+        field_ = bias.bias_field(work.image, work.mask, sure / sure.sum(0))
+        corrected = work.image.data[0] / field_
+        pure = found**4  # mixed voxels say little about a tissue's mean
+        means = ((pure * corrected).sum((1, 2, 3)) / pure.sum((1, 2, 3)).clamp(min=1e-6))[[2, 0, 1]]  # CSF, GM, WM
+        _check_contrast(means)
+        affine = linear.refine_with_tissues(Volume(found[:2], fractions.grid), template, affine)
+    in_brain = Volume((corrected * work.mask / means[2])[None], fractions.grid)
+    still = torch.zeros(3, *warp.PADDED_SHAPE, device=found.device)
+    return _Found(fractions, in_brain, Volume(field_[None], fractions.grid), affine, still)
 
 
 def _label(tissues: Volume) -> Volume:

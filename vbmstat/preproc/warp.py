@@ -84,7 +84,7 @@ def register(
         Stationary velocity along the template's axes (RAS+), on the template's grid padded at both ends.
     """
     weights = regularisation or Regularisation()
-    moving, fixed = _pad(tissues.data), _pad(template.data)
+    moving, fixed = pad(tissues.data), pad(template.data)
     spacing = float(template.grid.voxel_size_mm.mean())
     velocity = moving.new_zeros(3, *PADDED_SHAPE) if start is None else start / spacing
     for factor, n_iterations in _LEVELS:
@@ -268,7 +268,8 @@ def _energy_symbol(
     return isotropic + 1e-7, along, wave
 
 
-def _pad(data: torch.Tensor) -> torch.Tensor:
+def pad(data: torch.Tensor) -> torch.Tensor:
+    """Images or a velocity (C, X, Y, Z) on the template's grid with zeros around them, (C, *PADDED_SHAPE)."""
     out = data.new_zeros(data.shape[0], *PADDED_SHAPE)
     out[(slice(None), *_window(tuple(data.shape[1:])))] = data  # type: ignore[arg-type]
     return out

@@ -6,7 +6,7 @@ third is mirrored, so that it looks like one of the left third and the same netw
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 import torch
@@ -61,9 +61,14 @@ def optimise_positions(masks: Iterable[torch.Tensor], patch: tuple[int, int, int
     tissue = _pooled(masks)
     region = tuple(tissue.shape)
     regular = regular_positions(region, patch)  # type: ignore[arg-type]
-    left_and_middle = [_move_inwards(tissue, position, patch) for position in regular[:N_NETWORKS]]
-    mirrored = [(region[0] - patch[0] - x, y, z) for x, y, z in left_and_middle[:9]]
-    return left_and_middle + mirrored
+    return with_right_side([_move_inwards(tissue, position, patch) for position in regular[:N_NETWORKS]], region, patch)
+
+
+def with_right_side(
+    left_and_middle: list[Position], region: Sequence[int] = REGION_SHAPE, patch: tuple[int, int, int] = PATCH_SHAPE
+) -> list[Position]:
+    """27 positions from the 18 of the left and middle: the right nine mirror the left nine."""
+    return left_and_middle + [(region[0] - patch[0] - x, y, z) for x, y, z in left_and_middle[:9]]
 
 
 def importance(patch: tuple[int, int, int] = PATCH_SHAPE, sigma: float = SIGMA_VOXELS) -> torch.Tensor:

@@ -1,0 +1,135 @@
+"""Sets of networks: which files make one, and that no archive's code runs before its hash is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.preproc.networks import archives
+from vbmstat import assets, downloads
+from vbmstat.errors import AssetError
+from vbmstat.preproc.networks import weights
+from vbmstat.preproc.networks.patches import PATCH_SHAPE, REGION_SHAPE
+from vbmstat.preproc.networks.symnet import SymNet
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of fetched files."""
+    monkeypatch.setenv(downloads.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    return archives.write_published(tmp_path_factory.mktemp("archives"))
+
+
+def test_fetched_archives_are_loaded_with_their_hashes(cache, published):
+    downloads.fetch("deepmriprep", str(published))
+    found = weights.find_set("deepmriprep")
+    assert len(found.tissue.patches) == 18
+    assert len(found.tissue.positions) == 27
+    assert found.sha256 == downloads.weights_sha256("deepmriprep")
+    assert found.sha256["warp_model.pt"] == assets.sha256(published / "warp_model.pt")
+    assert not found.refine_warp
+    torch.manual_seed(0)
+    same = nn.Conv3d(1, 1, 1)  # the first that was made
+    image = torch.rand(1, 1, 4, 4, 4)
+    assert torch.equal(found.tissue.whole(image), same(image))
+    assert found.tissue.patches[7](torch.rand(1, 2, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
+
+
+def test_archives_of_a_folder_load_once_their_hashes_are_recorded(cache, published):
+    with pytest.raises(AssetError, match=r"is not recorded, and TorchScript files run code; if you trust .*--source"):
+        weights.find_set(str(published))
+    downloads.fetch("deepmriprep", str(published))
+    assert weights.find_set(str(published)).sha256 == downloads.weights_sha256("deepmriprep")
+
+
+def test_nothing_of_an_archive_runs_before_its_hash_was_compared(cache, published, tmp_path, monkeypatch):
+    folder = archives.write_published(tmp_path / "exchanged", {"warp_model.pt": archives.Shift([0.5] * 3, [0.0] * 3)})
+    downloads.fetch("deepmriprep", str(published))
+    loaded = []
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: loaded.append(1) or nn.Identity())
+    with pytest.raises(AssetError, match=r"warp_model.pt: its sha256 .* differs from the recorded") as caught:
+        weights.find_set(str(folder))
+    assert "\n" not in str(caught.value)
+    assert len(loaded) == 20  # the others are what was recorded
+
+
+def test_positions_are_those_of_the_published_package():
+    positions = weights.published_positions()
+    assert len(positions) == 27
+    for index, (x, y, z) in enumerate(positions[:9]):
+        assert positions[18 + index] == (REGION_SHAPE[0] - PATCH_SHAPE[0] - x, y, z)
+        assert positions[9 + index][0] == 104  # in the middle
+    for position in positions:
+        assert all(0 <= a <= n - p for a, n, p in zip(position, REGION_SHAPE, PATCH_SHAPE, strict=True))
+
+
+def test_another_list_of_positions_is_refused(monkeypatch):
+    monkeypatch.setattr(weights, "_POSITIONS_SHA256", "0" * 64)
+    with pytest.raises(AssetError, match="not the patches that vbmstat was tested with"):
+        weights.published_positions()
+
+
+def test_own_networks_come_back_as_they_were_saved(tmp_path):
+    folder = archives.write_own(tmp_path, ("segmentation", "patches", "gm-mask", "registration"))
+    found = weights.find_set(str(folder))
+    assert found.tissue.whole_shape == found.tissue.mask_shape == (56, 64, 56)
+    assert len(found.tissue.patches) == 18
+    assert found.tissue.positions[18:] == tuple((208 - x, y, z) for x, y, z in found.tissue.positions[:9])
+    assert isinstance(found.warp, SymNet)
+    assert len(found.sha256) == 21
+    torch.manual_seed(1)
+    first = weights.build_network("segmentation", archives.SMALL).eval()
+    image = torch.rand(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        assert torch.allclose(found.tissue.whole(image), first(image), atol=1e-6)
+
+
+def test_a_set_needs_no_more_than_the_whole_view(tmp_path):
+    found = weights.find_set(str(archives.write_own(tmp_path, ("segmentation",))))
+    assert found.tissue.patches == ()
+    assert found.tissue.gm_mask is None
+    assert found.warp is None
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_a_registration_says_whether_it_is_to_be_optimised(tmp_path, refine):
+    archives.write_own(tmp_path, ("segmentation",))
+    settings = {**archives.SMALL, "refine": refine}
+    network = weights.build_network("registration", settings)
+    weights.save_network(weights.own_file(tmp_path, "registration"), network, "registration", settings)
+    assert weights.find_set(str(tmp_path)).refine_warp is refine
+
+
+def test_no_set_says_what_was_expected(tmp_path, cache):
+    with pytest.raises(AssetError, match="there is no folder nowhere"):
+        weights.find_set("nowhere")
+    with pytest.raises(AssetError, match="has neither"):
+        weights.find_set(str(tmp_path))
+    with pytest.raises(AssetError, match="not fetched; run 'vbmstat assets fetch deepmriprep'"):
+        weights.find_set("deepmriprep")
+
+
+def test_files_that_are_none_of_ours_are_named(tmp_path):
+    from safetensors.torch import save_file  # noqa: PLC0415 - heavy
+
+    path = weights.own_file(tmp_path, "segmentation")
+    path.write_bytes(b"no safetensors at all")
+    with pytest.raises(AssetError, match=r"segmentation.safetensors: not a network of vbmstat \(SafetensorError\)"):
+        weights.find_set(str(tmp_path))
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(AssetError, match=r"not a network of vbmstat \(KeyError\)"):
+        weights.find_set(str(tmp_path))
+    save_file({"a": torch.zeros(1)}, path, {"vbmstat": json.dumps({"kind": "segmentation", "shape": [1, 1, 1]})})
+    with pytest.raises(AssetError, match=r"not a network of vbmstat \(RuntimeError\)"):
+        weights.find_set(str(tmp_path))
+    with pytest.raises(AssetError, match=r"gm-mask\.safetensors: missing"):
+        weights.load_network(weights.own_file(tmp_path, "gm-mask"))

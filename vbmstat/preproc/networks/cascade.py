@@ -1,0 +1,204 @@
+"""Tissue of a brain by the cascade: the whole view, 27 patches, and the mask of what is no GM.
+
+The region is the crop of the template's 0.5 mm grid that the paper's networks see, 336 × 384 × 336 voxels; the paper
+does not say where it begins, the published package does. A set may lack patches and GM mask; the whole view then stands
+for itself, at whatever resolution its network was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import fill_voids
+import numpy as np
+import torch
+from torch import nn
+
+from vbmstat.grid import Grid, resample
+from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
+from vbmstat.preproc.networks.patches import (
+    PATCH_SHAPE,
+    REGION_SHAPE,
+    SIGMA_VOXELS,
+    Position,
+    importance,
+    network_of,
+    window,
+)  # fmt: skip
+from vbmstat.preproc.smooth import smooth
+from vbmstat.volume import Volume
+
+REGION_START = (1, 15, 0)  # in the template brain's grid, 339 × 411 × 339 at 0.5 mm
+WHOLE_VIEW_SHAPE = (224, 256, 224)  # 0.75 mm
+_TISSUE_FROM = 0.9  # of p0: what it encloses is tissue
+_MASK_START, _MASK_SHAPE = (56, 28, 0), (128, 288, 256)  # left half that the mask's network sees, in the region
+_IS_BRAIN_FROM = 1e-3
+
+
+@dataclass(frozen=True)
+class TissueNetworks:
+    """Networks of the cascade, on the device where they run.
+
+    Attributes
+    ----------
+    whole : callable
+        Scaled image (B, 1, X, Y, Z) -> p0, on the whole view's grid.
+    whole_shape : tuple of three ints
+        Shape of the whole view; its first and last voxels have the centres of the region's.
+    patches : tuple of 18 callables, or empty
+        Scaled image and first stage (B, 2, 128, 128, 128) -> p0.
+    positions : list of 27 positions
+        First voxels of the patches in the region.
+    gm_mask : callable, optional
+        p0 of half a brain (B, 1, 128, 288, 256) -> logits of "GM may be here" and "no GM here".
+    mask_shape : tuple of three ints
+        Shape of the view whose halves it sees; centres as those of the whole view.
+    """
+
+    whole: nn.Module
+    whole_shape: tuple[int, int, int] = WHOLE_VIEW_SHAPE
+    patches: tuple[nn.Module, ...] = ()
+    positions: tuple[Position, ...] = ()
+    gm_mask: nn.Module | None = None
+    mask_shape: tuple[int, int, int] = REGION_SHAPE
+
+
+def region_grid(template_brain: Grid) -> Grid:
+    """The region of 336 × 384 × 336 voxels in the template brain's grid."""
+    stop = tuple(start + n for start, n in zip(REGION_START, REGION_SHAPE, strict=True))
+    return template_brain.crop(REGION_START, stop)  # type: ignore[arg-type]
+
+
+def view_grid(region: Grid, shape: tuple[int, int, int]) -> Grid:
+    """The grid of another number of voxels whose first and last centres are those of a region."""
+    step = [(n - 1) / (m - 1) for n, m in zip(region.shape, shape, strict=True)]
+    return Grid(shape, region.affine @ np.diag([*step, 1.0]))
+
+
+def segment_tissue(
+    brain: Volume, mask: torch.Tensor, linear: np.ndarray, region: Grid, networks: TissueNetworks
+) -> Volume:
+    """GM, WM and CSF fractions in the template's frame.
+
+    Parameters
+    ----------
+    brain : Volume
+        T1w scan with its own intensities, one channel.
+    mask : Tensor, (X, Y, Z), bool
+        Brain in it.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    region : Grid
+        Of :func:`region_grid`.
+    networks : TissueNetworks
+        What to run.
+
+    Returns
+    -------
+    Volume, (3, X, Y, Z)
+        On the region, or on the whole view's grid if there are no patches.
+
+    Raises
+    ------
+    ValueError
+        If the brain has no range of intensities.
+    """
+    low, high = brain_range(brain.data[0] * mask)
+
+    def view(grid: Grid) -> torch.Tensor:
+        """The scaled brain, (1, 1, X, Y, Z)."""
+        return scale_intensity(_resampled(brain.data * mask, brain.grid, grid, linear), low, high)[None]
+
+    grid = view_grid(region, networks.whole_shape)
+    p0 = run(networks.whole, view(grid))
+    if networks.patches:
+        first = resample(p0[0], grid, region)[None]
+        p0, grid = _refine(view(region), first, networks), region
+    inside = resample(mask[None].float(), brain.grid, grid, linear) > _IS_BRAIN_FROM
+    p0 = _filled(p0[0].clamp(0, 3)) * inside  # (1, X, Y, Z)
+    fractions = tissue_fractions(p0[0])
+    if networks.gm_mask is not None:
+        coarse = view_grid(region, networks.mask_shape)
+        no_gm = find_no_gm(resample(p0, grid, coarse)[0], networks.gm_mask)
+        fractions = without_gm(fractions, resample(no_gm[None], coarse, grid)[0] > 0.5)
+    return Volume(fractions, grid)
+
+
+def run(network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+    """A network's output in float32; half precision on CUDA, channels last everywhere."""
+    image = image.to(memory_format=torch.channels_last_3d)
+    with torch.autocast("cuda", torch.float16, enabled=image.device.type == "cuda"):
+        return network(image).float()
+
+
+def tissue_fractions(p0: torch.Tensor) -> torch.Tensor:
+    """GM, WM, CSF of a tissue map in which CSF is 1, GM 2 and WM 3, (3, X, Y, Z); below 1 the rest is outside."""
+    gm = (1 - (p0 - 2).abs()).clamp(0, 1)
+    wm = (p0 - 2).clamp(0, 1)
+    csf = (1 - (p0 - 1).abs()).clamp(0, 1)
+    return torch.stack([gm, wm, csf])
+
+
+def without_gm(fractions: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """GM, WM, CSF with the GM of some voxels given to WM and CSF, half to each."""
+    gm, wm, csf = fractions
+    moved = gm * where
+    return torch.stack([gm - moved, wm + moved / 2, csf + moved / 2])
+
+
+def _resampled(image: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray) -> torch.Tensor:
+    """Trilinear, low-passed first where the target is coarser."""
+    ratio = target.voxel_size_mm / source.voxel_size_mm
+    return resample(smooth(image, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0), source, target, linear)
+
+
+def _refine(image: torch.Tensor, first: torch.Tensor, networks: TissueNetworks) -> torch.Tensor:
+    """Second stage, (1, 1, X, Y, Z): patches weighted by their Gaussians; the first stage where no patch is."""
+    weight = importance().to(image)
+    total, weights = torch.zeros_like(first), torch.zeros_like(first)
+    background = image.amin()
+    for index, position in enumerate(networks.positions):
+        at = (slice(None), slice(None), *window(position, PATCH_SHAPE))
+        both = torch.cat([image[at], first[at]], dim=1)
+        weights[at] += weight
+        if not bool((both[:, 0] > background).any()):
+            continue  # nothing but background, whose tissue is 0
+        network, mirrored = network_of(index)
+        found = run(networks.patches[network], both.flip(2) if mirrored else both)
+        total[at] += weight * (found.flip(2) if mirrored else found)
+    return torch.where(weights > 0, total / weights, first)
+
+
+def _filled(p0: torch.Tensor) -> torch.Tensor:
+    """p0 with holes in the tissue made CSF."""
+    tissue = (p0[0] > _TISSUE_FROM).cpu().numpy()
+    holes = torch.from_numpy(fill_voids.fill(tissue) & ~tissue).to(p0.device)
+    return torch.where(holes, torch.ones_like(p0), p0)
+
+
+def mask_windows(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """The left and right half of a view that the GM mask's network sees; the right one is mirrored for it.
+
+    Examples
+    --------
+    >>> mask_windows((336, 384, 336))[1]
+    (slice(152, 280, None), slice(28, 316, None), slice(0, 256, None))
+    """
+    scale = [n / whole for n, whole in zip(shape, REGION_SHAPE, strict=True)]
+    start = [round(first * s) for first, s in zip(_MASK_START, scale, strict=True)]
+    size = [round(n * s) for n, s in zip(_MASK_SHAPE, scale, strict=True)]
+    left = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    return left, (slice(shape[0] - left[0].stop, shape[0] - left[0].start), *left[1:])
+
+
+def find_no_gm(p0: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    """Probability that there is no GM (in ventricles, at the brain stem), (X, Y, Z), for p0 (X, Y, Z) on a view."""
+    total, weights = torch.zeros_like(p0), torch.zeros_like(p0)
+    for at, mirrored in zip(mask_windows(p0.shape), (False, True), strict=True):
+        half = p0[at][None, None]
+        weight = importance(half.shape[2:], SIGMA_VOXELS * p0.shape[0] / REGION_SHAPE[0]).to(p0)  # type: ignore[arg-type]
+        probability = run(network, half.flip(2) if mirrored else half).softmax(1)[0, 1]
+        total[at] += weight * (probability.flip(0) if mirrored else probability)
+        weights[at] += weight
+    return torch.where(weights > 0, total / weights, 0.0)

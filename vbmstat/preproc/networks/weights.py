@@ -1,0 +1,253 @@
+"""Sets of trained networks: the published ones (TorchScript), and this project's own (safetensors).
+
+A TorchScript archive carries code that runs when it is loaded. It is loaded only if its sha256 is recorded, which
+``vbmstat assets fetch deepmriprep`` does when it first sees the file, from the internet or from the folder of somebody
+who trusts it (``--source FOLDER``). safetensors files hold numbers only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vbmstat import assets, downloads
+from vbmstat.errors import AssetError
+from vbmstat.io import atomic_path
+from vbmstat.preproc.networks.cascade import TissueNetworks
+from vbmstat.preproc.networks.multilevel import MultilevelActivation
+from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
+from vbmstat.preproc.networks.symnet import SymNet
+from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS, UNet
+
+PUBLISHED, OWN = "deepmriprep", "vbmstat"
+_WHOLE, _PATCH, _MASK, _WARP = (
+    "segmentation_model.pt", "segmentation_patch_{}_model.pt", "segmentation_nogm_model.pt", "warp_model.pt",
+)  # fmt: skip
+_POSITIONS = ("deepmriprep", "deepmriprep/data/patches.csv")  # in the wheel
+_POSITIONS_SHA256 = "37608721c19a18373c5ae2020bc31b00cbccebd7e4d1430a8e78197e72b9d8fd"
+KINDS = ("segmentation", "patches", "gm-mask", "registration")  # of this project's networks
+_KEY = "vbmstat"  # of the settings in a safetensors file
+
+
+@dataclass(frozen=True)
+class NetworkSet:
+    """Trained networks and where they came from.
+
+    Attributes
+    ----------
+    tissue : TissueNetworks
+        The cascade.
+    warp : Module, optional
+        Network of :func:`vbmstat.preproc.networks.symnet.predict`.
+    refine_warp : bool
+        Whether its velocity is where an optimisation starts, and not the result.
+    sha256 : dict
+        File name -> hash.
+    """
+
+    tissue: TissueNetworks
+    warp: nn.Module | None
+    refine_warp: bool
+    sha256: Mapping[str, str]
+
+
+def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
+    """Networks by name or folder.
+
+    Parameters
+    ----------
+    name : str
+        ``deepmriprep`` (what ``vbmstat assets fetch deepmriprep`` brought), ``vbmstat`` (what comes with this package),
+        or a folder with files of either kind.
+    device : torch.device or str
+        Where they will run.
+
+    Raises
+    ------
+    AssetError
+        If the set is not there completely, an archive's hash is not recorded, or a file cannot be read.
+    """
+    if name == PUBLISHED:
+        return _published_set(downloads.weights_folder(PUBLISHED), torch.device(device))
+    folder = Path(str(resources.files("vbmstat") / "weights")) if name == OWN else Path(name)
+    if own_file(folder, "segmentation").is_file():
+        return _own_set(folder, torch.device(device))
+    if (folder / _WHOLE).is_file():
+        return _published_set(folder, torch.device(device))
+    msg = (
+        f"--weights {name}: expected {PUBLISHED}, {OWN} or a folder with {_WHOLE} … or segmentation.safetensors; "
+        f"{f'{folder} has neither' if folder.is_dir() else f'there is no folder {folder}'}"
+    )
+    raise AssetError(msg)
+
+
+def own_file(folder: Path, kind: str, index: int | None = None) -> Path:
+    """Path of one of this project's networks in a folder."""
+    return folder / (f"{kind}.safetensors" if index is None else f"{kind}-{index:02d}.safetensors")
+
+
+def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A network with random weights.
+
+    Parameters
+    ----------
+    kind : {"segmentation", "patches", "gm-mask", "registration"}
+    settings : dict
+        ``n_channels`` and ``depth``, of the UNet; the paper's by default.
+    """
+    n_channels, depth = int(settings.get("n_channels", N_CHANNELS)), int(settings.get("depth", DEPTH))
+    if kind == "registration":
+        return SymNet(2, n_channels, depth)
+    if kind == "gm-mask":
+        return UNet(1, 2, n_channels, depth)
+    return UNet(2 if kind == "patches" else 1, 1, n_channels, depth, final=MultilevelActivation())
+
+
+def save_network(path: Path, network: nn.Module, kind: str, settings: Mapping[str, Any]) -> None:
+    """Write a network of this project as safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Of :func:`own_file`.
+    network : Module
+        Of :func:`build_network`.
+    kind : str
+        As there.
+    settings : dict
+        ``n_channels`` and ``depth``; ``shape`` of the view (segmentation, gm-mask); ``position`` (patches); ``refine``
+        (registration); and anything else that a reader may want to know.
+    """
+    from safetensors.torch import save_file  # noqa: PLC0415 - only where it is needed
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {_KEY: json.dumps({"kind": kind, **settings})})
+
+
+def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """A network of :func:`save_network`, ready to run, and its settings.
+
+    Raises
+    ------
+    AssetError
+        If the file is missing, damaged or of another program.
+    """
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    try:
+        with safe_open(path, "pt") as stored:
+            settings = json.loads((stored.metadata() or {})[_KEY])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+        network = build_network(settings["kind"], settings)
+        network.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        why = "missing" if not path.is_file() else f"not a network of vbmstat ({type(error).__name__})"
+        msg = f"{path}: {why}; expected what 'vbmstat train' writes"
+        raise AssetError(msg) from error
+    return _ready(network, torch.device(device)), settings
+
+
+def _own_set(folder: Path, device: torch.device) -> NetworkSet:
+    paths = [own_file(folder, "segmentation")]
+    whole, settings = load_network(paths[0], device)
+    patches, positions = [], []
+    if own_file(folder, "patches", 0).is_file():
+        for index in range(N_NETWORKS):
+            paths.append(own_file(folder, "patches", index))
+            network, patch_settings = load_network(paths[-1], device)
+            patches.append(network)
+            positions.append(_position(patch_settings["position"]))
+        positions = with_right_side(positions)
+    masks = _optional(folder, "gm-mask", device, paths)
+    warps = _optional(folder, "registration", device, paths)
+    tissue = TissueNetworks(
+        whole, _position(settings["shape"]), tuple(patches), tuple(positions), masks[0],
+        _position(masks[1]["shape"]) if masks[0] is not None else TissueNetworks.mask_shape,
+    )  # fmt: skip
+    return NetworkSet(tissue, warps[0], bool(warps[1].get("refine", True)), {p.name: assets.sha256(p) for p in paths})
+
+
+def _optional(
+    folder: Path, kind: str, device: torch.device, paths: list[Path]
+) -> tuple[nn.Module | None, dict[str, Any]]:
+    path = own_file(folder, kind)
+    if not path.is_file():
+        return None, {}
+    paths.append(path)
+    return load_network(path, device)
+
+
+def _published_set(folder: Path, device: torch.device) -> NetworkSet:
+    recorded = {**downloads.weights_sha256(PUBLISHED), **_recorded_beside(folder)}
+    sha256: dict[str, str] = {}
+
+    def load(file: str) -> nn.Module:
+        network, sha256[file] = _load_torchscript(folder / file, recorded.get(file), device)
+        return network
+
+    patches = tuple(load(_PATCH.format(index)) for index in range(N_NETWORKS))
+    tissue = TissueNetworks(load(_WHOLE), patches=patches, positions=published_positions(), gm_mask=load(_MASK))
+    return NetworkSet(tissue, load(_WARP), False, sha256)
+
+
+def _recorded_beside(folder: Path) -> dict[str, str]:
+    return {file: str(entry["sha256"]) for file, entry in downloads.read_record(folder).items()}
+
+
+def _load_torchscript(path: Path, expected: str | None, device: torch.device) -> tuple[nn.Module, str]:
+    """A network from the very bytes whose hash was compared, and the hash."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); a set has {N_NETWORKS + 3} files"
+        raise AssetError(msg) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != expected:
+        known = f"differs from the recorded {expected[:12]}…" if expected else "is not recorded"
+        msg = (
+            f"{path}: its sha256 {digest[:12]}… {known}, and TorchScript files run code; if you trust these files: "
+            f"vbmstat assets fetch {PUBLISHED} --source {path.parent}, then --weights {PUBLISHED}"
+        )
+        raise AssetError(msg)
+    with warnings.catch_warnings():  # torch would like to see TorchScript gone
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
+        network = torch.jit.load(BytesIO(content), map_location=device)
+    return _ready(network, device), digest
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def published_positions() -> tuple[Position, ...]:
+    """First voxels of the 27 patches that the published networks were trained on.
+
+    Raises
+    ------
+    AssetError
+        If the file of the installed deepmriprep is not the one that vbmstat was tested with.
+    """
+    path = assets.distribution_file(*_POSITIONS)
+    if assets.sha256(path) != _POSITIONS_SHA256:
+        msg = f"{path}: not the patches that vbmstat was tested with; install deepmriprep as in constraints.txt"
+        raise AssetError(msg)
+    lines = path.read_text(encoding="ascii").split()[1:]
+    return tuple(_position([int(number) for number in line.split(",")]) for line in lines)
+
+
+def _position(numbers: list[int]) -> Position:
+    x, y, z = (int(number) for number in numbers)
+    return x, y, z
