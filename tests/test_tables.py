@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import batch, cohort, cohort_quality, io, tables
+from vbmstat import cohort, cohort_quality, io, tables
+from vbmstat.batch.run import FAILURE_COLUMNS
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.preproc import quality
 from vbmstat.schema import TABLES, Column
@@ -52,7 +53,7 @@ def test_the_users_own_columns_keep_the_users_words_and_ours_keep_ours(tmp_path)
 def test_the_schema_knows_what_the_program_writes() -> None:
     made = {
         "cohort": [*cohort.ID_COLUMNS, *cohort.TEXT_COLUMNS, *quality_columns(), *comparison_columns()],
-        "failures": batch._FAILURE_COLUMNS,
+        "failures": FAILURE_COLUMNS,
     }
     for kind, columns in made.items():
         unknown = [name for name in columns if tables._entry(kind, name) is None]
@@ -67,16 +68,6 @@ def quality_columns() -> list[str]:
 def comparison_columns() -> list[str]:
     fields = cohort_quality.CohortQuality.__dataclass_fields__
     return list(cohort_quality.CohortQuality(**dict.fromkeys(fields, np.zeros(0))).columns())
-
-
-def test_participants_json_describes_the_covariates_of_a_batch(tmp_path) -> None:
-    table = tmp_path / "participants.tsv"
-    assert batch._descriptions((pd.DataFrame(), str(table))) == {}
-    (tmp_path / "participants.json").write_text('{"bdi": {"Units": "points"}, "comment": "not a column"}')
-    assert batch._descriptions((pd.DataFrame(), str(table))) == {"bdi": {"Units": "points"}}
-    (tmp_path / "participants.json").write_text("{broken")
-    assert batch._descriptions((pd.DataFrame(), str(table))) == {}
-    assert batch._descriptions(None) == {}
 
 
 @pytest.mark.parametrize("kind", sorted(TABLES))

@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "preprocess": "vbmstat.batch",
+    "preprocess": "vbmstat.batch.run",
     "fit_glm": "vbmstat.glm.analysis",
     "measure_rois": "vbmstat.roi.table",
     "simulate_cohort": "vbmstat.simulate.cohort",

@@ -191,6 +191,17 @@ TABLES = {
             Column("s6mwp2", "Path of the modulated white matter, smoothed by 6 mm FWHM"),
         ),
     ),
+    "inputs": Table(
+        "preprocess",
+        "inputs.tsv",
+        "an image file found at the places given",
+        (
+            Column("path", "The file, relative to the folder that holds all of them"),
+            Column("scan", "Stem of its outputs' names, if it is used"),
+            Column("status", "What became of it", levels={"used": "it is a scan of the run", "skipped": "passed over"}),
+            Column("reason", "Why it was passed over"),
+        ),
+    ),
     "failures": Table(
         "preprocess",
         "failures.tsv",

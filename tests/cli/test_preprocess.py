@@ -8,15 +8,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from vbmstat import batch
 from vbmstat.cli import preprocess
 from vbmstat.errors import ScanError
+from vbmstat.preproc import pipeline
 
 
 @pytest.fixture
 def vbmstat(monkeypatch, preprocessed):
     """Exit code and output of the command; the engine's earlier result stands in for another run."""
-    monkeypatch.setattr(batch, "preprocess_scan", lambda *_: preprocessed)
+    monkeypatch.setattr(pipeline, "preprocess_scan", lambda *_: preprocessed)
     app = typer.Typer()
     app.command()(preprocess.command)
 

@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from vbmstat.batch import Event
+    from vbmstat.batch.status import Event
 
 
 def command(
@@ -33,7 +33,8 @@ def command(
     ] = True,
 ) -> None:
     """Make tissue maps in template space, volumes, quality figures and pictures of T1w scans."""
-    from vbmstat.batch import default_output, preprocess, read_failures  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.plan import default_output  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.run import preprocess, read_failures  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()

@@ -17,8 +17,11 @@ import pandas as pd
 import pytest
 
 from tests import hostile
-from vbmstat import batch, io, naming
+from vbmstat import cohort_quality, io, naming
+from vbmstat.batch import plan, run
+from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import preprocess_scan
 
 HOSTILE = {
@@ -38,13 +41,13 @@ GOOD = "sub-01_T1w"
 def engine(monkeypatch, preprocessed):
     """The engine's earlier result for the simulated person; any other scan goes through the engine."""
 
-    def run(t1w, device, on_step, engine):
+    def stand_in(t1w, device, on_step, engine):
         if not t1w.grid.matches(preprocessed.tissues.grid):
             return preprocess_scan(t1w, device, on_step, engine)
         on_step("segment")
         return preprocessed
 
-    monkeypatch.setattr(batch, "preprocess_scan", run)
+    monkeypatch.setattr(pipeline, "preprocess_scan", stand_in)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +82,7 @@ def add_hostile(folder: Path) -> None:
 def events(*arguments, **options) -> list[tuple[str, str]]:
     """(scan, what) of each event that ends a scan."""
     told: list[tuple[str, str]] = []
-    batch.preprocess(*arguments, **options, on_event=lambda e: told.append((e.scan.stem, e.what)))
+    run.preprocess(*arguments, **options, on_event=lambda e: told.append((e.scan.stem, e.what)))
     return [(scan, what) for scan, what in told if what in ("done", "resumed", "failed")]
 
 
@@ -90,9 +93,9 @@ def partial_files(out: Path) -> list[Path]:
 def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     add_hostile(folder)
     out = tmp_path / "out"
-    cohort = batch.preprocess(folder, out, device="cpu")
+    cohort = run.preprocess(folder, out, device="cpu")
     assert cohort.scan_ids == ["sub-01"]
-    failures = batch.read_failures(out).set_index("scan")
+    failures = run.read_failures(out).set_index("scan")
     assert list(failures.columns) == ["path", "step", "reason"]
     assert sorted(failures.index) == [f"{name}_T1w" for name in sorted(HOSTILE)]
     for name, (_, reason) in HOSTILE.items():
@@ -107,12 +110,15 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     (scan,) = naming.find_scans([folder / f"{GOOD}.nii.gz"])
     own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
-    tables = ("cohort.tsv", "cohort.json", "failures.tsv", "failures.json", "dataset_description.json")
-    assert written == own | {Path(name) for name in (*tables, "logs/preprocess.jsonl")}
+    tables = ("cohort", "failures", "inputs")
+    tables = [*(f"{name}.{kind}" for name in tables for kind in ("tsv", "json")), "dataset_description.json"]
+    manifests = [path.relative_to(out).as_posix() for path in (out / "logs").glob("manifest-*.json")]
+    assert len(manifests) == 1
+    assert written == own | {Path(name) for name in (*tables, "logs/status.jsonl", *manifests)}
 
 
 def test_cohort_table(folder, tmp_path, preprocessed):
-    batch.preprocess(folder, tmp_path / "out", device="cpu")
+    run.preprocess(folder, tmp_path / "out", device="cpu")
     table = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)
     assert list(table.columns[:6]) == ["participant_id", "scan", "tiv_ml", "gm_ml", "wm_ml", "csf_ml"]
     assert {"engine", "vbmstat_version", "mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2", "came_stripped"} <= set(table)
@@ -172,8 +178,8 @@ def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(io, "write_volume", full)
     with pytest.raises(ScanError, match=r"none of 1 scans could be preprocessed; first reason: .*No space left"):
-        batch.preprocess(folder, tmp_path / "out", device="cpu")
-    assert batch.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
+        run.preprocess(folder, tmp_path / "out", device="cpu")
+    assert run.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
 
 
 def test_participants_are_joined_by_id(folder, tmp_path, caplog):
@@ -181,7 +187,7 @@ def test_participants_are_joined_by_id(folder, tmp_path, caplog):
     people = tmp_path / "people.tsv"
     people.write_text("participant_id\tage\nsub-02\t31\nsub-99\t50\n")
     with caplog.at_level(logging.WARNING):
-        cohort = batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+        cohort = run.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
     assert cohort.table.loc[("sub-02", ""), "age"] == 31
     assert pd.isna(cohort.table.loc[("sub-01", ""), "age"])
     assert [r.getMessage() for r in caplog.records] == [
@@ -194,25 +200,25 @@ def test_a_duplicate_id_is_refused_before_any_work(folder, tmp_path):
     people = tmp_path / "people.tsv"
     people.write_text("participant_id\tage\nsub-01\t31\nsub-01\t50\n")
     with pytest.raises(TableError, match="duplicate id sub-01"):
-        batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+        run.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
     assert not (tmp_path / "out").exists()
 
 
 def test_two_runs_of_one_session_are_two_rows_with_ids_of_their_own(folder, tmp_path, caplog):
-    for run in (1, 2):
-        shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"sub-02_ses-1_run-{run}_T1w.nii.gz")
+    for number in (1, 2):
+        shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"sub-02_ses-1_run-{number}_T1w.nii.gz")
     people = tmp_path / "people.tsv"
     people.write_text("participant_id\tage\nsub-01\t20\nsub-02\t31\n")
     with caplog.at_level(logging.WARNING):
-        cohort = batch.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
+        cohort = run.preprocess(folder, tmp_path / "out", participants=people, device="cpu")
     assert list(cohort.table.index) == [("sub-01", ""), ("sub-02", "ses-1_run-1"), ("sub-02", "ses-1_run-2")]
     assert cohort.table["age"].tolist() == [20, 31, 31]
     assert "several scans of one participant and session: the rows sub-02_ses-1_run-1" in caplog.text
-    assert batch.cohort.read_cohort(tmp_path / "out" / "cohort.tsv").scan_ids == cohort.scan_ids
+    assert read_cohort(tmp_path / "out" / "cohort.tsv").scan_ids == cohort.scan_ids
 
 
 def test_bids_names_are_read_back(folder, tmp_path):
-    batch.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
+    run.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
     maps = naming.find_maps(tmp_path / "out", 1)
     assert list(maps) == ["sub-01"]
     assert maps["sub-01"].parent == tmp_path / "out" / "sub-01" / "anat"
@@ -223,36 +229,36 @@ def test_bids_names_that_collide_are_refused(folder, tmp_path):
     for name in ("a-b", "ab"):
         shutil.copy(folder / f"{GOOD}.nii.gz", folder / f"{name}.nii.gz")
     with pytest.raises(ScanError, match=r"a-b.nii.gz and .*ab.nii.gz would write the same output names"):
-        batch.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
+        run.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
     assert len(events(folder, out=tmp_path / "out", device="cpu")) == 3
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"engine": "spm"}, "expected engine classic or cat, got 'spm'"),
+        ({"engine": "spm"}, "expected engine classic, .*got 'spm'"),
         ({"names": "fsl"}, "expected names cat12 or bids, got 'fsl'"),
         ({"device": "tpu"}, "tpu"),
     ],
 )
 def test_unknown_options(folder, tmp_path, option, message):
     with pytest.raises(VbmstatError, match=message) as caught:
-        batch.preprocess(folder, tmp_path / "out", **option)
+        run.preprocess(folder, tmp_path / "out", **option)
     assert "\n" not in str(caught.value)
 
 
 def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(VbmstatError, match=r"cannot create the output folder .* --out"):
-        batch.preprocess(folder, tmp_path / "file" / "out", device="cpu")
+        run.preprocess(folder, tmp_path / "file" / "out", device="cpu")
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     with pytest.raises(VbmstatError, match="the output folder is read-only; give another one with --out"):
-        batch.preprocess(folder, tmp_path / "out", device="cpu")
+        run.preprocess(folder, tmp_path / "out", device="cpu")
 
 
 def test_default_output(simulated, folder):
-    assert batch.default_output([simulated]) == simulated / "derivatives" / "vbmstat"
-    assert batch.default_output([folder]) == Path("vbmstat-out")
+    assert plan.default_output([simulated]) == simulated / "derivatives" / "vbmstat"
+    assert plan.default_output([folder]) == Path("vbmstat-out")
 
 
 def named(folder: Path, *names: str) -> list[Path]:
@@ -266,31 +272,31 @@ def named(folder: Path, *names: str) -> list[Path]:
 def test_cohort_table_keeps_the_complete_scans_of_earlier_runs(folder, tmp_path, names):
     one, two, three = named(folder, "sub-11", "sub-12", "sub-13")
     out = tmp_path / "out"
-    batch.preprocess([one, two], out, device="cpu", names=names)
-    earlier = batch.cohort.read_cohort(out / "cohort.tsv").table
+    run.preprocess([one, two], out, device="cpu", names=names)
+    earlier = read_cohort(out / "cohort.tsv").table
     (scan,) = naming.find_scans([one])
     naming.output_path(out, scan, "p2", names).unlink()
-    cohort = batch.preprocess([three], out, device="cpu", names=names)
+    cohort = run.preprocess([three], out, device="cpu", names=names)
     assert cohort.scan_ids == ["sub-12", "sub-13"]
-    stored = batch.cohort.read_cohort(out / "cohort.tsv").table
+    stored = read_cohort(out / "cohort.tsv").table
     own = [name for name in stored if name not in ("qc_mean_correlation", "qc_duplicate_of", "qc_warnings")]
     pd.testing.assert_series_equal(stored.loc["sub-12"].iloc[0][own], earlier.loc["sub-12"].iloc[0][own])
 
 
 def test_a_scan_that_fails_now_is_not_kept_from_an_earlier_run(folder, tmp_path, monkeypatch):
     one, two = named(folder, "sub-11", "sub-12")
-    batch.preprocess([one, two], tmp_path / "out", device="cpu")
+    run.preprocess([one, two], tmp_path / "out", device="cpu")
     one.write_bytes(b"broken")
-    assert batch.preprocess([one, two], tmp_path / "out", device="cpu").scan_ids == ["sub-12"]
+    assert run.preprocess([one, two], tmp_path / "out", device="cpu").scan_ids == ["sub-12"]
 
 
 def test_covariates_of_earlier_runs_stay(folder, tmp_path):
     one, two, three = named(folder, "sub-11", "sub-12", "sub-13")
     people = tmp_path / "people.tsv"
     people.write_text("participant_id\tage\tsite\nsub-11\t31\tA\nsub-12\t32\tA\n")
-    batch.preprocess([one, two], tmp_path / "out", participants=people, device="cpu")
+    run.preprocess([one, two], tmp_path / "out", participants=people, device="cpu")
     people.write_text("participant_id\tsex\tage\nsub-12\tf\t52\nsub-13\tm\t33\n")
-    table = batch.preprocess([three], tmp_path / "out", participants=people, device="cpu").table
+    table = run.preprocess([three], tmp_path / "out", participants=people, device="cpu").table
     assert table["age"].tolist() == [31, 52, 33]  # what the table given now says counts
     assert table["site"].tolist()[:2] == ["A", "A"]
     assert pd.isna(table["site"].iloc[2])
@@ -298,23 +304,23 @@ def test_covariates_of_earlier_runs_stay(folder, tmp_path):
 
 
 def test_scans_are_compared_with_one_another(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(batch.cohort_quality, "LEAST_SCANS", 2)  # for the picture
+    monkeypatch.setattr(cohort_quality, "LEAST_SCANS", 2)  # for the picture
     scans = named(folder, "sub-11", "sub-12")
-    cohort = batch.preprocess(scans, tmp_path / "out", device="cpu")
+    cohort = run.preprocess(scans, tmp_path / "out", device="cpu")
     stored = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)
     assert stored["qc_duplicate_of"].fillna("").tolist() == ["", "sub-11"]
     assert stored["qc_warnings"].fillna("").tolist() == ["", "same image as sub-11: keep one of them"]
     assert cohort.table["qc_mean_correlation"].min() == pytest.approx(1, abs=1e-4)
     assert (tmp_path / "out" / "report" / "cohort.png").is_file()
-    again = batch.preprocess(scans, tmp_path / "out", device="cpu")
+    again = run.preprocess(scans, tmp_path / "out", device="cpu")
     pd.testing.assert_frame_equal(again.table, cohort.table)
 
 
 def test_a_map_that_cannot_be_compared_stops_nothing(folder, tmp_path, caplog):
     scans = named(folder, "sub-11", "sub-12")
     out = tmp_path / "out"
-    batch.preprocess(scans, out, device="cpu")
+    run.preprocess(scans, out, device="cpu")
     (out / "mri" / "s6mwp1sub-12_T1w.nii.gz").write_bytes(b"broken")
-    assert batch.preprocess(scans, out, device="cpu").scan_ids == ["sub-11", "sub-12"]
+    assert run.preprocess(scans, out, device="cpu").scan_ids == ["sub-11", "sub-12"]
     assert "scans were not compared with one another" in caplog.text
     assert "s6mwp1sub-12_T1w.nii.gz" in caplog.text

@@ -1,0 +1,94 @@
+"""What a run will take: memory, time and disk, from the headers of some of its scans and from earlier runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vbmstat import io
+from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
+from vbmstat.batch.task import ScanTask
+from vbmstat.batch.workers import Workers
+from vbmstat.errors import VbmstatError
+from vbmstat.grid import Grid
+from vbmstat.runlog import scan_times
+
+_MOST_LOOKED_AT = 32  # scans, evenly among all
+# Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)
+_TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
+_CPU_SECONDS = {"classic": 45.0, "cat": 250.0}  # of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
+_HOUR_S, _MINUTE_S = 3600, 60
+
+
+def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
+    """Grids of some scans of a run, from their headers; those that cannot be read fail when it is their turn."""
+    found = []
+    for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _MOST_LOOKED_AT))}):
+        try:
+            found.append(io.read_grid(tasks[at].scan.path))
+        except VbmstatError:
+            continue
+    return found
+
+
+def memory_bytes(engine: str, on: Sequence[Grid]) -> int:
+    """Memory that a process takes for the largest of some scans."""
+    return taken_bytes(engine, [int(np.prod(grid.shape)) for grid in on])
+
+
+def disk_bytes(on: Sequence[Grid]) -> int:
+    """Size of the outputs of a scan, the mean over some."""
+    sizes = [grid.voxel_volume_ml * 1000 for grid in on] or [1.0]
+    return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
+
+
+def seconds_a_scan(out: Path, engine: str, device: str, threads: int) -> tuple[float, str]:
+    """Time of a scan and where the figure is from; 0 where nothing is known."""
+    known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
+    if known:
+        return statistics.median(known), f"median of {len(known)} scans in this folder"
+    if device != "cpu" or engine not in _CPU_SECONDS:
+        return 0.0, ""
+    return _CPU_SECONDS[engine] / threads, "measured on an AMD EPYC"
+
+
+def sharing(share: Allotment, workers: Workers | None = None) -> str:
+    """How the machine is shared out, in a sentence."""
+    if workers is not None:
+        return f"up to {workers.slots} scans at once on the workers given, {share.bytes_a_scan / 1e9:.1f} GB each"
+    threads = f"{share.threads} thread{'s' * (share.threads > 1)}{' each' * (share.jobs > 1)}"
+    at_once = f"{share.jobs} scans at once" if share.jobs > 1 else "one scan at a time"
+    text = f"{at_once}, {threads}, up to {share.bytes_a_scan / 1e9:.1f} GB a scan"
+    return f"{text}; {share.note}" if share.note else text
+
+
+def outlook(
+    tasks: Sequence[ScanTask], n_complete: int, on: Sequence[Grid], share: Allotment
+) -> list[str]:
+    """What `--dry-run` says of the scans to be done: their number, time and disk, a line each."""
+    first, n_todo = tasks[0], len(tasks) - n_complete
+    lines = [f"{len(tasks)} scans: {n_complete} complete, {n_todo} to be done; output in {first.out}", sharing(share)]
+    seconds, source = seconds_a_scan(first.out, first.engine, first.device, share.threads)
+    if n_todo and seconds:
+        lines.append(f"about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan: {source})")
+    size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(first.out) / 1e9
+    lines.append(f"about {size:.1f} GB of disk ({disk_bytes(on) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
+    if size > free:
+        lines.append("that is more than is free: make room, or choose another --out")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it.
+
+    Examples
+    --------
+    >>> duration(40), duration(3000), duration(90000)
+    ('40 s', '50 min', '25 h')
+    """
+    if seconds < 2 * _MINUTE_S:
+        return f"{seconds:.0f} s"
+    return f"{seconds / _MINUTE_S:.0f} min" if seconds < 2 * _HOUR_S else f"{seconds / _HOUR_S:.0f} h"

@@ -1,0 +1,171 @@
+"""What this machine has, what a scan takes, and so how many scans are worked at together."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vbmstat.device import free_memory_bytes, n_cores, total_memory_bytes
+from vbmstat.errors import VbmstatError
+
+_GB = 1e9
+_SHARE = 0.9  # of the free memory that is given to scans: the rest is for the disk cache and the others
+_GPU_SHARERS = 3  # processes a GPU: one computes while the others read and write
+# Peak of a process, engine by engine: bytes, and bytes a voxel of the scan (benchmarks/batch/memory.py)
+_TAKEN = {"classic": (2.6e9, 20.0), "cat": (2.6e9, 20.0)}
+_TAKEN_BY_UNKNOWN = (4e9, 40.0)
+_GPU_TAKEN_BYTES = 8e9
+_VOXELS_UNKNOWN = 256**3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run may use.
+
+    Attributes
+    ----------
+    cores : int
+        Processor cores, after affinity, control group and SLURM's allocation.
+    free_bytes, total_bytes : int
+        Memory that is free now and all there is, after the control group's limit.
+    gpus : int
+        CUDA devices.
+    gpu_memory_bytes : int
+        Free memory of the fullest of them.
+    """
+
+    cores: int
+    free_bytes: int
+    total_bytes: int
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """How a machine is shared out among scans.
+
+    Attributes
+    ----------
+    jobs : int
+        Scans worked at together.
+    threads : int
+        Of each of them.
+    bytes_a_scan : int
+        Memory that each is expected to take.
+    note : str
+        What a user should know about it: empty if all is well.
+    """
+
+    jobs: int
+    threads: int
+    bytes_a_scan: int
+    note: str = ""
+
+
+def probe(device: str = "cpu") -> Machine:
+    """What this process may use now."""
+    gpus = torch.cuda.device_count() if torch.device(device).type == "cuda" else 0
+    if torch.device(device).index is not None:
+        gpus = 1  # that one
+    free = [free_memory_bytes(f"cuda:{number}") for number in range(gpus)]
+    return Machine(n_cores(), free_memory_bytes("cpu"), total_memory_bytes(), gpus, min(free, default=0))
+
+
+def taken_bytes(engine: str, n_voxels: Iterable[int]) -> int:
+    """Memory that a process takes at most, bytes, for the largest of some scans."""
+    base, a_voxel = _TAKEN.get(engine, _TAKEN_BY_UNKNOWN)
+    return int(base + a_voxel * max(n_voxels, default=_VOXELS_UNKNOWN))
+
+
+def allot(
+    machine: Machine,
+    n_scans: int,
+    bytes_a_scan: int,
+    jobs: int | None = None,
+    memory_gb: float | None = None,
+    n_todo: int | None = None,
+) -> Allotment:
+    """Share a machine out: as many scans together as cores and memory allow, and the cores among them.
+
+    The threads of a scan follow from the machine and the whole run alone, not from what is free or still to be done
+    just now: another number of threads changes the last digits of the maps, and a run that goes on where another
+    stopped must write what that would have written.
+
+    Parameters
+    ----------
+    machine : Machine
+        What there is.
+    n_scans : int
+        Scans of the run.
+    bytes_a_scan : int
+        Memory that a process takes.
+    jobs : int, optional
+        Scans together, as the user wants it; it is not exceeded, and undercut only if `memory_gb` demands it.
+    memory_gb : float, optional
+        Memory of all of them together, as the user wants it, GB; by default nine tenths of what is free.
+    n_todo : int, optional
+        Scans that are still to be done; all by default.
+
+    Raises
+    ------
+    VbmstatError
+        If `jobs` or `memory_gb` is not positive.
+
+    Examples
+    --------
+    >>> allot(Machine(cores=16, free_bytes=12 * 10**9, total_bytes=20 * 10**9), n_scans=99, bytes_a_scan=3 * 10**9)
+    Allotment(jobs=3, threads=2, bytes_a_scan=3000000000, note='10.8 GB are enough for 3 at once')
+    """
+    if jobs is not None and jobs < 1:
+        msg = f"expected --jobs of 1 or more, got {jobs}"
+        raise VbmstatError(msg)
+    if memory_gb is not None and not memory_gb > 0:
+        msg = f"expected --memory above 0 GB, got {memory_gb:g}"
+        raise VbmstatError(msg)
+    now, ever = _SHARE * machine.free_bytes, _SHARE * machine.total_bytes
+    if memory_gb is not None:
+        now = ever = memory_gb * _GB
+    wanted = max(min(jobs or _by_processors(machine), n_scans), 1)
+    is_bounded = jobs is None or memory_gb is not None
+    at_best = min(wanted, _fitting(ever, bytes_a_scan)) if is_bounded else wanted
+    together = min(at_best, _fitting(now, bytes_a_scan)) if is_bounded else wanted
+    together = min(together, max(n_scans if n_todo is None else n_todo, 1))
+    return Allotment(
+        together, max(machine.cores // at_best, 1), bytes_a_scan, _note(together, wanted, bytes_a_scan, now)
+    )
+
+
+def _fitting(memory: float, bytes_a_scan: int) -> int:
+    return max(int(memory // bytes_a_scan), 1)
+
+
+def _by_processors(machine: Machine) -> int:
+    """As many scans as there are cores; on GPUs, as keep each of them busy."""
+    if not machine.gpus:
+        return machine.cores
+    sharers = min(max(int(machine.gpu_memory_bytes // _GPU_TAKEN_BYTES), 1), _GPU_SHARERS)
+    return min(machine.gpus * sharers, machine.cores)
+
+
+def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
+    needed = together * bytes_a_scan
+    if needed > memory:
+        return (
+            f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are to be had: "
+            "a scan that the system kills for it is tried again alone"
+        )
+    if together < wanted and together == _fitting(memory, bytes_a_scan):
+        return f"{memory / _GB:.1f} GB are enough for {together} at once"
+    return ""
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Free space where a folder is, or will be made."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,289 @@
+"""Many scans: each that is not complete yet is preprocessed, then all are put into one cohort table.
+
+A scan that fails gets a line in ``failures.tsv`` and the batch goes on. Runs may be killed at any moment, and any
+number may work on one folder: see :mod:`vbmstat.batch.claim` and :mod:`vbmstat.batch.task`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vbmstat import cohort, naming, tables
+from vbmstat.batch import estimate, resources
+from vbmstat.batch.claim import claim, sweep, tables_claim
+from vbmstat.batch.collect import write_cohort
+from vbmstat.batch.manifest import write_inputs, write_manifest
+from vbmstat.batch.plan import Places, Plan, completed, make_plan
+from vbmstat.batch.status import Event, Status
+from vbmstat.batch.task import Process, ScanOutcome, ScanTask
+from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here
+from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.runlog import FOLDER
+
+FAILURE_COLUMNS = ["scan", "path", "step", "reason"]
+_BUSY_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has done.
+
+    Attributes
+    ----------
+    out : Path
+        Output folder.
+    cohort : Cohort
+        The complete scans, as in ``cohort.tsv``; of a shard its own scans, which it does not write there.
+    failures : list of dict
+        scan, path, step, reason of each scan that failed.
+    is_whole : bool
+        Whether no scan was left out because another had failed.
+    """
+
+    out: Path
+    cohort: cohort.Cohort
+    failures: list[dict[str, str]]
+    is_whole: bool = True
+
+
+def preprocess(
+    inputs: Places,
+    out: Path | str | None = None,
+    *,
+    participants: Path | str | None = None,
+    device: str = "auto",
+    engine: str = "classic",
+    names: str = "cat12",
+    force: bool = False,
+    jobs: int | None = 1,
+    memory_gb: float | None = None,
+    shard: tuple[int, int] | None = None,
+    stop_on_first_failure: bool = False,
+    locking: bool = True,
+    weights: str | None = None,
+    workers: Workers | None = None,
+    process: Process | None = None,
+    on_event: Callable[[Event], None] = lambda _: None,
+) -> cohort.Cohort:
+    """Preprocess T1-weighted scans into smoothed, modulated tissue maps.
+
+    Parameters
+    ----------
+    inputs : path, iterable of path, or Inputs
+        BIDS folders, folders of images, or image files (.nii, .nii.gz, .mgz); or what
+        :func:`vbmstat.inputs.find_inputs` found there.
+    out : path, optional
+        Output folder; ``derivatives/vbmstat`` in a BIDS folder, else ``vbmstat-out`` in the working folder.
+    participants : path, optional
+        Table of covariates; the BIDS folder's participants.tsv by default.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
+    engine : {"classic", "cat"}
+        Preprocessing engine; ``cat`` needs the extra ``vbmstat[cat]``.
+    names : {"cat12", "bids"}
+        How outputs are called.
+    force : bool
+        Whether to run scans again that are complete.
+    jobs : int, optional
+        Scans worked at together, each in a process of its own; 1 is this process. None takes as many as cores and
+        memory allow. A script that asks for more than 1 must be guarded by ``if __name__ == "__main__":``.
+    memory_gb : float, optional
+        Memory that all of them may take together, GB; nine tenths of what is free by default.
+    shard : (int, int), optional
+        Do the i-th of n parts only, from 1 to n, and leave the tables to a run without a shard.
+    stop_on_first_failure : bool
+        Whether to leave the rest undone when a scan fails.
+    locking : bool
+        Whether to keep other runs from the scans under way; off only where files cannot be locked.
+    weights : str, optional
+        Networks of the engine `deep`.
+    workers : Workers, optional
+        Other processes to give the scans to, in place of `jobs`, such as those of a cluster.
+    process : callable, optional
+        What makes maps of a scan in place of the engine; see :class:`vbmstat.batch.task.Process`.
+    on_event : callable
+        Told of every step, scan done and failure.
+
+    Returns
+    -------
+    Cohort
+        The scans that are complete, as in ``cohort.tsv``: those of this run, and those of earlier runs into the same
+        folder. Of a shard, its own scans.
+
+    Raises
+    ------
+    VbmstatError
+        If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
+    """
+    plan = make_plan(
+        inputs, out, participants=participants, device=device, engine=engine, names=names, force=force, shard=shard,
+        locking=locking, weights=weights, process=process,
+    )  # fmt: skip
+    return run_plan(
+        plan, jobs=jobs, memory_gb=memory_gb, stop_on_first_failure=stop_on_first_failure, workers=workers,
+        on_event=on_event,
+    ).cohort  # fmt: skip
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    jobs: int | None = 1,
+    memory_gb: float | None = None,
+    stop_on_first_failure: bool = False,
+    workers: Workers | None = None,
+    on_event: Callable[[Event], None] = lambda _: None,
+    on_start: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Do what is planned; parameters and errors are those of :func:`preprocess`.
+
+    Parameters
+    ----------
+    on_start : callable
+        Told once how the machine is shared out, in a sentence.
+    """
+    _check_writable(plan.out)
+    sweep(plan.out, plan.locking)
+    with tables_claim(plan.out, plan.locking):
+        write_manifest(plan.out, plan.manifest)
+        if plan.shard is None:
+            write_inputs(plan.out, plan.inputs)
+    status = Status(plan.out / FOLDER / plan.in_logs("status", ".jsonl"), plan.id, len(plan.tasks), on_event)
+    progress = _Progress(plan, status)
+    for scan, row in completed(plan).items():
+        progress.add(ScanOutcome(scan, "resumed", row))
+    todo = [task for task in plan.tasks if task.scan not in progress.rows]
+    share = share_out(plan, len(todo), jobs, memory_gb)
+    on_start(estimate.sharing(share, workers))
+    status.write("start", scans=len(plan.tasks), complete=len(progress.rows), jobs=share.jobs, threads=share.threads)
+    try:
+        with _workforce(share, plan.device, workers) as work:
+            progress.work_off(todo, work, stop_on_first_failure)
+    except BaseException:
+        status.write("stopped", complete=len(progress.rows), failed=len(progress.failures))
+        raise
+    finally:
+        sweep(plan.out, plan.locking)
+    status.write("end", complete=len(progress.rows), failed=len(progress.failures))
+    return _finished(plan, progress)
+
+
+def share_out(plan: Plan, n_todo: int, jobs: int | None, memory_gb: float | None) -> resources.Allotment:
+    """How this machine is shared out among the scans of a plan."""
+    a_scan = estimate.memory_bytes(plan.engine, estimate.grids(plan.tasks))
+    return resources.allot(resources.probe(plan.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
+
+
+Work = Callable[[Sequence[ScanTask], Callable[[ScanTask, str], None]], Generator[ScanOutcome, None, None]]
+
+
+@dataclass
+class _Progress:
+    """The scans at their end."""
+
+    plan: Plan
+    status: Status
+    rows: dict[naming.Scan, dict[str, Any]] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    is_whole: bool = True
+
+    def add(self, outcome: ScanOutcome) -> None:
+        if outcome.status == "failed":
+            scan = outcome.scan
+            self.failures.append(
+                {"scan": scan.stem, "path": str(scan.path), "step": outcome.step, "reason": outcome.reason}
+            )
+            self.failures.sort(key=lambda entry: entry["scan"])
+            write_failures(self.plan, self.failures)
+        elif outcome.row is not None:
+            self.rows[outcome.scan] = outcome.row
+        self.status.end(outcome)
+
+    def work_off(self, tasks: Sequence[ScanTask], work: Work, stop_on_first_failure: bool) -> None:
+        """Until none is left; scans that another run works at come again when it has let them go."""
+        by_stem = {task.scan.stem: task for task in tasks}
+        waiting = list(tasks)
+        while waiting:
+            busy = []
+            with contextlib.closing(work(waiting, lambda task, step: self.status.step(task.scan, step))) as outcomes:
+                for outcome in outcomes:
+                    self.add(outcome)
+                    if outcome.status == "busy":
+                        busy.append(by_stem[outcome.scan.stem])
+                    if outcome.status == "failed" and stop_on_first_failure:
+                        self.is_whole = False
+                        return
+            waiting = _when_free(busy)
+
+
+def _when_free(tasks: list[ScanTask]) -> list[ScanTask]:
+    """The tasks, as soon as nobody else works at one of them."""
+    while tasks:
+        for task in tasks:
+            held = claim(task.out, task.scan.stem, task.locking)
+            if held is not None:
+                held.release()
+                return tasks
+        time.sleep(_BUSY_POLL_S)
+    return tasks
+
+
+@contextlib.contextmanager
+def _workforce(share: resources.Allotment, device: str, workers: Workers | None) -> Iterator[Work]:
+    """Who works the scans off."""
+    if workers is not None:
+        yield lambda tasks, tell: run_elsewhere(tasks, workers, tell)
+    elif share.jobs == 1:
+        torch.set_num_threads(min(torch.get_num_threads(), share.threads))
+        yield run_here
+    else:
+        with local_workers(share.jobs, share.threads, device) as local:
+            yield lambda tasks, tell: run_elsewhere(tasks, local, tell)
+
+
+def _finished(plan: Plan, progress: _Progress) -> Result:
+    """Write the tables of the whole cohort; a shard writes none but its failures."""
+    write_failures(plan, progress.failures)
+    rows = {task.scan: progress.rows[task.scan] for task in plan.tasks if task.scan in progress.rows}
+    if not rows and progress.failures:
+        msg = (
+            f"none of {len(plan.tasks)} scans could be preprocessed; first reason: {progress.failures[0]['reason']}"
+        )
+        raise ScanError(msg)
+    with tables_claim(plan.out, plan.locking):
+        whole = write_cohort(plan.out, rows, [task.scan for task in plan.tasks], plan.people, plan.names, plan.engine)
+    sweep(plan.out, plan.locking)
+    return Result(plan.out, whole, progress.failures, progress.is_whole)
+
+
+def write_failures(plan: Plan, failures: list[dict[str, str]]) -> None:
+    """Write ``failures.tsv``; of a shard, a table of its own among the logs."""
+    folder = plan.out if plan.shard is None else plan.out / FOLDER
+    with tables_claim(plan.out, plan.locking):
+        table = pd.DataFrame(failures, columns=FAILURE_COLUMNS)
+        tables.write_table(folder / plan.in_logs("failures", ".tsv"), table, "failures")
+
+
+def read_failures(folder: Path) -> pd.DataFrame:
+    """The scans that failed in a run: scan, path, step, reason."""
+    return pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: cannot create the output folder ({error.strerror}); give another one with --out"
+        raise VbmstatError(msg) from error
+    if not os.access(folder, os.W_OK):
+        msg = f"{folder}: the output folder is read-only; give another one with --out"
+        raise VbmstatError(msg)

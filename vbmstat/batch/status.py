@@ -1,0 +1,85 @@
+"""What happens to scans, told as it happens: to the log ``logs/status.jsonl`` and to whoever listens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vbmstat import runlog
+from vbmstat.batch.task import ScanOutcome
+from vbmstat.naming import Scan
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+        The scan.
+    what : str
+        The name of a step that began, or ``done``, ``resumed`` (it was complete), ``failed``, ``busy`` (another run
+        works at it; it comes again).
+    done, total : int
+        Scans at their end so far, and all of the run.
+    detail : str
+        Reason of a failure; warnings.
+    """
+
+    scan: Scan
+    what: str
+    done: int
+    total: int
+    detail: str = ""
+
+
+class Status:
+    """Counts scans, writes the log and tells the listener; threads may share it.
+
+    Parameters
+    ----------
+    log : Path
+        File to append to.
+    run : str
+        Hash of the manifest: part of every line.
+    total : int
+        Scans of the run.
+    on_event : callable
+        The listener.
+    """
+
+    def __init__(self, log: Path, run: str, total: int, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        self._log, self._run, self._total, self._on_event = log, run, total, on_event
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def write(self, event: str, **known: object) -> None:
+        """Append a line about the run as a whole."""
+        runlog.append(self._log, {"run": self._run, "event": event, **known})
+
+    def step(self, scan: Scan, step: str) -> None:
+        """A step of a scan begins."""
+        runlog.append(self._log, {"run": self._run, "event": "step", "scan": scan.stem, "step": step})
+        self._tell(Event(scan, step, self._done, self._total))
+
+    def end(self, outcome: ScanOutcome) -> None:
+        """A scan is at its end, or busy elsewhere."""
+        with self._lock:
+            self._done += outcome.status != "busy"
+        if outcome.status != "resumed":  # a run that goes on says how many, not which
+            entry = {"run": self._run, "event": outcome.status, "scan": outcome.scan.stem}
+            known = {
+                "step": outcome.step, "detail": outcome.detail, "seconds": outcome.seconds,
+                "peak_mb": outcome.peak_bytes >> 20,
+            }  # fmt: skip
+            if outcome.status == "failed":
+                known.pop("seconds")  # of a scan that is complete alone
+            runlog.append(self._log, {**entry, **{key: value for key, value in known.items() if value}})
+        self._tell(Event(outcome.scan, outcome.status, self._done, self._total, outcome.detail))
+
+    def _tell(self, event: Event) -> None:
+        with self._lock:
+            self._on_event(event)

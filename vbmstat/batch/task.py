@@ -1,0 +1,278 @@
+"""One scan from file to files: read, process, write. Whoever runs it, it is the same and harms no other scan.
+
+Outputs are made in the scan's own folder under ``.partial`` and renamed when all are there, the sidecar last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import torch
+
+from vbmstat import derivatives, io, naming
+from vbmstat.batch.claim import Claim, claim
+from vbmstat.batch.memory import peak_bytes, start_peak
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.provenance import provenance
+from vbmstat.volume import Volume
+
+log = logging.getLogger(__name__)
+
+
+class Process(Protocol):
+    """What makes maps of a scan, as :func:`vbmstat.preproc.pipeline.preprocess_scan` does."""
+
+    def __call__(
+        self, t1w: Volume, device: torch.device | str, on_step: Callable[[str], None], engine: str, **options: Any
+    ) -> Preprocessed:
+        """Preprocess one scan."""
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """All that a process needs to know to preprocess one scan; can be pickled.
+
+    Attributes
+    ----------
+    scan : Scan
+        The scan.
+    out : Path
+        Output folder, absolute.
+    engine, device, names : str
+        As for :func:`vbmstat.batch.run.preprocess`; the device is ``cpu`` or ``cuda``, not ``auto``.
+    parameters : dict
+        What the sidecar records beside them.
+    force : bool
+        Whether to run a scan that is complete.
+    locking : bool
+        Whether to lock the scan while it is worked at.
+    weights : str, optional
+        Networks of the engine `deep`.
+    process : callable, optional
+        In place of the pipeline, which it is by default; a function of a module that every process can import.
+    """
+
+    scan: naming.Scan
+    out: Path
+    engine: str = "classic"
+    device: str = "cpu"
+    names: str = "cat12"
+    parameters: dict[str, Any] = field(default_factory=dict)
+    force: bool = False
+    locking: bool = True
+    weights: str | None = None
+    process: Process | None = None
+
+    def origin(self) -> dict[str, Any]:
+        """Provenance of the scan's outputs; reads the whole input."""
+        return provenance("preprocess", self.parameters, [self.scan.path], engine=self.engine, device=self.device)
+
+
+@dataclass(frozen=True)
+class ScanOutcome:
+    """What became of a scan; can be pickled.
+
+    Attributes
+    ----------
+    scan : Scan
+        The scan.
+    status : {"done", "resumed", "failed", "busy"}
+        Resumed: it was complete. Busy: another process works at it.
+    row : dict, optional
+        Its columns in the cohort table, where it is complete.
+    step, reason : str
+        Where and why it failed.
+    seconds : dict of str to float
+        Wall time of each step.
+    peak_bytes : int
+        Most memory that the process took meanwhile.
+    """
+
+    scan: naming.Scan
+    status: Literal["done", "resumed", "failed", "busy"]
+    row: dict[str, Any] | None = None
+    step: str = ""
+    reason: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    @property
+    def detail(self) -> str:
+        """What is to be said of it: the reason of a failure, or warnings."""
+        return self.reason or str((self.row or {}).get("qc_warnings") or "")
+
+
+def run_scan(task: ScanTask, tell: Callable[[str], None] = lambda _: None) -> ScanOutcome:
+    """Preprocess one scan and write its outputs, unless they are complete or another process makes them.
+
+    Parameters
+    ----------
+    task : ScanTask
+        The scan and how.
+    tell : callable
+        Told the name of each step when it begins.
+
+    Returns
+    -------
+    ScanOutcome
+        Also of a scan that fails: only what is no `Exception` (an interruption) is raised, and leaves nothing behind.
+    """
+    with ScanRun(task, tell) as run:
+        run.read()
+        run.process()
+        return run.write()
+
+
+def completed_row(task: ScanTask) -> dict[str, Any] | None:
+    """Cohort columns of a scan whose outputs are complete and were made in the same way; None if it must be run."""
+    if task.force or not derivatives.is_complete(task.out, task.scan, task.names):
+        return None
+    return derivatives.completed_row(task.out, task.scan, task.names, task.origin())
+
+
+class ScanRun:
+    """One scan on its way. Its three parts may be run by three threads, one after the other; none raises.
+
+    It is a context: when it ends, the scan is free for others and nothing unfinished is left.
+    """
+
+    def __init__(self, task: ScanTask, tell: Callable[[str], None] = lambda _: None) -> None:
+        self.task = task
+        self.outcome: ScanOutcome | None = None
+        self._tell = tell
+        self._step = "read"
+        self._seconds: dict[str, float] = {}
+        self._claim: Claim | None = None
+        self._origin: dict[str, Any] = {}
+        self._volume: Volume | None = None
+        self._result: Preprocessed | None = None
+
+    def __enter__(self) -> ScanRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others have the scan; what is unfinished goes."""
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def read(self) -> None:
+        """Claim the scan, look whether it is complete, and read it."""
+        self._attempt(self._read)
+
+    def process(self) -> None:
+        """Run the engine."""
+        self._attempt(self._process)
+
+    def write(self) -> ScanOutcome:
+        """Write the outputs."""
+        self._attempt(self._write)
+        assert self.outcome is not None  # noqa: S101 - whatever happened, _attempt has set it by now
+        return self.outcome
+
+    def _attempt(self, part: Callable[[], None]) -> None:
+        if self.outcome is not None:
+            return
+        start, step = time.perf_counter(), part.__name__.strip("_")
+        try:
+            part()
+        except Exception as error:  # one bad scan must not stop the batch; it is reported with its reason
+            log.debug("scan %s failed", self.task.scan.stem, exc_info=True)
+            self._end("failed", step=self._step, reason=reason_of(error, self.task.scan))
+        if step != "process":
+            self._seconds[step] = round(time.perf_counter() - start, 2)
+
+    def _read(self) -> None:
+        start_peak()
+        task = self.task
+        self._claim = claim(task.out, task.scan.stem, task.locking)
+        if self._claim is None:
+            self._end("busy")
+            return
+        self._begin("read")
+        row = completed_row(task)
+        if row is not None:
+            self._end("resumed", row=row)
+            return
+        self._origin = task.origin()
+        self._volume = io.read_scan(task.scan.path)
+
+    def _process(self) -> None:
+        assert self._volume is not None  # noqa: S101
+        process = self.task.process or pipeline.preprocess_scan
+        volume, self._volume = self._volume, None  # not kept in memory longer than the engine needs it
+        chosen = {"weights": self.task.weights} if self.task.weights else {}
+        self._result = process(volume, self.task.device, self._begin, self.task.engine, **chosen)
+
+    def _write(self) -> None:
+        assert self._result is not None  # noqa: S101
+        assert self._claim is not None  # noqa: S101
+        self._begin("write")
+        task, result = self.task, self._result
+        self._result = None
+        derivatives.write_derivatives(self._claim.folder, task.scan, result, task.names, self._origin)
+        publish(self._claim.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", task.names))
+        self._seconds |= result.seconds
+        self._end("done", row=derivatives.scan_row(result))
+
+    def _begin(self, step: str) -> None:
+        self._step = step
+        if self._claim is not None:
+            self._claim.note(step)
+        self._tell(step)
+
+    def _end(self, status: Literal["done", "resumed", "failed", "busy"], **known: Any) -> None:
+        self.outcome = ScanOutcome(
+            self.task.scan, status, **known, seconds=self._seconds, peak_bytes=peak_bytes()
+        )
+
+
+def publish(made: Path, out: Path, last: Path) -> None:
+    """Rename a scan's files to their places, the one that proves it complete last.
+
+    Parameters
+    ----------
+    made, out : Path
+        Folders on one file system: where the files are, and where they belong under the same relative names.
+    last : Path
+        Relative name of the sidecar. An older one is removed first, so that the scan counts as incomplete meanwhile.
+    """
+    if (out / last).exists():
+        (out / last).unlink()
+        io.fsync_folder((out / last).parent)
+    files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
+    rest = [name for name in files if name != last]
+    for name in rest:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / name, out / name)
+    for folder in {name.parent for name in rest}:
+        io.fsync_folder(out / folder)
+    (out / last).parent.mkdir(parents=True, exist_ok=True)
+    os.replace(made / last, out / last)
+    io.fsync_folder((out / last).parent)
+
+
+def reason_of(error: BaseException, scan: naming.Scan) -> str:
+    """One line that says what is wrong with which scan."""
+    if isinstance(error, VbmstatError):
+        text = str(error)
+    elif isinstance(error, MemoryError) or "alloc" in str(error).lower():
+        text = f"out of memory ({error}); free memory or use a smaller scan"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    text = " ".join(text.split())
+    return text if text.startswith(str(scan.path)) else f"{scan.stem}: {text}"

@@ -1,0 +1,243 @@
+"""Who works scans off: this process, processes of this machine, or any executor as `concurrent.futures` knows it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+import torch
+
+from vbmstat.batch.claim import under_way
+from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
+from vbmstat.device import keep_freed_memory
+
+Tell = Callable[[ScanTask, str], None]  # a scan, and the step that begins
+_POLL_S = 1.0  # how often the steps of other processes are looked at
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
+_KILLED = "its process was killed at the step {step}, most likely by the system for want of memory; free memory, give "
+_KILLED += "fewer --jobs or less --memory, or run it on a larger machine"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Other processes that scans are given to.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(n)`` gives an executor with n workers: anything with `submit` and `shutdown` whose futures are those of
+        `concurrent.futures` (`distributed.Client.get_executor` is one). It is called again when an executor breaks.
+    slots : int
+        Scans submitted at once. Memory need not grow with it: an outcome is small.
+    """
+
+    make: Callable[[int], Executor]
+    slots: int
+
+
+def run_here(tasks: Sequence[ScanTask], tell: Tell) -> Generator[ScanOutcome, None, None]:
+    """Work scans off in this process: one computes here, while threads read the next and write the last.
+
+    At most three scans are in memory: one read ahead, one under work, one being written.
+    """
+    waiting = iter(tasks)
+    current: list[ScanRun] = []  # begun, not written yet
+    with contextlib.ExitStack() as clean:
+        clean.callback(_close, current)  # last: after the threads' end
+        reader, writer = (clean.enter_context(ThreadPoolExecutor(1, name)) for name in ("read", "write"))
+
+        def begin() -> Future[ScanRun] | None:
+            task = next(waiting, None)
+            if task is None:
+                return None
+            run = ScanRun(task, lambda step: tell(task, step))
+            current.append(run)
+            return reader.submit(_read, run)
+
+        reading, writing = begin(), None
+        while reading is not None:
+            run = reading.result()
+            reading = begin()
+            run.process()
+            if writing is not None:
+                yield writing.result()
+            writing = writer.submit(_write, run, current)
+        if writing is not None:
+            yield writing.result()
+
+
+def _close(runs: list[ScanRun]) -> None:
+    for run in runs:
+        run.close()
+
+
+def _read(run: ScanRun) -> ScanRun:
+    run.read()
+    return run
+
+
+def _write(run: ScanRun, current: list[ScanRun]) -> ScanOutcome:
+    with run:
+        outcome = run.write()
+    current.remove(run)
+    return outcome
+
+
+def run_elsewhere(tasks: Sequence[ScanTask], workers: Workers, tell: Tell) -> Generator[ScanOutcome, None, None]:
+    """Work scans off in other processes. One that dies takes no other scan with it.
+
+    When an executor breaks, nobody knows which of the scans under way was the cause: each is tried once more, alone on
+    a new executor, and fails if that breaks, too. From then on one scan less is worked at together.
+
+    Parameters
+    ----------
+    tasks : sequence of ScanTask
+        The scans.
+    workers : Workers
+        Where to.
+    tell : callable
+        Told of each scan and step that begins, as the lock files show it: steps shorter than a second may be missed.
+    """
+    waiting, running = deque(tasks), dict[Future[ScanOutcome], ScanTask]()
+    slots, executor, seen = workers.slots, workers.make(workers.slots), dict[str, str]()
+    try:
+        while waiting or running:
+            with contextlib.suppress(BrokenExecutor):  # known from the futures, too
+                while waiting and len(running) < slots:
+                    running[executor.submit(run_scan, waiting[0])] = waiting[0]
+                    waiting.popleft()
+            if not running:  # it broke while it had nothing to do
+                executor = workers.make(slots)
+                continue
+            finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
+            _tell_steps(running.values(), seen, tell)
+            suspects = []
+            for future in finished:
+                task = running.pop(future)
+                outcome = _outcome(future, task)
+                if outcome is None:
+                    suspects.append(task)
+                else:
+                    yield outcome
+            if suspects:
+                suspects += running.values()
+                running.clear()
+                stop(executor)
+                for task in suspects:
+                    yield _alone(task, workers)
+                slots = max(slots - 1, 1)
+                executor = workers.make(slots)
+    finally:
+        stop(executor)
+
+
+def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
+    """What became of a scan; None if its executor broke."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        return None
+    except Exception as error:  # the executor's own: it gave the scan up, or could not send it
+        return ScanOutcome(task.scan, "failed", step="start", reason=reason_of(error, task.scan))
+
+
+def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:
+    executor = workers.make(1)
+    try:
+        outcome = _outcome(executor.submit(run_scan, task), task)
+    finally:
+        stop(executor)
+    if outcome is not None:
+        return outcome
+    step = under_way(task.out).get(task.scan.stem) or "start"
+    reason = f"{task.scan.stem}: {_KILLED.format(step=step)}"
+    return ScanOutcome(task.scan, "failed", step=step, reason=reason)
+
+
+def _tell_steps(tasks: Any, seen: dict[str, str], tell: Tell) -> None:
+    """Tell what the lock files say that has not been told yet."""
+    by_stem = {task.scan.stem: task for task in tasks}
+    if not by_stem:
+        return
+    for stem, step in under_way(next(iter(by_stem.values())).out).items():
+        if step and stem in by_stem and seen.get(stem) != step:
+            seen[stem] = step
+            tell(by_stem[stem], step)
+
+
+def stop(executor: Executor) -> None:
+    """End an executor now: what is under way is given up, which the next run does again."""
+    processes = list((getattr(executor, "_processes", None) or {}).values())  # none of an executor of another kind
+    executor.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+
+
+@contextlib.contextmanager
+def local_workers(jobs: int, threads: int, device: str = "cpu") -> Iterator[Workers]:
+    """Processes of this machine: each with so many threads; on several GPUs, they take turns.
+
+    The processes are new ones (spawned), ignore Ctrl-C, which is their parent's business, and end when it ends.
+    """
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ |= dict.fromkeys(_THREADS, str(threads))  # the processes inherit it, and read it before torch is there
+    context = multiprocessing.get_context("spawn")
+
+    def make(n: int) -> Executor:
+        gpus = context.SimpleQueue()
+        for number in range(n):
+            gpus.put(number)
+        return ProcessPoolExecutor(n, context, _start_worker, (threads, device, gpus))
+
+    try:
+        yield Workers(make, jobs)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _start_worker(threads: int, device: str, gpus: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a SLURM job: the parent ends us
+    keep_freed_memory()
+    set_threads(threads)
+    if device == "cuda":
+        torch.cuda.set_device(gpus.get() % torch.cuda.device_count())
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def set_threads(threads: int) -> None:
+    """Bound the threads of everything that computes in this process."""
+    torch.set_num_threads(threads)
+    with contextlib.suppress(RuntimeError):  # may be set once, before any work
+        torch.set_num_interop_threads(1)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent ends, however that ends."""
+    connection.wait([sentinel])
+    os._exit(1)
