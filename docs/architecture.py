@@ -23,12 +23,13 @@ IMAGE = ROOT / "docs" / "images" / "architecture.svg"
 PACKAGE = "vbmstat"
 # Box -> its modules (prefixes); every other module and sub-package has a box of its own.
 BOXES = {
-    "compare": ("compare", "figures_compare"), "evaluate": ("evaluate",), "figures": ("figures",),
+    "evaluate": ("evaluate",),
     "batch": ("batch", "derivatives"), "tables": ("tables", "schema"),
 }  # fmt: skip
 WORDS = {
     "cli": "the commands", "batch": "many scans", "catalogue": "assets, all", "report": "one HTML page",
-    "compare": "two pipelines", "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan",
+    "compare": "two pipelines", "agreement": "r, slope, limits",
+    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan",
     "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
@@ -62,7 +63,7 @@ def box_imports() -> networkx.DiGraph:
 
 
 def box_of(module: str) -> str:
-    """The box of a module, ``vbmstat.compare_files`` -> ``compare``."""
+    """The box of a module, ``vbmstat.compare.files`` -> ``compare``."""
     name = module.split(".")[1]
     for box, prefixes in BOXES.items():
         if name == box or any(name == prefix or name.startswith(f"{prefix}_") for prefix in prefixes):

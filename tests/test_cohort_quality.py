@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import assets, cohort_quality, figures, io
+from vbmstat import assets, cohort_quality, io
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError
+from vbmstat.figures import scans
 from vbmstat.grid import resample
 from vbmstat.preproc.smooth import smooth
 from vbmstat.volume import Volume
@@ -172,7 +173,7 @@ def test_an_empty_map_is_named(cohort_of, people):
 
 def test_picture_names_the_flagged_scans_only(cohort_of, people):
     cohort = cohort_of([*people[:-1], people[-1].roll(3, dims=2)], qc_image_rating=np.linspace(70, 90, N_SCANS))
-    figure = figures.cohort_report(cohort_quality.flag(cohort, cohort_quality.measure_cohort(cohort)))
+    figure = scans.cohort_report(cohort_quality.flag(cohort, cohort_quality.measure_cohort(cohort)))
     for axes in figure.axes:
         assert [text.get_text() for text in axes.texts] == ["sub-11"]
         n_points = sum(len(points.get_offsets()) for points in axes.collections)

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, figures, io, naming, tables
+from vbmstat import assets, io, naming, tables
+from vbmstat.figures import scans
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
 from vbmstat.preproc.quality import grade
 from vbmstat.volume import Volume
@@ -133,11 +134,11 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
-    figure = figures.scan_report(
+    figure = scans.scan_report(
         result.corrected, result.label, result.warped.channel(0), assets.template().channel(0),
         f"{scan.stem} · engine {result.engine}", metrics,
     )  # fmt: skip
-    figures.save_png(path, figure)
+    scans.save_png(path, figure)
 
 
 def _rounded(coordinates: Volume) -> Volume:

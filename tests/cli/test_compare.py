@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from tests.test_compare_statistics import ball, t_values, write_spm
-from vbmstat import compare_output
+from tests.compare.test_statistics import ball, t_values, write_spm
 from vbmstat.cli import app
+from vbmstat.compare import output
 from vbmstat.errors import VbmstatError
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(compare_output, "comparison_figures", lambda _: {})
+    monkeypatch.setattr(output, "comparison_figures", lambda _: {})
 
 
 def run(*arguments) -> str:

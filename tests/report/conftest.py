@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat import figures_report, io, runlog
+from vbmstat import io, runlog
+from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.grid import Grid
 from vbmstat.report.write import write_report
@@ -101,7 +102,7 @@ def model_folder(cohort_folder) -> Path:
 def coarse_report(folder: Path) -> Path:
     """The page with figures of few pixels, which are drawn sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures_report, "_PRINT_DPI", 60)
+        patch.setattr(publication, "_PRINT_DPI", 60)
         return write_report(folder)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, cohort, cohort_quality, derivatives, figures, io, naming
+from vbmstat import __version__, cohort, cohort_quality, derivatives, io, naming
 from vbmstat.errors import TableError, VbmstatError
+from vbmstat.figures import scans
 
 log = logging.getLogger(__name__)
 _MOST_NAMED = 10  # scans in a message
@@ -80,11 +81,24 @@ def write_cohort(
     names, engine : str
         Of this run.
     """
-    own = {scan: {**row, "engine": engine, "vbmstat_version": __version__} for scan, row in own.items()}
-    table = _with_quality(_joined(out, own, _earlier(out, scans, names), people, names, scans))
+    earlier = _earlier(out, scans, names)
+    table = _with_quality(_joined(out, _stamped(own, engine), earlier, people, names, scans))
     cohort.write_cohort(out / "cohort.tsv", table, people.descriptions() if people else {})
     _write_description(out)
     return table
+
+
+def cohort_of(
+    out: Path, own: dict[naming.Scan, dict[str, Any]], people: People | None, names: str, engine: str
+) -> cohort.Cohort:
+    """The complete scans of a run alone, written nowhere and compared with none; see :func:`write_cohort`."""
+    if not own:
+        return cohort.Cohort(pd.DataFrame(columns=list(cohort.ID_COLUMNS)).set_index(list(cohort.ID_COLUMNS)), out)
+    return _joined(out, _stamped(own, engine), {}, people, names, list(own))
+
+
+def _stamped(own: dict[naming.Scan, dict[str, Any]], engine: str) -> dict[naming.Scan, dict[str, Any]]:
+    return {scan: {**row, "engine": engine, "vbmstat_version": __version__} for scan, row in own.items()}
 
 
 def _earlier(folder: Path, scans: list[naming.Scan], names: str) -> dict[naming.Scan, dict[str, Any]]:
@@ -162,7 +176,7 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
         log.warning("%d of %d scans stand out among the others: %s%s; see qc_warnings in cohort.tsv",
                     len(standing_out), len(table.table), ", ".join(standing_out[:_MOST_NAMED]), more)  # fmt: skip
     if len(table.table) >= cohort_quality.LEAST_SCANS:
-        figures.save_png(table.folder / "report" / "cohort.png", figures.cohort_report(flagged))
+        scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged
 
 

@@ -19,8 +19,8 @@ def command(
 ) -> None:
     """Correlation, slope, Bland-Altman, peaks and overlap of two maps, models, map folders or ROI tables."""
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
-    from vbmstat.compare_files import compare_files  # noqa: PLC0415
-    from vbmstat.compare_output import write_comparison  # noqa: PLC0415
+    from vbmstat.compare.files import compare_files  # noqa: PLC0415
+    from vbmstat.compare.output import write_comparison  # noqa: PLC0415
 
     with stages() as report:
         found = compare_files(a, b, mask=mask, names=names, report=report)

@@ -13,8 +13,8 @@ def command(
 ) -> None:
     """Fit every model of a plan in every pipeline on the same subsets; tables and figures of how well they agree."""
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
-    from vbmstat.compare_cohorts import compare_cohorts  # noqa: PLC0415
-    from vbmstat.compare_config import read_plan  # noqa: PLC0415
+    from vbmstat.compare.cohorts import compare_cohorts  # noqa: PLC0415
+    from vbmstat.compare.config import read_plan  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
 
     plan = read_plan(config)

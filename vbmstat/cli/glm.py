@@ -206,7 +206,7 @@ def _folder_name(formula: str) -> str:
 def _write_figures(results: GlmResults, folder: Path) -> None:
     from scipy import stats  # noqa: PLC0415
 
-    from vbmstat.figures_glm import design_figure, glass_brain_figure  # noqa: PLC0415
+    from vbmstat.figures.model import design_figure, glass_brain_figure  # noqa: PLC0415
     from vbmstat.io import atomic_path  # noqa: PLC0415
 
     design = results.design

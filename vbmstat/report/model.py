@@ -15,9 +15,11 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vbmstat import figures_glm, figures_report, io
+from vbmstat import io
 from vbmstat.cohort import read_table
 from vbmstat.errors import VbmstatError
+from vbmstat.figures import model as model_figures
+from vbmstat.figures import publication
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import glm_methods
 from vbmstat.report.page import Cell, Picture, Table, cell, described, fixed, number, publish, render, table_of
@@ -283,7 +285,7 @@ def _coordinates(mm: np.ndarray) -> str:
 
 def _design_pictures(model: Model, folder: Path) -> list[Picture]:
     matrix = model.design.to_numpy(dtype=float)
-    figure = figures_glm.design_figure(matrix, list(model.design.columns), list(model.design.index))
+    figure = model_figures.design_figure(matrix, list(model.design.columns), list(model.design.index))
     n_scans, n_columns = matrix.shape
     pictures = [
         publish(folder, "design", figure, f"Design matrix of {n_scans} scans and {n_columns} columns in grey",
@@ -294,7 +296,7 @@ def _design_pictures(model: Model, folder: Path) -> list[Picture]:
         text = "; ".join(
             f"{a} and {b} {value:.2f}" for (a, b), value in varying.corr().stack().items() if a < b
         )
-        figure = figures_report.correlation_figure(varying.corr())
+        figure = publication.correlation_figure(varying.corr())
         alt, caption = f"Correlations of the columns: {text}", "Correlation of the columns"
         pictures.append(publish(folder, "correlations", figure, alt, caption))
     return pictures
@@ -316,12 +318,12 @@ def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) 
     values = statistic.data[0].numpy()
     mosaic = publish(
         folder, f"contrast-{label}_{symbol}",
-        figures_report.stat_map_figure(statistic, f"{name}: {symbol} of all scans", symbol, threshold),
+        publication.stat_map_figure(statistic, f"{name}: {symbol} of all scans", symbol, threshold),
         f"Slices of the {symbol}-map of {name} on the average brain",
         f"{symbol}-map of all scans. Outlines: {symbol} beyond {threshold:.2f} ({meaning}); below, faded.",
     )  # fmt: skip
     glass = publish(
-        folder, f"contrast-{label}_glassbrain", figures_glm.glass_brain_figure(statistic, name, threshold, symbol),
+        folder, f"contrast-{label}_glassbrain", model_figures.glass_brain_figure(statistic, name, threshold, symbol),
         f"Glass brain of the {symbol}-map of {name}",
         f"Largest {symbol} along each line of sight, beyond {threshold:.2f}.",
     )  # fmt: skip
@@ -343,7 +345,7 @@ def _effects(model: Model, entry: Mapping[str, Any], folder: Path) -> tuple[Pict
     effect = model.map(entry, "r")
     if effect is None:
         return ()
-    figure = figures_report.stat_map_figure(effect, f"{entry['name']}: partial correlation", "partial r")
+    figure = publication.stat_map_figure(effect, f"{entry['name']}: partial correlation", "partial r")
     caption = "Effect size: partial correlation at every voxel, not thresholded. Largest values are biased upwards."
     alt = f"Slices of the partial correlation with {entry['name']}"
     return (publish(folder, f"contrast-{entry['label']}_r", figure, alt, caption),)
@@ -362,14 +364,14 @@ def _stability(
     share = np.mean(model.record["scans_per_subset"]) / model.record["n_scans"]
     mosaic = publish(
         folder, f"contrast-{label}_median{symbol}",
-        figures_report.stat_map_figure(maps[0], f"{name}: median {symbol} over subsets", f"median {symbol}", threshold),
+        publication.stat_map_figure(maps[0], f"{name}: median {symbol} over subsets", f"median {symbol}", threshold),
         f"Slices of the median {symbol} over subsets of {name}",
         f"Median {symbol} over {entry['repetitions_estimated']} subsets, drawn like the {symbol}-map above. It is "
         "descriptive: it has no p-value.",
     )  # fmt: skip
     scatter = publish(
         folder, f"contrast-{label}_stability",
-        figures_report.stability_figure(values[inside], median[inside], low[inside], high[inside], symbol,
+        publication.stability_figure(values[inside], median[inside], low[inside], high[inside], symbol,
                                         math.sqrt(share)),
         f"Median {symbol} over subsets against {symbol} of all scans, and the quartile range against it",
         "Left: voxels, darker where there are more. Right: quartile range over subsets; line and band are its "

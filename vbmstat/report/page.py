@@ -18,7 +18,8 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from vbmstat import __version__, figures_report
+from vbmstat import __version__
+from vbmstat.figures import publication
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +79,7 @@ class Picture:
 
 def publish(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:
     """Write a figure into ``figures/`` of a folder (SVG, PNG) and make it a picture of the page."""
-    files = figures_report.save_publication(folder / "figures" / name, figure)
+    files = publication.save_publication(folder / "figures" / name, figure)
     with Image.open(files[1]) as image:
         image.draft("RGB", None)
         small = image.convert("RGB")

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import figures_report, io, naming
+from vbmstat import io, naming
 from vbmstat.assets import ASSETS
 from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
 from vbmstat.cohort_quality import OUTLIER_Z, robust_z
+from vbmstat.figures import publication
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
@@ -244,7 +245,7 @@ def _failures(run: Preprocessing) -> Table | None:
 
 def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
     columns = [*(name for name in VOLUMES if name in run.table), *run.quality_columns]
-    figure = figures_report.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
+    figure = publication.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
     caption = "One point a scan, the line is the median. Orange: flagged, or far from the cohort's other scans."
     return publish(folder, "quality", figure, "Strips of points: volumes and quality figures of all scans", caption)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import figures_report, io
+from vbmstat import io
 from vbmstat.errors import VbmstatError
+from vbmstat.figures import publication
 from vbmstat.report.viewer import viewer_html
 from vbmstat.volume import Volume
 
@@ -54,9 +55,9 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     if out.suffix == ".html":
         io.write_text(out, viewer_html(image, path.name, threshold))
     elif symbol is not None:
-        figures_report.save_png(out, figures_report.stat_map_figure(image, path.name, symbol, threshold))
+        publication.save_png(out, publication.stat_map_figure(image, path.name, symbol, threshold))
     else:
-        figures_report.save_png(out, figures_report.image_figure(image, path.name))
+        publication.save_png(out, publication.image_figure(image, path.name))
     return out
 
 

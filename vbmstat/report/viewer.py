@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from vbmstat.figures_report import DIVERGING, SEQUENTIAL, average_brain
+from vbmstat.figures.publication import DIVERGING, SEQUENTIAL, average_brain
 from vbmstat.io import as_nifti
 from vbmstat.volume import Volume
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.test_compare_files import coarse_brain  # noqa: F401 - fixture
-from tests.test_compare_statistics import t_values, write_spm
-from vbmstat.compare_files import compare_files
-from vbmstat.compare_output import write_comparison
+from tests.compare.test_files import coarse_brain  # noqa: F401 - fixture
+from tests.compare.test_statistics import t_values, write_spm
+from vbmstat.compare.files import compare_files
+from vbmstat.compare.output import write_comparison
 
 
 def test_text_stays_text_in_svg(tmp_path):

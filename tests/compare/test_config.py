@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vbmstat.compare_config import read_plan
+from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "compare_ds002748" / "config.toml"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_ds002748" / "config.toml"
 GOOD = """
 [glm]
 repeats = 10

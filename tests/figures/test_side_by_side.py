@@ -8,8 +8,9 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection, PolyCollection
 
-from vbmstat import compare, figures_compare
-from vbmstat.figures_compare import PanelRow, agreement_figure, panels_figure, roi_figure
+from vbmstat import agreement
+from vbmstat.figures import side_by_side
+from vbmstat.figures.side_by_side import PanelRow, agreement_figure, panels_figure, roi_figure
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -19,7 +20,7 @@ GRID = Grid((26, 32, 26), np.array([[6.0, 0, 0, -75], [0, 6, 0, -108], [0, 0, 6,
 @pytest.fixture(autouse=True)
 def coarse_brain(monkeypatch):
     """An average brain of coarse voxels: the real one takes seconds to resample."""
-    monkeypatch.setattr(figures_compare, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
+    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
 
 
 def statistic(peak_mm=(39.0, -48.0, 30.0), value=6.0):
@@ -43,7 +44,7 @@ def text_of(figure):
 def test_points_lines_and_numbers_of_agreement():
     a = np.random.default_rng(0).normal(size=200)
     b = 2 * a + 0.5 + np.random.default_rng(1).normal(0, 0.1, 200)
-    found = compare.agreement(a, b)
+    found = agreement.agreement(a, b)
     figure = agreement_figure(a, b, ("CAT12", "classic"), "age", "t")
     left, right = figure.axes
     dots = next(c for c in left.collections if isinstance(c, PathCollection))

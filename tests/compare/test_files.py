@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.test_compare_statistics import result_folder, t_values, write_spm
-from vbmstat import assets, figures_compare, io
-from vbmstat.compare_files import compare_files, short_names
-from vbmstat.compare_output import write_comparison
+from tests.compare.test_statistics import result_folder, t_values, write_spm
+from vbmstat import assets, io
+from vbmstat.compare.files import compare_files, short_names
+from vbmstat.compare.output import write_comparison
 from vbmstat.errors import ScanError, TableError
+from vbmstat.figures import side_by_side
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -22,7 +23,7 @@ COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 
 
 @pytest.fixture(autouse=True)
 def coarse_brain(monkeypatch):
-    monkeypatch.setattr(figures_compare, "average_brain", lambda: Volume(torch.ones(1, *COARSE.shape), COARSE))
+    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *COARSE.shape), COARSE))
 
 
 def write_map(path, seed, gain=1.0, grid=COARSE):

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat import figures_compare, io, tables
-from vbmstat.compare_files import Comparison
-from vbmstat.compare_statistics import masked
-from vbmstat.figures_report import save_publication
+from vbmstat import io, tables
+from vbmstat.compare.files import Comparison
+from vbmstat.compare.statistics import masked
+from vbmstat.figures import side_by_side
+from vbmstat.figures.publication import save_publication
 from vbmstat.provenance import provenance
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
         return _map_figures(found)
     if found.kind == "scans":
         return {
-            f"volumes_{tissue}": figures_compare.agreement_figure(
+            f"volumes_{tissue}": side_by_side.agreement_figure(
                 part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), found.names, f"{str(tissue).upper()} volume", "mL"
             )
             for tissue, part in found.values.groupby("tissue", sort=False)
         }
     name = next(column for column in ("name", "region", found.by) if column in found.values)
     return {
-        f"rois_{tissue}": figures_compare.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
+        f"rois_{tissue}": side_by_side.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
         for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
             "tissue", sort=False
         )
@@ -39,20 +40,20 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
 def _map_figures(found: Comparison) -> dict[str, Figure]:
     """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
     drawn: dict[str, Figure] = {}
-    groups: dict[str, dict[str, list[figures_compare.PanelRow]]] = {}
+    groups: dict[str, dict[str, list[side_by_side.PanelRow]]] = {}
     for pair in found.pairs:
         inside = pair.a.mask & pair.b.mask
         a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
         symbol = pair.kind if pair.kind != "unknown" else "value"
         stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
-        drawn[stem] = figures_compare.agreement_figure(a, b, found.names, pair.name, symbol)
+        drawn[stem] = side_by_side.agreement_figure(a, b, found.names, pair.name, symbol)
         groups.setdefault(symbol, {})[pair.name] = [
-            figures_compare.PanelRow(name, masked(one))
+            side_by_side.PanelRow(name, masked(one))
             for name, one in zip(found.names, (pair.a, pair.b), strict=True)
         ]
     for symbol, rows in groups.items():
         stem = "slices" if found.kind == "maps" else f"slices_{_file_part(symbol)}"
-        drawn[stem] = figures_compare.panels_figure(rows, symbol)
+        drawn[stem] = side_by_side.panels_figure(rows, symbol)
     return drawn
 
 

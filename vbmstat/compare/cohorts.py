@@ -16,15 +16,17 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, compare_summary, figures_compare, io
+from vbmstat import __version__, io
 from vbmstat.cohort import Cohort
-from vbmstat.compare_config import TISSUES, Plan, Variable
-from vbmstat.compare_inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
-from vbmstat.compare_statistics import compare_pair, masked, read_statistic
-from vbmstat.compare_tables import join_rois, roi_agreement
+from vbmstat.compare import summary
+from vbmstat.compare.config import TISSUES, Plan, Variable
+from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
+from vbmstat.compare.statistics import compare_pair, masked, read_statistic
+from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
-from vbmstat.figures_report import save_publication
+from vbmstat.figures import side_by_side
+from vbmstat.figures.publication import save_publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.contrast import file_label
 from vbmstat.glm.masking import file_stamp
@@ -73,7 +75,7 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     Parameters
     ----------
     plan : Plan
-        From :func:`vbmstat.compare_config.read_plan`.
+        From :func:`vbmstat.compare.config.read_plan`.
     report : callable
         Told (stage, done, total).
 
@@ -94,12 +96,12 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     maps = _compare_models(plan, cohorts, failures, report, notes)
     rois = _compare_rois(plan, cohorts, report, notes)
     agreement = _evaluate(plan, cohorts, report, notes)
-    tables = compare_summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
+    tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
     kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
-    text = compare_summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+    text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
     for name, table in tables.items():
         write_table(plan.out / f"{name}.tsv", table, name)
-    io.write_json(plan.out / "summary.json", compare_summary.as_json(tables, kept))
+    io.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
     io.write_text(plan.out / "summary.md", text)
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
@@ -216,7 +218,7 @@ def _compare_models(
     rows: list[dict[str, Any]] = []
     todo = [(data, tissue) for name, data in cohorts.items() if plan.cohorts[name].variables for tissue in plan.tissues]
     for done, (data, tissue) in enumerate(todo, 1):
-        groups: dict[str, list[figures_compare.PanelRow]] = {}
+        groups: dict[str, list[side_by_side.PanelRow]] = {}
         shown = "median t"
         for name in plan.cohorts[data.name].variables:
             if (data.name, name, tissue) in failures:
@@ -236,11 +238,11 @@ def _compare_models(
                               if not n.startswith("masks differ")]  # fmt: skip
                 if name not in groups:
                     groups[name] = [
-                        figures_compare.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines
+                        side_by_side.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines
                     ]
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
-            figure = figures_compare.panels_figure(groups, shown)
+            figure = side_by_side.panels_figure(groups, shown)
             save_publication(plan.out / "figures" / f"slices_{data.name}_{tissue}", figure)
         report("comparing t-maps", done, len(todo))
     return pd.DataFrame(rows)
@@ -265,7 +267,7 @@ def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report
             parts.append(pd.DataFrame([keys] * len(found)).join(found))
             for tissue, part in joined.groupby("tissue", sort=False):
                 stem = plan.out / "figures" / f"rois_{data.name}_{tissue}_{a}_{b}"
-                save_publication(stem, figures_compare.roi_figure(part, (a, b), str(tissue)))
+                save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
         report("comparing regions", done, len(cohorts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -22,7 +22,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vbmstat import assets, io
-from vbmstat.figures_glm import BLUE, DIVERGING, GREY, ORANGE, SEQUENTIAL
+from vbmstat.figures.model import BLUE, DIVERGING, GREY, ORANGE, SEQUENTIAL
 from vbmstat.grid import Grid, resample
 from vbmstat.volume import Volume
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import compare_cohorts as module
-from vbmstat import compare_inputs, figures_compare, io
-from vbmstat.compare_cohorts import compare_cohorts
-from vbmstat.compare_config import read_plan
+from vbmstat import io
+from vbmstat.compare import cohorts as module
+from vbmstat.compare import inputs
+from vbmstat.compare.cohorts import compare_cohorts
+from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.evaluate_folders import Evaluation
+from vbmstat.figures import side_by_side
 from vbmstat.glm.resample import read_draws
 from vbmstat.volume import Volume
 
@@ -43,10 +45,10 @@ paper = "sex"
 def coarse(monkeypatch, request):
     """No average brain and no template: neither is on the small grid of these maps. Pictures in one test alone."""
     if "figures" not in request.node.name:
-        monkeypatch.setattr(figures_compare, "panels_figure", lambda *_: None)
-        monkeypatch.setattr(figures_compare, "roi_figure", lambda *_: None)
+        monkeypatch.setattr(side_by_side, "panels_figure", lambda *_: None)
+        monkeypatch.setattr(side_by_side, "roi_figure", lambda *_: None)
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(figures_compare, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
+    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
     monkeypatch.setattr(module, "save_publication", lambda stem, _: DRAWN.append(stem.name))
     monkeypatch.setattr(module, "evaluate_folders", fake_evaluation)
     DRAWN.clear()
@@ -191,9 +193,9 @@ def test_unsmoothed_maps_are_smoothed_first_and_once(folder, monkeypatch):
     assert len(made) == 13
     raw = io.read_volume(folder / "cat" / "mri" / "mwp1sub-000_T1w.nii.gz")
     smoothed = io.read_volume(made[0])
-    expected = compare_inputs.smooth_map(raw, 6.0)
+    expected = inputs.smooth_map(raw, 6.0)
     assert torch.allclose(smoothed.data, expected.data, atol=1e-6)
-    monkeypatch.setattr(compare_inputs, "smooth_map", lambda *_: pytest.fail("smoothed again"))
+    monkeypatch.setattr(inputs, "smooth_map", lambda *_: pytest.fail("smoothed again"))
     assert run(folder).n_fitted == 0
 
 

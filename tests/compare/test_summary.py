@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbmstat import compare_summary
-from vbmstat.compare_config import Plan, Variable
+from vbmstat.compare import summary
+from vbmstat.compare.config import Plan, Variable
 
 PLAN = Plan(
     Path("out"), ("gm", "wm"), 6.0, "lpba40", {},
@@ -49,7 +49,7 @@ TIMES = pd.DataFrame({"cohort": "one", "pipeline": "cat", "scan": list("abc"), "
 
 @pytest.fixture(scope="module")
 def tables():
-    return compare_summary.make_tables(PLAN, maps(), rois(), evaluation(), TIMES)
+    return summary.make_tables(PLAN, maps(), rois(), evaluation(), TIMES)
 
 
 def test_correlations_are_of_the_median_maps_with_the_paper_below(tables):
@@ -74,7 +74,7 @@ def test_the_largest_t_is_absolute_and_once_a_pipeline(tables):
 def test_without_subsets_the_full_t_is_shown():
     table = maps()
     only_t = table[table["statistic"] == "t"]
-    found = compare_summary.make_tables(PLAN, only_t, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+    found = summary.make_tables(PLAN, only_t, pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
     assert set(found) == {"tmaps", "correlation", "max_t"}
     assert found["correlation"]["gender"][0] == 0.999
 
@@ -87,7 +87,7 @@ def test_regions_have_the_papers_number_for_its_atlas_alone(tables):
     assert table.loc[("gm", "Caudate"), "one: CAT12, cat"] == 0.95
     assert np.isnan(table.loc[("gm", "Insula"), "one: CAT12, cat"])
     other = Plan(PLAN.out, PLAN.tissues, 6.0, "aal3", {}, PLAN.variables)
-    found = compare_summary.make_tables(other, pd.DataFrame(), rois(), pd.DataFrame(), pd.DataFrame())
+    found = summary.make_tables(other, pd.DataFrame(), rois(), pd.DataFrame(), pd.DataFrame())
     assert "paper" not in found["roi_correlation"]
 
 
@@ -97,7 +97,7 @@ def test_medians_of_segmentation_and_time(tables):
 
 
 def test_the_page_says_what_was_done_and_shows_every_table(tables):
-    text = compare_summary.as_markdown(PLAN, {"one": 9}, tables, ["left | out"])
+    text = summary.as_markdown(PLAN, {"one": 9}, tables, ["left | out"])
     assert "one: 9 scans." in text
     assert "the median t over 20 subsets of 50 %" in text
     assert "Regions with r > 0.9: one, CAT12 and cat, gm: 1 of 3; one, CAT12 and cat, wm: 1 of 3." in text
@@ -109,6 +109,6 @@ def test_the_page_says_what_was_done_and_shows_every_table(tables):
 
 
 def test_json_has_null_for_what_is_missing(tables):
-    content = json.loads(json.dumps(compare_summary.as_json(tables, ("n",)), allow_nan=False))
+    content = json.loads(json.dumps(summary.as_json(tables, ("n",)), allow_nan=False))
     assert content["notes"] == ["n"]
     assert content["tables"]["roi_correlation"][2]["one: CAT12, cat"] is None

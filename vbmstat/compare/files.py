@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import assets, compare, io, naming
+from vbmstat import agreement, assets, io, naming
 from vbmstat.cohort import read_table
-from vbmstat.compare_config import TISSUES
-from vbmstat.compare_inputs import by_scan
-from vbmstat.compare_statistics import MapPair, compare_pair, find_statistics, pair_statistics
-from vbmstat.compare_tables import join_rois, roi_agreement
+from vbmstat.compare.config import TISSUES
+from vbmstat.compare.inputs import by_scan
+from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
+from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
 from vbmstat.grid import resample
 
@@ -63,7 +63,7 @@ def compare_files(
     b: Path,
     *,
     mask: Path | None = None,
-    levels: Sequence[float] = compare.T_LEVELS,
+    levels: Sequence[float] = agreement.T_LEVELS,
     names: tuple[str, str] | None = None,
     report: _Report = lambda *_: None,
 ) -> Comparison:
@@ -177,7 +177,7 @@ def compare_scans(a: Path, b: Path, names: tuple[str, str], report: _Report = la
             notes.append(f"{tissue}: no maps in both folders that are both smoothed or both unsmoothed")
             continue
         found = [by_scan(maps) for maps in chosen]
-        common = compare.match_ids(list(found[0]), list(found[1]))
+        common = agreement.match_ids(list(found[0]), list(found[1]))
         for which, maps in zip("AB", found, strict=True):
             spare = [scan for scan in maps if scan not in common]
             if spare:
@@ -209,7 +209,7 @@ def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: l
     volumes = {"a_ml": one.sums_ml[0], "b_ml": other.sums_ml[0]}
     if not other.grid.matches(one.grid):
         notes.append(f"maps of B were resampled (trilinear) from {other.grid} to A's grid {one.grid}")
-        other, _ = compare.on_grid(other, other.data[0].isfinite(), one.grid)
+        other, _ = agreement.on_grid(other, other.data[0].isfinite(), one.grid)
     if not where or not where["grid"].matches(one.grid):
         template = assets.template()
         where.update(grid=one.grid)
@@ -218,12 +218,12 @@ def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: l
     if not inside.any():
         msg = f"{a}: no voxel where the template has this tissue; is it in template space?"
         raise ScanError(msg)
-    found = asdict(compare.agreement(*(volume.data[0][inside].numpy() for volume in (one, other))))
+    found = asdict(agreement.agreement(*(volume.data[0][inside].numpy() for volume in (one, other))))
     return {"n_voxels": found.pop("n"), **found, **volumes}
 
 
 def _scan_summary(tissue: Any, part: pd.DataFrame) -> dict[str, Any]:
-    volumes = asdict(compare.agreement(part["a_ml"].to_numpy(), part["b_ml"].to_numpy()))
+    volumes = asdict(agreement.agreement(part["a_ml"].to_numpy(), part["b_ml"].to_numpy()))
     row = {"tissue": tissue, "n_scans": volumes.pop("n"), "median_r_of_maps": part["r"].median(),
            "min_r_of_maps": part["r"].min(), "median_slope_of_maps": part["slope"].median()}  # fmt: skip
     return {**row, **{f"volume_{name}": value for name, value in volumes.items()}}
@@ -245,7 +245,7 @@ def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
         raise TableError(msg)
     _refuse_other_atlas(a, b)
     scans = [list(dict.fromkeys(_scan_ids(table))) for table in tables]
-    common = compare.match_ids(scans[0], scans[1])
+    common = agreement.match_ids(scans[0], scans[1])
     notes = []
     for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
         spare = [scan for scan in ids if scan not in set(common)]

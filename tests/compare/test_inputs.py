@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vbmstat import io, runlog
-from vbmstat.compare_config import CohortPlan
-from vbmstat.compare_inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
+from vbmstat.compare.config import CohortPlan
+from vbmstat.compare.inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vbmstat import compare, io
+from vbmstat import agreement, io
 from vbmstat.errors import ScanError
 from vbmstat.naming import image_stem
 from vbmstat.volume import Volume
@@ -64,7 +64,7 @@ class MapPair:
     a, b : Statistic
         Both on a's grid.
     row : dict
-        From :func:`vbmstat.compare.compare_maps`.
+        From :func:`vbmstat.agreement.compare_maps`.
     notes : tuple of str
         What a reader must know.
     """
@@ -146,7 +146,7 @@ def _mask_of(path: Path, given: Path | None, volume: Volume) -> torch.Tensor | N
     raise ScanError(msg)
 
 
-def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[float] = compare.T_LEVELS) -> MapPair:
+def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[float] = agreement.T_LEVELS) -> MapPair:
     """Compare two statistic maps from files; b is resampled onto the grid of a where they differ.
 
     Parameters
@@ -156,7 +156,7 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[fl
     mask : Path, optional
         On the grid of a: voxels to compare, in place of what the maps say.
     levels : sequence of float
-        See :func:`vbmstat.compare.compare_maps`.
+        See :func:`vbmstat.agreement.compare_maps`.
 
     Raises
     ------
@@ -172,11 +172,11 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[fl
     notes: list[str] = []
     if not other.volume.grid.matches(one.volume.grid):
         notes.append(f"B was resampled (trilinear) from {other.volume.grid} to A's grid {one.volume.grid}")
-        volume, inside = compare.on_grid(other.volume, other.mask, one.volume.grid)
+        volume, inside = agreement.on_grid(other.volume, other.mask, one.volume.grid)
         other = Statistic(other.path, other.name, other.kind, other.df, volume, inside)
     if mask is None:
         _refuse_one_sided(one, other)
-    row = compare.compare_maps(one.volume, other.volume, one.mask, other.mask, levels)
+    row = agreement.compare_maps(one.volume, other.volume, one.mask, other.mask, levels)
     notes += _notes(one, other, row)
     kind = next(iter(sorted(kinds)), "unknown")
     return MapPair(one.name, kind, one, other, row, tuple(notes))
@@ -185,7 +185,7 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[fl
 def _refuse_one_sided(one: Statistic, other: Statistic) -> None:
     if "F" in one.kind or "F" in other.kind:
         return
-    which = compare.one_sided(*(s.volume.data[0][s.mask].numpy() for s in (one, other)))
+    which = agreement.one_sided(*(s.volume.data[0][s.mask].numpy() for s in (one, other)))
     if which is not None:
         half = one if which == "a" else other
         msg = (

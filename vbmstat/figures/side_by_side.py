@@ -18,8 +18,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat import compare
-from vbmstat.figures_report import BLUE, DIVERGING, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, average_brain
+from vbmstat import agreement
+from vbmstat.figures.publication import BLUE, DIVERGING, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, average_brain
 from vbmstat.grid import Grid, resample
 from vbmstat.volume import Volume
 
@@ -64,7 +64,7 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
         Symbol or unit of the values, at the axes.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    found = compare.agreement(a, b)
+    found = agreement.agreement(a, b)
     low, high = _range(np.concatenate([a, b]))
     with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(WIDTH_INCH, 3.5), dpi=_DPI, layout="constrained")
@@ -174,7 +174,7 @@ def roi_figure(joined: pd.DataFrame, names: tuple[str, str], tissue: str) -> Fig
 def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
     """One scatter panel."""
     low, high = _range(np.concatenate([a, b]))
-    found = compare.agreement(a, b)
+    found = agreement.agreement(a, b)
     axes.plot([low, high], [low, high], color="black", linewidth=0.5, linestyle="--")
     axes.scatter(a, b, s=5, color=BLUE, alpha=0.7, linewidths=0)
     if np.isfinite(found.slope):
@@ -212,7 +212,7 @@ def _on(volume: Volume, grid: Grid) -> np.ndarray:
     """Values (X, Y, Z) on a grid, NaN outside the mask."""
     if volume.grid.matches(grid):
         return volume.data[0].numpy()
-    moved, inside = compare.on_grid(volume, torch.isfinite(volume.data[0]), grid)
+    moved, inside = agreement.on_grid(volume, torch.isfinite(volume.data[0]), grid)
     return torch.where(inside, moved.data[0], torch.tensor(torch.nan)).numpy()
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
-from vbmstat import figures_report
+from vbmstat.figures import publication
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -39,7 +39,7 @@ def words(figure: Figure) -> set[str]:
 def left_positive() -> Figure:
     """A positive ball on the left at z = 12, a smaller negative one on the right."""
     values = 6.0 * blob((-40, -20, 12)) - 4.0 * blob((40, -20, 12), 9.0)
-    return figures_report.stat_map_figure(volume(values), "a $title", "t", threshold=3.0, limit=6.0)
+    return publication.stat_map_figure(volume(values), "a $title", "t", threshold=3.0, limit=6.0)
 
 
 def panel(figure: Figure, name: str) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_coordinates_sides_and_threshold_are_written(left_positive) -> None:
 
 def test_below_the_threshold_colours_fade_with_the_square() -> None:
     def strength(value: float) -> float:
-        figure = figures_report.stat_map_figure(volume(value * blob((-40, -20, 12))), "", "t", 4.0, limit=8.0)
+        figure = publication.stat_map_figure(volume(value * blob((-40, -20, 12))), "", "t", 4.0, limit=8.0)
         return float(figure.axes[0].images[-1 - 26 + 8].get_array()[..., 3].max())  # the slice z = 12
 
     assert strength(2.0) == pytest.approx(0.25, abs=0.01)
@@ -78,21 +78,21 @@ def test_below_the_threshold_colours_fade_with_the_square() -> None:
 
 
 def test_a_statistic_without_negative_values_has_a_scale_from_zero() -> None:
-    written = words(figures_report.stat_map_figure(volume(9.0 * blob((0, 0, 12))), "", "F", 5.0, limit=9.0))
+    written = words(publication.stat_map_figure(volume(9.0 * blob((0, 0, 12))), "", "F", 5.0, limit=9.0))
     assert {"0", "9", "5"} <= written
     assert "−9" not in written
 
 
 def test_a_map_that_does_not_reach_a_slice_is_drawn_without_it() -> None:
     small = Grid((5, 5, 5), np.diag([6.0, 6.0, 6.0, 1.0]))
-    figure = figures_report.stat_map_figure(volume(np.ones((5, 5, 5)), small), "", "t")
+    figure = publication.stat_map_figure(volume(np.ones((5, 5, 5)), small), "", "t")
     assert (np.abs(tint(panel(figure, "z = −44"))) > 0.2).sum() == 0
 
 
 def test_any_image_is_drawn_in_grey_on_its_own_slices() -> None:
     data = np.zeros((40, 50, 60))
     data[5:35, 10:40, 20:50] = 1.0
-    figure = figures_report.image_figure(volume(data, Grid((40, 50, 60), np.diag([2.0, 2.0, 2.0, 1.0]))), "scan")
+    figure = publication.image_figure(volume(data, Grid((40, 50, 60), np.diag([2.0, 2.0, 2.0, 1.0]))), "scan")
     heights = [float(text.get_text()[4:]) for text in figure.axes[0].texts if text.get_text().startswith("z = ")]
     assert len(heights) == 14
     assert min(heights) > 39
@@ -101,7 +101,7 @@ def test_any_image_is_drawn_in_grey_on_its_own_slices() -> None:
 
 
 def test_a_mosaic_is_a_file_with_text_and_a_picture_as_wide_as_a_page(tmp_path, left_positive) -> None:
-    vector, picture = figures_report.save_publication(tmp_path / "one.two", left_positive)
+    vector, picture = publication.save_publication(tmp_path / "one.two", left_positive)
     assert (vector.name, picture.name) == ("one.two.svg", "one.two.png")
     written = vector.read_text()
     assert ">a $title</text>" in written
@@ -111,19 +111,19 @@ def test_a_mosaic_is_a_file_with_text_and_a_picture_as_wide_as_a_page(tmp_path, 
 
 def test_equal_figures_are_equal_files(tmp_path) -> None:
     table = pd.DataFrame(np.eye(2), columns=["a", "b"])
-    one, two = (figures_report.save_publication(tmp_path / n, figures_report.correlation_figure(table)) for n in "12")
+    one, two = (publication.save_publication(tmp_path / n, publication.correlation_figure(table)) for n in "12")
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
 def test_correlations_are_written_in_their_cells() -> None:
     table = pd.DataFrame([[1.0, -0.25], [-0.25, np.nan]], columns=["age", "a$b"])
-    written = [text.get_text() for text in figures_report.correlation_figure(table).axes[0].texts]
+    written = [text.get_text() for text in publication.correlation_figure(table).axes[0].texts]
     assert written == ["1.00", "−0.25", "−0.25", "–"]
 
 
 def test_stability_shows_the_slope_and_the_spread() -> None:
     full = np.linspace(-5, 5, 2000)
-    figure = figures_report.stability_figure(full, 0.9 * full, 0.9 * full - 1, 0.9 * full + 1, "t", 0.894)
+    figure = publication.stability_figure(full, 0.9 * full, 0.9 * full - 1, 0.9 * full + 1, "t", 0.894)
     left, right = figure.axes
     assert left.get_legend().get_texts()[0].get_text() == "slope √share = 0.89"
     assert right.lines[0].get_ydata() == pytest.approx(2.0)
@@ -131,7 +131,7 @@ def test_stability_shows_the_slope_and_the_spread() -> None:
 
 def test_marked_scans_stand_out_in_the_strips() -> None:
     table = pd.DataFrame({"tiv ml": [1.0, 2.0, 3.0], "noise": [1.0, np.nan, 2.0]})
-    figure = figures_report.strips_figure(table, [False, True, False])
+    figure = publication.strips_figure(table, [False, True, False])
     others, marked = figure.axes[0].collections
     assert others.get_offsets()[:, 0].tolist() == [1.0, 3.0]
     assert marked.get_offsets()[:, 0].tolist() == [2.0]

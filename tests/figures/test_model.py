@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat.figures_glm import design_figure, glass_brain_figure
+from vbmstat.figures.model import design_figure, glass_brain_figure
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from vbmstat.agreement import agreement
 from vbmstat.cohort import ID_COLUMNS
-from vbmstat.compare import agreement
 from vbmstat.errors import TableError
 
 ROI_MEASURES = ("n_scans", "mean_a_ml", "mean_b_ml", "r", "ccc", "slope", "intercept", "sd_ratio", "bias", "loa_low",

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import compare, io, naming
+from vbmstat import agreement, io, naming
 from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
-from vbmstat.compare_config import TISSUES, CohortPlan
+from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
 from vbmstat.preproc.smooth import smooth_map
 from vbmstat.runlog import scan_times
@@ -117,7 +117,7 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
             lacking = ", ".join(f"mwp{TISSUES[tissue]}*" for tissue in tissues)
             msg = f"{plan.name}: {pipeline.folders[0]} ({name}) has no scan with all of {lacking}"
             raise TableError(msg)
-        scans = has if number == 0 else compare.match_ids(scans, has)
+        scans = has if number == 0 else agreement.match_ids(scans, has)
     source = plan.participants or next(iter(plan.pipelines.values())) / "cohort.tsv"
     people = read_cohort(source).table
     index = pd.MultiIndex.from_tuples([naming.split_ids(scan) for scan in scans], names=list(ID_COLUMNS))

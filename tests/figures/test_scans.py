@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from vbmstat import figures
+from vbmstat.figures import scans
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -36,7 +36,7 @@ def report(scan: np.ndarray | None = None, tissue: np.ndarray | None = None, **c
         "t1w": volume(100 * nested() if scan is None else scan), "tissue": volume(tissue), "warped_gm": gm,
         "template_gm": gm, "title": "sub-01", "metrics": {"GM": "700 mL"},
     }  # fmt: skip
-    return figures.scan_report(**{**arguments, **changes})
+    return scans.scan_report(**{**arguments, **changes})
 
 
 def pixels(figure: Figure) -> np.ndarray:
@@ -55,10 +55,10 @@ def tinted(image: np.ndarray, colour: str) -> np.ndarray:
 def test_the_picture_is_1600_pixels_wide_and_has_both_outlines() -> None:
     image = pixels(report())
     assert image.shape[1] == 1600
-    assert tinted(image, figures.ORANGE).sum() > 10_000
-    assert tinted(image, figures.SKY_BLUE).sum() > 5_000
+    assert tinted(image, scans.ORANGE).sum() > 10_000
+    assert tinted(image, scans.SKY_BLUE).sum() > 5_000
     bare = pixels(report(tissue=np.zeros(SHAPE)))  # the captions keep their colours, and the template its outline
-    assert tinted(image, figures.SKY_BLUE).sum() > 5 * tinted(bare, figures.SKY_BLUE).sum()
+    assert tinted(image, scans.SKY_BLUE).sum() > 5 * tinted(bare, scans.SKY_BLUE).sum()
 
 
 def test_six_rows_of_seven_panels_with_sides_marked() -> None:
@@ -129,6 +129,6 @@ def test_images_of_a_pair_must_share_their_grid() -> None:
 
 
 def test_save_writes_a_whole_png(tmp_path) -> None:
-    figures.save_png(tmp_path / "new" / "report.png", report())
+    scans.save_png(tmp_path / "new" / "report.png", report())
     assert imread(tmp_path / "new" / "report.png").shape[1] == 1600
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.png"]

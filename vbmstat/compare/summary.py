@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.compare_config import Plan
+from vbmstat.compare.config import Plan
 
 PAPER = "deepmriprep and CAT12, 4,017 scans (arXiv:2408.10656)"
 PAPER_R = {
@@ -51,7 +51,7 @@ def make_tables(
         Says what the paper calls a variable.
     maps : DataFrame
         One row a cohort, tissue, pair, variable and statistic, with the measures of
-        :func:`vbmstat.compare.compare_maps`.
+        :func:`vbmstat.agreement.compare_maps`.
     rois : DataFrame
         One row a cohort, pair, tissue and region.
     evaluation : DataFrame

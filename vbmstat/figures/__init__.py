@@ -1,0 +1,1 @@
+"""Results as pictures: pure functions from values to a matplotlib Figure (no pyplot, no global state)."""
