@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vbmstat import io
+from vbmstat.batch.plan import Plan
 from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
@@ -65,17 +66,20 @@ def sharing(share: Allotment, workers: Workers | None = None) -> str:
     return f"{text}; {share.note}" if share.note else text
 
 
-def outlook(
-    tasks: Sequence[ScanTask], n_complete: int, on: Sequence[Grid], share: Allotment
-) -> list[str]:
-    """What `--dry-run` says of the scans to be done: their number, time and disk, a line each."""
-    first, n_todo = tasks[0], len(tasks) - n_complete
-    lines = [f"{len(tasks)} scans: {n_complete} complete, {n_todo} to be done; output in {first.out}", sharing(share)]
-    seconds, source = seconds_a_scan(first.out, first.engine, first.device, share.threads)
+def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
+    """What `--dry-run` says: scans to be done, time and disk, a line each."""
+    n_todo, on = len(plan.tasks) - n_complete, grids(plan.tasks)
+    skipped = f", {len(plan.inputs.skipped)} files passed over" if plan.inputs.skipped else ""
+    part = f" of shard {plan.shard[0]}/{plan.shard[1]}" if plan.shard else ""
+    lines = [
+        f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to be done{skipped}; output in {plan.out}",
+        f"engine {plan.engine} on {plan.device}: {sharing(share)}",
+    ]
+    seconds, source = seconds_a_scan(plan.out, plan.engine, plan.device, share.threads)
     if n_todo and seconds:
-        lines.append(f"about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan: {source})")
-    size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(first.out) / 1e9
-    lines.append(f"about {size:.1f} GB of disk ({disk_bytes(on) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
+        lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan, {source})")
+    size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
+    lines.append(f"disk: about {size:.1f} GB ({disk_bytes(on) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
     if size > free:
         lines.append("that is more than is free: make room, or choose another --out")
     return lines

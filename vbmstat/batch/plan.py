@@ -59,6 +59,11 @@ class Plan:
         """Hash of the manifest."""
         return manifest_hash(self.manifest)
 
+    @property
+    def scans(self) -> list[naming.Scan]:
+        """The scans of this run."""
+        return [task.scan for task in self.tasks]
+
     def in_logs(self, stem: str, suffix: str) -> str:
         """Name of a file of this run's own: a shard's has its number in it."""
         return f"{stem}{suffix}" if self.shard is None else f"{stem}_shard-{self.shard[0]}of{self.shard[1]}{suffix}"

@@ -20,7 +20,7 @@ import torch
 from vbmstat import cohort, naming, tables
 from vbmstat.batch import estimate, resources
 from vbmstat.batch.claim import claim, sweep, tables_claim
-from vbmstat.batch.collect import write_cohort
+from vbmstat.batch.collect import cohort_of, write_cohort
 from vbmstat.batch.manifest import write_inputs, write_manifest
 from vbmstat.batch.plan import Places, Plan, completed, make_plan
 from vbmstat.batch.status import Event, Status
@@ -41,17 +41,23 @@ class Result:
     ----------
     out : Path
         Output folder.
+    rows : dict of Scan to dict
+        Cohort columns of the scans of this run that are complete.
     cohort : Cohort
-        The complete scans, as in ``cohort.tsv``; of a shard its own scans, which it does not write there.
+        All complete scans, as in ``cohort.tsv``; of a shard its own scans, which it does not write there.
     failures : list of dict
         scan, path, step, reason of each scan that failed.
+    failures_path : Path
+        The table of them.
     is_whole : bool
         Whether no scan was left out because another had failed.
     """
 
     out: Path
+    rows: dict[naming.Scan, dict[str, Any]]
     cohort: cohort.Cohort
     failures: list[dict[str, str]]
+    failures_path: Path
     is_whole: bool = True
 
 
@@ -252,25 +258,29 @@ def _workforce(share: resources.Allotment, device: str, workers: Workers | None)
 
 def _finished(plan: Plan, progress: _Progress) -> Result:
     """Write the tables of the whole cohort; a shard writes none but its failures."""
-    write_failures(plan, progress.failures)
+    path = write_failures(plan, progress.failures)
     rows = {task.scan: progress.rows[task.scan] for task in plan.tasks if task.scan in progress.rows}
     if not rows and progress.failures:
         msg = (
             f"none of {len(plan.tasks)} scans could be preprocessed; first reason: {progress.failures[0]['reason']}"
         )
         raise ScanError(msg)
-    with tables_claim(plan.out, plan.locking):
-        whole = write_cohort(plan.out, rows, [task.scan for task in plan.tasks], plan.people, plan.names, plan.engine)
-    sweep(plan.out, plan.locking)
-    return Result(plan.out, whole, progress.failures, progress.is_whole)
+    if plan.shard is None:
+        with tables_claim(plan.out, plan.locking):
+            whole = write_cohort(plan.out, rows, plan.scans, plan.people, plan.names, plan.engine)
+        sweep(plan.out, plan.locking)
+    else:
+        whole = cohort_of(plan.out, rows, plan.people, plan.names, plan.engine)
+    return Result(plan.out, rows, whole, progress.failures, path, progress.is_whole)
 
 
-def write_failures(plan: Plan, failures: list[dict[str, str]]) -> None:
+def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
     """Write ``failures.tsv``; of a shard, a table of its own among the logs."""
     folder = plan.out if plan.shard is None else plan.out / FOLDER
+    path = folder / plan.in_logs("failures", ".tsv")
     with tables_claim(plan.out, plan.locking):
-        table = pd.DataFrame(failures, columns=FAILURE_COLUMNS)
-        tables.write_table(folder / plan.in_logs("failures", ".tsv"), table, "failures")
+        tables.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
+    return path
 
 
 def read_failures(folder: Path) -> pd.DataFrame:
