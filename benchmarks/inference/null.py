@@ -1,13 +1,13 @@
 """False positives: family-wise error of max-t, TFCE and clusters on simulated null cohorts.
 
-    nice -n 19 python benchmarks/inference/null.py --workers 2          # 1,000 cohorts, about 10 minutes of 2 cores
+    nice -n 19 python benchmarks/inference/null.py --workers 2          # 4 x 1,000 cohorts, about 25 minutes of 2 cores
     python benchmarks/inference/null.py --cohorts 20 --out null-look    # a look
 
 Each cohort is 24 maps of Gaussian noise, smoothed by 8 mm FWHM, on the grey-matter mask of the template at 4 mm; the
 model is group (8 against 16) + age, age being confounded with group; there is no effect. Two situations: scans freely
-exchangeable, and 8 blocks (sites) of 3 scans with an offset each, + site in the model, permuted within blocks. A
-family-wise error is a cohort with any voxel or cluster at p <= 0.05. Cohorts that are done are kept in
-OUT/inference_null.jsonl, so that the command can be stopped and started again; the summary goes to
+exchangeable, and 8 blocks (sites) of 3 scans with an offset each, + site in the model, permuted within blocks; both by
+Freedman-Lane and by Smith. A family-wise error is a cohort with any voxel or cluster at p <= 0.05. Cohorts that are
+done are kept in OUT/inference_null.jsonl, so that the command can be stopped and started again; the summary goes to
 OUT/inference_null.json and .md.
 """
 
@@ -43,6 +43,10 @@ from vbmstat.grid import resample
 RESULTS = Path(__file__).parents[1] / "results"
 N_SCANS, N_BLOCKS, FWHM_MM, VOXEL_MM = 24, 8, 8.0, 4.0
 FORMING_P = 0.001
+SITUATIONS = {  # are there blocks, and the scheme
+    "free": (False, "freedman-lane"), "blocks": (True, "freedman-lane"),
+    "free, Smith": (False, "smith"), "blocks, Smith": (True, "smith"),
+}  # fmt: skip
 TESTS = {"fwe": "max-t", "tfce": "TFCE", "extent": "cluster extent", "mass": "cluster mass"}
 BAND = (0.036, 0.064)  # what 1,000 cohorts may show by chance at 5 %
 
@@ -59,7 +63,7 @@ def main() -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     rows = [row for row in rows if row["permutations"] == arguments.permutations and row["cohort"] < arguments.cohorts]
     done = {(row["situation"], row["cohort"]) for row in rows}
-    todo = [(s, c) for c in range(arguments.cohorts) for s in ("free", "blocks") if (s, c) not in done]
+    todo = [(s, c) for c in range(arguments.cohorts) for s in SITUATIONS if (s, c) not in done]
     fresh = multiprocessing.get_context("spawn")  # a fork may inherit a lock that some library's thread holds
     with ProcessPoolExecutor(arguments.workers, fresh) as pool, log.open("a") as stream:
         jobs = [pool.submit(run, situation, cohort, arguments.permutations) for situation, cohort in todo]
@@ -98,23 +102,24 @@ def noise(rng: np.random.Generator) -> np.ndarray:
 def run(situation: str, cohort: int, permutations: int) -> dict[str, object]:
     """Smallest corrected p of one null cohort, and its uncorrected p."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng([cohort, situation == "blocks"])
+    blocks, scheme = SITUATIONS[situation]
+    rng = np.random.default_rng([cohort, blocks])  # the schemes see the same cohorts
     ids = [f"sub-{i:02d}" for i in range(N_SCANS)]
     site = np.arange(N_SCANS) // (N_SCANS // N_BLOCKS)
     group = np.where(np.arange(N_SCANS) % 3 == 0, "patient", "control")  # 8 against 16, one patient a site
     age = rng.uniform(20, 80, N_SCANS) + 10 * (group == "patient")
     table = pd.DataFrame({"site": [f"s{i}" for i in site], "group": group, "age": age})
     values = noise(rng)
-    if situation == "blocks":
+    if blocks:
         values += 2 * rng.standard_normal((N_BLOCKS, 1), dtype=np.float32)[site]
-    design = build_design("group + age" + " + site" * (situation == "blocks"), table, ids)
+    design = build_design("group + age" + " + site" * blocks, table, ids)
     contrasts = build_contrasts(["group"], design)
     plan = make_plan(design, contrasts, np.empty((0, N_SCANS), bool))
     maps = ArrayMaps(values, tuple(ids), space())
     fit = fit_voxels(maps, plan, n_threads=1, backend="mm")
     rows = range(N_SCANS)
-    tree = free_tree(rows) if situation == "free" else block_tree(site.tolist(), "within", rows)
-    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=permutations, seed=cohort)
+    tree = block_tree(site.tolist(), "within", rows) if blocks else free_tree(rows)
+    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=permutations, seed=cohort, scheme=scheme)
     threshold = forming_threshold(FORMING_P, "t", True, 1, fit.df_resid)
     nulls = permutation_nulls(
         maps, plan, 0, permuted, fit.statistic[0], NullSettings(True, True, threshold), n_threads=1, backend="mm"
@@ -162,8 +167,8 @@ def report(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None
         lines += [f"| {situation} | {n} | {what} | {value:.3f} | |" for what, value in uniform.items()]
     text = (
         f"Null cohorts of {N_SCANS} scans (group 8 : 16, nuisance age), {summary['voxels']} voxels of {VOXEL_MM:g} mm, "
-        f"noise of {FWHM_MM:g} mm FWHM, {arguments.permutations} permutations (Freedman–Lane, two-sided), clusters "
-        f"formed at p < {FORMING_P}. Blocks: 8 sites of 3 with offsets, site in the model, permuted within."
+        f"noise of {FWHM_MM:g} mm FWHM, {arguments.permutations} permutations (Freedman–Lane or Smith, two-sided), "
+        f"clusters formed at p < {FORMING_P}. Blocks: 8 sites of 3 with offsets, site in the model, permuted within."
         "\n\n"
     )
     (arguments.out / "inference_null.json").write_text(json.dumps(summary, indent=2) + "\n")
