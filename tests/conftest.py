@@ -13,10 +13,11 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from tests import hostile
 from vbmstat import io
-from vbmstat.cluster import Cluster, open_cluster
+from vbmstat.cluster import Cluster
 from vbmstat.grid import Grid
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
+from vbmstat.scheduler import open_cluster
 from vbmstat.simulate import Settings, simulate_cohort
 from vbmstat.volume import Volume
 

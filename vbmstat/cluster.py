@@ -9,42 +9,29 @@ from __future__ import annotations
 
 import logging
 import pickle
-import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Executor
+from concurrent.futures import Future as PlainFuture
+from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from vbmstat import __version__
-from vbmstat.device import keep_freed_memory, n_cores
+from vbmstat.device import keep_freed_memory
 from vbmstat.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-    from distributed.deploy import Cluster as DaskCluster
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-LOCAL, SLURM = "local", "slurm"
-DEATHS = 3  # of workers at one task before it is given up: with more, a task that eats memory empties a cluster
-_CONNECT_SECONDS = 10
-_PATIENCE_SECONDS = 10  # without a worker before the user is told what is waited for
-_SLURM_WORKERS, _SLURM_MEMORY = 2, "4 GB"
 _KEPT_JOBS = 2  # that a worker holds unpacked
-_SETTINGS = {
-    "distributed.scheduler.allowed-failures": DEATHS - 1,
-    "distributed.scheduler.worker-saturation": 1.0,  # a task that waits for another one could die with its worker
-    "distributed.admin.large-graph-warning-threshold": "1 TB",  # a job is sent once, however large
-    "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
-}
+_PATIENCE_SECONDS = 10  # without a worker before the user is told what is waited for
 log = logging.getLogger(__name__)
 
 
@@ -92,11 +79,47 @@ class Cluster:
         finally:
             self._client.cancel(futures)
 
+    def executor(self) -> Executor:
+        """The workers as an executor of `concurrent.futures`: for tasks that are not alike and come one by one.
+
+        A future fails with ClusterError as :meth:`map` does. Shutting the executor down gives up what is not done.
+        """
+        _wait_for_a_worker(self._client, self._scheduler)
+        return _ClusterExecutor(self._client)
+
     def _submit(self, job: Callable[[Item], Result], items: Iterable[Item]) -> list[Future]:
         """A task an item; the job is a task, too, so that it is there again after the death of its worker."""
         sent = self._client.submit(bytes, pickle.dumps(job), pure=False)
         name = uuid4().hex
         return [self._client.submit(_run, sent, name, item, versions(), pure=False) for item in items]
+
+
+class _ClusterExecutor(Executor):
+    """An executor whose tasks outlive workers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._under_way: set[Future] = set()
+
+    def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> PlainFuture[Result]:
+        """Have a worker call ``fn(*args, **kwargs)``."""
+        given: PlainFuture[Result] = PlainFuture()
+        given.set_running_or_notify_cancel()
+        future = self._client.submit(_call, partial(fn, *args, **kwargs), versions(), pure=False)
+        self._under_way.add(future)
+        future.add_done_callback(partial(self._pass_on, to=given))
+        return given
+
+    def _pass_on(self, future: Future, to: PlainFuture[Any]) -> None:
+        self._under_way.discard(future)
+        try:
+            to.set_result(_result(future))
+        except Exception as error:  # whoever waits is told
+            to.set_exception(error)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Give up what is not done; workers stay."""
+        self._client.cancel(list(self._under_way))
 
 
 def _result(future: Future) -> Any:
@@ -108,7 +131,7 @@ def _result(future: Future) -> Any:
         return future.result()
     except KilledWorker as error:
         msg = (
-            f"{error.allowed_failures + 1} workers died at the same task (the last: {error.last_worker.address}); "
+            f"{error.allowed_failures + 1} worker(s) died at the same task (the last: {error.last_worker.address}); "
             "most likely for want of memory: give each more, or start fewer on a machine"
         )
         raise ClusterError(msg) from error
@@ -131,16 +154,30 @@ _lock = threading.Lock()
 
 
 def _run(job: bytes, name: str, item: Any, expected: dict[str, str]) -> Any:
-    """One task, on a worker."""
+    """One task of a job, on a worker."""
     with _lock:
         if name not in _jobs:
-            _check_versions(expected)
-            keep_freed_memory()
+            _make_ready(expected)
             _jobs[name] = pickle.loads(job)  # noqa: S301 - from the scheduler, which may run what it likes here
         while len(_jobs) > _KEPT_JOBS:
             _jobs.popitem(last=False)
         found = _jobs[name]
     return found(item)
+
+
+def _call(task: Callable[[], Result], expected: dict[str, str]) -> Result:
+    """One task on its own, on a worker."""
+    _make_ready(expected)
+    return task()
+
+
+def _make_ready(expected: dict[str, str]) -> None:
+    """Make a worker one that keeps its memory, after a look at what it is."""
+    from distributed import get_worker  # noqa: PLC0415 - an extra
+
+    _check_versions(expected)
+    keep_freed_memory()
+    get_worker().memory_manager.memory_pause_fraction = False  # kept memory would stop it for ever
 
 
 def _check_versions(expected: dict[str, str]) -> None:
@@ -151,129 +188,13 @@ def _check_versions(expected: dict[str, str]) -> None:
             raise ClusterError(msg)
 
 
-@contextmanager
-def open_cluster(
-    scheduler: str | None,
-    *,
-    workers: int | None = None,
-    cores: int = 1,
-    memory: str | None = None,
-    folder: Path | None = None,
-) -> Iterator[Cluster | None]:
-    """Connect to a dask scheduler, or start one with its workers.
-
-    Parameters
-    ----------
-    scheduler : str, optional
-        ``local``: processes of this machine; ``slurm``: jobs of a SLURM cluster; else the address of a running
-        scheduler (``tcp://host:8786``, ``tls://…``), whose workers then are what they are. None: no cluster.
-    workers : int, optional
-        How many processes or jobs to start; by default one for every `cores` of this machine, and 2 jobs. A job that
-        ends, whatever the reason, is replaced.
-    cores : int
-        CPUs of a worker; its tasks run one at a time.
-    memory : str, optional
-        Of a worker, such as ``"4 GB"``: dask restarts one that takes more. A local one has an even share of this
-        machine's by default; for a SLURM job, ``jobqueue.slurm.memory`` in dask's configuration goes before it.
-    folder : Path, optional
-        Of the SLURM jobs' logs, on a file system that all machines share; by default the working folder. The key of
-        the run's TLS certificate lies there, too, readable by its owner alone, as long as the run lasts.
-
-    Yields
-    ------
-    Cluster or None
-        Workers that are started here speak TLS, so that nobody else on the network can send them work.
-
-    Raises
-    ------
-    ClusterError
-        If dask is not installed, the scheduler does not answer, or SLURM is not there or takes no job.
-    """
-    if scheduler is None:
-        yield None
-        return
-    try:
-        import dask  # noqa: PLC0415 - an extra
-        from distributed import Client  # noqa: PLC0415
-    except ImportError as error:
-        msg = f"--scheduler {scheduler} needs dask; install vbmstat[cluster]"
-        raise ClusterError(msg) from error
-    where: DaskCluster | str = scheduler
-    wanted = 1
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_SETTINGS))
-        if scheduler == LOCAL:
-            wanted = workers or max(n_cores() // cores, 1)
-            where = stack.enter_context(_local(wanted, memory))
-        elif scheduler == SLURM:
-            wanted = workers or _SLURM_WORKERS
-            where = stack.enter_context(_slurm(wanted, cores, memory, folder or Path.cwd()))
-        try:
-            client = stack.enter_context(Client(where, timeout=_CONNECT_SECONDS, set_as_default=False))
-        except (OSError, ValueError) as error:
-            msg = f"no dask scheduler answers at {scheduler}; expected local, slurm, or an address such as tcp://host:8786"
-            raise ClusterError(msg) from error
-        yield Cluster(client, scheduler, wanted)
-
-
-def _local(workers: int, memory: str | None) -> DaskCluster:
-    """Processes of this machine."""
-    from distributed import LocalCluster, Security  # noqa: PLC0415
-
-    return LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory or "auto",
-        security=Security.temporary(), dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-    )  # fmt: skip
-
-
-def _slurm(workers: int, cores: int, memory: str | None, folder: Path) -> DaskCluster:
-    """Jobs of a SLURM cluster; what else a job needs (partition, account, time) is in dask's own configuration."""
-    import dask  # noqa: PLC0415
-    from dask_jobqueue import SLURMCluster  # noqa: PLC0415
-    from distributed import Security  # noqa: PLC0415
-
-    if shutil.which("sbatch") is None:
-        msg = "--scheduler slurm: there is no sbatch here; run it on a machine from which jobs are submitted"
-        raise ClusterError(msg)
-    folder.mkdir(parents=True, exist_ok=True)
-    cluster = SLURMCluster(
-        cores=1, processes=1, job_cpu=cores, job_name="vbmstat", security=Security.temporary(),
-        protocol="tls://", shared_temp_directory=str(folder), log_directory=str(folder), python=sys.executable,
-        memory=dask.config.get("jobqueue.slurm.memory") or memory or _SLURM_MEMORY,
-        scheduler_options={"dashboard_address": ":0"}, silence_logs=logging.CRITICAL,
-    )  # fmt: skip
-    try:
-        _check_job(cluster.job_script())
-        cluster.adapt(minimum=workers, maximum=workers)  # keeps so many: a job that ends is replaced
-    except BaseException:
-        cluster.close()
-        raise
-    return cluster
-
-
-def _check_job(script: str) -> None:
-    """Ask SLURM whether it would take a job: dask submits them later, where nobody sees the reason of a refusal."""
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(script)
-        file.flush()
-        found = subprocess.run(  # noqa: S603 - the user's own SLURM
-            ["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False  # noqa: S607
-        )
-    if found.returncode:
-        reason = " ".join(found.stderr.split()) or f"exit code {found.returncode}"
-        msg = f"SLURM takes no job of vbmstat: {reason}; set partition, account, time in ~/.config/dask/jobqueue.yaml"
-        raise ClusterError(msg)
-
-
 def _wait_for_a_worker(client: Client, scheduler: str) -> None:
     """Return when there is a worker; say what is waited for if that takes long, as it may in a queue."""
     began = time.monotonic()
     is_told = False
     while not client.nthreads():
         if not is_told and time.monotonic() - began > _PATIENCE_SECONDS:
-            log.warning("waiting for the first worker of %s%s", scheduler, _HINT.get(scheduler, _HINT[""]))
+            hint = "see squeue --me, and the jobs' logs" if scheduler == "slurm" else "start it with dask worker"
+            log.warning("waiting for the first worker of %s (%s)", scheduler, hint)
             is_told = True
         time.sleep(0.1)
-
-
-_HINT = {SLURM: " (squeue --me; the jobs' logs are in the output folder)", LOCAL: "", "": " (dask worker ADDRESS)"}

@@ -90,9 +90,9 @@ def command(
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.cluster import open_cluster  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
+    from vbmstat.scheduler import open_cluster  # noqa: PLC0415
 
     _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
