@@ -53,8 +53,7 @@ def engine(monkeypatch, preprocessed):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Pictures take a second each: only the test of the command draws them."""
-    monkeypatch.setattr("vbmstat.derivatives.scans.scan_report", lambda *_: None)
-    monkeypatch.setattr("vbmstat.derivatives.scans.save_png", lambda path, _: io.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
 
 
 @pytest.fixture

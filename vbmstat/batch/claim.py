@@ -95,6 +95,7 @@ def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
+        _tidy(out)
 
 
 def under_way(out: Path) -> dict[str, str]:
@@ -113,6 +114,10 @@ def sweep(out: Path, locking: bool = True) -> None:
             left = claim(out, name)
             if left is not None:
                 left.release()
+    _tidy(out)
+
+
+def _tidy(out: Path) -> None:
     for folder in (out / FOLDER / "locks", out / FOLDER / "scans", out / FOLDER):
         with contextlib.suppress(OSError):  # others are at work, or it is gone
             folder.rmdir()
