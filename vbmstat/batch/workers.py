@@ -155,7 +155,8 @@ def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
     except BrokenExecutor:
         return None
     except Exception as error:  # the executor's own: it gave the scan up, or could not send it
-        return ScanOutcome(task.scan, "failed", step="start", reason=reason_of(error, task.scan))
+        step = under_way(task.out).get(task.scan.stem) or "start"
+        return ScanOutcome(task.scan, "failed", step=step, reason=reason_of(error, task.scan))
 
 
 def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:

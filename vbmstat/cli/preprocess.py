@@ -35,6 +35,9 @@ def command(
     memory: Annotated[
         float | None, typer.Option(help="Memory of all of them together, GB; default nine tenths of what is free.")
     ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Run on a dask cluster: local, slurm (--jobs of them), or a scheduler's address.")
+    ] = None,
     shard: Annotated[
         str, typer.Option(help="i/n: the i-th of n parts of the scans only, for job arrays; tables come with no shard.")
     ] = "",
@@ -58,6 +61,7 @@ def command(
     from vbmstat.batch.manifest import parse_shard  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
+    from vbmstat.batch.scheduled import scheduled_workers  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
@@ -68,10 +72,12 @@ def command(
     if dry_run:
         _say_what_would_be_done(plan, jobs, memory)
         return
-    with screen() as shown, stoppable(shown.stopped):
+    with (
+        screen() as shown, stoppable(shown.stopped), scheduled_workers(plan, scheduler, jobs, memory) as workers
+    ):  # fmt: skip
         result = run_plan(
-            plan, jobs=jobs, memory_gb=memory, stop_on_first_failure=stop_on_first_failure, on_event=shown.show,
-            on_start=shown.say,
+            plan, jobs=jobs, memory_gb=memory, stop_on_first_failure=stop_on_first_failure, workers=workers,
+            on_event=shown.show, on_start=shown.say,
         )  # fmt: skip
         _say_what_was_done(plan, result, shown)
         if report and plan.shard is None:

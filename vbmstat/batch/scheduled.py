@@ -1,0 +1,55 @@
+"""Scans for a cluster: workers that each have the cores and the memory that a scan takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vbmstat.batch.plan import Plan
+from vbmstat.batch.run import share_out
+from vbmstat.batch.workers import Workers
+from vbmstat.cluster import Cluster
+from vbmstat.runlog import FOLDER
+from vbmstat.scheduler import LOCAL, SLURM, open_cluster
+
+_JOB_CORES = 2  # of a SLURM job: a scan gains little from more
+_SPARE = 1.3  # memory of a job over that of a scan: dask ends a worker at 95 % of what it was given
+
+
+@contextmanager
+def scheduled_workers(
+    plan: Plan, scheduler: str | None, jobs: int | None = None, memory_gb: float | None = None
+) -> Iterator[Workers | None]:
+    """Workers of a dask scheduler for the scans of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its scans' sizes say how much memory a worker needs.
+    scheduler : str, optional
+        As for :func:`vbmstat.scheduler.open_cluster`; None for no cluster.
+    jobs : int, optional
+        Workers to start.
+    memory_gb : float, optional
+        Memory of all of them together, GB.
+
+    Raises
+    ------
+    ClusterError
+        As :func:`vbmstat.scheduler.open_cluster` says.
+    """
+    share = share_out(plan, len(plan.tasks), jobs, memory_gb)
+    cores, memory = share.threads, None
+    if scheduler == SLURM:
+        cores, memory = _JOB_CORES, int(_SPARE * share.bytes_a_scan)
+        if jobs is not None and memory_gb is not None:
+            memory = int(memory_gb * 1e9 / jobs)
+    workers = share.jobs if scheduler == LOCAL else jobs
+    folder = plan.out / FOLDER / "slurm"
+    with open_cluster(scheduler, workers=workers, cores=cores, memory=memory, folder=folder) as cluster:
+        yield None if cluster is None else of_cluster(cluster)
+
+
+def of_cluster(cluster: Cluster) -> Workers:
+    """The workers of a cluster; one executor after the other may be had of it, and a dead worker breaks none."""
+    return Workers(lambda _: cluster.executor(), cluster.n_workers)
