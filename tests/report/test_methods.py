@@ -61,6 +61,31 @@ def test_a_sandwich_fit_says_what_it_is_and_has_no_effect_sizes(record) -> None:
     assert "Cohen" in text(record)
 
 
+def test_variance_groups_in_words(record) -> None:
+    changed = {**record, "variance_groups": {"column": "sex", "scans_per_group": [6, 7], "df": {"age": 9.2}}}
+    said = glm_methods(changed).paragraphs[0]
+    assert "for each of the 2 groups of scans that the column sex names (v of Aspin and Welch" in said
+    assert "residual degrees of freedom" not in said
+    assert "Cohen" not in said
+    changed["variance_groups"]["column"] = "auto"
+    assert "groups of scans that the exchangeability blocks make" in glm_methods(changed).paragraphs[0]
+
+
+def test_early_stop_and_tails_in_words(record) -> None:
+    entry = {"name": "age", "two_sided": True, "permutations": 500, "permutations_planned": 500}
+    inference = {"kinds": ["fwe"], "blocks": [], "scheme": "freedman-lane", "sign_flip": False, "contrasts": [entry]}
+    said = text(record, inference=inference)
+    assert "planned" not in said
+    assert "Pareto" not in said
+    entry["permutations"] = 256
+    entry["approximated"] = {"tails": {"statistic": {"kind": "gpd", "floor": 2e-4}, "tfce": None}}
+    said = text(record, inference=inference)
+    assert "500 were planned, and stopped where enough had reached the strongest finding (Besag" in said
+    assert "generalised Pareto distributions fitted to the upper tails (Winkler et al., 2016), not below 0.0002" in said
+    entry["approximated"]["tails"]["statistic"]["kind"] = "gamma"
+    assert "gamma distributions with the moments" in text(record, inference=inference)
+
+
 def test_no_subsets_no_sentence(record) -> None:
     assert "subsets" not in text(record, n_subsets=0)
 

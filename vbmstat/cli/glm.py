@@ -72,6 +72,9 @@ def command(
     repeated: Annotated[
         str | None, typer.Option(help="Column with each scan's subject: sandwich variances (repeated scans, families).")
     ] = None,
+    variance_groups: Annotated[
+        str | None, typer.Option(help="Column of groups with a variance each (Welch's v, G); auto: from --blocks.")
+    ] = None,
     random: Annotated[
         str | None, typer.Option(help="Column with each scan's subject: mixed model of regions (--level roi).")
     ] = None,
@@ -103,7 +106,7 @@ def command(
         "weights": weights, "robust": robust, "allow_mixed": allow_mixed, "device": device,
         "permutations": permutations, "one_sided": one_sided, "scheme": scheme, "sign_flip": sign_flip,
         "blocks": tuple(blocks or ()), "exchange": exchange, "repeated": repeated, "tail": tail,
-        "stop_after": stop_after,
+        "stop_after": stop_after, "variance_groups": variance_groups,
     }  # fmt: skip
     of_maps: dict[str, Any] = {
         "mask_threshold": mask_threshold, "mask_share": mask_share, "mask": mask, "nan": nan,
@@ -256,7 +259,7 @@ def _corrected(results: GlmResults, contrast: str) -> list[str]:
     maps, inference = results.maps[contrast], results.inference[contrast]
     lines = [] if inference.nulls is None else [
         f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
-        f"smallest p that can be counted {inference.nulls.smallest_p:.2g}"
+        f"smallest p {inference.nulls.smallest_p:.2g}"
     ]
     for stat, what in _CORRECTED.items():
         if stat in maps:

@@ -16,6 +16,7 @@ from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
 from vbmstat.errors import DesignError, ScanError, TableError
+from vbmstat.glm.blocks import Node, orbits
 from vbmstat.glm.contrast import Contrast, build_contrasts
 from vbmstat.glm.design import (
     ALIASES,
@@ -32,7 +33,7 @@ from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
 from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.permute import Permuted
+from vbmstat.glm.permute import SCHEMES, Permuted
 from vbmstat.glm.plan import Plan, make_covariate_plan, make_plan
 from vbmstat.glm.power import power_maps
 from vbmstat.glm.record import contrast_record, fit_record, map_record
@@ -44,6 +45,7 @@ from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
 from vbmstat.glm.tensors import Fit
+from vbmstat.glm.variance_groups import AUTO, GroupedFit, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label
 
@@ -125,7 +127,7 @@ def fit_glm(
     weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
     make = make_plan if map_name is None else make_covariate_plan
     make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
-    permuted = _permutations(source, design, hypotheses, weights, settings)
+    permuted, groups = _permutations(source, design, hypotheses, weights, settings)
     subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
     store, scratch = (None if folder is None else Path(folder).absolute() for folder in (store, scratch))
     with ExitStack() as stack:
@@ -137,7 +139,8 @@ def fit_glm(
             "n_threads": settings.n_threads, "progress": progress, "cluster": cluster,
         }  # fmt: skip
         if map_name is None:
-            fit = _fit(matrix, make_plan(design, hypotheses, draws, weights, scale), subjects, settings, engine)
+            full = make_plan(design, hypotheses, draws, weights, scale)
+            fit = _fit(matrix, full, (design, hypotheses), subjects, groups, settings, engine)
         else:
             paths = covariate_paths(maps, map_name, table, source.scan_ids)
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
@@ -145,12 +148,15 @@ def fit_glm(
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
         bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
         inference = (
-            infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint) if isinstance(fit, Fit) else {}
-        )
+            {} if isinstance(fit, SandwichFit)
+            else infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
+        )  # fmt: skip
         has_smoothness = bool(inference) and map_name is None and matrix.space is not None
         smooth = residual_smoothness(matrix, bare, settings.n_threads) if has_smoothness else None
-    notes = (*source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix))
-    notes += inference_notes(inference, settings)
+    notes = (
+        *source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix),
+        *group_notes(groups, permuted), *inference_notes(inference, settings),
+    )  # fmt: skip
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)
     record |= {
@@ -159,7 +165,9 @@ def fit_glm(
     }  # fmt: skip
     if map_name is not None:
         record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
-    record |= sandwich_record(fit, hypotheses, settings.repeated, subjects)
+    record |= sandwich_record(fit, hypotheses, settings.repeated, subjects) | group_record(
+        fit, hypotheses, groups, settings.variance_groups
+    )
     found = {c.name: _maps(fit, i, c, settings, len(design.scan_ids)) for i, c in enumerate(hypotheses)}
     if settings.inference_kinds:
         record["inference"] = inference_record(inference, settings, smooth)
@@ -172,9 +180,12 @@ def fit_glm(
 
 
 def _fit(
-    maps: Maps, plan: Plan, subjects: Sequence[str] | None, settings: Options, engine: Mapping[str, Any]
-) -> Fit | SandwichFit:
-    """The model at every voxel: with sandwich variances where scans belong to subjects."""
+    maps: Maps, plan: Plan, model: tuple[Design, Sequence[Contrast]], subjects: Sequence[str] | None,
+    groups: np.ndarray | None, settings: Options, engine: Mapping[str, Any],
+) -> Fit | SandwichFit | GroupedFit:
+    """The model at every voxel: with variances of a sandwich where scans belong to subjects, or of groups of scans."""
+    if groups is not None:
+        return fit_grouped(maps, plan, *model, groups, **engine)
     if subjects is not None:
         passed = {name: engine[name] for name in ("n_threads", "progress", "cluster")}
         return fit_sandwich(maps, plan, subjects, **passed)
@@ -182,9 +193,9 @@ def _fit(
 
 
 def _maps(
-    fit: Fit | SandwichFit, index: int, contrast: Contrast, settings: Options, n_scans: int
+    fit: Fit | SandwichFit | GroupedFit, index: int, contrast: Contrast, settings: Options, n_scans: int
 ) -> dict[str, StatMap]:
-    if isinstance(fit, SandwichFit):
+    if not isinstance(fit, Fit):
         return sandwich_maps(fit, index, contrast, with_fdr="fdr" in settings.inference)
     found = statistic_maps(fit, index, contrast)
     if contrast.kind == "t":
@@ -193,8 +204,10 @@ def _maps(
 
 
 def _inference_maps(
-    inference: Inference, fit: Fit | SandwichFit, index: int, contrast: Contrast, n_scans: int
+    inference: Inference, fit: Fit | SandwichFit | GroupedFit, index: int, contrast: Contrast, n_scans: int
 ) -> dict[str, StatMap]:
+    if not isinstance(fit, Fit):
+        return inference_maps(inference, contrast, fit.statistic[index], None)
     found = inference_maps(inference, contrast, fit.statistic[index], fit.df_resid)
     if contrast.kind == "t" and inference.nulls is not None:
         found |= power_maps(
@@ -210,6 +223,13 @@ def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_nam
             raise DesignError(msg)
         if settings.robust != "none" or settings.spm_resms or map_name is not None:
             msg = "--repeated has variances of its own: leave out --robust, --spm-resms and map()"
+            raise DesignError(msg)
+    if settings.variance_groups is not None:
+        if settings.repeated is not None or settings.robust != "none" or settings.spm_resms or map_name is not None:
+            msg = "variance groups have variances of their own: leave out --repeated, --robust, --spm-resms and map()"
+            raise DesignError(msg)
+        if settings.scheme != SCHEMES[0]:
+            msg = f"variance groups are for --scheme {SCHEMES[0]}, got {settings.scheme}: leave the scheme out"
             raise DesignError(msg)
     if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in contrasts):
         msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
@@ -311,13 +331,34 @@ def _column(name: str, source: Source) -> pd.Series:
 
 def _permutations(
     source: Source, design: Design, contrasts: Sequence[Contrast], weights: np.ndarray | None, settings: Options
-) -> list[Permuted | None]:
-    """The permutations of each contrast, refused before any map is read; None where none are asked for."""
-    if not settings.permutes:
-        return [None] * len(contrasts)
+) -> tuple[list[Permuted | None], np.ndarray | None]:
+    """Permutations of each contrast and variance groups, refused before any map is read; None where none are asked."""
+    if not settings.permutes and settings.variance_groups is None:
+        return [None] * len(contrasts), None
     tree = exchange_tree(settings, _block_table(source, settings), source.scan_ids)
     plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
-    return prepare_permutations(design, contrasts, plan, tree, settings)
+    groups = _variance_groups(source, plan, tree, settings)
+    if not settings.permutes:
+        return [None] * len(contrasts), groups
+    return prepare_permutations(design, contrasts, plan, tree, settings, groups), groups
+
+
+def _variance_groups(source: Source, plan: Plan, tree: Node, settings: Options) -> np.ndarray | None:
+    """Variance group of each scan, from a column or the exchangeability blocks."""
+    name = settings.variance_groups
+    if name is None:
+        return None
+    if name == AUTO:
+        if not settings.blocks:
+            msg = "variance groups 'auto' are the scans that blocks let change places: give --blocks, or name a column"
+            raise DesignError(msg)
+        return group_labels([str(label) for label in orbits(tree)], plan, name)
+    values = _column(name, source)
+    empty = [scan for scan, gone in zip(source.scan_ids, values.isna(), strict=True) if gone]
+    if empty:
+        msg = f"no {name} (variance group) for {', '.join(empty[:12])}; fill it in or leave these scans out"
+        raise TableError(msg)
+    return group_labels([str(value) for value in values], plan, name)
 
 
 def _block_table(source: Source, settings: Options) -> pd.DataFrame:
@@ -326,7 +367,7 @@ def _block_table(source: Source, settings: Options) -> pd.DataFrame:
 
 
 def _draws(source: Source, settings: Options) -> np.ndarray:
-    if settings.repeated is not None:
+    if settings.repeated is not None or settings.variance_groups is not None:
         return np.empty((0, len(source.scan_ids)), dtype=bool)
     if settings.draws is not None:
         return read_draws(settings.draws, source.scan_ids)

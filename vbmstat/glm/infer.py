@@ -27,6 +27,7 @@ from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness
 from vbmstat.glm.tail import Tail
 from vbmstat.glm.tensors import Fit
+from vbmstat.glm.variance_groups import GroupedFit
 
 _ALPHA = 0.05
 
@@ -84,13 +85,14 @@ def exchange_tree(settings: Options, table: pd.DataFrame, scan_ids: Sequence[str
 
 
 def prepare_permutations(
-    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, settings: Options
+    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, settings: Options,
+    groups: np.ndarray | None = None,
 ) -> list[Permuted | None]:
     """The permutations of each contrast."""
     return [
         make_permuted(
             design, contrast, plan, index, tree, permutations=settings.permutations, seed=settings.seed,
-            scheme=settings.scheme, flip=settings.sign_flip,
+            scheme=settings.scheme, flip=settings.sign_flip, groups=groups,
         )
         for index, contrast in enumerate(contrasts)
     ]
@@ -106,7 +108,7 @@ def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: f
 
 
 def infer(
-    maps: Maps, plan: Plan, fit: Fit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
+    maps: Maps, plan: Plan, fit: Fit | GroupedFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
     settings: Options, engine: dict[str, Any], checkpoint: Path | str | None = None,
 ) -> dict[str, Inference]:
     """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
@@ -157,12 +159,13 @@ def infer(
         if clusters is None and neighbours is not None:
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
         q = np.ones(len(statistic))
-        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, fit.df_resid))
+        df = fit.df[index][fit.mask] if isinstance(fit, GroupedFit) else fit.df_resid
+        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, df))
         found[contrast.name] = Inference(settings.inference_kinds, two_sided, q, threshold, clusters, nulls)
     return found
 
 
-def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: float) -> np.ndarray:
+def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> np.ndarray:
     if kind == "F":
         return p_of_f(statistic, m, df)
     return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)

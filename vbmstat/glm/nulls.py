@@ -124,6 +124,11 @@ class Scale:
         """Whether scores are s and not s²."""
         return self.kind == "t" and not self.two_sided
 
+    @property
+    def lowest(self) -> float:
+        """No score is lower."""
+        return -1.0 if self.is_signed else 0.0
+
     def score(self, statistic: np.ndarray) -> np.ndarray:
         """S², or s where signs count, of t or F."""
         if self.kind == "F":
@@ -138,6 +143,23 @@ class Scale:
         if self.kind == "F":
             return np.asarray(odds * self.df / self.m)
         return np.asarray(np.sqrt(odds * self.df) * (np.sign(score) if self.is_signed else 1.0))
+
+
+class PlainScale(Scale):
+    """The statistic itself as the score (its size if two-sided), for v and G, which have no s."""
+
+    @property
+    def lowest(self) -> float:
+        """No score is lower."""
+        return float(np.finfo(np.float32).min) if self.is_signed else 0.0
+
+    def score(self, statistic: np.ndarray) -> np.ndarray:
+        """Size of v if two-sided, else v or G."""
+        return np.abs(statistic) if self.kind == "t" and self.two_sided else np.asarray(statistic)
+
+    def statistic(self, score: np.ndarray) -> np.ndarray:
+        """The same."""
+        return np.asarray(score, dtype=np.float64)
 
 
 def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:

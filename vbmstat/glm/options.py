@@ -48,6 +48,9 @@ class Options:
     repeated : str, optional
         Column with the subject (or family) of each scan: variances by the sandwich estimator, without subset
         repetitions.
+    variance_groups : str, optional
+        Column with groups of scans that have a variance each, or ``auto``, the sets of scans that the blocks let change
+        places: v and G in place of t and F (:mod:`vbmstat.glm.variance_groups`), without subset repetitions.
     inference : str or sequence of str
         Corrected inference, any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
     permutations : int
@@ -89,6 +92,7 @@ class Options:
     spm_resms: bool = False
     allow_mixed: bool = False
     repeated: str | None = None
+    variance_groups: str | None = None
     inference: str | Sequence[str] = ()
     permutations: int = 5000
     scheme: str = SCHEMES[0]

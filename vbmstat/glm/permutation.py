@@ -18,8 +18,9 @@ import numpy as np
 from vbmstat.cluster import Cluster
 from vbmstat.glm.blocks import BLOCK
 from vbmstat.glm.checkpoint import resume, save
+from vbmstat.glm.grouped_scores import GroupedScores
 from vbmstat.glm.maps import Maps
-from vbmstat.glm.nulls import Nulls, NullSettings, Scale, is_decided, reach
+from vbmstat.glm.nulls import Nulls, NullSettings, PlainScale, Scale, is_decided, reach
 from vbmstat.glm.permute import Permuted, smallest_p
 from vbmstat.glm.permuted_scores import PermutedScores, tail_p
 from vbmstat.glm.plan import Plan
@@ -85,10 +86,11 @@ def permutation_nulls(
     """
     kind = plan.contrasts[index].kind
     settings = replace(settings, two_sided=settings.two_sided and kind == "t")
-    scale = Scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
+    make_scale, make_engine = (Scale, PermutedScores) if permuted.groups is None else (PlainScale, GroupedScores)
+    scale = make_scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     count = permuted.rearrangements.count
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
-    engine = PermutedScores(
+    engine = make_engine(
         maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads if cluster is None else 1
     )
     done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
@@ -180,8 +182,7 @@ def _teller(progress: Progress | None, batch: range, count: int) -> Callable[[fl
 
 def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels: int) -> int:
     """Permutations at a time: what rows and maps have room for; a multiple or a whole fraction of 128."""
-    n_rows = engine.permuted.n_tested + engine.permuted.moving.shape[1]
-    batch = min(_ROWS_BYTES // (4 * n_rows * len(engine.plan.basis)), _MAX_BATCH)
+    batch = max(min(_ROWS_BYTES // (4 * engine.rows_each * len(engine.plan.basis)), _MAX_BATCH), 1)
     if images is not None:
         batch = min(batch, _MAPS_BYTES // (4 * n_voxels))
     return batch // BLOCK * BLOCK or 1 << max(batch.bit_length() - 1, 0)

@@ -80,12 +80,15 @@ class Permuted:
         Directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes.
     rearrangements : Rearrangements
         Of the design's rows.
+    groups : ndarray, (n_scans,), int, or None
+        Variance groups.
     """
 
     scheme: str
     parts: Partition
     moving: np.ndarray
     rearrangements: Rearrangements
+    groups: np.ndarray | None = None
 
     @property
     def n_tested(self) -> int:
@@ -96,12 +99,12 @@ class Permuted:
         """Rows of the products for some rearrangements, (m + q', b, n_scans), float64."""
         sources, signs = self.rearrangements.sources(start, stop)
         if self.scheme == "freedman-lane":
-            return _moved(np.concatenate([self.parts.tested, self.moving], axis=1), sources, signs)
+            return moved(np.concatenate([self.parts.tested, self.moving], axis=1), sources, signs)
         before = self.parts.tested if self.scheme == "smith" else self.parts.interest
-        return orthonormal_rows(_moved(before, sources, signs), self.parts.nuisance)
+        return orthonormal_rows(moved(before, sources, signs), self.parts.nuisance)
 
 
-def _moved(columns: np.ndarray, sources: np.ndarray | None, signs: np.ndarray | None) -> np.ndarray:
+def moved(columns: np.ndarray, sources: np.ndarray | None, signs: np.ndarray | None) -> np.ndarray:
     """Columns (n, k) under rearrangements, (k, b, n)."""
     rows = np.ascontiguousarray(columns.T)  # (k, n)
     moved = rows[:, None, :] if sources is None else rows[:, sources]
@@ -137,6 +140,7 @@ def make_permuted(
     seed: int = 0,
     scheme: str = "freedman-lane",
     flip: bool = False,
+    groups: np.ndarray | None = None,
 ) -> Permuted:
     """Prepare the permutation test of one contrast.
 
@@ -154,6 +158,8 @@ def make_permuted(
         See the module's docstring.
     flip : bool
         Flip signs in place of permuting: for one-sample and paired designs with symmetric errors.
+    groups : ndarray, (n_scans,), int, optional
+        Variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance_groups`.
 
     Raises
     ------
@@ -171,11 +177,13 @@ def make_permuted(
         "smith": parts.tested,
         "draper-stoneman": parts.interest,
     }[scheme]
+    if groups is not None:  # rows of different groups are never alike
+        columns = np.column_stack([columns, np.abs(columns).max() * groups / max(groups.max(), 1)])
     rearrangements = make_rearrangements(tree, row_keys(columns), permutations, seed, flip)
     moving = np.empty((len(parts.tested), 0))
     if scheme == "freedman-lane":
         moving = parts.nuisance if flip else moving_directions(parts.nuisance, orbits(tree))
-    return Permuted(scheme, parts, moving, rearrangements)
+    return Permuted(scheme, parts, moving, rearrangements, groups)
 
 
 def row_keys(columns: np.ndarray) -> np.ndarray:
@@ -215,5 +223,9 @@ def smallest_p(permuted: Permuted, two_sided: bool) -> float:
     if not (two_sided and found.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
         return 1 / found.count
     x = permuted.parts.tested[:, 0]
-    rows = permuted.rows(0, found.count)[0]
-    return int((np.abs(rows @ x) > 1 - _INVARIANT).sum()) / found.count
+    mirrored = np.abs(permuted.rows(0, found.count)[0] @ x) > 1 - _INVARIANT
+    sources = found.sources(0, found.count)[0]
+    if permuted.groups is not None and sources is not None:
+        pairs = permuted.groups[sources] * (permuted.groups.max() + 1) + permuted.groups  # (count, n)
+        mirrored &= [len(np.unique(row)) == permuted.groups.max() + 1 for row in pairs]
+    return int(mirrored.sum()) / found.count

@@ -47,6 +47,7 @@ class PermutedScores:
         self.workers = n_threads or available_cpus()
         self.tested = torch.as_tensor(permuted.parts.tested).to(device)  # (n, m) float64
         self.coordinates = torch.as_tensor(permuted.parts.coordinates).to(device)  # (m, r)
+        self.rows_each = permuted.n_tested + permuted.moving.shape[1]  # of products, a permutation
 
     def run(
         self, start: int, stop: int, keep: bool, tell: Callable[[float], None], cluster: Cluster | None = None
@@ -54,8 +55,7 @@ class PermutedScores:
         """Largest score of each permutation (b,), how many reach a voxel's own (n_voxels,), and maps (b, n_voxels)."""
         n_voxels = len(self.maps.mask)
         batch = _Batch(self, start, stop, keep)
-        floor = -1.0 if self.scale.is_signed else 0.0
-        maxima = np.full(stop - start, floor)
+        maxima = np.full(stop - start, self.scale.lowest)
         reached = np.zeros(n_voxels, dtype=np.int64)
         fields = np.zeros((stop - start, n_voxels), dtype=np.float32) if keep else None
         for at, (largest, counts, values) in stream([self.maps], self.layout, batch, cluster=cluster):
@@ -70,7 +70,7 @@ class PermutedScores:
         """Statistic of every permutation at some voxels (n, v): t, its size if two-sided, or F, (count, v)."""
         width = values.shape[1]
         unit, _, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
-        found = [self._scores(self.product(rows, unit))[0][:, :width].cpu().numpy() for rows in blocks]
+        found = [self._scored(rows, unit)[0][:, :width].cpu().numpy() for rows in blocks]
         return self.scale.statistic(np.concatenate(found))
 
     def rows(self, start: int, stop: int) -> list[torch.Tensor]:
@@ -91,9 +91,9 @@ class PermutedScores:
         level = own - self.ties * own.abs()
         largest, counts, kept = [], torch.zeros_like(level, dtype=torch.int64), []
         for rows in blocks:
-            score, signed = self._scores(self.product(rows, unit))
+            score, signed = self._scored(rows, unit)
             if self.scale.is_signed:
-                score.masked_fill_(outside, -1.0)  # their zero would be the largest where all others are negative
+                score.masked_fill_(outside, self.scale.lowest)  # their zero may be the largest of all
             largest.append(score.amax(dim=1))
             counts += (score >= level).sum(dim=0)
             if keep:
@@ -129,6 +129,10 @@ class PermutedScores:
         unit = unit.addmm_(self.tested.to(unit.dtype), (tested * per_length).to(unit.dtype))
         own = tested[0] * per_length if self.scale.is_signed else squares * per_length**2
         return unit, own.to(self.dtype), full.doubtful
+
+    def _scored(self, rows: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (b, v) of a block's rows, and something with the sign of the statistic."""
+        return self._scores(self.product(rows, unit))
 
     def _scores(self, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (b, v) of products (k · b, v), and the product with the first tested direction."""
@@ -184,8 +188,7 @@ def tail_p(
         Where a tail fits and the value lies in it.
     """
     p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
-    n_rows = engine.permuted.n_tested + engine.permuted.moving.shape[1]
-    count = min(count, _TAIL_BYTES // (4 * n_rows * len(engine.plan.basis)))
+    count = min(count, _TAIL_BYTES // (4 * engine.rows_each * len(engine.plan.basis)))
     if count < FEWEST:
         return p, is_approximated
     blocks = engine.rows(0, count)

@@ -14,6 +14,7 @@ from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.inference import p_of_f, p_two_sided, q_fdr, z_of_f, z_of_t
 from vbmstat.glm.results import StatMap
 from vbmstat.glm.sandwich import SandwichFit
+from vbmstat.glm.variance_groups import GroupedFit
 
 
 def subject_labels(name: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> list[str]:
@@ -59,13 +60,15 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool) -> tuple[str, 
     return (wrong,) if n else ()
 
 
-def sandwich_maps(fit: SandwichFit, index: int, contrast: Contrast, with_fdr: bool = False) -> dict[str, StatMap]:
+def sandwich_maps(
+    fit: SandwichFit | GroupedFit, index: int, contrast: Contrast, with_fdr: bool = False
+) -> dict[str, StatMap]:
     """The maps of one contrast: t or F, p, z, effect, variance, degrees of freedom, and q if wanted.
 
     Parameters
     ----------
-    fit : SandwichFit
-        From :func:`vbmstat.glm.sandwich.fit_sandwich`.
+    fit : SandwichFit or GroupedFit
+        From :func:`vbmstat.glm.sandwich.fit_sandwich` or :func:`vbmstat.glm.variance_groups.fit_grouped`.
     index : int
         Which contrast of the fit.
     contrast : Contrast
@@ -88,10 +91,11 @@ def sandwich_maps(fit: SandwichFit, index: int, contrast: Contrast, with_fdr: bo
         StatMap("z", np.where(inside, z, 0.0), ("z score", ()), f"SPM{{Z}} - {name}"),
         StatMap("df", df, ("estimate", ()), f"effective degrees of freedom: {contrast.name}"),
     ]
+    how = "sandwich" if isinstance(fit, SandwichFit) else "groups'"
     if t_like:
         found += [
             StatMap("effect", fit.effect[index], ("estimate", ()), name),
-            StatMap("variance", fit.variance[index], ("estimate", ()), f"sandwich variance of {name}"),
+            StatMap("variance", fit.variance[index], ("estimate", ()), f"{how} variance of {name}"),
         ]
     if with_fdr:
         q = np.ones(len(p))

@@ -334,7 +334,9 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
     return {one.stat: one for one in found}
 
 
-def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarray, df: float) -> dict[str, StatMap]:
+def inference_maps(
+    inference: Inference, contrast: Contrast, statistic: np.ndarray, df: float | None
+) -> dict[str, StatMap]:
     """The maps of corrected inference on one contrast, and effect sizes with their intervals.
 
     Parameters
@@ -345,8 +347,8 @@ def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarr
         Its name and kind.
     statistic : ndarray, (n_voxels,)
         T or F.
-    df : float
-        Residual degrees of freedom.
+    df : float or None
+        Residual degrees of freedom; None leaves effect sizes out.
     """
     sides = "two-sided" if inference.two_sided else "one-sided"
     p_value, estimate = ("p value", ()), ("estimate", ())
@@ -369,7 +371,7 @@ def inference_maps(inference: Inference, contrast: Contrast, statistic: np.ndarr
             for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
                 assert p is not None  # noqa: S101 - comes with clusters
                 add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}{how[what]}")
-    if contrast.kind == "t":
+    if contrast.kind == "t" and df is not None:
         low, high = d_interval(statistic, df)
         inside = statistic != 0
         add("g", hedges_g(cohens_d(statistic, df), df), "Hedges' g", estimate)

@@ -101,7 +101,8 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     else:
         data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
     df = record.get("df_resid")
-    freedom = "" if df is None or "sandwich" in record else f"; {df:g} residual degrees of freedom"
+    has_own_variances = "sandwich" in record or "variance_groups" in record
+    freedom = "" if df is None or has_own_variances else f"; {df:g} residual degrees of freedom"
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
@@ -109,11 +110,12 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
         *([] if of_regions else [_mask(record["mask_rule"])]),
         *_variance(options),
         *_sandwich(record),
+        *_variance_groups(record),
         *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
         *_subsets(record, options),
-        *([] if "sandwich" in record else ["Effect sizes are partial correlations r and Cohen's d."]),
+        *([] if has_own_variances else ["Effect sizes are partial correlations r and Cohen's d."]),
     ]
     versions = record["versions"]
     packages = [name for name in ("torch", "numpy", "scipy", "formulaic") if name in versions]
@@ -163,6 +165,17 @@ def _sandwich(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _variance_groups(record: Mapping[str, Any]) -> list[str]:
+    found = record.get("variance_groups")
+    if found is None:
+        return []
+    which = "the exchangeability blocks make" if found["column"] == "auto" else f"the column {found['column']} names"
+    return [
+        f"Variances were estimated for each of the {len(found['scans_per_group'])} groups of scans that {which} (v of "
+        "Aspin and Welch, G for several rows) [@winkler2014]."
+    ]
+
+
 def _variance(options: Mapping[str, Any]) -> list[str]:
     sentences = []
     if options["weights"]:
@@ -208,8 +221,27 @@ def _inference(record: Mapping[str, Any]) -> list[str]:
             f"Family-wise error over voxels was controlled by {' or '.join(f'{n:,}' for n in numbers)} {verb}{scheme}"
             f"{blocks} [@winkler2014], for {ways}; corrected p-values are {sides}."
         )
+        sentences += _shortcuts(inference["contrasts"])
     if "fdr" in kinds:
         sentences.append(f"False discovery rates over voxels are {sides} q-values of Benjamini and Hochberg.")
+    return sentences
+
+
+def _shortcuts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Early stopping and fitted tails."""
+    sentences = []
+    if any(entry["permutations"] < entry.get("permutations_planned", 0) for entry in contrasts):
+        planned = max(entry["permutations_planned"] for entry in contrasts)
+        sentences.append(
+            f"{planned:,} were planned, and stopped where enough had reached the strongest finding [@besag1991]."
+        )
+    tails = [tail for entry in contrasts for tail in entry.get("approximated", {}).get("tails", {}).values() if tail]
+    if tails:
+        what = {
+            "gamma": "P-values are those of gamma distributions with the moments of the permutations' maxima",
+            "gpd": "Small p-values are those of generalised Pareto distributions fitted to the upper tails",
+        }[tails[0]["kind"]]
+        sentences.append(f"{what} [@winkler2016], not below {min(tail['floor'] for tail in tails):.2g}.")
     return sentences
 
 
