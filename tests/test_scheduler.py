@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -18,6 +19,18 @@ def test_a_scheduler_by_its_address():
         with open_cluster(running.scheduler_address) as found:
             assert list(found.map(abs, [-1, 2, -3])) == [1, 2, 3]
         assert list(running.scheduler.workers)  # those of the user stay
+
+
+def test_dask_is_quiet(caplog):
+    """Its log would run through the screen of a batch; afterwards it is as it was."""
+    before = logging.getLogger("distributed").level
+    with caplog.at_level(logging.INFO):
+        quiet = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
+        caplog.clear()
+        with quiet as running, open_cluster(running.scheduler_address) as found:
+            assert list(found.map(abs, [-1])) == [1]
+            assert not [record for record in caplog.records if record.name.startswith("distributed")]
+    assert logging.getLogger("distributed").level == before
 
 
 def test_no_cluster():

@@ -84,6 +84,7 @@ def open_cluster(
     wanted = 1
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_SETTINGS))
+        stack.enter_context(_quiet(logging.getLogger("distributed")))
         if scheduler == LOCAL:
             wanted = workers or max(n_cores() // cores, 1)
             where = stack.enter_context(_local(wanted, cores, memory))
@@ -96,6 +97,17 @@ def open_cluster(
             msg = f"no dask scheduler answers at {scheduler}; expected local, slurm, or an address such as tcp://host:8786"
             raise ClusterError(msg) from error
         yield Cluster(client, scheduler, wanted)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Dask tells every connection; what matters to a user comes as a result or an error."""
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
