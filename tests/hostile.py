@@ -258,7 +258,7 @@ BAD = [
     ),
     Case("nii cut at 50 %", _cut(0.5, ".nii"), "expected a complete image"),
     Case("checksum differs", _flipped_bit, "expected a complete image"),
-    Case("empty file", _raw(b""), "cannot be read"),
+    Case("empty file", _raw(b""), "empty, a file of 0 bytes"),
     Case("not gzip", _raw(b"this is no gzip file " * 100), "cannot be read"),
     Case("text named .nii", _raw(b"participant_id\tage\n" * 100, "scan.nii"), "cannot be read"),
     Case("gzip of nothing", _raw(gzip.compress(b"")), "cannot be read"),

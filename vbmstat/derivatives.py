@@ -5,7 +5,6 @@ The sidecar comes last, so that its presence proves that the scan is complete.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
-    made = {"row": row, "affine": affine}
+    made = {"row": row, "affine": affine, "threads": torch.get_num_threads()}
     io.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
 
 
@@ -90,22 +89,23 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, dict[str, Any]]:
     found = {}
     for sidecar in naming.find_sidecars(out, names):
         old = _read_sidecar(sidecar)
-        stem = old.get("scan")
-        if not stem:
+        stem, made_by = old.get("scan"), old.get("versions")
+        if not (isinstance(stem, str) and stem and isinstance(made_by, dict)):
             continue
         scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
         if naming.output_path(out, scan, "sidecar", names) == sidecar and _all_present(out, scan, names):
-            found[scan] = {**old["row"], "engine": old["engine"], "vbmstat_version": old["versions"]["vbmstat"]}
+            found[scan] = {**old["row"], "engine": old.get("engine"), "vbmstat_version": made_by.get("vbmstat")}
     return found
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     """A scan's sidecar; empty if there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = io.read_json(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) and "row" in content else {}
+    sound = isinstance(content, dict) and isinstance(content.get("row"), dict)
+    return content if sound else {}
 
 
 def _all_present(out: Path, scan: naming.Scan, names: str) -> bool:

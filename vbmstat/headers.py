@@ -32,6 +32,8 @@ def wrong_packing(raw: bytes, name: str) -> str:
     >>> wrong_packing(b"version https://git-lfs.github.com/spec/v1", "scan.nii.gz")
     'only a pointer to the image, fetch its content (git lfs pull)'
     """
+    if not raw:
+        return "empty, a file of 0 bytes; copy it again"
     for start, command in _POINTERS.items():
         if raw.startswith(start):
             return f"only a pointer to the image, fetch its content ({command})"
@@ -49,7 +51,7 @@ def wrong_header(head: bytes) -> str:
     These are fields that nibabel repairs by guesses, and sizes that would make it read without end.
     """
     if head.startswith(_GZIP):
-        return "gzipped twice; unpack it once (gunzip)"
+        return "it is gzipped twice; unpack it once (gunzip)"
     version = nifti_version(head)
     if not version:
         return ""

@@ -124,6 +124,21 @@ def write_json(path: Path | str, content: dict[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path | str) -> Any:
+    """Content of a JSON file.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, is no JSON, or is nested deeper than any file of ours.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        msg = "nested too deeply"
+        raise ValueError(msg) from error
+
+
 def write_table(path: Path | str, table: pd.DataFrame, index: bool = False) -> None:
     """Write a BIDS-style TSV (tab, ``n/a`` for missing; control characters escaped), whole or not at all."""
     table = table.copy(deep=False)
@@ -354,7 +369,7 @@ def _parse(head: bytes, path: Path) -> _Stored:
     else:
         version, is_pair = headers.nifti_version(head), path.suffix in (".img", ".hdr")
         if not version:
-            msg = "it has no NIfTI header, and Analyze files do not say which side is left"
+            msg = "no NIfTI header" + ("; Analyze files do not say which side is left" if is_pair else "")
             raise ValueError(msg)
         kind = _NIFTI_HEADERS[version, is_pair]
         header = kind(head[: kind.template_dtype.itemsize])

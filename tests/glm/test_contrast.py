@@ -88,6 +88,15 @@ def test_bad_contrasts(design, spec, match):
         build_contrasts([spec], design)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [{"age": None}, {"age": "much"}, {"age": [1, 2]}, {"age": float("nan")}, [1, {}], [[1], [2, 3]], 10**400, None],
+)
+def test_weights_that_are_no_numbers(design, spec):
+    with pytest.raises(DesignError, match="contrast odd: expected numbers as weights, got"):
+        build_contrasts({"odd": spec}, design)
+
+
 def test_wrong_number_of_weights(design):
     with pytest.raises(DesignError, match=r"contrast x: 2 weights for 9 columns"):
         build_contrasts({"x": [1, 2]}, design)
@@ -111,8 +120,15 @@ def test_contrast_that_cannot_be_estimated():
 
 @pytest.mark.parametrize(
     ("name", "label"),
-    [("age", "age"), ("sex[T.M]", "sexM"), ("age:sex[T.M]", "ageBySexM"), ("a - b", "aMinusB"), ("köln", "köln"),
-     ("sub-cortical", "subCortical"), ("../../etc", "etc")],
+    [
+        ("age", "age"),
+        ("sex[T.M]", "sexM"),
+        ("age:sex[T.M]", "ageBySexM"),
+        ("a - b", "aMinusB"),
+        ("köln", "köln"),
+        ("sub-cortical", "subCortical"),
+        ("../../etc", "etc"),
+    ],
 )
 def test_file_labels(name, label):
     assert file_label(name) == label

@@ -151,6 +151,19 @@ def test_text_that_should_be_numbers():
     assert len(build("C(age)", table.assign(age=["1", "2"] * 13)).columns) == 2
 
 
+def test_codes_with_zeros_in_front_are_levels():
+    table = pd.DataFrame({"site": ["01", "02", "01", "03", "02", "03"], "age": [20.0, 31, 45, 52, 60, 71]})
+    design = build_design("age + site", table, list("abcdef"))
+    assert design.columns == ("Intercept", "age", "site[T.02]", "site[T.03]")
+
+
+@pytest.mark.parametrize("formula", ["C(site, levels=['01'])", "I('x')"])
+def test_what_formulaic_only_warns_of(formula):
+    table = pd.DataFrame({"site": ["01", "02", "01", "03", "02", "03"]})
+    with pytest.raises(DesignError, match="cannot be evaluated"):
+        build_design(formula, table, list("abcdef"))
+
+
 @pytest.mark.parametrize(("factor", "unit"), [(1000, "mm³"), (0.001, "litres")])
 def test_tiv_in_other_units(factor, unit):
     table = make_table()

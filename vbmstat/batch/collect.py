@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ class People:
     def descriptions(self) -> dict[str, Any]:
         """What the participants.json beside the table says of its columns, if there is one that can be read."""
         try:
-            found = json.loads(Path(self.source).with_suffix(".json").read_text(encoding="utf-8-sig"))
+            found = io.read_json(Path(self.source).with_suffix(".json"))
         except (OSError, ValueError):
             return {}
         entries = found.items() if isinstance(found, dict) else ()

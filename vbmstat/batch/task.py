@@ -208,8 +208,8 @@ class ScanRun:
         if row is not None:
             self._end("resumed", row=row)
             return
+        self._volume = io.read_scan(task.scan.path)  # first, for what it says of a file that is none
         self._origin = task.origin()
-        self._volume = io.read_scan(task.scan.path)
 
     def _process(self) -> None:
         assert self._volume is not None  # noqa: S101

@@ -111,7 +111,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         msg = f"{path}: expected a TOML file with [cohorts.NAME] and [variables.NAME], but {reason}"
         raise TableError(msg) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
 
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = io.read_json(path)
         return {
             "tiv_ml": float(content["row"]["tiv_ml"]), "engine": content["engine"],
             "vbmstat_version": content["versions"]["vbmstat"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -237,7 +236,7 @@ def _has_spm_floor(path: Path) -> bool | None:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / "glm.json").read_text(encoding="utf-8"))
+        record = io.read_json(folder / "glm.json")
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

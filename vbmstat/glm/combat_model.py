@@ -107,13 +107,14 @@ def load_model(path: Path | str) -> CombatModel:
             if "shape" in about:
                 grid = Grid(tuple(about["shape"]), stored["affine"])
                 space = Space(grid, stored["voxel_index"], about["axcodes"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        msg = f"{path}: expected a model of vbmstat harmonize (.npz), but reading it failed: {error}"
+        arrays |= {name: arrays[name].astype(np.float64) for name in ("mean", "slopes", "sd", "gamma", "delta")}
+        effects = SiteEffects(sites=tuple(about["sites"]), **arrays)
+        columns, features = tuple(about["columns"]), tuple(about["features"])
+        model = CombatModel(effects, str(about["preserve"]), columns, dict(about["covariates"]), space, features)
+    except Exception as error:  # whatever numpy makes of a damaged file
+        msg = f"{path}: expected a model of vbmstat harmonize (.npz), but reading it failed: {error!r}"
         raise VbmstatError(msg) from error
-    arrays |= {name: arrays[name].astype(np.float64) for name in ("mean", "slopes", "sd", "gamma", "delta")}
-    effects = SiteEffects(sites=tuple(about["sites"]), **arrays)
-    columns, features = tuple(about["columns"]), tuple(about["features"])
-    return CombatModel(effects, about["preserve"], columns, about["covariates"], space, features)
+    return model
 
 
 def preserved_columns(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vbmstat import io
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
 from vbmstat.glm.design import INTERCEPT, RANK_TOLERANCE, Design
@@ -115,7 +115,7 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
 
 def _from_json(path: Path) -> list[tuple[str | None, Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = io.read_json(path)
     except (OSError, ValueError) as error:
         msg = f"{path}: expected a JSON object of contrasts, but reading failed: {error}"
         raise DesignError(msg) from error
@@ -129,7 +129,7 @@ def _build(name: str | None, spec: Any, design: Design) -> Contrast:
     if isinstance(spec, Mapping):
         weights = np.zeros((1, len(design.columns)))
         for column, weight in spec.items():
-            weights += float(weight) * _lookup(str(column), design)
+            weights += _numbers(name or "contrast", weight, 0) * _lookup(str(column), design)
         return Contrast(name or "contrast", weights, "t")
     if not isinstance(spec, str):
         return _from_numbers(name or "contrast", spec, design)
@@ -142,12 +142,25 @@ def _build(name: str | None, spec: Any, design: Design) -> Contrast:
 
 
 def _from_numbers(name: str, weights: Any, design: Design) -> Contrast:
-    rows = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    rows = np.atleast_2d(_numbers(name, weights))
     if rows.ndim != 2 or rows.shape[1] != len(design.columns):
         columns = ", ".join(design.columns)
         msg = f"contrast {name}: {rows.shape[-1]} weights for {len(design.columns)} columns ({columns})"
         raise DesignError(msg)
     return Contrast(name, rows, "t" if len(rows) == 1 else "F")
+
+
+def _numbers(name: str, weights: Any, n_dimensions: int | None = None) -> np.ndarray:
+    """Finite weights as an array."""
+    try:
+        numbers = np.asarray(weights, dtype=np.float64)
+        sound = bool(np.isfinite(numbers).all()) and n_dimensions in (None, numbers.ndim)
+    except (TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        msg = f"contrast {name}: expected numbers as weights, got {str(weights)[:80]}"
+        raise DesignError(msg)
+    return numbers
 
 
 def _from_text(name: str, text: str, design: Design) -> Contrast:

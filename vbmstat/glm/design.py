@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from formulaic import Formula, model_matrix
-from formulaic.errors import FormulaicError
+from formulaic.errors import DataMismatchWarning, FormulaicError
 
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError, TableError
-from vbmstat.glm.formula import expression_names
+from vbmstat.glm.formula import check_size, expression_names
 from vbmstat.glm.sites import site_column, site_confounding
 
 INTERCEPT = "Intercept"
@@ -137,6 +138,7 @@ def with_map_column(design: Design, name: str) -> Design:
 
 def parse_formula(formula: str) -> Any:
     """Parsed right-hand side, after every factor in it has been found harmless."""
+    check_size(formula)
     try:
         parsed = Formula(formula)
         factors = sorted({factor.expr for term in parsed for factor in term.factors})
@@ -253,6 +255,8 @@ def _check_not_numbers(name: str, text: pd.Series, formula: str) -> None:
     if f"C({name}" in formula.replace(" ", ""):
         return
     numbers = pd.to_numeric(text, errors="coerce")
+    if numbers.notna().all():  # codes such as 01, which a table keeps as text: levels
+        return
     commas = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
     if commas.notna().sum() * 2 <= len(text):
         return
@@ -274,14 +278,18 @@ def _evaluate(
         msg = f"formula {formula!r}: no scan has all covariates"
         raise TableError(msg)
     try:
-        with np.errstate(all="ignore"):  # what log and sqrt could not do is found below, by scan
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # what log and sqrt could not do is found below
+            warnings.simplefilter("error", DataMismatchWarning)  # a level of the data that C(..., levels=...) lacks
             evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="ignore")
-    except (FormulaicError, ValueError, TypeError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
+            matrix = np.asarray(evaluated, dtype=np.float64)
+    except (
+        FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError, ArithmeticError, MemoryError,
+        np.linalg.LinAlgError,
+    ) as error:  # fmt: skip
         reason = _one_line(error)
         msg = f"formula {formula!r} cannot be evaluated ({reason[:200]}); check its functions and levels"
         raise DesignError(msg) from error
     spec = evaluated.model_spec
-    matrix = np.asarray(evaluated, dtype=np.float64)
     names = [str(name) for name in spec.column_names]
     terms = {
         INTERCEPT if str(term) == "1" else str(term): tuple(names[i] for i in indices)

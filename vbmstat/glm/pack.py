@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -105,7 +104,7 @@ def open_store(folder: Path) -> PackedMaps:
         If the folder is no store or a half-written one.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = io.read_json(folder / "manifest.json")
         if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
             raise ValueError(f"format {manifest['format']}")  # noqa: EM102
         segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
@@ -118,10 +117,14 @@ def open_store(folder: Path) -> PackedMaps:
             np.load(folder / "voxels.npy"), manifest["axcodes"],
         )
         mask = np.load(folder / manifest["mask_file"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        msg = f"{folder}: expected packed maps, but {error}; run vbmstat pack again"
+        ids = tuple(map(str, manifest["scan_ids"]))
+        if not mask.shape == space.voxel_index.shape == (manifest["n_voxels"],) or mask.dtype != bool:
+            raise ValueError(f"{manifest['mask_file']} does not fit voxels.npy")  # noqa: EM102
+        if len(ids) != sum(n_scans for _, n_scans in segments) or not set(ids) <= set(manifest["files"]):
+            raise ValueError("the scans of manifest.json are not those of the segments")  # noqa: EM101
+    except Exception as error:  # whatever numpy makes of damaged files
+        msg = f"{folder}: expected packed maps, but {error!r}; run vbmstat pack again"
         raise ScanError(msg) from error
-    ids = tuple(manifest["scan_ids"])
     return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
 
 

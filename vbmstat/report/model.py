@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -120,10 +119,10 @@ def read_model(folder: Path) -> Model:
         If glm.json or design.tsv cannot be read.
     """
     try:
-        record = json.loads((folder / "glm.json").read_text(encoding="utf-8"))
+        record = io.read_json(folder / "glm.json")
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
         contrasts = record["contrasts"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r})"
         raise VbmstatError(msg) from error
     if record.get("level", "voxel") != "voxel":  # a table of regions in place of maps

@@ -124,7 +124,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     for scan in cohort.scan_ids:
         path = run.output(scan, "sidecar")
         try:
-            run.sidecars[scan] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+            run.sidecars[scan] = io.read_json(path) if path else {}
         except (OSError, ValueError):
             continue
     return run
