@@ -18,6 +18,7 @@ from vbmstat.cli import (
     pack,
     preprocess,
     report,
+    rerun,
     roi,
     show,
     simulate,
@@ -55,6 +56,7 @@ app.command("evaluate")(evaluate.command)
 app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
 app.command("report")(report.command)
+app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)

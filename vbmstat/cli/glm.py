@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vbmstat.glm.clusters import Regions
     from vbmstat.glm.results import GlmResults
 
@@ -16,6 +18,7 @@ _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 
 
 
 def command(
+    ctx: typer.Context,
     formula: Annotated[str, typer.Argument(help="For example 'gm ~ age + sex + tiv'.")],
     cohort: Annotated[
         Path | None, typer.Option(help="Cohort table; default ./cohort.tsv or vbmstat-out/cohort.tsv.")
@@ -115,7 +118,8 @@ def command(
     if level != "voxel":
         _check_no_cluster(scheduler)
         given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
-        fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared)
+        call = call_record(ctx.params, table)
+        fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared, call)
         _write_report(folder, table, report)
         return
     _check_voxelwise(random)
@@ -124,12 +128,42 @@ def command(
             maps, formula, table, contrast, store=store, scratch=folder, progress=progress, missing=missing,
             inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, **shared, **of_maps,
         )  # fmt: skip
+    results.record["call"] = call_record(ctx.params, table)
     results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
     for tested in results.contrasts:
         (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
     _write_figures(results, folder)
     _tell(results, folder)
     _write_report(folder, None if maps else table, report)
+
+
+_FILES, _NOT_RECORDED = ("draws", "mask"), ("out", "store", "jobs", "scheduler", "report")
+
+
+def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
+    """Every parameter of the command that can change the result, for ``vbmstat rerun``.
+
+    Files are recorded by name and sha256, a folder of maps by its name: the maps themselves are in the record anyway.
+    """
+    from vbmstat.assets import sha256  # noqa: PLC0415 - heavy imports inside the command
+
+    def plain(name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [plain(name, one) for one in value]
+        if isinstance(value, bool | int | float):
+            return value
+        text = str(value)
+        if name == "maps":
+            return {"folder": Path(text).name}
+        of_files = name in _FILES or (name == "contrast" and text.endswith(".json")) or (
+            name == "atlas" and text.endswith((".nii", ".nii.gz"))
+        )
+        return {"file": Path(text).name, "sha256": sha256(Path(text))} if of_files else text
+
+    kept = {k: plain(k, v) for k, v in parameters.items() if v is not None and v != () and k not in _NOT_RECORDED}
+    name = "participants" if "maps" in kept else "cohort"  # the table, whichever option named it
+    kept = {k: v for k, v in kept.items() if k not in ("cohort", "participants")}
+    return dict(sorted({**kept, name: {"file": table.name, "sha256": sha256(table)}}.items()))
 
 
 def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:

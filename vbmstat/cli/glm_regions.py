@@ -18,6 +18,7 @@ def fit_regions(
     folder: Path,
     given: Mapping[str, Any],
     options: Mapping[str, Any],
+    call: Mapping[str, Any],
 ) -> None:
     """Fit, write the tidy table, and say what was found.
 
@@ -31,6 +32,8 @@ def fit_regions(
         ``maps``, ``atlas``, ``level``, ``random``, ``inference`` as the command got them.
     options : mapping
         Options of the fit; those at their default are left out, so that a mixed model can refuse the others.
+    call : mapping
+        The command's parameters, for the record.
     """
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.glm.options import Options  # noqa: PLC0415
@@ -40,6 +43,7 @@ def fit_regions(
     changed = {name: value for name, value in options.items() if value != getattr(default, name) and value is not None}
     with stages() as progress:
         results = fit_roi_glm(formula, table, contrasts, progress=progress, **given, **changed)
+    results.record["call"] = dict(call)
     results.to_directory(folder)
     for note in results.record["notes"]:
         typer.echo(f"note: {note}")

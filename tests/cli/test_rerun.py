@@ -1,0 +1,118 @@
+"""vbmstat rerun of a model, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import matplotlib as mpl
+import pytest
+from typer.testing import CliRunner
+
+from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
+from vbmstat import io
+from vbmstat.cli import app, rerun
+from vbmstat.cli.glm import call_record
+from vbmstat.errors import VbmstatError
+
+mpl.use("Agg")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
+
+
+def run(*arguments, code=0) -> str:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    if isinstance(result.exception, VbmstatError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+
+
+@pytest.fixture
+def fitted(cohort_folder, no_pictures):  # noqa: F811
+    """A folder with a model of a cohort; contrasts in a file, a mask of one's own, everything else by option."""
+    (cohort_folder / "contrasts.json").write_text('{"older": "age"}')
+    (cohort_folder / "elsewhere").mkdir()
+    run("glm", "gm ~ age + sex", "--cohort", cohort_folder / "cohort.tsv", "--repeats", 4, "--seed", 3,
+        "--contrast", cohort_folder / "contrasts.json", "--contrast", "sex", "--mask-share", "0.9", "--one-sided",
+        "--spm-names", "--inference", "fdr", "--atlas", "none")  # fmt: skip
+    return cohort_folder / "glm" / "gm_age_sex"
+
+
+def test_a_model_again(fitted, tmp_path):
+    said = run("rerun", fitted / "glm.json")
+    n = len([path for path in fitted.iterdir() if path.is_file()])
+    assert f"{n} of {n} files have the same bytes" in said
+    assert " --repeats 4 " in said
+    assert " --seed 3 " in said
+    assert not list(tmp_path.glob("again*"))
+    said = run("rerun", fitted / "glm.json", "--out", tmp_path / "again")
+    assert f"new outputs in {tmp_path / 'again'}" in said
+    assert (tmp_path / "again" / "spmT_0001.nii").read_bytes() == (fitted / "spmT_0001.nii").read_bytes()
+
+
+def test_a_model_of_a_folder_of_maps_moved_elsewhere(cohort_folder, tmp_path, no_pictures):  # noqa: F811
+    people = cohort_folder / "people.tsv"
+    people.write_text((cohort_folder / "cohort.tsv").read_text())
+    out = cohort_folder / "model"
+    run("glm", "gm ~ age", "--maps", cohort_folder / "mri", "--participants", people, "--repeats", 0, "--out", out,
+        "--atlas", "none")  # fmt: skip
+    shutil.move(cohort_folder / "mri", tmp_path / "moved" / "mri")
+    shutil.move(people, tmp_path / "moved" / "people.tsv")
+    said = run("rerun", out / "glm.json", "--inputs", tmp_path / "moved")
+    assert "have the same bytes" in said
+    with pytest.raises(VbmstatError, match=r"is not below .*--inputs"):
+        run("rerun", out / "glm.json", "--inputs", out)
+
+
+def test_changed_outputs_inputs_and_versions(fitted):
+    effect = fitted / "contrast-older_stat-effect_statmap.nii.gz"
+    volume = io.read_volume(effect)
+    io.write_volume(effect, type(volume)(volume.data + 1, volume.grid))
+    said = run("rerun", fitted / "glm.json", code=1)
+    assert "differs: contrast-older_stat-effect_statmap.nii.gz (values differ by at most 1)" in said
+    record = json.loads((fitted / "glm.json").read_text())
+    record["versions"]["numpy"] = "0.1"
+    (fitted / "glm.json").write_text(json.dumps(record))
+    with pytest.raises(VbmstatError, match="1 things are not as they were; install those versions, or say --any-ver"):
+        run("rerun", fitted / "glm.json")
+    assert "not as it was: numpy: 0.1 then" in run("rerun", fitted / "glm.json", "--any-version", code=1)
+
+
+def test_maps_that_changed_are_named(fitted):
+    folder = fitted.parents[1]
+    changed = folder / "mri" / "s6mwp1sub-004_T1w.nii.gz"
+    volume = io.read_volume(changed)
+    io.write_volume(changed, type(volume)(volume.data * 1.01, volume.grid))
+    assert "not as it was: the map of sub-004" in run("rerun", fitted / "glm.json", code=1)
+
+
+def test_models_from_python_are_refused(fitted):
+    record = json.loads((fitted / "glm.json").read_text())
+    record.pop("call")
+    (fitted / "glm.json").write_text(json.dumps(record))
+    with pytest.raises(VbmstatError, match="made from Python or by an older version"):
+        run("rerun", fitted / "glm.json")
+
+
+def test_regions_again(cohort_folder, no_pictures):  # noqa: F811
+    record = {"call": {"formula": "gm ~ age", "level": "roi", "one_sided": False, "global_scaling": True}, "maps": {}}
+    arguments = rerun.glm_arguments(record, [cohort_folder])
+    assert arguments == ["glm", "gm ~ age", "--global-scaling", "--two-sided", "--level", "roi"]
+
+
+def test_the_record_of_a_command_names_no_folder_of_the_machine(cohort_folder):  # noqa: F811
+    table_file = cohort_folder / "cohort.tsv"
+    parameters = {
+        "formula": "gm ~ age", "maps": str(cohort_folder / "mri"), "participants": table_file, "repeats": 3,
+        "mask": table_file, "out": cohort_folder, "store": cohort_folder, "contrast": ["age", str(table_file)],
+        "draws": None, "atlas": str(table_file),
+    }  # fmt: skip
+    record = call_record(parameters, table_file)
+    assert record["maps"] == {"folder": "mri"}
+    assert record["participants"]["file"] == record["mask"]["file"] == "cohort.tsv"
+    assert set(record) == {"formula", "maps", "participants", "repeats", "mask", "contrast", "atlas"}

@@ -1,0 +1,247 @@
+"""Run again what made a result, from the record beside it, and compare the outputs byte by byte.
+
+A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
+and the sha256 of every input; inputs are found by name and sha256, wherever they lie now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from vbmstat import io, naming
+from vbmstat.assets import ASSETS, sha256
+from vbmstat.batch.task import ScanTask, run_scan
+from vbmstat.device import choose_device
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc.pipeline import engine_parameters
+from vbmstat.provenance import device_label, versions
+
+COMMANDS = ("preprocess", "glm")
+_HASHED = 12  # digits shown
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One output, before and now.
+
+    Attributes
+    ----------
+    name : str
+        Relative to the output folder.
+    status : {"same bytes", "differs", "only before", "only now"}
+        What came out.
+    detail : str
+        Largest difference of an image's values, where bytes differ.
+    """
+
+    name: str
+    status: str
+    detail: str = ""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record beside a result.
+
+    Raises
+    ------
+    VbmstatError
+        If the file is no such record.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["command"] in COMMANDS and isinstance(record["versions"], dict):
+            return dict(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no record of a run"
+        msg = f"{path}: expected report/vbmstat_NAME.json of preprocess or glm.json of glm: {reason}"
+        raise VbmstatError(msg) from error
+    msg = f"{path}: made by vbmstat {record['command']}; expected a record of {' or '.join(COMMANDS)}"
+    raise VbmstatError(msg)
+
+
+def differences(record: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when a result was made: versions, machine, device, assets; a line each."""
+    now = {**versions(), "formulaic": metadata.version("formulaic")}
+    pairs: list[tuple[str, Any, Any]]
+    pairs = [(name, then, now.get(name, "not installed")) for name, then in record["versions"].items()]
+    pairs.append(("device", record.get("device", ""), _device_now(record)))
+    if record["command"] == "preprocess":
+        then = record["parameters"]
+        pairs += [(f"asset {name}", then["assets"].get(name), asset.sha256) for name, asset in ASSETS.items()]
+        pairs += [(name, then.get(name), value) for name, value in _engine_now(record).items()]
+    return [f"{name}: {_short(then)} then, {_short(here)} now" for name, then, here in pairs if then != here]
+
+
+def _device_now(record: Mapping[str, Any]) -> str:
+    try:
+        return device_label(choose_device(device_name(record)))
+    except VbmstatError:
+        return "no such device"
+
+
+def device_name(record: Mapping[str, Any]) -> str:
+    """``cpu`` or ``cuda``, whatever the model."""
+    return str(record.get("device", "cpu")).split(" ")[0]
+
+
+def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the engine would record now; nothing where it cannot be told, such as weights in a folder of one's own."""
+    try:
+        return engine_parameters(str(record.get("engine")), *filter(None, [record["parameters"].get("weights")]))
+    except VbmstatError:
+        return {}
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
+    """A file by its sha256: at its relative name below a folder, else under its name anywhere below, else any.
+
+    Raises
+    ------
+    VbmstatError
+        If none has that content.
+    """
+    other: Path | None = None
+    for path in _candidates(name, folders):
+        if path.is_file():
+            if sha256(path) == digest:
+                return path
+            other = path if path.name == Path(name).name else other
+    places = ", ".join(map(str, folders))
+    why = f"; {other} has another content" if other is not None else ""
+    msg = f"{name} (sha256 {digest[:_HASHED]}…) is not below {places}{why}; give its folder with --inputs"
+    raise VbmstatError(msg)
+
+
+def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
+    base = Path(name).name
+    for folder in folders:
+        yield folder / name
+    for folder in folders:
+        yield from sorted(folder.rglob(_literal(base)))
+    for folder in folders:
+        yield from sorted(path for path in folder.rglob(f"*{''.join(Path(base).suffixes[-1:])}") if path.name != base)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path], out: Path) -> list[Compared]:
+    """Preprocess the scan of a sidecar again, with as many threads, and compare.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of the sidecar.
+    sidecar : Path
+        Where it lies, among the outputs that are compared.
+    inputs : sequence of Path
+        Folders with the scan; by default those around the outputs.
+    out : Path
+        Folder for the new outputs.
+
+    Raises
+    ------
+    VbmstatError
+        If the scan is not found, or fails.
+    """
+    names, stem = str(record["parameters"]["names"]), str(record["scan"])
+    before = _output_folder(sidecar, names, stem)
+    (entry,) = record["inputs"]
+    found = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
+    with _under_name(found, Path(entry["path"]).name) as path:
+        scan = naming.Scan(path, stem, *naming.split_ids(stem))
+        engine, parameters = str(record["engine"]), dict(record["parameters"])
+        task = ScanTask(scan, out.absolute(), engine, device_name(record), names, parameters, force=True,
+                        weights=parameters.get("weights"))  # fmt: skip
+        with _threads(record.get("threads")):
+            outcome = run_scan(task)
+    if outcome.status != "done":
+        msg = f"{stem}: {outcome.reason or outcome.status}"
+        raise VbmstatError(msg)
+    kinds = (naming.output_path(Path(), scan, kind, names) for kind in naming.OUTPUT_KINDS)
+    return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
+
+
+def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
+    """The output folder in which a sidecar lies."""
+    scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+    inside = naming.output_path(Path(), scan, "sidecar", names)
+    folder = sidecar.absolute().parents[len(inside.parts) - 1]
+    if folder / inside != sidecar.absolute():
+        msg = f"{sidecar}: expected it at {inside.as_posix()} of an output folder, beside the outputs of {stem}"
+        raise VbmstatError(msg)
+    return folder
+
+
+@contextmanager
+def _under_name(path: Path, name: str) -> Iterator[Path]:
+    """A file under the name that it had, which the sidecar records."""
+    if path.name == name:
+        yield path.absolute()
+        return
+    with TemporaryDirectory(prefix="vbmstat-") as folder:
+        link = Path(folder) / name
+        link.symlink_to(path.absolute())
+        yield link
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """As many threads as were used: sums over several threads round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(n or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare_outputs(before: Path, now: Path, names: Iterable[str] | None = None) -> list[Compared]:
+    """Files of two output folders, byte by byte.
+
+    Parameters
+    ----------
+    before, now : Path
+        The folders.
+    names : iterable of str, optional
+        Relative names to compare; all files of either folder by default.
+    """
+    if names is None:
+        both = {p.relative_to(f).as_posix() for f in (before, now) for p in f.rglob("*") if p.is_file()}
+        names = sorted(both)
+    return [_compare(name, before / name, now / name) for name in names]
+
+
+def _compare(name: str, before: Path, now: Path) -> Compared:
+    if not before.is_file() or not now.is_file():
+        return Compared(name, "only now" if now.is_file() else "only before")
+    if sha256(before) == sha256(now):
+        return Compared(name, "same bytes")
+    return Compared(name, "differs", _image_difference(before, now))
+
+
+def _image_difference(before: Path, now: Path) -> str:
+    if not now.name.endswith((".nii", ".nii.gz")):
+        return ""
+    try:
+        old, new = io.read_channels(before), io.read_channels(now)
+    except VbmstatError as error:
+        return str(error)
+    if old.data.shape != new.data.shape:
+        return f"shape {tuple(old.data.shape)} then, {tuple(new.data.shape)} now"
+    return f"values differ by at most {float((old.data - new.data).abs().max()):.3g}"
