@@ -339,9 +339,11 @@ def test_a_finding_is_never_stopped():
     assert nulls.p_tfce_fwe.min() < 0.02
     few = replace(NullSettings(), stop_after=280)
     assert case.nulls(permuted, few).count == 300
-    none = Case("age + group + tiv", "age", dtype=np.float32)
-    wanted = NullSettings(stop_after=20, wants_tfce=True, wants_fwe=False)
-    assert none.nulls(permuted, wanted).count == 128  # what is not asked does not hold it up
+    maxima = {"statistic": np.arange(128.0, 0, -1), "tfce": np.arange(128.0)}
+    ties = {"statistic": 0.0, "tfce": 0.0}
+    for wants_fwe in (True, False):  # what is not asked does not hold it up
+        wanted = NullSettings(stop_after=20, wants_tfce=True, wants_fwe=wants_fwe)
+        assert is_decided(maxima, 128, wanted, ties) is not wants_fwe
 
 
 def test_early_stop_of_all_that_exist():

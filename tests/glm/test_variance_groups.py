@@ -14,6 +14,7 @@ from vbmstat.errors import DesignError, TableError
 from vbmstat.glm import grouped_scores, permutation
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.blocks import block_tree, free_tree, orbits
+from vbmstat.glm.checkpoint import analysis_key
 from vbmstat.glm.contrast import build_contrasts
 from vbmstat.glm.design import build_design
 from vbmstat.glm.maps import ArrayMaps
@@ -217,6 +218,15 @@ def test_cutting_the_work_does_not_matter(monkeypatch, tmp_path):
     other = case.nulls(permuted, n_threads=2, chunk_voxels=512, backend="linear", checkpoint=tmp_path / "p", key="k")
     np.testing.assert_allclose(other.maxima["statistic"], whole.maxima["statistic"], rtol=1e-9)
     np.testing.assert_array_equal(other.p_uncorrected, whole.p_uncorrected)
+
+
+def test_other_groups_are_another_analysis():
+    case = Case("age", "age")
+    keys = {
+        analysis_key(case.maps, case.plan, case.permuted(groups=groups), NullSettings())
+        for groups in (None, case.groups, case.groups[::-1])
+    }
+    assert len(keys) == 3
 
 
 def test_a_group_without_variance_at_a_voxel():
