@@ -27,8 +27,8 @@ _CONNECT_SECONDS = 10
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS - 1,
     "distributed.scheduler.worker-saturation": 1.0,  # a task that waits for another one could die with its worker
+    "distributed.deploy.lost-worker-timeout": "2 minutes",  # to start again; on a busy machine it takes a while
     "distributed.admin.large-graph-warning-threshold": "1 TB",  # a job is sent once, however large
-    "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS}s",
 }
 
 
@@ -114,11 +114,13 @@ def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
     """Processes of this machine."""
     from distributed import LocalCluster, Security  # noqa: PLC0415
 
-    return LocalCluster(
+    cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory or "auto",
         security=Security.temporary(), dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
         env=dict.fromkeys(_THREADS, str(cores)),
     )  # fmt: skip
+    cluster.adapt(minimum=workers, maximum=workers)  # keeps so many
+    return cluster
 
 
 def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> DaskCluster:
@@ -142,7 +144,7 @@ def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> DaskCl
     )  # fmt: skip
     try:
         _check_job(cluster.job_script())
-        cluster.adapt(minimum=workers, maximum=workers)  # keeps so many: a job that ends is replaced
+        cluster.adapt(minimum=workers, maximum=workers)  # a job that ends, as by its time limit, is replaced
     except BaseException:
         cluster.close()
         raise
