@@ -296,7 +296,7 @@ def segment_scan(
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
         with clock.step("affine"):
-            affine = linear.register_brain(t1w, mask, _template_pyramid(device))
+            affine = linear.register_brain(t1w, mask, template_pyramid(device))
         raw = _cropped(t1w, mask)
         if engine == DEEP:
             found = _found_by_networks(raw, template, affine, deep.networks(weights, device), clock)
@@ -411,7 +411,7 @@ def _check_contrast(means: torch.Tensor) -> None:
 
 
 @cache
-def _template_pyramid(device: torch.device) -> linear.Pyramid:
+def template_pyramid(device: torch.device) -> linear.Pyramid:
     """The template brain as the affine registration wants it; kept for all scans of a run."""
     brain_ = assets.template_brain()
     grid = brain_.grid.with_voxel_size(_DRAFT_MM)

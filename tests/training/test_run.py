@@ -1,0 +1,224 @@
+"""Runs: networks learn, stop and go on as if they had not stopped, and end as files that engine `deep` loads."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.preproc.networks.test_symnet import smooth_field
+from tests.training.conftest import SHAPE, ball
+from vbmstat import assets
+from vbmstat.errors import VbmstatError
+from vbmstat.grid import resample
+from vbmstat.preproc.networks.symnet import SymNet, Velocities, compose_warps, pull
+from vbmstat.preproc.networks.weights import find_set, load_network, own_file
+from vbmstat.training import run
+from vbmstat.training.cases import Case, CaseFile, write_cases
+from vbmstat.training.config import read_config
+from vbmstat.training.tasks import Patches, make_task, registration_grid, tissue_dice
+
+
+def table(out):
+    return pd.read_csv(out / run.LOG, sep="\t")
+
+
+@pytest.fixture(scope="module")
+def whole(onions, tmp_path_factory):
+    """A first stage that has learnt onions."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "run.toml").write_text(
+        f'data = "{onions}"\nn_channels = 4\ndepth = 2\nepochs = 9\nmax_learning_rate = 0.1\naugment = 0\nn_folds = 3\n'
+    )
+    assert run.train("segmentation", folder / "run.toml", folder / "out")
+    return folder / "out"
+
+
+def test_segmentation_learns_and_generalises(whole):
+    log = table(whole)
+    assert list(log["epoch"]) == list(range(1, 10))
+    assert log["loss"].iloc[-1] < 0.2 * log["loss"].iloc[0]
+    assert log["validation_dice"].iloc[-1] > max(0.85, log["validation_dice"].iloc[0] + 0.3)  # other sites
+    assert log["learning_rate"].max() == pytest.approx(0.1, rel=0.1)
+    assert log["learning_rate"].iloc[-1] < 1e-4
+
+
+def test_the_trained_network_is_a_set_of_engine_deep(whole, onions):
+    found = find_set(str(whole))
+    assert found.tissue.whole_shape == SHAPE
+    cases = CaseFile(onions)
+    config = read_config(whole.parent / "run.toml")
+    task = make_task("segmentation", cases, config, torch.device("cpu"), whole)
+    ((image, p0),) = task.examples("onion5", task.stages()[0], None)
+    with torch.inference_mode():
+        assert tissue_dice(found.tissue.whole(image), p0)["dice"] > 0.85
+    _, settings = load_network(own_file(whole, "segmentation"))
+    assert settings["cases_sha256"] == assets.sha256(onions)
+    assert settings["config"] == config.as_dict()
+    assert settings["validation_dice"] > 0.85
+
+
+def test_a_run_that_was_stopped_is_the_same_as_one_that_was_not(onions, configure, tmp_path):
+    class Interrupted(Exception):
+        """Somebody stops the run."""
+
+    def stop(row):
+        raise Interrupted
+
+    config = configure(onions, epochs=3, n_folds=3, n_validation=1)
+    assert run.train("segmentation", config, tmp_path / "at once")
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            run.train("segmentation", config, tmp_path / "in pieces", on_epoch=stop)
+    assert run.train("segmentation", config, tmp_path / "in pieces")
+    first, second = (load_network(own_file(tmp_path / name, "segmentation"))[0] for name in ("at once", "in pieces"))
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert list(table(tmp_path / "at once")["loss"]) == list(table(tmp_path / "in pieces")["loss"])
+
+
+def test_time_that_is_up_stops_before_the_next_epoch(onions, configure, tmp_path, monkeypatch):
+    config = configure(onions, epochs=2, n_folds=3, n_validation=0)
+    assert not run.train("segmentation", config, tmp_path / "out", minutes=-1.0)
+    assert not (tmp_path / "out" / run.CHECKPOINT).exists()
+    clock = iter(range(0, 1000, 50))  # an epoch takes a minute or more
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock))
+    assert not run.train("segmentation", config, tmp_path / "out", minutes=2.0)
+    assert len(table(tmp_path / "out")) == 1
+    assert run.train("segmentation", config, tmp_path / "out")
+    assert len(table(tmp_path / "out")) == 2
+
+
+def test_a_folder_with_another_run_is_left_alone(onions, configure, tmp_path):
+    run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+    with pytest.raises(VbmstatError, match="holds a run with another config; choose another --out"):
+        run.train("segmentation", configure(onions, epochs=2, n_folds=3), tmp_path / "out")
+    with pytest.raises(VbmstatError, match="holds a run with another kind"):
+        run.train("gm-mask", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+    (tmp_path / "out" / run.CHECKPOINT).write_bytes(b"nonsense")
+    with pytest.raises(VbmstatError, match="not a checkpoint of vbmstat"):
+        run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+
+
+def test_validation_cases_are_of_groups_that_did_not_train(onions, configure):
+    cases, config = CaseFile(onions), read_config(configure(onions, n_folds=3, fold=1))
+    learning, judging = run._split(cases, config)
+    group = dict(zip(cases.names, cases.groups, strict=True))
+    assert len(learning) == 4
+    assert len(judging) == 2
+    assert not {group[name] for name in learning} & {group[name] for name in judging}
+    everything = read_config(configure(onions, n_folds=1))
+    assert run._split(cases, everything) == (cases.names, cases.names)
+    with pytest.raises(VbmstatError, match=r"at least 5 groups for 5 folds, got 3 .*; lower n_folds"):
+        run._split(cases, read_config(configure(onions)))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(onions, configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("vbmstat.training.losses.tissue_loss", lambda found, _: found.sum() * float("nan"))
+    with pytest.raises(VbmstatError, match="segmentation: the loss became nan; use a smaller max_learning_rate"):
+        run.train("segmentation", configure(onions, epochs=1, n_folds=1), tmp_path / "out")
+
+
+def test_the_cascade_trains_a_foundation_and_18_positions(onions, whole, configure, tmp_path, monkeypatch):
+    config = configure(
+        onions, epochs=1, foundation_epochs=1, n_folds=3, n_channels=2, batch_size=2, n_validation=1,
+        first_stage=str(own_file(whole, "segmentation")),
+    )  # fmt: skip
+    assert run.train("patches", config, tmp_path / "out")
+    log = table(tmp_path / "out")
+    assert list(log["stage"]) == ["foundation", *(f"patch {n:02d}" for n in range(18))]
+    assert log["loss"].iloc[-1] < log["loss"].iloc[0]
+    networks = [load_network(own_file(tmp_path / "out", "patches", n)) for n in range(18)]
+    cases = CaseFile(onions)
+    task = make_task("patches", cases, read_config(config), torch.device("cpu"), tmp_path)
+    assert isinstance(task, Patches)
+    assert [tuple(settings["position"]) for _, settings in networks] == task.positions[:18]
+    weights = [network.last.weight.flatten().tolist() for network, _ in networks]
+    assert len({tuple(w) for w in weights}) == 18  # each went its own way
+
+
+def test_patches_of_the_right_look_like_those_of_the_left(onions, whole, configure, tmp_path):
+    config = read_config(configure(onions, first_stage=str(own_file(whole, "segmentation"))))
+    task = make_task("patches", CaseFile(onions), config, torch.device("cpu"), tmp_path)
+    foundation, *single = task.stages()
+    assert task.n_examples(foundation) == 27
+    assert [task.n_examples(stage) for stage in single] == 9 * [2] + 9 * [1]
+    left, right = task.examples("onion0", single[4], None)
+    assert left[0].shape == right[0].shape == (1, 2, *task.patch)
+    case = CaseFile(onions).load("onion0")
+    x, y, z = (slice(start, start + n) for start, n in zip(task.positions[4], task.patch, strict=True))
+    assert torch.equal(left[1][0, 0], case["p0"][0][x, y, z])
+    assert torch.equal(right[1][0, 0], case["p0"][0].flip(0)[x, y, z])
+    with pytest.raises(VbmstatError, match="patches: expected first_stage"):
+        make_task("patches", CaseFile(onions), read_config(configure(onions)), torch.device("cpu"), tmp_path)
+
+
+def test_the_gm_mask_learns_where_there_is_none(onions, configure, tmp_path):
+    config = configure(onions, epochs=8, n_folds=3, max_learning_rate=0.05, batch_size=2)
+    assert run.train("gm-mask", config, tmp_path / "out")
+    log = table(tmp_path / "out")
+    assert log["loss"].iloc[-1] < 0.7 * log["loss"].iloc[0]
+    assert log["validation_dice"].iloc[-1] > log["validation_dice"].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The template bent one way, more or less, on a coarse grid."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
+    shape = (24, 28, 20)
+    template = assets.template()
+    tissue = resample(template.data[:2], template.grid, registration_grid(shape))[None]
+    cases = []
+    for n in range(6):
+        half = (0.6 + 0.15 * n) * smooth_field(0.25, 0)
+        scan = pull(tissue, compose_warps(Velocities(half, -half)).backward)
+        coarse = torch.nn.functional.interpolate(half, (12, 14, 10), mode="trilinear", align_corners=True)
+        cases.append(Case(f"pair{n}", f"site{n % 2}", {"scan": scan[0], "velocity": coarse[0]}))
+    write_cases(path, cases, {"kind": "registration", "shape": list(shape)})
+    return path
+
+
+def test_registration_learns_velocities(pairs, configure, tmp_path):
+    config = configure(pairs, epochs=8, n_folds=2, max_learning_rate=0.03, refine=False)
+    assert run.train("registration", config, tmp_path / "out")
+    log = table(tmp_path / "out")
+    assert log["loss"].iloc[-1] < 0.8 * log["loss"].iloc[0]
+    last = log.iloc[-1]
+    assert last["validation_velocity_error"] < 0.85
+    assert last["validation_mse"] < 0.85 * last["validation_mse_affine"]
+    assert last["validation_mse_target"] < 0.5 * last["validation_mse_affine"]
+    assert last["validation_least_jacobian"] > 0
+    network, settings = load_network(own_file(tmp_path / "out", "registration"))
+    assert isinstance(network, SymNet)
+    assert settings["refine"] is False
+
+
+def test_cases_of_another_task_are_refused(onions, pairs, configure, tmp_path):
+    with pytest.raises(VbmstatError, match="expected cases of tissue, got registration"):
+        run.train("segmentation", configure(pairs), tmp_path / "out")
+    with pytest.raises(VbmstatError, match="expected cases of registration, got tissue"):
+        run.train("registration", configure(onions), tmp_path / "out")
+
+
+def test_a_case_that_does_not_say_where_gm_is_none(tmp_path, configure):
+    path = tmp_path / "cases.npz"
+    arrays = {"t1w": ball(9, (13, 15, 13))[None], "p0": ball(9, (13, 15, 13))[None]}
+    write_cases(path, [Case("a", "b", arrays)], {"kind": "tissue", "shape": list(SHAPE)})
+    with pytest.raises(VbmstatError, match="case a does not say where there is no GM"):
+        run.train("gm-mask", configure(path, n_folds=1), tmp_path / "out")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_augmented_examples_differ_and_move_together(onions, configure, precision):
+    config = read_config(configure(onions, augment=1.0, n_folds=1, precision=precision))
+    task = make_task("segmentation", CaseFile(onions), config, torch.device("cpu"), onions.parent)
+    stage = task.stages()[0]
+    seen = [next(task.examples("onion0", stage, torch.Generator().manual_seed(n))) for n in range(4)]
+    plain, known = next(task.examples("onion0", stage, None))
+    assert all(not torch.equal(image, plain) for image, _ in seen)
+    assert sum(torch.equal(p0, known) for _, p0 in seen) < 4
+    for image, p0 in seen:
+        background = p0 == 0
+        assert float(image[background].std()) < 0.05  # the image's air is where p0's is
+        assert float(image[p0 == 3].mean()) > float(image[p0 == 1].mean())
+    assert float(task.loss(task.build(), *seen[0]).detach()) > 0

@@ -1,0 +1,203 @@
+"""Twelve augmentations of a T1w image: what scanners and patients do to it.
+
+Each is a pure function of an image (X, Y, Z), a strength and a source of randomness. They are the paper's twelve
+(Fisch et al. 2026): bias field, motion, noise from a chi distribution, blur, ghosting, spikes, downsampling,
+translation, flip, brightness, contrast, Gibbs ringing. The paper's own code (package mriaug) has not been kept up since
+its first weeks, and TorchIO works on arrays of the CPU and brings SimpleITK and 15 more packages; these are small, and
+run where the image is. The strengths are this project's.
+
+Motion, ghosting, spikes and ringing are made in k-space (Wood & Henkelman 1985, doi:10.1118/1.595783; Graves & Mitchell
+2013, doi:10.1002/jmri.24167; Veraart et al. 2016, doi:10.1002/mrm.25866), noise after Aja-Fernández et al. 2014
+(doi:10.1016/j.mri.2013.12.001).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vbmstat.grid import apply_affine, sample, voxel_indices
+from vbmstat.preproc.smooth import smooth
+
+Source = torch.Generator
+_N_LOW_FREQUENCIES = 2  # of the bias field, in periods over the field of view
+_MAX_COILS = 4
+_MAX_GHOSTS = 4
+
+
+def bias_field(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Times a smooth field of ``1 ± strength`` at most: the inverse Fourier transform of low-frequency noise."""
+    spectrum = torch.zeros(image.shape[0], image.shape[1], image.shape[2] // 2 + 1, dtype=torch.complex64)
+    low = [*range(_N_LOW_FREQUENCIES + 1), *range(-_N_LOW_FREQUENCIES, 0)]
+    for x in low:
+        for y in low:
+            for z in range(min(_N_LOW_FREQUENCIES + 1, spectrum.shape[2])):
+                spectrum[x, y, z] = torch.complex(*torch.randn(2, generator=source)) / (1 + x * x + y * y + z * z)
+    spectrum[0, 0, 0] = 0
+    field = torch.fft.irfftn(spectrum, s=image.shape).to(image.device)
+    return image * (1 + strength * field / field.abs().max())
+
+
+def motion(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """A head that turned by up to `strength` degrees, and moved by as many voxels, while a part of k-space was read."""
+    turn = math.radians(strength) * (2 * torch.rand(3, generator=source) - 1)
+    shift = strength * (2 * torch.rand(3, generator=source) - 1)
+    moved = _turned(image, turn, shift)
+    axis = _pick(3, source)
+    n = image.shape[axis]
+    first = _pick(n, source)
+    during = (torch.arange(n, device=image.device) - first) % n < max(1, n // 5)  # a fifth of the lines
+    during[0] = False  # the mean stays
+    lines = during.reshape([n if a == axis else 1 for a in range(3)])
+    return torch.fft.ifftn(torch.where(lines, torch.fft.fftn(moved), torch.fft.fftn(image))).abs()
+
+
+def chi_noise(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Magnitude of 1 to 4 coils with Gaussian noise of standard deviation `strength` in both channels of each."""
+    n_channels = 2 * (1 + _pick(_MAX_COILS, source))
+    total = (image + strength * _noise(image, source)).square()
+    for _ in range(n_channels - 1):
+        total += (strength * _noise(image, source)).square()
+    return total.sqrt()
+
+
+def blur(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Convolved with a Gaussian whose full width at half maximum is up to `strength` voxels, for each axis its own."""
+    width = strength * torch.rand(3, generator=source)
+    return smooth(image[None], width.numpy(), 3.0)[0]
+
+
+def ghosting(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """2 to 4 ghosts along an axis: every so many lines of k-space is weaker by the share `strength`."""
+    axis, every = _pick(3, source), 2 + _pick(_MAX_GHOSTS - 1, source)
+    gain = torch.ones(image.shape[axis], device=image.device)
+    gain[every // 2 :: every] = 1 - strength  # not the middle of k-space, index 0
+    return _filtered(image, gain, axis)
+
+
+def spikes(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """A single wrong value in k-space: stripes of amplitude `strength` times the brightest voxel."""
+    spectrum = torch.fft.fftn(image)
+    at = [_pick(n, source) for n in image.shape]
+    size = strength * float(image.max()) * image.numel()
+    spectrum[at[0], at[1], at[2]] += size * torch.exp(2j * torch.pi * torch.rand(1, generator=source))[0].to(spectrum)
+    return torch.fft.ifftn(spectrum).abs()
+
+
+def downsample(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Thicker slices along one axis, by a factor of up to ``1 + strength``, interpolated back."""
+    axis = _pick(3, source)
+    n = image.shape[axis]
+    n_slices = max(2, round(n / (1 + strength * float(torch.rand(1, generator=source)))))
+    lines = image.movedim(axis, -1)
+    flat = lines.reshape(1, -1, n)
+    thick = torch.nn.functional.adaptive_avg_pool1d(flat, n_slices)
+    back = torch.nn.functional.interpolate(thick, n, mode="linear", align_corners=False)
+    return back.reshape(lines.shape).movedim(-1, axis)
+
+
+def ringing(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Gibbs ringing: the outer share `strength` of k-space along one axis was not read."""
+    axis = _pick(3, source)
+    frequency = torch.fft.fftfreq(image.shape[axis], device=image.device).abs()
+    return _filtered(image, (frequency <= 0.5 * (1 - strength)).float(), axis)
+
+
+def brightness(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Brighter or darker by up to `strength`, in units of the scaled image."""
+    return image + strength * _sign(source)
+
+
+def contrast(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
+    """Distance from 0.5 larger or smaller by up to the share `strength`."""
+    return 0.5 + (image - 0.5) * (1 + strength * _sign(source))
+
+
+def translation(strength: float, source: Source) -> tuple[int, int, int]:
+    """Whole voxels to move by, up to `strength` along each axis, so that nothing is interpolated."""
+    x, y, z = ((2 * torch.rand(3, generator=source) - 1) * strength).round().int().tolist()
+    return x, y, z
+
+
+def shifted(image: torch.Tensor, by: tuple[int, int, int]) -> torch.Tensor:
+    """An image (…, X, Y, Z) moved by whole voxels; what enters is the image's smallest value."""
+    moved = torch.roll(image, by, dims=(-3, -2, -1))
+    low = image.amin()
+    for axis, n in zip((-3, -2, -1), by, strict=True):
+        if n:
+            moved.narrow(axis, 0 if n > 0 else moved.shape[axis] + n, abs(n)).fill_(low)
+    return moved
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One of the image's augmentations with the strength that it may have, low to high."""
+
+    change: Callable[[torch.Tensor, float, Source], torch.Tensor]
+    low: float
+    high: float
+
+
+IN_SCANNER = (  # on raw intensities where the brightest tissue is about 1; in the order in which they happen
+    Augmentation(bias_field, 0.1, 0.4),
+    Augmentation(motion, 0.5, 3.0),
+    Augmentation(blur, 0.5, 2.0),
+    Augmentation(ghosting, 0.1, 0.4),
+    Augmentation(ringing, 0.2, 0.5),
+    Augmentation(downsample, 0.5, 2.0),
+    Augmentation(spikes, 0.01, 0.05),
+    Augmentation(chi_noise, 0.01, 0.06),
+)
+ON_SCALED = (Augmentation(brightness, 0.0, 0.1), Augmentation(contrast, 0.0, 0.2))
+MAX_SHIFT_VOXELS = 8.0
+
+
+def apply(
+    image: torch.Tensor, augmentations: tuple[Augmentation, ...], probability: float, source: Source
+) -> torch.Tensor:
+    """Each augmentation with a probability and a random strength; what was zero stays zero, as around a brain."""
+    inside = image != 0
+    for augmentation in augmentations:
+        drawn, share = torch.rand(2, generator=source).tolist()
+        if drawn < probability:
+            strength = augmentation.low + share * (augmentation.high - augmentation.low)
+            image = augmentation.change(image, strength, source)
+    return image * inside
+
+
+def _turned(image: torch.Tensor, angles: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Rotated about the middle and moved, by trilinear interpolation."""
+    rotation = np.eye(3)
+    for axis, angle in enumerate(angles.tolist()):
+        turn = np.eye(3)
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        turn[a, a] = turn[b, b] = math.cos(angle)
+        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
+        rotation = rotation @ turn
+    middle = (np.array(image.shape) - 1) / 2
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = middle - rotation @ middle + shift.numpy()
+    return sample(image[None], apply_affine(matrix, voxel_indices(image.shape, image.device)))[0]
+
+
+def _filtered(image: torch.Tensor, gain: torch.Tensor, axis: int) -> torch.Tensor:
+    """Magnitude after k-space lines along an axis were multiplied by gains."""
+    spectrum = torch.fft.fft(image, dim=axis)
+    return torch.fft.ifft(spectrum * gain.reshape([-1 if a == axis else 1 for a in range(3)]), dim=axis).abs()
+
+
+def _noise(image: torch.Tensor, source: Source) -> torch.Tensor:
+    return torch.randn(image.shape, generator=source).to(image.device)
+
+
+def _pick(n: int, source: Source) -> int:
+    return int(torch.randint(n, (1,), generator=source))
+
+
+def _sign(source: Source) -> float:
+    return 1.0 if _pick(2, source) else -1.0

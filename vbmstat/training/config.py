@@ -1,0 +1,120 @@
+"""A run's configuration: one TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRECISIONS = ("float32", "bfloat16")
+_KINDS_OF = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What makes a run; the paper's numbers where it gives them.
+
+    Attributes
+    ----------
+    data : str
+        File of cases, relative to the configuration's folder.
+    epochs : int
+        Passes over the cases: 60 for segmentation, 20 a patch position, 50 for registration.
+    foundation_epochs : int
+        Passes over all patches before the single positions (patches only).
+    batch_size : int
+        Cases or patches a step.
+    max_learning_rate : float
+        Peak of the one-cycle schedule.
+    n_channels, depth : int
+        Of the UNet.
+    augment : float
+        Probability of each augmentation of the image; 0 leaves out flips and translations, too.
+    first_stage : str
+        Network of the first stage (patches only).
+    n_folds, fold : int
+        Cases of fold `fold` of `n_folds` validate; with ``n_folds = 1`` every case trains and validates.
+    n_validation : int
+        How many of them at most.
+    refine : bool
+        Whether engine `deep` optimises from this registration's velocity (registration only).
+    precision : {"float32", "bfloat16"}
+        Of convolutions; weights are float32.
+    seed : int
+        Same seed, same run on the same machine.
+    """
+
+    data: str
+    epochs: int = 60
+    foundation_epochs: int = 2
+    batch_size: int = 1
+    max_learning_rate: float = 1e-3
+    n_channels: int = N_CHANNELS
+    depth: int = DEPTH
+    augment: float = 0.2
+    first_stage: str = ""
+    n_folds: int = 5
+    fold: int = 0
+    n_validation: int = 8
+    refine: bool = True
+    precision: str = "float32"
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the record."""
+        return asdict(self)
+
+
+def read_config(path: Path) -> RunConfig:
+    """A configuration from a TOML file.
+
+    Raises
+    ------
+    VbmstatError
+        If the file is missing or no TOML, or holds an unknown name or an impossible value.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{path}: cannot be read as TOML ({error})"
+        raise VbmstatError(msg) from error
+    kinds = {entry.name: type(entry.default) for entry in fields(RunConfig) if entry.name != "data"} | {"data": str}
+    for name, value in content.items():
+        if name not in kinds:
+            msg = f"{path}: unknown name {name!r}; expected {', '.join(kinds)}"
+            raise VbmstatError(msg)
+        wanted = kinds[name]
+        if not (type(value) is wanted or (wanted is float and type(value) is int)):
+            msg = f"{path}: {name}: expected {_KINDS_OF[wanted]}, got {value!r}"
+            raise VbmstatError(msg)
+    if "data" not in content:
+        msg = f"{path}: expected a line data = \"….npz\""
+        raise VbmstatError(msg)
+    config = RunConfig(**content)
+    _check(config, path)
+    return config
+
+
+def _check(config: RunConfig, path: Path) -> None:
+    for name, least in (
+        ("epochs", 1), ("foundation_epochs", 0), ("batch_size", 1), ("n_channels", 1), ("depth", 1), ("n_folds", 1),
+        ("fold", 0), ("n_validation", 0), ("augment", 0.0), ("max_learning_rate", 1e-12),
+    ):  # fmt: skip
+        if getattr(config, name) < least:
+            msg = f"{path}: {name}: expected at least {least}, got {getattr(config, name)}"
+            raise VbmstatError(msg)
+    if config.fold >= config.n_folds:
+        msg = f"{path}: fold: expected 0 to {config.n_folds - 1}, got {config.fold}"
+        raise VbmstatError(msg)
+    if config.precision not in PRECISIONS:
+        msg = f"{path}: precision: expected {' or '.join(PRECISIONS)}, got {config.precision!r}"
+        raise VbmstatError(msg)

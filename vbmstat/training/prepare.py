@@ -1,0 +1,182 @@
+"""Training cases from what there is: finished preprocessing runs (teachers), and label maps with rendered images.
+
+A teacher is a folder of ``vbmstat preprocess --names cat12`` by any engine: its corrected brain (m), tissue map (p0)
+and deformation (y_) make a tissue case, GM and WM of p0 and the deformation a registration case. A label map of a whole
+head gives tissue that is exactly known, with as many rendered images as are wanted, each with noise, bias, blur and a
+little contrast of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from vbmstat import assets, io
+from vbmstat.errors import VbmstatError
+from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
+from vbmstat.preproc.linear import refine_with_tissues, register_brain
+from vbmstat.preproc.networks.cascade import region_grid, tissue_fractions, view_grid
+from vbmstat.preproc.networks.intensity import brain_range
+from vbmstat.preproc.networks.patches import REGION_SHAPE
+from vbmstat.preproc.pipeline import template_pyramid
+from vbmstat.preproc.smooth import smooth
+from vbmstat.simulate.labels import tissue_labels
+from vbmstat.simulate.render import render_t1w
+from vbmstat.training.cases import Case
+from vbmstat.training.tasks import registration_grid
+from vbmstat.training.velocity import find_velocities
+from vbmstat.volume import Volume
+
+_BRAIN_FROM = 0.1  # of the template's GM and WM, where an affine is fitted to a deformation
+_NO_GM_LABELS = (16, 4, 43, 5, 44, 14, 15, 72)  # brainstem, ventricles
+_RENDER = {"noise_percent": (0.5, 5.0), "bias_percent": (0.0, 60.0), "psf_fwhm_mm": (0.5, 1.8)}  # drawn evenly
+Tell = Callable[[str], None]
+
+
+def view_of(voxel_size_mm: float) -> Grid:
+    """The region's view with voxels of about this size; the paper's whole view for 0.75."""
+    region = region_grid(assets.template_brain().grid)
+    x, y, z = (round(n * 0.5 / voxel_size_mm) for n in REGION_SHAPE)
+    return view_grid(region, (x, y, z))
+
+
+def template_view(voxel_size_mm: float) -> Grid:
+    """The template's field of view with voxels of about this size."""
+    grid = assets.template().grid
+    return registration_grid([round((n - 1) * 1.5 / voxel_size_mm) + 1 for n in grid.shape])
+
+
+def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.ndarray, view: Grid) -> Case:
+    """A brain (zero outside) and its tissue map on a view of the template's region.
+
+    Parameters
+    ----------
+    name, group : str
+        Of the case.
+    brain, p0 : Volume
+        On the scan's grid.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    view : Grid
+        Where it is wanted.
+    """
+    fractions = tissue_fractions(p0.data[0])  # averaged as fractions, so that a mixture of CSF and WM is no GM
+    gm, wm, csf = _low_passed(fractions, p0.grid, view, linear)
+    known = (csf + 2 * gm + 3 * wm)[None]
+    image = _low_passed(brain.data * (p0.data > 0), brain.grid, view, linear) * (known > 0)
+    return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": known})
+
+
+def registration_case(
+    name: str, group: str, gm_wm: Volume, deformation: Volume, view: Grid
+) -> Case:
+    """GM and WM, affinely aligned, and the half velocity of their warp.
+
+    Parameters
+    ----------
+    name, group : str
+        Of the case.
+    gm_wm : Volume, 2 channels
+        On the scan's grid.
+    deformation : Volume, 3 channels
+        ``y_``: scan point (mm) of each template voxel.
+    view : Grid
+        The template's field of view at the network's resolution.
+    """
+    linear = affine_part(deformation)
+    scan = _low_passed(gm_wm.data, gm_wm.grid, view, linear).clamp(0, 1)
+    template_mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
+    moved_mm = apply_affine(np.linalg.inv(linear), deformation.data) - template_mm
+    size = torch.as_tensor(view.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
+    moved = resample(moved_mm, deformation.grid, view, padding_mode="border") / size
+    half = find_velocities(moved[None]).forward
+    coarse = tuple(-(-n // 2) for n in view.shape)
+    velocity = functional.interpolate(half, coarse, mode="trilinear", align_corners=True)[0]
+    return Case(name, group, {"scan": scan, "velocity": velocity})
+
+
+def affine_part(deformation: Volume) -> np.ndarray:
+    """Template mm -> scan mm by least squares over the brain, (4, 4), of a deformation ``y_``."""
+    template = assets.template()
+    brain = resample(template.data, template.grid, deformation.grid).sum(0) > _BRAIN_FROM
+    mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))[:, brain].double().numpy()
+    scan = deformation.data[:, brain].double().numpy()
+    linear = np.eye(4)
+    linear[:3] = np.linalg.lstsq(np.vstack([mm, np.ones(mm.shape[1])]).T, scan.T, rcond=None)[0].T
+    return linear
+
+
+def cases_of_run(folder: Path, registration: bool, view: Grid, tell: Tell = lambda _: None) -> Iterator[Case]:
+    """A case of every scan of a preprocessing run; the folder's name is their group.
+
+    Raises
+    ------
+    VbmstatError
+        If the folder holds no maps with CAT12's names.
+    """
+    found = sorted((folder / "mri").glob("p0*.nii*"))
+    if not found:
+        msg = f"{folder}: expected mri/p0… of 'vbmstat preprocess --names cat12', found none"
+        raise VbmstatError(msg)
+    group = folder.resolve().name
+    for path in found:
+        stem = path.name.removeprefix("p0").split(".nii")[0]
+        tell(f"{group}/{stem}")
+        p0 = io.read_volume(path)
+        deformation = io.read_channels(_beside(path, "y_"))
+        name = f"{group}_{stem}"
+        if registration:
+            gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
+            yield registration_case(name, group, gm_wm, deformation, view)
+        else:
+            yield tissue_case(name, group, io.read_volume(_beside(path, "m")), p0, affine_part(deformation), view)
+
+
+def cases_of_labels(
+    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: Tell = lambda _: None
+) -> Iterator[Case]:
+    """Cases of whole-head label maps, each rendered `n_images` times; every map is a group of its own."""
+    rng = np.random.default_rng(seed)
+    for path in paths:
+        labels = io.read_volume(path)
+        tissue = tissue_labels(labels)
+        no_gm = torch.isin(labels.data, torch.tensor(_NO_GM_LABELS, dtype=labels.data.dtype)).float()
+        stem = path.name.split(".nii")[0]
+        linear: np.ndarray | None = None
+        for number in range(n_images):
+            tell(f"{stem}, image {number + 1}")
+            drawn = {name: float(rng.uniform(*ends)) for name, ends in _RENDER.items()}
+            brain = render_t1w(labels, **drawn, seed=int(rng.integers(2**31)))
+            brain = Volume(brain.data * (tissue.data > 0), labels.grid)
+            if linear is None:
+                linear = _align(brain, tissue)
+            case = tissue_case(f"{stem}_{number}", stem, brain, tissue, linear, view)
+            where = (resample(no_gm, labels.grid, view, linear) > 0.5).float()
+            yield Case(case.name, case.group, {**case.arrays, "no_gm": where})
+
+
+def _align(brain: Volume, tissue: Volume) -> np.ndarray:
+    """Template mm -> scan mm, as the engines find it."""
+    linear = register_brain(brain, tissue.data[0] > 0, template_pyramid(torch.device("cpu")))
+    template = assets.template()
+    gm_wm = Volume(tissue_fractions(tissue.data[0])[:2], tissue.grid)
+    return refine_with_tissues(gm_wm, Volume(template.data[:2], template.grid), linear)
+
+
+def _low_passed(data: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray) -> torch.Tensor:
+    scale = np.cbrt(abs(np.linalg.det(linear[:3, :3])))
+    ratio = target.voxel_size_mm * scale / source.voxel_size_mm
+    return resample(smooth(data, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0), source, target, linear)
+
+
+def _beside(p0: Path, prefix: str) -> Path:
+    """Another map of the same scan."""
+    path = p0.with_name(prefix + p0.name.removeprefix("p0"))
+    if not path.is_file():
+        msg = f"{path}: missing beside {p0.name}; preprocess this scan again"
+        raise VbmstatError(msg)
+    return path

@@ -1,0 +1,258 @@
+"""The training loop: one-cycle schedule, checkpoints after every epoch, a log, and the trained networks.
+
+A run lives in a folder: ``checkpoint.pt`` (numbers only, read without executing code), ``log.tsv`` (a line an epoch),
+and the networks as they are finished. Randomness comes from (seed, stage, epoch), so that a run that was stopped and
+resumed is the same as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vbmstat import assets, io
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc.networks.weights import load_network, own_file, save_network
+from vbmstat.training.cases import CaseFile
+from vbmstat.training.config import RunConfig, read_config
+from vbmstat.training.folds import grouped_folds
+from vbmstat.training.tasks import Stage, Task, make_task
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
+# One-cycle and optimiser as the paper says: "the default settings of the fastai library".
+_WARM_UP, _DIVISOR, _FINAL_DIVISOR, _MOMENTUM = 0.25, 25.0, 4000.0, (0.85, 0.95)
+_SECOND_MOMENT, _EPSILON, _WEIGHT_DECAY = 0.99, 1e-5, 0.01
+
+
+@dataclass
+class _State:
+    """What a checkpoint holds beside the network: where the run is."""
+
+    stage: int = 0
+    epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    kind: str,
+    config_path: Path,
+    out: Path,
+    device: torch.device | str = "cpu",
+    minutes: float | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> bool:
+    """Train networks of a kind, or go on with it.
+
+    Parameters
+    ----------
+    kind : {"segmentation", "patches", "gm-mask", "registration"}
+        What to train.
+    config_path : Path
+        TOML file of :class:`RunConfig`.
+    out : Path
+        Folder of the run; one that has a checkpoint is resumed.
+    device : torch.device or str
+        Where.
+    minutes : float, optional
+        Stop before an epoch that would last longer than this from now.
+    on_epoch : callable
+        Told the log's line of each epoch.
+
+    Returns
+    -------
+    bool
+        Whether the run is complete.
+
+    Raises
+    ------
+    VbmstatError
+        If the configuration or data cannot be used, or the folder holds a run of another configuration.
+    """
+    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    device = torch.device(device)
+    config = read_config(config_path)
+    cases = CaseFile(config_path.parent / config.data)
+    task = make_task(kind, cases, config, device, config_path.parent)
+    learning, judging = _split(cases, config)
+    run: dict[str, Any] = {"kind": kind, "config": config.as_dict(), "cases": assets.sha256(cases.path)}
+    saved = _read_checkpoint(out, run)
+    state = _State(**saved["state"]) if saved else _State()
+    stages = task.stages()
+    while state.stage < len(stages):
+        stage = stages[state.stage]
+        fit = _Fit(task, stage, config, learning, device, out)
+        if saved and state.epoch:
+            fit.load(saved)
+        while state.epoch < stage.epochs:
+            took = state.rows[-1]["seconds"] if state.rows else 0.0
+            if time.monotonic() + took > end:
+                return False
+            start = time.monotonic()
+            row = {"stage": stage.name, "epoch": state.epoch + 1, "loss": fit.epoch(state.stage, state.epoch)}
+            row |= {f"validation_{name}": value for name, value in fit.judge(judging).items()}
+            row |= {"learning_rate": fit.rate, "seconds": round(time.monotonic() - start, 2)}
+            state.rows.append(row)
+            state.epoch += 1
+            if state.epoch == stage.epochs:
+                fit.finish(state.rows, run["cases"])
+            _write_checkpoint(out, run, state, fit)
+            on_epoch(row)
+        state.stage, state.epoch, saved = state.stage + 1, 0, None
+    return True
+
+
+class _Fit:
+    """One stage: network, optimiser and schedule."""
+
+    def __init__(
+        self, task: Task, stage: Stage, config: RunConfig, learning: list[str], device: torch.device, out: Path
+    ) -> None:
+        self.task, self.stage, self.config, self.learning, self.device, self.out = (
+            task, stage, config, learning, device, out,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = task.build().to(device)
+        if stage.start:
+            before, _ = load_network(own_file(out, stage.start))
+            self.network.load_state_dict(before.state_dict())
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),
+            eps=_EPSILON, weight_decay=_WEIGHT_DECAY,
+        )  # fmt: skip
+        steps = -(-len(learning) * task.n_examples(stage) // config.batch_size)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, config.max_learning_rate, total_steps=stage.epochs * steps + 1, pct_start=_WARM_UP,
+            div_factor=_DIVISOR, final_div_factor=_FINAL_DIVISOR, base_momentum=_MOMENTUM[0],
+            max_momentum=_MOMENTUM[1],
+        )  # fmt: skip
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def epoch(self, stage_number: int, number: int) -> float:
+        """One pass over the cases; mean loss."""
+        source = torch.Generator().manual_seed(_seed(self.config.seed, stage_number, number))
+        self.network.train()
+        total, n = 0.0, 0
+        for inputs, targets in self._batches(source):
+            self.optimiser.zero_grad(set_to_none=True)
+            with self._precision():
+                loss = self.task.loss(self.network, inputs, targets)
+            if not bool(torch.isfinite(loss)):
+                msg = f"{self.stage.name}: the loss became {float(loss.detach())}; use a smaller max_learning_rate"
+                raise VbmstatError(msg)
+            loss.backward()
+            self.optimiser.step()
+            self.schedule.step()
+            total += float(loss.detach()) * len(inputs)
+            n += len(inputs)
+        return total / n
+
+    def judge(self, names: list[str]) -> dict[str, float]:
+        """Mean scores over validation cases."""
+        self.network.eval()
+        scores = []
+        with torch.inference_mode(), self._precision():
+            for name in names:
+                for inputs, targets in self.task.examples(name, self.stage, None):
+                    scores.append(self.task.score(self.network, _laid_out(inputs), targets))
+        return {name: sum(score[name] for score in scores) / len(scores) for name in (scores[0] if scores else {})}
+
+    def finish(self, rows: list[dict[str, Any]], cases_sha256: str) -> None:
+        """Write the network with what was measured last."""
+        kind, index = self.stage.file
+        config = self.config
+        last = {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
+        settings = {
+            "n_channels": config.n_channels, "depth": config.depth, **self.stage.settings, **last,
+            "config": config.as_dict(), "cases_sha256": cases_sha256,
+        }  # fmt: skip
+        save_network(own_file(self.out, kind, index), self.network, self.task.kind, settings)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+
+    def _batches(self, source: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for index in torch.randperm(len(self.learning), generator=source).tolist():
+            for example in self.task.examples(self.learning[index], self.stage, source):
+                waiting.append(example)
+                if len(waiting) == self.config.batch_size:
+                    yield _together(waiting)
+                    waiting = []
+        if waiting:
+            yield _together(waiting)
+
+    def _precision(self) -> torch.autocast:
+        wanted = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+
+def _together(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
+    return _laid_out(inputs), targets
+
+
+def _laid_out(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _split(cases: CaseFile, config: RunConfig) -> tuple[list[str], list[str]]:
+    """Names of the cases that train, and of those that validate."""
+    if config.n_folds == 1:
+        return cases.names, cases.names[: config.n_validation]
+    try:
+        folds = grouped_folds(cases.groups, config.n_folds, config.seed)
+    except ValueError as error:
+        msg = f"{cases.path}: {error}; lower n_folds"
+        raise VbmstatError(msg) from error
+    held = [name for name, fold in zip(cases.names, folds, strict=True) if fold == config.fold]
+    return [name for name in cases.names if name not in set(held)], held[: config.n_validation]
+
+
+def _seed(*parts: int) -> int:
+    """A seed from several numbers."""
+    value = 0
+    for part in parts:
+        value = (value * 1_000_003 + part + 1) % (2**63)
+    return value
+
+
+def _read_checkpoint(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
+    path = out / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        same = saved["run"] == run
+    except Exception as error:
+        msg = f"{path}: not a checkpoint of vbmstat ({type(error).__name__}); delete it to begin anew"
+        raise VbmstatError(msg) from error
+    if not same:
+        differing = [name for name in run if saved["run"].get(name) != run[name]]
+        msg = f"{out}: holds a run with another {', '.join(differing)}; choose another --out"
+        raise VbmstatError(msg)
+    return dict(saved)
+
+
+def _write_checkpoint(out: Path, run: dict[str, Any], state: _State, fit: _Fit) -> None:
+    content = {
+        "run": run, "state": vars(state), "network": fit.network.state_dict(),
+        "optimiser": fit.optimiser.state_dict(), "schedule": fit.schedule.state_dict(),
+    }  # fmt: skip
+    with io.atomic_path(out / CHECKPOINT) as temporary:
+        torch.save(content, temporary)
+    io.write_table(out / LOG, pd.DataFrame(state.rows))

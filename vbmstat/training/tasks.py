@@ -1,0 +1,317 @@
+"""What each network is shown and should say: examples, losses and scores of the four kinds of networks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vbmstat import assets
+from vbmstat.errors import VbmstatError
+from vbmstat.grid import from_normalised, resample
+from vbmstat.preproc.networks.cascade import mask_windows
+from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
+from vbmstat.preproc.networks.patches import (
+    PATCH_SHAPE,
+    REGION_SHAPE,
+    Position,
+    network_of,
+    optimise_positions,
+    window,
+)  # fmt: skip
+from vbmstat.preproc.networks.symnet import Velocities, compose_warps, pull
+from vbmstat.preproc.networks.weights import build_network, load_network
+from vbmstat.training import augment, losses
+from vbmstat.training.cases import CaseFile
+from vbmstat.training.config import RunConfig
+
+Example = tuple[torch.Tensor, torch.Tensor]  # inputs and targets, (B, C, X, Y, Z)
+_N_SIDES = 9  # patches of the left; their networks serve the right, too, and see no flips
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network's training.
+
+    Attributes
+    ----------
+    name : str
+        For the log.
+    epochs : int
+        Passes over the cases.
+    file : (kind, index)
+        Of :func:`vbmstat.preproc.networks.weights.own_file`.
+    start : str
+        Name of the stage whose network it goes on from, or empty.
+    settings : dict
+        What the network's file says beside the network's own.
+    """
+
+    name: str
+    epochs: int
+    file: tuple[str, int | None]
+    start: str
+    settings: dict[str, Any]
+
+
+class Task(ABC):
+    """A kind of network.
+
+    Parameters
+    ----------
+    cases : CaseFile
+        What to learn from.
+    config : RunConfig
+        The run.
+    device : torch.device
+        Where examples are made.
+    """
+
+    kind: str
+
+    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device) -> None:
+        self.cases, self.config, self.device = cases, config, device
+
+    def build(self) -> nn.Module:
+        """The network, with random weights."""
+        return build_network(self.kind, {"n_channels": self.config.n_channels, "depth": self.config.depth})
+
+    def stages(self) -> list[Stage]:
+        """In the order in which they are trained."""
+        return [Stage(self.kind, self.config.epochs, (self.kind, None), "", {"shape": list(self.cases.shape)})]
+
+    def n_examples(self, stage: Stage) -> int:
+        """Examples a case gives in an epoch."""
+        del stage
+        return 1
+
+    @abstractmethod
+    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
+        """Of a case, each with batch size 1; augmented and shuffled if there is a source of randomness."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of a batch."""
+
+    @abstractmethod
+    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Figures that a person understands."""
+
+    def _load(self, name: str) -> dict[str, torch.Tensor]:
+        return {key: values.to(self.device) for key, values in self.cases.load(name).items()}
+
+
+class Segmentation(Task):
+    """The first stage: T1w -> p0 on the whole view."""
+
+    kind = "segmentation"
+
+    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
+        """The scaled image, and p0."""
+        del stage
+        case = self._load(name)
+        image, p0 = self._seen(case["t1w"][0], case["p0"][0], source, flips=True)
+        yield image[None, None], p0[None, None]
+
+    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean absolute error."""
+        return losses.tissue_loss(network(inputs).float(), targets)
+
+    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Dice of the tissues."""
+        return tissue_dice(network(inputs).float(), targets)
+
+    def _seen(
+        self, t1w: torch.Tensor, p0: torch.Tensor, source: torch.Generator | None, flips: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Augmented and scaled image, and p0 moved with it."""
+        probability = self.config.augment if source is not None else 0.0
+        if source is None or probability == 0:
+            return scale_intensity(t1w, *brain_range(t1w)), p0
+        t1w = augment.apply(t1w, augment.IN_SCANNER, probability, source)
+        image = scale_intensity(t1w, *brain_range(t1w))
+        image = augment.apply(image, augment.ON_SCALED, probability, source)
+        by = augment.translation(augment.MAX_SHIFT_VOXELS * t1w.shape[0] / REGION_SHAPE[0], source)
+        image, p0 = augment.shifted(image, by), augment.shifted(p0, by)
+        if flips and float(torch.rand(1, generator=source)) < 0.5:
+            image, p0 = image.flip(0), p0.flip(0)
+        return image, p0
+
+
+class Patches(Segmentation):
+    """The second stage: patches of image and first-stage prediction -> p0."""
+
+    kind = "patches"
+
+    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
+        super().__init__(cases, config, device)
+        if not config.first_stage:
+            msg = "patches: expected first_stage = \"….safetensors\" in the configuration"
+            raise VbmstatError(msg)
+        self.first_stage, settings = load_network(folder / config.first_stage, device)
+        self.first_shape = tuple(int(n) for n in settings["shape"])
+        scale = cases.shape[0] / REGION_SHAPE[0]
+        x, y, z = (round(n * scale) for n in PATCH_SHAPE)
+        self.patch = (x, y, z)
+        masks = (cases.load(name)["p0"][0] > 0 for name in cases.names)
+        self.positions: list[Position] = optimise_positions(masks, self.patch)
+
+    def stages(self) -> list[Stage]:
+        """The foundation on all positions, then each of 18."""
+        foundation = Stage("foundation", self.config.foundation_epochs, ("foundation", None), "", {})
+        single = [
+            Stage(f"patch {n:02d}", self.config.epochs, (self.kind, n), foundation.name, {"position": list(position)})
+            for n, position in enumerate(self.positions[:18])
+        ]
+        return [foundation, *single] if foundation.epochs else single
+
+    def n_examples(self, stage: Stage) -> int:
+        """All 27 for the foundation, both sides for a patch of the left."""
+        return len(self._served(stage))
+
+    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
+        """Patches of the image and the first stage's p0, those of the right mirrored."""
+        case = self._load(name)
+        served = self._served(stage)
+        flips = all(_N_SIDES <= index < 2 * _N_SIDES for index in served)
+        image, p0 = self._seen(case["t1w"][0], case["p0"][0], source, flips)
+        with torch.no_grad():
+            small = functional.interpolate(image[None, None], self.first_shape, mode="trilinear", align_corners=True)
+            first = functional.interpolate(
+                self.first_stage(small), image.shape, mode="trilinear", align_corners=True
+            )
+        both = torch.cat([image[None, None], first], dim=1)
+        order = range(len(served)) if source is None else torch.randperm(len(served), generator=source).tolist()
+        for index in (served[n] for n in order):
+            at = (..., *window(self.positions[index], self.patch))
+            inputs, target = both[at], p0[None, None][at]
+            mirrored = network_of(index)[1]
+            yield (inputs.flip(2), target.flip(2)) if mirrored else (inputs, target)
+
+    def _served(self, stage: Stage) -> list[int]:
+        """Indices of the patches that a stage's network sees."""
+        wanted = stage.file[1]
+        return [index for index in range(len(self.positions)) if wanted is None or network_of(index)[0] == wanted]
+
+
+class GmMask(Task):
+    """p0 of half a brain -> where there is no GM."""
+
+    kind = "gm-mask"
+
+    def n_examples(self, stage: Stage) -> int:
+        """Two halves."""
+        del stage
+        return 2
+
+    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
+        """Left half, and right half mirrored."""
+        del stage
+        case = self._load(name)
+        if "no_gm" not in case:
+            msg = f"{self.cases.path}: case {name} does not say where there is no GM; prepare it from label maps"
+            raise VbmstatError(msg)
+        both = torch.stack([case["p0"][0], case["no_gm"][0]])
+        if source is not None and self.config.augment > 0:
+            both = augment.shifted(both, augment.translation(4.0 * both.shape[1] / REGION_SHAPE[0], source))
+        for at, mirrored in zip(mask_windows(self.cases.shape), (False, True), strict=True):
+            half = both[(slice(None), *at)].flip(1) if mirrored else both[(slice(None), *at)]
+            yield half[None, :1], half[None, 1:]
+
+    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy."""
+        return losses.mask_loss(network(inputs).float(), targets)
+
+    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Dice of the mask."""
+        found = network(inputs).float().softmax(1)[:, 1:] > 0.5
+        known = targets > 0.5
+        return {"dice": float(2 * (found & known).sum() / (found.sum() + known.sum()).clamp(min=1))}
+
+
+class Registration(Task):
+    """GM and WM of scan and template -> half velocities."""
+
+    kind = "registration"
+
+    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device) -> None:
+        super().__init__(cases, config, device)
+        template = assets.template()
+        self.template = resample(template.data[:2], template.grid, registration_grid(cases.shape))[None].to(device)
+
+    def stages(self) -> list[Stage]:
+        """One."""
+        settings = {"refine": self.config.refine, "shape": list(self.cases.shape)}
+        return [Stage(self.kind, self.config.epochs, (self.kind, None), "", settings)]
+
+    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
+        """Tissues of both, and the forward half velocity; the paper's augmentation of warps is none."""
+        del stage, source
+        case = self._load(name)
+        velocity = functional.interpolate(
+            case["velocity"][None], self.cases.shape, mode="trilinear", align_corners=True
+        )
+        yield torch.cat([case["scan"][None], self.template], dim=1), velocity
+
+    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of supervised SYMNet."""
+        return losses.registration_loss(
+            self._velocities(network, inputs), Velocities(targets, -targets), inputs[:, :2], inputs[:, 2:]
+        )
+
+    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+        """Mean squared difference to the template after, before, and with the target; least Jacobian determinant.
+
+        And the error of the forward velocity relative to its size: 1 for a network that moves nothing.
+        """
+        scan, template = inputs[:, :2], inputs[:, 2:]
+        found = self._velocities(network, inputs)
+        warp = compose_warps(found).forward
+        known = compose_warps(Velocities(targets, -targets)).forward
+        return {
+            "mse": float(functional.mse_loss(pull(scan, warp), template)),
+            "mse_target": float(functional.mse_loss(pull(scan, known), template)),
+            "mse_affine": float(functional.mse_loss(scan, template)),
+            "velocity_error": float((found.forward - targets).norm() / targets.norm()),
+            "least_jacobian": float(losses.jacobian_determinant(warp).min()),
+        }
+
+    @staticmethod
+    def _velocities(network: nn.Module, inputs: torch.Tensor) -> Velocities:
+        forward, backward = network(inputs)
+        return Velocities(from_normalised(forward.float()), from_normalised(backward.float()))
+
+
+def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> Task:
+    """The task of a kind; `folder` is where the configuration's paths begin."""
+    wanted = Registration.kind if kind == Registration.kind else "tissue"
+    if cases.settings.get("kind") != wanted:
+        msg = f"{cases.path}: expected cases of {wanted}, got {cases.settings.get('kind')}"
+        raise VbmstatError(msg)
+    if kind == Patches.kind:
+        return Patches(cases, config, device, folder)
+    tasks: Sequence[type[Task]] = (Segmentation, GmMask, Registration)
+    return next(task for task in tasks if task.kind == kind)(cases, config, device)
+
+
+def registration_grid(shape: Sequence[int]) -> Any:
+    """The template's field of view with another number of voxels, first and last centres kept."""
+    from vbmstat.preproc.networks.cascade import view_grid  # noqa: PLC0415
+
+    return view_grid(assets.template().grid, tuple(shape))  # type: ignore[arg-type]
+
+
+def tissue_dice(found: torch.Tensor, known: torch.Tensor) -> dict[str, float]:
+    """Dice of GM, WM and CSF, and their mean, of tissue maps rounded to classes, (B, 1, X, Y, Z)."""
+    a, b = found.round(), known.round()
+    dice = {
+        name: float(2 * ((a == label) & (b == label)).sum() / ((a == label).sum() + (b == label).sum()).clamp(min=1))
+        for name, label in (("csf", 1), ("gm", 2), ("wm", 3))
+    }
+    return {**{f"dice_{name}": value for name, value in dice.items()}, "dice": sum(dice.values()) / 3}
