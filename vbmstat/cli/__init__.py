@@ -22,6 +22,7 @@ from vbmstat.cli import (
     roi,
     show,
     simulate,
+    train,
 )
 from vbmstat.errors import VbmstatError
 
@@ -60,6 +61,7 @@ app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.add_typer(train.app, name="train")
 app.add_typer(assets.app, name="assets")
 
 
