@@ -26,6 +26,12 @@ def test_a_cut_line_and_a_missing_folder(tmp_path):
     assert list(runlog.scan_times(tmp_path)) == ["sub-1"]
 
 
+def test_names_that_are_no_utf8_are_escaped(tmp_path):
+    log = tmp_path / runlog.FOLDER / "a.jsonl"
+    runlog.append(log, {"scan": "sc\udcffan", "seconds": {}})
+    assert b"sc\\udcffan" in log.read_bytes()
+
+
 def test_writers_share_a_log(tmp_path):
     log = tmp_path / runlog.FOLDER / "a.jsonl"
     with ThreadPoolExecutor(8) as pool:

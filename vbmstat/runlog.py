@@ -22,7 +22,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        os.write(handle, line.encode("utf-8"))
+        os.write(handle, line.encode("utf-8", "backslashreplace"))
     finally:
         os.close(handle)
 

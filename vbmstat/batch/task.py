@@ -19,7 +19,7 @@ import torch
 from vbmstat import derivatives, io, naming
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.memory import peak_bytes, start_peak
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import VbmstatError, one_line
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.provenance import provenance
@@ -275,4 +275,4 @@ def reason_of(error: BaseException, scan: naming.Scan) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     text = " ".join(text.split())
-    return text if text.startswith(str(scan.path)) else f"{scan.stem}: {text}"
+    return text if text.startswith(one_line(str(scan.path))) else one_line(f"{scan.stem}: {text}")

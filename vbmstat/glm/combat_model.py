@@ -98,7 +98,7 @@ def load_model(path: Path | str) -> CombatModel:
         If the file is no such model.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             if about["format"] != _FORMAT:
                 raise ValueError(f"format {about['format']}")  # noqa: EM102

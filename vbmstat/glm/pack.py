@@ -114,9 +114,9 @@ def open_store(folder: Path) -> PackedMaps:
                 raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
         space = Space(
             Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
-            np.load(folder / "voxels.npy"), manifest["axcodes"],
+            _array(folder / "voxels.npy"), manifest["axcodes"],
         )
-        mask = np.load(folder / manifest["mask_file"])
+        mask = _array(folder / manifest["mask_file"])
         ids = tuple(map(str, manifest["scan_ids"]))
         if not mask.shape == space.voxel_index.shape == (manifest["n_voxels"],) or mask.dtype != bool:
             raise ValueError(f"{manifest['mask_file']} does not fit voxels.npy")  # noqa: EM102
@@ -126,6 +126,12 @@ def open_store(folder: Path) -> PackedMaps:
         msg = f"{folder}: expected packed maps, but {error!r}; run vbmstat pack again"
         raise ScanError(msg) from error
     return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
+
+
+def _array(path: Path) -> np.ndarray:
+    """A stored array; the file is closed also if it is damaged."""
+    with path.open("rb") as stream:
+        return np.asarray(np.load(stream))
 
 
 def find_store(folder: Path) -> PackedMaps | None:
