@@ -233,9 +233,11 @@ def site_labels(column: pd.Series) -> list[str]:
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
     """Where each map goes: its path below `folder`, or where maps lie elsewhere, below the folder they share."""
     assert source.paths is not None  # noqa: S101
-    paths = {scan: path.absolute() for scan, path in source.paths.items()}
-    inside = all(path.is_relative_to(folder.absolute()) for path in paths.values())
-    base = folder.absolute() if inside else Path(os.path.commonpath([path.parent for path in paths.values()]))
+    # without "..", which would lead out of the output folder
+    paths = {scan: Path(os.path.normpath(path.absolute())) for scan, path in source.paths.items()}
+    home = Path(os.path.normpath(folder.absolute()))
+    inside = all(path.is_relative_to(home) for path in paths.values())
+    base = home if inside else Path(os.path.commonpath([path.parent for path in paths.values()]))
     targets = {scan: out / path.relative_to(base) for scan, path in paths.items()}
     bad = [scan for scan, target in targets.items() if not target.name.endswith((".nii", ".nii.gz"))]
     if bad:

@@ -159,9 +159,16 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     VbmstatError
         If the scan is not found, or fails.
     """
-    names, stem = str(record["parameters"]["names"]), str(record["scan"])
+    try:
+        names, stem = record["parameters"]["names"], record["scan"]
+        (entry,) = record["inputs"]
+        sound = names in naming.NAME_STYLES and Path(stem).name == stem and {"path", "sha256"} <= set(entry)
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        msg = f"{sidecar}: expected the record of one scan (scan, parameters, one input); it is damaged"
+        raise VbmstatError(msg)
     before = _output_folder(sidecar, names, stem)
-    (entry,) = record["inputs"]
     found = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
     with _under_name(found, Path(entry["path"]).name) as path:
         scan = naming.Scan(path, stem, *naming.split_ids(stem))

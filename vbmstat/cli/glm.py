@@ -137,7 +137,7 @@ def command(
     _write_report(folder, None if maps else table, report)
 
 
-_FILES, _NOT_RECORDED = ("draws", "mask"), ("out", "store", "jobs", "scheduler", "report")
+_FILES, NOT_RECORDED = ("draws", "mask"), ("out", "store", "jobs", "scheduler", "report")
 
 
 def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
         )
         return {"file": Path(text).name, "sha256": sha256(Path(text))} if of_files else text
 
-    kept = {k: plain(k, v) for k, v in parameters.items() if v is not None and v != () and k not in _NOT_RECORDED}
+    kept = {k: plain(k, v) for k, v in parameters.items() if v is not None and v != () and k not in NOT_RECORDED}
     name = "participants" if "maps" in kept else "cohort"  # the table, whichever option named it
     kept = {k: v for k, v in kept.items() if k not in ("cohort", "participants")}
     return dict(sorted({**kept, name: {"file": table.name, "sha256": sha256(table)}}.items()))

@@ -87,13 +87,14 @@ def glm_arguments(content: Mapping[str, Any], places: Sequence[Path]) -> list[st
     from typer.main import get_command  # noqa: PLC0415
 
     from vbmstat.cli import app  # noqa: PLC0415 - it imports this module
+    from vbmstat.cli.glm import NOT_RECORDED  # noqa: PLC0415
 
     call = content["call"]
     glm = get_command(app).commands["glm"]  # type: ignore[attr-defined]
     first, options = [], []
     for parameter in glm.params:
         value = call.get(parameter.name)
-        if value is None:
+        if value is None or parameter.name in NOT_RECORDED:  # a record from elsewhere must not choose where we write
             continue
         values = [_located(one, content, places) for one in (value if isinstance(value, list) else [value])]
         if parameter.param_type_name == "argument":

@@ -121,6 +121,7 @@ def read_plan(path: Path) -> Plan:
         if not isinstance(content.get(name), dict) or not content[name]:
             msg = f"{where}: expected at least one table [{name}.NAME]"
             raise TableError(msg)
+    _check_names(content, where)
     variables = {name: _variable(name, entry, where) for name, entry in content["variables"].items()}
     cohorts = {
         name: _cohort(name, entry, path.parent, tuple(variables), where) for name, entry in content["cohorts"].items()
@@ -145,6 +146,18 @@ def read_plan(path: Path) -> Plan:
     if atlas.endswith((".nii", ".nii.gz")):
         atlas = str(path.parent / atlas)
     return Plan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
+
+
+def _check_names(content: Mapping[str, Any], where: str) -> None:
+    """Refuse names that would lead to another folder: those of cohorts, variables, pipelines become parts of paths."""
+    names = [*content["cohorts"], *content["variables"]]
+    for entry in content["cohorts"].values():
+        pipelines = entry.get("pipelines") if isinstance(entry, dict) else None
+        names += pipelines if isinstance(pipelines, dict) else ()
+    bad = [name for name in names if name.startswith(".") or any(sign in name for sign in "/\\\0")]
+    if bad:
+        msg = f"{where}: the name {bad[0]!r} becomes part of file names; leave out slashes, and a dot in front"
+        raise TableError(msg)
 
 
 def _variable(name: str, entry: Any, where: str) -> Variable:
