@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,15 +110,30 @@ def tissues():
     return Volume(resample(template.data[:2], template.grid, grid), grid)
 
 
+@pytest.mark.parametrize("shape", [None, (11, 15, 13)])
 @pytest.mark.parametrize(("forward", "backward"), [(0.1, 0.0), (0.0, -0.1), (0.05, -0.05)])
-def test_velocities_become_displacements_in_mm_with_the_inverse(tissues, forward, backward):
-    """0.1 of half the field of view in x, normalised (z, y, x): forwards from template to scan."""
-    found = deep.register(tissues, tissues, by_intensity(archives.Shift([0, 0, forward], [0, 0, backward])))
+def test_velocities_become_displacements_in_mm_with_the_inverse(tissues, forward, backward, shape):
+    """0.1 of half the field of view in x, normalised (z, y, x): forwards from template to scan; on any view."""
+    networks = by_intensity(archives.Shift([0, 0, forward], [0, 0, backward]))
+    found = deep.register(tissues, tissues, replace(networks, warp_shape=shape))
     moved_mm = 0.1 * (tissues.grid.shape[0] - 1) / 2 * tissues.grid.voxel_size_mm[0]
     middle = (slice(None), slice(5, -5), slice(5, -5), slice(5, -5))
     expected = torch.tensor([moved_mm, 0, 0], dtype=torch.float32).reshape(3, 1, 1, 1)
     assert torch.allclose(found.forward.data[middle], expected.expand_as(found.forward.data[middle]), atol=1e-3)
     assert torch.allclose(found.inverse.data[middle], -expected.expand_as(found.inverse.data[middle]), atol=1e-3)
+
+
+def test_a_network_of_coarse_voxels_sees_coarse_tissues(tissues):
+    class Look(torch.nn.Module):
+        def forward(self, both):
+            self.seen = both
+            return (torch.zeros_like(both[:, :3]),) * 2
+
+    look = Look()
+    found = deep.register(tissues, tissues, replace(by_intensity(look), warp_shape=(11, 15, 13)))
+    assert look.seen.shape == (1, 4, 11, 15, 13)
+    assert torch.equal(look.seen[:, :2], look.seen[:, 2:])
+    assert found.forward.grid.shape == tissues.grid.shape
 
 
 def test_the_optimisation_starts_at_the_network_s_velocity(monkeypatch):

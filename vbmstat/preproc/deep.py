@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid, resample
+from vbmstat.grid import Grid
 from vbmstat.preproc import warp
 from vbmstat.preproc.networks import cascade, symnet
 from vbmstat.preproc.networks.weights import PUBLISHED, NetworkSet, find_set
-from vbmstat.preproc.smooth import smooth
 from vbmstat.volume import Displacement, Volume
 
 DEFAULT_WEIGHTS = PUBLISHED
@@ -71,10 +71,8 @@ def segment(
         tissue = cascade.segment_tissue(brain, mask, linear, cascade.region_grid(template_brain), found.tissue)
     except ValueError as error:
         raise ScanError(str(error)) from error
-    scale = np.cbrt(abs(np.linalg.det(linear[:3, :3])))  # mm of the scan in a mm of the template
-    ratio = on.voxel_size_mm / (tissue.grid.voxel_size_mm * scale)
-    low_passed = smooth(tissue.data, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0)
-    return resample(low_passed, tissue.grid, on, np.linalg.inv(linear)).clamp(0, 1)
+    back = cascade.resample_low_passed(tissue.data, tissue.grid, on, np.linalg.inv(linear))
+    return back.clamp(0, 1)
 
 
 def register(tissues: Volume, template: Volume, found: NetworkSet) -> warp.Warp:
@@ -89,9 +87,7 @@ def register(tissues: Volume, template: Volume, found: NetworkSet) -> warp.Warp:
     """
     if found.warp is None:
         return warp.register_both_ways(tissues, template)
-    with torch.autocast("cuda", torch.float16, enabled=tissues.data.device.type == "cuda"):
-        velocities = symnet.predict(found.warp, tissues.data[None], template.data[None])
-    velocities = symnet.Velocities(*(velocity.float() for velocity in velocities))
+    velocities = _velocities(tissues, template, found)
     spacing = torch.as_tensor(template.grid.voxel_size_mm, dtype=torch.float32).to(tissues.data.device)
     spacing = spacing.reshape(3, 1, 1, 1)
     if found.refine_warp:  # v - w is the whole velocity, up to the commutator of the halves
@@ -100,3 +96,17 @@ def register(tissues: Volume, template: Volume, found: NetworkSet) -> warp.Warp:
     warps = symnet.compose_warps(velocities)
     forward, inverse = (Displacement(found[0] * spacing, template.grid) for found in (warps.forward, warps.backward))
     return warp.Warp(forward, inverse)
+
+
+def _velocities(tissues: Volume, template: Volume, found: NetworkSet) -> symnet.Velocities:
+    """Half velocities on the template's grid, in its voxels."""
+    grid = template.grid
+    view = grid if found.warp_shape is None else cascade.view_grid(grid, found.warp_shape)
+    scan, fixed = (cascade.resample_low_passed(volume.data, grid, view)[None] for volume in (tissues, template))
+    with torch.autocast("cuda", torch.float16, enabled=scan.device.type == "cuda"):
+        velocities = symnet.predict(found.warp, scan, fixed)  # type: ignore[arg-type]
+    ratio = torch.as_tensor(view.voxel_size_mm / grid.voxel_size_mm, dtype=torch.float32, device=scan.device)
+    scaled = (velocity.float() * ratio.reshape(3, 1, 1, 1) for velocity in velocities)
+    return symnet.Velocities(
+        *(functional.interpolate(v, grid.shape, mode="trilinear", align_corners=True) for v in scaled)
+    )

@@ -3,7 +3,7 @@
 Arrays are stored as whole numbers with a fixed step, which keeps 40 brains of 1.5 mm in 40 MB; nothing in the file is
 code. Of a tissue case: `t1w` (the 99.5th percentile of the brain is 1), `p0`, and, if known, `no_gm`, all
 (1, X, Y, Z) on a view of the region. Of a registration case, on the template's grid or a coarser one: `scan` (GM and
-WM, 2 channels) and `velocity` (the forward half, in voxels of that grid, at half its resolution).
+WM, 2 channels) and `velocity` (the forward half, in voxels of that grid, at 3 mm where the grid is finer).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from vbmstat.errors import VbmstatError
 from vbmstat.io import atomic_path
 
-_STEP = {"t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 500}
+_STEP = {"t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200}
 _TYPE = {"velocity": np.int16}  # the others never below 0: uint8
 _HEAD = "cases"
 

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from vbmstat import assets, io
 from vbmstat.errors import VbmstatError
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.preproc.linear import refine_with_tissues, register_brain
-from vbmstat.preproc.networks.cascade import region_grid, tissue_fractions, view_grid
+from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
-from vbmstat.preproc.smooth import smooth
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
 from vbmstat.training.cases import Case
@@ -31,6 +29,7 @@ from vbmstat.training.tasks import registration_grid
 from vbmstat.training.velocity import find_velocities
 from vbmstat.volume import Volume
 
+_VELOCITY_MM = 3.0  # finer velocities are not kept
 _BRAIN_FROM = 0.1  # of the template's GM and WM, where an affine is fitted to a deformation
 _NO_GM_LABELS = (16, 4, 43, 5, 44, 14, 15, 72)  # brainstem, ventricles
 _RENDER = {"noise_percent": (0.5, 5.0), "bias_percent": (0.0, 60.0), "psf_fwhm_mm": (0.5, 1.8)}  # drawn evenly
@@ -65,16 +64,16 @@ def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.nda
         Where it is wanted.
     """
     fractions = tissue_fractions(p0.data[0])  # averaged as fractions, so that a mixture of CSF and WM is no GM
-    gm, wm, csf = _low_passed(fractions, p0.grid, view, linear)
+    gm, wm, csf = resample_low_passed(fractions, p0.grid, view, linear)
     known = (csf + 2 * gm + 3 * wm)[None]
-    image = _low_passed(brain.data * (p0.data > 0), brain.grid, view, linear) * (known > 0)
+    image = resample_low_passed(brain.data * (p0.data > 0), brain.grid, view, linear) * (known > 0)
     return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": known})
 
 
 def registration_case(
     name: str, group: str, gm_wm: Volume, deformation: Volume, view: Grid
 ) -> Case:
-    """GM and WM, affinely aligned, and the half velocity of their warp.
+    """GM and WM, affinely aligned, and the half velocity of their warp, found at 3 mm or the view's own resolution.
 
     Parameters
     ----------
@@ -88,14 +87,12 @@ def registration_case(
         The template's field of view at the network's resolution.
     """
     linear = affine_part(deformation)
-    scan = _low_passed(gm_wm.data, gm_wm.grid, view, linear).clamp(0, 1)
+    scan = resample_low_passed(gm_wm.data, gm_wm.grid, view, linear).clamp(0, 1)
     template_mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
     moved_mm = apply_affine(np.linalg.inv(linear), deformation.data) - template_mm
-    size = torch.as_tensor(view.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
-    moved = resample(moved_mm, deformation.grid, view, padding_mode="border") / size
-    half = find_velocities(moved[None]).forward
-    coarse = tuple(-(-n // 2) for n in view.shape)
-    velocity = functional.interpolate(half, coarse, mode="trilinear", align_corners=True)[0]
+    coarse = view if view.voxel_size_mm.mean() > _VELOCITY_MM else template_view(_VELOCITY_MM)
+    found = find_velocities((resample(moved_mm, deformation.grid, coarse, padding_mode="border") / _size(coarse))[None])
+    velocity = found.forward[0] * _size(coarse) / _size(view)
     return Case(name, group, {"scan": scan, "velocity": velocity})
 
 
@@ -167,10 +164,9 @@ def _align(brain: Volume, tissue: Volume) -> np.ndarray:
     return refine_with_tissues(gm_wm, Volume(template.data[:2], template.grid), linear)
 
 
-def _low_passed(data: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray) -> torch.Tensor:
-    scale = np.cbrt(abs(np.linalg.det(linear[:3, :3])))
-    ratio = target.voxel_size_mm * scale / source.voxel_size_mm
-    return resample(smooth(data, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0), source, target, linear)
+def _size(grid: Grid) -> torch.Tensor:
+    """Voxel size, mm, (3, 1, 1, 1)."""
+    return torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
 
 
 def _beside(p0: Path, prefix: str) -> Path:

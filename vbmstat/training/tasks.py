@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import from_normalised, resample
-from vbmstat.preproc.networks.cascade import mask_windows
+from vbmstat.grid import Grid, from_normalised
+from vbmstat.preproc.networks.cascade import mask_windows, resample_low_passed, view_grid
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.patches import (
     PATCH_SHAPE,
@@ -243,7 +243,8 @@ class Registration(Task):
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device) -> None:
         super().__init__(cases, config, device)
         template = assets.template()
-        self.template = resample(template.data[:2], template.grid, registration_grid(cases.shape))[None].to(device)
+        view = registration_grid(cases.shape)
+        self.template = resample_low_passed(template.data, template.grid, view)[None].to(device)
 
     def stages(self) -> list[Stage]:
         """One."""
@@ -300,10 +301,8 @@ def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.devic
     return next(task for task in tasks if task.kind == kind)(cases, config, device)
 
 
-def registration_grid(shape: Sequence[int]) -> Any:
+def registration_grid(shape: Sequence[int]) -> Grid:
     """The template's field of view with another number of voxels, first and last centres kept."""
-    from vbmstat.preproc.networks.cascade import view_grid  # noqa: PLC0415
-
     return view_grid(assets.template().grid, tuple(shape))  # type: ignore[arg-type]
 
 

@@ -76,6 +76,25 @@ def view_grid(region: Grid, shape: tuple[int, int, int]) -> Grid:
     return Grid(shape, region.affine @ np.diag([*step, 1.0]))
 
 
+def resample_low_passed(
+    data: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray | None = None
+) -> torch.Tensor:
+    """Images on another grid, low-passed first along axes where that is coarser, (C, *target.shape).
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on `source`.
+    source, target : Grid
+        Their grids.
+    linear : ndarray, (4, 4), optional
+        Target mm -> source mm.
+    """
+    scale = 1.0 if linear is None else float(np.cbrt(abs(np.linalg.det(linear[:3, :3]))))
+    ratio = target.voxel_size_mm * scale / source.voxel_size_mm
+    return resample(smooth(data, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0), source, target, linear)
+
+
 def segment_tissue(
     brain: Volume, mask: torch.Tensor, linear: np.ndarray, region: Grid, networks: TissueNetworks
 ) -> Volume:
@@ -108,7 +127,7 @@ def segment_tissue(
 
     def view(grid: Grid) -> torch.Tensor:
         """The scaled brain, (1, 1, X, Y, Z)."""
-        return scale_intensity(_resampled(brain.data * mask, brain.grid, grid, linear), low, high)[None]
+        return scale_intensity(resample_low_passed(brain.data * mask, brain.grid, grid, linear), low, high)[None]
 
     grid = view_grid(region, networks.whole_shape)
     p0 = run(networks.whole, view(grid))
@@ -145,12 +164,6 @@ def without_gm(fractions: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     gm, wm, csf = fractions
     moved = gm * where
     return torch.stack([gm - moved, wm + moved / 2, csf + moved / 2])
-
-
-def _resampled(image: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray) -> torch.Tensor:
-    """Trilinear, low-passed first where the target is coarser."""
-    ratio = target.voxel_size_mm / source.voxel_size_mm
-    return resample(smooth(image, np.sqrt(np.maximum(ratio**2 - 1, 0)), 3.0), source, target, linear)
 
 
 def _refine(image: torch.Tensor, first: torch.Tensor, networks: TissueNetworks) -> torch.Tensor:

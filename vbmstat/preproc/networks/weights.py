@@ -53,12 +53,15 @@ class NetworkSet:
         Whether its velocity is where an optimisation starts, and not the result.
     sha256 : dict
         File name -> hash.
+    warp_shape : tuple of three ints, optional
+        Shape of the view of the template's grid that the warp's network sees, if not the grid itself.
     """
 
     tissue: TissueNetworks
     warp: nn.Module | None
     refine_warp: bool
     sha256: Mapping[str, str]
+    warp_shape: tuple[int, int, int] | None = None
 
 
 def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
@@ -125,7 +128,7 @@ def save_network(path: Path, network: nn.Module, kind: str, settings: Mapping[st
     kind : str
         As there.
     settings : dict
-        ``n_channels`` and ``depth``; ``shape`` of the view (segmentation, gm-mask); ``position`` (patches); ``refine``
+        ``n_channels`` and ``depth``; ``shape`` of the view (but for patches); ``position`` (patches); ``refine``
         (registration); and anything else that a reader may want to know.
     """
     from safetensors.torch import save_file  # noqa: PLC0415 - only where it is needed
@@ -175,7 +178,9 @@ def _own_set(folder: Path, device: torch.device) -> NetworkSet:
         whole, _position(settings["shape"]), tuple(patches), tuple(positions), masks[0],
         _position(masks[1]["shape"]) if masks[0] is not None else TissueNetworks.mask_shape,
     )  # fmt: skip
-    return NetworkSet(tissue, warps[0], bool(warps[1].get("refine", True)), {p.name: assets.sha256(p) for p in paths})
+    hashes = {path.name: assets.sha256(path) for path in paths}
+    warp_shape = _position(warps[1]["shape"]) if "shape" in warps[1] else None
+    return NetworkSet(tissue, warps[0], bool(warps[1].get("refine", True)), hashes, warp_shape)
 
 
 def _optional(
