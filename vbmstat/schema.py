@@ -93,7 +93,7 @@ _STATISTICS = (
     Column("sigma2", "Residual variance"),
     Column("n80", "Scans for 80 % power at the observed effect, two-sided p < .05 uncorrected (1,000,000: or more)"),
     Column("n80fwe", "The same at the t of family-wise error .05 over the features"),
-    Column("df", "Effective degrees of freedom (repeated scans)"),
+    Column("df", "Effective degrees of freedom (repeated scans, variance groups)"),
     Column("replication", "Share of the subset repetitions with uncorrected p < .05"),
     Column("median<statistic>", "Median of {statistic} over the subset repetitions; it has no p-value"),
     Column("q25<statistic>", "Lower quartile of {statistic} over the subset repetitions"),
@@ -319,7 +319,7 @@ TABLES = {
             Column("effect", "Estimate c'β (t only)", "mL per unit of the covariate"),
             Column("se", "Standard error of the effect (t only)", "mL per unit of the covariate"),
             Column("value", "The statistic of the full sample"),
-            Column("df", "Residual (denominator) degrees of freedom; effective ones of repeated scans"),
+            Column("df", "Residual (denominator) degrees of freedom; effective ones of repeated scans and variance groups"),
             Column("p_uncorrected", "p of the statistic: two-sided for t, upper tail for F"),
             Column("q_fdr", "Benjamini-Hochberg adjusted p over the regions of one contrast"),
             Column(

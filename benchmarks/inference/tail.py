@@ -256,7 +256,11 @@ def errors(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(parts: dict[str, Any]) -> str:
-    lines = []
+    lines = [
+        "Fitted tails and early stopping against full runs (`benchmarks/inference/tail.py`). Maps at reduced "
+        f"resolution; one thread of a shared machine, torch {torch.__version__}. No p is extrapolated below "
+        f"0.1 / {FEW} = {FLOOR:g}, hence the ratios of 0.10 at p = 0.002 and 0.20 at p = 0.001.", "",
+    ]  # fmt: skip
     for name, part in parts.items():
         if part["part"] == "errors":
             lines += _errors_table(part)

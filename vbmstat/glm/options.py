@@ -154,8 +154,11 @@ class Options:
 
 
 def _check_shortcuts(options: Options) -> None:
-    """Refuse tails and early stopping where they mean nothing."""
-    if not 0 <= options.stop_after < options.permutations:
+    """Refuse numbers of permutations, tails and early stopping where they mean nothing."""
+    if options.permutes and options.permutations < 2:
+        msg = f"permutations={options.permutations}: expected at least 2, the unpermuted data being one of them"
+        raise DesignError(msg)
+    if options.stop_after and not 0 < options.stop_after < options.permutations:
         msg = f"stop_after={options.stop_after}: expected 0 (never) or below permutations={options.permutations}"
         raise DesignError(msg)
     if (options.tail != "none" or options.stop_after) and not options.permutes:
