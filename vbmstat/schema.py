@@ -319,7 +319,7 @@ TABLES = {
             Column("effect", "Estimate c'β (t only)", "mL per unit of the covariate"),
             Column("se", "Standard error of the effect (t only)", "mL per unit of the covariate"),
             Column("value", "The statistic of the full sample"),
-            Column("df", "Residual (denominator) degrees of freedom; effective ones of repeated scans and variance groups"),
+            Column("df", "Residual (denominator) degrees of freedom; effective ones (repeated, variance groups)"),
             Column("p_uncorrected", "p of the statistic: two-sided for t, upper tail for F"),
             Column("q_fdr", "Benjamini-Hochberg adjusted p over the regions of one contrast"),
             Column(
