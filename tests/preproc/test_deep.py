@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.preproc.networks import archives
 from tests.preproc.test_pipeline import check_contract
 from vbmstat import assets, downloads, io
+from vbmstat.cli import app
 from vbmstat.errors import AssetError, ScanError, VbmstatError
 from vbmstat.grid import Grid, resample
 from vbmstat.preproc import deep, pipeline, warp
@@ -57,6 +59,15 @@ def test_a_scan_goes_all_the_way(use, phantom):
     assert result.engine == "deep"
     assert list(result.seconds) == ["brain", "affine", "segment", "bias", "quality", "warp", "normalise", "native"]
     assert float(result.displacement.data.abs().max()) == 0
+
+
+def test_the_command_hands_the_weights_on(tmp_path, phantom):
+    io.write_volume(tmp_path / "sub-01_T1w.nii.gz", phantom.image)
+    found = CliRunner().invoke(
+        app, ["preprocess", str(tmp_path), "--engine", "deep", "--weights", "nowhere", "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(found.exception, AssetError)
+    assert "there is no folder nowhere" in str(found.exception)
 
 
 @pytest.mark.slow
@@ -152,7 +163,7 @@ def test_the_sidecar_records_the_weights_and_their_hashes(tmp_path):
     folder = archives.write_own(tmp_path, ("segmentation",))
     recorded = deep.parameters(str(folder))
     path = weights.own_file(folder, "segmentation")
-    assert recorded == {"weights": str(folder), "weights_sha256": {path.name: assets.sha256(path)}}
+    assert recorded == {"weights": folder.name, "weights_sha256": {path.name: assets.sha256(path)}}
     assert pipeline.engine_parameters("deep", str(folder)) == recorded
 
 

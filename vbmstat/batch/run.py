@@ -93,8 +93,8 @@ def preprocess(
         Table of covariates; the BIDS folder's participants.tsv by default.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
-    engine : {"classic", "cat"}
-        Preprocessing engine; ``cat`` needs the extra ``vbmstat[cat]``.
+    engine : {"classic", "cat", "deep"}
+        Preprocessing engine; ``cat`` needs the extra ``vbmstat[cat]``, ``deep`` networks.
     names : {"cat12", "bids"}
         How outputs are called.
     force : bool
@@ -111,7 +111,7 @@ def preprocess(
     locking : bool
         Whether to keep other runs from the scans under way; off only where files cannot be locked.
     weights : str, optional
-        Networks of the engine `deep`.
+        Networks of the engine `deep`: ``deepmriprep`` (default), ``vbmstat`` or a folder.
     workers : Workers, optional
         Other processes to give the scans to, in place of `jobs`, such as those of a cluster.
     process : callable, optional

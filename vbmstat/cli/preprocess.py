@@ -23,8 +23,11 @@ def command(
     participants: Annotated[Path | None, typer.Option(help="Covariates; default the BIDS folder's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[
-        str, typer.Option(help="classic, or cat: CAT12's own algorithms (the extra vbmstat[cat]).")
+        str, typer.Option(help="classic; cat: CAT12's own algorithms (the extra vbmstat[cat]); deep: networks.")
     ] = "classic",
+    weights: Annotated[
+        str | None, typer.Option(help="Networks of engine deep: deepmriprep (default, fetched), vbmstat, or a folder.")
+    ] = None,
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
     force: Annotated[
         bool, typer.Option("--force/--resume", help="Run complete scans again, or go on where a run has stopped.")
@@ -67,7 +70,7 @@ def command(
     keep_freed_memory()
     plan = make_plan(
         inputs, out, participants=participants, device=device, engine=engine, names=names, force=force,
-        shard=parse_shard(shard) if shard else None, locking=lock,
+        shard=parse_shard(shard) if shard else None, locking=lock, weights=weights,
     )  # fmt: skip
     if dry_run:
         _say_what_would_be_done(plan, jobs, memory)

@@ -9,6 +9,7 @@ coarse voxels is hybrid: its velocity is where the optimisation of engine `class
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def parameters(weights: str) -> dict[str, Any]:
     AssetError
         If the weights are not there, or not to be trusted.
     """
-    return {"weights": weights, "weights_sha256": dict(sorted(networks(weights, torch.device("cpu")).sha256.items()))}
+    sha256 = networks(weights, torch.device("cpu")).sha256
+    return {"weights": Path(weights).name, "weights_sha256": dict(sorted(sha256.items()))}
 
 
 def segment(
