@@ -8,8 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.batch.light import light, write_scans
+from vbmstat import io
 from vbmstat.cli import preprocess
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.preproc import pipeline
 
 
@@ -58,3 +60,39 @@ def test_nothing_good_is_an_error(vbmstat, tmp_path):
     (tmp_path / "a.nii").write_bytes(b"no image")
     with pytest.raises(ScanError, match="none of 1 scans could be preprocessed"):
         vbmstat(tmp_path / "a.nii", "--out", tmp_path / "out", "--device", "cpu")
+
+
+@pytest.fixture
+def light_scans(tmp_path, monkeypatch):
+    """Five small scans, and a stand-in for the engine that takes them."""
+    monkeypatch.setattr(pipeline, "preprocess_scan", light)
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
+    return write_scans(tmp_path / "scans", 5)
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(vbmstat, light_scans, tmp_path):
+    code, said = vbmstat(light_scans, "--out", tmp_path / "out", "--device", "cpu", "--dry-run", "--jobs", "1")
+    assert code == 0
+    assert "5 scans: 0 complete, 5 to be done" in said
+    assert "one scan at a time" in said
+    assert "disk: about" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_then_the_whole(vbmstat, light_scans, tmp_path):
+    given = (light_scans, "--out", tmp_path / "out", "--device", "cpu", "--jobs", "1")
+    code, said = vbmstat(*given, "--shard", "1/2")
+    assert code == 0
+    assert "3 of 3 scans of shard 1/2 are complete; when all shards are done, the same command without --shard" in said
+    assert not (tmp_path / "out" / "report.html").exists()
+    with pytest.raises(VbmstatError, match="--shard as i/n"):
+        vbmstat(*given, "--shard", "0/2")
+    (light_scans / "sub-02_T1w.nii.gz").write_bytes(b"broken")
+    (light_scans / "sub-04_T1w.nii.gz").write_bytes(b"broken")
+    code, said = vbmstat(*given, "--no-report", "--stop-on-first-failure")
+    assert code == 1
+    assert "stopped at the first failure; 1 scans were left undone" in said
+    code, said = vbmstat(*given, "--no-report", "--no-lock")
+    assert code == 1
+    assert "3 scans in" in said
+    assert "2 failed:" in said

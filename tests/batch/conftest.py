@@ -1,0 +1,35 @@
+"""Tasks with a stand-in for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.batch.light import light, write_scans
+from vbmstat import io
+from vbmstat.batch.task import ScanTask
+from vbmstat.inputs import find_inputs
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take a second each."""
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
+
+
+@pytest.fixture
+def tasks(tmp_path, undrawn) -> Callable[..., list[ScanTask]]:
+    """Tasks of so many small scans, and marks of some of them: see tests/batch/light.py."""
+
+    def make(n_scans: int, marks: dict[int, float] | None = None, **options) -> list[ScanTask]:
+        scans = find_inputs([write_scans(tmp_path / "scans", n_scans, marks)]).scans
+        return [ScanTask(scan, tmp_path / "out", **{"process": light, **options}) for scan in scans]
+
+    return make
+
+
+def left_behind(out: Path) -> list[Path]:
+    """What is unfinished in an output folder."""
+    return list(out.rglob(".partial*"))

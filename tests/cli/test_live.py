@@ -1,0 +1,81 @@
+"""A batch on the screen, and how it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from vbmstat.batch.status import Event
+from vbmstat.cli import live
+from vbmstat.naming import Scan
+
+SCAN = Scan(Path("sub-01_T1w.nii"), "sub-01_T1w", "sub-01")
+EVENTS = (
+    Event(SCAN, "resumed", 1, 4), Event(SCAN, "warp", 1, 4), Event(SCAN, "done", 2, 4, "noise [strong]"),
+    Event(SCAN, "failed", 3, 4, "sub-01_T1w: no brain"), Event(SCAN, "busy", 3, 4),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_handlers(monkeypatch):
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+def said(capsys) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_lines_with_the_time_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with live.screen() as shown:
+        for event in EVENTS:
+            shown.show(event)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "[2/4] done sub-01_T1w: noise [strong]", "[3/4] failed sub-01_T1w: no brain",
+        "sub-01_T1w: another run works at it; it comes again later",
+    ]  # fmt: skip
+    assert all(line[:2] == "20" and line[19] == "Z" for line in lines)
+    assert shown.n_complete == 2
+
+
+def test_a_bar_on_a_terminal_but_not_under_slurm(capsys, monkeypatch, terminal):
+    with live.screen() as shown:
+        for event in EVENTS:
+            shown.show(event)
+    text = said(capsys)
+    assert "noise [strong]" in text  # no markup
+    assert "\x1b[" in text
+    assert "3/4" in text
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with live.screen() as shown:
+        shown.say("a line")
+    assert "\x1b[" not in said(capsys)
+
+
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(capsys, monkeypatch, number, name, code):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def killed():
+        with live.screen() as shown, live.stoppable(shown.stopped):
+            shown.show(EVENTS[0])
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(SystemExit) as stopped:
+        killed()
+    assert stopped.value.code == code
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert f"stopped by {name}: 1 of 4 scans are complete; the same command goes on from there" in said(capsys)
