@@ -17,12 +17,14 @@ from vbmstat.device import n_cores
 from vbmstat.errors import ClusterError
 
 if TYPE_CHECKING:
+    from distributed import Security
     from distributed.deploy import Cluster as DaskCluster
 
 LOCAL, SLURM = "local", "slurm"
 DEATHS = 3  # of workers at one task before it is given up: with more, a task that eats memory empties a cluster
 _SLURM_WORKERS, _SLURM_MEMORY = 2, "4 GB"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
+_ROLES = ("scheduler", "worker", "client")
 _CONNECT_SECONDS = 10
 _SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS - 1,
@@ -123,32 +125,44 @@ def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
     return cluster
 
 
-def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> DaskCluster:
+@contextmanager
+def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> Iterator[DaskCluster]:
     """Jobs of a SLURM cluster; what else a job needs (partition, account, time) is in dask's own configuration."""
     import dask  # noqa: PLC0415
     from dask_jobqueue import SLURMCluster  # noqa: PLC0415
-    from distributed import Security  # noqa: PLC0415
 
     if shutil.which("sbatch") is None:
         msg = "--scheduler slurm: there is no sbatch here; run it on a machine from which jobs are submitted"
         raise ClusterError(msg)
     folder.mkdir(parents=True, exist_ok=True)
-    shared = str(folder.absolute())
     cores = dask.config.get("jobqueue.slurm.job-cpu") or cores
+    a_job = dask.config.get("jobqueue.slurm.memory") or memory or _SLURM_MEMORY
     before = dask.config.get("jobqueue.slurm.job-script-prologue")
-    cluster = SLURMCluster(
-        cores=1, processes=1, job_cpu=cores, memory=dask.config.get("jobqueue.slurm.memory") or memory or _SLURM_MEMORY,
-        job_name="vbmstat", python=sys.executable, log_directory=shared, security=Security.temporary(),
-        shared_temp_directory=shared, protocol="tls://", scheduler_options={"dashboard_address": ":0"},
-        job_script_prologue=[*before, *(f"export {name}={cores}" for name in _THREADS)], silence_logs=logging.CRITICAL,
-    )  # fmt: skip
-    try:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(SLURMCluster(
+            cores=1, processes=1, job_cpu=cores, memory=a_job, job_name="vbmstat", python=sys.executable,
+            log_directory=str(folder.absolute()), security=stack.enter_context(_certificate(folder.absolute())),
+            protocol="tls://", scheduler_options={"dashboard_address": ":0"}, silence_logs=logging.CRITICAL,
+            job_script_prologue=[*before, *(f"export {name}={cores}" for name in _THREADS)],
+        ))  # fmt: skip
         _check_job(cluster.job_script())
         cluster.adapt(minimum=workers, maximum=workers)  # a job that ends, as by its time limit, is replaced
-    except BaseException:
-        cluster.close()
-        raise
-    return cluster
+        yield cluster
+
+
+@contextmanager
+def _certificate(folder: Path) -> Iterator[Security]:
+    """A certificate for one run, in files that only their owner can read and jobs know by their paths."""
+    from distributed import Security  # noqa: PLC0415
+
+    made = Security.temporary().get_tls_config_for_role("worker")
+    with tempfile.TemporaryDirectory(prefix=".tls-", dir=folder) as private:
+        paths = {name: Path(private, name) for name in ("ca_file", "cert", "key")}
+        for name, path in paths.items():
+            path.touch(mode=0o600)
+            path.write_text(made[name])
+        roles = {f"tls_{role}_{name}": str(paths[name]) for role in _ROLES for name in ("cert", "key")}
+        yield Security(tls_ca_file=str(paths["ca_file"]), require_encryption=True, **roles)
 
 
 def _check_job(script: str) -> None:
