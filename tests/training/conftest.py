@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.preproc.conftest import phantom  # noqa: F401 - a fixture
 from vbmstat.grid import voxel_indices
 from vbmstat.training.cases import Case, write_cases
 

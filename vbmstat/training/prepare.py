@@ -66,7 +66,7 @@ def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.nda
     fractions = tissue_fractions(p0.data[0])  # averaged as fractions, so that a mixture of CSF and WM is no GM
     gm, wm, csf = resample_low_passed(fractions, p0.grid, view, linear)
     known = (csf + 2 * gm + 3 * wm)[None]
-    image = resample_low_passed(brain.data * (p0.data > 0), brain.grid, view, linear) * (known > 0)
+    image = resample_low_passed(brain.data * (p0.data > 0), brain.grid, view, linear)
     return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": known})
 
 
