@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat import io, runlog
+from vbmstat import io
 from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.grid import Grid
@@ -71,8 +71,6 @@ def cohort_folder(tmp_path_factory) -> Path:
             "command": "preprocess", "engine": "classic", "device": "cpu", "parameters": {"names": "cat12"},
             "inputs": [{"path": f"{name}.nii.gz", "sha256": f"{number:064d}"}], "versions": {"vbmstat": "0.1.0"},
         }  # fmt: skip
-        runlog.append(folder / runlog.FOLDER / "a.jsonl",
-                      {"scan": name, "seconds": {"brain": 1.0 + number, "warp": 4.0}})  # fmt: skip
         io.write_json(folder / "report" / f"vbmstat_{name}.json", sidecar)
         picture = Image.fromarray(rng.integers(0, 255, (150, 160, 3), dtype=np.uint8))
         picture.save(folder / "report" / f"vbmreport_{name}.png")

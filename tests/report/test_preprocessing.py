@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from tests.report.conftest import N_SCANS, SCRIPT_ID
-from vbmstat import io, naming
+from vbmstat import io, naming, runlog
 from vbmstat.report import preprocessing
 from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report
 
@@ -53,6 +56,18 @@ def test_a_page_of_a_large_cohort_shows_all_marked_scans_and_an_even_sample() ->
     all_marked = pictured_scans(scans, ~marked, limit=100)
     assert len(all_marked) <= 100
     assert {"s500", "s999"} <= set(all_marked)
+
+
+def test_equal_runs_have_equal_pages_whatever_time_they_took(cohort_folder, tmp_path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for number, folder in enumerate(folders):
+        shutil.copytree(cohort_folder, folder)
+        runlog.append(folder / "logs" / "status.jsonl", {"scan": "scan0_T1w", "seconds": {"warp": 1.0 + number}})
+        write_preprocessing_report(folder, folder / "report.html")
+    one, two = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+                 and path.parent.name != "logs"} for folder in folders)  # fmt: skip
+    assert Path("report.html") in one
+    assert [name for name in one if one[name] != two[name]] == []
 
 
 def test_only_so_many_pictures_go_into_a_page(cohort_folder, tmp_path, monkeypatch) -> None:

@@ -20,7 +20,6 @@ from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
 from vbmstat.report.rules import preprocessing_rules
-from vbmstat.runlog import scan_times
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", *MAP_COLUMNS)
@@ -45,15 +44,12 @@ class Preprocessing:
         scan, path, step, reason of each one that failed in the last run.
     sidecars : dict of str to dict
         Provenance by scan id; a scan without a readable sidecar is missing.
-    times : dict of str to dict
-        Line of the run's log about each scan, by the stem of its files: see :func:`vbmstat.runlog.scan_times`.
     """
 
     folder: Path
     cohort: Cohort
     failures: pd.DataFrame
     sidecars: dict[str, dict[str, Any]]
-    times: dict[str, dict[str, Any]]
 
     @property
     def table(self) -> pd.DataFrame:
@@ -120,7 +116,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         if failures.is_file()
         else pd.DataFrame(columns=columns)
     )
-    run = Preprocessing(folder, cohort, failed, {}, scan_times(folder))
+    run = Preprocessing(folder, cohort, failed, {})
     for scan in cohort.scan_ids:
         path = run.output(scan, "sidecar")
         try:
@@ -154,7 +150,6 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
         n_hidden=len(run.table) - len(pictures),
-        steps=_steps(run),
         provenance=_provenance(run),
         inputs=_inputs(run),
         methods=methods,
@@ -257,16 +252,6 @@ def _alike(run: Preprocessing) -> Picture | None:
         return None
     alt = "Mean correlation of each scan's grey matter map with the others', sorted, and against the image rating"
     return photograph(path, 1100, alt, "How alike the scans are: grey matter maps against one another", "")
-
-
-def _steps(run: Preprocessing) -> Table | None:
-    seconds = pd.DataFrame([entry["seconds"] for entry in run.times.values()])
-    if seconds.empty:
-        return None
-    seconds["sum of the steps"] = seconds.sum(axis=1)
-    frame = pd.DataFrame({"step": seconds.columns, "median": seconds.median().to_numpy(),
-                          "least": seconds.min().to_numpy(), "most": seconds.max().to_numpy()})  # fmt: skip
-    return table_of(frame, "Wall time of the steps, seconds a scan")
 
 
 def _provenance(run: Preprocessing) -> Table:
