@@ -1,0 +1,116 @@
+"""Scans an hour: one process against two, and reading ahead against not, on the same cores and scans.
+
+    python benchmarks/batch/throughput.py                      # on a quiet machine; 8 simulated scans of 1 mm
+    python benchmarks/batch/throughput.py --scans 4 --voxel-size 2 --rounds 1
+
+Each way of working preprocesses the same scans into an empty folder, with the workers started before the clock runs
+(a long batch starts them once). Rounds alternate between the ways; the least time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from vbmstat import io
+from vbmstat.batch.plan import make_plan
+from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
+from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here, set_threads
+from vbmstat.device import keep_freed_memory, n_cores
+from vbmstat.simulate import Settings, simulate_cohort
+
+RESULTS = Path(__file__).parents[1] / "results"
+Work = Callable[[Sequence[ScanTask]], list[ScanOutcome]]
+
+
+@contextmanager
+def processes(jobs: int, threads: int, warm_up: Sequence[ScanTask]) -> Iterator[Work]:
+    """So many processes, each of which has preprocessed a scan before."""
+    with local_workers(jobs, threads) as local:
+        executor = local.make(jobs)
+        list(executor.map(run_scan, warm_up[:jobs]))
+        for_all = Workers(lambda _: executor, jobs)
+        yield lambda tasks: list(run_elsewhere(tasks, for_all, lambda *_: None))
+
+
+@contextmanager
+def here(threads: int, warm_up: Sequence[ScanTask], ahead: bool) -> Iterator[Work]:
+    """The process itself, with or without reading ahead and writing behind."""
+    before = torch.get_num_threads()
+    set_threads(threads)
+    run_scan(warm_up[0])
+    yield lambda tasks: list(run_here(tasks, lambda *_: None)) if ahead else [run_scan(task) for task in tasks]
+    torch.set_num_threads(before)
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, default=8)
+    parser.add_argument("--voxel-size", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engine", default="classic")
+    args = parser.parse_args()
+    keep_freed_memory()
+    cores = n_cores()
+    with tempfile.TemporaryDirectory() as place:
+        scans, out = Path(place, "scans"), Path(place, "out")
+        simulate_cohort(scans, Settings(args.scans, voxel_size_mm=args.voxel_size))
+
+        def tasks() -> list[ScanTask]:
+            shutil.rmtree(out, ignore_errors=True)
+            return list(make_plan(scans, out, device="cpu", engine=args.engine).tasks)
+
+        first = make_plan(scans, Path(place, "warm-up"), device="cpu", engine=args.engine, force=True).tasks
+        ways = {
+            "1 process, 1 thread": lambda: processes(1, 1, first),
+            f"1 process, {cores} threads": lambda: processes(1, cores, first),
+            f"{cores} processes, 1 thread each": lambda: processes(cores, 1, first),
+            f"here, {cores} threads": lambda: here(cores, first, ahead=False),
+            f"here, {cores} threads, reading ahead and writing behind": lambda: here(cores, first, ahead=True),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, way in ways.items():
+                with way() as work:
+                    todo = tasks()
+                    begin = time.perf_counter()
+                    outcomes = work(todo)
+                    seconds[name].append(round(time.perf_counter() - begin, 1))
+                failed = [outcome.reason for outcome in outcomes if outcome.status != "done"]
+                if failed:
+                    sys.exit(f"{name}: {failed[0]}")
+                print(name, seconds[name], flush=True)
+    write(args, cores, seconds)
+
+
+def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]]) -> None:
+    """The results as JSON and as a table."""
+    command = " ".join(["python benchmarks/batch/throughput.py", *sys.argv[1:]])
+    least = {name: min(times) for name, times in seconds.items()}
+    one = least["1 process, 1 thread"]
+    io.write_json(
+        RESULTS / "batch_throughput.json",
+        {"command": command, "cores": cores, "scans": args.scans, "voxel_mm": args.voxel_size, "engine": args.engine,
+         "seconds": seconds, "times_faster_than_1_process_1_thread": {n: round(one / s, 2) for n, s in least.items()}},
+    )  # fmt: skip
+    lines = ["| way | s a scan | scans an hour | against 1 process, 1 thread |", "|---|---|---|---|"]
+    for name, value in least.items():
+        lines.append(
+            f"| {name} | {value / args.scans:.1f} | {3600 * args.scans / value:.0f} | {one / value:.2f} |"
+        )
+    of = f"{args.scans} simulated scans of {args.voxel_size:g} mm, engine {args.engine}, {cores} cores"
+    lines += ["", f"{of}, least of {args.rounds} rounds. `{command}`"]
+    io.write_text(RESULTS / "batch_throughput.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
