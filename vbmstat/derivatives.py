@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, io, naming, tables
+from vbmstat import assets, bids, io, naming, tables
 from vbmstat.figures import scans
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
 from vbmstat.preproc.quality import grade
@@ -53,6 +53,9 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
     inverse = _rounded(result.inverse_deformation)
     io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
+    if names == "bids":
+        for kind in (*(kind for kind, _ in native), *(kind for kind, _ in template), "y", "iy"):
+            io.write_json(path(kind).with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
     row = scan_row(result)
     volumes = pd.DataFrame({"tissue": [*_TISSUES, "tiv"], "volume_ml": [row[f"{t}_ml"] for t in (*_TISSUES, "tiv")]})
     tables.write_table(path("volumes"), volumes, "volumes")

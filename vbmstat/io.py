@@ -50,7 +50,7 @@ _NIFTI_HEADERS = {  # by version, and whether header and data are two files
 _MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
 _MAX_TRAILER_BYTES = 16 << 20
 _WRITE_ERRORS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOTDIR,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.EEXIST,
 )  # fmt: skip
 _UMASK_LOCK = threading.Lock()

@@ -74,6 +74,8 @@ def test_a_label_without_a_name_is_kept_and_one_without_voxels_is_stated(tmp_pat
         ("label\ttitle\n3\tA\n", "columns label and name"),
         ("label\tname\n3\tA\n3\tB\n", "label 3 has two rows"),
         ("label\tname\n3.5\tA\n", "whole-number label"),
+        ("label\tname\ninf\tA\n", "whole-number label"),
+        ("label\tname\n1e300\tA\n", "whole-number label"),
         (None, "expected its label table"),
     ],
 )

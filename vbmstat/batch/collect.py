@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, cohort, cohort_quality, derivatives, io, naming
+from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, io, naming
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import scans
 
@@ -83,7 +83,7 @@ def write_cohort(
     earlier = _earlier(out, scans, names)
     table = _with_quality(_joined(out, _stamped(own, engine), earlier, people, names, scans))
     cohort.write_cohort(out / "cohort.tsv", table, people.descriptions() if people else {})
-    _write_description(out)
+    bids.write_dataset_files(out, scans, names)
     return table
 
 
@@ -178,14 +178,3 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
         scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged
 
-
-def _write_description(folder: Path) -> None:
-    io.write_json(
-        folder / "dataset_description.json",
-        {
-            "Name": "vbmstat derivatives",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "vbmstat", "Version": __version__}],
-        },
-    )

@@ -184,7 +184,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         msg = f"{path}: expected columns label and name, got {', '.join(map(str, raw.columns))}"
         raise TableError(msg)
     labels = pd.to_numeric(raw["label"], errors="coerce")
-    if labels.isna().any() or (labels != labels.round()).any() or raw["name"].isna().any():
+    if not (labels.abs() < 2**31).all() or (labels != labels.round()).any() or raw["name"].isna().any():
         msg = f"{path}: expected a whole-number label and a name in every row"
         raise TableError(msg)
     table = pd.DataFrame({"label": labels.astype(int), "name": raw["name"].astype(str)})

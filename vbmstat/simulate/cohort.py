@@ -251,6 +251,7 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
         out / _TRUTH / "dataset_description.json",
         {"Name": "Truth of the synthetic cohort", "DatasetType": "derivative", **description},
     )
+    io.write_text(out / _TRUTH / ".bidsignore", "ground_truth.*\nvolumes.*\neffect_*\n")
     io.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
     tables.write_table(out / "participants.tsv", people, "participants")
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")

@@ -1,0 +1,224 @@
+"""``vbmstat-bids bids_dir output_dir participant|group``: a BIDS App whose options are called as those of fMRIPrep."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vbmstat import __version__
+from vbmstat.errors import VbmstatError, one_line
+
+if TYPE_CHECKING:
+    from vbmstat.inputs import Inputs
+
+_UNITS = {"": 1e-3, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # GB; fMRIPrep takes plain numbers for MB
+_WITHOUT_MEANING = ("--notrack", "--anat-only", "--low-mem", "--resource-monitor", "--write-graph")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Arguments of a BIDS App; every option may be written with hyphens or underscores."""
+    app = argparse.ArgumentParser(
+        prog="vbmstat-bids", description="Voxel-based morphometry of a BIDS dataset.", allow_abbrev=False,
+        epilog="Exit code: 0 all scans are complete, 1 some failed, 2 nothing could be done, 130 and 143 stopped.",
+    )  # fmt: skip
+    app.add_argument("bids_dir", type=Path, help="Folder of the dataset.")
+    app.add_argument("output_dir", type=Path, help="Folder of the derivatives: a dataset of its own.")
+    app.add_argument(
+        "analysis_level", choices=["participant", "group"],
+        help="participant: maps of each scan; group: the cohort's table and report, and a model.",
+    )  # fmt: skip
+    app.add_argument("--version", action="version", version=f"vbmstat {__version__}")
+    app.add_argument("-v", "--verbose", action="count", default=0, help="Say more; -vv for everything.")
+    which = app.add_argument_group("which scans")
+    _add(which, "--participant-label", nargs="+", default=[], metavar="LABEL", help="With or without sub-.")
+    _add(which, "--session-label", "--session-id", nargs="+", default=[], metavar="LABEL", help="With or without ses-.")
+    _add(which, "--bids-filter-file", type=Path, metavar="FILE", help="JSON of PyBIDS filters; the entry t1w is used.")
+    _add(which, "--skip-bids-validation", action="store_true", help="Take a folder without dataset_description.json.")
+    how = app.add_argument_group("how")
+    _add(
+        how,
+        "--nprocs",
+        "--nthreads",
+        "--n-cpus",
+        "--ncpus",
+        type=_positive,
+        metavar="N",
+        help="Processor cores in all.",
+    )
+    _add(how, "--omp-nthreads", type=_positive, metavar="N", help="Cores a scan; default as many scans at once as fit.")
+    _add(how, "--mem", "--mem-mb", type=_gigabytes, dest="memory_gb", metavar="MB",
+         help="Memory in all; also 16G.")  # fmt: skip
+    _add(how, "--mem-gb", type=float, dest="memory_gb", metavar="GB", help="The same in GB.")
+    _add(how, "--engine", default="classic", help="classic, cat or deep.")
+    _add(how, "--device", default="auto", help="auto, cpu or cuda.")
+    _add(how, "--stop-on-first-crash", action="store_true", help="Leave the rest undone when a scan fails.")
+    _add(how, "--dry-run", action="store_true", help="Say which scans would be done.")
+    _add(how, "--force", action="store_true", help="Run complete scans again.")
+    _add(how, "-w", "--work-dir", type=Path, help="Taken and not used: what is unfinished lies in output_dir/.partial.")
+    for name in _WITHOUT_MEANING:
+        _add(how, name, action="store_true", help=argparse.SUPPRESS)
+    model = app.add_argument_group("group level")
+    _add(model, "--formula", help="Fit it, e.g. 'gm ~ age + sex + tiv'; results in output_dir/glm/.")
+    _add(model, "--contrast", action="append", default=[], help="As of vbmstat glm; may be repeated.")
+    return app
+
+
+def _add(group: argparse._ArgumentGroup, *names: str, **options: object) -> None:
+    """An option in both spellings; the help shows the first."""
+    others = ["--" + name[2:].replace("-", "_") for name in names if name.startswith("--")]
+    group.add_argument(*dict.fromkeys([*names, *others]), **options)  # type: ignore[arg-type]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"expected a whole number of 1 or more, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    """Memory as fMRIPrep takes it: MB, or a number with a unit."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        msg = f"expected memory such as 8000 (MB) or 8G, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return float(match[1]) * _UNITS[match[2].upper()]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; returns the exit code.
+
+    Raises
+    ------
+    VbmstatError
+        If nothing can be done: no such dataset, unknown labels, no scan left.
+    """
+    options = parser().parse_args(arguments)
+    from vbmstat.bids import check_dataset  # noqa: PLC0415 - heavy imports
+    from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+
+    keep_freed_memory()
+    if options.verbose:
+        logging.getLogger("vbmstat").setLevel(logging.DEBUG if options.verbose > 1 else logging.INFO)
+    if not options.bids_dir.is_dir():
+        msg = f"{options.bids_dir}: no such folder; expected a BIDS dataset"
+        raise VbmstatError(msg)
+    if not options.skip_bids_validation:
+        check_dataset(options.bids_dir)
+    _use_cores(options.nprocs)
+    return _group(options) if options.analysis_level == "group" else _participants(options)
+
+
+def _use_cores(n_cores: int | None) -> None:
+    """Keep this process and those that it starts to some of its cores; where that cannot be done, all are used."""
+    if n_cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
+
+
+def _jobs(options: argparse.Namespace) -> int | None:
+    """Scans at once; None leaves it to cores and memory."""
+    if options.omp_nthreads is None:
+        return None
+    from vbmstat.device import n_cores  # noqa: PLC0415 - heavy imports
+
+    return int(max((options.nprocs or n_cores()) // options.omp_nthreads, 1))
+
+
+def _participants(options: argparse.Namespace) -> int:
+    """Maps of every scan that is asked for."""
+    from vbmstat.batch.plan import make_plan  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.run import run_plan  # noqa: PLC0415
+    from vbmstat.cli.live import screen, stoppable  # noqa: PLC0415
+
+    found = _found(options)
+    if options.dry_run:
+        for scan in found.scans:
+            sys.stdout.write(f"{one_line(str(scan.path))}\n")
+        return 0
+    plan = make_plan(
+        found, options.output_dir, participants=_people(options), device=options.device, engine=options.engine,
+        names="bids", force=options.force,
+    )  # fmt: skip
+    with screen() as shown, stoppable(shown.stopped):
+        result = run_plan(
+            plan, jobs=_jobs(options), memory_gb=options.memory_gb, stop_on_first_failure=options.stop_on_first_crash,
+            on_event=shown.show, on_start=shown.say,
+        )  # fmt: skip
+        shown.say(f"{len(result.cohort.table)} scans in {plan.out / 'cohort.tsv'}")
+        if result.failures:
+            shown.say(f"{len(result.failures)} failed: {plan.out / 'failures.tsv'}", "red")
+    return int(bool(result.failures))
+
+
+def _group(options: argparse.Namespace) -> int:
+    """Table and report of the scans that are complete, and a model if there is a formula."""
+    from vbmstat import cli  # noqa: PLC0415 - imports every command
+    from vbmstat.batch.plan import make_plan  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.run import run_plan  # noqa: PLC0415
+    from vbmstat.derivatives import is_complete  # noqa: PLC0415
+    from vbmstat.report.write import write_report  # noqa: PLC0415
+
+    found = _found(options)
+    out = options.output_dir
+    done = found.without(lambda scan: "" if is_complete(out, scan, "bids") else "not complete at the participant level")
+    if not done.scans:
+        msg = f"{out}: none of {len(found.scans)} scans is complete; run the level participant first"
+        raise VbmstatError(msg)
+    plan = make_plan(
+        done, out, participants=_people(options), device=options.device, engine=options.engine, names="bids"
+    )
+    result = run_plan(plan, jobs=1)
+    sys.stderr.write(f"{len(result.cohort.table)} scans in {out / 'cohort.tsv'}; report in {write_report(out)}\n")
+    if options.formula:
+        contrasts = [word for contrast in options.contrast for word in ("--contrast", contrast)]
+        cli.app(["glm", options.formula, "--cohort", str(out / "cohort.tsv"), *contrasts], standalone_mode=False)
+    missing = len(found.scans) - len(done.scans)
+    if missing:
+        sys.stderr.write(f"{missing} scans are not complete at the participant level and were left out\n")
+    return 0
+
+
+def _found(options: argparse.Namespace) -> Inputs:
+    """Scans of the dataset that are asked for; the others are among the skipped."""
+    from vbmstat.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
+    from vbmstat.inputs import find_inputs  # noqa: PLC0415
+
+    filters = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
+    wanted = Selection(tuple(options.participant_label), tuple(options.session_label), filters)
+    everything = find_inputs([options.bids_dir])
+    known = {scan.participant_id.removeprefix("sub-") for scan in everything.scans}
+    unknown = [label for label in wanted.participants if label.removeprefix("sub-") not in known]
+    if unknown:
+        msg = f"{options.bids_dir}: no T1w scan of participant {', '.join(unknown)}; there are {_some(sorted(known))}"
+        raise VbmstatError(msg)
+    chosen = everything.without(wanted.why_not)
+    if not chosen.scans:
+        why = next(iter(filter(None, map(wanted.why_not, everything.scans))), "")
+        msg = f"{options.bids_dir}: none of {len(everything.scans)} T1w scans is asked for ({why})"
+        raise VbmstatError(msg)
+    return chosen
+
+
+def _some(labels: Sequence[str], most: int = 12) -> str:
+    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
+
+
+def _people(options: argparse.Namespace) -> Path | None:
+    table: Path = options.bids_dir / "participants.tsv"
+    return table if table.is_file() else None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        code = run(sys.argv[1:])
+    except VbmstatError as error:
+        sys.stderr.write(f"vbmstat-bids: {error}\n")
+        code = 2
+    sys.exit(code)
