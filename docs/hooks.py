@@ -17,11 +17,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def _flat(group: Any, before: str = "") -> list[tuple[str, Any]]:
+    """Commands by name; those of a group after its name."""
+    found = []
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        found += [(f"{before}{name}", command)] if inner is None else _flat(command, f"{before}{name} ")
+    return found
+
+
 def commands_page() -> str:
     """Every command with its arguments and options, as `--help` has them."""
     group: Any = get_command(app)
     lines = ["# Commands", "", "An error that you can act on is one line and exit code 2; a scan that failed, 1.", ""]
-    for name, command in sorted(group.commands.items()):
+    for name, command in sorted(_flat(group)):
         lines += [f"## vbmstat {name}", "", command.help or "", "", "| | default | |", "|---|---|---|"]
         for parameter in command.params:
             if parameter.name == "help":
