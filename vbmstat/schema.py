@@ -180,7 +180,11 @@ TABLES = {
             Column(
                 "engine",
                 "Preprocessing engine; glm refuses a mixture",
-                levels={"classic": "vbmstat's own", "cat": "CAT12's algorithms from the cat-surf package"},
+                levels={
+                    "classic": "vbmstat's own",
+                    "cat": "CAT12's algorithms from the cat-surf package",
+                    "deep": "networks; which ones is in the scan's sidecar",
+                },
             ),
             Column("vbmstat_version", "Version that made the maps; glm refuses a mixture"),
             Column("harmonization", "What vbmstat harmonize did to the maps; only in its own table"),

@@ -32,6 +32,11 @@ _STEPS = {
         "[@rajapakse1997; @tohka2004; @gaser2024]. Tissue maps were registered to the template by geodesic "
         "shooting [@ashburner2011]."
     ),
+    "deep": (
+        "Grey matter, white matter and cerebrospinal fluid were found by convolutional networks that see the affinely "
+        "aligned brain, and registered to the template by way of a network that predicts symmetric half velocities "
+        "[@fisch2026; @mok2020]; the scans' sidecar files have the hashes of the networks."
+    ),
 }
 
 
@@ -75,7 +80,7 @@ def preprocessing_methods(
     )
     steps = [_STEPS[engine] for engine in dict.fromkeys(name for name, _ in engine_versions) if engine in _STEPS]
     last = (
-        "The template was CAT12's Template_4_GS in MNI152NLin2009cAsym space [@fonov2011] with voxels of 1.5 mm. "
+        "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011], voxels of 1.5 mm. "
         "Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that they "
         f"hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
         "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
