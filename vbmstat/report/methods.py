@@ -81,8 +81,8 @@ def preprocessing_methods(
     steps = [_STEPS[engine] for engine in dict.fromkeys(name for name, _ in engine_versions) if engine in _STEPS]
     last = (
         "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011] with voxels of "
-        "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that they "
-        f"hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
+        "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that "
+        f"they hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
         "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
     )
     return _with_citations([" ".join([first, *steps, last])])
