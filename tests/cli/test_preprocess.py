@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -96,3 +97,14 @@ def test_shards_then_the_whole(vbmstat, light_scans, tmp_path):
     assert code == 1
     assert "3 scans in" in said
     assert "2 failed:" in said
+
+
+def test_a_scan_without_permission_is_no_misuse(light_scans, tmp_path, monkeypatch):
+    allowed = os.access
+    monkeypatch.setattr("os.access", lambda path, mode, **_: mode != os.R_OK and allowed(path, mode))
+    app = typer.Typer()
+    app.command()(preprocess.command)
+    paths = sorted(map(str, light_scans.glob("*.nii*")))
+    result = CliRunner().invoke(app, [*paths, "--out", str(tmp_path / "out"), "--dry-run"])
+    assert result.exit_code == 0
+    assert "not readable" not in result.output

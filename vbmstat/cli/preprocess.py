@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def command(
-    inputs: Annotated[list[Path], typer.Argument(help="BIDS folder, folder of images, or .nii, .nii.gz, .mgz files.")],
+    inputs: Annotated[
+        list[Path],  # what cannot be read is a scan that fails, not a command that cannot be understood
+        typer.Argument(help="BIDS folder, folder of images, or .nii, .nii.gz, .mgz files.", readable=False),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Output folder; default derivatives/vbmstat in a BIDS folder, else vbmstat-out.")
     ] = None,
