@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ import torch
 from tests.batch.light import KILLS, light, light_undrawn
 from vbmstat.batch.claim import claim, under_way
 from vbmstat.batch.task import run_scan
-from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here
+from vbmstat.batch.workers import Workers, _end_with, local_workers, run_elsewhere, run_here
 
 
 def statuses(outcomes) -> list[tuple[str, str]]:
@@ -193,3 +194,16 @@ def test_outcomes_do_not_depend_on_who_works(tasks):
     here = {o.scan: o.row for o in run_here(some, ignore)}
     again = [type(task)(**{**task.__dict__, "force": True}) for task in some]
     assert {o.scan: o.row for o in map(run_scan, again)} == here
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
+    ours, parents = multiprocessing.Pipe()
+    watcher = threading.Thread(target=_end_with, args=(ours,))
+    watcher.start()
+    assert not ended.wait(0.1)
+    parents.close()  # as the system does when a process ends
+    watcher.join(5)
+    assert ended.is_set()
+    ours.close()

@@ -217,9 +217,8 @@ class _Progress:
     def work_off(self, tasks: Sequence[ScanTask], work: Work, stop_on_first_failure: bool) -> None:
         """Until none is left; scans that another run works at come again when it has let them go."""
         by_stem = {task.scan.stem: task for task in tasks}
-        waiting = list(tasks)
+        waiting, busy = list(tasks), list[ScanTask]()
         while waiting:
-            busy = []
             with contextlib.closing(work(waiting, lambda task, step: self.status.step(task.scan, step))) as outcomes:
                 for outcome in outcomes:
                     self.add(outcome)
@@ -228,19 +227,23 @@ class _Progress:
                     if outcome.status == "failed" and stop_on_first_failure:
                         self.is_whole = False
                         return
-            waiting = _when_free(busy)
+            waiting, busy = _when_free(busy)
 
 
-def _when_free(tasks: list[ScanTask]) -> list[ScanTask]:
-    """The tasks, as soon as nobody else works at one of them."""
-    while tasks:
-        for task in tasks:
-            held = claim(task.out, task.scan.stem, task.locking)
-            if held is not None:
-                held.release()
-                return tasks
+def _when_free(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
+    """Wait until others have let go of some scans: those, and those that they still have."""
+    free: list[ScanTask] = []
+    while tasks and not free:
         time.sleep(_BUSY_POLL_S)
-    return tasks
+        free = [task for task in tasks if _is_free(task)]
+    return free, [task for task in tasks if task not in free]
+
+
+def _is_free(task: ScanTask) -> bool:
+    held = claim(task.out, task.scan.stem, task.locking)
+    if held is not None:
+        held.release()
+    return held is not None
 
 
 @contextlib.contextmanager
