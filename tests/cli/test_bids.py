@@ -48,7 +48,7 @@ def made(out: Path) -> list[str]:
     return sorted(path.name.split("_label")[0] for path in out.rglob("*_label-GM_desc-modulated_probseg.nii.gz"))
 
 
-def test_participants_then_group(dataset, tmp_path, capsys):
+def test_participants_then_group(dataset, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert bids.run([str(dataset), str(out), "participant", *ONE_CORE]) == 0
     stems = ("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1")
@@ -60,9 +60,12 @@ def test_participants_then_group(dataset, tmp_path, capsys):
     assert json.loads(beside.read_text())["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"]
     assert json.loads((out / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": "../raw"}
     (out / "cohort.tsv").unlink()
-    assert bids.run([str(dataset), str(out), "group", "--participant-label", "sub-01"]) == 0
+    monkeypatch.setattr("vbmstat.batch.task.pipeline.preprocess_scan", None)  # no scan is run again, whatever differs
+    assert bids.run([str(dataset), str(out), "group", "--engine", "cat"]) == 0
     assert list(io_table(out / "cohort.tsv")["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
+    assert set(io_table(out / "cohort.tsv")["engine"]) == {"classic"}
     assert (out / "report.html").is_file()
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": "../raw"}
     assert "3 scans in" in capsys.readouterr().err
 
 
@@ -102,7 +105,7 @@ def test_exit_codes(dataset, tmp_path, capsys, monkeypatch):
     assert len(made(Path(out))) == 2
     assert "1 failed" in capsys.readouterr().err
     assert bids.run([str(dataset), out, "group"]) == 0
-    assert "1 scans are not complete" in capsys.readouterr().err
+    assert "1 scans are not complete and were left out" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["vbmstat-bids", str(tmp_path / "absent"), out, "participant"])
     with pytest.raises(SystemExit, match="2"):
         bids.main()
@@ -167,3 +170,13 @@ def test_derivatives_are_valid(dataset, tmp_path):
     assert errors_of_validator(dataset) == []
     (out / "sub-01" / "ses-1" / "anat" / "sub-01_nonsense.nii.gz").write_bytes(b"")
     assert errors_of_validator(out) != []
+
+
+def test_group_fits_a_model(dataset, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("vbmstat.cli.app", lambda words, **_: asked.append(words))
+    monkeypatch.setattr("vbmstat.report.write.write_report", lambda out: out / "report.html")
+    out = tmp_path / "out"
+    bids.run([str(dataset), str(out), "participant", *ONE_CORE])
+    assert bids.run([str(dataset), str(out), "group", "--formula", "gm ~ age", "--contrast", "age"]) == 0
+    assert asked == [["glm", "gm ~ age", "--cohort", str(out / "cohort.tsv"), "--contrast", "age"]]

@@ -157,30 +157,28 @@ def _participants(options: argparse.Namespace) -> int:
 
 
 def _group(options: argparse.Namespace) -> int:
-    """Table and report of the scans that are complete, and a model if there is a formula."""
-    from vbmstat import cli  # noqa: PLC0415 - imports every command
-    from vbmstat.batch.plan import make_plan  # noqa: PLC0415 - heavy imports
-    from vbmstat.batch.run import run_plan  # noqa: PLC0415
+    """Table and report of all scans that are complete, wherever they were made, and a model if there is a formula."""
+    from vbmstat import bids, cli  # noqa: PLC0415 - imports every command
+    from vbmstat.batch.claim import tables_claim  # noqa: PLC0415
+    from vbmstat.batch.collect import read_people, write_cohort  # noqa: PLC0415
     from vbmstat.derivatives import is_complete  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415
 
-    found = _found(options)
     out = options.output_dir
-    done = found.without(lambda scan: "" if is_complete(out, scan, "bids") else "not complete at the participant level")
-    if not done.scans:
-        msg = f"{out}: none of {len(found.scans)} scans is complete; run the level participant first"
+    asked = _found(options).scans
+    done = [scan for scan in asked if is_complete(out, scan, "bids")]
+    if not done:
+        msg = f"{out}: none of {len(asked)} scans is complete; run the level participant first"
         raise VbmstatError(msg)
-    plan = make_plan(
-        done, out, participants=_people(options), device=options.device, engine=options.engine, names="bids"
-    )
-    result = run_plan(plan, jobs=1)
-    sys.stderr.write(f"{len(result.cohort.table)} scans in {out / 'cohort.tsv'}; report in {write_report(out)}\n")
+    with tables_claim(out):
+        cohort = write_cohort(out, {}, [], read_people([options.bids_dir], None), "bids", options.engine)
+        bids.write_dataset_files(out, done, "bids")
+        sys.stderr.write(f"{len(cohort.table)} scans in {out / 'cohort.tsv'}; report in {write_report(out)}\n")
+    if len(done) < len(asked):
+        sys.stderr.write(f"{len(asked) - len(done)} scans are not complete and were left out\n")
     if options.formula:
         contrasts = [word for contrast in options.contrast for word in ("--contrast", contrast)]
         cli.app(["glm", options.formula, "--cohort", str(out / "cohort.tsv"), *contrasts], standalone_mode=False)
-    missing = len(found.scans) - len(done.scans)
-    if missing:
-        sys.stderr.write(f"{missing} scans are not complete at the participant level and were left out\n")
     return 0
 
 
