@@ -23,13 +23,12 @@ from vbmstat import io
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
-N_SCANS = 12
 
 
 def engine_batches(place: Path, args: argparse.Namespace) -> dict[str, object]:
     """Undisturbed, killed, and two together: the command as a user types it, on simulated scans."""
     scans, out = place / "scans", place / "out"
-    simulate_cohort(scans, Settings(N_SCANS, voxel_size_mm=args.voxel_size))
+    simulate_cohort(scans, Settings(args.scans, voxel_size_mm=args.voxel_size))
     program = str(Path(sys.executable).with_name("vbmstat"))
     words = (program, "preprocess", str(scans), "--out", str(out), "--jobs", str(args.jobs), "--device", "cpu")
     begin = time.perf_counter()
@@ -49,6 +48,7 @@ def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--light", action="store_true", help="a stand-in for the engine")
+    parser.add_argument("--scans", type=int, default=12)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--kills-a-folder", type=int, default=5)
     parser.add_argument("--within", type=float, default=0.5, help="latest kill, as a share of the undisturbed time")
@@ -59,12 +59,12 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as place:
         if args.light:
-            found = light_batches(Path(place), N_SCANS, args.kills, args.kills_a_folder, args.seed, args.jobs)
+            found = light_batches(Path(place), args.scans, args.kills, args.kills_a_folder, args.seed, args.jobs)
         else:
             found = engine_batches(Path(place), args)
     said = {
         "command": " ".join(["python benchmarks/batch/interrupted.py", *sys.argv[1:]]),
-        "engine": "stand-in" if args.light else "classic", "scans": N_SCANS, "jobs": args.jobs,
+        "engine": "stand-in" if args.light else "classic", "scans": args.scans, "jobs": args.jobs,
     }  # fmt: skip
     write({**said, **found}, f"batch_interrupted_{'light' if args.light else 'engine'}_jobs{args.jobs}")
 

@@ -20,6 +20,9 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.batch.light import light_undrawn, write_scans
 from vbmstat import io
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
@@ -58,18 +61,23 @@ def main() -> None:
     parser.add_argument("--voxel-size", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engine", default="classic")
+    parser.add_argument("--light", action="store_true", help="a stand-in for the engine, to try this script")
     args = parser.parse_args()
+    options = {"device": "cpu", "engine": args.engine, "process": light_undrawn if args.light else None}
     keep_freed_memory()
     cores = n_cores()
     with tempfile.TemporaryDirectory() as place:
         scans, out = Path(place, "scans"), Path(place, "out")
-        simulate_cohort(scans, Settings(args.scans, voxel_size_mm=args.voxel_size))
+        if args.light:
+            write_scans(scans, args.scans)
+        else:
+            simulate_cohort(scans, Settings(args.scans, voxel_size_mm=args.voxel_size))
 
         def tasks() -> list[ScanTask]:
             shutil.rmtree(out, ignore_errors=True)
-            return list(make_plan(scans, out, device="cpu", engine=args.engine).tasks)
+            return list(make_plan(scans, out, **options).tasks)
 
-        first = make_plan(scans, Path(place, "warm-up"), device="cpu", engine=args.engine, force=True).tasks
+        first = make_plan(scans, Path(place, "warm-up"), force=True, **options).tasks
         ways = {
             "1 process, 1 thread": lambda: processes(1, 1, first),
             f"1 process, {cores} threads": lambda: processes(1, cores, first),
@@ -89,7 +97,8 @@ def main() -> None:
                 if failed:
                     sys.exit(f"{name}: {failed[0]}")
                 print(name, seconds[name], flush=True)
-    write(args, cores, seconds)
+    if not args.light:
+        write(args, cores, seconds)
 
 
 def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]]) -> None:

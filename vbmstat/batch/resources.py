@@ -15,8 +15,9 @@ from vbmstat.errors import VbmstatError
 _GB = 1e9
 _SHARE = 0.9  # of the free memory that is given to scans: the rest is for the disk cache and the others
 _GPU_SHARERS = 3  # processes a GPU: one computes while the others read and write
-# Peak of a process, engine by engine: bytes, and bytes a voxel of the scan (benchmarks/batch/memory.py)
-_TAKEN = {"classic": (2.6e9, 20.0), "cat": (2.6e9, 20.0)}
+# Peak of a process, engine by engine: bytes, and bytes a voxel of the scan. Classic was measured on scans of 6 to 40
+# million voxels (benchmarks/preproc/steps.py, benchmarks/batch/memory.py): none took more.
+_TAKEN = {"classic": (2.9e9, 15.0), "cat": (2.9e9, 15.0), "deep": (8e9, 15.0)}
 _TAKEN_BY_UNKNOWN = (4e9, 40.0)
 _GPU_TAKEN_BYTES = 8e9
 _VOXELS_UNKNOWN = 256**3
