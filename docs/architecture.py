@@ -25,6 +25,7 @@ PACKAGE = "vbmstat"
 BOXES = {
     "evaluate": ("evaluate",),
     "batch": ("batch", "derivatives"), "tables": ("tables", "schema"),
+    "cluster": ("cluster", "scheduler"),
 }  # fmt: skip
 WORDS = {
     "cli": "the commands", "batch": "many scans", "catalogue": "assets, all", "report": "one HTML page",
@@ -34,7 +35,7 @@ WORDS = {
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
     "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
-    "io": "nibabel", "device": "CPU, CUDA", "volume": "tensor + grid", "grid": "voxel to mm",
+    "io": "nibabel", "device": "CPU, CUDA", "cluster": "dask, SLURM", "volume": "tensor + grid", "grid": "voxel to mm",
     "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.

@@ -216,6 +216,7 @@ MODELS = {
     "fwe": ("gm ~ age + sex + tiv", {"inference": "fwe,fdr", "permutations": 50, "repeats": 5}),
     "hc3": ("gm ~ age + sex", {"robust": "hc3", "repeats": 5}),
     "map": ("gm ~ age + map(wm)", {"repeats": 5}),
+    "groups": ("gm ~ sex + age", {"variance_groups": "sex", "inference": "fwe", "permutations": 50, "repeats": 0}),
     "repeated": ("gm ~ age", {"repeated": "family"}),
 }
 
