@@ -13,6 +13,7 @@ from vbmstat.grid import Grid, resample, voxel_indices
 from vbmstat.preproc.networks import cascade
 from vbmstat.preproc.networks.cascade import TissueNetworks
 from vbmstat.preproc.networks.patches import REGION_SHAPE, importance, regular_positions
+from vbmstat.preproc.networks.weights import build_network
 from vbmstat.volume import Volume
 
 COARSE = (112, 128, 112)  # of the whole view: 1.5 mm
@@ -208,3 +209,15 @@ def test_a_mask_that_forbids_gm_everywhere_leaves_none(ball, region):
         assert float(forbidden[0][at].max()) == 0
         assert float(allowed[0][at].max()) > 0.9
     assert torch.allclose(forbidden.sum(0), allowed.sum(0), atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_half_precision_on_a_gpu_is_near_the_cpu():
+    torch.manual_seed(0)
+    network = build_network("segmentation", {})
+    image = torch.rand(1, 1, 64, 48, 32)
+    with torch.inference_mode():
+        on_cpu = cascade.run(network, image)
+        on_gpu = cascade.run(network.cuda().to(memory_format=torch.channels_last_3d), image.cuda())
+    assert on_gpu.dtype == torch.float32
+    assert float((on_gpu.cpu() - on_cpu).abs().mean()) < 0.02  # of 3
