@@ -178,6 +178,16 @@ def test_processes_of_this_machine(tasks):
     assert "killed at the step segment, most likely by the system for want of memory" in outcomes["sub-02"].reason
 
 
+@pytest.mark.parametrize("before", ["7", None])
+def test_the_threads_of_processes_are_told_to_them_and_to_nobody_else(monkeypatch, before):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    if before is None:
+        monkeypatch.delenv("OMP_NUM_THREADS")
+    with local_workers(2, threads=3):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
+    assert os.environ.get("OMP_NUM_THREADS") == before
+
+
 def test_threads_are_bounded():
     from vbmstat.batch.workers import set_threads  # noqa: PLC0415
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from vbmstat import cohort, naming, tables
 from vbmstat.batch import estimate, resources
@@ -25,7 +24,7 @@ from vbmstat.batch.manifest import write_inputs, write_manifest
 from vbmstat.batch.plan import Places, Plan, completed, make_plan
 from vbmstat.batch.status import Event, Status
 from vbmstat.batch.task import Process, ScanOutcome, ScanTask
-from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here
+from vbmstat.batch.workers import Work, Workers, workforce
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.runlog import FOLDER
 
@@ -172,7 +171,7 @@ def run_plan(
     on_start(estimate.sharing(share, workers))
     status.write("start", scans=len(plan.tasks), complete=len(progress.rows), jobs=share.jobs, threads=share.threads)
     try:
-        with _workforce(share, plan.device, workers) as work:
+        with workforce(share, plan.device, workers) as work:
             progress.work_off(todo, work, stop_on_first_failure)
     except BaseException:
         status.write("stopped", complete=len(progress.rows), failed=len(progress.failures))
@@ -187,9 +186,6 @@ def share_out(plan: Plan, n_todo: int, jobs: int | None, memory_gb: float | None
     """How this machine is shared out among the scans of a plan."""
     a_scan = estimate.memory_bytes(plan.engine, estimate.grids(plan.tasks))
     return resources.allot(resources.probe(plan.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
-
-
-Work = Callable[[Sequence[ScanTask], Callable[[ScanTask, str], None]], Generator[ScanOutcome, None, None]]
 
 
 @dataclass
@@ -244,19 +240,6 @@ def _is_free(task: ScanTask) -> bool:
     if held is not None:
         held.release()
     return held is not None
-
-
-@contextlib.contextmanager
-def _workforce(share: resources.Allotment, device: str, workers: Workers | None) -> Iterator[Work]:
-    """Who works the scans off."""
-    if workers is not None:
-        yield lambda tasks, tell: run_elsewhere(tasks, workers, tell)
-    elif share.jobs == 1:
-        torch.set_num_threads(min(torch.get_num_threads(), share.threads))
-        yield run_here
-    else:
-        with local_workers(share.jobs, share.threads, device) as local:
-            yield lambda tasks, tell: run_elsewhere(tasks, local, tell)
 
 
 def _finished(plan: Plan, progress: _Progress) -> Result:

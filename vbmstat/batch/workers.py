@@ -25,10 +25,12 @@ from typing import Any
 import torch
 
 from vbmstat.batch.claim import under_way
+from vbmstat.batch.resources import Allotment
 from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
 from vbmstat.device import keep_freed_memory
 
 Tell = Callable[[ScanTask, str], None]  # a scan, and the step that begins
+Work = Callable[[Sequence[ScanTask], Tell], Generator[ScanOutcome, None, None]]
 _POLL_S = 1.0  # how often the steps of other processes are looked at
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
 _KILLED = "its process was killed at the step {step}, most likely by the system for want of memory; free memory, give "
@@ -50,6 +52,19 @@ class Workers:
 
     make: Callable[[int], Executor]
     slots: int
+
+
+@contextlib.contextmanager
+def workforce(share: Allotment, device: str, given: Workers | None = None) -> Iterator[Work]:
+    """Who works scans off: the workers given, or this process one scan at a time, or processes of this machine."""
+    if given is not None:
+        yield lambda tasks, tell: run_elsewhere(tasks, given, tell)
+    elif share.jobs == 1:
+        torch.set_num_threads(min(torch.get_num_threads(), share.threads))
+        yield run_here
+    else:
+        with local_workers(share.jobs, share.threads, device) as local:
+            yield lambda tasks, tell: run_elsewhere(tasks, local, tell)
 
 
 def run_here(tasks: Sequence[ScanTask], tell: Tell) -> Generator[ScanOutcome, None, None]:
