@@ -84,6 +84,21 @@ NOISE = torch.rand(1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
 NO_BRAIN = Volume(NOISE, Grid((64, 64, 64), np.diag([3.0, 3.0, 3.0, 1.0])))
 
 
+def test_padding_makes_no_difference(monkeypatch):
+    data = torch.zeros(1, 20, 16, 12)
+    data[:, 6:14, 1:15, 3:11] = torch.rand(1, 8, 14, 8) + 1
+    seen = []
+    monkeypatch.setattr(brain, "_extract", lambda inner, _: seen.append(inner) or inner.data[0] > 1.5)
+    affine = np.array([[2.0, 0, 0, -20], [0, 2, 0, -16], [0, 0, 2, -12], [0, 0, 0, 1]])
+    mask = brain.extract_brain(Volume(data, Grid((20, 16, 12), affine)), torch.device("cpu"))
+    assert torch.equal(mask, data[0] > 1.5)
+    assert seen[0].grid.shape == (8, 16, 8)  # 14 of 16 are no padding
+    np.testing.assert_allclose(seen[0].grid.affine[:3, 3], [-8, -16, -6])
+    noisy = Volume(torch.rand(1, 20, 16, 12), Grid((20, 16, 12), affine))
+    brain.extract_brain(noisy, torch.device("cpu"))
+    assert torch.equal(seen[1].data, noisy.data)
+
+
 def test_noise_is_refused():
     with pytest.raises(ScanError, match=r"found a brain of \d{4} mL, expected 400 to 2400 mL"):
         brain.extract_brain(NO_BRAIN, torch.device("cpu"))

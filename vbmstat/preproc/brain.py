@@ -24,6 +24,7 @@ _BOX_SHAPE = (128, 128, 128)  # the networks' training sizes
 _BRAIN_SHAPE = (256, 256, 256)
 _BOX_MARGIN = 0.1
 _BOX_OCCUPANCY = 0.02  # a slice belongs to the box when this share of it is brain
+_LEAST_FILLED = 0.75  # of the field of view along an axis; less is padding
 MAX_STRIPPED_ML = 2400.0  # whole heads measure 3 L and more, brains with meninges less than this
 MIN_BRAIN_ML = 400.0
 
@@ -89,6 +90,27 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
     ScanError
         If no brain is found, or what is found has not the volume of one.
     """
+    window = _without_padding(t1w.data[0].cpu().numpy())
+    start, stop = zip(*((part.start, part.stop) for part in window), strict=True)
+    inner = Volume(t1w.data[(slice(None), *window)].contiguous(), t1w.grid.crop(start, stop))
+    mask = torch.zeros(t1w.grid.shape, dtype=torch.bool)
+    mask[window] = _extract(inner, device)
+    return mask
+
+
+def _without_padding(data: np.ndarray) -> tuple[slice, slice, slice]:
+    """The part of an image inside wide constant margins, in which the networks would find the head too small."""
+    content = data != data[0, 0, 0]
+    window = []
+    for axis, n in enumerate(data.shape):
+        filled = np.flatnonzero(content.any(axis=tuple(a for a in range(3) if a != axis)))
+        is_padded = len(filled) > 0 and filled[-1] + 1 - filled[0] < _LEAST_FILLED * n
+        window.append(slice(int(filled[0]), int(filled[-1]) + 1) if is_padded else slice(0, n))
+    return tuple(window)  # type: ignore[return-value]
+
+
+def _extract(t1w: Volume, device: torch.device) -> torch.Tensor:
+    """The same of an image that the head fills as the networks know it."""
     box_net, brain_net = _networks(str(device))
     image = t1w.data[None].to(device)  # (1, 1, X, Y, Z)
     small = functional.interpolate(image, _BOX_SHAPE, mode="nearest-exact")
