@@ -89,24 +89,34 @@ def test_workers_of_another_version_are_refused(local, monkeypatch):
         list(local.map(Slow(), [1]))
 
 
-def test_tasks_that_nobody_waits_for_are_cancelled(local):
-    found = local.map(Slow(0.1), range(200))
-    next(found)
+@dataclass(frozen=True)
+class Noted:
+    """Leaves a file a call."""
+
+    folder: Path
+
+    def __call__(self, number: int) -> int:
+        (self.folder / str(number)).touch()
+        time.sleep(0.05)
+        return number
+
+
+def test_tasks_that_nobody_waits_for_are_cancelled(local, tmp_path):
+    found = local.map(Noted(tmp_path), range(200))
+    assert next(found) == 0
     found.close()
-    start = time.monotonic()
-    assert next(local.map(Slow(), [1]))[0] == 1
-    assert time.monotonic() - start < 5  # 200 tasks took 15 s of two workers
+    assert next(local.map(Slow(), [1]))[0] == 1  # the workers are free again
+    assert len(list(tmp_path.iterdir())) < 150
 
 
-def test_an_executor_s_futures_are_those_of_the_standard_library(local, tmp_path):
+def test_an_executor_s_futures_are_those_of_the_standard_library(local):
     executor = local.executor()
-    killed = executor.submit(Deadly(tmp_path, 1, 1), 1)
+    done = executor.submit(Slow(), 1)
     refused = executor.submit(refuse, 7)
     slow = executor.submit(time.sleep, 60)
-    finished, waiting = wait([killed, refused], timeout=60)
+    finished, waiting = wait([done, refused], timeout=60)
     assert (len(finished), waiting) == (2, set())
-    assert killed.result() == 1
-    assert len(list(tmp_path.iterdir())) == 1
+    assert done.result()[0] == 1
     with pytest.raises(ScanError, match="sub-7"):
         refused.result()
     executor.shutdown(wait=False, cancel_futures=True)

@@ -156,8 +156,8 @@ def report(rows: list[dict[str, Any]], maps: PackedMaps, arguments: argparse.Nam
     text = {"fit": "fit, 100 subsets", "max-t": "permutations, largest t", "TFCE": "permutations, TFCE"}
     lines = [
         f"Measured on {machine['platform']}, {machine['cpus']} cores, torch {machine['torch']}: {len(maps.scan_ids)} "
-        f"scans × {maps.n_voxels:,} voxels; 0 workers is this process with its threads. Load is that of the machine: with "
-        "more than its cores, times say little.",
+        f"scans × {maps.n_voxels:,} voxels; 0 workers is this process with its threads. Load is that of the "
+        "machine: where it is above the number of cores, times say little.",
         "", "| what | workers | killed meanwhile | s | load | peak of a worker, MB | bytes as in one process |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
