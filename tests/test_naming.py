@@ -1,4 +1,4 @@
-"""Names: which scans are found, where outputs go, what other programs call their maps."""
+"""Names: where outputs go, what other programs call their maps."""
 
 from __future__ import annotations
 
@@ -11,116 +11,12 @@ from vbmstat import naming
 from vbmstat.errors import ScanError
 
 
-def make(folder: Path, *names: str) -> Path:
-    """Empty files, and the folder."""
+def make(folder: Path, *names: str) -> None:
+    """Empty files."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    return folder
-
-
-@pytest.fixture
-def bids(tmp_path) -> Path:
-    return make(
-        tmp_path / "bids",
-        "dataset_description.json",
-        "sub-01/anat/sub-01_T1w.nii.gz",
-        "sub-01/anat/sub-01_T2w.nii.gz",
-        "sub-01/func/sub-01_task-rest_bold.nii.gz",
-        "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii",
-        "sub-02/ses-2/anat/sub-02_ses-2_run-1_T1w.nii.gz",
-        "sub-02/ses-2/anat/sub-02_ses-2_run-2_T1w.nii.gz",
-        "sub-02/ses-2/anat/sub-02_ses-2_run-2_T1w.json",
-        "derivatives/fmriprep/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
-        "derivatives/vbmstat/mri/s6mwp1sub-01_T1w.nii.gz",
-        "sourcedata/sub-01/anat/sub-01_T1w.nii.gz",
-    )
-
-
-def found(*inputs) -> list[str]:
-    return [scan.stem for scan in naming.find_scans(inputs)]
-
-
-EVERY_SCAN = ["sub-01_T1w", "sub-02_ses-1_T1w", "sub-02_ses-2_run-1_T1w", "sub-02_ses-2_run-2_T1w"]
-
-
-def test_bids_folder(bids):
-    assert found(bids) == EVERY_SCAN
-    scans = naming.find_scans([bids])
-    assert [(scan.participant_id, scan.session_id) for scan in scans] == [
-        ("sub-01", ""), ("sub-02", "ses-1"), ("sub-02", "ses-2"), ("sub-02", "ses-2"),
-    ]  # fmt: skip
-    assert all(scan.path.is_absolute() and scan.path.is_file() for scan in scans)
-
-
-def test_bids_folder_without_description(bids):
-    (bids / "dataset_description.json").unlink()
-    assert found(bids) == EVERY_SCAN
-
-
-def test_trailing_slash_and_relative_path(bids, monkeypatch):
-    assert found(f"{bids}/") == EVERY_SCAN
-    monkeypatch.chdir(bids)
-    assert found(".") == found("./") == EVERY_SCAN
-
-
-@pytest.mark.parametrize(
-    ("rules", "kept"),
-    [
-        ("# nothing\n\n", [0, 1, 2, 3]),
-        ("sub-02/\n", [0]),
-        ("sub-02\n", [0]),
-        ("*_run-2_*\n", [0, 1, 2]),
-        ("sub-02/ses-2/**\n", [0, 1]),
-        ("/sub-0*/ses-1\n", [0, 2, 3]),
-        ("**/anat\n!sub-01_T1w.nii.gz\n", [0]),
-        ("sub-0? \n", []),
-        ("anat/sub-01_T1w.nii.gz\n", [0, 1, 2, 3]),  # relative to the dataset: no such file
-    ],
-)
-def test_bidsignore(bids, rules, kept):
-    (bids / ".bidsignore").write_text(rules)
-    if kept:
-        assert found(bids) == [EVERY_SCAN[n] for n in kept]
-    else:
-        with pytest.raises(ScanError, match="found no T1w image"):
-            found(bids)
-
-
-def test_folder_of_images_and_single_files(tmp_path):
-    folder = make(tmp_path, "b.nii", "a.nii.gz", "c.mgz", ".hidden.nii", "notes.txt", "deeper/d.nii")
-    assert found(folder) == ["a", "b", "c"]
-    assert found(folder / "c.mgz", folder / "deeper" / "d.nii", folder / "c.mgz") == ["c", "d"]
-    assert naming.find_scans([folder])[0].participant_id == "a"
-
-
-def test_equal_names_get_their_folder_in_front(tmp_path):
-    make(tmp_path, "berlin/sub-01_T1w.nii", "oslo/sub-01_T1w.nii", "oslo/sub-02_T1w.nii")
-    assert found(tmp_path / "berlin", tmp_path / "oslo") == ["berlin_sub-01_T1w", "oslo_sub-01_T1w", "sub-02_T1w"]
-    assert naming.split_ids("oslo_sub-01_T1w") == ("sub-01", "")
-
-
-def test_names_that_cannot_be_told_apart(tmp_path):
-    make(tmp_path, "x.nii", "x.nii.gz")
-    with pytest.raises(ScanError, match=r"would write the same output names: .*x.nii, .*x.nii.gz; rename"):
-        found(tmp_path)
-
-
-def test_nothing_to_do(tmp_path):
-    with pytest.raises(ScanError, match="absent: no such file or folder"):
-        found(tmp_path / "absent")
-    with pytest.raises(ScanError, match="found no T1w image; expected a BIDS folder"):
-        found(tmp_path)
-    with pytest.raises(ScanError, match="nothing given"):
-        found()
-
-
-@pytest.mark.timeout(20)
-def test_a_hundred_thousand_scans_are_no_burden(monkeypatch):
-    paths = [Path(f"/data/sub-{n:06d}_T1w.nii.gz") for n in range(100_000)]
-    monkeypatch.setattr(naming, "_images_in", lambda _: paths)
-    assert len(naming.find_scans(["/tmp"])) == len(paths)  # noqa: S108
 
 
 def test_every_output_has_a_path_of_its_own(tmp_path):
@@ -129,6 +25,14 @@ def test_every_output_has_a_path_of_its_own(tmp_path):
     for names in naming.NAME_STYLES:
         paths = [naming.output_path(tmp_path, scan, kind, names) for scan in scans for kind in naming.OUTPUT_KINDS]
         assert len(set(paths)) == len(stems) * len(naming.OUTPUT_KINDS)
+
+
+@pytest.mark.parametrize(("n_letters", "names"), [(230, "cat12"), (180, "bids"), (120, "cat12")])
+def test_names_that_no_file_system_takes(n_letters, names):
+    fits, too_long = "s" * n_letters, "s" * (n_letters + 60) if n_letters > 120 else "脳" * n_letters
+    naming.check_name_length(naming.Scan(Path("a/x.nii"), fits, fits), names)
+    with pytest.raises(ScanError, match=r"^a/x\.nii: its outputs would have names of \d{3} bytes, and 255 are allowed"):
+        naming.check_name_length(naming.Scan(Path("a/x.nii"), f"sub-1_{too_long}", "sub-1"), names)
 
 
 def test_bids_derivative_names(tmp_path):

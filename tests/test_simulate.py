@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from vbmstat import cohort, io, naming
+from vbmstat import cohort, inputs, io
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid, apply_affine, sample, voxel_indices
 from vbmstat.simulate import Settings, Sphere, parse_region, render_t1w, simulate_cohort, tissue_labels
@@ -195,7 +195,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_folder_is_a_bids_dataset_that_preprocess_finds(dataset) -> None:
     out, _ = dataset
-    scans = naming.find_scans([out])
+    scans = inputs.find_inputs([out]).scans
     assert [scan.participant_id for scan in scans] == ["sub-01"]
     people = cohort.read_cohort(out / "participants.tsv").table
     assert list(people.columns) == ["age", "sex"]

@@ -1,8 +1,8 @@
-"""Names of inputs and outputs: finding T1w scans, CAT12's names, BIDS-derivative names, others' map names."""
+"""Names of scans and outputs: CAT12's names, BIDS-derivative names, others' map names."""
 
 from __future__ import annotations
 
-import fnmatch
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +13,7 @@ from vbmstat.errors import ScanError
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
 NAME_STYLES = ("cat12", "bids")
+_MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
 SMOOTHED = "s6"  # prefix of maps smoothed by 6 mm FWHM
 
 # kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities). Read prefixes right to left.
@@ -108,96 +109,6 @@ def image_stem(path: Path) -> str:
     return path.stem
 
 
-def is_bids(folder: Path) -> bool:
-    """Whether a folder is a BIDS dataset (has a dataset description or sub-*/ folders with anat/)."""
-    return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
-
-
-def find_scans(inputs: Iterable[Path | str]) -> list[Scan]:
-    """T1w scans of BIDS folders, folders of images, or single files.
-
-    Parameters
-    ----------
-    inputs : iterable of path
-        In a BIDS folder every ``sub-*/[ses-*/]anat/*_T1w`` image not named by ``.bidsignore`` is taken; in any
-        other folder every image file directly inside.
-
-    Returns
-    -------
-    list of Scan
-        In the order given, sorted within a folder. Equal stems from different folders get the name of their
-        parent folder in front, so that no output overwrites another.
-
-    Raises
-    ------
-    ScanError
-        If an input does not exist, or no image is found at all.
-    """
-    entries = [Path(entry) for entry in inputs]
-    paths: list[Path] = []
-    for entry in entries:
-        if entry.is_dir():
-            paths += _bids_t1w(entry) if is_bids(entry) else _images_in(entry)
-        elif entry.exists():
-            paths.append(entry)
-        else:
-            msg = f"{entry}: no such file or folder"
-            raise ScanError(msg)
-    paths = list(dict.fromkeys(path.absolute() for path in paths))
-    if not paths:
-        where = ", ".join(str(entry) for entry in entries) or "(nothing given)"
-        msg = (
-            f"{where}: found no T1w image; expected a BIDS folder with sub-*/anat/*_T1w.nii.gz, "
-            f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or such files"
-        )
-        raise ScanError(msg)
-    stems = [image_stem(path) for path in paths]
-    n_of_stem = Counter(stems)
-    unique = [
-        stem if n_of_stem[stem] == 1 else f"{path.parent.name}_{stem}" for path, stem in zip(paths, stems, strict=True)
-    ]
-    n_of_name = Counter(unique)
-    twice = sorted(str(path) for path, name in zip(paths, unique, strict=True) if n_of_name[name] > 1)
-    if twice:
-        msg = f"these scans would write the same output names: {', '.join(twice)}; rename them or run them separately"
-        raise ScanError(msg)
-    return [Scan(path, stem, *split_ids(stem)) for path, stem in zip(paths, unique, strict=True)]
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.name.endswith(IMAGE_SUFFIXES) and not p.name.startswith("."))
-
-
-def _bids_t1w(folder: Path) -> list[Path]:
-    rules = _ignore_rules(folder / ".bidsignore")
-    found = {
-        path
-        for pattern in ("sub-*/anat/*_T1w", "sub-*/ses-*/anat/*_T1w")
-        for suffix in IMAGE_SUFFIXES
-        for path in folder.glob(pattern + suffix)
-    }
-    return sorted(path for path in found if not _is_ignored(path.relative_to(folder), rules))
-
-
-def _ignore_rules(path: Path) -> list[str]:
-    """Lines of a .bidsignore file (the grammar of .gitignore)."""
-    lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
-    return [line.strip() for line in lines if line.strip()]  # no file of BIDS begins with #, so a comment names none
-
-
-def _is_ignored(relative: Path, rules: list[str]) -> bool:
-    """Whether the last rule that names a path, or a folder above it, ignores it."""
-    ignored = False
-    above = [relative, *relative.parents][:-1]  # the last parent is "."
-    for rule in rules:
-        pattern = rule.removeprefix("!").rstrip("/").removeprefix("**/")
-        anchored = "/" in pattern  # such a rule is relative to the dataset, others name a file or folder anywhere
-        names = [entry.as_posix() if anchored else entry.name for entry in above]
-        if any(fnmatch.fnmatchcase(name, pattern.removeprefix("/")) for name in names):
-            ignored = not rule.startswith("!")
-    return ignored
-
-
 def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     """Where an output of a scan is written.
 
@@ -251,6 +162,21 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
                 "rename one of them, or use the names of cat12"
             )
             raise ScanError(msg)
+
+
+def check_name_length(scan: Scan, names: str) -> None:
+    """Refuse a scan whose outputs would have longer names than file systems take.
+
+    Raises
+    ------
+    ScanError
+        If one would have more than 255 bytes.
+    """
+    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in _OUTPUTS)
+    if n_bytes > _MAX_NAME_BYTES:
+        allowed = f"and {_MAX_NAME_BYTES} are allowed; rename it"
+        msg = f"{scan.path}: its outputs would have names of {n_bytes} bytes, {allowed}"
+        raise ScanError(msg)
 
 
 def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:

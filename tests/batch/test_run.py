@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from tests import hostile
-from vbmstat import cohort_quality, io, naming
+from vbmstat import cohort_quality, inputs, io, naming
 from vbmstat.batch import plan, run
 from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
@@ -106,7 +106,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     assert len((out / "failures.tsv").read_text().splitlines()) == 1 + len(HOSTILE)
     assert partial_files(out) == []
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-    (scan,) = naming.find_scans([folder / f"{GOOD}.nii.gz"])
+    (scan,) = inputs.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
     own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort", "failures", "inputs")
@@ -273,7 +273,7 @@ def test_cohort_table_keeps_the_complete_scans_of_earlier_runs(folder, tmp_path,
     out = tmp_path / "out"
     run.preprocess([one, two], out, device="cpu", names=names)
     earlier = read_cohort(out / "cohort.tsv").table
-    (scan,) = naming.find_scans([one])
+    (scan,) = inputs.find_inputs([one]).scans
     naming.output_path(out, scan, "p2", names).unlink()
     cohort = run.preprocess([three], out, device="cpu", names=names)
     assert cohort.scan_ids == ["sub-12", "sub-13"]

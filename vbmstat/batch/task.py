@@ -204,6 +204,7 @@ class ScanRun:
             self._end("busy")
             return
         self._begin("read")
+        naming.check_name_length(task.scan, task.names)
         row = completed_row(task)
         if row is not None:
             self._end("resumed", row=row)
