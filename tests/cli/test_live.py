@@ -64,6 +64,16 @@ def test_a_bar_on_a_terminal_but_not_under_slurm(capsys, monkeypatch, terminal):
     assert "\x1b[" not in said(capsys)
 
 
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with live.stoppable(print):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(capsys, monkeypatch, number, name, code):
     monkeypatch.delenv("FORCE_COLOR", raising=False)

@@ -235,8 +235,9 @@ def local_workers(jobs: int, threads: int, device: str = "cpu") -> Iterator[Work
 
 
 def _start_worker(threads: int, device: str, gpus: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to all processes of a SLURM job: the parent ends us
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # sent to the whole group, or SLURM job: the parent ends us
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     keep_freed_memory()
     set_threads(threads)
     if device == "cuda":

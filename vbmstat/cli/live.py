@@ -141,6 +141,7 @@ def stoppable(tell: Callable[[str], None]) -> Iterator[None]:
         number: signal.signal(number, stop)
         for name in ("SIGTERM", "SIGHUP")
         if (number := getattr(signal, name, None)) is not None  # no SIGHUP on Windows
+        and signal.getsignal(number) != signal.SIG_IGN  # nohup
     }
     try:
         yield

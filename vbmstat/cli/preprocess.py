@@ -54,7 +54,7 @@ def command(
         bool, typer.Option("--dry-run", help="Say what would be done, how long it takes and what it needs.")
     ] = False,
     lock: Annotated[
-        bool, typer.Option("--lock/--no-lock", help="Keep other runs from a scan under way; off where files have no locks")
+        bool, typer.Option("--lock/--no-lock", help="Keep other runs from a scan under way; off where locks fail.")
     ] = True,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html, one page about the cohort.")
