@@ -283,7 +283,7 @@ def test_control_characters_do_not_break_the_rows_of_a_table(tmp_path):
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = hostile.ODD[0].write(tmp_path)
     monkeypatch.setattr(Path, "open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    with pytest.raises(ScanError, match=r"scan\.nii\.gz: expected .* cannot be read \(.*Permission denied\)"):
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: expected .* cannot be read \(.*Permission denied\); ask for"):
         io.read_scan(path)
     monkeypatch.setattr(Path, "is_file", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(ScanError, match=r"scan\.nii\.gz: cannot be looked at \(Permission denied\)"):

@@ -316,7 +316,8 @@ def _read_header(path: Path) -> _Stored:
     except ScanError:
         raise
     except Exception as error:  # whatever a reader makes of damaged bytes
-        wrong = f"it cannot be read ({_words(error)}); copy or convert it again"
+        advice = "ask for permission" if isinstance(error, PermissionError) else "copy or convert it again"
+        wrong = f"it cannot be read ({_words(error)}); {advice}"
     if wrong:
         msg = f"{path}: expected a NIfTI or MGH image, but {wrong}"
         raise ScanError(msg)
