@@ -313,8 +313,8 @@ def write_tables(records: dict[str, dict[str, object]]) -> None:
     lines = [
         "Made by `python benchmarks/hostile/corpus.py`, which runs `vbmstat preprocess` on each case in a process of",
         "its own; MB is the peak above the interpreter with every module loaded. r is the correlation of the smoothed",
-        "GM map with that of the plain scan where the latter exceeds 0.1. Whole heads are simulated, with voxels of 2 mm",
-        "where not said otherwise.",
+        "GM map with that of the plain scan where the latter exceeds 0.1. Whole heads are simulated, voxels of 2 mm",
+        "where nothing else is said.",
         "Seconds are those of a machine that was busy with other work.",
         "",
         f"{len(rows)} cases, {n_wrong} not as expected. Files that no reader may trust: at most {max(absurd)} MB.",
