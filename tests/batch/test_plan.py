@@ -1,0 +1,42 @@
+"""Plans: what is checked before the work, and which scans are complete; unknown options are in test_run.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.batch.light import light, write_scans
+from vbmstat.batch.plan import completed, make_plan
+from vbmstat.batch.task import run_scan
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def plan_of(tmp_path, **options):
+    return make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", device="cpu", process=light, **options)
+
+
+def test_a_plan_writes_nothing_and_reaches_every_task(tmp_path):
+    plan = plan_of(tmp_path, names="bids", locking=False, force=True)
+    assert not (tmp_path / "out").exists()
+    assert [scan.stem for scan in plan.scans] == ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]
+    given = {(task.names, task.locking, task.force, task.device) for task in plan.tasks}
+    assert given == {("bids", False, True, "cpu")}
+    assert all(task.out == tmp_path / "out" and task.out.is_absolute() for task in plan.tasks)
+
+
+def test_shards_have_one_manifest_and_files_of_their_own(tmp_path):
+    whole, part = plan_of(tmp_path), plan_of(tmp_path, shard=(2, 3))
+    assert part.id == whole.id != plan_of(tmp_path, names="bids").id
+    assert [scan.stem for scan in part.scans] == ["sub-02_T1w"]
+    assert whole.in_logs("status", ".jsonl") == "status.jsonl"
+    assert part.in_logs("status", ".jsonl") == "status_shard-2of3.jsonl"
+
+
+def test_complete_scans_are_found_and_unreadable_ones_are_not_complete(tmp_path):
+    plan = plan_of(tmp_path)
+    assert completed(plan) == {}
+    outcomes = [run_scan(task) for task in plan.tasks[:2]]
+    assert completed(plan) == {outcome.scan: outcome.row for outcome in outcomes}
+    plan.tasks[0].scan.path.unlink()
+    assert list(completed(plan)) == [plan.tasks[1].scan]
+    assert completed(plan_of(tmp_path, force=True)) == {}
