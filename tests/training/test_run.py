@@ -209,7 +209,8 @@ def test_a_case_that_does_not_say_where_gm_is_none(tmp_path, configure):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_augmented_examples_differ_and_move_together(onions, configure, precision):
+def test_augmented_examples_differ_and_move_together(onions, configure, precision, monkeypatch):
+    monkeypatch.setattr("vbmstat.training.augment.MAX_SHIFT_VOXELS", 60.0)  # of 0.5 mm: 3 of these
     config = read_config(configure(onions, augment=1.0, n_folds=1, precision=precision))
     task = make_task("segmentation", CaseFile(onions), config, torch.device("cpu"), onions.parent)
     stage = task.stages()[0]
