@@ -37,3 +37,8 @@ def test_what_is_refused(tmp_path, text, message):
     with pytest.raises(VbmstatError, match=message) as caught:
         read_config(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(VbmstatError, match=r"none.toml: cannot be read \(No such file or directory\)"):
+        read_config(tmp_path / "none.toml")

@@ -84,7 +84,10 @@ def read_config(path: Path) -> RunConfig:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); expected a run's TOML file"
+        raise VbmstatError(msg) from error
+    except ValueError as error:  # of the text's encoding or its grammar
         msg = f"{path}: cannot be read as TOML ({error})"
         raise VbmstatError(msg) from error
     kinds = {entry.name: type(entry.default) for entry in fields(RunConfig) if entry.name != "data"} | {"data": str}
