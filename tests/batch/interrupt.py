@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -45,11 +46,13 @@ class Forked:
         if self.pid == 0:
             code = 1
             try:
-                os.setsid()
+                os.setpgid(0, 0)
                 work()
                 code = 0
             finally:
                 os._exit(code)
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # whoever comes first
+            os.setpgid(self.pid, self.pid)
 
     def wait(self, timeout: float | None = None) -> int:
         end = time.monotonic() + (timeout if timeout is not None else 1e9)

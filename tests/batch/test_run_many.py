@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,12 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import light, write_scans
+from vbmstat import io
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.run import preprocess, read_failures, run_plan
+from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.inputs import find_inputs
 
@@ -72,9 +75,16 @@ def test_the_first_failure_may_stop_the_rest(scans, tmp_path):
 
 
 def test_failures_stand_in_the_order_of_names(scans, tmp_path):
-    for number in (4, 2):
-        (scans / f"sub-0{number}_T1w.nii.gz").write_bytes(b"broken")
-    batch(scans, tmp_path / "out")
+    def fails(t1w, device, on_step, engine):
+        is_second = float(t1w.data.sum()) == float(io.read_scan(scans / "sub-02_T1w.nii.gz").data.sum())
+        is_fourth = float(t1w.data.sum()) == float(io.read_scan(scans / "sub-04_T1w.nii.gz").data.sum())
+        if is_second or is_fourth:
+            time.sleep(0.5 * is_second)  # it fails last
+            msg = "no brain"
+            raise ScanError(msg)
+        return light(t1w, device, on_step, engine)
+
+    batch(scans, tmp_path / "out", process=fails, workers=Workers(ThreadPoolExecutor, 5))
     assert read_failures(tmp_path / "out")["scan"].tolist() == ["sub-02_T1w", "sub-04_T1w"]
 
 
