@@ -25,7 +25,12 @@ if [ -n "$index" ]; then
     || echo "no torch at $index; it comes from the usual index" >&2
 fi
 pip install -c "$source/constraints.txt" "$source${EXTRAS:+[$EXTRAS]}"
-rm -rf "$target"/lib/python3*/site-packages/torch/include # headers; nothing is compiled against them
+
+# A third of the size that nothing needs at run time: headers, test suites, and torch's programs but for its memory manager.
+packages=$("$target/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+rm -rf "$packages/torch/include" "$packages/torch/test"
+find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete
+find "$packages" -type d -name tests -prune -exec rm -rf {} +
 
 export VBMSTAT_ASSETS="$target/assets"
 mkdir -p "$VBMSTAT_ASSETS"
