@@ -218,3 +218,10 @@ def test_our_own_volumes_are_kept(tmp_path):
 def test_closest_names():
     assert cohort.closest("aeg", ["age", "sex", "tiv"]) == "age"
     assert cohort.closest("zzzzz", ["age", "sex"]) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04", b"PK\x05\x06" + bytes(18)])
+def test_damaged_excel_tables(tmp_path, content):
+    (tmp_path / "people.xlsx").write_bytes(content)
+    with pytest.raises(TableError, match=r"people\.xlsx: expected a UTF-8 table"):
+        cohort.read_table(tmp_path / "people.xlsx")

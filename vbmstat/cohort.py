@@ -107,8 +107,10 @@ def read_table(path: Path | str) -> pd.DataFrame:
     except FileNotFoundError as error:
         msg = f"{path}: no such table"
         raise TableError(msg) from error
-    except (OSError, UnicodeDecodeError, ValueError, ImportError, KeyError) as error:
-        reason = " ".join(str(error).split())
+    except TableError:
+        raise
+    except Exception as error:  # whatever pandas and openpyxl make of damaged files
+        reason = " ".join(str(error).split())[:300]
         msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {reason}"
         raise TableError(msg) from error
     names = [str(name).strip() for name in raw.iloc[0]]

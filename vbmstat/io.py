@@ -272,7 +272,7 @@ def _quiet() -> Iterator[None]:
 
 def _words(error: Exception) -> str:
     """What another library says, on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split())[:300]
     return text if " " in text else f"{type(error).__name__} {text}"
 
 

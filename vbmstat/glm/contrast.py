@@ -117,7 +117,7 @@ def _from_json(path: Path) -> list[tuple[str | None, Any]]:
     try:
         content = io.read_json(path)
     except (OSError, ValueError) as error:
-        msg = f"{path}: expected a JSON object of contrasts, but reading failed: {error}"
+        msg = f"{path}: expected a JSON object of contrasts, but reading failed: {error!s:.200}"
         raise DesignError(msg) from error
     if not isinstance(content, dict) or not content:
         msg = f'{path}: expected a JSON object such as {{"older": "age"}}, got {type(content).__name__}'

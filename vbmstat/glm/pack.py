@@ -123,7 +123,7 @@ def open_store(folder: Path) -> PackedMaps:
         if len(ids) != sum(n_scans for _, n_scans in segments) or not set(ids) <= set(manifest["files"]):
             raise ValueError("the scans of manifest.json are not those of the segments")  # noqa: EM101
     except Exception as error:  # whatever numpy makes of damaged files
-        msg = f"{folder}: expected packed maps, but {error!r}; run vbmstat pack again"
+        msg = f"{folder}: expected packed maps, but {error!r:.200}; run vbmstat pack again"
         raise ScanError(msg) from error
     return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
 
