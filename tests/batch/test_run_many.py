@@ -121,7 +121,10 @@ def test_what_killed_runs_left_is_removed(scans, tmp_path):
     for name in (".partial/scans/gone_T1w/mri/half.nii", ".partial/locks/gone_T1w", ".partial-x.tsv"):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
-    batch(scans, out)
+    before_the_work = []
+    plan = make_plan(scans, out, device="cpu", process=light)
+    run_plan(plan, on_start=lambda _: before_the_work.extend(left_behind(out)))
+    assert before_the_work == []
     assert left_behind(out) == []
 
 
