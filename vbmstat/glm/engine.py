@@ -181,7 +181,9 @@ def stream(
         spans = [starts[i : i + a_task] for i in range(0, len(starts), a_task)]
         yield from chain.from_iterable(cluster.map(chunks, spans))
         return
-    with single_threaded(), ThreadPoolExecutor(layout.workers) as pool:
+    # torch's number of threads is each thread's own: that of the main thread is not theirs
+    one_each = ThreadPoolExecutor(layout.workers, initializer=torch.set_num_threads, initargs=(1,))
+    with single_threaded(), one_each as pool:
         yield from chain.from_iterable(pool.map(chunks.run, starts))
 
 
