@@ -288,3 +288,15 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "is_file", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(ScanError, match=r"scan\.nii\.gz: cannot be looked at \(Permission denied\)"):
         io.read_scan(path)
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e-30, -1e30, 1e-41, 1.0])
+def test_extreme_intensities_are_brought_within_reach(tmp_path, factor):
+    stored = (hostile.phantom() * factor).astype(np.float32)
+    nib.save(hostile.nifti(stored), tmp_path / "scan.nii")
+    read = io.read_scan(tmp_path / "scan.nii").data[0].numpy()
+    assert 500 < np.abs(read).max() < 1500
+    ratio = read.astype(np.float64) / stored
+    assert ratio.min() == ratio.max()  # one power of two
+    assert np.log2(ratio.max()) == round(np.log2(ratio.max()))
+    assert (ratio.max() == 1) == (factor == 1)

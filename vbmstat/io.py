@@ -41,6 +41,7 @@ MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
 TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
 _MAX_EXTENT_MM = 2000.0  # of the field of view, and of its distance from the scanner's origin
+_LEAST_PEAK, _USUAL_PEAK, _LARGEST_PEAK = 1e-6, 1e3, 1e9  # of the intensities of a scan, whose unit is arbitrary
 _LARGEST_AFFINE = 1e6  # number in a voxel-to-mm matrix
 _LEAST_ORTHOGONALITY = 0.2  # volume of a voxel relative to that of the box with its edges
 _NIFTI_HEADERS = {  # by version, and whether header and data are two files
@@ -183,7 +184,8 @@ def read_volume(path: Path | str) -> Volume:
 def read_scan(path: Path | str) -> Volume:
     """Read a T1w scan: a volume that holds an image.
 
-    NaN outside the field of view (every corner of the image is NaN) becomes 0.
+    NaN outside the field of view (every corner of the image is NaN) becomes 0. Intensities far beyond those of any
+    scanner are multiplied by a power of two.
 
     Raises
     ------
@@ -202,7 +204,14 @@ def read_scan(path: Path | str) -> Volume:
     if low == high:
         msg = f"{path}: every value is {low:g}; expected a T1w image, so export or convert it again"
         raise ScanError(msg)
-    return Volume(data, volume.grid)
+    return Volume(_in_reach(data, max(abs(low), abs(high))), volume.grid)
+
+
+def _in_reach(data: torch.Tensor, peak: float) -> torch.Tensor:
+    """Intensities whose squares float32 can hold: extreme ones times a power of two, which keeps every digit."""
+    if _LEAST_PEAK <= peak <= _LARGEST_PEAK:
+        return data
+    return (data.double() * 2.0 ** -round(math.log2(peak / _USUAL_PEAK))).float()
 
 
 def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
