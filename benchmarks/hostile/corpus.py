@@ -128,6 +128,8 @@ def faults(outcome: Outcome, name: str) -> list[str]:
         found.append(f"ended with {outcome.code}")
     if "Traceback" in outcome.stderr:
         found.append("traceback")
+    if re.search(r"\b[A-Z]\w+(Error|Exception): ", outcome.line):
+        found.append("an error of Python")
     if outcome.code and name not in outcome.line:
         found.append("does not name the scan")
     if left_behind(outcome.out):

@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from vbmstat import assets
+from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, resample
+from vbmstat.preproc import linear
 from vbmstat.preproc.linear import pyramid, refine_with_tissues, register_brain
 from vbmstat.volume import Volume
 
@@ -45,3 +47,10 @@ def test_tissues_refine_a_rough_affine():
     start[0, 0] = 1.04
     refined = refine_with_tissues(template, template, start)
     np.testing.assert_allclose(refined, np.eye(4), atol=0.05)
+
+
+def test_intensities_without_a_scale_are_refused():
+    grid = Grid((8, 8, 8), np.diag([20.0, 20.0, 20.0, 1.0]))
+    template = Volume(torch.rand(1, 8, 8, 8), grid)
+    with pytest.raises(ScanError, match="intensities are not those of a T1w image"):
+        linear._gauss_newton(Volume(torch.full((1, 8, 8, 8), float("nan")), grid), template, np.eye(4), 3)

@@ -179,6 +179,9 @@ def _gauss_newton(
             normal, force = _normal_equations(warped / gain[:, None, None, None], residual, template.grid, homogeneous)
             if improved < 1e-5:
                 break
+        elif not np.isfinite(best_cost):
+            msg = "the brain cannot be laid on the template: its intensities are not those of a T1w image (negative?)"
+            raise ScanError(msg)
         else:
             damping *= 16
         step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -force)
