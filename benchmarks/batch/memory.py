@@ -69,7 +69,12 @@ def by_size(args: argparse.Namespace) -> None:
                 row |= {"most_mb_as_in_a_batch": found["most_mb"]} if keeps else found
             rows.append(row)
             print(row, flush=True)
-    io.write_json(RESULTS / f"batch_memory_{args.engine}.json", {"command": command(), "scans": rows})
+    write_sizes(rows, args.engine, command())
+
+
+def write_sizes(rows: list[dict], engine: str, how: str) -> None:
+    """The steps by voxel size, as JSON and as a table."""
+    io.write_json(RESULTS / f"batch_memory_{engine}.json", {"command": how, "scans": rows})
     steps = list(rows[0]["peak_mb"])
     head = ["voxel", "voxels", *steps, "most", "most, freed memory kept (as in a batch)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -77,8 +82,8 @@ def by_size(args: argparse.Namespace) -> None:
         cells = [f"{row['voxel_mm']:g} mm", f"{row['voxels'] / 1e6:.1f} M", *(f"{row['peak_mb'][s]}" for s in steps)]
         cells += [str(row["most_mb"]), str(row["most_mb_as_in_a_batch"])]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"MB resident at most during each step, engine {args.engine}, a simulated head. `{command()}`"]
-    io.write_text(RESULTS / f"batch_memory_{args.engine}.md", "\n".join(lines) + "\n")
+    lines += ["", f"MB resident at most during each step, engine {engine}, a simulated head. `{how}`"]
+    io.write_text(RESULTS / f"batch_memory_{engine}.md", "\n".join(lines) + "\n")
 
 
 def over_scans(args: argparse.Namespace) -> None:
