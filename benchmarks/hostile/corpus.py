@@ -190,7 +190,7 @@ def _warnings(out: Path) -> str:
 
 
 def _record(name: str, expected: str, outcome: Outcome, wrong: list[str], came: str, path: Path) -> dict[str, object]:
-    reason = outcome.line.replace(str(path.parent) + "/", "") if outcome.code else ""
+    reason = outcome.line.replace(f"{path.parent}/", "").replace(f"{outcome.out.parent}/", "") if outcome.code else ""
     return {
         "case": name, "expected": expected, "came": came, "line": reason, "seconds": round(outcome.seconds, 1),
         "megabytes": None if np.isnan(outcome.megabytes) else round(outcome.megabytes), "wrong": wrong,
