@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat import batch
+import vbmstat
 from vbmstat.errors import AssetError, ScanError, VbmstatError
 from vbmstat.grid import Grid, sample, voxel_indices
 from vbmstat.preproc import cat, pipeline
@@ -51,7 +51,7 @@ def without_package(monkeypatch):
 @pytest.mark.usefixtures("without_package")
 def test_a_missing_extra_says_what_to_install_before_anything_is_read():
     with pytest.raises(AssetError, match=r'pip install "vbmstat\[cat\]"') as caught:
-        batch.preprocess("no-such-folder", engine="cat")
+        vbmstat.preprocess("no-such-folder", engine="cat")
     assert "\n" not in str(caught.value)
 
 

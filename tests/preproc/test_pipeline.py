@@ -152,7 +152,7 @@ def test_what_is_no_scan_of_a_head_is_refused(data, size_mm, message):
 
 
 def test_unknown_engine(volume):
-    with pytest.raises(VbmstatError, match="expected engine classic or cat, got 'spm'"):
+    with pytest.raises(VbmstatError, match="expected engine classic, cat or deep, got 'spm'"):
         preprocess_scan(volume, engine="spm")
 
 
