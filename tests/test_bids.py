@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,16 +116,20 @@ def test_the_source_is_linked_if_that_tells_no_more_than_its_name(tmp_path):
     assert not (tmp_path / "cat12" / ".bidsignore").exists()
 
 
+_BESIDE_PYTHON = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+VALIDATOR = shutil.which("bids-validator-deno", path=_BESIDE_PYTHON)
+
+
 def errors_of_validator(dataset: Path) -> list[str]:
     """Codes of the errors that the official validator finds."""
-    command = ["bids-validator-deno", str(dataset), "--format", "json"]
+    command = [str(VALIDATOR), str(dataset), "--format", "json"]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     issues = json.loads(found[found.index("{") :])["issues"]["issues"]
     return [f"{issue['code']} {issue.get('location')}" for issue in issues if issue["severity"] == "error"]
 
 
 needs_validator = pytest.mark.skipif(
-    shutil.which("bids-validator-deno") is None, reason="the BIDS validator (pip install bids-validator-deno) is absent"
+    VALIDATOR is None, reason="the BIDS validator (pip install bids-validator-deno) is absent"
 )
 
 

@@ -241,6 +241,7 @@ def black_hole():
 
 def slow_lookup(*_: object, **__: object) -> None:
     time.sleep(60)
+    raise socket.gaierror(socket.EAI_AGAIN, "no answer")  # the thread that asked lives on in another test
 
 
 @pytest.mark.parametrize(
