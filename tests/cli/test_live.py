@@ -78,11 +78,12 @@ def test_nohup_is_respected():
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(capsys, monkeypatch, number, name, code):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests with `&`
 
     def killed():
         with live.screen() as shown, live.stoppable(shown.stopped):
             shown.show(EVENTS[0])
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     with pytest.raises(SystemExit) as stopped:
         killed()
