@@ -44,8 +44,8 @@ from vbmstat.glm.sandwich import SandwichFit, fit_sandwich
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
-from vbmstat.glm.tensors import Fit
-from vbmstat.glm.variance_groups import AUTO, GroupedFit, fit_grouped, group_labels, group_notes, group_record
+from vbmstat.glm.tensors import Fit, LocalDfFit
+from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
 from vbmstat.provenance import device_label
 
@@ -182,7 +182,7 @@ def fit_glm(
 def _fit(
     maps: Maps, plan: Plan, model: tuple[Design, Sequence[Contrast]], subjects: Sequence[str] | None,
     groups: np.ndarray | None, settings: Options, engine: Mapping[str, Any],
-) -> Fit | SandwichFit | GroupedFit:
+) -> Fit | LocalDfFit:
     """The model at every voxel: with variances of a sandwich where scans belong to subjects, or of groups of scans."""
     if groups is not None:
         return fit_grouped(maps, plan, *model, groups, **engine)
@@ -193,7 +193,7 @@ def _fit(
 
 
 def _maps(
-    fit: Fit | SandwichFit | GroupedFit, index: int, contrast: Contrast, settings: Options, n_scans: int
+    fit: Fit | LocalDfFit, index: int, contrast: Contrast, settings: Options, n_scans: int
 ) -> dict[str, StatMap]:
     if not isinstance(fit, Fit):
         return sandwich_maps(fit, index, contrast, with_fdr="fdr" in settings.inference)
@@ -204,7 +204,7 @@ def _maps(
 
 
 def _inference_maps(
-    inference: Inference, fit: Fit | SandwichFit | GroupedFit, index: int, contrast: Contrast, n_scans: int
+    inference: Inference, fit: Fit | LocalDfFit, index: int, contrast: Contrast, n_scans: int
 ) -> dict[str, StatMap]:
     if not isinstance(fit, Fit):
         return inference_maps(inference, contrast, fit.statistic[index], None)

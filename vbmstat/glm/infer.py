@@ -26,8 +26,7 @@ from vbmstat.glm.permute import Permuted, make_permuted
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness
 from vbmstat.glm.tail import Tail
-from vbmstat.glm.tensors import Fit
-from vbmstat.glm.variance_groups import GroupedFit
+from vbmstat.glm.tensors import Fit, LocalDfFit
 
 _ALPHA = 0.05
 
@@ -108,7 +107,7 @@ def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: f
 
 
 def infer(
-    maps: Maps, plan: Plan, fit: Fit | GroupedFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
+    maps: Maps, plan: Plan, fit: Fit | LocalDfFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
     settings: Options, engine: dict[str, Any], checkpoint: Path | str | None = None,
 ) -> dict[str, Inference]:
     """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
@@ -159,7 +158,7 @@ def infer(
         if clusters is None and neighbours is not None:
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
         q = np.ones(len(statistic))
-        df = fit.df[index][fit.mask] if isinstance(fit, GroupedFit) else fit.df_resid
+        df = fit.df[index][fit.mask] if isinstance(fit, LocalDfFit) else fit.df_resid
         q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, df))
         found[contrast.name] = Inference(settings.inference_kinds, two_sided, q, threshold, clusters, nulls)
     return found

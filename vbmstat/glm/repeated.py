@@ -14,7 +14,7 @@ from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.inference import p_of_f, p_two_sided, q_fdr, z_of_f, z_of_t
 from vbmstat.glm.results import StatMap
 from vbmstat.glm.sandwich import SandwichFit
-from vbmstat.glm.variance_groups import GroupedFit
+from vbmstat.glm.tensors import LocalDfFit
 
 
 def subject_labels(name: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> list[str]:
@@ -61,13 +61,13 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool) -> tuple[str, 
 
 
 def sandwich_maps(
-    fit: SandwichFit | GroupedFit, index: int, contrast: Contrast, with_fdr: bool = False
+    fit: LocalDfFit, index: int, contrast: Contrast, with_fdr: bool = False
 ) -> dict[str, StatMap]:
     """The maps of one contrast: t or F, p, z, effect, variance, degrees of freedom, and q if wanted.
 
     Parameters
     ----------
-    fit : SandwichFit or GroupedFit
+    fit : LocalDfFit
         From :func:`vbmstat.glm.sandwich.fit_sandwich` or :func:`vbmstat.glm.variance_groups.fit_grouped`.
     index : int
         Which contrast of the fit.
@@ -110,8 +110,7 @@ def sandwich_record(
     """What ``glm.json`` says about the sandwich estimator; nothing of another fit."""
     if not isinstance(fit, SandwichFit):
         return {}
-    inside = fit.mask
-    df = {c.name: round(float(np.median(df[inside])), 4) for c, df in zip(contrasts, fit.df, strict=True)}
+    df = {c.name: round(float(df), 4) for c, df in zip(contrasts, fit.median_df, strict=True)}
     return {
         "sandwich": {
             "subject": name, "n_subjects": len(set(subjects or ())), "correction": "CR2",

@@ -23,6 +23,7 @@ from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.engine import Layout, stream
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
 from vbmstat.glm.plan import ContrastPlan, Plan
+from vbmstat.glm.tensors import LocalDfFit
 
 CORRECTIONS = ("c0", "c2", "c3", "cr2", "cr3")
 DOF = ("satterthwaite", "guillaume")
@@ -31,35 +32,11 @@ _EXACT_FIT = 1e-26  # RSS over what the model explains below: rounding, as in th
 _SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
 
 
-@dataclass(frozen=True)
-class SandwichFit:
-    """A fit with sandwich variances: arrays over voxels, float64; voxels outside the mask hold zeros.
+class SandwichFit(LocalDfFit):
+    """A fit with sandwich variances.
 
-    Attributes
-    ----------
-    mask : ndarray, (n_voxels,), bool
-        Columns that were fitted.
-    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
-        c'β, its variance, and t; for F the Wald statistic times (ν - q + 1) / (ν q), without effect and variance.
-    df : ndarray, (n_contrasts, n_voxels)
-        Denominator degrees of freedom: ν of a t, ν - q + 1 of an F; 1 outside the mask.
+    The statistic of F is Wald's times (ν - q + 1) / (ν q) for q rows; df are ν of a t, ν - q + 1 of an F.
     """
-
-    mask: np.ndarray
-    effect: np.ndarray
-    variance: np.ndarray
-    statistic: np.ndarray
-    df: np.ndarray
-
-    @property
-    def df_resid(self) -> float:
-        """The fewest degrees of freedom of any contrast (median over voxels)."""
-        return float(np.median(self.df[:, self.mask], axis=1).min())
-
-    @property
-    def repetitions(self) -> tuple[int, ...]:
-        """No contrast has subset repetitions."""
-        return (0,) * len(self.df)
 
 
 @dataclass(frozen=True)
@@ -123,24 +100,20 @@ def fit_sandwich(
     between = _n_between(basis, starts)
     parts = [_prepare(contrast, basis, corrected, starts, dof) for contrast in plan.contrasts]
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
-    effect, variance, statistic = np.zeros((3, len(parts), maps.n_voxels))
-    fit = SandwichFit(maps.mask, effect, variance, statistic, np.ones_like(effect))
-
+    fit = SandwichFit.empty(maps.mask, len(parts))
     work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts, between=between)
     layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or available_cpus())
     for start, found in stream([maps], layout, work, cluster=cluster):
-        at = slice(start, start + found[0].shape[1])
-        for target, one in zip((fit.effect, fit.variance, fit.statistic, fit.df), found, strict=True):
-            target[:, at] = np.where(maps.mask[at], one, 1.0 if target is fit.df else 0.0)
+        done = fit.store(start, found)
         if progress:
-            progress("fitting voxels", at.stop, maps.n_voxels)
+            progress("fitting voxels", done, maps.n_voxels)
     return fit
 
 
 def _test_chunk(
     tiles: list[torch.Tensor], inside: torch.Tensor, order: np.ndarray, scale: np.ndarray, **of_voxels: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Effect, variance, statistic and df (K, v) of a chunk as it is read."""
+) -> np.ndarray:
+    """Effect, variance, statistic and df (4, K, v) of a chunk as it is read."""
     values = tiles[0].numpy()[order].astype(np.float64) * scale  # (n, v)
     return _test_voxels(values, **of_voxels)
 
@@ -270,13 +243,14 @@ def guillaume(outer: np.ndarray, fourth: np.ndarray, n_subjects: int, n_between:
 
 def _test_voxels(
     values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray, between: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Effect, variance, statistic and df (K, v) of a chunk (n, v)."""
+) -> np.ndarray:
+    """Effect, variance, statistic and df (4, K, v) of a chunk (n, v)."""
     coefficients = basis.T @ values
     rest = values - basis @ coefficients
     rest[:, (rest**2).sum(axis=0) <= _EXACT_FIT * (coefficients**2).sum(axis=0)] = 0.0
-    effect, variance, statistic = np.zeros((3, len(parts), values.shape[1]))
-    df = np.ones_like(effect)
+    found = np.zeros((4, len(parts), values.shape[1]))
+    effect, variance, statistic, df = found
+    df[:] = 1.0
     for k, part in enumerate(parts):
         estimate = part.rows @ coefficients  # (m, v)
         u = np.stack([np.add.reduceat(rest * w[:, None], starts) for w in part.weights])  # (m, S, v)
@@ -295,4 +269,4 @@ def _test_voxels(
             solved = np.linalg.pinv(outer[usable], hermitian=True) @ estimate.T[usable, :, None]  # (v, m, 1)
             wald = (estimate.T[usable] * solved[..., 0]).sum(axis=1)
             statistic[k, usable] = wald * df[k, usable] / (nu[usable] * m)
-    return effect, variance, statistic, df
+    return found

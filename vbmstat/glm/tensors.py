@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,8 +11,11 @@ import torch
 from vbmstat.glm.backend import Product
 from vbmstat.glm.plan import ContrastPlan, Plan
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-@dataclass
+
+@dataclass(frozen=True)
 class Fit:
     """What the engine returns: arrays over voxels, float64; voxels outside the mask hold zeros.
 
@@ -40,6 +44,56 @@ class Fit:
     quantiles: dict[str, np.ndarray]
     df_resid: float
     repetitions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LocalDfFit:
+    """A fit whose degrees of freedom differ between voxels: arrays over them, float64; zeros outside the mask.
+
+    Attributes
+    ----------
+    mask : ndarray, (n_voxels,), bool
+        Columns that were fitted.
+    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
+        c'β, its variance, and a statistic like t; for a contrast of several rows one like F, without the other two.
+    df : ndarray, (n_contrasts, n_voxels)
+        Denominator degrees of freedom; 1 outside the mask.
+    """
+
+    mask: np.ndarray
+    effect: np.ndarray
+    variance: np.ndarray
+    statistic: np.ndarray
+    df: np.ndarray
+
+    @classmethod
+    def empty(cls, mask: np.ndarray, n_contrasts: int) -> Self:
+        """A fit without voxels, for :meth:`store` to fill."""
+        effect, variance, statistic = np.zeros((3, n_contrasts, len(mask)))
+        return cls(mask, effect, variance, statistic, np.ones_like(effect))
+
+    def store(self, start: int, found: np.ndarray) -> int:
+        """Take effect, variance, statistic and df (4, n_contrasts, v) of the columns from `start` on; their end."""
+        at = slice(start, start + found.shape[2])
+        targets = (self.effect, self.variance, self.statistic, self.df)
+        for target, one, outside in zip(targets, found, (0.0, 0.0, 0.0, 1.0), strict=True):
+            target[:, at] = np.where(self.mask[at], one, outside)
+        return at.stop
+
+    @property
+    def median_df(self) -> np.ndarray:
+        """Degrees of freedom of each contrast, median over voxels, (n_contrasts,)."""
+        return np.asarray(np.median(self.df[:, self.mask], axis=1))
+
+    @property
+    def df_resid(self) -> float:
+        """The fewest degrees of freedom of any contrast."""
+        return float(self.median_df.min())
+
+    @property
+    def repetitions(self) -> tuple[int, ...]:
+        """No contrast has subset repetitions."""
+        return (0,) * len(self.df)
 
 
 @dataclass

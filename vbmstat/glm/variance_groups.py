@@ -29,7 +29,7 @@ from vbmstat.glm.engine import fit_full_sample, stream, tile_layout
 from vbmstat.glm.maps import Maps
 from vbmstat.glm.permute import Permuted, partition
 from vbmstat.glm.plan import ContrastPlan, Plan
-from vbmstat.glm.tensors import Tensors, make_tensors
+from vbmstat.glm.tensors import LocalDfFit, Tensors, make_tensors
 
 AUTO = "auto"
 _FREE = 1e-6  # degrees of freedom that a group must have left
@@ -37,35 +37,8 @@ _EXACT = 1e-12  # of all residuals: a group's are not taken for smaller
 _MAX_LISTED = 6
 
 
-@dataclass(frozen=True)
-class GroupedFit:
-    """A fit with a variance for each group of scans: arrays over voxels, float64; zeros outside the mask.
-
-    Attributes
-    ----------
-    mask : ndarray, (n_voxels,), bool
-        Columns that were fitted.
-    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
-        c'β, its variance, and v; for F the statistic G, without effect and variance.
-    df : ndarray, (n_contrasts, n_voxels)
-        Denominator degrees of freedom; 1 outside the mask.
-    """
-
-    mask: np.ndarray
-    effect: np.ndarray
-    variance: np.ndarray
-    statistic: np.ndarray
-    df: np.ndarray
-
-    @property
-    def df_resid(self) -> float:
-        """The fewest degrees of freedom of any contrast (median over voxels)."""
-        return float(np.median(self.df[:, self.mask], axis=1).min())
-
-    @property
-    def repetitions(self) -> tuple[int, ...]:
-        """No contrast has subset repetitions."""
-        return (0,) * len(self.df)
+class GroupedFit(LocalDfFit):
+    """A fit with a variance for each group of scans; the statistic is v, and G for F."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +143,7 @@ def group_record(
     """What ``glm.json`` says about variance groups; nothing of another fit."""
     if groups is None or not isinstance(fit, GroupedFit):
         return {}
-    df = {c.name: round(float(np.median(df[fit.mask])), 4) for c, df in zip(contrasts, fit.df, strict=True)}
+    df = {c.name: round(float(df), 4) for c, df in zip(contrasts, fit.median_df, strict=True)}
     return {"variance_groups": {"column": name, "scans_per_group": np.bincount(groups).tolist(), "df": df}}
 
 
@@ -225,18 +198,15 @@ def fit_grouped(
         Weighting.make(np.concatenate([part.tested, part.nuisance], axis=1), labels, part.tested.shape[1])
         for part in parts
     ]
-    effect, variance, statistic = np.zeros((3, len(contrasts), maps.n_voxels))
-    fit = GroupedFit(maps.mask, effect, variance, statistic, np.ones_like(effect))
+    fit = GroupedFit.empty(maps.mask, len(contrasts))
     work = partial(
         _test_tile, tensors=tensors, plans=plan.contrasts, weightings=weightings,
         coordinates=[part.coordinates for part in parts],
     )  # fmt: skip
     for start, found in stream([maps], tile_layout(kind, chunk_voxels, n_threads), work, cluster=cluster):
-        at = slice(start, start + found.shape[2])
-        for target, one in zip((effect, variance, statistic, fit.df), found, strict=True):
-            target[:, at] = np.where(maps.mask[at], one, 1.0 if target is fit.df else 0.0)
+        done = fit.store(start, found)
         if progress:
-            progress("fitting voxels", at.stop, maps.n_voxels)
+            progress("fitting voxels", done, maps.n_voxels)
     return fit
 
 
