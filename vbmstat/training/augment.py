@@ -6,9 +6,8 @@ translation, flip, brightness, contrast, Gibbs ringing. The paper's own code (pa
 its first weeks, and TorchIO works on arrays of the CPU and brings SimpleITK and 15 more packages; these are small, and
 run where the image is. The strengths are this project's.
 
-Motion, ghosting, spikes and ringing are made in k-space (Wood & Henkelman 1985, doi:10.1118/1.595783; Graves & Mitchell
-2013, doi:10.1002/jmri.24167; Veraart et al. 2016, doi:10.1002/mrm.25866), noise after Aja-Fernández et al. 2014
-(doi:10.1016/j.mri.2013.12.001).
+What happens in k-space (motion, ghosting, spikes, ringing) is in :mod:`vbmstat.simulate.artefacts`; here is what is
+drawn. Noise is made after Aja-Fernández et al. 2014 (doi:10.1016/j.mri.2013.12.001).
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from vbmstat.grid import apply_affine, sample, voxel_indices
 from vbmstat.preproc.smooth import smooth
+from vbmstat.simulate import artefacts
 
 Source = torch.Generator
 _N_LOW_FREQUENCIES = 2  # of the bias field, in periods over the field of view
@@ -46,14 +44,12 @@ def motion(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor
     """A head that turned by up to `strength` degrees, and moved by as many voxels, while a part of k-space was read."""
     turn = math.radians(strength) * (2 * torch.rand(3, generator=source) - 1)
     shift = strength * (2 * torch.rand(3, generator=source) - 1)
-    moved = _turned(image, turn, shift)
     axis = _pick(3, source)
     n = image.shape[axis]
     first = _pick(n, source)
     during = (torch.arange(n, device=image.device) - first) % n < max(1, n // 5)  # a fifth of the lines
     during[0] = False  # the mean stays
-    lines = during.reshape([n if a == axis else 1 for a in range(3)])
-    return torch.fft.ifftn(torch.where(lines, torch.fft.fftn(moved), torch.fft.fftn(image))).abs()
+    return artefacts.read_while_moved(image, turn, shift, during, axis)
 
 
 def chi_noise(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
@@ -74,18 +70,15 @@ def blur(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
 def ghosting(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
     """2 to 4 ghosts along an axis: every so many lines of k-space is weaker by the share `strength`."""
     axis, every = _pick(3, source), 2 + _pick(_MAX_GHOSTS - 1, source)
-    gain = torch.ones(image.shape[axis], device=image.device)
-    gain[every // 2 :: every] = 1 - strength  # not the middle of k-space, index 0
-    return _filtered(image, gain, axis)
+    return artefacts.ghosts(image, strength, every, axis)
 
 
 def spikes(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
     """A single wrong value in k-space: stripes of amplitude `strength` times the brightest voxel."""
-    spectrum = torch.fft.fftn(image)
     at = [_pick(n, source) for n in image.shape]
     size = strength * float(image.max()) * image.numel()
-    spectrum[at[0], at[1], at[2]] += size * torch.exp(2j * torch.pi * torch.rand(1, generator=source))[0].to(spectrum)
-    return torch.fft.ifftn(spectrum).abs()
+    phase = 2j * torch.pi * torch.rand(1, generator=source)
+    return artefacts.with_spike(image, at, size * torch.exp(phase)[0])
 
 
 def downsample(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
@@ -102,9 +95,7 @@ def downsample(image: torch.Tensor, strength: float, source: Source) -> torch.Te
 
 def ringing(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
     """Gibbs ringing: the outer share `strength` of k-space along one axis was not read."""
-    axis = _pick(3, source)
-    frequency = torch.fft.fftfreq(image.shape[axis], device=image.device).abs()
-    return _filtered(image, (frequency <= 0.5 * (1 - strength)).float(), axis)
+    return artefacts.truncated(image, strength, _pick(3, source))
 
 
 def brightness(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
@@ -167,28 +158,6 @@ def apply(
             strength = augmentation.low + share * (augmentation.high - augmentation.low)
             image = augmentation.change(image, strength, source)
     return image * inside
-
-
-def _turned(image: torch.Tensor, angles: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Rotated about the middle and moved, by trilinear interpolation."""
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles.tolist()):
-        turn = np.eye(3)
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-        rotation = rotation @ turn
-    middle = (np.array(image.shape) - 1) / 2
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = middle - rotation @ middle + shift.numpy()
-    return sample(image[None], apply_affine(matrix, voxel_indices(image.shape, image.device)))[0]
-
-
-def _filtered(image: torch.Tensor, gain: torch.Tensor, axis: int) -> torch.Tensor:
-    """Magnitude after k-space lines along an axis were multiplied by gains."""
-    spectrum = torch.fft.fft(image, dim=axis)
-    return torch.fft.ifft(spectrum * gain.reshape([-1 if a == axis else 1 for a in range(3)]), dim=axis).abs()
 
 
 def _noise(image: torch.Tensor, source: Source) -> torch.Tensor:
