@@ -31,7 +31,7 @@ STRENGTHS = ("medium", "strong")
 _PHASE_AXIS = 1  # anterior-posterior in RAS+
 _HEAD_FROM = 0.15  # of the brightest part of the image: what is darker is air or bone
 _LEAST_GAIN = 0.1  # of a bias field
-_MOVED_LINES = (0.06, 0.14)  # part of k-space, from its middle, that was read while the head was turned
+_MOVED_LINES = (0.02, 0.10)  # spatial frequencies, 1 / voxel, that were read while the head was turned
 _SPIKE_PERIODS = (6, 40)  # over the field of view, along each axis
 
 
@@ -125,9 +125,9 @@ class Artefact:
 
 
 def reference_intensity(image: Volume) -> float:
-    """A bright tissue's intensity: the median of the brighter half of the head, in a T1w image that of WM or so."""
+    """Intensity of bright tissue: the 90th percentile of the head, which in a T1w image is that of WM or so."""
     values = image.data[image.data > _HEAD_FROM * _top(image)].numpy()
-    return float(np.percentile(values, 75.0))
+    return float(np.percentile(values, 90.0))
 
 
 def noise(image: Volume, percent: float, rng: np.random.Generator) -> Volume:
@@ -149,9 +149,9 @@ def blur(image: Volume, fwhm_mm: float, rng: np.random.Generator) -> Volume:
 
 
 def ghosting(image: Volume, percent: float, rng: np.random.Generator) -> Volume:
-    """A ghost of this intensity, in percent of the image, half a field of view away (N/2)."""
+    """Two ghosts of this intensity, in percent of the image, a third of the field of view away."""
     share = percent / 100.0
-    return _like(image, ghosts(image.data[0], 2 * share / (1 + share), 2, _PHASE_AXIS) * (1 + share))
+    return _like(image, ghosts(image.data[0], 3 * share / (1 + share), 3, _PHASE_AXIS) * (1 + share))
 
 
 def motion(image: Volume, degrees_and_mm: float, rng: np.random.Generator) -> Volume:
@@ -162,7 +162,7 @@ def motion(image: Volume, degrees_and_mm: float, rng: np.random.Generator) -> Vo
     mm = torch.tensor([0.0, 0.5, 1.0]) * signs * degrees_and_mm
     shift = mm / torch.from_numpy(image.grid.voxel_size_mm)
     frequency = torch.fft.fftfreq(n)  # -0.5 to 0.5; lines are read from one end to the other
-    during = (frequency >= _MOVED_LINES[0] / 2) & (frequency <= _MOVED_LINES[1] / 2)
+    during = (frequency >= _MOVED_LINES[0]) & (frequency <= _MOVED_LINES[1])
     return _like(image, read_while_moved(image.data[0], angles, shift, during, _PHASE_AXIS))
 
 
@@ -181,13 +181,13 @@ def spikes(image: Volume, percent: float, rng: np.random.Generator) -> Volume:
 
 
 ARTEFACTS = (
-    Artefact("noise", "sigma, % of bright tissue", 5.0, 10.0, noise),
+    Artefact("noise", "sigma, % of bright tissue", 4.0, 9.0, noise),
     Artefact("bias", "± % over the head", 30.0, 60.0, bias),
     Artefact("blur", "FWHM, mm", 1.5, 3.0, blur),
-    Artefact("ghosting", "intensity of the ghost, %", 4.0, 15.0, ghosting),
-    Artefact("motion", "degrees and mm", 1.5, 5.0, motion),
-    Artefact("ringing", "% of lines not read", 30.0, 55.0, ringing),
-    Artefact("spikes", "amplitude, % of bright tissue", 5.0, 15.0, spikes),
+    Artefact("ghosting", "intensity of each ghost, %", 6.0, 20.0, ghosting),
+    Artefact("motion", "degrees and mm", 1.0, 4.0, motion),
+    Artefact("ringing", "% of lines not read", 40.0, 65.0, ringing),
+    Artefact("spikes", "amplitude, % of bright tissue", 4.0, 12.0, spikes),
 )
 
 
