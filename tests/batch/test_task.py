@@ -138,6 +138,16 @@ def test_the_parts_may_run_in_turn_and_a_failed_one_ends_it(tasks):
         assert run.write().step == "read"
 
 
+def test_a_scan_that_was_only_read_cannot_be_written(tasks):
+    (task,) = tasks(1)
+    with ScanRun(task) as run:
+        run.read()
+        with pytest.raises(RuntimeError, match="processed before it is written"):
+            run.write()
+    assert left_behind(task.out) == [task.out / ".partial"]
+    assert under_way(task.out) == {}
+
+
 def test_reasons_are_one_line_with_the_scan_in_it(tmp_path):
     scan = naming.Scan(tmp_path / "a.nii", "a", "a")
     assert reason_of(ScanError(f"{scan.path}: broken"), scan) == f"{scan.path}: broken"

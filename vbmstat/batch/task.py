@@ -5,10 +5,11 @@ Outputs are made in the scan's own folder under ``.partial`` and renamed when al
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -140,7 +141,7 @@ def completed_row(task: ScanTask) -> dict[str, Any] | None:
 
 
 class ScanRun:
-    """One scan on its way. Its three parts may be run by three threads, one after the other; none raises.
+    """One scan on its way. Its three parts may be run by three threads, one after the other; none fails with its scan.
 
     It is a context: when it ends, the scan is free for others and nothing unfinished is left.
     """
@@ -152,9 +153,7 @@ class ScanRun:
         self._step = "read"
         self._seconds: dict[str, float] = {}
         self._claim: Claim | None = None
-        self._origin: dict[str, Any] = {}
-        self._volume: Volume | None = None
-        self._result: Preprocessed | None = None
+        self._parts = self._work()
 
     def __enter__(self) -> ScanRun:
         return self
@@ -172,63 +171,73 @@ class ScanRun:
 
     def read(self) -> None:
         """Claim the scan, look whether it is complete, and read it."""
-        self._attempt(self._read)
+        self._go_on()
 
     def process(self) -> None:
         """Run the engine."""
-        self._attempt(self._process)
+        self._go_on()
 
     def write(self) -> ScanOutcome:
-        """Write the outputs."""
-        self._attempt(self._write)
-        assert self.outcome is not None  # noqa: S101 - whatever happened, _attempt has set it by now
+        """Write the outputs.
+
+        Raises
+        ------
+        RuntimeError
+            If the other two parts were not run before.
+        """
+        self._go_on()
+        if self.outcome is None:
+            msg = "a scan is read and processed before it is written"
+            raise RuntimeError(msg)
         return self.outcome
 
-    def _attempt(self, part: Callable[[], None]) -> None:
+    def _go_on(self) -> None:
+        """Run the next part, unless the scan is at its end."""
         if self.outcome is not None:
             return
-        start, step = time.perf_counter(), part.__name__.strip("_")
         try:
-            part()
+            next(self._parts)
+        except StopIteration as end:
+            self.outcome = end.value
         except Exception as error:  # one bad scan must not stop the batch; it is reported with its reason
             log.debug("scan %s failed", self.task.scan.stem, exc_info=True)
-            self._end("failed", step=self._step, reason=reason_of(error, self.task.scan))
-        if step != "process":
-            self._seconds[step] = round(time.perf_counter() - start, 2)
+            self.outcome = self._ended("failed", step=self._step, reason=reason_of(error, self.task.scan))
 
-    def _read(self) -> None:
-        start_peak()
+    def _work(self) -> Generator[None, None, ScanOutcome]:
+        """The three parts; the images of one are not kept in memory longer than the next needs them."""
         task = self.task
-        self._claim = claim(task.out, task.scan.stem, task.locking)
-        if self._claim is None:
-            self._end("busy")
-            return
-        self._begin("read")
-        naming.check_name_length(task.scan, task.names)
-        row = completed_row(task)
-        if row is not None:
-            self._end("resumed", row=row)
-            return
-        self._volume = io.read_scan(task.scan.path)  # first, for what it says of a file that is none
-        self._origin = task.origin()
+        with self._timed("read"):
+            start_peak()
+            held = self._claim = claim(task.out, task.scan.stem, task.locking)
+            if held is None:
+                return self._ended("busy")
+            self._begin("read")
+            naming.check_name_length(task.scan, task.names)
+            row = completed_row(task)
+            if row is not None:
+                return self._ended("resumed", row=row)
+            volume = io.read_scan(task.scan.path)  # first, for what it says of a file that is none
+            origin = task.origin()
+        yield
+        process = task.process or pipeline.preprocess_scan
+        chosen = {"weights": task.weights} if task.weights else {}
+        result = process(volume, task.device, self._begin, task.engine, **chosen)
+        del volume
+        yield
+        with self._timed("write"):
+            self._begin("write")
+            derivatives.write_derivatives(held.folder, task.scan, result, task.names, origin)
+            publish(held.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", task.names))
+            self._seconds |= result.seconds
+            return self._ended("done", row=derivatives.scan_row(result))
 
-    def _process(self) -> None:
-        assert self._volume is not None  # noqa: S101
-        process = self.task.process or pipeline.preprocess_scan
-        volume, self._volume = self._volume, None  # not kept in memory longer than the engine needs it
-        chosen = {"weights": self.task.weights} if self.task.weights else {}
-        self._result = process(volume, self.task.device, self._begin, self.task.engine, **chosen)
-
-    def _write(self) -> None:
-        assert self._result is not None  # noqa: S101
-        assert self._claim is not None  # noqa: S101
-        self._begin("write")
-        task, result = self.task, self._result
-        self._result = None
-        derivatives.write_derivatives(self._claim.folder, task.scan, result, task.names, self._origin)
-        publish(self._claim.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", task.names))
-        self._seconds |= result.seconds
-        self._end("done", row=derivatives.scan_row(result))
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] = round(time.perf_counter() - start, 2)
 
     def _begin(self, step: str) -> None:
         self._step = step
@@ -236,10 +245,8 @@ class ScanRun:
             self._claim.note(step)
         self._tell(step)
 
-    def _end(self, status: Literal["done", "resumed", "failed", "busy"], **known: Any) -> None:
-        self.outcome = ScanOutcome(
-            self.task.scan, status, **known, seconds=self._seconds, peak_bytes=peak_bytes()
-        )
+    def _ended(self, status: Literal["done", "resumed", "failed", "busy"], **known: Any) -> ScanOutcome:
+        return ScanOutcome(self.task.scan, status, **known, seconds=self._seconds, peak_bytes=peak_bytes())
 
 
 def publish(made: Path, out: Path, last: Path) -> None:

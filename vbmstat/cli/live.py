@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from types import FrameType
@@ -40,14 +41,15 @@ class Screen(Protocol):
         """The run was interrupted."""
 
 
-class _Base:
+class _Base(ABC):
     """Counts scans; prints a line where one is at its end."""
 
     def __init__(self) -> None:
         self.n_complete = self.n_scans = self.n_resumed = 0
 
+    @abstractmethod
     def say(self, text: str, colour: str = "") -> None:
-        raise NotImplementedError
+        """A sentence about the whole run."""
 
     def show(self, event: Event) -> None:
         self.n_scans = event.total

@@ -126,7 +126,7 @@ def panels_figure(
             y -= _TITLE_INCH
             figure.text(0.005, (y + 0.16) / height, title, fontsize=8, fontweight="bold", parse_math=False)
             images = [_on(row.volume, grid) for row in rows]
-            norm = _symmetric(images, threshold)
+            limit = _colour_limit(images, threshold)
             top = y
             for number, (row, image) in enumerate(zip(rows, images, strict=True)):
                 y -= row_inch
@@ -135,12 +135,12 @@ def panels_figure(
                     x = (_LEFT_INCH + column * panel) / WIDTH_INCH
                     size = (panel - _GAP_INCH) / WIDTH_INCH, (row_inch - _GAP_INCH) / height
                     axes = figure.add_axes((x, y / height, *size))
-                    _draw_slice(axes, brain, image, grid, z, norm, threshold)
+                    _draw_slice(axes, brain, image, grid, z, limit, threshold)
                     if number == 0:
                         axes.set_title(f"z = {z:g}".replace("-", "−"), fontsize=6, pad=1.5)
                     if column == 0:
                         _sides(axes)
-            _colour_bar(figure, norm, symbol, (y / height, top / height), threshold)
+            _colour_bar(figure, limit, symbol, (y / height, top / height), threshold)
     return figure
 
 
@@ -216,15 +216,14 @@ def _on(volume: Volume, grid: Grid) -> np.ndarray:
     return torch.where(inside, moved.data[0], torch.tensor(torch.nan)).numpy()
 
 
-def _symmetric(images: Sequence[np.ndarray], threshold: float) -> Normalize:
-    """One colour scale from −limit to limit for all maps of a group."""
+def _colour_limit(images: Sequence[np.ndarray], threshold: float) -> float:
+    """One colour scale goes from −limit to limit for all maps of a group."""
     size = np.abs(np.concatenate([image[np.isfinite(image) & (image != 0)] for image in images]))
-    limit = max(float(np.percentile(size, _CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
-    return Normalize(-limit, limit)
+    return max(float(np.percentile(size, _CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
 
 
 def _draw_slice(
-    axes: Axes, brain: np.ndarray, image: np.ndarray, grid: Grid, z_mm: float, norm: Normalize, threshold: float
+    axes: Axes, brain: np.ndarray, image: np.ndarray, grid: Grid, z_mm: float, limit: float, threshold: float
 ) -> None:
     """One axial slice: the average brain in grey, the statistic over it."""
     (step_x, step_y, step_z), first = np.diag(grid.affine)[:3], grid.affine[:3, 3]
@@ -242,7 +241,7 @@ def _draw_slice(
     axes.imshow(grey, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, interpolation="bilinear")
     values = np.nan_to_num(image[:, :, index]).T
     size = np.abs(values)
-    colours = DIVERGING(norm(values))  # (rows, columns, 4)
+    colours = DIVERGING(Normalize(-limit, limit)(values))  # (rows, columns, 4)
     colours[..., 3] = size > 0 if threshold <= 0 else np.clip((size / threshold) ** 2, 0.0, 1.0)
     axes.imshow(colours, origin="lower", extent=extent, interpolation="nearest")
     if size.min() < threshold < size.max():
@@ -255,14 +254,13 @@ def _sides(axes: Axes) -> None:
         axes.text(end, 0.0, side, fontsize=6, ha=align, va="bottom", transform=axes.transAxes)
 
 
-def _colour_bar(figure: Figure, norm: Normalize, symbol: str, span: tuple[float, float], threshold: float) -> None:
+def _colour_bar(figure: Figure, limit: float, symbol: str, span: tuple[float, float], threshold: float) -> None:
     """The scale of a group at the right, the threshold marked on it."""
     height = span[1] - span[0]
     bar = figure.add_axes(((WIDTH_INCH - 0.46) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
-    scale = figure.colorbar(ScalarMappable(norm, DIVERGING), cax=bar, extend="both")
+    scale = figure.colorbar(ScalarMappable(Normalize(-limit, limit), DIVERGING), cax=bar, extend="both")
     scale.outline.set_linewidth(0.4)
-    assert norm.vmax is not None  # noqa: S101 - made by _symmetric
-    at = [-norm.vmax, 0.0, norm.vmax]
+    at = [-limit, 0.0, limit]
     bar.set_yticks(at, [f"{value:.3g}".replace("-", "−") for value in at], fontsize=6)
     for value in (threshold, -threshold):
         if threshold > 0:
