@@ -18,6 +18,7 @@ from vbmstat.assets import sha256
 from vbmstat.batch.run import preprocess
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc import pipeline
+from vbmstat.provenance import find_file
 
 SCAN = "sub-01_T1w.nii.gz"
 CLASSIC = ("report/vbmstat_sub-01_T1w.json", "cat12")
@@ -136,4 +137,4 @@ def test_names_with_signs_of_patterns(tmp_path):
     path = tmp_path / "a" / "x[1]*.nii"
     path.parent.mkdir()
     path.write_bytes(b"1")
-    assert rerun.find_file(path.name, sha256(path), [tmp_path]) == path
+    assert find_file(path.name, sha256(path), [tmp_path]) == path

@@ -7,7 +7,7 @@ command's environment.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
 
 _PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
+_HASHED = 12  # digits shown
 
 
 def provenance(
@@ -127,3 +128,37 @@ def _plain(value: Any, root: Path | str | None) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
+    """A file by its sha256: at its relative name below a folder, else under its name anywhere below, else any.
+
+    Raises
+    ------
+    VbmstatError
+        If none has that content.
+    """
+    other: Path | None = None
+    for path in _candidates(name, folders):
+        if path.is_file():
+            if sha256(path) == digest:
+                return path
+            other = path if path.name == Path(name).name else other
+    places = ", ".join(map(str, folders))
+    why = f"; {other} has another content" if other is not None else ""
+    msg = f"{name} (sha256 {digest[:_HASHED]}…) is not below {places}{why}; give its folder with --inputs"
+    raise VbmstatError(msg)
+
+
+def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
+    base = Path(name).name
+    for folder in folders:
+        yield folder / name
+    for folder in folders:
+        yield from sorted(folder.rglob(_literal(base)))
+    for folder in folders:
+        yield from sorted(path for path in folder.rglob(f"*{''.join(Path(base).suffixes[-1:])}") if path.name != base)
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

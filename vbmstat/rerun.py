@@ -23,10 +23,9 @@ from vbmstat.batch.task import ScanTask, run_scan
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc.pipeline import engine_parameters
-from vbmstat.provenance import device_label, versions
+from vbmstat.provenance import device_label, find_file, versions
 
 COMMANDS = ("preprocess", "glm")
-_HASHED = 12  # digits shown
 
 
 @dataclass(frozen=True)
@@ -104,40 +103,6 @@ def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
-    """A file by its sha256: at its relative name below a folder, else under its name anywhere below, else any.
-
-    Raises
-    ------
-    VbmstatError
-        If none has that content.
-    """
-    other: Path | None = None
-    for path in _candidates(name, folders):
-        if path.is_file():
-            if sha256(path) == digest:
-                return path
-            other = path if path.name == Path(name).name else other
-    places = ", ".join(map(str, folders))
-    why = f"; {other} has another content" if other is not None else ""
-    msg = f"{name} (sha256 {digest[:_HASHED]}…) is not below {places}{why}; give its folder with --inputs"
-    raise VbmstatError(msg)
-
-
-def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
-    base = Path(name).name
-    for folder in folders:
-        yield folder / name
-    for folder in folders:
-        yield from sorted(folder.rglob(_literal(base)))
-    for folder in folders:
-        yield from sorted(path for path in folder.rglob(f"*{''.join(Path(base).suffixes[-1:])}") if path.name != base)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path], out: Path) -> list[Compared]:

@@ -79,6 +79,20 @@ def test_a_run_that_was_stopped_is_the_same_as_one_that_was_not(onions, configur
     assert list(table(tmp_path / "at once")["loss"]) == list(table(tmp_path / "in pieces")["loss"])
 
 
+def test_a_run_goes_on_from_another_s_network(onions, whole, configure, tmp_path):
+    start = own_file(whole, "segmentation")
+    same = {"epochs": 1, "n_folds": 3, "n_channels": 4, "max_learning_rate": 1e-4}
+    run.train("segmentation", configure(onions, **same), tmp_path / "from nothing")
+    run.train("segmentation", configure(onions, **same, start=str(start)), tmp_path / "on")
+    nothing, on = (table(tmp_path / name)["validation_dice"].iloc[-1] for name in ("from nothing", "on"))
+    assert on > max(0.85, nothing + 0.3)
+    assert load_network(own_file(tmp_path / "on", "segmentation"))[1]["start_sha256"] == assets.sha256(start)
+    with pytest.raises(VbmstatError, match="expected a network of kind gm-mask to start from, got segmentation"):
+        run.train("gm-mask", configure(onions, **same, start=str(start)), tmp_path / "other kind")
+    with pytest.raises(VbmstatError, match=r"none: no such file; expected the network to start from"):
+        run.train("segmentation", configure(onions, **same, start="none"), tmp_path / "none")
+
+
 def test_time_that_is_up_stops_before_the_next_epoch(onions, configure, tmp_path, monkeypatch):
     config = configure(onions, epochs=2, n_folds=3, n_validation=0)
     assert not run.train("segmentation", config, tmp_path / "out", minutes=-1.0)

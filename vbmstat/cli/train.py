@@ -21,6 +21,10 @@ def prepare(
     teacher: Annotated[
         list[Path] | None, typer.Option(help="Output folder of vbmstat preprocess, whose maps are the truth.")
     ] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Option(help="Where the teachers' scans lie; without it, corrected brains are taken.")
+    ] = None,
+    scans: Annotated[int | None, typer.Option(help="Of each teacher, the first so many.", min=1)] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Whole-head label map, from which images are made.")] = None,
     images: Annotated[int, typer.Option(help="Images of a label map.")] = 4,
     registration: Annotated[bool, typer.Option("--registration", help="Cases of registration, not of tissue.")] = False,
@@ -42,7 +46,7 @@ def prepare(
 
     def cases() -> Any:
         for folder in teacher or []:
-            yield from made.cases_of_run(folder, registration, view, typer.echo)
+            yield from made.cases_of_run(folder, registration, view, typer.echo, scans, inputs or [])
         yield from made.cases_of_labels(labels or [], images, view, seed, typer.echo)
 
     settings = {"kind": "registration" if registration else "tissue", "shape": list(view.shape)}

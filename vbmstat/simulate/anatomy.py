@@ -164,10 +164,15 @@ def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, var
     person[:3, :3] = _rotation(angles) @ np.diag(proportions)
     person[:3, 3] = rng.normal(0.0, 3.0, size=3)
     coarse = head.grid.with_voxel_size(_VELOCITY_VOXEL_MM)
-    velocity = np.zeros((3, *coarse.shape), np.float32)
+    return Shape(np.linalg.inv(person), random_displacement(coarse, rng, variation), coarse)
+
+
+def random_displacement(on: Grid, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
+    """Smooth local differences between people: the exponential of a random velocity, mm, (3, X, Y, Z)."""
+    velocity = np.zeros((3, *on.shape), np.float32)
     for sd_mm, fwhm_mm in VELOCITY:
-        velocity += np.stack([variation * sd_mm * smooth_noise(coarse, fwhm_mm, rng) for _ in range(3)])
-    return Shape(np.linalg.inv(person), exponential(torch.from_numpy(velocity), coarse), coarse)
+        velocity += np.stack([variation * sd_mm * smooth_noise(on, fwhm_mm, rng) for _ in range(3)])
+    return exponential(torch.from_numpy(velocity), on)
 
 
 def _rotation(angles: np.ndarray) -> np.ndarray:

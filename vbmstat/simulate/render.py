@@ -18,6 +18,7 @@ from vbmstat.simulate import labels as label_map
 from vbmstat.volume import Volume
 
 WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; fat then stays below 1000
+NOISE_PERCENT, BIAS_PERCENT, TEXTURE_PERCENT, PSF_FWHM_MM = 3.0, 40.0, 2.0, 1.0  # unless told otherwise
 TEXTURE_FWHM_MM = 7.0
 STRUCTURE_SD = 0.015  # sd of a structure's mean around its tabled value, relative to WM
 _FWHM_TO_SIGMA = 1.0 / np.sqrt(8.0 * np.log(2.0))
@@ -32,6 +33,8 @@ def render_t1w(
     bias_percent: float = 40.0,
     texture_percent: float = 2.0,
     psf_fwhm_mm: float = 1.0,
+    contrast: float = 1.0,
+    structure_sd: float = STRUCTURE_SD,
     seed: int = 0,
 ) -> Volume:
     """A whole-head T1w image of a FreeSurfer-type label map.
@@ -48,6 +51,10 @@ def render_t1w(
         Standard deviation of the smooth variation within structures, in percent of WM.
     psf_fwhm_mm : float
         Full width at half maximum of the Gaussian point-spread function that makes the partial volume.
+    contrast : float
+        Exponent of the structures' intensities relative to WM: above 1, GM and CSF are darker.
+    structure_sd : float
+        Standard deviation of a structure's mean around its tabled value, relative to WM.
     seed : int
         Same seed, same image.
 
@@ -62,14 +69,28 @@ def render_t1w(
         If the map holds a value that is no known label.
     """
     rng = np.random.default_rng(seed)
-    means = {label: mean + (mean > 0) * rng.normal(0, STRUCTURE_SD) for label, mean in label_map.INTENSITY.items()}
+    return image_from_signal(
+        structure_signal(labels, rng, contrast, structure_sd), brain_of(labels), labels.grid,
+        noise_percent=noise_percent, bias_percent=bias_percent, texture_percent=texture_percent,
+        psf_fwhm_mm=psf_fwhm_mm, rng=rng,
+    )  # fmt: skip
+
+
+def structure_signal(
+    labels: Volume, rng: np.random.Generator, contrast: float = 1.0, structure_sd: float = STRUCTURE_SD
+) -> np.ndarray:
+    """What each voxel emits, relative to WM: a mean for each structure, and fat, (X, Y, Z), float32."""
+    means = {
+        label: mean**contrast + (mean > 0) * rng.normal(0, structure_sd) for label, mean in label_map.INTENSITY.items()
+    }
     signal = label_map.lookup(labels, means).numpy()
     _add_fat(signal, labels, rng)
-    brain = label_map.tissue_labels(labels).data[0].numpy() > 0
-    return image_from_signal(
-        signal, brain, labels.grid, noise_percent=noise_percent, bias_percent=bias_percent,
-        texture_percent=texture_percent, psf_fwhm_mm=psf_fwhm_mm, rng=rng,
-    )
+    return signal
+
+
+def brain_of(labels: Volume) -> np.ndarray:
+    """Where a label map has brain, with its CSF, (X, Y, Z), bool."""
+    return label_map.tissue_labels(labels).data[0].numpy() > 0
 
 
 def image_from_signal(

@@ -39,6 +39,8 @@ class RunConfig:
         Of the UNet.
     augment : float
         Probability of each augmentation of the image; 0 leaves out flips and translations, too.
+    start : str
+        Network of the same kind to go on from, as of a run on coarser voxels, relative to the configuration's folder.
     first_stage : str
         Network of the first stage (patches only).
     n_folds, fold : int
@@ -61,6 +63,7 @@ class RunConfig:
     n_channels: int = N_CHANNELS
     depth: int = DEPTH
     augment: float = 0.2
+    start: str = ""
     first_stage: str = ""
     n_folds: int = 5
     fold: int = 0

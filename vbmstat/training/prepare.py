@@ -2,8 +2,8 @@
 
 A teacher is a folder of ``vbmstat preprocess --names cat12`` by any engine: its corrected brain (m), tissue map (p0)
 and deformation (y_) make a tissue case, GM and WM of p0 and the deformation a registration case. A label map of a whole
-head gives tissue that is exactly known, with as many rendered images as are wanted, each with noise, bias, blur and a
-little contrast of its own.
+head gives tissue that is exactly known, with as many rendered images as are wanted, each with a shape, contrast, noise,
+bias and blur of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, t
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
+from vbmstat.provenance import find_file
+from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
 from vbmstat.training.cases import Case
@@ -32,7 +34,11 @@ from vbmstat.volume import Volume
 _VELOCITY_MM = 3.0  # finer velocities are not kept
 _BRAIN_FROM = 0.1  # of the template's GM and WM, where an affine is fitted to a deformation
 _NO_GM_LABELS = (16, 4, 43, 5, 44, 14, 15, 72)  # brainstem, ventricles
-_RENDER = {"noise_percent": (0.5, 5.0), "bias_percent": (0.0, 60.0), "psf_fwhm_mm": (0.5, 1.8)}  # drawn evenly
+_RENDER = {  # drawn evenly
+    "noise_percent": (0.5, 6.0), "bias_percent": (0.0, 60.0), "psf_fwhm_mm": (0.5, 1.8), "contrast": (0.75, 1.35),
+    "structure_sd": (0.01, 0.04),
+}  # fmt: skip
+_SHAPE_VOXEL_MM = 4.0  # of the displacement that gives a label map another shape
 Tell = Callable[[str], None]
 
 
@@ -107,20 +113,30 @@ def affine_part(deformation: Volume) -> np.ndarray:
     return linear
 
 
-def cases_of_run(folder: Path, registration: bool, view: Grid, tell: Tell = lambda _: None) -> Iterator[Case]:
-    """A case of every scan of a preprocessing run; the folder's name is their group.
+def cases_of_run(
+    folder: Path,
+    registration: bool,
+    view: Grid,
+    tell: Tell = lambda _: None,
+    n_scans: int | None = None,
+    inputs: Sequence[Path] = (),
+) -> Iterator[Case]:
+    """A case of every scan of a preprocessing run, or of the first few; the folder's name is their group.
+
+    Images of tissue cases are the scans as they came, found by name and hash below the folders `inputs`; without them,
+    the run's corrected brains.
 
     Raises
     ------
     VbmstatError
-        If the folder holds no maps with CAT12's names.
+        If the folder holds no maps with CAT12's names, or a scan is not found.
     """
     found = sorted((folder / "mri").glob("p0*.nii*"))
     if not found:
         msg = f"{folder}: expected mri/p0… of 'vbmstat preprocess --names cat12', found none"
         raise VbmstatError(msg)
     group = folder.resolve().name
-    for path in found:
+    for path in found[:n_scans]:
         stem = path.name.removeprefix("p0").split(".nii")[0]
         tell(f"{group}/{stem}")
         p0 = io.read_volume(path)
@@ -130,30 +146,44 @@ def cases_of_run(folder: Path, registration: bool, view: Grid, tell: Tell = lamb
             gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
             yield registration_case(name, group, gm_wm, deformation, view)
         else:
-            yield tissue_case(name, group, io.read_volume(_beside(path, "m")), p0, affine_part(deformation), view)
+            brain = io.read_volume(_input(folder, stem, inputs) if inputs else _beside(path, "m"))
+            yield tissue_case(name, group, brain, p0, affine_part(deformation), view)
 
 
 def cases_of_labels(
     paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: Tell = lambda _: None
 ) -> Iterator[Case]:
-    """Cases of whole-head label maps, each rendered `n_images` times; every map is a group of its own."""
+    """Cases of whole-head label maps, each bent and rendered `n_images` times; every map is a group of its own."""
     rng = np.random.default_rng(seed)
     for path in paths:
-        labels = io.read_volume(path)
-        tissue = tissue_labels(labels)
-        no_gm = torch.isin(labels.data, torch.tensor(_NO_GM_LABELS, dtype=labels.data.dtype)).float()
+        as_it_came = io.read_volume(path)
         stem = path.name.split(".nii")[0]
-        linear: np.ndarray | None = None
         for number in range(n_images):
             tell(f"{stem}, image {number + 1}")
+            labels = bend_labels(as_it_came, rng)
+            tissue = tissue_labels(labels)
             drawn = {name: float(rng.uniform(*ends)) for name, ends in _RENDER.items()}
             brain = render_t1w(labels, **drawn, seed=int(rng.integers(2**31)))
             brain = Volume(brain.data * (tissue.data > 0), labels.grid)
-            if linear is None:
-                linear = _align(brain, tissue)
+            linear = _align(brain, tissue)
             case = tissue_case(f"{stem}_{number}", stem, brain, tissue, linear, view)
+            no_gm = torch.isin(labels.data, torch.tensor(_NO_GM_LABELS, dtype=labels.data.dtype)).float()
             where = (resample(no_gm, labels.grid, view, linear) > 0.5).float()
             yield Case(case.name, case.group, {**case.arrays, "no_gm": where})
+
+
+def bend_labels(labels: Volume, rng: np.random.Generator) -> Volume:
+    """A label map with a random person's shape, (1, X, Y, Z): nearest labels at smoothly displaced points."""
+    grid = labels.grid
+    coarse = grid.with_voxel_size(_SHAPE_VOXEL_MM)
+    moved_mm = resample(random_displacement(coarse, rng), coarse, grid, padding_mode="border")
+    to_voxels = np.eye(4)
+    to_voxels[:3, :3] = np.linalg.inv(grid.affine[:3, :3])
+    at = (voxel_indices(grid.shape) + apply_affine(to_voxels, moved_mm)).round().long()
+    last = torch.tensor(grid.shape).reshape(3, 1, 1, 1) - 1
+    inside = ((at >= 0) & (at <= last)).all(0)
+    x, y, z = at.clamp(min=0).minimum(last)
+    return Volume((labels.data[0][x, y, z] * inside)[None], grid)
 
 
 def _align(brain: Volume, tissue: Volume) -> np.ndarray:
@@ -167,6 +197,12 @@ def _align(brain: Volume, tissue: Volume) -> np.ndarray:
 def _size(grid: Grid) -> torch.Tensor:
     """Voxel size, mm, (3, 1, 1, 1)."""
     return torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
+
+
+def _input(folder: Path, stem: str, inputs: Sequence[Path]) -> Path:
+    """The scan of which a run's record tells the name and the hash."""
+    entry = io.read_json(folder / "report" / f"vbmstat_{stem}.json")["inputs"][0]
+    return find_file(entry["path"], entry["sha256"], inputs)
 
 
 def _beside(p0: Path, prefix: str) -> Path:

@@ -81,6 +81,8 @@ def train(
     task = make_task(kind, cases, config, device, config_path.parent)
     learning, judging = _split(cases, config)
     run: dict[str, Any] = {"kind": kind, "config": config.as_dict(), "cases": assets.sha256(cases.path)}
+    if task.start:
+        run["start"] = assets.sha256(task.start)
     saved = _read_checkpoint(out, run)
     state = _State(**saved["state"]) if saved else _State()
     stages = task.stages()
@@ -100,7 +102,7 @@ def train(
             state.rows.append(row)
             state.epoch += 1
             if state.epoch == stage.epochs:
-                fit.finish(state.rows, run["cases"])
+                fit.finish(state.rows, {name: run[name] for name in ("cases", "start") if name in run})
             _write_checkpoint(out, run, state, fit)
             on_epoch(row)
         state.stage, state.epoch, saved = state.stage + 1, 0, None
@@ -120,8 +122,7 @@ class _Fit:
             torch.manual_seed(config.seed)
             self.network = task.build().to(device)
         if stage.start:
-            before, _ = load_network(own_file(out, stage.start))
-            self.network.load_state_dict(before.state_dict())
+            self.network.load_state_dict(_weights_to_start_from(out / stage.start, task.kind))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),
@@ -168,14 +169,14 @@ class _Fit:
                     scores.append(self.task.score(self.network, _laid_out(inputs), targets))
         return {name: sum(score[name] for score in scores) / len(scores) for name in (scores[0] if scores else {})}
 
-    def finish(self, rows: list[dict[str, Any]], cases_sha256: str) -> None:
-        """Write the network with what was measured last."""
+    def finish(self, rows: list[dict[str, Any]], sources: dict[str, str]) -> None:
+        """Write the network with what was measured last, and the hashes of what it was made from."""
         kind, index = self.stage.file
         config = self.config
         last = {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
         settings = {
             "n_channels": config.n_channels, "depth": config.depth, **self.stage.settings, **last,
-            "config": config.as_dict(), "cases_sha256": cases_sha256,
+            "config": config.as_dict(), **{f"{name}_sha256": digest for name, digest in sources.items()},
         }  # fmt: skip
         save_network(own_file(self.out, kind, index), self.network, self.task.kind, settings)
 
@@ -199,6 +200,14 @@ class _Fit:
     def _precision(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+
+def _weights_to_start_from(path: Path, kind: str) -> dict[str, torch.Tensor]:
+    network, settings = load_network(path)
+    if settings["kind"] != kind:
+        msg = f"{path}: expected a network of kind {kind} to start from, got {settings['kind']}"
+        raise VbmstatError(msg)
+    return network.state_dict()
 
 
 def _together(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

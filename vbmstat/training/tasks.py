@@ -26,7 +26,7 @@ from vbmstat.preproc.networks.patches import (
     window,
 )  # fmt: skip
 from vbmstat.preproc.networks.symnet import Velocities, compose_warps, pull
-from vbmstat.preproc.networks.weights import build_network, load_network
+from vbmstat.preproc.networks.weights import build_network, load_network, own_file
 from vbmstat.training import augment, losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
@@ -47,8 +47,8 @@ class Stage:
         Passes over the cases.
     file : (kind, index)
         Of :func:`vbmstat.preproc.networks.weights.own_file`.
-    start : str
-        Name of the stage whose network it goes on from, or empty.
+    start : Path, optional
+        Network that it goes on from; a bare name is one of this run's own.
     settings : dict
         What the network's file says beside the network's own.
     """
@@ -56,7 +56,7 @@ class Stage:
     name: str
     epochs: int
     file: tuple[str, int | None]
-    start: str
+    start: Path | None
     settings: dict[str, Any]
 
 
@@ -71,12 +71,18 @@ class Task(ABC):
         The run.
     device : torch.device
         Where examples are made.
+    folder : Path
+        Where the configuration's paths begin.
     """
 
     kind: str
 
-    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device) -> None:
+    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
         self.cases, self.config, self.device = cases, config, device
+        self.start = (folder / config.start).absolute() if config.start else None
+        if self.start and not self.start.is_file():
+            msg = f"{self.start}: no such file; expected the network to start from"
+            raise VbmstatError(msg)
 
     def build(self) -> nn.Module:
         """The network, with random weights."""
@@ -84,7 +90,7 @@ class Task(ABC):
 
     def stages(self) -> list[Stage]:
         """In the order in which they are trained."""
-        return [Stage(self.kind, self.config.epochs, (self.kind, None), "", {"shape": list(self.cases.shape)})]
+        return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, {"shape": list(self.cases.shape)})]
 
     def n_examples(self, stage: Stage) -> int:
         """Examples a case gives in an epoch."""
@@ -150,7 +156,7 @@ class Patches(Segmentation):
     kind = "patches"
 
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
-        super().__init__(cases, config, device)
+        super().__init__(cases, config, device, folder)
         if not config.first_stage:
             msg = "patches: expected first_stage = \"….safetensors\" in the configuration"
             raise VbmstatError(msg)
@@ -164,9 +170,10 @@ class Patches(Segmentation):
 
     def stages(self) -> list[Stage]:
         """The foundation on all positions, then each of 18."""
-        foundation = Stage("foundation", self.config.foundation_epochs, ("foundation", None), "", {})
+        foundation = Stage("foundation", self.config.foundation_epochs, ("foundation", None), self.start, {})
+        start = own_file(Path(), "foundation") if foundation.epochs else self.start
         single = [
-            Stage(f"patch {n:02d}", self.config.epochs, (self.kind, n), foundation.name, {"position": list(position)})
+            Stage(f"patch {n:02d}", self.config.epochs, (self.kind, n), start, {"position": list(position)})
             for n, position in enumerate(self.positions[:18])
         ]
         return [foundation, *single] if foundation.epochs else single
@@ -240,8 +247,8 @@ class Registration(Task):
 
     kind = "registration"
 
-    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device) -> None:
-        super().__init__(cases, config, device)
+    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
+        super().__init__(cases, config, device, folder)
         template = assets.template()
         view = registration_grid(cases.shape)
         self.template = resample_low_passed(template.data, template.grid, view)[None].to(device)
@@ -249,7 +256,7 @@ class Registration(Task):
     def stages(self) -> list[Stage]:
         """One."""
         settings = {"refine": self.config.refine, "shape": list(self.cases.shape)}
-        return [Stage(self.kind, self.config.epochs, (self.kind, None), "", settings)]
+        return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, settings)]
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
         """Tissues of both, and the forward half velocity; the paper's augmentation of warps is none."""
@@ -295,10 +302,8 @@ def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.devic
     if cases.settings.get("kind") != wanted:
         msg = f"{cases.path}: expected cases of {wanted}, got {cases.settings.get('kind')}"
         raise VbmstatError(msg)
-    if kind == Patches.kind:
-        return Patches(cases, config, device, folder)
-    tasks: Sequence[type[Task]] = (Segmentation, GmMask, Registration)
-    return next(task for task in tasks if task.kind == kind)(cases, config, device)
+    tasks: Sequence[type[Task]] = (Segmentation, Patches, GmMask, Registration)
+    return next(task for task in tasks if task.kind == kind)(cases, config, device, folder)
 
 
 def registration_grid(shape: Sequence[int]) -> Grid:
