@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,6 @@ def harmonize_maps(
     out, table = Path(out), as_cohort(cohort)
     source = gather(maps, response, table, missing)
     source = with_site(source, site, missing)
-    assert source.paths is not None  # noqa: S101 - maps are files here
     column = f"s6mwp{TISSUES[response]}" if maps is not None else map_column(response, table.table)
     targets = _targets(source, out, table.folder if maps is None else Path(maps))
     sites = site_labels(source.table[site])
@@ -121,7 +120,6 @@ def harmonize_maps(
 
     def convert(index: int) -> None:
         scan = source.scan_ids[index]
-        assert source.paths is not None  # noqa: S101
         _convert(source.paths[scan], targets[scan], space, model, sites[index], rows[index])
 
     with ThreadPoolExecutor(available_cpus()) as pool:
@@ -174,22 +172,23 @@ def harmonize_table(
     if not names:
         msg = f"{path}: expected columns of volumes (*_ml), the table has {', '.join(map(str, wide))}"
         raise TableError(msg)
-    values = pd.DataFrame(wide[names].to_numpy(np.float64), index=Cohort(wide, out).scan_ids, columns=names)
+    scan_ids = Cohort(wide, out).scan_ids
+    values = ArrayMaps(wide[names].to_numpy(np.float64), tuple(scan_ids), features=tuple(names))
     source = with_site(gather(values, "volume", as_cohort(cohort), missing), site, missing)
-    assert isinstance(source.maps, ArrayMaps)  # noqa: S101 - a table
+    values = values.select(source.scan_ids)
     sites = site_labels(source.table[site])
     if model is None:
         covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
-        effects = learn_site_effects(source.maps, sites, covariates, columns)
+        effects = learn_site_effects(values, sites, covariates, columns)
         model = CombatModel(effects, preserve, columns, summary, features=tuple(names))
     if model.features != tuple(names):
         other = sorted(set(model.features) ^ set(names))[:12]
         msg = f"{path}: the model was learned from other columns ({', '.join(other) or 'another order'} differ)"
         raise TableError(msg)
     rows = model.covariate_rows(source.table, source.scan_ids)
-    new = pd.DataFrame(model.effects.adjust(source.maps.data, sites, rows).round(6), source.scan_ids, names)
-    order = [scan for scan in values.index if scan in new.index]
-    written = wide[[scan in new.index for scan in values.index]].copy()
+    new = pd.DataFrame(model.effects.adjust(values.data, sites, rows).round(6), source.scan_ids, names)
+    order = [scan for scan in scan_ids if scan in new.index]
+    written = wide[[scan in new.index for scan in scan_ids]].copy()
     written[names] = new.loc[order].to_numpy()
     columns_out = written.reset_index()
     if not columns_out["session_id"].any():
@@ -218,11 +217,8 @@ def with_site(source: Source, site: str, missing: str) -> Source:
     if missing != "drop":
         msg = f"no {site} for {', '.join(without[:12])}; fill it in or leave these scans out with --missing drop"
         raise TableError(msg)
-    ids = tuple(scan for scan, gone in zip(source.scan_ids, empty, strict=True) if not gone)
-    paths = None if source.paths is None else {scan: source.paths[scan] for scan in ids}
-    maps = None if source.maps is None else source.maps.select(ids)
     notes = (*source.notes, f"dropped {len(without)} scans without {site}: {', '.join(without)}")
-    return Source(source.table[~empty], ids, paths, maps, notes)
+    return replace(source.select(~empty), notes=notes)
 
 
 def site_labels(column: pd.Series) -> list[str]:
@@ -232,7 +228,6 @@ def site_labels(column: pd.Series) -> list[str]:
 
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
     """Where each map goes: its path below `folder`, or where maps lie elsewhere, below the folder they share."""
-    assert source.paths is not None  # noqa: S101
     # without "..", which would lead out of the output folder
     paths = {scan: Path(os.path.normpath(path.absolute())) for scan, path in source.paths.items()}
     home = Path(os.path.normpath(folder.absolute()))
@@ -264,7 +259,6 @@ def _learn_maps(
     source: Source, sites: Sequence[str], preserve: str, mask_threshold: float, out: Path, progress: Progress | None
 ) -> CombatModel:
     covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
-    assert source.paths is not None  # noqa: S101
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
         packed = pack_maps(
@@ -305,7 +299,7 @@ def _finish(
     notes = [*source.notes, *confounding_notes(confounding, site)]
     if effects.constant.any():
         notes.append(f"{int(effects.constant.sum())} voxels or columns are constant within a site and were left alone")
-    inputs = [] if source.paths is None else list(source.paths.values())
+    inputs = list(source.paths.values())
     origin = provenance("harmonize", {"site": site, "preserve": model.preserve}, inputs)
     learned = dict(zip(effects.sites, effects.n_scans.tolist(), strict=True))
     record = {

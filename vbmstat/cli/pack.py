@@ -30,7 +30,7 @@ def command(
 
     options = Options(mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, missing=missing)
     source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)
-    if source.paths is None:
+    if not source.paths:
         msg = "pack needs maps in files"
         raise ScanError(msg)
     with stages() as progress:

@@ -151,8 +151,7 @@ def fit_glm(
             {} if isinstance(fit, SandwichFit)
             else infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
         )  # fmt: skip
-        has_smoothness = bool(inference) and map_name is None and matrix.space is not None
-        smooth = residual_smoothness(matrix, bare, settings.n_threads) if has_smoothness else None
+        smooth = residual_smoothness(matrix, bare, settings.n_threads) if inference and map_name is None else None
     notes = (
         *source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix),
         *group_notes(groups, permuted), *inference_notes(inference, settings),
@@ -314,11 +313,7 @@ def _design(right: str, source: Source, settings: Options) -> tuple[Design, Sour
         if empty:
             msg = f"no {name} for {', '.join(empty[:12])}; fill it in or leave these scans out"
             raise TableError(msg)
-    if all(kept):
-        return design, source
-    paths = None if source.paths is None else {scan: source.paths[scan] for scan in design.scan_ids}
-    maps = None if source.maps is None else source.maps.select(design.scan_ids)
-    return design, Source(table[kept], design.scan_ids, paths, maps, source.notes)
+    return design, source if all(kept) else source.select(kept)
 
 
 def _column(name: str, source: Source) -> pd.Series:
@@ -399,7 +394,7 @@ def _open(
     )
     scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
     return pack_maps(
-        source.paths or {}, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
+        source.paths, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
     )
 
 

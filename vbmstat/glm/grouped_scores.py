@@ -26,17 +26,16 @@ class GroupedScores(PermutedScores):
 
     def __init__(
         self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, device: str, backend: str,
-        chunk_voxels: int | None, n_threads: int | None,
+        chunk_voxels: int | None, n_threads: int | None, *, groups: np.ndarray,
     ) -> None:  # fmt: skip
         super().__init__(maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads)
-        assert permuted.groups is not None  # noqa: S101 - else PermutedScores serves
         self.dtype, self.tensors = torch.float64, self.exact
         self.ties = TIES[np.dtype(np.float64)]
         parts, moving = permuted.parts, permuted.moving
         still = parts.nuisance - moving @ (moving.T @ parts.nuisance)
         left, singular, _ = np.linalg.svd(still, full_matrices=False)
         columns = np.concatenate([parts.tested, moving, left[:, singular > 0.5]], axis=1)  # singular: 0 or 1
-        self.weighting = Weighting.make(columns, permuted.groups, permuted.n_tested)
+        self.weighting = Weighting.make(columns, groups, permuted.n_tested)
         self.n_moving = permuted.n_tested + moving.shape[1]  # k
         self.rows_each = 2 * len(self.weighting.members) * (self.n_moving + 1)  # of float32
         self.identity = self._rows(0, 1)

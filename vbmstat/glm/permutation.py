@@ -86,13 +86,13 @@ def permutation_nulls(
     """
     kind = plan.contrasts[index].kind
     settings = replace(settings, two_sided=settings.two_sided and kind == "t")
-    make_scale, make_engine = (Scale, PermutedScores) if permuted.groups is None else (PlainScale, GroupedScores)
+    groups = permuted.groups
+    make_scale = Scale if groups is None else PlainScale
     scale = make_scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     count = permuted.rearrangements.count
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
-    engine = make_engine(
-        maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads if cluster is None else 1
-    )
+    asked = (maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads if cluster is None else 1)
+    engine = PermutedScores(*asked) if groups is None else GroupedScores(*asked, groups=groups)
     done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
     saved = time.monotonic()
     ties = {"statistic": engine.ties, "tfce": _MAP_TIES, "extent": 0.0, "mass": _MAP_TIES}
@@ -238,7 +238,7 @@ def _summarise(
         maxima["tfce"] = _with_own(state["tfce"], size)
         p_tfce = corrected("tfce", reach(maxima["tfce"], size, ties["tfce"]), size, enhanced != 0)
         nulls = replace(nulls, tfce=enhanced, p_tfce_fwe=p_tfce)
-    if settings.cluster_threshold is not None and images is not None:
+    if images is not None and images.find is not None:
         clusters = images.find(statistic)
         found = {}
         for name, values in (("extent", clusters.sizes), ("mass", clusters.masses)):

@@ -367,9 +367,8 @@ def inference_maps(
         add("pfwe", nulls.p_fwe if "fwe" in inference.kinds else None, f"FWE-corrected p{how['statistic']}, {sides}")
         add("tfce", nulls.tfce, "TFCE", estimate)
         add("ptfce", nulls.p_tfce_fwe, f"FWE-corrected p of TFCE{how['tfce']}, {sides}")
-        if nulls.clusters is not None:
-            for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
-                assert p is not None  # noqa: S101 - comes with clusters
+        for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
+            if nulls.clusters is not None and p is not None:
                 add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}{how[what]}")
     if contrast.kind == "t" and df is not None:
         low, high = d_interval(statistic, df)

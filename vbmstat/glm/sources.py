@@ -32,8 +32,8 @@ class Source:
         One row a scan, rows sorted by id.
     scan_ids : tuple of str
         Row names.
-    paths : dict of str to Path or None
-        Map of each scan, where maps are files.
+    paths : dict of str to Path
+        Map of each scan, where maps are files; else empty.
     maps : ArrayMaps or PackedMaps or None
         The maps themselves, where they are not.
     notes : tuple of str
@@ -42,9 +42,16 @@ class Source:
 
     table: pd.DataFrame
     scan_ids: tuple[str, ...]
-    paths: dict[str, Path] | None
+    paths: dict[str, Path]
     maps: ArrayMaps | PackedMaps | None
     notes: tuple[str, ...]
+
+    def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
+        """The rows to be kept; one answer for each."""
+        ids = tuple(scan for scan, keep in zip(self.scan_ids, kept, strict=True) if keep)
+        paths = {scan: self.paths[scan] for scan in ids if scan in self.paths}
+        maps = None if self.maps is None else self.maps.select(ids)
+        return replace(self, table=self.table[list(kept)], scan_ids=ids, paths=paths, maps=maps)
 
 
 def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
@@ -122,7 +129,7 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
 
 def _with_origin(source: Source) -> Source:
     """A source with the columns ``engine`` and ``vbmstat_version`` that the sidecars beside its maps tell, if any."""
-    origins = [_origin(path) for path in (source.paths or {}).values()]
+    origins = [_origin(path) for path in source.paths.values()]
     if not any(origins):
         return source
     empty = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
@@ -254,7 +261,7 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
         notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
     if spare:
         notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
-    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, None, notes)
+    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
 
 
 def _rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
@@ -284,22 +291,16 @@ def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Sour
         raise TableError(msg)
     stand_in = {scan: Path(scan) for scan in maps.scan_ids}
     source = _by_folder(cohort, stand_in, "the maps given", missing)
-    return Source(source.table, source.scan_ids, None, maps.select(source.scan_ids), source.notes)
+    return Source(source.table, source.scan_ids, {}, maps.select(source.scan_ids), source.notes)
 
 
 def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
     kept = [scan in paths for scan in ids]
-    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, None, notes)
+    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, notes)
 
 
-def _sorted(
-    table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path] | None,
-    maps: ArrayMaps | PackedMaps | None, notes: list[str],
-) -> Source:
+def _sorted(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
     """Rows in the order of their ids, so that results do not depend on the order of a table."""
     order = sorted(range(len(ids)), key=lambda i: ids[i])
     names = tuple(ids[i] for i in order)
-    return Source(
-        table.iloc[order], names, None if paths is None else {scan: paths[scan] for scan in names},
-        None if maps is None else maps.select(names), tuple(notes),
-    )
+    return Source(table.iloc[order], names, {scan: paths[scan] for scan in names}, None, tuple(notes))

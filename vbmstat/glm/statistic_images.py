@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from tfce import tfce
@@ -26,8 +27,12 @@ class StatisticImages:
         low = at.min(axis=1, keepdims=True)
         self.shape = tuple(int(n) for n in (at - low).max(axis=1) + 1)
         self.flat = np.ravel_multi_index(tuple(at - low), self.shape)
-        has_clusters = settings.cluster_threshold is not None
-        self.neighbours = neighbour_table(space, settings.connectivity) if has_clusters else None
+        self.find: Callable[[np.ndarray], Clusters] | None = None  # clusters of one map, if wanted
+        if settings.cluster_threshold is not None:
+            self.find = partial(
+                find_clusters, threshold=settings.cluster_threshold, two_sided=settings.two_sided,
+                neighbours=neighbour_table(space, settings.connectivity),
+            )  # fmt: skip
 
     def enhance(self, statistic: np.ndarray) -> np.ndarray:
         """TFCE of one map (n_voxels,), float32; negative where the statistic is, if two-sided."""
@@ -38,11 +43,6 @@ class StatisticImages:
         if not self.settings.two_sided:
             enhanced = np.maximum(enhanced, 0)
         return np.ascontiguousarray(enhanced).reshape(-1)[self.flat]
-
-    def find(self, statistic: np.ndarray) -> Clusters:
-        """Clusters of one map."""
-        assert self.neighbours is not None and self.settings.cluster_threshold is not None  # noqa: S101, PT018
-        return find_clusters(statistic, self.settings.cluster_threshold, self.settings.two_sided, self.neighbours)
 
     def maxima(self, fields: np.ndarray, workers: int, tell: Callable[[float], None]) -> dict[str, np.ndarray]:
         """Largest TFCE value, extent and mass of each map (b, n_voxels)."""
@@ -57,7 +57,7 @@ class StatisticImages:
         found: dict[str, float] = {}
         if self.settings.wants_tfce:
             found["tfce"] = float(np.abs(self.enhance(statistic)).max(initial=0.0))
-        if self.neighbours is not None:
+        if self.find is not None:
             clusters = self.find(statistic)
             found["extent"] = float(clusters.sizes.max(initial=0))
             found["mass"] = float(clusters.masses.max(initial=0.0))
