@@ -2,8 +2,8 @@
 
 doi:10.1038/s43588-026-00953-7. Brain extraction and affine come before, modulation and smoothing after, as in the other
 engines. Deviations from the paper: the brain is resampled trilinearly, not by B-splines (1 s in place of 45 s on a
-CPU); the affine is refined with the tissues that were found. Registration by a network that this project trained on
-coarse voxels is hybrid: its velocity is where the optimisation of engine `classic` starts.
+CPU); the affine is refined with the tissues that were found. Networks that this project trained on coarse voxels are
+halves of hybrids: their tissues are the priors of engine `classic`'s classes, their velocity is where its warp starts.
 """
 
 from __future__ import annotations

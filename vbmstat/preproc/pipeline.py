@@ -1,7 +1,7 @@
 """The order of the steps: one T1w scan in, maps, volumes and quality out. Nothing else knows this order.
 
-Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6). `deep` needs neither 3 nor 4: its
-networks see the brain as it came, and find the bias field last, from the tissues.
+Engines share it; they differ in how they denoise, segment and warp (3, 5 and 6). In place of 4, `deep` asks networks,
+which see the brain as it came; what they say of a coarse view is the prior of 5, and of the paper's 0.5 mm, its result.
 
 1. brain mask (deepbet, or the scan's own if it came stripped)
 2. affine to the template from shape and contrast
@@ -329,35 +329,52 @@ def _found_by_steps(raw: _Brain, template: Volume, affine: np.ndarray, steps: _E
         affine, velocity = _draft(work, template, affine)
     with clock.step("segment"):
         prior = _warped_priors(template, velocity, affine, work.image.grid)
-        field_ = bias.bias_field(work.image, work.mask, prior)
-        corrected = Volume(work.image.data / field_, work.image.grid)
-        segmented = steps.segment(corrected, work.mask, prior)
-        _check_contrast(segmented.means)
-        fractions = Volume(cleanup.plausible(segmented.fractions, prior), work.image.grid)
-    in_brain = Volume(corrected.data * work.mask / float(segmented.means[2]), corrected.grid)
-    return _Found(fractions, in_brain, Volume(field_[None], fractions.grid), affine, velocity)
+        return _found_with_priors(work, prior, affine, velocity, steps.segment)
 
 
 def _found_by_networks(
     raw: _Brain, template: Volume, affine: np.ndarray, networks: deep.NetworkSet, clock: _Clock
 ) -> _Found:
-    """Tissues, and then the bias field that they show."""
-    with clock.step("segment"):
-        work = _work_image(raw, lambda image, _: image)
+    """What the networks say; of a coarse view it is the prior that the template gives to the other engines."""
+    coarse = networks.tissue.is_coarse
+    with clock.step("denoise"):
+        work = _work_image(raw, denoise.denoise if coarse else lambda image, _: image)
+    with clock.step("networks"):
         region = assets.template_brain().grid
         found = deep.segment(raw.image, raw.mask, affine, work.image.grid, region, networks) * work.mask
-        fractions = Volume(found, work.image.grid)
-    with clock.step("bias"):
+        affine = linear.refine_with_tissues(Volume(found[:2], work.image.grid), template, affine)
+        still = torch.zeros(3, *warp.PADDED_SHAPE, device=found.device)
+    with clock.step("segment"):
         sure = found + _LEAST_PRIOR
-        field_ = bias.bias_field(work.image, work.mask, sure / sure.sum(0))
-        corrected = work.image.data[0] / field_
-        pure = found**4  # mixed voxels say little about a tissue's mean
-        means = ((pure * corrected).sum((1, 2, 3)) / pure.sum((1, 2, 3)).clamp(min=1e-6))[[2, 0, 1]]  # CSF, GM, WM
-        _check_contrast(means)
-        affine = linear.refine_with_tissues(Volume(found[:2], fractions.grid), template, affine)
-    in_brain = Volume((corrected * work.mask / means[2])[None], fractions.grid)
-    still = torch.zeros(3, *warp.PADDED_SHAPE, device=found.device)
-    return _Found(fractions, in_brain, Volume(field_[None], fractions.grid), affine, still)
+        as_found = None if coarse else found
+        return _found_with_priors(work, sure / sure.sum(0), affine, still, tissue.segment, as_found)
+
+
+def _found_with_priors(
+    work: _Brain,
+    prior: torch.Tensor,
+    affine: np.ndarray,
+    velocity: torch.Tensor,
+    segment: Callable[[Volume, torch.Tensor, torch.Tensor], tissue.Segmentation],
+    fractions: torch.Tensor | None = None,
+) -> _Found:
+    """Bias field and, unless they are there, tissues of a brain with the priors of GM, WM and CSF."""
+    field_ = bias.bias_field(work.image, work.mask, prior)
+    corrected = Volume(work.image.data / field_, work.image.grid)
+    if fractions is None:
+        segmented = segment(corrected, work.mask, prior)
+        means, fractions = segmented.means, cleanup.plausible(segmented.fractions, prior)
+    else:
+        means = _tissue_means(corrected.data, fractions)
+    _check_contrast(means)
+    in_brain = Volume(corrected.data * work.mask / float(means[2]), corrected.grid)
+    return _Found(Volume(fractions, work.image.grid), in_brain, Volume(field_[None], in_brain.grid), affine, velocity)
+
+
+def _tissue_means(image: torch.Tensor, fractions: torch.Tensor) -> torch.Tensor:
+    """Mean intensity of CSF, GM and WM."""
+    pure = fractions**4  # mixed voxels say little about a tissue's mean
+    return ((pure * image).sum((1, 2, 3)) / pure.sum((1, 2, 3)).clamp(min=1e-6))[[2, 0, 1]]
 
 
 def _label(tissues: Volume) -> Volume:

@@ -1,8 +1,8 @@
 """Tissue of a brain by the cascade: the whole view, 27 patches, and the mask of what is no GM.
 
 The region is the crop of the template's 0.5 mm grid that the paper's networks see, 336 × 384 × 336 voxels; the paper
-does not say where it begins, the published package does. A set may lack patches and GM mask; the whole view then stands
-for itself, at whatever resolution its network was trained.
+does not say where it begins, the published package does. A set may lack patches and GM mask; it then knows the whole
+view only, at whatever resolution its network was trained.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class TissueNetworks:
     positions: tuple[Position, ...] = ()
     gm_mask: nn.Module | None = None
     mask_shape: tuple[int, int, int] = REGION_SHAPE
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether there is no second stage, so that the scan shows more than the networks do."""
+        return not self.patches
 
 
 def region_grid(template_brain: Grid) -> Grid:
