@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.batch.light import light_undrawn, write_scans
 from vbmstat import io
+from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
 from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here, set_threads
@@ -63,7 +65,7 @@ def main() -> None:
     parser.add_argument("--engine", default="classic")
     parser.add_argument("--light", action="store_true", help="a stand-in for the engine, to try this script")
     args = parser.parse_args()
-    options = {"device": "cpu", "engine": args.engine, "process": light_undrawn if args.light else None}
+    options = Options(engine=args.engine, device="cpu", process=light_undrawn if args.light else None)
     keep_freed_memory()
     cores = n_cores()
     with tempfile.TemporaryDirectory() as place:
@@ -75,9 +77,9 @@ def main() -> None:
 
         def tasks() -> list[ScanTask]:
             shutil.rmtree(out, ignore_errors=True)
-            return list(make_plan(scans, out, **options).tasks)
+            return list(make_plan(scans, out, options).tasks)
 
-        first = make_plan(scans, Path(place, "warm-up"), force=True, **options).tasks
+        first = make_plan(scans, Path(place, "warm-up"), replace(options, force=True)).tasks
         ways = {
             "1 process, 1 thread": lambda: processes(1, 1, first),
             f"1 process, {cores} threads": lambda: processes(1, cores, first),

@@ -33,14 +33,14 @@ NOISE_PERCENT = (3.0, 9.0)
 BAR = {3.0: {"gm": 0.96, "wm": 0.97, "csf": 0.90}, 9.0: {"gm": 0.92, "wm": 0.95}}
 
 
-def measure(labels: Path, noise: float, engine: str, device: torch.device) -> dict[str, object]:
+def measure(labels: Path, noise: float, engine: str, device: torch.device, weights: str) -> dict[str, object]:
     """Render one head, run the engine, compare p0 with the exact tissues."""
     volume = io.read_volume(labels)
     number = labels.name.removesuffix(".nii.gz")[-2:]
     t1w = render_t1w(volume, noise_percent=noise, bias_percent=BIAS_PERCENT, seed=int(number))
     truth = tissue_labels(volume).data
     started = time.perf_counter()
-    result = segment_scan(t1w, device, engine=engine)
+    result = segment_scan(t1w, device, engine=engine, weights=weights)
     seconds = time.perf_counter() - started
     found = result.label.data.round().cpu()
     found_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))
@@ -74,6 +74,7 @@ def table(rows: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=["classic"])
+    parser.add_argument("--weights", default="vbmstat", help="of engine deep")
     parser.add_argument("--maps", nargs="+", default=MAPS)
     parser.add_argument("--noise", nargs="+", type=float, default=NOISE_PERCENT)
     parser.add_argument("--labelmaps", type=Path, default=ROOT / "../shared/data/labelmaps")
@@ -87,7 +88,7 @@ def main() -> None:
     for number in given.maps:
         for noise in given.noise:
             for engine in given.engine:
-                row = measure(given.labelmaps / f"training_seg_{number}.nii.gz", noise, engine, device)
+                row = measure(given.labelmaps / f"training_seg_{number}.nii.gz", noise, engine, device, given.weights)
                 rows[number, noise, engine] = row
                 print(row, flush=True)
                 ordered = [rows[key] for key in sorted(rows, key=str)]

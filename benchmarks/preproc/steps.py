@@ -1,9 +1,10 @@
-"""Wall time and peak memory of engine `classic`, by step, one fresh process a scan.
+"""Wall time and peak memory of an engine, by step, one fresh process a scan.
 
     python benchmarks/preproc/steps.py ../shared/data/ds000011/sub-01/anat/sub-01_T1w.nii.gz ...
+    python benchmarks/preproc/steps.py --engine deep --weights vbmstat SCAN ...
 
 Each scan is run as a user runs it, with the files written, so that start-up, reading and gzip are included. The result
-goes to benchmarks/results/preproc_steps.json and .md.
+goes to benchmarks/results/preproc_steps.json and .md, of an engine other than `classic` to preproc_steps_ENGINE.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from pathlib import Path
 import torch
 
 from vbmstat import io
+from vbmstat.preproc.pipeline import ENGINES
 from vbmstat.runlog import scan_times
 
 RESULTS = Path(__file__).parents[1] / "results"
-STEPS = ("brain", "affine", "denoise", "draft", "segment", "warp", "normalise", "native")
 
 
-def run(scan: Path) -> dict[str, object]:
+def run(scan: Path, engine: str, weights: str) -> dict[str, object]:
     """One scan in its own process: step times, whole wall time, CPU time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("vbmstat")), "preprocess", str(scan), "--out", folder]
+        program = str(Path(sys.executable).with_name("vbmstat"))
+        command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine, "--weights", weights]
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
@@ -45,23 +47,27 @@ def run(scan: Path) -> dict[str, object]:
         "wall_s": round(wall, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gb": round(usage.ru_maxrss / 1e6, 2),
-        "steps_s": {step: timed["seconds"][step] for step in STEPS},
+        "steps_s": timed["seconds"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scans", nargs="+", type=Path)
-    rows = [run(scan) for scan in parser.parse_args().scans]
+    parser.add_argument("--engine", choices=ENGINES, default="classic")
+    parser.add_argument("--weights", default="vbmstat", help="of engine deep")
+    given = parser.parse_args()
+    rows = [run(scan, given.engine, given.weights) for scan in given.scans]
+    result = RESULTS / ("preproc_steps" + ("" if given.engine == "classic" else f"_{given.engine}"))
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
-    io.write_json(RESULTS / "preproc_steps.json", {"machine": machine, "scans": rows})
-    header = ["scan", "voxels", "wall s", "CPU s", "peak GB", *STEPS]
+    io.write_json(result.with_suffix(".json"), {"machine": machine, "scans": rows})
+    header = ["scan", "voxels", "wall s", "CPU s", "peak GB", *rows[0]["steps_s"]]  # type: ignore[misc]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         steps = row["steps_s"]
         cells = [row["scan"], row["voxels"], row["wall_s"], row["cpu_s"], row["peak_gb"], *steps.values()]  # type: ignore[attr-defined]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    io.write_text(RESULTS / "preproc_steps.md", "\n".join(lines) + "\n")
+    io.write_text(result.with_suffix(".md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

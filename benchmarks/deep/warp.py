@@ -1,0 +1,127 @@
+"""Warps of the same tissues by network, optimisation and both: fit, regularity, inverse consistency and time.
+
+    python benchmarks/deep/warp.py --weights FOLDER --scans ../shared/data/ds000011
+    python benchmarks/deep/warp.py --ways network hybrid --limit 1    # a quick look
+
+Every way gets the GM and WM that engine `classic` found, aligned by its affine. `classic` starts from the draft that
+its segmentation made anyway, `from zero` from nothing. The inverse consistency error is how far inverse and warp, one
+after the other, take a point of the template's brain from where it was. Results go to
+benchmarks/results/deep_warp.json and the table beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vbmstat import assets, evaluate, io
+from vbmstat.grid import apply_affine, sample, voxel_indices
+from vbmstat.preproc import cat, deep, modulate, pipeline, warp
+from vbmstat.preproc.networks.weights import find_set
+from vbmstat.provenance import device_label, versions
+from vbmstat.volume import Displacement, Volume
+
+ROOT = Path(__file__).parents[2]
+RESULT = ROOT / "benchmarks" / "results" / "deep_warp.json"
+IN_BRAIN = 0.1  # of the template's GM and WM
+MEASURES = (
+    "seconds", "mse_to_template", "linear_elasticity", "published_elasticity", "jacobian_min", "folded_voxels",
+    "inverse_error_mean_mm", "inverse_error_max_mm",
+)  # fmt: skip
+Way = Callable[[Volume, Volume, torch.Tensor], warp.Warp]
+
+
+def ways_of(weights: str) -> dict[str, Way]:
+    """What is compared: aligned tissues, template and draft velocity -> warp."""
+    networks = find_set(weights)
+    alone = replace(networks, refine_warp=False)
+    return {
+        "network": lambda tissues, template, _: deep.register(tissues, template, alone),
+        "hybrid": lambda tissues, template, _: deep.register(tissues, template, networks),
+        "classic": warp.register_both_ways,
+        "from zero": lambda tissues, template, _: warp.register_both_ways(tissues, template),
+        "cat": cat.register,
+    }
+
+
+def inverse_error_mm(found: warp.Warp, brain: torch.Tensor) -> torch.Tensor:
+    """Distance of ``inverse(forward(x))`` from x, for the template's brain voxels, (n,)."""
+    grid = found.forward.grid
+    size = torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
+    at = voxel_indices(grid.shape) + found.forward.data / size
+    back = found.forward.data + sample(found.inverse.data, at, padding_mode="border")
+    return back.square().sum(0).sqrt()[brain]
+
+
+def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) -> dict[str, float]:
+    """One warp and its figures."""
+    started = time.perf_counter()
+    with torch.inference_mode():
+        found = way(tissues, template, draft)
+    seconds = time.perf_counter() - started
+    grid = template.grid
+    points = apply_affine(grid.affine, voxel_indices(grid.shape)) + found.forward.data
+    moved = sample(tissues.data, apply_affine(torch.linalg.inv(torch.as_tensor(grid.affine)).numpy(), points))
+    determinant = modulate.jacobian_determinant(found.forward)
+    field = Displacement(found.forward.data, grid)
+    error = inverse_error_mm(found, template.data.sum(0) > IN_BRAIN)
+    return {
+        "seconds": round(seconds, 2),
+        "mse_to_template": round(evaluate.mse_to_template(Volume(moved, grid), template), 5),
+        "linear_elasticity": round(evaluate.linear_elasticity(field), 4),
+        "published_elasticity": round(evaluate.published_elasticity(field), 1),
+        "jacobian_min": round(float(determinant.min()), 4),
+        "folded_voxels": int((determinant <= 0).sum()),
+        "inverse_error_mean_mm": round(float(error.mean()), 4),
+        "inverse_error_max_mm": round(float(error.max()), 3),
+    }
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Median and, in brackets, the worst scan of each way."""
+    lines = ["| way | scans | " + " | ".join(MEASURES) + " |", "|" + "---|" * (len(MEASURES) + 2)]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        same = [row for row in rows if row["way"] == way]
+        cells = []
+        for name in MEASURES:
+            values = [row[name] for row in same]
+            worst = min(values) if name == "jacobian_min" else max(values)
+            cells.append(f"{statistics.median(values):.4g} [{worst:.4g}]")
+        lines.append(f"| {way} | {len(same)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="vbmstat")
+    parser.add_argument("--scans", type=Path, default=ROOT / "../shared/data/ds000011")
+    parser.add_argument("--ways", nargs="+")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    ways = ways_of(given.weights)
+    template = assets.template()
+    rows: list[dict[str, object]] = []
+    for path in sorted(given.scans.rglob("*_T1w.nii.gz"))[: given.limit]:
+        segmented = pipeline.segment_scan(io.read_scan(path))
+        with torch.inference_mode():
+            tissues = pipeline._aligned(segmented.fractions, template, segmented.linear)
+        for name in given.ways or ways:
+            row = {"scan": path.name, "way": name, **measure(ways[name], tissues, template, segmented.velocity)}
+            rows.append(row)
+            print(row, flush=True)
+        about = {"threads": torch.get_num_threads(), "cpu": device_label("cpu"), "cores": os.cpu_count()}
+        io.write_json(given.out, {**about, "versions": versions(), "scans": rows})
+        io.write_text(given.out.with_suffix(".md"), table(rows))
+
+
+if __name__ == "__main__":
+    main()
