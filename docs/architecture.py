@@ -30,7 +30,7 @@ BOXES = {
 WORDS = {
     "cli": "the commands", "batch": "many scans", "catalogue": "assets, all", "report": "one HTML page",
     "compare": "two pipelines", "agreement": "r, slope, limits",
-    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan",
+    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "robustness": "artefacts, atrophy",
     "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",

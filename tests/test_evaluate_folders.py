@@ -255,7 +255,7 @@ def test_the_worst_scan_is_named(tmp_path):
 
 def test_the_command_writes_both_tables(pair, tmp_path):
     done = CliRunner().invoke(
-        app, ["evaluate", *map(str, pair), "--reference", str(pair[1]), "--out", str(tmp_path / "tables")]
+        app, ["evaluate", "folders", *map(str, pair), "--reference", str(pair[1]), "--out", str(tmp_path / "tables")]
     )
     assert done.exit_code == 0, done.output
     assert "n/a or changed: other: no fields (y_): no linear elasticity, no Jacobian" in done.output

@@ -64,6 +64,30 @@ _ROI_WIDE = tuple(
     for unit in ("region",)
     for tissue, words in _TISSUES.items()
 )
+_ENGINE = Column("engine", "Engine; that of deep with the name of its weights")
+_HEAD_KEYS = (
+    Column("head", "Scan or label map, by its file name"),
+    Column("thinning_mm", "How far the pial surface of the cortex has moved inward", "mm"),
+)
+_ARTEFACT_KEYS = (
+    Column("artefact", "Artefact that was added; none: the image as it was"),
+    Column(
+        "strength",
+        "How much of it",
+        levels={"none": "no artefact", "medium": "acceptable", "strong": "to be scanned again"},
+    ),
+)
+_ARTEFACT_MEASURES = (
+    Column("dice_gm", "Dice coefficient of GM"),
+    Column("dice_wm", "Dice coefficient of WM"),
+    Column("dice_csf", "Dice coefficient of CSF"),
+    Column("gm_error_percent", "GM volume relative to the true one, less 100", "%"),
+    Column("tiv_error_percent", "TIV (GM, WM and CSF) relative to the true one, less 100", "%"),
+)
+_TRIAL_END = (
+    Column("reason", "Why the image could not be segmented, one line"),
+    Column("made_with", "Hash of image, engine, weights and versions: an equal one is not made again"),
+)
 _OVERLAP = tuple(
     Column(f"{measure}_<tissue>", text)
     for measure, text in (
@@ -382,7 +406,7 @@ TABLES = {
         ),
     ),
     "evaluation_scans": Table(
-        "evaluate",
+        "evaluate folders",
         "evaluation_scans.tsv",
         "a scan, folder and what it is compared with",
         (
@@ -400,7 +424,7 @@ TABLES = {
         ),
     ),
     "evaluation_summary": Table(
-        "evaluate",
+        "evaluate folders",
         "evaluation_summary.tsv",
         "a folder, reference and measure",
         (
@@ -412,6 +436,72 @@ TABLES = {
             Column("min", "Smallest over the scans"),
             Column("max", "Largest over the scans"),
             Column("worst_scan", "Scan of the largest MSE, elasticity or determinant, or of the smallest of all else"),
+        ),
+    ),
+    "evaluation_artefacts": Table(
+        "evaluate artefacts",
+        "evaluation_artefacts.tsv",
+        "a head, artefact, strength and engine",
+        (
+            *_HEAD_KEYS[:1],
+            *_ARTEFACT_KEYS,
+            _ENGINE,
+            Column(
+                "truth",
+                "What it is compared with",
+                levels={
+                    "labels": "exact tissues of the label map",
+                    "own": "the engine's result on the scan as it came",
+                },
+            ),
+            *_ARTEFACT_MEASURES,
+            Column("seconds", "Wall time of the engine, up to the tissues", "s"),
+            *_TRIAL_END,
+        ),
+    ),
+    "evaluation_artefacts_summary": Table(
+        "evaluate artefacts",
+        "evaluation_artefacts_summary.tsv",
+        "an engine, artefact and strength; measures are medians over heads",
+        (
+            _ENGINE,
+            *_ARTEFACT_KEYS,
+            Column("n_scans", "Heads that were segmented"),
+            Column("n_failed", "Heads that were not"),
+            *_ARTEFACT_MEASURES,
+            Column("seconds", "Wall time of the engine, up to the tissues", "s"),
+            Column("worst_dice_gm", "Smallest Dice coefficient of GM"),
+            Column("worst_head", "Head that has it"),
+        ),
+    ),
+    "evaluation_atrophy": Table(
+        "evaluate atrophy",
+        "evaluation_atrophy.tsv",
+        "a head, degree of thinning and engine",
+        (
+            *_HEAD_KEYS,
+            _ENGINE,
+            Column("true_gm_ml", "Exact GM volume of the head that was rendered", "mL"),
+            Column("gm_ml", "GM volume that the engine finds", "mL"),
+            Column("true_change_percent", "Exact GM volume relative to that without thinning, less 100", "%"),
+            Column("found_change_percent", "Found GM volume relative to that found without thinning, less 100", "%"),
+            Column("seconds", "Wall time of the engine, up to the tissues", "s"),
+            *_TRIAL_END,
+        ),
+    ),
+    "evaluation_atrophy_summary": Table(
+        "evaluate atrophy",
+        "evaluation_atrophy_summary.tsv",
+        "an engine",
+        (
+            _ENGINE,
+            Column("n_heads", "Heads"),
+            Column("n_failed", "Images that were not segmented"),
+            Column("slope", "Found change for each percent of true change, least squares over all heads; 1 is right"),
+            Column("intercept", "Found change where the line says that there is none", "%"),
+            Column("r", "Correlation of found and true change"),
+            Column("n_monotonic", "Heads whose found GM volume falls from every level to the next"),
+            Column("smallest_seen_mm", "Least thinning from which on every head has less GM than without", "mm"),
         ),
     ),
     "comparison": Table(

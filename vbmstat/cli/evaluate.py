@@ -1,14 +1,26 @@
-"""``vbmstat evaluate``: agreement of output folders of the same scans."""
+"""``vbmstat evaluate``: agreement of output folders, and what engines make of artefacts and of graded atrophy."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from vbmstat.preproc.deep import DEFAULT_WEIGHTS
 
-def command(
+app = typer.Typer(help="Judge output folders, or engines on images whose truth is known.", no_args_is_help=True)
+
+_Out = Annotated[Path, typer.Option("--out", help="Folder of the tables.")]
+_Engines = Annotated[list[str], typer.Option("--engine", help="classic, cat or deep; may be repeated.")]
+_Weights = Annotated[str, typer.Option("--weights", help="Networks of engine deep, as for vbmstat preprocess.")]
+_Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+_Seed = Annotated[int, typer.Option("--seed", help="Same seed, same images.")]
+_Force = Annotated[bool, typer.Option("--force", help="Segment again what is in the table.")]
+
+
+@app.command()
+def folders(
     folders: Annotated[
         list[Path], typer.Argument(help="Output folders of vbmstat, CAT12, SPM, T1Prep or deepmriprep.")
     ],
@@ -18,7 +30,7 @@ def command(
     reference: Annotated[
         Path | None, typer.Option("--reference", help="The folder that others are compared with; the first by default.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the tables.")] = Path("evaluation"),
+    out: _Out = Path("evaluation"),
 ) -> None:
     """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan."""
     from vbmstat import tables  # noqa: PLC0415 - heavy imports
@@ -37,3 +49,77 @@ def command(
         if stems:
             typer.echo(f"{name}: {len(stems)} scans that not all have were left out ({', '.join(stems[:5])})", err=True)
     typer.echo(str(out / "evaluation_scans.tsv"))
+
+
+@app.command()
+def artefacts(
+    heads: Annotated[list[Path], typer.Argument(help="Whole-head label maps (exact truth) or T1w scans.")],
+    engine: _Engines = ["classic"],  # noqa: B006 - typer copies it
+    weights: _Weights = DEFAULT_WEIGHTS,
+    out: _Out = Path("evaluation"),
+    device: _Device = "auto",
+    seed: _Seed = 0,
+    force: _Force = False,
+) -> None:
+    """Segment images with noise, bias field, blur, ghosting, motion, ringing and spikes, medium and strong."""
+    from vbmstat.figures import robustness as figures  # noqa: PLC0415 - heavy imports
+    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.naming import image_stem  # noqa: PLC0415
+    from vbmstat.robustness import artefacts as made  # noqa: PLC0415
+
+    name = image_stem(heads[0])
+    sheet = out / f"artefacts_{name}.png"
+    if force or not sheet.exists():
+        save_png(sheet, figures.contact_sheet(made.captioned_images(heads[0], seed), f"{name}, seed {seed}"))
+    table = _segmented(made.evaluate_artefacts, heads, engine, weights, out, device, seed, force)
+    if "dice_gm" in table:
+        save_png(out / f"{made.TABLE}.png", figures.artefacts_figure(table))
+    _show(table, made.summarise(table), out, made.TABLE)
+
+
+@app.command()
+def atrophy(
+    heads: Annotated[list[Path], typer.Argument(help="Whole-head label maps.")],
+    engine: _Engines = ["classic"],  # noqa: B006 - typer copies it
+    weights: _Weights = DEFAULT_WEIGHTS,
+    out: _Out = Path("evaluation"),
+    device: _Device = "auto",
+    seed: _Seed = 0,
+    force: _Force = False,
+) -> None:
+    """Segment images of heads whose cortex is thinner by 0.1 to 1 mm, and compare found with true GM volume."""
+    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+    from vbmstat.figures import robustness as figures  # noqa: PLC0415
+    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.robustness import atrophy as made  # noqa: PLC0415
+
+    table = _segmented(made.evaluate_atrophy, heads, engine, weights, out, device, seed, force)
+    tables.write_table(out / f"{made.TABLE}.tsv", table, made.TABLE)
+    save_png(out / f"{made.TABLE}.png", figures.atrophy_figure(table))
+    _show(table, made.summarise(table), out, made.TABLE)
+
+
+def _segmented(
+    evaluate: Any, heads: list[Path], names: list[str], weights: str, out: Path, device: str, seed: int, force: bool
+) -> Any:
+    """The table of all engines over all images, with a bar."""
+    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
+    from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
+    from vbmstat.robustness.engines import find_engines  # noqa: PLC0415
+
+    engines = find_engines(names, weights)
+    keep_freed_memory()
+    with stages() as report:
+        return evaluate(heads, engines, out, device=choose_device(device), seed=seed, force=force, report=report)
+
+
+def _show(table: Any, summary: Any, out: Path, name: str) -> None:
+    """Write and print the summary, name what failed."""
+    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+
+    tables.write_table(out / f"{name}_summary.tsv", summary, f"{name}_summary")
+    typer.echo(summary.to_string(index=False, na_rep="n/a", float_format=lambda value: f"{value:.4g}"))
+    for row in table[table["reason"].notna()].to_dict("records"):
+        image = ", ".join(str(row[key]) for key in ("head", "thinning_mm", "artefact", "strength") if key in row)
+        typer.echo(f"failed: {image}, {row['engine']}: {row['reason']}", err=True)
+    typer.echo(str(out / f"{name}.tsv"))

@@ -1,7 +1,7 @@
 """Graded cortical atrophy of a label map: the pial surface moves inward by fractions of a voxel.
 
-In the manner of Rusak et al. 2022 (doi:10.1016/j.media.2022.102576), who thin the cortex of scans by 0.1 to 1 mm and know
-the partial volumes exactly; here the scans are rendered, so that nothing else differs between two levels. The surface
+In the manner of Rusak et al. 2022 (doi:10.1016/j.media.2022.102576), who thin the cortex of scans by 0.1 to 1 mm. Here
+the scans are rendered, so that the partial volumes are known and nothing else differs between two levels. The surface
 between cortex and what is outside the brain is found in the label map with sub-voxel accuracy: a signed distance in mm,
 smoothed until the staircase of the voxels is gone, while no voxel may change sides (Whitaker 2000,
 doi:10.1145/353888.353903, has the idea). What a voxel has of cortex follows from its distance to that surface, linear
@@ -129,7 +129,7 @@ def gm_ml(labels: Volume, surface: PialSurface, thinning_mm: float) -> float:
 
 
 def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
-    """mm to the surface of a mask, positive inside, float32; smooth, and no voxel on the wrong side."""
+    """Distance (mm) to the surface of a mask, positive inside, float32; smooth, and no voxel on the wrong side."""
     half = float(size_mm.min()) / 2
     rough = ndimage.distance_transform_edt(inside, size_mm) - half
     rough = np.where(inside, rough, half - ndimage.distance_transform_edt(~inside, size_mm)).astype(np.float32)

@@ -86,6 +86,13 @@ def tissue_labels(labels: Volume) -> Volume:
     return Volume(tissue[None], labels.grid)
 
 
+def is_label_map(volume: Volume) -> bool:
+    """Whether an image is a whole-head label map: whole numbers, all of them known labels, cortex and WM among them."""
+    values = torch.unique(volume.data[:, ::2, ::2, ::2])
+    known = torch.tensor(sorted(TISSUE), dtype=values.dtype)
+    return bool(torch.isin(values, known).all() and torch.isin(torch.tensor([2.0, 3.0, 41.0, 42.0]), values).all())
+
+
 def _main_piece(mask: torch.Tensor) -> torch.Tensor:
     """The largest face-connected piece of a mask, (X, Y, Z), bool."""
     pieces, _ = ndimage.label(mask.numpy())
