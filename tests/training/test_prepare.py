@@ -117,6 +117,7 @@ def test_from_a_run_to_a_trained_network(run_folder, tmp_path, kind):
     assert done.exit_code == 0, done.output
     assert "epoch 1: loss" in done.output
     assert "complete: networks in" in done.output
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     done = CliRunner().invoke(app, [*arguments, "--minutes", "1"])
     assert "complete" in done.output
     assert "epoch" not in done.output  # nothing was left to do

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+CURVES = "curves.png"
 app = typer.Typer(help="Train the networks of engine deep.", no_args_is_help=True)
 
 _Config = Annotated[Path, typer.Argument(help="The run's TOML file.")]
@@ -79,8 +80,12 @@ def registration(config: _Config, out: _Out, device: _Device = "auto", minutes: 
 
 
 def _train(kind: str, config: Path, out: Path, device: str, minutes: float | None) -> None:
-    from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415 - heavy imports
-    from vbmstat.training.run import train  # noqa: PLC0415
+    import pandas as pd  # noqa: PLC0415 - heavy imports
+
+    from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
+    from vbmstat.figures.scans import save_png  # noqa: PLC0415
+    from vbmstat.figures.training import curves_figure  # noqa: PLC0415
+    from vbmstat.training.run import LOG, train  # noqa: PLC0415
 
     def show(row: dict[str, Any]) -> None:
         figures = (f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("loss", "validation")))
@@ -88,4 +93,6 @@ def _train(kind: str, config: Path, out: Path, device: str, minutes: float | Non
 
     keep_freed_memory()
     done = train(kind, config, out, choose_device(device), minutes, show)
+    if (out / LOG).is_file():
+        save_png(out / CURVES, curves_figure(pd.read_csv(out / LOG, sep="\t")))
     typer.echo(f"complete: networks in {out}" if done else f"stopped in time; the same command goes on in {out}")
