@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from vbmstat.preproc.deep import DEFAULT_WEIGHTS
-
 app = typer.Typer(help="Judge output folders, or engines on images whose truth is known.", no_args_is_help=True)
 
 _Out = Annotated[Path, typer.Option("--out", help="Folder of the tables.")]
 _Engines = Annotated[list[str], typer.Option("--engine", help="classic, cat or deep; may be repeated.")]
-_Weights = Annotated[str, typer.Option("--weights", help="Networks of engine deep, as for vbmstat preprocess.")]
+_Weights = Annotated[str | None, typer.Option("--weights", help="Networks of engine deep, as for vbmstat preprocess.")]
 _Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 _Seed = Annotated[int, typer.Option("--seed", help="Same seed, same images.")]
 _Force = Annotated[bool, typer.Option("--force", help="Segment again what is in the table.")]
@@ -55,7 +53,7 @@ def folders(
 def artefacts(
     heads: Annotated[list[Path], typer.Argument(help="Whole-head label maps (exact truth) or T1w scans.")],
     engine: _Engines = ["classic"],  # noqa: B006 - typer copies it
-    weights: _Weights = DEFAULT_WEIGHTS,
+    weights: _Weights = None,
     out: _Out = Path("evaluation"),
     device: _Device = "auto",
     seed: _Seed = 0,
@@ -81,7 +79,7 @@ def artefacts(
 def atrophy(
     heads: Annotated[list[Path], typer.Argument(help="Whole-head label maps.")],
     engine: _Engines = ["classic"],  # noqa: B006 - typer copies it
-    weights: _Weights = DEFAULT_WEIGHTS,
+    weights: _Weights = None,
     out: _Out = Path("evaluation"),
     device: _Device = "auto",
     seed: _Seed = 0,
@@ -100,7 +98,14 @@ def atrophy(
 
 
 def _segmented(
-    evaluate: Any, heads: list[Path], names: list[str], weights: str, out: Path, device: str, seed: int, force: bool
+    evaluate: Any,
+    heads: list[Path],
+    names: list[str],
+    weights: str | None,
+    out: Path,
+    device: str,
+    seed: int,
+    force: bool,
 ) -> Any:
     """The table of all engines over all images, with a bar."""
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports

@@ -83,7 +83,7 @@ def contact_sheet(images: Sequence[tuple[str, Volume]], title: str) -> Figure:
     n_rows = -(-len(images) // _N_COLUMNS)
     panel = WIDTH_INCH / _N_COLUMNS
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, n_rows * (panel * shape + 0.22) + 0.3), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCH, n_rows * (panel * shape + 0.3) + 0.3), dpi=_DPI, layout="constrained")
         figure.suptitle(title, fontsize=8, fontweight="bold", parse_math=False)
         panels = figure.subplots(n_rows, _N_COLUMNS, squeeze=False).ravel()
         for axes in panels:
@@ -91,7 +91,7 @@ def contact_sheet(images: Sequence[tuple[str, Volume]], title: str) -> Figure:
         for axes, (caption, image) in zip(panels, images, strict=False):
             cut = image.data[0, x, y, z].numpy().T
             axes.imshow(cut, cmap="gray", vmin=0, vmax=1.05 * top, origin="lower", aspect=size[1] / size[0])
-            axes.set_title(caption, fontsize=6, pad=2, parse_math=False)
+            axes.set_title(caption, fontsize=5.5, pad=2, parse_math=False)
     return figure
 
 

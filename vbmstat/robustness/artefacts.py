@@ -135,7 +135,7 @@ def evaluate_artefacts(
 
 
 def captioned_images(path: Path, seed: int) -> list[tuple[str, Volume]]:
-    """What evaluation sees of a head, with what was added to it: all fifteen images, the clean one first."""
+    """What evaluation sees of a head, with what was added to it in words: all fifteen images, the clean one first."""
     subject = _Subject(path, seed, torch.device("cpu"))
     found = []
     for artefact, strength in _conditions():

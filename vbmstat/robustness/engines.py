@@ -54,8 +54,8 @@ class Engine:
         return segment_scan(image, device, engine=self.name, weights=self.weights)
 
 
-def find_engines(names: Sequence[str], weights: str = DEFAULT_WEIGHTS) -> list[Engine]:
-    """The engines of these names, each once.
+def find_engines(names: Sequence[str], weights: str | None = None) -> list[Engine]:
+    """The engines of these names, each once; `weights` are those of engine `deep`.
 
     Raises
     ------
@@ -64,6 +64,7 @@ def find_engines(names: Sequence[str], weights: str = DEFAULT_WEIGHTS) -> list[E
     AssetError
         If one needs an extra that is not installed, or weights that are not there.
     """
+    weights = weights or DEFAULT_WEIGHTS
     return [Engine(name, weights, engine_parameters(name, weights)) for name in dict.fromkeys(names)]
 
 

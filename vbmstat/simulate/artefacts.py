@@ -181,13 +181,13 @@ def spikes(image: Volume, percent: float, rng: np.random.Generator) -> Volume:
 
 
 ARTEFACTS = (
-    Artefact("noise", "sigma, % of bright tissue", 4.0, 9.0, noise),
-    Artefact("bias", "± % over the head", 30.0, 60.0, bias),
-    Artefact("blur", "FWHM, mm", 1.5, 3.0, blur),
-    Artefact("ghosting", "intensity of each ghost, %", 6.0, 20.0, ghosting),
+    Artefact("noise", "% of bright tissue, sigma", 4.0, 9.0, noise),
+    Artefact("bias", "% up and down over the head", 30.0, 60.0, bias),
+    Artefact("blur", "mm FWHM", 1.5, 3.0, blur),
+    Artefact("ghosting", "% intensity of each ghost", 6.0, 20.0, ghosting),
     Artefact("motion", "degrees and mm", 1.0, 4.0, motion),
     Artefact("ringing", "% of lines not read", 40.0, 65.0, ringing),
-    Artefact("spikes", "amplitude, % of bright tissue", 4.0, 12.0, spikes),
+    Artefact("spikes", "% of bright tissue, amplitude", 4.0, 12.0, spikes),
 )
 
 
