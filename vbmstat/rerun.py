@@ -19,6 +19,7 @@ import torch
 
 from vbmstat import io, naming
 from vbmstat.assets import ASSETS, sha256
+from vbmstat.batch.options import Options
 from vbmstat.batch.task import ScanTask, run_scan
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
@@ -138,8 +139,9 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     with _under_name(found, Path(entry["path"]).name) as path:
         scan = naming.Scan(path, stem, *naming.split_ids(stem))
         engine, parameters = str(record["engine"]), dict(record["parameters"])
-        task = ScanTask(scan, out.absolute(), engine, device_name(record), names, parameters, force=True,
-                        weights=parameters.get("weights"))  # fmt: skip
+        weights = parameters.get("weights")
+        options = Options(engine=engine, device=device_name(record), names=names, force=True, weights=weights)
+        task = ScanTask(scan, out.absolute(), options, parameters)
         with _threads(record.get("threads")):
             outcome = run_scan(task)
     if outcome.status != "done":

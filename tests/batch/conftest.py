@@ -9,6 +9,7 @@ import pytest
 
 from tests.batch.light import light, write_scans
 from vbmstat import io
+from vbmstat.batch.options import Options
 from vbmstat.batch.task import ScanTask
 from vbmstat.inputs import find_inputs
 
@@ -23,9 +24,12 @@ def undrawn(monkeypatch):
 def tasks(tmp_path, undrawn) -> Callable[..., list[ScanTask]]:
     """Tasks of so many small scans, and marks of some of them: see tests/batch/light.py."""
 
-    def make(n_scans: int, marks: dict[int, float] | None = None, **options) -> list[ScanTask]:
+    def make(
+        n_scans: int, marks: dict[int, float] | None = None, parameters: dict | None = None, **options
+    ) -> list[ScanTask]:
         scans = find_inputs([write_scans(tmp_path / "scans", n_scans, marks)]).scans
-        return [ScanTask(scan, tmp_path / "out", **{"process": light, **options}) for scan in scans]
+        asked = Options(**{"device": "cpu", "process": light, **options})
+        return [ScanTask(scan, tmp_path / "out", asked, parameters or {}) for scan in scans]
 
     return make
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tests.batch.light import light, write_scans
+from vbmstat.batch.options import Options
 from vbmstat.batch.plan import completed, make_plan
 from vbmstat.batch.task import run_scan
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
-def plan_of(tmp_path, **options):
-    return make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", device="cpu", process=light, **options)
+def plan_of(tmp_path, shard=None, **options):
+    asked = Options(**{"device": "cpu", "process": light, **options})
+    return make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", asked, shard=shard)
 
 
 def test_a_plan_writes_nothing_and_reaches_every_task(tmp_path):
     plan = plan_of(tmp_path, names="bids", locking=False, force=True)
     assert not (tmp_path / "out").exists()
     assert [scan.stem for scan in plan.scans] == ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]
-    given = {(task.names, task.locking, task.force, task.device) for task in plan.tasks}
+    given = {(o.names, o.locking, o.force, o.device) for o in (task.options for task in plan.tasks)}
     assert given == {("bids", False, True, "cpu")}
     assert all(task.out == tmp_path / "out" and task.out.is_absolute() for task in plan.tasks)
 

@@ -17,6 +17,7 @@ from tests.batch.light import light, write_scans
 from vbmstat import io
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
+from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.run import preprocess, read_failures, run_plan
 from vbmstat.batch.workers import Workers
@@ -66,7 +67,8 @@ def test_inputs_that_were_chosen_elsewhere(scans, tmp_path):
 
 def test_the_first_failure_may_stop_the_rest(scans, tmp_path):
     (scans / "sub-02_T1w.nii.gz").write_bytes(b"broken")
-    result = run_plan(make_plan(scans, tmp_path / "out", device="cpu", process=light), stop_on_first_failure=True)
+    plan = make_plan(scans, tmp_path / "out", Options(device="cpu", process=light))
+    result = run_plan(plan, stop_on_first_failure=True)
     assert not result.is_whole
     assert [failure["scan"] for failure in result.failures] == ["sub-02_T1w"]
     assert result.cohort.scan_ids == ["sub-01"]
@@ -122,7 +124,7 @@ def test_what_killed_runs_left_is_removed(scans, tmp_path):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
     before_the_work = []
-    plan = make_plan(scans, out, device="cpu", process=light)
+    plan = make_plan(scans, out, Options(device="cpu", process=light))
     run_plan(plan, on_start=lambda _: before_the_work.extend(left_behind(out)))
     assert before_the_work == []
     assert left_behind(out) == []
@@ -161,7 +163,7 @@ def test_options_reach_the_run(scans, tmp_path):
     with pytest.raises(VbmstatError, match="--jobs of 1 or more"):
         batch(scans, tmp_path / "out", jobs=0)
     shares = []
-    plan = make_plan(scans, tmp_path / "out", device="cpu", process=light)
+    plan = make_plan(scans, tmp_path / "out", Options(device="cpu", process=light))
     run_plan(plan, jobs=None, memory_gb=0.1, on_start=shares.append)
     (said,) = shares
     assert said.startswith("one scan at a time, ")

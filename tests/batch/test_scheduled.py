@@ -14,6 +14,7 @@ import pytest
 from tests.batch.light import KILLS, light, write_scans
 from vbmstat import derivatives, io
 from vbmstat.batch import run, scheduled
+from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.scheduled import of_cluster, scheduled_workers
 from vbmstat.runlog import FOLDER
@@ -96,7 +97,7 @@ def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, asked, exp
         yield None
 
     monkeypatch.setattr(scheduled, "open_cluster", open_cluster)
-    plan = make_plan(write_scans(tmp_path / "in", 3), tmp_path / "out", device="cpu")
+    plan = make_plan(write_scans(tmp_path / "in", 3), tmp_path / "out", Options(device="cpu"))
     with scheduled_workers(plan, scheduler, **asked) as workers:
         assert workers is None
     if expected.get("memory") == 1.3:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_scan_is_done_then_resumed_then_forced(tasks):
     again = run_scan(task)
     assert (again.status, again.row) == ("resumed", outcome.row)
     assert completed_row(task) == outcome.row
-    forced = run_scan(type(task)(**{**task.__dict__, "force": True}))
+    forced = run_scan(replace(task, options=replace(task.options, force=True)))
     assert (forced.status, forced.row) == ("done", outcome.row)
 
 

@@ -73,9 +73,9 @@ def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
     part = f" of shard {plan.shard[0]}/{plan.shard[1]}" if plan.shard else ""
     lines = [
         f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to be done{skipped}; output in {plan.out}",
-        f"engine {plan.engine} on {plan.device}: {sharing(share)}",
+        f"engine {plan.options.engine} on {plan.options.device}: {sharing(share)}",
     ]
-    seconds, source = seconds_a_scan(plan.out, plan.engine, plan.device, share.threads)
+    seconds, source = seconds_a_scan(plan.out, plan.options.engine, plan.options.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan, {source})")
     size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9

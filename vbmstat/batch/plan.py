@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from vbmstat import naming
 from vbmstat.assets import ASSETS
 from vbmstat.batch.collect import People, read_people
 from vbmstat.batch.manifest import manifest, manifest_hash, shard_of
-from vbmstat.batch.task import Process, ScanTask, completed_row
+from vbmstat.batch.options import Options
+from vbmstat.batch.task import ScanTask, completed_row
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
 from vbmstat.inputs import Inputs, find_inputs, is_bids
@@ -39,6 +40,8 @@ class Plan:
         Covariates.
     manifest : dict
         What is to be done; the same for all shards.
+    options : Options
+        How; the device is ``cpu`` or ``cuda``, not ``auto``.
     shard : (int, int), optional
         Number and count.
     """
@@ -48,11 +51,8 @@ class Plan:
     out: Path
     people: People | None
     manifest: dict[str, Any] = field(repr=False)
-    names: str
-    engine: str
-    device: str
+    options: Options
     shard: tuple[int, int] | None = None
-    locking: bool = True
 
     @property
     def id(self) -> str:
@@ -71,39 +71,31 @@ class Plan:
 
 def make_plan(
     inputs: Places,
-    out: Path | str | None = None,
+    out: Path | str | None,
+    options: Options,
     *,
     participants: Path | str | None = None,
-    device: str = "auto",
-    engine: str = "classic",
-    names: str = "cat12",
-    force: bool = False,
     shard: tuple[int, int] | None = None,
-    locking: bool = True,
-    weights: str | None = None,
-    process: Process | None = None,
 ) -> Plan:
     """Find scans and covariates, and check everything that can be checked before the work.
 
-    Parameters and errors are those of :func:`vbmstat.batch.run.preprocess`.
+    Parameters and errors are those of :func:`vbmstat.batch.run.preprocess`, some of them in `options`.
     """
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
-    parameters = {"names": names, "assets": assets, **engine_parameters(engine, *filter(None, [weights]))}
+    engine, names = options.engine, options.names
+    parameters = {"names": names, "assets": assets, **engine_parameters(engine, *filter(None, [options.weights]))}
     if names not in naming.NAME_STYLES:
         msg = f"expected names {' or '.join(naming.NAME_STYLES)}, got {names!r}"
         raise VbmstatError(msg)
-    where = str(choose_device(device))
+    options = replace(options, device=str(choose_device(options.device)))
     found = inputs if isinstance(inputs, Inputs) else find_inputs(places)
     naming.check_output_names(found.scans, names)
     folder = (Path(out) if out is not None else default_output(places)).absolute()
-    tasks = tuple(
-        ScanTask(scan, folder, engine, where, names, parameters, force, locking, weights, process)
-        for scan in shard_of(found.scans, shard)
-    )
+    tasks = tuple(ScanTask(scan, folder, options, parameters) for scan in shard_of(found.scans, shard))
     people = read_people(places, participants)
-    content = manifest(found.scans, parameters, engine, where)
-    return Plan(found, tasks, folder, people, content, names, engine, where, shard, locking)
+    content = manifest(found.scans, parameters, engine, options.device)
+    return Plan(found, tasks, folder, people, content, options, shard)
 
 
 def default_output(inputs: Iterable[Path | str]) -> Path:

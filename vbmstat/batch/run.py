@@ -21,9 +21,10 @@ from vbmstat.batch import estimate, resources
 from vbmstat.batch.claim import claim, sweep, tables_claim
 from vbmstat.batch.collect import cohort_of, write_cohort
 from vbmstat.batch.manifest import write_inputs, write_manifest
+from vbmstat.batch.options import Options, Process
 from vbmstat.batch.plan import Places, Plan, completed, make_plan
 from vbmstat.batch.status import Event, Status
-from vbmstat.batch.task import Process, ScanOutcome, ScanTask
+from vbmstat.batch.task import ScanOutcome, ScanTask
 from vbmstat.batch.workers import Work, Workers, workforce
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.runlog import FOLDER
@@ -114,7 +115,7 @@ def preprocess(
     workers : Workers, optional
         Other processes to give the scans to, in place of `jobs`, such as those of a cluster.
     process : callable, optional
-        What makes maps of a scan in place of the engine; see :class:`vbmstat.batch.task.Process`.
+        What makes maps of a scan in place of the engine; see :class:`vbmstat.batch.options.Process`.
     on_event : callable
         Told of every step, scan done and failure.
 
@@ -129,10 +130,10 @@ def preprocess(
     VbmstatError
         If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
     """
-    plan = make_plan(
-        inputs, out, participants=participants, device=device, engine=engine, names=names, force=force, shard=shard,
-        locking=locking, weights=weights, process=process,
+    options = Options(
+        engine=engine, device=device, names=names, force=force, locking=locking, weights=weights, process=process
     )  # fmt: skip
+    plan = make_plan(inputs, out, options, participants=participants, shard=shard)
     return run_plan(
         plan, jobs=jobs, memory_gb=memory_gb, stop_on_first_failure=stop_on_first_failure, workers=workers,
         on_event=on_event,
@@ -157,8 +158,8 @@ def run_plan(
         Told once how the machine is shared out, in a sentence.
     """
     _check_writable(plan.out)
-    sweep(plan.out, plan.locking)
-    with tables_claim(plan.out, plan.locking):
+    sweep(plan.out, plan.options.locking)
+    with tables_claim(plan.out, plan.options.locking):
         write_manifest(plan.out, plan.manifest)
         if plan.shard is None:
             write_inputs(plan.out, plan.inputs)
@@ -171,21 +172,21 @@ def run_plan(
     on_start(estimate.sharing(share, workers))
     status.write("start", scans=len(plan.tasks), complete=len(progress.rows), jobs=share.jobs, threads=share.threads)
     try:
-        with workforce(share, plan.device, workers) as work:
+        with workforce(share, plan.options.device, workers) as work:
             progress.work_off(todo, work, stop_on_first_failure)
     except BaseException:
         status.write("stopped", complete=len(progress.rows), failed=len(progress.failures))
         raise
     finally:
-        sweep(plan.out, plan.locking)
+        sweep(plan.out, plan.options.locking)
     status.write("end", complete=len(progress.rows), failed=len(progress.failures))
     return _finished(plan, progress)
 
 
 def share_out(plan: Plan, n_todo: int, jobs: int | None, memory_gb: float | None) -> resources.Allotment:
     """How this machine is shared out among the scans of a plan."""
-    a_scan = estimate.memory_bytes(plan.engine, estimate.grids(plan.tasks))
-    return resources.allot(resources.probe(plan.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
+    a_scan = estimate.memory_bytes(plan.options.engine, estimate.grids(plan.tasks))
+    return resources.allot(resources.probe(plan.options.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
 
 
 @dataclass
@@ -236,7 +237,7 @@ def _when_free(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
 
 
 def _is_free(task: ScanTask) -> bool:
-    held = claim(task.out, task.scan.stem, task.locking)
+    held = claim(task.out, task.scan.stem, task.options.locking)
     if held is not None:
         held.release()
     return held is not None
@@ -252,11 +253,11 @@ def _finished(plan: Plan, progress: _Progress) -> Result:
         )
         raise ScanError(msg)
     if plan.shard is None:
-        with tables_claim(plan.out, plan.locking):
-            whole = write_cohort(plan.out, rows, plan.scans, plan.people, plan.names, plan.engine)
-        sweep(plan.out, plan.locking)
+        with tables_claim(plan.out, plan.options.locking):
+            whole = write_cohort(plan.out, rows, plan.scans, plan.people, plan.options.names, plan.options.engine)
+        sweep(plan.out, plan.options.locking)
     else:
-        whole = cohort_of(plan.out, rows, plan.people, plan.names, plan.engine)
+        whole = cohort_of(plan.out, rows, plan.people, plan.options.names, plan.options.engine)
     return Result(plan.out, rows, whole, progress.failures, path, progress.is_whole)
 
 
@@ -264,7 +265,7 @@ def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
     """Write ``failures.tsv``; of a shard, a table of its own among the logs."""
     folder = plan.out if plan.shard is None else plan.out / FOLDER
     path = folder / plan.in_logs("failures", ".tsv")
-    with tables_claim(plan.out, plan.locking):
+    with tables_claim(plan.out, plan.options.locking):
         tables.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
     return path
 

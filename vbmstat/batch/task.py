@@ -13,29 +13,17 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
-
-import torch
+from typing import Any, Literal
 
 from vbmstat import derivatives, io, naming
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.memory import peak_bytes, start_peak
+from vbmstat.batch.options import Options
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.preproc import pipeline
-from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.provenance import provenance
-from vbmstat.volume import Volume
 
 log = logging.getLogger(__name__)
-
-
-class Process(Protocol):
-    """What makes maps of a scan, as :func:`vbmstat.preproc.pipeline.preprocess_scan` does."""
-
-    def __call__(
-        self, t1w: Volume, device: torch.device | str, on_step: Callable[[str], None], engine: str, **options: Any
-    ) -> Preprocessed:
-        """Preprocess one scan."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +36,21 @@ class ScanTask:
         The scan.
     out : Path
         Output folder, absolute.
-    engine, device, names : str
-        As for :func:`vbmstat.batch.run.preprocess`; the device is ``cpu`` or ``cuda``, not ``auto``.
+    options : Options
+        How; the device is ``cpu`` or ``cuda``, not ``auto``.
     parameters : dict
-        What the sidecar records beside them.
-    force : bool
-        Whether to run a scan that is complete.
-    locking : bool
-        Whether to lock the scan while it is worked at.
-    weights : str, optional
-        Networks of the engine `deep`.
-    process : callable, optional
-        In place of the pipeline, which it is by default; a function of a module that every process can import.
+        What the sidecar records beside engine and device.
     """
 
     scan: naming.Scan
     out: Path
-    engine: str = "classic"
-    device: str = "cpu"
-    names: str = "cat12"
+    options: Options
     parameters: dict[str, Any] = field(default_factory=dict)
-    force: bool = False
-    locking: bool = True
-    weights: str | None = None
-    process: Process | None = None
 
     def origin(self) -> dict[str, Any]:
         """Provenance of the scan's outputs; reads the whole input."""
-        return provenance("preprocess", self.parameters, [self.scan.path], engine=self.engine, device=self.device)
+        engine, device = self.options.engine, self.options.device
+        return provenance("preprocess", self.parameters, [self.scan.path], engine=engine, device=device)
 
 
 @dataclass(frozen=True)
@@ -135,9 +110,10 @@ def run_scan(task: ScanTask, tell: Callable[[str], None] = lambda _: None) -> Sc
 
 def completed_row(task: ScanTask) -> dict[str, Any] | None:
     """Cohort columns of a scan whose outputs are complete and were made in the same way; None if it must be run."""
-    if task.force or not derivatives.is_complete(task.out, task.scan, task.names):
+    names = task.options.names
+    if task.options.force or not derivatives.is_complete(task.out, task.scan, names):
         return None
-    return derivatives.completed_row(task.out, task.scan, task.names, task.origin())
+    return derivatives.completed_row(task.out, task.scan, names, task.origin())
 
 
 class ScanRun:
@@ -205,29 +181,29 @@ class ScanRun:
 
     def _work(self) -> Generator[None, None, ScanOutcome]:
         """The three parts; the images of one are not kept in memory longer than the next needs them."""
-        task = self.task
+        task, options = self.task, self.task.options
         with self._timed("read"):
             start_peak()
-            held = self._claim = claim(task.out, task.scan.stem, task.locking)
+            held = self._claim = claim(task.out, task.scan.stem, options.locking)
             if held is None:
                 return self._ended("busy")
             self._begin("read")
-            naming.check_name_length(task.scan, task.names)
+            naming.check_name_length(task.scan, options.names)
             row = completed_row(task)
             if row is not None:
                 return self._ended("resumed", row=row)
             volume = io.read_scan(task.scan.path)  # first, for what it says of a file that is none
             origin = task.origin()
         yield
-        process = task.process or pipeline.preprocess_scan
-        chosen = {"weights": task.weights} if task.weights else {}
-        result = process(volume, task.device, self._begin, task.engine, **chosen)
+        process = options.process or pipeline.preprocess_scan
+        chosen = {"weights": options.weights} if options.weights else {}
+        result = process(volume, options.device, self._begin, options.engine, **chosen)
         del volume
         yield
         with self._timed("write"):
             self._begin("write")
-            derivatives.write_derivatives(held.folder, task.scan, result, task.names, origin)
-            publish(held.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", task.names))
+            derivatives.write_derivatives(held.folder, task.scan, result, options.names, origin)
+            publish(held.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", options.names))
             self._seconds |= result.seconds
             return self._ended("done", row=derivatives.scan_row(result))
 

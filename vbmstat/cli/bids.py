@@ -132,7 +132,8 @@ def _jobs(options: argparse.Namespace) -> int | None:
 
 def _participants(options: argparse.Namespace) -> int:
     """Maps of every scan that is asked for."""
-    from vbmstat.batch.plan import make_plan  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.options import Options  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.cli.live import screen, stoppable  # noqa: PLC0415
 
@@ -141,10 +142,8 @@ def _participants(options: argparse.Namespace) -> int:
         for scan in found.scans:
             sys.stdout.write(f"{one_line(str(scan.path))}\n")
         return 0
-    plan = make_plan(
-        found, options.output_dir, participants=_people(options), device=options.device, engine=options.engine,
-        names="bids", force=options.force,
-    )  # fmt: skip
+    asked = Options(engine=options.engine, device=options.device, names="bids", force=options.force)
+    plan = make_plan(found, options.output_dir, asked, participants=_people(options))
     with screen() as shown, stoppable(shown.stopped):
         result = run_plan(
             plan, jobs=_jobs(options), memory_gb=options.memory_gb, stop_on_first_failure=options.stop_on_first_crash,

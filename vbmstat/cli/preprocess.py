@@ -65,15 +65,16 @@ def command(
     Exit code: 0 all scans are complete, 1 some failed, 2 nothing could be done, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     from vbmstat.batch.manifest import parse_shard  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.options import Options  # noqa: PLC0415
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.batch.scheduled import scheduled_workers  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
 
     keep_freed_memory()
+    options = Options(engine=engine, device=device, names=names, force=force, locking=lock, weights=weights)
     plan = make_plan(
-        inputs, out, participants=participants, device=device, engine=engine, names=names, force=force,
-        shard=parse_shard(shard) if shard else None, locking=lock, weights=weights,
+        inputs, out, options, participants=participants, shard=parse_shard(shard) if shard else None
     )  # fmt: skip
     if dry_run:
         _say_what_would_be_done(plan, jobs, memory)
@@ -125,7 +126,7 @@ def _write_report(plan: Plan, shown: Screen) -> None:
     from vbmstat.report.write import write_report  # noqa: PLC0415
 
     try:
-        with tables_claim(plan.out, plan.locking):
+        with tables_claim(plan.out, plan.options.locking):
             shown.say(f"report in {write_report(plan.out)}")
     except VbmstatError as error:
         shown.say(f"no report: {error}")
