@@ -139,4 +139,5 @@ def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
         smooth = np.where(inside, np.maximum(smooth, 0.0), np.minimum(smooth, 0.0))
     slope = np.sqrt(sum(g**2 for g in np.gradient(smooth, *size_mm)))  # 1, but less between two near surfaces
     trust = np.clip((slope - _NO_SLOPE) / (_FULL_SLOPE - _NO_SLOPE), 0.0, 1.0)
+    trust = ndimage.minimum_filter(trust, size=3)  # both banks of a narrow sulcus, too
     return trust * smooth / np.maximum(slope, _NO_SLOPE) + (1 - trust) * rough
