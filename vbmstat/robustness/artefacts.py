@@ -139,9 +139,7 @@ def captioned_images(path: Path, seed: int) -> list[tuple[str, Volume]]:
     subject = _Subject(path, seed, torch.device("cpu"))
     found = []
     for artefact, strength in _conditions():
-        caption = (
-            f"{artefact.name}, {strength} ({artefact.strength(strength):g} {artefact.unit})" if artefact else CLEAN
-        )
+        caption = f"{artefact.name}, {strength}\n{artefact.strength(strength):g} {artefact.unit}" if artefact else CLEAN
         found.append((caption, subject.image(artefact, strength)))
     return found
 

@@ -24,7 +24,7 @@ from vbmstat.volume import Volume
 CORTEX = (3, 42)
 LEVELS_MM = tuple(round(0.1 * level, 1) for level in range(11))
 _N_SMOOTHINGS, _SMOOTHING_VOXELS = 3, 0.6
-_NO_SLOPE, _FULL_SLOPE = 0.4, 0.8  # between: middle of narrow sulci, where the voxels say where CSF is
+_NO_SLOPE, _FULL_SLOPE = 0.4, 0.8  # of a distance; below and between, the voxels say where CSF is
 _MARGIN = 8  # voxels
 _INNER_CSF = (4, 5, 14, 15, 43, 44, 72, 30, 62, 31, 63, 136, 137, 163, 164)  # inside the brain: no pial surface
 
@@ -133,11 +133,17 @@ def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
     half = float(size_mm.min()) / 2
     rough = ndimage.distance_transform_edt(inside, size_mm) - half
     rough = np.where(inside, rough, half - ndimage.distance_transform_edt(~inside, size_mm)).astype(np.float32)
+    narrow = np.where(inside, 0.0, 1.0 - _trust(ndimage.gaussian_filter(rough, _SMOOTHING_VOXELS), size_mm)[0])
     smooth = rough
     for _ in range(_N_SMOOTHINGS):
         smooth = ndimage.gaussian_filter(smooth, _SMOOTHING_VOXELS, truncate=3.0)
         smooth = np.where(inside, np.maximum(smooth, 0.0), np.minimum(smooth, 0.0))
-    slope = np.sqrt(sum(g**2 for g in np.gradient(smooth, *size_mm)))  # 1, but less between two near surfaces
-    trust = np.clip((slope - _NO_SLOPE) / (_FULL_SLOPE - _NO_SLOPE), 0.0, 1.0)
-    trust = ndimage.minimum_filter(trust, size=3)  # both banks of a narrow sulcus, too
-    return trust * smooth / np.maximum(slope, _NO_SLOPE) + (1 - trust) * rough
+        smooth = narrow * rough + (1 - narrow) * smooth  # keeps narrow sulci open
+    trust, slope = _trust(smooth, size_mm)
+    return (trust * smooth / np.maximum(slope, _NO_SLOPE) + (1 - trust) * rough).astype(np.float32)
+
+
+def _trust(distance: np.ndarray, size_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far a distance is one, 0 to 1, and its slope: 1 mm for each mm, but less in the middle between surfaces."""
+    slope = np.sqrt(sum(g**2 for g in np.gradient(distance, *size_mm)))
+    return np.clip((slope - _NO_SLOPE) / (_FULL_SLOPE - _NO_SLOPE), 0.0, 1.0), slope
