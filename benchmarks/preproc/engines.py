@@ -4,8 +4,8 @@
     vbmstat preprocess ../shared/data/ds000011 --out cat/ds000011 --engine cat       # and so on for other datasets
     python benchmarks/preproc/engines.py classic cat --peer cat12=../shared/data/cat12
 
-Both folders hold an output folder a dataset; the datasets and scans that both have are compared by `vbmstat evaluate folders`'s
-own functions. A peer is a folder of the same kind, made by any program. The result goes to
+Both folders hold an output folder a dataset; the datasets and scans that both have are compared by the functions of
+`vbmstat evaluate folders`. A peer is a folder of the same kind, made by any program. The result goes to
 benchmarks/results/preproc_engines.json (every scan) and .md.
 """
 
