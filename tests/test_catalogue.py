@@ -19,7 +19,7 @@ def test_all_that_is_read_is_known(cache):  # noqa: F811
         assert entry.source
         assert len(entry.sha256) == 64 or entry.state == "not fetched"
         assert (entry.size_bytes or 0) > 0 or entry.state == "not fetched"
-    assert known["lpba40"].state == "installed"
+    assert known["lpba40"].state == known["network-segmentation"].state == "installed"
     assert known["few/a.pt"].state == "not fetched"
     fetched()
     (entry, _) = catalogue.entries(["few"])
@@ -28,6 +28,7 @@ def test_all_that_is_read_is_known(cache):  # noqa: F811
 
 def test_problems(cache):  # noqa: F811
     assert catalogue.problem(*catalogue.entries(["lpba40"])) == ""
+    assert catalogue.problem(*catalogue.entries(["network-segmentation"])) == ""
     assert [catalogue.problem(entry) for entry in catalogue.entries(["few"])] == ["not fetched", "not fetched"]
     fetched()
     (cache / "few" / "a.pt").write_bytes(b"PK\x03\x04exchanged")

@@ -11,6 +11,7 @@ from vbmstat import downloads
 from vbmstat.assets import ASSETS, distribution_file, sha256
 from vbmstat.cohort import closest
 from vbmstat.errors import AssetError
+from vbmstat.preproc.networks.weights import SHIPPED, shipped_folder
 from vbmstat.roi import atlas
 
 
@@ -21,7 +22,7 @@ class Entry:
     Attributes
     ----------
     name : str
-        ``template``, ``lpba40``, ``deepmriprep/warp_model.pt``.
+        ``template``, ``network-segmentation``, ``lpba40``, ``deepmriprep/warp_model.pt``.
     kind : str
         ``asset``, ``atlas`` or ``weights``.
     path : Path
@@ -66,7 +67,7 @@ def entries(names: Iterable[str] = ()) -> list[Entry]:
     AssetError
         If a name is unknown, or a package is not installed.
     """
-    known = [*_assets(), *_atlases(), *_weights()]
+    known = [*_assets(), *_networks(), *_atlases(), *_weights()]
     wanted = list(names)
     for name in wanted:
         if not any(name in (entry.name, entry.name.split("/")[0]) for entry in known):
@@ -107,6 +108,13 @@ def _assets() -> list[Entry]:
     return [
         Entry(a.name, "asset", distribution_file(a.distribution, a.path), a.sha256, a.licence, _wheel(a.distribution))
         for a in ASSETS.values()
+    ]
+
+
+def _networks() -> list[Entry]:
+    return [
+        Entry(f"network-{Path(file).stem}", "asset", shipped_folder() / file, digest, "BSD-3-Clause", "vbmstat itself")
+        for file, digest in SHIPPED.items()
     ]
 
 

@@ -199,7 +199,7 @@ def test_weights_that_are_not_there_stop_before_a_scan_is_read(monkeypatch, tmp_
     monkeypatch.setenv(downloads.FOLDER_VARIABLE, str(tmp_path))
     nothing = Volume(torch.zeros(1, 2, 2, 2), Grid((2, 2, 2), np.eye(4)))
     with pytest.raises(AssetError, match="vbmstat assets fetch deepmriprep"):
-        pipeline.segment_scan(nothing, engine="deep")
+        pipeline.segment_scan(nothing, engine="deep", weights="deepmriprep")
     with pytest.raises(VbmstatError, match="expected engine classic, cat or deep, got 'depp'"):
         pipeline.segment_scan(nothing, engine="depp")
 

@@ -29,7 +29,7 @@ def command(
         str, typer.Option(help="classic; cat: CAT12's own algorithms (the extra vbmstat[cat]); deep: networks.")
     ] = "classic",
     weights: Annotated[
-        str | None, typer.Option(help="Networks of engine deep: deepmriprep (default, fetched), vbmstat, or a folder.")
+        str | None, typer.Option(help="Networks of engine deep: vbmstat (default), deepmriprep (fetched), or a folder.")
     ] = None,
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
     force: Annotated[

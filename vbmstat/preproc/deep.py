@@ -20,10 +20,10 @@ from vbmstat.errors import ScanError
 from vbmstat.grid import Grid
 from vbmstat.preproc import warp
 from vbmstat.preproc.networks import cascade, symnet
-from vbmstat.preproc.networks.weights import PUBLISHED, NetworkSet, find_set
+from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
 from vbmstat.volume import Displacement, Volume
 
-DEFAULT_WEIGHTS = PUBLISHED
+DEFAULT_WEIGHTS = OWN
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,20 @@ def test_no_set_says_what_was_expected(tmp_path, cache):
         weights.find_set(str(tmp_path))
     with pytest.raises(AssetError, match="not fetched; run 'vbmstat assets fetch deepmriprep'"):
         weights.find_set("deepmriprep")
+
+
+def test_this_project_s_networks_are_in_the_package_as_they_were_released(tmp_path, monkeypatch):
+    found = weights.find_set("vbmstat")
+    assert dict(found.sha256) == weights.SHIPPED
+    assert found.tissue.is_coarse
+    assert found.refine_warp
+    assert all((weights.shipped_folder() / name).stat().st_size < 10e6 for name in weights.SHIPPED)
+    shutil.copytree(weights.shipped_folder(), tmp_path / "weights")
+    archives.write_own(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "segmentation.safetensors", tmp_path / "weights")
+    monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path / "weights")
+    with pytest.raises(AssetError, match=r"segmentation\.safetensors differs from what was released; install vbmstat"):
+        weights.find_set("vbmstat")
 
 
 def test_files_that_are_none_of_ours_are_named(tmp_path):

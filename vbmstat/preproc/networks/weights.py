@@ -35,6 +35,10 @@ _WHOLE, _PATCH, _MASK, _WARP = (
 )  # fmt: skip
 _POSITIONS = ("deepmriprep", "deepmriprep/data/patches.csv")  # in the wheel
 _POSITIONS_SHA256 = "37608721c19a18373c5ae2020bc31b00cbccebd7e4d1430a8e78197e72b9d8fd"
+SHIPPED = {  # sha256 of this project's networks in the package
+    "segmentation.safetensors": "d7cddc6c575f4c98eecc895cf1418a9b801036c5b95dd7116cb3865feaefc2a7",
+    "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
+}
 KINDS = ("segmentation", "patches", "gm-mask", "registration")  # of this project's networks
 _KEY = "vbmstat"  # of the settings in a safetensors file
 
@@ -78,11 +82,13 @@ def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
     Raises
     ------
     AssetError
-        If the set is not there completely, an archive's hash is not recorded, or a file cannot be read.
+        If the set is not there completely, an archive's hash is not recorded, or a file cannot be read or is another.
     """
     if name == PUBLISHED:
         return _published_set(downloads.weights_folder(PUBLISHED), torch.device(device))
-    folder = Path(str(resources.files("vbmstat") / "weights")) if name == OWN else Path(name)
+    if name == OWN:
+        return _shipped_set(torch.device(device))
+    folder = Path(name)
     if own_file(folder, "segmentation").is_file():
         return _own_set(folder, torch.device(device))
     if (folder / _WHOLE).is_file():
@@ -92,6 +98,11 @@ def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
         f"{f'{folder} has neither' if folder.is_dir() else f'there is no folder {folder}'}"
     )
     raise AssetError(msg)
+
+
+def shipped_folder() -> Path:
+    """Where this project's networks are in the package."""
+    return Path(str(resources.files("vbmstat") / "weights"))
 
 
 def own_file(folder: Path, kind: str, index: int | None = None) -> Path:
@@ -159,6 +170,15 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
         msg = f"{path}: {why}; expected what 'vbmstat train' writes"
         raise AssetError(msg) from error
     return _ready(network, torch.device(device)), settings
+
+
+def _shipped_set(device: torch.device) -> NetworkSet:
+    found = _own_set(shipped_folder(), device)
+    if found.sha256 != SHIPPED:
+        changed = [name for name, digest in SHIPPED.items() if found.sha256.get(name) != digest]
+        msg = f"{shipped_folder()}: {', '.join(changed)} differs from what was released; install vbmstat again"
+        raise AssetError(msg)
+    return found
 
 
 def _own_set(folder: Path, device: torch.device) -> NetworkSet:
