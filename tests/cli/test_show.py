@@ -17,7 +17,7 @@ from vbmstat.volume import Volume
 
 @pytest.fixture
 def image(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(publication, "_PRINT_DPI", 60)
+    monkeypatch.setattr(publication, "DPI", 60)
     data = torch.zeros(1, 12, 12, 12)
     data[0, 4:8, 4:8, 4:8] = -2.0
     io.write_volume(tmp_path / "map.nii.gz", Volume(data, Grid((12, 12, 12), np.diag([8.0, 8, 8, 1]))))

@@ -100,7 +100,7 @@ def model_folder(cohort_folder) -> Path:
 def coarse_report(folder: Path) -> Path:
     """The page with figures of few pixels, which are drawn sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publication, "_PRINT_DPI", 60)
+        patch.setattr(publication, "DPI", 60)
         return write_report(folder)
 
 

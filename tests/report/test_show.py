@@ -33,7 +33,7 @@ def test_what_a_file_is(tmp_path, values, header, expected) -> None:
 
 
 def test_a_statistic_is_coloured_and_any_other_image_grey(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(publication, "_PRINT_DPI", 60)
+    monkeypatch.setattr(publication, "DPI", 60)
     statistic = write(tmp_path / "t.nii.gz", 5.0 * blob((0, 0, 12)), intent=("t test", (9.0,)))
     tissue = write(tmp_path / "gm.nii.gz", blob((0, 0, 12), 50.0))
 

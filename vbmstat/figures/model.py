@@ -7,21 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from vbmstat.figures.style import DIVERGING, plain
 from vbmstat.io import as_nifti
 from vbmstat.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A statistic is blue where negative and orange where positive: colour-blind readers tell these apart.
-BLUE, ORANGE, GREY = "#2166AC", "#D9660F", "#8A8A8A"
-DIVERGING = LinearSegmentedColormap.from_list(
-    "vbmstat", ["#042B53", BLUE, "#74ADD1", "#DCEBF3", "#F7F7F7", "#FBDDB6", "#F39B3F", ORANGE, "#5F2102"]
-)
-SEQUENTIAL = LinearSegmentedColormap.from_list("vbmstat_up", DIVERGING(np.linspace(0.5, 1.0, 128)))
 _MAX_ROWS_LABELLED = 40
 
 
@@ -44,9 +38,9 @@ def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence
     axes: Axes = figure.subplots()
     axes.imshow(shades, aspect="auto", cmap="gray", interpolation="nearest", vmin=0, vmax=1)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(n_regressors), [_plain(name) for name in columns], rotation=45, ha="left")
+    axes.set_xticks(range(n_regressors), [plain(name) for name in columns], rotation=45, ha="left")
     if n_scans <= _MAX_ROWS_LABELLED:
-        axes.set_yticks(range(n_scans), [_plain(name) for name in scan_ids], fontsize=6)
+        axes.set_yticks(range(n_scans), [plain(name) for name in scan_ids], fontsize=6)
     else:
         axes.set_ylabel(f"{n_scans} scans")
     axes.set_xticks(np.arange(n_regressors - 1) + 0.5, minor=True)
@@ -80,16 +74,11 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
         axes.text(
             0.5, 0.5, f"no voxel with |{symbol}| > {threshold:.2f} (largest {peak:.2f})", ha="center", va="center"
         )
-        axes.set_title(_plain(title))
+        axes.set_title(plain(title))
         return figure
     plot_glass_brain(
         as_nifti(Volume(values, statistic.grid)), figure=figure, threshold=threshold, colorbar=True, plot_abs=False,
         vmax=peak, cmap=DIVERGING, symmetric_cbar=True, display_mode="lyrz",
     )
-    figure.suptitle(_plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
+    figure.suptitle(plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
     return figure
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from vbmstat.figures.publication import BLUE, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH
 from vbmstat.figures.scans import GREEN, SKY_BLUE
+from vbmstat.figures.style import BLUE, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH
 from vbmstat.volume import Volume
 
 _COLOURS = (BLUE, ORANGE, GREEN, SKY_BLUE, "#CC79A7", "#D55E00", GREY)

@@ -19,12 +19,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vbmstat import agreement
-from vbmstat.figures.publication import BLUE, DIVERGING, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, average_brain
+from vbmstat.figures.mosaic import average_brain
+from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, plain
 from vbmstat.grid import Grid, resample
 from vbmstat.volume import Volume
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
-_DPI = 300
 _MAX_DOTS = 2000  # more points than this are shown as a density
 _BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
@@ -67,16 +67,16 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
     found = agreement.agreement(a, b)
     low, high = _range(np.concatenate([a, b]))
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, 3.5), dpi=_DPI, layout="constrained")
-        figure.suptitle(_plain(title), fontsize=9, fontweight="bold")
+        figure = Figure(figsize=(WIDTH_INCH, 3.5), dpi=DPI, layout="constrained")
+        figure.suptitle(plain(title), fontsize=9, fontweight="bold")
         left, right = figure.subplots(1, 2)
         _cloud(left, a, b)
         ends = np.array([low, high])
         left.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="equal")
         left.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=1.1, label="regression of B on A")
         left.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-        left.set_xlabel(_plain(f"A: {names[0]} ({unit})"))
-        left.set_ylabel(_plain(f"B: {names[1]} ({unit})"))
+        left.set_xlabel(plain(f"A: {names[0]} ({unit})"))
+        left.set_ylabel(plain(f"B: {names[1]} ({unit})"))
         left.legend(frameon=False, loc="lower right")
         sign = "+" if found.intercept >= 0 else "−"
         numbers = f"r = {found.r:.3f}, concordance {found.ccc:.3f}, n = {found.n:,}\nB = {found.slope:.3g} A {sign} "
@@ -86,8 +86,8 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
         for value, colour, style in lines:
             right.axhline(value, color=colour, linewidth=1.1, linestyle=style)
         right.axhline(0.0, color="black", linewidth=0.5)
-        right.set_xlabel(_plain(f"mean of A and B ({unit})"))
-        right.set_ylabel(_plain(f"B − A ({unit})"))
+        right.set_xlabel(plain(f"mean of A and B ({unit})"))
+        right.set_ylabel(plain(f"B − A ({unit})"))
         _note(right, f"bias {found.bias:.3g}\n95 % limits of agreement {found.loa_low:.3g} to {found.loa_high:.3g}")
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
@@ -120,7 +120,7 @@ def panels_figure(
     n_rows = sum(len(rows) for rows in groups.values())
     height = _TOP_INCH + len(groups) * _TITLE_INCH + n_rows * row_inch
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, height), dpi=_DPI)
+        figure = Figure(figsize=(WIDTH_INCH, height), dpi=DPI)
         y = height - _TOP_INCH
         for title, rows in groups.items():
             y -= _TITLE_INCH
@@ -160,14 +160,14 @@ def roi_figure(joined: pd.DataFrame, names: tuple[str, str], tissue: str) -> Fig
     n_columns = 6 if len(parts) <= _MANY_REGIONS else 8
     n_rows = -(-len(parts) // n_columns)
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, 0.35 + 1.28 * n_rows * 6 / n_columns), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCH, 0.35 + 1.28 * n_rows * 6 / n_columns), dpi=DPI, layout="constrained")
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes, (region, part) in zip(panels, parts, strict=False):
             _region(axes, str(region), part["a_ml"].to_numpy(float), part["b_ml"].to_numpy(float))
         for axes in panels[len(parts) :]:
             axes.set_axis_off()
-        figure.supxlabel(_plain(f"{tissue.upper()} volume, {names[0]} (mL)"), fontsize=8)
-        figure.supylabel(_plain(f"{tissue.upper()} volume, {names[1]} (mL)"), fontsize=8)
+        figure.supxlabel(plain(f"{tissue.upper()} volume, {names[0]} (mL)"), fontsize=8)
+        figure.supylabel(plain(f"{tissue.upper()} volume, {names[1]} (mL)"), fontsize=8)
     return figure
 
 
@@ -182,7 +182,7 @@ def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
         axes.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=0.9)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     r = "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}".replace("-", "−")
-    axes.set_title(f"{_plain(region)}\n{r}", fontsize=5.5, pad=2)
+    axes.set_title(f"{plain(region)}\n{r}", fontsize=5.5, pad=2)
     axes.tick_params(labelsize=5, length=1.5, pad=1)
     axes.locator_params(nbins=3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -265,9 +265,4 @@ def _colour_bar(figure: Figure, limit: float, symbol: str, span: tuple[float, fl
     for value in (threshold, -threshold):
         if threshold > 0:
             bar.axhline(value, color="black", linewidth=0.5)
-    bar.set_title(_plain(symbol), fontsize=7, pad=7)
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")
+    bar.set_title(plain(symbol), fontsize=7, pad=7)

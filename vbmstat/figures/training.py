@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vbmstat.figures.model import BLUE, ORANGE
+from vbmstat.figures.style import BLUE, ORANGE
 
 _SCORE = "validation_"
 

@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from vbmstat.figures.publication import DIVERGING, SEQUENTIAL, average_brain
+from vbmstat.figures.mosaic import average_brain
+from vbmstat.figures.style import DIVERGING, SEQUENTIAL
 from vbmstat.io import as_nifti
 from vbmstat.volume import Volume
 

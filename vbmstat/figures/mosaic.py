@@ -1,0 +1,190 @@
+"""Slices of an image in rows, in one scale of mm, with a colour scale: what brains are drawn on.
+
+Slices are in neurological order (the reader's left is the person's left).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+from vbmstat import assets
+from vbmstat.figures.style import DPI, PRINT_STYLE, WIDTH_INCH, plain
+from vbmstat.grid import Grid, resample
+from vbmstat.volume import Volume
+
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
+_GAP_MM = 4.0
+_TOP_INCH, _LABEL_INCH = 0.26, 0.14
+_BAR_INCH, _BAR_SPACE_INCH = 0.09, 1.0
+_CONTENT_FROM = 0.02  # of the largest absolute value
+_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
+# view -> (axis that is sliced, horizontal axis, vertical axis, name of the axis, labels of the horizontal ends)
+VIEWS = {
+    "axial": (2, 0, 1, "z", ("L", "R")), "coronal": (1, 0, 2, "y", ("L", "R")), "sagittal": (0, 1, 2, "x", ("P", "A")),
+}  # fmt: skip
+
+
+@cache
+def average_brain(voxel_size_mm: float = 1.0) -> Volume:
+    """The template's T1w brain, (1, X, Y, Z), 0 to 1, without skull: what maps are laid over."""
+    brain = assets.template_brain()
+    grid = brain.grid.with_voxel_size(voxel_size_mm)
+    return Volume(resample(brain.data, brain.grid, grid), grid)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image whose axes are parallel to those of the world: data (X, Y, Z) and their grid."""
+
+    data: np.ndarray
+    grid: Grid
+
+    def cut(self, view: str, at_mm: float, box_mm: np.ndarray) -> tuple[np.ndarray, Extent]:
+        """The nearest slice inside a box, as rows from bottom to top, and its extent in mm; zeros beyond the image."""
+        axis, across, up = VIEWS[view][:3]
+        index = int(np.rint((at_mm - self.grid.affine[axis, 3]) / self.grid.affine[axis, axis]))
+        parts, extent = [], []
+        for other in (across, up):
+            step, first = self.grid.affine[other, other], self.grid.affine[other, 3]
+            start = int(np.clip(np.ceil((box_mm[other, 0] - first) / step), 0, self.grid.shape[other] - 1))
+            stop = int(np.clip(np.floor((box_mm[other, 1] - first) / step) + 1, start + 1, self.grid.shape[other]))
+            parts.append(slice(start, stop))
+            extent += [first + step * (start - 0.5), first + step * (stop - 0.5)]
+        if not 0 <= index < self.grid.shape[axis]:
+            shape = (parts[1].stop - parts[1].start, parts[0].stop - parts[0].start)
+            return np.zeros(shape, dtype=self.data.dtype), (extent[0], extent[1], extent[2], extent[3])
+        whole: list[slice | int] = [slice(None)] * 3
+        whole[axis], whole[across], whole[up] = index, parts[0], parts[1]
+        return self.data[tuple(whole)].T, (extent[0], extent[1], extent[2], extent[3])
+
+
+def axis_parallel(volume: Volume) -> Image:
+    """The image with its axes taken for those of the world; an oblique one loses its rotation."""
+    size = volume.grid.voxel_size_mm
+    affine = np.diag([*size, 1.0])
+    centre = (np.array(volume.grid.shape) - 1) / 2
+    affine[:3, 3] = volume.grid.affine[:3, :3] @ centre + volume.grid.affine[:3, 3] - size * centre
+    return Image(volume.data[0].detach().cpu().numpy(), Grid(volume.grid.shape, affine))
+
+
+def content_box(image: Image) -> np.ndarray:
+    """Faces of the box around what stands out from zero, (3, 2), mm."""
+    size = np.abs(np.nan_to_num(image.data))
+    used = size > _CONTENT_FROM * size.max()
+    box = []
+    for axis in range(3):
+        along = np.flatnonzero(used.any(axis=tuple(other for other in range(3) if other != axis)))
+        first, last = (along[0], along[-1]) if along.size else (0, image.grid.shape[axis] - 1)
+        start, step = image.grid.affine[axis, 3], image.grid.affine[axis, axis]
+        box.append([start + step * (first - 0.5), start + step * (last + 0.5)])
+    return np.array(box)
+
+
+def spread_over(faces_mm: np.ndarray, n: int) -> tuple[float, ...]:
+    """`n` positions inside a range, none at its ends."""
+    return tuple(np.linspace(faces_mm[0], faces_mm[1], n + 2)[1:-1])
+
+
+class Mosaic:
+    """Rows of slices in one scale of mm, all in one pair of axes, with a colour scale at the lower right.
+
+    Parameters
+    ----------
+    title : str
+        Above the picture.
+    box_mm : ndarray, (3, 2)
+        What each slice shows, mm.
+    rows : sequence of (str, sequence of float)
+        View and positions (mm) of each row.
+    ink : str
+        Colour of what is written on the slices.
+    """
+
+    def __init__(
+        self, title: str, box_mm: np.ndarray, rows: Sequence[tuple[str, Sequence[float]]], ink: str = "black"
+    ) -> None:
+        self.box = box_mm
+        size = box_mm[:, 1] - box_mm[:, 0]
+        widths_mm = [len(places) * (size[VIEWS[view][1]] + _GAP_MM) for view, places in rows]
+        inch = min(WIDTH_INCH / max(widths_mm), (WIDTH_INCH - _BAR_SPACE_INCH) / widths_mm[-1])  # of a mm
+        heights_mm = [size[VIEWS[view][2]] + _LABEL_INCH / inch for view, _ in rows]
+        self.height = _TOP_INCH + sum(heights_mm) * inch
+        self.row_inch = size[VIEWS[rows[-1][0]][2]] * inch
+        self.panels: list[tuple[str, float, float, float]] = []  # view, position, and where it goes on the page
+        with rc_context(PRINT_STYLE):
+            self.figure = Figure(figsize=(WIDTH_INCH, self.height), dpi=DPI)
+            self.axes = self.figure.add_axes((0, 0, 1, 1))
+            self.axes.set_axis_off()
+            self.figure.text(
+                0.005, 1 - 0.06 / self.height, title, va="top", fontsize=9, fontweight="bold", parse_math=False
+            )
+            y = sum(heights_mm)
+            for (view, places), row_mm in zip(rows, heights_mm, strict=True):
+                _, across, up, letter, sides = VIEWS[view]
+                y -= row_mm
+                for number, at in enumerate(places):
+                    x = number * (size[across] + _GAP_MM)
+                    self.panels.append((view, float(at), x - box_mm[across, 0], y - box_mm[up, 0]))
+                    name = f"{letter} = {at:.0f}".replace("-", "−")
+                    self.axes.text(x + size[across] / 2, y + size[up] + 3.0, name, fontsize=6, ha="center")
+                for side, x, align in ((sides[0], 0.0, "left"), (sides[1], size[across], "right")):
+                    self.axes.text(x, y, side, fontsize=6, ha=align, va="bottom", color=ink)
+        self.limits = (0.0, WIDTH_INCH / inch, 0.0, self.height / inch)
+
+    def cuts(self, image: Image) -> Iterator[tuple[Axes, np.ndarray, Extent]]:
+        """Axes, slice and its extent on the page, for each panel."""
+        for view, at, x, y in self.panels:
+            cut, (left, right, bottom, top) = image.cut(view, at, self.box)
+            yield self.axes, cut, (left + x, right + x, bottom + y, top + y)
+
+    def draw(self, grey: Image) -> None:
+        """Lay a picture of grey values under all panels; NaN is left white."""
+        for axes, cut, extent in self.cuts(grey):
+            axes.imshow(cut, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, aspect="auto",
+                        interpolation="nearest")  # fmt: skip
+
+    def add_scale(self, colours: ScalarMappable, symbol: str, threshold: float, is_clipped: bool) -> None:
+        """The colour scale: its ends on the right, the threshold on the left."""
+        low, high = (float(value) for value in colours.get_clim())
+        one_sided = low >= 0
+        with rc_context(PRINT_STYLE):
+            bar = self.figure.add_axes((
+                (WIDTH_INCH - 0.55 * _BAR_SPACE_INCH) / WIDTH_INCH, 0.12 * self.row_inch / self.height,
+                _BAR_INCH / WIDTH_INCH, 0.7 * self.row_inch / self.height,
+            ))  # fmt: skip
+            ends = ("max" if one_sided else "both") if is_clipped else "neither"
+            scale = self.figure.colorbar(colours, cax=bar, extend=ends)
+            scale.outline.set_linewidth(0.4)
+            at = [low, high] if one_sided else [low, 0.0, high]
+            bar.set_yticks(at, [_tick(value) for value in at], fontsize=6)
+            for value in (threshold,) if one_sided else (threshold, -threshold):
+                if threshold > 0:
+                    bar.axhline(value, color="black", linewidth=0.6)
+                    bar.annotate(_tick(value), (0, value), (-3, 0), xycoords=("axes fraction", "data"),
+                                 textcoords="offset points", ha="right", va="center", fontsize=6)  # fmt: skip
+            bar.set_title(plain(symbol), fontsize=7, pad=9)
+
+    def finished(self) -> Figure:
+        """The figure in its scale, whatever was drawn."""
+        self.axes.set_xlim(*self.limits[:2])
+        self.axes.set_ylim(*self.limits[2:])
+        return self.figure
+
+
+@cache
+def grey_average_brain() -> Image:
+    """The average brain as a picture, NaN around it."""
+    brain = axis_parallel(average_brain())
+    return Image(np.where(brain.data > _BRAIN_FROM, brain.data, np.nan), brain.grid)
+
+
+def _tick(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
