@@ -71,13 +71,14 @@ def test_changes_are_relative_to_the_same_head_and_engine():
 def test_the_summary_tells_slope_order_and_what_is_seen():
     half = found("half", "x", [200.0, 199.0, 198.0, 197.0])
     late = found("late", "x", [200.0, 201.0, 199.0, 198.0])
+    jumpy = found("jumpy", "x", [200.0, 199.0, 201.0, 198.0])
     blind = found("blind", "x", [200.0, 200.0, 200.0, 200.0])
     failed = found("half", "y", [100.0, np.nan, 99.0, 98.5])
-    rows = summarise(changes(pd.concat([half, late, blind, failed], ignore_index=True))).set_index("engine")
+    rows = summarise(changes(pd.concat([half, late, jumpy, blind, failed], ignore_index=True))).set_index("engine")
     assert rows.loc["half", "slope"] == pytest.approx(0.5, abs=0.01)
     assert rows.loc["half", ["n_heads", "n_failed", "n_monotonic"]].tolist() == [2, 1, 2]
-    assert rows["smallest_seen_mm"].fillna(-1).tolist() == [0.1, 0.2, -1]
-    assert rows["n_monotonic"].tolist() == [2, 0, 0]
+    assert rows["smallest_seen_mm"].fillna(-1).tolist() == [0.1, 0.2, 0.3, -1]
+    assert rows["n_monotonic"].tolist() == [2, 0, 0, 0]
     assert rows.loc["blind", "slope"] == pytest.approx(0)
 
 
