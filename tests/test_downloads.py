@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 
+from tests.weight_server import Server, start, swallowing
 from vbmstat import downloads
 from vbmstat.errors import AssetError
 
@@ -28,48 +24,9 @@ CONTENT = {name: b"PK\x03\x04" + name.encode() * 50_000 for name in NAMES}
 PROCESSES = 8
 
 
-class Server:
-    """Weights on a local port: counts requests, and misbehaves as it is told."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str]] = Counter()
-        self.content = dict(CONTENT)
-        self.cut_after: int | None = None
-        self.seconds = 0.0
-        self.status = 200
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self.reply(with_body=False)
-
-            def do_GET(self) -> None:
-                self.reply(with_body=True)
-
-            def reply(self, with_body: bool) -> None:
-                name = self.path.rsplit("/", 1)[-1]
-                outer.requests[self.command, name] += 1
-                time.sleep(outer.seconds)
-                body = outer.content.get(name)
-                status = outer.status if body is not None else 404
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
-                if with_body and status == 200:
-                    self.wfile.write((body or b"")[: outer.cut_after])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self.http.server_port}/"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-
 @pytest.fixture
 def server():
-    made = Server()
+    made = Server(CONTENT)
     yield made
     made.http.shutdown()
     made.http.server_close()
@@ -150,7 +107,7 @@ def test_the_second_source_serves_where_the_first_does_not(cache, server, monkey
 
 
 def test_the_second_source_serves_where_the_first_breaks_off(cache, server, monkeypatch):
-    bad = Server()
+    bad = Server(CONTENT)
     bad.cut_after = 1000
     sources = (bad.address, server.address)
     monkeypatch.setitem(downloads.WEIGHTS, "few", replace(downloads.WEIGHTS["few"], sources=sources))
@@ -229,14 +186,8 @@ def unused_address() -> str:
 
 @pytest.fixture
 def black_hole():
-    """An address that swallows the packets of a connection, as a firewall does: its queue is full."""
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for waiting in (first, second):
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        yield f"http://127.0.0.1:{full.getsockname()[1]}/"
+    with swallowing() as address:
+        yield address
 
 
 def slow_lookup(*_: object, **__: object) -> None:
@@ -312,39 +263,15 @@ def test_damaged_record(cache):
         fetched()
 
 
-# Processes of one import: each is a fork that waits for the word to go.
-WORKERS = """
-import json, os, sys
-from vbmstat import downloads
-names, address, n = json.loads(sys.argv[1])
-downloads.WEIGHTS["few"] = downloads.WeightSet("few", tuple(names), (address,), ("deepmriprep", "none"), "MIT")
-waiting, go = os.pipe()
-children = []
-for _ in range(n):
-    children.append(os.fork())
-    if not children[-1]:
-        os.close(go)
-        os.read(waiting, 1)
-        found = list(downloads.fetch("few").glob("*.pt"))
-        os._exit(0 if len(found) == len(names) else 1)
-os.close(go)
-sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
-"""
-
-
-def start(address: str, n: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WORKERS, json.dumps([NAMES, address, n])], start_new_session=True)
-
-
 def test_processes_on_an_empty_cache_download_once(cache, server):
     server.seconds = 0.05
-    assert start(server.address, PROCESSES).wait() == 0
+    assert start(NAMES, server.address, PROCESSES).wait() == 0
     assert {name: server.requests["GET", name] for name in NAMES} == dict.fromkeys(NAMES, 1)
 
 
 def test_a_process_killed_while_it_downloads_leaves_nothing_in_the_way(cache, server):
     server.seconds = 0.5
-    with start(server.address, 1) as worker:
+    with start(NAMES, server.address, 1) as worker:
         while not list(cache.rglob(".partial-*")):
             time.sleep(0.005)
         os.killpg(worker.pid, signal.SIGKILL)
