@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from vbmstat import assets, evaluate, io, naming
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.evaluate_folders import evaluate_folders, short_names, side_by_side
+from vbmstat.evaluate_folders import evaluate_folders, short_names, side_by_side, with_ages
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.volume import Volume
 
@@ -261,3 +262,15 @@ def test_the_command_writes_both_tables(pair, tmp_path):
     assert "n/a or changed: other: no fields (y_): no linear elasticity, no Jacobian" in done.output
     assert (tmp_path / "tables" / "evaluation_scans.tsv").read_text().startswith("scan\tfolder\treference\t")
     assert "dice_gm" in (tmp_path / "tables" / "evaluation_summary.tsv").read_text()
+
+
+def test_children_and_old_people_are_flagged(tmp_path):
+    scans = pd.DataFrame({"scan": ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w", "sub-04_T1w", "sub-01_T1w"]})
+    assert with_ages(scans, [tmp_path]) is scans
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "cohort.tsv").write_text("scan\tage\nsub-01_T1w\t9.5\nsub-02_T1w\t18\n")
+    (tmp_path / "b" / "participants.tsv").write_text("participant_id\tage\nsub-01\t44\nsub-03\t81\nsub-04\tn/a\n")
+    table = with_ages(scans, [tmp_path / "a", tmp_path / "b"])
+    assert table["age"].fillna(-1).tolist() == [9.5, 18, 81, -1, 9.5]
+    assert table["age_flag"].fillna("").tolist() == ["child", "", "old", "", "child"]

@@ -34,6 +34,7 @@ FWHM_MM = 6.0
 _TEMPLATE_FROM = 0.1
 _KEYS = ["scan", "folder", "reference"]
 _TEMPLATE, _TRUTH = "template", "truth"
+CHILD_YEARS, OLD_YEARS = 18.0, 80.0  # the template and most training data are of adults between them
 HIGH_IS_BAD = ("mse_to_template", "linear_elasticity", "published_elasticity", "jacobian_max")
 @dataclass(frozen=True)
 class Evaluation:
@@ -117,6 +118,33 @@ def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
     wide = summary.assign(cell=cells).pivot(index=["reference", "measure"], columns="folder", values="cell")
     order = summary[["reference", "measure"]].drop_duplicates()
     return wide.reindex(pd.MultiIndex.from_frame(order), columns=summary["folder"].unique()).fillna("n/a")
+
+
+def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """The table of scans with `age` and `age_flag` (child, old), where a cohort.tsv or participants.tsv has ages.
+
+    Parameters
+    ----------
+    scans : DataFrame
+        As :func:`evaluate_folders` returns it; column scan.
+    folders : sequence of Path
+        Where the tables may lie; cohort.tsv is read first, and the first folder that knows an age rules.
+    """
+    known: dict[str, float] = {}
+    for path in (folder / name for folder in folders for name in ("cohort.tsv", "participants.tsv")):
+        if path.is_file():
+            people = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a")
+            key = "scan" if "scan" in people else "participant_id"
+            if {key, "age"} <= set(people):
+                ages = pd.to_numeric(people["age"], errors="coerce")
+                known = {**dict(zip(people[key], ages, strict=True)), **known}
+    found = [known.get(scan, known.get(naming.split_ids(scan)[0], np.nan)) for scan in scans["scan"]]
+    age = pd.Series(found, index=scans.index, dtype=float)
+    if age.isna().all():
+        return scans
+    flag = pd.Series(None, index=scans.index, dtype=object)
+    flag[age < CHILD_YEARS], flag[age > OLD_YEARS] = "child", "old"
+    return scans.assign(age=age, age_flag=flag)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

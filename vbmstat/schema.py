@@ -421,6 +421,8 @@ TABLES = {
             Column("published_elasticity", "What the deepmriprep paper calls linear elasticity: a measure of bending"),
             Column("jacobian_min", "Smallest Jacobian determinant of the warp"),
             Column("jacobian_max", "Largest Jacobian determinant of the warp"),
+            Column("age", "Age, from a folder's cohort.tsv or participants.tsv", "years"),
+            Column("age_flag", "Whether the template may suit less", levels={"child": "under 18", "old": "over 80"}),
         ),
     ),
     "evaluation_summary": Table(

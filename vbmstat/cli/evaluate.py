@@ -33,14 +33,18 @@ def folders(
     """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan."""
     from vbmstat import tables  # noqa: PLC0415 - heavy imports
     from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.evaluate_folders import evaluate_folders, side_by_side  # noqa: PLC0415
+    from vbmstat.evaluate_folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
 
     with stages() as report:
         found = evaluate_folders(folders, truth, report, reference)
-    tables.write_table(out / "evaluation_scans.tsv", found.scans, "evaluation_scans")
+    scans = with_ages(found.scans, folders)
+    tables.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
     tables.write_table(out / "evaluation_summary.tsv", found.summary, "evaluation_summary")
     typer.echo("Median and, in brackets, the worst scan's value:")
     typer.echo(side_by_side(found.summary).to_string())
+    if "age_flag" in scans:
+        flagged = scans.dropna(subset=["age_flag"]).drop_duplicates("scan")
+        typer.echo(f"{len(flagged)} scans of children (under 18) or old people (over 80): column age_flag")
     for note in found.notes:
         typer.echo(f"n/a or changed: {note}", err=True)
     for name, stems in found.left_out.items():
