@@ -18,8 +18,9 @@ from vbmstat import io, tables
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.design import Design, variance_inflation
+from vbmstat.glm.design import Design
 from vbmstat.glm.formula import TISSUES, split_formula
+from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.results import GlmResults

@@ -29,8 +29,9 @@ from vbmstat.compare import config as compare_config
 from vbmstat.errors import VbmstatError
 from vbmstat.glm.combat_model import load_model
 from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import Design, build_design, variance_inflation
+from vbmstat.glm.design import Design, build_design
 from vbmstat.glm.formula import split_formula, split_map_term
+from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.pack import open_store, pack_maps
 from vbmstat.roi.atlas import load_atlas
 from vbmstat.simulate import parse_region

@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from statsmodels.stats.outliers_influence import variance_inflation_factor
 
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError, TableError
-from vbmstat.glm.design import build_design, collinear_columns, variance_inflation
+from vbmstat.glm.design import build_design, collinear_columns
 
 
 def build(formula: str, table: pd.DataFrame | None = None, **options):
@@ -183,12 +182,3 @@ def test_log_of_a_negative_number_names_the_scan():
     table.loc[3, "age"] = -1.0
     with pytest.raises(DesignError, match=r"log\(age\) is not finite for sub-003"):
         build("log(age)", table)
-
-
-def test_variance_inflation_and_correlation_with_tiv():
-    design = build("age + sex + tiv")
-    report = variance_inflation(design).set_index("column")
-    for index, name in enumerate(design.columns[1:], start=1):
-        assert report.loc[name, "vif"] == pytest.approx(variance_inflation_factor(design.matrix, index), rel=1e-9)
-        expected = np.corrcoef(design.matrix[:, index], design.matrix[:, 3])[0, 1]
-        assert report.loc[name, "r_tiv"] == pytest.approx(expected, rel=1e-9)

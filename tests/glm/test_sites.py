@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from vbmstat.glm.design import build_design, variance_inflation
+from vbmstat.glm.design import build_design
+from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.sites import confounding_notes, site_confounding, site_notes
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design, variance_inflation
+from vbmstat.glm.design import Design
+from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.glm.options import Options
 from vbmstat.glm.resample import draws_hash

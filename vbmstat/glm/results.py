@@ -15,7 +15,7 @@ from vbmstat import io, tables
 from vbmstat.errors import DesignError
 from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design, variance_inflation
+from vbmstat.glm.design import Design
 from vbmstat.glm.infer import Inference
 from vbmstat.glm.inference import (
     cohens_d,
@@ -28,6 +28,7 @@ from vbmstat.glm.inference import (
     z_of_f,
     z_of_t,
 )
+from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.maps import Space
 from vbmstat.glm.nulls import Nulls
 from vbmstat.glm.plan import REPLICATION_P
