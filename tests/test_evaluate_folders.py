@@ -271,6 +271,8 @@ def test_children_and_old_people_are_flagged(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "a" / "cohort.tsv").write_text("scan\tage\nsub-01_T1w\t9.5\nsub-02_T1w\t18\n")
     (tmp_path / "b" / "participants.tsv").write_text("participant_id\tage\nsub-01\t44\nsub-03\t81\nsub-04\tn/a\n")
-    table = with_ages(scans, [tmp_path / "a", tmp_path / "b"])
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "cohort.tsv").write_text("scan\tage\nsub-02_T1w\t90\n")
+    table = with_ages(scans, [tmp_path / name for name in "abc"])
     assert table["age"].fillna(-1).tolist() == [9.5, 18, 81, -1, 9.5]
     assert table["age_flag"].fillna("").tolist() == ["child", "", "old", "", "child"]

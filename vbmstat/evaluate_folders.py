@@ -36,6 +36,8 @@ _KEYS = ["scan", "folder", "reference"]
 _TEMPLATE, _TRUTH = "template", "truth"
 CHILD_YEARS, OLD_YEARS = 18.0, 80.0  # the template and most training data are of adults between them
 HIGH_IS_BAD = ("mse_to_template", "linear_elasticity", "published_elasticity", "jacobian_max")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Result of :func:`evaluate_folders`.
