@@ -7,7 +7,7 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import Grid, apply_affine, voxel_indices
-from vbmstat.preproc.priors import tissue_priors
+from vbmstat.preproc.priors import nuclei_as_gm, tissue_priors
 from vbmstat.volume import Volume
 
 
@@ -47,3 +47,18 @@ def test_coordinates_take_the_place_of_the_affine_with_less_blur(phantom):
     warped = tissue_priors(template, np.diag([9.0, 9.0, 9.0, 1.0]), grid, mm)  # a linear map that must not be used
     assert float(torch.corrcoef(torch.stack([warped[0].ravel(), phantom.priors[0].ravel()]))[0, 1]) > 0.95
     assert float(warped[0].std()) > 1.03 * float(phantom.priors[0].std())
+
+
+def test_nuclei_that_a_network_calls_white_are_grey_and_nothing_else_is():
+    """Thalamus and putamen become GM where the affine places them; white matter and CSF stay."""
+    template = assets.template()
+    linear = np.diag([-1.1, 0.9, 1.0, 1.0])
+    linear[:3, 3] = (4.0, -6.0, 8.0)
+    scan = Grid(template.grid.shape, linear @ template.grid.affine)
+    said = torch.stack([torch.zeros(scan.shape), torch.full(scan.shape, 0.9), torch.full(scan.shape, 0.1)])
+    found = nuclei_as_gm(said, template, linear, scan)
+    assert torch.allclose(found.sum(0), said.sum(0), atol=1e-6)
+    assert torch.equal(found[2], said[2])
+    for mm, is_grey in (((-12, -20, 8), True), ((12, -20, 8), True), ((-26, 4, 2), True), ((-25, -30, 35), False)):
+        there = linear @ np.array([*mm, 1.0])
+        assert (at(found, scan, tuple(there[:3]))[0] > 0.5) == is_grey

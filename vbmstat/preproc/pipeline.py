@@ -345,9 +345,9 @@ def _found_by_networks(
         affine = linear.refine_with_tissues(Volume(found[:2], work.image.grid), template, affine)
         still = torch.zeros(3, *warp.PADDED_SHAPE, device=found.device)
     with clock.step("segment"):
-        sure = found + _LEAST_PRIOR
+        prior = (priors.nuclei_as_gm(found, template, affine, work.image.grid) if coarse else found) + _LEAST_PRIOR
         as_found = None if coarse else found
-        return _found_with_priors(work, sure / sure.sum(0), affine, still, tissue.segment, as_found)
+        return _found_with_priors(work, prior / prior.sum(0), affine, still, tissue.segment, as_found)
 
 
 def _found_with_priors(

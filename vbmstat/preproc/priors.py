@@ -50,13 +50,48 @@ def tissue_priors(
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
 
 
+def nuclei_as_gm(fractions: torch.Tensor, template: Volume, linear: np.ndarray, grid: Grid) -> torch.Tensor:
+    """GM, WM, CSF of a scan with striatum and thalamus moved from WM to GM, as the template's affine places them.
+
+    Parameters
+    ----------
+    fractions : Tensor, (3, X, Y, Z)
+        What networks say that learnt from intensities, which call these nuclei half white matter or more.
+    template : Volume
+        GM and WM of the template.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    grid : Grid
+        The scan's grid, that of the fractions.
+
+    Returns
+    -------
+    Tensor, (3, X, Y, Z)
+        With the same sum in each voxel.
+    """
+    blurred = smooth(_nuclei(template)[None], _WARPED_PRIOR_FWHM_MM / template.grid.voxel_size_mm, 3.0)
+    gm, wm, csf = fractions
+    moved = _moved_to_gm(gm, wm, resample(blurred, template.grid, grid, np.linalg.inv(linear))[0])
+    return torch.stack([gm + moved, wm - moved, csf])
+
+
 def _deep_nuclei_as_gm(template: Volume) -> torch.Tensor:
     """The template's GM and WM, with striatum and thalamus moved from WM to GM."""
     gm, wm = template.data
+    moved = _moved_to_gm(gm, wm, _nuclei(template))
+    return torch.stack([gm + moved, wm - moved])
+
+
+def _moved_to_gm(gm: torch.Tensor, wm: torch.Tensor, nucleus: torch.Tensor) -> torch.Tensor:
+    """What of WM is GM where there is a nucleus, 0 to 1."""
+    return torch.minimum(nucleus * (_DEEP_GM - gm).clamp(min=0), wm)
+
+
+def _nuclei(template: Volume) -> torch.Tensor:
+    """Where striatum and thalamus are, 0 to 1, (X, Y, Z)."""
+    gm = template.data[0]
     mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, gm.device))
     low, high = (torch.as_tensor(edge, dtype=mm.dtype, device=mm.device) for edge in (_DEEP_LOW_MM, _DEEP_HIGH_MM))
     depth = torch.minimum(mm - low[:, None, None, None], high[:, None, None, None] - mm).amin(0)  # mm inside the box
     inside = (depth / _DEEP_EDGE_MM).clamp(0, 1)
-    nucleus = inside * ((gm - _DEEP_FROM) / (_DEEP_TO - _DEEP_FROM)).clamp(0, 1)
-    moved = torch.minimum(nucleus * (_DEEP_GM - gm).clamp(min=0), wm)
-    return torch.stack([gm + moved, wm - moved])
+    return inside * ((gm - _DEEP_FROM) / (_DEEP_TO - _DEEP_FROM)).clamp(0, 1)
