@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import assets, io
+from vbmstat import assets, storage
 from vbmstat.roi.atlas import DISTRIBUTION, FOLDER, SOURCES, load_atlas, wheel_table
 
 HERE = Path(__file__).parent
@@ -62,8 +62,8 @@ def main() -> None:
     """Write all folders."""
     for name in SOURCES:
         if name not in NOT_COPIED:
-            io.write_table(HERE / name / "labels.tsv", labels(name))
-        io.write_text(HERE / name / "SOURCE.md", source(name))
+            storage.write_table(HERE / name / "labels.tsv", labels(name))
+        storage.write_text(HERE / name / "SOURCE.md", source(name))
 
 
 def labels(name: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from pathlib import Path
 import grimp
 import networkx
 
-from vbmstat import io
+from vbmstat import storage
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "architecture.svg"
@@ -35,8 +35,8 @@ WORDS = {
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
     "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
-    "io": "nibabel", "device": "CPU, CUDA", "cluster": "dask, SLURM", "volume": "tensor + grid", "grid": "voxel to mm",
-    "errors": "one clear line",
+    "io": "nibabel", "storage": "whole files", "device": "CPU, CUDA", "cluster": "dask, SLURM",
+    "volume": "tensor + grid", "grid": "voxel to mm", "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.
 WIDTH, HEIGHT, GAP, ROW_GAP, MARGIN = 150, 54, 22, 46, 20
@@ -45,7 +45,7 @@ SWEEPS = 12
 
 def main() -> None:
     """Draw it."""
-    io.write_text(IMAGE, draw(box_imports(), lines_of_code()))
+    storage.write_text(IMAGE, draw(box_imports(), lines_of_code()))
 
 
 def box_imports() -> networkx.DiGraph:

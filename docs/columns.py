@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.tables import columns_page
 
 if __name__ == "__main__":
-    io.write_text(Path(__file__).with_suffix(".md"), columns_page())
+    storage.write_text(Path(__file__).with_suffix(".md"), columns_page())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import assets, evaluate, io, naming
+from vbmstat import assets, evaluate, io, naming, storage
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
 from vbmstat.evaluate_folders import evaluate_folders, short_names, side_by_side, with_ages
@@ -49,7 +49,7 @@ def write_folder(folder, labels, gain=1.0, with_field=True):
             io.write_volume(folder / "mri" / f"mwp{tissue}{stem}.nii", Volume(volume.data * gain, volume.grid))
         if with_field:
             io.write_volume(folder / "mri" / f"y_{stem}.nii", Volume(apply_affine(LINEAR, mm), template.grid))
-            io.write_json(folder / "report" / f"vbmstat_{stem}.json", sidecar())
+            storage.write_json(folder / "report" / f"vbmstat_{stem}.json", sidecar())
     return folder
 
 
@@ -173,7 +173,7 @@ def test_unknown_voxels_of_a_field_are_left_out(tmp_path):
 def test_a_fields_affine_part_is_taken_alike_for_all_folders(pair, tmp_path):
     """A folder that does not tell its affine part must not be judged by another one than those that do."""
     skewed = np.diag([1.3, 1.0, 0.9, 1.0])
-    io.write_json(pair[0] / "report" / "vbmstat_sub-02_T1w.json", sidecar(skewed))
+    storage.write_json(pair[0] / "report" / "vbmstat_sub-02_T1w.json", sidecar(skewed))
     told = evaluate_folders([pair[0]]).scans.iloc[-1]["linear_elasticity"]
     assert told > 0.01
     fitted = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")]).scans
@@ -187,7 +187,7 @@ def test_bids_derivatives_match_cat12_names(pair, tmp_path):
     for kind, tissue in (("wp1", 0), ("wp2", 1), ("mwp1", 0), ("mwp2", 1)):
         io.write_volume(naming.output_path(out, scan, kind, "bids"), template.channel(tissue))
     io.write_volume(naming.output_path(out, scan, "y", "bids"), field())
-    io.write_json(naming.output_path(out, scan, "sidecar", "bids"), sidecar())
+    storage.write_json(naming.output_path(out, scan, "sidecar", "bids"), sidecar())
     found = evaluate_folders([pair[0], out])
     rows = found.scans.set_index(["folder", "reference"])
     assert set(found.scans["scan"]) == {"sub-02_T1w"}

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
-import os
 import struct
 import subprocess
 import sys
-import threading
 from itertools import permutations, product
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from tests import hostile
 from vbmstat import io
-from vbmstat.errors import ScanError, VbmstatError, one_line
+from vbmstat.errors import ScanError, one_line
 from vbmstat.grid import Grid
 from vbmstat.volume import Volume
 
@@ -210,74 +206,6 @@ def test_absurd_header_takes_no_memory(tmp_path):
     )
     grown = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=True).stdout
     assert int(grown) * (1 if sys.platform == "darwin" else 1024) < 100e6
-
-
-def test_failure_while_writing_leaves_nothing(tmp_path):
-    (tmp_path / "old.txt").write_text("old")
-
-    def fail(path):
-        with io.atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    for name in ("old.txt", "new.txt"):
-        with pytest.raises(KeyboardInterrupt):
-            fail(tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
-    assert (tmp_path / "old.txt").read_text() == "old"
-
-
-def test_a_place_that_cannot_be_written_says_so(tmp_path, monkeypatch):
-    def full(_handle):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(VbmstatError, match=r"a\.txt: cannot be written \(No space left on device\)"):
-        io.write_text(tmp_path / "a.txt", "text")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("")
-    with pytest.raises(VbmstatError, match=r"cannot be written \((Not a directory|File exists)\)"):
-        io.write_text(tmp_path / "file" / "below.txt", "text")
-
-
-def test_written_files_follow_the_umask_also_from_many_threads(tmp_path):
-    mask = os.umask(0o027)
-    try:
-        io._umask.cache_clear()
-        threads = [threading.Thread(target=io.write_text, args=(tmp_path / f"{n}.txt", "text")) for n in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
-        assert os.umask(0o027) == 0o027
-    finally:
-        os.umask(mask)
-        io._umask.cache_clear()
-
-
-def test_an_older_file_is_replaced(tmp_path):
-    for text in ("first", "second"):
-        io.write_text(tmp_path / "a.txt", text)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["second"]
-
-
-def test_json_and_tables(tmp_path):
-    io.write_json(tmp_path / "a.json", {"name": "Grüße", "n": 1})
-    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "name": "Grüße",\n  "n": 1\n}\n'
-    io.write_table(tmp_path / "a.tsv", pd.DataFrame({"participant_id": ["001", "002"], "age": [1.5, None]}))
-    assert (tmp_path / "a.tsv").read_bytes() == b"participant_id\tage\n001\t1.5\n002\tn/a\n"
-
-
-def test_control_characters_do_not_break_the_rows_of_a_table(tmp_path):
-    table = pd.DataFrame({"scan": ["a\nb", "c\td", "e\udcff"], "n": [1, 2, 3], "note": ["\r", None, "ü"]})
-    io.write_table(tmp_path / "a.tsv", table)
-    assert (tmp_path / "a.tsv").read_text("utf-8").splitlines() == [
-        "scan\tn\tnote", "a\\nb\t1\t\\r", "c\\td\t2\tn/a", "e\\udcff\t3\tü",
-    ]  # fmt: skip
-    assert table["scan"][0] == "a\nb"
-    io.write_json(tmp_path / "a.json", {"path": "e\udcff"})
-    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "path": "e\\udcff"\n}\n'
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat import derivatives, io, rerun
+from vbmstat import derivatives, rerun, storage
 from vbmstat.assets import sha256
 from vbmstat.batch.run import preprocess
 from vbmstat.errors import VbmstatError
@@ -35,7 +35,7 @@ def engine(monkeypatch, preprocessed):
         return preprocessed
 
     monkeypatch.setattr(pipeline, "preprocess_scan", stand_in)
-    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: storage.write_text(path, "picture"))
     return threads
 
 

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from tests import hostile
 from tests.glm.conftest import GRID, cohort_folder, images, table  # noqa: F401 - fixtures
 from tests.test_downloads import cache, server  # noqa: F401 - fixtures
-from vbmstat import derivatives, downloads, io, rerun
+from vbmstat import derivatives, downloads, io, rerun, storage
 from vbmstat.batch.run import preprocess
 from vbmstat.cli import app
 from vbmstat.cli.rerun import glm_arguments
@@ -215,7 +215,7 @@ def test_a_link_in_the_output_folder_is_replaced_not_followed(tmp_path):
     link = tmp_path / "out" / "cohort.tsv"
     link.parent.mkdir()
     link.symlink_to(target)
-    io.write_text(link, "mine")
+    storage.write_text(link, "mine")
     assert target.read_text() == "precious"
     assert link.read_text() == "mine"
     assert not link.is_symlink()
@@ -263,7 +263,7 @@ def test_header_texts_do_not_travel_with_an_image(tmp_path, suffix):
 def test_neither_patient_nor_person_nor_machine_in_the_outputs(tmp_path, preprocessed, monkeypatch):
     """The engine's earlier result stands in for a run; everything else is real."""
     monkeypatch.setattr(pipeline, "preprocess_scan", lambda *_, **__: preprocessed)
-    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: storage.write_text(path, "picture"))
     for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME"):
         monkeypatch.setenv(name, "snooped")
     monkeypatch.setenv("HOME", "/home/snooped")
@@ -308,7 +308,7 @@ def connections() -> list[str]:
 
 def test_nothing_is_sent_anywhere(connections, cohort_folder, cache, preprocessed, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(pipeline, "preprocess_scan", lambda *_, **__: preprocessed)
-    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: storage.write_text(path, "picture"))
     monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
     hostile.nifti(hostile.phantom()).to_filename(tmp_path / "sub-01_T1w.nii.gz")
     out = tmp_path / "out"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbmstat import __version__, io
+from vbmstat import __version__, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.naming import Scan
 
@@ -110,7 +110,7 @@ def read_filter(path: Path) -> dict[str, Any]:
         If it is no such file, or filters by something that T1w images are not found by.
     """
     try:
-        content = io.read_json(path)
+        content = storage.read_json(path)
     except (OSError, ValueError) as error:
         msg = f"{path}: expected a JSON file of filters, but reading it failed: {' '.join(str(error).split())}"
         raise VbmstatError(msg) from error
@@ -140,7 +140,7 @@ def check_dataset(folder: Path) -> None:
     """
     path = folder / "dataset_description.json"
     try:
-        content = io.read_json(path)
+        content = storage.read_json(path)
         lacking = [name for name in ("Name", "BIDSVersion") if not isinstance(content.get(name), str)]
     except (OSError, ValueError, AttributeError) as error:
         reason = "there is none" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
@@ -208,16 +208,16 @@ def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:
     root = roots.pop() if len(roots) == 1 else None
     if root is not None:
         content |= _link(out, root)
-    io.write_json(out / "dataset_description.json", content)
+    storage.write_json(out / "dataset_description.json", content)
     if names == "bids":
-        io.write_text(out / ".bidsignore", "".join(f"{rule}\n" for rule in IGNORED))
-        io.write_text(out / "README", _README)
+        storage.write_text(out / ".bidsignore", "".join(f"{rule}\n" for rule in IGNORED))
+        storage.write_text(out / "README", _README)
 
 
 def _link(out: Path, root: Path) -> dict[str, Any]:
     """SourceDatasets and DatasetLinks of the dataset at `root`."""
     try:
-        told = io.read_json(root / "dataset_description.json")
+        told = storage.read_json(root / "dataset_description.json")
     except (OSError, ValueError):
         told = {}
     doi = told.get("DatasetDOI") if isinstance(told, dict) else None

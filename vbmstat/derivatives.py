@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, bids, io, naming, tables
+from vbmstat import assets, bids, io, naming, storage, tables
 from vbmstat.figures import scans
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
 from vbmstat.preproc.quality import grade
@@ -55,15 +55,15 @@ def write_derivatives(out: Path, scan: naming.Scan, result: Preprocessed, names:
     io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
     if names == "bids":
         for kind in (*(kind for kind, _ in native), *(kind for kind, _ in template), "y", "iy"):
-            io.write_json(path(kind).with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
+            storage.write_json(path(kind).with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
     row = scan_row(result)
     volumes = pd.DataFrame({"tissue": [*_TISSUES, "tiv"], "volume_ml": [row[f"{t}_ml"] for t in (*_TISSUES, "tiv")]})
     tables.write_table(path("volumes"), volumes, "volumes")
-    io.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
+    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": result.linear.round(6).tolist()}
     made = {"row": row, "affine": affine, "threads": torch.get_num_threads()}
-    io.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
+    storage.write_json(path("sidecar"), {"scan": scan.stem, **origin, **made})
 
 
 def is_complete(out: Path, scan: naming.Scan, names: str) -> bool:
@@ -104,7 +104,7 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, dict[str, Any]]:
 def _read_sidecar(path: Path) -> dict[str, Any]:
     """A scan's sidecar; empty if there is none, or none that can be read."""
     try:
-        content = io.read_json(path)
+        content = storage.read_json(path)
     except (OSError, ValueError):
         return {}
     sound = isinstance(content, dict) and isinstance(content.get("row"), dict)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, tables
+from vbmstat import io, storage, tables
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.backend import available_cpus
@@ -310,5 +310,5 @@ def _finish(
         .to_dict("records"),
         "notes": notes, "files": [path_label(path, out) for path in files],
     }  # fmt: skip
-    io.write_json(out / "harmonize.json", record)
+    storage.write_json(out / "harmonize.json", record)
     return Harmonized((*files, out / "harmonize.json"), model, confounding, tuple(notes))

@@ -1,30 +1,23 @@
-"""Files to values and back: the only module that knows nibabel.
+"""Image files to volumes and back: the only module that knows nibabel.
 
-Everything read is turned to RAS+ (the closest canonical orientation); everything written appears whole or
-not at all (written beside, flushed to the disk, renamed). Free text of input headers is never copied.
+Everything read is turned to RAS+ (the closest canonical orientation). Free text of input headers is never copied.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import math
-import os
-import tempfile
 import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import torch
 from isal import igzip
 from nibabel.arrayproxy import ArrayProxy
@@ -32,8 +25,9 @@ from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from vbmstat import headers
-from vbmstat.errors import ScanError, VbmstatError, one_line
+from vbmstat.errors import ScanError
 from vbmstat.grid import Grid
+from vbmstat.storage import atomic_path
 from vbmstat.volume import Volume
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
@@ -50,104 +44,6 @@ _NIFTI_HEADERS = {  # by version, and whether header and data are two files
 }  # fmt: skip
 _MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
 _MAX_TRAILER_BYTES = 16 << 20
-_WRITE_ERRORS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTDIR,
-    errno.EEXIST,
-)  # fmt: skip
-_UMASK_LOCK = threading.Lock()
-
-
-@contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that is renamed to it when the block succeeds, else removed.
-
-    Raises
-    ------
-    VbmstatError
-        If the place cannot be written to: no permission, no space left, a name that is too long.
-    """
-    path = Path(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        if error.errno not in _WRITE_ERRORS:
-            raise
-        msg = f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out or make room there"
-        raise VbmstatError(msg) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the system can (not on Windows)."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
-            raise
-    finally:
-        os.close(handle)
-
-
-@cache
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it: once, and by one thread at a time."""
-    with _UMASK_LOCK:
-        mask = os.umask(0o077)
-        os.umask(mask)
-    return mask
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
-    """Write a JSON object with a final newline, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path | str) -> Any:
-    """Content of a JSON file.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read, is no JSON, or is nested deeper than any file of ours.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except RecursionError as error:
-        msg = "nested too deeply"
-        raise ValueError(msg) from error
-
-
-def write_table(path: Path | str, table: pd.DataFrame, index: bool = False) -> None:
-    """Write a BIDS-style TSV (tab, ``n/a`` for missing; control characters escaped), whole or not at all."""
-    table = table.copy(deep=False)
-    for position, kind in enumerate(table.dtypes):
-        if not pd.api.types.is_numeric_dtype(kind):
-            safe = table.iloc[:, position].map(lambda value: one_line(value) if isinstance(value, str) else value)
-            table.isetitem(position, safe)
-    write_text(path, table.to_csv(sep="\t", na_rep="n/a", index=index, lineterminator="\n"))
 
 
 def read_grid(path: Path | str) -> Grid:
@@ -476,7 +372,7 @@ def write_volume(
     ValueError
         If the path has another suffix, or values do not fit into an integer `dtype`.
     VbmstatError
-        If the file cannot be written; see :func:`atomic_path`.
+        If the file cannot be written; see :func:`vbmstat.storage.atomic_path`.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat import io, tables
+from vbmstat import storage, tables
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
@@ -73,13 +73,13 @@ class RoiResults:
             "labels_absent_from_the_image": list(self.atlas.absent),
         }  # fmt: skip
         tables.write_table(path, self.table, "roi_glm", about=about)
-        io.write_text(licence, licence_notice(self.atlas) + "\n")
+        storage.write_text(licence, licence_notice(self.atlas) + "\n")
         tables.write_table(written[3], self.design.table, "design")
         tables.write_table(written[4], variance_inflation(self.design), "design_report")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
-        io.write_json(folder / "glm.json", self.record)
+        storage.write_json(folder / "glm.json", self.record)
         return [*written, folder / "glm.json"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.schema import TABLES, Column
 
 ABOUT = "vbmstat"  # key of the dictionary that describes the table and no column
@@ -39,9 +39,9 @@ def write_table(
         What else is to be known of this table; added under the key ``vbmstat``.
     """
     path = Path(path)
-    io.write_table(path, table)
+    storage.write_table(path, table)
     content = describe(kind, map(str, table.columns), given)
-    io.write_json(path.with_suffix(".json"), {**content, ABOUT: {"table": TABLES[kind].rows, **(about or {})}})
+    storage.write_json(path.with_suffix(".json"), {**content, ABOUT: {"table": TABLES[kind].rows, **(about or {})}})
 
 
 def describe(

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.weight_server import Server, start, swallowing
-from vbmstat import downloads, io
+from vbmstat import downloads, storage
 
 RESULT = Path(__file__).parents[1] / "results" / "assets_one_download.json"
 COMMAND = Path(sys.executable).with_name("vbmstat")
@@ -84,7 +84,7 @@ def main() -> None:
         "downloads": sum(downloads_of.values()), "most_downloads_of_one_file": max(downloads_of.values()),
         "without_network": without_network(),
     }  # fmt: skip
-    io.write_json(RESULT, result)
+    storage.write_json(RESULT, result)
     print(json.dumps(result, indent=2))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.batch.interrupt import command, fingerprint, kill_batches, light_batches, run_together
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -71,7 +71,7 @@ def main() -> None:
 
 def write(found: dict, name: str) -> None:
     """The results as JSON and as a table."""
-    io.write_json(RESULTS / f"{name}.json", found)
+    storage.write_json(RESULTS / f"{name}.json", found)
     kills, both = found["killed"], found["together"]
     verdict = {True: "byte-identical", False: "DIFFERENT"}
     lines = [
@@ -85,7 +85,7 @@ def write(found: dict, name: str) -> None:
         "",
         f"`{found['command']}`",
     ]
-    io.write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
+    storage.write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -74,7 +74,7 @@ def by_size(args: argparse.Namespace) -> None:
 
 def write_sizes(rows: list[dict], engine: str, how: str) -> None:
     """The steps by voxel size, as JSON and as a table."""
-    io.write_json(RESULTS / f"batch_memory_{engine}.json", {"command": how, "scans": rows})
+    storage.write_json(RESULTS / f"batch_memory_{engine}.json", {"command": how, "scans": rows})
     steps = list(rows[0]["peak_mb"])
     head = ["voxel", "voxels", *steps, "most", "most, freed memory kept (as in a batch)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -83,7 +83,7 @@ def write_sizes(rows: list[dict], engine: str, how: str) -> None:
         cells += [str(row["most_mb"]), str(row["most_mb_as_in_a_batch"])]
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", f"MB resident at most during each step, engine {engine}, a simulated head. `{how}`"]
-    io.write_text(RESULTS / f"batch_memory_{engine}.md", "\n".join(lines) + "\n")
+    storage.write_text(RESULTS / f"batch_memory_{engine}.md", "\n".join(lines) + "\n")
 
 
 def over_scans(args: argparse.Namespace) -> None:
@@ -123,13 +123,13 @@ def over_scans(args: argparse.Namespace) -> None:
         "most_least_last_relative_to_scan_20": [round(value, 4) for value in change],
     }  # fmt: skip
     name = f"batch_memory_over_{'light_' * args.light}scans"
-    io.write_json(RESULTS / f"{name}.json", found)
+    storage.write_json(RESULTS / f"{name}.json", found)
     text = (
         f"Resident memory after scan {WARM_UP}: {after[0]:.0f} MB; after scan {len(resident)}: {after[-1]:.0f} MB "
         f"({100 * change[2]:+.1f} %); between them from {100 * change[1]:+.1f} to {100 * change[0]:+.1f} %. "
         f"Peak of a scan: {max(peaks)} MB. Engine: {found['engine']}. `{command()}`\n"
     )
-    io.write_text(RESULTS / f"{name}.md", text)
+    storage.write_text(RESULTS / f"{name}.md", text)
     print(text)
 
 

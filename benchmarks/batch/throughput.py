@@ -24,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.batch.light import light_undrawn, write_scans
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
@@ -108,7 +108,7 @@ def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]])
     command = " ".join(["python benchmarks/batch/throughput.py", *sys.argv[1:]])
     least = {name: min(times) for name, times in seconds.items()}
     one = least["1 process, 1 thread"]
-    io.write_json(
+    storage.write_json(
         RESULTS / "batch_throughput.json",
         {"command": command, "cores": cores, "scans": args.scans, "voxel_mm": args.voxel_size, "engine": args.engine,
          "seconds": seconds, "times_faster_than_1_process_1_thread": {n: round(one / s, 2) for n, s in least.items()}},
@@ -120,7 +120,7 @@ def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]])
         )
     of = f"{args.scans} simulated scans of {args.voxel_size:g} mm, engine {args.engine}, {cores} cores"
     lines += ["", f"{of}, least of {args.rounds} rounds. `{command}`"]
-    io.write_text(RESULTS / "batch_throughput.md", "\n".join(lines) + "\n")
+    storage.write_text(RESULTS / "batch_throughput.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, io
+from vbmstat import assets, storage
 from vbmstat.grid import resample
 from vbmstat.preproc.networks import symnet
 from vbmstat.preproc.networks.cascade import WHOLE_VIEW_SHAPE, region_grid, run, view_grid
@@ -79,11 +79,11 @@ def main() -> None:
         "processor": platform.machine(), "cpus": os.cpu_count(), "threads": torch.get_num_threads(),
         "torch": torch.__version__, "load": os.getloadavg()[0],
     }  # fmt: skip
-    io.write_json(RESULTS / "deep_speed.json", {"machine": machine, "parts": rows})
+    storage.write_json(RESULTS / "deep_speed.json", {"machine": machine, "parts": rows})
     header = ["part", "times a scan", "parameters", "wall s", "CPU s", "peak GB above the start"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    io.write_text(RESULTS / "deep_speed.md", "\n".join(lines) + "\n")
+    storage.write_text(RESULTS / "deep_speed.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, evaluate, io
+from vbmstat import assets, evaluate, io, storage
 from vbmstat.grid import apply_affine, sample, voxel_indices
 from vbmstat.preproc import cat, deep, modulate, pipeline, warp
 from vbmstat.preproc.networks.weights import find_set
@@ -120,8 +120,8 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
         about = {"threads": torch.get_num_threads(), "cpu": device_label("cpu"), "cores": os.cpu_count()}
-        io.write_json(given.out, {**about, "versions": versions(), "scans": rows})
-        io.write_text(given.out.with_suffix(".md"), table(rows))
+        storage.write_json(given.out, {**about, "versions": versions(), "scans": rows})
+        storage.write_text(given.out.with_suffix(".md"), table(rows))
 
 
 if __name__ == "__main__":

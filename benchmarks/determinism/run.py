@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.provenance import versions
 from vbmstat.rerun import compare_outputs
 from vbmstat.simulate import Settings, simulate_cohort
@@ -86,8 +86,9 @@ def main() -> None:
     earlier = json.loads(path.read_text())["rows"] if path.is_file() else []
     kept = [row for row in earlier if row["scan"] not in {new["scan"] for new in rows}]
     rows = [*kept, *rows]
-    io.write_json(path, {"machine": platform.processor() or platform.machine(), "versions": versions(), "rows": rows})
-    io.write_text(RESULTS / "determinism.md", as_table(rows))
+    machine = platform.processor() or platform.machine()
+    storage.write_json(path, {"machine": machine, "versions": versions(), "rows": rows})
+    storage.write_text(RESULTS / "determinism.md", as_table(rows))
     print(as_table(rows))
 
 

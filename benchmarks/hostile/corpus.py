@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.hostile
 
 from benchmarks.hostile import heads
 from tests import hostile
-from vbmstat import cli, io
+from vbmstat import cli, io, storage
 from vbmstat.preproc import pipeline  # noqa: F401  loaded before the fork, as all that follows
 
 import vbmstat.batch.run  # isort: skip
@@ -328,7 +328,7 @@ def write_tables(records: dict[str, dict[str, object]]) -> None:
         wrong = f" **{'; '.join(row['wrong'])}**" if row["wrong"] else ""  # type: ignore[arg-type]
         cells = (row["case"], row["expected"], f"{row['came']}{wrong}", row["line"], row["seconds"], row["megabytes"])
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    io.write_text(RESULTS / "hostile.md", "\n".join(lines) + "\n")
+    storage.write_text(RESULTS / "hostile.md", "\n".join(lines) + "\n")
 
 
 _SIMULATE = (  # in a process of its own: a fork of one that has run torch's threads may hang
@@ -370,7 +370,8 @@ class Corpus:
         finally:
             shutil.rmtree(folder)
         self.records[name] = record
-        io.write_text(RECORDS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.records.values()))
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in self.records.values()]
+        storage.write_text(RECORDS, "".join(lines))
         write_tables(self.records)
         print(name, "|", record["came"], "|", record["line"], "|", record["wrong"] or "as expected", flush=True)
 

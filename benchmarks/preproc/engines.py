@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.evaluate_folders import evaluate_folders, short_names
 from vbmstat.outputs import find_outputs
 from vbmstat.provenance import versions
@@ -115,9 +115,9 @@ def main() -> None:
     for dataset in given.dataset or datasets_of(*folders.values()):
         rows += measure(dataset, folders, peers)
         print(f"{dataset}: {len(rows)} rows", flush=True)
-    io.write_json(given.out, {"versions": versions(), "rows": rows})
+    storage.write_json(given.out, {"versions": versions(), "rows": rows})
     text = report(pd.DataFrame(rows))
-    io.write_text(given.out.with_suffix(".md"), text)
+    storage.write_text(given.out.with_suffix(".md"), text)
     print(text)
 
 

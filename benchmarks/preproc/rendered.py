@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import evaluate, io
+from vbmstat import evaluate, io, storage
 from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.preproc.pipeline import ENGINES, segment_scan
 from vbmstat.provenance import versions
@@ -92,8 +92,8 @@ def main() -> None:
                 rows[number, noise, engine] = row
                 print(row, flush=True)
                 ordered = [rows[key] for key in sorted(rows, key=str)]
-                io.write_json(given.out, {"bias_percent": BIAS_PERCENT, "versions": versions(), "scans": ordered})
-                io.write_text(given.out.with_suffix(".md"), table(ordered))
+                storage.write_json(given.out, {"bias_percent": BIAS_PERCENT, "versions": versions(), "scans": ordered})
+                storage.write_text(given.out.with_suffix(".md"), table(ordered))
 
 
 if __name__ == "__main__":

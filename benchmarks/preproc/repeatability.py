@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.grid import Grid
 from vbmstat.preproc.pipeline import ENGINES, Segmented, segment_scan
@@ -140,8 +140,8 @@ def main() -> None:
             for row in measure(path, engine, given.change, device):
                 rows[row["scan"], row["change"], row["engine"]] = row
             ordered = [rows[key] for key in sorted(rows, key=str)]
-            io.write_json(given.out, {"versions": versions(), "scans": ordered})
-            io.write_text(given.out.with_suffix(".md"), table(ordered))
+            storage.write_json(given.out, {"versions": versions(), "scans": ordered})
+            storage.write_text(given.out.with_suffix(".md"), table(ordered))
     print(given.out.with_suffix(".md").read_text())
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.preproc.pipeline import ENGINES
 from vbmstat.runlog import scan_times
 
@@ -60,14 +60,14 @@ def main() -> None:
     rows = [run(scan, given.engine, given.weights) for scan in given.scans]
     result = RESULTS / ("preproc_steps" + ("" if given.engine == "classic" else f"_{given.engine}"))
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "torch": torch.__version__}
-    io.write_json(result.with_suffix(".json"), {"machine": machine, "scans": rows})
+    storage.write_json(result.with_suffix(".json"), {"machine": machine, "scans": rows})
     header = ["scan", "voxels", "wall s", "CPU s", "peak GB", *rows[0]["steps_s"]]  # type: ignore[misc]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         steps = row["steps_s"]
         cells = [row["scan"], row["voxels"], row["wall_s"], row["cpu_s"], row["peak_gb"], *steps.values()]  # type: ignore[attr-defined]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    io.write_text(result.with_suffix(".md"), "\n".join(lines) + "\n")
+    storage.write_text(result.with_suffix(".md"), "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, naming
+from vbmstat import io, naming, storage
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.grid import apply_affine, sample, voxel_indices
 from vbmstat.roi.atlas import load_atlas
@@ -74,9 +74,9 @@ def main() -> None:
                 "r_min": round(correlations(rows, large.index).min(), 4),
                 "native_s_a_scan": seconds["native"], "template_s_a_scan": seconds["template"],
             })  # fmt: skip
-    io.write_json(RESULTS / "roi_spaces.json", {"atlas": atlas.name, "summary": summary, "regions": regions})
+    storage.write_json(RESULTS / "roi_spaces.json", {"atlas": atlas.name, "summary": summary, "regions": regions})
     text = as_markdown(summary)
-    io.write_text(RESULTS / "roi_spaces.md", text)
+    storage.write_text(RESULTS / "roi_spaces.md", text)
     print(text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import light, write_scans
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.batch.options import Options
 from vbmstat.batch.task import ScanTask
 from vbmstat.inputs import find_inputs
@@ -17,7 +17,7 @@ from vbmstat.inputs import find_inputs
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures take a second each."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vbmstat import derivatives, io
+from vbmstat import derivatives, io, storage
 from vbmstat.grid import Grid
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.quality import Quality
@@ -57,7 +57,7 @@ def light(
 
 def light_undrawn(*arguments: Any, **options: Any) -> Preprocessed:
     """The same in a process of its own, which from then on draws no pictures: they take a second each."""
-    derivatives._write_picture = lambda path, *_: io.write_text(path, "picture")
+    derivatives._write_picture = lambda path, *_: storage.write_text(path, "picture")
     return light(*arguments, **options)
 
 

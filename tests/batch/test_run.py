@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from tests import hostile
-from vbmstat import cohort_quality, inputs, io, naming
+from vbmstat import cohort_quality, inputs, io, naming, storage
 from vbmstat.batch import plan, run
 from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
@@ -53,7 +53,7 @@ def engine(monkeypatch, preprocessed):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Pictures take a second each: only the test of the command draws them."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import KILLS, light, write_scans
-from vbmstat import derivatives, io
+from vbmstat import derivatives, storage
 from vbmstat.batch import run, scheduled
 from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
@@ -22,7 +22,7 @@ from vbmstat.runlog import FOLDER
 
 def no_picture(path: Path, *_) -> None:
     """Pictures take a second each."""
-    io.write_text(path, "picture")
+    storage.write_text(path, "picture")
 
 
 def quick(*scan, killed: Path | None = None, **options):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.batch.light import light
 from tests.test_bids import errors_of_validator, needs_validator
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.cli import bids
 from vbmstat.errors import VbmstatError
 
@@ -38,9 +38,10 @@ def dataset(tmp_path) -> Path:
         path.parent.mkdir(parents=True)
         data = np.random.default_rng(len(path.name)).random((12, 14, 12)).astype(np.float32)
         nib.save(nib.Nifti1Image(data, np.diag([12.0, 12, 12, 1])), path)
-    io.write_json(folder / "dataset_description.json", {"Name": "people", "BIDSVersion": "1.10.0"})
-    io.write_table(folder / "participants.tsv", pd.DataFrame({"participant_id": ["sub-01", "sub-02"], "age": [30, 40]}))
-    io.write_text(folder / "README", "Random numbers in the form of scans, for the tests of the BIDS App.\n" * 3)
+    storage.write_json(folder / "dataset_description.json", {"Name": "people", "BIDSVersion": "1.10.0"})
+    people = pd.DataFrame({"participant_id": ["sub-01", "sub-02"], "age": [30, 40]})
+    storage.write_table(folder / "participants.tsv", people)
+    storage.write_text(folder / "README", "Random numbers in the form of scans, for the tests of the BIDS App.\n" * 3)
     return folder
 
 

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.batch.light import light, write_scans
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.cli import preprocess
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.preproc import pipeline
@@ -67,7 +67,7 @@ def test_nothing_good_is_an_error(vbmstat, tmp_path):
 def light_scans(tmp_path, monkeypatch):
     """Five small scans, and a stand-in for the engine that takes them."""
     monkeypatch.setattr(pipeline, "preprocess_scan", light)
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: io.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
     return write_scans(tmp_path / "scans", 5)
 
 

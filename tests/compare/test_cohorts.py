@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.compare import cohorts as module
 from vbmstat.compare import inputs
 from vbmstat.compare.cohorts import compare_cohorts
@@ -71,7 +71,7 @@ def write_pipeline(folder, images, people, kind="s6mwp1", tiv=True):
             volume = Volume(torch.from_numpy(image)[None], GRID)
             io.write_volume(folder / "mri" / f"{prefix}{scan}_T1w.nii.gz", volume)
     if tiv:
-        io.write_table(folder / "volumes.tsv", people[["participant_id", "tiv_ml"]])
+        storage.write_table(folder / "volumes.tsv", people[["participant_id", "tiv_ml"]])
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def folder(tmp_path):
     again = (0.8 * images + np.random.default_rng(5).normal(0, 0.01, images.shape) * (images > 0)).astype(np.float32)
     write_pipeline(tmp_path / "cat", images, people)
     write_pipeline(tmp_path / "ours", again[:-1], people[:-1])  # ours failed for the last scan
-    io.write_table(tmp_path / "people.tsv", people.drop(columns="tiv_ml")[::-1])
+    storage.write_table(tmp_path / "people.tsv", people.drop(columns="tiv_ml")[::-1])
     labels = torch.zeros(1, *GRID.shape)
     labels[0, :5], labels[0, 6:] = 1, 2
     io.write_volume(tmp_path / "labels.nii.gz", Volume(labels, GRID), dtype="uint8")
@@ -203,7 +203,7 @@ def test_pooled_cohorts_keep_scans_of_one_name_apart(folder):
     people = make_table(N, seed=3)
     write_pipeline(folder / "cat2", make_images(people, seed=4), people)
     write_pipeline(folder / "ours2", make_images(people, seed=4), people)
-    io.write_table(folder / "people2.tsv", people.drop(columns="tiv_ml"))
+    storage.write_table(folder / "people2.tsv", people.drop(columns="tiv_ml"))
     pooled = """
 [cohorts.two]
 participants = "people2.tsv"
@@ -227,7 +227,7 @@ def test_missing_covariates_leave_the_same_scans_out_of_both(folder):
     run(folder)
     people = pd.read_csv(folder / "people.tsv", sep="\t")
     people.loc[people["participant_id"] == "sub-004", "age"] = np.nan
-    io.write_table(folder / "people.tsv", people)
+    storage.write_table(folder / "people.tsv", people)
     found = run(folder)
     assert found.n_fitted == 4
     counts = found.tables["tmaps"].groupby("variable")["n_scans"].first()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.compare.test_statistics import result_folder, t_values, write_spm
-from vbmstat import assets, io
+from vbmstat import assets, io, storage
 from vbmstat.compare.files import compare_files, short_names
 from vbmstat.compare.output import write_comparison
 from vbmstat.errors import ScanError, TableError
@@ -100,8 +100,8 @@ def roi_table(path, labels, scans=("s1", "s2", "s3"), gain=1.0, atlas="lpba40", 
          "gm_ml": gain * (10 * label + number), "wm_ml": np.nan, "csf_ml": np.nan}
         for number, scan in enumerate(scans) for label in labels
     ]  # fmt: skip
-    io.write_table(path, pd.DataFrame(rows))
-    io.write_json(path.with_suffix(".json"), {"vbmstat": {"atlas": atlas}})
+    storage.write_table(path, pd.DataFrame(rows))
+    storage.write_json(path.with_suffix(".json"), {"vbmstat": {"atlas": atlas}})
     return path
 
 
@@ -111,7 +111,7 @@ def test_roi_tables_join_by_label_and_name_what_is_missing(tmp_path):
     table = pd.read_csv(b, sep="\t")
     number = table["participant_id"].str.removeprefix("s").astype(int) - 1
     table["gm_ml"] = 2.0 * (10 * table["label"] + number)
-    io.write_table(b, table)
+    storage.write_table(b, table)
     found = compare_files(a, b)
     assert found.table["label"].tolist() == [21, 23]
     assert found.table["slope"].tolist() == pytest.approx([2.0, 2.0])
@@ -129,7 +129,7 @@ def test_volumes_that_are_missing_in_some_scans_are_told(tmp_path):
     a = roi_table(tmp_path / "a.tsv", (21, 22), ("s1", "s2", "s3", "s4"))
     table = pd.read_csv(a, sep="\t", na_values="n/a")
     table.loc[(table["label"] == 22) & (table["participant_id"] == "s2"), "gm_ml"] = np.nan
-    io.write_table(tmp_path / "b.tsv", table)
+    storage.write_table(tmp_path / "b.tsv", table)
     found = compare_files(a, tmp_path / "b.tsv")
     assert "volumes are missing in some scans: 22 gm (3 scans)" in found.notes
     assert found.table["r"].tolist() == pytest.approx([1.0, 1.0])
@@ -147,10 +147,10 @@ def test_tables_of_other_atlases_names_or_shapes_are_refused(tmp_path):
     with pytest.raises(TableError, match=r"no scan in common \(A: s1, s2, s3; B: 1, 2\)"):
         compare_files(a, d)
     regions = pd.read_csv(a, sep="\t").drop(columns=["label", "name", "hemisphere"])
-    io.write_table(tmp_path / "e.tsv", regions)
+    storage.write_table(tmp_path / "e.tsv", regions)
     with pytest.raises(TableError, match="one has labels, the other merged regions"):
         compare_files(a, tmp_path / "e.tsv")
-    io.write_table(tmp_path / "f.tsv", pd.DataFrame({"participant_id": ["s1"], "insula_gm_ml": [3.0]}))
+    storage.write_table(tmp_path / "f.tsv", pd.DataFrame({"participant_id": ["s1"], "insula_gm_ml": [3.0]}))
     with pytest.raises(TableError, match="expected the tidy table"):
         compare_files(a, tmp_path / "f.tsv")
 

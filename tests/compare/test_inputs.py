@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import io, runlog
+from vbmstat import io, runlog, storage
 from vbmstat.compare.config import CohortPlan
 from vbmstat.compare.inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
@@ -24,7 +24,7 @@ def write(folder, names, prefix="mwp1"):
 
 
 def people(path, ids):
-    io.write_table(path, pd.DataFrame({"participant_id": ids, "age": range(len(ids)), "tiv_ml": 1.0}))
+    storage.write_table(path, pd.DataFrame({"participant_id": ids, "age": range(len(ids)), "tiv_ml": 1.0}))
     return path
 
 
@@ -40,9 +40,10 @@ def test_tiv_comes_from_sidecars_then_tables_then_cat12s_report(tmp_path):
     for i in (1, 2, 3):
         text = f"<S><subjectmeasures><vol_TIV>{1500 + i}.25</vol_TIV></subjectmeasures></S>"
         (tmp_path / "report" / f"cat_sub-{i}_T1w.xml").write_text(text)
-    io.write_table(tmp_path / "volumes.tsv", pd.DataFrame({"participant_id": ["sub-2", "sub-1"], "tiv_ml": [20.0, 10]}))
+    volumes = pd.DataFrame({"participant_id": ["sub-2", "sub-1"], "tiv_ml": [20.0, 10]})
+    storage.write_table(tmp_path / "volumes.tsv", volumes)
     sidecar = {"row": {"tiv_ml": 1.5}, "engine": "cat", "versions": {"vbmstat": "9"}}
-    io.write_json(tmp_path / "report" / "vbmstat_sub-1_T1w.json", sidecar)
+    storage.write_json(tmp_path / "report" / "vbmstat_sub-1_T1w.json", sidecar)
     runlog.append(tmp_path / runlog.FOLDER / "a.jsonl", {"scan": "sub-1_T1w", "seconds": {"a": 2, "b": 3.5}})
     rows = scan_rows(tmp_path, stems)
     assert rows["tiv_ml"].iloc[:3].tolist() == [1.5, 20.0, 1503.25]

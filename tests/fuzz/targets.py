@@ -22,7 +22,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from tests import hostile
-from vbmstat import cohort, derivatives, inputs, io, naming, runlog
+from vbmstat import cohort, derivatives, inputs, io, naming, runlog, storage
 from vbmstat.batch.collect import People
 from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
@@ -290,7 +290,7 @@ _SIDECAR = {
 def read_sidecar(content: bytes, folder: Path) -> None:
     scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
     for kind in naming.OUTPUT_KINDS:
-        io.write_text(naming.output_path(folder, scan, kind), "")
+        storage.write_text(naming.output_path(folder, scan, kind), "")
     naming.output_path(folder, scan, "sidecar").write_bytes(content)
     (folder / "logs").mkdir()
     (folder / "logs" / "status.jsonl").write_bytes(content + b"\n" + content)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.grid import Grid
@@ -71,12 +71,12 @@ def cohort_folder(tmp_path_factory) -> Path:
             "command": "preprocess", "engine": "classic", "device": "cpu", "parameters": {"names": "cat12"},
             "inputs": [{"path": f"{name}.nii.gz", "sha256": f"{number:064d}"}], "versions": {"vbmstat": "0.1.0"},
         }  # fmt: skip
-        io.write_json(folder / "report" / f"vbmstat_{name}.json", sidecar)
+        storage.write_json(folder / "report" / f"vbmstat_{name}.json", sidecar)
         picture = Image.fromarray(rng.integers(0, 255, (150, 160, 3), dtype=np.uint8))
         picture.save(folder / "report" / f"vbmreport_{name}.png")
-    io.write_table(folder / "cohort.tsv", pd.DataFrame(rows))
+    storage.write_table(folder / "cohort.tsv", pd.DataFrame(rows))
     failed = ["sub-99", "sub-99.nii.gz", "read", "<img src=x onerror=alert(1)> no image"]
-    io.write_table(folder / "failures.tsv", pd.DataFrame([failed], columns=["scan", "path", "step", "reason"]))
+    storage.write_table(folder / "failures.tsv", pd.DataFrame([failed], columns=["scan", "path", "step", "reason"]))
     return folder
 
 
@@ -85,7 +85,7 @@ def model_folder(cohort_folder) -> Path:
     """A model of the run's maps, beside its cohort table; one scan is dropped for its missing covariate."""
     table = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t")
     table["iq"] = [np.nan, *np.random.default_rng(1).normal(100, 15, N_SCANS - 1).round(1)]
-    io.write_table(cohort_folder / "cohort.tsv", table)
+    storage.write_table(cohort_folder / "cohort.tsv", table)
     found = fit_glm(
         None, "gm ~ age + sex + iq", cohort_folder / "cohort.tsv", ["age"], repeats=8, missing="drop",
         scratch=cohort_folder / "scratch",
@@ -93,7 +93,7 @@ def model_folder(cohort_folder) -> Path:
     folder = cohort_folder / "glm" / "age"
     found.to_directory(folder)
     clusters = pd.DataFrame({"cluster": [1], "size_ml": [3.2], "x_mm": [-36.0], "regions": ["Left <i>Insula</i> 80 %"]})
-    io.write_table(folder / "contrast-age_clusters.tsv", clusters)
+    storage.write_table(folder / "contrast-age_clusters.tsv", clusters)
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from tests.report.conftest import EFFECT_AT_MM
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.errors import VbmstatError
 from vbmstat.grid import Grid
 from vbmstat.report import model
@@ -91,7 +91,7 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) ->
 def test_the_given_cohort_must_hold_the_scans(copied, cohort_folder, tmp_path) -> None:
     with pytest.raises(VbmstatError, match=r"nowhere.tsv: no such cohort table"):
         write_model_report(copied, copied / "report.html", tmp_path / "nowhere.tsv")
-    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["x"], "gm_ml": [1.0]}))
+    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["x"], "gm_ml": [1.0]}))
     with pytest.raises(VbmstatError, match=r"has no row for <script>.*, sub-02, sub-03.*which the model used"):
         write_model_report(copied, copied / "report.html", tmp_path / "cohort.tsv")
 

@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from tests.report.conftest import N_SCANS, SCRIPT_ID
-from vbmstat import io, naming, runlog
+from vbmstat import naming, runlog, storage
 from vbmstat.report import preprocessing
 from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report
 
@@ -32,7 +32,7 @@ def test_a_bids_folder_is_understood(tmp_path) -> None:
     picture.parent.mkdir(parents=True)
     Image.new("RGB", (20, 20)).save(picture)
     row = {"participant_id": "sub-1", "session_id": "ses-2", "scan": scan.stem, "tiv_ml": 1.0}
-    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame([row]))
+    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame([row]))
     assert read_preprocessing(tmp_path).output("sub-1_ses-2", "picture") == picture
 
 
@@ -88,14 +88,15 @@ def test_the_page_tells_the_run(run_page) -> None:
 
 
 def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
-    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
+    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
     page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
     assert "Preprocessing of 2 scans" in page
 
 
 def test_a_damaged_sidecar_is_passed_over(cohort_folder, tmp_path) -> None:
-    io.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a"], "scan": ["a"], "gm_ml": [600.0]}))
-    io.write_text(tmp_path / "report" / "vbmstat_a.json", "{")
+    cohort = pd.DataFrame({"participant_id": ["a"], "scan": ["a"], "gm_ml": [600.0]})
+    storage.write_table(tmp_path / "cohort.tsv", cohort)
+    storage.write_text(tmp_path / "report" / "vbmstat_a.json", "{")
     assert read_preprocessing(tmp_path).sidecars == {}
 
 

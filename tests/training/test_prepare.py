@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.preproc.networks.test_symnet import smooth_field
-from vbmstat import assets, io
+from vbmstat import assets, io, storage
 from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
 from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
@@ -156,7 +156,7 @@ def test_scans_as_they_came_are_found_by_their_hash(tmp_path, run_folder, bent):
         scan = tmp_path / "raw" / stem / "scan.nii.gz"
         io.write_volume(scan, Volume(brightness * (4 - p0.data) * (p0.data > 0), p0.grid))
         entry = {"path": "scan.nii.gz", "sha256": assets.sha256(scan)}
-        io.write_json(run_folder / "report" / f"vbmstat_{stem}.json", {"inputs": [entry]})
+        storage.write_json(run_folder / "report" / f"vbmstat_{stem}.json", {"inputs": [entry]})
     view = prepare.view_of(8.0)
     corrected, _ = prepare.cases_of_run(run_folder, False, view)
     (first,) = prepare.cases_of_run(run_folder, False, view, n_scans=1, inputs=[tmp_path / "raw"])

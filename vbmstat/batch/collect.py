@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, io, naming
+from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, naming, storage
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import scans
 
@@ -36,7 +36,7 @@ class People:
     def descriptions(self) -> dict[str, Any]:
         """What the participants.json beside the table says of its columns, if there is one that can be read."""
         try:
-            found = io.read_json(Path(self.source).with_suffix(".json"))
+            found = storage.read_json(Path(self.source).with_suffix(".json"))
         except (OSError, ValueError):
             return {}
         entries = found.items() if isinstance(found, dict) else ()

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from vbmstat import io, naming, tables
+from vbmstat import naming, storage, tables
 from vbmstat.errors import VbmstatError
 from vbmstat.inputs import Inputs
 from vbmstat.provenance import path_label, provenance
@@ -49,7 +49,7 @@ def write_manifest(out: Path, content: dict[str, Any]) -> Path:
     """Write a manifest into an output folder, unless it is there already."""
     path = out / FOLDER / f"manifest-{manifest_hash(content)}.json"
     if not path.is_file():
-        io.write_json(path, content)
+        storage.write_json(path, content)
     return path
 
 

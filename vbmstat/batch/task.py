@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from vbmstat import derivatives, io, naming
+from vbmstat import derivatives, io, naming, storage
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.memory import peak_bytes, start_peak
 from vbmstat.batch.options import Options
@@ -237,17 +237,17 @@ def publish(made: Path, out: Path, last: Path) -> None:
     """
     if (out / last).exists():
         (out / last).unlink()
-        io.fsync_folder((out / last).parent)
+        storage.fsync_folder((out / last).parent)
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
     rest = [name for name in files if name != last]
     for name in rest:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, out / name)
     for folder in {name.parent for name in rest}:
-        io.fsync_folder(out / folder)
+        storage.fsync_folder(out / folder)
     (out / last).parent.mkdir(parents=True, exist_ok=True)
     os.replace(made / last, out / last)
-    io.fsync_folder((out / last).parent)
+    storage.fsync_folder((out / last).parent)
 
 
 def reason_of(error: BaseException, scan: naming.Scan) -> str:

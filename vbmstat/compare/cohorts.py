@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, io
+from vbmstat import __version__, storage
 from vbmstat.cohort import Cohort
 from vbmstat.compare import summary
 from vbmstat.compare.config import TISSUES, Plan, Variable
@@ -101,8 +101,8 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
     for name, table in tables.items():
         write_table(plan.out / f"{name}.tsv", table, name)
-    io.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
-    io.write_text(plan.out / "summary.md", text)
+    storage.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
+    storage.write_text(plan.out / "summary.md", text)
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
 
@@ -176,7 +176,7 @@ def _fit(
         raise DesignError(msg)
     (folder / _STAMP).unlink(missing_ok=True)
     found.to_directory(folder)
-    io.write_json(folder / _STAMP, stamp)
+    storage.write_json(folder / _STAMP, stamp)
     return True
 
 
@@ -292,7 +292,7 @@ def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.Da
             raise DesignError(msg)
         (folder / _STAMP).unlink(missing_ok=True)
         write_rois(folder, tables)
-        io.write_json(folder / _STAMP, stamp)
+        storage.write_json(folder / _STAMP, stamp)
     return pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"participant_id": str})
 
 
@@ -314,7 +314,7 @@ def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, no
             notes += [f"{data.name}: {note}" for note in found.notes]
             kept = found.scans[[_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]]
             write_table(file, kept, "evaluation_scans")
-            io.write_json(folder / _STAMP, stamp)
+            storage.write_json(folder / _STAMP, stamp)
         table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
         parts.append(table.assign(cohort=data.name))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

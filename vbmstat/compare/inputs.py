@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, io, naming
+from vbmstat import agreement, io, naming, storage
 from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
@@ -194,7 +194,7 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
 
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
-        content = io.read_json(path)
+        content = storage.read_json(path)
         return {
             "tiv_ml": float(content["row"]["tiv_ml"]), "engine": content["engine"],
             "vbmstat_version": content["versions"]["vbmstat"],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat import io, tables
+from vbmstat import storage, tables
 from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
@@ -83,5 +83,5 @@ def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> li
     for name, figure in comparison_figures(found).items():
         files += save_publication(out / name, figure)
     files.append(out / "summary.json")
-    io.write_json(files[-1], content)
+    storage.write_json(files[-1], content)
     return files

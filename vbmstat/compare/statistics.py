@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vbmstat import agreement, io
+from vbmstat import agreement, io, storage
 from vbmstat.errors import ScanError
 from vbmstat.naming import image_stem
 from vbmstat.volume import Volume
@@ -236,7 +236,7 @@ def _has_spm_floor(path: Path) -> bool | None:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = io.read_json(folder / "glm.json")
+        record = storage.read_json(folder / "glm.json")
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None

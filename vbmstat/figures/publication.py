@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.figures.mosaic import VIEWS, Image, Mosaic, axis_parallel, content_box, grey_average_brain, spread_over
 from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, SEQUENTIAL, WIDTH_INCH, plain
 from vbmstat.volume import Volume
@@ -206,7 +206,7 @@ def save_publication(stem: Path, figure: Figure) -> list[Path]:
         Path without suffix.
     """
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
-    with io.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
+    with storage.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
             temporary, format="svg", dpi=DPI, facecolor="white", metadata={"Date": None, "Creator": "vbmstat"}
         )
@@ -216,7 +216,7 @@ def save_publication(stem: Path, figure: Figure) -> list[Path]:
 
 def save_png(path: Path, figure: Figure) -> None:
     """Write a figure as PNG at 300 dpi, whole or not at all."""
-    with io.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
+    with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
             temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": "vbmstat"},
             pil_kwargs={"compress_level": 4},

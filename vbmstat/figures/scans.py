@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.cohort import Cohort
 from vbmstat.volume import Volume
 
@@ -138,7 +138,7 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
 
 def save_png(path: Path | str, figure: Figure) -> None:
     """Write a figure as PNG at its own dpi, whole or not at all."""
-    with io.atomic_path(path) as temporary:
+    with storage.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"})
 
 

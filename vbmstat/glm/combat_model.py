@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.combat import SiteEffects
 from vbmstat.glm.design import ALIASES, INTERCEPT, Design, build_design
@@ -85,7 +85,7 @@ class CombatModel:
         if self.space is not None:
             about |= {"shape": self.space.grid.shape, "axcodes": self.space.axcodes}
             arrays |= {"affine": self.space.grid.affine, "voxel_index": self.space.voxel_index}
-        with io.atomic_path(path) as temporary, temporary.open("wb") as stream:
+        with storage.atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, about=np.array(json.dumps(about)), **arrays)
 
 

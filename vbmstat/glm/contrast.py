@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
 from vbmstat.glm.design import INTERCEPT, RANK_TOLERANCE, Design
@@ -115,7 +115,7 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
 
 def _from_json(path: Path) -> list[tuple[str | None, Any]]:
     try:
-        content = io.read_json(path)
+        content = storage.read_json(path)
     except (OSError, ValueError) as error:
         msg = f"{path}: expected a JSON object of contrasts, but reading failed: {error!s:.200}"
         raise DesignError(msg) from error

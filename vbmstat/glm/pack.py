@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.errors import ScanError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
@@ -104,7 +104,7 @@ def open_store(folder: Path) -> PackedMaps:
         If the folder is no store or a half-written one.
     """
     try:
-        manifest = io.read_json(folder / "manifest.json")
+        manifest = storage.read_json(folder / "manifest.json")
         if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
             raise ValueError(f"format {manifest['format']}")  # noqa: EM102
         segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
@@ -205,7 +205,7 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tal
     np.savez(
         folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan
     )
-    io.write_json(folder / "manifest.json", manifest)
+    storage.write_json(folder / "manifest.json", manifest)
     return open_store(folder)
 
 

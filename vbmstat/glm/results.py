@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, tables
+from vbmstat import io, storage, tables
 from vbmstat.errors import DesignError
 from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
@@ -208,7 +208,7 @@ class GlmResults:
             written += self._write_maps(self.space, folder, spm_names, outside)
         written += self._write_inference(folder, regions)
         written.append(folder / "glm.json")
-        io.write_json(written[-1], self.record)
+        storage.write_json(written[-1], self.record)
         return written
 
     def _write_tables(self, folder: Path) -> list[Path]:

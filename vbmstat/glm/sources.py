@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io
+from vbmstat import storage
 from vbmstat.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.formula import TISSUES
@@ -144,7 +144,7 @@ def _origin(path: Path) -> dict[str, str]:
     for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
                     path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
         try:
-            content = io.read_json(sidecar)
+            content = storage.read_json(sidecar)
             return {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
         except (OSError, ValueError, KeyError, TypeError):
             continue

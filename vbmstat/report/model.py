@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.cohort import read_table
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import model as model_figures
@@ -119,7 +119,7 @@ def read_model(folder: Path) -> Model:
         If glm.json or design.tsv cannot be read.
     """
     try:
-        record = io.read_json(folder / "glm.json")
+        record = storage.read_json(folder / "glm.json")
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
         contrasts = record["contrasts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,7 +177,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         options=_options(record),
         inputs=_inputs(record),
     )  # fmt: skip
-    io.write_text(out, page)
+    storage.write_text(out, page)
     return out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import io, naming
+from vbmstat import naming, storage
 from vbmstat.assets import ASSETS
 from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
 from vbmstat.cohort_quality import OUTLIER_Z, robust_z
@@ -120,7 +120,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     for scan in cohort.scan_ids:
         path = run.output(scan, "sidecar")
         try:
-            run.sidecars[scan] = io.read_json(path) if path else {}
+            run.sidecars[scan] = storage.read_json(path) if path else {}
         except (OSError, ValueError):
             continue
     return run
@@ -157,7 +157,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         references=entries,
         bibtex=bibtex(entries),
     )  # fmt: skip
-    io.write_text(out, page)
+    storage.write_text(out, page)
     return out
 
 

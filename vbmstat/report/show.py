@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import io
+from vbmstat import io, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
 from vbmstat.report.viewer import viewer_html
@@ -53,7 +53,7 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
         raise VbmstatError(msg)
     image, symbol = Volume(values, volume.grid), statistic_symbol(path, values)
     if out.suffix == ".html":
-        io.write_text(out, viewer_html(image, path.name, threshold))
+        storage.write_text(out, viewer_html(image, path.name, threshold))
     elif symbol is not None:
         publication.save_png(out, publication.stat_map_figure(image, path.name, symbol, threshold))
     else:

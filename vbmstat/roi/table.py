@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import io, naming, tables
+from vbmstat import naming, storage, tables
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.provenance import provenance
@@ -181,7 +181,7 @@ def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) ->
             path = out / f"{rois.stem}_{unit}{shape}.tsv"
             tables.write_table(path, table, "roi_wide" if shape else f"roi_{unit}", about=about)
             written.append(path)
-    io.write_text(out / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
+    storage.write_text(out / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
     failures = out / f"{rois.stem}_failures.tsv"
     for stale in (failures, failures.with_suffix(".json")):
         stale.unlink(missing_ok=True)

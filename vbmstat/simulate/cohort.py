@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 import vbmstat
-from vbmstat import assets, grid, io, tables
+from vbmstat import assets, grid, io, storage, tables
 from vbmstat.errors import VbmstatError
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
@@ -243,16 +243,16 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
     """participants.tsv, the BIDS descriptions, volumes.tsv and, last, ground_truth.json."""
     source: dict[str, Any] = {"Name": "vbmstat simulate", "Version": vbmstat.__version__}
     description = {"BIDSVersion": "1.9.0", "License": "CC0", "GeneratedBy": [source]}
-    io.write_json(
+    storage.write_json(
         out / "dataset_description.json",
         {"Name": "Synthetic T1w cohort with a known effect", "DatasetType": "raw", **description},
     )
-    io.write_json(
+    storage.write_json(
         out / _TRUTH / "dataset_description.json",
         {"Name": "Truth of the synthetic cohort", "DatasetType": "derivative", **description},
     )
-    io.write_text(out / _TRUTH / ".bidsignore", "ground_truth.*\nvolumes.*\neffect_*\n")
-    io.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
+    storage.write_text(out / _TRUTH / ".bidsignore", "ground_truth.*\nvolumes.*\neffect_*\n")
+    storage.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
     tables.write_table(out / "participants.tsv", people, "participants")
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")
     tables.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
@@ -272,4 +272,4 @@ def _write_ground_truth(out: Path, settings: Settings, *, complete: bool) -> Non
         "volumes": "volumes.tsv",
         "complete": complete,
     }
-    io.write_json(out / _TRUTH / "ground_truth.json", content)
+    storage.write_json(out / _TRUTH / "ground_truth.json", content)

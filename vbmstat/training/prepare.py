@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vbmstat import assets, io
+from vbmstat import assets, io, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.preproc.linear import refine_with_tissues, register_brain
@@ -201,7 +201,7 @@ def _size(grid: Grid) -> torch.Tensor:
 
 def _input(folder: Path, stem: str, inputs: Sequence[Path]) -> Path:
     """The scan of which a run's record tells the name and the hash."""
-    entry = io.read_json(folder / "report" / f"vbmstat_{stem}.json")["inputs"][0]
+    entry = storage.read_json(folder / "report" / f"vbmstat_{stem}.json")["inputs"][0]
     return find_file(entry["path"], entry["sha256"], inputs)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, io
+from vbmstat import assets, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc.networks.weights import load_network, own_file, save_network
 from vbmstat.training.cases import CaseFile
@@ -262,6 +262,6 @@ def _write_checkpoint(out: Path, run: dict[str, Any], state: _State, fit: _Fit) 
         "run": run, "state": vars(state), "network": fit.network.state_dict(),
         "optimiser": fit.optimiser.state_dict(), "schedule": fit.schedule.state_dict(),
     }  # fmt: skip
-    with io.atomic_path(out / CHECKPOINT) as temporary:
+    with storage.atomic_path(out / CHECKPOINT) as temporary:
         torch.save(content, temporary)
-    io.write_table(out / LOG, pd.DataFrame(state.rows))
+    storage.write_table(out / LOG, pd.DataFrame(state.rows))
