@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vbmstat.batch import resources
+from vbmstat.batch.options import Options
 from vbmstat.batch.resources import Machine, allot, disk_free_bytes, probe, taken_bytes
 from vbmstat.errors import VbmstatError
 
@@ -60,6 +61,8 @@ def test_impossible_wishes(given, message):
 def test_larger_scans_take_more_and_engines_differ():
     assert taken_bytes("classic", [10**6, 10**8]) > taken_bytes("classic", [10**6]) > 2 * GB
     assert taken_bytes("classic", []) == taken_bytes("classic", [256**3])
+    assert taken_bytes(Options(engine="deep", weights="deepmriprep").workload, [10**6]) > 8 * GB
+    assert taken_bytes(Options(engine="deep").workload, [10**6]) < 4 * GB
     assert taken_bytes("of tomorrow", [10**6]) > taken_bytes("classic", [10**6])
 
 

@@ -20,7 +20,8 @@ from vbmstat.runlog import scan_times
 _MOST_LOOKED_AT = 32  # scans, evenly among all
 # Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)
 _TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
-_CPU_SECONDS = {"classic": 45.0, "cat": 250.0}  # of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
+# Of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
+_CPU_SECONDS = {"classic": 45.0, "deep": 45.0, "cat": 250.0}
 _HOUR_S, _MINUTE_S = 3600, 60
 
 
@@ -35,9 +36,9 @@ def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
     return found
 
 
-def memory_bytes(engine: str, on: Sequence[Grid]) -> int:
+def memory_bytes(workload: str, on: Sequence[Grid]) -> int:
     """Memory that a process takes for the largest of some scans."""
-    return taken_bytes(engine, [int(np.prod(grid.shape)) for grid in on])
+    return taken_bytes(workload, [int(np.prod(grid.shape)) for grid in on])
 
 
 def disk_bytes(on: Sequence[Grid]) -> int:
@@ -46,14 +47,14 @@ def disk_bytes(on: Sequence[Grid]) -> int:
     return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
 
 
-def seconds_a_scan(out: Path, engine: str, device: str, threads: int) -> tuple[float, str]:
+def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
     """Time of a scan and where the figure is from; 0 where nothing is known."""
     known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
     if known:
         return statistics.median(known), f"median of {len(known)} scans in this folder"
-    if device != "cpu" or engine not in _CPU_SECONDS:
+    if device != "cpu" or workload not in _CPU_SECONDS:
         return 0.0, ""
-    return _CPU_SECONDS[engine] / threads, "measured on an AMD EPYC"
+    return _CPU_SECONDS[workload] / threads, "measured on an AMD EPYC"
 
 
 def sharing(share: Allotment, workers: Workers | None = None) -> str:
@@ -75,7 +76,7 @@ def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
         f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to be done{skipped}; output in {plan.out}",
         f"engine {plan.options.engine} on {plan.options.device}: {sharing(share)}",
     ]
-    seconds, source = seconds_a_scan(plan.out, plan.options.engine, plan.options.device, share.threads)
+    seconds, source = seconds_a_scan(plan.out, plan.options.workload, plan.options.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan, {source})")
     size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.deep import DEFAULT_WEIGHTS
+from vbmstat.preproc.pipeline import DEEP, Preprocessed
 from vbmstat.volume import Volume
 
 
@@ -48,3 +49,9 @@ class Options:
     locking: bool = True
     weights: str | None = None
     process: Process | None = None
+
+    @property
+    def workload(self) -> str:
+        """What time and memory go by: the engine, or ``deep cascade`` for networks that may be of 0.5 mm."""
+        is_cascade = self.engine == DEEP and self.weights not in (None, DEFAULT_WEIGHTS)
+        return "deep cascade" if is_cascade else self.engine

@@ -15,9 +15,9 @@ from vbmstat.errors import VbmstatError
 _GB = 1e9
 _SHARE = 0.9  # of the free memory that is given to scans: the rest is for the disk cache and the others
 _GPU_SHARERS = 3  # processes a GPU: one computes while the others read and write
-# Peak of a process, engine by engine: bytes, and bytes a voxel of the scan. Classic was measured on scans of 6 to 40
-# million voxels (benchmarks/preproc/steps.py, benchmarks/batch/memory.py): none took more.
-_TAKEN = {"classic": (2.9e9, 15.0), "cat": (2.9e9, 15.0), "deep": (8e9, 15.0)}
+# Peak of a process, workload by workload: bytes, and bytes a voxel of the scan. Classic and deep were measured on scans
+# of 6 to 40 million voxels (benchmarks/preproc/steps.py, benchmarks/batch/memory.py): none took more.
+_TAKEN = {"classic": (2.9e9, 15.0), "cat": (2.9e9, 15.0), "deep": (2.9e9, 15.0), "deep cascade": (8e9, 15.0)}
 _TAKEN_BY_UNKNOWN = (4e9, 40.0)
 _GPU_TAKEN_BYTES = 8e9
 _VOXELS_UNKNOWN = 256**3
@@ -77,9 +77,9 @@ def probe(device: str = "cpu") -> Machine:
     return Machine(n_cores(), free_memory_bytes("cpu"), total_memory_bytes(), gpus, min(free, default=0))
 
 
-def taken_bytes(engine: str, n_voxels: Iterable[int]) -> int:
+def taken_bytes(workload: str, n_voxels: Iterable[int]) -> int:
     """Memory that a process takes at most, bytes, for the largest of some scans."""
-    base, a_voxel = _TAKEN.get(engine, _TAKEN_BY_UNKNOWN)
+    base, a_voxel = _TAKEN.get(workload, _TAKEN_BY_UNKNOWN)
     return int(base + a_voxel * max(n_voxels, default=_VOXELS_UNKNOWN))
 
 

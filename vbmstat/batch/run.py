@@ -185,7 +185,7 @@ def run_plan(
 
 def share_out(plan: Plan, n_todo: int, jobs: int | None, memory_gb: float | None) -> resources.Allotment:
     """How this machine is shared out among the scans of a plan."""
-    a_scan = estimate.memory_bytes(plan.options.engine, estimate.grids(plan.tasks))
+    a_scan = estimate.memory_bytes(plan.options.workload, estimate.grids(plan.tasks))
     return resources.allot(resources.probe(plan.options.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
 
 
