@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from vbmstat import assets, evaluate, io, naming, storage
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.evaluate_folders import evaluate_folders, short_names, side_by_side, with_ages
+from vbmstat.evaluate_folders import (
+    evaluate_folders,
+    read_case,
+    short_names,
+    side_by_side,
+    with_ages,
+    worst_scans,
+)
+from vbmstat.figures import worst_case
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.volume import Volume
 
@@ -254,6 +265,108 @@ def test_the_worst_scan_is_named(tmp_path):
     assert table.loc[("one", "dice_gm"), "one"] == "n/a"
 
 
+def damaged(labels, n):
+    """Labels with the first n planes lost."""
+    changed = labels.clone()
+    changed[:, :n] = 0
+    return changed
+
+
+@pytest.fixture
+def trio(tmp_path):
+    """Three scans in a reference, in a folder whose third is worst, and a truth from which its second differs most."""
+    maps = {f"sub-0{number}_T1w": label_map(number) for number in (1, 2, 3)}
+    planes = dict(zip(maps, (0, 1, 3), strict=True))
+    write_folder(tmp_path / "one", maps, with_field=False)
+    write_folder(tmp_path / "other", {scan: damaged(maps[scan], n) for scan, n in planes.items()}, with_field=False)
+    for scan, labels in maps.items():
+        true = torch.zeros_like(labels) if scan == "sub-02_T1w" else damaged(labels, planes[scan])
+        true[0, 5, 4] = torch.tensor([1, 2, 3, 2])
+        io.write_volume(tmp_path / "labels" / f"p0{scan}.nii.gz", Volume(true, NATIVE), space="scanner")
+    return tmp_path
+
+
+def test_the_case_is_the_scan_with_the_lowest_dice_of_gm(trio):
+    found = evaluate_folders([trio / "one", trio / "other"])
+    (row,) = worst_scans(found.summary).to_dict("records")
+    assert (row["folder"], row["reference"], row["worst_scan"]) == ("other", "one", "sub-03_T1w")
+    case = read_case(found, "other", "one", "sub-03_T1w")
+    assert case.reference_tissue.data.equal(label_map(3))
+    assert case.tissue.data.equal(damaged(label_map(3), 3))
+    assert case.dice["gm"] == pytest.approx(row["min"])
+    assert case.dice["wm"] == pytest.approx(evaluate.dice(case.tissue.data == 3, label_map(3) == 3))
+
+
+def test_with_a_truth_each_folder_is_shown_against_it(trio):
+    found = evaluate_folders([trio / "one", trio / "other"], trio / "labels", reference=trio / "other")
+    rows = worst_scans(found.summary)
+    assert rows["folder"].tolist() == ["other", "one"]
+    assert set(rows["reference"]) == {"truth"}
+    assert set(rows["worst_scan"]) == {"sub-02_T1w"}
+    assert read_case(found, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
+
+
+def test_mixtures_of_tissues_are_kept_for_the_picture(tmp_path):
+    mixed = label_map(0) * 0.75 + 0.25
+    for name in ("one", "other"):
+        io.write_volume(tmp_path / name / "p0a.nii", Volume(mixed, NATIVE), space="scanner")
+    found = evaluate_folders([tmp_path / "one", tmp_path / "other"])
+    torch.testing.assert_close(read_case(found, "other", "one", "a").tissue.data, mixed)
+
+
+def test_a_scan_without_label_maps_is_no_case(pair, tmp_path):
+    io.write_volume(tmp_path / "bare" / "wp1sub-02_T1w.nii", assets.template().channel(0))
+    found = evaluate_folders([pair[0], tmp_path / "bare"])
+    with pytest.raises(ScanError, match=r"sub-02_T1w: expected label maps in bare and one, found none in bare"):
+        read_case(found, "bare", "one", "sub-02_T1w")
+
+
+def test_the_command_draws_the_worst_scan_of_each_compared_folder(trio, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        worst_case, "worst_case_figure", lambda *values: drawn.append(values[2:]) or Figure(figsize=(1, 1))
+    )
+    out = trio / "tables"
+    done = CliRunner().invoke(app, ["evaluate", "folders", str(trio / "one"), str(trio / "other"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in out.glob("*.png")] == ["worst_other.png"]
+    assert str(out / "worst_other.png") in done.output.replace("\n", "")
+    ((names, title, metrics),) = drawn
+    assert names == ("other", "one")
+    assert title == "sub-03_T1w: other against one, lowest Dice of GM among 3 scans"
+    assert list(metrics) == ["Dice of GM", "Dice of WM", "Dice of CSF"]
+    assert metrics["Dice of GM"] == f"{evaluate.dice(damaged(label_map(3), 3) == 2, label_map(3) == 2):.3f}"
+
+
+def test_folders_that_go_by_their_paths_get_pictures_of_their_own(trio, monkeypatch):
+    monkeypatch.setattr(worst_case, "worst_case_figure", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.chdir(trio)
+    shutil.copytree("other", "again/other")
+    done = CliRunner().invoke(app, ["evaluate", "folders", "one", "other", "again/other", "--out", "tables"])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (trio / "tables").glob("*.png")} == {"worst_other.png", "worst_again_other.png"}
+
+
+def test_without_label_maps_the_worst_scan_is_named_and_nothing_drawn(tmp_path):
+    template = assets.template()
+    for name, gains in (("one", (1.0, 1.0)), ("other", (0.5, 0.9))):
+        for scan, gain in zip("ab", gains, strict=True):
+            for tissue in (1, 2):
+                volume = template.channel(tissue - 1)
+                for kind in ("wp", "mwp"):
+                    io.write_volume(
+                        tmp_path / name / f"{kind}{tissue}{scan}.nii", Volume(volume.data * gain, volume.grid)
+                    )
+    out = tmp_path / "tables"
+    done = CliRunner().invoke(
+        app, ["evaluate", "folders", str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "other: worst is a (highest mse_to_template, " in done.output
+    assert "one: worst" not in done.output
+    assert list(out.glob("*.png")) == []
+
+
 def test_the_command_writes_both_tables(pair, tmp_path):
     done = CliRunner().invoke(
         app, ["evaluate", "folders", *map(str, pair), "--reference", str(pair[1]), "--out", str(tmp_path / "tables")]
@@ -262,6 +375,7 @@ def test_the_command_writes_both_tables(pair, tmp_path):
     assert "n/a or changed: other: no fields (y_): no linear elasticity, no Jacobian" in done.output
     assert (tmp_path / "tables" / "evaluation_scans.tsv").read_text().startswith("scan\tfolder\treference\t")
     assert "dice_gm" in (tmp_path / "tables" / "evaluation_summary.tsv").read_text()
+    assert (tmp_path / "tables" / "worst_one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_children_and_old_people_are_flagged(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made_by
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,40 @@ class Evaluation:
         Scans of each folder that the others lack.
     notes : list of str
         What could not be measured, and how what was not there was made; a line a folder and matter.
+    outputs : dict of str to Outputs
+        Files of each folder, by what the tables call it.
+    truth : dict of str to Path
+        True label maps, by scan.
     """
 
     scans: pd.DataFrame
     summary: pd.DataFrame
     left_out: dict[str, list[str]]
     notes: list[str]
+    outputs: dict[str, Outputs] = made_by(default_factory=dict)
+    truth: dict[str, Path] = made_by(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan's tissues in a folder and in what it is compared with.
+
+    Attributes
+    ----------
+    scan, folder, reference : str
+        As in the tables.
+    dice : dict of str to float
+        By tissue, ``gm``, ``wm``, ``csf``.
+    tissue, reference_tissue : Volume, (1, X, Y, Z)
+        0 background, 1 CSF, 2 GM, 3 WM, in-between for partial volume; on one grid.
+    """
+
+    scan: str
+    folder: str
+    reference: str
+    dice: dict[str, float]
+    tissue: Volume
+    reference_tissue: Volume
 
 
 def evaluate_folders(
@@ -110,7 +139,8 @@ def evaluate_folders(
     table = pd.DataFrame([row for row in rows if len(row) > len(_KEYS)], columns=_columns(rows))
     left_out = {entry.name: sorted(entry.stems[scan] for scan in set(entry.stems) - common) for entry in outputs}
     missing = [line for entry in outputs for line in _missing(entry, table)]
-    return Evaluation(table, _summary(table), left_out, [*notes, *missing])
+    by_name = {entry.name: entry for entry in outputs}
+    return Evaluation(table, _summary(table), left_out, [*notes, *missing], by_name, true_labels)
 
 
 def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
@@ -120,6 +150,39 @@ def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
     wide = summary.assign(cell=cells).pivot(index=["reference", "measure"], columns="folder", values="cell")
     order = summary[["reference", "measure"]].drop_duplicates()
     return wide.reindex(pd.MultiIndex.from_frame(order), columns=summary["folder"].unique()).fillna("n/a")
+
+
+def worst_scans(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary's row with each compared folder's worst scan.
+
+    That is the row of GM Dice with the truth; without truth, with the reference; without label maps, that of the mean
+    squared difference to the template.
+    """
+    overlap = summary[summary["measure"] == "dice_gm"].sort_values("reference", key=lambda names: names != _TRUTH)
+    fit = summary[(summary["measure"] == "mse_to_template") & ~summary["folder"].isin(summary["reference"])]
+    rows = pd.concat([overlap, fit]).drop_duplicates("folder")
+    order = list(summary["folder"].unique())
+    return rows.sort_values("folder", key=lambda names: names.map(order.index))
+
+
+def read_case(found: Evaluation, folder: str, reference: str, scan: str) -> Case:
+    """The label maps behind a row of the table of scans.
+
+    Raises
+    ------
+    ScanError
+        If the scan has no label maps in the folder, or in the reference.
+    """
+    key = scan_key(scan)
+    truth = found.truth.get(key) if reference == _TRUTH else None
+    one = read_segmentation(found.outputs[folder], key)
+    other = read_labels(truth) if truth else read_segmentation(found.outputs[reference], key)
+    if one is None or other is None:
+        msg = f"{scan}: expected label maps in {folder} and {reference}, found none in {reference if one else folder}"
+        raise ScanError(msg)
+    (row,) = found.scans.set_index(_KEYS).loc[[(scan, folder, reference)]].to_dict("records")
+    dice = {tissue: float(row[f"dice_{tissue}"]) for tissue in evaluate.TISSUES}
+    return Case(scan, folder, reference, dice, _tissue_map(one), _tissue_map(other))
 
 
 def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
@@ -201,6 +264,12 @@ def _scan_rows(
             agreement = _maps_agree(_smoothed(entry, scan, template), first_maps, template)
             rows.append({**keys, "reference": first.name, **overlap, **agreement})
     return rows
+
+
+def _tissue_map(segmentation: Segmentation) -> Volume:
+    """CSF 1, GM 2, WM 3 and mixtures, from the fractions."""
+    parts = [value * segmentation.fractions[tissue] for tissue, value in evaluate.TISSUES.items()]
+    return Volume(torch.stack(parts).sum(0), segmentation.grid)
 
 
 def _columns(rows: list[dict[str, object]]) -> list[str]:

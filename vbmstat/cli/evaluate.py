@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from vbmstat.evaluate_folders import Evaluation
+
 app = typer.Typer(help="Judge output folders, or engines on images whose truth is known.", no_args_is_help=True)
 
-_Out = Annotated[Path, typer.Option("--out", help="Folder of the tables.")]
+_Out = Annotated[Path, typer.Option("--out", help="Folder of the tables and pictures.")]
 _Engines = Annotated[list[str], typer.Option("--engine", help="classic, cat or deep; may be repeated.")]
 _Weights = Annotated[str | None, typer.Option("--weights", help="Networks of engine deep, as for vbmstat preprocess.")]
 _Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -30,7 +33,10 @@ def folders(
     ] = None,
     out: _Out = Path("evaluation"),
 ) -> None:
-    """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan."""
+    """Dice of tissues, correlation of maps, distance to the template and regularity of fields, scan by scan.
+
+    Each compared folder's worst scan is drawn where it disagrees most: worst_FOLDER.png.
+    """
     from vbmstat import tables  # noqa: PLC0415 - heavy imports
     from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.evaluate_folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
@@ -50,6 +56,7 @@ def folders(
     for name, stems in found.left_out.items():
         if stems:
             typer.echo(f"{name}: {len(stems)} scans that not all have were left out ({', '.join(stems[:5])})", err=True)
+    _worst_cases(found, out)
     typer.echo(str(out / "evaluation_scans.tsv"))
 
 
@@ -99,6 +106,26 @@ def atrophy(
     tables.write_table(out / f"{made.TABLE}.tsv", table, made.TABLE)
     save_png(out / f"{made.TABLE}.png", figures.atrophy_figure(table))
     _show(table, made.summarise(table), out, made.TABLE)
+
+
+def _worst_cases(found: Evaluation, out: Path) -> None:
+    """A picture of each compared folder's worst scan; where label maps lack, its name."""
+    from vbmstat.evaluate_folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
+    from vbmstat.figures.scans import save_png  # noqa: PLC0415
+    from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
+
+    for row in worst_scans(found.summary).to_dict("records"):
+        folder, reference, scan = row["folder"], row["reference"], row["worst_scan"]
+        if row["measure"] != "dice_gm":
+            worst = f"{scan} (highest {row['measure']}, {row['max']:.4g})"
+            typer.echo(f"{folder}: worst is {worst}; no picture without label maps to compare")
+            continue
+        case = read_case(found, folder, reference, scan)
+        dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in case.dice.items()}
+        title = f"{scan}: {folder} against {reference}, lowest Dice of GM among {row['n_scans']} scans"
+        path = out / f"worst_{folder.replace('/', '_')}.png"
+        save_png(path, worst_case_figure(case.tissue, case.reference_tissue, (folder, reference), title, dice))
+        typer.echo(str(path))
 
 
 def _segmented(

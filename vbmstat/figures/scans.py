@@ -19,7 +19,7 @@ from vbmstat.cohort import Cohort
 from vbmstat.volume import Volume
 
 ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
-_BACKGROUND, _TEXT = "black", "white"
+BACKGROUND, TEXT = "black", "white"
 _WIDTH_INCH, _DPI = 16.0, 100
 _N_COLUMNS = 7
 _SPAN = (0.12, 0.88)  # part of the brain's extent that the slices are spread over
@@ -79,11 +79,11 @@ def scan_report(
     heights = scan_rows.heights_inch + warp_rows.heights_inch
     captions = 2 * _LINE_INCH
     figure = Figure(figsize=(_WIDTH_INCH, sum(heights) + captions + _LINE_INCH * (len(header) + 0.6)), dpi=_DPI)
-    figure.set_facecolor(_BACKGROUND)
-    y = _write_header(figure, header)
-    y = _caption(figure, y, "Scan, outlines:", [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)])
+    figure.set_facecolor(BACKGROUND)
+    y = write_header(figure, header)
+    y = caption(figure, y, "Scan, outlines:", [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)])
     y = scan_rows.draw(figure, y, [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)])
-    y = _caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
+    y = caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
     warp_rows.draw(figure, y, [(template, _TEMPLATE_LEVEL, ORANGE)])
     return figure
 
@@ -175,7 +175,7 @@ class _Rows:
                 axes = figure.add_axes(place)
                 self._draw_slice(axes, view, index, contours)
                 if column == 0:
-                    _mark_sides(axes, _VIEWS[view][3])
+                    mark_sides(axes, _VIEWS[view][3])
         return y_inch
 
     def _slices(self, view: str) -> list[int]:
@@ -235,30 +235,30 @@ def _wrapped(entries: Sequence[str], n_characters: int) -> list[str]:
     return lines
 
 
-def _write_header(figure: Figure, lines: Sequence[str]) -> float:
+def write_header(figure: Figure, lines: Sequence[str]) -> float:
     """Title and metrics at the top, as plain text; returns where they end (inch from the bottom)."""
     width, height = figure.get_size_inches()
     y_inch = height - 0.3 * _LINE_INCH
     for number, line in enumerate(lines):
         figure.text(
-            0.1 / width, y_inch / height, line, color=_TEXT, va="top", parse_math=False,
+            0.1 / width, y_inch / height, line, color=TEXT, va="top", parse_math=False,
             fontsize=14 if number == 0 else 11, fontweight="bold" if number == 0 else "normal",
         )  # fmt: skip
         y_inch -= _LINE_INCH * (1.3 if number == 0 else 1.0)
     return float(y_inch)
 
 
-def _caption(figure: Figure, y_inch: float, text: str, keys: Sequence[tuple[str, str]]) -> float:
+def caption(figure: Figure, y_inch: float, text: str, keys: Sequence[tuple[str, str]]) -> float:
     """A line of text with coloured keys; returns where it ends."""
     width, height = figure.get_size_inches()
     x_inch = 0.1
-    for part, colour in [(text, _TEXT), *keys]:
+    for part, colour in [(text, TEXT), *keys]:
         figure.text(x_inch / width, y_inch / height, part, color=colour, va="top", fontsize=11, parse_math=False)
         x_inch += 0.095 * len(part) + 0.15
     return y_inch - _LINE_INCH
 
 
-def _mark_sides(axes: Axes, sides: tuple[str, str]) -> None:
+def mark_sides(axes: Axes, sides: tuple[str, str]) -> None:
     """Letters at the left and right end of a panel."""
     for side, x, align in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
-        axes.text(x, 0.02, side, color=_TEXT, fontsize=11, ha=align, va="bottom", transform=axes.transAxes)
+        axes.text(x, 0.02, side, color=TEXT, fontsize=11, ha=align, va="bottom", transform=axes.transAxes)

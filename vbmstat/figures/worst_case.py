@@ -1,0 +1,135 @@
+"""Two tissue maps of one scan on the slices in which they differ most: a pure function from values to a Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box
+from vbmstat.figures.scans import BACKGROUND, ORANGE, SKY_BLUE, TEXT, caption, mark_sides, write_header
+from vbmstat.volume import Volume
+
+_N_SLICES = 3  # of each view
+_APART_MM = 8.0  # slices of one view, at least
+_MARGIN_MM = 4.0  # shown around the brain
+_WIDTH_INCH, _DPI = 16.0, 200
+_GAP_INCH, _LINE_INCH, _LABEL_INCH = 0.04, 0.27, 0.17
+_HIGHEST = 3.0  # white matter in a tissue map
+_DIMMED = 0.38  # the reference below the differences
+_GREY: dict[str, Any] = {"cmap": "gray", "vmin": 0.0, "vmax": _HIGHEST}
+
+_Panels = list[tuple[str, float, float, float]]  # view, position (mm), left end and width on the page (inch)
+
+
+def worst_case_figure(
+    tissue: Volume, reference: Volume, names: tuple[str, str], title: str, metrics: Mapping[str, str]
+) -> Figure:
+    """A tissue map, its reference, and where they differ, on the slices with most disagreement.
+
+    Parameters
+    ----------
+    tissue, reference : Volume, (1, X, Y, Z)
+        0 background, 1 CSF, 2 GM, 3 WM, in-between for partial volume; on one grid.
+    names : (str, str)
+        What the two are called.
+    title : str
+        Scan, and what is compared.
+    metrics : mapping of str to str
+        Names and values for the header, in order.
+
+    Returns
+    -------
+    Figure
+        3200 pixels wide at its own dpi; a row each for tissue, reference and difference, of three axial, three coronal
+        and three sagittal slices in one scale. Positions are mm along the scan's own axes. Colours are full where the
+        maps are one class or more apart.
+
+    Raises
+    ------
+    ValueError
+        If the maps are on different grids.
+    """
+    if not tissue.grid.matches(reference.grid):
+        msg = f"reference: expected the grid {tissue.grid} of the tissue map, got {reference.grid}"
+        raise ValueError(msg)
+    found, true = axis_parallel(tissue), axis_parallel(reference)
+    lacking = Image(true.data - found.data, true.grid)
+    either = Image(np.maximum(found.data, true.data), true.grid)
+    box = content_box(either) + np.array([-_MARGIN_MM, _MARGIN_MM])
+    panels, inch = _panels(box, [(view, at) for view in VIEWS for at in worst_slices(lacking, either, view)])
+    row_inch = inch * max(np.ptp(box[VIEWS[view][2]]) for view in VIEWS) + _LABEL_INCH + 2 * _GAP_INCH
+    header = [title, "  ·  ".join(f"{name} {value}" for name, value in metrics.items())]
+    figure = Figure(figsize=(_WIDTH_INCH, _LINE_INCH * (len(header) + 3.6) + 3 * row_inch), dpi=_DPI)
+    figure.set_facecolor(BACKGROUND)
+    y = write_header(figure, header)
+    y = caption(figure, y, f"{names[0]}: CSF dark, grey matter grey, white matter white", [])
+    y = _draw(figure, y - row_inch, row_inch, panels, box, (found,))
+    y = caption(figure, y, names[1], [])
+    y = _draw(figure, y - row_inch, row_inch, panels, box, (true,))
+    keys = [(f"blue: {names[1]} has the higher value", SKY_BLUE), ("orange: the lower", ORANGE)]
+    y = caption(figure, y, "Difference:", keys)
+    _draw(figure, y - row_inch, row_inch, panels, box, (true, lacking))
+    return figure
+
+
+def worst_slices(difference: Image, content: Image, view: str) -> list[float]:
+    """Positions (mm, ascending) of the slices with the largest sum of absolute differences, some mm apart.
+
+    Among slices without a difference those with most content are taken, so that equal images are shown, too.
+    """
+    axis = VIEWS[view][0]
+    others = tuple(other for other in range(3) if other != axis)
+    step, first = difference.grid.affine[axis, axis], difference.grid.affine[axis, 3]
+    sums = [np.abs(image.data).sum(others, dtype=float) for image in (content, difference)]
+    chosen: list[int] = []
+    for index in np.lexsort(sums)[::-1]:  # by difference, then by content
+        if all(abs(index - other) * step > _APART_MM - 1e-6 for other in chosen):
+            chosen.append(int(index))
+    return sorted(float(first + step * index) for index in chosen[:_N_SLICES])
+
+
+def _panels(box_mm: np.ndarray, slices: list[tuple[str, float]]) -> tuple[_Panels, float]:
+    """Where slices stand beside one another, and how many inches a mm is."""
+    widths_mm = [float(np.ptp(box_mm[VIEWS[view][1]])) for view, _ in slices]
+    inch = (_WIDTH_INCH - _GAP_INCH * (len(slices) + 1)) / sum(widths_mm)
+    panels, x = [], _GAP_INCH
+    for (view, at), width_mm in zip(slices, widths_mm, strict=True):
+        panels.append((view, at, x, width_mm * inch))
+        x += width_mm * inch + _GAP_INCH
+    return panels, inch
+
+
+def _draw(
+    figure: Figure, y_inch: float, row_inch: float, panels: _Panels, box_mm: np.ndarray, images: tuple[Image, ...]
+) -> float:
+    """A row of slices of a tissue map, or of the reference and the difference, above `y_inch`; returns that."""
+    width, height = figure.get_size_inches()
+    seen: set[str] = set()
+    for view, at, x_inch, panel_inch in panels:
+        _, across, up, letter, sides = VIEWS[view]
+        tall_inch = panel_inch * np.ptp(box_mm[up]) / np.ptp(box_mm[across])
+        bottom = y_inch + (row_inch - _LABEL_INCH - tall_inch) / 2
+        axes = figure.add_axes((x_inch / width, bottom / height, panel_inch / width, tall_inch / height))
+        cuts, extents = zip(*(image.cut(view, at, box_mm) for image in images), strict=True)
+        shown = cuts[0] if len(cuts) == 1 else _coloured(*cuts)
+        axes.imshow(shown, origin="lower", extent=extents[0], interpolation="nearest", aspect="auto", **_GREY)
+        axes.set(xlim=box_mm[across], ylim=box_mm[up])
+        axes.set_axis_off()
+        name = f"{letter} = {at:.0f} mm".replace("-", "−")
+        axes.set_title(name, color=TEXT, fontsize=9, pad=2)
+        if view not in seen:
+            mark_sides(axes, sides)
+        seen.add(view)
+    return y_inch
+
+
+def _coloured(reference: np.ndarray, lacking: np.ndarray) -> np.ndarray:
+    """The reference in dim grey, blue over it where it has more and orange where it has less, (rows, columns, 3)."""
+    amount = np.abs(lacking).clip(max=1.0)[..., None]
+    colour = np.where(lacking[..., None] > 0, to_rgb(SKY_BLUE), to_rgb(ORANGE))
+    grey = _DIMMED * (reference / _HIGHEST).clip(0.0, 1.0)[..., None]
+    return (1 - amount) * grey + amount * colour
