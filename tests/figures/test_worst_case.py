@@ -67,6 +67,7 @@ def test_three_rows_of_nine_slices_of_tissue_reference_and_difference() -> None:
 @pytest.mark.parametrize(("lesion", "colour"), [(1, SKY_BLUE), (3, ORANGE)])
 def test_the_colour_says_which_is_higher_and_lies_where_they_differ(lesion: int, colour: str) -> None:
     other = {SKY_BLUE: ORANGE, ORANGE: SKY_BLUE}[colour]
+    n_hit = 0
     for axes in rows(figure(brain(lesion), brain()))[2]:
         found = np.argwhere(is_coloured(axes, colour))
         assert not is_coloured(axes, other).any()
@@ -77,24 +78,31 @@ def test_the_colour_says_which_is_higher_and_lies_where_they_differ(lesion: int,
             assert found.size == 0
             continue
         left, right, low, high = axes.images[0].get_extent()
+        n_hit += 1
         row, column = (found.mean(axis=0) + 0.5) / picture(axes).shape[:2]
         centre = [AFFINE[i, 3] + AFFINE[i, i] * (LESION[i].start + LESION[i].stop - 1) / 2 for i in (up, across)]
         assert [low + row * (high - low), left + column * (right - left)] == pytest.approx(centre)
+    assert n_hit >= 3  # one of each view
 
 
 def test_half_a_class_is_half_a_colour() -> None:
-    whole, half = (picture(rows(figure(brain(lesion), brain()))[2][1]) for lesion in (1, 1.5))
+    whole, half = (
+        np.concatenate([picture(axes).reshape(-1, 3) for axes in rows(figure(brain(lesion), brain()))[2]])
+        for lesion in (1, 1.5)
+    )
     where = np.abs(whole - to_rgb(SKY_BLUE)).max(axis=-1) < 1e-6
+    assert where.sum() > 10
     assert half[where] == pytest.approx((whole[where] + 0.38 * 2 / 3) / 2, abs=1e-6)  # over grey matter, dimmed
 
 
 def test_slices_with_the_largest_difference_are_found_some_mm_apart() -> None:
     difference = np.zeros(SHAPE)
     difference[:, :, 4], difference[:, :, 6], difference[:, :, 20], difference[:, :, 12] = -3, 2.9, 1, 2
-    found = worst_slices(Image(difference, GRID), Image(np.ones(SHAPE), GRID), "axial")
+    content = Image(np.ones(SHAPE) * np.arange(SHAPE[2]), GRID)  # most where nothing differs
+    found = worst_slices(Image(difference, GRID), content, "axial")
     assert found == [-45 + 3 * index for index in (4, 12, 20)]  # 6 is 6 mm from 4
     difference[:, :, 7] = 2.9
-    assert worst_slices(Image(difference, GRID), Image(np.ones(SHAPE), GRID), "axial")[1] == -45 + 3 * 7
+    assert worst_slices(Image(difference, GRID), content, "axial")[1] == -45 + 3 * 7
 
 
 def test_equal_maps_are_shown_where_most_tissue_is() -> None:
