@@ -14,7 +14,7 @@ from vbmstat import assets, io, simulate
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid
 from vbmstat.preproc.modulate import jacobian_determinant
-from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan
+from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan, segment_scan
 from vbmstat.simulate.labels import GM, WM
 from vbmstat.volume import Volume
 
@@ -61,6 +61,15 @@ def test_the_segmentation_stops_before_the_warp_and_has_the_volumes(segmented, p
     assert torch.equal(segmented.label.data, preprocessed.label.data)
     assert segmented.tissues.sums_ml == pytest.approx(list(segmented.volumes_ml), rel=1e-5)
     assert segmented.image.noise_percent == preprocessed.quality.noise_percent
+
+
+def test_a_few_hot_voxels_change_nothing(segmented, simulated):
+    t1w = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    hot = torch.rand(t1w.data.shape, generator=torch.Generator().manual_seed(0)) < 1e-5
+    assert 5 < int(hot.sum()) < 100
+    found = segment_scan(Volume(torch.where(hot, torch.tensor(1e6), t1w.data), t1w.grid))
+    gm, known = found.tissues.data[0], segmented.tissues.data[0]
+    assert float(torch.corrcoef(torch.stack([gm[known > 0.1], known[known > 0.1]]))[0, 1]) > 0.999
 
 
 def test_quality_of_the_simulated_scan_is_what_was_simulated(segmented):
