@@ -179,6 +179,7 @@ TABLES = {
             Column("qc_bias_percent", "Range of the bias field over the brain, 5th to 95th percentile", "%"),
             Column("qc_contrast_percent", "(WM − GM) / WM after bias correction", "%"),
             Column("qc_resolution_mm", "Root mean square of the voxel's edges", "mm"),
+            Column("qc_cut_cm2", "Area of the brain's flattest end, less a round one's; above 10 it is cut off", "cm²"),
             Column("qc_template_correlation", "Correlation of the warped grey matter with the template's"),
             Column("qc_jacobian_min", "Smallest Jacobian determinant of the warp"),
             Column("qc_jacobian_max", "Largest Jacobian determinant of the warp"),

@@ -15,7 +15,7 @@ from vbmstat.preproc.quality import ImageQuality, Quality, grade, measure_image,
 from vbmstat.preproc.smooth import smooth
 from vbmstat.volume import Volume
 
-IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0)
+IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0)
 GOOD = Quality(**asdict(IMAGE), template_correlation=0.9, template_overlap=0.95, jacobian_min=0.3, jacobian_max=3.0,
                affine_scale=0.95, gm_outside_percent=0.5, implausible_percent=1.0)  # fmt: skip
 FLAT = 1.0
@@ -53,6 +53,21 @@ def test_noise_is_that_of_white_matter(phantom, percent):
     assert found.noise_to_contrast == pytest.approx(found.noise_percent / 30, rel=0.05)
     assert found.contrast_percent == pytest.approx(30.0, abs=1.0)
     assert found.resolution_mm == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize("end", [(2, -1), (2, 0), (1, 0), (0, -1)])
+def test_a_brain_that_the_field_of_view_cuts_off_has_a_flat_end(phantom, end):
+    """15 mm are missing at one end: a spherical cap's face is 2 pi r h, some 60 cm2; a whole brain has none."""
+    axis, side = end
+    assert measured(phantom).cut_cm2 == 0
+    along = phantom.mask.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+    n = round(15 / phantom.image.grid.voxel_size_mm[axis])
+    lost = along[:n] if side == 0 else along[-n:]
+    fractions = phantom.fractions.clone()
+    fractions.movedim(axis + 1, 0)[lost] = 0
+    grid = phantom.image.grid
+    flat = torch.full((1, *phantom.mask.shape), FLAT)
+    assert 10 < measure_image(phantom.image, Volume(fractions, grid), Volume(flat, grid)).cut_cm2 < 100
 
 
 def test_noise_is_that_of_the_scan_before_correction(phantom):
@@ -166,6 +181,7 @@ def test_grey_matter_in_white_is_implausible_though_inside_the_brain(template):
         ({"bias_percent": 111.0}, "strong bias field (111 %)"),
         ({"contrast_percent": 14.0}, "low GM/WM contrast (14 %)"),
         ({"resolution_mm": 2.1}, "coarse voxels (2.1 mm)"),
+        ({"cut_cm2": 31.0}, "the brain ends in a flat face of 31 cm2"),
         ({"template_correlation": 0.54}, "poor match with the template (r = 0.54)"),
         ({"template_overlap": 0.8}, "brain and template overlap poorly (Dice 0.80)"),
         ({"jacobian_min": 0.0}, "the warp folds"),
@@ -189,4 +205,4 @@ def test_columns_are_plain_numbers_and_a_letter():
     assert columns.pop("qc_image_grade") == "B+"
     assert {type(value) for value in columns.values()} == {float}
     assert all(name.startswith("qc_") for name in columns)
-    assert len(columns) == 12 + 5
+    assert len(columns) == 13 + 5

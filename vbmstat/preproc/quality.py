@@ -37,6 +37,7 @@ _SCALES = {
 }
 _IN_IMAGE_RATING = ("noise", "bias", "resolution")  # as in CAT12's IQR; the noise is relative to the contrast already
 _IMAGE_EXPONENT = 4  # of the power mean of marks: a bad aspect is not made good by the others
+_BRAIN_RADIUS_MM = 80.0
 _GRADES = "ABCDE"  # of 10 % each from 100 % down; F below
 
 
@@ -56,6 +57,8 @@ class ImageQuality:
         (WM - GM) / WM after bias correction, percent.
     resolution_mm : float
         Root mean square of the voxel edges (CAT12's RES).
+    cut_cm2 : float
+        Largest area of the brain in its outermost slices (six sides), less what a round brain has in a slice so thick.
     """
 
     noise_percent: float
@@ -63,13 +66,14 @@ class ImageQuality:
     bias_percent: float
     contrast_percent: float
     resolution_mm: float
+    cut_cm2: float
 
     def ratings(self) -> dict[str, float]:
         """Percent ratings (100 best, 0 worst) of noise, bias, contrast, resolution, and of the image as a whole.
 
         Examples
         --------
-        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0).ratings()["image"]
+        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0, 0.0).ratings()["image"]
         87.4
         """
         marks = {name: _mark(getattr(self, figure), best, poor) for name, (figure, best, poor) in _SCALES.items()}
@@ -151,6 +155,8 @@ _WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
      "low GM/WM contrast ({contrast_percent:.0f} %): check that the scan is T1-weighted, without contrast agent"),
     (lambda q: q.resolution_mm > 2,
      "coarse voxels ({resolution_mm:.1f} mm): thin cortex is lost; compare only with scans of the same protocol"),
+    (lambda q: q.cut_cm2 > 10,
+     "the brain ends in a flat face of {cut_cm2:.0f} cm2: look whether the field of view cuts it off"),
     (lambda q: q.template_correlation < 0.55,
      "poor match with the template (r = {template_correlation:.2f}): look at orientation and brain mask"),
     (lambda q: q.template_overlap < 0.85,
@@ -198,7 +204,20 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
         bias_percent=100 * (high - low),
         contrast_percent=100 * (wm - gm) / wm,
         resolution_mm=float(np.sqrt((t1w.grid.voxel_size_mm**2).mean())),
+        cut_cm2=_cut_mm2(fractions.sum(0) > 0.5, t1w.grid.voxel_size_mm) / 100,
     )
+
+
+def _cut_mm2(brain: torch.Tensor, voxel_size_mm: np.ndarray) -> float:
+    """Area of a brain's flat end beyond a sphere's, whose outermost slice of thickness h has 2 pi r h, mm²."""
+    excess = [0.0]
+    for axis, thickness in enumerate(voxel_size_mm):
+        other = tuple(a for a in range(3) if a != axis)
+        area = brain.sum(other).cpu().numpy() * float(np.prod(voxel_size_mm[list(other)]))
+        occupied = np.nonzero(area)[0]
+        if len(occupied):
+            excess += [float(area[end]) - 2 * np.pi * _BRAIN_RADIUS_MM * thickness for end in occupied[[0, -1]]]
+    return max(excess)
 
 
 def _on_grid(volume: Volume, image: Volume) -> torch.Tensor:
