@@ -23,7 +23,7 @@ import torch
 
 from vbmstat import assets, evaluate, io, storage
 from vbmstat.grid import apply_affine, sample, voxel_indices
-from vbmstat.preproc import cat, deep, modulate, pipeline, warp
+from vbmstat.preproc import cat, deep, modulate, pipeline, warp, working
 from vbmstat.preproc.networks.weights import find_set
 from vbmstat.provenance import device_label, versions
 from vbmstat.volume import Displacement, Volume
@@ -114,7 +114,7 @@ def main() -> None:
     for path in sorted(given.scans.rglob("*_T1w.nii.gz"))[: given.limit]:
         segmented = pipeline.segment_scan(io.read_scan(path))
         with torch.inference_mode():
-            tissues = pipeline._aligned(segmented.fractions, template, segmented.linear)
+            tissues = working.align_to_template(segmented.fractions, template, segmented.linear)
         for name in given.ways or ways:
             row = {"scan": path.name, "way": name, **measure(ways[name], tissues, template, segmented.velocity)}
             rows.append(row)

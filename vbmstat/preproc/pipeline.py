@@ -42,18 +42,16 @@ from vbmstat.preproc import (
     smooth,
     tissue,
     warp,
+    working,
 )  # fmt: skip
 from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
-_FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
-_FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
 _DRAFT_MM = 2.0
 _LEAST_PRIOR = 0.02  # of each tissue, where networks' fractions are priors of the bias field
 _LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
 _HOT, _N_LOOKED_AT = 5.0, 10**6  # no voxel of 22 real scans is 4 times as bright as their 99.9th percentile
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
-_MARGIN_VOXELS = 4
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class Segmented:
     @property
     def tissues(self) -> Volume:
         """GM, WM, CSF fractions on the scan's own grid (p1, p2, p3)."""
-        return Volume(_on_scan_grid(self.fractions, self.scan_grid), self.scan_grid)
+        return Volume(working.on_scan_grid(self.fractions, self.scan_grid), self.scan_grid)
 
     @property
     def label(self) -> Volume:
@@ -152,7 +150,7 @@ class Segmented:
     @property
     def corrected(self) -> Volume:
         """The brain of :attr:`work` on the scan's own grid."""
-        return Volume(_on_scan_grid(self.work, self.scan_grid), self.scan_grid)
+        return Volume(working.on_scan_grid(self.work, self.scan_grid), self.scan_grid)
 
 
 @dataclass(frozen=True)
@@ -209,14 +207,6 @@ class Preprocessed:
         return _label(self.tissues)
 
 
-@dataclass(frozen=True)
-class _Brain:
-    """A brain in its box."""
-
-    image: Volume  # one channel, with bias
-    mask: torch.Tensor  # (X, Y, Z), bool
-
-
 def preprocess_scan(
     t1w: Volume,
     device: torch.device | str = "cpu",
@@ -253,7 +243,7 @@ def preprocess_scan(
     with torch.inference_mode():
         template = Volume(assets.template().data.to(device), assets.template().grid)
         with clock.step("warp"):
-            aligned = _aligned(fractions, template, affine)
+            aligned = working.align_to_template(fractions, template, affine)
             if engine == DEEP:
                 moved, inverse = deep.register(aligned, template, deep.networks(weights, device))
             else:
@@ -298,7 +288,7 @@ def segment_scan(
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
         with clock.step("affine"):
             affine = linear.register_brain(t1w, mask, template_pyramid(device))
-        raw = _cropped(t1w, mask)
+        raw = working.crop_to_brain(t1w, mask)
         if engine == DEEP:
             found = _found_by_networks(raw, template, affine, deep.networks(weights, device), clock)
         else:
@@ -322,10 +312,10 @@ class _Found:
     velocity: torch.Tensor
 
 
-def _found_by_steps(raw: _Brain, template: Volume, affine: np.ndarray, steps: _Engine, clock: _Clock) -> _Found:
+def _found_by_steps(raw: working.Brain, template: Volume, affine: np.ndarray, steps: _Engine, clock: _Clock) -> _Found:
     """Denoise, draft, bias and tissues."""
     with clock.step("denoise"):
-        work = _work_image(raw, steps.denoise)
+        work = working.bound_voxels(_denoised(raw, steps.denoise))
     with clock.step("draft"):
         affine, velocity = _draft(work, template, affine)
     with clock.step("segment"):
@@ -334,12 +324,12 @@ def _found_by_steps(raw: _Brain, template: Volume, affine: np.ndarray, steps: _E
 
 
 def _found_by_networks(
-    raw: _Brain, template: Volume, affine: np.ndarray, networks: deep.NetworkSet, clock: _Clock
+    raw: working.Brain, template: Volume, affine: np.ndarray, networks: deep.NetworkSet, clock: _Clock
 ) -> _Found:
     """What the networks say; of a coarse view it is the prior that the template gives to the other engines."""
     coarse = networks.tissue.is_coarse
     with clock.step("denoise"):
-        work = _work_image(raw, denoise.denoise if coarse else lambda image, _: image)
+        work = working.bound_voxels(_denoised(raw, denoise.denoise) if coarse else raw)
     with clock.step("networks"):
         region = assets.template_brain().grid
         found = deep.segment(raw.image, raw.mask, affine, work.image.grid, region, networks) * work.mask
@@ -352,7 +342,7 @@ def _found_by_networks(
 
 
 def _found_with_priors(
-    work: _Brain,
+    work: working.Brain,
     prior: torch.Tensor,
     affine: np.ndarray,
     velocity: torch.Tensor,
@@ -445,40 +435,16 @@ def template_pyramid(device: torch.device) -> linear.Pyramid:
     return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)
 
 
-def _cropped(t1w: Volume, mask: torch.Tensor) -> _Brain:
-    """The brain's box of the scan as it came, with a margin."""
-    inside = mask.nonzero()
-    start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
-    stop = [min(int(n) + 1 + _MARGIN_VOXELS, size) for n, size in zip(inside.max(0).values, mask.shape, strict=True)]
-    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    grid = t1w.grid.crop(tuple(start), tuple(stop))  # type: ignore[arg-type]
-    return _Brain(Volume(t1w.data[0][window].contiguous()[None], grid), mask[window].contiguous())
+def _denoised(raw: working.Brain, remove: Callable[[torch.Tensor, float], torch.Tensor]) -> working.Brain:
+    image = raw.image.data[0]
+    found = remove(image, denoise.noise_sigma(image, raw.mask))
+    return working.Brain(Volume(found[None], raw.image.grid), raw.mask)
 
 
-def _work_image(raw: _Brain, denoised: Callable[[torch.Tensor, float], torch.Tensor]) -> _Brain:
-    """Denoise, and bring extreme voxel sizes to ones that suit the segmentation."""
-    grid, mask = raw.image.grid, raw.mask
-    image = denoised(raw.image.data[0], denoise.noise_sigma(raw.image.data[0], mask))
-    size = grid.voxel_size_mm
-    wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
-    if not np.allclose(wanted, size):
-        return _resampled(_Brain(Volume(image[None], grid), mask), grid.with_voxel_size(wanted))
-    return _Brain(Volume(image[None], grid), mask)
-
-
-def _resampled(brain_: _Brain, grid: Grid) -> _Brain:
-    """The brain on another grid, low-passed first where that is coarser."""
-    old = brain_.image.grid
-    fwhm = np.sqrt(np.maximum((grid.voxel_size_mm / old.voxel_size_mm) ** 2 - 1, 0))
-    inside = brain_.mask.float()[None]
-    both = smooth.smooth(torch.cat([brain_.image.data * inside, inside]), fwhm, 3.0)
-    both = resample(both, old, grid)
-    return _Brain(Volume(both[:1] / both[1:].clamp(min=0.05), grid), both[1] > 0.5)
-
-
-def _draft(work: _Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+def _draft(work: working.Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
     """Refined affine and coarse velocity from a segmentation at 2 mm."""
-    draft = _resampled(work, work.image.grid.with_voxel_size(np.maximum(_DRAFT_MM, work.image.grid.voxel_size_mm)))
+    size = np.maximum(_DRAFT_MM, work.image.grid.voxel_size_mm)
+    draft = working.resample_brain(work, work.image.grid.with_voxel_size(size))
     velocity: torch.Tensor | None = None
     for _ in range(2):
         prior = _warped_priors(template, velocity, affine, draft.image.grid)
@@ -486,7 +452,8 @@ def _draft(work: _Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarr
         fractions = Volume(tissue.segment(corrected, draft.mask, prior).fractions, draft.image.grid)
         if velocity is None:
             affine = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, affine)
-        velocity = warp.register(_aligned(fractions, template, affine), template, start=velocity, finest=False)
+        aligned = working.align_to_template(fractions, template, affine)
+        velocity = warp.register(aligned, template, start=velocity, finest=False)
     return affine, velocity  # type: ignore[return-value]
 
 
@@ -495,23 +462,3 @@ def _warped_priors(template: Volume, velocity: torch.Tensor | None, affine: np.n
     if velocity is not None:
         coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), affine, grid)
     return priors.tissue_priors(template, affine, grid, coordinates)
-
-
-def _aligned(fractions: Volume, template: Volume, affine: np.ndarray) -> Volume:
-    """GM and WM affinely resampled to the template's grid, low-passed to its resolution."""
-    gm_wm = fractions.data[:2]
-    ratio = template.grid.voxel_size_mm / fractions.grid.voxel_size_mm
-    fwhm = np.sqrt(np.maximum(ratio**2 - 1, 0))
-    return Volume(resample(smooth.smooth(gm_wm, fwhm, 3.0), fractions.grid, template.grid, affine), template.grid)
-
-
-def _on_scan_grid(volume: Volume, grid: Grid) -> torch.Tensor:
-    """Back from the cropped, maybe resampled, working grid to the scan's own."""
-    to_scan = np.linalg.inv(grid.affine) @ volume.grid.affine
-    start = np.round(to_scan[:3, 3]).astype(int)
-    if np.allclose(to_scan[:3, :3], np.eye(3), atol=1e-6):  # a crop: put it back voxel by voxel
-        data = volume.data.new_zeros(volume.data.shape[0], *grid.shape)
-        window = tuple(slice(a, a + n) for a, n in zip(start, volume.grid.shape, strict=True))
-        data[(slice(None), *window)] = volume.data
-        return data
-    return resample(volume.data, volume.grid, grid)
