@@ -58,7 +58,8 @@ class ImageQuality:
     resolution_mm : float
         Root mean square of the voxel edges (CAT12's RES).
     cut_cm2 : float
-        Largest area of the brain in its outermost slices (six sides), less what a round brain has in a slice so thick.
+        Largest area of the brain in its outermost slices (six sides) that have a signal, less what a round brain has in
+        a slice so thick.
     """
 
     noise_percent: float
@@ -204,7 +205,7 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
         bias_percent=100 * (high - low),
         contrast_percent=100 * (wm - gm) / wm,
         resolution_mm=float(np.sqrt((t1w.grid.voxel_size_mm**2).mean())),
-        cut_cm2=_cut_mm2(fractions.sum(0) > 0.5, t1w.grid.voxel_size_mm) / 100,
+        cut_cm2=_cut_mm2((fractions.sum(0) > 0.5) & (t1w.data[0] > t1w.data.min()), t1w.grid.voxel_size_mm) / 100,
     )
 
 
