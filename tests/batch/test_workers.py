@@ -7,6 +7,7 @@ import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import pytest
 import torch
@@ -202,7 +203,7 @@ def test_threads_are_bounded():
 def test_outcomes_do_not_depend_on_who_works(tasks):
     some = tasks(2)
     here = {o.scan: o.row for o in run_here(some, ignore)}
-    again = [type(task)(**{**task.__dict__, "force": True}) for task in some]
+    again = [replace(task, options=replace(task.options, force=True)) for task in some]
     assert {o.scan: o.row for o in map(run_scan, again)} == here
 
 
