@@ -21,7 +21,7 @@ _MOST_LOOKED_AT = 32  # scans, evenly among all
 # Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)
 _TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
 # Of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
-_CPU_SECONDS = {"classic": 45.0, "deep": 45.0, "cat": 250.0}
+_CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
 _HOUR_S, _MINUTE_S = 3600, 60
 
 

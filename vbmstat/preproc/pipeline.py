@@ -50,7 +50,7 @@ FWHM_MM = 6.0
 _DRAFT_MM = 2.0
 _LEAST_PRIOR = 0.02  # of each tissue, where networks' fractions are priors of the bias field
 _LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
-_HOT, _N_LOOKED_AT = 5.0, 10**6  # no voxel of 22 real scans is 4 times as bright as their 99.9th percentile
+_HOT, _N_LOOKED_AT = 5.0, 4 * 10**6  # no voxel of 22 real scans is 4 times as bright as their 99.9th percentile
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 
 
@@ -404,14 +404,15 @@ def _checked(t1w: Volume) -> torch.Tensor:
             "check the voxel size in the header"
         )
         raise ScanError(msg)
-    return data.clamp(max=_HOT * _brightest(data))
+    limit = _HOT * _brightest(data)
+    return data.clamp(max=limit) if float(data.max()) > limit else data
 
 
 def _brightest(data: torch.Tensor) -> float:
     """The 99.9th percentile of an image's positive values, or infinity if it has none."""
-    positive = data[data > 0]
-    few = positive[:: max(1, len(positive) // _N_LOOKED_AT)]
-    return float(np.quantile(few.cpu().numpy(), 0.999)) if len(few) else float("inf")
+    few = data.flatten()[:: max(1, data.numel() // _N_LOOKED_AT)]
+    positive = few[few > 0]
+    return float(np.quantile(positive.cpu().numpy(), 0.999)) if len(positive) else float("inf")
 
 
 def _check_contrast(means: torch.Tensor) -> None:
