@@ -62,7 +62,7 @@ def test_larger_scans_take_more_and_engines_differ():
     assert taken_bytes("classic", [10**6, 10**8]) > taken_bytes("classic", [10**6]) > 2 * GB
     assert taken_bytes("classic", []) == taken_bytes("classic", [256**3])
     assert taken_bytes(Options(engine="deep", weights="deepmriprep").workload, [10**6]) > 8 * GB
-    assert taken_bytes(Options(engine="deep").workload, [10**6]) < 4 * GB
+    assert taken_bytes(Options(engine="deep").workload, [10**6]) < 5 * GB
     assert taken_bytes("of tomorrow", [10**6]) > taken_bytes("classic", [10**6])
 
 
