@@ -12,6 +12,7 @@ from vbmstat.glm.blocks import (
     BLOCK,
     all_arrangements,
     block_tree,
+    blocks_flipped_apart,
     count_arrangements,
     flip_basis,
     free_tree,
@@ -92,7 +93,8 @@ def test_levels_follow_palm():
     assert count(one, families, -pairs, twins) == 2 * 2**2  # twins stay
     assert count(one, -families, -pairs, twins) == 2  # families as wholes only
     for exchange, columns in (("within", (-one, families)), ("whole", (one, -families)), ("both", (one, families))):
-        assert count(*columns) == count_arrangements(block_tree(families.tolist(), exchange, range(8)), keys)
+        expected = count_arrangements(block_tree(families.tolist(), exchange, range(8)), keys)
+        assert count(*columns, twins) == count(*columns, -twins) == expected
 
 
 def test_levels_that_are_none():
@@ -128,13 +130,78 @@ def test_orbits_are_the_places_a_row_can_take(exchange, expected):
     assert (labels[:, None] == labels).tolist() == (np.array(expected)[:, None] == expected).tolist()
 
 
-def test_sign_flips():
+def flips_of(*columns, n=6):
+    """Sets of scans that flip together."""
+    basis = flip_basis(level_tree(np.column_stack([np.broadcast_to(column, n) for column in columns]), range(n)))
+    return {tuple(np.flatnonzero(flip).tolist()) for flip in basis}
+
+
+FAMILY, OBSERVATION = np.repeat([1, 2, 3], 2), np.tile([1, 2], 3)
+WHOLE, SINGLE = {(0, 1), (2, 3), (4, 5)}, {(i,) for i in range(6)}
+
+
+@pytest.mark.parametrize(("columns", "expected"), [
+    ((1, -FAMILY, OBSERVATION), WHOLE), ((1, -FAMILY, -OBSERVATION), WHOLE), ((1, FAMILY, OBSERVATION), WHOLE),
+    ((1, FAMILY, -OBSERVATION), WHOLE), ((1, -FAMILY), WHOLE), ((-1, FAMILY, OBSERVATION), SINGLE),
+    ((-1, FAMILY, -OBSERVATION), SINGLE), ((-1, -FAMILY, OBSERVATION), SINGLE), ((-1, -FAMILY, -OBSERVATION), SINGLE),
+    ((-1, FAMILY), SINGLE), ((1, np.arange(1, 7)), SINGLE), ((-1, np.arange(1, 7)), SINGLE),
+    ((-1, 1, FAMILY, OBSERVATION), WHOLE), ((-1, 1, -FAMILY, OBSERVATION), WHOLE),  # families inside a block that stays
+    ((1, 1, FAMILY, OBSERVATION), {tuple(range(6))}),
+])  # fmt: skip
+def test_nothing_flips_below_what_moves_as_a_whole(columns, expected):
+    """PALM's flips (palm_tree.m): at the first level that moves as a whole, else one by one."""
+    assert flips_of(*columns) == expected
+
+
+def test_flips_of_one_column():
+    """Three blocks of two: 8 flips of whole blocks, 64 of single scans."""
+    for exchange, n_flips in (("whole", 8), ("both", 8), ("within", 64)):
+        tree = block_tree(PAIRS, exchange, range(6))
+        assert make_rearrangements(tree, np.zeros(6), 100, 0, flip=True).count == n_flips
+        assert blocks_flipped_apart(tree) == (3 if exchange == "within" else 0)
     assert len(flip_basis(free_tree(range(6)))) == 6
-    assert len(flip_basis(block_tree(PAIRS, "within", range(6)))) == 6
-    whole = flip_basis(block_tree(PAIRS, "whole", range(6)))
-    assert len(whole) == 3
-    assert (whole[:, ::2] == whole[:, 1::2]).all()  # the scans of a block flip together
-    assert len(flip_basis(block_tree(PAIRS, "both", range(6)))) == 6  # a block's flip is the sum of its scans'
+    assert blocks_flipped_apart(free_tree(range(6))) == 0
+    alone = block_tree(list("abcdef"), "within", range(6))  # blocks of one scan have nothing to be flipped apart
+    assert (len(flip_basis(alone)), blocks_flipped_apart(alone)) == (6, 0)
+
+
+def test_flips_do_not_depend_on_the_order_of_the_table():
+    order = [3, 1, 5, 0, 2, 4]
+    straight, turned = free_tree(range(6)), free_tree(order)
+    first, second = (make_rearrangements(tree, np.zeros(6), 30, 1, flip=True).sources(0, 30)[1]
+                     for tree in (straight, turned))  # fmt: skip
+    np.testing.assert_array_equal(first, second[:, order])
+
+
+def test_the_sign_of_a_block_of_one_scan_does_not_matter():
+    """Two families of a pair and two single children, whose signs differ."""
+    family = np.array([1, 1, 2, 2, 3, 4])
+    same = level_tree(np.column_stack([np.ones(6, int), family, np.arange(1, 7)]), range(6))
+    families, scans = family * [1, 1, 1, 1, 1, -1], np.arange(1, 7) * [1, -1, -1, 1, 1, 1]
+    other = level_tree(np.column_stack([np.ones(6, int), families, scans]), range(6))
+    assert count_arrangements(same, DISTINCT) == count_arrangements(other, DISTINCT) == 2 * 2**2 * 2
+
+
+def test_short_block_files():
+    """Example 3 of PALM's manual has no observation column: PALM exchanges whole blocks, the sign says both."""
+    with pytest.raises(DesignError, match="must tell scans apart: 2 scans of one block share the value 1; add the obs"):
+        level_tree(np.column_stack([np.ones(6, int), FAMILY]), range(6))
+    pairs = np.column_stack([np.ones(8, int), -np.repeat([1, 2], 4), np.repeat([1, 2, 3, 4], 2)])
+    with pytest.raises(DesignError, match="add the observation column"):
+        level_tree(pairs, range(8))
+    for short, full in (((-1, FAMILY), (-1, FAMILY, OBSERVATION)), ((1, -FAMILY), (1, -FAMILY, OBSERVATION))):
+        one, several = (
+            level_tree(np.column_stack([np.broadcast_to(column, 6) for column in columns]), range(6))
+            for columns in (short, full)
+        )
+        assert as_set(all_arrangements(one, DISTINCT)) == as_set(all_arrangements(several, DISTINCT))
+
+
+def test_the_observation_column_is_the_order_inside_a_block():
+    """As in PALM: where whole blocks change places, the scans numbered 1 correspond, wherever they stand."""
+    observation = np.array([1, 2, 2, 1])
+    tree = level_tree(np.column_stack([np.ones(4, int), [-1, -1, -2, -2], observation]), range(4))
+    assert as_set(all_arrangements(tree, np.arange(4))) == {(0, 1, 2, 3), (3, 2, 1, 0)}
 
 
 def test_all_flips_or_random_ones():

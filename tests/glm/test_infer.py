@@ -139,6 +139,9 @@ def test_more_permutations_than_exist(table, images):
     notes = " ".join(results.record["notes"])
     assert "5000 permutations were asked and 20 exist; all of them were used, and no p can be below 0.1" in notes
     assert "nothing can reach p = 0.05: the smallest is 0.1" in notes
+    assert "too few permutations for a critical value at p = 0.05" in notes
+    assert "n80fwe" not in results.maps["sex[T.M]"]
+    assert results.record["inference"]["contrasts"][0]["statistic_at_p_fwe_0.05"] is None
     assert results.maps["sex[T.M]"]["pfwe"].values.min() >= 0.1
     assert "pfwe" in results.table("sex[T.M]")
 
@@ -195,6 +198,41 @@ def test_all_that_exist_need_no_tail(table, images):
     )  # 10 choose 5 are 252
     told = "all permutations that exist were done, so that p are exact; no tail was fitted"
     assert told in " ".join(results.record["notes"])
+
+
+def families(path):
+    table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})
+    table["family"], table["root"] = np.repeat(np.arange(13), 2) + 1, 1
+    table["negative"], table["scan"] = -table["family"], np.tile([1, 2], 13)
+    table.to_csv(path, sep="\t", index=False)
+
+
+@pytest.mark.parametrize(("options", "is_noted"), [
+    ({"blocks": "family"}, True), ({"blocks": "family", "exchange": "whole"}, False),
+    ({"blocks": "family", "exchange": "both"}, False), ({"blocks": ["root", "negative", "scan"]}, False), ({}, False),
+])  # fmt: skip
+def test_scans_of_a_block_that_flip_apart_are_noted(path, options, is_noted):
+    families(path)
+    results = fit_glm(None, "gm ~ 1", path, repeats=0, inference="fwe", permutations=30, sign_flip=True, **options)
+    notes = [note for note in results.record["notes"] if note.startswith("sign flips: the scans of a block (family)")]
+    assert bool(notes) == is_noted
+    permuted = fit_glm(None, "gm ~ age", path, repeats=0, inference="fwe", permutations=30, **options)
+    assert "flip one by one" not in " ".join(permuted.record["notes"])
+
+
+def test_the_order_inside_blocks_is_recorded(path):
+    families(path)
+    options = {"repeats": 0, "inference": "fwe", "permutations": 30}
+    for blocks, expected in (("family", "scan id"), (["root", "negative", "scan"], "last block column, then scan id"),
+                             ((), None)):  # fmt: skip
+        record = fit_glm(None, "gm ~ age", path, blocks=blocks, **options).record["inference"]
+        assert record["order_inside_blocks"] == expected
+
+
+def test_a_short_block_file_is_refused(path):
+    families(path)
+    with pytest.raises(DesignError, match="the last block column must tell scans apart: 2 scans of one block share"):
+        fit_glm(None, "gm ~ age", path, blocks=["root", "family"], repeats=0, inference="fwe", permutations=30)
 
 
 def test_one_sample(table, images):

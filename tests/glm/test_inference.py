@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 from statsmodels.stats.multitest import multipletests
 
 from vbmstat.glm.inference import (
     cohens_d,
     d_interval,
     hedges_g,
+    noncentrality,
     p_of_f,
     p_one_sided,
     p_two_sided,
@@ -73,6 +74,45 @@ def test_limits_of_d_are_noncentral_t(df):
     assert (narrow[0] > low).all()
     assert (narrow[1] < high).all()
     np.testing.assert_allclose(d_interval(-t, df)[0], -high, atol=1e-9)
+
+
+def test_one_enormous_t_leaves_the_limits_of_the_others():
+    t = np.linspace(-12, 12, 25)
+    for huge in (300.0, 1e6):
+        alone, together = d_interval(t, 4.0), d_interval(np.append(t, huge), 4.0)
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_allclose(other[:-1], one, atol=2e-5)
+
+
+def test_noncentralities_are_r_s():
+    """R: for (x in c(-3, 0, 1, 5, 20)) uniroot(function(n) pt(x, df, n) - p, c(-30, 37), tol = 1e-10)$root"""
+    t = np.array([-3.0, 0.0, 1.0, 5.0, 20.0])
+    np.testing.assert_allclose(
+        noncentrality(t, 4.0, 0.2), [-1.604632, 0.8416212, 1.828514, 6.346111, 24.53243], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        noncentrality(t, 30.0, 0.025), [-0.8775655, 1.959964, 2.967926, 7.300104, 25.37624], rtol=1e-6
+    )
+
+
+def lower_tail(t, df, delta):
+    """P(T < t) of the noncentral t distribution: the chi distribution integrated over the normal one."""
+    sign = np.sign(t)  # for t < 0: P(-T > -t) with -delta
+
+    def inside(z):
+        s2 = np.maximum((z + sign * delta) / abs(t), 0.0) ** 2
+        return stats.norm.pdf(z) * stats.chi2.sf(df * s2, df)
+
+    below = integrate.quad(inside, -9, 9, limit=300, epsabs=1e-10)[0]
+    return below if sign > 0 else 1 - below
+
+
+@pytest.mark.parametrize("t", [120.0, -150.0, 1e3, 1e5, -1e6])
+@pytest.mark.parametrize("df", [1.0, 4.0, 40.0, 2000.0])
+@pytest.mark.parametrize("p", [0.2, 0.025, 0.975])
+def test_large_noncentralities_cut_off_their_share(t, df, p):
+    """Where SciPy takes a second for a single value."""
+    assert lower_tail(t, df, noncentrality(t, df, p)) == pytest.approx(p, rel=2e-2)
 
 
 def test_hedges_g():

@@ -16,7 +16,7 @@ from tfce import tfce
 
 from tests.glm.permutation_oracle import permuted_statistic
 from vbmstat.glm import permutation
-from vbmstat.glm.blocks import block_tree, free_tree
+from vbmstat.glm.blocks import block_tree, free_tree, level_tree
 from vbmstat.glm.contrast import build_contrasts
 from vbmstat.glm.design import build_design
 from vbmstat.glm.engine import fit_voxels
@@ -24,6 +24,7 @@ from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.nulls import NullSettings, is_decided
 from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import SCHEMES, make_permuted
+from vbmstat.glm.permuted_scores import working_precision
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.tail import fit_tail, pareto_p
 from vbmstat.grid import Grid
@@ -462,3 +463,142 @@ def test_null_cohorts_keep_five_percent():
     assert all(1 <= count <= 18 for count in errors.values()), errors
     spread = np.array(ps) - np.random.default_rng(0).uniform(size=150) / 40
     assert stats.kstest(spread, "uniform").pvalue > 1e-3
+
+
+def tiny_effects(formula, spec, n, **options):
+    """A case in float32 and in float64 whose t are around 0.01 in most voxels."""
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal((n, 1500))
+    case = Case(formula, spec, n=n, values=values)
+    x = case.design.matrix
+    basis = np.linalg.qr(x)[0]
+    rest = values - basis @ (basis.T @ values)
+    values = (rest + 3e-4 * basis @ rng.standard_normal((x.shape[1], 1500))).astype(np.float32)
+    return (Case(formula, spec, n=n, values=values.astype(dtype), dtype=dtype) for dtype in (np.float32, np.float64))
+
+
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("spec", ["age", "F(age, group[T.b])"])
+def test_the_unpermuted_data_count_themselves(spec, scheme, two_sided):
+    """Where t is near 0, rounding must not keep the data from reaching their own value."""
+    single, double = tiny_effects("age + group", spec, 20)
+    assert np.median(np.abs(double.statistic)) < 0.02
+    permuted = double.permuted(permutations=50, scheme=scheme)
+    ours, exact = (case.nulls(permuted, NullSettings(two_sided=two_sided)) for case in (single, double))
+    assert (ours.p_uncorrected >= exact.p_uncorrected - 1e-9).all()
+    assert (ours.p_uncorrected <= exact.p_uncorrected + 0.021).all()
+
+
+def test_mirror_images_count_as_well():
+    """Two groups of six: each division reaches |t| together with its mirror image, so counts are even."""
+    table = pd.DataFrame({"group": list("ab") * 6})
+    ids = [f"s{i:02d}" for i in range(12)]
+    design = build_design("group", table, ids)
+    contrasts = build_contrasts(["group"], design)
+    plan = make_plan(design, contrasts, np.empty((0, 12), bool))
+    rest = np.random.default_rng(1).standard_normal((12, 1500))
+    for level in "ab":
+        rows = (table["group"] == level).to_numpy()
+        rest[rows] -= rest[rows].mean(axis=0)
+    rest += 1e-4 * np.random.default_rng(2).standard_normal(1500) * (table["group"] == "b").to_numpy()[:, None]
+    permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(12)), permutations=1000)
+    counts = []
+    for dtype in (np.float32, np.float64):
+        maps = ArrayMaps(rest.astype(np.float32).astype(dtype), tuple(ids))
+        nulls = permutation_nulls(maps, plan, 0, permuted, fit_voxels(maps, plan).statistic[0], NullSettings())
+        assert nulls.is_exhaustive
+        counts.append(np.rint(nulls.p_uncorrected * 924).astype(int))
+    assert (np.array(counts) % 2 == 0).all()
+    assert (counts[0] >= counts[1]).all()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_one_degree_of_freedom(scheme):
+    """The largest t are in the thousands, where float32 has no digits of 1 - s² left."""
+    values = np.random.default_rng(8).standard_normal((4, 3000)).astype(np.float32)
+    case = Case("age + tiv", "age", n=4, values=values, dtype=np.float32)
+    permuted = case.permuted(permutations=100, scheme=scheme)
+    nulls = case.nulls(permuted)
+    case.values = values.astype(np.float64)
+    expected = np.abs(naive(case, permuted))
+    assert nulls.count == 24
+    assert expected.max(axis=1).min() > 200
+    np.testing.assert_allclose(nulls.maxima["statistic"], expected.max(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        nulls.p_fwe, (expected.max(axis=1)[:, None] >= expected[0] * (1 - 1e-9)).mean(axis=0), atol=1e-12
+    )
+
+
+def test_few_degrees_of_freedom_are_done_in_double_precision():
+    assert working_precision(np.dtype(np.float32), 9.0) == torch.float64
+    assert working_precision(np.dtype(np.float32), 10.0) == torch.float32
+    assert working_precision(np.dtype(np.float64), 100.0) == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_pairs", [5, 12])
+@pytest.mark.parametrize("has_groups", [False, True])
+def test_flips_that_leave_nothing_have_no_effect(n_pairs, dtype, has_groups):
+    """Pairs with a column each: flips of one scan of every pair move the residuals into the nuisance, 0 / 0."""
+    n = 2 * n_pairs
+    table = pd.DataFrame({"time": ["pre", "post"] * n_pairs, "person": [f"p{i:02d}" for i in range(n_pairs)
+                                                                        for _ in range(2)]})  # fmt: skip
+    ids = [f"s{i:02d}" for i in range(n)]
+    design = build_design("time + person", table, ids)
+    contrasts = build_contrasts(["time"], design)
+    plan = make_plan(design, contrasts, np.empty((0, n), bool))
+    maps = ArrayMaps((100 + np.random.default_rng(0).standard_normal((n, 50))).astype(dtype), tuple(ids))
+    groups = np.arange(n) // 2 % 2 if has_groups else None
+    permuted = make_permuted(
+        design, contrasts[0], plan, 0, free_tree(range(n)), permutations=400, seed=1, flip=True, groups=groups
+    )
+    signs = permuted.rearrangements.sources(0, 400)[1]
+    signs[1, ::2], signs[1, 1::2] = 1, -1  # all pairs mixed
+    rearranged = replace(permuted.rearrangements, flips=np.eye(n), count=2, existing=3)
+    object.__setattr__(rearranged, "_flipped", lambda start, stop: (1 - signs[start:stop]) / 2)
+    nulls = permutation_nulls(
+        maps, plan, 0, replace(permuted, rearrangements=rearranged), fit_voxels(maps, plan).statistic[0],
+        NullSettings(),
+    )
+    assert nulls.maxima["statistic"][1] < 1e-2
+    assert nulls.maxima["statistic"][0] > 1
+
+
+FAMILY, N_COHORTS = np.repeat(np.arange(1, 11), 3), 800
+ONE, SCAN = np.ones(30, int), np.tile([1, 2, 3], 10)
+EXPOSED = np.repeat(np.random.default_rng(3).standard_normal(10), 3)  # the same in a family
+TRIED = np.random.default_rng(4).standard_normal(30)  # differs inside families
+
+
+@pytest.mark.parametrize(("columns", "regressor", "flip"), [
+    (None, None, True), (None, TRIED, False),
+    ("whole", None, True), ("both", None, True), ("whole", EXPOSED, False), ("both", EXPOSED + TRIED, False),
+    ("within", TRIED, False), ("whole", TRIED, False),
+    ((ONE, -FAMILY, SCAN), None, True), ((ONE, FAMILY, SCAN), None, True), ((ONE, -FAMILY), None, True),
+    ((ONE, -FAMILY, SCAN), EXPOSED, False), ((ONE, FAMILY, SCAN), EXPOSED + TRIED, False),
+    ((-ONE, FAMILY, SCAN), TRIED, False), ((-ONE, FAMILY), TRIED, False),
+    ((-ONE, (FAMILY + 4) // 5, -FAMILY, SCAN), None, True),  # families inside sites that stay
+])  # fmt: skip
+def test_p_are_uniform_whatever_the_blocks(columns, regressor, flip):
+    """800 cohorts without effect, 10 families of 3 with correlation .7 (none without blocks): 5 % have p <= .05."""
+    rng = np.random.default_rng(11)
+    shared = 0.0 if columns is None else np.sqrt(0.7) * rng.standard_normal((10, N_COHORTS))[FAMILY - 1]
+    values = shared + np.sqrt(1.0 if columns is None else 0.3) * rng.standard_normal((30, N_COHORTS))
+    if columns is None:
+        tree = free_tree(range(30))
+    elif isinstance(columns, str):
+        tree = block_tree(FAMILY.tolist(), columns, range(30))
+    else:
+        tree = level_tree(np.column_stack(columns), range(30))
+    ids = [f"s{i:02d}" for i in range(30)]
+    formula, spec = ("1", "Intercept") if regressor is None else ("x", "x")
+    design = build_design(formula, pd.DataFrame({"x": SCAN if regressor is None else regressor}), ids)
+    contrasts = build_contrasts([spec], design)
+    plan = make_plan(design, contrasts, np.empty((0, 30), bool))
+    maps = ArrayMaps(values, tuple(ids))
+    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=400, seed=5, flip=flip)
+    nulls = permutation_nulls(maps, plan, 0, permuted, fit_voxels(maps, plan).statistic[0], NullSettings())
+    expected = np.floor(0.05 * nulls.count) / nulls.count
+    hits = int((nulls.p_uncorrected <= 0.05).sum())
+    assert stats.binomtest(hits, N_COHORTS, expected).pvalue > 1e-3

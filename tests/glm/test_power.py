@@ -32,6 +32,25 @@ def test_no_effect_needs_the_most():
     assert found[2] == 3
 
 
+def test_a_threshold_of_few_degrees_of_freedom_ends():
+    """One value of SciPy's noncentrality takes a second there, and 2,386 sizes are tried."""
+    assert n_for_power(np.array([2.0]), 4.0, 10, threshold=1e6).tolist() == [MOST_SCANS]
+    size = next(n for n in range(3, 99) if 400 * np.sqrt(n / 3) > 1000 * np.sqrt(stats.chi2.isf(0.2, n - 2) / (n - 2)))
+    assert n_for_power(np.array([400.0]), 1.0, 3, threshold=1000.0).tolist() == [size]  # where Z is nothing beside t
+
+
+def test_ten_paired_scans_end(table):  # noqa: F811
+    """Flips of the scans of a pair leave nothing of its residuals; 4 degrees of freedom."""
+    pairs = table.iloc[:10].assign(time=["pre", "post"] * 5, person=[f"p{i // 2}" for i in range(10)])
+    values = 100 + np.random.default_rng(0).standard_normal((10, 300)).astype(np.float32)
+    for blocks in ((), "person"):
+        results = fit_glm(values, "gm ~ time + person", pairs, ["time"], repeats=0, inference="fwe", blocks=blocks,
+                          permutations=100, sign_flip=True)  # fmt: skip
+        assert results.df_resid == 4
+        assert np.isfinite(results.maps["time"]["n80fwe"].values).all()
+        assert results.inference["time"].nulls.maxima["statistic"].max() < 1000
+
+
 def test_maps_of_a_fit(images, table):  # noqa: F811
     inside = images.reshape(len(images), -1)[:, (images.min(axis=0) > 0.1).ravel()]
     results = fit_glm(inside[:, :60], "gm ~ age + sex", table, ["age", "F(age, sex)"], repeats=20, inference="fwe",

@@ -28,7 +28,15 @@ from vbmstat.glm.design import (
 )
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.infer import Inference, exchange_tree, infer, inference_notes, inference_record, prepare_permutations
+from vbmstat.glm.infer import (
+    Inference,
+    exchange_notes,
+    exchange_tree,
+    infer,
+    inference_notes,
+    inference_record,
+    prepare_permutations,
+)
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
@@ -154,7 +162,7 @@ def fit_glm(
         smooth = residual_smoothness(matrix, bare, settings.n_threads) if inference and map_name is None else None
     notes = (
         *source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix),
-        *group_notes(groups, permuted), *inference_notes(inference, settings),
+        *group_notes(groups, permuted), *exchange_notes(permuted, settings), *inference_notes(inference, settings),
     )  # fmt: skip
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)

@@ -65,7 +65,9 @@ def _structure(branch: Node | int) -> str:
 
 
 def _node(swaps: bool, branches: Sequence[Node | int]) -> Node:
-    return Node(swaps, tuple(sorted(branches, key=_structure)))
+    """A node with its branches in order of structure; with a single scan there is nothing to swap."""
+    n_scans = sum(len(_rows(branch)) for branch in branches)
+    return Node(swaps and n_scans > 1, tuple(sorted(branches, key=_structure)))
 
 
 def free_tree(order: Sequence[int]) -> Node:
@@ -106,14 +108,17 @@ def level_tree(levels: np.ndarray, order: Sequence[int]) -> Node:
     ----------
     levels : ndarray, (n_scans, n_levels), int
         From the coarsest to the finest; the first column holds one value. A positive number says that what lies
-        directly under this block may be exchanged, a negative one that it may not.
+        directly under this block may be exchanged, a negative one that it may not. The last column tells scans apart
+        (PALM's observation column), and its numbers are the scans' order inside their block.
     order : sequence of int, (n_scans,)
-        As in :func:`block_tree`.
+        As in :func:`block_tree`; the order of scans that no column tells apart.
 
     Raises
     ------
     DesignError
-        If the first column holds several values, or one is zero.
+        If the first column holds several values, or one is zero; or if scans that no column tells apart have a positive
+        number inside a block that moves as a whole. PALM adds the missing column and keeps their order, while the sign
+        says that they are exchanged.
     """
     if (levels == 0).any() or len(np.unique(levels[:, 0])) != 1:
         msg = (
@@ -123,16 +128,25 @@ def level_tree(levels: np.ndarray, order: Sequence[int]) -> Node:
         )
         raise DesignError(msg)
 
-    def branch(rows: list[int], level: int) -> Node:
-        swaps = bool(levels[rows[0], level] > 0)
+    def branch(rows: list[int], level: int, is_moved: bool) -> Node:
+        number = int(levels[rows[0], level])
         if level == levels.shape[1] - 1:
-            return _node(swaps, rows)
+            if number > 0 and is_moved and len(rows) > 1:
+                msg = (
+                    f"the last block column must tell scans apart: {len(rows)} scans of one block share the value "
+                    f"{number}; add the observation column (1, 2, ... inside each block). Without it, PALM exchanges "
+                    "whole blocks only"
+                )
+                raise DesignError(msg)
+            return _node(number > 0, rows)
         parts: dict[int, list[int]] = {}
         for row in rows:
             parts.setdefault(int(levels[row, level + 1]), []).append(row)
-        return _node(swaps, [branch(part, level + 1) for part in parts.values()])
+        ordered = sorted(parts, key=lambda value: (abs(value), value))  # their position where a block moves as a whole
+        is_moved = is_moved or number > 0
+        return _node(number > 0, [branch(parts[value], level + 1, is_moved) for value in ordered])
 
-    return branch([int(row) for row in order], 0)
+    return branch([int(row) for row in order], 0, False)
 
 
 def orbits(tree: Node) -> np.ndarray:
@@ -257,38 +271,33 @@ def _draw(branch: Node | int, count: int, generator: np.random.Generator) -> np.
 
 
 def flip_basis(tree: Node) -> np.ndarray:
-    """Independent sign flips, (n_flips, n_scans), 0 or 1: every flip is a sum of them modulo 2.
+    """Independent sign flips, (n_flips, n_scans), 0 or 1, in the order of the leaves; each scan is in one of them.
 
-    What may be exchanged may be flipped: each branch of a node that swaps, as a whole (PALM's convention).
+    The branches of a node that swaps flip as wholes, and nothing below them does. Where no block moves as a whole, each
+    scan flips for itself. As in PALM; the scans of a block that flip apart would be taken for independent.
     """
-    n_rows = len(tree.rows)
-    flips: list[np.ndarray] = []
-
-    def visit(branch: Node | int) -> None:
-        if isinstance(branch, int):
-            return
-        for member in branch.branches:
-            if branch.swaps:
-                flips.append(np.bincount(_rows(member), minlength=n_rows).astype(bool))
-            visit(member)
-
-    visit(tree)
-    if len(flips) == n_rows and all(flip.sum() == 1 for flip in flips):
-        return np.eye(n_rows, dtype=np.int8)
-    return _independent(flips, n_rows)
+    flips = [rows for _, rows in _flipped_together(tree)]
+    basis = np.zeros((len(flips), len(tree.rows)), dtype=np.int8)
+    for flip, rows in zip(basis, flips, strict=True):
+        flip[rows] = 1
+    return basis
 
 
-def _independent(flips: list[np.ndarray], n_rows: int) -> np.ndarray:
-    """A basis over the field of two elements, by elimination."""
-    basis: list[tuple[int, np.ndarray]] = []
-    for flip in flips:
-        rest = flip.copy()
-        for pivot, other in basis:
-            if rest[pivot]:
-                rest ^= other
-        if rest.any():
-            basis.append((int(np.argmax(rest)), rest))
-    return np.array([vector for _, vector in basis], dtype=np.int8).reshape(-1, n_rows)
+def blocks_flipped_apart(tree: Node) -> int:
+    """Number of blocks of several scans whose scans flip one by one."""
+    return len({id(block) for block, rows in _flipped_together(tree)
+                if len(rows) == 1 and block is not tree and len(block.rows) > 1})  # fmt: skip
+
+
+def _flipped_together(block: Node) -> Iterator[tuple[Node, np.ndarray]]:
+    """Rows of each flip, with the block that they flip in."""
+    for branch in block.branches:
+        if block.swaps or isinstance(branch, int):
+            yield block, _rows(branch)
+        elif len(branch.rows) == 1:
+            yield block, branch.rows
+        else:
+            yield from _flipped_together(branch)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from vbmstat.glm.permute import Permuted
 from vbmstat.glm.plan import Plan
 from vbmstat.storage import atomic_path
 
-_VERSION = 1  # of what a checkpoint holds
+_VERSION = 2  # of what a checkpoint holds, and of how it is counted
+PER_VOXEL = ("reached", "own")  # the rest holds a value a permutation
 
 
 def analysis_key(maps: Maps, plan: Plan, permuted: Permuted, settings: NullSettings, extra: Any = None) -> str:
@@ -51,7 +52,7 @@ def resume(
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 return 0, fresh
-            state = {name: stored[name] for name in fresh}
+            state = {name: stored[name] for name in (*fresh, *(set(PER_VOXEL) & set(stored.files)))}
             return int(stored["done"]), state
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return 0, fresh

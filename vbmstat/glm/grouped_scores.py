@@ -14,11 +14,13 @@ import torch
 from vbmstat.glm.maps import Maps
 from vbmstat.glm.nulls import Scale
 from vbmstat.glm.permute import Permuted, moved
-from vbmstat.glm.permuted_scores import TIES, PermutedScores
+from vbmstat.glm.permuted_scores import PermutedScores
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.variance_groups import Weighting
 
 _BYTES = 2**26  # of the matrices of a tile's voxels and some permutations
+_TIES = 1e-10  # of v and G: equal up to rounding is equal
+_LEAST_LEFT = 1e-12  # of permuted residuals, once Z is projected out: rounding
 
 
 class GroupedScores(PermutedScores):
@@ -30,7 +32,7 @@ class GroupedScores(PermutedScores):
     ) -> None:  # fmt: skip
         super().__init__(maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads)
         self.dtype, self.tensors = torch.float64, self.exact
-        self.ties = TIES[np.dtype(np.float64)]
+        self.ties = _TIES
         parts, moving = permuted.parts, permuted.moving
         still = parts.nuisance - moving @ (moving.T @ parts.nuisance)
         left, singular, _ = np.linalg.svd(still, full_matrices=False)
@@ -51,11 +53,8 @@ class GroupedScores(PermutedScores):
         rows = np.concatenate([with_residuals.reshape(-1, n_scans), with_squares.reshape(-1, n_scans)])
         return torch.as_tensor(rows).to(device=self.device, dtype=self.dtype)
 
-    def _unit_residuals(
-        self, values: torch.Tensor, inside: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        unit, _, outside = super()._unit_residuals(values, inside)
-        return unit, self._scored(self.identity, unit)[0][0].masked_fill(outside, 0.0), outside
+    def _own(self, unit: torch.Tensor) -> torch.Tensor:
+        return self._scored(self.identity, unit)[0][0]
 
     def _scored(self, rows: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (b, v) of the permutations of some rows, and v with its sign."""
@@ -75,7 +74,9 @@ class GroupedScores(PermutedScores):
         grams = torch.as_tensor(self.weighting.grams[:, : self.n_moving, : self.n_moving]).to(a)
         rss = squares - 2 * (fitted * a).sum(dim=1)
         rss += (torch.einsum("gij,jbv->gibv", grams, a) * a).sum(dim=1)
-        return self.weighting.test(a[: self.weighting.n_tested], rss.clamp_(min=0))[0]
+        rss, tested = rss.clamp_(min=0), a[: self.weighting.n_tested]
+        is_inside = rss.sum(dim=0) + (tested**2).sum(dim=0) < _LEAST_LEFT  # of Z, where 0 / 0 is no effect
+        return self.weighting.test(tested, rss)[0].masked_fill_(is_inside, 0.0)
 
     def _statistic(self, score: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
         return signed

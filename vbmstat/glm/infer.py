@@ -12,14 +12,14 @@ import pandas as pd
 from scipy import stats
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.blocks import Node, block_tree, free_tree, level_tree
+from vbmstat.glm.blocks import Node, block_tree, blocks_flipped_apart, free_tree, level_tree
 from vbmstat.glm.checkpoint import analysis_key
 from vbmstat.glm.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
 from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design
 from vbmstat.glm.inference import p_of_f, p_one_sided, p_two_sided, q_fdr
 from vbmstat.glm.maps import Maps
-from vbmstat.glm.nulls import TFCE_CONNECTIVITY, Nulls, NullSettings
+from vbmstat.glm.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls, NullSettings
 from vbmstat.glm.options import Options
 from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import Permuted, make_permuted
@@ -27,8 +27,6 @@ from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness
 from vbmstat.glm.tail import Tail
 from vbmstat.glm.tensors import Fit, LocalDfFit
-
-_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -170,6 +168,18 @@ def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> 
     return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)
 
 
+def exchange_notes(permuted: Sequence[Permuted | None], settings: Options) -> tuple[str, ...]:
+    """A note where sign flips take the scans of a block for independent."""
+    tree = next((one.rearrangements.tree for one in permuted if one is not None), None)
+    if tree is None or not settings.sign_flip or not blocks_flipped_apart(tree):
+        return ()
+    return (
+        f"sign flips: the scans of a block ({', '.join(settings.blocks)}) flip one by one, which takes them for "
+        "independent of one another. Scans of one person or family are not, and too much becomes significant: flip "
+        "whole blocks (--exchange whole)",
+    )
+
+
 def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[str, ...]:
     """What the user should know of the permutations."""
     notes = []
@@ -185,8 +195,13 @@ def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[
                 f"no p can be below {nulls.smallest_p:.2g}"
             )
         notes += _shortcut_notes(name, nulls, settings, verb)
-        if nulls.smallest_p > _ALPHA:
-            notes.append(f"{name}: nothing can reach p = {_ALPHA}: the smallest is {nulls.smallest_p:.2g}")
+        if nulls.smallest_p > ALPHA:
+            notes.append(f"{name}: nothing can reach p = {ALPHA}: the smallest is {nulls.smallest_p:.2g}")
+        if nulls.critical() is None:
+            notes.append(
+                f"{name}: too few {verb} for a critical value at p = {ALPHA}: neither it nor the power there (n80fwe) "
+                "is given"
+            )
     return tuple(notes)
 
 
@@ -229,6 +244,7 @@ def inference_record(
     record: dict[str, Any] = {
         "kinds": list(settings.inference_kinds), "blocks": list(settings.blocks),
         "exchange": settings.exchange if len(settings.blocks) == 1 else None,
+        "order_inside_blocks": _order_inside_blocks(settings),
         "scheme": settings.scheme if settings.permutes else None, "sign_flip": settings.sign_flip,
         "tfce": {"H": 2.0, "E": 0.5, "connectivity": TFCE_CONNECTIVITY}, "cluster_connectivity": CONNECTIVITY,
         "contrasts": [_contrast_record(name, one) for name, one in found.items()],
@@ -236,6 +252,13 @@ def inference_record(
     if smooth is not None:
         record["smoothness"] = {"fwhm_mm": [round(v, 3) for v in smooth.fwhm_mm], "resels": round(smooth.resels, 2)}
     return record
+
+
+def _order_inside_blocks(settings: Options) -> str | None:
+    """What says which scans of two whole blocks correspond."""
+    if not settings.blocks:
+        return None
+    return "scan id" if len(settings.blocks) == 1 else "last block column, then scan id"
 
 
 def _tail_record(tail: Tail) -> dict[str, Any]:
@@ -258,6 +281,5 @@ def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
             counts = {what: int(chosen.sum()) for what, chosen in nulls.approximated.items()}
             tails = {what: None if tail is None else _tail_record(tail) for what, tail in nulls.tails.items()}
             record["approximated"] = {"number_of_p": counts, "tails": tails}
-        for what, maxima in nulls.maxima.items():
-            record[f"{what}_at_p_fwe_{_ALPHA}"] = float(np.quantile(maxima, 1 - _ALPHA, method="higher"))
+        record |= {f"{what}_at_p_fwe_{ALPHA}": nulls.critical(what) for what in nulls.maxima}
     return record

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from vbmstat.glm.clusters import CONNECTIVITY, Clusters
 from vbmstat.glm.tail import Tail
 
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
 TFCE_CONNECTIVITY = 26
+ALPHA = 0.05  # family-wise error of critical values
+_CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding
+_LARGEST = 1 - 1e-12  # s²: float64 does not tell a perfect fit from a larger t
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,12 @@ class Nulls:
     tails: Mapping[str, Tail | None] = field(default_factory=dict)
     approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    def critical(self, name: str = "statistic") -> float | None:
+        """Smallest null maximum whose counted p is at most .05; None where so few rearrangements have none."""
+        maxima = self.maxima[name]
+        significant = maxima[reach(maxima, maxima, _CRITICAL_TIES) <= ALPHA]
+        return float(significant.min()) if significant.size else None
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -129,16 +141,16 @@ class Scale:
         """No score is lower."""
         return -1.0 if self.is_signed else 0.0
 
-    def score(self, statistic: np.ndarray) -> np.ndarray:
-        """S², or s where signs count, of t or F."""
-        if self.kind == "F":
-            return np.asarray(statistic * self.m / (statistic * self.m + self.df))
-        s2 = statistic**2 / (statistic**2 + self.df)
-        return np.asarray(np.sign(statistic) * np.sqrt(s2) if self.is_signed else s2)
+    def level(self, score: Values, ties: float) -> Values:
+        """The least score that counts as reaching a score, equal up to `ties` of s counting as equal.
+
+        Rounding of s, a product of unit vectors, does not depend on its size: neither do ties.
+        """
+        return score - ties if self.is_signed else score - 2 * ties * score**0.5
 
     def statistic(self, score: np.ndarray) -> np.ndarray:
         """T (its size if two-sided) or F of a score."""
-        s2 = np.minimum(score.astype(np.float64) ** (2 if self.is_signed else 1), 1 - 1e-12)
+        s2 = np.minimum(score.astype(np.float64) ** (2 if self.is_signed else 1), _LARGEST)
         odds = s2 / (1 - s2)
         if self.kind == "F":
             return np.asarray(odds * self.df / self.m)
@@ -153,9 +165,9 @@ class PlainScale(Scale):
         """No score is lower."""
         return float(np.finfo(np.float32).min) if self.is_signed else 0.0
 
-    def score(self, statistic: np.ndarray) -> np.ndarray:
-        """Size of v if two-sided, else v or G."""
-        return np.abs(statistic) if self.kind == "t" and self.two_sided else np.asarray(statistic)
+    def level(self, score: Values, ties: float) -> Values:
+        """The least score that counts as reaching a score, equal up to `ties` of it (of 1 below 1) as equal."""
+        return score - ties * abs(score).clip(min=1.0)
 
     def statistic(self, score: np.ndarray) -> np.ndarray:
         """The same."""

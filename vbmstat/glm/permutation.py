@@ -17,12 +17,12 @@ import numpy as np
 
 from vbmstat.cluster import Cluster
 from vbmstat.glm.blocks import BLOCK
-from vbmstat.glm.checkpoint import resume, save
+from vbmstat.glm.checkpoint import PER_VOXEL, resume, save
 from vbmstat.glm.grouped_scores import GroupedScores
 from vbmstat.glm.maps import Maps
 from vbmstat.glm.nulls import Nulls, NullSettings, PlainScale, Scale, is_decided, reach
 from vbmstat.glm.permute import Permuted, smallest_p
-from vbmstat.glm.permuted_scores import PermutedScores, tail_p
+from vbmstat.glm.permuted_scores import PermutedScores, Scored, tail_p
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.statistic_images import StatisticImages
 from vbmstat.glm.tail import TAIL_SHARE, Tail, fit_tail, smallest_tail_p
@@ -102,11 +102,13 @@ def permutation_nulls(
 
     size = min(_batch_size(engine, images, len(statistic)), BLOCK if settings.stop_after else count)
     batches = [] if is_enough() else _batches(done, count, size)
+    state.setdefault("own", np.zeros(len(statistic)))  # a checkpoint that holds permutations holds it
     with closing(_scored(engine, images, batches, cluster, progress)) as scored:
-        for batch, (found, reached) in zip(batches, scored, strict=True):
+        for batch, (found, scores) in zip(batches, scored, strict=True):
             for name, values in found.items():
                 state[name][batch.start : batch.stop] = values
-            state["reached"] += reached
+            state["reached"] += scores.reached
+            state["own"] = scores.own
             done = batch.stop
             if checkpoint is not None and (done == count or time.monotonic() - saved > _SAVE_SECONDS):
                 save(checkpoint, key, done, state)
@@ -117,7 +119,7 @@ def permutation_nulls(
                 break
     if progress and done < count:
         progress("permutations", done, done)
-    state = {name: values if name == "reached" else values[:done] for name, values in state.items()}
+    state = {name: values if name in PER_VOXEL else values[:done] for name, values in state.items()}
     return _summarise(state, statistic, engine, settings, images, ties, progress)
 
 
@@ -135,8 +137,8 @@ def _batches(done: int, count: int, size: int) -> list[range]:
 def _scored(
     engine: PermutedScores, images: StatisticImages | None, batches: Sequence[range], cluster: Cluster | None,
     progress: Progress | None,
-) -> Generator[tuple[dict[str, np.ndarray], np.ndarray], None, None]:
-    """Maxima of each batch, and how many of it reach a voxel's own score."""
+) -> Generator[tuple[dict[str, np.ndarray], Scored], None, None]:
+    """Maxima of each batch by name, and its scores."""
     scoring = _Scoring(engine, images)
     if cluster is not None and images is not None:
         yield from cluster.map(scoring, batches)
@@ -152,22 +154,22 @@ class _Scoring:
     engine: PermutedScores
     images: StatisticImages | None
 
-    def __call__(self, batch: range) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def __call__(self, batch: range) -> tuple[dict[str, np.ndarray], Scored]:
         """A task of a cluster."""
         return self.run(batch, lambda _: None, None)
 
     def run(
         self, batch: range, tell: Callable[[float], None], cluster: Cluster | None
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Maxima by name, (b,), and counts, (n_voxels,)."""
+    ) -> tuple[dict[str, np.ndarray], Scored]:
+        """Maxima by name, (b,), and the scores without their maps."""
         share = 1.0 if self.images is None else 0.5
-        maxima, reached, fields = self.engine.run(
+        scores = self.engine.run(
             batch.start, batch.stop, self.images is not None, lambda part: tell(share * part), cluster
         )
-        found = {"statistic": maxima}
-        if self.images is not None and fields is not None:
-            found |= self.images.maxima(fields, self.engine.workers, lambda part: tell(share + share * part))
-        return found, reached
+        found = {"statistic": scores.largest}
+        if self.images is not None and scores.fields is not None:
+            found |= self.images.maxima(scores.fields, self.engine.workers, lambda part: tell(share + share * part))
+        return found, scores._replace(fields=None)
 
 
 def _teller(progress: Progress | None, batch: range, count: int) -> Callable[[float], None]:
@@ -195,11 +197,11 @@ def _summarise(
     """P-values from null maxima."""
     scale, rearrangements, mask = engine.scale, engine.permuted.rearrangements, engine.maps.mask
     count = len(state["statistic"])
-    score = np.where(mask, scale.score(statistic), 0.0)
+    score = state["own"]
     is_tested = mask & (statistic != 0)
     own = state["statistic"].copy()
     own[0] = score[is_tested].max(initial=own.min())
-    size = np.abs(statistic) if settings.two_sided else statistic
+    size = scale.statistic(score)
     floor = smallest_tail_p(count, rearrangements.existing)
     maxima = {"statistic": scale.statistic(own)}
     tails: dict[str, Tail | None] = {}
@@ -216,7 +218,7 @@ def _summarise(
             p[chosen] = tail.p(observed[chosen])
         return p
 
-    p_uncorrected = np.where(is_tested, np.maximum(state["reached"], 1) / count, 1.0)
+    p_uncorrected = np.where(is_tested, state["reached"] / count, 1.0)
     if settings.tail == "gpd" and count < rearrangements.existing:
         wanted = is_tested & (p_uncorrected <= TAIL_SHARE)
         p, chosen = tail_p(engine, size, wanted, count, floor, progress)
@@ -228,7 +230,7 @@ def _summarise(
         smallest_p=smallest_p(engine.permuted, settings.two_sided),
         maxima=maxima,
         p_uncorrected=p_uncorrected,
-        p_fwe=corrected("statistic", reach(own, score, ties["statistic"]), size, is_tested),
+        p_fwe=corrected("statistic", reach(own, scale.level(score, ties["statistic"]), 0.0), size, is_tested),
         tails=tails,
         approximated=approximated,
     )

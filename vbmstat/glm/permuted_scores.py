@@ -1,7 +1,10 @@
 """Statistics of permuted designs at every voxel, as stacked products.
 
-The residuals of a tile of voxels, scaled to unit length, times the rows of :mod:`vbmstat.glm.permute`. A voxel without
-enough digits in float32 is reduced in float64.
+The residuals of a tile of voxels, scaled to unit length, times the rows of :mod:`vbmstat.glm.permute`. In float32 where
+that has enough digits (:func:`working_precision`); there, single voxels without enough are reduced in float64.
+
+The score of the unpermuted data is computed once, and is its score among the permutations too: it reaches itself,
+whatever the rounding.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +29,36 @@ from vbmstat.glm.tail import FEWEST, pareto_p
 from vbmstat.glm.tensors import Tensors, make_tensors
 
 _TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
-TIES = {np.dtype(np.float32): 4e-6, np.dtype(np.float64): 1e-10}  # of s²: equal up to rounding is equal
+TIES = {torch.float32: 2e-6, torch.float64: 1e-12}  # of s: equal up to rounding is equal
+_LEAST_LEFT = {torch.float32: 1e-5, torch.float64: 1e-12}  # of permuted residuals, once Z is projected out: rounding
+_LARGEST = {torch.float32: 1 - 1e-6, torch.float64: 1 - 1e-12}  # s² of maps of t and F
+_FEWEST_DF = 10.0  # of float32: the largest null t of V voxels has 1 - s² near V^(-2 / df), and its digits are lost
+
+
+def working_precision(dtype: np.dtype, df_resid: float) -> torch.dtype:
+    """Precision of the scores of maps: float64 if theirs is, or with fewer than 10 residual degrees of freedom."""
+    return torch.float64 if dtype == np.float64 or df_resid < _FEWEST_DF else torch.float32
+
+
+class Scored(NamedTuple):
+    """Scores of some permutations, over the voxels of a tile or over all.
+
+    Attributes
+    ----------
+    largest : ndarray, (b,)
+        Largest score of each permutation.
+    reached : ndarray, (v,), int
+        How many permutations reach a voxel's own score, the unpermuted data among them.
+    own : ndarray, (v,)
+        Score of the unpermuted data; 0 outside the mask.
+    fields : ndarray, (b, v), or None
+        Maps of the statistic, where they are kept.
+    """
+
+    largest: np.ndarray
+    reached: np.ndarray
+    own: np.ndarray
+    fields: np.ndarray | None
 
 
 class PermutedScores:
@@ -38,8 +70,8 @@ class PermutedScores:
     ) -> None:  # fmt: skip
         kind = torch.device(device).type
         self.product: Product = BACKENDS[choose_backend(kind) if backend == "auto" else backend]
-        self.dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
-        self.ties = TIES[np.dtype(np.float64 if self.dtype == torch.float64 else np.float32)]
+        self.dtype = working_precision(maps.dtype, plan.df_resid)
+        self.ties = TIES[self.dtype]
         self.tensors = make_tensors(plan, self.dtype, device, self.product, robust=False)
         self.exact = make_tensors(plan, torch.float64, device, self.product, robust=False)
         self.maps, self.plan, self.permuted, self.scale, self.device = maps, plan, permuted, scale, device
@@ -51,25 +83,26 @@ class PermutedScores:
 
     def run(
         self, start: int, stop: int, keep: bool, tell: Callable[[float], None], cluster: Cluster | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Largest score of each permutation (b,), how many reach a voxel's own (n_voxels,), and maps (b, n_voxels)."""
+    ) -> Scored:
+        """Scores of the permutations `start` to `stop` over all voxels, with their maps if they are to be kept."""
         n_voxels = len(self.maps.mask)
         batch = _Batch(self, start, stop, keep)
-        maxima = np.full(stop - start, self.scale.lowest)
-        reached = np.zeros(n_voxels, dtype=np.int64)
         fields = np.zeros((stop - start, n_voxels), dtype=np.float32) if keep else None
-        for at, (largest, counts, values) in stream([self.maps], self.layout, batch, cluster=cluster):
-            np.maximum(maxima, largest, out=maxima)
-            reached[at : at + len(counts)] = counts
+        lowest = np.full(stop - start, self.scale.lowest)
+        scored = Scored(lowest, np.zeros(n_voxels, dtype=np.int64), np.zeros(n_voxels), fields)
+        for at, tile in stream([self.maps], self.layout, batch, cluster=cluster):
+            here = slice(at, at + len(tile.own))
+            np.maximum(scored.largest, tile.largest, out=scored.largest)
+            scored.reached[here], scored.own[here] = tile.reached, tile.own
             if fields is not None:
-                fields[:, at : at + len(counts)] = values
-            tell((at + len(counts)) / n_voxels)
-        return maxima, reached, fields
+                fields[:, here] = tile.fields
+            tell(here.stop / n_voxels)
+        return scored
 
     def null(self, values: torch.Tensor, blocks: Sequence[torch.Tensor]) -> np.ndarray:
         """Statistic of every permutation at some voxels (n, v): t, its size if two-sided, or F, (count, v)."""
         width = values.shape[1]
-        unit, _, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
+        unit, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
         found = [self._scored(rows, unit)[0][:, :width].cpu().numpy() for rows in blocks]
         return self.scale.statistic(np.concatenate(found))
 
@@ -83,52 +116,56 @@ class PermutedScores:
         return torch.as_tensor(rows.reshape(-1, rows.shape[2])).to(device=self.device, dtype=self.dtype)
 
     def tile(
-        self, values: torch.Tensor, inside: torch.Tensor, blocks: Sequence[torch.Tensor], keep: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Of the voxels of a tile (n, v): largest scores (b,), how many reach each one's own, and maps (b, v)."""
+        self, values: torch.Tensor, inside: torch.Tensor, blocks: Sequence[torch.Tensor], is_first: bool, keep: bool
+    ) -> Scored:
+        """Scores of blocks of permutations in a tile (n, v); is_first if the very first is the unpermuted data."""
         width = values.shape[1]
-        unit, own, outside = self._unit_residuals(pad_tile(values), inside)  # (n, v), (v,), (v,)
-        level = own - self.ties * own.abs()
+        unit, outside = self._unit_residuals(pad_tile(values), inside)  # (n, v), (v,)
+        own = self._own(unit).masked_fill_(outside, 0.0)  # (v,)
+        level = self.scale.level(own, self.ties)
         largest, counts, kept = [], torch.zeros_like(level, dtype=torch.int64), []
-        for rows in blocks:
+        for i, rows in enumerate(blocks):
             score, signed = self._scored(rows, unit)
+            if is_first and i == 0:
+                score[0] = own
             if self.scale.is_signed:
                 score.masked_fill_(outside, self.scale.lowest)  # their zero may be the largest of all
             largest.append(score.amax(dim=1))
             counts += (score >= level).sum(dim=0)
             if keep:
                 kept.append(self._statistic(score, signed).masked_fill_(outside, 0.0)[:, :width].cpu().numpy())
-        reached = torch.where(own != 0, counts, 0)[:width]
-        return torch.cat(largest).cpu().numpy(), reached.cpu().numpy(), np.concatenate(kept) if keep else None
+        return Scored(
+            torch.cat(largest).cpu().numpy(), counts.masked_fill_(outside, 0)[:width].cpu().numpy(),
+            own[:width].cpu().numpy(), np.concatenate(kept) if keep else None,
+        )  # fmt: skip
 
-    def _unit_residuals(
-        self, values: torch.Tensor, inside: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """R_Z y of length 1 (n, v), its score with the unpermuted design (v,), and which columns are not tested."""
-        unit, own, doubtful = self._reduced(values, self.tensors)
+    def _unit_residuals(self, values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """R_Z y of length 1 (n, v), and which columns are not tested (v,)."""
+        unit, doubtful = self._reduced(values, self.tensors)
         width = inside.shape[0]
         columns = torch.nonzero(doubtful[:width] & inside.to(doubtful.device)).flatten()
         if self.dtype != torch.float64 and len(columns):
-            again, own_again, _ = self._reduced(pad_tile(values[:, columns.cpu()]), self.exact)
+            again, _ = self._reduced(pad_tile(values[:, columns.cpu()]), self.exact)
             unit[:, columns] = again[:, : len(columns)].to(unit.dtype)
-            own[columns] = own_again[: len(columns)].to(own.dtype)
         outside = torch.ones_like(doubtful)
         outside[:width] = ~inside.to(outside.device)
         unit[:, outside] = 0
-        own[outside] = 0
-        return unit, own, outside
+        return unit, outside
 
-    def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         full = fit_full_sample(values, tensors)
         tested = self.coordinates @ full.coefficients  # (m, v)
-        squares = (tested**2).sum(dim=0)
-        total = full.sigma**2 * self.plan.df_resid + squares
+        total = full.sigma**2 * self.plan.df_resid + (tested**2).sum(dim=0)
         usable = (full.sigma > 0) & (total > 0)
         per_length = torch.where(usable, total.clamp(min=1e-300).rsqrt(), 0.0)
         unit = full.rest * per_length.to(full.rest.dtype)
         unit = unit.addmm_(self.tested.to(unit.dtype), (tested * per_length).to(unit.dtype))
-        own = tested[0] * per_length if self.scale.is_signed else squares * per_length**2
-        return unit, own.to(self.dtype), full.doubtful
+        return unit, full.doubtful
+
+    def _own(self, unit: torch.Tensor) -> torch.Tensor:
+        """Score of the unpermuted data, (v,): Z is orthogonal to its residuals."""
+        tested = self.tested.T.to(unit.dtype) @ unit  # (m, v)
+        return tested[0] if self.scale.is_signed else (tested**2).sum(dim=0)
 
     def _scored(self, rows: torch.Tensor, unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (b, v) of a block's rows, and something with the sign of the statistic."""
@@ -146,13 +183,13 @@ class PermutedScores:
             left = torch.ones_like(first)
             for other in parts[m:]:
                 left.addcmul_(other, other, value=-1)
-            left.clamp_(min=torch.finfo(left.dtype).tiny)
+            left.clamp_(min=_LEAST_LEFT[left.dtype])  # permuted residuals inside Z have no effect: 0 / 0 is 0
             score = score * left.rsqrt_() if self.scale.is_signed else score.div_(left)
         return score, first
 
     def _statistic(self, score: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
         """T with its sign, or F, of scores."""
-        s2 = (score * score if self.scale.is_signed else score).clamp(max=1 - 1e-6)
+        s2 = (score * score if self.scale.is_signed else score).clamp(max=_LARGEST[score.dtype])
         odds = s2 / (1 - s2)
         if self.scale.kind == "F":
             return odds * (self.scale.df / self.scale.m)
@@ -223,7 +260,5 @@ class _Batch:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "blocks"}
 
-    def __call__(
-        self, tiles: list[torch.Tensor], inside: torch.Tensor
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        return self.scores.tile(tiles[0], inside, self.blocks, self.keep)
+    def __call__(self, tiles: list[torch.Tensor], inside: torch.Tensor) -> Scored:
+        return self.scores.tile(tiles[0], inside, self.blocks, self.start == 0, self.keep)

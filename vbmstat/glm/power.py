@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
-from vbmstat.glm.nulls import Nulls
+from vbmstat.glm.inference import noncentrality
+from vbmstat.glm.nulls import ALPHA, Nulls
 from vbmstat.glm.results import StatMap
 
-ALPHA = 0.05  # two-sided, uncorrected
 POWER = 0.8
 MOST_SCANS = 1_000_000  # where more would be needed, this is what the map holds
 _EXACT_TO = 1_000  # every size up to here; beyond, steps of half a percent
@@ -53,7 +53,7 @@ def n_for_power(
     sizes = _sizes(int(np.floor(rank)) + 1)
     df = sizes - rank
     critical = stats.t.isf(ALPHA / 2, df) if threshold is None else np.full(len(df), threshold)
-    needed = special.nctdtrinc(df, 1 - power, critical) / np.sqrt(sizes / n_scans)  # |t| here that would do, falling
+    needed = noncentrality(critical, df, 1 - power) / np.sqrt(sizes / n_scans)  # |t| here that would do, falling
     at = np.searchsorted(-needed, -np.abs(t))
     return np.append(sizes, MOST_SCANS).astype(np.float64)[at]
 
@@ -71,6 +71,8 @@ def power_maps(
 ) -> dict[str, StatMap]:
     """The map ``n80`` of a t-contrast, or with permutations ``n80fwe``, at their threshold of family-wise error.
 
+    No map where the permutations have no such threshold; :func:`vbmstat.glm.infer.inference_notes` says so.
+
     Parameters
     ----------
     statistic : ndarray, (n_voxels,)
@@ -84,9 +86,11 @@ def power_maps(
     nulls : Nulls, optional
         Its permutations.
     """
-    threshold = None if nulls is None else float(np.quantile(nulls.maxima["statistic"], 1 - ALPHA, method="higher"))
-    stat, what = "n80", f"p < {ALPHA:g} uncorrected"
-    if threshold is not None:
+    stat, what, threshold = "n80", f"p < {ALPHA:g} uncorrected", None
+    if nulls is not None:
+        threshold = nulls.critical()
+        if threshold is None:
+            return {}
         stat, what = "n80fwe", f"t beyond {threshold:.2f} (FWE)"
     values = np.zeros(len(statistic))
     values[mask] = n_for_power(statistic[mask], df_resid, n_scans, threshold)
