@@ -12,7 +12,7 @@ def permuted_statistic(
 ) -> np.ndarray:
     """T or F (v,) of the model under the rearrangement matrix P (n, n) for X (n, p), C (m, p), Y (n, v).
 
-    Freedman-Lane: (P R_Z + H_Z) Y on [X1 Z]; Smith: Y on [P R_Z X1, Z]; Draper-Stoneman: Y on [P X1, Z].
+    Freedman-Lane: (P R_Z + H_Z) Y on [X1 Z]; Smith: Y on [P R_Z X1, Z].
     """
     c = np.atleast_2d(np.asarray(c, dtype=float))
     _, singular, right = np.linalg.svd(c)
@@ -22,10 +22,8 @@ def permuted_statistic(
     rest = np.eye(len(x)) - hat
     if scheme == "freedman-lane":
         y = (p @ rest + hat) @ y
-    elif scheme == "smith":
-        x1 = p @ rest @ x1
     else:
-        x1 = p @ x1
+        x1 = p @ rest @ x1
     model = np.column_stack([x1, z])
     rows = np.eye(len(c), model.shape[1])
     return oracle.fit(model, y, rows, kind)[2]

@@ -71,15 +71,14 @@ def test_identity_rows_are_the_design(design):
     x = design("age + group + tiv")
     lane = prepared(x, "age")
     np.testing.assert_allclose(lane.rows(0, 1)[0, 0], lane.parts.tested[:, 0])
-    for scheme in ("smith", "draper-stoneman"):
-        rows = prepared(x, "age", scheme=scheme).rows(0, 1)
-        np.testing.assert_allclose(rows[0, 0], lane.parts.tested[:, 0], atol=1e-9)
+    rows = prepared(x, "age", scheme="smith").rows(0, 1)
+    np.testing.assert_allclose(rows[0, 0], lane.parts.tested[:, 0], atol=1e-9)
 
 
 def test_rows_are_orthonormal_and_clear_of_nuisance(design):
     x = design("age + group + tiv")
     for spec in ("age", "F(age, group[T.b])"):
-        found = prepared(x, spec, scheme="draper-stoneman")
+        found = prepared(x, spec, scheme="smith")
         rows = found.rows(0, 20)
         for b in range(20):
             np.testing.assert_allclose(rows[:, b] @ rows[:, b].T, np.eye(len(rows)), atol=1e-9)
@@ -105,8 +104,6 @@ def test_exhaustive_where_fewer_exist(design):
     found = prepared(design("group"), "group", permutations=1000).rearrangements
     assert (found.count, found.is_exhaustive) == (924, True)  # 12 choose 6
     assert prepared(design("group"), "group", permutations=923).rearrangements.is_exhaustive is False
-    smith = prepared(design("group + age"), "group", permutations=1000, scheme="draper-stoneman")
-    assert smith.rearrangements.count == 924  # ages stay, so only the groups count
 
 
 def test_the_smallest_p(design):

@@ -56,7 +56,7 @@ def command(
     one_sided: Annotated[
         bool, typer.Option("--one-sided/--two-sided", help="Corrected p of t for a positive effect only.")
     ] = False,
-    scheme: Annotated[str, typer.Option(help="freedman-lane, smith or draper-stoneman.")] = "freedman-lane",
+    scheme: Annotated[str, typer.Option(help="freedman-lane or smith.")] = "freedman-lane",
     sign_flip: Annotated[
         bool, typer.Option("--sign-flip", help="Flip signs, do not permute: one-sample and paired designs.")
     ] = False,
@@ -65,7 +65,7 @@ def command(
     ] = None,
     exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
     tail: Annotated[
-        str, typer.Option(help="Small p from a distribution fitted to 500 permutations: none, gamma or gpd.")
+        str, typer.Option(help="Small p from a Pareto distribution fitted to 500 permutations: none or gpd.")
     ] = "none",
     stop_after: Annotated[
         int, typer.Option(help="Stop when so many permutations reach the strongest finding, e.g. 20; 0 for never.")

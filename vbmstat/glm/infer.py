@@ -25,7 +25,6 @@ from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import Permuted, make_permuted
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.smoothness import Smoothness
-from vbmstat.glm.tail import Tail
 from vbmstat.glm.tensors import Fit, LocalDfFit
 
 
@@ -208,7 +207,6 @@ def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[
 _WORDS = {
     "statistic": "the largest statistic", "tfce": "TFCE", "extent": "cluster extent", "mass": "cluster mass",
 }  # fmt: skip
-_DISTRIBUTIONS = {"gamma": "gamma distribution", "gpd": "generalised Pareto distribution"}
 
 
 def _shortcut_notes(name: str, nulls: Nulls, settings: Options, verb: str) -> list[str]:
@@ -227,13 +225,12 @@ def _shortcut_notes(name: str, nulls: Nulls, settings: Options, verb: str) -> li
     missing = [_WORDS[what] for what, tail in nulls.tails.items() if tail is None]
     if fitted:
         floor = next(tail.floor for tail in nulls.tails.values() if tail is not None)
-        which = "p" if settings.tail == "gamma" else "small p"
         notes.append(
-            f"{name}: {which} of {', '.join(fitted)} are approximated by a {_DISTRIBUTIONS[settings.tail]} fitted to "
+            f"{name}: small p of {', '.join(fitted)} are approximated by a generalised Pareto distribution fitted to "
             f"{nulls.count} {verb}, down to {floor:.2g}; the smallest p that can be counted is {nulls.smallest_p:.2g}"
         )
     if missing:
-        notes.append(f"{name}: no {_DISTRIBUTIONS[settings.tail]} fits {', '.join(missing)}; those p are counted")
+        notes.append(f"{name}: no generalised Pareto distribution fits {', '.join(missing)}; those p are counted")
     return notes
 
 
@@ -261,12 +258,6 @@ def _order_inside_blocks(settings: Options) -> str | None:
     return "scan id" if len(settings.blocks) == 1 else "last block column, then scan id"
 
 
-def _tail_record(tail: Tail) -> dict[str, Any]:
-    """A fitted tail for JSON, which has no infinity."""
-    record = asdict(tail)
-    return record | {"beyond": None if tail.kind == "gamma" else tail.beyond}
-
-
 def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
     nulls = inference.nulls
     record: dict[str, Any] = {
@@ -279,7 +270,7 @@ def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
         }  # fmt: skip
         if nulls.approximated:
             counts = {what: int(chosen.sum()) for what, chosen in nulls.approximated.items()}
-            tails = {what: None if tail is None else _tail_record(tail) for what, tail in nulls.tails.items()}
+            tails = {what: tail and {"kind": "gpd"} | asdict(tail) for what, tail in nulls.tails.items()}
             record["approximated"] = {"number_of_p": counts, "tails": tails}
         record |= {f"{what}_at_p_fwe_{ALPHA}": nulls.critical(what) for what in nulls.maxima}
     return record

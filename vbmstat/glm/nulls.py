@@ -41,7 +41,7 @@ class NullSettings:
         Of TFCE.
     wants_fwe : bool
         Whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it.
-    tail : {"none", "gamma", "gpd"}
+    tail : {"none", "gpd"}
         Distribution that gives small p; see :mod:`vbmstat.glm.tail`.
     stop_after : int
         Stop when so many permutations reach the largest value of everything that is asked; 0 for never.

@@ -55,7 +55,7 @@ class Options:
         Corrected inference, any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
     permutations : int
         How many, the unpermuted data counted in; all that exist where they are no more. `seed` seeds them, too.
-    scheme : {"freedman-lane", "smith", "draper-stoneman"}
+    scheme : {"freedman-lane", "smith"}
         See :mod:`vbmstat.glm.permute`.
     sign_flip : bool
         Flip signs in place of permuting: one-sample and paired designs.
@@ -67,7 +67,7 @@ class Options:
         Columns of exchangeability blocks; one column of labels, or PALM's several.
     exchange : {"within", "whole", "both"}
         What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
-    tail : {"none", "gamma", "gpd"}
+    tail : {"none", "gpd"}
         Small p by permutation from a fitted distribution; see :mod:`vbmstat.glm.tail`.
     stop_after : int
         Stop when so many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0 for never.

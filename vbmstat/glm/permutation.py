@@ -212,7 +212,7 @@ def _summarise(
         p = np.where(tested, counted, 1.0)
         if settings.tail == "none" or count == rearrangements.existing:
             return p
-        tail = tails[name] = fit_tail(settings.tail, maxima[name], floor)
+        tail = tails[name] = fit_tail(maxima[name], floor)
         chosen = approximated[name] = np.zeros(len(p), bool) if tail is None else tested & tail.covers(observed)
         if tail is not None:
             p[chosen] = tail.p(observed[chosen])

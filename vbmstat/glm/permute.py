@@ -6,8 +6,8 @@ flips), all schemes test the residuals ε = R_Z y of the unpermuted data, scaled
 * Freedman–Lane permutes ε against the whole design, so Z has to be projected out again: with the orthonormal design
   [Q1 Z], s² = |(P Q1)'ε|² / (1 − |(P Z)'ε|²). Directions of Z that no rearrangement moves (the constant; indicators of
   blocks shuffled within) are orthogonal to ε and need no row.
-* Smith permutes R_Z X1, Draper–Stoneman X1 itself; either is made orthogonal to Z and orthonormal again, W, and
-  s² = |W'ε|². One row a permutation for t.
+* Smith permutes R_Z X1, which is made orthogonal to Z and orthonormal again, W, and s² = |W'ε|². One row a permutation
+  for t.
 
 Then F = s² / (1 − s²) · df / m, and t is its signed root. Names and definitions: Winkler et al. 2014, table 2
 (doi:10.1016/j.neuroimage.2014.01.060); Freedman & Lane 1983 (doi:10.2307/1391660). As in nilearn, the design's rows
@@ -26,7 +26,7 @@ from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design
 from vbmstat.glm.plan import Plan
 
-SCHEMES = ("freedman-lane", "smith", "draper-stoneman")
+SCHEMES = ("freedman-lane", "smith")
 _DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are one
 _INVARIANT = 1e-9  # 1 − cosine of a direction with those that no rearrangement moves
 _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the nuisance space
@@ -100,8 +100,7 @@ class Permuted:
         sources, signs = self.rearrangements.sources(start, stop)
         if self.scheme == "freedman-lane":
             return moved(np.concatenate([self.parts.tested, self.moving], axis=1), sources, signs)
-        before = self.parts.tested if self.scheme == "smith" else self.parts.interest
-        return orthonormal_rows(moved(before, sources, signs), self.parts.nuisance)
+        return orthonormal_rows(moved(self.parts.tested, sources, signs), self.parts.nuisance)
 
 
 def moved(columns: np.ndarray, sources: np.ndarray | None, signs: np.ndarray | None) -> np.ndarray:
@@ -154,7 +153,7 @@ def make_permuted(
         How many, the unpermuted data counted in; all that exist where they are no more.
     seed : int
         Of the draws.
-    scheme : {"freedman-lane", "smith", "draper-stoneman"}
+    scheme : {"freedman-lane", "smith"}
         See the module's docstring.
     flip : bool
         Flip signs in place of permuting: for one-sample and paired designs with symmetric errors.
@@ -172,11 +171,9 @@ def make_permuted(
     parts = partition(design, contrast, plan, index)
     if not flip:
         _check_moves(parts.interest, contrast, tree)
-    columns = {
-        "freedman-lane": np.concatenate([parts.tested, parts.nuisance], axis=1),
-        "smith": parts.tested,
-        "draper-stoneman": parts.interest,
-    }[scheme]
+    columns = parts.tested
+    if scheme == "freedman-lane":
+        columns = np.concatenate([parts.tested, parts.nuisance], axis=1)
     if groups is not None:  # rows of different groups are never alike
         columns = np.column_stack([columns, np.abs(columns).max() * groups / max(groups.max(), 1)])
     rearrangements = make_rearrangements(tree, row_keys(columns), permutations, seed, flip)

@@ -383,7 +383,4 @@ def inference_maps(
 def _how(nulls: Nulls, name: str) -> str:
     """Says of a map's p that some are not counted."""
     chosen = nulls.approximated.get(name)
-    if chosen is None or not chosen.any():
-        return ""
-    tail = nulls.tails.get(name)
-    return " (gamma)" if tail is not None and tail.kind == "gamma" else f" (Pareto tail, {nulls.count} perm.)"
+    return "" if chosen is None or not chosen.any() else f" (Pareto tail, {nulls.count} perm.)"

@@ -1,9 +1,8 @@
-"""P-values beyond the number of permutations: a distribution fitted to the null, or to its upper tail.
+"""P-values beyond the number of permutations: a distribution fitted to the upper tail of the null.
 
 With a few hundred permutations the smallest p that can be counted is coarse. Winkler et al. 2016
-(doi:10.1016/j.neuroimage.2016.05.068) compare ways to do with few; two of them are here. A gamma distribution with the
-mean, variance and skewness of the null maxima gives every FWE-corrected p; a generalised Pareto distribution (GPD) of
-the null's largest quarter gives the p of what lies there. The GPD is fitted by moments (Hosking & Wallis 1987,
+(doi:10.1016/j.neuroimage.2016.05.068) compare ways to do with few. Here, a generalised Pareto distribution (GPD) of the
+null's largest quarter gives the p of what lies there. It is fitted by moments (Hosking & Wallis 1987,
 doi:10.1080/00401706.1987.10488243), and its threshold is raised until Anderson and Darling's test no longer objects;
 where it always does, p are counted. The unpermuted data are left out of the fit: a finding would be its own null.
 """
@@ -13,9 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-TAILS = ("none", "gamma", "gpd")
+TAILS = ("none", "gpd")
 FEWEST = 100  # permutations that a tail can be fitted to
 TAIL_SHARE = 0.25  # of the null that the first GPD is fitted to
 _STEP = 0.01  # by which the share shrinks while the fit is bad
@@ -29,29 +27,23 @@ _CRITICAL = (2.62, 1.58, 1.21, 1.05, 0.95, 0.90)
 
 @dataclass(frozen=True)
 class Tail:
-    """A distribution that gives the p of large values.
+    """A generalised Pareto distribution that gives the p of large values: its upper tail is (1 - k x / scale)^(1/k).
 
     Attributes
     ----------
-    kind : {"gamma", "gpd"}
-        Which distribution.
     beyond : float
-        P of values above this are approximated, others counted; -inf for gamma.
+        Threshold: p of values above are approximated, others counted.
     share : float
-        P at `beyond`; 1 for gamma.
-    shape : float
-        Skewness of the gamma distribution; k of the GPD, whose upper tail is (1 - k x / scale)^(1/k).
-    location, scale : float
-        Mean and standard deviation for gamma; threshold and scale for the GPD.
+        P at `beyond`.
+    shape, scale : float
+        k, and the scale.
     floor : float
         No p is given below.
     """
 
-    kind: str
     beyond: float
     share: float
     shape: float
-    location: float
     scale: float
     floor: float
 
@@ -61,11 +53,8 @@ class Tail:
 
     def p(self, observed: np.ndarray) -> np.ndarray:
         """P of observed values, where they are covered."""
-        if self.kind == "gamma":
-            p = stats.pearson3.sf(observed, self.shape, self.location, self.scale)
-        else:
-            excess = np.maximum(observed - self.location, 0.0)
-            p = self.share * _beyond(excess, np.asarray(self.shape), np.asarray(self.scale))
+        excess = np.maximum(observed - self.beyond, 0.0)
+        p = self.share * _beyond(excess, np.asarray(self.shape), np.asarray(self.scale))
         return np.asarray(np.clip(p, self.floor, 1.0))
 
 
@@ -82,13 +71,11 @@ def smallest_tail_p(count: int, existing: int) -> float:
     return max(_FARTHEST / count, 1 / existing)
 
 
-def fit_tail(kind: str, null: np.ndarray, floor: float) -> Tail | None:
-    """Fit the null distribution of a maximum.
+def fit_tail(null: np.ndarray, floor: float) -> Tail | None:
+    """Fit the upper tail of the null distribution of a maximum.
 
     Parameters
     ----------
-    kind : {"gamma", "gpd"}
-        Which distribution.
     null : ndarray, (count,)
         Largest value of each permutation, the unpermuted data first.
     floor : float
@@ -102,14 +89,11 @@ def fit_tail(kind: str, null: np.ndarray, floor: float) -> Tail | None:
     permuted = np.asarray(null[1:], dtype=np.float64)
     if len(null) < FEWEST or not permuted.std() > 0:
         return None
-    if kind == "gamma":
-        mean, sd = float(permuted.mean()), float(permuted.std(ddof=1))
-        return Tail("gamma", -np.inf, 1.0, float(stats.skew(permuted)), mean, sd, floor)
     fit = _fit_pareto(permuted[:, None])
     if not fit.fits[0]:
         return None
-    threshold = float(fit.threshold[0])
-    return Tail("gpd", threshold, float(fit.share[0]), float(fit.shape[0]), threshold, float(fit.scale[0]), floor)
+    beyond, share, shape, scale = (float(values[0]) for values in (fit.threshold, fit.share, fit.shape, fit.scale))
+    return Tail(beyond, share, shape, scale, floor)
 
 
 def pareto_p(null: np.ndarray, observed: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:

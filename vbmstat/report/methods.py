@@ -15,7 +15,6 @@ _TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal flu
 _SCHEMES = {
     "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
     "smith": " of the regressor of interest, orthogonalised to the others",
-    "draper-stoneman": " of the regressor of interest",
 }
 _STEPS = {
     "classic": (
@@ -242,11 +241,10 @@ def _shortcuts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     tails = [tail for entry in contrasts for tail in entry.get("approximated", {}).get("tails", {}).values() if tail]
     if tails:
-        what = {
-            "gamma": "P-values are those of gamma distributions with the moments of the permutations' maxima",
-            "gpd": "Small p-values are those of generalised Pareto distributions fitted to the upper tails",
-        }[tails[0]["kind"]]
-        sentences.append(f"{what} [@winkler2016], not below {min(tail['floor'] for tail in tails):.2g}.")
+        sentences.append(
+            "Small p-values are those of generalised Pareto distributions fitted to the upper tails [@winkler2016], "
+            f"not below {min(tail['floor'] for tail in tails):.2g}."
+        )
     return sentences
 
 
