@@ -42,7 +42,8 @@ CASES = {  # formula, contrast, table, rearrangements, options
         "level", "level", {"level": list("abcabc")}, lambda: enumerated.orders(6), {},
     ),
     "within blocks": (
-        "time + C(block)", "time", {"time": VISIT, "block": BLOCK}, lambda: enumerated.within(BLOCK), {"blocks": "block"},
+        "time + C(block)", "time", {"time": VISIT, "block": BLOCK}, lambda: enumerated.within(BLOCK),
+        {"blocks": "block"},
     ),
     "whole blocks": (
         "age + time", "age", {"age": AGE[BLOCK], "time": VISIT, "block": BLOCK}, lambda: enumerated.whole(BLOCK),

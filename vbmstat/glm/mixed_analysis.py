@@ -136,8 +136,8 @@ def mixed_notes(fit: MixedFit, features: Sequence[str]) -> tuple[str, ...]:
     n_zero = int((fit.random_variance == 0).sum())
     if n_zero:
         notes.append(
-            f"no variance between subjects in {n_zero} of {len(features)} regions: their tests are those of least squares "
-            "and find 3 % (between) to 8 % (within subjects) of null regions at p < .05 where subjects are few"
+            f"no variance between subjects in {n_zero} of {len(features)} regions: their tests are those of least "
+            "squares, and find 3 % (between) to 8 % (within subjects) of null regions at p < .05 where subjects are few"
         )
     empty = [name for name, done in zip(features, fit.converged, strict=True) if not done]
     if empty:
