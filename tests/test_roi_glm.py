@@ -146,12 +146,13 @@ def test_mixed_model(sessions):
     expected = fit_mixed(values[:, None], results.design, build_contrasts(["age"], results.design),
                          [f"{i // 5}" for i in range(N_SCANS)])  # fmt: skip
     row = table[(table["label"] == 7) & (table["contrast"] == "age")].iloc[0]
-    assert (row["statistic"], row["name"]) == ("z", "Right A")
+    assert (row["statistic"], row["name"]) == ("t", "Right A")
     np.testing.assert_allclose(
-        row[["effect", "se", "value", "p_uncorrected", "random_variance"]].astype(float),
-        [expected.effect[0, 0], expected.se[0, 0], expected.statistic[0, 0], expected.p[0, 0],
+        row[["effect", "se", "value", "df", "p_uncorrected", "random_variance"]].astype(float),
+        [expected.effect[0, 0], expected.se[0, 0], expected.statistic[0, 0], expected.df[0, 0], expected.p[0, 0],
          expected.random_variance[0]], rtol=1e-9,
     )  # fmt: skip
+    assert any("few subjects" in note for note in results.record["notes"])
     between = row["random_variance"] / (row["random_variance"] + row["residual_variance"])
     assert row["icc"] == pytest.approx(between)
     assert results.record["mixed_model"]["n_subjects"] == 4

@@ -286,9 +286,9 @@ def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -
     fit, parts = results.fit, []
     total = fit.random_variance + fit.residual_variance
     for k, contrast in enumerate(results.contrasts):
-        kind = "z" if contrast.kind == "t" else "chi2"
-        part = names.assign(contrast=contrast.name, statistic=kind, mean_ml=means)
-        part = part.assign(effect=fit.effect[k], se=fit.se[k], value=fit.statistic[k], p_uncorrected=fit.p[k])
+        part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
+        part = part.assign(effect=fit.effect[k], se=fit.se[k], value=fit.statistic[k], df=fit.df[k])
+        part["p_uncorrected"] = fit.p[k]
         part["q_fdr"] = _fdr(fit.p[k], np.isfinite(fit.p[k]))
         part["random_variance"], part["residual_variance"] = fit.random_variance, fit.residual_variance
         part["icc"], part["converged"] = fit.random_variance / total, fit.converged

@@ -153,7 +153,7 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
     mixed = record["mixed_model"]
     return [
         f"Scans of one {mixed['random_intercept']} ({mixed['n_subjects']}) shared a random intercept, estimated by "
-        "restricted maximum likelihood; tests are Wald tests."
+        "restricted maximum likelihood; degrees of freedom are Satterthwaite's."
     ]
 
 
