@@ -16,8 +16,8 @@ _COLUMNS = ("name", "state", "size", "sha256", "source", "licence")
 @app.command("list")
 def list_assets() -> None:
     """Every file that the program reads besides your data, its size, source and licence."""
+    from vbmstat.assets.downloads import cache_folder  # noqa: PLC0415
     from vbmstat.catalogue import entries  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.downloads import cache_folder  # noqa: PLC0415
 
     rows = [_COLUMNS]
     known = entries()
@@ -47,7 +47,7 @@ def fetch_weights(
     ] = False,
 ) -> None:
     """Bring network weights into the cache (VBMSTAT_ASSETS, else your cache folder), once for all processes."""
-    from vbmstat.downloads import WEIGHTS, fetch  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.assets.downloads import WEIGHTS, fetch  # noqa: PLC0415 - heavy imports inside the command
 
     for name in names or list(WEIGHTS):
         typer.echo(f"{name}: in {fetch(name, source, offline=offline, tell=typer.echo)}")

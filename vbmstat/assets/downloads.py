@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from vbmstat.assets import distribution_file, sha256
 from vbmstat.errors import AssetError, VbmstatError
-from vbmstat.storage import atomic_path, write_json
+from vbmstat.image.storage import atomic_path, write_json
 
 FOLDER_VARIABLE, OFFLINE_VARIABLE = "VBMSTAT_ASSETS", "VBMSTAT_OFFLINE"
 RECORD = "fetched.json"  # in the folder of a set: sha256, size and source of each file

@@ -68,7 +68,7 @@ def swallowing() -> Iterator[str]:
 # Processes of one import: each is a fork that waits for the word to go.
 WORKERS = """
 import json, os, sys
-from vbmstat import downloads
+from vbmstat.assets import downloads
 names, address, n = json.loads(sys.argv[1])
 downloads.WEIGHTS["few"] = downloads.WeightSet("few", tuple(names), (address,), ("deepmriprep", "none"), "MIT")
 waiting, go = os.pipe()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.weight_server import Server, start, swallowing
-from vbmstat import downloads
+from tests.assets.weight_server import Server, start, swallowing
+from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
 
 NAMES = ("a.pt", "b.pt")

@@ -12,9 +12,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from vbmstat import io
 from vbmstat.errors import AssetError
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 
 _TEMPLATES = "deepmriprep/data/templates"
 
