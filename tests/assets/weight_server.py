@@ -21,6 +21,7 @@ class Server:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.content = dict(content)
         self.cut_after: int | None = None
+        self.cuts = 1_000  # replies that are cut
         self.seconds = 0.0
         self.status = 200
         outer = self
@@ -42,7 +43,8 @@ class Server:
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
                 if with_body and status == 200:
-                    self.wfile.write((body or b"")[: outer.cut_after])
+                    outer.cuts -= 1
+                    self.wfile.write((body or b"")[: outer.cut_after if outer.cuts >= 0 else None])
 
             def log_message(self, *_: object) -> None:
                 pass
