@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from vbmstat import __version__
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
 
-_PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel")
 _HASHED = 12  # digits shown
 
 
@@ -86,8 +87,9 @@ def _input_sha256(path: Path | str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this program, of what it computes with, of Python, and the kind of machine."""
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    return {**found, "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    machine = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    return {"vbmstat": __version__, **packages, **machine}
 
 
 def device_label(device: torch.device | str) -> str:
