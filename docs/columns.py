@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbmstat import storage
+from vbmstat.image import storage
 from vbmstat.tables import columns_page
 
 if __name__ == "__main__":

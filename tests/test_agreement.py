@@ -9,8 +9,8 @@ from scipy import stats
 
 from vbmstat import agreement
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 GRID = Grid((8, 9, 10), np.array([[2.0, 0, 0, -8], [0, 2, 0, -8], [0, 0, 3, -12], [0, 0, 0, 1]]))
 EVERYWHERE = torch.ones(GRID.shape, dtype=torch.bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.test_downloads import CONTENT, cache, digest, fetched, server  # noqa: F401 - fixtures
+from tests.assets.test_downloads import CONTENT, cache, digest, fetched, server  # noqa: F401 - fixtures
 from vbmstat import catalogue
 from vbmstat.assets import ASSETS
 from vbmstat.errors import AssetError

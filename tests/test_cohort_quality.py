@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import assets, cohort_quality, io
+from vbmstat import assets, cohort_quality
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError
 from vbmstat.figures import scans
-from vbmstat.grid import resample
+from vbmstat.image import io
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 N_SCANS = 12
 TIV_ML = (1300, 1350, 1380, 1400, 1410, 1430, 1450, 1460, 1480, 1500, 1550, 1600)

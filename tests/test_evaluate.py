@@ -10,8 +10,8 @@ import torch
 
 from vbmstat import evaluate
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid, apply_affine, voxel_indices
-from vbmstat.volume import Displacement, Volume
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 
 
 def field_of(function, shape=(9, 8, 7), size=(1.5, 1.5, 1.5)):

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from vbmstat import assets, evaluate, io, naming, storage
+from vbmstat import assets, evaluate, naming
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
 from vbmstat.evaluate_folders import (
@@ -23,8 +23,9 @@ from vbmstat.evaluate_folders import (
     worst_scans,
 )
 from vbmstat.figures import worst_case
-from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
+from vbmstat.image.volume import Volume
 
 NATIVE = Grid((6, 5, 4), np.eye(4))
 LINEAR = np.diag([1.1, 1.0, 0.9, 1.0])

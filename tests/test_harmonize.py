@@ -16,8 +16,8 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.combat_model import load_model
 from vbmstat.glm.sites import HARMONIZED
 from vbmstat.harmonize import harmonize_maps, harmonize_table
-from vbmstat.io import read_volume, write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.io import read_volume, write_volume
+from vbmstat.image.volume import Volume
 
 BELOW, CONSTANT = (5, 6, 4), (5, 6, 5)
 

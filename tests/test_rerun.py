@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat import derivatives, rerun, storage
+from vbmstat import derivatives, rerun
 from vbmstat.assets import sha256
+from vbmstat.assets.provenance import find_file
 from vbmstat.batch.run import preprocess
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 from vbmstat.preproc import pipeline
-from vbmstat.provenance import find_file
 
 SCAN = "sub-01_T1w.nii.gz"
 CLASSIC = ("report/vbmstat_sub-01_T1w.json", "cat12")

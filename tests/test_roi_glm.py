@@ -9,15 +9,15 @@ import statsmodels.formula.api as smf
 import torch
 from scipy import stats
 
-from vbmstat import io
 from vbmstat.cohort import read_cohort
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.contrast import build_contrasts
 from vbmstat.glm.mixed import fit_mixed
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.table import measure_rois
 from vbmstat.roi_glm import fit_roi_glm
-from vbmstat.volume import Volume
 
 GRID = Grid((8, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
 N_SCANS = 20

@@ -9,15 +9,16 @@ import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from vbmstat import cohort, inputs, io
+from vbmstat import cohort, inputs
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.grid import Grid, apply_affine, sample, voxel_indices
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import Settings, Sphere, parse_region, render_t1w, simulate_cohort, tissue_labels
 from vbmstat.simulate import anatomy as shape_of
 from vbmstat.simulate.cohort import AGE_SD_YEARS, draw_participants, gm_factor, simulate_person
 from vbmstat.simulate.labels import INTENSITY, TISSUE
 from vbmstat.simulate.render import STRUCTURE_SD, WM_INTENSITY
-from vbmstat.volume import Volume
 
 SHAPE = (40, 40, 40)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import cohort, cohort_quality, io, tables
+from vbmstat import cohort, cohort_quality, tables
 from vbmstat.batch.run import FAILURE_COLUMNS
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import quality
 from vbmstat.schema import TABLES, Column
-from vbmstat.volume import Volume
 
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
 

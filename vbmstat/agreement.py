@@ -15,8 +15,8 @@ import torch
 
 from vbmstat.errors import ScanError, TableError
 from vbmstat.evaluate import dice
-from vbmstat.grid import Grid, resample
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 
 T_LEVELS = (2.0, 3.0, 4.0, 5.0)
 _LIMITS = 1.96  # 95 % of a normal distribution

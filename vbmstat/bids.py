@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbmstat import __version__, storage
+from vbmstat import __version__
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 from vbmstat.naming import Scan
 
 VERSION = "1.10.0"  # of the specification

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from vbmstat import downloads
-from vbmstat.assets import ASSETS, distribution_file, sha256
+from vbmstat.assets import ASSETS, distribution_file, downloads, sha256
 from vbmstat.cohort import closest
 from vbmstat.errors import AssetError
 from vbmstat.preproc.networks.weights import SHIPPED, shipped_folder

@@ -20,7 +20,7 @@ from vbmstat import assets
 from vbmstat.cohort import Cohort
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader
-from vbmstat.grid import resample
+from vbmstat.image.grid import resample
 
 MAP_COLUMN = "s6mwp1"
 WARNING_COLUMN = "qc_warnings"

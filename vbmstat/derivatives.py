@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, bids, io, naming, storage, tables
+from vbmstat import assets, bids, naming, tables
 from vbmstat.figures import scans
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
 from vbmstat.preproc.quality import grade
-from vbmstat.volume import Volume
 
 _COORDINATE_STEP_MM = 1 / 256  # fields are rounded to this: far below a voxel, and half the file
 _TISSUES = ("gm", "wm", "csf")

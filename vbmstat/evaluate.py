@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import apply_affine, voxel_indices
-from vbmstat.volume import Displacement, Volume
+from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 
 TISSUES = {"gm": 2, "wm": 3, "csf": 1}  # values in a label map
 MU, LAMBDA = 2.0, 1.0  # as the deepmriprep paper has them

@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import assets, evaluate, io, naming
+from vbmstat import assets, evaluate, naming
 from vbmstat.errors import ScanError
-from vbmstat.grid import resample
+from vbmstat.image import io
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.outputs import (
     Outputs,
     Segmentation,
@@ -29,7 +31,6 @@ from vbmstat.outputs import (
 )
 from vbmstat.preproc.modulate import jacobian_determinant, normalise
 from vbmstat.preproc.smooth import smooth_map
-from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
 _TEMPLATE_FROM = 0.1

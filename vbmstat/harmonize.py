@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, storage, tables
+from vbmstat import tables
+from vbmstat.assets.provenance import path_label, provenance
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.backend import available_cpus
@@ -29,8 +30,8 @@ from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.sites import HARMONIZED, confounding_notes, site_confounding
 from vbmstat.glm.sources import Source, as_cohort, gather, map_column
-from vbmstat.provenance import path_label, provenance
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 
 Progress = Callable[[str, int, int], None]
 

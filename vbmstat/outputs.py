@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vbmstat import evaluate, io, naming
+from vbmstat import evaluate, naming
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 _IMAGE = r"\.nii(?:\.gz)?$"
 _NAMES = {"GM": 1, "WM": 2, "CSF": 3}

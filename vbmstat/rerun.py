@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from vbmstat import io, naming
+from vbmstat import naming
 from vbmstat.assets import ASSETS, sha256
+from vbmstat.assets.provenance import device_label, find_file, versions
 from vbmstat.batch.options import Options
 from vbmstat.batch.task import ScanTask, run_scan
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
+from vbmstat.image import io
 from vbmstat.preproc.pipeline import engine_parameters
-from vbmstat.provenance import device_label, find_file, versions
 
 COMMANDS = ("preprocess", "glm")
 

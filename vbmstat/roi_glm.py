@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat import storage, tables
+from vbmstat import tables
 from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
@@ -24,6 +24,7 @@ from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.results import GlmResults
+from vbmstat.image import storage
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
 from vbmstat.schema import TABLES

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import storage
+from vbmstat.image import storage
 from vbmstat.schema import TABLES, Column
 
 ABOUT = "vbmstat"  # key of the dictionary that describes the table and no column

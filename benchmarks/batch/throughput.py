@@ -24,12 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.batch.light import light_undrawn, write_scans
-from vbmstat import storage
 from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
 from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here, set_threads
 from vbmstat.device import keep_freed_memory, n_cores
+from vbmstat.image import storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -41,10 +41,10 @@ from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import make_permuted
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
 from vbmstat.scheduler import open_cluster
-from vbmstat.volume import Volume
 
 RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("fit", "max-t", "TFCE")

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, evaluate, io, storage
-from vbmstat.grid import apply_affine, sample, voxel_indices
+from vbmstat import assets, evaluate
+from vbmstat.assets.provenance import device_label, versions
+from vbmstat.image import io, storage
+from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc import cat, deep, modulate, pipeline, warp, working
 from vbmstat.preproc.networks.weights import find_set
-from vbmstat.provenance import device_label, versions
-from vbmstat.volume import Displacement, Volume
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "deep_warp.json"

@@ -42,9 +42,9 @@ from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.plan import Plan, make_plan
 from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
 
 FULL_SHAPE, QUICK_SHAPE = (113, 137, 113), (57, 69, 57)
 FORMULA = "age + sex + tiv"

@@ -35,7 +35,7 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.mixed_analysis import fit_mixed_glm
 from vbmstat.glm.results import GlmResults
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPE = (4, 4, 3)

@@ -38,7 +38,7 @@ from vbmstat.glm.nulls import NullSettings
 from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import make_permuted
 from vbmstat.glm.plan import make_plan
-from vbmstat.grid import resample
+from vbmstat.image.grid import resample
 
 RESULTS = Path(__file__).parents[1] / "results"
 N_SCANS, N_BLOCKS, FWHM_MM, VOXEL_MM = 24, 8, 8.0, 4.0

@@ -40,9 +40,9 @@ from vbmstat.glm.nulls import Nulls, NullSettings
 from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import make_permuted
 from vbmstat.glm.plan import make_plan
-from vbmstat.grid import resample
-from vbmstat.io import as_nifti
-from vbmstat.volume import Volume
+from vbmstat.image.grid import resample
+from vbmstat.image.io import as_nifti
+from vbmstat.image.volume import Volume
 
 RESULTS = Path(__file__).parents[1] / "results"
 FORMULA = "age + sex + tiv"

@@ -41,8 +41,8 @@ from vbmstat.glm.permute import Permuted, make_permuted
 from vbmstat.glm.permuted_scores import PermutedScores
 from vbmstat.glm.plan import Plan, make_plan
 from vbmstat.glm.tail import fit_tail, pareto_p, smallest_tail_p
-from vbmstat.grid import Grid
-from vbmstat.io import read_volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import read_volume
 
 RESULTS = Path(__file__).parents[1] / "results"
 FULL, FEW, STRIDE, FORMING_P = 20_000, 500, 3, 0.001

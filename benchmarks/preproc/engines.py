@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import storage
+from vbmstat.assets.provenance import versions
 from vbmstat.evaluate_folders import evaluate_folders, short_names
+from vbmstat.image import storage
 from vbmstat.outputs import find_outputs
-from vbmstat.provenance import versions
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_engines.json"
 ENGINES = ("classic", "cat")

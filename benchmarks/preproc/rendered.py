@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import evaluate, io, storage
+from vbmstat import evaluate
+from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
+from vbmstat.image import io, storage
 from vbmstat.preproc.pipeline import ENGINES, segment_scan
-from vbmstat.provenance import versions
 from vbmstat.simulate import render_t1w, tissue_labels
 
 ROOT = Path(__file__).parents[2]

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vbmstat import io, storage
+from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
-from vbmstat.grid import Grid
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import ENGINES, Segmented, segment_scan
-from vbmstat.provenance import versions
 from vbmstat.simulate.render import bias_field, rician
-from vbmstat.volume import Volume
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_repeatability.json"
 SHIFT_VOXELS, ROTATION_DEGREES, NOISE_PERCENT, BIAS_PERCENT = 0.5, 10.0, 3.0, 40.0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import io, storage
+from vbmstat.image import io, storage
 from vbmstat.preproc.pipeline import ENGINES
 from vbmstat.runlog import scan_times
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import light, write_scans
-from vbmstat import storage
 from vbmstat.batch.options import Options
 from vbmstat.batch.task import ScanTask
+from vbmstat.image import storage
 from vbmstat.inputs import find_inputs
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vbmstat import derivatives, io, storage
-from vbmstat.grid import Grid
+from vbmstat import derivatives
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.quality import Quality
-from vbmstat.volume import Displacement, Volume
 
 TEMPLATE = Grid((12, 14, 12), np.diag([15.0, 15.0, 15.0, 1.0]))
 STEPS = ("brain", "segment", "warp")

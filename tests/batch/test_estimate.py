@@ -11,7 +11,7 @@ from vbmstat.batch import estimate
 from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Allotment
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
 
 
 def grid(size_mm: float, n: int = 200) -> Grid:

@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 
 from tests import hostile
-from vbmstat import cohort_quality, inputs, io, naming, storage
+from vbmstat import cohort_quality, inputs, naming
 from vbmstat.batch import plan, run
 from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.image import io, storage
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import preprocess_scan
 

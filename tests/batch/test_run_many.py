@@ -14,7 +14,6 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import light, write_scans
-from vbmstat import io
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
 from vbmstat.batch.options import Options
@@ -22,6 +21,7 @@ from vbmstat.batch.plan import make_plan
 from vbmstat.batch.run import preprocess, read_failures, run_plan
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.image import io
 from vbmstat.inputs import find_inputs
 
 pytestmark = pytest.mark.usefixtures("undrawn")

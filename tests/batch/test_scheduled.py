@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import KILLS, light, write_scans
-from vbmstat import derivatives, storage
+from vbmstat import derivatives
 from vbmstat.batch import run, scheduled
 from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.scheduled import of_cluster, scheduled_workers
+from vbmstat.image import storage
 from vbmstat.runlog import FOLDER
 
 

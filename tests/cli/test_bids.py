@@ -16,9 +16,9 @@ from PIL import Image
 
 from tests.batch.light import light
 from tests.test_bids import errors_of_validator, needs_validator
-from vbmstat import storage
 from vbmstat.cli import bids
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 
 ONE_CORE = ["--nprocs", "1", "--omp-nthreads", "1"]
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import glm, pack
 from vbmstat.errors import VbmstatError
-from vbmstat.io import read_volume
+from vbmstat.image.io import read_volume
 
 mpl.use("Agg")
 

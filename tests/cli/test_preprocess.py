@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from tests.batch.light import light, write_scans
-from vbmstat import storage
 from vbmstat.cli import preprocess
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.image import storage
 from vbmstat.preproc import pipeline
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import io, storage
 from vbmstat.compare import cohorts as module
 from vbmstat.compare import inputs
 from vbmstat.compare.cohorts import compare_cohorts
@@ -19,7 +18,8 @@ from vbmstat.errors import TableError, VbmstatError
 from vbmstat.evaluate_folders import Evaluation
 from vbmstat.figures import side_by_side
 from vbmstat.glm.resample import read_draws
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 
 N = 14
 PLAN = """

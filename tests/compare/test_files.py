@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.compare.test_statistics import result_folder, t_values, write_spm
-from vbmstat import assets, io, storage
+from vbmstat import assets
 from vbmstat.compare.files import compare_files, short_names
 from vbmstat.compare.output import write_comparison
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import side_by_side
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 6, -60], [0, 0, 0, 1]]))
 

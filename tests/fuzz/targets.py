@@ -22,7 +22,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from tests import hostile
-from vbmstat import cohort, derivatives, inputs, io, naming, runlog, storage
+from vbmstat import cohort, derivatives, inputs, naming, runlog
 from vbmstat.batch.collect import People
 from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
@@ -33,6 +33,7 @@ from vbmstat.glm.design import Design, build_design
 from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.image import io, storage
 from vbmstat.roi.atlas import load_atlas
 from vbmstat.simulate import parse_region
 

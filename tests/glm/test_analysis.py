@@ -17,8 +17,8 @@ from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.options import Options
 from vbmstat.glm.pack import pack_maps
-from vbmstat.io import read_axcodes, read_grid, read_volume, write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
+from vbmstat.image.volume import Volume
 
 
 def t_of(results, name="age"):

@@ -19,8 +19,8 @@ from vbmstat.glm.clusters import (
     region_shares,
 )
 from vbmstat.glm.maps import Space
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 SHAPE = (12, 14, 10)
 AFFINE = np.array([[2.0, 0, 0, -11], [0, 2.0, 0, -13], [0, 0, 2.0, -9], [0, 0, 0, 1]])

@@ -17,8 +17,8 @@ from vbmstat.glm import checkpoint
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.clusters import Regions
 from vbmstat.glm.infer import forming_threshold
-from vbmstat.io import read_volume
-from vbmstat.volume import Volume
+from vbmstat.image.io import read_volume
+from vbmstat.image.volume import Volume
 
 ALL = {"inference": "fdr,fwe,tfce,cluster", "permutations": 40, "repeats": 0, "cluster_threshold": 0.01}
 

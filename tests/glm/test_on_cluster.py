@@ -31,9 +31,9 @@ from vbmstat.glm.permutation import permutation_nulls
 from vbmstat.glm.permute import make_permuted
 from vbmstat.glm.plan import Plan, make_plan
 from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
 
 SHAPE = (18, 20, 17)
 GRID = Grid(SHAPE, np.array([[3.0, 0, 0, -27], [0, 3.0, 0, -30], [0, 0, 3.0, -25], [0, 0, 0, 1]]))

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, SHAPE
-from vbmstat import io
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader, storage_index
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, row_positions
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.pack import find_store, open_store, pack_maps
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 
 
 def write(path, image, axcodes="LAS", **options):

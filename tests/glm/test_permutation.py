@@ -27,9 +27,9 @@ from vbmstat.glm.permute import SCHEMES, make_permuted
 from vbmstat.glm.permuted_scores import working_precision
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.tail import fit_tail, pareto_p
-from vbmstat.grid import Grid
-from vbmstat.io import as_nifti
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import as_nifti
+from vbmstat.image.volume import Volume
 
 SHAPE = (9, 11, 8)
 GRID = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))

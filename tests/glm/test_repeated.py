@@ -13,8 +13,8 @@ from tests.glm.test_sandwich import COLUMNS, visits
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.repeated import subject_labels
-from vbmstat.io import read_volume, write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.io import read_volume, write_volume
+from vbmstat.image.volume import Volume
 
 FORMULA = "gm ~ group * time + age"
 

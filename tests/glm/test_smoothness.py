@@ -10,7 +10,7 @@ from vbmstat.glm.design import Design
 from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.plan import make_plan
 from vbmstat.glm.smoothness import residual_smoothness, smoothness
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
 
 SHAPE = (30, 34, 28)
 VOXEL_MM = np.array([1.5, 2.0, 2.5])

@@ -20,8 +20,8 @@ from vbmstat.glm.maps import ArrayMaps
 from vbmstat.glm.plan import make_covariate_plan
 from vbmstat.glm.resample import draw_subsets
 from vbmstat.glm.voxelwise import fit_voxels_with_map
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
 
 
 @pytest.fixture

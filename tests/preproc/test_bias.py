@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.bias import bias_field
-from vbmstat.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import torch
 from scipy import ndimage
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import brain
-from vbmstat.volume import Volume
 
 
 @pytest.fixture(scope="module")

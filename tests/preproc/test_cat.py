@@ -11,10 +11,10 @@ import torch
 
 import vbmstat
 from vbmstat.errors import AssetError, ScanError, VbmstatError
-from vbmstat.grid import Grid, sample, voxel_indices
+from vbmstat.image.grid import Grid, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import cat, pipeline
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 installed = pytest.mark.skipif(
     find_spec("cat_surf") is None, reason='the optional package cat-surf is absent: pip install "vbmstat[cat]"'

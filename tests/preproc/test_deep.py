@@ -11,16 +11,18 @@ from typer.testing import CliRunner
 
 from tests.preproc.networks import archives
 from tests.preproc.test_pipeline import check_contract
-from vbmstat import assets, downloads, io
+from vbmstat import assets
+from vbmstat.assets import downloads
 from vbmstat.cli import app
 from vbmstat.errors import AssetError, ScanError, VbmstatError
-from vbmstat.grid import Grid, resample
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import deep, pipeline, warp
 from vbmstat.preproc.networks import weights
 from vbmstat.preproc.networks.cascade import TissueNetworks, tissue_fractions
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.weights import NetworkSet, find_set
-from vbmstat.volume import Volume
 
 COARSE = (112, 128, 112)  # 1.5 mm
 

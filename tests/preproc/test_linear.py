@@ -4,10 +4,10 @@ import torch
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import linear
 from vbmstat.preproc.linear import pyramid, refine_with_tissues, register_brain
-from vbmstat.volume import Volume
 
 
 def turned(pitch_degrees, roll_degrees, scale):

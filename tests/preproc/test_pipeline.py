@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import assets, io, simulate
+from vbmstat import assets, simulate
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.modulate import jacobian_determinant
 from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan, segment_scan
 from vbmstat.simulate.labels import GM, WM
-from vbmstat.volume import Volume
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real scans at {DATA}")

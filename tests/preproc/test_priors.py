@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from vbmstat import assets
-from vbmstat.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.priors import nuclei_as_gm, tissue_priors
-from vbmstat.volume import Volume
 
 
 def at(priors: torch.Tensor, grid: Grid, mm: tuple[float, float, float]) -> list[float]:

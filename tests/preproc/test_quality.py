@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from vbmstat import assets
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.denoise import noise_sigma
 from vbmstat.preproc.quality import ImageQuality, Quality, grade, measure_image, measure_quality
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0)
 GOOD = Quality(**asdict(IMAGE), template_correlation=0.9, template_overlap=0.95, jacobian_min=0.3, jacobian_max=3.0,

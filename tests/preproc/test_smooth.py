@@ -3,9 +3,9 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import gaussian_kernel, smooth, smooth_map
-from vbmstat.volume import Volume
 
 
 @pytest.mark.parametrize("fwhm", [2.0, 4.0, 9.5])

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.preproc.conftest import MEANS, Phantom
-from vbmstat.grid import apply_affine, voxel_indices
+from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.tissue import Segmentation, segment
-from vbmstat.volume import Volume
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from vbmstat import assets
-from vbmstat.grid import sample, voxel_indices
+from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import warp
 from vbmstat.preproc.modulate import jacobian_determinant
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 
 def smooth_velocity(amplitude, seed=0, shape=warp.PADDED_SHAPE):

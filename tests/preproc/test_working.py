@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import working
-from vbmstat.volume import Volume
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import torch
 from scipy import stats
 
 from tests.report.conftest import EFFECT_AT_MM
-from vbmstat import storage
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.image import storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.report import model
 from vbmstat.report.model import read_model, region_at, write_model_report
 from vbmstat.report.page import Picture
 from vbmstat.roi.atlas import Atlas
-from vbmstat.volume import Volume
 
 
 @pytest.fixture

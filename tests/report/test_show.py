@@ -6,11 +6,11 @@ import torch
 from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
-from vbmstat import io
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.report.show import show_map, statistic_symbol
-from vbmstat.volume import Volume
 
 
 def write(path, values: np.ndarray, **header):

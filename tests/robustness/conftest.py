@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat import io
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import Segmented
-from vbmstat.volume import Volume
 
 SHAPE = (28, 28, 28)
 GRID = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tests.robustness.conftest import GRID, as_segmented, head_labels
-from vbmstat import io
 from vbmstat.errors import ScanError
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.robustness import artefacts, engines
 from vbmstat.robustness.artefacts import N_IMAGES, captioned_images, evaluate_artefacts, summarise
 from vbmstat.robustness.engines import Engine
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.labels import is_label_map
-from vbmstat.volume import Volume
 
 CPU = torch.device("cpu")
 CLASSIC = [Engine("classic")]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.robustness.conftest import GRID, as_segmented
+from vbmstat.image.volume import Volume
 from vbmstat.robustness import atrophy, engines
 from vbmstat.robustness.atrophy import changes, evaluate_atrophy, summarise
 from vbmstat.robustness.engines import Engine
 from vbmstat.simulate.atrophy import LEVELS_MM
-from vbmstat.volume import Volume
 
 CPU = torch.device("cpu")
 CLASSIC = [Engine("classic")]

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import io
 from vbmstat.errors import AssetError, ScanError, TableError
-from vbmstat.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import SOURCES, load_atlas, wheel_table
-from vbmstat.volume import Volume
 
 ATLASES = Path(__file__).parents[2] / "atlases"
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.measure import label_shares, measure_map
-from vbmstat.volume import Volume
 
 
 def random_atlas(seed: int, flip: bool = False) -> Atlas:

@@ -8,14 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import io, naming
+from vbmstat import naming
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.measure import label_shares, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
 from vbmstat.roi.table import cohort_of_maps, measure_rois, write_rois
-from vbmstat.volume import Volume
 
 # Template mm of a scan point, axis by axis: a scale, a shift and a wave, so that the inverse is known on a fine line.
 SCALE, SHIFT_MM, WAVE_MM, PERIOD_MM = 0.9, 1.7, 1.2, 25.0

@@ -8,12 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import assets, io
+from vbmstat import assets
 from vbmstat.cohort import Cohort, index_by_id, read_cohort
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.table import cohort_of_maps, measure_rois, to_wide, write_rois
-from vbmstat.volume import Volume
 
 GRID = Grid((6, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
 

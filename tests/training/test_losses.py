@@ -12,7 +12,7 @@ from vbmstat.training.velocity import find_velocities
 
 
 def test_jacobian_determinant_of_a_linear_map():
-    from vbmstat.grid import voxel_indices  # noqa: PLC0415 - once
+    from vbmstat.image.grid import voxel_indices  # noqa: PLC0415 - once
 
     matrix = torch.tensor([[0.1, 0.2, 0.0], [0.0, -0.2, 0.1], [0.3, 0.0, 0.05]])
     field = torch.einsum("ij,jxyz->ixyz", matrix, voxel_indices((7, 8, 9)))[None]

@@ -89,7 +89,7 @@ def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
     try:
         if locking:
             for folder in (out, out / "report", out / "figures", out / "logs"):
-                for path in folder.glob(".partial-*"):  # the names of vbmstat.storage.atomic_path
+                for path in folder.glob(".partial-*"):  # the names of vbmstat.image.storage.atomic_path
                     path.unlink(missing_ok=True)
         yield
     finally:

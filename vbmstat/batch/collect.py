@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, naming, storage
+from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, naming
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import scans
+from vbmstat.image import storage
 
 log = logging.getLogger(__name__)
 _MOST_NAMED = 10  # scans in a message

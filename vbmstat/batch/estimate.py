@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vbmstat import io
 from vbmstat.batch.plan import Plan
 from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
 from vbmstat.runlog import scan_times
 
 _MOST_LOOKED_AT = 32  # scans, evenly among all

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from vbmstat import naming, storage, tables
+from vbmstat import naming, tables
+from vbmstat.assets.provenance import path_label, provenance
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 from vbmstat.inputs import Inputs
-from vbmstat.provenance import path_label, provenance
 from vbmstat.runlog import FOLDER
 
 _HASH_DIGITS = 12
@@ -29,7 +30,7 @@ T = TypeVar("T")
 def manifest(
     scans: Sequence[naming.Scan], parameters: Mapping[str, Any], engine: str, device: str
 ) -> dict[str, Any]:
-    """Describe a run: what :func:`vbmstat.provenance.provenance` records of each of its outputs, and all scans.
+    """Describe a run: what :func:`vbmstat.assets.provenance.provenance` records of each of its outputs, and all scans.
 
     A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing where
     the file cannot be looked at). Its sha256 stands in its sidecar: nothing is read here.

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.deep import DEFAULT_WEIGHTS
 from vbmstat.preproc.pipeline import DEEP, Preprocessed
-from vbmstat.volume import Volume
 
 
 class Process(Protocol):

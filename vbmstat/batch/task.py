@@ -15,13 +15,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from vbmstat import derivatives, io, naming, storage
+from vbmstat import derivatives, naming
+from vbmstat.assets.provenance import provenance
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.memory import peak_bytes, start_peak
 from vbmstat.batch.options import Options
 from vbmstat.errors import VbmstatError, one_line
+from vbmstat.image import io, storage
 from vbmstat.preproc import pipeline
-from vbmstat.provenance import provenance
 
 log = logging.getLogger(__name__)
 

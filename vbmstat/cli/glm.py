@@ -244,7 +244,7 @@ def _write_figures(results: GlmResults, folder: Path) -> None:
     from scipy import stats  # noqa: PLC0415
 
     from vbmstat.figures.model import design_figure, glass_brain_figure  # noqa: PLC0415
-    from vbmstat.storage import atomic_path  # noqa: PLC0415
+    from vbmstat.image.storage import atomic_path  # noqa: PLC0415
 
     design = results.design
     pictures = {"design.png": design_figure(design.matrix, design.columns, design.scan_ids)}

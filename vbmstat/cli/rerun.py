@@ -108,7 +108,7 @@ def glm_arguments(content: Mapping[str, Any], places: Sequence[Path]) -> list[st
 
 def _located(value: Any, content: Mapping[str, Any], places: Sequence[Path]) -> str:
     """A parameter as it is typed; files and folders where they are now."""
-    from vbmstat.provenance import find_file  # noqa: PLC0415
+    from vbmstat.assets.provenance import find_file  # noqa: PLC0415
 
     if isinstance(value, dict) and "file" in value:
         return str(find_file(value["file"], value["sha256"], places).absolute())

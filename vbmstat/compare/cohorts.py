@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, storage
+from vbmstat import __version__
 from vbmstat.cohort import Cohort
 from vbmstat.compare import summary
 from vbmstat.compare.config import TISSUES, Plan, Variable
@@ -32,6 +32,7 @@ from vbmstat.glm.contrast import file_label
 from vbmstat.glm.masking import file_stamp
 from vbmstat.glm.options import make_options
 from vbmstat.glm.pack import find_store, pack_maps
+from vbmstat.image import storage
 from vbmstat.naming import split_ids
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois

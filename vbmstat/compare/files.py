@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, assets, io, naming
+from vbmstat import agreement, assets, naming
 from vbmstat.cohort import read_table
 from vbmstat.compare.config import TISSUES
 from vbmstat.compare.inputs import by_scan
 from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import resample
+from vbmstat.image import io
+from vbmstat.image.grid import resample
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, io, naming, storage
+from vbmstat import agreement, naming
 from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
+from vbmstat.image import io, storage
 from vbmstat.preproc.smooth import smooth_map
 from vbmstat.runlog import scan_times
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat import storage, tables
+from vbmstat import tables
+from vbmstat.assets.provenance import provenance
 from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
-from vbmstat.provenance import provenance
+from vbmstat.image import storage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

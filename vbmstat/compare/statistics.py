@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from vbmstat import agreement, io, storage
+from vbmstat import agreement
 from vbmstat.errors import ScanError
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.naming import image_stem
-from vbmstat.volume import Volume
 
 _SPM = re.compile(r"^SPM\{(?P<kind>[TFZ])(?:_\[(?P<df>[\d.,\s]+)\])?\}(?:\s*-\s*contrast \d+:\s*(?P<name>.*))?")
 _MEDIAN = re.compile(r"^median ?(?P<kind>[tF])\b.*over \d+ subsets[^:]*:\s*(?P<name>.*)")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbmstat.assets.provenance import device_label
 from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
@@ -55,7 +56,6 @@ from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
 from vbmstat.glm.tensors import Fit, LocalDfFit
 from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
-from vbmstat.provenance import device_label
 
 _MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
 

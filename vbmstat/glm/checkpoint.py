@@ -16,7 +16,7 @@ from vbmstat.glm.maps import Maps
 from vbmstat.glm.nulls import NullSettings
 from vbmstat.glm.permute import Permuted
 from vbmstat.glm.plan import Plan
-from vbmstat.storage import atomic_path
+from vbmstat.image.storage import atomic_path
 
 _VERSION = 2  # of what a checkpoint holds, and of how it is counted
 PER_VOXEL = ("reached", "own")  # the rest holds a value a permutation

@@ -16,8 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from vbmstat.glm.maps import Space
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 CONNECTIVITY = 18  # faces and edges, as SPM's clusters
 PEAK_DISTANCE_MM = 8.0  # between the peaks listed for a cluster, and

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import storage
 from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.combat import SiteEffects
 from vbmstat.glm.design import ALIASES, INTERCEPT, Design, build_design
 from vbmstat.glm.maps import Space
-from vbmstat.grid import Grid
+from vbmstat.image import storage
+from vbmstat.image.grid import Grid
 
 _FORMAT = 1
 _STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # what they do depends on the scans they are given

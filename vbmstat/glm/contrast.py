@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import storage
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
 from vbmstat.glm.design import INTERCEPT, RANK_TOLERANCE, Design
+from vbmstat.image import storage
 
 _F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
 _NAMED = re.compile(r"^(?P<name>[\w][\w .-]*?)\s*=\s*(?P<rest>[^=].*)$", re.DOTALL)

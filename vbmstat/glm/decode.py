@@ -2,7 +2,7 @@
 
 A NIfTI-1 file is inflated with igzip, its header compared with the first map's byte for byte, and the masked
 voxels gathered straight from the stored order; nothing is reoriented and no float64 copy is made. Whatever is
-unusual (another axis order, byte order, type or format) goes the slow way, through :mod:`vbmstat.io`.
+unusual (another axis order, byte order, type or format) goes the slow way, through :mod:`vbmstat.image.io`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import numpy as np
 from isal import igzip
 from isal.igzip_lib import IsalError
 
-from vbmstat import io
 from vbmstat.errors import ScanError
 from vbmstat.glm.maps import Scratch
-from vbmstat.grid import Grid
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
 
 _HEADER_BYTES = 348
 _MAX_INFLATION = 1032  # of deflate; more is a damaged size

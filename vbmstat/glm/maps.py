@@ -19,7 +19,7 @@ import numpy as np
 
 from vbmstat.errors import ScanError
 from vbmstat.glm.rawfile import RawFile
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
 
 CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8 MB, inside the L3 cache
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import storage
 from vbmstat.errors import ScanError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
 from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Scratch, Space, even
 from vbmstat.glm.masking import MaskRule, Tally, file_stamp
 from vbmstat.glm.rawfile import RawFile
-from vbmstat.grid import Grid
+from vbmstat.image import storage
+from vbmstat.image.grid import Grid
 
 Progress = Callable[[str, int, int], None]
 _FORMAT = 2

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from vbmstat.assets.provenance import path_label, versions
 from vbmstat.glm.contrast import Contrast
 from vbmstat.glm.design import Design
 from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.glm.options import Options
 from vbmstat.glm.resample import draws_hash
-from vbmstat.provenance import path_label, versions
 
 _IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
 

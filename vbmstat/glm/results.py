@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, storage, tables
+from vbmstat import tables
 from vbmstat.errors import DesignError
 from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
 from vbmstat.glm.contrast import Contrast
@@ -34,7 +34,8 @@ from vbmstat.glm.nulls import Nulls
 from vbmstat.glm.plan import REPLICATION_P
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.tensors import Fit
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 
 _P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
 _FLAG = " approximated"  # ends the name of a column that says which p of another are so

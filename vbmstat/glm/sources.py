@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import storage
 from vbmstat.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
+from vbmstat.image import storage
 from vbmstat.naming import find_maps, parse_map_name, split_ids
 
 _MAX_LISTED = 12

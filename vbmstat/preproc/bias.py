@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 _SPACING_MM = 3.0  # the fit sees every third millimetre, as SPM does
 _FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.volume import Volume
+from vbmstat.image.volume import Volume
 
 _BOX_SHAPE = (128, 128, 128)  # the networks' training sizes
 _BRAIN_SHAPE = (256, 256, 256)

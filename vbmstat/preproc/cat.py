@@ -22,12 +22,12 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from vbmstat.errors import AssetError, ScanError
-from vbmstat.grid import apply_affine, voxel_indices
+from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.denoise import noise_sigma
 from vbmstat.preproc.smooth import smooth
 from vbmstat.preproc.tissue import Segmentation
 from vbmstat.preproc.warp import Warp
-from vbmstat.volume import Displacement, Volume
 
 _N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP, and of the Markov random field (ICM), as CAT12 sets them
 _MAX_NOISE, _NOISE_GAIN = 0.15, 3.0  # CAT12's weight of the random field is min(0.15, 3 · noise) / 2

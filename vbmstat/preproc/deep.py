@@ -17,11 +17,11 @@ import torch
 from torch.nn import functional
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc import warp
 from vbmstat.preproc.networks import cascade, symnet
 from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
-from vbmstat.volume import Displacement, Volume
 
 DEFAULT_WEIGHTS = OWN
 

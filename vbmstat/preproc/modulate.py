@@ -11,8 +11,8 @@ from itertools import product
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, apply_affine, sample, voxel_indices
-from vbmstat.volume import Displacement, Volume
+from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 
 _OFFSETS = tuple(product((-0.25, 0.25), repeat=3))  # centres of the eight octants of a template voxel
 

@@ -27,7 +27,8 @@ import torch
 
 from vbmstat import assets
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc import (
     bias,
     brain,
@@ -44,7 +45,6 @@ from vbmstat.preproc import (
     warp,
     working,
 )  # fmt: skip
-from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
 _DRAFT_MM = 2.0

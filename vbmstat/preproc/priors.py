@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 _PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
 _WARPED_PRIOR_FWHM_MM = 2.5

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from vbmstat.grid import resample
-from vbmstat.volume import Volume
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
 
 _PURE = 0.95  # fraction from which a voxel counts as one tissue
 _WINDOW_MM = 5.0  # the noise is what varies within this width of white matter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vbmstat.volume import Volume
+from vbmstat.image.volume import Volume
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _REACH_SIGMA = 6.0  # as far as SPM's kernel reaches

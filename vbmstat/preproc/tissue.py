@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vbmstat.grid import sample, voxel_indices
+from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 N_STATES = 6
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states

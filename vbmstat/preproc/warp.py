@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, sample, voxel_indices
-from vbmstat.volume import Displacement, Volume
+from vbmstat.image.grid import Grid, sample, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)

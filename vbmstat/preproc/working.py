@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vbmstat.grid import Grid, resample
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
 
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0

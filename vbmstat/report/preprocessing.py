@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming, storage
+from vbmstat import naming
 from vbmstat.assets import ASSETS
 from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
 from vbmstat.cohort_quality import OUTLIER_Z, robust_z
 from vbmstat.figures import publication
+from vbmstat.image import storage
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of

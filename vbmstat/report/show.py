@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import io, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import viewer_html
-from vbmstat.volume import Volume
 
 _STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r"}  # NIfTI intents that are drawn as such
 

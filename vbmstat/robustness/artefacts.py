@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from vbmstat import evaluate, io
+from vbmstat import evaluate
 from vbmstat.errors import VbmstatError
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import Segmented
 from vbmstat.robustness.engines import Engine, Head, Report, Row, Trial, find_heads, run_trials
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.artefacts import ARTEFACTS, CLEAN, STRENGTHS, Artefact, add_artefact
 from vbmstat.simulate.labels import is_label_map
-from vbmstat.volume import Volume
 
 TABLE = "evaluation_artefacts"
 MEASURES = ("dice_gm", "dice_wm", "dice_csf", "gm_error_percent", "tiv_error_percent", "seconds")

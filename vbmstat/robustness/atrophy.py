@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import Segmented
 from vbmstat.robustness.engines import Engine, Head, Measure, Report, Row, Trial, find_heads, run_trials
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
-from vbmstat.volume import Volume
 
 TABLE = "evaluation_atrophy"
 

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import assets, io, naming, tables
+from vbmstat import assets, naming, tables
+from vbmstat.assets.provenance import device_label, versions
 from vbmstat.errors import VbmstatError, one_line
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.deep import DEFAULT_WEIGHTS
 from vbmstat.preproc.pipeline import DEEP, Segmented, engine_parameters, segment_scan
-from vbmstat.provenance import device_label, versions
-from vbmstat.volume import Volume
 
 Row = dict[str, Any]
 Report = Callable[[str, int, int], None]

@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from vbmstat import assets, io
+from vbmstat import assets
 from vbmstat.cohort import closest, read_table
 from vbmstat.errors import AssetError, ScanError, TableError
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 
 LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"

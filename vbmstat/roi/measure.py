@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
-from vbmstat.volume import Volume
 
 _PARALLEL_TOLERANCE = 1e-4  # off-axis part of a voxel's edge, relative to the edge
 

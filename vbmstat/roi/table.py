@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming, storage, tables
+from vbmstat import naming, tables
+from vbmstat.assets.provenance import provenance
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.provenance import provenance
+from vbmstat.image import storage
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from scipy import ndimage, optimize
 
-from vbmstat import assets, grid
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.image import grid
+from vbmstat.image.grid import Grid
 from vbmstat.simulate.render import smooth_noise
 
 HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # what the head has around the template's field of view

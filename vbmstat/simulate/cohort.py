@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 
 import vbmstat
-from vbmstat import assets, grid, io, storage, tables
+from vbmstat import assets, tables
 from vbmstat.errors import VbmstatError
+from vbmstat.image import grid, io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
 from vbmstat.simulate.render import image_from_signal
-from vbmstat.volume import Volume
 
 AGE_RANGE_YEARS = (20.0, 80.0)
 AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # of a uniform distribution, 17.3

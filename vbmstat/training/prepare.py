@@ -14,22 +14,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vbmstat import assets, io, storage
+from vbmstat import assets
+from vbmstat.assets.provenance import find_file
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.linear import refine_with_tissues, register_brain
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
-from vbmstat.provenance import find_file
 from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
 from vbmstat.training.cases import Case
 from vbmstat.training.tasks import registration_grid
 from vbmstat.training.velocity import find_velocities
-from vbmstat.volume import Volume
 
 _VELOCITY_MM = 3.0  # finer velocities are not kept
 _BRAIN_FROM = 0.1  # of the template's GM and WM, where an affine is fitted to a deformation

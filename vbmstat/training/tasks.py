@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid, from_normalised
+from vbmstat.image.grid import Grid, from_normalised
 from vbmstat.preproc.networks.cascade import mask_windows, resample_low_passed, view_grid
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.patches import (

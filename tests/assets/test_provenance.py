@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from vbmstat.assets.provenance import path_label, provenance
 from vbmstat.errors import VbmstatError
-from vbmstat.provenance import path_label, provenance
 
 
 @pytest.fixture

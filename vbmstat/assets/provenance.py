@@ -1,7 +1,6 @@
-"""What made an output: versions, parameters, hashes of inputs; a JSON object beside every output.
+"""Provenance of an output: versions, parameters and hashes of inputs, as a JSON object beside it.
 
-Nothing that names a person or a machine is recorded: no user, host or home folder, and nothing of the
-command's environment.
+Nothing that identifies a person or a machine is recorded: no user, host, home folder or environment variable.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from vbmstat import __version__
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
 
-_PACKAGES = ("vbmstat", "torch", "numpy", "scipy", "nibabel")
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel")
 _HASHED = 12  # digits shown
 
 
@@ -32,7 +32,7 @@ def provenance(
     seed: int | None = None,
     root: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Describe how an output was made.
+    """Provenance record of an output.
 
     Parameters
     ----------
@@ -44,14 +44,14 @@ def provenance(
     inputs : iterable of path
         Files that were read; each is recorded with its sha256.
     engine, device, seed : optional
-        Preprocessing engine, torch device, random seed; left out when not given.
+        Preprocessing engine, torch device, random seed; omitted if None.
     root : path, optional
-        Folder that the inputs' paths are relative to; a path elsewhere is recorded by its name alone.
+        Folder that the inputs' paths are relative to; of a path elsewhere only the name is recorded.
 
     Returns
     -------
     dict
-        JSON-ready. Equal runs give equal objects: times stand in the run's log (:mod:`vbmstat.runlog`).
+        JSON-ready. Equal runs give equal objects; times are only in the run's log (:mod:`vbmstat.runlog`).
 
     Raises
     ------
@@ -74,7 +74,7 @@ def provenance(
 def _input_sha256(path: Path | str) -> str:
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+        if path.exists() and not path.is_file():  # reading a pipe would block
             msg = f"{path}: cannot be read: no regular file"
             raise VbmstatError(msg)
         return sha256(path)
@@ -85,19 +85,20 @@ def _input_sha256(path: Path | str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this program, of what it computes with, of Python, and the kind of machine."""
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    return {**found, "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    """Versions of vbmstat, its numerical libraries and Python, and the platform."""
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    machine = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    return {"vbmstat": __version__, **packages, **machine}
 
 
 def device_label(device: torch.device | str) -> str:
-    """``cpu``, or the model of the GPU: which of several equal GPUs did the work says nothing."""
+    """``cpu``, or the model of the GPU without its number."""
     device = torch.device(device)
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def path_label(path: Path | str, root: Path | str | None = None) -> str:
-    """A path without what it says about the machine: relative to `root` where it lies below it, else its name.
+    """A path that reveals nothing about the machine: relative to `root` if below it, else the name.
 
     Examples
     --------
@@ -115,7 +116,7 @@ def path_label(path: Path | str, root: Path | str | None = None) -> str:
 
 
 def _plain(value: Any, root: Path | str | None) -> Any:
-    """A value as JSON knows it."""
+    """A value as JSON types."""
     if isinstance(value, Path):
         return path_label(value, root)
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
@@ -131,12 +132,12 @@ def _plain(value: Any, root: Path | str | None) -> Any:
 
 
 def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
-    """A file by its sha256: at its relative name below a folder, else under its name anywhere below, else any.
+    """Find a file by its sha256: first at its relative path in a folder, then by name anywhere below, then by any name.
 
     Raises
     ------
     VbmstatError
-        If none has that content.
+        If no file has that sha256.
     """
     other: Path | None = None
     for path in _candidates(name, folders):

@@ -9,8 +9,8 @@ import threading
 import pandas as pd
 import pytest
 
-from vbmstat import storage
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 
 
 def test_failure_while_writing_leaves_nothing(tmp_path):

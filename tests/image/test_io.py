@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from tests import hostile
-from vbmstat import io
 from vbmstat.errors import ScanError, one_line
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 AXCODES = ["".join(codes) for axes in permutations(("RL", "AP", "SI")) for codes in product(*axes)]
 
@@ -173,7 +173,7 @@ def test_missing_file_and_broken_link(tmp_path):
 def test_nibabel_does_not_write_to_the_error_stream(tmp_path):
     case = next(case for case in hostile.BAD if case.name == "data type 9999")
     program = (
-        "import sys\nfrom vbmstat import io, errors\n"
+        "import sys\nfrom vbmstat import errors; from vbmstat.image import io\n"
         "try: io.read_volume(sys.argv[1])\n"
         "except errors.ScanError: pass\n"
         "import nibabel\n"
@@ -197,7 +197,7 @@ def test_absurd_header_takes_no_memory(tmp_path):
     assert len(paths) == len(names)
     program = (
         "import resource, sys\n"
-        "from vbmstat import io, errors\n"
+        "from vbmstat import errors; from vbmstat.image import io\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for path in sys.argv[1:]:\n"
         "    try: io.read_volume(path)\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written beside, flushed to the disk, renamed. Text, JSON and tables."""
+"""Atomic writes of text, JSON and tables: written to a temporary file beside, flushed to disk, renamed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     Raises
     ------
     VbmstatError
-        If the place cannot be written to: no permission, no space left, a name that is too long.
+        If it cannot be written: no permission, no space left, a name that is too long.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -58,7 +58,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut, where the system can (not on Windows)."""
+    """Flush a folder's entries to disk, so that renames survive a power cut (not on Windows)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError:
@@ -66,7 +66,7 @@ def fsync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without fsync of folders
             raise
     finally:
         os.close(handle)
@@ -74,7 +74,7 @@ def fsync_folder(folder: Path) -> None:
 
 @cache
 def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it: once, and by one thread at a time."""
+    """The process's umask, which can be read only by setting it: once, by one thread at a time."""
     with _UMASK_LOCK:
         mask = os.umask(0o077)
         os.umask(mask)
@@ -98,7 +98,7 @@ def read_json(path: Path | str) -> Any:
     Raises
     ------
     OSError, ValueError
-        If it cannot be read, is no JSON, or is nested deeper than any file of ours.
+        If it cannot be read, is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))

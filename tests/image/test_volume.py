@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat.grid import Grid
-from vbmstat.volume import Displacement, Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Displacement, Volume
 
 GRID = Grid((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0]))
 

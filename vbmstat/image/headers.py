@@ -1,4 +1,4 @@
-"""What an image file is by its first bytes, judged before any reader of images trusts what they say."""
+"""Checks of an image file's first bytes, before nibabel trusts its header."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _FORM_CODES = range(6)
 # Field -> byte, type, how many: by version
 _NIFTI1 = {"vox_offset": (108, "f4", 1), "pixdim": (80, "f4", 3), "codes": (252, "i2", 2)}
 _NIFTI2 = {"vox_offset": (168, "i8", 1), "pixdim": (112, "f8", 3), "codes": (344, "i4", 2)}
-_POINTERS = {  # what stands in place of a file whose content lies elsewhere
+_POINTERS = {  # of files whose content is elsewhere
     b"/annex/objects/": "datalad get", b"../": "datalad get", b".git/annex/": "datalad get",
     b"version https://git-lfs": "git lfs pull",
 }  # fmt: skip
 
 
 def nifti_version(head: bytes) -> int:
-    """1 or 2 by the magic string of a NIfTI header, single file or pair; 0 if it has none."""
+    """NIfTI version, 1 or 2, by the header's magic string (single file or pair); 0 if it is not NIfTI."""
     if head[344:347] in (b"n+1", b"ni1"):
         return 1
     return 2 if head[4:7] in (b"n+2", b"ni2") else 0
 
 
 def wrong_packing(raw: bytes, name: str) -> str:
-    """What is wrong with how a file is packed, by its first bytes as they are on the disk; empty if nothing is.
+    """What is wrong with a file's compression, by its first bytes on disk; empty if nothing.
 
     Examples
     --------
@@ -46,9 +46,9 @@ def wrong_packing(raw: bytes, name: str) -> str:
 
 
 def wrong_header(head: bytes) -> str:
-    """What in the first bytes of an image, unpacked, would lead a reader astray; empty if nothing does.
+    """What is wrong with an image's uncompressed header; empty if nothing.
 
-    These are fields that nibabel repairs by guesses, and sizes that would make it read without end.
+    Checked are fields that nibabel would repair by guessing, and sizes that would make it read endlessly.
     """
     if head.startswith(_GZIP):
         return "it is gzipped twice; unpack it once (gunzip)"
@@ -73,6 +73,6 @@ def wrong_header(head: bytes) -> str:
 
 
 def _is_little_endian(head: bytes, version: int) -> bool:
-    """By the number of dimensions, 1 to 7, as every reader of NIfTI tells it."""
+    """Byte order by the number of dimensions, which must be 1 to 7."""
     n_dimensions = np.frombuffer(head, "<i2" if version == 1 else "<i8", 1, 40 if version == 1 else 16)[0]
     return 0 <= n_dimensions <= 7

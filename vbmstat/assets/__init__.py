@@ -1,7 +1,6 @@
-"""Templates, atlases and network weights: where they come from, and proof that they are what they should be.
+"""Templates and network weights from installed wheels, checked against pinned sha256.
 
-All files of the `classic` engine are read from the installed `deepmriprep` and `deepbet` wheels (both MIT);
-nothing is downloaded.
+The `classic` engine reads all its files from the `deepmriprep` and `deepbet` wheels (both MIT) and downloads nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from vbmstat import io
 from vbmstat.errors import AssetError
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
 
 _TEMPLATES = "deepmriprep/data/templates"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that the program needs: its distribution on PyPI, path inside it, sha256 and licence."""
+    """A file in a wheel: its distribution on PyPI, path inside it, pinned sha256 and licence."""
 
     name: str
     distribution: str
@@ -86,12 +85,12 @@ def distribution_file(distribution: str, path: str) -> Path:
 
 @cache
 def asset_path(name: str) -> Path:
-    """Path of a known asset, after its sha256 was compared once in this process.
+    """Path of a known asset; its sha256 is compared once per process.
 
     Raises
     ------
     AssetError
-        If the name is unknown, the file is missing, or its content is not that which vbmstat was tested with.
+        If the name is unknown, the file is missing, or its sha256 is not the pinned one.
     """
     if name not in ASSETS:
         msg = f"expected the name of an asset ({', '.join(ASSETS)}), got {name!r}"
@@ -130,5 +129,5 @@ def template() -> Volume:
 
 @cache
 def template_brain() -> Volume:
-    """Average T1w brain without skull, (1, 339, 411, 339), RAS+, 0.5 mm, intensities 0 to 1."""
+    """Average skull-stripped T1w image, (1, 339, 411, 339), RAS+, 0.5 mm, intensities 0 to 1."""
     return io.read_volume(asset_path("template-brain"))

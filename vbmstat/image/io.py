@@ -24,11 +24,11 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from vbmstat import headers
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
-from vbmstat.storage import atomic_path
-from vbmstat.volume import Volume
+from vbmstat.image import headers
+from vbmstat.image.grid import Grid
+from vbmstat.image.storage import atomic_path
+from vbmstat.image.volume import Volume
 
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
@@ -372,7 +372,7 @@ def write_volume(
     ValueError
         If the path has another suffix, or values do not fit into an integer `dtype`.
     VbmstatError
-        If the file cannot be written; see :func:`vbmstat.storage.atomic_path`.
+        If the file cannot be written; see :func:`vbmstat.image.storage.atomic_path`.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):

@@ -21,6 +21,7 @@ class Server:
         self.requests: Counter[tuple[str, str]] = Counter()
         self.content = dict(content)
         self.cut_after: int | None = None
+        self.cuts = 1_000  # replies that are cut
         self.seconds = 0.0
         self.status = 200
         outer = self
@@ -42,13 +43,15 @@ class Server:
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
                 if with_body and status == 200:
-                    self.wfile.write((body or b"")[: outer.cut_after])
+                    outer.cuts -= 1
+                    self.wfile.write((body or b"")[: outer.cut_after if outer.cuts >= 0 else None])
 
             def log_message(self, *_: object) -> None:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign] - a client was killed on purpose
         self.address = f"http://127.0.0.1:{self.http.server_port}/"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -68,7 +71,7 @@ def swallowing() -> Iterator[str]:
 # Processes of one import: each is a fork that waits for the word to go.
 WORKERS = """
 import json, os, sys
-from vbmstat import downloads
+from vbmstat.assets import downloads
 names, address, n = json.loads(sys.argv[1])
 downloads.WEIGHTS["few"] = downloads.WeightSet("few", tuple(names), (address,), ("deepmriprep", "none"), "MIT")
 waiting, go = os.pipe()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from tests import hostile
-from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
 
 SHAPES = st.tuples(*[st.integers(2, 9)] * 3)
 SIZES = st.tuples(*[st.floats(0.3, 5)] * 3)
