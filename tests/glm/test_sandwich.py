@@ -139,7 +139,7 @@ def test_satterthwaite_of_many_subjects_needs_no_square_of_them():
     family = np.repeat(np.arange(30_000), 2)
     basis = np.linalg.qr(np.column_stack([np.ones(60_000), rng.standard_normal(60_000)]))[0]
     starts = np.flatnonzero(np.diff(family, prepend=-1))
-    assert satterthwaite(basis[:, 1:].T, basis, starts) == pytest.approx(15_000, rel=0.05)  # (Σ o)² / Σ o², o like χ²(2)
+    assert satterthwaite(basis[:, 1:].T, basis, starts) == pytest.approx(15_000, rel=0.05)
 
 
 @pytest.mark.parametrize(
