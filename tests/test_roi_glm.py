@@ -162,6 +162,16 @@ def test_mixed_model(sessions):
     assert words["icc"]["Description"].startswith("Share of the variance")
 
 
+def test_a_variance_that_cannot_be_known_is_refused_for_regions_too(study):
+    table = pd.read_csv(study / "cohort.tsv", sep="\t").assign(flag=[1] + [0] * (N_SCANS - 1))
+    table.to_csv(study / "cohort.tsv", sep="\t", index=False)
+    with pytest.raises(DesignError, match=r"contrast 'flag': HC3 cannot estimate its variance, .* fits sub-00 exactly"):
+        fit(study, "gm ~ age + flag", ["flag"], robust="hc3", repeats=0)
+    found = fit(study, "gm ~ age + flag", None, robust="hc3", repeats=0)
+    assert found.table["contrast"].unique().tolist() == ["age"]
+    assert any(note.startswith("contrast 'flag' left out") for note in found.record["notes"])
+
+
 def test_sandwich_variances(sessions):
     ours = fit(sessions, "gm ~ age", ["age"], repeated="participant_id")
     table = ours.table.set_index("label")

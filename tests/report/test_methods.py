@@ -61,6 +61,15 @@ def test_a_sandwich_fit_says_what_it_is_and_has_no_effect_sizes(record) -> None:
     assert "Cohen" in text(record)
 
 
+def test_fewer_degrees_of_freedom_of_hc3_in_words(record) -> None:
+    assert "effective degrees of freedom" not in text(record, robust="hc3")
+    changed = copy.deepcopy(record)
+    changed["contrasts"][0]["df"] = 2.94
+    said = text(changed, robust="hc3")
+    name = record["contrasts"][0]["name"]
+    assert f"t had effective degrees of freedom of the design (2.9 for {name})" in said
+
+
 def test_variance_groups_in_words(record) -> None:
     changed = {**record, "variance_groups": {"column": "sex", "scans_per_group": [6, 7], "df": {"age": 9.2}}}
     said = glm_methods(changed).paragraphs[0]

@@ -17,7 +17,9 @@ from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
 from vbmstat.errors import DesignError, ScanError, TableError
+from vbmstat.glm import hc3, sandwich
 from vbmstat.glm.blocks import Node, orbits
+from vbmstat.glm.calibration import REPEATED, NoiseMaps, calibration_notes
 from vbmstat.glm.contrast import Contrast, build_contrasts
 from vbmstat.glm.design import (
     ALIASES,
@@ -29,6 +31,7 @@ from vbmstat.glm.design import (
 )
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
+from vbmstat.glm.hc3 import make_hc3_plan, unestimated_scans
 from vbmstat.glm.infer import (
     Inference,
     exchange_notes,
@@ -38,18 +41,19 @@ from vbmstat.glm.infer import (
     inference_record,
     prepare_permutations,
 )
+from vbmstat.glm.leverage import leave_out
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.glm.masking import MaskRule
 from vbmstat.glm.options import Options, make_options
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.permute import SCHEMES, Permuted
-from vbmstat.glm.plan import Plan, make_covariate_plan, make_plan
+from vbmstat.glm.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
 from vbmstat.glm.power import power_maps
 from vbmstat.glm.record import contrast_record, fit_record, map_record
 from vbmstat.glm.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
 from vbmstat.glm.resample import draw_subsets, read_draws
 from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_maps
-from vbmstat.glm.sandwich import SandwichFit, fit_sandwich
+from vbmstat.glm.sandwich import SandwichFit, fit_sandwich, unestimated_subjects
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
 from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
@@ -130,44 +134,46 @@ def fit_glm(
     named = design if map_name is None else with_map_column(design, map_name)
     hypotheses = build_contrasts(contrasts, named)
     _check_combination(settings, hypotheses, map_name)
+    weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
+    subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
+    hypotheses, left_out = _testable(hypotheses, not contrasts, design, weights, subjects, settings)
     draws = _draws(source, settings)
     scale = _tiv_scale(source) if settings.tiv == "proportional" else None
-    weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
-    make = make_plan if map_name is None else make_covariate_plan
-    make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
+    make = _plan_maker(settings, map_name)
+    planned = make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
     permuted, groups = _permutations(source, design, hypotheses, weights, settings)
-    subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
     store, scratch = (None if folder is None else Path(folder).absolute() for folder in (store, scratch))
     with ExitStack() as stack:
         matrix = _open(source, settings, store, scratch, scale, stack, progress)
         if settings.global_scaling:
             scale = _global_scale(matrix, scale)
+            planned = make(design, hypotheses, draws, weights, scale)
         engine: dict[str, Any] = {
             "device": str(device), "backend": settings.backend, "chunk_voxels": settings.chunk_voxels,
             "n_threads": settings.n_threads, "progress": progress, "cluster": cluster,
         }  # fmt: skip
-        if map_name is None:
-            full = make_plan(design, hypotheses, draws, weights, scale)
-            fit = _fit(matrix, full, (design, hypotheses), subjects, groups, settings, engine)
+        if isinstance(planned, Plan):
+            fit = _fit(matrix, planned, (design, hypotheses), subjects, groups, settings, engine)
         else:
-            paths = covariate_paths(maps, map_name, table, source.scan_ids)
+            paths = covariate_paths(maps, str(map_name), table, source.scan_ids)
             covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
-            wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
-            fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
+            fit = fit_voxels_with_map(matrix, covariate, planned, **engine)
         bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
         inference = (
             {} if isinstance(fit, SandwichFit)
             else infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
         )  # fmt: skip
         smooth = residual_smoothness(matrix, bare, settings.n_threads) if inference and map_name is None else None
+    tried = _try_on_noise(bare, (design, hypotheses), subjects, groups, settings, engine)
     notes = (
         *source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix),
-        *group_notes(groups, permuted), *exchange_notes(permuted, settings), *inference_notes(inference, settings),
+        *left_out, *tried, *group_notes(groups, permuted), *exchange_notes(permuted, settings),
+        *inference_notes(inference, settings),
     )  # fmt: skip
     design = replace(design, notes=notes)
     record = fit_record(formula, right, design, draws, settings, matrix, scale)
     record |= {
-        "contrasts": contrast_record(hypotheses, named, fit.repetitions), "df_resid": fit.df_resid,
+        "contrasts": contrast_record(hypotheses, named, fit.repetitions, _freedom(fit)), "df_resid": fit.df_resid,
         "n_voxels": int(fit.mask.sum()), "device": device_label(device),
     }  # fmt: skip
     if map_name is not None:
@@ -197,6 +203,47 @@ def _fit(
         passed = {name: engine[name] for name in ("n_threads", "progress", "cluster")}
         return fit_sandwich(maps, plan, subjects, **passed)
     return fit_voxels(maps, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine)
+
+
+def _plan_maker(settings: Options, map_name: str | None) -> Callable[..., Plan | CovariatePlan]:
+    """The way to factorise the design."""
+    if map_name is not None:
+        return make_covariate_plan
+    return make_hc3_plan if settings.robust == "hc3" else make_plan
+
+
+def _testable(
+    contrasts: list[Contrast], is_default: bool, design: Design, weights: np.ndarray | None,
+    subjects: Sequence[str] | None, settings: Options,
+) -> tuple[list[Contrast], tuple[str, ...]]:
+    """Contrasts whose variance the chosen estimator can know, and notes on default ones that it cannot."""
+    if subjects is None and settings.robust != "hc3":
+        return contrasts, ()
+    plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
+    if subjects is not None:
+        who = unestimated_subjects(plan, subjects)
+        return leave_out(contrasts, who, sandwich.ESTIMATOR, sandwich.CURE, is_default)
+    return leave_out(contrasts, unestimated_scans(plan, design.scan_ids), hc3.ESTIMATOR, hc3.CURE, is_default)
+
+
+def _try_on_noise(
+    plan: Plan, model: tuple[Design, Sequence[Contrast]], subjects: Sequence[str] | None, groups: np.ndarray | None,
+    settings: Options, engine: Mapping[str, Any],
+) -> tuple[str, ...]:
+    """Notes on contrasts whose p are wrong on noise; the ordinary t and F are exact there."""
+    if subjects is None and groups is None and settings.robust == "none":
+        return ()
+    quiet = {**engine, "progress": None, "cluster": None, "chunk_voxels": None}
+    fits = {}
+    for correlation in (0.0,) if subjects is None else REPEATED:
+        noise = NoiseMaps.of_plan(plan, model[0].scan_ids, subjects, correlation)
+        fits[correlation] = _fit(noise, plan, model, subjects, groups, settings, quiet)
+    return calibration_notes(fits, model[1])
+
+
+def _freedom(fit: Fit | LocalDfFit) -> Sequence[float]:
+    """Degrees of freedom of each contrast, median over voxels where they differ."""
+    return fit.df if isinstance(fit, Fit) else fit.median_df.tolist()
 
 
 def _maps(

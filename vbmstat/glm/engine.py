@@ -24,6 +24,7 @@ import torch
 from vbmstat.cluster import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.glm.backend import COMPILED, available_cpus, choose_product, has_compiler, single_threaded
+from vbmstat.glm.hc3 import hc3_plan
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps, Scratch
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.stacked import SUMMARIES, Stacked, fit_full_sample  # noqa: F401 - part of the engine's offer
@@ -62,7 +63,7 @@ def fit_voxels(
     plan : Plan
         Factorised design, contrasts and subsets.
     robust : bool
-        HC3 variances for t (MacKinnon & White 1985), in the whole sample and in the subsets.
+        HC3 variances for t, in the whole sample and in the subsets (:mod:`vbmstat.glm.hc3`).
     spm_resms : bool
         Add ``1e-3 · max(σ²)`` over the mask to every σ², as SPM does outside fMRI.
     device : str
@@ -86,8 +87,9 @@ def fit_voxels(
     Raises
     ------
     DesignError
-        If the compiled backend is asked for where it cannot serve.
+        If the compiled backend is asked for where it cannot serve, or HC3 cannot estimate a contrast's variance.
     """
+    plan = hc3_plan(plan, maps.scan_ids) if robust else plan
     kind = torch.device(device).type
     solvers = _choose_solvers(maps, plan, kind, device, backend, robust)
     layout = tile_layout(kind, chunk_voxels, n_threads, len(plan.basis))
@@ -268,6 +270,7 @@ def empty_fit(mask: np.ndarray, plan: Plan, repetitions: Sequence[int], df_used:
         quantiles={name: np.zeros(shape) for name in names},
         df_resid=plan.df_resid - df_used,
         repetitions=tuple(repetitions),
+        df=tuple(contrast.df for contrast in plan.contrasts) or (plan.df_resid - df_used,) * len(repetitions),
     )
 
 

@@ -138,7 +138,8 @@ def infer(
         two_sided = contrast.kind == "t" and not settings.one_sided
         statistic = fit.statistic[index]
         m = float(np.linalg.matrix_rank(contrast.weights))
-        threshold = forming_threshold(settings.cluster_threshold, contrast.kind, two_sided, m, fit.df_resid)
+        freedom = fit.df_resid if isinstance(fit, LocalDfFit) else fit.df[index]
+        threshold = forming_threshold(settings.cluster_threshold, contrast.kind, two_sided, m, freedom)
         nulls = None
         if permutation is not None:
             asked = NullSettings(
@@ -155,7 +156,7 @@ def infer(
         if clusters is None and neighbours is not None:
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
         q = np.ones(len(statistic))
-        df = fit.df[index][fit.mask] if isinstance(fit, LocalDfFit) else fit.df_resid
+        df = fit.df[index][fit.mask] if isinstance(fit, LocalDfFit) else fit.df[index]
         q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, df))
         found[contrast.name] = Inference(settings.inference_kinds, two_sided, q, threshold, clusters, nulls)
     return found

@@ -8,7 +8,7 @@ when the subset loses rank; working with G instead of X_S'X_S costs no precision
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -42,6 +42,8 @@ class ContrastPlan:
         Whitened weights on the subset's coordinates of the full-sample residual.
     critical : ndarray, (b,)
         |t| or F that a subset must exceed to count as a replication.
+    df : float
+        (Denominator) degrees of freedom of t or F in the whole sample.
     """
 
     name: str
@@ -52,6 +54,15 @@ class ContrastPlan:
     whiten: np.ndarray
     on_rest: np.ndarray
     critical: np.ndarray
+    df: float
+
+    def select(self, positions: Sequence[int]) -> ContrastPlan:
+        """The same with some of its repetitions only."""
+        kept = np.asarray(positions, dtype=np.intp)
+        return replace(
+            self, repetitions=self.repetitions[kept], whiten=self.whiten[kept], on_rest=self.on_rest[kept],
+            critical=self.critical[kept],
+        )  # fmt: skip
 
     @property
     def on_fit(self) -> np.ndarray:
@@ -85,6 +96,8 @@ class Plan:
         Residual degrees of freedom of each subset.
     to_subset : ndarray, (B, r, r)
         T: Q T is orthonormal on the rows of the subset, with zero columns for lost directions.
+    is_hc3 : bool
+        Whether repetitions and degrees of freedom are those of HC3 (:func:`vbmstat.glm.hc3.hc3_plan`).
     """
 
     scan_weights: np.ndarray
@@ -97,6 +110,7 @@ class Plan:
     subset_basis: np.ndarray
     subset_df: np.ndarray
     to_subset: np.ndarray
+    is_hc3: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -154,10 +168,11 @@ def make_plan(
         ones = np.zeros(rank)
     values, vectors, to_subset, subset_basis = _factorise_subsets(basis, draws)
     subset_df = draws.sum(axis=1) - (values > _LOST).sum(axis=1)
-    plans = tuple(_plan_contrast(c, to_basis, values, vectors, subset_df) for c in contrasts)
+    df_resid = float(n_scans - rank)
+    plans = tuple(_plan_contrast(c, to_basis, values, vectors, subset_df, df_resid) for c in contrasts)
     scale = np.ones(n_scans) if scan_scale is None else np.asarray(scan_scale, dtype=np.float64)
     return Plan(
-        root_weights, scale, basis, ones, float(n_scans - rank), plans, draws, subset_basis, subset_df.astype(float),
+        root_weights, scale, basis, ones, df_resid, plans, draws, subset_basis, subset_df.astype(float),
         to_subset,
     )  # fmt: skip
 
@@ -188,7 +203,8 @@ def _factorise_subsets(
 
 
 def _plan_contrast(
-    contrast: Contrast, to_basis: np.ndarray, values: np.ndarray, vectors: np.ndarray, subset_df: np.ndarray
+    contrast: Contrast, to_basis: np.ndarray, values: np.ndarray, vectors: np.ndarray, subset_df: np.ndarray,
+    df_resid: float,
 ) -> ContrastPlan:
     rows = contrast.weights @ to_basis  # (m, r)
     norm = float(np.linalg.norm(rows))
@@ -210,7 +226,9 @@ def _plan_contrast(
     covariance = rest @ rest.transpose(0, 2, 1)  # (b, m, m)
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)) if len(rest) else covariance
     critical = critical_values(subset_df[repetitions], len(rows), contrast.kind)
-    return ContrastPlan(contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest, critical)
+    return ContrastPlan(
+        contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest, critical, df_resid
+    )
 
 
 def critical_values(df: np.ndarray, n_rows: int, kind: str) -> np.ndarray:

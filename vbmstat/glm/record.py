@@ -62,8 +62,11 @@ def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
     }
 
 
-def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int]) -> list[dict[str, Any]]:
-    """Contrasts as they go into ``glm.json``."""
+def contrast_record(
+    contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int], df: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Contrasts as they go into ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
+    freedom = [None] * len(contrasts) if df is None else [round(float(one), 4) for one in df]
     return [
         {
             "name": contrast.name,
@@ -71,6 +74,7 @@ def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: 
             "kind": contrast.kind,
             "weights": [dict(zip(design.columns, row.tolist(), strict=True)) for row in contrast.weights],
             "repetitions_estimated": count,
+            "df": one,
         }
-        for contrast, count in zip(contrasts, repetitions, strict=True)
+        for contrast, count, one in zip(contrasts, repetitions, freedom, strict=True)
     ]

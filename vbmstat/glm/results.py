@@ -300,7 +300,8 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
     contrast : Contrast
         Its name and kind.
     """
-    df, inside, statistic = fit.df_resid, fit.mask, fit.statistic[index]
+    df, inside, statistic = fit.df[index], fit.mask, fit.statistic[index]
+    of_size = fit.df_resid  # effect sizes go by the scans, p by what the variance rests on
     m = float(np.linalg.matrix_rank(contrast.weights))
     t_like = contrast.kind == "t"
     dofs = f"{df:.1f}" if t_like else f"{m:.1f},{df:.1f}"
@@ -318,12 +319,15 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMa
         found += [
             StatMap("effect", fit.effect[index], estimate, f"contrast {index + 1}: {contrast.name}"),
             StatMap("variance", fit.variance[index], estimate, f"variance of contrast {index + 1}: {contrast.name}"),
-            StatMap("r", partial_r(statistic, df), ("correlation", (df,)), f"partial r: {contrast.name}"),
-            StatMap("d", cohens_d(statistic, df), estimate, f"Cohen's d: {contrast.name}"),
+            StatMap("r", partial_r(statistic, of_size), ("correlation", (of_size,)), f"partial r: {contrast.name}"),
+            StatMap("d", cohens_d(statistic, of_size), estimate, f"Cohen's d: {contrast.name}"),
         ]
     else:
-        found.append(StatMap("r2", partial_r2(statistic, m, df), estimate, f"partial R2: {contrast.name}"))
+        found.append(StatMap("r2", partial_r2(statistic, m, of_size), estimate, f"partial R2: {contrast.name}"))
         found[1] = StatMap("p", found[1].values, ("p value", ()), f"uncorrected p: {contrast.name}")
+    if df < of_size:
+        text = f"effective degrees of freedom: {contrast.name}"
+        found.append(StatMap("df", np.where(inside, df, 1.0), estimate, text))
     found.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
     quantiles = dict(fit.quantiles)
     replication = quantiles.pop("replication", None)

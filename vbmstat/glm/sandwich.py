@@ -4,7 +4,9 @@ The model is marginal: Y = X β + ε, with any covariance inside a subject (or f
 least squares, and its variance is estimated by the subjects' own residuals, Σ_i (X'X)⁻ X_i' ê_i ê_i' X_i (X'X)⁻ (the
 classic SwE of Guillaume et al. 2014, doi:10.1016/j.neuroimage.2014.03.029; Liang & Zeger 1986,
 doi:10.1093/biomet/73.1.13). With X = Q R and a contrast's rows D = C R⁻, a subject enters a voxel only through
-u_i = D Q_i' A_i ê_i, and S = Σ_i u_i u_i' is the variance of Cβ; A_i undoes the shrinkage of residuals. Float64.
+u_i = D Q_i' A_i ê_i, and S = Σ_i u_i u_i' is the variance of Cβ. A_i = (I - H_ii)^(-1/2), H_ii the subject's block of
+the hat matrix, undoes the shrinkage of residuals (CR2, Bell & McCaffrey 2002): S is unbiased where scans are
+independent and alike, unless the model fits a subject exactly in a direction on which the contrast rests. Float64.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from vbmstat.cluster import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.engine import Layout, stream
+from vbmstat.glm.leverage import SINGULAR, leave_out, unestimated_blocks
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
 from vbmstat.glm.plan import ContrastPlan, Plan
 from vbmstat.glm.tensors import LocalDfFit
 
-CORRECTIONS = ("c0", "c2", "c3", "cr2", "cr3")
-DOF = ("satterthwaite", "guillaume")
 _READ_VOXELS = 2 * CHUNK_VOXELS
 _EXACT_FIT = 1e-26  # RSS over what the model explains below: rounding, as in the engine; the statistic is 0
-_SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
+ESTIMATOR = "the sandwich"
+CURE = "leave the subject or the column out, or merge levels"
 
 
 class SandwichFit(LocalDfFit):
@@ -41,11 +43,11 @@ class SandwichFit(LocalDfFit):
 
 @dataclass(frozen=True)
 class _Sandwich:
-    """One contrast: D (m, r), and D Q' A (m, n), scans of a subject side by side; ν if the design gives it."""
+    """One contrast: D (m, r), D Q' A (m, n) with scans of a subject side by side, and ν."""
 
     rows: np.ndarray
     weights: np.ndarray
-    nu: float | None
+    nu: float
 
 
 def fit_sandwich(
@@ -53,8 +55,6 @@ def fit_sandwich(
     plan: Plan,
     subjects: Sequence[str],
     *,
-    correction: str = "cr2",
-    dof: str = "satterthwaite",
     n_threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     cluster: Cluster | None = None,
@@ -69,12 +69,6 @@ def fit_sandwich(
         Factorised design and contrasts.
     subjects : sequence of str
         Subject (or family) of each scan: scans of different ones are independent.
-    correction : {"c0", "c2", "c3", "cr2", "cr3"}
-        Of the residuals: none; each over sqrt(1 - h) or 1 - h, its own leverage h; or each subject's multiplied by
-        (I - H_ii)^(-1/2) or (I - H_ii)^(-1), H_ii its block of the hat matrix. CR2 is unbiased where scans are
-        independent (Bell & McCaffrey 2002).
-    dof : {"satterthwaite", "guillaume"}
-        See :func:`satterthwaite` and :func:`guillaume`.
     n_threads : int, optional
         Chunks worked on at a time; results do not depend on it.
     progress : callable, optional
@@ -89,19 +83,17 @@ def fit_sandwich(
     Raises
     ------
     DesignError
-        If an option is unknown, there are too few subjects, or a contrast has too few degrees of freedom.
+        If there are too few subjects, or the variance of a contrast cannot be estimated or has too few degrees of
+        freedom.
     """
-    if correction not in CORRECTIONS or dof not in DOF:
-        msg = f"expected a correction of {', '.join(CORRECTIONS)} and dof of {', '.join(DOF)}, got {correction}, {dof}"
-        raise DesignError(msg)
     order, starts = _blocks(subjects, plan)
+    leave_out(plan.contrasts, unestimated_subjects(plan, subjects), ESTIMATOR, CURE)
     basis = plan.basis[order]
-    corrected = correct_rows(basis, starts, correction)  # A Q, (n, r)
-    between = _n_between(basis, starts)
-    parts = [_prepare(contrast, basis, corrected, starts, dof) for contrast in plan.contrasts]
+    corrected = correct_rows(basis, starts)  # A Q, (n, r)
+    parts = [_prepare(contrast, basis, corrected, starts) for contrast in plan.contrasts]
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
     fit = SandwichFit.empty(maps.mask, len(parts))
-    work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts, between=between)
+    work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts)
     layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or available_cpus())
     for start, found in stream([maps], layout, work, cluster=cluster):
         done = fit.store(start, found)
@@ -132,8 +124,15 @@ def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray
     return np.argsort(members, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]])
 
 
-def correct_rows(basis: np.ndarray, starts: np.ndarray, correction: str) -> np.ndarray:
-    """Rows of Q multiplied by the correction of the residuals they will meet, A Q.
+def unestimated_subjects(plan: Plan, subjects: Sequence[str]) -> list[list[str]]:
+    """Subjects that make the variance of each contrast of a plan unknowable; mostly none."""
+    order, starts = _blocks(subjects, plan)
+    names = np.asarray(subjects, dtype=object).astype(str)[order[starts]]
+    return [[names[i] for i in unestimated_blocks(one.rows, plan.basis[order], starts)] for one in plan.contrasts]
+
+
+def correct_rows(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Rows of Q multiplied by the correction of the residuals they will meet, A Q; zero where these vanish.
 
     Parameters
     ----------
@@ -141,39 +140,21 @@ def correct_rows(basis: np.ndarray, starts: np.ndarray, correction: str) -> np.n
         Q, scans of a subject side by side.
     starts : ndarray, (n_subjects,), int
         First row of each subject.
-    correction : str
-        One of ``CORRECTIONS``.
     """
-    if correction == "c0":
-        return basis
-    if correction in ("c2", "c3"):
-        free = 1 - (basis**2).sum(axis=1, keepdims=True)
-        power = -0.5 if correction == "c2" else -1.0
-        return np.where(free > _SINGULAR, basis * np.maximum(free, _SINGULAR) ** power, 0.0)
-    power = -0.5 if correction == "cr2" else -1.0
     corrected = np.empty_like(basis)
     for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
         block = basis[start:stop]
         values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
-        usable = values > _SINGULAR
-        scaled = np.where(usable, np.where(usable, values, 1.0) ** power, 0.0)
+        usable = values > SINGULAR
+        scaled = np.where(usable, np.where(usable, values, 1.0) ** -0.5, 0.0)
         corrected[start:stop] = vectors @ (scaled[:, None] * (vectors.T @ block))
     return corrected
 
 
-def _n_between(basis: np.ndarray, starts: np.ndarray) -> int:
-    """Dimensions of the design that are constant within every subject."""
-    counts = np.diff([*starts, len(basis)])
-    within = basis - (np.add.reduceat(basis, starts) / counts[:, None]).repeat(counts, axis=0)
-    return basis.shape[1] - int((np.linalg.svd(within, compute_uv=False) > _SINGULAR).sum())
-
-
-def _prepare(
-    contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray, dof: str
-) -> _Sandwich:
+def _prepare(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray) -> _Sandwich:
     weights = contrast.rows @ corrected.T  # (m, n)
-    nu = satterthwaite(weights, basis, starts) if dof == "satterthwaite" else None
-    if nu is not None and nu <= len(weights) - 1:
+    nu = satterthwaite(weights, basis, starts)
+    if nu <= len(weights) - 1:
         rows = len(weights)
         msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {rows} rows; too few subjects carry it"
         raise DesignError(msg)
@@ -203,46 +184,32 @@ def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) ->
     Bell & McCaffrey 2002, Survey Methodology 28:169; Pustejovsky & Tipton 2018, doi:10.1080/07350015.2016.1247004
     (approximate Hotelling's T², their η).
     """
-    m, n_subjects = len(weights), len(starts)
-    # g_ki = (I - H) A_i' Q_i D_k': u_ik = g_ki'y; products of all pairs, from the rows' own less their part in Q
-    own = np.add.reduceat(weights[:, None, :] * weights[None, :, :], starts, axis=2)  # (m, m, S)
-    on_basis = np.add.reduceat(weights[:, :, None] * basis, starts, axis=1)  # (m, S, r)
-    products = -np.einsum("kir,ljr->klij", on_basis, on_basis)
-    products[:, :, np.arange(n_subjects), np.arange(n_subjects)] += own
-    expected = np.einsum("klii->kl", products)
+    m = len(weights)
+    expected = _expected(weights, basis, starts)
     values, vectors = np.linalg.eigh(expected)
     root = vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny)) @ vectors.T
-    products = np.einsum("ak,bl,klij->abij", root, root, products)
-    total = (np.einsum("kkij->ij", products) ** 2).sum() + np.einsum("klij,lkij->", products, products)
+    whitened = root @ weights
+    # g_ki = (I - H) A_i' Q_i D_k' and u_ik = g_ki'y. The products g_ki'g_lj of all pairs of subjects i and j are
+    # o_kli δ_ij - b_ki'b_lj, so that their sums over i and j are those of single subjects
+    own = np.add.reduceat(whitened[:, None, :] * whitened[None, :, :], starts, axis=2)  # o, (m, m, S)
+    on_basis = np.add.reduceat(whitened[:, :, None] * basis, starts, axis=1)  # b, (m, S, r)
+    inner = np.einsum("kir,lir->kli", on_basis, on_basis)
+    crossed = np.einsum("kia,lib->klab", on_basis, on_basis)
+    trace = np.einsum("kki->i", own)
+    total = (trace**2).sum() - 2 * (trace * np.einsum("kki->i", inner)).sum()
+    total += (crossed**2).sum()
+    total += (own**2).sum() - 2 * (own * inner).sum() + np.einsum("klab,klba->", crossed, crossed)
     return float(m * (m + 1) / total)
 
 
-def guillaume(outer: np.ndarray, fourth: np.ndarray, n_subjects: int, n_between: int) -> np.ndarray:
-    """Degrees of freedom of S at every voxel from the subjects' own contributions.
-
-    Parameters
-    ----------
-    outer : ndarray, (n_voxels, m, m)
-        S.
-    fourth : ndarray, (n_voxels,)
-        Σ_i |u_i|⁴.
-    n_subjects, n_between : int
-        Subjects, and dimensions of the design that are constant within subjects.
-
-    Returns
-    -------
-    ndarray, (n_voxels,)
-        ν = (tr S² + (tr S)²) / (Σ_i (tr S_i² + (tr S_i)²) / ν_i), S_i = u_i u_i' and ν_i = 1 - n_between / n_subjects:
-        the form of Guillaume et al. 2014 for groups, with every subject a group of its own, as their toolbox has it.
-        It lies low, since |u_i|⁴ of a normal u_i is three times the square of its variance: p are conservative.
-    """
-    traces = np.einsum("vkk->v", outer) ** 2 + np.einsum("vkl,vlk->v", outer, outer)
-    each = 1 - n_between / n_subjects
-    return np.asarray(traces * each / np.maximum(2 * fourth, np.finfo(float).tiny))
+def _expected(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """E(S) / σ² of independent scans of equal variance, (m, m)."""
+    on_basis = np.add.reduceat(weights[:, :, None] * basis, starts, axis=1)  # (m, S, r)
+    return np.asarray(weights @ weights.T - np.einsum("kir,lir->kl", on_basis, on_basis))
 
 
 def _test_voxels(
-    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray, between: int
+    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray
 ) -> np.ndarray:
     """Effect, variance, statistic and df (4, K, v) of a chunk (n, v)."""
     coefficients = basis.T @ values
@@ -256,17 +223,13 @@ def _test_voxels(
         u = np.stack([np.add.reduceat(rest * w[:, None], starts) for w in part.weights])  # (m, S, v)
         outer = np.einsum("ksv,lsv->vkl", u, u)
         m = len(estimate)
-        if part.nu is None:
-            nu = guillaume(outer, ((u**2).sum(axis=0) ** 2).sum(axis=0), len(starts), between)
-        else:
-            nu = np.full(values.shape[1], part.nu)
-        usable = (np.einsum("vkk->v", outer) > 0) & (nu > m - 1)
-        df[k, usable] = nu[usable] - m + 1
+        usable = np.einsum("vkk->v", outer) > 0
+        df[k, usable] = part.nu - m + 1
         if m == 1:
             effect[k], variance[k] = estimate[0], outer[:, 0, 0]
             statistic[k, usable] = estimate[0, usable] / np.sqrt(variance[k, usable])
         else:
             solved = np.linalg.pinv(outer[usable], hermitian=True) @ estimate.T[usable, :, None]  # (v, m, 1)
             wald = (estimate.T[usable] * solved[..., 0]).sum(axis=1)
-            statistic[k, usable] = wald * df[k, usable] / (nu[usable] * m)
+            statistic[k, usable] = wald * df[k, usable] / (part.nu * m)
     return found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vbmstat.glm.backend import Product
+from vbmstat.glm.leverage import hc3_weights
 from vbmstat.glm.plan import ContrastPlan, Plan
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Fit:
         Of the full sample.
     repetitions : tuple of int
         How many subsets could estimate each contrast.
+    df : tuple of float
+        Degrees of freedom of each t, or denominator's of each F; with HC3 perhaps fewer than `df_resid`.
     """
 
     mask: np.ndarray
@@ -44,6 +47,7 @@ class Fit:
     quantiles: dict[str, np.ndarray]
     df_resid: float
     repetitions: tuple[int, ...]
+    df: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -222,21 +226,16 @@ def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, 
 
 
 def _leverage_weights(plan: Plan) -> np.ndarray:
-    """HC3's weights on squared residuals, (K, n): (g_i / (1 - h_i))² with g = D Q' and leverage h."""
-    leverage = (plan.basis**2).sum(axis=1)
-    g = np.stack([(c.rows @ plan.basis.T)[0] for c in plan.contrasts])
-    free = 1 - leverage
-    return np.where(free > 1e-9, g / np.maximum(free, 1e-9), 0.0) ** 2
+    """HC3's weights on squared residuals, (K, n)."""
+    return np.stack([hc3_weights(c.rows[0], plan.basis) for c in plan.contrasts]) ** 2
 
 
 def _subset_leverage(plan: Plan, contrast: ContrastPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """HC3 of one contrast in its subsets, from full-sample residuals E: Σ W (E - q'z)², expanded in z.
 
-    With g the unit vector of the contrast in the subset and h the leverage there, W = (g / (1 - h))².
+    W are the weights of HC3 on the squared residuals of the subset.
     """
     basis = plan.subset_basis[contrast.repetitions]  # (b, r, n)
-    g = (contrast.on_rest @ basis)[:, 0]  # (b, n)
-    free = 1 - (basis**2).sum(axis=1)
-    w = np.where(free > 1e-9, g / np.maximum(free, 1e-9), 0.0) ** 2
+    w = hc3_weights(contrast.on_rest[:, 0], basis.transpose(0, 2, 1)) ** 2
     wq = basis * w[:, None]
     return w, wq, wq @ basis.transpose(0, 2, 1)

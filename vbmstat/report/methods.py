@@ -112,7 +112,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
         *_tiv(options["tiv"]),
         *([] if of_regions else [_mask(record["mask_rule"])]),
-        *_variance(options),
+        *_variance(record),
         *_sandwich(record),
         *_variance_groups(record),
         *_mixed(record),
@@ -180,12 +180,16 @@ def _variance_groups(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _variance(options: Mapping[str, Any]) -> list[str]:
-    sentences = []
+def _variance(record: Mapping[str, Any]) -> list[str]:
+    sentences, options = [], record["options"]
     if options["weights"]:
         sentences.append(f"Scans were weighted by the column {options['weights']}.")
     if options["robust"] == "hc3":
-        sentences.append("Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985].")
+        fewer = [c for c in record["contrasts"] if c.get("df") is not None and c["df"] < record["df_resid"]]
+        freedom = "" if not fewer else "; t had effective degrees of freedom of the design (" + ", ".join(
+            f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer
+        ) + ")"
+        sentences.append(f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{freedom}.")
     if options["spm_resms"]:
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
     if options["global_scaling"]:

@@ -91,7 +91,7 @@ class Model:
         The statistic at the corrected p of 0.05 if permutations gave one and a voxel reaches it, else at the
         uncorrected p of 0.001.
         """
-        df = self.record["df_resid"]
+        df = contrast.get("df") or self.record["df_resid"]
         if contrast["kind"] == "t":
             threshold, meaning = float(stats.t.isf(_P_UNCORRECTED / 2, df)), "two-sided uncorrected p"
         else:
