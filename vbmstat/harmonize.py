@@ -19,8 +19,8 @@ import torch
 
 from vbmstat import io, storage, tables
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
+from vbmstat.device import n_cores
 from vbmstat.errors import ScanError, TableError
-from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.combat import learn_site_effects
 from vbmstat.glm.combat_model import CombatModel, preserved_columns
 from vbmstat.glm.formula import TISSUES
@@ -122,7 +122,7 @@ def harmonize_maps(
         scan = source.scan_ids[index]
         _convert(source.paths[scan], targets[scan], space, model, sites[index], rows[index])
 
-    with ThreadPoolExecutor(available_cpus()) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         for _ in pool.map(convert, range(len(sites))):
             done += 1
             if progress:

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from vbmstat.cluster import Cluster
+from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
-from vbmstat.glm.backend import COMPILED, available_cpus, choose_product, has_compiler, single_threaded
+from vbmstat.glm.backend import COMPILED, choose_product, has_compiler, single_threaded
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps, Scratch
 from vbmstat.glm.plan import Plan
 from vbmstat.glm.stacked import SUMMARIES, Stacked, fit_full_sample  # noqa: F401 - part of the engine's offer
@@ -152,7 +153,7 @@ def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None, n_sc
     Whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk.
     """
     if kind == "cpu":
-        workers = (n_threads or available_cpus()) + 1  # one waits for the disk
+        workers = (n_threads or n_cores()) + 1  # one waits for the disk
         return Layout(_whole_tiles(chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
     chunk = _whole_tiles(chunk_voxels or min(_CUDA_TILE, _CUDA_BYTES // (4 * n_scans)))
     return Layout(chunk, chunk, _CUDA_WORKERS)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vbmstat import storage
+from vbmstat.device import n_cores
 from vbmstat.errors import ScanError
-from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
 from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Scratch, Space, even
 from vbmstat.glm.masking import MaskRule, Tally, file_stamp
@@ -168,7 +168,7 @@ def _pack(
     (folder / "manifest.json").unlink(missing_ok=True)  # from here on a crash leaves no store that looks whole
     for old in folder.glob("segment-*.f32"):
         old.unlink()
-    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(n_threads or n_cores()) as pool:
         voxels = _superset(paths, reader, rule, scale, pool) if voxels is None else voxels
         tally = Tally(voxels.size)
         digests = _write_segment(
@@ -311,7 +311,7 @@ def _append(
         tally.n_absent, tally.n_nan = stored["n_absent"], stored["n_nan"]
     tally.n_scans, tally.means = len(store.scan_ids), dict(manifest["means"])
     name = f"segment-{len(store.segments):04d}.f32"
-    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(n_threads or n_cores()) as pool:
         digests = _write_segment(
             store.folder / name, new, reader, store.space.voxel_index, tally, rule, scale, pool, progress
         )
