@@ -35,6 +35,7 @@ WORDS = {
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
     "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
+    "folders": "links followed",
     "io": "nibabel", "storage": "whole files", "device": "CPU, CUDA", "cluster": "dask, SLURM",
     "volume": "tensor + grid", "grid": "voxel to mm", "errors": "one clear line",
 }  # fmt: skip

@@ -89,7 +89,8 @@ def find_inputs(places: Iterable[Path | str]) -> Inputs:
 def is_bids(folder: Path) -> bool:
     """Whether a folder is a BIDS dataset (has a dataset description or sub-*/ folders with anat/)."""
     try:
-        return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
+        anat = (folder.glob(f"{place}/anat") for place in ("sub-*", "sub-*/ses-*"))
+        return (folder / "dataset_description.json").is_file() or any(any(found) for found in anat)
     except OSError:  # no permission to look inside: told where the folder is listed
         return False
 

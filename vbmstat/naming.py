@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbmstat.errors import ScanError
+from vbmstat.folders import files_below, is_hidden, is_same_file
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
 NAME_STYLES = ("cat12", "bids")
@@ -46,7 +47,7 @@ _MAP_PATTERNS = tuple(
     for pattern in (
         r"^(?P<smooth>s\d*)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
         r"^(?P<smooth>s\d*)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
-        r"^(?P<stem>[^.].*?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
+        r"^(?P<stem>.+?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
         r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
         r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+)?_probseg",  # vbmstat
@@ -141,8 +142,9 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
 def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
     """Sidecars of all scans in an output folder, by :func:`output_path`'s names."""
     folder, prefix, bids_name = _OUTPUTS["sidecar"]
-    pattern = f"{folder}/{prefix}*.json" if names == "cat12" else f"sub-*/**/anat/*_{bids_name}"
-    return sorted(out.glob(pattern))
+    if names == "cat12":
+        return sorted(out.glob(f"{folder}/{prefix}*.json"))
+    return sorted(path for place in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{place}/anat/[!.]*_{bids_name}"))
 
 
 def check_output_names(scans: Iterable[Scan], names: str) -> None:
@@ -215,7 +217,7 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[s
     Parameters
     ----------
     folder : Path
-        Searched with all its sub-folders.
+        Searched with all its sub-folders, also behind links; hidden files are left out.
     tissue : {1, 2, 3}
         GM, WM, CSF.
     smoothed : bool, optional
@@ -227,12 +229,14 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[s
         If one scan has several such maps.
     """
     found: dict[bool, dict[str, Path]] = {True: {}, False: {}}
-    for path in sorted(folder.rglob("*.nii*")):
+    for path in files_below(folder):
         parsed = parse_map_name(path.name)
         if parsed is None or parsed[1] != tissue:
             continue
         stem, _, is_smoothed = parsed
         if stem in found[is_smoothed]:
+            if is_same_file(found[is_smoothed][stem], path):
+                continue
             msg = f"{folder}: two maps of {stem}: {found[is_smoothed][stem]} and {path}; keep one of them"
             raise ScanError(msg)
         found[is_smoothed][stem] = path
@@ -253,6 +257,8 @@ def parse_map_name(name: str) -> tuple[str, int, bool] | None:
     >>> parse_map_name("p1sub-01_T1w.nii.gz") is None
     True
     """
+    if is_hidden(name):
+        return None
     for pattern in _MAP_PATTERNS:
         match = pattern.match(name)
         if match:

@@ -27,6 +27,7 @@ from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.folders import files_below
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.contrast import file_label
 from vbmstat.glm.masking import file_stamp
@@ -327,7 +328,7 @@ def _scan_of(stem: str) -> str:
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
     """Size and time of the files that evaluation reads."""
     wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
-    paths = sorted(path for path in folder.rglob("*.nii*") if path.name.startswith(wanted))
+    paths = [path for path in files_below(folder) if path.name.startswith(wanted)]
     return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
 
 
