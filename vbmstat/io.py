@@ -51,6 +51,11 @@ def read_grid(path: Path | str) -> Grid:
     return _read_header(Path(path)).canonical_grid
 
 
+def read_shape(path: Path | str) -> tuple[int, ...]:
+    """Shape of an image file as stored, from its header alone."""
+    return _read_header(Path(path)).shape
+
+
 def read_volume(path: Path | str) -> Volume:
     """Read a 3-D image (or a 4-D one with a single volume) as RAS+ float32.
 

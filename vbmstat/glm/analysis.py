@@ -43,7 +43,7 @@ from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_m
 from vbmstat.glm.sandwich import SandwichFit, fit_sandwich
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
-from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
+from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds
 from vbmstat.glm.tensors import Fit, LocalDfFit
 from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
@@ -116,7 +116,7 @@ def fit_glm(
     right, map_name = split_map_term(right)
     table = as_cohort(cohort)
     source = gather(maps, response, table, settings.missing)
-    refuse_mixtures(source.table, settings.allow_mixed)
+    refuse_mixtures(source.table, settings.allow_mixed, source.paths)
     right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
     design, source = _design(right, source, settings)
     named = design if map_name is None else with_map_column(design, map_name)
@@ -249,6 +249,7 @@ def _pack_covariate(
     if maps.space is None:
         msg = "map() needs maps in files on both sides of the formula"
         raise DesignError(msg)
+    refuse_mixed_kinds(paths, settings.allow_mixed)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
     rule = MaskRule(None, nan=settings.nan)
     packed = pack_maps(
@@ -261,8 +262,9 @@ def _pack_covariate(
     return packed
 
 
-def refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
-    """Refuse maps of several engines, versions or harmonisations in one model, unless they are allowed."""
+def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path] | None = None) -> None:
+    """Refuse maps of several engines, versions, harmonisations or kinds in one model, unless they are allowed."""
+    refuse_mixed_kinds(paths or {}, allowed)
     for name in _MIXABLE:
         found = sorted(set(table[name].dropna().astype(str))) if name in table else []
         if len(found) > 1 and not allowed:
