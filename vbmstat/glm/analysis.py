@@ -26,6 +26,7 @@ from vbmstat.glm.design import (
     parse_formula,
     with_map_column,
 )
+from vbmstat.glm.duplicates import identity_notes
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.infer import Inference, exchange_tree, infer, inference_notes, inference_record, prepare_permutations
@@ -407,10 +408,13 @@ def _cohort_notes(source: Source, design: Design, settings: Options) -> tuple[st
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
-    """A note where the mask is that of more scans than the model's."""
-    if isinstance(maps, ArrayMaps) or len(maps.manifest["scan_ids"]) == len(maps.scan_ids):
-        return ()
-    return (f"the mask is that of all {len(maps.manifest['scan_ids'])} packed scans",)
+    """Whose fault a small mask is, whether it is that of more scans than the model's, and scans with the same map."""
+    same = identity_notes(maps)
+    if isinstance(maps, ArrayMaps):
+        return same
+    n_packed = len(maps.manifest["scan_ids"])
+    shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
+    return (*maps.manifest["mask_notes"], *shared, *same)
 
 
 def _remove_if_empty(folder: Path) -> None:
