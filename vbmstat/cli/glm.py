@@ -156,7 +156,7 @@ def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
         if name == "maps":
             return {"folder": Path(text).name}
         of_files = name in _FILES or (name == "contrast" and text.endswith(".json")) or (
-            name == "atlas" and text.endswith((".nii", ".nii.gz"))
+            name == "atlas" and text.endswith((".nii", ".nii.gz", ".mgz"))
         )
         return {"file": Path(text).name, "sha256": sha256(Path(text))} if of_files else text
 
