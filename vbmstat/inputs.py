@@ -117,6 +117,9 @@ def images_instead(folder: Path) -> str:
         stem = image_stem(path)
         if not path.name.endswith(io.IMAGE_SUFFIXES):
             continue
+        if path.suffix in (".img", ".hdr"):
+            kinds.setdefault(".img or .hdr, which are not looked for: convert them to .nii", []).append(path.name)
+            continue
         why = next((why for pattern, why in _OTHER_MAPS.items() if re.fullmatch(pattern, stem)), "")
         parsed = parse_map_name(path.name)
         if parsed:

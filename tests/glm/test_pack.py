@@ -241,7 +241,7 @@ def test_one_file_for_two_scans(tmp_path, maps):
 
 
 def test_nothing_above_the_threshold(tmp_path, maps):
-    with pytest.raises(ScanError, match="no voxel is above 5 in 100% of the scans; lower --mask-threshold"):
+    with pytest.raises(ScanError, match=r"is above 5 in 100% .* the largest value of all maps is 0.7\d+: lower"):
         pack_maps(maps, tmp_path / "store", MaskRule(5))
 
 
@@ -365,6 +365,12 @@ def test_a_mask_that_selects_nothing(tmp_path, maps, threshold):
     write(tmp_path / "mask.nii", np.full(SHAPE, 0.4))
     with pytest.raises(ScanError, match=r"mask.nii: no voxel of this mask is above 0.5; expected an image that is 1"):
         pack_maps(maps, tmp_path / "store", MaskRule(threshold, image=tmp_path / "mask.nii"))
+
+
+def test_a_single_scan(tmp_path, maps):
+    scan = next(iter(maps))
+    with pytest.raises(ScanError, match="expected two scans or more, got one"):
+        pack_maps({scan: maps[scan]}, tmp_path / "store")
 
 
 def test_copies_of_one_map(tmp_path, images):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -111,3 +112,84 @@ def test_a_file_of_all_maps_is_told(tmp_path, people, images):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match="there is no image"):
         fit_glm(tmp_path / "empty", "gm ~ age", people, repeats=0)
+
+
+def with_covariate(folder, table, images, others, **options):
+    write_all(folder, table, images)
+    write_all(folder, table, others, "s6mwp2{}.nii")
+    return fit_glm(folder, "gm ~ age + map(wm)", table, ["age"], repeats=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: 0 * x + 0.3, "no voxel varies between the 26 scans: their maps are equal"),
+        (lambda x: x * np.nan, "the maps of all 26 scans hold nothing but NaN"),
+        (lambda x: np.where(x[:1] > 0.1, 0.2, x + np.arange(26)[:, None, None, None]), "no voxel"),
+        (lambda x: x, "the covariate's map is the one on the left of the formula in 26 scans, e.g. sub-000; give"),
+        (lambda x: np.concatenate([x[:1], x[1:] + 0.1]), "on the left of the formula in 1 scans, e.g. sub-000"),
+    ],
+)
+def test_covariate_maps_that_cannot_be_used(tmp_path, table, images, change, message):
+    with pytest.raises(ScanError, match=rf"^map\(wm\): .*{message}"):
+        with_covariate(tmp_path, table, images, change(images).astype(np.float32))
+
+
+def test_covariate_maps_on_another_grid(tmp_path, table, images):
+    write_all(tmp_path, table, images)
+    for scan, image in zip(table["participant_id"], images, strict=True):
+        volume = Volume(torch.from_numpy(image[:-3, :-3].copy())[None], GRID.crop((0, 0, 0), (8, 10, 9)))
+        write_volume(tmp_path / f"s6mwp2{scan}.nii", volume)
+    with pytest.raises(ScanError, match=r"^map\(wm\): grid \(8, 10, 9\) .* differs from \(11, 13, 9\)"):
+        fit_glm(tmp_path, "gm ~ age + map(wm)", table, ["age"], repeats=0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "a file of 0 bytes"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-999]), "ended before the end-of-stream marker .* again"),
+        (lambda path: path.write_bytes(gzip.decompress(path.read_bytes())), "not gzipped, but named so; rename it to"),
+        (lambda path: path.write_bytes(b"no image\n" * 99), "Not a gzipped file"),
+        (lambda path: [path.unlink(), path.mkdir()], r"no map file for sub-003 \(.*: a folder, not an image\)"),
+        (lambda path: [path.unlink(), path.symlink_to("nowhere")], r"for sub-003 \(.*: its link points nowhere; fetch"),
+        (lambda path: path.unlink(), r"no map file for sub-003 \(.*: no such file\)"),
+    ],
+)
+def test_files_that_are_no_maps_say_so(tmp_path, table, images, spoil, message):
+    write_all(tmp_path, table, images, "s6mwp1{}.nii.gz")
+    paths = {scan: tmp_path / f"s6mwp1{scan}.nii.gz" for scan in table["participant_id"]}
+    spoil(paths["sub-003"])
+    with pytest.raises(ScanError, match=rf"(?=.*sub-003).*{message}"):
+        fit_glm(paths, "gm ~ age", table, repeats=0)
+
+
+def test_maps_that_may_not_be_read(tmp_path, table, images, monkeypatch):
+    """As root, who runs tests in containers, may read everything: the refusal is played."""
+    write_all(tmp_path, table, images)
+    opened = Path.open
+
+    def refuse(path, *options, **more):
+        if path.name == "s6mwp1sub-003.nii":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *options, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ScanError, match=r"s6mwp1sub-003.nii: .*Permission denied.*; ask for permission"):
+        fit_glm(tmp_path, "gm ~ age", table, repeats=0)
+
+
+@pytest.mark.parametrize("suffix", [".img", ".hdr"])
+def test_pairs_of_files(tmp_path, table, images, suffix):
+    for scan, image in zip(table["participant_id"], images, strict=True):
+        path = tmp_path / "single" / f"s6mwp1{scan}.nii"
+        write_volume(path, Volume(torch.from_numpy(image)[None], GRID), axcodes="RAS")
+    (tmp_path / "pairs").mkdir()
+    for scan, image in zip(table["participant_id"], images, strict=True):
+        nib.save(nib.Nifti1Pair(image, GRID.affine), tmp_path / "pairs" / f"s6mwp1{scan}.img")
+    paths = {scan: tmp_path / "pairs" / f"s6mwp1{scan}{suffix}" for scan in table["participant_id"]}
+    found = fit_glm(paths, "gm ~ age", table, ["age"], repeats=0)
+    expected = fit_glm(tmp_path / "single", "gm ~ age", table, ["age"], repeats=0)
+    assert np.array_equal(found.maps["age"]["t"].values, expected.maps["age"]["t"].values)
+    with pytest.raises(ScanError, match=r"52 .img or .hdr, .*: convert them to .nii \(e.g. s6mwp1sub-000.hdr"):
+        fit_glm(tmp_path / "pairs", "gm ~ age", table, repeats=0)

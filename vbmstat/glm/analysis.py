@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbmstat import io
 from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
@@ -26,7 +27,7 @@ from vbmstat.glm.design import (
     parse_formula,
     with_map_column,
 )
-from vbmstat.glm.duplicates import identity_notes
+from vbmstat.glm.duplicates import equal_scans, identity_notes
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.infer import Inference, exchange_tree, infer, inference_notes, inference_record, prepare_permutations
@@ -144,7 +145,7 @@ def fit_glm(
             fit = _fit(matrix, full, (design, hypotheses), subjects, groups, settings, engine)
         else:
             paths = covariate_paths(maps, map_name, table, source.scan_ids)
-            covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
+            covariate = _pack_covariate(map_name, paths, matrix, scratch, stack, settings, progress)
             wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
             fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
         bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
@@ -243,7 +244,7 @@ def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_nam
 
 
 def _pack_covariate(
-    paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
+    name: str, paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
     settings: Options, progress: Callable[[str, int, int], None] | None,
 ) -> PackedMaps:
     """Maps of a voxelwise covariate in the same columns as the maps, in a folder that is deleted after the fit."""
@@ -251,14 +252,26 @@ def _pack_covariate(
         msg = "map() needs maps in files on both sides of the formula"
         raise DesignError(msg)
     refuse_mixed_kinds(paths, settings.allow_mixed)
+    ours, theirs = maps.space.grid, io.read_grid(next(iter(paths.values())))
+    if not theirs.matches(ours):
+        msg = f"map({name}): grid {theirs} of the covariate's maps differs from {ours} of the maps; resample them"
+        raise ScanError(msg)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
     rule = MaskRule(None, nan=settings.nan)
-    packed = pack_maps(
-        paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
-    )
-    if not packed.space.grid.matches(maps.space.grid):
-        ours, theirs = maps.space.grid, packed.space.grid
-        msg = f"map(): grid {theirs} of the covariate differs from {ours} of the maps; resample it"
+    try:
+        packed = pack_maps(
+            paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
+        )
+    except ScanError as error:
+        msg = f"map({name}): {error}"
+        raise ScanError(msg) from error
+    same = equal_scans(maps, packed)
+    if same:
+        which = f"in {len(same)} scans, e.g. {same[0]}"
+        msg = f"map({name}): the covariate's map is the one on the left of the formula {which}; give other maps"
+        raise ScanError(msg)
+    if not (maps.mask & packed.mask).any():
+        msg = f"map({name}): no voxel of the mask varies in the covariate's maps; are they of this tissue and space?"
         raise ScanError(msg)
     return packed
 

@@ -41,6 +41,18 @@ def identical_scans(maps: Maps) -> list[tuple[str, ...]]:
     return [tuple(maps.scan_ids[row] for row in rows) for rows in groups.values()]
 
 
+def equal_scans(maps: Maps, others: Maps) -> list[str]:
+    """Scans whose rows in two matrices of the same columns are equal in a tile of the mask."""
+    inside = np.flatnonzero(maps.mask)
+    if inside.size < _LEAST_VOXELS:
+        return []
+    start = int(inside[inside.size // 2]) // CHUNK_VOXELS * CHUNK_VOXELS
+    stop = min(start + CHUNK_VOXELS, maps.n_voxels)
+    kept = maps.mask[start:stop]
+    equal = (maps.read(start, stop)[:, kept] == others.read(start, stop)[:, kept]).all(axis=1)
+    return [scan for scan, same in zip(maps.scan_ids, equal, strict=True) if same]
+
+
 def identity_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
     """A note on scans that have the same map, if there are any."""
     found = identical_scans(maps) if isinstance(maps, ArrayMaps) else maps.manifest["identical"]

@@ -206,6 +206,8 @@ class Tally:
 
     def why_empty(self, rule: MaskRule) -> str:
         """What keeps every voxel out of the mask, for a message."""
+        if self.n_scans == 1:
+            return "a mask takes voxels that vary between scans; expected two scans or more, got one"
         if self.common(rule).any():
             at_all = "" if rule.threshold is None else f" above {rule.threshold}"
             return (
@@ -221,7 +223,9 @@ class Tally:
         short = _first([f"{scan} ({share:.0%})" for scan, share in self.short().items()])
         if short:
             return f"{what}; scans that lack most: {short}; look at their maps, or leave these scans out"
-        return f"{what}; lower --mask-threshold, or check that the maps are what they should be"
+        highest = float(np.nanmax(np.where(np.isfinite(self.high), self.high, np.nan)))
+        largest = f"the largest value of all maps is {highest:.3g}"
+        return f"{what}; {largest}: lower --mask-threshold, or check that the maps are what they should be"
 
 
 def _first(entries: Sequence[str]) -> str:
@@ -241,12 +245,12 @@ def check_units(means: Mapping[str, float]) -> None:
         Naming the scans.
     """
     values = np.array(list(means.values()))
-    if len(values) < _MIN_SCANS_FOR_UNITS:
+    if np.isfinite(values).sum() < _MIN_SCANS_FOR_UNITS:
         return
     median = float(np.nanmedian(values))
     odd = [
         scan for scan, mean in means.items()
-        if median > 0 and mean != 0 and not median / _UNIT_RATIO <= mean <= median * _UNIT_RATIO
+        if median > 0 and mean != 0 and np.isfinite(mean) and not median / _UNIT_RATIO <= mean <= median * _UNIT_RATIO
     ]  # fmt: skip
     if odd:
         listed = ", ".join(f"{scan} (mean {means[scan]:.3g})" for scan in odd[:12])

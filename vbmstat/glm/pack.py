@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import storage
+from vbmstat import io, storage
 from vbmstat.device import n_cores
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader
@@ -83,8 +83,9 @@ def _check_paths(paths: Mapping[str, Path]) -> None:
     absent = [scan for scan, path in paths.items() if not path.is_file()]
     if absent:
         more = f" and {len(absent) - 12} more" if len(absent) > 12 else ""
+        first = paths[absent[0]]
         msg = (
-            f"no map file for {', '.join(absent[:12])}{more} (expected e.g. {paths[absent[0]]}); "
+            f"no map file for {', '.join(absent[:12])}{more} ({first}: {io.no_file(first)}); "
             "run preprocess for them or leave their rows out"
         )
         raise ScanError(msg)
