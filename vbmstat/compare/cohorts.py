@@ -23,7 +23,7 @@ from vbmstat.compare.config import TISSUES, Plan, Variable
 from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
 from vbmstat.compare.statistics import compare_pair, masked, read_statistic
 from vbmstat.compare.tables import join_rois, roi_agreement
-from vbmstat.errors import DesignError, TableError, VbmstatError
+from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
@@ -165,11 +165,11 @@ def _fit(
     existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
         shutil.rmtree(store)  # the mask is that of all packed scans
-    packed = pack_maps(paths, store, settings.mask_rule)
     try:
+        packed = pack_maps(paths, store, settings.mask_rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
         found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
-    except (DesignError, TableError) as error:
+    except (DesignError, TableError, ScanError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
     if found.contrasts[0].kind != "t":

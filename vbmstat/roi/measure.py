@@ -73,7 +73,7 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
     elif values.sum(dtype=np.float64) < 0:
         wrong = "one with a negative sum"
     elif not shares.nnz:
-        wrong = "one that has no voxel in a label of the atlas: is it in template space?"
+        wrong = "one without any voxel in a label of the atlas: is it (or the scan's inverse field) in template space?"
     if wrong:
         msg = f"expected a modulated tissue map, got {wrong}"
         raise ScanError(msg)
