@@ -187,7 +187,7 @@ def test_two_of_different_kinds_are_refused(tmp_path):
     with pytest.raises(ScanError, match="is a folder of statistic maps, "):
         compare_files(tmp_path / "spm", path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ScanError, match="found neither"):
+    with pytest.raises(ScanError, match="found neither; there is no image"):
         compare_files(tmp_path / "empty", tmp_path / "spm")
     with pytest.raises(ScanError, match="no such file or folder"):
         compare_files(tmp_path / "gone", path)

@@ -17,6 +17,7 @@ from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, p
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
 from vbmstat.grid import resample
+from vbmstat.inputs import images_instead
 from vbmstat.volume import Volume
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
@@ -116,7 +117,7 @@ def _kind(path: Path) -> str:
             return "scans"
         msg = (
             f"{path}: expected statistic maps (contrast-*_statmap.nii.gz, spmT_*.nii) or modulated maps of scans "
-            "(mwp1*, s6mwp1*, mwc1*), found neither"
+            f"(mwp1*, s6mwp1*, mwc1*), found neither; {images_instead(path)}"
         )
         raise ScanError(msg)
     if not path.exists():
