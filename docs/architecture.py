@@ -34,7 +34,8 @@ WORDS = {
     "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
-    "runlog": "when", "naming": "CAT12, BIDS, SPM", "device": "CPU, CUDA", "cluster": "dask, SLURM",
+    "runlog": "when", "folders": "links followed",
+    "naming": "CAT12, BIDS, SPM", "device": "CPU, CUDA", "cluster": "dask, SLURM",
     "image": "grids, files, nibabel", "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,41 @@ def test_two_maps_of_one_scan(tmp_path):
     make(tmp_path, "s6mwp1a.nii", "s8mwp1a.nii")
     with pytest.raises(ScanError, match=r"two maps of a: .*s6mwp1a.nii and .*s8mwp1a.nii; keep one"):
         naming.find_maps(tmp_path, 1)
+
+
+def by_known(folder, *known):
+    return {scan: path.name for scan, path in naming.by_known_ids(naming.find_maps(folder, 1), known).items()}
+
+
+def test_an_r_before_the_id_is_cat12s_where_the_table_has_the_id_without_it(tmp_path):
+    make(tmp_path, "s6mwp1rS001.nii", "s6mwp1rob.nii", "s6mwp1chris_T1w.nii", "s6mwp1rS002_T1w.nii")
+    assert by_known(tmp_path, "S001", "rob", "ob", "chris", "S002") == {
+        "S001": "s6mwp1rS001.nii", "rob": "s6mwp1rob.nii", "chris": "s6mwp1chris_T1w.nii",
+        "S002": "s6mwp1rS002_T1w.nii",
+    }  # fmt: skip
+    assert by_known(tmp_path, "rS001", "S001")["rS001"] == "s6mwp1rS001.nii"
+    assert list(by_known(tmp_path)) == ["chris_T1w", "rS001", "rS002_T1w", "rob"]
+
+
+@pytest.mark.parametrize("other", ["mwp1S001.nii", "mwp1rS001_T1w.nii"])
+def test_two_maps_of_one_scan_of_a_table(tmp_path, other):
+    make(tmp_path, "mwp1rS001.nii", other)
+    with pytest.raises(ScanError, match=r"two maps of S001: .*; keep one of them"):
+        by_known(tmp_path, "S001")
+
+
+@pytest.mark.parametrize(
+    ("names", "kinds"),
+    [
+        (("mwp1S001.nii", "mwp1rS002.nii"), "mwp1*: 1 scans, e.g. S001; mwp1r*: 1 scans, e.g. S002"),
+        (("mwp1rS001.nii", "mwmwp1rS002.nii"), "mwmwp1r*: 1 scans, e.g. S002; mwp1r*: 1 scans, e.g. S001"),
+        (("s6mwp1S001.nii", "s8mwp1S002.nii.gz"), "s6mwp1*: 1 scans, e.g. S001; s8mwp1*: 1 scans, e.g. S002"),
+        (("smwc1S001.nii", "smwp1S002.nii"), "smwc1*: 1 scans, e.g. S001; smwp1*: 1 scans, e.g. S002"),
+        (("mwp1rS001.nii", "mwp1rS002.nii.gz"), ""),
+        (("mwp1S001_a_T1w.nii", "mwp1S002.nii"), ""),
+        (("one.nii", "mwp1S002.nii"), ""),
+    ],
+)
+def test_kinds_of_maps(names, kinds):
+    paths = {re.search("S00.", name)[0] if "S00" in name else "S001": Path(name) for name in names}
+    assert naming.several_kinds(paths) == kinds

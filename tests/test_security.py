@@ -185,6 +185,23 @@ def test_a_cohort_table_cannot_send_harmonised_maps_elsewhere(cohort_folder, tab
     assert all(path.is_relative_to(out) for path in new)
 
 
+def test_links_to_folders_are_read_and_never_written_through(cohort_folder, table):  # noqa: F811
+    """Maps may lie behind links, in a circle even; what is made of them stays in the output folder."""
+    maps = cohort_folder / "maps"
+    maps.mkdir()
+    (cohort_folder / "mri").rename(cohort_folder / "disk")
+    (maps / "mri").symlink_to(cohort_folder / "disk")
+    (cohort_folder / "disk" / "up").symlink_to(maps)
+    table.to_csv(cohort_folder / "participants.tsv", sep="\t", index=False)
+    out = cohort_folder / "out"
+    before = {path: path.read_bytes() for path in files_in(cohort_folder)}
+    harmonize_maps(cohort_folder / "participants.tsv", "site", out, preserve="age", maps=maps)
+    new = files_in(cohort_folder) - set(before)
+    assert len([path for path in new if path.name.startswith("s6mwp1")]) == len(table)
+    assert all(path.resolve().is_relative_to(out) for path in new)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "..", "a\\b"])
 @pytest.mark.parametrize("place", ["cohort", "variable", "pipeline"])
 def test_names_in_a_plan_are_no_paths(tmp_path, name, place):

@@ -241,7 +241,7 @@ def _in_order(folders: Sequence[Path], names: Sequence[str], reference: Path | N
 
 
 def _truth_labels(truth: Path) -> dict[str, Path]:
-    paths = sorted(truth.glob("*.nii*")) if truth.is_dir() else [truth]
+    paths = sorted(truth.glob("[!.]*.nii*")) if truth.is_dir() else [truth]
     return {scan_key(naming.image_stem(path).removeprefix("p0")): path for path in paths}
 
 

@@ -20,10 +20,11 @@ import torch
 from vbmstat import tables
 from vbmstat.assets.provenance import path_label, provenance
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
+from vbmstat.device import n_cores
 from vbmstat.errors import ScanError, TableError
-from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.combat import learn_site_effects
 from vbmstat.glm.combat_model import CombatModel, preserved_columns
+from vbmstat.glm.duplicates import identity_notes
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
@@ -114,7 +115,8 @@ def harmonize_maps(
     targets = _targets(source, out, table.folder if maps is None else Path(maps))
     sites = site_labels(source.table[site])
     if model is None:
-        model = _learn_maps(source, sites, preserve, mask_threshold, out, progress)
+        model, notes = _learn_maps(source, sites, preserve, mask_threshold, out, progress)
+        source = replace(source, notes=(*source.notes, *notes))
     rows = model.covariate_rows(source.table, source.scan_ids)
     space = _space_of(model)
     done = 0
@@ -123,7 +125,7 @@ def harmonize_maps(
         scan = source.scan_ids[index]
         _convert(source.paths[scan], targets[scan], space, model, sites[index], rows[index])
 
-    with ThreadPoolExecutor(available_cpus()) as pool:
+    with ThreadPoolExecutor(n_cores()) as pool:
         for _ in pool.map(convert, range(len(sites))):
             done += 1
             if progress:
@@ -258,7 +260,8 @@ def _earlier_maps(out: Path, scans: pd.Index, mark: str) -> dict[str, list[str]]
 
 def _learn_maps(
     source: Source, sites: Sequence[str], preserve: str, mask_threshold: float, out: Path, progress: Progress | None
-) -> CombatModel:
+) -> tuple[CombatModel, tuple[str, ...]]:
+    """The model of these maps, and what is to be said of their mask."""
     covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
@@ -266,7 +269,8 @@ def _learn_maps(
             source.paths, Path(folder), MaskRule(mask_threshold), None, None, progress, durable=False
         ).select(source.scan_ids)
         effects = learn_site_effects(packed, sites, covariates, columns, progress)
-    return CombatModel(effects, preserve, columns, summary, packed.space)
+        notes = (*packed.manifest["mask_notes"], *identity_notes(packed))
+    return CombatModel(effects, preserve, columns, summary, packed.space), notes
 
 
 def _space_of(model: CombatModel) -> Space:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbmstat.errors import ScanError
-from vbmstat.naming import IMAGE_SUFFIXES, Scan, image_stem, split_ids
+from vbmstat.folders import files_below
+from vbmstat.image import io
+from vbmstat.naming import IMAGE_SUFFIXES, Scan, image_stem, parse_map_name, split_ids
 
 # Suffixes by which BIDS calls images of the head that are not T1-weighted (also parametric maps and labels).
 _OTHER_SUFFIX = re.compile(
@@ -18,6 +21,14 @@ _OTHER_SUFFIX = re.compile(
     r"|\w+map|Chi\w*|MTsat|defacemask|bold|sbref|cbv|dwi|epi|phase(1|2|diff)?|magnitude[12]?|asl|m0scan|pet"
     r"|dseg|probseg|mask"
 )
+# Maps that are not both modulated and in template space, as CAT12, T1Prep, deepmriprep (p) and SPM (c) call them.
+_OTHER_MAPS = {
+    r"s?\d*m0w[pc][123].+": "modulated by the nonlinear part alone",
+    r"s?\d*w[pc][123].+|.+_wp[123]": "not modulated",
+    r"r?[pc][123].+|.+_p[123]": "in the scan's own space",
+    r"p0.+|.+_p0": "labels",
+}
+_MAX_HEADERS = 20  # read for a message
 _NOT_MAGNITUDE = ("phase", "real", "imag")
 
 
@@ -89,9 +100,51 @@ def find_inputs(places: Iterable[Path | str]) -> Inputs:
 def is_bids(folder: Path) -> bool:
     """Whether a folder is a BIDS dataset (has a dataset description or sub-*/ folders with anat/)."""
     try:
-        return (folder / "dataset_description.json").is_file() or any(folder.glob("sub-*/**/anat"))
+        anat = (folder.glob(f"{place}/anat") for place in ("sub-*", "sub-*/ses-*"))
+        return (folder / "dataset_description.json").is_file() or any(any(found) for found in anat)
     except OSError:  # no permission to look inside: told where the folder is listed
         return False
+
+
+def images_instead(folder: Path) -> str:
+    """What images lie in a folder where modulated maps were expected, for a message.
+
+    The names of programs' other maps are known; of other images, 4-D ones are told.
+    """
+    kinds: dict[str, list[str]] = {}
+    unknown: list[Path] = []
+    for path in files_below(folder):
+        stem = image_stem(path)
+        if not path.name.endswith(io.IMAGE_SUFFIXES):
+            continue
+        if path.suffix in (".img", ".hdr"):
+            kinds.setdefault(".img or .hdr, which are not looked for: convert them to .nii", []).append(path.name)
+            continue
+        why = next((why for pattern, why in _OTHER_MAPS.items() if re.fullmatch(pattern, stem)), "")
+        parsed = parse_map_name(path.name)
+        if parsed:
+            why = f"{'smoothed' if parsed[2] else 'unsmoothed'} {('gm', 'wm', 'csf')[parsed[1] - 1]}"
+        if why:
+            kinds.setdefault(why, []).append(path.name)
+        else:
+            unknown.append(path)
+    found = [f"{len(names)} {why} (e.g. {names[0]})" for why, names in kinds.items()]
+    for path in unknown[:_MAX_HEADERS]:
+        n_volumes = _n_volumes(path)
+        if n_volumes > 1:
+            found.append(f"{path.name}, 4-D with {n_volumes} volumes: split it into one file a scan")
+            unknown.remove(path)
+    if unknown:
+        found.append(f"{len(unknown)} with other names (e.g. {unknown[0].name})")
+    return f"images there: {'; '.join(found)}" if found else "there is no image"
+
+
+def _n_volumes(path: Path) -> int:
+    """Volumes of an image; 1 if it cannot be read."""
+    try:
+        return math.prod(io.read_shape(path)[3:])
+    except ScanError:
+        return 1
 
 
 def _is_folder(entry: Path) -> bool:

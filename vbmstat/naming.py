@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vbmstat.errors import ScanError
+from vbmstat.folders import files_below, is_hidden, is_same_file
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
 NAME_STYLES = ("cat12", "bids")
@@ -46,7 +47,7 @@ _MAP_PATTERNS = tuple(
     for pattern in (
         r"^(?P<smooth>s\d*)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
         r"^(?P<smooth>s\d*)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
-        r"^(?P<stem>[^.].*?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
+        r"^(?P<stem>.+?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
         r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
         r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+)?_probseg",  # vbmstat
@@ -141,8 +142,9 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
 def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
     """Sidecars of all scans in an output folder, by :func:`output_path`'s names."""
     folder, prefix, bids_name = _OUTPUTS["sidecar"]
-    pattern = f"{folder}/{prefix}*.json" if names == "cat12" else f"sub-*/**/anat/*_{bids_name}"
-    return sorted(out.glob(pattern))
+    if names == "cat12":
+        return sorted(out.glob(f"{folder}/{prefix}*.json"))
+    return sorted(path for place in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{place}/anat/[!.]*_{bids_name}"))
 
 
 def check_output_names(scans: Iterable[Scan], names: str) -> None:
@@ -215,7 +217,7 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[s
     Parameters
     ----------
     folder : Path
-        Searched with all its sub-folders.
+        Searched with all its sub-folders, also behind links; hidden files are left out.
     tissue : {1, 2, 3}
         GM, WM, CSF.
     smoothed : bool, optional
@@ -227,12 +229,14 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[s
         If one scan has several such maps.
     """
     found: dict[bool, dict[str, Path]] = {True: {}, False: {}}
-    for path in sorted(folder.rglob("*.nii*")):
+    for path in files_below(folder):
         parsed = parse_map_name(path.name)
         if parsed is None or parsed[1] != tissue:
             continue
         stem, _, is_smoothed = parsed
         if stem in found[is_smoothed]:
+            if is_same_file(found[is_smoothed][stem], path):
+                continue
             msg = f"{folder}: two maps of {stem}: {found[is_smoothed][stem]} and {path}; keep one of them"
             raise ScanError(msg)
         found[is_smoothed][stem] = path
@@ -253,13 +257,96 @@ def parse_map_name(name: str) -> tuple[str, int, bool] | None:
     >>> parse_map_name("p1sub-01_T1w.nii.gz") is None
     True
     """
-    for pattern in _MAP_PATTERNS:
-        match = pattern.match(name)
-        if match:
-            groups = match.groupdict()
-            tissue = _TISSUE_NUMBER[groups["name"]] if groups.get("name") else int(groups["tissue"])
-            return groups["stem"], tissue, bool(groups.get("smooth"))
-    return None
+    match = _match_map_name(name)
+    if match is None:
+        return None
+    groups = match.groupdict()
+    tissue = _TISSUE_NUMBER[groups["name"]] if groups.get("name") else int(groups["tissue"])
+    return groups["stem"], tissue, bool(groups.get("smooth"))
+
+
+def _match_map_name(name: str) -> re.Match[str] | None:
+    if is_hidden(name):
+        return None
+    return next(filter(None, (pattern.match(name) for pattern in _MAP_PATTERNS)), None)
+
+
+def realigned_id(name: str) -> str | None:
+    """What a scan is called if the r before its name is CAT12's (longitudinal maps); None if there is no such r.
+
+    Examples
+    --------
+    >>> realigned_id("mwp1rS001.nii")
+    'S001'
+    >>> realigned_id("mwp1S001.nii") is None
+    True
+    """
+    match = _match_map_name(name)
+    is_cat = match is not None and match.re is _MAP_PATTERNS[0] and len(match["stem"]) > 1
+    return match["stem"][1:] if match and is_cat and match["stem"].startswith("r") else None
+
+
+def map_kind(name: str, scan: str = "") -> str:
+    """What a map's name says of how the map was made: the name with ``*`` for the scan's; empty for unknown names.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+    scan : str
+        Id of the scan, which tells whether an r before it belongs to the id.
+
+    Examples
+    --------
+    >>> map_kind("s6mwp1sub-01_T1w.nii.gz")
+    's6mwp1*'
+    >>> map_kind("mwp1rS001.nii", "S001"), map_kind("mwp1rS001.nii", "rS001")
+    ('mwp1r*', 'mwp1*')
+    """
+    match = _match_map_name(name)
+    if match is None:
+        return ""
+    realigned = realigned_id(name)
+    start = match.start("stem") + (realigned is not None and bool(scan) and realigned.startswith(scan))
+    return f"{name[:start]}*{name[match.end('stem') :]}".removesuffix(".gz").removesuffix(".nii")
+
+
+def several_kinds(paths: Mapping[str, Path]) -> str:
+    """The kinds of some maps (by scan) with their numbers, where there are several; empty if all are alike.
+
+    Examples
+    --------
+    >>> several_kinds({"a": Path("mwp1a.nii"), "b": Path("mwp1rb.nii"), "c": Path("mwp1rc.nii")})
+    'mwp1*: 1 scans, e.g. a; mwp1r*: 2 scans, e.g. b'
+    """
+    scans: dict[str, list[str]] = {}
+    for scan, path in paths.items():
+        scans.setdefault(map_kind(path.name, scan), []).append(scan)
+    scans.pop("", None)
+    listed = [f"{kind}: {len(ids)} scans, e.g. {ids[0]}" for kind, ids in sorted(scans.items())]
+    return "; ".join(listed) if len(listed) > 1 else ""
+
+
+def by_known_ids(paths: Mapping[str, Path], known: Container[str]) -> dict[str, Path]:
+    """Maps by the ids of a table: chris_T1w may be called chris there, and rS001 of CAT12's mwp1rS001 be called S001.
+
+    Raises
+    ------
+    ScanError
+        If two maps are of one scan then.
+    """
+    named: dict[str, Path] = {}
+    for scan, path in paths.items():
+        parsed, others = parse_map_name(path.name), [scan]
+        if parsed is not None and parsed[0] == scan:
+            others += filter(None, [realigned_id(path.name)])
+        candidates = [name for other in others for name in (other, other.removesuffix("_T1w"))]
+        name = next((candidate for candidate in candidates if candidate in known), scan)
+        if name in named:
+            msg = f"two maps of {name}: {named[name]} and {path}; keep one of them"
+            raise ScanError(msg)
+        named[name] = path
+    return named
 
 
 def native_paths(modulated: Path) -> dict[str, Path]:

@@ -17,6 +17,7 @@ import torch
 
 from vbmstat import evaluate, naming
 from vbmstat.errors import ScanError
+from vbmstat.folders import files_below, is_same_file
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
@@ -113,7 +114,7 @@ def find_outputs(folder: Path, name: str | None = None) -> Outputs:
         msg = f"{folder}: no such folder; expected one with outputs of vbmstat or CAT12 (mri/p0*, mri/mwp1*)"
         raise ScanError(msg)
     found = Outputs(name or folder.resolve().name)
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         for kind, patterns in _PATTERNS.items():
             match = next(filter(None, (pattern.match(path.name) for pattern in patterns)), None)
             if match is None:
@@ -148,6 +149,8 @@ def scan_key(stem: str) -> str:
 
 def _add(found: Outputs, paths: dict[str, Path], stem: str, path: Path) -> None:
     scan = scan_key(stem)
+    if scan in paths and is_same_file(paths[scan], path):
+        return
     if scan in paths:
         msg = f"{path.parent}: two files of one kind and scan, {paths[scan]} and {path}; keep one of them"
         raise ScanError(msg)

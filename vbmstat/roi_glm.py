@@ -137,7 +137,7 @@ def fit_roi_glm(
     """
     tissue = _tissue(formula, level)
     table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
-    source = table if maps is None else cohort_of_maps(maps)
+    source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
     loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
     measured = measure_rois(source, loaded, [tissue], report=report)

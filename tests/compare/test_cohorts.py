@@ -255,6 +255,14 @@ def test_models_that_cannot_be_fitted_name_cohort_variable_and_pipeline(folder):
     assert tested.failures == ("one, age: contrast 'F(age, tiv)' is an F-test; give a t-contrast",)
 
 
+def test_maps_that_cannot_be_packed_are_a_failure_of_their_pipeline(folder):
+    path = folder / "ours" / "mri" / "s6mwp1sub-000_T1w.nii.gz"
+    io.write_volume(path, Volume(torch.zeros(1, *GRID.shape), GRID))
+    found = run(folder)
+    assert [failure.split(":")[0] for failure in found.failures] == ["one, age, gm, ours", "one, sex, gm, ours"]
+    assert "maps with one value at every voxel that was read: sub-000 (0)" in found.failures[0]
+
+
 def test_scans_that_no_other_pipeline_has_are_an_error_with_the_reason(folder):
     for path in (folder / "ours" / "mri").iterdir():
         path.rename(path.with_name(path.name.replace("sub-0", "sub-")))

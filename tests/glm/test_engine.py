@@ -14,6 +14,7 @@ from nilearn.glm.first_level import run_glm
 
 from tests.glm import oracle
 from tests.glm.conftest import make_table
+from vbmstat import device
 from vbmstat.errors import DesignError
 from vbmstat.glm.backend import BACKENDS, COMPILED, choose_backend
 from vbmstat.glm.contrast import Contrast, build_contrasts
@@ -435,3 +436,14 @@ def test_cuda_agrees_with_the_cpu():
     cpu, gpu = run(y, design, contrasts, draws), run(y, design, contrasts, draws, device="cuda")
     assert oracle.error(gpu.statistic, cpu.statistic) < TOLERANCE
     assert oracle.error(gpu.quantiles["median"], cpu.quantiles["median"]) < TOLERANCE
+
+
+def test_threads_within_the_quota_of_a_container(tmp_path, monkeypatch):
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert tile_layout("cpu", None, None).workers == 3 + 1  # one waits for the disk
+    assert tile_layout("cpu", None, 7).workers == 7 + 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert tile_layout("cpu", None, None).workers == 2 + 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.glm.conftest import GRID, SHAPE
+from tests.glm.conftest import GRID, SHAPE, make_images, make_table
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader, storage_index
 from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, row_positions
@@ -241,8 +241,148 @@ def test_one_file_for_two_scans(tmp_path, maps):
 
 
 def test_nothing_above_the_threshold(tmp_path, maps):
-    with pytest.raises(ScanError, match="no voxel is above 5 in 100% of the scans"):
+    with pytest.raises(ScanError, match=r"is above 5 in 100% .* the largest value of all maps is 0.7\d+: lower"):
         pack_maps(maps, tmp_path / "store", MaskRule(5))
+
+
+def write_many(folder, n, seed=0, odd=None):
+    """Maps of `n` people, some of them odd (position -> function of the map): paths by id, and (n, X, Y, Z)."""
+    values = make_images(make_table(n, seed), seed)
+    for i, change in (odd or {}).items():
+        values[i] = change(values[i])
+    paths = {f"sub-{i:03d}": folder / f"s6mwp1sub-{i:03d}.nii.gz" for i in range(n)}
+    for path, image in zip(paths.values(), values, strict=True):
+        write(path, image)
+    return paths, values
+
+
+def cut(image, part=slice(0, 6)):
+    """A map without its left half."""
+    image = image.copy()
+    image[part] = 0
+    return image
+
+
+def removed_alone(values, threshold=0.1):
+    """By the definition: for each scan, the voxels that pass without it and not with it."""
+    present = values > threshold
+    everywhere = present.all(axis=0)
+    return [int((np.delete(present, i, axis=0).all(axis=0) & ~everywhere).sum()) for i in range(len(values))]
+
+
+@pytest.mark.parametrize("n_scans", [12, 40])  # all are looked at first, or 8 of them
+@pytest.mark.parametrize("at", [5, 10])  # of 40, every fifth is looked at first
+def test_the_scan_that_takes_most_voxels_out_is_named(tmp_path, n_scans, at):
+    paths, values = write_many(tmp_path, n_scans, odd={at: cut})
+    store = pack_maps(paths, tmp_path / "store")
+    assert np.array_equal(store.space.unmask(store.mask) > 0, expected_mask(values))
+    lost = removed_alone(values)
+    assert lost[at] == max(lost) > 0.4 * expected_mask(values).sum()
+    alone, lacking = store.manifest["mask_notes"]
+    share = lost[at] / (lost[at] + expected_mask(values).sum())
+    assert alone.startswith(
+        f"scans that alone take voxels out of the mask: sub-{at:03d} ({lost[at]} voxels, {share:.0%} of what all others"
+    )
+    assert lacking.startswith(f"scans that lack much of what most scans have: sub-{at:03d} (")
+    assert open_store(tmp_path / "store").manifest["mask_notes"] == [alone, lacking]
+
+
+@pytest.mark.parametrize(("n_voxels", "is_told"), [(60, True), (8, False)])
+def test_from_three_percent_on(tmp_path, n_voxels, is_told):
+    def holed(image):
+        image = image.copy()
+        image.reshape(-1)[np.flatnonzero(image > 0.2)[:n_voxels]] = 0
+        return image
+
+    paths, values = write_many(tmp_path, 20, odd={3: holed})
+    lost = removed_alone(values)
+    share = lost[3] / (lost[3] + expected_mask(values).sum())
+    assert share > 0.03 if is_told else 0 < share < 0.03
+    notes = pack_maps(paths, tmp_path / "store").manifest["mask_notes"]
+    assert any(f"sub-003 ({lost[3]} voxels" in note for note in notes) == is_told
+
+
+def test_sound_maps_give_no_note(tmp_path, maps):
+    assert pack_maps(maps, tmp_path / "store").manifest["mask_notes"] == []
+
+
+def test_two_maps_cut_off_alike_are_named(tmp_path):
+    """None of them alone takes anything out."""
+    for n_scans, cut_ones in ((12, (3, 4)), (40, (10, 15)), (40, (11, 12)), (40, (10, 11))):
+        folder = tmp_path / f"{n_scans}_{cut_ones[0]}_{cut_ones[1]}"
+        paths, values = write_many(folder, n_scans, odd=dict.fromkeys(cut_ones, cut))
+        store = pack_maps(paths, folder / "store")
+        assert np.array_equal(store.space.unmask(store.mask) > 0, expected_mask(values))
+        told = [note for note in store.manifest["mask_notes"] if note.startswith("scans that lack much")]
+        assert len(told) == 1
+        assert all(f"sub-{i:03d} (" in told[0] for i in cut_ones)
+
+
+def test_scans_that_are_added_are_named_and_those_before_are_not_forgotten(tmp_path):
+    paths, values = write_many(tmp_path, 20, odd={3: cut, 17: lambda image: cut(image, slice(8, 9))})
+    ids = list(paths)
+    pack_maps({scan: paths[scan] for scan in ids[:15]}, tmp_path / "store")
+    store = pack_maps(paths, tmp_path / "store")
+    assert len(store.segments) == 2
+    lost = removed_alone(values)
+    assert f"sub-003 ({lost[3]} voxels" in store.manifest["mask_notes"][0]
+    assert f"sub-017 ({lost[17]} voxels" in store.manifest["mask_notes"][0]
+
+
+@pytest.mark.parametrize("n_scans", [12, 40])
+@pytest.mark.parametrize("nan", ["raise", "exclude"])
+@pytest.mark.parametrize("at", [5, 11])
+def test_an_empty_mask_names_the_culprit(tmp_path, n_scans, at, nan):
+    paths, values = write_many(tmp_path, n_scans, odd={at: np.zeros_like})
+    with pytest.raises(ScanError, match=rf"maps with one value at every voxel that was read: sub-{at:03d} \(0\); make"):
+        pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
+    write(paths[f"sub-{at:03d}"], np.full(SHAPE, np.nan))
+    inside, flat = rf"NaN or .* inside the mask: sub-{at:03d} \(\d+ voxels\)", rf"that was read: sub-{at:03d} \(nan\)"
+    with pytest.raises(ScanError, match=inside if nan == "raise" else flat):
+        pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
+    write(paths[f"sub-{at:03d}"], values[0] * 0.1)
+    with pytest.raises(ScanError, match=rf"no voxel is above 0.1 .*; scans that alone take voxels out: sub-{at:03d}"):
+        pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
+
+
+def test_halves_that_have_nothing_in_common_are_both_named(tmp_path):
+    paths, _ = write_many(tmp_path, 20, odd={3: cut, 4: lambda image: cut(image, slice(6, 11))})
+    with pytest.raises(ScanError, match=r"no voxel .* out: sub-003 \(\d+ voxels\), sub-004 \(\d+ voxels\); look"):
+        pack_maps(paths, tmp_path / "store")
+
+
+def test_constant_maps_are_refused(tmp_path):
+    paths, _ = write_many(tmp_path, 12, odd={7: lambda image: np.full_like(image, 0.5)})
+    for rule in (MaskRule(), MaskRule(None)):
+        with pytest.raises(ScanError, match=r"maps with one value at every voxel that was read: sub-007 \(0.5\)"):
+            pack_maps(paths, tmp_path / "store", rule)
+    write(paths["sub-007"], np.zeros(SHAPE))  # without a threshold: a healthy person's map of lesions
+    assert pack_maps(paths, tmp_path / "store", MaskRule(None)).mask.any()
+
+
+@pytest.mark.parametrize("threshold", [0.1, None])
+def test_a_mask_that_selects_nothing(tmp_path, maps, threshold):
+    write(tmp_path / "mask.nii", np.full(SHAPE, 0.4))
+    with pytest.raises(ScanError, match=r"mask.nii: no voxel of this mask is above 0.5; expected an image that is 1"):
+        pack_maps(maps, tmp_path / "store", MaskRule(threshold, image=tmp_path / "mask.nii"))
+
+
+def test_a_single_scan(tmp_path, maps):
+    scan = next(iter(maps))
+    with pytest.raises(ScanError, match="expected two scans or more, got one"):
+        pack_maps({scan: maps[scan]}, tmp_path / "store")
+
+
+def test_copies_of_one_map(tmp_path, images):
+    paths = {f"s{i}": tmp_path / f"mwp1s{i}.nii" for i in range(5)}
+    for path in paths.values():
+        write(path, images[0])
+    with pytest.raises(ScanError, match=r"no voxel above 0.1 varies between the 5 scans: their maps are equal"):
+        pack_maps(paths, tmp_path / "store")
+    for path in paths.values():
+        write(path, np.full(SHAPE, np.nan))
+    with pytest.raises(ScanError, match="the maps of all 5 scans hold nothing but NaN"):
+        pack_maps(paths, tmp_path / "store")
 
 
 def test_rules_that_make_no_sense():

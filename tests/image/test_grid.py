@@ -72,6 +72,11 @@ def test_number_of_threads_does_not_matter(n_slices):
     assert torch.allclose(results[0], results[2], atol=1e-6)
 
 
+@pytest.mark.parametrize("n_points", [(0, 1, 1), (0, 3, 2)])
+def test_no_points_have_no_values(n_points):
+    assert sample(torch.rand(2, 4, 5, 6), torch.zeros(3, *n_points)).shape == (2, *n_points)
+
+
 @given(SHAPES, SIZES, st.integers(0, 20))
 def test_resampling_to_the_same_grid_is_exact(shape, size, seed):
     grid = random_grid(shape, size, seed)

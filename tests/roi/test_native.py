@@ -218,6 +218,18 @@ def test_maps_without_any_field_are_refused_in_one_line(folder) -> None:
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
 
 
+def test_a_field_that_leads_nowhere_is_a_failure(folder) -> None:
+    """All of its volumes were 0."""
+    _, field = scan()
+    nowhere = Volume(torch.full_like(field.data, torch.nan), field.grid)
+    io.write_volume(folder / "mri" / "iy_one.nii.gz", nowhere, space="scanner")
+    tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
+    assert "p1one.nii.gz: expected a modulated tissue map, got one without any voxel in a label" in (
+        tables.failures["reason"][0]
+    )
+    assert tables.labels["gm_ml"].isna().all()
+
+
 def test_fields_may_be_unzipped_and_one_that_misses_the_brain_is_a_failure(folder, atlas) -> None:
     field = scan()[1]
     (folder / "mri" / "iy_one.nii.gz").unlink()

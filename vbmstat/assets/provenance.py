@@ -17,6 +17,7 @@ import torch
 from vbmstat import __version__
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
+from vbmstat.folders import files_below
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel")
 _HASHED = 12  # digits shown
@@ -155,11 +156,6 @@ def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
     base = Path(name).name
     for folder in folders:
         yield folder / name
-    for folder in folders:
-        yield from sorted(folder.rglob(_literal(base)))
-    for folder in folders:
-        yield from sorted(path for path in folder.rglob(f"*{''.join(Path(base).suffixes[-1:])}") if path.name != base)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+    below = [path for folder in folders for path in files_below(folder, skip_unreadable=True)]
+    yield from (path for path in below if path.name == base)
+    yield from (path for path in below if path.name != base and path.suffix == Path(base).suffix)

@@ -81,7 +81,7 @@ def command(
     random: Annotated[
         str | None, typer.Option(help="Column with each scan's subject: mixed model of regions (--level roi).")
     ] = None,
-    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept maps of several engines.")] = False,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept several engines, kinds of maps.")] = False,
     spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
     store: Annotated[Path | None, typer.Option(help="Keep (and reuse) the packed maps in this folder.")] = None,
@@ -156,7 +156,7 @@ def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
         if name == "maps":
             return {"folder": Path(text).name}
         of_files = name in _FILES or (name == "contrast" and text.endswith(".json")) or (
-            name == "atlas" and text.endswith((".nii", ".nii.gz"))
+            name == "atlas" and text.endswith((".nii", ".nii.gz", ".mgz"))
         )
         return {"file": Path(text).name, "sha256": sha256(Path(text))} if of_files else text
 

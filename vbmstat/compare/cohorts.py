@@ -23,10 +23,11 @@ from vbmstat.compare.config import TISSUES, Plan, Variable
 from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
 from vbmstat.compare.statistics import compare_pair, masked, read_statistic
 from vbmstat.compare.tables import join_rois, roi_agreement
-from vbmstat.errors import DesignError, TableError, VbmstatError
+from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.folders import files_below
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.contrast import file_label
 from vbmstat.glm.masking import file_stamp
@@ -165,11 +166,11 @@ def _fit(
     existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
         shutil.rmtree(store)  # the mask is that of all packed scans
-    packed = pack_maps(paths, store, settings.mask_rule)
     try:
+        packed = pack_maps(paths, store, settings.mask_rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
         found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
-    except (DesignError, TableError) as error:
+    except (DesignError, TableError, ScanError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
     if found.contrasts[0].kind != "t":
@@ -328,7 +329,7 @@ def _scan_of(stem: str) -> str:
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
     """Size and time of the files that evaluation reads."""
     wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
-    paths = sorted(path for path in folder.rglob("*.nii*") if path.name.startswith(wanted))
+    paths = [path for path in files_below(folder) if path.name.startswith(wanted)]
     return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
 
 

@@ -18,6 +18,8 @@ from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
 from vbmstat.image import io
 from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
+from vbmstat.inputs import images_instead
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
@@ -116,7 +118,7 @@ def _kind(path: Path) -> str:
             return "scans"
         msg = (
             f"{path}: expected statistic maps (contrast-*_statmap.nii.gz, spmT_*.nii) or modulated maps of scans "
-            "(mwp1*, s6mwp1*, mwc1*), found neither"
+            f"(mwp1*, s6mwp1*, mwc1*), found neither; {images_instead(path)}"
         )
         raise ScanError(msg)
     if not path.exists():
@@ -206,8 +208,8 @@ def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[st
 
 
 def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: list[str]) -> dict[str, float]:
-    one, other = io.read_volume(a), io.read_volume(b)
-    volumes = {"a_ml": one.sums_ml[0], "b_ml": other.sums_ml[0]}
+    one, other = _read_map(a), _read_map(b)
+    volumes = {which: Volume(v.data.nan_to_num(), v.grid).sums_ml[0] for which, v in (("a_ml", one), ("b_ml", other))}
     if not other.grid.matches(one.grid):
         notes.append(f"maps of B were resampled (trilinear) from {other.grid} to A's grid {one.grid}")
         other, _ = agreement.on_grid(other, other.data[0].isfinite(), one.grid)
@@ -217,10 +219,25 @@ def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: l
         where["mask"] = resample(template.data[number - 1 : number], template.grid, one.grid)[0] > _TEMPLATE_FROM
     inside = where["mask"] & one.data[0].isfinite() & other.data[0].isfinite()
     if not inside.any():
-        msg = f"{a}: no voxel where the template has this tissue; is it in template space?"
+        which = b if (where["mask"] & one.data[0].isfinite()).any() else a
+        msg = f"{which}: no value where the template has this tissue; is it in template space, or NaN everywhere?"
         raise ScanError(msg)
-    found = asdict(agreement.agreement(*(volume.data[0][inside].numpy() for volume in (one, other))))
+    values = [volume.data[0][inside].numpy() for volume in (one, other)]
+    flat = [str(path) for path, value in zip((a, b), values, strict=True) if value.min() == value.max()]
+    if flat:
+        notes.append(f"one value everywhere, so no correlation: {' and '.join(flat)}")
+    found = asdict(agreement.agreement(*values))
     return {"n_voxels": found.pop("n"), **found, **volumes}
+
+
+def _read_map(path: Path) -> Volume:
+    """A modulated map; NaN is no value there."""
+    volume = io.read_volume(path)
+    n_infinite = int(volume.data.isinf().sum())
+    if n_infinite:
+        msg = f"{path}: {n_infinite} values are infinite; make this map again, or leave it out"
+        raise ScanError(msg)
+    return volume
 
 
 def _scan_summary(tissue: Any, part: pd.DataFrame) -> dict[str, Any]:

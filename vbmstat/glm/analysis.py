@@ -29,6 +29,7 @@ from vbmstat.glm.design import (
     parse_formula,
     with_map_column,
 )
+from vbmstat.glm.duplicates import equal_scans, identity_notes
 from vbmstat.glm.engine import fit_voxels
 from vbmstat.glm.formula import split_formula, split_map_term
 from vbmstat.glm.hc3 import make_hc3_plan, unestimated_scans
@@ -56,10 +57,11 @@ from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_m
 from vbmstat.glm.sandwich import SandwichFit, fit_sandwich, unestimated_subjects
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
-from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
+from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds
 from vbmstat.glm.tensors import Fit, LocalDfFit
 from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
+from vbmstat.image import io
 
 _MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
 
@@ -128,7 +130,7 @@ def fit_glm(
     right, map_name = split_map_term(right)
     table = as_cohort(cohort)
     source = gather(maps, response, table, settings.missing)
-    refuse_mixtures(source.table, settings.allow_mixed)
+    refuse_mixtures(source.table, settings.allow_mixed, source.paths)
     right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
     design, source = _design(right, source, settings)
     named = design if map_name is None else with_map_column(design, map_name)
@@ -156,7 +158,7 @@ def fit_glm(
             fit = _fit(matrix, planned, (design, hypotheses), subjects, groups, settings, engine)
         else:
             paths = covariate_paths(maps, str(map_name), table, source.scan_ids)
-            covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
+            covariate = _pack_covariate(str(map_name), paths, matrix, scratch, stack, settings, progress)
             fit = fit_voxels_with_map(matrix, covariate, planned, **engine)
         bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
         inference = (
@@ -297,27 +299,41 @@ def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_nam
 
 
 def _pack_covariate(
-    paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
+    name: str, paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
     settings: Options, progress: Callable[[str, int, int], None] | None,
 ) -> PackedMaps:
     """Maps of a voxelwise covariate in the same columns as the maps, in a folder that is deleted after the fit."""
     if maps.space is None:
         msg = "map() needs maps in files on both sides of the formula"
         raise DesignError(msg)
+    refuse_mixed_kinds(paths, settings.allow_mixed)
+    ours, theirs = maps.space.grid, io.read_grid(next(iter(paths.values())))
+    if not theirs.matches(ours):
+        msg = f"map({name}): grid {theirs} of the covariate's maps differs from {ours} of the maps; resample them"
+        raise ScanError(msg)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
     rule = MaskRule(None, nan=settings.nan)
-    packed = pack_maps(
-        paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
-    )
-    if not packed.space.grid.matches(maps.space.grid):
-        ours, theirs = maps.space.grid, packed.space.grid
-        msg = f"map(): grid {theirs} of the covariate differs from {ours} of the maps; resample it"
+    try:
+        packed = pack_maps(
+            paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
+        )
+    except ScanError as error:
+        msg = f"map({name}): {error}"
+        raise ScanError(msg) from error
+    same = equal_scans(maps, packed)
+    if same:
+        which = f"in {len(same)} scans, e.g. {same[0]}"
+        msg = f"map({name}): the covariate's map is the one on the left of the formula {which}; give other maps"
+        raise ScanError(msg)
+    if not (maps.mask & packed.mask).any():
+        msg = f"map({name}): no voxel of the mask varies in the covariate's maps; are they of this tissue and space?"
         raise ScanError(msg)
     return packed
 
 
-def refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
-    """Refuse maps of several engines, versions or harmonisations in one model, unless they are allowed."""
+def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path] | None = None) -> None:
+    """Refuse maps of several engines, versions, harmonisations or kinds in one model, unless they are allowed."""
+    refuse_mixed_kinds(paths or {}, allowed)
     for name in _MIXABLE:
         found = sorted(set(table[name].dropna().astype(str))) if name in table else []
         if len(found) > 1 and not allowed:
@@ -460,10 +476,13 @@ def _cohort_notes(source: Source, design: Design, settings: Options) -> tuple[st
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
-    """A note where the mask is that of more scans than the model's."""
-    if isinstance(maps, ArrayMaps) or len(maps.manifest["scan_ids"]) == len(maps.scan_ids):
-        return ()
-    return (f"the mask is that of all {len(maps.manifest['scan_ids'])} packed scans",)
+    """Whose fault a small mask is, whether it is that of more scans than the model's, and scans with the same map."""
+    same = identity_notes(maps)
+    if isinstance(maps, ArrayMaps):
+        return same
+    n_packed = len(maps.manifest["scan_ids"])
+    shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
+    return (*maps.manifest["mask_notes"], *shared, *same)
 
 
 def _remove_if_empty(folder: Path) -> None:

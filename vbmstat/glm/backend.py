@@ -6,7 +6,6 @@ either way. oneDNN wants its second factor transposed and contiguous, so that co
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,11 +31,6 @@ def _linear(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 COMPILED = "compiled"
 BACKENDS: dict[str, Product] = {"mm": _matmul, "linear": _linear}
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use (a scheduler may give it fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class MapReader:
             packed = path.read_bytes()
             raw = self._inflated(packed) if path.name.endswith(".gz") else packed
         except _READ_ERRORS as error:
+            io.read_grid(path)  # says what is wrong with the file's beginning, if that is it
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
         digest = hashlib.sha256(packed).hexdigest()

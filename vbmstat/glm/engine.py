@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from vbmstat.cluster import Cluster
+from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
-from vbmstat.glm.backend import COMPILED, available_cpus, choose_product, has_compiler, single_threaded
+from vbmstat.glm.backend import COMPILED, choose_product, has_compiler, single_threaded
 from vbmstat.glm.hc3 import hc3_plan
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps, Scratch
 from vbmstat.glm.plan import Plan
@@ -154,7 +155,7 @@ def tile_layout(kind: str, chunk_voxels: int | None, n_threads: int | None, n_sc
     Whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk.
     """
     if kind == "cpu":
-        workers = (n_threads or available_cpus()) + 1  # one waits for the disk
+        workers = (n_threads or n_cores()) + 1  # one waits for the disk
         return Layout(_whole_tiles(chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
     chunk = _whole_tiles(chunk_voxels or min(_CUDA_TILE, _CUDA_BYTES // (4 * n_scans)))
     return Layout(chunk, chunk, _CUDA_WORKERS)

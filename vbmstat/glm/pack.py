@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vbmstat.device import n_cores
 from vbmstat.errors import ScanError
-from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.decode import MapReader
+from vbmstat.glm.duplicates import identical_scans
 from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Scratch, Space, even
-from vbmstat.glm.masking import MaskRule, Tally, file_stamp
+from vbmstat.glm.masking import MaskRule, OfScans, Tally, file_stamp
 from vbmstat.glm.rawfile import RawFile
-from vbmstat.image import storage
+from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 
 Progress = Callable[[str, int, int], None]
-_FORMAT = 2
+_FORMAT = 3
 _BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB; twice, as one is written meanwhile
 _WRITERS = 4  # threads that mostly wait for the disk
 _SPAN_VOXELS = 32 * CHUNK_VOXELS  # counted and written together: 32 × 16,384 × 4 bytes = 2 MB, inside the L2 cache
@@ -81,8 +83,9 @@ def _check_paths(paths: Mapping[str, Path]) -> None:
     absent = [scan for scan, path in paths.items() if not path.is_file()]
     if absent:
         more = f" and {len(absent) - 12} more" if len(absent) > 12 else ""
+        first = paths[absent[0]]
         msg = (
-            f"no map file for {', '.join(absent[:12])}{more} (expected e.g. {paths[absent[0]]}); "
+            f"no map file for {', '.join(absent[:12])}{more} ({first}: {io.no_file(first)}); "
             "run preprocess for them or leave their rows out"
         )
         raise ScanError(msg)
@@ -104,27 +107,31 @@ def open_store(folder: Path) -> PackedMaps:
         If the folder is no store or a half-written one.
     """
     try:
-        manifest = storage.read_json(folder / "manifest.json")
-        if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
-            raise ValueError(f"format {manifest['format']}")  # noqa: EM102
-        segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
-        n_chunks = -(-int(manifest["n_voxels"]) // CHUNK_VOXELS)
-        for path, n_scans in segments:
-            if path.stat().st_size != n_chunks * even(n_scans) * CHUNK_VOXELS * 4:
-                raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
-        space = Space(
-            Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
-            _array(folder / "voxels.npy"), manifest["axcodes"],
-        )
-        mask = _array(folder / manifest["mask_file"])
-        ids = tuple(map(str, manifest["scan_ids"]))
-        if not mask.shape == space.voxel_index.shape == (manifest["n_voxels"],) or mask.dtype != bool:
-            raise ValueError(f"{manifest['mask_file']} does not fit voxels.npy")  # noqa: EM102
-        if len(ids) != sum(n_scans for _, n_scans in segments) or not set(ids) <= set(manifest["files"]):
-            raise ValueError("the scans of manifest.json are not those of the segments")  # noqa: EM101
+        return _as_maps(folder, storage.read_json(folder / "manifest.json"))
     except Exception as error:  # whatever numpy makes of damaged files
         msg = f"{folder}: expected packed maps, but {error!r:.200}; run vbmstat pack again"
         raise ScanError(msg) from error
+
+
+def _as_maps(folder: Path, manifest: dict[str, Any]) -> PackedMaps:
+    """The maps that a manifest describes; any exception if the folder does not hold them."""
+    if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
+        raise ValueError(f"format {manifest['format']}")  # noqa: EM102
+    segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
+    n_chunks = -(-int(manifest["n_voxels"]) // CHUNK_VOXELS)
+    for path, n_scans in segments:
+        if path.stat().st_size != n_chunks * even(n_scans) * CHUNK_VOXELS * 4:
+            raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
+    space = Space(
+        Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
+        _array(folder / "voxels.npy"), manifest["axcodes"],
+    )
+    mask = _array(folder / manifest["mask_file"])
+    ids = tuple(map(str, manifest["scan_ids"]))
+    if not mask.shape == space.voxel_index.shape == (manifest["n_voxels"],) or mask.dtype != bool:
+        raise ValueError(f"{manifest['mask_file']} does not fit voxels.npy")  # noqa: EM102
+    if len(ids) != sum(n_scans for _, n_scans in segments) or not set(ids) <= set(manifest["files"]):
+        raise ValueError("the scans of manifest.json are not those of the segments")  # noqa: EM101
     return PackedMaps(folder, ids, space, mask, segments, np.arange(len(ids)), manifest)
 
 
@@ -168,15 +175,14 @@ def _pack(
     (folder / "manifest.json").unlink(missing_ok=True)  # from here on a crash leaves no store that looks whole
     for old in folder.glob("segment-*.f32"):
         old.unlink()
-    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(n_threads or n_cores()) as pool:
         voxels = _superset(paths, reader, rule, scale, pool) if voxels is None else voxels
         tally = Tally(voxels.size)
         digests = _write_segment(
             folder / "segment-0000.f32", paths, reader, voxels, tally, rule, scale, pool, progress, durable
         )
     mask = tally.mask(rule)
-    tally.check(mask)
-    _check_not_empty(mask, rule)
+    tally.check(mask, rule)
     np.save(folder / "voxels.npy", voxels)
     manifest = {
         "format": _FORMAT, "chunk_voxels": CHUNK_VOXELS, "n_voxels": int(voxels.size),
@@ -185,28 +191,25 @@ def _pack(
         "scan_ids": scans, "files": _file_records(paths, digests),
         "segments": [{"file": "segment-0000.f32", "n_scans": len(scans)}],
     }
-    return _finish(folder, manifest, mask, tally)
+    return _finish(folder, manifest, mask, tally, rule)
 
 
-def _check_not_empty(mask: np.ndarray, rule: MaskRule) -> None:
-    if not mask.any():
-        msg = (
-            f"no voxel is above {rule.threshold} in {rule.share:.0%} of the scans and varies; "
-            "lower --mask-threshold, or check that the maps are what they should be"
-        )
-        raise ScanError(msg)
-
-
-def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tally) -> PackedMaps:
+def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tally, rule: MaskRule) -> PackedMaps:
     """Write mask and running statistics, then the manifest, which makes the store valid."""
     number = len(manifest["segments"])
-    manifest |= {"mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means}
+    manifest |= {
+        "mask_file": f"mask-{number:04d}.npy", "tally_file": f"tally-{number:04d}.npz", "means": tally.means,
+        "n_lacking": tally.n_lacking, "mask_notes": tally.notes(rule, mask),
+    }  # fmt: skip
     np.save(folder / manifest["mask_file"], mask)
     np.savez(
-        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan
+        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan,
+        last_absent=tally.last_absent,
     )
+    store = _as_maps(folder, manifest)
+    manifest["identical"] = identical_scans(store)
     storage.write_json(folder / "manifest.json", manifest)
-    return open_store(folder)
+    return replace(store, manifest=manifest)
 
 
 def _file_records(paths: Mapping[str, Path], digests: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -226,6 +229,9 @@ def _superset(
         inside = np.empty(voxels.size, dtype=np.float32)
         reader.read(rule.image, voxels, inside)
         voxels = voxels[inside > 0.5]
+        if not voxels.size:
+            msg = f"{rule.image}: no voxel of this mask is above 0.5; expected an image that is 1 where to analyse"
+            raise ScanError(msg)
     if rule.threshold is None:
         return voxels.astype(np.int64)
     looked_at = list(paths)[:: max(len(paths) // _SEED_SCANS, 1)] if rule.share == 1 else list(paths)
@@ -234,12 +240,31 @@ def _superset(
         rows = np.empty((len(block), voxels.size), dtype=np.float32)
         jobs = [(paths[scan], voxels, row) for scan, row in zip(block, rows, strict=True)]
         list(pool.map(lambda job: reader.read(*job), jobs))
-        tally.add(block, rows, 0, _thresholds(rule, scale, block))
-    with_value = len(looked_at) - tally.n_nan
-    may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
-    kept = (tally.n_absent <= may_lack) & (with_value > 0)
-    _check_not_empty(kept, rule)
+        tally.finish(block, tally.add(block, rows, 0, _thresholds(rule, scale, block)))
+    kept = tally.common(rule)
+    if rule.share == 1:
+        kept |= _lost_to_few(tally, rule, rows <= _thresholds(rule, scale, looked_at)[:, None])
+    if not kept.any():
+        raise ScanError(tally.why_empty(rule))
     return voxels[kept].astype(np.int64)
+
+
+def _lost_to_few(tally: Tally, rule: MaskRule, absent: np.ndarray) -> np.ndarray:
+    """Columns that only odd ones of the scans looked at first lack; kept, so that the tally of all scans names them.
+
+    Parameters
+    ----------
+    tally : Tally
+        Of these scans.
+    rule : MaskRule
+        Of the mask.
+    absent : ndarray, (n_scans, n_voxels), bool
+        Where each of them is below its threshold.
+    """
+    odd = [tally.scans.index(scan) for scan in tally.culprits(rule, int(tally.common(rule).sum()))]
+    short = [tally.scans.index(scan) for scan in tally.short()]
+    lost = (tally.n_absent == 1) & np.isin(tally.last_absent, odd)
+    return lost if not short else lost | ~np.delete(absent, short, axis=0).any(axis=0)
 
 
 def _thresholds(rule: MaskRule, scale: Mapping[str, float], scans: Sequence[str]) -> np.ndarray:
@@ -262,22 +287,22 @@ def _write_segment(
     digests: dict[str, str] = {}
     scratch, done = Scratch(), 0
     buffers = [np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32) for _ in range(2)]
-    written: list[Future[np.ndarray]] = []
+    written: list[Future[OfScans]] = []
     blocks = list(_batches(list(paths)))
     with RawFile(path, n_chunks * even(n_scans) * CHUNK_VOXELS * 4) as stream, ThreadPoolExecutor(_WRITERS) as writers:
 
-        def write(start: int, block: Sequence[str], rows: np.ndarray, first: int) -> np.ndarray:
-            """Count and write some columns of a block; sums (k,) of the scans' values."""
+        def write(start: int, block: Sequence[str], rows: np.ndarray, first: int) -> OfScans:
+            """Count and write some columns of a block."""
             stop = start + _SPAN_VOXELS
             values = rows[: len(block), start : min(stop, voxels.size)]
-            sums = tally.add(block, values, start, _thresholds(rule, scale, block))
+            found = tally.add(block, values, start, _thresholds(rule, scale, block))
             if tally.nan_of:
                 np.nan_to_num(rows[:, start:stop], copy=False)
             piece = scratch.array("piece", (len(rows), CHUNK_VOXELS))
             for at in range(start, min(stop, rows.shape[1]), CHUNK_VOXELS):
                 np.copyto(piece, rows[:, at : at + CHUNK_VOXELS])
                 stream.write(piece, (at * even(n_scans) + first * CHUNK_VOXELS) * 4)
-            return sums
+            return found
 
         for number, block in enumerate([*blocks, []]):
             rows = buffers[number % 2][: even(len(block))]
@@ -286,7 +311,7 @@ def _write_segment(
             digests |= dict(zip(block, pool.map(lambda job: reader.read(*job), jobs), strict=True))
             if number:
                 last = blocks[number - 1]
-                tally.finish(last, np.sum([future.result() for future in written], axis=0))
+                tally.finish(last, OfScans.joined([future.result() for future in written]))
                 done += len(last)
                 if progress:
                     progress("reading maps", done, n_scans)
@@ -309,17 +334,18 @@ def _append(
     with np.load(store.folder / manifest["tally_file"]) as stored:
         tally.low, tally.high = stored["low"], stored["high"]
         tally.n_absent, tally.n_nan = stored["n_absent"], stored["n_nan"]
-    tally.n_scans, tally.means = len(store.scan_ids), dict(manifest["means"])
+        tally.last_absent = stored["last_absent"]
+    tally.scans = list(store.scan_ids)
+    tally.means, tally.n_lacking = dict(manifest["means"]), dict(manifest["n_lacking"])
     name = f"segment-{len(store.segments):04d}.f32"
-    with ThreadPoolExecutor(n_threads or available_cpus()) as pool:
+    with ThreadPoolExecutor(n_threads or n_cores()) as pool:
         digests = _write_segment(
             store.folder / name, new, reader, store.space.voxel_index, tally, rule, scale, pool, progress
         )
     mask = tally.mask(rule)
-    tally.check(mask)
-    _check_not_empty(mask, rule)
+    tally.check(mask, rule)
     manifest["segments"] = [*manifest["segments"], {"file": name, "n_scans": len(new)}]
     manifest["scan_ids"] = [*manifest["scan_ids"], *new]
     manifest["files"] = {**manifest["files"], **_file_records(new, digests)}
     manifest["scale"] = {scan: float(v) for scan, v in scale.items()}
-    return _finish(store.folder, manifest, mask, tally)
+    return _finish(store.folder, manifest, mask, tally, rule)

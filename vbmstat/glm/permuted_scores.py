@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from vbmstat.cluster import Cluster
-from vbmstat.glm.backend import BACKENDS, Product, available_cpus, choose_backend
+from vbmstat.device import n_cores
+from vbmstat.glm.backend import BACKENDS, Product, choose_backend
 from vbmstat.glm.blocks import BLOCK
 from vbmstat.glm.engine import fit_full_sample, pad_tile, stream, tile_layout
 from vbmstat.glm.maps import Maps
@@ -76,7 +77,7 @@ class PermutedScores:
         self.exact = make_tensors(plan, torch.float64, device, self.product, robust=False)
         self.maps, self.plan, self.permuted, self.scale, self.device = maps, plan, permuted, scale, device
         self.layout = tile_layout(kind, chunk_voxels, n_threads)
-        self.workers = n_threads or available_cpus()
+        self.workers = n_threads or n_cores()
         self.tested = torch.as_tensor(permuted.parts.tested).to(device)  # (n, m) float64
         self.coordinates = torch.as_tensor(permuted.parts.coordinates).to(device)  # (m, r)
         self.rows_each = permuted.n_tested + permuted.moving.shape[1]  # of products, a permutation

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from vbmstat.cluster import Cluster
+from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
-from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.engine import Layout, stream
 from vbmstat.glm.leverage import SINGULAR, leave_out, unestimated_blocks
 from vbmstat.glm.maps import CHUNK_VOXELS, Maps
@@ -94,7 +94,7 @@ def fit_sandwich(
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
     fit = SandwichFit.empty(maps.mask, len(parts))
     work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts)
-    layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or available_cpus())
+    layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or n_cores())
     for start, found in stream([maps], layout, work, cluster=cluster):
         done = fit.store(start, found)
         if progress:

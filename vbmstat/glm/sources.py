@@ -16,7 +16,8 @@ from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.image import storage
-from vbmstat.naming import find_maps, parse_map_name, split_ids
+from vbmstat.inputs import images_instead
+from vbmstat.naming import by_known_ids, find_maps, parse_map_name, several_kinds, split_ids
 
 _MAX_LISTED = 12
 NO_SIDECAR = "no sidecar"  # engine and version of a map without one, among others that have one
@@ -116,7 +117,7 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
     if maps is None:
         paths, _ = _from_cohort(cohort, name, "drop")
     elif isinstance(maps, str | Path) and "{" not in str(maps):
-        paths = _in_folder(Path(maps), name)
+        paths = by_known_ids(_in_folder(Path(maps), name), set(scan_ids))
     else:
         msg = f"map({name}) needs maps from a cohort table or a folder"
         raise TableError(msg)
@@ -125,6 +126,20 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
         msg = f"map({name}): no {name} map for {_listed(without)}; make them or leave these scans out"
         raise TableError(msg)
     return {scan: paths[scan] for scan in scan_ids}
+
+
+def refuse_mixed_kinds(paths: Mapping[str, Path], allowed: bool) -> None:
+    """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless they are allowed.
+
+    Raises
+    ------
+    ScanError
+        Naming the kinds, by what the files are called.
+    """
+    kinds = "" if allowed else several_kinds(paths)
+    if kinds:
+        msg = f"the maps are of several kinds ({kinds}); make all of them alike, or say --allow-mixed"
+        raise ScanError(msg)
 
 
 def _with_origin(source: Source) -> Source:
@@ -227,7 +242,8 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
         raise TableError(msg)
     found = find_maps(folder, TISSUES[response])
     if not found:
-        msg = f"{folder}: no {response} map (s6mwp{TISSUES[response]}*, smwc{TISSUES[response]}*, …) in it or below"
+        wanted = f"no {response} map (s6mwp{TISSUES[response]}*, smwc{TISSUES[response]}*, …) in it or below"
+        msg = f"{folder}: {wanted}; {images_instead(folder)}"
         raise ScanError(msg)
     by_id: dict[str, Path] = {}
     for stem, path in found.items():
@@ -242,9 +258,7 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
     """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
-    known = set(cohort.scan_ids)
-    short = {scan: scan.removesuffix("_T1w") for scan in paths}  # chris_T1w may be called chris in the table
-    paths = {short[scan] if scan not in known and short[scan] in known else scan: path for scan, path in paths.items()}
+    paths = by_known_ids(paths, set(cohort.scan_ids))
     joined, without, used = _rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)

@@ -117,7 +117,7 @@ def sample(
     Tensor, (C, A, B, D)
     """
     # torch walks a batch in parallel but one image serially: give each thread a slab of the output.
-    n_slabs = min(torch.get_num_threads(), points.shape[1]) if data.device.type == "cpu" else 1
+    n_slabs = max(min(torch.get_num_threads(), points.shape[1]), 1) if data.device.type == "cpu" else 1
     slab = -(-points.shape[1] // n_slabs)
     batch = points.new_zeros(n_slabs * slab, *points.shape[2:], 3)
     for axis, size in enumerate(data.shape[1:]):

@@ -51,6 +51,11 @@ def read_grid(path: Path | str) -> Grid:
     return _read_header(Path(path)).canonical_grid
 
 
+def read_shape(path: Path | str) -> tuple[int, ...]:
+    """Shape of an image file as stored, from its header alone."""
+    return _read_header(Path(path)).shape
+
+
 def read_volume(path: Path | str) -> Volume:
     """Read a 3-D image (or a 4-D one with a single volume) as RAS+ float32.
 
@@ -148,7 +153,7 @@ def _to_volume(stored: _Stored, path: Path) -> Volume:
         )
         raise ScanError(msg) from error
     if data.dtype.fields is not None or np.iscomplexobj(data):
-        msg = f"{path}: expected one real number a voxel, got {data.dtype}; export a magnitude T1w image"
+        msg = f"{path}: expected one real number a voxel, got {data.dtype}; export the magnitude, or convert it"
         raise ScanError(msg)
     data = data.reshape(*data.shape[:3], -1)
     data = apply_orientation(data, io_orientation(stored.affine))
@@ -236,21 +241,25 @@ def _check_is_file(path: Path) -> None:
         msg = f"{path}: expected a name without control characters, in UTF-8; rename it"
         raise ScanError(msg)
     try:
-        is_file, exists = path.is_file(), path.exists()
+        is_file = path.is_file()
     except OSError as error:
         msg = f"{path}: cannot be looked at ({error.strerror})"
         raise ScanError(msg) from error
     if not is_file:
-        advice = "no such file"
-        if exists:
-            advice = "a folder, not an image" if path.is_dir() else "no regular file (a pipe or a device)"
-        elif path.is_symlink():
-            advice = "its link points nowhere; fetch the content (datalad get)"
-        msg = f"{path}: {advice}"
+        msg = f"{path}: {no_file(path)}"
         raise ScanError(msg)
     if not path.name.endswith(IMAGE_SUFFIXES):
         msg = f"{path}: expected an image ({', '.join(IMAGE_SUFFIXES)}); convert it first, e.g. with dcm2niix"
         raise ScanError(msg)
+
+
+def no_file(path: Path) -> str:
+    """What there is in place of a file; empty if it is one."""
+    if path.is_file():
+        return ""
+    if path.exists():
+        return "a folder, not an image" if path.is_dir() else "no regular file (a pipe or a device)"
+    return "its link points nowhere; fetch the content (datalad get)" if path.is_symlink() else "no such file"
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -7,7 +7,7 @@ Merged regions add a left/right pair (the rows of the label table that share a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vbmstat.assets.provenance import provenance
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.image import storage
+from vbmstat.inputs import images_instead
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 
@@ -125,25 +126,38 @@ def measure_rois(
     return RoiTables(atlas, labels, regions, failures, not_measured, space)
 
 
-def cohort_of_maps(folder: Path | str) -> Cohort:
+def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     """A cohort of the unsmoothed modulated maps in a folder, named as CAT12, SPM, T1Prep, deepmriprep or BIDS do.
+
+    Parameters
+    ----------
+    folder : path
+        Searched with its sub-folders.
+    known : container of str
+        Ids of a table to which the scans are joined, see :func:`vbmstat.naming.by_known_ids`.
 
     Raises
     ------
     ScanError
-        If the folder has no such map.
+        If the folder has no such map, or maps of several kinds.
     """
     folder = Path(folder)
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     found = {
-        column: naming.find_maps(folder, tissue, smoothed=False)
+        column: naming.by_known_ids(naming.find_maps(folder, tissue, smoothed=False), known)
         for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
     }
     stems = sorted({stem for maps in found.values() for stem in maps})
     if not stems:
-        msg = f"{folder}: found no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …); smoothed ones give no volumes"
+        msg = (
+            f"{folder}: no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …), and smoothed ones give no volumes; "
+            f"{images_instead(folder)}"
+        )
+        raise ScanError(msg)
+    for kinds in filter(None, map(naming.several_kinds, found.values())):
+        msg = f"{folder}: the maps are of several kinds ({kinds}); keep those of one kind there"
         raise ScanError(msg)
     ids = [naming.split_ids(stem) for stem in stems]
     if len(set(ids)) < len(ids):
