@@ -223,6 +223,21 @@ variables = ["age"]
     assert np.isnan(table.loc["both", "sex"])
 
 
+def test_scans_that_pooling_would_take_for_one_are_refused(folder):
+    for number, ids in ((2, ["b_x", "y"]), (3, ["x", "z"])):
+        people = make_table(2).assign(participant_id=ids)
+        for name in ("cat", "ours"):
+            write_pipeline(folder / f"{name}{number}", make_images(people), people)
+    rows = pd.DataFrame({"participant_id": ["b_x", "x", "y", "z"], "age": [1.0, 2, 3, 4]})
+    storage.write_table(folder / "people2.tsv", rows)
+    other = "".join(
+        f'[cohorts.{name}]\nparticipants = "people2.tsv"\npipelines = {{ CAT12 = "cat{n}", ours = "ours{n}" }}\n'
+        for name, n in (("a", 2), ("a_b", 3))
+    )
+    with pytest.raises(TableError, match="scan x of a_b and b_x of a would both be a_b_x; rename a cohort"):
+        run(folder, "[variables.age]", other + "[variables.age]")
+
+
 def test_missing_covariates_leave_the_same_scans_out_of_both(folder):
     run(folder)
     people = pd.read_csv(folder / "people.tsv", sep="\t")

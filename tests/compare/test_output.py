@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.compare.test_files import coarse_brain  # noqa: F401 - fixture
 from tests.compare.test_statistics import t_values, write_spm
 from vbmstat.compare.files import compare_files
-from vbmstat.compare.output import write_comparison
+from vbmstat.compare.output import comparison_figures, write_comparison
 
 
 def test_text_stays_text_in_svg(tmp_path):
@@ -14,3 +14,14 @@ def test_text_stays_text_in_svg(tmp_path):
     text = (tmp_path / "agreement.svg").read_text()
     assert "A: CAT &lt;12&gt; (t)" in text
     assert "r = 1.000" in text
+
+
+def test_every_contrast_has_a_figure(tmp_path):
+    for folder in ("a", "b"):
+        for number, name in enumerate(("grp[T.<65]", "grp[T.>65]", "sex"), 1):
+            description = f"SPM{{T_[95.0]}} - contrast {number}: {name}"
+            write_spm(tmp_path / folder / f"spmT_{number:04d}.nii", t_values(), descrip=description)
+    found = compare_files(tmp_path / "a", tmp_path / "b")
+    figures = [stem for stem in comparison_figures(found) if stem.startswith("agreement_")]
+    assert len(figures) == 3
+    assert "agreement_sex_t" in figures

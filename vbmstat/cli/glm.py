@@ -102,7 +102,7 @@ def command(
 
     _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / (_folder_name(formula) + ("" if level == "voxel" else f"_{level}"))
+    folder = out or table.parent / "glm" / _folder_name(formula, level)
     keep_freed_memory()
     shared: dict[str, Any] = {
         "repeats": repeats, "fraction": fraction, "seed": seed, "stratify": stratify, "draws": draws, "tiv": tiv,
@@ -234,10 +234,12 @@ def _regions(atlas: str, results: GlmResults) -> Regions | None:
     return Regions(loaded.image, names)
 
 
-def _folder_name(formula: str) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``."""
-    words = "".join(c if c.isalnum() else " " for c in formula).split()
-    return "_".join(words)[:80] or "model"
+def _folder_name(formula: str, level: str) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
+    from vbmstat.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.roi_glm import LEVELS  # noqa: PLC0415
+
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
 
 
 def _write_figures(results: GlmResults, folder: Path) -> None:
@@ -263,6 +265,8 @@ def _write_figures(results: GlmResults, folder: Path) -> None:
 
 
 def _tell(results: GlmResults, folder: Path) -> None:
+    from vbmstat.glm.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
+
     record = results.record
     for note in record["notes"]:
         typer.echo(f"note: {note}")
@@ -275,6 +279,8 @@ def _tell(results: GlmResults, folder: Path) -> None:
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+        if contrast.label != file_label(contrast.name):
+            typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
         for line in _corrected(results, contrast.name):
             typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")

@@ -27,8 +27,9 @@ from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.filenames import same_file_key
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.contrast import file_label
+from vbmstat.glm.contrast import file_labels
 from vbmstat.glm.masking import file_stamp
 from vbmstat.glm.options import make_options
 from vbmstat.glm.pack import find_store, pack_maps
@@ -107,8 +108,21 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
 
 
 def _load(plan: Plan) -> dict[str, CohortData]:
-    """Every cohort with its maps and covariates, the pooled ones last."""
+    """Every cohort with its maps and covariates, the pooled ones last.
+
+    Raises
+    ------
+    TableError
+        If scans of two cohorts would be one where they are called COHORT_SCAN.
+    """
     cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
+    owner: dict[str, tuple[str, str]] = {}
+    for name, data in cohorts.items():
+        for scan in data.scans:
+            other = owner.setdefault(same_file_key(f"{name}_{scan}"), (name, scan))
+            if other != (name, scan):
+                msg = f"scan {scan} of {name} and {other[1]} of {other[0]} would both be {name}_{scan}; rename a cohort"
+                raise TableError(msg)
     for name, entry in plan.cohorts.items():
         if entry.pool:
             cohorts[name] = pool_cohorts(name, [cohorts[member] for member in entry.pool])
@@ -223,7 +237,7 @@ def _compare_models(
         for name in plan.cohorts[data.name].variables:
             if (data.name, name, tissue) in failures:
                 continue
-            label = f"contrast-{file_label(name)}"
+            label = f"contrast-{file_labels([name])[0]}"
             for statistic in ("mediant", "t"):
                 file = f"{label}_stat-{statistic}_statmap.nii.gz"
                 paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}

@@ -11,6 +11,7 @@ from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.filenames import unique_names
 from vbmstat.provenance import provenance
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ def _map_figures(found: Comparison) -> dict[str, Figure]:
     """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
     drawn: dict[str, Figure] = {}
     groups: dict[str, dict[str, list[side_by_side.PanelRow]]] = {}
-    for pair in found.pairs:
+    parts = unique_names([f"{pair.name}\n{pair.kind}" for pair in found.pairs], _file_part)
+    for pair, part in zip(found.pairs, parts, strict=True):
         inside = pair.a.mask & pair.b.mask
         a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
         symbol = pair.kind if pair.kind != "unknown" else "value"
-        stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
+        stem = "agreement" if found.kind == "maps" else f"agreement_{part}"
         drawn[stem] = side_by_side.agreement_figure(a, b, found.names, pair.name, symbol)
         groups.setdefault(symbol, {})[pair.name] = [
             side_by_side.PanelRow(name, masked(one))
@@ -57,8 +59,9 @@ def _map_figures(found: Comparison) -> dict[str, Figure]:
     return drawn
 
 
-def _file_part(name: str) -> str:
-    return "".join(letter for letter in name if letter.isalnum()) or "map"
+def _file_part(text: str) -> str:
+    """The letters and digits of each line, joined by underscores."""
+    return "_".join("".join(filter(str.isalnum, line)) or "map" for line in text.splitlines())
 
 
 def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:

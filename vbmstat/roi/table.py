@@ -18,6 +18,7 @@ import pandas as pd
 from vbmstat import naming, storage, tables
 from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.filenames import tell_apart
 from vbmstat.provenance import provenance
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
@@ -176,8 +177,12 @@ def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) ->
     out = Path(out)
     about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
     written = []
-    for unit, tidy, column in (("labels", rois.labels, "name"), ("regions", rois.regions, "region")):
-        for shape, table in (("", tidy), ("_wide", to_wide(tidy, column))):
+    lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
+    numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
+    for unit, tidy, wide in (
+        ("labels", rois.labels, to_wide(rois.labels, "name")), ("regions", rois.regions, to_wide(numbered, "region")),
+    ):
+        for shape, table in (("", tidy), ("_wide", wide)):
             path = out / f"{rois.stem}_{unit}{shape}.tsv"
             tables.write_table(path, table, "roi_wide" if shape else f"roi_{unit}", about=about)
             written.append(path)
@@ -191,34 +196,47 @@ def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) ->
 
 
 def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a scan; a column ``<name>_<tissue>_ml`` for each name, in the atlas's order.
+    """One row a scan; a column ``<name>_<tissue>_ml`` for each label, or each region, in the atlas's order.
+
+    Parameters
+    ----------
+    tidy : DataFrame
+        As in :class:`RoiTables`. A row of a scan is a `label`, or without that column a name.
+    column : str
+        Column with the names. Where two of them make one column name, as ``Area 1`` and ``area-1`` do, the label's
+        number follows each.
 
     Examples
     --------
     >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "gm_ml": [5.0]})
     >>> to_wide(tidy, "region").to_dict("list")
     {'participant_id': ['01'], 'gyrus_rectus_gm_ml': [5.0]}
+    >>> tidy = pd.DataFrame({"participant_id": "01", "label": [4, 9], "name": ["A 1", "a-1"], "gm_ml": [5.0, 6.0]})
+    >>> to_wide(tidy, "name").to_dict("list")
+    {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
     """
     keys = [key for key in ID_COLUMNS if key in tidy]
     values = [name for name in tidy if str(name).endswith("_ml")]
-    names = list(dict.fromkeys(tidy[column]))
-    wide = tidy.pivot_table(index=keys, columns=column, values=values, sort=False, dropna=False, aggfunc="first")
-    order = pd.MultiIndex.from_tuples([(value, name) for value in values for name in names])
-    wide = wide.reindex(columns=order)
-    wide.columns = [f"{column_name(name)}_{value}" for value, name in order]
+    row = "label" if "label" in tidy else column
+    rows = tidy.drop_duplicates(row)
+    marks = rows["label"] if "label" in rows else range(1, len(rows) + 1)
+    named = tell_apart([column_name(name) for name in rows[column]], [f"_{mark}" for mark in marks])
+    wide = tidy.pivot_table(index=keys, columns=row, values=values, sort=False, dropna=False, aggfunc="first")
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([values, rows[row]]))
+    wide.columns = [f"{name}_{value}" for value in values for name in named]
     scans = tidy[keys].drop_duplicates()
     return scans.merge(wide.reset_index(), on=keys, how="left", validate="one_to_one")
 
 
 def column_name(name: str) -> str:
-    """A name as a column: lower case, words joined by underscores.
+    """A name as a column: lower case, words joined by underscores, ``label`` where it has no word.
 
     Examples
     --------
     >>> column_name("Area 4p (PreCG)")
     'area_4p_precg'
     """
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split()) or "label"
 
 
 def licence_notice(atlas: Atlas) -> str:
