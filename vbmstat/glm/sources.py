@@ -245,7 +245,7 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
     known = set(cohort.scan_ids)
     short = {scan: scan.removesuffix("_T1w") for scan in paths}  # chris_T1w may be called chris in the table
     paths = {short[scan] if scan not in known and short[scan] in known else scan: path for scan, path in paths.items()}
-    joined, without, used = _rows_of(list(paths), cohort, source)
+    joined, without, used = rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)
         msg = (
@@ -264,8 +264,14 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
     return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
 
 
-def _rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
-    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used."""
+def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
+    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used.
+
+    Raises
+    ------
+    TableError
+        If no scan has a row.
+    """
     position = {scan: i for i, scan in enumerate(cohort.scan_ids)}
     if any(scan in position for scan in scans):
         rows = [position.get(scan, -1) for scan in scans]

@@ -100,15 +100,22 @@ class Preprocessing:
         return next((path for path in paths if path.is_file()), None)
 
 
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
+def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
+    """An output folder of ``vbmstat preprocess``, or a table of scans in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    table : Path, optional
+        A row a scan; ``cohort.tsv`` in the folder by default.
 
     Raises
     ------
     TableError
-        If cohort.tsv cannot be read.
+        If the table cannot be read.
     """
-    cohort = read_cohort(folder / "cohort.tsv")
+    cohort = read_cohort(table or folder / "cohort.tsv")
     failures = folder / "failures.tsv"
     columns = ["scan", "path", "step", "reason"]
     failed = (
