@@ -17,6 +17,8 @@ from vbmstat.provenance import provenance
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SUMMARY = "summary.json"  # the record of a comparison
+
 
 def comparison_figures(found: Comparison) -> dict[str, Figure]:
     """Pictures of a comparison by file name (without suffix)."""
@@ -67,24 +69,32 @@ def _file_part(text: str) -> str:
 def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
     """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
 
+    They appear together, ``summary.json`` last, which lists them; what an earlier one lists is removed.
+
     Returns
     -------
     list of Path
         The files.
+
+    Raises
+    ------
+    VbmstatError
+        If there is a ``summary.json`` that does not list its files.
     """
-    files = [out / "comparison.tsv"]
-    tables.write_table(files[0], found.table, "comparison")
-    if len(found.values):
-        files.append(out / "comparison_values.tsv")
-        tables.write_table(files[-1], found.values, "comparison_values")
     plain = found.summary.astype(object).where(found.summary.notna(), None)
     content = {
         "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
         "summary": plain.to_dict("records"),
         "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
     }  # fmt: skip
-    for name, figure in comparison_figures(found).items():
-        files += save_publication(out / name, figure)
-    files.append(out / "summary.json")
-    storage.write_json(files[-1], content)
-    return files
+    with storage.replacing(out, SUMMARY) as staged:
+        files = [staged / "comparison.tsv"]
+        tables.write_table(files[0], found.table, "comparison")
+        if len(found.values):
+            files.append(staged / "comparison_values.tsv")
+            tables.write_table(files[-1], found.values, "comparison_values")
+        for name, figure in comparison_figures(found).items():
+            files += save_publication(staged / name, figure)
+        files.append(staged / SUMMARY)
+        storage.write_json(files[-1], content)
+    return [out / path.relative_to(staged) for path in files]

@@ -18,6 +18,7 @@ from vbmstat.glm.options import Options
 from vbmstat.glm.resample import draws_hash
 from vbmstat.provenance import path_label, versions
 
+RECORD = "glm.json"
 _IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
 
 

@@ -22,7 +22,19 @@ from vbmstat.figures import publication
 from vbmstat.glm.sources import rows_of
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import glm_methods
-from vbmstat.report.page import Cell, Picture, Table, cell, described, fixed, number, publish, render, table_of
+from vbmstat.report.page import (
+    Cell,
+    Picture,
+    Table,
+    cell,
+    described,
+    figures_folder,
+    fixed,
+    number,
+    publish,
+    render,
+    table_of,
+)
 from vbmstat.report.preprocessing import Preprocessing, read_preprocessing
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.viewer import viewer_html
@@ -151,7 +163,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     run = _preprocessing(model, cohort)
     record = model.record
     contrasts = [
-        _contrast(model, entry, index, out.parent)
+        _contrast(model, entry, index, figures_folder(out))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
     ]  # fmt: skip
     n_flagged = 0 if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
@@ -168,7 +180,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         participants=_participants(model, run),
         left_out=_left_out(model, run),
         overview=None if model.is_of_regions else _overview(model),
-        design=_design_pictures(model, out.parent),
+        design=_design_pictures(model, figures_folder(out)),
         design_table=_design_table(model),
         contrasts=contrasts,
         rois=_roi_tables(model),

@@ -18,7 +18,18 @@ from vbmstat.cohort_quality import OUTLIER_Z, robust_z
 from vbmstat.figures import publication
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
-from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
+from vbmstat.report.page import (
+    Cell,
+    Picture,
+    Table,
+    described,
+    figures_folder,
+    number,
+    photograph,
+    publish,
+    render,
+    table_of,
+)
 from vbmstat.report.rules import preprocessing_rules
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
@@ -152,7 +163,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         failures=_failures(run),
         cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
-        strips=_strips(run, is_marked, out.parent),
+        strips=_strips(run, is_marked, figures_folder(out)),
         alike=_alike(run),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,

@@ -57,7 +57,22 @@ class RoiTables:
     @property
     def stem(self) -> str:
         """What the names of the files begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
-        return f"roi_{self.atlas.name}" + ("_native" if self.space == "native" else "")
+        return stem(self.atlas.name, self.space)
+
+    @property
+    def record(self) -> str:
+        """The file that lists the others and says how they were made."""
+        return record_name(self.atlas.name, self.space)
+
+
+def stem(atlas: str, space: str) -> str:
+    """What the names of the files of an atlas begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
+    return f"roi_{atlas}" + ("_native" if space == "native" else "")
+
+
+def record_name(atlas: str, space: str) -> str:
+    """Name of the file that lists the tables of an atlas: ``roi_lpba40.json``."""
+    return f"{stem(atlas, space)}.json"
 
 
 def measure_rois(
@@ -157,8 +172,12 @@ def cohort_of_maps(folder: Path | str) -> Cohort:
     return Cohort(pd.DataFrame(rows, index=index), folder)
 
 
-def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) -> list[Path]:
+def write_rois(
+    out: Path | str, rois: RoiTables, inputs: Sequence[Path] = (), label_images: Path | str | None = None
+) -> list[Path]:
     """Write tidy and wide tables, a data dictionary beside each, the licence note, and failures if there are any.
+
+    They appear together, ``STEM.json`` last, which lists them; what an earlier one lists is removed.
 
     Parameters
     ----------
@@ -168,30 +187,40 @@ def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) ->
         From :func:`measure_rois`.
     inputs : sequence of path
         Recorded with their sha256 (the cohort table).
+    label_images : path, optional
+        Folder on the same file system into which :func:`measure_rois` wrote the atlas on each scan's grid; its files
+        move into ``STEM/``.
 
     Returns
     -------
     list of Path
         The tables written.
+
+    Raises
+    ------
+    VbmstatError
+        If there is a ``STEM.json`` that does not list its files.
     """
     out = Path(out)
     about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
-    written = []
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
     numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
-    for unit, tidy, wide in (
-        ("labels", rois.labels, to_wide(rois.labels, "name")), ("regions", rois.regions, to_wide(numbered, "region")),
-    ):
-        for shape, table in (("", tidy), ("_wide", wide)):
-            path = out / f"{rois.stem}_{unit}{shape}.tsv"
-            tables.write_table(path, table, "roi_wide" if shape else f"roi_{unit}", about=about)
-            written.append(path)
-    storage.write_text(out / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
-    failures = out / f"{rois.stem}_failures.tsv"
-    for stale in (failures, failures.with_suffix(".json")):
-        stale.unlink(missing_ok=True)
-    if len(rois.failures):
-        tables.write_table(failures, rois.failures, "roi_failures")
+    written = []
+    with storage.replacing(out, rois.record) as staged:
+        for unit, tidy, wide in (
+            ("labels", rois.labels, to_wide(rois.labels, "name")),
+            ("regions", rois.regions, to_wide(numbered, "region")),
+        ):
+            for shape, table in (("", tidy), ("_wide", wide)):
+                name = f"{rois.stem}_{unit}{shape}.tsv"
+                tables.write_table(staged / name, table, "roi_wide" if shape else f"roi_{unit}", about=about)
+                written.append(out / name)
+        storage.write_text(staged / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
+        if len(rois.failures):
+            tables.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
+        if label_images is not None:
+            Path(label_images).rename(staged / rois.stem)
+        storage.write_json(staged / rois.record, about)
     return written
 
 
