@@ -136,6 +136,20 @@ def test_tables_figures_and_summary_are_written(folder):
     assert json.loads((out / "summary.json").read_text())["tables"]["max_t"][0]["pipeline"] == "CAT12"
 
 
+def test_figures_of_a_variable_or_cohort_that_is_no_more_in_the_plan_go(folder, monkeypatch):
+    monkeypatch.setattr(module, "save_publication", lambda stem, _: storage.write_text(f"{stem}.svg", "picture"))
+    run(folder)
+    out = folder / "comparison"
+    assert {path.name for path in (out / "figures").iterdir()} == {"slices_one_gm.svg", "rois_one_gm_CAT12_ours.svg"}
+    (out / "mine.txt").write_text("")
+    run(folder, "[cohorts.one]", "[cohorts.first]")
+    names = {"slices_first_gm.svg", "rois_first_gm_CAT12_ours.svg"}
+    assert {path.name for path in (out / "figures").iterdir()} == names
+    listed = json.loads((out / "summary.json").read_text())["files"]
+    assert {f"figures/{name}" for name in names} | {"tmaps.tsv", "summary.md"} <= set(listed)
+    assert (out / "mine.txt").is_file()
+
+
 def test_regions_agree_as_the_maps_do(folder):
     found = run(folder)
     rows = found.tables["rois"].set_index("region")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.compare.test_files import coarse_brain  # noqa: F401 - fixture
 from tests.compare.test_statistics import t_values, write_spm
 from vbmstat.compare.files import compare_files
@@ -25,3 +27,18 @@ def test_every_contrast_has_a_figure(tmp_path):
     figures = [stem for stem in comparison_figures(found) if stem.startswith("agreement_")]
     assert len(figures) == 3
     assert "agreement_sex_t" in figures
+
+
+def test_a_second_comparison_takes_the_place_of_the_first(tmp_path):
+    for folder in ("a", "b"):
+        for number, name in enumerate(("age", "sex"), 1):
+            description = f"SPM{{T_[95.0]}} - contrast {number}: {name}"
+            write_spm(tmp_path / folder / f"spmT_{number:04d}.nii", t_values(), descrip=description)
+    out = tmp_path / "out"
+    write_comparison(out, compare_files(tmp_path / "a", tmp_path / "b"), [])
+    assert (out / "agreement_sex_t.png").is_file()
+    paths = [tmp_path / folder / "spmT_0001.nii" for folder in "ab"]
+    files = write_comparison(out, compare_files(*paths), paths)
+    assert {path.name for path in out.iterdir()} == {path.name for path in files} | {"comparison.json"}
+    assert json.loads((out / "summary.json").read_text())["kind"] == "maps"
+    assert (out / "agreement.png").is_file()

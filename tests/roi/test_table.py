@@ -156,6 +156,23 @@ def test_labels_of_like_names_have_columns_of_their_own(maps, own_atlas, tmp_pat
     assert wide.iloc[0, 1:].sum() == pytest.approx(0.6 * SLAB_ML, abs=1e-6)
 
 
+def test_a_second_measurement_leaves_nothing_of_the_first(maps, own_atlas, tmp_path) -> None:
+    out = tmp_path / "out"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "001.nii.gz").write_bytes(b"")
+    maps.table.loc[("002", ""), "mwp2"] = None
+    write_rois(out, measure_rois(maps, own_atlas), label_images=out / "images")
+    first = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"roi_own_failures.tsv", "roi_own_failures.json", "roi_own/001.nii.gz", "roi_own.json"} <= first
+    assert set(json.loads((out / "roi_own.json").read_text())["files"]) == first - {"roi_own.json"}
+    (out / "roi_other_labels.tsv").write_text("of another atlas")
+    measured = measure_rois(Cohort(maps.table.iloc[:1], maps.folder), own_atlas)
+    write_rois(out, measured)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert first - names == {"roi_own_failures.tsv", "roi_own_failures.json", "roi_own/001.nii.gz"}
+    assert names - first == {"roi_other_labels.tsv"}
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_wide_tables_of_every_atlas_have_a_column_for_every_label_and_region(name) -> None:
     atlas = load_atlas(name)

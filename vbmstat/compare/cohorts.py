@@ -93,17 +93,18 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     cohorts = _load(plan)
     notes = [note for data in cohorts.values() for note in data.notes]
     failures: _Failures = {}
-    fitted = _fit_all(plan, cohorts, report, notes, failures)
-    maps = _compare_models(plan, cohorts, failures, report, notes)
-    rois = _compare_rois(plan, cohorts, report, notes)
-    agreement = _evaluate(plan, cohorts, report, notes)
-    tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
-    kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
-    text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
-    for name, table in tables.items():
-        write_table(plan.out / f"{name}.tsv", table, name)
-    storage.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
-    storage.write_text(plan.out / "summary.md", text)
+    with storage.replacing(plan.out, "summary.json") as staged:
+        fitted = _fit_all(plan, cohorts, report, notes, failures)
+        maps = _compare_models(plan, staged / "figures", cohorts, failures, report, notes)
+        rois = _compare_rois(plan, staged / "figures", cohorts, report, notes)
+        agreement = _evaluate(plan, cohorts, report, notes)
+        tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
+        kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
+        text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+        for name, table in tables.items():
+            write_table(staged / f"{name}.tsv", table, name)
+        storage.write_text(staged / "summary.md", text)
+        storage.write_json(staged / "summary.json", summary.as_json(tables, kept))
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
 
@@ -226,7 +227,8 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def _compare_models(
-    plan: Plan, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report, notes: list[str]
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report,
+    notes: list[str],
 ) -> pd.DataFrame:
     """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
     rows: list[dict[str, Any]] = []
@@ -257,12 +259,14 @@ def _compare_models(
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
             figure = side_by_side.panels_figure(groups, shown)
-            save_publication(plan.out / "figures" / f"slices_{data.name}_{tissue}", figure)
+            save_publication(figures / f"slices_{data.name}_{tissue}", figure)
         report("comparing t-maps", done, len(todo))
     return pd.DataFrame(rows)
 
 
-def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _compare_rois(
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]
+) -> pd.DataFrame:
     """Region volumes of every pipeline, their agreement, and the scatter panels."""
     atlas = load_atlas(plan.atlas)
     notes.append(licence_notice(atlas))
@@ -280,7 +284,7 @@ def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report
             keys = {"cohort": data.name, "a": a, "b": b}
             parts.append(pd.DataFrame([keys] * len(found)).join(found))
             for tissue, part in joined.groupby("tissue", sort=False):
-                stem = plan.out / "figures" / f"rois_{data.name}_{tissue}_{a}_{b}"
+                stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
                 save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
         report("comparing regions", done, len(cohorts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
