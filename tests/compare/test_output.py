@@ -8,6 +8,7 @@ from tests.compare.test_files import coarse_brain  # noqa: F401 - fixture
 from tests.compare.test_statistics import t_values, write_spm
 from vbmstat.compare.files import compare_files
 from vbmstat.compare.output import comparison_figures, write_comparison
+from vbmstat.figures import side_by_side
 
 
 def test_text_stays_text_in_svg(tmp_path):
@@ -42,3 +43,15 @@ def test_a_second_comparison_takes_the_place_of_the_first(tmp_path):
     assert {path.name for path in out.iterdir()} == {path.name for path in files} | {"comparison.json"}
     assert json.loads((out / "summary.json").read_text())["kind"] == "maps"
     assert (out / "agreement.png").is_file()
+
+
+def test_two_labels_of_one_name_have_a_panel_each(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(side_by_side, "roi_figure", lambda part, *_: drawn.append(list(dict.fromkeys(part["region"]))))
+    for name in ("a", "b"):
+        rows = [f"s{scan}\t{label}\t{text}\t{text}\t{label + scan}" for scan in (1, 2, 3)
+                for label, text in ((4, "Pole"), (7, "Pole"), (9, "Base"))]  # fmt: skip
+        text = "participant_id\tlabel\tname\tregion\tgm_ml\n" + "\n".join(rows) + "\n"
+        (tmp_path / f"{name}.tsv").write_text(text)
+    comparison_figures(compare_files(tmp_path / "a.tsv", tmp_path / "b.tsv"))
+    assert drawn == [["Pole (4)", "Pole (7)", "Base"]]

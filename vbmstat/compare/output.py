@@ -11,10 +11,11 @@ from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
-from vbmstat.filenames import unique_names
+from vbmstat.filenames import tell_apart, unique_names
 from vbmstat.provenance import provenance
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 SUMMARY = "summary.json"  # the record of a comparison
@@ -31,13 +32,19 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
             )
             for tissue, part in found.values.groupby("tissue", sort=False)
         }
-    name = next(column for column in ("name", "region", found.by) if column in found.values)
+    panels = found.values.assign(region=_panel_names(found.values, found.by))
     return {
-        f"rois_{tissue}": side_by_side.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
-        for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
-            "tissue", sort=False
-        )
+        f"rois_{tissue}": side_by_side.roi_figure(part, found.names, str(tissue))
+        for tissue, part in panels.groupby("tissue", sort=False)
     }
+
+
+def _panel_names(values: pd.DataFrame, by: str) -> pd.Series:
+    """What each row's panel is called: its label's or region's name, with the label's number where two have one."""
+    name = next(column for column in ("name", "region", by) if column in values)
+    rows = values.drop_duplicates(by)
+    told = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
+    return values[by].map(dict(zip(rows[by], told, strict=True)))
 
 
 def _map_figures(found: Comparison) -> dict[str, Figure]:
