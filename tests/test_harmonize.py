@@ -126,6 +126,35 @@ def test_a_second_tissue_joins_the_table(cohort_folder, tmp_path):  # noqa: F811
     assert "s6mwp1" not in pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t")
 
 
+def test_maps_of_an_earlier_run_go_unless_they_are_of_the_same_scans_and_kind(cohort_folder, tmp_path):  # noqa: F811
+    cohort = change(cohort_folder, lambda d: d)
+    for path in (cohort_folder / "mri").iterdir():
+        (path.parent / path.name.replace("mwp1", "mwp2")).write_bytes(path.read_bytes())
+    change(cohort_folder, lambda d: d.assign(s6mwp2=d["s6mwp1"].str.replace("mwp1", "mwp2")))
+    wide = pd.DataFrame(np.random.default_rng(0).normal(5, 1, (26, 3)), columns=["a_gm_ml", "b_gm_ml", "c_gm_ml"])
+    wide.insert(0, "participant_id", pd.read_csv(cohort, sep="\t")["participant_id"])
+    wide.to_csv(tmp_path / "roi_wide.tsv", sep="\t", index=False)
+    out = tmp_path / "out"
+
+    def maps() -> dict[str, int]:
+        names = [path.name for path in (out / "mri").iterdir()]
+        listed = json.loads((out / "harmonize.json").read_text())["files"]
+        assert {f"mri/{name}" for name in names} == {name for name in listed if name.startswith("mri/")}
+        return {kind: sum(name.startswith(f"s6{kind}") for name in names) for kind in ("mwp1", "mwp2")}
+
+    harmonize_maps(cohort, "site", out)
+    harmonize_maps(cohort, "site", out, response="wm")
+    harmonize_table(tmp_path / "roi_wide.tsv", cohort, "site", out)
+    assert maps() == {"mwp1": 26, "mwp2": 26}
+    harmonize_maps(cohort, "site", out, preserve="age")
+    assert maps() == {"mwp1": 26, "mwp2": 0}  # what glm --maps finds is of one run
+    assert (out / "roi_wide.tsv").is_file()
+    change(cohort_folder, lambda d: d.iloc[2:])
+    harmonize_maps(cohort, "site", out, preserve="age")
+    assert maps() == {"mwp1": 24, "mwp2": 0}
+    assert len(pd.read_csv(out / "cohort.tsv", sep="\t")) == 24
+
+
 def test_a_table_of_volumes(cohort_folder, tmp_path):  # noqa: F811
     rng = np.random.default_rng(0)
     scans = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t")

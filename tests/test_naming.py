@@ -47,6 +47,26 @@ def test_bids_derivative_names(tmp_path):
     )
 
 
+def test_scans_in_other_scripts_have_bids_names():
+    paths = set()
+    for stem in ("脳", "頭", "Mädchen"):
+        path = naming.output_path(Path(), naming.Scan(Path(stem), stem, stem), "p1", "bids")
+        assert re.fullmatch(r"sub-[A-Za-z0-9]+", path.parts[0])
+        assert path.name == f"{path.parts[0]}_label-GM_probseg.nii.gz"
+        paths.add(path)
+    assert len(paths) == 3
+    assert Path("sub-Mdchen") in [path.parents[1] for path in paths]
+
+
+@pytest.mark.parametrize("names", naming.NAME_STYLES)
+def test_scans_whose_names_differ_in_case_only_are_refused(names):
+    scans = [naming.Scan(Path(folder, "x"), stem, *naming.split_ids(stem)) for folder, stem in (
+        ("a", "sub-ab_T1w"), ("b", "sub-aB_T1w"))]  # fmt: skip
+    naming.check_output_names(scans[:1], names)
+    with pytest.raises(ScanError, match="would write the same output names"):
+        naming.check_output_names(scans, names)
+
+
 CLINICA = "sub-01_ses-M00_T1w_segm-{}_space-Ixi549Space_modulated-{}{}_probability.nii.gz"
 
 

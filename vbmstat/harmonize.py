@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from vbmstat import tables
-from vbmstat.assets.provenance import path_label, provenance
+from vbmstat.assets.provenance import provenance
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.device import n_cores
 from vbmstat.errors import ScanError, TableError
@@ -35,6 +35,7 @@ from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 
 Progress = Callable[[str, int, int], None]
+RECORD = "harmonize.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def harmonize_maps(
     site : str
         Column with the site.
     out : path
-        Folder for the maps (names and subfolders kept) and ``cohort.tsv``; not the folder of the maps themselves.
+        Folder for the maps (names and subfolders kept) and ``cohort.tsv``; not the folder of the maps themselves. Maps
+        of an earlier run go, but for other tissues of the same scans that were harmonised alike.
     preserve : str
         Right-hand side of what must survive, e.g. ``"age + sex"``.
     response : str
@@ -109,6 +111,7 @@ def harmonize_maps(
         :meth:`CombatModel.covariate_rows` and :func:`vbmstat.glm.pack.pack_maps` say.
     """
     out, table = Path(out), as_cohort(cohort)
+    earlier = storage.listed_files(out, RECORD)
     source = gather(maps, response, table, missing)
     source = with_site(source, site, missing)
     column = f"s6mwp{TISSUES[response]}" if maps is not None else map_column(response, table.table)
@@ -119,23 +122,26 @@ def harmonize_maps(
         source = replace(source, notes=(*source.notes, *notes))
     rows = model.covariate_rows(source.table, source.scan_ids)
     space = _space_of(model)
-    done = 0
-
-    def convert(index: int) -> None:
-        scan = source.scan_ids[index]
-        _convert(source.paths[scan], targets[scan], space, model, sites[index], rows[index])
-
-    with ThreadPoolExecutor(n_cores()) as pool:
-        for _ in pool.map(convert, range(len(sites))):
-            done += 1
-            if progress:
-                progress("writing maps", done, len(sites))
     mark = f"ComBat by {site}" + (f", preserving {model.preserve}" if model.preserve else "")
     kept = source.table.drop(columns=[name for name in MAP_COLUMNS if name in source.table])
-    relative = [targets[scan].relative_to(out).as_posix() for scan in source.scan_ids]
-    new = kept.assign(**{HARMONIZED: mark}, **_earlier_maps(out, kept.index, mark) | {column: relative})
-    write_cohort(out / "cohort.tsv", Cohort(new, out))
-    return _finish(out, [*targets.values(), out / "cohort.tsv"], model, source, site, sites, rows)
+    others = {name: paths for name, paths in _earlier_maps(out, kept.index, mark).items() if name != column}
+    relative = {scan: target.relative_to(out) for scan, target in targets.items()}
+    own = {column: [relative[scan].as_posix() for scan in source.scan_ids]}
+    new = kept.assign(**{HARMONIZED: mark}, **others, **own)
+    valid = {*(path for paths in others.values() for path in paths), *_tables(earlier)}
+    with storage.replacing(out, RECORD, keep=valid) as staged:
+
+        def convert(index: int) -> None:
+            scan = source.scan_ids[index]
+            _convert(source.paths[scan], staged / relative[scan], space, model, sites[index], rows[index])
+
+        with ThreadPoolExecutor(n_cores()) as pool:
+            for done, _ in enumerate(pool.map(convert, range(len(sites))), 1):
+                if progress:
+                    progress("writing maps", done, len(sites))
+        write_cohort(staged / "cohort.tsv", Cohort(new, out))
+        found = _finish(staged, model, source, site, sites, rows)
+    return replace(found, files=(*targets.values(), out / "cohort.tsv", out / RECORD))
 
 
 def harmonize_table(
@@ -167,6 +173,7 @@ def harmonize_table(
         As for :func:`harmonize_maps`; also if the table has no column ``*_ml``, or not those that were learned.
     """
     path, out = Path(table), Path(out)
+    earlier = storage.listed_files(out, RECORD)
     if (out / path.name).resolve() == path.resolve():
         msg = f"{out}: the new table would replace {path.name} itself; give another --out"
         raise TableError(msg)
@@ -197,8 +204,10 @@ def harmonize_table(
     if not columns_out["session_id"].any():
         columns_out = columns_out.drop(columns="session_id")
     about = {"harmonized": f"ComBat by {site}", "preserved": model.preserve, "from": path.name}
-    tables.write_table(out / path.name, columns_out, "roi_wide", about=about)
-    return _finish(out, [out / path.name], model, source, site, sites, rows)
+    with storage.replacing(out, RECORD, keep=earlier) as staged:
+        tables.write_table(staged / path.name, columns_out, "roi_wide", about=about)
+        found = _finish(staged, model, source, site, sites, rows)
+    return replace(found, files=(out / path.name, out / RECORD))
 
 
 def with_site(source: Source, site: str, missing: str) -> Source:
@@ -294,9 +303,14 @@ def _convert(path: Path, target: Path, space: Space, model: CombatModel, site: s
     io.write_volume(target, new, axcodes=space.axcodes, description="vbmstat ComBat")
 
 
+def _tables(files: Sequence[str]) -> list[str]:
+    """Tables of volumes, with their dictionaries, among the files of an earlier run."""
+    tsv = [name for name in files if name.endswith(".tsv") and name != "cohort.tsv"]
+    return [*tsv, *(name.removesuffix(".tsv") + ".json" for name in tsv)]
+
+
 def _finish(
-    out: Path, files: Sequence[Path], model: CombatModel, source: Source, site: str, sites: Sequence[str],
-    rows: np.ndarray,
+    out: Path, model: CombatModel, source: Source, site: str, sites: Sequence[str], rows: np.ndarray
 ) -> Harmonized:
     """Write ``harmonize.json`` and say what a reader should know."""
     confounding = site_confounding(rows, model.columns, sites)
@@ -313,7 +327,7 @@ def _finish(
         "n_constant": int(effects.constant.sum()),
         "confounding": confounding.replace([np.inf], np.nan).astype(object).where(confounding.notna(), None)
         .to_dict("records"),
-        "notes": notes, "files": [path_label(path, out) for path in files],
+        "notes": notes,
     }  # fmt: skip
-    storage.write_json(out / "harmonize.json", record)
-    return Harmonized((*files, out / "harmonize.json"), model, confounding, tuple(notes))
+    storage.write_json(out / RECORD, record)
+    return Harmonized((), model, confounding, tuple(notes))

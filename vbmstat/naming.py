@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vbmstat.errors import ScanError
+from vbmstat.filenames import same_file_key, unique_names
 from vbmstat.folders import files_below, is_hidden, is_same_file
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
@@ -134,7 +135,7 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     if names == "cat12":
         suffix = "." + bids_name.split(".", 1)[1]
         return out / folder / f"{prefix}{scan.stem}{suffix}"
-    participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_alphanumeric(scan.stem)}"
+    participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_bids_label(scan.stem)}"
     entities = scan.stem.removesuffix("_T1w") if scan.participant_id.startswith("sub-") else participant
     return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
 
@@ -153,11 +154,11 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
     Raises
     ------
     ScanError
-        If two scans would write the same file.
+        If two scans would write the same file, on any file system: upper and lower case do not tell names apart.
     """
-    by_path: dict[Path, Scan] = {}
+    by_path: dict[str, Scan] = {}
     for scan in scans:
-        other = by_path.setdefault(output_path(Path(), scan, "sidecar", names), scan)
+        other = by_path.setdefault(same_file_key(str(output_path(Path(), scan, "sidecar", names))), scan)
         if other is not scan:
             msg = (
                 f"{other.path} and {scan.path} would write the same output names in the {names} convention; "
@@ -203,8 +204,9 @@ def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:
     return {scan: key if n_of_ids[key] == 1 else (key[0], scan.stem) for scan, key in ids.items()}
 
 
-def _alphanumeric(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", text)
+def _bids_label(text: str) -> str:
+    """The letters and digits that BIDS allows; a hash of a text that has none, as one in another script."""
+    return unique_names([text], lambda name: re.sub(r"[^A-Za-z0-9]", "", name))[0]
 
 
 def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from vbmstat.glm.design import Design
 from vbmstat.glm.formula import TISSUES, split_formula
 from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.mixed_analysis import MixedResults, fit_mixed_glm
+from vbmstat.glm.record import RECORD
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.results import GlmResults
 from vbmstat.image import storage
@@ -64,8 +65,15 @@ class RoiResults:
     record: dict[str, Any]
 
     def to_directory(self, folder: Path | str) -> list[Path]:
-        """Write the table with its data dictionary, the atlas's licence, the design, draws and ``glm.json`` (last)."""
-        folder = Path(folder)
+        """Write the table with its data dictionary, the atlas's licence, the design, draws and ``glm.json`` (last).
+
+        What an earlier model left in the folder is removed; see :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+        """
+        with storage.replacing(folder, RECORD) as staged:
+            written = self._write(staged)
+        return [Path(folder) / path.relative_to(staged) for path in written]
+
+    def _write(self, folder: Path) -> list[Path]:
         path = folder / f"roi_{self.atlas.name}_glm.tsv"
         licence = folder / f"roi_{self.atlas.name}_LICENCE.txt"
         written = [path, path.with_suffix(".json"), licence, folder / "design.tsv", folder / "design_report.tsv"]
@@ -80,8 +88,8 @@ class RoiResults:
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
-        storage.write_json(folder / "glm.json", self.record)
-        return [*written, folder / "glm.json"]
+        storage.write_json(folder / RECORD, self.record)
+        return [*written, folder / RECORD]
 
 
 def fit_roi_glm(

@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError
-from vbmstat.glm.contrast import build_contrasts, file_label
+from vbmstat.filenames import same_file_key
+from vbmstat.glm.contrast import Contrast, build_contrasts, file_label, file_labels
 from vbmstat.glm.design import build_design
 
 
@@ -102,9 +105,30 @@ def test_wrong_number_of_weights(design):
         build_contrasts({"x": [1, 2]}, design)
 
 
-def test_equal_file_names(design):
+def test_equal_names(design):
     with pytest.raises(DesignError, match="two contrasts would be called age"):
         build_contrasts(["age", "age = sex"], design)
+
+
+@pytest.mark.parametrize("levels", [("<65", "=65", ">65"), ("3T", "1.5T", "15T")])
+def test_levels_that_differ_in_signs_only_have_files_of_their_own(levels):
+    table = make_table()
+    table["grp"] = [levels[i % 3] for i in range(len(table))]
+    contrasts = build_contrasts(None, build_design("age + grp", table, list(table["participant_id"])))
+    assert [c.name for c in contrasts][1:] == [f"grp[T.{level}]" for level in sorted(levels)[1:]]
+    assert contrasts[0].label == "age"
+    assert len({same_file_key(c.label) for c in contrasts}) == 3
+    assert all(c.label.isalnum() for c in contrasts)
+
+
+@given(st.lists(st.text(max_size=12), unique=True, max_size=6))
+@example(["sex[T.M]", "sex[T.m]"])
+@example(["site[T.é]", "site[T.e\u0301]", "site[T.e]"])
+def test_labels_are_one_to_one(names):
+    labels = file_labels(names)
+    assert len({same_file_key(label) for label in labels}) == len(names)
+    assert all(label.isalnum() for label in labels)
+    assert [Contrast(name, np.ones((1, 1)), "t").label for name in names[:1]] == file_labels(names[:1])
 
 
 def test_contrast_that_cannot_be_estimated():

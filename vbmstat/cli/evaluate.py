@@ -113,8 +113,12 @@ def _worst_cases(found: Evaluation, out: Path) -> None:
     from vbmstat.evaluate_folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
     from vbmstat.figures.scans import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
+    from vbmstat.filenames import unique_names  # noqa: PLC0415
 
-    for row in worst_scans(found.summary).to_dict("records"):
+    rows = worst_scans(found.summary).to_dict("records")
+    folders = list(dict.fromkeys(row["folder"] for row in rows))
+    part = dict(zip(folders, unique_names(folders, lambda name: name.replace("/", "_")), strict=True))
+    for row in rows:
         folder, reference, scan = row["folder"], row["reference"], row["worst_scan"]
         if row["measure"] != "dice_gm":
             worst = f"{scan} (highest {row['measure']}, {row['max']:.4g})"
@@ -123,7 +127,7 @@ def _worst_cases(found: Evaluation, out: Path) -> None:
         case = read_case(found, folder, reference, scan)
         dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in case.dice.items()}
         title = f"{scan}: {folder} against {reference}, lowest Dice of GM among {row['n_scans']} scans"
-        path = out / f"worst_{folder.replace('/', '_')}.png"
+        path = out / f"worst_{part[folder]}.png"
         save_png(path, worst_case_figure(case.tissue, case.reference_tissue, (folder, reference), title, dice))
         typer.echo(str(path))
 

@@ -95,14 +95,17 @@ def command(
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
+    from vbmstat.glm.record import RECORD  # noqa: PLC0415
+    from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.scheduler import open_cluster  # noqa: PLC0415
 
     _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / (_folder_name(formula) + ("" if level == "voxel" else f"_{level}"))
+    folder = out or table.parent / "glm" / _folder_name(formula, level)
+    earlier = listed_files(folder, RECORD)
     keep_freed_memory()
     shared: dict[str, Any] = {
         "repeats": repeats, "fraction": fraction, "seed": seed, "stratify": stratify, "draws": draws, "tiv": tiv,
@@ -120,6 +123,7 @@ def command(
         given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
         call = call_record(ctx.params, table)
         fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared, call)
+        print_removed(folder, earlier)
         _write_report(folder, table, report)
         return
     _check_voxelwise(random)
@@ -129,11 +133,14 @@ def command(
             inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, **shared, **of_maps,
         )  # fmt: skip
     results.record["call"] = call_record(ctx.params, table)
-    results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
+    results.to_directory(
+        folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results),
+        more=lambda place: _write_figures(results, place),
+    )  # fmt: skip
     for tested in results.contrasts:
         (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
-    _write_figures(results, folder)
     _tell(results, folder)
+    print_removed(folder, earlier)
     _write_report(folder, None if maps else table, report)
 
 
@@ -234,10 +241,12 @@ def _regions(atlas: str, results: GlmResults) -> Regions | None:
     return Regions(loaded.image, names)
 
 
-def _folder_name(formula: str) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``."""
-    words = "".join(c if c.isalnum() else " " for c in formula).split()
-    return "_".join(words)[:80] or "model"
+def _folder_name(formula: str, level: str) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
+    from vbmstat.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.roi_glm import LEVELS  # noqa: PLC0415
+
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
 
 
 def _write_figures(results: GlmResults, folder: Path) -> None:
@@ -263,6 +272,8 @@ def _write_figures(results: GlmResults, folder: Path) -> None:
 
 
 def _tell(results: GlmResults, folder: Path) -> None:
+    from vbmstat.glm.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
+
     record = results.record
     for note in record["notes"]:
         typer.echo(f"note: {note}")
@@ -275,6 +286,8 @@ def _tell(results: GlmResults, folder: Path) -> None:
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+        if contrast.label != file_label(contrast.name):
+            typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
         for line in _corrected(results, contrast.name):
             typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")

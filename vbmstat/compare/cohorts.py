@@ -27,9 +27,10 @@ from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
 from vbmstat.evaluate_folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.filenames import same_file_key
 from vbmstat.folders import files_below
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.contrast import file_label
+from vbmstat.glm.contrast import file_labels
 from vbmstat.glm.masking import file_stamp
 from vbmstat.glm.options import make_options
 from vbmstat.glm.pack import find_store, pack_maps
@@ -94,23 +95,37 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     cohorts = _load(plan)
     notes = [note for data in cohorts.values() for note in data.notes]
     failures: _Failures = {}
-    fitted = _fit_all(plan, cohorts, report, notes, failures)
-    maps = _compare_models(plan, cohorts, failures, report, notes)
-    rois = _compare_rois(plan, cohorts, report, notes)
-    agreement = _evaluate(plan, cohorts, report, notes)
-    tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
-    kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
-    text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
-    for name, table in tables.items():
-        write_table(plan.out / f"{name}.tsv", table, name)
-    storage.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
-    storage.write_text(plan.out / "summary.md", text)
+    with storage.replacing(plan.out, "summary.json") as staged:
+        fitted = _fit_all(plan, cohorts, report, notes, failures)
+        maps = _compare_models(plan, staged / "figures", cohorts, failures, report, notes)
+        rois = _compare_rois(plan, staged / "figures", cohorts, report, notes)
+        agreement = _evaluate(plan, cohorts, report, notes)
+        tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
+        kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
+        text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+        for name, table in tables.items():
+            write_table(staged / f"{name}.tsv", table, name)
+        storage.write_text(staged / "summary.md", text)
+        storage.write_json(staged / "summary.json", summary.as_json(tables, kept))
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
 
 def _load(plan: Plan) -> dict[str, CohortData]:
-    """Every cohort with its maps and covariates, the pooled ones last."""
+    """Every cohort with its maps and covariates, the pooled ones last.
+
+    Raises
+    ------
+    TableError
+        If scans of two cohorts would be one where they are called COHORT_SCAN.
+    """
     cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
+    owner: dict[str, tuple[str, str]] = {}
+    for name, data in cohorts.items():
+        for scan in data.scans:
+            other = owner.setdefault(same_file_key(f"{name}_{scan}"), (name, scan))
+            if other != (name, scan):
+                msg = f"scan {scan} of {name} and {other[1]} of {other[0]} would both be {name}_{scan}; rename a cohort"
+                raise TableError(msg)
     for name, entry in plan.cohorts.items():
         if entry.pool:
             cohorts[name] = pool_cohorts(name, [cohorts[member] for member in entry.pool])
@@ -214,7 +229,8 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def _compare_models(
-    plan: Plan, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report, notes: list[str]
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report,
+    notes: list[str],
 ) -> pd.DataFrame:
     """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
     rows: list[dict[str, Any]] = []
@@ -225,7 +241,7 @@ def _compare_models(
         for name in plan.cohorts[data.name].variables:
             if (data.name, name, tissue) in failures:
                 continue
-            label = f"contrast-{file_label(name)}"
+            label = f"contrast-{file_labels([name])[0]}"
             for statistic in ("mediant", "t"):
                 file = f"{label}_stat-{statistic}_statmap.nii.gz"
                 paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}
@@ -245,12 +261,14 @@ def _compare_models(
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
             figure = side_by_side.panels_figure(groups, shown)
-            save_publication(plan.out / "figures" / f"slices_{data.name}_{tissue}", figure)
+            save_publication(figures / f"slices_{data.name}_{tissue}", figure)
         report("comparing t-maps", done, len(todo))
     return pd.DataFrame(rows)
 
 
-def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _compare_rois(
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]
+) -> pd.DataFrame:
     """Region volumes of every pipeline, their agreement, and the scatter panels."""
     atlas = load_atlas(plan.atlas)
     notes.append(licence_notice(atlas))
@@ -268,7 +286,7 @@ def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report
             keys = {"cohort": data.name, "a": a, "b": b}
             parts.append(pd.DataFrame([keys] * len(found)).join(found))
             for tissue, part in joined.groupby("tissue", sort=False):
-                stem = plan.out / "figures" / f"rois_{data.name}_{tissue}_{a}_{b}"
+                stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
                 save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
         report("comparing regions", done, len(cohorts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

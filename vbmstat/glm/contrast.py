@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
+from vbmstat.filenames import unique_names
 from vbmstat.glm.design import INTERCEPT, RANK_TOLERANCE, Design
 from vbmstat.image import storage
 
@@ -33,20 +34,33 @@ class Contrast:
         C; one row for t.
     kind : {"t", "F"}
         Which statistic.
+    label : str
+        The name as part of file names, letters and digits only; by default of a contrast that stands alone.
     """
 
     name: str
     weights: np.ndarray
     kind: str
+    label: str = ""
 
-    @property
-    def label(self) -> str:
-        """The name as part of a file name: letters and digits only."""
-        return file_label(self.name)
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", file_labels([self.name])[0])
+
+
+def file_labels(names: Sequence[str]) -> list[str]:
+    """Names of contrasts in letters and digits, no two the same file on any system.
+
+    Examples
+    --------
+    >>> file_labels(["age", "dose[T.<5]", "dose[T.>5]"])
+    ['age', 'dose5xfebb9f', 'dose5xa6dc38']
+    """
+    return unique_names(names, file_label)
 
 
 def file_label(name: str) -> str:
-    """A contrast's name in letters and digits.
+    """A contrast's name in letters and digits; several names may have one.
 
     Examples
     --------
@@ -72,7 +86,13 @@ def default_contrasts(design: Design) -> list[Contrast]:
     if not kept:
         msg = f"no column of {', '.join(design.columns)} can be estimated on its own; give contrasts"
         raise DesignError(msg)
-    return kept
+    return _labelled(kept)
+
+
+def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Contrasts with labels that tell them apart."""
+    labels = file_labels([contrast.name for contrast in contrasts])
+    return [replace(contrast, label=label) for contrast, label in zip(contrasts, labels, strict=True)]
 
 
 def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> list[Contrast]:
@@ -105,12 +125,12 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
     contrasts = [_build(name, spec, design) for name, spec in items]
     for contrast in contrasts:
         check_estimable(contrast, design)
-    labels = [contrast.label for contrast in contrasts]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    names = [contrast.name for contrast in contrasts]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         msg = f"two contrasts would be called {', '.join(twice)}; give them names: 'name = expression'"
         raise DesignError(msg)
-    return contrasts
+    return _labelled(contrasts)
 
 
 def _from_json(path: Path) -> list[tuple[str | None, Any]]:

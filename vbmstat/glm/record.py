@@ -18,6 +18,7 @@ from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.glm.options import Options
 from vbmstat.glm.resample import draws_hash
 
+RECORD = "glm.json"
 _IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from vbmstat.glm.inflation import variance_inflation
 from vbmstat.glm.maps import Space
 from vbmstat.glm.nulls import Nulls
 from vbmstat.glm.plan import REPLICATION_P
+from vbmstat.glm.record import RECORD
 from vbmstat.glm.resample import write_draws
 from vbmstat.glm.tensors import Fit
 from vbmstat.image import io, storage
@@ -173,30 +174,46 @@ class GlmResults:
         return {name: found[stat].values for stat, name in names.items() if stat in found} | flags
 
     def to_directory(
-        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None
+        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None,
+        more: Callable[[Path], object] | None = None,
     ) -> list[Path]:
-        """Write everything but the pictures.
+        """Write everything but the pictures, in place of what an earlier model left in the folder.
 
         Parameters
         ----------
         folder : path
-            Made if need be. Each file appears whole or not at all; ``glm.json`` comes last.
+            Made if need be. Files appear together, ``glm.json`` last; what an earlier ``glm.json`` lists is removed.
         spm_names : bool
             ``spmT_0001``, ``spmF_0002``, ``con_0001``, ``ResMS``, ``mask`` as well.
         outside : {"zero", "nan"}
             Value outside the mask (p maps get 1 in place of 0).
         regions : Regions, optional
             Atlas that names the places in tables of clusters and peaks.
+        more : callable, optional
+            Writes further files, such as pictures, into the folder that it is given.
 
         Returns
         -------
         list of Path
             The files.
+
+        Raises
+        ------
+        DesignError
+            If `outside` is unknown.
+        VbmstatError
+            If the folder holds a ``glm.json`` that does not list its files.
         """
         if outside not in ("zero", "nan"):
             msg = f"outside={outside!r}: expected 'zero' or 'nan'"
             raise DesignError(msg)
-        folder = Path(folder)
+        with storage.replacing(folder, RECORD) as staged:
+            written = self._write(staged, spm_names, outside, regions)
+            if more is not None:
+                more(staged)
+        return [Path(folder) / path.relative_to(staged) for path in written]
+
+    def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
         written = [folder / "design.tsv", folder / "design_report.tsv"]
         tables.write_table(written[0], self.design.table, "design")
         tables.write_table(written[1], variance_inflation(self.design), "design_report")
@@ -208,7 +225,7 @@ class GlmResults:
         else:
             written += self._write_maps(self.space, folder, spm_names, outside)
         written += self._write_inference(folder, regions)
-        written.append(folder / "glm.json")
+        written.append(folder / RECORD)
         storage.write_json(written[-1], self.record)
         return written
 

@@ -259,7 +259,7 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
     """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
     paths = by_known_ids(paths, set(cohort.scan_ids))
-    joined, without, used = _rows_of(list(paths), cohort, source)
+    joined, without, used = rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)
         msg = (
@@ -278,8 +278,14 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
     return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
 
 
-def _rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
-    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used."""
+def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
+    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used.
+
+    Raises
+    ------
+    TableError
+        If no scan has a row.
+    """
     position = {scan: i for i, scan in enumerate(cohort.scan_ids)}
     if any(scan in position for scan in scans):
         rows = [position.get(scan, -1) for scan in scans]

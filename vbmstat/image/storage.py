@@ -1,16 +1,20 @@
-"""Atomic writes of text, JSON and tables: written to a temporary file beside, flushed to disk, renamed."""
+"""Atomic writes: files are written beside their place, flushed to disk and renamed. Text, JSON and tables.
+
+So are the results of a whole run: `replacing` puts them in the place of an earlier run's, whose record lists its files.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -21,6 +25,9 @@ _WRITE_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.ENOTDIR,
     errno.EEXIST,
 )  # fmt: skip
+FILES = "files"  # key of a record: what the run wrote, relative to its folder
+MADE_FROM = "made_from"  # key of a page's record: name of the record in the same folder whose results it shows
+_PAGE_RECORDS = "*figures/report.json"
 _UMASK_LOCK = threading.Lock()
 
 
@@ -70,6 +77,143 @@ def fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+@contextmanager
+def replacing(folder: Path | str, record: str, keep: Collection[str] = ()) -> Iterator[Path]:
+    """A new folder, whose files take the places of an earlier run's in `folder` when the block succeeds.
+
+    The earlier run loses the files that its record lists, and pages made from it. Nothing is lost when the block fails.
+    The old record goes first and the new one comes last, so that a folder with a record holds one run's files.
+
+    Parameters
+    ----------
+    folder : path
+        Where results belong; made if need be.
+    record : str
+        Name of the JSON object that the block writes among its files; the list of files is added to it.
+    keep : collection of str
+        Files of the earlier run that are still valid; the new record lists them, too.
+
+    Yields
+    ------
+    Path
+        The new folder, inside `folder`.
+
+    Raises
+    ------
+    VbmstatError
+        As :func:`listed_files`; also if the place cannot be written to.
+    """
+    folder = Path(folder)
+    listed_files(folder, record)  # refused before anything is done
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        if error.errno not in _WRITE_ERRORS:
+            raise
+        msg = f"{folder}: cannot be written ({os.strerror(error.errno)}); choose another --out or make room there"
+        raise VbmstatError(msg) from error
+    try:
+        yield staged
+        _replace(folder, staged, record, keep)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def listed_files(folder: Path | str, record: str) -> list[str]:
+    """Files of an earlier run in a folder, relative to it; those that its record lists and that lie inside.
+
+    Raises
+    ------
+    VbmstatError
+        If there is a record without such a list, so that its files would stay beside new ones.
+    """
+    folder = Path(folder)
+    names = [*(_names_in(_journal(folder, record)) or [])]
+    path = folder / record
+    if path.exists():
+        listed = _names_in(path)
+        if listed is None:
+            msg = (
+                f"{path}: of an earlier run, and does not list its files, which would stay beside the new ones; choose "
+                "another --out, or delete the earlier results"
+            )
+            raise VbmstatError(msg)
+        names += listed
+    for page in sorted(folder.glob(_PAGE_RECORDS)):
+        about = _content(page)
+        if about.get(MADE_FROM) == record:
+            names += [*(_names_in(page) or []), page.relative_to(folder).as_posix()]
+    return [name for name in dict.fromkeys(names) if _inside(folder, name)]
+
+
+def _replace(folder: Path, staged: Path, record: str, keep: Collection[str]) -> None:
+    """Remove an earlier run's files and rename the new ones to their places, the record last."""
+    old = set(listed_files(folder, record)) - set(keep)
+    new = sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
+    new.remove(record)
+    kept = [name for name in keep if (folder / name).is_file() and name not in new]
+    write_json(staged / record, {**_content(staged / record), FILES: sorted({*new, *kept})})
+    journal = _journal(folder, record)
+    write_json(journal, {FILES: sorted({*old, *new})})  # what a run that is killed from here on leaves behind
+    (folder / record).unlink(missing_ok=True)
+    fsync_folder(folder)
+    for name in old.difference(new):
+        (folder / name).unlink(missing_ok=True)
+    for name in new:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (staged / name).replace(folder / name)
+    for place in {(folder / name).parent for name in new}:
+        fsync_folder(place)
+    (folder / record).parent.mkdir(parents=True, exist_ok=True)
+    (staged / record).replace(folder / record)
+    journal.unlink()
+    fsync_folder(folder)
+    _remove_empty(folder, old)
+
+
+def _journal(folder: Path, record: str) -> Path:
+    return folder / f".{PurePosixPath(record).as_posix().replace('/', '-')}"
+
+
+def _remove_empty(folder: Path, names: Collection[str]) -> None:
+    """Remove folders that held files and are empty now."""
+    for name in names:
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            place = folder / parent
+            if place.is_dir() and not place.is_symlink() and not any(place.iterdir()):
+                place.rmdir()
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one if the file is none."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _names_in(path: Path) -> list[str] | None:
+    """The list of files in a record; None if it has none."""
+    names = _content(path).get(FILES)
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a name in a record is that of a file inside the folder: plain, relative, no link leads out of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or any(sign in name for sign in "\\\0"):
+        return False
+    path = folder.joinpath(*parts)
+    if Path(parts[0]).drive or path.is_dir() or not (path.is_file() or path.is_symlink()):
+        return False
+    return path.parent.resolve().is_relative_to(folder.resolve())
 
 
 @cache

@@ -19,7 +19,18 @@ from vbmstat.figures import publication
 from vbmstat.image import storage
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
-from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
+from vbmstat.report.page import (
+    Cell,
+    Picture,
+    Table,
+    described,
+    figures_folder,
+    number,
+    photograph,
+    publish,
+    render,
+    table_of,
+)
 from vbmstat.report.rules import preprocessing_rules
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
@@ -101,15 +112,22 @@ class Preprocessing:
         return next((path for path in paths if path.is_file()), None)
 
 
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
+def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
+    """An output folder of ``vbmstat preprocess``, or a table of scans in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    table : Path, optional
+        A row a scan; ``cohort.tsv`` in the folder by default.
 
     Raises
     ------
     TableError
-        If cohort.tsv cannot be read.
+        If the table cannot be read.
     """
-    cohort = read_cohort(folder / "cohort.tsv")
+    cohort = read_cohort(table or folder / "cohort.tsv")
     failures = folder / "failures.tsv"
     columns = ["scan", "path", "step", "reason"]
     failed = (
@@ -146,7 +164,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         failures=_failures(run),
         cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
-        strips=_strips(run, is_marked, out.parent),
+        strips=_strips(run, is_marked, figures_folder(out)),
         alike=_alike(run),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
