@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbmstat.cells import normalized
 from vbmstat.errors import ScanError
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
@@ -80,7 +81,7 @@ class Scan:
 
 
 def split_ids(stem: str) -> tuple[str, str]:
-    """Participant and session id of a file stem.
+    """Participant and session id of a file stem, in composed Unicode: macOS gives names of files in the other form.
 
     Examples
     --------
@@ -91,7 +92,7 @@ def split_ids(stem: str) -> tuple[str, str]:
     """
     entities = dict(_ENTITY.findall(stem))
     if "sub" not in entities:
-        return stem, ""
+        return normalized(stem), ""
     return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
 
 
