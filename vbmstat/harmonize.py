@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.combat import learn_site_effects
 from vbmstat.glm.combat_model import CombatModel, preserved_columns
 from vbmstat.glm.covariates import as_numbers, check_spelling
+from vbmstat.glm.design import build_design
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
@@ -116,6 +117,7 @@ def harmonize_maps(
     sites = site_labels(source.table[site])
     if model is None:
         model = _learn_maps(source, sites, preserve, mask_threshold, out, progress)
+        source = _told(source, preserve)
     rows = model.covariate_rows(source.table, source.scan_ids)
     space = _space_of(model)
     done = 0
@@ -184,6 +186,7 @@ def harmonize_table(
         covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
         effects = learn_site_effects(values, sites, covariates, columns)
         model = CombatModel(effects, preserve, columns, summary, features=tuple(names))
+        source = _told(source, preserve)
     if model.features != tuple(names):
         other = sorted(set(model.features) ^ set(names))[:12]
         msg = f"{path}: the model was learned from other columns ({', '.join(other) or 'another order'} differ)"
@@ -227,6 +230,14 @@ def site_labels(column: pd.Series) -> list[str]:
     names = labels(column)
     check_spelling(str(column.name), names, "")
     return names
+
+
+def _told(source: Source, preserve: str) -> Source:
+    """The source with notes on how each preserved covariate is taken."""
+    if not preserve.strip():
+        return source
+    design = build_design(preserve, source.table, source.scan_ids)
+    return replace(source, notes=(*source.notes, *(one.line for one in design.taken), *design.notes))
 
 
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:

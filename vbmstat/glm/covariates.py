@@ -22,7 +22,7 @@ from vbmstat.glm.sites import is_site_name
 TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
 _MAX_LISTED = 12
 _MAX_LEVELS_SHOWN = 8
-_MAX_CODES = 10  # so many whole numbers, each of them repeated, may be codes of groups
+_MAX_CODES = 10  # so many whole numbers may be codes of groups, if each has three scans, or two and few are left out
 _MOST_LIKE_NUMBERS = 4  # different numbers in a column of text that may still be names of groups (1.5T, 3T)
 _NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # Numbers that tables write for "no value", also 8s and 7s of questionnaires.
@@ -94,7 +94,8 @@ def take(data: pd.DataFrame, uses: Mapping[str, Collection[str]]) -> tuple[pd.Da
             if cells.numbers_in(text).notna().all():
                 remarks[name] = f"numbers of a {name} are names; I({name}) takes them as numbers"
         elif _is_number(column):
-            data[name] = column.astype(float)
+            is_level = set(use) == {"factor"} and bool((column == column.round()).all())
+            data[name] = column.astype(np.int64 if is_level else float)  # C(site)[T.2], not C(site)[T.2.0]
         else:
             text = pd.Series(cells.labels(column), column.index, dtype=object)
             numbers, remark = _numbers_of_text(name, text, use, f", or C({name}) for a factor")
@@ -350,7 +351,8 @@ def _describe_number(name: str, column: pd.Series, use: Collection[str], remark:
     each = np.unique(values)
     low, high = float(each[0]), float(each[-1])
     span = f"{_shown(low)}–{_shown(high)}"
-    is_code = 2 < len(each) <= min(_MAX_CODES, len(values) // 2) and bool((each == np.round(each)).all())
+    is_repeated = len(values) >= 3 * len(each) or (len(values) >= 2 * len(each) > high - low)
+    is_code = 2 < len(each) <= _MAX_CODES and is_repeated and bool((each == np.round(each)).all())
     parts = [f"{name}: number {span}" if is_code else f"{name}: number, {span}"]
     if is_code or len(each) == 2:
         parts.append(f"{_NUMERALS[len(each)]} values")
