@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from vbmstat import cells
 
 
-@pytest.mark.parametrize("word", ["", " ", "n/a", "NA", "NaN", "null", ".", "None", "<NA>", "#N/A", "#NULL!", "#DIV/0!"])
+@pytest.mark.parametrize(
+    "word", ["", " ", "n/a", "NA", "NaN", "null", ".", "None", "<NA>", "#N/A", "#NULL!", "#DIV/0!"]
+)
 def test_words_of_every_program_mean_missing(word):
     assert cells.is_missing(word)
     column = cells.without_missing_words(pd.Series(["F", word, "M"]))

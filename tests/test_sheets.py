@@ -78,7 +78,7 @@ def test_a_column_without_a_name_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "match"),
     [
-        ([*lines(), "sub-09,33,M,extra"], r"3 columns .*header \(line 1\).* line 10 has 4 cells \('extra' is the last\)"),
+        ([*lines(), "sub-09,33,M,extra"], r"3 columns .*\(line 1\).* line 10 has 4 cells \('extra' is the last\)"),
         ([*lines(), "", ",33,M"], "no participant_id in line 11"),
         (["sep=;", *lines(";"), ";33;M"], "no participant_id in line 11"),
         ([*lines(), 'sub-09,"33,M'], "a quotation mark that is not closed"),

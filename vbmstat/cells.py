@@ -14,8 +14,8 @@ import pandas as pd
 
 # In any case of letters: empty cells, BIDS, R, pandas, numpy, SPSS and SAS (.), error values of spreadsheets.
 _MISSING = frozenset({
-    "", "n/a", "na", "nan", "-nan", "null", "nat", ".", "<na>", "n.a.", "#n/a", "#na", "#n/a n/a", "#null!", "#div/0!",
-    "#value!", "#ref!", "#name?", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
+    "", "n.a", "(null)", "\\n", "n/a", "na", "nan", "-nan", "null", "nat", ".", "<na>", "n.a.", "#n/a", "#na",
+    "#n/a n/a", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 })  # fmt: skip
 _MISSING_AS_WRITTEN = frozenset({"None"})  # of Python; "none" may be a level (medication: none, SSRI)
 # Words that may mean missing, and may be a level: they are kept, and said aloud.
@@ -61,9 +61,7 @@ def may_mean_missing(word: str) -> bool:
 
 def without_missing_words(column: pd.Series) -> pd.Series:
     """A column of text with missing values for the words that say so; other columns as they are."""
-    if pd.api.types.is_numeric_dtype(column) or not (
-        pd.api.types.is_string_dtype(column) or pd.api.types.is_object_dtype(column)
-    ):
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return column
     words = {value for value in column.unique() if isinstance(value, str) and is_missing(value)}
     return column.mask(column.isin(words)) if words else column

@@ -216,7 +216,7 @@ def with_site(source: Source, site: str, missing: str) -> Source:
         near = closest(site, source.table.columns) or "none"
         msg = f"no column {site!r} in the table (nearest {near}); --site names the column with the site"
         raise TableError(msg)
-    return with_columns(source, [site], missing)
+    return with_columns(source, {site: ""}, missing)
 
 
 def site_labels(column: pd.Series) -> list[str]:

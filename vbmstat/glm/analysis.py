@@ -25,6 +25,7 @@ from vbmstat.glm.design import (
     Design,
     build_design,
     column_names,
+    column_uses,
     parse_formula,
     with_map_column,
 )
@@ -295,8 +296,9 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
         raise DesignError(msg)
     if recipe == "proportional":
         return right, ("maps are scaled by mean TIV / TIV, the mask threshold with them",)
-    sources = {name: name if name in table else ALIASES.get(name, name) for name in names}
-    groups = [n for n, source in sources.items() if source in table and table[source].dtype.kind not in "fiub"]
+    uses = column_uses(parse_formula(right))
+    taken = build_design(right, table, Cohort(table, Path()).scan_ids, "drop").taken
+    groups = [one.name for one in taken if one.kind == "factor" and "plain" in uses[one.name]]
     if len(groups) != 1:
         msg = (
             f"--tiv by-group needs one factor in the formula, found {', '.join(groups) or 'none'}; "
@@ -319,13 +321,16 @@ def _design(
     return design, source.select([scan in scans for scan in source.scan_ids])
 
 
-def _columns_beside(settings: Options, source: Source) -> list[str]:
-    """Columns that the fit reads beside those of the formula."""
-    names = [settings.weights, settings.stratify, *settings.blocks]
-    names += [settings.variance_groups] if settings.variance_groups != AUTO else []
-    names += ["tiv"] if settings.tiv == "proportional" else []
-    own = [_column_name(name, source) for name in names if name is not None]
-    return own if settings.repeated is None else [*own, settings.repeated]
+def _columns_beside(settings: Options, source: Source) -> dict[str, str]:
+    """Columns that the fit reads beside those of the formula, and what they are."""
+    named = {
+        "weight": settings.weights, "stratum": settings.stratify,
+        "variance group": None if settings.variance_groups == AUTO else settings.variance_groups,
+        "TIV": "tiv" if settings.tiv == "proportional" else None,
+    }  # fmt: skip
+    roles = {_column_name(name, source): role for role, name in named.items() if name is not None}
+    roles |= {_column_name(name, source): "block" for name in settings.blocks}
+    return roles if settings.repeated is None else {**roles, settings.repeated: "subject"}
 
 
 def _column_name(name: str, source: Source) -> str:

@@ -342,8 +342,10 @@ def _like_numbers(name: str, text: pd.Series, use: Collection[str]) -> list[str]
     all_numbers = len(numbers) == len(levels) > 1 and len(set(numbers)) == len(levels)
     if not all_numbers and (not plain or len(numbers) == len(levels)):
         return []
-    example = levels[0] if all_numbers else plain[0]
-    return [f"{name}: text like a number, e.g. {example!r}, is taken as a level of a factor"]
+    if all_numbers:
+        return [f"{name}: text like numbers, e.g. {levels[0]!r}, is taken as levels of a factor"]
+    scans = listed(text.index[text == plain[0]])
+    return [f"{name}: {plain[0]!r} of {scans} looks like a number, and is taken as a level"]
 
 
 def _describe_number(name: str, column: pd.Series, use: Collection[str], remark: str | None) -> Covariate:
@@ -391,17 +393,14 @@ def sentinels(values: np.ndarray) -> dict[float, tuple[float, float]]:
     {-999.0: (20.0, 60.0)}
     """
     is_code = np.isin(values, list(_SENTINELS))
-    for _ in range(2):  # codes inside the range of the others are ordinary values
+    while True:  # a candidate beside the others is one of them, and may have the next beside it
         others = np.unique(values[~is_code])
         if len(others) < 2:
             return {}
-        is_code &= (values < others[0]) | (values > others[-1])
-    gap = float(np.diff(others).max())
-    low, high = float(others[0]), float(others[-1])
-    found = {}
-    for value in np.unique(values[is_code]):
-        apart = max(low - value, value - high)
-        is_rare = value != 0 or (np.mean(values == 0) <= 0.1 and len(others) > 2)
-        if is_rare and ((value < 0 <= low) or apart > 2 * gap):
-            found[float(value)] = (low, high)
-    return found
+        low, high, gap = float(others[0]), float(others[-1]), float(np.diff(others).max())
+        apart = np.maximum(low - values, values - high)
+        is_apart = ((values < 0) & (low >= 0)) | (apart > 2 * gap)
+        is_apart &= (values != 0) | ((np.mean(values == 0) <= 0.1) & (len(others) > 2))
+        if (is_apart | ~is_code).all():
+            return {float(value): (low, high) for value in np.unique(values[is_code])}
+        is_code &= is_apart

@@ -89,7 +89,7 @@ def fit_mixed_glm(
         raise DesignError(msg)
     settings = Options(repeats=0, tiv=tiv, allow_mixed=allow_mixed, missing=missing)
     source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
-    source = with_columns(source, [random], missing)
+    source = with_columns(source, {random: "subject"}, missing)
     refuse_mixtures(source.table, allow_mixed)
     right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)

@@ -111,15 +111,15 @@ def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
     return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
 
 
-def with_columns(source: Source, names: Sequence[str], missing: str) -> Source:
+def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
     """The source with a value in each of these columns (weights, blocks, sites …), for every scan.
 
     Parameters
     ----------
     source : Source
         Its table has these columns, or ids of their name.
-    names : sequence of str
-        The columns.
+    roles : mapping of str to str
+        Column -> what it is in the model, for messages; empty where the name says it.
     missing : {"raise", "drop"}
         Whether scans without a value are an error, or left out with a note.
 
@@ -128,7 +128,7 @@ def with_columns(source: Source, names: Sequence[str], missing: str) -> Source:
     TableError
         If a scan has no value and `missing` is not ``"drop"``.
     """
-    for name in dict.fromkeys(names):
+    for name, role in roles.items():
         if name not in source.table:
             continue  # ids, which every scan has
         column = without_missing_words(source.table[name])
@@ -137,7 +137,8 @@ def with_columns(source: Source, names: Sequence[str], missing: str) -> Source:
             continue
         without = [scan for scan, gone in zip(source.scan_ids, empty, strict=True) if gone]
         if missing != "drop":
-            msg = f"no {name} for {_listed(without)}; fill it in or leave these scans out with --missing drop"
+            what = f"{name} ({role})" if role else name
+            msg = f"no {what} for {_listed(without)}; fill it in or leave these scans out with --missing drop"
             raise TableError(msg)
         if empty.all():
             msg = f"no scan has a value in the column {name}; fill it in"
