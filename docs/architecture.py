@@ -33,6 +33,7 @@ WORDS = {
     "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "robustness": "artefacts, atrophy",
     "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
+    "sheets": "cells of a file", "cells": "what they mean",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
     "runlog": "when", "folders": "links followed",
     "naming": "CAT12, BIDS, SPM", "device": "CPU, CUDA", "cluster": "dask, SLURM",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 
 import pandas as pd
 import pytest
@@ -40,7 +41,7 @@ def test_ids_and_codes_stay_text(tmp_path):
     assert list(table["age"]) == [30, 31]
 
 
-@pytest.mark.parametrize("name", ["ID", "Subject", "participant_ID", "subject_id"])
+@pytest.mark.parametrize("name", ["ID", "Subject", "participant_ID", "subject_id", "Subject ID", "sub", "SubjID"])
 def test_other_names_of_the_id_column(tmp_path, name):
     table = cohort.read_cohort(write(tmp_path / "a.csv", f"{name},age\n1e2,30\n2e2,31\n")).table
     assert list(table.index) == [("1e2", ""), ("2e2", "")]
@@ -75,6 +76,47 @@ def test_separators_and_decimal_commas(tmp_path, name, text):
 def test_a_comma_is_no_decimal_mark_where_it_separates(tmp_path):
     table = cohort.read_table(write(tmp_path / "a.csv", 'participant_id,dose\n01,"1,5"\n02,"2,5"\n'))
     assert list(table["dose"]) == ["1,5", "2,5"]
+
+
+@pytest.mark.parametrize("word", [".", "#N/A", "None", "<NA>", "#NULL!", "n/a", ""])
+@pytest.mark.parametrize("suffix", ["tsv", "xlsx"])
+def test_a_word_for_missing_is_one_among_text_as_among_numbers(tmp_path, word, suffix):
+    rows = [("sub-1", "30", "M"), ("sub-2", word, word), ("sub-3", "31", "F")]
+    frame = pd.DataFrame(rows, columns=["participant_id", "age", "sex"])
+    path = tmp_path / f"a.{suffix}"
+    frame.to_excel(path, index=False) if suffix == "xlsx" else frame.to_csv(path, sep="\t", index=False)
+    table = cohort.read_table(path)
+    assert table["age"].fillna(-1).tolist() == [30, -1, 31]
+    assert table["sex"].isna().tolist() == [False, True, False]
+
+
+def test_thousands_are_not_read_as_decimals(tmp_path):
+    text = "participant_id;a;b;c\n1;1,502;1.502;0,5\n2;980;2.125;1,5\n"
+    read = cohort.read_cohort(write(tmp_path / "a.csv", text))
+    assert list(read.table["a"]) == ["1,502", "980"]
+    assert list(read.table["c"]) == [0.5, 1.5]
+    (note,) = read.notes  # German thousands, or English decimals?
+    assert note.startswith("column b: 1.502 is read with a decimal point, though other columns have decimal commas")
+
+
+@pytest.mark.parametrize("name", ["session", "ses", "Visit", "SES"])
+def test_other_names_of_the_session_column(tmp_path, name):
+    text = f"participant_id\t{name}\tage\nsub-01\t1\t20\nsub-01\t2\t21\n"
+    read = cohort.read_cohort(write(tmp_path / "a.tsv", text))
+    assert read.scan_ids == ["sub-01_1", "sub-01_2"]
+    assert list(read.table[name]) == [1, 2]  # and a covariate still
+
+
+def test_a_visit_of_participants_with_one_row_is_a_covariate(tmp_path):
+    read = cohort.read_cohort(write(tmp_path / "a.tsv", "participant_id\tvisit\nsub-01\t1\nsub-02\t2\n"))
+    assert read.scan_ids == ["sub-01", "sub-02"]
+
+
+def test_ids_and_names_are_in_composed_unicode(tmp_path):
+    text = unicodedata.normalize("NFD", "participant_id\tÅlder\nÅse\t20\nBjörn\t30\n")
+    table = cohort.read_cohort(write(tmp_path / "a.tsv", text)).table
+    assert list(table.columns) == ["\u00c5lder"]
+    assert list(table.index) == [("\u00c5se", ""), ("Bj\u00f6rn", "")]
 
 
 def test_nothing_is_recoded(tmp_path):
@@ -206,6 +248,12 @@ def test_ses_may_be_missing_everywhere(tmp_path):
 def test_ids_are_equal_or_they_are_not(tmp_path):
     participants = people(tmp_path, "participant_id\tage\nsub-001\t31\nsub-002\t32\n")
     with pytest.raises(TableError, match=r"p: no scan has a row .*'sub-01', nearest id sub-001"):
+        cohort.join_participants(scans("sub-01", "sub-02"), participants, "p")
+
+
+def test_the_nearest_id_is_one_of_the_table(tmp_path):
+    participants = people(tmp_path, "participant_id\tage\nSUB-01\t31\nSUB-02\t32\n")
+    with pytest.raises(TableError, match=r"nearest id SUB-01, SUB-02\)"):
         cohort.join_participants(scans("sub-01", "sub-02"), participants, "p")
 
 

@@ -221,3 +221,34 @@ def test_command(cohort_folder, tmp_path, monkeypatch):  # noqa: F811
     np.testing.assert_allclose(values(tmp_path / "again"), values(tmp_path / "out"), atol=2e-6)
     assert CliRunner().invoke(app, [*again, "--preserve", "age"]).exit_code == 2
     assert CliRunner().invoke(app, [*arguments, "--roi-table", "x.tsv", "--maps", "mri"]).exit_code == 2
+
+
+def test_sites_that_differ_in_spelling_are_refused(cohort_folder, tmp_path):  # noqa: F811
+    path = change(cohort_folder, lambda data: data.assign(site=["ulm", "Ulm"] * 13))
+    with pytest.raises(DesignError, match=r"column site: 'ulm' \(13 scans\) and 'Ulm' .* differ only in letter"):
+        harmonize_maps(path, "site", tmp_path / "out")
+
+
+def test_long_numbers_of_sites_stay_apart(cohort_folder, tmp_path):  # noqa: F811
+    numbers = [1000001.0, 1000002.0] * 13
+    path = change(cohort_folder, lambda data: data.assign(site=numbers))
+    model = harmonize_maps(path, "site", tmp_path / "out").model
+    assert model.effects.sites == ("1000001", "1000002")
+
+
+def test_how_preserved_covariates_are_taken_is_told(cohort_folder, tmp_path):  # noqa: F811
+    def edit(data: pd.DataFrame) -> pd.DataFrame:
+        data.loc[3, "age"] = -999
+        return data
+
+    notes = harmonize_maps(change(cohort_folder, edit), "site", tmp_path / "out", preserve="age + sex").notes
+    assert "sex: factor F 13 (reference), M 13" in notes
+    assert [note for note in notes if note.startswith("age: −999 of sub-003 lies apart")]
+
+
+def test_volumes_that_are_no_numbers(cohort_folder, tmp_path):  # noqa: F811
+    scans = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t")["participant_id"]
+    wide = pd.DataFrame({"participant_id": scans, "insula_gm_ml": ["1.5", "large"] * 13})
+    wide.to_csv(tmp_path / "wide.tsv", sep="\t", index=False)
+    with pytest.raises(TableError, match="column insula_gm_ml: expected numbers, got sub-001: 'large'"):
+        harmonize_table(tmp_path / "wide.tsv", cohort_folder / "cohort.tsv", "site", tmp_path / "out")

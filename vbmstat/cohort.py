@@ -9,7 +9,7 @@ quality figures (``qc_*``), ``engine`` and ``vbmstat_version``, and paths of map
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,22 @@ from typing import Any
 import pandas as pd
 
 from vbmstat import tables
+from vbmstat.cells import (
+    as_numbers,
+    label,
+    labels,
+    normalized,
+    points_may_separate_thousands,
+    without_missing_words,
+)
 from vbmstat.errors import TableError
+from vbmstat.sheets import Sheet, id_name, read_sheet
 
 ID_COLUMNS = ("participant_id", "session_id")
-MISSING = ("", "n/a", "N/A", "NA", "nan", "NaN", "NULL", "null")
-_ID_ALIASES = ("participant_id", "subject_id", "subject", "participant", "id", "scan_id")  # in any case
+_ID_ALIASES = (  # as id_name writes them: Subject ID, subject_id and SubjectID are one name
+    "participantid", "subjectid", "subject", "participant", "id", "scanid", "sub", "subid", "subj", "subjid",
+)  # fmt: skip
+_SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
     *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
@@ -38,10 +49,13 @@ class Cohort:
         One row a scan, indexed by (participant_id, session_id), both strings.
     folder : Path
         What relative paths in the table are relative to.
+    notes : tuple of str
+        What the reader of the file passed over, such as a title above the header line.
     """
 
     table: pd.DataFrame
     folder: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def scan_ids(self) -> list[str]:
@@ -70,7 +84,9 @@ class Cohort:
 def read_cohort(path: Path | str) -> Cohort:
     """Read a cohort or participants table; see :func:`read_table` for what is understood."""
     path = Path(path)
-    return Cohort(index_by_id(read_table(path), str(path)), path.parent)
+    sheet = _read(path)
+    table, notes = _typed(sheet)
+    return Cohort(index_by_id(table, str(path), sheet.lines), path.parent, (*sheet.notes, *notes))
 
 
 def write_cohort(
@@ -90,9 +106,10 @@ def write_cohort(
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a participants table from ``.tsv``, ``.csv`` (comma or semicolon) or ``.xlsx``.
+    """Read a participants table: ``.tsv``, ``.csv`` with any of tab, comma and semicolon, or ``.xlsx``.
 
-    Ids stay strings (``001`` is not ``1``), a byte-order mark is skipped, ``n/a`` and blanks are missing, columns
+    Ids stay strings (``001`` is not ``1``), a byte-order mark, Excel's ``sep=;``, a title above the header line, and
+    empty rows and columns are skipped, words such as ``n/a`` and ``.`` are missing (:mod:`vbmstat.cells`), columns
     whose every value is a number without leading zeros become numeric (decimal commas are understood except in
     comma-separated files). Nothing is recoded.
 
@@ -101,89 +118,100 @@ def read_table(path: Path | str) -> pd.DataFrame:
     TableError
         If the file cannot be read, is empty, or has two columns of one name.
     """
-    path = Path(path)
+    return _typed(_read(Path(path)))[0]
+
+
+def _read(path: Path) -> Sheet:
     try:
-        raw, separator = _read_strings(path)
+        return read_sheet(path, _ID_ALIASES)
     except FileNotFoundError as error:
         msg = f"{path}: no such table"
         raise TableError(msg) from error
     except TableError:
         raise
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        msg = f"{path}: expected a UTF-8 table, but line {line} has other bytes; save it as UTF-8 (Excel: CSV UTF-8)"
+        raise TableError(msg) from error
     except Exception as error:  # whatever pandas and openpyxl make of damaged files
         reason = " ".join(str(error).split())[:300]
         msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {reason}"
         raise TableError(msg) from error
-    names = [str(name).strip() for name in raw.iloc[0]]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        msg = f"{path}: two columns are called {', '.join(map(repr, twice))}; rename one"
-        raise TableError(msg)
-    if len(raw) < 2:
-        msg = f"{path}: expected a header line and one line a scan, but the table has no rows"
-        raise TableError(msg)
-    table = raw.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
-    table = table.apply(lambda column: column.str.strip()).apply(lambda column: column.mask(column.isin(MISSING)))
-    text = {*_ID_ALIASES, *TEXT_COLUMNS}
-    for column in table.columns:
-        if column.lower() not in text:
-            table[column] = _numeric(table[column], decimal_comma=separator != ",")
-    return table
 
 
-def _read_strings(path: Path) -> tuple[pd.DataFrame, str]:
-    """All cells, the header line among them, as strings ("" where there is none), and the separator."""
-    if path.suffix.lower() in (".xlsx", ".xls"):
-        try:
-            return pd.read_excel(path, header=None, dtype=str, keep_default_na=False).fillna(""), ""
-        except ImportError as error:
-            msg = f"{path}: reading Excel tables needs another package; pip install openpyxl, or save it as .tsv"
-            raise TableError(msg) from error
-    separator = "\t"
-    if path.suffix.lower() == ".csv":
-        with path.open(encoding="utf-8-sig") as stream:
-            head = stream.readline()
-        separator = max(",;\t", key=head.count)
-    # header=None: pandas would rename the second of two equal columns, and cut lines longer than the header
-    cells = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
-    return cells.fillna(""), separator
+def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
+    """Missing values, and numbers where a column has nothing else; what is doubtful about points and commas."""
+    table = sheet.cells.apply(without_missing_words)
+    as_text = {*_ID_ALIASES, *map(id_name, TEXT_COLUMNS)}
+    of_points, has_decimal_commas = [], False
+    for name in table.columns:
+        if id_name(name) in as_text:
+            continue
+        text = table[name]
+        table[name] = as_numbers(text, sheet.decimal_comma)
+        if sheet.decimal_comma and pd.api.types.is_numeric_dtype(table[name]):
+            has_decimal_commas |= bool(text.str.contains(",", regex=False, na=False).any())
+            of_points += [name] if points_may_separate_thousands(text) else []
+    doubtful = [
+        f"column {name}: {next(cell for cell in sheet.cells[name] if '.' in cell)} is read with a decimal point, "
+        "though other columns have decimal commas; leave the point out if it separates thousands"
+        for name in of_points if has_decimal_commas
+    ]  # fmt: skip
+    return table, doubtful
 
 
-def _numeric(column: pd.Series, decimal_comma: bool) -> pd.Series:
-    """Numbers where every value is one; codes such as 01 stay text."""
-    text = column.str.replace(",", ".", regex=False) if decimal_comma else column
-    numbers = pd.to_numeric(text, errors="coerce")
-    is_number = numbers.notna() | column.isna()
-    is_code = text.str.match(r"[+-]?0\d", na=False)
-    return numbers if is_number.all() and numbers.notna().any() and not is_code.any() else column
+def is_id_name(name: str) -> bool:
+    """Whether a column's name is one of those of ids, whose numbers are names."""
+    return id_name(name) in _ID_ALIASES
 
 
-def index_by_id(table: pd.DataFrame, source: str) -> pd.DataFrame:
+def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = None) -> pd.DataFrame:
     """The table indexed by (participant_id, session_id), strings.
+
+    Ids and names of columns are in Unicode's composed form. Where participants have several rows and there is no
+    ``session_id``, a column ``session``, ``ses`` or ``visit`` (in any case) tells them apart, and stays.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column of ids.
+    source : str
+        Name of the file, for messages.
+    lines : sequence of int, optional
+        Line of each row in the file; by default the rows follow the header without a gap.
 
     Raises
     ------
     TableError
         If there is no id column, an id is missing, or an id occurs twice.
     """
-    table = table.copy()
-    by_lower_case = {str(column).lower(): column for column in table.columns}
-    name = next((by_lower_case[alias] for alias in _ID_ALIASES if alias in by_lower_case), None)
+    table = table.rename(columns=lambda name: normalized(name) if isinstance(name, str) else name)
+    by_id_name = {id_name(str(column)): column for column in reversed(table.columns)}
+    name = next((by_id_name[alias] for alias in _ID_ALIASES if alias in by_id_name), None)
     if name is None:
         msg = f"{source}: expected a column participant_id; the table has {', '.join(map(str, table.columns))}"
         raise TableError(msg)
-    table = table.rename(columns={name: "participant_id", by_lower_case.get("session_id"): "session_id"})
+    table = table.rename(columns={name: "participant_id"})
+    empty = [row for row, missing in enumerate(table["participant_id"].isna()) if missing]
+    if empty:
+        where = ", ".join(str(lines[row] if lines else row + 2) for row in empty)
+        msg = f"{source}: no participant_id in line {where}; fill it in or delete the line"
+        raise TableError(msg)
+    table["participant_id"] = labels(table["participant_id"])
+    sessions = next((by_id_name[alias] for alias in _SESSION_ALIASES if alias in by_id_name), None)
+    if sessions is not None and id_name(str(sessions)) == "sessionid":
+        table = table.rename(columns={sessions: "session_id"})
+    elif sessions is not None and table["participant_id"].duplicated().any():
+        table["session_id"] = table[sessions]
     if "session_id" not in table:
         table["session_id"] = ""
-    empty = [str(row + 2) for row, missing in enumerate(table["participant_id"].isna()) if missing]
-    if empty:
-        msg = f"{source}: no participant_id in line {', '.join(empty)}; fill it in or delete the line"
-        raise TableError(msg)
-    table["participant_id"] = table["participant_id"].astype(str)
-    table["session_id"] = table["session_id"].fillna("").astype(str)
+    table["session_id"] = ["" if pd.isna(value) else label(value) for value in table["session_id"]]
     table = table.set_index(list(ID_COLUMNS))
     twice = table.index[table.index.duplicated()].unique()
     if len(twice):
-        msg = f"{source}: duplicate id {', '.join('_'.join(filter(None, key)) for key in twice)}; keep one row a scan"
+        listed = ", ".join("_".join(filter(None, key)) for key in twice)
+        advice = "keep one row a scan, or name the column that tells the visits apart session_id"
+        msg = f"{source}: duplicate id {listed}; {advice}"
         raise TableError(msg)
     return table
 
@@ -203,19 +231,20 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
         Scan ids that have no participants row.
     """
     people = participants.reset_index()
+    written = list(people["participant_id"])
     for name, prefix in zip(ID_COLUMNS, ("sub-", "ses-"), strict=True):
         ours = scans.index.get_level_values(name)
         theirs = people[name]
-        if ours[ours != ""].str.startswith(prefix).all() and not theirs.str.startswith(prefix).any():
+        if ours[ours != ""].str.startswith(prefix).all() and not theirs.str.casefold().str.startswith(prefix).any():
             people[name] = theirs.where(theirs == "", prefix + theirs)
     by_key = {(row.participant_id, row.session_id): position for position, row in enumerate(people.itertuples())}
     columns = [column for column in people.columns if column not in (*ID_COLUMNS, *scans.columns)]
     positions = [by_key.get(key, by_key.get((key[0], ""))) for key in scans.index]
     without = ["_".join(filter(None, key)) for key, at in zip(scans.index, positions, strict=True) if at is None]
     if len(without) == len(scans):
-        close = closest(without[0], people["participant_id"])
+        near = closest(without[0], written) or "none"
         msg = (
-            f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {close or 'none'}); "
+            f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {near}); "
             "participant_id must be equal to the scan's"
         )
         raise TableError(msg)
@@ -225,5 +254,8 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
 
 
 def closest(name: str, candidates: Iterable[str], n: int = 3) -> str:
-    """The nearest names to a misspelt one, comma separated; empty if none is near."""
-    return ", ".join(difflib.get_close_matches(name, [str(c) for c in candidates], n=n, cutoff=0.4))
+    """The nearest names to a misspelt one, comma separated, letter case aside; empty if none is near."""
+    by_key: dict[str, str] = {}
+    for candidate in map(str, candidates):
+        by_key.setdefault(candidate.casefold(), candidate)
+    return ", ".join(by_key[key] for key in difflib.get_close_matches(name.casefold(), by_key, n=n, cutoff=0.4))

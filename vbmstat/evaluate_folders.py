@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from vbmstat import assets, evaluate, naming
+from vbmstat.cohort import read_table
 from vbmstat.errors import ScanError
 from vbmstat.image import io
 from vbmstat.image.grid import resample
@@ -199,7 +200,7 @@ def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
     known: dict[str, float] = {}
     for path in (folder / name for folder in folders for name in ("cohort.tsv", "participants.tsv")):
         if path.is_file():
-            people = pd.read_csv(path, sep="\t", dtype=str, na_values="n/a")
+            people = read_table(path)
             key = "scan" if "scan" in people else "participant_id"
             if {key, "age"} <= set(people):
                 ages = pd.to_numeric(people["age"], errors="coerce")

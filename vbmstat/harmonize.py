@@ -19,18 +19,21 @@ import torch
 
 from vbmstat import tables
 from vbmstat.assets.provenance import provenance
+from vbmstat.cells import labels
 from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.device import n_cores
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.combat import learn_site_effects
 from vbmstat.glm.combat_model import CombatModel, preserved_columns
+from vbmstat.glm.covariates import as_numbers, check_spelling
+from vbmstat.glm.design import build_design
 from vbmstat.glm.duplicates import identity_notes
 from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, Space
 from vbmstat.glm.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.glm.pack import pack_maps
 from vbmstat.glm.sites import HARMONIZED, confounding_notes, site_confounding
-from vbmstat.glm.sources import Source, as_cohort, gather, map_column
+from vbmstat.glm.sources import Source, as_cohort, gather, map_column, with_columns
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 
@@ -120,6 +123,7 @@ def harmonize_maps(
     if model is None:
         model, notes = _learn_maps(source, sites, preserve, mask_threshold, out, progress)
         source = replace(source, notes=(*source.notes, *notes))
+        source = _told(source, preserve)
     rows = model.covariate_rows(source.table, source.scan_ids)
     space = _space_of(model)
     mark = f"ComBat by {site}" + (f", preserving {model.preserve}" if model.preserve else "")
@@ -183,7 +187,8 @@ def harmonize_table(
         msg = f"{path}: expected columns of volumes (*_ml), the table has {', '.join(map(str, wide))}"
         raise TableError(msg)
     scan_ids = Cohort(wide, out).scan_ids
-    values = ArrayMaps(wide[names].to_numpy(np.float64), tuple(scan_ids), features=tuple(names))
+    numbers = [as_numbers(wide[name].set_axis(scan_ids), name).to_numpy() for name in names]
+    values = ArrayMaps(np.column_stack(numbers), tuple(scan_ids), features=tuple(names))
     source = with_site(gather(values, "volume", as_cohort(cohort), missing), site, missing)
     values = values.select(source.scan_ids)
     sites = site_labels(source.table[site])
@@ -191,6 +196,7 @@ def harmonize_table(
         covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
         effects = learn_site_effects(values, sites, covariates, columns)
         model = CombatModel(effects, preserve, columns, summary, features=tuple(names))
+        source = _told(source, preserve)
     if model.features != tuple(names):
         other = sorted(set(model.features) ^ set(names))[:12]
         msg = f"{path}: the model was learned from other columns ({', '.join(other) or 'another order'} differ)"
@@ -222,20 +228,28 @@ def with_site(source: Source, site: str, missing: str) -> Source:
         near = closest(site, source.table.columns) or "none"
         msg = f"no column {site!r} in the table (nearest {near}); --site names the column with the site"
         raise TableError(msg)
-    empty = source.table[site].isna().to_numpy()
-    if not empty.any():
-        return source
-    without = [scan for scan, gone in zip(source.scan_ids, empty, strict=True) if gone]
-    if missing != "drop":
-        msg = f"no {site} for {', '.join(without[:12])}; fill it in or leave these scans out with --missing drop"
-        raise TableError(msg)
-    notes = (*source.notes, f"dropped {len(without)} scans without {site}: {', '.join(without)}")
-    return replace(source.select(~empty), notes=notes)
+    return with_columns(source, {site: ""}, missing)
 
 
 def site_labels(column: pd.Series) -> list[str]:
-    """Sites as text; whole numbers without a decimal point."""
-    return [f"{value:g}" if isinstance(value, float) else str(value) for value in column]
+    """Sites as text, whole numbers without a decimal point: the levels that ``glm`` makes of them.
+
+    Raises
+    ------
+    DesignError
+        If two sites differ only in letter case or blanks.
+    """
+    names = labels(column)
+    check_spelling(str(column.name), names, "")
+    return names
+
+
+def _told(source: Source, preserve: str) -> Source:
+    """The source with notes on how each preserved covariate is taken."""
+    if not preserve.strip():
+        return source
+    design = build_design(preserve, source.table, source.scan_ids)
+    return replace(source, notes=(*source.notes, *(one.line for one in design.taken), *design.notes))
 
 
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:

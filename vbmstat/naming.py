@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbmstat.cells import normalized
 from vbmstat.errors import ScanError
 from vbmstat.filenames import same_file_key, unique_names
 from vbmstat.folders import files_below, is_hidden, is_same_file
@@ -82,7 +83,7 @@ class Scan:
 
 
 def split_ids(stem: str) -> tuple[str, str]:
-    """Participant and session id of a file stem.
+    """Participant and session id of a file stem, in composed Unicode: macOS gives names of files in the other form.
 
     Examples
     --------
@@ -93,7 +94,7 @@ def split_ids(stem: str) -> tuple[str, str]:
     """
     entities = dict(_ENTITY.findall(stem))
     if "sub" not in entities:
-        return stem, ""
+        return normalized(stem), ""
     return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
 
 

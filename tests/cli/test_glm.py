@@ -44,6 +44,7 @@ def test_glm_writes_maps_tables_and_pictures(vbmstat, cohort_folder, monkeypatch
     assert "26 scans" in said
     assert "median over 5 of 5 subsets" in said
     assert "tiv is read from the column tiv_ml" in said
+    assert said.index("sex: factor F 13 (reference), M 13") < said.index("26 scans")
     out = cohort_folder / "glm" / "gm_age_sex_tiv"
     names = {path.name for path in out.iterdir()}
     assert {"glm.json", "design.tsv", "design.png", "mask.nii.gz", "contrast-age_glassbrain.png",

@@ -156,3 +156,18 @@ def test_contrast_that_cannot_be_estimated():
 )
 def test_file_labels(name, label):
     assert file_label(name) == label
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        'C(site, contr.treatment("ulm"))', "C(site,contr.treatment( 'ulm' ))", 'x = C(site, contr.treatment("ulm"))',
+    ],
+)  # fmt: skip
+def test_a_term_may_be_written_as_in_the_formula(spec):
+    table = make_table()
+    design = build_design('age + C(site, contr.treatment("ulm"))', table, list(table["participant_id"]))
+    (contrast,) = build_contrasts([spec], design)
+    np.testing.assert_array_equal(contrast.weights, np.eye(4)[2:])
+    (difference,) = build_contrasts(['C(site, contr.treatment("ulm"))[T.berlin] - age'], design)
+    np.testing.assert_array_equal(difference.weights, [[0, -1, 1, 0]])

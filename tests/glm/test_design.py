@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import patsy
 import pytest
 
 from tests.glm.conftest import make_table
@@ -182,3 +183,41 @@ def test_log_of_a_negative_number_names_the_scan():
     table.loc[3, "age"] = -1.0
     with pytest.raises(DesignError, match=r"log\(age\) is not finite for sub-003"):
         build("log(age)", table)
+
+
+def test_natural_splines_stand_beside_a_constant():
+    """As patsy's cr(constraints="center"); with the constant they span the natural splines of one knot more."""
+    table = make_table()
+    design = build("cr(age, df=4) + sex", table)
+    found = design.matrix[:, [i for i, name in enumerate(design.columns) if name.startswith("cr(")]]
+    centred = np.asarray(patsy.dmatrix("cr(age, df=4, constraints='center') - 1", table))
+    np.testing.assert_allclose(found, centred, rtol=1e-9, atol=1e-12)
+    whole = build("cr(age, df=5) - 1", table).matrix
+    np.testing.assert_allclose(whole, np.asarray(patsy.dmatrix("cr(age, df=5) - 1", table)), rtol=1e-9, atol=1e-12)
+    assert np.linalg.matrix_rank(np.column_stack([whole, found, np.ones(26)])) == 5
+    assert build("0 + sex + cr(age, df=4)", table).rank == 6
+
+
+def test_codings_by_name():
+    """As patsy's codings, which are R's contr.sum and contr.helmert."""
+    table = make_table()
+    for name, coding in (("sum", "Sum"), ("helmert", "Helmert")):
+        expected = np.asarray(patsy.dmatrix(f"C(site, {coding})", table))
+        found = build(f"C(site, contr.{name})", table)
+        scale = np.linalg.norm(expected, axis=0) / np.linalg.norm(found.matrix, axis=0)  # helmert: by levels
+        np.testing.assert_allclose(found.matrix * scale, expected, atol=1e-12)
+        np.testing.assert_array_equal(build(f"C(site, contr.{name}())", table).matrix, found.matrix)
+    with pytest.raises(DesignError, match="uses"):
+        build("C(site, contr.__class__)", table)
+
+
+def test_participants_may_be_a_factor():
+    table = make_table().assign(participant_id=[f"sub-{i // 2}" for i in range(26)])
+    table = table.set_index(["participant_id"])
+    design = build_design("age + participant_id", table, [str(i) for i in range(26)])
+    assert len(design.terms["participant_id"]) == 12
+
+
+def test_names_are_compared_in_composed_unicode():
+    table = make_table().rename(columns={"age": "\u00c5lder"})
+    assert build("A\u030alder + log(A\u030alder)", table).columns == ("Intercept", "\u00c5lder", "log(\u00c5lder)")

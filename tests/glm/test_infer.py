@@ -277,7 +277,7 @@ def test_a_block_without_a_value(path):
     table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})
     table["family"] = ["a", None] * 13
     table.to_csv(path, sep="\t", index=False)
-    with pytest.raises(DesignError, match="no value in the block columns family for sub-001"):
+    with pytest.raises(TableError, match=r"no family \(block\) for sub-001"):
         fit_glm(None, "gm ~ age", path, repeats=0, inference="fwe", blocks="family")
 
 

@@ -112,3 +112,28 @@ def test_subjects_come_from_ids_or_columns():
 def test_what_does_not_go_together(sessions, options, match):
     with pytest.raises(DesignError, match=match):
         fit_glm(matrix(sessions), FORMULA, sessions, ["age"], **{"repeated": "id", **options})
+
+
+NOTE = "participants have several scans, which this fit takes for independent"
+
+
+@pytest.mark.parametrize("person", ["C(participant_id)", "id", "0 + id"])
+def test_a_model_with_the_person_in_it_knows_of_repeated_scans(sessions, person):
+    known = fit_glm(matrix(sessions), f"gm ~ time + {person}", sessions, ["time"], repeats=0)
+    assert not [note for note in known.record["notes"] if NOTE in note]
+    unknown = fit_glm(matrix(sessions), "gm ~ time + group", sessions, ["time"], repeats=0)
+    assert [note for note in unknown.record["notes"] if NOTE in note]
+
+
+def test_persons_that_a_model_joins_are_counted(sessions):
+    """Two persons under one label: the others have a mean of their own."""
+    first, second = sorted(set(sessions["id"]))[:2]
+    joined = sessions.assign(person=sessions["id"].replace(second, first))
+    notes = fit_glm(matrix(joined), "gm ~ time + person", joined, ["time"], repeats=0).record["notes"]
+    assert [note for note in notes if note.startswith(f"2 {NOTE}")]
+
+
+def test_subjects_with_long_numbers_stay_apart(sessions):
+    numbers = sessions.assign(family=[1_000_000.0 + int("".join(filter(str.isdigit, i)) or 0) for i in sessions["id"]])
+    labels = subject_labels("family", numbers, [str(i) for i in range(len(numbers))])
+    assert len(set(labels)) == numbers["family"].nunique() > 1

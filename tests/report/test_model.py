@@ -36,6 +36,7 @@ def test_the_page_tells_the_model(model_page) -> None:
     assert "dropped 1 scans with missing covariates: sub-01" in page
     assert '<th scope="row" data-sort="sub-01">sub-01</th> <td data-sort="no value of iq">no value of iq</td>' in page
     assert "&lt;i&gt;Insula&lt;/i&gt; 80 %" in page  # the table of clusters
+    assert re.search(r"How each covariate was taken.*sex</th>.*factor f \d+ \(reference\), m \d+</td>", page)
     assert page.count("<iframe") == 1
     assert "it has no p-value" in page
     names = {path.name for path in (model_page.parent / "figures").iterdir()}

@@ -59,7 +59,10 @@ def read_people(places: Iterable[Path], given: Path | str | None) -> People | No
     if len(found) > 1:
         msg = f"several participants tables ({', '.join(map(str, found))}); join them and give one with --participants"
         raise TableError(msg)
-    return People(cohort.index_by_id(cohort.read_table(found[0]), str(found[0])), str(found[0]))
+    people = cohort.read_cohort(found[0])
+    for note in people.notes:
+        log.warning("%s", note)
+    return People(people.table, str(found[0]))
 
 
 def write_cohort(

@@ -130,7 +130,8 @@ def command(
     with stages() as progress, open_cluster(scheduler, workers=jobs, folder=folder / "slurm") as cluster:
         results = fit_glm(
             maps, formula, table, contrast, store=store, scratch=folder, progress=progress, missing=missing,
-            inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, **shared, **of_maps,
+            inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, announce=typer.echo,
+            **shared, **of_maps,
         )  # fmt: skip
     results.record["call"] = call_record(ctx.params, table)
     results.to_directory(

@@ -45,6 +45,8 @@ def fit_regions(
         results = fit_roi_glm(formula, table, contrasts, progress=progress, **given, **changed)
     results.record["call"] = dict(call)
     results.to_directory(folder)
+    for covariate in results.design.taken:
+        typer.echo(covariate.line)
     for note in results.record["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"Atlas {results.atlas.name}: {results.atlas.licence}.")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.assets.provenance import device_label
+from vbmstat.cells import labels
 from vbmstat.cluster import Cluster
 from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
@@ -21,11 +22,13 @@ from vbmstat.glm import hc3, sandwich
 from vbmstat.glm.blocks import Node, orbits
 from vbmstat.glm.calibration import REPEATED, NoiseMaps, calibration_notes
 from vbmstat.glm.contrast import Contrast, build_contrasts
+from vbmstat.glm.covariates import as_numbers, check_spelling, check_tiv_unit
 from vbmstat.glm.design import (
     ALIASES,
     Design,
     build_design,
     column_names,
+    column_uses,
     parse_formula,
     with_map_column,
 )
@@ -57,7 +60,7 @@ from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_m
 from vbmstat.glm.sandwich import SandwichFit, fit_sandwich, unestimated_subjects
 from vbmstat.glm.sites import HARMONIZED, site_notes
 from vbmstat.glm.smoothness import residual_smoothness
-from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds
+from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
 from vbmstat.glm.tensors import Fit, LocalDfFit
 from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
 from vbmstat.glm.voxelwise import fit_voxels_with_map
@@ -77,6 +80,7 @@ def fit_glm(
     checkpoint: Path | str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     cluster: Cluster | None = None,
+    announce: Callable[[str], None] | None = None,
     **options: Any,
 ) -> GlmResults:
     """Fit a linear model at every voxel, over the whole sample and over random subsets.
@@ -103,6 +107,8 @@ def fit_glm(
     cluster : Cluster, optional
         Workers of :func:`vbmstat.cluster.open_cluster` for fits and permutations. They read the packed maps, so `store`
         or `scratch` must be a folder that they see.
+    announce : callable, optional
+        Called with a line on each covariate, how it is taken, before any map is read.
     **options
         Fields of :class:`vbmstat.glm.options.Options`.
 
@@ -132,11 +138,11 @@ def fit_glm(
     source = gather(maps, response, table, settings.missing)
     refuse_mixtures(source.table, settings.allow_mixed, source.paths)
     right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
-    design, source = _design(right, source, settings)
+    design, source = _design(right, source, settings, announce)
     named = design if map_name is None else with_map_column(design, map_name)
     hypotheses = build_contrasts(contrasts, named)
     _check_combination(settings, hypotheses, map_name)
-    weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
+    weights = None if settings.weights is None else _numbers(settings.weights, source).to_numpy(copy=True)
     subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
     hypotheses, left_out = _testable(hypotheses, not contrasts, design, weights, subjects, settings)
     draws = _draws(source, settings)
@@ -361,8 +367,9 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
         raise DesignError(msg)
     if recipe == "proportional":
         return right, ("maps are scaled by mean TIV / TIV, the mask threshold with them",)
-    sources = {name: name if name in table else ALIASES.get(name, name) for name in names}
-    groups = [n for n, source in sources.items() if source in table and table[source].dtype.kind not in "fiub"]
+    uses = column_uses(parse_formula(right))
+    taken = build_design(right, table, Cohort(table, Path()).scan_ids, "drop").taken
+    groups = [one.name for one in taken if one.kind == "factor" and "plain" in uses[one.name]]
     if len(groups) != 1:
         msg = (
             f"--tiv by-group needs one factor in the formula, found {', '.join(groups) or 'none'}; "
@@ -372,27 +379,54 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     return f"{right} + center(tiv):{groups[0]}", (f"TIV was added with its own slope in each level of {groups[0]}",)
 
 
-def _design(right: str, source: Source, settings: Options) -> tuple[Design, Source]:
-    """The design, and the source without the scans that lack a covariate or weight."""
-    table = source.table
-    extra = [name for name in (settings.weights, settings.stratify) if name is not None]
-    design = build_design(right, table, source.scan_ids, settings.missing)
-    kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
-    for name in extra:
-        values = _column(name, source)
-        empty = [s for s, gone, keep in zip(source.scan_ids, values.isna(), kept, strict=True) if gone and keep]
-        if empty:
-            msg = f"no {name} for {', '.join(empty[:12])}; fill it in or leave these scans out"
-            raise TableError(msg)
-    return design, source if all(kept) else source.select(kept)
+def _design(
+    right: str, source: Source, settings: Options, announce: Callable[[str], None] | None
+) -> tuple[Design, Source]:
+    """The design, and the source without the scans that lack a covariate, weight, TIV, block, group or subject."""
+    source = with_columns(source, _columns_beside(settings, source), settings.missing)
+    design = build_design(right, source.table, source.scan_ids, settings.missing)
+    if announce is not None:
+        for covariate in design.taken:
+            announce(covariate.line)
+    scans = set(design.scan_ids)
+    return design, source.select([scan in scans for scan in source.scan_ids])
 
 
-def _column(name: str, source: Source) -> pd.Series:
+def _columns_beside(settings: Options, source: Source) -> dict[str, str]:
+    """Columns that the fit reads beside those of the formula, and what they are."""
+    named = {
+        "weight": settings.weights, "stratum": settings.stratify,
+        "variance group": None if settings.variance_groups == AUTO else settings.variance_groups,
+        "TIV": "tiv" if settings.tiv == "proportional" else None,
+    }  # fmt: skip
+    roles = {_column_name(name, source): role for role, name in named.items() if name is not None}
+    roles |= {_column_name(name, source): "block" for name in settings.blocks}
+    return roles if settings.repeated is None else {**roles, settings.repeated: "subject"}
+
+
+def _column_name(name: str, source: Source) -> str:
+    """The table's name of a column, after aliases."""
     actual = name if name in source.table else ALIASES.get(name, name)
     if actual not in source.table:
         msg = f"no column {name!r} in the table (nearest {closest(name, source.table.columns) or 'none'})"
         raise TableError(msg)
-    return source.table[actual]
+    return actual
+
+
+def _column(name: str, source: Source) -> pd.Series:
+    return source.table[_column_name(name, source)]
+
+
+def _numbers(name: str, source: Source) -> pd.Series:
+    """A column of numbers, indexed by scan id."""
+    return as_numbers(_column(name, source).set_axis(list(source.scan_ids)), _column_name(name, source))
+
+
+def _groups(name: str, source: Source) -> list[str]:
+    """Labels of a column of groups."""
+    found = labels(_column(name, source))
+    check_spelling(name, found, "")
+    return found
 
 
 def _permutations(
@@ -419,12 +453,7 @@ def _variance_groups(source: Source, plan: Plan, tree: Node, settings: Options) 
             msg = "variance groups 'auto' are the scans that blocks let change places: give --blocks, or name a column"
             raise DesignError(msg)
         return group_labels([str(label) for label in orbits(tree)], plan, name)
-    values = _column(name, source)
-    empty = [scan for scan, gone in zip(source.scan_ids, values.isna(), strict=True) if gone]
-    if empty:
-        msg = f"no {name} (variance group) for {', '.join(empty[:12])}; fill it in or leave these scans out"
-        raise TableError(msg)
-    return group_labels([str(value) for value in values], plan, name)
+    return group_labels(_groups(name, source), plan, name)
 
 
 def _block_table(source: Source, settings: Options) -> pd.DataFrame:
@@ -437,14 +466,15 @@ def _draws(source: Source, settings: Options) -> np.ndarray:
         return np.empty((0, len(source.scan_ids)), dtype=bool)
     if settings.draws is not None:
         return read_draws(settings.draws, source.scan_ids)
-    strata = None if settings.stratify is None else [str(v) for v in _column(settings.stratify, source)]
+    strata = None if settings.stratify is None else _groups(settings.stratify, source)
     return draw_subsets(source.scan_ids, settings.repeats, settings.fraction, settings.seed, strata)
 
 
 def _tiv_scale(source: Source) -> np.ndarray:
     """Mean TIV / TIV of each scan, (n_scans,)."""
-    tiv = build_design("tiv", source.table, source.scan_ids).covariates["tiv"].to_numpy(float)
-    return tiv.mean() / tiv
+    tiv = _numbers("tiv", source)
+    check_tiv_unit(tiv)
+    return tiv.mean() / tiv.to_numpy(copy=True)
 
 
 def _open(
@@ -471,8 +501,9 @@ def _open(
 
 def _cohort_notes(source: Source, design: Design, settings: Options) -> tuple[str, ...]:
     """What the model leaves out of account: sites, repeated scans."""
+    knows_subjects = bool(settings.repeated or settings.blocks)
     about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
-    return (*about_sites, *repetition_notes(source.table, bool(settings.repeated or settings.blocks)))
+    return (*about_sites, *repetition_notes(source.table, knows_subjects, design.matrix))
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:

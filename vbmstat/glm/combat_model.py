@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbmstat.cells import label, labels
 from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.combat import SiteEffects
 from vbmstat.glm.design import ALIASES, INTERCEPT, Design, build_design
@@ -142,12 +143,12 @@ def preserved_columns(
 
 def covariate_summary(design: Design) -> dict[str, dict[str, Any]]:
     """Levels of the factors and ranges of the numbers in a design."""
-    about: dict[str, dict[str, Any]] = {}
-    for name, column in design.covariates.items():
-        is_level = column.dtype.kind not in "f" or f"C({name}" in design.formula.replace(" ", "")
-        values = sorted(set(column))
-        about[str(name)] = {"values": values} if is_level else {"range": [float(column.min()), float(column.max())]}
-    return about
+    return {
+        one.name: {"values": sorted(set(design.covariates[one.name]))} if one.kind == "factor" else {
+            "range": one.values["range"]
+        }
+        for one in design.taken
+    }  # fmt: skip
 
 
 def _without_intercept(design: Design) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -180,10 +181,11 @@ def _column(name: str, table: pd.DataFrame) -> np.ndarray:
 def _check_levels(name: str, column: pd.Series, about: Mapping[str, Any], scan_ids: Sequence[str]) -> None:
     if "values" not in about:
         return
-    strange = {str(value): scan for value, scan in zip(column, scan_ids, strict=True)
-               if not pd.isna(value) and value not in about["values"]}  # fmt: skip
+    learned = labels(about["values"])
+    strange = {label(value): scan for value, scan in zip(column, scan_ids, strict=True)
+               if not pd.isna(value) and label(value) not in learned}  # fmt: skip
     if strange:
         listed = ", ".join(f"{value} ({scan})" for value, scan in strange.items())
-        known = ", ".join(map(str, about["values"]))
+        known = ", ".join(learned)
         msg = f"{name}: {listed} was not among the scans that were learned from ({known}); learn with it"
         raise DesignError(msg)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vbmstat.cells import normalized
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError
 from vbmstat.filenames import unique_names
@@ -153,12 +154,29 @@ def _build(name: str | None, spec: Any, design: Design) -> Contrast:
         return Contrast(name or "contrast", weights, "t")
     if not isinstance(spec, str):
         return _from_numbers(name or "contrast", spec, design)
-    text = spec.strip()
+    text = _as_in_design(spec.strip(), design)
     known = text in design.columns or text in design.terms or text in design.references
     named = None if known else _NAMED.match(text)
     if named:
         name, text = named["name"], named["rest"].strip()
     return _from_text(name or text, text, design)
+
+
+def _as_in_design(text: str, design: Design) -> str:
+    """A contrast with the design's spelling of names: single quotes, blanks after commas, composed Unicode."""
+    known = (*design.columns, *design.terms, *design.references)
+    if text in known:
+        return text
+    by_plain = {_plain(name): name for name in known}
+    return by_plain.get(_plain(text), normalized(text) if any('"' in name for name in known) else _single_quoted(text))
+
+
+def _plain(name: str) -> str:
+    return "".join(_single_quoted(name).split())
+
+
+def _single_quoted(text: str) -> str:
+    return normalized(text).replace('"', "'")
 
 
 def _from_numbers(name: str, weights: Any, design: Design) -> Contrast:

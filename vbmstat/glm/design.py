@@ -7,23 +7,28 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from formulaic import Formula, model_matrix
 from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic.transforms.cubic_spline import cubic_spline
+from formulaic.utils.stateful_transforms import stateful_transform
 
+from vbmstat.cells import label, normalized, without_missing_words
 from vbmstat.cohort import closest
 from vbmstat.errors import DesignError, TableError
+from vbmstat.glm.covariates import Covariate, describe, listed, take
 from vbmstat.glm.formula import check_size, expression_names
 
 INTERCEPT = "Intercept"
 ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # formula name -> column that stands in where the name is no column
 RANK_TOLERANCE = 1e-9  # of the largest singular value, columns scaled to unit length (as for lm's 1e-7 in R, stricter)
-TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
 _CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
-_MAX_LISTED = 12
+# cr() beside a constant: without the direction that the constant holds already, as in R's mgcv
+_CENTRED_SPLINE = {"cr": stateful_transform(partial(cubic_spline, cyclic=False, constraints="center"))}
 _COLOURS = re.compile("\x1b?\\[[0-9;]+m|[⧛⧚]")  # formulaic marks the place of a syntax error with them
 
 
@@ -48,7 +53,9 @@ class Design:
     covariates : DataFrame
         The columns of the cohort table that the formula used, one row a scan.
     notes : tuple of str
-        Decisions taken on the user's behalf (aliases, dropped scans).
+        Decisions taken on the user's behalf (aliases, dropped scans), and what to look at in the covariates.
+    taken : tuple of Covariate
+        How each column of the table was taken.
     """
 
     matrix: np.ndarray
@@ -59,6 +66,7 @@ class Design:
     references: tuple[str, ...] = ()
     covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: tuple[str, ...] = ()
+    taken: tuple[Covariate, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -112,10 +120,13 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
     data, dropped = _without_missing(data, missing)
     if dropped:
         notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
-    data = _typed(data, formula)
+    uses = column_uses(parsed)
+    data, remarks = take(data, uses)
     matrix, terms, references, factor_columns = _evaluate(parsed, data, formula)
     columns = tuple(itertools.chain.from_iterable(terms.values()))
-    design = Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes))
+    taken = describe(data, uses, _reference_levels(references, data), remarks)
+    notes += [note for covariate in taken for note in covariate.notes]
+    design = Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes), taken)
     check_design(design, factor_columns)
     return design
 
@@ -137,6 +148,7 @@ def with_map_column(design: Design, name: str) -> Design:
 
 def parse_formula(formula: str) -> Any:
     """Parsed right-hand side, after every factor in it has been found harmless."""
+    formula = normalized(formula)
     check_size(formula)
     try:
         parsed = Formula(formula)
@@ -163,27 +175,49 @@ def _is_lookup(parsed: Any, expression: str) -> bool:
 
 def column_names(parsed: Any) -> list[str]:
     """Names of the table's columns that a parsed formula uses, in order of appearance."""
-    names: dict[str, None] = {}
-    for term in parsed:
-        for factor in term.factors:
-            method = factor.eval_method.value
-            if method == "lookup":
-                names[factor.expr] = None
-            elif method == "python":
-                names.update(dict.fromkeys(expression_names(factor.expr)))
-    return list(names)
+    return list(column_uses(parsed))
+
+
+def column_uses(parsed: Any) -> dict[str, set[str]]:
+    """How a formula uses each column: ``plain``, as ``factor`` in C(name), or in another ``expression``."""
+    uses: dict[str, set[str]] = {}
+    for factor in (factor for term in parsed for factor in term.factors):
+        if factor.eval_method.value == "lookup":
+            uses.setdefault(factor.expr, set()).add("plain")
+        elif factor.eval_method.value == "python":
+            kind = "factor" if re.match(r"C\(\s*(\w+|`[^`]*`)\s*[,)]", factor.expr) else "expression"
+            for name in expression_names(factor.expr):
+                uses.setdefault(name, set()).add(kind)
+    return uses
+
+
+def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str, str]:
+    """Reference level of each column, from names such as ``C(site)[T.2]``."""
+    levels: dict[str, str] = {}
+    for reference in references:
+        factor, _, level = reference.rpartition("[T.")
+        names = [factor] if factor in data else [name for name in expression_names(factor) if name in data]
+        for name in names:
+            text = level[:-1]
+            is_number = pd.api.types.is_numeric_dtype(data[name]) and not pd.api.types.is_bool_dtype(data[name])
+            levels[name] = label(float(text)) if is_number else text
+    return levels
 
 
 def _select_columns(parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     notes, chosen, unknown = [], {}, []
     for name in column_names(parsed):
         source = name if name in table else ALIASES.get(name, name)
-        if source not in table:
+        if source in table:
+            column = table[source]
+        elif name in table.index.names:  # participant_id, session_id
+            column = table.index.get_level_values(name).to_series()
+        else:
             unknown.append(name)
             continue
         if source != name:
             notes.append(f"{name} is read from the column {source}")
-        chosen[name] = table[source].to_numpy()
+        chosen[name] = without_missing_words(column).to_numpy()
     if unknown:
         near = "; ".join(f"{name}: nearest {closest(name, table.columns) or 'none'}" for name in unknown)
         msg = f"formula: no column {', '.join(unknown)} in the table ({near}); it has {', '.join(map(str, table))}"
@@ -201,73 +235,13 @@ def _without_missing(data: pd.DataFrame, missing: str) -> tuple[pd.DataFrame, li
     rows = absent.any(axis=1)
     dropped = [str(scan) for scan in data.index[rows]]
     if dropped and missing == "raise":
-        which = "; ".join(f"{name}: {_listed(data.index[absent[name]])}" for name in data if absent[name].any())
-        msg = f"missing covariates — {which}; fill them in or leave these scans out with --missing drop"
+        which = "; ".join(f"{name}: {listed(data.index[absent[name]])}" for name in data if absent[name].any())
+        msg = (
+            f"missing covariates — {which}; fill them in or leave these scans out with --missing drop "
+            "(empty cells, n/a, NA, None and . are missing values)"
+        )
         raise TableError(msg)
     return data[~rows], dropped
-
-
-def _listed(ids: Sequence[str] | pd.Index) -> str:
-    shown = ", ".join(str(i) for i in ids[:_MAX_LISTED])
-    return shown + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
-
-
-def _typed(data: pd.DataFrame, formula: str) -> pd.DataFrame:
-    """Text columns as factors with sorted levels, numbers as float64, units of TIV checked."""
-    data = data.copy()
-    for name in data:
-        column = data[name]
-        if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            data[name] = column.astype(float)
-            if name in ("tiv", "tiv_ml"):
-                _check_tiv_unit(data[name])
-            continue
-        text = column.astype(str)
-        _check_not_numbers(str(name), text, formula)
-        data[name] = pd.Categorical(text, categories=sorted(set(text)))
-        if len(data) and len(data[name].cat.categories) < 2:
-            msg = (
-                f"factor {name} has the one level {text.iloc[0]!r} in these {len(data)} scans; "
-                "leave it out of the formula"
-            )
-            raise DesignError(msg)
-    return data
-
-
-def _check_tiv_unit(column: pd.Series) -> None:
-    median = float(column.median())
-    low, high = TIV_RANGE_ML
-    if low <= median <= high:
-        odd = column.index[(column < low) | (column > high)]
-        if len(odd):
-            where = f"outside {low:g}–{high:g} mL"
-            msg = f"TIV of {_listed(odd)} lies {where}: a failed scan or mixed units; correct or leave out"
-            raise TableError(msg)
-        return
-    unit, factor = ("mm³", "divide by 1000") if median > high else ("litres", "multiply by 1000")
-    msg = f"column {column.name}: median {median:g} looks like {unit}, expected mL; {factor}"
-    raise TableError(msg)
-
-
-def _check_not_numbers(name: str, text: pd.Series, formula: str) -> None:
-    """A text column that is mostly numbers is a typing mistake, unless the formula says C(name)."""
-    if f"C({name}" in formula.replace(" ", ""):
-        return
-    numbers = pd.to_numeric(text, errors="coerce")
-    if numbers.notna().all():  # codes such as 01, which a table keeps as text: levels
-        return
-    commas = pd.to_numeric(text.str.replace(",", ".", regex=False), errors="coerce")
-    if commas.notna().sum() * 2 <= len(text):
-        return
-    if commas.notna().all():
-        rows = text.index[numbers.isna()]
-        example = f"{text[rows[0]]!r} of {rows[0]}"
-        msg = f"column {name}: decimal commas (e.g. {example}); write points, or C({name}) for a factor"
-        raise TableError(msg)
-    bad = text[commas.isna()]
-    listed = ", ".join(f"{scan}: {value!r}" for scan, value in bad.iloc[:_MAX_LISTED].items())
-    msg = f"column {name}: expected numbers, got {listed}; correct them, write n/a, or C({name}) for a factor"
-    raise TableError(msg)
 
 
 def _evaluate(
@@ -279,7 +253,7 @@ def _evaluate(
     try:
         with np.errstate(all="ignore"), warnings.catch_warnings():  # what log and sqrt could not do is found below
             warnings.simplefilter("error", DataMismatchWarning)  # a level of the data that C(..., levels=...) lacks
-            evaluated = model_matrix(parsed, data, context=_CONTEXT, na_action="ignore")
+            evaluated = model_matrix(parsed, data, context=_context(parsed, data), na_action="ignore")
             matrix = np.asarray(evaluated, dtype=np.float64)
     except (
         FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError, ArithmeticError, MemoryError,
@@ -298,7 +272,7 @@ def _evaluate(
     if bad.any():
         rows = [str(data.index[i]) for i in np.flatnonzero(bad.any(axis=1))]
         columns = [names[i] for i in np.flatnonzero(bad.any(axis=0))]
-        msg = f"{', '.join(columns)} is not finite for {_listed(rows)} (log or sqrt of a negative number?)"
+        msg = f"{', '.join(columns)} is not finite for {listed(rows)} (log or sqrt of a negative number?)"
         raise DesignError(msg)
     references = []
     for factor, state in spec.factor_contrasts.items():
@@ -313,6 +287,13 @@ def _evaluate(
         for i in indices
     }
     return matrix, terms, tuple(references), factor_columns
+
+
+def _context(parsed: Any, data: pd.DataFrame) -> dict[str, Any]:
+    """Functions that a formula may call beside those of formulaic."""
+    has_factor = any(isinstance(data[name].dtype, pd.CategoricalDtype) for name in data)
+    has_constant = has_factor or any(str(term) == "1" for term in parsed)
+    return _CONTEXT | (_CENTRED_SPLINE if has_constant else {})
 
 
 def check_design(design: Design, factor_columns: Collection[str] = ()) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn
 
+from vbmstat.cells import normalized
 from vbmstat.errors import DesignError
 
 TISSUES = {"gm": 1, "wm": 2, "csf": 3}
@@ -41,7 +42,7 @@ def split_formula(formula: str) -> tuple[str, str]:
     >>> split_formula("gm ~ age + sex")
     ('gm', 'age + sex')
     """
-    left, _, right = formula.partition("~")
+    left, _, right = normalized(formula).partition("~")
     if not left.strip() or not right.strip() or "~" in right:
         msg = f"formula {formula!r}: expected maps ~ covariates, e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg)
@@ -145,7 +146,7 @@ def expression_names(expression: str) -> list[str]:
 def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
     if isinstance(node, ast.Call):
         _check_call(node, expression)
-        children: Iterable[ast.AST] = [*node.args, *node.keywords]
+        children: Iterable[ast.AST] = [*(arg for arg in node.args if not _is_coding(arg)), *node.keywords]
     elif isinstance(node, ast.Name):
         names.append(node.id)
         return
@@ -170,10 +171,9 @@ def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
 
 def _check_call(node: ast.Call, expression: str) -> None:
     function = node.func
+    if _is_coding(function):
+        return
     if isinstance(function, ast.Attribute):
-        owner = function.value
-        if isinstance(owner, ast.Name) and owner.id == "contr" and function.attr in _CODINGS:
-            return
         _refuse(expression, "an attribute")
     if not isinstance(function, ast.Name) or function.id not in TRANSFORMS:
         _refuse(expression, f"the function {ast.unparse(function)}")
@@ -181,6 +181,14 @@ def _check_call(node: ast.Call, expression: str) -> None:
         _refuse(expression, "**")
     if function.id in _BASES:
         _check_options(node, function.id, expression)
+
+
+def _is_coding(node: ast.AST) -> bool:
+    """Whether a node names a coding of factors, such as ``contr.sum``."""
+    return (
+        isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "contr"
+        and node.attr in _CODINGS
+    )  # fmt: skip
 
 
 def _check_options(node: ast.Call, function: str, expression: str) -> None:

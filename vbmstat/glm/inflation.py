@@ -21,7 +21,8 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     """
     site = site_column(design.covariates)
     sites = None if site is None else design.covariates[site].tolist()
-    tiv = next((design.covariates[c].to_numpy(float) for c in ("tiv", "tiv_ml") if c in design.covariates), None)
+    numbers = design.covariates.select_dtypes("number")
+    tiv = next((numbers[c].to_numpy(float) for c in ("tiv", "tiv_ml") if c in numbers), None)
     rows = []
     for index, name in enumerate(design.columns):
         if name == INTERCEPT:

@@ -22,7 +22,7 @@ from vbmstat.glm.options import Options
 from vbmstat.glm.record import contrast_record, fit_record
 from vbmstat.glm.repeated import subject_labels
 from vbmstat.glm.sites import site_notes
-from vbmstat.glm.sources import as_cohort, gather
+from vbmstat.glm.sources import as_cohort, gather, with_columns
 
 FEW_BETWEEN, FEW_WITHIN = 5, 10  # degrees of freedom; benchmarks/results/mixed.md shows what happens below
 
@@ -90,6 +90,7 @@ def fit_mixed_glm(
         raise DesignError(msg)
     settings = Options(repeats=0, tiv=tiv, allow_mixed=allow_mixed, missing=missing)
     source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
+    source = with_columns(source, {random: "subject"}, missing)
     refuse_mixtures(source.table, allow_mixed)
     right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)

@@ -216,10 +216,7 @@ def _plan_contrast(
     outside = np.linalg.norm(lost, axis=2) > _ESTIMABLE * np.linalg.norm(rows, axis=1)
     repetitions = np.flatnonzero(~outside.any(axis=1) & (subset_df > 0))
     if len(values) and not len(repetitions):
-        msg = (
-            f"contrast {contrast.name!r} cannot be estimated in any subset (a level too rare for the fraction drawn); "
-            "raise --fraction, use --stratify, or --repeats 0"
-        )
+        msg = f"contrast {contrast.name!r} cannot be estimated in any subset {_why_in_none(subset_df, outside)}"
         raise DesignError(msg)
     root = np.where(values > _LOST, 1 / np.sqrt(np.maximum(values, _LOST)), 0.0)[repetitions]
     rest = in_subset[repetitions] * root[:, None, :]  # (b, m, r)
@@ -229,6 +226,25 @@ def _plan_contrast(
     return ContrastPlan(
         contrast.name, contrast.kind, rows, norm, repetitions, whiten, whiten @ rest, critical, df_resid
     )
+
+
+def _why_in_none(subset_df: np.ndarray, outside: np.ndarray) -> str:
+    """Why no subset estimates a contrast, and what to do.
+
+    Parameters
+    ----------
+    subset_df : ndarray, (B,)
+        Residual degrees of freedom of each subset.
+    outside : ndarray, (B, m), bool
+        Rows of the contrast that each subset has lost.
+    """
+    if (subset_df <= 0).all():
+        return "(too few scans: a subset leaves no degree of freedom); raise --fraction, or --repeats 0"
+    if outside.any(axis=1).all():
+        return (
+            "(a level or person too rare for the fraction drawn); raise --fraction, use --stratify, or --repeats 0"
+        )
+    return "(a level is too rare in some, others leave no degree of freedom); raise --fraction, or --repeats 0"
 
 
 def critical_values(df: np.ndarray, n_rows: int, kind: str) -> np.ndarray:

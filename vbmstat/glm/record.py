@@ -34,6 +34,7 @@ def fit_record(
         "formula": formula,
         "design_formula": right,
         "columns": list(design.columns),
+        "covariates": [covariate.record for covariate in design.taken],
         "rank": design.rank,
         "n_scans": len(design.scan_ids),
         "n_subsets": len(draws),

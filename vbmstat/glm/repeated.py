@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from vbmstat.cells import labels, without_missing_words
 from vbmstat.cohort import closest
 from vbmstat.errors import TableError
 from vbmstat.glm.contrast import Contrast
+from vbmstat.glm.design import RANK_TOLERANCE
 from vbmstat.glm.inference import p_of_f, p_two_sided, q_fdr, z_of_f, z_of_t
 from vbmstat.glm.results import StatMap
 from vbmstat.glm.sandwich import SandwichFit
@@ -35,7 +37,7 @@ def subject_labels(name: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> l
         If there is no such column, or a scan has no value in it.
     """
     if name in table:
-        values = table[name]
+        values = without_missing_words(table[name])
     elif name in table.index.names:
         values = table.index.get_level_values(name).to_series()
     else:
@@ -47,15 +49,32 @@ def subject_labels(name: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> l
     if empty:
         msg = f"no {name} for {', '.join(empty[:12])}; fill it in or leave these scans out"
         raise TableError(msg)
-    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    return labels(values)
 
 
-def repetition_notes(table: pd.DataFrame, is_accounted_for: bool) -> tuple[str, ...]:
-    """One line if participants have several scans and the model does not know."""
+def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.ndarray) -> tuple[str, ...]:
+    """One line if participants have several scans and the model does not know.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row a scan, indexed by (participant_id, session_id).
+    is_accounted_for : bool
+        Whether the fit has blocks, or a variance that knows the subjects.
+    matrix : ndarray, (n_scans, n_regressors)
+        The design: a participant whose own mean it holds, as a factor of persons does in a paired design, is known.
+    """
     if is_accounted_for or "participant_id" not in table.index.names:
         return ()
-    counts = table.index.get_level_values("participant_id").value_counts()
-    n = int((counts > 1).sum())
+    members, people = pd.factorize(table.index.get_level_values("participant_id"))
+    counts = np.bincount(members)
+    norms = np.linalg.norm(matrix, axis=0)
+    left, singular, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
+    basis = left[:, singular > RANK_TOLERANCE * singular[0]]  # (n_scans, rank)
+    sums = np.zeros((len(people), basis.shape[1]))
+    np.add.at(sums, members, basis)  # Q'z of each participant's indicator z
+    has_own_mean = (sums**2).sum(axis=1) >= counts * (1 - 1e-9)
+    n = int(((counts > 1) & ~has_own_mean).sum())
     wrong = f"{n} participants have several scans, which this fit takes for independent; see --repeated and --blocks"
     return (wrong,) if n else ()
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from vbmstat.cells import labels
+
 HARMONIZED = "harmonization"  # column of a cohort table that says what was done to its maps
-SITE_NAMES = ("site", "scanner")  # columns of a table that are taken for the site without being named
+# Columns of a table that are taken for the site without being named, in any case, also site_id, scanner no …
+_SITE_NAME = re.compile(r"(site|scanner|centre|center)([ _.-]?(id|no|nr|number|code|name|label))?", re.IGNORECASE)
 CONFOUNDED_R2 = 0.5  # from here on (variance inflation 2) a warning: site explains half of a covariate
 
 
@@ -37,7 +40,7 @@ def site_confounding(covariates: np.ndarray, columns: Sequence[str], sites: Sequ
     >>> report[["r2_site", "vif_site"]].round(4).to_dict("records")
     [{'r2_site': 0.8182, 'vif_site': 5.5}]
     """
-    members = np.unique(np.asarray(sites, dtype=object).astype(str), return_inverse=True)[1]
+    members = np.unique(labels(sites), return_inverse=True)[1]
     counts = np.bincount(members)
     rows = []
     for name, column in zip(columns, covariates.T, strict=True):
@@ -60,9 +63,21 @@ def confounding_notes(report: pd.DataFrame, site: str = "site") -> tuple[str, ..
     )
 
 
+def is_site_name(name: str) -> bool:
+    """Whether a column's name is that of a site or scanner, whose numbers are names.
+
+    Examples
+    --------
+    >>> [is_site_name(name) for name in ("site", "Scanner_ID", "centre", "site_age")]
+    [True, True, True, False]
+    """
+    return bool(_SITE_NAME.fullmatch(name))
+
+
 def site_column(table: pd.DataFrame) -> str | None:
-    """The column ``site`` or ``scanner`` of a table, if it has two values or more."""
-    return next((name for name in SITE_NAMES if name in table and table[name].nunique() > 1), None)
+    """The column with the site or scanner (site before scanner), if it has two values or more."""
+    named = sorted((name for name in map(str, table) if is_site_name(name)), key=lambda name: name[:2].lower() != "si")
+    return next((name for name in named if table[name].nunique() > 1), None)
 
 
 def site_notes(
@@ -85,7 +100,8 @@ def site_notes(
     name = site_column(table)
     if name is None:
         return tuple(notes)
-    of_site = {column for term, found in terms.items() if re.search(rf"\b{name}\b", term) for column in found}
+    pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    of_site = {column for term, found in terms.items() if pattern.search(term) for column in found}
     if not of_site and not notes:
         notes.append(f"the table has {table[name].nunique()} values in the column {name}, which the formula leaves out")
     others = [i for i, column in enumerate(columns) if column not in of_site]

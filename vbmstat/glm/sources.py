@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from vbmstat.cells import label, normalized, without_missing_words
 from vbmstat.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.formula import TISSUES
@@ -64,7 +65,7 @@ def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
             table = cohort if "participant_id" in cohort else cohort.reset_index()
         else:
             table = cohort.assign(participant_id=cohort.index.astype(str))
-        return Cohort(index_by_id(table, "the table"), Path())
+        return Cohort(index_by_id(table.apply(without_missing_words), "the table"), Path())
     return read_cohort(cohort)
 
 
@@ -89,13 +90,18 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     TableError, ScanError
         If a map has no row, a row no path, or no id is common to both.
     """
+    source = _gather(maps, response, cohort, missing)
+    return replace(source, notes=(*cohort.notes, *source.notes))
+
+
+def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
     if maps is None:
         paths, notes = _from_cohort(cohort, response, missing)
         return _joined(cohort.table, cohort.scan_ids, paths, notes)
     if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
         return _matched(cohort, _as_matrix(maps, cohort), missing)
     if isinstance(maps, Mapping):
-        paths = {str(scan): Path(path) for scan, path in maps.items()}
+        paths = {normalized(str(scan)): Path(path) for scan, path in maps.items()}
         return _with_origin(_by_folder(cohort, paths, "the maps given", missing))
     if "{" in str(maps):
         return _with_origin(_joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), []))
@@ -104,6 +110,43 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     parsed = parse_map_name(next(iter(found.values())).name)
     is_raw = parsed is not None and not parsed[2]
     return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
+
+
+def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
+    """The source with a value in each of these columns (weights, blocks, sites …), for every scan.
+
+    Parameters
+    ----------
+    source : Source
+        Its table has these columns, or ids of their name.
+    roles : mapping of str to str
+        Column -> what it is in the model, for messages; empty where the name says it.
+    missing : {"raise", "drop"}
+        Whether scans without a value are an error, or left out with a note.
+
+    Raises
+    ------
+    TableError
+        If a scan has no value and `missing` is not ``"drop"``.
+    """
+    for name, role in roles.items():
+        if name not in source.table:
+            continue  # ids, which every scan has
+        column = without_missing_words(source.table[name])
+        empty = column.isna().to_numpy()
+        if not empty.any():
+            continue
+        without = [scan for scan, gone in zip(source.scan_ids, empty, strict=True) if gone]
+        if missing != "drop":
+            what = f"{name} ({role})" if role else name
+            msg = f"no {what} for {_listed(without)}; fill it in or leave these scans out with --missing drop"
+            raise TableError(msg)
+        if empty.all():
+            msg = f"no scan has a value in the column {name}; fill it in"
+            raise TableError(msg)
+        note = f"dropped {len(without)} scans without {name}: {', '.join(without)}"
+        source = replace(source.select(~empty), notes=(*source.notes, note))
+    return source
 
 
 def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
@@ -171,7 +214,8 @@ def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     if isinstance(maps, ArrayMaps | PackedMaps):
         return maps
     if isinstance(maps, pd.DataFrame):
-        index = ["_".join(filter(None, map(str, key))) if isinstance(key, tuple) else str(key) for key in maps.index]
+        keys = [key if isinstance(key, tuple) else (key,) for key in maps.index]
+        index = ["_".join(filter(None, map(label, key))) for key in keys]
         return ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
     values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
     if values.ndim != 2 or len(values) != len(cohort.scan_ids):

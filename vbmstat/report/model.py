@@ -181,6 +181,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         left_out=_left_out(model, run),
         overview=None if model.is_of_regions else _overview(model),
         design=_design_pictures(model, figures_folder(out)),
+        covariates=_covariates(model),
         design_table=_design_table(model),
         contrasts=contrasts,
         rois=_roi_tables(model),
@@ -340,6 +341,13 @@ def _design_table(model: Model) -> Table:
     frame = frame.drop(columns=[name for name in frame if frame[name].isna().all()])
     names = {"vif": "variance inflation", "r_tiv": "r with TIV", "r2_site": "R² of sites"}
     return table_of(frame, "What the columns share with one another and with TIV", lambda name: names.get(name, name))
+
+
+def _covariates(model: Model) -> Table | None:
+    """How each covariate was taken; None for records of earlier versions, which do not say."""
+    taken = model.record.get("covariates") or []
+    rows = tuple((Cell(one["name"]), Cell(one["line"].removeprefix(f"{one['name']}: "))) for one in taken)
+    return Table("How each covariate was taken", ("covariate", "taken as"), rows) if rows else None
 
 
 def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
