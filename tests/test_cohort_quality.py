@@ -12,7 +12,7 @@ from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.grid import resample
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 N_SCANS = 12

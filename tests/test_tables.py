@@ -12,7 +12,7 @@ from tests.glm.conftest import GRID, make_images, make_table
 from vbmstat import cohort, cohort_quality, io, tables
 from vbmstat.batch.run import FAILURE_COLUMNS
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.preproc import quality
+from vbmstat.preproc.steps import quality
 from vbmstat.schema import TABLES, Column
 from vbmstat.volume import Volume
 

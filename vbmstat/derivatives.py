@@ -14,7 +14,7 @@ import torch
 from vbmstat import assets, bids, io, naming, storage, tables
 from vbmstat.figures import scans
 from vbmstat.preproc.pipeline import FWHM_MM, Preprocessed
-from vbmstat.preproc.quality import grade
+from vbmstat.preproc.steps.quality import grade
 from vbmstat.volume import Volume
 
 _COORDINATE_STEP_MM = 1 / 256  # fields are rounded to this: far below a voxel, and half the file

@@ -27,8 +27,8 @@ from vbmstat.outputs import (
     read_tissues,
     scan_key,
 )
-from vbmstat.preproc.modulate import jacobian_determinant, normalise
-from vbmstat.preproc.smooth import smooth_map
+from vbmstat.preproc.steps.modulate import jacobian_determinant, normalise
+from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0

@@ -23,8 +23,10 @@ import torch
 
 from vbmstat import assets, evaluate, io, storage
 from vbmstat.grid import apply_affine, sample, voxel_indices
-from vbmstat.preproc import cat, deep, modulate, pipeline, warp, working
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.engines import cat, deep
 from vbmstat.preproc.networks.weights import find_set
+from vbmstat.preproc.steps import modulate, warp, working
 from vbmstat.provenance import device_label, versions
 from vbmstat.volume import Displacement, Volume
 

@@ -19,7 +19,7 @@ import torch
 from vbmstat import derivatives, io, storage
 from vbmstat.grid import Grid
 from vbmstat.preproc.pipeline import Preprocessed
-from vbmstat.preproc.quality import Quality
+from vbmstat.preproc.steps.quality import Quality
 from vbmstat.volume import Displacement, Volume
 
 TEMPLATE = Grid((12, 14, 12), np.diag([15.0, 15.0, 15.0, 1.0]))

@@ -10,8 +10,8 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import resample
-from vbmstat.preproc.priors import tissue_priors
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.priors import tissue_priors
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 MEANS = {"gm": 70.0, "wm": 100.0, "csf": 25.0}

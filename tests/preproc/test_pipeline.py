@@ -13,8 +13,8 @@ import torch
 from vbmstat import assets, io, simulate
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid
-from vbmstat.preproc.modulate import jacobian_determinant
 from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan, segment_scan
+from vbmstat.preproc.steps.modulate import jacobian_determinant
 from vbmstat.simulate.labels import GM, WM
 from vbmstat.volume import Volume
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vbmstat.preproc.deep import DEFAULT_WEIGHTS
+from vbmstat.preproc.engines.deep import DEFAULT_WEIGHTS
 from vbmstat.preproc.pipeline import DEEP, Preprocessed
 from vbmstat.volume import Volume
 

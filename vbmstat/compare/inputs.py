@@ -14,7 +14,7 @@ from vbmstat import agreement, io, naming, storage
 from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
-from vbmstat.preproc.smooth import smooth_map
+from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.runlog import scan_times
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")

@@ -28,12 +28,11 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import (
+from vbmstat.preproc.engines import cat, deep
+from vbmstat.preproc.steps import (
     bias,
     brain,
-    cat,
     cleanup,
-    deep,
     denoise,
     linear,
     modulate,

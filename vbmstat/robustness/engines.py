@@ -18,7 +18,7 @@ import torch
 
 from vbmstat import assets, io, naming, tables
 from vbmstat.errors import VbmstatError, one_line
-from vbmstat.preproc.deep import DEFAULT_WEIGHTS
+from vbmstat.preproc.engines.deep import DEFAULT_WEIGHTS
 from vbmstat.preproc.pipeline import DEEP, Segmented, engine_parameters, segment_scan
 from vbmstat.provenance import device_label, versions
 from vbmstat.volume import Volume

@@ -17,11 +17,11 @@ import torch
 from vbmstat import assets, io, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
-from vbmstat.preproc.linear import refine_with_tissues, register_brain
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
+from vbmstat.preproc.steps.linear import refine_with_tissues, register_brain
 from vbmstat.provenance import find_file
 from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels

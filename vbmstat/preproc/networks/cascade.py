@@ -26,7 +26,7 @@ from vbmstat.preproc.networks.patches import (
     network_of,
     window,
 )  # fmt: skip
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 REGION_START = (1, 15, 0)  # in the template brain's grid, 339 × 411 × 339 at 0.5 mm

@@ -17,7 +17,7 @@ import torch
 
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])

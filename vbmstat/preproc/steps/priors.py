@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 _PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned

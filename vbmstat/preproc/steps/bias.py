@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 _SPACING_MM = 3.0  # the fit sees every third millimetre, as SPM does

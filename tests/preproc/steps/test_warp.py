@@ -4,9 +4,9 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import sample, voxel_indices
-from vbmstat.preproc import warp
-from vbmstat.preproc.modulate import jacobian_determinant
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps import warp
+from vbmstat.preproc.steps.modulate import jacobian_determinant
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 

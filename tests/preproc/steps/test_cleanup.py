@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vbmstat.preproc.cleanup import plausible
+from vbmstat.preproc.steps.cleanup import plausible
 
 
 def one_voxel(*values: float) -> torch.Tensor:

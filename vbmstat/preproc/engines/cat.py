@@ -23,10 +23,10 @@ from scipy.ndimage import distance_transform_edt
 
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.grid import apply_affine, voxel_indices
-from vbmstat.preproc.denoise import noise_sigma
-from vbmstat.preproc.smooth import smooth
-from vbmstat.preproc.tissue import Segmentation
-from vbmstat.preproc.warp import Warp
+from vbmstat.preproc.steps.denoise import noise_sigma
+from vbmstat.preproc.steps.smooth import smooth
+from vbmstat.preproc.steps.tissue import Segmentation
+from vbmstat.preproc.steps.warp import Warp
 from vbmstat.volume import Displacement, Volume
 
 _N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP, and of the Markov random field (ICM), as CAT12 sets them

@@ -12,8 +12,9 @@ import torch
 import vbmstat
 from vbmstat.errors import AssetError, ScanError, VbmstatError
 from vbmstat.grid import Grid, sample, voxel_indices
-from vbmstat.preproc import cat, pipeline
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.engines import cat
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 installed = pytest.mark.skipif(

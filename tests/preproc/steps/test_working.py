@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vbmstat.grid import Grid
-from vbmstat.preproc import working
+from vbmstat.preproc.steps import working
 from vbmstat.volume import Volume
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vbmstat.grid import sample, voxel_indices
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 N_STATES = 6

@@ -7,7 +7,7 @@ import torch
 
 from tests.preproc.conftest import MEANS, Phantom
 from vbmstat.grid import apply_affine, voxel_indices
-from vbmstat.preproc.tissue import Segmentation, segment
+from vbmstat.preproc.steps.tissue import Segmentation, segment
 from vbmstat.volume import Volume
 
 

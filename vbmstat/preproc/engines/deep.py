@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid
-from vbmstat.preproc import warp
 from vbmstat.preproc.networks import cascade, symnet
 from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
+from vbmstat.preproc.steps import warp
 from vbmstat.volume import Displacement, Volume
 
 DEFAULT_WEIGHTS = OWN

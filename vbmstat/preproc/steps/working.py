@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation

@@ -10,9 +10,9 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc.denoise import noise_sigma
-from vbmstat.preproc.quality import ImageQuality, Quality, grade, measure_image, measure_quality
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.denoise import noise_sigma
+from vbmstat.preproc.steps.quality import ImageQuality, Quality, grade, measure_image, measure_quality
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
 IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0)

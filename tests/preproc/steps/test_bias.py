@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from vbmstat.preproc.bias import bias_field
+from vbmstat.preproc.steps.bias import bias_field
 from vbmstat.volume import Volume
 
 

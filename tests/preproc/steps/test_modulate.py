@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from vbmstat.grid import Grid, voxel_indices
-from vbmstat.preproc import warp
-from vbmstat.preproc.modulate import deformation, inverse_deformation, jacobian_determinant, normalise
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps import warp
+from vbmstat.preproc.steps.modulate import deformation, inverse_deformation, jacobian_determinant, normalise
+from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Displacement, Volume
 
 TEMPLATE = Grid((60, 64, 60), np.array([[1.5, 0, 0, -45], [0, 1.5, 0, -48], [0, 0, 1.5, -45], [0, 0, 0, 1.0]]))

@@ -7,7 +7,7 @@ import torch
 
 from vbmstat import assets
 from vbmstat.grid import Grid, apply_affine, voxel_indices
-from vbmstat.preproc.priors import nuclei_as_gm, tissue_priors
+from vbmstat.preproc.steps.priors import nuclei_as_gm, tissue_priors
 from vbmstat.volume import Volume
 
 

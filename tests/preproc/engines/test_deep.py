@@ -15,11 +15,13 @@ from vbmstat import assets, downloads, io
 from vbmstat.cli import app
 from vbmstat.errors import AssetError, ScanError, VbmstatError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import deep, pipeline, warp
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.engines import deep
 from vbmstat.preproc.networks import weights
 from vbmstat.preproc.networks.cascade import TissueNetworks, tissue_fractions
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.weights import NetworkSet, find_set
+from vbmstat.preproc.steps import warp
 from vbmstat.volume import Volume
 
 COARSE = (112, 128, 112)  # 1.5 mm

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import brain
+from vbmstat.preproc.steps import brain
 from vbmstat.volume import Volume
 
 

@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import correlate1d
 
 from vbmstat.grid import Grid
-from vbmstat.preproc.smooth import gaussian_kernel, smooth, smooth_map
+from vbmstat.preproc.steps.smooth import gaussian_kernel, smooth, smooth_map
 from vbmstat.volume import Volume
 
 

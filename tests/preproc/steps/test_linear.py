@@ -5,8 +5,8 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid, resample
-from vbmstat.preproc import linear
-from vbmstat.preproc.linear import pyramid, refine_with_tissues, register_brain
+from vbmstat.preproc.steps import linear
+from vbmstat.preproc.steps.linear import pyramid, refine_with_tissues, register_brain
 from vbmstat.volume import Volume
 
 

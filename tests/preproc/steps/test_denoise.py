@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vbmstat.preproc.denoise import denoise, noise_sigma
+from vbmstat.preproc.steps.denoise import denoise, noise_sigma
 
 
 def two_tissues(sigma, seed=0):
