@@ -27,7 +27,7 @@ from vbmstat.outputs import (
     read_tissues,
     scan_key,
 )
-from vbmstat.preproc.steps.modulate import jacobian_determinant, normalise
+from vbmstat.preproc.steps.modulate import normalise
 from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.volume import Displacement, Volume
 
@@ -355,7 +355,7 @@ def _registration(
         row["mse_to_template"] = evaluate.mse_to_template(warped, template)
     if parts is not None:
         field = parts[0]
-        determinant = jacobian_determinant(field)
+        determinant = field.jacobian_determinant
         determinant = determinant[determinant.isfinite()]
         row["linear_elasticity"] = evaluate.linear_elasticity(field)
         row["published_elasticity"] = evaluate.published_elasticity(field)

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, storage, tables
-from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
+from vbmstat import io, naming, storage, tables
+from vbmstat.cohort import Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.backend import available_cpus
 from vbmstat.glm.combat import learn_site_effects
@@ -128,7 +128,7 @@ def harmonize_maps(
             if progress:
                 progress("writing maps", done, len(sites))
     mark = f"ComBat by {site}" + (f", preserving {model.preserve}" if model.preserve else "")
-    kept = source.table.drop(columns=[name for name in MAP_COLUMNS if name in source.table])
+    kept = source.table.drop(columns=[name for name in source.table if naming.is_map_column(name)])
     relative = [targets[scan].relative_to(out).as_posix() for scan in source.scan_ids]
     new = kept.assign(**{HARMONIZED: mark}, **_earlier_maps(out, kept.index, mark) | {column: relative})
     write_cohort(out / "cohort.tsv", Cohort(new, out))
@@ -252,7 +252,7 @@ def _earlier_maps(out: Path, scans: pd.Index, mark: str) -> dict[str, list[str]]
     old = read_cohort(out / "cohort.tsv").table
     if not old.index.equals(scans) or HARMONIZED not in old or set(old[HARMONIZED]) != {mark}:
         return {}
-    return {name: old[name].tolist() for name in MAP_COLUMNS if name in old}
+    return {name: old[name].tolist() for name in old if naming.is_map_column(name)}
 
 
 def _learn_maps(

@@ -91,9 +91,9 @@ def make_cohort(path: Path) -> None:
         coarse = torch.from_numpy(np.random.default_rng(scan).normal(0, 0.1, (1, 1, 10, 12, 10)))
         noise = torch.nn.functional.interpolate(coarse, _SHAPE, mode="trilinear")[0].numpy()
         image = (inside * (0.5 - 0.003 * (age - 50) * (x > 0) + noise)).astype(np.float32)
-        paths.append(f"mri/s6mwp1{participant}_{session}_T1w.nii.gz")
+        paths.append(f"mri/mwp1{participant}_{session}_T1w.nii.gz")
         io.write_volume(path.parent / paths[-1], Volume(torch.from_numpy(image), Grid(_SHAPE, _AFFINE)))
-    storage.write_table(path, table.assign(s6mwp1=paths))
+    storage.write_table(path, table.assign(**dict.fromkeys(("mwp1", "mwp2", "mwp3", "s6mwp1"), paths)))
 
 
 def run(source: Path, command: str, folder: Path) -> None:

@@ -25,7 +25,7 @@ from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
 from vbmstat.simulate.render import image_from_signal
-from vbmstat.volume import Volume
+from vbmstat.volume import Displacement, Volume
 
 AGE_RANGE_YEARS = (20.0, 80.0)
 AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # of a uniform distribution, 17.3
@@ -180,7 +180,7 @@ def simulate_person(
         "tiv_ml": gm_ml + wm_ml + csf_ml, "gm_ml": gm_ml, "wm_ml": wm_ml, "csf_ml": csf_ml,
         "region_gm_ml": Volume((person.fractions[0] * person.region_weight)[None], on).sums_ml[0],
         "region_gm_factor": factor, "csf_score_shift": shift,
-        "smallest_jacobian": anatomy.smallest_jacobian(shape.displacement, shape.grid),
+        "smallest_jacobian": float(Displacement(shape.displacement, shape.grid).jacobian_determinant.min()),
     }  # fmt: skip
     return person, facts
 

@@ -30,6 +30,7 @@ from vbmstat.preproc.networks.weights import build_network, load_network, own_fi
 from vbmstat.training import augment, losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
+from vbmstat.volume import jacobian_determinant
 
 Example = tuple[torch.Tensor, torch.Tensor]  # inputs and targets, (B, C, X, Y, Z)
 _N_SIDES = 9  # patches of the left; their networks serve the right, too, and see no flips
@@ -287,7 +288,7 @@ class Registration(Task):
             "mse_target": float(functional.mse_loss(pull(scan, known), template)),
             "mse_affine": float(functional.mse_loss(scan, template)),
             "velocity_error": float((found.forward - targets).norm() / targets.norm()),
-            "least_jacobian": float(losses.jacobian_determinant(warp).min()),
+            "least_jacobian": float(jacobian_determinant(warp).min()),
         }
 
     @staticmethod

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import vbmstat
-from vbmstat.errors import AssetError, ScanError, VbmstatError
+from vbmstat.errors import AssetError, ScanError
 from vbmstat.grid import Grid, sample, voxel_indices
-from vbmstat.preproc import pipeline
 from vbmstat.preproc.engines import cat
+from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
@@ -56,18 +56,9 @@ def test_a_missing_extra_says_what_to_install_before_anything_is_read():
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_engine_names_those_that_there_are():
-    with pytest.raises(VbmstatError, match="expected engine classic, cat or deep, got 'dog'"):
-        pipeline.engine_parameters("dog")
-
-
-def test_classic_adds_nothing_to_its_sidecar():
-    assert pipeline.engine_parameters("classic") == {}  # completed scans of older runs stay valid
-
-
 @installed
 def test_the_sidecar_names_the_package_and_its_settings():
-    assert set(pipeline.engine_parameters("cat")) == {"cat_surf", "amap", "shooting", "shooting_template_fwhm_mm"}
+    assert set(Cat().parameters()) == {"cat_surf", "amap", "shooting", "shooting_template_fwhm_mm"}
 
 
 @installed
@@ -75,7 +66,7 @@ def test_sanlm_denoises_and_keeps_the_axes(onion):
     image, mask, _, truth = onion
     clean = 300 * (MEANS["gm"] * truth[0] + MEANS["wm"] * truth[1] + MEANS["csf"] * truth[2])
     before = (image.data[0] - clean)[mask].std()
-    after = (cat.denoise(image.data[0], 0.0) - clean)[mask].std()
+    after = (cat.denoise(image.data[0]) - clean)[mask].std()
     assert after < 0.7 * before
 
 

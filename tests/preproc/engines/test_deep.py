@@ -13,17 +13,20 @@ from tests.preproc.networks import archives
 from tests.preproc.test_pipeline import check_contract
 from vbmstat import assets, downloads, io
 from vbmstat.cli import app
-from vbmstat.errors import AssetError, ScanError, VbmstatError
+from vbmstat.errors import AssetError, ScanError
 from vbmstat.grid import Grid, resample
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.engines import deep
+from vbmstat.preproc.engines.deep import Deep
 from vbmstat.preproc.networks import weights
 from vbmstat.preproc.networks.cascade import TissueNetworks, tissue_fractions
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.weights import NetworkSet, find_set
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import warp
 from vbmstat.volume import Volume
 
+SPEC = PreprocSpec(engine="deep", device="cpu")
 COARSE = (112, 128, 112)  # 1.5 mm
 
 
@@ -59,9 +62,9 @@ def use(monkeypatch):
 
 def test_tissues_of_a_scan(use, phantom):
     use(by_intensity())
-    result = pipeline.segment_scan(phantom.image, engine="deep")
+    result = pipeline.segment_scan(phantom.image, Deep())
     assert result.engine == "deep"
-    assert list(result.seconds) == ["brain", "affine", "denoise", "networks", "segment", "quality"]
+    assert list(result.seconds) == ["brain", "affine", "denoise", "priors", "segment", "quality"]
     assert result.was_stripped
     known_ml = Volume(phantom.fractions, phantom.image.grid).sums_ml
     assert result.volumes_ml == pytest.approx(known_ml, rel=0.15)
@@ -76,7 +79,7 @@ def test_a_coarse_view_is_a_prior_and_the_cascade_a_result(use, phantom):
     cascade = replace(coarse, tissue=Cascade(coarse.tissue.whole, COARSE))
     for name, found in (("coarse", coarse), ("whole cascade", cascade)):
         use(found)
-        result = pipeline.segment_scan(phantom.image, engine="deep")
+        result = pipeline.segment_scan(phantom.image, Deep())
         errors[name] = float((result.tissues.data - phantom.fractions).abs().mean())
     assert errors["coarse"] < 0.7 * errors["whole cascade"]
 
@@ -84,13 +87,13 @@ def test_a_coarse_view_is_a_prior_and_the_cascade_a_result(use, phantom):
 @pytest.mark.slow
 def test_a_scan_goes_all_the_way(use, phantom):
     use(by_intensity(archives.Shift([0.0] * 3, [0.0] * 3)))
-    result = pipeline.preprocess_scan(phantom.image, engine="deep")
+    result = pipeline.preprocess_scan(phantom.image, SPEC)
     check_contract(result)
-    assert result.engine == "deep"
+    assert result.segmented.engine == "deep"
     assert list(result.seconds) == [
-        "brain", "affine", "denoise", "networks", "segment", "quality", "warp", "normalise", "native",
+        "brain", "affine", "denoise", "priors", "segment", "quality", "warp", "normalise",
     ]  # fmt: skip
-    assert float(result.displacement.data.abs().max()) == 0
+    assert float(result.warp.forward.data.abs().max()) == 0
 
 
 def test_the_command_hands_the_weights_on(tmp_path, phantom):
@@ -106,14 +109,14 @@ def test_the_command_hands_the_weights_on(tmp_path, phantom):
 def test_own_registration_is_refined(use, simulated):
     use(by_intensity(archives.Shift([0.0, 0.01, 0.0], [0.0] * 3), refine=True))
     t1w = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
-    check_contract(pipeline.preprocess_scan(t1w, engine="deep"))
+    check_contract(pipeline.preprocess_scan(t1w, SPEC))
 
 
 def test_networks_without_training_are_refused_by_what_they_make_of_a_scan(use, phantom, tmp_path):
     """Random weights run from end to end; their tissues have no T1w contrast, and that is said."""
     use(find_set(str(archives.write_own(tmp_path))))
     with pytest.raises(ScanError, match="expected T1w contrast"):
-        pipeline.segment_scan(phantom.image, engine="deep")
+        pipeline.segment_scan(phantom.image, Deep())
 
 
 def test_random_networks_give_fractions(phantom, tmp_path):
@@ -191,19 +194,16 @@ def test_the_optimisation_starts_at_the_network_s_velocity(monkeypatch):
 
 def test_the_sidecar_records_the_weights_and_their_hashes(tmp_path):
     folder = archives.write_own(tmp_path, ("segmentation",))
-    recorded = deep.parameters(str(folder))
+    recorded = Deep(str(folder)).parameters()
     path = weights.own_file(folder, "segmentation")
     assert recorded == {"weights": folder.name, "weights_sha256": {path.name: assets.sha256(path)}}
-    assert pipeline.engine_parameters("deep", str(folder)) == recorded
 
 
 def test_weights_that_are_not_there_stop_before_a_scan_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv(downloads.FOLDER_VARIABLE, str(tmp_path))
     nothing = Volume(torch.zeros(1, 2, 2, 2), Grid((2, 2, 2), np.eye(4)))
     with pytest.raises(AssetError, match="vbmstat assets fetch deepmriprep"):
-        pipeline.segment_scan(nothing, engine="deep", weights="deepmriprep")
-    with pytest.raises(VbmstatError, match="expected engine classic, cat or deep, got 'depp'"):
-        pipeline.segment_scan(nothing, engine="depp")
+        pipeline.segment_scan(nothing, Deep("deepmriprep"))
 
 
 @pytest.mark.slow

@@ -1,21 +1,22 @@
 """CAT12's own denoising, segmentation and registration, through the package `cat_surf` by CAT12's author.
 
-The nearest thing to CAT12 without MATLAB, and the yardstick for this project's engines. What stands around it is this
-project's: brain extraction, affine, bias correction and the clean-up of implausible tissue. CAT12's local adaptive
-segmentation is not in the package, so that deep grey matter is found by AMAP's local means alone.
+The nearest thing to CAT12 without MATLAB, and the yardstick for this project's engines. Brain extraction, affine,
+draft, bias correction and the clean-up of implausible tissue are those of `classic`. CAT12's local adaptive
+segmentation is not in the package: deep grey matter rests on AMAP's local means alone.
 
 Denoising is SANLM (Manjón et al. 2010, doi:10.1002/jmri.22003), segmentation AMAP (Rajapakse et al. 1997,
 doi:10.1109/42.563663) with partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007),
 registration geodesic shooting (Ashburner & Friston 2011, doi:10.1016/j.neuroimage.2010.12.049).
-The package is GPL and optional: it is imported here alone, and when it is first used. It computes on the CPU.
+The package is GPL and optional: only this module imports it, at first use. It computes on the CPU.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,10 +24,13 @@ from scipy.ndimage import distance_transform_edt
 
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.grid import apply_affine, voxel_indices
+from vbmstat.preproc.engines.base import Start
+from vbmstat.preproc.engines.classic import Classic, without_implausible
 from vbmstat.preproc.steps.denoise import noise_sigma
 from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.warp import Warp
+from vbmstat.preproc.steps.working import Brain
 from vbmstat.volume import Displacement, Volume
 
 _N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP, and of the Markov random field (ICM), as CAT12 sets them
@@ -38,34 +42,38 @@ _TEMPLATE_FWHM_MM = (8.0, 6.0, 4.0, 2.5, 0.0)  # Template_0 to Template_4
 _PURE = (0, 2, 4)  # CSF, GM, WM among AMAP's five classes
 
 
-def parameters() -> dict[str, Any]:
-    """What the sidecar records of this engine.
+@dataclass(frozen=True)
+class Cat(Classic):
+    """Engine ``cat``: CAT12's denoising, segmentation and registration, with the draft of `classic`."""
 
-    Raises
-    ------
-    AssetError
-        If `cat_surf` is not installed.
-    """
-    _cat_surf()
-    return {
-        "cat_surf": metadata.version("cat-surf"),
-        "amap": {"iterations": _N_ITERATIONS, "icm_sweeps": _N_SWEEPS, "partial_volume": True},
-        "shooting": {"regstr": _SCHEDULE, "reg_scale": _REGULARISATION},
-        "shooting_template_fwhm_mm": list(_TEMPLATE_FWHM_MM),
-    }
+    name: ClassVar[str] = "cat"
+
+    def parameters(self) -> dict[str, Any]:
+        """Version and settings of `cat_surf`; raises AssetError if it is not installed."""
+        _cat_surf()
+        return {
+            "cat_surf": metadata.version("cat-surf"),
+            "amap": {"iterations": _N_ITERATIONS, "icm_sweeps": _N_SWEEPS, "partial_volume": True},
+            "shooting": {"regstr": _SCHEDULE, "reg_scale": _REGULARISATION},
+            "shooting_template_fwhm_mm": list(_TEMPLATE_FWHM_MM),
+        }
+
+    def denoise(self, brain: Brain) -> Brain:
+        """SANLM: non-local means that measures the noise itself."""
+        return Brain(Volume(denoise(brain.image.data[0])[None], brain.image.grid), brain.mask)
+
+    def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
+        """AMAP; implausible tissue is moved."""
+        return without_implausible(segment(corrected, mask, start.prior), start.prior)
+
+    def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> Warp:
+        """Shooting, which starts at the affine: the draft's velocity is not used."""
+        del velocity
+        return register(tissues, template)
 
 
-def denoise(image: torch.Tensor, sigma: float) -> torch.Tensor:
-    """SANLM: non-local means that estimates the noise where it is.
-
-    Parameters
-    ----------
-    image : Tensor, (X, Y, Z), float32
-        Raw intensities.
-    sigma : float
-        Not used; SANLM measures the noise itself.
-    """
-    del sigma
+def denoise(image: torch.Tensor) -> torch.Tensor:
+    """SANLM of raw intensities, (X, Y, Z), float32."""
     return _tensor(_cat_surf().vol_sanlm(_array(image)), image.device)
 
 
@@ -103,21 +111,21 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     if not bool((pure.diff() > 0).all()):
         msg = f"expected CSF < GM < WM in a T1w image, but AMAP found the means {means[list(_PURE)].round(3)}; check it"
         raise ScanError(msg)
-    belief = torch.from_numpy(np.moveaxis(states, -1, 0).astype(np.float32)).to(intensity.device)
-    belief = belief / belief.sum(0).clamp(min=1e-6)
-    scale = _scale(intensity / wm_mean, belief, pure)
+    posterior = torch.from_numpy(np.moveaxis(states, -1, 0).astype(np.float32)).to(intensity.device)
+    posterior = posterior / posterior.sum(0).clamp(min=1e-6)
+    scale = _scale(intensity / wm_mean, posterior, pure)
     corrected = _cat_surf().vol_blood_vessel_correction(_array(scale * mask), size)
     fractions = _fractions(_tensor(corrected, intensity.device)) * mask
-    within = (intensity / wm_mean - pure[2])[belief[4] > 0.9]
+    within = (intensity / wm_mean - pure[2])[posterior[4] > 0.9]
     return Segmentation(fractions, pure * wm_mean, float(within.std()) * wm_mean)
 
 
-def register(tissues: Volume, template: Volume, start: torch.Tensor | None = None) -> Warp:
+def register(tissues: Volume, template: Volume) -> Warp:
     """Geodesic shooting of GM and WM to five templates, coarse to fine.
 
-    Voxels go from 2.5 to 1.5 mm, with CAT12's schedule and regularisation. Only the finest of CAT12's five templates,
-    ``Template_4_GS``, is at hand; the coarser ones are made from it by Gaussian smoothing with FWHM 8, 6, 4 and
-    2.5 mm, so that the registration begins with shapes as blurred as those of CAT12's.
+    Voxels go from 2.5 to 1.5 mm, with CAT12's schedule and regularisation. Of CAT12's five templates only the finest,
+    ``Template_4_GS``, is available; smoothing it with FWHM 8, 6, 4 and 2.5 mm gives coarser ones about as blurred as
+    CAT12's.
 
     Parameters
     ----------
@@ -125,21 +133,14 @@ def register(tissues: Volume, template: Volume, start: torch.Tensor | None = Non
         GM and WM of the scan, affinely resampled to the template's grid.
     template : Volume
         GM and WM of the template.
-    start : Tensor, optional
-        Not used: Shooting begins at the affine.
-
-    Returns
-    -------
-    Warp
     """
-    del start
     grid, device = tissues.grid, tissues.data.device
     gm, wm = (_array(channel.clamp(0, 1)) for channel in tissues.data)
-    found = _cat_surf().vol_shoot(
+    fields = _cat_surf().vol_shoot(
         gm, wm, _templates(template), grid.affine, template.grid.affine, regstr=_SCHEDULE, reg_scale=_REGULARISATION,
         inverse=True,
     )  # fmt: skip
-    forward, inverse = (_displacement(found[name], grid.affine, device) for name in ("y", "iy"))
+    forward, inverse = (_displacement(fields[name], grid.affine, device) for name in ("y", "iy"))
     return Warp(Displacement(forward, template.grid), Displacement(inverse, template.grid))
 
 
@@ -170,12 +171,12 @@ def _kmeans_labels(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Te
     return labels.cpu().numpy(), float(means[2])
 
 
-def _scale(intensity: torch.Tensor, belief: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+def _scale(intensity: torch.Tensor, posterior: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """CAT12's p0: CSF 1, GM 2, WM 3, and between them where classes mix, (X, Y, Z)."""
     csf, gm, wm = means
     in_low = 1 + ((intensity - csf) / (gm - csf)).clamp(0, 1)
     in_high = 2 + ((intensity - gm) / (wm - gm)).clamp(0, 1)
-    return belief[0] + belief[1] * in_low + 2 * belief[2] + belief[3] * in_high + 3 * belief[4]
+    return posterior[0] + posterior[1] * in_low + 2 * posterior[2] + posterior[3] * in_high + 3 * posterior[4]
 
 
 def _fractions(scale: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ def normalise(tissues: Volume, field: Displacement, linear: np.ndarray) -> tuple
     grid = field.grid
     identity = voxel_indices(grid.shape, tissues.data.device)
     offset_field = field.data / torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)  # voxels
-    determinant = jacobian_determinant(field)[None] * float(abs(np.linalg.det(linear[:3, :3])))
+    determinant = field.jacobian_determinant[None] * float(abs(np.linalg.det(linear[:3, :3])))
     to_scan_voxel = np.linalg.inv(tissues.grid.affine) @ linear @ grid.affine
     warped, modulated = (torch.zeros(tissues.data.shape[0], *grid.shape, device=identity.device) for _ in range(2))
     for offset in _OFFSETS:
@@ -72,12 +72,3 @@ def inverse_deformation(inverse: Displacement, linear: np.ndarray, scan_grid: Gr
     mm = apply_affine(aligned, voxel_indices(scan_grid.shape, inverse.data.device))
     at = apply_affine(np.linalg.inv(inverse.grid.affine), mm)
     return Volume(mm + sample(inverse.data, at, padding_mode="border"), scan_grid)
-
-
-def jacobian_determinant(field: Displacement) -> torch.Tensor:
-    """Determinant of the derivative of ``x + displacement(x)``, (X, Y, Z); 1 where nothing moves."""
-    spacing = [float(size) for size in field.grid.voxel_size_mm]
-    rows = [torch.stack(torch.gradient(component, spacing=spacing)) for component in field.data]
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rows
-    xx, yy, zz = xx + 1, yy + 1, zz + 1
-    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from vbmstat.grid import Grid, sample, voxel_indices
-from vbmstat.volume import Displacement, Volume
+from vbmstat.volume import Displacement, Volume, jacobian_determinant
 
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)
@@ -147,7 +147,7 @@ class Warp(NamedTuple):
 
 
 def register_both_ways(tissues: Volume, template: Volume, start: torch.Tensor | None = None) -> Warp:
-    """Warp and inverse from :func:`register`, which see for the parameters."""
+    """Warp and inverse; parameters as in :func:`register`."""
     velocity = register(tissues, template, start=start)
     return Warp(displacement(velocity, template.grid), displacement(-velocity, template.grid))
 
@@ -172,7 +172,7 @@ class _Level:
         for _ in range(n_iterations):
             moved = exponential(velocity)
             tissues = _with_remainder(sample(self.moving, self.identity + moved))
-            density = _determinant(moved).clamp_(*_DETERMINANT_RANGE)
+            density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE)
             pull_back = self._regularise(velocity)
             unlikely = -(density * (tissues * self.log_fixed).sum(0)).sum(dtype=torch.float64)
             cost = float(unlikely + 0.5 * (velocity * pull_back).sum(dtype=torch.float64))
@@ -242,13 +242,6 @@ def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
     """GM and WM, and what they leave of a voxel, (3, X, Y, Z); between 0 and 1."""
     gm_wm = gm_wm.clamp(0, 1)
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp_(min=0)])
-
-
-def _determinant(moved: torch.Tensor) -> torch.Tensor:
-    """Determinant of the derivative of ``x + moved(x)``, for a displacement in voxels (3, X, Y, Z)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (torch.stack(torch.gradient(component)) for component in moved)
-    xx, yy, zz = xx + 1, yy + 1, zz + 1
-    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)
 
 
 def _energy_symbol(
