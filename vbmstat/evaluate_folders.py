@@ -5,7 +5,7 @@ Scans are matched by the stem of their file name, never by order. What a folder 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as made_by
 from pathlib import Path
@@ -29,6 +29,7 @@ from vbmstat.outputs import (
 )
 from vbmstat.preproc.steps.modulate import normalise
 from vbmstat.preproc.steps.smooth import smooth_map
+from vbmstat.progress import OnProgress, ignore
 from vbmstat.volume import Displacement, Volume
 
 FWHM_MM = 6.0
@@ -92,7 +93,7 @@ class Case:
 def evaluate_folders(
     folders: Sequence[Path],
     truth: Path | None = None,
-    report: Callable[[str, int, int], None] = lambda *_: None,
+    report: OnProgress = ignore,
     reference: Path | None = None,
     names: Sequence[str] | None = None,
 ) -> Evaluation:

@@ -1,7 +1,7 @@
 """Run again what made a result, from the record beside it, and compare the outputs byte by byte.
 
 A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
-and the sha256 of every input; inputs are found by name and sha256, wherever they lie now.
+and the sha256 of every input; inputs are found by name and sha256, wherever they are now.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     record : mapping
         Content of the sidecar.
     sidecar : Path
-        Where it lies, among the outputs that are compared.
+        Its path, beside the outputs to compare.
     inputs : sequence of Path
         Folders with the scan; by default those around the outputs.
     out : Path
@@ -143,7 +143,7 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
 
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
-    """The output folder in which a sidecar lies."""
+    """The output folder of a sidecar."""
     scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
     inside = naming.output_path(Path(), scan, "sidecar", names)
     folder = sidecar.absolute().parents[len(inside.parts) - 1]

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from vbmstat import derivatives, io, storage
@@ -74,3 +75,8 @@ def write_scans(folder: Path, n_scans: int, marks: dict[int, float] | None = Non
         grid = Grid((16, 18, 16), np.diag([12.0, 12.0, 12.0, 1.0]))
         io.write_volume(folder / f"sub-{number:02d}_T1w.nii.gz", Volume(data, grid))
     return folder
+
+
+def read_failures(out: Path) -> pd.DataFrame:
+    """The failed scans of a run: scan, path, step, reason."""
+    return pd.read_csv(out / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)

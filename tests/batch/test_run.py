@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from tests import hostile
+from tests.batch.light import read_failures
 from vbmstat import cohort_quality, inputs, io, naming, storage
 from vbmstat.batch import plan, run
 from vbmstat.cohort import read_cohort
@@ -94,7 +95,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     out = tmp_path / "out"
     cohort = run.preprocess(folder, out, device="cpu")
     assert cohort.scan_ids == ["sub-01"]
-    failures = run.read_failures(out).set_index("scan")
+    failures = read_failures(out).set_index("scan")
     assert list(failures.columns) == ["path", "step", "reason"]
     assert sorted(failures.index) == [f"{name}_T1w" for name in sorted(HOSTILE)]
     for name, (_, reason) in HOSTILE.items():
@@ -178,7 +179,7 @@ def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(io, "write_volume", full)
     with pytest.raises(ScanError, match=r"none of 1 scans could be preprocessed; first reason: .*No space left"):
         run.preprocess(folder, tmp_path / "out", device="cpu")
-    assert run.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
+    assert read_failures(tmp_path / "out")["step"].tolist() == ["write"]
 
 
 def test_participants_are_joined_by_id(folder, tmp_path, caplog):

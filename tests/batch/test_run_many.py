@@ -13,12 +13,12 @@ import pytest
 
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
-from tests.batch.light import asked, light, write_scans
+from tests.batch.light import asked, light, read_failures, write_scans
 from vbmstat import io, naming
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
 from vbmstat.batch.plan import make_plan
-from vbmstat.batch.run import preprocess, read_failures, run_plan
+from vbmstat.batch.run import preprocess, run_plan
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.inputs import find_inputs

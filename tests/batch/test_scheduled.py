@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.light import KILLS, asked, light, write_scans
+from tests.batch.light import KILLS, asked, light, read_failures, write_scans
 from vbmstat import derivatives, storage
 from vbmstat.batch import run, scheduled
 from vbmstat.batch.plan import make_plan
@@ -71,7 +71,7 @@ def test_a_scan_that_kills_its_workers_is_reported_and_the_batch_goes_on(tmp_pat
     scans = write_scans(tmp_path / "in", 4, {2: KILLS})
     cohort = run.preprocess(scans, tmp_path / "out", device="cpu", process=quick, workers=of_cluster(local))
     assert list(cohort.table["scan"]) == ["sub-01_T1w", "sub-03_T1w", "sub-04_T1w"]
-    (failure,) = run.read_failures(tmp_path / "out").to_dict("records")
+    (failure,) = read_failures(tmp_path / "out").to_dict("records")
     assert (failure["scan"], failure["step"]) == ("sub-02_T1w", "segment")
     assert "1 worker(s) died at the same task" in failure["reason"]
     assert not (tmp_path / "out" / ".partial").exists()

@@ -35,12 +35,12 @@ class People:
     source: str
 
     def descriptions(self) -> dict[str, Any]:
-        """What the participants.json beside the table says of its columns, if there is one that can be read."""
+        """Descriptions of the columns from the participants.json beside the table, if it can be read."""
         try:
-            found = storage.read_json(Path(self.source).with_suffix(".json"))
+            content = storage.read_json(Path(self.source).with_suffix(".json"))
         except (OSError, ValueError):
             return {}
-        entries = found.items() if isinstance(found, dict) else ()
+        entries = content.items() if isinstance(content, dict) else ()
         return {name: words for name, words in entries if isinstance(words, dict)}
 
 
@@ -52,14 +52,14 @@ def read_people(places: Iterable[Path], given: Path | str | None) -> People | No
     TableError
         If a table cannot be used, or two tables have the same participant.
     """
-    found = [Path(given)] if given is not None else [place / "participants.tsv" for place in places if place.is_dir()]
-    found = [table for table in found if given is not None or table.is_file()]
-    if not found:
+    tables = [Path(given)] if given is not None else [place / "participants.tsv" for place in places if place.is_dir()]
+    tables = [table for table in tables if given is not None or table.is_file()]
+    if not tables:
         return None
-    if len(found) > 1:
-        msg = f"several participants tables ({', '.join(map(str, found))}); join them and give one with --participants"
+    if len(tables) > 1:
+        msg = f"several participants tables ({', '.join(map(str, tables))}); join them and give one with --participants"
         raise TableError(msg)
-    return People(cohort.index_by_id(cohort.read_table(found[0]), str(found[0])), str(found[0]))
+    return People(cohort.index_by_id(cohort.read_table(tables[0]), str(tables[0])), str(tables[0]))
 
 
 def write_cohort(

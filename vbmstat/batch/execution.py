@@ -15,27 +15,7 @@ Process = Callable[[Volume, PreprocSpec, OnStep], Preprocessed]  # as vbmstat.pr
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Keywords of :func:`vbmstat.batch.run.preprocess` that say how to run; picklable.
-
-    Attributes
-    ----------
-    jobs : int, optional
-        Scans at once; None takes as many as cores and memory allow.
-    memory_gb : float, optional
-        Memory of all of them together; nine tenths of the free memory by default.
-    threads : int, optional
-        Threads of each scan; by default the cores are shared out.
-    shard : (int, int), optional
-        Run only the i-th of n parts, counted from 1.
-    force : bool
-        Whether to run complete scans again.
-    locking : bool
-        Whether to lock a scan while it is in work.
-    stop_on_first_failure : bool
-        Whether to end the run when a scan fails.
-    process : callable, optional
-        Replaces the pipeline; a function of a module that every process can import.
-    """
+    """How to run; each field is a keyword of :func:`vbmstat.batch.run.preprocess`, where it is explained; picklable."""
 
     jobs: int | None = 1
     memory_gb: float | None = None

@@ -117,8 +117,8 @@ def default_output(inputs: Iterable[Path | str]) -> Path:
 def completed(plan: Plan) -> dict[naming.Scan, CompletedScan]:
     """The scans of a plan that need no work; reads those scans' files for their hashes."""
     with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(_completed, plan.tasks)
-        return {task.scan: one for task, one in zip(plan.tasks, found, strict=True) if one is not None}
+        results = readers.map(_completed, plan.tasks)
+        return {task.scan: one for task, one in zip(plan.tasks, results, strict=True) if one is not None}
 
 
 def _completed(task: ScanTask) -> CompletedScan | None:

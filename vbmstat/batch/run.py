@@ -288,11 +288,6 @@ def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
     return path
 
 
-def read_failures(folder: Path) -> pd.DataFrame:
-    """The failed scans of a run: scan, path, step, reason."""
-    return pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
-
-
 def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

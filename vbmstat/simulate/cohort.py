@@ -21,6 +21,7 @@ import torch
 import vbmstat
 from vbmstat import assets, grid, io, storage, tables
 from vbmstat.errors import VbmstatError
+from vbmstat.naming import TISSUES
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
@@ -34,7 +35,6 @@ TIV_SD_ML = 110.0
 _TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
 DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and the opercula around it
 _TRUTH = Path("derivatives", "truth")
-_TISSUES = ("GM", "WM", "CSF")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _write_person(
     stem = Path(participant, "anat", participant)
     io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
     if write_maps:
-        for channel, tissue in enumerate(_TISSUES):
+        for channel, tissue in enumerate(map(str.upper, TISSUES)):
             path = out / _TRUTH / f"{stem}_label-{tissue}_probseg.nii.gz"
             io.write_volume(path, Volume(person.fractions[channel][None], person.grid), axcodes="RAS", space="scanner")
 

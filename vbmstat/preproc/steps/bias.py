@@ -18,7 +18,6 @@ from vbmstat.volume import Volume
 _SPACING_MM = 3.0  # the fit sees every third millimetre, as SPM does
 _FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10
 _PRIOR_FLOOR = 0.03
-_LOG_SD_START = np.log(1.25)
 _LOG_SD_RANGE = (0.03, 0.35)
 
 

@@ -88,7 +88,7 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
     Raises
     ------
     ScanError
-        If no brain is found, or what is found has not the volume of one.
+        If no brain is found, or its volume is not that of a brain.
     """
     window = _without_padding(t1w.data[0].cpu().numpy())
     start, stop = zip(*((part.start, part.stop) for part in window), strict=True)

@@ -26,7 +26,7 @@ _START_YAW = np.deg2rad([-30.0, 0.0, 30.0])
 _LEVELING_FWHM_MM = 40.0  # local mean that takes the bias field out of both images
 _KEPT_STARTS = 4
 _SPACINGS_MM = (10.0, 6.0, 3.0)
-_MAX_SCALE = 1.6  # a brain that is this much larger or smaller than the template was not found rightly
+_MAX_SCALE = 1.6  # a fit with a brain this much larger or smaller than the template is wrong
 
 
 Pyramid = tuple[Volume, Volume, Volume]  # shape and contrast at 10, 6 and 3 mm

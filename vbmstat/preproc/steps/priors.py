@@ -11,7 +11,7 @@ from vbmstat.volume import Volume
 
 _PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
 _WARPED_PRIOR_FWHM_MM = 2.5
-# Striatum and thalamus lie in this box (MNI mm). The template calls them half white matter, because their
+# Striatum and thalamus are in this box (MNI mm). The template calls them half white matter, because their
 # intensity is between cortex and white matter; anatomically they are grey.
 _DEEP_LOW_MM, _DEEP_HIGH_MM = np.array([-36.0, -36.0, -9.0]), np.array([36.0, 24.0, 24.0])
 _DEEP_EDGE_MM = 4.0
@@ -56,7 +56,7 @@ def nuclei_as_gm(fractions: torch.Tensor, template: Volume, linear: np.ndarray, 
     Parameters
     ----------
     fractions : Tensor, (3, X, Y, Z)
-        What networks say that learnt from intensities, which call these nuclei half white matter or more.
+        Fractions of networks trained on intensities, which call these nuclei half white matter or more.
     template : Volume
         GM and WM of the template.
     linear : ndarray, (4, 4)

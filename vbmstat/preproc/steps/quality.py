@@ -118,9 +118,9 @@ class Quality(ImageQuality):
     affine_scale : float
         Cube root of the affine's volume change: scan size over template size.
     gm_outside_percent : float
-        Share of the warped GM that lies where the template has less than 2 % GM and WM.
+        Share of the warped GM where the template has less than 2 % GM and WM.
     implausible_percent : float
-        Share of the warped GM and WM that lies where the template has less than 2 % of that tissue: meninges and
+        Share of the warped GM and WM where the template has less than 2 % of that tissue: meninges and
         marrow taken for brain, lesions of white matter taken for grey, a warp that went astray.
     """
 
@@ -267,11 +267,11 @@ def measure_quality(
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     """
-    found, expected = warped.data[:2], template.data[:2]
-    gm, reference = found[0], expected[0]
+    gm_wm, expected = warped.data[:2], template.data[:2]
+    gm, reference = gm_wm[0], expected[0]
     either = (gm > 0.1) | (reference > 0.1)
     correlation = float(torch.corrcoef(torch.stack([gm[either], reference[either]]))[0, 1])
-    brain, brain_expected = found.sum(0) > 0.5, expected.sum(0) > 0.5
+    brain, brain_expected = gm_wm.sum(0) > 0.5, expected.sum(0) > 0.5
     overlap = 2 * int((brain & brain_expected).sum()) / max(int(brain.sum()) + int(brain_expected.sum()), 1)
     outside = expected.sum(0) < _TEMPLATE_NONE
     return Quality(
@@ -282,5 +282,5 @@ def measure_quality(
         jacobian_max=float(determinant.max()),
         affine_scale=float(np.cbrt(abs(np.linalg.det(linear[:3, :3])))),
         gm_outside_percent=100 * float(gm[outside].sum() / gm.sum().clamp(min=1e-6)),
-        implausible_percent=100 * float(found[expected < _TEMPLATE_NONE].sum() / found.sum().clamp(min=1e-6)),
+        implausible_percent=100 * float(gm_wm[expected < _TEMPLATE_NONE].sum() / gm_wm.sum().clamp(min=1e-6)),
     )

@@ -18,7 +18,6 @@ from vbmstat.grid import sample, voxel_indices
 from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.volume import Volume
 
-N_STATES = 6
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
 _LOCAL_FWHM_MM = 14.0  # reach of the local class means
 _LOCAL_SHRINKAGE = 0.02  # weight of the global mean, as a share of a fully occupied neighbourhood
@@ -63,10 +62,10 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     intensity = t1w.data[0]
     local, means, sd = _fit_classes(intensity, mask, priors, t1w.grid.voxel_size_mm)
     evidence = _log_likelihood(intensity, local, sd).add_(_state_priors(priors).log_())
-    belief = torch.softmax(evidence, dim=0)
+    posterior = torch.softmax(evidence, dim=0)
     for _ in range(_N_SWEEPS):
-        belief = torch.softmax(evidence - _neighbour_cost(belief * mask), dim=0)
-    return Segmentation(_split(intensity, local, belief) * mask, means, float(sd))
+        posterior = torch.softmax(evidence - _neighbour_cost(posterior * mask), dim=0)
+    return Segmentation(_split(intensity, local, posterior) * mask, means, float(sd))
 
 
 def _fit_classes(
@@ -74,16 +73,16 @@ def _fit_classes(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Local means (3, X, Y, Z) of CSF, GM, WM, their global means and the common standard deviation.
 
-    Expectation-maximisation on every second voxel of each axis: the means are smooth, so that the rest adds nothing.
+    Expectation-maximisation on every second voxel of each axis: the means are smooth, so all voxels would add nothing.
     """
     every = (slice(None, None, _FIT_STRIDE),) * 3
-    few, inside = intensity[every], mask[every]
+    sampled, inside = intensity[every], mask[every]
     prior = _state_priors(priors[(slice(None), *every)])
-    belief = prior.square()  # sharpened; the spread is wide at first, so that local means follow the priors
-    belief = belief / belief.sum(0)
+    posterior = prior.square()  # sharpened; the spread is wide at first, so that local means follow the priors
+    posterior = posterior / posterior.sum(0)
     for _ in range(_N_ROUNDS):
-        local, means, sd = _update_classes(few, inside, belief, voxel_size_mm * _FIT_STRIDE)
-        belief = torch.softmax(_log_likelihood(few, local, sd) + prior.log(), dim=0)
+        local, means, sd = _update_classes(sampled, inside, posterior, voxel_size_mm * _FIT_STRIDE)
+        posterior = torch.softmax(_log_likelihood(sampled, local, sd) + prior.log(), dim=0)
     at = voxel_indices(intensity.shape, intensity.device) / _FIT_STRIDE
     return sample(local, at, padding_mode="border"), means, sd
 
@@ -113,10 +112,10 @@ def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tens
 
 
 def _update_classes(
-    intensity: torch.Tensor, mask: torch.Tensor, belief: torch.Tensor, voxel_size_mm: np.ndarray
+    intensity: torch.Tensor, mask: torch.Tensor, posterior: torch.Tensor, voxel_size_mm: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Local means, global means and standard deviation from the states' probabilities."""
-    weight = belief[list(_PURE)] * mask  # (3, X, Y, Z)
+    weight = posterior[list(_PURE)] * mask  # (3, X, Y, Z)
     total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
     means = (weight * intensity).sum(dim=(1, 2, 3)) / total
     factor = np.maximum(np.round(4.0 / voxel_size_mm), 1).astype(int).tolist()
@@ -145,23 +144,23 @@ _STATE_DISTANCE = torch.tensor(
 )
 
 
-def _neighbour_cost(belief: torch.Tensor) -> torch.Tensor:
+def _neighbour_cost(posterior: torch.Tensor) -> torch.Tensor:
     """Expected disagreement with the six neighbours, (6, X, Y, Z)."""
-    neighbours = torch.zeros_like(belief)
+    neighbours = torch.zeros_like(posterior)
     for dim in (1, 2, 3):
-        n = belief.shape[dim]
-        neighbours.narrow(dim, 1, n - 1).add_(belief.narrow(dim, 0, n - 1))
-        neighbours.narrow(dim, 0, n - 1).add_(belief.narrow(dim, 1, n - 1))
-    return _MRF_STRENGTH * torch.tensordot(_STATE_DISTANCE.to(belief), neighbours, dims=1)
+        n = posterior.shape[dim]
+        neighbours.narrow(dim, 1, n - 1).add_(posterior.narrow(dim, 0, n - 1))
+        neighbours.narrow(dim, 0, n - 1).add_(posterior.narrow(dim, 1, n - 1))
+    return _MRF_STRENGTH * torch.tensordot(_STATE_DISTANCE.to(posterior), neighbours, dims=1)
 
 
-def _split(intensity: torch.Tensor, local: torch.Tensor, belief: torch.Tensor) -> torch.Tensor:
+def _split(intensity: torch.Tensor, local: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:
     """GM, WM, CSF fractions: pure states are 1, mixed states are divided by intensity."""
     csf, gm, wm = local
     part_gm = ((intensity - csf) / (gm - csf).clamp(min=1e-3)).clamp(0, 1)  # of a CSF/GM voxel
     part_wm = ((intensity - gm) / (wm - gm).clamp(min=1e-3)).clamp(0, 1)  # of a GM/WM voxel
     edge_wm = ((intensity - csf) / (wm - csf).clamp(min=1e-3)).clamp(0, 1)  # of a CSF/WM voxel
-    c, cg, g, gw, w, cw = belief
+    c, cg, g, gw, w, cw = posterior
     return torch.stack([
         g + cg * part_gm + gw * (1 - part_wm),
         w + gw * part_wm + cw * edge_wm,

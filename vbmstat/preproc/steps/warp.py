@@ -91,8 +91,8 @@ def register(
         if (start is not None and factor == _LEVELS[0][0]) or (factor == 1 and not finest):
             continue
         level = _Level(_reduce(moving, factor), _reduce(fixed, factor), spacing * factor, weights)
-        found = level.optimise(_reduce(velocity, factor) / factor, n_iterations)
-        velocity = _enlarge(found, factor) * factor
+        coarse = level.optimise(_reduce(velocity, factor) / factor, n_iterations)
+        velocity = _enlarge(coarse, factor) * factor
     return velocity * spacing
 
 
