@@ -18,6 +18,7 @@ from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.scheduler import open_cluster
 from vbmstat.simulate import Settings, simulate_cohort
 
@@ -73,4 +74,5 @@ def preprocessed(simulated, segmented) -> Preprocessed:
     """The same after the whole engine, which goes on from that segmentation here, to save the time of another."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "segment_scan", lambda *_: segmented)
-        return preprocess_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
+        scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+        return preprocess_scan(scan, PreprocSpec(device="cpu"))

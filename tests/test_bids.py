@@ -86,8 +86,9 @@ def test_dataset_description_is_demanded(tmp_path):
 def test_metadata_of_images(tmp_path):
     (tmp_path / "dataset_description.json").write_text("{}")
     own = Scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz", "sub-01_T1w", "sub-01")
-    images = [kind for kind in naming.OUTPUT_KINDS if naming.output_path(Path(), own, kind).name.endswith(".nii.gz")]
-    assert len(images) == 14
+    kinds = naming.output_kinds((6.0, 7.5))
+    images = [kind for kind in kinds if naming.output_path(Path(), own, kind).name.endswith(".nii.gz")]
+    assert len(images) == 16
     for kind in images:
         content = bids.image_metadata(kind, own)
         assert content["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
@@ -96,6 +97,7 @@ def test_metadata_of_images(tmp_path):
     assert bids.image_metadata("m", own)["SkullStripped"] is True
     smoothed = bids.image_metadata("s6mwp2", own)
     assert smoothed["SmoothingFWHM"] == {"Value": 6, "Units": "mm"}
+    assert bids.image_metadata("s7.5mwp1", own)["SmoothingFWHM"] == {"Value": 7.5, "Units": "mm"}
     assert smoothed["Description"].startswith("Fraction of white matter, normalised, times the determinant")
     assert "Sources" not in bids.image_metadata("p1", scan("sub-01_T1w"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from vbmstat.figures import scans
 from vbmstat.image import io
 from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 
 N_SCANS = 12
 TIV_ML = (1300, 1350, 1380, 1400, 1410, 1430, 1450, 1460, 1480, 1500, 1550, 1600)
@@ -69,6 +71,20 @@ def test_mean_correlation_is_that_of_all_pairs(cohort_of, gm, people):
     z = (scaled - scaled.mean(0)) / scaled.std(0, ddof=1)
     np.testing.assert_allclose(found.mean_z, np.mean(z**4, axis=1) ** 0.25, rtol=1e-4)
     assert found.duplicate_of == [None] * N_SCANS
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking", "chosen"),
+    [
+        (["mwp1", "s4mwp1", "s8mwp1", "s7.5mwp1"], (), "s7.5mwp1"),
+        (["mwp1", "s6mwp1", "s12mwp1"], ("s6mwp1",), "s12mwp1"),  # one scan has no map of 6 mm
+        (["mwp1", "mwp2", "s6mwp2"], (), "mwp1"),
+        (["age"], (), "mwp1"),
+    ],
+)
+def test_scans_are_compared_by_complete_maps_nearest_to_6_mm(columns, lacking, chosen):
+    table = pd.DataFrame({name: ["a", None if name in lacking else "b"] for name in columns})
+    assert cohort_quality.map_column(Cohort(table, Path())) == chosen
 
 
 def test_each_map_is_read_twice_whatever_their_number(cohort_of, people, monkeypatch):

@@ -11,6 +11,8 @@ import pytest
 from vbmstat import naming
 from vbmstat.errors import ScanError
 
+KINDS = naming.output_kinds((4.0, 6.0, 7.5))
+
 
 def make(folder: Path, *names: str) -> None:
     """Empty files."""
@@ -24,16 +26,16 @@ def test_every_output_has_a_path_of_its_own(tmp_path):
     stems = ["sub-01_T1w", "sub-01_run-2_T1w", "sub-01_ses-1_T1w", "sub-01_ses-2_T1w", "chris", "sub-02_acq-a_T1w"]
     scans = [naming.Scan(Path(stem), stem, *naming.split_ids(stem)) for stem in stems]
     for names in naming.NAME_STYLES:
-        paths = [naming.output_path(tmp_path, scan, kind, names) for scan in scans for kind in naming.OUTPUT_KINDS]
-        assert len(set(paths)) == len(stems) * len(naming.OUTPUT_KINDS)
+        paths = [naming.output_path(tmp_path, scan, kind, names) for scan in scans for kind in KINDS]
+        assert len(set(paths)) == len(stems) * len(KINDS)
 
 
 @pytest.mark.parametrize(("n_letters", "names"), [(230, "cat12"), (180, "bids"), (120, "cat12")])
 def test_names_that_no_file_system_takes(n_letters, names):
     fits, too_long = "s" * n_letters, "s" * (n_letters + 60) if n_letters > 120 else "脳" * n_letters
-    naming.check_name_length(naming.Scan(Path("a/x.nii"), fits, fits), names)
+    naming.check_name_length(naming.Scan(Path("a/x.nii"), fits, fits), names, (6.0,))
     with pytest.raises(ScanError, match=r"^a/x\.nii: its outputs would have names of \d{3} bytes, and 255 are allowed"):
-        naming.check_name_length(naming.Scan(Path("a/x.nii"), f"sub-1_{too_long}", "sub-1"), names)
+        naming.check_name_length(naming.Scan(Path("a/x.nii"), f"sub-1_{too_long}", "sub-1"), names, (6.0,))
 
 
 def test_bids_derivative_names(tmp_path):
@@ -110,7 +112,7 @@ def test_names_of_maps(name, expected):
 
 
 @pytest.mark.parametrize("names", naming.NAME_STYLES)
-@pytest.mark.parametrize("kind", ["mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2"])
+@pytest.mark.parametrize("kind", ["mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2", "s12mwp1", "s7.5mwp2"])
 def test_own_maps_are_recognised(tmp_path, names, kind):
     scan = naming.Scan(Path("x"), "sub-01_ses-2_T1w", "sub-01", "ses-2")
     stem, tissue, is_smoothed = naming.parse_map_name(naming.output_path(tmp_path, scan, kind, names).name)
@@ -174,3 +176,25 @@ def test_two_maps_of_one_scan_of_a_table(tmp_path, other):
 def test_kinds_of_maps(names, kinds):
     paths = {re.search("S00.", name)[0] if "S00" in name else "S001": Path(name) for name in names}
     assert naming.several_kinds(paths) == kinds
+
+
+def test_map_columns_are_in_order_of_width_with_the_unsmoothed_last():
+    names = ["age", "mwp1", "s8mwp1", "s12mwp1", "s7.5mwp1", "s6mwp2", "mwp2", "smwp1", "qc_mwp1", "wp1"]
+    assert naming.map_columns(names, 1) == ["s7.5mwp1", "s8mwp1", "s12mwp1", "mwp1"]
+    assert naming.map_columns(names, 2) == ["s6mwp2", "mwp2"]
+    assert naming.map_columns(names, 3) == []
+
+
+def test_native_files_of_maps_of_any_width():
+    assert naming.native_paths(Path("mri/s7.5mwp1a.nii"))["gm"].name == "p1a.nii"
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [(6, True), (7.5, True), (0.1, True), (50, True), (0, False), (-6, False), (6.001, False), (51, False),
+     (float("nan"), False), (float("inf"), False), ("6", False), (None, False)],
+)  # fmt: skip
+def test_widths_that_fit_into_names(value, fits):
+    assert naming.is_fwhm(value) == fits
+    if fits:
+        assert naming.fwhm_of(naming.smoothed_kind(value, 1)) == value

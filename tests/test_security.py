@@ -40,6 +40,7 @@ from vbmstat.harmonize import harmonize_maps
 from vbmstat.image import io, storage
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.networks.weights import find_set
+from vbmstat.preproc.spec import PreprocSpec
 
 mpl.use("Agg")
 SECRET = "DOE^JOHN 1970"  # noqa: S105 - a patient
@@ -222,7 +223,7 @@ def test_a_record_from_elsewhere_writes_nowhere_and_calls_nobody(tmp_path):
     call = {"formula": "gm ~ age", "out": "/etc", "store": "/etc", "scheduler": "tcp://evil:8786", "jobs": 99}
     assert glm_arguments({"call": call, "maps": {}}, [tmp_path]) == ["glm", "gm ~ age"]
     for stem in ("../../evil", "a/b"):
-        record = {"command": "preprocess", "engine": "classic", "scan": stem, "parameters": {"names": "cat12"},
+        record = {"command": "preprocess", "engine": "classic", "scan": stem, "spec": PreprocSpec().record(),
                   "inputs": [{"path": "x.nii", "sha256": "0" * 64}]}  # fmt: skip
         with pytest.raises(VbmstatError, match="it is damaged"):
             rerun.rerun_scan(record, tmp_path / "report" / "vbmstat_x.json", [], tmp_path / "out")

@@ -14,7 +14,7 @@ from vbmstat.batch.run import FAILURE_COLUMNS
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.preproc import quality
+from vbmstat.preproc.steps import quality
 from vbmstat.schema import TABLES, Column
 
 PAGE = Path(__file__).parents[1] / "docs" / "columns.md"

@@ -16,7 +16,7 @@ from typing import Any
 from vbmstat import __version__
 from vbmstat.errors import VbmstatError
 from vbmstat.image import storage
-from vbmstat.naming import Scan
+from vbmstat.naming import IMAGE_SUFFIXES, TISSUES, Scan, fwhm_of
 
 VERSION = "1.10.0"  # of the specification
 SPACE = "MNI152NLin2009cAsym"
@@ -25,8 +25,7 @@ _ENTITIES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec", "run": "run",
     "part": "part", "echo": "echo", "inv": "inv", "processing": "proc", "split": "split", "space": "space",
 }  # fmt: skip
-_FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "extension": (".nii.gz", ".nii", ".mgz")}
-_TISSUE = {"1": "grey matter", "2": "white matter", "3": "cerebrospinal fluid"}
+_FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "extension": IMAGE_SUFFIXES}
 # What stands in a derivative dataset beside that which BIDS has names for.
 IGNORED = (
     "cohort.*", "failures.*", "inputs.*", "report.html", "report", "figures", "logs", "glm", ".partial*",
@@ -174,16 +173,17 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
         content |= {"Sources": [source], "SpatialReference": source}
     if kind == "m":
         content["SkullStripped"] = True
-    if kind == "y" or re.match(r"(s\d+)?m?w", kind):
+    width = fwhm_of(kind)
+    if kind == "y" or width is not None or re.match(r"m?w", kind):
         content["SpatialReference"] = f"https://templateflow.s3.amazonaws.com/tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"
         content["Resolution"] = "1.5 mm, 113 x 137 x 113 voxels (the grid of CAT12's Template_4_GS)"
-    if kind.startswith("s"):
-        content["SmoothingFWHM"] = {"Value": int(kind[1 : kind.index("m")]), "Units": "mm"}
+    if width is not None:
+        content["SmoothingFWHM"] = {"Value": int(width) if width.is_integer() else width, "Units": "mm"}
     return content
 
 
 def _describe(kind: str) -> str:
-    tissue = _TISSUE.get(kind[-1], "")
+    tissue = dict(zip("123", TISSUES.values(), strict=True)).get(kind[-1], "")
     modulated = "times the determinant of the Jacobian of the whole warp, so that its sum is the scan's own volume"
     words = {
         "p0": "Tissue label with partial volume: 1 cerebrospinal fluid, 2 grey matter, 3 white matter, 0 outside",
@@ -191,9 +191,9 @@ def _describe(kind: str) -> str:
         "iy": "Scan voxel to template mm", "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
     }  # fmt: skip
-    smoothed = "; smoothed by a Gaussian" if kind.startswith("s") else ""
-    base = kind if kind in words else re.sub(r"^s\d+|\d$", "", kind)
-    return words[base] + smoothed
+    if fwhm_of(kind) is not None:
+        return words["mwp"] + "; smoothed by a Gaussian"
+    return words[kind if kind in words else kind[:-1]]
 
 
 def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:

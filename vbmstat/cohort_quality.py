@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vbmstat import assets
+from vbmstat import assets, naming
 from vbmstat.cohort import Cohort
 from vbmstat.errors import ScanError
 from vbmstat.glm.decode import MapReader
 from vbmstat.image.grid import resample
+from vbmstat.progress import OnProgress, ignore
 
-MAP_COLUMN = "s6mwp1"
+_USUAL_FWHM_MM = 6.0  # the thresholds were chosen with maps of this width
 WARNING_COLUMN = "qc_warnings"
 OUTLIER_Z = 3.5  # robust z (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)
 LEAST_SCANS = 5  # for a robust z
@@ -88,16 +89,16 @@ def robust_z(values: np.ndarray) -> np.ndarray:
 
 
 def measure_cohort(
-    cohort: Cohort, column: str = MAP_COLUMN, report: Callable[[str, int, int], None] = lambda *_: None
+    cohort: Cohort, column: str | None = None, report: OnProgress = ignore
 ) -> CohortQuality:
     """Compare each scan of a cohort with the others.
 
     Parameters
     ----------
     cohort : Cohort
-        With paths of smoothed, modulated GM maps in `column`; ``tiv_ml`` and ``gm_ml`` where known.
-    column : str
-        Which maps.
+        With paths of modulated GM maps in `column`; ``tiv_ml`` and ``gm_ml`` where known.
+    column : str, optional
+        Which maps; by default those of :func:`map_column`.
     report : callable
         Told (stage, done, total).
 
@@ -108,7 +109,7 @@ def measure_cohort(
     TableError
         If the column is absent, or a scan has no map.
     """
-    paths = cohort.paths(column)
+    paths = cohort.paths(column or map_column(cohort))
     maps = _Maps(paths)
     total, mean, sd, probes = _first_pass(maps, report)
     correlation, mean_z = _second_pass(maps, total, mean, sd, report)
@@ -118,6 +119,13 @@ def measure_cohort(
         duplicate_of[later] = duplicate_of[later] or ids[earlier]
     tiv, share = _volumes(cohort.table)
     return CohortQuality(correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of)
+
+
+def map_column(cohort: Cohort) -> str:
+    """The column of GM maps by which scans are compared: complete, smoothed, with a width nearest to 6 mm."""
+    names = naming.map_columns(cohort.table.columns, 1)
+    complete = [name for name in names if cohort.table[name].notna().all()] or names or ["mwp1"]
+    return min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
 
 
 def flag(cohort: Cohort, quality: CohortQuality) -> Cohort:
@@ -194,7 +202,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 
 
 def _first_pass(
-    maps: _Maps, report: Callable[[str, int, int], None]
+    maps: _Maps, report: OnProgress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sum of the standardised maps, mean and sd of the scaled ones, and probes of each scan, (n_scans, _N_PROBES)."""
     n = len(maps.paths)
@@ -217,7 +225,7 @@ def _first_pass(
 
 
 def _second_pass(
-    maps: _Maps, total: np.ndarray, mean: np.ndarray, sd: np.ndarray, report: Callable[[str, int, int], None]
+    maps: _Maps, total: np.ndarray, mean: np.ndarray, sd: np.ndarray, report: OnProgress
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean correlation with the others, and quartic mean z, of each scan."""
     n = len(maps.paths)

@@ -5,7 +5,7 @@ Scans are matched by the stem of their file name, never by order. What a folder 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as made_by
 from pathlib import Path
@@ -30,8 +30,9 @@ from vbmstat.outputs import (
     read_tissues,
     scan_key,
 )
-from vbmstat.preproc.modulate import jacobian_determinant, normalise
-from vbmstat.preproc.smooth import smooth_map
+from vbmstat.preproc.steps.modulate import normalise
+from vbmstat.preproc.steps.smooth import smooth_map
+from vbmstat.progress import OnProgress, ignore
 
 FWHM_MM = 6.0
 _TEMPLATE_FROM = 0.1
@@ -94,7 +95,7 @@ class Case:
 def evaluate_folders(
     folders: Sequence[Path],
     truth: Path | None = None,
-    report: Callable[[str, int, int], None] = lambda *_: None,
+    report: OnProgress = ignore,
     reference: Path | None = None,
     names: Sequence[str] | None = None,
 ) -> Evaluation:
@@ -357,7 +358,7 @@ def _registration(
         row["mse_to_template"] = evaluate.mse_to_template(warped, template)
     if parts is not None:
         field = parts[0]
-        determinant = jacobian_determinant(field)
+        determinant = field.jacobian_determinant
         determinant = determinant[determinant.isfinite()]
         row["linear_elasticity"] = evaluate.linear_elasticity(field)
         row["published_elasticity"] = evaluate.published_elasticity(field)

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import tables
+from vbmstat import naming, tables
 from vbmstat.assets.provenance import provenance
 from vbmstat.cells import labels
-from vbmstat.cohort import MAP_COLUMNS, Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
+from vbmstat.cohort import Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 from vbmstat.device import n_cores
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.combat import learn_site_effects
@@ -127,7 +127,7 @@ def harmonize_maps(
     rows = model.covariate_rows(source.table, source.scan_ids)
     space = _space_of(model)
     mark = f"ComBat by {site}" + (f", preserving {model.preserve}" if model.preserve else "")
-    kept = source.table.drop(columns=[name for name in MAP_COLUMNS if name in source.table])
+    kept = source.table.drop(columns=[name for name in source.table if naming.is_map_column(name)])
     others = {name: paths for name, paths in _earlier_maps(out, kept.index, mark).items() if name != column}
     relative = {scan: target.relative_to(out) for scan, target in targets.items()}
     own = {column: [relative[scan].as_posix() for scan in source.scan_ids]}
@@ -278,7 +278,7 @@ def _earlier_maps(out: Path, scans: pd.Index, mark: str) -> dict[str, list[str]]
     old = read_cohort(out / "cohort.tsv").table
     if not old.index.equals(scans) or HARMONIZED not in old or set(old[HARMONIZED]) != {mark}:
         return {}
-    return {name: old[name].tolist() for name in MAP_COLUMNS if name in old}
+    return {name: old[name].tolist() for name in old if naming.is_map_column(name)}
 
 
 def _learn_maps(

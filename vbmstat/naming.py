@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vbmstat.cells import normalized
 from vbmstat.errors import ScanError
 from vbmstat.filenames import same_file_key, unique_names
 from vbmstat.folders import files_below, is_hidden, is_same_file
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz")  # of scans
+TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}  # in the order of p1, p2, p3
 NAME_STYLES = ("cat12", "bids")
 _MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
-SMOOTHED = "s6"  # prefix of maps smoothed by 6 mm FWHM
 
 # kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities). Read prefixes right to left.
 _OUTPUTS = {
@@ -31,8 +33,6 @@ _OUTPUTS = {
     "mwp1": ("mri", "mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulated_probseg.nii.gz"),
     "mwp2": ("mri", "mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulated_probseg.nii.gz"),
     "mwp3": ("mri", "mwp3", "space-MNI152NLin2009cAsym_label-CSF_desc-modulated_probseg.nii.gz"),
-    "s6mwp1": ("mri", "s6mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulatedS6_probseg.nii.gz"),
-    "s6mwp2": ("mri", "s6mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulatedS6_probseg.nii.gz"),
     "y": ("mri", "y_", "from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.nii.gz"),
     "iy": ("mri", "iy_", "from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"),
     "sidecar": ("report", "vbmstat_", "desc-vbmstat_provenance.json"),
@@ -40,23 +40,26 @@ _OUTPUTS = {
     "qc": ("report", "qc_", "desc-qc_T1w.json"),
     "picture": ("report", "vbmreport_", "desc-report_T1w.png"),
 }
-OUTPUT_KINDS = tuple(_OUTPUTS)
+_LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
+_SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([12])")  # kinds s6mwp1, s7.5mwp2
 
 # How programs name modulated maps in template space. CAT12's longitudinal pipeline puts r (realigned) before the
 # name and, in one of its models, modulates twice (mwmwp1r*); an r is taken for that only before "sub-".
 _MAP_PATTERNS = tuple(
     re.compile(pattern + r"\.nii(?:\.gz)?$")
     for pattern in (
-        r"^(?P<smooth>s\d*)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
-        r"^(?P<smooth>s\d*)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
-        r"^(?P<stem>.+?)_(?P<smooth>s\d*)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
+        r"^(?P<stem>.+?)_(?P<smooth>s\d*(?:\.\d+)?)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
         r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
-        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+)?_probseg",  # vbmstat
+        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+(?:p\d+)?)?"
+        r"_probseg",  # vbmstat
         r"^(?P<stem>.+?)_space-[^_]+-modulated(?:_desc-[^_]+)?_label-(?P<name>GM|WM|CSF)_probseg",  # T1Prep, BIDS names
     )
 )
-_TISSUE_NUMBER = {"GM": 1, "WM": 2, "CSF": 3, "graymatter": 1, "whitematter": 2, "csf": 3}
+_TISSUE_NUMBER = {**{name.upper(): number for number, name in enumerate(TISSUES, 1)},
+                  "graymatter": 1, "whitematter": 2, "csf": 3}  # fmt: skip
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
 
 
@@ -112,6 +115,50 @@ def image_stem(path: Path) -> str:
     return path.stem
 
 
+def is_fwhm(value: Any) -> bool:
+    """Whether a value can be the width of smoothed maps, as in their names: 0.1 to 50 mm, at most two decimals."""
+    return isinstance(value, int | float) and _LEAST_FWHM_MM <= value <= _MAX_FWHM_MM and round(value, 2) == value
+
+
+def smoothed_kind(fwhm_mm: float, tissue: int) -> str:
+    """Kind and CAT12 prefix of a smoothed modulated map; also its column in ``cohort.tsv``.
+
+    Examples
+    --------
+    >>> smoothed_kind(6.0, 1), smoothed_kind(7.5, 2)
+    ('s6mwp1', 's7.5mwp2')
+    """
+    return f"s{fwhm_mm:g}mwp{tissue}"
+
+
+def fwhm_of(kind: str) -> float | None:
+    """Width in mm of a smoothed kind; None for any other text.
+
+    Examples
+    --------
+    >>> fwhm_of("s7.5mwp2"), fwhm_of("mwp2")
+    (7.5, None)
+    """
+    match = _SMOOTHED.fullmatch(kind)
+    return float(match[1]) if match else None
+
+
+def output_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
+    """Kinds of all outputs of a scan whose maps are smoothed by these widths."""
+    return (*_OUTPUTS, *(smoothed_kind(width, tissue) for width in fwhm_mm for tissue in (1, 2)))
+
+
+def is_map_column(name: str) -> bool:
+    """Whether a column of ``cohort.tsv`` holds paths of modulated maps, such as ``s6mwp1``."""
+    return name in ("mwp1", "mwp2", "mwp3") or fwhm_of(name) is not None
+
+
+def map_columns(names: Iterable[str], tissue: int) -> list[str]:
+    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF): the smoothed ones by width, the unsmoothed one last."""
+    columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
+    return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
+
+
 def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     """Where an output of a scan is written.
 
@@ -122,7 +169,7 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     scan : Scan
         The scan.
     kind : str
-        One of `OUTPUT_KINDS`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
+        One of :func:`output_kinds`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
     names : {"cat12", "bids"}
         CAT12's folders and prefixes, or BIDS derivatives.
 
@@ -132,13 +179,23 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     >>> output_path(Path("out"), scan, "mwp1").as_posix()
     'out/mri/mwp1sub-01_T1w.nii.gz'
     """
-    folder, prefix, bids_name = _OUTPUTS[kind]
+    folder, prefix, bids_name = _parts(kind)
     if names == "cat12":
         suffix = "." + bids_name.split(".", 1)[1]
         return out / folder / f"{prefix}{scan.stem}{suffix}"
     participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_bids_label(scan.stem)}"
     entities = scan.stem.removesuffix("_T1w") if scan.participant_id.startswith("sub-") else participant
     return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
+
+
+def _parts(kind: str) -> tuple[str, str, str]:
+    """CAT12 folder and prefix, and BIDS name, of a kind of output."""
+    width = fwhm_of(kind)
+    if width is None:
+        return _OUTPUTS[kind]
+    folder, _, bids_name = _OUTPUTS[kind[-4:]]
+    label = f"{width:g}".replace(".", "p")  # labels of BIDS hold letters and digits only
+    return folder, kind, bids_name.replace("desc-modulated", f"desc-modulatedS{label}")
 
 
 def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
@@ -168,15 +225,15 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
             raise ScanError(msg)
 
 
-def check_name_length(scan: Scan, names: str) -> None:
-    """Refuse a scan whose outputs would have longer names than file systems take.
+def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
+    """Refuse a scan whose outputs would have longer names than file systems allow.
 
     Raises
     ------
     ScanError
         If one would have more than 255 bytes.
     """
-    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in _OUTPUTS)
+    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in output_kinds(fwhm_mm))
     if n_bytes > _MAX_NAME_BYTES:
         allowed = f"and {_MAX_NAME_BYTES} are allowed; rename it"
         msg = f"{scan.path}: its outputs would have names of {n_bytes} bytes, {allowed}"
@@ -371,7 +428,7 @@ def native_paths(modulated: Path) -> dict[str, Path]:
     >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}
     {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'field': 'iy_sub-1.nii'}
     """
-    match = re.match(r"^s?\d*mw(?P<letter>p|c)[123](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
+    match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[123](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
     bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WM|CSF)_desc-modulated", modulated.name)
     if match:
         letter, stem = match["letter"], match["stem"]
@@ -381,7 +438,7 @@ def native_paths(modulated: Path) -> dict[str, Path]:
                  for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("field", "iy"))}  # fmt: skip
     else:
         return {}
-    suffixes = (".nii.gz", ".nii") if modulated.name.endswith(".gz") else (".nii", ".nii.gz")
+    suffixes = NIFTI_SUFFIXES if modulated.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]
     found = {}
     for kind, name in names.items():
         paths = [modulated.with_name(name + suffix) for suffix in suffixes]

@@ -1,7 +1,7 @@
 """Run again what made a result, from the record beside it, and compare the outputs byte by byte.
 
 A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
-and the sha256 of every input; inputs are found by name and sha256, wherever they lie now.
+and the sha256 of every input; inputs are found by name and sha256, wherever they are now.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
 from vbmstat import naming
 from vbmstat.assets import ASSETS, sha256
 from vbmstat.assets.provenance import device_label, find_file, versions
-from vbmstat.batch.options import Options
-from vbmstat.batch.task import ScanTask, run_scan
+from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
 from vbmstat.image import io
-from vbmstat.preproc.pipeline import engine_parameters
+from vbmstat.inputs import Inputs
+from vbmstat.preproc.spec import PreprocSpec
 
 COMMANDS = ("preprocess", "glm")
 
@@ -39,7 +37,7 @@ class Compared:
     name : str
         Relative to the output folder.
     status : {"same bytes", "differs", "only before", "only now"}
-        What came out.
+        Result of the comparison.
     detail : str
         Largest difference of an image's values, where bytes differ.
     """
@@ -55,14 +53,14 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises
     ------
     VbmstatError
-        If the file is no such record.
+        If the file is not such a record.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["command"] in COMMANDS and isinstance(record["versions"], dict):
             return dict(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no record of a run"
+        reason = error.strerror if isinstance(error, OSError) else "it is not the record of a run"
         msg = f"{path}: expected report/vbmstat_NAME.json of preprocess or glm.json of glm: {reason}"
         raise VbmstatError(msg) from error
     msg = f"{path}: made by vbmstat {record['command']}; expected a record of {' or '.join(COMMANDS)}"
@@ -70,7 +68,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def differences(record: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when a result was made: versions, machine, device, assets; a line each."""
+    """What has changed since a result was made: versions, machine, device, assets; a line each."""
     now = {**versions(), "formulaic": metadata.version("formulaic")}
     pairs: list[tuple[str, Any, Any]]
     pairs = [(name, then, now.get(name, "not installed")) for name, then in record["versions"].items()]
@@ -95,9 +93,9 @@ def device_name(record: Mapping[str, Any]) -> str:
 
 
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine would record now; nothing where it cannot be told, such as weights in a folder of one's own."""
+    """What the engine would record now; nothing if that is unknown, such as weights in a folder of the user's."""
     try:
-        return engine_parameters(str(record.get("engine")), *filter(None, [record["parameters"].get("weights")]))
+        return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
     except VbmstatError:
         return {}
 
@@ -115,7 +113,7 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     record : mapping
         Content of the sidecar.
     sidecar : Path
-        Where it lies, among the outputs that are compared.
+        Its path, beside the outputs to compare.
     inputs : sequence of Path
         Folders with the scan; by default those around the outputs.
     out : Path
@@ -127,33 +125,26 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         If the scan is not found, or fails.
     """
     try:
-        names, stem = record["parameters"]["names"], record["scan"]
+        spec, stem = PreprocSpec.from_record(record.get("spec")), record["scan"]
         (entry,) = record["inputs"]
-        sound = names in naming.NAME_STYLES and Path(stem).name == stem and {"path", "sha256"} <= set(entry)
-    except (KeyError, TypeError, ValueError):
+        sound = Path(stem).name == stem and {"path", "sha256"} <= set(entry)
+    except (KeyError, TypeError, ValueError, VbmstatError):
         sound = False
     if not sound:
-        msg = f"{sidecar}: expected the record of one scan (scan, parameters, one input); it is damaged"
+        msg = f"{sidecar}: expected the record of one scan (scan, spec, one input); it is damaged or older than that"
         raise VbmstatError(msg)
-    before = _output_folder(sidecar, names, stem)
-    found = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
-    with _under_name(found, Path(entry["path"]).name) as path:
-        scan = naming.Scan(path, stem, *naming.split_ids(stem))
-        engine, parameters = str(record["engine"]), dict(record["parameters"])
-        weights = parameters.get("weights")
-        options = Options(engine=engine, device=device_name(record), names=names, force=True, weights=weights)
-        task = ScanTask(scan, out.absolute(), options, parameters)
-        with _threads(record.get("threads")):
-            outcome = run_scan(task)
-    if outcome.status != "done":
-        msg = f"{stem}: {outcome.reason or outcome.status}"
-        raise VbmstatError(msg)
-    kinds = (naming.output_path(Path(), scan, kind, names) for kind in naming.OUTPUT_KINDS)
+    before = _output_folder(sidecar, spec.names, stem)
+    path = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
+    with _under_name(path, Path(entry["path"]).name) as named:
+        scan = naming.Scan(named, stem, *naming.split_ids(stem))
+        threads = record.get("threads")  # sums over several threads round differently
+        preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
+    kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in naming.output_kinds(spec.fwhm_mm))
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
 
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
-    """The output folder in which a sidecar lies."""
+    """The output folder of a sidecar."""
     scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
     inside = naming.output_path(Path(), scan, "sidecar", names)
     folder = sidecar.absolute().parents[len(inside.parts) - 1]
@@ -173,17 +164,6 @@ def _under_name(path: Path, name: str) -> Iterator[Path]:
         link = Path(folder) / name
         link.symlink_to(path.absolute())
         yield link
-
-
-@contextmanager
-def _threads(n: int | None) -> Iterator[None]:
-    """As many threads as were used: sums over several threads round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(n or before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compare_outputs(before: Path, now: Path, names: Iterable[str] | None = None) -> list[Compared]:
@@ -211,7 +191,7 @@ def _compare(name: str, before: Path, now: Path) -> Compared:
 
 
 def _image_difference(before: Path, now: Path) -> str:
-    if not now.name.endswith((".nii", ".nii.gz")):
+    if not now.name.endswith(naming.NIFTI_SUFFIXES):
         return ""
     try:
         old, new = io.read_channels(before), io.read_channels(now)

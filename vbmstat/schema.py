@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from vbmstat.naming import TISSUES
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,7 +44,6 @@ _VOLUMES = (
     Column("wm_ml", "White matter in the scan's space", "mL"),
     Column("csf_ml", "Cerebrospinal fluid in the scan's space", "mL"),
 )
-_TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
 _SIDES = {"left": "left", "right": "right", "both": "a structure that is not split"}
 _PEAK = tuple(Column(f"{axis}_mm", f"Peak, MNI {axis}", "mm") for axis in "xyz")
 _AT_PEAK = (
@@ -62,7 +63,7 @@ _ROI_VOLUMES = (
 _ROI_WIDE = tuple(
     Column(f"<{unit}>_{tissue}_ml", f"Volume of {words} in {{{unit}}}", "mL")
     for unit in ("region",)
-    for tissue, words in _TISSUES.items()
+    for tissue, words in TISSUES.items()
 )
 _ENGINE = Column("engine", "Engine; that of deep with the name of its weights")
 _HEAD_KEYS = (
@@ -151,7 +152,7 @@ _ROI_AGREEMENT = (
     Column("label", "Value in the atlas image"),
     Column("name", "Name of the label"),
     Column("region", "Name that a left and right pair share"),
-    Column("tissue", "Tissue", levels=_TISSUES),
+    Column("tissue", "Tissue", levels=TISSUES),
     Column("n_scans", "Scans with a volume in both"),
     Column("mean_<table>_ml", "Mean volume over scans in {table}", "mL"),
     *_AGREEMENT,
@@ -159,7 +160,7 @@ _ROI_AGREEMENT = (
 _COHORT, _PIPELINE = Column("cohort", "Cohort, as the plan calls it"), Column("pipeline", "Pipeline")
 _PAIR = (
     _COHORT,
-    Column("tissue", "Tissue", levels=_TISSUES),
+    Column("tissue", "Tissue", levels=TISSUES),
     Column("a", "Pipeline A, the reference"),
     Column("b", "Pipeline B"),
 )
@@ -216,8 +217,8 @@ TABLES = {
             Column("mwp1", "Path of the modulated grey matter in template space, relative to this table"),
             Column("mwp2", "Path of the modulated white matter in template space"),
             Column("mwp3", "Path of the modulated CSF in template space"),
-            Column("s6mwp1", "Path of the modulated grey matter, smoothed by 6 mm FWHM"),
-            Column("s6mwp2", "Path of the modulated white matter, smoothed by 6 mm FWHM"),
+            Column("s<fwhm>mwp1", "Path of the modulated grey matter, smoothed by {fwhm} mm FWHM"),
+            Column("s<fwhm>mwp2", "Path of the modulated white matter, smoothed by {fwhm} mm FWHM"),
         ),
     ),
     "inputs": Table(
@@ -250,7 +251,7 @@ TABLES = {
             Column(
                 "tissue",
                 "Tissue, or TIV (their sum)",
-                levels={**_TISSUES, "tiv": "total intracranial volume"},
+                levels={**TISSUES, "tiv": "total intracranial volume"},
             ),
             Column("volume_ml", "Volume in the scan's space", "mL"),
         ),
@@ -402,7 +403,7 @@ TABLES = {
         "a map that could not be measured",
         (
             _SCAN_ID,
-            Column("tissue", "Tissue of the map", levels=_TISSUES),
+            Column("tissue", "Tissue of the map", levels=TISSUES),
             _REASON,
         ),
     ),
@@ -564,7 +565,7 @@ TABLES = {
         "roi_correlation.tsv",
         "a tissue and region",
         (
-            Column("tissue", "Tissue", levels=_TISSUES),
+            Column("tissue", "Tissue", levels=TISSUES),
             Column("region", "Name that a left and right pair share"),
             _PAPER,
             Column("<pair>", "Correlation of the volumes over scans, {pair}"),

@@ -26,8 +26,10 @@ from vbmstat.assets.provenance import device_label, versions
 from vbmstat.image import io, storage
 from vbmstat.image.grid import apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.preproc import cat, deep, modulate, pipeline, warp, working
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.engines import cat, deep
 from vbmstat.preproc.networks.weights import find_set
+from vbmstat.preproc.steps import warp, working
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "deep_warp.json"
@@ -48,7 +50,7 @@ def ways_of(weights: str) -> dict[str, Way]:
         "hybrid": lambda tissues, template, _: deep.register(tissues, template, networks),
         "classic": warp.register_both_ways,
         "from zero": lambda tissues, template, _: warp.register_both_ways(tissues, template),
-        "cat": cat.register,
+        "cat": lambda tissues, template, _: cat.register(tissues, template),
     }
 
 
@@ -70,7 +72,7 @@ def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) ->
     grid = template.grid
     points = apply_affine(grid.affine, voxel_indices(grid.shape)) + found.forward.data
     moved = sample(tissues.data, apply_affine(torch.linalg.inv(torch.as_tensor(grid.affine)).numpy(), points))
-    determinant = modulate.jacobian_determinant(found.forward)
+    determinant = found.forward.jacobian_determinant
     field = Displacement(found.forward.data, grid)
     error = inverse_error_mm(found, template.data.sum(0) > IN_BRAIN)
     return {

@@ -23,7 +23,8 @@ from vbmstat import evaluate
 from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.image import io, storage
-from vbmstat.preproc.pipeline import ENGINES, segment_scan
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate import render_t1w, tissue_labels
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def measure(labels: Path, noise: float, engine: str, device: torch.device, weigh
     t1w = render_t1w(volume, noise_percent=noise, bias_percent=BIAS_PERCENT, seed=int(number))
     truth = tissue_labels(volume).data
     started = time.perf_counter()
-    result = segment_scan(t1w, device, engine=engine, weights=weights)
+    result = segment_scan(t1w, find_engine(engine, weights if engine == "deep" else None), device)
     seconds = time.perf_counter() - started
     found = result.label.data.round().cpu()
     found_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))

@@ -33,7 +33,8 @@ from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import ENGINES, Segmented, segment_scan
+from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate.render import bias_field, rician
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_repeatability.json"
@@ -97,12 +98,12 @@ def volumes(segmented: Segmented) -> dict[str, float]:
 def measure(path: Path, engine: str, changes: list[str], device: torch.device) -> list[dict[str, object]]:
     """Percent change of each volume by each change of a scan; the same noise and field for every engine."""
     t1w = io.read_scan(path)
-    plain = segment_scan(t1w, device, engine=engine)
+    plain = segment_scan(t1w, find_engine(engine), device)
     before = volumes(plain)
     rows: list[dict[str, object]] = []
     for name in changes:
         rng = np.random.default_rng(zlib.crc32(f"{path.name} {name}".encode()))
-        after = volumes(segment_scan(CHANGES[name](t1w, plain, rng), device, engine=engine))
+        after = volumes(segment_scan(CHANGES[name](t1w, plain, rng), find_engine(engine), device))
         percent = {f"{key}_change_percent": round(100 * (after[key] / before[key] - 1), 3) for key in VOLUMES}
         rows.append({"scan": path.name, "change": name, "engine": engine, **percent})
         print(rows[-1], flush=True)

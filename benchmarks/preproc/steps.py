@@ -22,6 +22,7 @@ import torch
 
 from vbmstat.image import io, storage
 from vbmstat.preproc.pipeline import ENGINES
+from vbmstat.preproc.spec import ENGINES
 from vbmstat.runlog import scan_times
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -31,7 +32,8 @@ def run(scan: Path, engine: str, weights: str) -> dict[str, object]:
     """One scan in its own process: step times, whole wall time, CPU time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(sys.executable).with_name("vbmstat"))
-        command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine, "--weights", weights]
+        command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine]
+        command += ["--weights", weights] * (engine == "deep")
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.light import light, write_scans
-from vbmstat.batch.options import Options
+from tests.batch.light import asked, write_scans
 from vbmstat.batch.task import ScanTask
 from vbmstat.image import storage
 from vbmstat.inputs import find_inputs
@@ -28,8 +27,7 @@ def tasks(tmp_path, undrawn) -> Callable[..., list[ScanTask]]:
         n_scans: int, marks: dict[int, float] | None = None, parameters: dict | None = None, **options
     ) -> list[ScanTask]:
         scans = find_inputs([write_scans(tmp_path / "scans", n_scans, marks)]).scans
-        asked = Options(**{"device": "cpu", "process": light, **options})
-        return [ScanTask(scan, tmp_path / "out", asked, parameters or {}) for scan in scans]
+        return [ScanTask(scan, tmp_path / "out", *asked(**options), parameters or {}) for scan in scans]
 
     return make
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from tests import hostile
+from tests.batch.light import read_failures
 from vbmstat import cohort_quality, inputs, naming
 from vbmstat.batch import plan, run
 from vbmstat.cohort import read_cohort
@@ -42,9 +43,9 @@ GOOD = "sub-01_T1w"
 def engine(monkeypatch, preprocessed):
     """The engine's earlier result for the simulated person; any other scan goes through the engine."""
 
-    def stand_in(t1w, device, on_step, engine):
-        if not t1w.grid.matches(preprocessed.tissues.grid):
-            return preprocess_scan(t1w, device, on_step, engine)
+    def stand_in(t1w, spec, on_step):
+        if not t1w.grid.matches(preprocessed.segmented.scan_grid):
+            return preprocess_scan(t1w, spec, on_step)
         on_step("segment")
         return preprocessed
 
@@ -95,7 +96,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     out = tmp_path / "out"
     cohort = run.preprocess(folder, out, device="cpu")
     assert cohort.scan_ids == ["sub-01"]
-    failures = run.read_failures(out).set_index("scan")
+    failures = read_failures(out).set_index("scan")
     assert list(failures.columns) == ["path", "step", "reason"]
     assert sorted(failures.index) == [f"{name}_T1w" for name in sorted(HOSTILE)]
     for name, (_, reason) in HOSTILE.items():
@@ -108,7 +109,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     assert partial_files(out) == []
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     (scan,) = inputs.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
-    own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
+    own = {naming.output_path(Path(), scan, kind) for kind in naming.output_kinds((6.0,))}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort", "failures", "inputs")
     tables = [*(f"{name}.{kind}" for name in tables for kind in ("tsv", "json")), "dataset_description.json"]
@@ -125,9 +126,9 @@ def test_cohort_table(folder, tmp_path, preprocessed):
     row = table.iloc[0]
     assert row["participant_id"] == "sub-01"
     assert row["s6mwp1"] == "mri/s6mwp1sub-01_T1w.nii.gz"
-    assert float(row["gm_ml"]) == pytest.approx(preprocessed.gm_ml, abs=1e-3)
+    assert float(row["gm_ml"]) == pytest.approx(preprocessed.segmented.volumes_ml[0], abs=1e-3)
     stored = io.read_volume(tmp_path / "out" / row["mwp1"])
-    assert stored.sums_ml[0] == pytest.approx(preprocessed.gm_ml, rel=0.01)
+    assert stored.sums_ml[0] == pytest.approx(preprocessed.segmented.volumes_ml[0], rel=0.01)
 
 
 def test_second_run_resumes_and_force_repeats(folder, tmp_path):
@@ -179,7 +180,7 @@ def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(io, "write_volume", full)
     with pytest.raises(ScanError, match=r"none of 1 scans could be preprocessed; first reason: .*No space left"):
         run.preprocess(folder, tmp_path / "out", device="cpu")
-    assert run.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
+    assert read_failures(tmp_path / "out")["step"].tolist() == ["write"]
 
 
 def test_participants_are_joined_by_id(folder, tmp_path, caplog):
@@ -192,7 +193,7 @@ def test_participants_are_joined_by_id(folder, tmp_path, caplog):
     assert pd.isna(cohort.table.loc[("sub-01", ""), "age"])
     assert [r.getMessage() for r in caplog.records] == [
         "no participants row for sub-01; their covariates are missing in cohort.tsv",
-        "1 of 2 scans stand out among the others: sub-02; see qc_warnings in cohort.tsv",  # it is the same image
+        "1 of 2 scans are outliers: sub-02; see qc_warnings in cohort.tsv",  # it is the same image
     ]
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.light import KILLS, light, write_scans
+from tests.batch.light import KILLS, asked, light, read_failures, write_scans
 from vbmstat import derivatives
 from vbmstat.batch import run, scheduled
-from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.scheduled import of_cluster, scheduled_workers
 from vbmstat.image import storage
@@ -26,17 +25,17 @@ def no_picture(path: Path, *_) -> None:
     storage.write_text(path, "picture")
 
 
-def quick(*scan, killed: Path | None = None, **options):
+def quick(t1w, spec, on_step, killed: Path | None = None):
     """The light engine on a worker; the first to leave no file at `killed` dies in the middle of its scan."""
     derivatives._write_picture = no_picture
 
     def begin(step: str) -> None:
-        scan[2](step)
+        on_step(step)
         if step == "warp" and killed is not None and not killed.exists():
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return light(*scan[:2], begin, *scan[3:], **options)
+    return light(t1w, spec, begin)
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +72,14 @@ def test_a_scan_that_kills_its_workers_is_reported_and_the_batch_goes_on(tmp_pat
     scans = write_scans(tmp_path / "in", 4, {2: KILLS})
     cohort = run.preprocess(scans, tmp_path / "out", device="cpu", process=quick, workers=of_cluster(local))
     assert list(cohort.table["scan"]) == ["sub-01_T1w", "sub-03_T1w", "sub-04_T1w"]
-    (failure,) = run.read_failures(tmp_path / "out").to_dict("records")
+    (failure,) = read_failures(tmp_path / "out").to_dict("records")
     assert (failure["scan"], failure["step"]) == ("sub-02_T1w", "segment")
     assert "1 worker(s) died at the same task" in failure["reason"]
     assert not (tmp_path / "out" / ".partial").exists()
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "asked", "expected"),
+    ("scheduler", "limits", "expected"),
     [
         ("slurm", {"jobs": 20}, {"workers": 20, "cores": 2, "memory": 1.3}),
         ("slurm", {"jobs": 20, "memory_gb": 60.0}, {"workers": 20, "cores": 2, "memory": 3e9}),
@@ -88,7 +87,7 @@ def test_a_scan_that_kills_its_workers_is_reported_and_the_batch_goes_on(tmp_pat
         ("tcp://head:8786", {}, {"workers": None}),
     ],
 )
-def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, asked, expected):
+def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, limits, expected):
     """A worker of a SLURM job has room for the largest scan and a third more, or what the user says."""
     given = {}
 
@@ -98,11 +97,11 @@ def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, asked, exp
         yield None
 
     monkeypatch.setattr(scheduled, "open_cluster", open_cluster)
-    plan = make_plan(write_scans(tmp_path / "in", 3), tmp_path / "out", Options(device="cpu"))
-    with scheduled_workers(plan, scheduler, **asked) as workers:
+    plan = make_plan(write_scans(tmp_path / "in", 3), tmp_path / "out", *asked(**{"jobs": None, **limits}))
+    with scheduled_workers(plan, scheduler) as workers:
         assert workers is None
     if expected.get("memory") == 1.3:
-        expected = expected | {"memory": int(1.3 * run.share_out(plan, 3, None, None).bytes_a_scan)}
+        expected = expected | {"memory": int(1.3 * run.share_out(plan, 3).bytes_a_scan)}
     assert given["scheduler"] == scheduler
     assert {name: given[name] for name in expected} == expected
     assert given["folder"] == plan.out / FOLDER / "slurm"

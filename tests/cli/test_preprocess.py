@@ -74,7 +74,7 @@ def light_scans(tmp_path, monkeypatch):
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(vbmstat, light_scans, tmp_path):
     code, said = vbmstat(light_scans, "--out", tmp_path / "out", "--device", "cpu", "--dry-run", "--jobs", "1")
     assert code == 0
-    assert "5 scans: 0 complete, 5 to be done" in said
+    assert "5 scans: 0 complete, 5 to do" in said
     assert "one scan at a time" in said
     assert "disk: about" in said
     assert not (tmp_path / "out").exists()
@@ -92,7 +92,7 @@ def test_shards_then_the_whole(vbmstat, light_scans, tmp_path):
     (light_scans / "sub-04_T1w.nii.gz").write_bytes(b"broken")
     code, said = vbmstat(*given, "--no-report", "--stop-on-first-failure")
     assert code == 1
-    assert "stopped at the first failure; 1 scans were left undone" in said
+    assert "stopped at the first failure; 1 scans were not run" in said
     code, said = vbmstat(*given, "--no-report", "--no-lock")
     assert code == 1
     assert "3 scans in" in said

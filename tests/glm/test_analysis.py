@@ -13,11 +13,12 @@ import statsmodels.formula.api as smf
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat.cohort import Cohort, read_cohort
+from vbmstat.cohort import Cohort, index_by_id, read_cohort
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.options import Options
 from vbmstat.glm.pack import pack_maps
+from vbmstat.glm.sources import map_column
 from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -351,6 +352,15 @@ def test_what_is_refused_before_any_map_is_read(cohort_folder):
     ):
         with pytest.raises((TableError, DesignError, ScanError), match=match):
             fit_glm(None, formula, path, contrasts, **options)
+
+
+def test_smoothed_maps_of_one_width_are_taken_and_of_several_refused(cohort_folder):
+    """A column of 8 mm must not be passed over for unsmoothed maps."""
+    data = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t").rename(columns={"s6mwp1": "s8mwp1"})
+    table = index_by_id(data.assign(mwp1=data["s8mwp1"]), "cohort.tsv")
+    assert map_column("gm", table) == "s8mwp1"
+    with pytest.raises(TableError, match=r"gm may be any of the columns s6mwp1, s8mwp1; keep one of them"):
+        map_column("gm", table.assign(s6mwp1=table["s8mwp1"]))
 
 
 def test_unknown_options_and_devices():

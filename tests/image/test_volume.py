@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat.image.grid import Grid
-from vbmstat.image.volume import Displacement, Volume
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
 
 GRID = Grid((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -33,3 +33,16 @@ def test_shapes_that_do_not_fit_the_grid():
         Volume(torch.zeros(3, 4, 5), GRID)
     with pytest.raises(ValueError, match=r"expected a displacement of shape \(3, \(3, 4, 5\)\), got \(2, 3, 4, 5\)"):
         Displacement(torch.zeros(2, 3, 4, 5), GRID)
+
+
+def test_jacobian_of_a_linear_displacement_is_its_determinant():
+    matrix = np.array([[1.1, 0.05, 0], [0, 0.8, 0.1], [0.02, 0, 1.3]])
+    grid = Grid((6, 7, 8), np.diag([2.0, 1.0, 3.0, 1.0]))
+    linear = np.eye(4)
+    linear[:3, :3] = matrix - np.eye(3)
+    moved = apply_affine(linear, apply_affine(grid.affine, voxel_indices(grid.shape)))
+    expected = torch.full(grid.shape, np.linalg.det(matrix)).float()
+    torch.testing.assert_close(Displacement(moved, grid).jacobian_determinant, expected, atol=1e-5, rtol=0)
+    size = torch.tensor([2.0, 1.0, 3.0]).reshape(3, 1, 1, 1)
+    batch = torch.stack([moved / size, 0 * moved])  # voxels
+    torch.testing.assert_close(jacobian_determinant(batch), torch.stack([expected, torch.ones(grid.shape)]))

@@ -25,6 +25,8 @@ def test_what_a_folder_holds(cohort_folder, model_folder) -> None:
     assert "(1 scan came without skull and kept its own mask)" in run.methods.paragraphs[0]
     assert run.output(SCRIPT_ID, "picture").name == f"vbmreport_scan{N_SCANS - 1}_T1w.png"
     assert run.output("sub-01", "mwp1") is None
+    assert run.fwhm_mm == [6.0]
+    assert "smoothed with a Gaussian of 6 mm full width" in run.methods.paragraphs[0]
 
 
 def test_a_bids_folder_is_understood(tmp_path) -> None:

@@ -9,14 +9,19 @@ from tests.robustness.conftest import GRID, as_segmented, head_labels
 from vbmstat.errors import ScanError
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.robustness import artefacts, engines
 from vbmstat.robustness.artefacts import N_IMAGES, captioned_images, evaluate_artefacts, summarise
-from vbmstat.robustness.engines import Engine
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.labels import is_label_map
 
 CPU = torch.device("cpu")
-CLASSIC = [Engine("classic")]
+CLASSIC = [Classic()]
+
+
+def replace_engine(monkeypatch, segment) -> None:
+    for module in (engines, artefacts):
+        monkeypatch.setattr(module, "segment_scan", segment)
 
 
 def one_hot(labels: torch.Tensor) -> torch.Tensor:
@@ -32,7 +37,7 @@ def perfect(monkeypatch):
         shown.append(image)
         return as_segmented(one_hot(tissue_labels(head_labels()).data))
 
-    monkeypatch.setattr(engines, "segment_scan", segment)
+    replace_engine(monkeypatch, segment)
     return shown
 
 
@@ -62,7 +67,7 @@ def test_a_worse_engine_has_the_dice_and_error_that_it_should(head, tmp_path, mo
     labels = tissue_labels(head_labels()).data
     half = labels.clone()
     half[:, :14][half[:, :14] == 2] = 1  # the left half's GM is called CSF
-    monkeypatch.setattr(engines, "segment_scan", lambda *_, **__: as_segmented(one_hot(half)))
+    replace_engine(monkeypatch, lambda *_, **__: as_segmented(one_hot(half)))
     row = evaluate_artefacts([head], CLASSIC, tmp_path, device=CPU).iloc[0]
     left, whole = int((half == 2).sum()), int((labels == 2).sum())
     assert row["dice_gm"] == pytest.approx(2 * left / (left + whole), abs=1e-4)
@@ -87,7 +92,7 @@ def bright(image: Volume, *_, **__):
 
 def test_a_scan_is_compared_with_what_the_engine_made_of_it(scan, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(engines, "segment_scan", lambda *a, **k: calls.append(1) or bright(*a))
+    replace_engine(monkeypatch, lambda *a, **k: calls.append(1) or bright(*a))
     table = evaluate_artefacts([scan], CLASSIC, tmp_path, device=CPU)
     assert set(table["truth"]) == {"own"}
     assert table["dice_gm"][0] == 1
@@ -110,7 +115,7 @@ def test_a_scan_that_fails_as_it_came_says_so_in_every_row_and_is_tried_twice_on
             raise ScanError(msg)
         return bright(image)
 
-    monkeypatch.setattr(engines, "segment_scan", segment)
+    replace_engine(monkeypatch, segment)
     table = evaluate_artefacts([scan], CLASSIC, tmp_path, device=CPU)
     assert table["reason"].tolist() == ["no brain", *["the scan as it came failed, too: no brain"] * 14]
     assert len(calls) == 16

@@ -9,13 +9,13 @@ import torch
 
 from tests.robustness.conftest import GRID, as_segmented
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.robustness import atrophy, engines
 from vbmstat.robustness.atrophy import changes, evaluate_atrophy, summarise
-from vbmstat.robustness.engines import Engine
 from vbmstat.simulate.atrophy import LEVELS_MM
 
 CPU = torch.device("cpu")
-CLASSIC = [Engine("classic")]
+CLASSIC = [Classic()]
 
 
 def test_truth_gives_slope_one_and_falls_at_every_level(head, tmp_path, monkeypatch):

@@ -10,25 +10,38 @@ import torch
 
 from tests.robustness.conftest import as_segmented, head_labels
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.robustness.engines import Engine, Trial, find_engines, find_heads, run_trials
+from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.engines.deep import Deep
+from vbmstat.robustness import engines
+from vbmstat.robustness.engines import Trial, find_engines, find_heads, run_trials
 
 CPU = torch.device("cpu")
 KIND = "evaluation_atrophy"
 
 
 @dataclass(frozen=True)
-class Fake(Engine):
+class Fake(Classic):
     """An engine that counts its work, and fails where it is told to."""
 
+    label: str = "one"  # type: ignore[assignment]
+    weights_sha256: str = ""
     calls: list = field(default_factory=list, compare=False)
     fails: tuple = ()
 
-    def segment(self, image, device):
-        self.calls.append(image)
-        if image in self.fails:
+    def parameters(self):
+        return {"weights_sha256": self.weights_sha256}
+
+
+@pytest.fixture(autouse=True)
+def segment(monkeypatch):
+    def segment(image, engine, device):
+        engine.calls.append(image)
+        if image in engine.fails:
             msg = f"no brain in {image}"
             raise ScanError(msg)
         return as_segmented(torch.ones(3, 28, 28, 28))
+
+    monkeypatch.setattr(engines, "segment_scan", segment)
 
 
 def trials(*names, **origin):
@@ -65,7 +78,7 @@ def test_what_is_there_is_not_done_again_unless_something_else_made_it(tmp_path)
     assert table["head"].tolist() == ["01", "02"]
     assert table["made_with"][0] == first["made_with"][0]
     for engine, origin, options in (
-        (Fake("one", parameters={"weights_sha256": "x"}), {}, {}),
+        (Fake("one", weights_sha256="x"), {}, {}),
         (Fake("one"), {"seed": 1}, {}),
         (Fake("one"), {}, {"force": True}),
     ):
@@ -110,9 +123,9 @@ def test_a_table_of_something_else_is_refused(tmp_path):
         run(path, [Fake("one")], trials("a"))
 
 
-def test_engines_are_found_by_name_and_deep_is_called_by_its_weights():
-    assert [engine.label for engine in find_engines(["classic", "classic"])] == ["classic"]
-    assert Engine("deep", "runs/mine").label == "deep:mine"
+def test_engines_are_found_by_name_once_and_weights_are_those_of_deep():
+    assert find_engines(["classic", "classic"], "vbmstat") == [Classic()]
+    assert find_engines(["deep", "classic"], "vbmstat") == [Deep("vbmstat"), Classic()]
     with pytest.raises(VbmstatError, match="'none'"):
         find_engines(["none"])
 

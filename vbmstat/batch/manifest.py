@@ -1,7 +1,7 @@
-"""What a run is to do, fixed before it begins: scans, engine, parameters, versions; hashed, and never changed.
+"""What a run will make, fixed before it begins: scans, engine, parameters, versions; hashed, and never changed.
 
-``logs/manifest-HASH.json`` holds nothing that differs between equal runs: a run that goes on where another stopped
-finds its manifest there.
+``logs/manifest-HASH.json`` holds nothing that differs between equal runs: a run that continues another one finds its
+manifest there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from vbmstat import naming, tables
-from vbmstat.assets.provenance import path_label, provenance
+from vbmstat.assets.provenance import path_label
 from vbmstat.errors import VbmstatError
 from vbmstat.image import storage
 from vbmstat.inputs import Inputs
@@ -27,17 +27,15 @@ _HASH_DIGITS = 12
 T = TypeVar("T")
 
 
-def manifest(
-    scans: Sequence[naming.Scan], parameters: Mapping[str, Any], engine: str, device: str
-) -> dict[str, Any]:
-    """Describe a run: what :func:`vbmstat.assets.provenance.provenance` records of each of its outputs, and all scans.
+def manifest(scans: Sequence[naming.Scan], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a run: what the sidecars of all its outputs have in common, and all scans.
 
-    A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing where
-    the file cannot be looked at). Its sha256 stands in its sidecar: nothing is read here.
+    A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing if the
+    file is not accessible). Its sha256 is in its sidecar: nothing is read here.
     """
     root = common_folder([scan.path for scan in scans])
     entries = [{"scan": s.stem, "path": path_label(s.path, root), "bytes": _size(s.path)} for s in scans]
-    return {**provenance("preprocess", parameters, engine=engine, device=device), "scans": entries}
+    return {**origin, "scans": entries}
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:

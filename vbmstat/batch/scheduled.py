@@ -1,4 +1,4 @@
-"""Scans for a cluster: workers that each have the cores and the memory that a scan takes."""
+"""Workers of a cluster, each with the cores and the memory that a scan needs."""
 
 from __future__ import annotations
 
@@ -13,32 +13,27 @@ from vbmstat.runlog import FOLDER
 from vbmstat.scheduler import LOCAL, SLURM, open_cluster
 
 _JOB_CORES = 2  # of a SLURM job: a scan gains little from more
-_SPARE = 1.3  # memory of a job over that of a scan: dask ends a worker at 95 % of what it was given
+_SPARE = 1.3  # memory of a job over that of a scan: dask ends a worker at 95 % of its limit
 
 
 @contextmanager
-def scheduled_workers(
-    plan: Plan, scheduler: str | None, jobs: int | None = None, memory_gb: float | None = None
-) -> Iterator[Workers | None]:
+def scheduled_workers(plan: Plan, scheduler: str | None) -> Iterator[Workers | None]:
     """Workers of a dask scheduler for the scans of a plan.
 
     Parameters
     ----------
     plan : Plan
-        Its scans' sizes say how much memory a worker needs.
+        The size of its scans gives the memory of a worker, its execution the number of workers.
     scheduler : str, optional
         As for :func:`vbmstat.scheduler.open_cluster`; None for no cluster.
-    jobs : int, optional
-        Workers to start.
-    memory_gb : float, optional
-        Memory of all of them together, GB.
 
     Raises
     ------
     ClusterError
         As :func:`vbmstat.scheduler.open_cluster` says.
     """
-    share = share_out(plan, len(plan.tasks), jobs, memory_gb)
+    jobs, memory_gb = plan.execution.jobs, plan.execution.memory_gb
+    share = share_out(plan, len(plan.tasks))
     cores, memory = share.threads, None
     if scheduler == SLURM:
         cores, memory = _JOB_CORES, int(_SPARE * share.bytes_a_scan)
@@ -51,5 +46,5 @@ def scheduled_workers(
 
 
 def of_cluster(cluster: Cluster) -> Workers:
-    """The workers of a cluster; one executor after the other may be had of it, and a dead worker breaks none."""
+    """The workers of a cluster; its executors can be replaced, and survive a dead worker."""
     return Workers(lambda _: cluster.executor(), cluster.n_workers)

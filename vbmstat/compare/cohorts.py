@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ from vbmstat.glm.options import make_options
 from vbmstat.glm.pack import find_store, pack_maps
 from vbmstat.image import storage
 from vbmstat.naming import split_ids
+from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
 from vbmstat.tables import write_table
 
 _STAMP = "stamp.json"
 _NEEDED = "draws.tsv"
-_Report = Callable[[str, int, int], None]
 _Failures = dict[tuple[str, str, str], str]  # cohort, variable and tissue -> reason
 
 
@@ -72,7 +72,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
+def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
     """Fit every model of a plan in every pipeline on the same subsets, and compare.
 
     Parameters
@@ -133,7 +133,7 @@ def _load(plan: Plan) -> dict[str, CohortData]:
 
 
 def _fit_all(
-    plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str], failures: _Failures
+    plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str], failures: _Failures
 ) -> list[bool]:
     """Fit what is not done yet; whether each model was fitted now. What cannot be fitted goes into `failures`."""
     jobs = [
@@ -229,7 +229,7 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def _compare_models(
-    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report,
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: OnProgress,
     notes: list[str],
 ) -> pd.DataFrame:
     """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
@@ -267,7 +267,7 @@ def _compare_models(
 
 
 def _compare_rois(
-    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]
 ) -> pd.DataFrame:
     """Region volumes of every pipeline, their agreement, and the scatter panels."""
     atlas = load_atlas(plan.atlas)
@@ -316,7 +316,7 @@ def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.Da
     return pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"participant_id": str})
 
 
-def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]) -> pd.DataFrame:
     """Segmentation and registration, scan by scan, of cohorts that are not pooled."""
     parts = []
     single = [data for name, data in cohorts.items() if not plan.cohorts[name].pool]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from vbmstat.image import io
 from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
 from vbmstat.inputs import images_instead
+from vbmstat.progress import OnProgress, ignore
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 _LISTED = 12
-_Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def compare_files(
     mask: Path | None = None,
     levels: Sequence[float] = agreement.T_LEVELS,
     names: tuple[str, str] | None = None,
-    report: _Report = lambda *_: None,
+    report: OnProgress = ignore,
 ) -> Comparison:
     """Compare two statistic maps, two result folders of a model, two folders of maps of the same scans, or ROI tables.
 
@@ -147,7 +147,7 @@ def short_names(a: Path, b: Path) -> tuple[str, str]:
 
 def _statistics(
     kind: str, paths: Sequence[tuple[str, Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
-    levels: Sequence[float], report: _Report,
+    levels: Sequence[float], report: OnProgress,
 ) -> Comparison:
     pairs = []
     for done, (name, one, other) in enumerate(paths, 1):
@@ -163,7 +163,7 @@ def _statistics(
     return Comparison(kind, names, table, table[few], (*notes, *found), tuple(pairs))
 
 
-def compare_scans(a: Path, b: Path, names: tuple[str, str], report: _Report = lambda *_: None) -> Comparison:
+def compare_scans(a: Path, b: Path, names: tuple[str, str], report: OnProgress = ignore) -> Comparison:
     """Modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
 
     Smoothed maps are compared where both folders have them, unsmoothed ones otherwise.

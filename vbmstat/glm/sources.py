@@ -18,7 +18,7 @@ from vbmstat.glm.formula import TISSUES
 from vbmstat.glm.maps import ArrayMaps, PackedMaps
 from vbmstat.image import storage
 from vbmstat.inputs import images_instead
-from vbmstat.naming import by_known_ids, find_maps, parse_map_name, several_kinds, split_ids
+from vbmstat.naming import by_known_ids, find_maps, fwhm_of, map_columns, parse_map_name, several_kinds, split_ids
 
 _MAX_LISTED = 12
 NO_SIDECAR = "no sidecar"  # engine and version of a map without one, among others that have one
@@ -237,7 +237,11 @@ def map_column(response: str, table: pd.DataFrame) -> str:
     """Column with the paths of the maps that a formula's left side names; smoothed maps before unsmoothed ones."""
     if response in TISSUES:
         number = TISSUES[response]
-        candidates = [name for name in (f"s6mwp{number}", f"mwp{number}") if name in table]
+        candidates = map_columns(table.columns, number)
+        smoothed = [name for name in candidates if fwhm_of(name) is not None]
+        if len(smoothed) > 1:
+            msg = f"formula: {response} may be any of the columns {', '.join(smoothed)}; keep one of them in the table"
+            raise TableError(msg)
         if candidates:
             return candidates[0]
         msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"

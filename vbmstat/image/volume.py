@@ -1,7 +1,8 @@
-"""Images as values: a tensor with the grid that says where its voxels are."""
+"""Images as values: a tensor with the grid that says where its voxels are; displacements and their Jacobian."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,3 +61,28 @@ class Displacement:
         if tuple(self.data.shape) != (3, *self.grid.shape):
             msg = f"expected a displacement of shape (3, {self.grid.shape}), got {tuple(self.data.shape)}"
             raise ValueError(msg)
+
+    @property
+    def jacobian_determinant(self) -> torch.Tensor:
+        """Determinant of the derivative of ``x + data(x)``, (X, Y, Z); 1 where nothing moves."""
+        return jacobian_determinant(self.data, self.grid.voxel_size_mm.tolist())
+
+
+def jacobian_determinant(displacement: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
+    """Determinant of the derivative of ``x + displacement(x)`` by central differences, one-sided at the border.
+
+    Parameters
+    ----------
+    displacement : Tensor, (..., 3, X, Y, Z)
+        In the unit of `spacing`.
+    spacing : sequence of three floats
+        Voxel size; 1 for displacements in voxels.
+
+    Returns
+    -------
+    Tensor, (..., X, Y, Z)
+    """
+    columns = torch.gradient(displacement, spacing=list(spacing), dim=(-3, -2, -1))  # by x, y, z: (..., 3, X, Y, Z)
+    (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = (column.unbind(-4) for column in columns)
+    xx, yy, zz = xx + 1, yy + 1, zz + 1
+    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)

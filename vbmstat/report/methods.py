@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbmstat.naming import TISSUES
 from vbmstat.report.citations import in_text
 
 _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")
-_TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
 
 _SCHEMES = {
     "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
@@ -52,7 +52,8 @@ class Methods:
 
 
 def preprocessing_methods(
-    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]], fwhm_mm: float
+    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]],
+    fwhm_mm: Sequence[float],
 ) -> Methods:
     """How scans became maps.
 
@@ -62,9 +63,11 @@ def preprocessing_methods(
         Scans that are complete; that failed; that came without skull.
     engine_versions : sequence of (str, str)
         Engines and versions of vbmstat that made them.
-    fwhm_mm : float
-        Of the Gaussian.
+    fwhm_mm : sequence of float
+        Widths of the smoothed maps; empty for none.
     """
+    widths = " or ".join(f"{width:g}" for width in fwhm_mm)
+    smoothed = f", and smoothed with a Gaussian of {widths} mm full width at half maximum" if widths else ""
     how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
     failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
     came = _count(n_stripped, "scan came without skull and kept its", "scans came without skull and kept their")
@@ -81,7 +84,7 @@ def preprocessing_methods(
     last = (
         "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011] with voxels of "
         "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that "
-        f"they hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
+        f"they hold local volume{smoothed}. Total "
         "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
     )
     return _with_citations([" ".join([first, *steps, last])])
@@ -97,7 +100,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     """
     options = record["options"]
     left = record["formula"].split("~")[0].strip()
-    tissue = _TISSUES.get(left, left)
+    tissue = TISSUES.get(left, left)
     of_regions = record.get("level", "voxel") != "voxel"
     if of_regions:
         data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"

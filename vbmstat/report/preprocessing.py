@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pandas as pd
 
 from vbmstat import naming
 from vbmstat.assets import ASSETS
-from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
+from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.cohort_quality import OUTLIER_Z, robust_z
 from vbmstat.figures import publication
 from vbmstat.image import storage
@@ -34,12 +35,11 @@ from vbmstat.report.page import (
 from vbmstat.report.rules import preprocessing_rules
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", *MAP_COLUMNS)
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
 MAX_PICTURES = 120  # in a page: about 15 MB; beyond, the marked scans and an even sample of the others
 _SHARE_MARKED = 0.75  # of the pictures that marked scans may take in a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
-_FWHM = float(naming.SMOOTHED.removeprefix("s"))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,13 @@ class Preprocessing:
     @property
     def covariates(self) -> list[str]:
         """Columns of the participants table."""
-        return [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
+        names = [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
+        return [name for name in names if not naming.is_map_column(name)]
+
+    @property
+    def fwhm_mm(self) -> list[float]:
+        """Widths of the smoothed maps, mm."""
+        return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
 
     @property
     def quality_columns(self) -> list[str]:
@@ -101,7 +107,7 @@ class Preprocessing:
         """The methods section."""
         stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
         return preprocessing_methods(
-            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, _FWHM
+            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
         )
 
     def output(self, scan: str, kind: str) -> Path | None:
@@ -273,13 +279,20 @@ def _alike(run: Preprocessing) -> Picture | None:
     return photograph(path, 1100, alt, "How alike the scans are: grey matter maps against one another", "")
 
 
+def _asked(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Spec and parameters of a scan, without what other columns show."""
+    both = {**sidecar.get("spec", {}), **sidecar.get("parameters", {})}
+    shown = both.keys() - {"assets", "engine", "device"}
+    return {name: both[name] for name in shown if both[name] is not None}
+
+
 def _provenance(run: Preprocessing) -> Table:
     """How scans were made: one row a combination of engine, device, parameters and versions."""
     ways = Counter(
         (
             f"{entry.get('engine', '?')} on {entry.get('device', '?')}",
             ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
-            json.dumps({k: v for k, v in entry.get("parameters", {}).items() if k != "assets"}, sort_keys=True),
+            json.dumps(_asked(entry), sort_keys=True),
             ", ".join(f"{k} {v[:12]}…" for k, v in entry.get("parameters", {}).get("assets", {}).items()),
         )
         for entry in run.sidecars.values()

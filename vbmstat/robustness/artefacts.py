@@ -14,8 +14,10 @@ from vbmstat import evaluate
 from vbmstat.errors import VbmstatError
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import Segmented
-from vbmstat.robustness.engines import Engine, Head, Report, Row, Trial, find_heads, run_trials
+from vbmstat.preproc.engines.base import Engine
+from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.robustness.engines import Head, Row, Trial, find_heads, run_trials
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.artefacts import ARTEFACTS, CLEAN, STRENGTHS, Artefact, add_artefact
 from vbmstat.simulate.labels import is_label_map
@@ -73,7 +75,7 @@ class _Subject(Head):
         """What the engine makes of the scan as it came; found once, failures too."""
         if engine.label not in self._own:
             try:
-                self._own[engine.label] = _truth(engine.segment(self.clean, self._device))
+                self._own[engine.label] = _truth(segment_scan(self.clean, engine, self._device))
             except VbmstatError as error:
                 self._own[engine.label] = VbmstatError(f"the scan as it came failed, too: {error}")
         truth = self._own[engine.label]
@@ -101,7 +103,7 @@ def evaluate_artefacts(
     device: torch.device,
     seed: int = 0,
     force: bool = False,
-    report: Report = lambda *_: None,
+    report: OnProgress = ignore,
 ) -> pd.DataFrame:
     """Segment every head without and with each artefact by every engine.
 

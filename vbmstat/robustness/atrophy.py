@@ -11,8 +11,10 @@ import pandas as pd
 import torch
 
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.engines.base import Engine
 from vbmstat.preproc.pipeline import Segmented
-from vbmstat.robustness.engines import Engine, Head, Measure, Report, Row, Trial, find_heads, run_trials
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.robustness.engines import Head, Measure, Row, Trial, find_heads, run_trials
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
 
 TABLE = "evaluation_atrophy"
@@ -42,7 +44,7 @@ def evaluate_atrophy(
     device: torch.device,
     seed: int = 0,
     force: bool = False,
-    report: Report = lambda *_: None,
+    report: OnProgress = ignore,
 ) -> pd.DataFrame:
     """Segment every head at eleven degrees of thinning by every engine.
 

@@ -1,4 +1,4 @@
-"""Engines over images: a row of a table for each image and engine, written at once; what is there is not done again."""
+"""Engines over images: one table row for each image and engine, written at once; existing rows are not made again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,52 +21,30 @@ from vbmstat.assets.provenance import device_label, versions
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.deep import DEFAULT_WEIGHTS
-from vbmstat.preproc.pipeline import DEEP, Segmented, engine_parameters, segment_scan
+from vbmstat.preproc.engines.base import Engine
+from vbmstat.preproc.engines.deep import Deep
+from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.spec import find_engine
+from vbmstat.progress import OnProgress, ignore
 
 Row = dict[str, Any]
-Report = Callable[[str, int, int], None]
-Measure = Callable[["Engine", Segmented], Row]
-
-
-@dataclass(frozen=True)
-class Engine:
-    """An engine with all that decides its results.
-
-    Attributes
-    ----------
-    name, weights : str
-        As :func:`vbmstat.preproc.pipeline.segment_scan` takes them.
-    parameters : mapping
-        What the sidecar would record: hashes of networks, versions of other packages.
-    """
-
-    name: str
-    weights: str = DEFAULT_WEIGHTS
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """Its name in tables: that of engine `deep` tells the weights."""
-        return f"{self.name}:{Path(self.weights).name}" if self.name == DEEP else self.name
-
-    def segment(self, image: Volume, device: torch.device) -> Segmented:
-        """Run it on an image as far as the tissues."""
-        return segment_scan(image, device, engine=self.name, weights=self.weights)
+Measure = Callable[[Engine, Segmented], Row]
 
 
 def find_engines(names: Sequence[str], weights: str | None = None) -> list[Engine]:
-    """The engines of these names, each once; `weights` are those of engine `deep`.
+    """The engines of these names, each once, ready to run; `weights` are those of engine `deep`.
 
     Raises
     ------
     VbmstatError
         If there is no engine of a name.
     AssetError
-        If one needs an extra that is not installed, or weights that are not there.
+        If a package or weights are missing.
     """
-    weights = weights or DEFAULT_WEIGHTS
-    return [Engine(name, weights, engine_parameters(name, weights)) for name in dict.fromkeys(names)]
+    engines = [find_engine(name, weights if name == Deep.name else None) for name in dict.fromkeys(names)]
+    for engine in engines:
+        engine.parameters()
+    return engines
 
 
 class Head:
@@ -144,7 +122,7 @@ def run_trials(
     *,
     device: torch.device,
     force: bool = False,
-    report: Report = lambda *_: None,
+    report: OnProgress = ignore,
 ) -> pd.DataFrame:
     """Segment every image with every engine, and keep a table of what was found.
 
@@ -194,9 +172,9 @@ def _attempt(trial: Trial, engine: Engine, device: torch.device) -> Row:
     try:
         image = trial.image()
         start = time.perf_counter()
-        found = engine.segment(image, device)
+        segmented = segment_scan(image, engine, device)
         seconds = round(time.perf_counter() - start, 1)
-        return {**trial.measure(engine, found), "seconds": seconds}
+        return {**trial.measure(engine, segmented), "seconds": seconds}
     except Exception as error:  # one bad scan must not stop the others; it is reported with its reason
         reason = str(error) if isinstance(error, VbmstatError) else f"{type(error).__name__}: {error}"
         return {"reason": one_line(reason)}
@@ -205,7 +183,7 @@ def _attempt(trial: Trial, engine: Engine, device: torch.device) -> Row:
 def _fingerprint(trial: Trial, engine: Engine, device: torch.device) -> str:
     """Short hash of all that decides a row."""
     content = {
-        "origin": dict(trial.origin), "engine": engine.name, "parameters": dict(engine.parameters),
+        "origin": dict(trial.origin), "engine": engine.name, "parameters": engine.parameters(),
         "versions": versions(), "device": device_label(device),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

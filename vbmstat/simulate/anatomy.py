@@ -197,14 +197,6 @@ def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
     return displacement
 
 
-def smallest_jacobian(displacement: torch.Tensor, on: Grid) -> float:
-    """The least Jacobian determinant of ``x + displacement(x)`` over the grid (positive: no folding)."""
-    size = on.voxel_size_mm
-    gradient = np.stack([np.stack(np.gradient(c, *size)) for c in displacement.numpy()])  # (component, axis, X, Y, Z)
-    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
-    return float(np.linalg.det(jacobian).min())
-
-
 def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
     """The template's tissue scores with a person's own smooth deviation, (3, X, Y, Z)."""
     noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])

@@ -22,7 +22,8 @@ import vbmstat
 from vbmstat import assets, tables
 from vbmstat.errors import VbmstatError
 from vbmstat.image import grid, io, storage
-from vbmstat.image.volume import Volume
+from vbmstat.image.volume import Displacement, Volume
+from vbmstat.naming import TISSUES
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
@@ -35,7 +36,6 @@ TIV_SD_ML = 110.0
 _TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
 DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and the opercula around it
 _TRUTH = Path("derivatives", "truth")
-_TISSUES = ("GM", "WM", "CSF")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def simulate_person(
         "tiv_ml": gm_ml + wm_ml + csf_ml, "gm_ml": gm_ml, "wm_ml": wm_ml, "csf_ml": csf_ml,
         "region_gm_ml": Volume((person.fractions[0] * person.region_weight)[None], on).sums_ml[0],
         "region_gm_factor": factor, "csf_score_shift": shift,
-        "smallest_jacobian": anatomy.smallest_jacobian(shape.displacement, shape.grid),
+        "smallest_jacobian": float(Displacement(shape.displacement, shape.grid).jacobian_determinant.min()),
     }  # fmt: skip
     return person, facts
 
@@ -235,7 +235,7 @@ def _write_person(
     stem = Path(participant, "anat", participant)
     io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
     if write_maps:
-        for channel, tissue in enumerate(_TISSUES):
+        for channel, tissue in enumerate(map(str.upper, TISSUES)):
             path = out / _TRUTH / f"{stem}_label-{tissue}_probseg.nii.gz"
             io.write_volume(path, Volume(person.fractions[channel][None], person.grid), axcodes="RAS", space="scanner")
 

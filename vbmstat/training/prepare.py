@@ -8,7 +8,7 @@ bias and blur of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,12 @@ from vbmstat.errors import VbmstatError
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.linear import refine_with_tissues, register_brain
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
+from vbmstat.preproc.steps.linear import refine_with_tissues, register_brain
+from vbmstat.progress import OnStep
 from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
@@ -40,7 +41,6 @@ _RENDER = {  # drawn evenly
     "structure_sd": (0.01, 0.04),
 }  # fmt: skip
 _SHAPE_VOXEL_MM = 4.0  # of the displacement that gives a label map another shape
-Tell = Callable[[str], None]
 
 
 def view_of(voxel_size_mm: float) -> Grid:
@@ -118,7 +118,7 @@ def cases_of_run(
     folder: Path,
     registration: bool,
     view: Grid,
-    tell: Tell = lambda _: None,
+    tell: OnStep = lambda _: None,
     n_scans: int | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Case]:
@@ -152,7 +152,7 @@ def cases_of_run(
 
 
 def cases_of_labels(
-    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: Tell = lambda _: None
+    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: OnStep = lambda _: None
 ) -> Iterator[Case]:
     """Cases of whole-head label maps, each bent and rendered `n_images` times; every map is a group of its own."""
     rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ from vbmstat.preproc.networks.patches import (
     network_of,
     window,
 )  # fmt: skip
-from vbmstat.preproc.smooth import smooth
+from vbmstat.preproc.steps.smooth import smooth
 
 REGION_START = (1, 15, 0)  # in the template brain's grid, 339 × 411 × 339 at 0.5 mm
 WHOLE_VIEW_SHAPE = (224, 256, 224)  # 0.75 mm
@@ -157,7 +157,7 @@ def run(network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) ->
 
 
 def tissue_fractions(p0: torch.Tensor) -> torch.Tensor:
-    """GM, WM, CSF of a tissue map in which CSF is 1, GM 2 and WM 3, (3, X, Y, Z); below 1 the rest is outside."""
+    """GM, WM, CSF of a tissue map in which CSF is 1, GM 2 and WM 3, (3, X, Y, Z); what is below 1 is background."""
     gm = (1 - (p0 - 2).abs()).clamp(0, 1)
     wm = (p0 - 2).clamp(0, 1)
     csf = (1 - (p0 - 1).abs()).clamp(0, 1)
@@ -183,8 +183,8 @@ def _refine(image: torch.Tensor, first: torch.Tensor, networks: TissueNetworks) 
         if not bool((both[:, 0] > background).any()):
             continue  # nothing but background, whose tissue is 0
         network, mirrored = network_of(index)
-        found = run(networks.patches[network], both.flip(2) if mirrored else both)
-        total[at] += weight * (found.flip(2) if mirrored else found)
+        patch = run(networks.patches[network], both.flip(2) if mirrored else both)
+        total[at] += weight * (patch.flip(2) if mirrored else patch)
     return torch.where(weights > 0, total / weights, first)
 
 

@@ -1,4 +1,4 @@
-"""The 27 patches of the second stage: where they lie, which network serves which, how they are put together.
+"""The 27 patches of the second stage: their positions, the network of each, and how they are merged.
 
 Patches of 128³ voxels in the region of 336 × 384 × 336 voxels of 0.5 mm, three along each axis. A patch of the right
 third is mirrored, so that it looks like one of the left third and the same network serves both: 18 networks.

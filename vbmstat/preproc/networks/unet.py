@@ -100,7 +100,7 @@ def _two_convolutions(before: int, after: int, activation: Callable[..., nn.Modu
 
 
 def _padding(shape: torch.Size, multiple: int) -> list[int]:
-    """Zeros before and after each axis, last axis first, as torch's `pad` wants it."""
+    """Zeros before and after each axis, last axis first, in the order of torch's `pad`."""
     pads: list[int] = []
     for n in reversed(shape):
         missing = -n % multiple

@@ -174,12 +174,12 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
 
 
 def _shipped_set(device: torch.device) -> NetworkSet:
-    found = _own_set(shipped_folder(), device)
-    if found.sha256 != SHIPPED:
-        changed = [name for name, digest in SHIPPED.items() if found.sha256.get(name) != digest]
+    shipped = _own_set(shipped_folder(), device)
+    if shipped.sha256 != SHIPPED:
+        changed = [name for name, digest in SHIPPED.items() if shipped.sha256.get(name) != digest]
         msg = f"{shipped_folder()}: {', '.join(changed)} differs from what was released; install vbmstat again"
         raise AssetError(msg)
-    return found
+    return shipped
 
 
 def _own_set(folder: Path, device: torch.device) -> NetworkSet:
