@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 
 from vbmstat.image import io, storage
-from vbmstat.preproc.pipeline import ENGINES
 from vbmstat.preproc.spec import ENGINES
 from vbmstat.runlog import scan_times
 
