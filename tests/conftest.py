@@ -12,14 +12,14 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from tests import hostile
-from vbmstat.cluster import Cluster
+from vbmstat.distributed.pool import Cluster
+from vbmstat.distributed.start import open_cluster
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.scheduler import open_cluster
 from vbmstat.simulate import Settings, simulate_cohort
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat import derivatives, rerun
+from vbmstat import rerun
 from vbmstat.assets import sha256
 from vbmstat.assets.provenance import find_file
+from vbmstat.batch import derivatives
 from vbmstat.batch.run import preprocess
 from vbmstat.errors import VbmstatError
 from vbmstat.image import storage

@@ -26,18 +26,19 @@ from typer.testing import CliRunner
 from tests import hostile
 from tests.assets.test_downloads import cache, server  # noqa: F401 - fixtures
 from tests.glm.conftest import GRID, cohort_folder, images, table  # noqa: F401 - fixtures
-from vbmstat import derivatives, rerun
+from vbmstat import rerun
 from vbmstat.assets import downloads
+from vbmstat.batch import derivatives
 from vbmstat.batch.run import preprocess
 from vbmstat.cli import app
 from vbmstat.cli.rerun import glm_arguments
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import AssetError, DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.combat_model import load_model
-from vbmstat.glm.pack import open_store, pack_maps
-from vbmstat.harmonize import harmonize_maps
+from vbmstat.harmonize.model import load_model
+from vbmstat.harmonize.run import harmonize_maps
 from vbmstat.image import io, storage
+from vbmstat.maps.pack import open_store, pack_maps
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.networks.weights import find_set
 from vbmstat.preproc.spec import PreprocSpec

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from vbmstat import cohort, inputs
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.files import search
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
@@ -19,6 +19,7 @@ from vbmstat.simulate import anatomy as shape_of
 from vbmstat.simulate.cohort import AGE_SD_YEARS, draw_participants, gm_factor, simulate_person
 from vbmstat.simulate.labels import INTENSITY, TISSUE
 from vbmstat.simulate.render import STRUCTURE_SD, WM_INTENSITY
+from vbmstat.tables import cohort
 
 SHAPE = (40, 40, 40)
 
@@ -189,7 +190,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_folder_is_a_bids_dataset_that_preprocess_finds(dataset) -> None:
     out, _ = dataset
-    scans = inputs.find_inputs([out]).scans
+    scans = search.find_inputs([out]).scans
     assert [scan.participant_id for scan in scans] == ["sub-01"]
     people = cohort.read_cohort(out / "participants.tsv").table
     assert list(people.columns) == ["age", "sex"]

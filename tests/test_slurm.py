@@ -15,12 +15,11 @@ import pytest
 
 from tests.batch.light import asked, light, write_scans
 from tests.batch.test_scheduled import files, no_picture, quick
-from vbmstat import derivatives
-from vbmstat.batch import run
+from vbmstat.batch import derivatives, run
+from vbmstat.batch.on_cluster import scheduled_workers
 from vbmstat.batch.plan import make_plan
-from vbmstat.batch.scheduled import scheduled_workers
+from vbmstat.distributed.start import open_cluster
 from vbmstat.errors import ClusterError
-from vbmstat.scheduler import open_cluster
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples" / "slurm"

@@ -15,14 +15,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vbmstat import naming
 from vbmstat.assets import ASSETS, sha256
 from vbmstat.assets.provenance import device_label, find_file, versions
 from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.search import Inputs
 from vbmstat.image import io
-from vbmstat.inputs import Inputs
 from vbmstat.preproc.spec import PreprocSpec
 
 COMMANDS = ("preprocess", "glm")

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, evaluate
+from vbmstat import assets
 from vbmstat.assets.provenance import device_label, versions
 from vbmstat.image import io, storage
 from vbmstat.image.grid import apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
+from vbmstat.metrics import accuracy
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.engines import cat, deep
 from vbmstat.preproc.networks.weights import find_set
@@ -78,9 +79,9 @@ def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) ->
     return {
         "cpu_s": round(cpu, 2),
         "wall_s": round(wall, 2),
-        "mse_to_template": round(evaluate.mse_to_template(Volume(moved, grid), template), 5),
-        "linear_elasticity": round(evaluate.linear_elasticity(field), 4),
-        "published_elasticity": round(evaluate.published_elasticity(field), 1),
+        "mse_to_template": round(accuracy.mse_to_template(Volume(moved, grid), template), 5),
+        "linear_elasticity": round(accuracy.linear_elasticity(field), 4),
+        "published_elasticity": round(accuracy.published_elasticity(field), 1),
         "jacobian_min": round(float(determinant.min()), 4),
         "folded_voxels": int((determinant <= 0).sum()),
         "inverse_error_mean_mm": round(float(error.mean()), 4),

@@ -22,14 +22,14 @@ import pandas as pd
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design, with_map_column
-from vbmstat.glm.inference import p_two_sided
-from vbmstat.glm.maps import ArrayMaps
-from vbmstat.glm.mixed_analysis import fit_mixed_glm
-from vbmstat.glm.plan import make_covariate_plan
-from vbmstat.glm.resample import draw_subsets
-from vbmstat.glm.voxelwise import fit_voxels_with_map
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design, with_map_column
+from vbmstat.glm.design.subsets import draw_subsets
+from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
+from vbmstat.glm.fit.plan import make_covariate_plan
+from vbmstat.glm.inference.p_values import p_two_sided
+from vbmstat.maps.store import ArrayMaps
+from vbmstat.regions.mixed_analysis import fit_mixed_glm
 
 N_SCANS, N_VOXELS, N_REGIONS, N_FEW, REPEATS = 24, 8000, 4000, 300, 40
 RESULTS = Path(__file__).parents[1] / "results" / "glm_calibration.md"

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
-from vbmstat.glm.maps import ArrayMaps
-from vbmstat.glm.plan import make_plan
-from vbmstat.glm.sandwich import fit_sandwich
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
+from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.variance.sandwich import fit_sandwich
+from vbmstat.maps.store import ArrayMaps
 
 CONTRASTS = ("group", "time", "group[T.p]:time", "F(group, group[T.p]:time, age)")
 N_VOXELS = 10_000

@@ -18,9 +18,9 @@ from pathlib import Path
 import pandas as pd
 
 from vbmstat.assets.provenance import versions
-from vbmstat.evaluate_folders import evaluate_folders, short_names
+from vbmstat.evaluate.folders import evaluate_folders, short_names
+from vbmstat.evaluate.outputs import find_outputs
 from vbmstat.image import storage
-from vbmstat.outputs import find_outputs
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_engines.json"
 ENGINES = ("classic", "cat")

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import evaluate
 from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.image import io, storage
+from vbmstat.metrics import accuracy
 from vbmstat.preproc.pipeline import segment_scan
 from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate import render_t1w, tissue_labels
@@ -47,16 +47,16 @@ def measure(labels: Path, noise: float, engine: str, device: torch.device, weigh
     found = result.label.data.round().cpu()
     found_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))
     row: dict[str, object] = {"map": number, "noise_percent": noise, "engine": engine}
-    for tissue, value in evaluate.TISSUES.items():
+    for tissue, value in accuracy.TISSUES.items():
         true_ml = int((truth == value).sum()) * volume.grid.voxel_volume_ml
-        row[f"dice_{tissue}"] = round(evaluate.dice(found == value, truth == value), 4)
+        row[f"dice_{tissue}"] = round(accuracy.dice(found == value, truth == value), 4)
         row[f"{tissue}_error_percent"] = round(100 * (found_ml[tissue] / true_ml - 1), 2)
     return {**row, "wall_s": round(seconds, 1)}
 
 
 def table(rows: list[dict[str, object]]) -> str:
     """Every scan, then the medians of each engine and noise with the bar that they must pass."""
-    dice_of, error_of = ([pattern.format(t) for t in evaluate.TISSUES] for pattern in ("dice_{}", "{}_error_percent"))
+    dice_of, error_of = ([pattern.format(t) for t in accuracy.TISSUES] for pattern in ("dice_{}", "{}_error_percent"))
     columns = ["map", "noise_percent", "engine", *dice_of, *error_of, "wall_s"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
@@ -65,7 +65,7 @@ def table(rows: list[dict[str, object]]) -> str:
     for noise, engine in sorted({(row["noise_percent"], row["engine"]) for row in rows}, key=str):
         same = [row for row in rows if (row["noise_percent"], row["engine"]) == (noise, engine)]
         cells = []
-        for tissue in evaluate.TISSUES:
+        for tissue in accuracy.TISSUES:
             median = statistics.median(row[f"dice_{tissue}"] for row in same)
             bar = BAR.get(noise, {}).get(tissue)
             cells.append(f"{median:.3f}" + (f" (≥ {bar:.2f})" if bar else ""))

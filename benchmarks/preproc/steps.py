@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
+from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
 from vbmstat.preproc.spec import ENGINES
-from vbmstat.runlog import scan_times
 
 RESULTS = Path(__file__).parents[1] / "results"
 

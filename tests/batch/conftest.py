@@ -9,14 +9,14 @@ import pytest
 
 from tests.batch.light import asked, write_scans
 from vbmstat.batch.task import ScanTask
+from vbmstat.files.search import find_inputs
 from vbmstat.image import storage
-from vbmstat.inputs import find_inputs
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures take a second each."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import derivatives
+from vbmstat.batch import derivatives
 from vbmstat.batch.execution import Execution
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid

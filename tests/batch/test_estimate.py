@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.batch.light import asked, write_scans
-from vbmstat import runlog
 from vbmstat.batch import estimate
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Allotment
+from vbmstat.files import runlog
 from vbmstat.image.grid import Grid
 
 

@@ -19,8 +19,8 @@ from vbmstat.batch.manifest import (
 )
 from vbmstat.batch.task import origin_of
 from vbmstat.errors import VbmstatError
-from vbmstat.inputs import Inputs
-from vbmstat.naming import Scan
+from vbmstat.files.naming import Scan
+from vbmstat.files.search import Inputs
 from vbmstat.preproc.spec import PreprocSpec
 
 

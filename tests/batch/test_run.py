@@ -18,13 +18,14 @@ import pytest
 
 from tests import hostile
 from tests.batch.light import read_failures
-from vbmstat import cohort_quality, inputs, naming
 from vbmstat.batch import plan, run
-from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.files import naming, search
 from vbmstat.image import io, storage
+from vbmstat.metrics import homogeneity
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import preprocess_scan
+from vbmstat.tables.cohort import read_cohort
 
 HOSTILE = {
     "sub-bad1": ("gzip cut at 50.0%", "expected a complete image"),
@@ -55,7 +56,7 @@ def engine(monkeypatch, preprocessed):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Pictures take a second each: only the test of the command draws them."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     assert len((out / "failures.tsv").read_text().splitlines()) == 1 + len(HOSTILE)
     assert partial_files(out) == []
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-    (scan,) = inputs.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
+    (scan,) = search.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
     own = {naming.output_path(Path(), scan, kind) for kind in naming.output_kinds((6.0,))}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort", "failures", "inputs")
@@ -275,7 +276,7 @@ def test_cohort_table_keeps_the_complete_scans_of_earlier_runs(folder, tmp_path,
     out = tmp_path / "out"
     run.preprocess([one, two], out, device="cpu", names=names)
     earlier = read_cohort(out / "cohort.tsv").table
-    (scan,) = inputs.find_inputs([one]).scans
+    (scan,) = search.find_inputs([one]).scans
     naming.output_path(out, scan, "p2", names).unlink()
     cohort = run.preprocess([three], out, device="cpu", names=names)
     assert cohort.scan_ids == ["sub-12", "sub-13"]
@@ -305,7 +306,7 @@ def test_covariates_of_earlier_runs_stay(folder, tmp_path):
 
 
 def test_scans_are_compared_with_one_another(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cohort_quality, "LEAST_SCANS", 2)  # for the picture
+    monkeypatch.setattr(homogeneity, "LEAST_SCANS", 2)  # for the picture
     scans = named(folder, "sub-11", "sub-12")
     cohort = run.preprocess(scans, tmp_path / "out", device="cpu")
     stored = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)

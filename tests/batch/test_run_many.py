@@ -14,15 +14,15 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import asked, light, read_failures, write_scans
-from vbmstat import naming
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.run import preprocess, run_plan
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.search import find_inputs
 from vbmstat.image import io
-from vbmstat.inputs import find_inputs
 from vbmstat.preproc.spec import PreprocSpec
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.batch.status import Status
 from vbmstat.batch.task import ScanOutcome
-from vbmstat.derivatives import CompletedScan
-from vbmstat.naming import Scan
-from vbmstat.runlog import scan_times
+from vbmstat.files.naming import Scan
+from vbmstat.files.runlog import scan_times
 
 ONE, TWO = (Scan(Path(f"{name}.nii"), name, name) for name in ("one", "two"))
 

@@ -13,10 +13,10 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import STEPS, light
-from vbmstat import naming
 from vbmstat.batch.claim import FOLDER, claim, under_way
 from vbmstat.batch.task import ScanRun, publish, reason_of, run_scan
 from vbmstat.errors import ScanError
+from vbmstat.files import naming
 from vbmstat.preproc.engines.deep import Deep
 
 

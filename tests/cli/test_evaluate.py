@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from typer.testing import CliRunner
 
-from tests.robustness.conftest import as_segmented, head, head_labels  # noqa: F401 - a fixture
+from tests.evaluate.conftest import as_segmented, head, head_labels  # noqa: F401 - a fixture
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.robustness import engines
+from vbmstat.evaluate import engines
 from vbmstat.simulate import tissue_labels
 
 

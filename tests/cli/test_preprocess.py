@@ -67,7 +67,7 @@ def test_nothing_good_is_an_error(vbmstat, tmp_path):
 def light_scans(tmp_path, monkeypatch):
     """Five small scans, and a stand-in for the engine that takes them."""
     monkeypatch.setattr(pipeline, "preprocess_scan", light)
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
     return write_scans(tmp_path / "scans", 5)
 
 

@@ -15,9 +15,9 @@ from vbmstat.compare import inputs
 from vbmstat.compare.cohorts import compare_cohorts
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError, VbmstatError
-from vbmstat.evaluate_folders import Evaluation
+from vbmstat.evaluate.folders import Evaluation
 from vbmstat.figures import side_by_side
-from vbmstat.glm.resample import read_draws
+from vbmstat.glm.design.subsets import read_draws
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import runlog
 from vbmstat.compare.config import CohortPlan
 from vbmstat.compare.inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
+from vbmstat.files import runlog
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume

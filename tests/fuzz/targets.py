@@ -22,21 +22,23 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from tests import hostile
-from vbmstat import cohort, derivatives, inputs, naming, runlog
+from vbmstat.batch import derivatives
 from vbmstat.batch.collect import People
 from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
 from vbmstat.errors import VbmstatError
-from vbmstat.glm.combat_model import load_model
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.files import naming, runlog, search
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.formula import split_formula, split_map_term
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.harmonize.model import load_model
 from vbmstat.image import io, storage
+from vbmstat.maps.pack import open_store, pack_maps
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.roi.atlas import load_atlas
 from vbmstat.simulate import parse_region
+from vbmstat.tables import cohort
 
 
 @dataclass(frozen=True)
@@ -426,7 +428,7 @@ def find_inputs(drawn: tuple[list[str], bytes, bool], folder: Path) -> None:
     for name in names:
         if name not in (".", "..", ".bidsignore") and len(name.encode()) < 250:
             (place / name).write_bytes(b"")
-    found = inputs.find_inputs([folder])
+    found = search.find_inputs([folder])
     for names_style in naming.NAME_STYLES:
         naming.check_output_names(found.scans, names_style)
     naming.distinct_ids(found.scans)

@@ -13,14 +13,14 @@ import statsmodels.formula.api as smf
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat.cohort import Cohort, index_by_id, read_cohort
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.options import Options
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.sources import map_column
+from vbmstat.glm.spec import Options
 from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
 from vbmstat.image.volume import Volume
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.sources import map_column
+from vbmstat.tables.cohort import Cohort, index_by_id, read_cohort
 
 
 def t_of(results, name="age"):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from vbmstat.errors import TableError
-from vbmstat.glm.mixed_analysis import fit_mixed_glm
+from vbmstat.regions.mixed_analysis import fit_mixed_glm
 
 
 def test_scans_without_a_subject_are_refused_or_dropped():

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from tests.glm.test_engine import run
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
 
 WARPBREAKS = pd.DataFrame(
     {

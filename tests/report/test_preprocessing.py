@@ -8,7 +8,7 @@ import pandas as pd
 from PIL import Image
 
 from tests.report.conftest import N_SCANS, SCRIPT_ID
-from vbmstat import naming, runlog
+from vbmstat.files import naming, runlog
 from vbmstat.image import storage
 from vbmstat.report import preprocessing
 from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report

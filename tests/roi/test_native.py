@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import naming
 from vbmstat.errors import ScanError, TableError
+from vbmstat.files import naming
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, voxel_indices
 from vbmstat.image.volume import Volume

@@ -9,14 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from vbmstat import assets
-from vbmstat.cohort import Cohort, index_by_id, read_cohort
 from vbmstat.errors import ScanError, TableError
-from vbmstat.filenames import same_file_key
+from vbmstat.files.filenames import same_file_key
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import SOURCES, load_atlas
 from vbmstat.roi.table import cohort_of_maps, column_name, measure_rois, to_wide, write_rois
+from vbmstat.tables.cohort import Cohort, index_by_id, read_cohort
 
 GRID = Grid((6, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
 

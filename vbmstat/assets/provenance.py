@@ -17,7 +17,7 @@ import torch
 from vbmstat import __version__
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
-from vbmstat.folders import files_below
+from vbmstat.files.folders import files_below
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel")
 _HASHED = 12  # digits shown
@@ -52,7 +52,7 @@ def provenance(
     Returns
     -------
     dict
-        JSON-ready. Equal runs give equal objects; times are only in the run's log (:mod:`vbmstat.runlog`).
+        JSON-ready. Equal runs give equal objects; times are only in the run's log (:mod:`vbmstat.files.runlog`).
 
     Raises
     ------

@@ -10,11 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import bids, cohort, cohort_quality, derivatives, naming
-from vbmstat.derivatives import CompletedScan
+from vbmstat.batch import derivatives
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import scans
+from vbmstat.files import bids, naming
 from vbmstat.image import storage
+from vbmstat.metrics import homogeneity
+from vbmstat.tables import cohort
 
 log = logging.getLogger(__name__)
 _MOST_NAMED = 10  # scans in a message
@@ -160,18 +163,18 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
 def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
     """Compare the scans with one another, and draw the figure; a table that cannot be compared is left as it is."""
     try:
-        quality = cohort_quality.measure_cohort(table)
+        quality = homogeneity.measure_cohort(table)
     except VbmstatError as error:
         log.warning("scans were not compared with one another: %s", error)
         return table
-    flagged = cohort_quality.flag(table, quality)
-    flags = cohort_quality.warnings(quality, table.table)
+    flagged = homogeneity.flag(table, quality)
+    flags = homogeneity.warnings(quality, table.table)
     outliers = [scan for scan, flag in zip(table.scan_ids, flags, strict=True) if flag]
     if outliers:
         more = ", …" if len(outliers) > _MOST_NAMED else ""
         log.warning("%d of %d scans are outliers: %s%s; see qc_warnings in cohort.tsv",
                     len(outliers), len(table.table), ", ".join(outliers[:_MOST_NAMED]), more)  # fmt: skip
-    if len(table.table) >= cohort_quality.LEAST_SCANS:
+    if len(table.table) >= homogeneity.LEAST_SCANS:
         scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged
 

@@ -13,9 +13,9 @@ from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
+from vbmstat.files.runlog import scan_times
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
-from vbmstat.runlog import scan_times
 
 _N_SAMPLED = 32  # scans, spread evenly
 # Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from vbmstat import naming, tables
 from vbmstat.assets.provenance import path_label
 from vbmstat.errors import VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.runlog import FOLDER
+from vbmstat.files.search import Inputs
 from vbmstat.image import storage
-from vbmstat.inputs import Inputs
-from vbmstat.runlog import FOLDER
+from vbmstat.tables import dictionary
 
 _HASH_DIGITS = 12
 T = TypeVar("T")
@@ -61,7 +62,8 @@ def write_inputs(out: Path, inputs: Inputs) -> None:
         (path_label(path, root), used.get(path), "used" if path in used else "skipped", inputs.skipped.get(path))
         for path in paths
     ]
-    tables.write_table(out / "inputs.tsv", pd.DataFrame(rows, columns=["path", "scan", "status", "reason"]), "inputs")
+    table = pd.DataFrame(rows, columns=["path", "scan", "status", "reason"])
+    dictionary.write_table(out / "inputs.tsv", table, "inputs")
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:

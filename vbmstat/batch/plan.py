@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vbmstat import naming
 from vbmstat.assets import ASSETS
 from vbmstat.batch.collect import People, read_people
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.batch.execution import Execution
 from vbmstat.batch.manifest import manifest, manifest_hash, shard_of
 from vbmstat.batch.task import ScanTask, origin_of
-from vbmstat.derivatives import CompletedScan
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
-from vbmstat.inputs import Inputs, find_inputs, is_bids
+from vbmstat.files import naming
+from vbmstat.files.search import Inputs, find_inputs, is_bids
 from vbmstat.preproc.spec import PreprocSpec
 
 Places = Iterable[Path | str] | Path | str | Inputs

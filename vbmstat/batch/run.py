@@ -17,21 +17,22 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import cohort, naming, tables
 from vbmstat.batch import estimate, resources
 from vbmstat.batch.claim import claim, sweep, tables_claim
 from vbmstat.batch.collect import cohort_of, write_cohort
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.batch.execution import Execution, Process
 from vbmstat.batch.manifest import write_inputs, write_manifest
 from vbmstat.batch.plan import Places, Plan, completed, make_plan
 from vbmstat.batch.status import OnEvent, Status
 from vbmstat.batch.task import ScanOutcome, ScanTask
 from vbmstat.batch.workers import Work, Workers, workforce
-from vbmstat.derivatives import CompletedScan
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.runlog import FOLDER
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.progress import OnStep, ignore
-from vbmstat.runlog import FOLDER
+from vbmstat.tables import cohort, dictionary
 
 FAILURE_COLUMNS = ["scan", "path", "step", "reason"]
 _BUSY_POLL_S = 1.0
@@ -93,7 +94,7 @@ def preprocess(
     ----------
     inputs : path, iterable of path, or Inputs
         BIDS folders, folders of images, or image files (.nii, .nii.gz, .mgz); or what
-        :func:`vbmstat.inputs.find_inputs` found there.
+        :func:`vbmstat.files.search.find_inputs` found there.
     out : path, optional
         Output folder; ``derivatives/vbmstat`` in a BIDS folder, else ``vbmstat-out`` in the working folder.
     spec : PreprocSpec, optional
@@ -284,7 +285,7 @@ def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
     folder = plan.out if plan.shard is None else plan.out / FOLDER
     path = folder / plan.log_name("failures", ".tsv")
     with tables_claim(plan.out, plan.execution.locking):
-        tables.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
+        dictionary.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
     return path
 
 

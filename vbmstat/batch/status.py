@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbmstat import runlog
 from vbmstat.batch.task import ScanOutcome
-from vbmstat.naming import Scan
+from vbmstat.files import runlog
+from vbmstat.files.naming import Scan
 from vbmstat.progress import ignore
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from vbmstat import derivatives, naming
 from vbmstat.assets.provenance import provenance
+from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.execution import Execution
 from vbmstat.batch.memory import peak_bytes, start_peak
 from vbmstat.errors import VbmstatError, one_line
+from vbmstat.files import naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline

@@ -17,7 +17,7 @@ _COLUMNS = ("name", "state", "size", "sha256", "source", "licence")
 def list_assets() -> None:
     """List every asset with its size, source and licence."""
     from vbmstat.assets.downloads import cache_folder  # noqa: PLC0415
-    from vbmstat.catalogue import entries  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.catalogue import entries  # noqa: PLC0415 - heavy imports inside the command
 
     rows = [_COLUMNS]
     known = entries()
@@ -58,7 +58,7 @@ def verify_assets(
     names: Annotated[list[str] | None, typer.Argument(help="As in the list; by default all that is present.")] = None,
 ) -> None:
     """Compare files with their pinned or recorded sha256; exit code 1 if one differs."""
-    from vbmstat.catalogue import entries, problem  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.catalogue import entries, problem  # noqa: PLC0415 - heavy imports inside the command
 
     wrong = 0
     for entry in entries(names or ()):
@@ -74,6 +74,6 @@ def verify_assets(
 @app.command("path")
 def show_path(name: Annotated[str, typer.Argument(help="A name of the list, or a set of weights.")]) -> None:
     """Print the path of a file, or of the folder of a set of weights, after verifying it."""
-    from vbmstat.catalogue import path  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.catalogue import path  # noqa: PLC0415 - heavy imports inside the command
 
     typer.echo(path(name))

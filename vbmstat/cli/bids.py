@@ -15,7 +15,7 @@ from vbmstat import __version__
 from vbmstat.errors import VbmstatError, one_line
 
 if TYPE_CHECKING:
-    from vbmstat.inputs import Inputs
+    from vbmstat.files.search import Inputs
 
 _UNITS = {"": 1e-3, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # GB; fMRIPrep takes plain numbers for MB
 _WITHOUT_MEANING = ("--notrack", "--anat-only", "--low-mem", "--resource-monitor", "--write-graph")
@@ -102,8 +102,8 @@ def run(arguments: Sequence[str]) -> int:
         If nothing can be done: no such dataset, unknown labels, no scan left.
     """
     options = parser().parse_args(arguments)
-    from vbmstat.bids import check_dataset  # noqa: PLC0415 - heavy imports
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+    from vbmstat.files.bids import check_dataset  # noqa: PLC0415 - heavy imports
 
     keep_freed_memory()
     if options.verbose:
@@ -163,10 +163,11 @@ def _participants(options: argparse.Namespace) -> int:
 
 def _group(options: argparse.Namespace) -> int:
     """Table and report of all scans that are complete, wherever they were made, and a model if there is a formula."""
-    from vbmstat import bids, cli  # noqa: PLC0415 - imports every command
+    from vbmstat import cli  # noqa: PLC0415 - imports every command
     from vbmstat.batch.claim import tables_claim  # noqa: PLC0415
     from vbmstat.batch.collect import read_people, write_cohort  # noqa: PLC0415
-    from vbmstat.derivatives import completed_scan  # noqa: PLC0415
+    from vbmstat.batch.derivatives import completed_scan  # noqa: PLC0415
+    from vbmstat.files import bids  # noqa: PLC0415 - imports every command
     from vbmstat.report.write import write_report  # noqa: PLC0415
 
     out = options.output_dir
@@ -189,8 +190,8 @@ def _group(options: argparse.Namespace) -> int:
 
 def _inputs(options: argparse.Namespace) -> Inputs:
     """Scans of the dataset that are asked for; the others are among the skipped."""
-    from vbmstat.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
-    from vbmstat.inputs import find_inputs  # noqa: PLC0415
+    from vbmstat.files.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
+    from vbmstat.files.search import find_inputs  # noqa: PLC0415
 
     filters = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
     wanted = Selection(tuple(options.participant_label), tuple(options.session_label), filters)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vbmstat.evaluate_folders import Evaluation
+    from vbmstat.evaluate.folders import Evaluation
 
 app = typer.Typer(help="Judge output folders, or engines on images whose truth is known.", no_args_is_help=True)
 
@@ -37,15 +37,15 @@ def folders(
 
     Each compared folder's worst scan is drawn where it disagrees most: worst_FOLDER.png.
     """
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
     from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.evaluate_folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.evaluate.folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     with stages() as report:
         found = evaluate_folders(folders, truth, report, reference)
     scans = with_ages(found.scans, folders)
-    tables.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
-    tables.write_table(out / "evaluation_summary.tsv", found.summary, "evaluation_summary")
+    dictionary.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
+    dictionary.write_table(out / "evaluation_summary.tsv", found.summary, "evaluation_summary")
     typer.echo("Median and, in brackets, the worst scan's value:")
     typer.echo(side_by_side(found.summary).to_string())
     if "age_flag" in scans:
@@ -71,10 +71,10 @@ def artefacts(
     force: _Force = False,
 ) -> None:
     """Segment images with noise, bias field, blur, ghosting, motion, ringing and spikes, medium and strong."""
+    from vbmstat.evaluate import artefacts as made  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415 - heavy imports
     from vbmstat.figures.publication import save_png  # noqa: PLC0415
-    from vbmstat.naming import image_stem  # noqa: PLC0415
-    from vbmstat.robustness import artefacts as made  # noqa: PLC0415
+    from vbmstat.files.naming import image_stem  # noqa: PLC0415
 
     name = image_stem(heads[0])
     sheet = out / f"artefacts_{name}.png"
@@ -97,23 +97,23 @@ def atrophy(
     force: _Force = False,
 ) -> None:
     """Segment images of heads whose cortex is thinner by 0.1 to 1 mm, and compare found with true GM volume."""
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate import atrophy as made  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415
     from vbmstat.figures.publication import save_png  # noqa: PLC0415
-    from vbmstat.robustness import atrophy as made  # noqa: PLC0415
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     table = _segmented(made.evaluate_atrophy, heads, engine, weights, out, device, seed, force)
-    tables.write_table(out / f"{made.TABLE}.tsv", table, made.TABLE)
+    dictionary.write_table(out / f"{made.TABLE}.tsv", table, made.TABLE)
     save_png(out / f"{made.TABLE}.png", figures.atrophy_figure(table))
     _show(table, made.summarise(table), out, made.TABLE)
 
 
 def _worst_cases(found: Evaluation, out: Path) -> None:
     """A picture of each compared folder's worst scan; where label maps lack, its name."""
-    from vbmstat.evaluate_folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
     from vbmstat.figures.scans import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
-    from vbmstat.filenames import unique_names  # noqa: PLC0415
+    from vbmstat.files.filenames import unique_names  # noqa: PLC0415
 
     rows = worst_scans(found.summary).to_dict("records")
     folders = list(dict.fromkeys(row["folder"] for row in rows))
@@ -145,7 +145,7 @@ def _segmented(
     """The table of all engines over all images, with a bar."""
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
     from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-    from vbmstat.robustness.engines import find_engines  # noqa: PLC0415
+    from vbmstat.evaluate.engines import find_engines  # noqa: PLC0415
 
     engines = find_engines(names, weights)
     keep_freed_memory()
@@ -155,9 +155,9 @@ def _segmented(
 
 def _show(table: Any, summary: Any, out: Path, name: str) -> None:
     """Write and print the summary, name what failed."""
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
-    tables.write_table(out / f"{name}_summary.tsv", summary, f"{name}_summary")
+    dictionary.write_table(out / f"{name}_summary.tsv", summary, f"{name}_summary")
     typer.echo(summary.to_string(index=False, na_rep="n/a", float_format=lambda value: f"{value:.4g}"))
     for row in table[table["reason"].notna()].to_dict("records"):
         image = ", ".join(str(row[key]) for key in ("head", "thinning_mm", "artefact", "strength") if key in row)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vbmstat.glm.clusters import Regions
+    from vbmstat.glm.inference.clusters import Regions
     from vbmstat.glm.results import GlmResults
 
 _COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
@@ -97,10 +97,10 @@ def command(
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+    from vbmstat.distributed.start import open_cluster  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
     from vbmstat.glm.record import RECORD  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
-    from vbmstat.scheduler import open_cluster  # noqa: PLC0415
 
     _check_atlas(atlas)
     table = cohort_path(cohort, maps, participants)
@@ -230,7 +230,7 @@ def _check_atlas(atlas: str) -> None:
 
 def _regions(atlas: str, results: GlmResults) -> Regions | None:
     """The atlas that names clusters and peaks, where there are any."""
-    from vbmstat.glm.clusters import Regions  # noqa: PLC0415
+    from vbmstat.glm.inference.clusters import Regions  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.table import licence_notice  # noqa: PLC0415
 
@@ -244,8 +244,8 @@ def _regions(atlas: str, results: GlmResults) -> Regions | None:
 
 def _folder_name(formula: str, level: str) -> str:
     """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
-    from vbmstat.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.roi_glm import LEVELS  # noqa: PLC0415
+    from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.regions.models import LEVELS  # noqa: PLC0415
 
     return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
 
@@ -273,7 +273,7 @@ def _write_figures(results: GlmResults, folder: Path) -> None:
 
 
 def _tell(results: GlmResults, folder: Path) -> None:
-    from vbmstat.glm.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
 
     record = results.record
     for note in record["notes"]:

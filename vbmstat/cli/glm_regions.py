@@ -36,8 +36,8 @@ def fit_regions(
         The command's parameters, for the record.
     """
     from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.glm.options import Options  # noqa: PLC0415
-    from vbmstat.roi_glm import fit_roi_glm  # noqa: PLC0415
+    from vbmstat.glm.spec import Options  # noqa: PLC0415
+    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415
 
     default = Options()
     changed = {name: value for name, value in options.items() if value != getattr(default, name) and value is not None}

@@ -25,8 +25,8 @@ def command(
     """Take site effects on mean and variance out of maps or an ROI table (ComBat), keeping covariates of interest."""
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
-    from vbmstat.glm.combat_model import load_model  # noqa: PLC0415
-    from vbmstat.harmonize import RECORD, harmonize_maps, harmonize_table  # noqa: PLC0415
+    from vbmstat.harmonize.model import load_model  # noqa: PLC0415
+    from vbmstat.harmonize.run import RECORD, harmonize_maps, harmonize_table  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
 
     if roi_table is not None and (maps is not None or participants is not None):

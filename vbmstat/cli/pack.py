@@ -24,10 +24,10 @@ def command(
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.errors import ScanError  # noqa: PLC0415
-    from vbmstat.glm.duplicates import identity_notes  # noqa: PLC0415
-    from vbmstat.glm.options import Options  # noqa: PLC0415
-    from vbmstat.glm.pack import pack_maps  # noqa: PLC0415
-    from vbmstat.glm.sources import as_cohort, gather  # noqa: PLC0415
+    from vbmstat.glm.spec import Options  # noqa: PLC0415
+    from vbmstat.maps.duplicates import identity_notes  # noqa: PLC0415
+    from vbmstat.maps.pack import pack_maps  # noqa: PLC0415
+    from vbmstat.maps.sources import as_cohort, gather  # noqa: PLC0415
 
     options = Options(mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, missing=missing)
     source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)

@@ -70,9 +70,9 @@ def command(
     """
     from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.manifest import parse_shard  # noqa: PLC0415
+    from vbmstat.batch.on_cluster import scheduled_workers  # noqa: PLC0415
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
-    from vbmstat.batch.scheduled import scheduled_workers  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.preproc.spec import DEFAULT_FWHM_MM, PreprocSpec  # noqa: PLC0415
 

@@ -31,7 +31,6 @@ def command(
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415  (heavy imports inside the command)
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
-    from vbmstat.cohort import read_cohort  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.table import (  # noqa: PLC0415
@@ -41,6 +40,7 @@ def command(
         record_name,
         write_rois,
     )
+    from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
 
     if cohort is not None and maps is not None:
         msg = "give --cohort or --maps, not both"

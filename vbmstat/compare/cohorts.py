@@ -17,29 +17,29 @@ from typing import Any
 import pandas as pd
 
 from vbmstat import __version__
-from vbmstat.cohort import Cohort
 from vbmstat.compare import summary
 from vbmstat.compare.config import TISSUES, Plan, Variable
 from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
 from vbmstat.compare.statistics import compare_pair, masked, read_statistic
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
-from vbmstat.evaluate_folders import evaluate_folders
+from vbmstat.evaluate.folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
-from vbmstat.filenames import same_file_key
-from vbmstat.folders import files_below
+from vbmstat.files.filenames import same_file_key
+from vbmstat.files.folders import files_below
+from vbmstat.files.naming import split_ids
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.contrast import file_labels
-from vbmstat.glm.masking import file_stamp
-from vbmstat.glm.options import make_options
-from vbmstat.glm.pack import find_store, pack_maps
+from vbmstat.glm.design.contrast import file_labels
+from vbmstat.glm.spec import make_options
 from vbmstat.image import storage
-from vbmstat.naming import split_ids
+from vbmstat.maps.masking import file_stamp
+from vbmstat.maps.pack import find_store, pack_maps
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
-from vbmstat.tables import write_table
+from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.dictionary import write_table
 
 _STAMP = "stamp.json"
 _NEEDED = "draws.tsv"

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbmstat.cohort import closest
 from vbmstat.errors import TableError
-from vbmstat.filenames import is_reserved, same_file_key
+from vbmstat.files.filenames import is_reserved, same_file_key
+from vbmstat.files.naming import TISSUE_NUMBER
+from vbmstat.tables.cohort import closest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TISSUES = {"gm": 1, "wm": 2}
+TISSUES = {tissue: TISSUE_NUMBER[tissue] for tissue in ("gm", "wm")}
 GLM_OPTIONS = ("repeats", "fraction", "seed", "stratify", "mask_threshold", "mask_share", "spm_resms", "robust",
                "allow_mixed")  # fmt: skip
 _TOP = ("out", "tissues", "fwhm_mm", "atlas", "glm", "cohorts", "variables")

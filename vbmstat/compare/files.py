@@ -9,18 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, assets, naming
-from vbmstat.cohort import read_table
+from vbmstat import assets
 from vbmstat.compare.config import TISSUES
 from vbmstat.compare.inputs import by_scan
 from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
+from vbmstat.files import naming
+from vbmstat.files.search import images_instead
 from vbmstat.image import io
 from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
-from vbmstat.inputs import images_instead
+from vbmstat.metrics import agreement
 from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.cohort import read_table
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")

@@ -10,14 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, naming
-from vbmstat.cohort import ID_COLUMNS, join_participants, read_cohort
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
+from vbmstat.files import naming
+from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
+from vbmstat.metrics import agreement
 from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.runlog import scan_times
+from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that each pipeline has of its own

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat import tables
 from vbmstat.assets.provenance import provenance
 from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
-from vbmstat.filenames import tell_apart, unique_names
+from vbmstat.files.filenames import tell_apart, unique_names
 from vbmstat.image import storage
+from vbmstat.tables import dictionary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,10 +97,10 @@ def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> li
     }  # fmt: skip
     with storage.replacing(out, SUMMARY) as staged:
         files = [staged / "comparison.tsv"]
-        tables.write_table(files[0], found.table, "comparison")
+        dictionary.write_table(files[0], found.table, "comparison")
         if len(found.values):
             files.append(staged / "comparison_values.tsv")
-            tables.write_table(files[-1], found.values, "comparison_values")
+            dictionary.write_table(files[-1], found.values, "comparison_values")
         for name, figure in comparison_figures(found).items():
             files += save_publication(staged / name, figure)
         files.append(staged / SUMMARY)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from vbmstat import agreement
 from vbmstat.errors import ScanError
+from vbmstat.files.naming import image_stem
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
-from vbmstat.naming import image_stem
+from vbmstat.metrics import agreement
 
 _SPM = re.compile(r"^SPM\{(?P<kind>[TFZ])(?:_\[(?P<df>[\d.,\s]+)\])?\}(?:\s*-\s*contrast \d+:\s*(?P<name>.*))?")
 _MEDIAN = re.compile(r"^median ?(?P<kind>[tF])\b.*over \d+ subsets[^:]*:\s*(?P<name>.*)")
@@ -65,7 +65,7 @@ class MapPair:
     a, b : Statistic
         Both on a's grid.
     row : dict
-        From :func:`vbmstat.agreement.compare_maps`.
+        From :func:`vbmstat.metrics.agreement.compare_maps`.
     notes : tuple of str
         What a reader must know.
     """
@@ -157,7 +157,7 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[fl
     mask : Path, optional
         On the grid of a: voxels to compare, in place of what the maps say.
     levels : sequence of float
-        See :func:`vbmstat.agreement.compare_maps`.
+        See :func:`vbmstat.metrics.agreement.compare_maps`.
 
     Raises
     ------

@@ -13,17 +13,13 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.assets.provenance import device_label
-from vbmstat.cells import labels
-from vbmstat.cluster import Cluster
-from vbmstat.cohort import Cohort, closest
 from vbmstat.device import choose_device
+from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError, ScanError, TableError
-from vbmstat.glm import hc3, sandwich
-from vbmstat.glm.blocks import Node, orbits
-from vbmstat.glm.calibration import REPEATED, NoiseMaps, calibration_notes
-from vbmstat.glm.contrast import Contrast, build_contrasts
-from vbmstat.glm.covariates import as_numbers, check_spelling, check_tiv_unit
-from vbmstat.glm.design import (
+from vbmstat.glm.design.contrast import Contrast, build_contrasts
+from vbmstat.glm.design.covariates import as_numbers, check_spelling, check_tiv_unit
+from vbmstat.glm.design.formula import split_formula, split_map_term
+from vbmstat.glm.design.matrix import (
     ALIASES,
     Design,
     build_design,
@@ -32,11 +28,14 @@ from vbmstat.glm.design import (
     parse_formula,
     with_map_column,
 )
-from vbmstat.glm.duplicates import equal_scans, identity_notes
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.hc3 import make_hc3_plan, unestimated_scans
-from vbmstat.glm.infer import (
+from vbmstat.glm.design.sites import HARMONIZED, site_notes
+from vbmstat.glm.design.subsets import draw_subsets, read_draws
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.leverage import leave_out
+from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
+from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
+from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.inference.corrected import (
     Inference,
     exchange_notes,
     exchange_tree,
@@ -45,26 +44,27 @@ from vbmstat.glm.infer import (
     inference_record,
     prepare_permutations,
 )
-from vbmstat.glm.leverage import leave_out
-from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
-from vbmstat.glm.masking import MaskRule
-from vbmstat.glm.options import Options, make_options
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.permute import SCHEMES, Permuted
-from vbmstat.glm.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
-from vbmstat.glm.power import power_maps
+from vbmstat.glm.inference.permute.blocks import Node, orbits
+from vbmstat.glm.inference.permute.schemes import SCHEMES, Permuted
+from vbmstat.glm.inference.power import power_maps
+from vbmstat.glm.inference.smoothness import residual_smoothness
 from vbmstat.glm.record import contrast_record, fit_record, map_record
-from vbmstat.glm.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
-from vbmstat.glm.resample import draw_subsets, read_draws
 from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_maps
-from vbmstat.glm.sandwich import SandwichFit, fit_sandwich, unestimated_subjects
-from vbmstat.glm.sites import HARMONIZED, site_notes
-from vbmstat.glm.smoothness import residual_smoothness
-from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
-from vbmstat.glm.tensors import Fit, LocalDfFit
-from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
-from vbmstat.glm.voxelwise import fit_voxels_with_map
+from vbmstat.glm.spec import Options, make_options
+from vbmstat.glm.variance import hc3, sandwich
+from vbmstat.glm.variance.calibration import REPEATED, NoiseMaps, calibration_notes
+from vbmstat.glm.variance.groups import AUTO, fit_grouped, group_labels, group_notes, group_record
+from vbmstat.glm.variance.hc3 import make_hc3_plan, unestimated_scans
+from vbmstat.glm.variance.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
+from vbmstat.glm.variance.sandwich import SandwichFit, fit_sandwich, unestimated_subjects
 from vbmstat.image import io
+from vbmstat.maps.duplicates import equal_scans, identity_notes
+from vbmstat.maps.masking import MaskRule
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
+from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
+from vbmstat.tables.cells import labels
+from vbmstat.tables.cohort import Cohort, closest
 
 _MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
 
@@ -88,14 +88,14 @@ def fit_glm(
     Parameters
     ----------
     maps : None, path, mapping, DataFrame, ndarray, Tensor, ArrayMaps or PackedMaps
-        See :func:`vbmstat.glm.sources.gather`. None takes the paths in the cohort table.
+        See :func:`vbmstat.maps.sources.gather`. None takes the paths in the cohort table.
     formula : str
         For example ``"gm ~ age + sex + tiv"``. ``tiv`` stands for ``tiv_ml`` and ``sex`` for ``gender`` where the
         table has no column of that name.
     cohort : Cohort, DataFrame or path
         One row a scan, with ids.
     contrasts : sequence of str or mapping, optional
-        See :func:`vbmstat.glm.contrast.build_contrasts`; by default one t-contrast a column.
+        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column.
     store : path, optional
         Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
     scratch : path, optional
@@ -105,12 +105,12 @@ def fit_glm(
     progress : callable, optional
         Called with (stage, done, total).
     cluster : Cluster, optional
-        Workers of :func:`vbmstat.cluster.open_cluster` for fits and permutations. They read the packed maps, so `store`
-        or `scratch` must be a folder that they see.
+        Workers of :func:`vbmstat.distributed.pool.open_cluster` for fits and permutations. They read the
+        packed maps, so `store` or `scratch` must be a folder that they see.
     announce : callable, optional
         Called with a line on each covariate, how it is taken, before any map is read.
     **options
-        Fields of :class:`vbmstat.glm.options.Options`.
+        Fields of :class:`vbmstat.glm.spec.Options`.
 
     Returns
     -------

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from vbmstat.assets.provenance import path_label, versions
-from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.maps import ArrayMaps, PackedMaps
-from vbmstat.glm.options import Options
-from vbmstat.glm.resample import draws_hash
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subsets import draws_hash
+from vbmstat.glm.spec import Options
+from vbmstat.maps.store import ArrayMaps, PackedMaps
 
 RECORD = "glm.json"
 _IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them

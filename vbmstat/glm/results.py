@@ -11,13 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import tables
 from vbmstat.errors import DesignError
-from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
-from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design
-from vbmstat.glm.infer import Inference
-from vbmstat.glm.inference import (
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subsets import write_draws
+from vbmstat.glm.fit.plan import REPLICATION_P
+from vbmstat.glm.fit.tensors import Fit
+from vbmstat.glm.inference.clusters import Clusters, Regions, cluster_table, peak_table
+from vbmstat.glm.inference.corrected import Inference
+from vbmstat.glm.inference.p_values import (
     cohens_d,
     d_interval,
     hedges_g,
@@ -28,15 +31,12 @@ from vbmstat.glm.inference import (
     z_of_f,
     z_of_t,
 )
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.maps import Space
-from vbmstat.glm.nulls import Nulls
-from vbmstat.glm.plan import REPLICATION_P
+from vbmstat.glm.inference.permute.nulls import Nulls
 from vbmstat.glm.record import RECORD
-from vbmstat.glm.resample import write_draws
-from vbmstat.glm.tensors import Fit
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
+from vbmstat.maps.store import Space
+from vbmstat.tables import dictionary
 
 _P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
 _FLAG = " approximated"  # ends the name of a column that says which p of another are so
@@ -138,7 +138,7 @@ class GlmResults:
         return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a cluster of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.cluster_table`."""
+        """One row a cluster of a contrast with corrected inference; see `cluster_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         corrected, nulls = {}, self.inference[contrast].nulls
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
@@ -152,7 +152,7 @@ class GlmResults:
         return _name_flags(table)
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a peak of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.peak_table`."""
+        """One row a peak of a contrast with corrected inference; see `peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
         return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
@@ -215,8 +215,8 @@ class GlmResults:
 
     def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
         written = [folder / "design.tsv", folder / "design_report.tsv"]
-        tables.write_table(written[0], self.design.table, "design")
-        tables.write_table(written[1], variance_inflation(self.design), "design_report")
+        dictionary.write_table(written[0], self.design.table, "design")
+        dictionary.write_table(written[1], variance_inflation(self.design), "design_report")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -233,7 +233,7 @@ class GlmResults:
         paths = []
         for contrast in self.contrasts:
             paths.append(folder / f"contrast-{contrast.label}_stats.tsv")
-            tables.write_table(paths[-1], self.table(contrast.name), "glm_table")
+            dictionary.write_table(paths[-1], self.table(contrast.name), "glm_table")
         return paths
 
     def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
@@ -266,14 +266,14 @@ class GlmResults:
             start = f"contrast-{contrast.label}"
             if inference.nulls is not None:
                 paths.append(folder / f"{start}_nullmaxima.tsv")
-                tables.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
+                dictionary.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
             if inference.clusters is None or self.space is None:
                 continue
             for name, table in (
                 ("clusters", self.clusters(contrast.name, regions)), ("peaks", self.peaks(contrast.name, regions)),
             ):
                 paths.append(folder / f"{start}_{name}.tsv")
-                tables.write_table(paths[-1], table, name)
+                dictionary.write_table(paths[-1], table, name)
             paths.append(folder / f"{start}_clusters.nii.gz")
             io.write_volume(
                 paths[-1], _to_volume(self.space, inference.clusters.labels, 0.0), dtype="int32",

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from vbmstat import naming
 from vbmstat.errors import VbmstatError
+from vbmstat.files import naming
 from vbmstat.preproc.engines.base import Engine
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbmstat.naming import TISSUES
+from vbmstat.files.naming import TISSUES
 from vbmstat.report.citations import in_text
 
 _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")

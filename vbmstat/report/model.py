@@ -14,13 +14,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vbmstat.cohort import ID_COLUMNS, Cohort, read_table
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
-from vbmstat.glm.sources import rows_of
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
+from vbmstat.maps.sources import rows_of
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import glm_methods
 from vbmstat.report.page import (
@@ -40,6 +39,7 @@ from vbmstat.report.preprocessing import Preprocessing, read_preprocessing
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.viewer import viewer_html
 from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 
 _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # where pictures draw outlines
 _MAX_VIEWERS = 8  # 0.6 MB each

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming
 from vbmstat.assets import ASSETS
-from vbmstat.cohort import Cohort, read_cohort
-from vbmstat.cohort_quality import OUTLIER_Z, robust_z
 from vbmstat.figures import publication
+from vbmstat.files import naming
 from vbmstat.image import storage
+from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import (
@@ -33,6 +32,7 @@ from vbmstat.report.page import (
     table_of,
 )
 from vbmstat.report.rules import preprocessing_rules
+from vbmstat.tables.cohort import Cohort, read_cohort
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
@@ -196,7 +196,7 @@ def unusual_values(table: pd.DataFrame) -> pd.Series:
 
     Notes
     -----
-    By :func:`vbmstat.cohort_quality.robust_z`, from 8 scans on; columns that are such z themselves are left out.
+    By :func:`vbmstat.metrics.homogeneity.robust_z`, from 8 scans on; columns that are such z themselves are left out.
     """
     texts = pd.Series("", index=table.index)
     for name in table.columns:

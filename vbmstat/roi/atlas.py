@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
-from vbmstat.cohort import closest, read_table
 from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
+from vbmstat.tables.cohort import closest, read_table
 
 LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import naming
-from vbmstat.cohort import Cohort
 from vbmstat.errors import ScanError
-from vbmstat.filenames import same_file_key, unique_names
+from vbmstat.files import naming
+from vbmstat.files.filenames import same_file_key, unique_names
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.measure import label_shares, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
+from vbmstat.tables.cohort import Cohort
 
 
 def check_some_field(cohort: Cohort, columns: Sequence[str]) -> None:

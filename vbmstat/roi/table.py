@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming, tables
 from vbmstat.assets.provenance import provenance
-from vbmstat.cohort import ID_COLUMNS, Cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.filenames import tell_apart
+from vbmstat.files import naming
+from vbmstat.files.filenames import tell_apart
+from vbmstat.files.search import images_instead
 from vbmstat.image import storage
-from vbmstat.inputs import images_instead
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
+from vbmstat.tables import dictionary
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
@@ -150,7 +151,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     folder : path
         Searched with its sub-folders.
     known : container of str
-        Ids of a table to which the scans are joined, see :func:`vbmstat.naming.by_known_ids`.
+        Ids of a table to which the scans are joined, see :func:`vbmstat.files.naming.by_known_ids`.
 
     Raises
     ------
@@ -228,11 +229,11 @@ def write_rois(
         ):
             for shape, table in (("", tidy), ("_wide", wide)):
                 name = f"{rois.stem}_{unit}{shape}.tsv"
-                tables.write_table(staged / name, table, "roi_wide" if shape else f"roi_{unit}", about=about)
+                dictionary.write_table(staged / name, table, "roi_wide" if shape else f"roi_{unit}", about=about)
                 written.append(out / name)
         storage.write_text(staged / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
         if len(rois.failures):
-            tables.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
+            dictionary.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
         if label_images is not None:
             Path(label_images).rename(staged / rois.stem)
         storage.write_json(staged / rois.record, about)

@@ -19,15 +19,16 @@ import pandas as pd
 import torch
 
 import vbmstat
-from vbmstat import assets, tables
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
+from vbmstat.files.naming import TISSUES
 from vbmstat.image import grid, io, storage
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.naming import TISSUES
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
 from vbmstat.simulate.render import image_from_signal
+from vbmstat.tables import dictionary
 
 AGE_RANGE_YEARS = (20.0, 80.0)
 AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # of a uniform distribution, 17.3
@@ -254,9 +255,9 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
     )
     storage.write_text(out / _TRUTH / ".bidsignore", "ground_truth.*\nvolumes.*\neffect_*\n")
     storage.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
-    tables.write_table(out / "participants.tsv", people, "participants")
+    dictionary.write_table(out / "participants.tsv", people, "participants")
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")
-    tables.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
+    dictionary.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
     _write_ground_truth(out, settings, complete=True)
 
 
