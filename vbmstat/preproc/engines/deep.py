@@ -20,8 +20,7 @@ from torch.nn import functional
 from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.grid import Grid
-from vbmstat.preproc.engines.base import Start
-from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.networks import cascade, symnet
 from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
 from vbmstat.preproc.steps import warp
