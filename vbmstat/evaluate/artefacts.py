@@ -15,7 +15,7 @@ from vbmstat.evaluate.engines import Head, Row, Trial, find_heads, run_trials
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import accuracy
-from vbmstat.preproc.engines.base import Engine
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.pipeline import Segmented, segment_scan
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.simulate import render_t1w, tissue_labels
@@ -61,17 +61,17 @@ class _Subject(Head):
         n_gm, n_brain = int((labels.data == accuracy.TISSUES["gm"]).sum()), int((labels.data > 0).sum())
         return _Truth(labels.data, n_gm * self.volume.grid.voxel_volume_ml, n_brain * self.volume.grid.voxel_volume_ml)
 
-    def measure(self, engine: Engine, found: Segmented) -> Row:
+    def measure(self, engine: Classic, found: Segmented) -> Row:
         """Columns of the result for an image with an artefact."""
         return self._row(found, self._exact if self.is_labels else self._truth_of(engine))
 
-    def measure_clean(self, engine: Engine, found: Segmented) -> Row:
+    def measure_clean(self, engine: Classic, found: Segmented) -> Row:
         """The same for the image without one, which is the truth itself where there is no label map."""
         if not self.is_labels:
             self._own[engine.label] = _truth(found)
         return self.measure(engine, found)
 
-    def _truth_of(self, engine: Engine) -> _Truth:
+    def _truth_of(self, engine: Classic) -> _Truth:
         """What the engine makes of the scan as it came; found once, failures too."""
         if engine.label not in self._own:
             try:
@@ -97,7 +97,7 @@ class _Subject(Head):
 
 def evaluate_artefacts(
     paths: Sequence[Path],
-    engines: Sequence[Engine],
+    engines: Sequence[Classic],
     out: Path,
     *,
     device: torch.device,
@@ -112,7 +112,7 @@ def evaluate_artefacts(
     paths : sequence of path
         Whole-head label maps, from which T1w images are rendered and whose tissues are the truth; or T1w scans, where
         the truth is what the same engine makes of the scan as it came. Their content tells which they are.
-    engines : sequence of Engine
+    engines : sequence of Classic
         Who segments.
     out : path
         Folder of ``evaluation_artefacts.tsv``, which is written after every scan and taken up again.

@@ -12,7 +12,7 @@ import torch
 
 from vbmstat.evaluate.engines import Head, Measure, Row, Trial, find_heads, run_trials
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.engines.base import Engine
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.pipeline import Segmented
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
@@ -38,7 +38,7 @@ class _Subject(Head):
 
 def evaluate_atrophy(
     paths: Sequence[Path],
-    engines: Sequence[Engine],
+    engines: Sequence[Classic],
     out: Path,
     *,
     device: torch.device,
@@ -52,7 +52,7 @@ def evaluate_atrophy(
     ----------
     paths : sequence of path
         Whole-head label maps.
-    engines : sequence of Engine
+    engines : sequence of Classic
         Who segments.
     out : path
         Folder of ``evaluation_atrophy.tsv``, which is written after every scan and taken up again.
@@ -141,7 +141,7 @@ def _trials(subject: _Subject) -> Iterator[Trial]:
 
 
 def _at(subject: _Subject, level: float) -> tuple[Callable[[], Volume], Measure]:
-    def measure(engine: Engine, found: Segmented) -> Row:
+    def measure(engine: Classic, found: Segmented) -> Row:
         return subject.measure(level, found)
 
     return lambda: subject.image(level), measure

@@ -22,7 +22,7 @@ from vbmstat.errors import VbmstatError, one_line
 from vbmstat.files import naming
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.engines.base import Engine
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
 from vbmstat.preproc.pipeline import Segmented, segment_scan
 from vbmstat.preproc.spec import find_engine
@@ -30,10 +30,10 @@ from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables import dictionary
 
 Row = dict[str, Any]
-Measure = Callable[[Engine, Segmented], Row]
+Measure = Callable[[Classic, Segmented], Row]
 
 
-def find_engines(names: Sequence[str], weights: str | None = None) -> list[Engine]:
+def find_engines(names: Sequence[str], weights: str | None = None) -> list[Classic]:
     """The engines of these names, each once, ready to run; `weights` are those of engine `deep`.
 
     Raises
@@ -118,7 +118,7 @@ class Trial:
 def run_trials(
     trials: Iterable[Trial],
     n_trials: int,
-    engines: Sequence[Engine],
+    engines: Sequence[Classic],
     path: Path,
     kind: str,
     *,
@@ -134,7 +134,7 @@ def run_trials(
         The images, one after another.
     n_trials : int
         How many they are.
-    engines : sequence of Engine
+    engines : sequence of Classic
         Who segments.
     path : path
         The table, ``.tsv``; written after every scan. Rows of an earlier call stay; one that was made with the same
@@ -169,7 +169,7 @@ def run_trials(
     return _table(rows)
 
 
-def _attempt(trial: Trial, engine: Engine, device: torch.device) -> Row:
+def _attempt(trial: Trial, engine: Classic, device: torch.device) -> Row:
     """Measures, time and no reason; or the reason."""
     try:
         image = trial.image()
@@ -182,7 +182,7 @@ def _attempt(trial: Trial, engine: Engine, device: torch.device) -> Row:
         return {"reason": one_line(reason)}
 
 
-def _fingerprint(trial: Trial, engine: Engine, device: torch.device) -> str:
+def _fingerprint(trial: Trial, engine: Classic, device: torch.device) -> str:
     """Short hash of all that decides a row."""
     content = {
         "origin": dict(trial.origin), "engine": engine.name, "parameters": engine.parameters(),

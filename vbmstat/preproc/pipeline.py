@@ -28,7 +28,6 @@ from vbmstat.device import choose_device
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.engines.base import Engine
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, smooth, working
@@ -183,7 +182,7 @@ def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volu
 
 
 def segment_scan(
-    t1w: Volume, engine: Engine = _CLASSIC, device: torch.device | str = "cpu", on_step: OnStep = ignore
+    t1w: Volume, engine: Classic = _CLASSIC, device: torch.device | str = "cpu", on_step: OnStep = ignore
 ) -> Segmented:
     """Preprocess one scan as far as the tissues: all that volumes need.
 
@@ -191,7 +190,7 @@ def segment_scan(
     ----------
     t1w, on_step
         As in :func:`preprocess_scan`, which begins with this; the errors are the same.
-    engine : Engine
+    engine : Classic
         The engine with its weights.
     device : torch.device or str
         Where to compute.

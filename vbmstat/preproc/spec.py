@@ -12,12 +12,11 @@ import torch
 
 from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
-from vbmstat.preproc.engines.base import Engine
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
 
-ENGINES = (Classic.name, Cat.name, Deep.name)
+ENGINES: dict[str, type[Classic]] = {engine.name: engine for engine in (Classic, Cat, Deep)}
 DEFAULT_FWHM_MM = (6.0,)
 
 
@@ -63,7 +62,7 @@ class PreprocSpec:
             raise VbmstatError(msg)
         object.__setattr__(self, "fwhm_mm", _checked_widths(self.fwhm_mm))
 
-    def find_engine(self) -> Engine:
+    def find_engine(self) -> Classic:
         """The engine with its weights."""
         return find_engine(self.engine, self.weights)
 
@@ -91,7 +90,7 @@ class PreprocSpec:
         return cls(**content)
 
 
-def find_engine(name: str, weights: str | None = None) -> Engine:
+def find_engine(name: str, weights: str | None = None) -> Classic:
     """The engine of a name.
 
     Raises
@@ -100,14 +99,15 @@ def find_engine(name: str, weights: str | None = None) -> Engine:
         If there is none, or weights are given to one without networks.
     """
     if name not in ENGINES:
-        msg = f"expected engine {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, got {name!r}"
+        *others, last = ENGINES
+        msg = f"expected engine {', '.join(others)} or {last}, got {name!r}"
         raise VbmstatError(msg)
-    if name == Deep.name:
-        return Deep() if weights is None else Deep(weights)
-    if weights is not None:
+    if weights is None:
+        return ENGINES[name]()
+    if name != Deep.name:
         msg = f"expected weights only for engine {Deep.name}, got {weights!r} for {name}; leave them out"
         raise VbmstatError(msg)
-    return Cat() if name == Cat.name else Classic()
+    return Deep(weights)
 
 
 def _checked_widths(fwhm_mm: float | Sequence[float]) -> tuple[float, ...]:

@@ -25,8 +25,7 @@ from scipy.ndimage import distance_transform_edt
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.image.grid import apply_affine, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.preproc.engines.base import Start
-from vbmstat.preproc.engines.classic import Classic, without_implausible
+from vbmstat.preproc.engines.classic import Classic, Start, without_implausible
 from vbmstat.preproc.steps.denoise import noise_sigma
 from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.preproc.steps.tissue import Segmentation

@@ -1,6 +1,7 @@
 """The project's own engine: non-local means, adaptive segmentation with warped priors, diffeomorphic registration.
 
 A draft segmentation at 2 mm refines the affine and warps the priors; the registration starts from the draft's velocity.
+Other engines are sub-classes that replace some of its methods: an engine is a small, immutable, picklable object.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import torch
 
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.engines.base import Start
 from vbmstat.preproc.steps import bias, cleanup, denoise, linear, modulate, priors, tissue, warp, working
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.working import Brain
@@ -22,14 +22,36 @@ _DRAFT_MM = 2.0
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where the segmentation at full resolution, and later the warp, start.
+
+    Attributes
+    ----------
+    prior : Tensor, (3, X, Y, Z)
+        Prior probability of GM, WM, CSF on the working grid; the sum is 1.
+    linear : ndarray, (4, 4)
+        Refined affine: template mm -> scan mm.
+    velocity : Tensor, (3, X, Y, Z)
+        Coarse velocity on the warp's padded grid.
+    fractions : Tensor, (3, X, Y, Z), optional
+        Final GM, WM, CSF, if the engine has them already.
+    """
+
+    prior: torch.Tensor
+    linear: np.ndarray
+    velocity: torch.Tensor
+    fractions: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Classic:
-    """Engine ``classic``; the methods are those of :class:`vbmstat.preproc.engines.base.Engine`."""
+    """Engine ``classic``, and what the other engines share."""
 
     name: ClassVar[str] = "classic"
 
     @property
     def label(self) -> str:
-        """The name in tables."""
+        """The name in tables; ``deep`` adds its weights."""
         return self.name
 
     @property
@@ -38,27 +60,27 @@ class Classic:
         return self.name
 
     def parameters(self) -> dict[str, Any]:
-        """Nothing beside the versions and assets that every sidecar records."""
+        """What the sidecar records beside the spec; raises AssetError if a package or weights are missing."""
         return {}
 
     def denoise(self, brain: Brain) -> Brain:
-        """Non-local means with the noise measured in the brain."""
+        """Denoise the brain at the scan's resolution: non-local means with the noise measured in it."""
         image = brain.image.data[0]
         clean = denoise.denoise(image, denoise.noise_sigma(image, brain.mask))
         return Brain(Volume(clean[None], brain.image.grid), brain.mask)
 
     def start(self, raw: Brain, work: Brain, template: Volume, linear: np.ndarray) -> Start:
-        """Template priors, warped by a draft segmentation."""
+        """Priors from the brain as scanned and on the working grid: the template's, warped by a draft segmentation."""
         del raw
         linear, velocity = _draft(work, template, linear)
         return Start(_warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
 
     def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
-        """Adaptive segmentation; implausible tissue is moved."""
+        """Segment the bias-corrected brain; implausible tissue is moved."""
         return without_implausible(tissue.segment(corrected, mask, start.prior), start.prior)
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> warp.Warp:
-        """Diffeomorphic registration from the draft's velocity."""
+        """Warp the template's GM and WM to the affinely aligned scan's, from a coarse velocity."""
         return warp.register_both_ways(tissues, template, velocity)
 
 

@@ -21,8 +21,7 @@ from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.preproc.engines.base import Start
-from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.networks import cascade, symnet
 from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
 from vbmstat.preproc.steps import warp
