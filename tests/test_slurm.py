@@ -14,7 +14,7 @@ import dask
 import pytest
 
 from tests.batch.light import asked, light, write_scans
-from tests.batch.test_scheduled import files, no_picture, quick
+from tests.batch.test_on_cluster import files, no_picture, quick
 from vbmstat.batch import derivatives, run
 from vbmstat.batch.on_cluster import scheduled_workers
 from vbmstat.batch.plan import make_plan
@@ -28,7 +28,7 @@ COMMAND = f"""#!{sys.executable}
 import sys
 sys.path.insert(0, {str(HERE.parent)!r})
 from tests.batch.light import light
-from tests.batch.test_scheduled import no_picture
+from tests.batch.test_on_cluster import no_picture
 from vbmstat import cli, derivatives
 from vbmstat.preproc import pipeline
 derivatives._write_picture, pipeline.preprocess_scan = no_picture, light

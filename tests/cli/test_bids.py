@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.batch.light import light
-from tests.test_bids import errors_of_validator, needs_validator
+from tests.files.test_bids import errors_of_validator, needs_validator
 from vbmstat.cli import bids
 from vbmstat.errors import VbmstatError
 from vbmstat.image import storage

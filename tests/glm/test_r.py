@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.glm.test_engine import run
+from tests.glm.fit.test_engine import run
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import build_design
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
-from tests.glm.test_sandwich import COLUMNS, VISITS, plan_of, visits
+from tests.glm.variance.test_sandwich import COLUMNS, VISITS, plan_of, visits
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast, build_contrasts
 from vbmstat.glm.design.matrix import build_design

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.glm.test_mixed import null_columns, persons
+from tests.regions.test_mixed import null_columns, persons
 from vbmstat.errors import DesignError
 from vbmstat.regions.mixed_analysis import fit_mixed_glm
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.glm import oracle
 from tests.glm.conftest import GRID
-from tests.glm.test_engine import TOLERANCE, design_of
+from tests.glm.fit.test_engine import TOLERANCE, design_of
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import build_contrasts

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from tests.glm.conftest import GRID, SHAPE
-from tests.glm.test_sandwich import COLUMNS, visits
+from tests.glm.variance.test_sandwich import COLUMNS, visits
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.variance.repeated import subject_labels

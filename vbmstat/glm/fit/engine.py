@@ -6,7 +6,8 @@ with z = Q_S'E and RSS_S = |E_S|² - |z|², t_S = (c'β + a'z) / (|a| sqrt(RSS_S
 those over the rows left out, in compiled loops (:mod:`vbmstat.glm.fit.downdate`); elsewhere all subsets of a tile are
 two stacked products (:mod:`vbmstat.glm.fit.stacked`). Sums run in the maps' precision (float32 for images) on
 full-sample residuals, everything small is float64, and a voxel whose residual cancels is fitted again in float64.
-Updating formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t-maps: Fisch et al. 2024 (deepmriprep).
+Updating formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset median t-maps: Fisch et al. 2024
+(deepmriprep).
 """
 
 from __future__ import annotations
