@@ -1,7 +1,7 @@
 """Small bad and odd images: each must give the right result or one clear line.
 
 ``BAD`` cases must raise a ScanError whose message matches; ``ODD`` cases must be read, and hold the values of
-:func:`phantom` at the right places in mm (``tests/test_io.py``). ``benchmarks/hostile`` sends all of them through
+:func:`phantom` at the right places in mm (``tests/image/test_io.py``). ``benchmarks/hostile`` sends all of them through
 ``vbmstat preprocess``, with whole heads beside them.
 """
 
