@@ -390,7 +390,8 @@ def test_no_effect_gives_uniform_p():
     "option",
     [
         {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance": "groups:group"},
-        {"variance": "sandwich:extra"}, {"blocks": "group", "inference": "fwe", "permutations": 8}, {"tiv": "proportional"},
+        {"variance": "sandwich:extra"}, {"tiv": "proportional"},
+        {"blocks": "group", "inference": "fwe", "permutations": 8},
     ],
 )  # fmt: skip
 def test_scans_without_what_the_fit_reads_are_dropped(cohort_folder, option):
