@@ -23,6 +23,7 @@ from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
 from vbmstat.files.search import Inputs
 from vbmstat.image import io
+from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
 
 COMMANDS = ("preprocess", "glm")
@@ -191,7 +192,7 @@ def _compare(name: str, before: Path, now: Path) -> Compared:
 
 
 def _image_difference(before: Path, now: Path) -> str:
-    if not now.name.endswith(naming.NIFTI_SUFFIXES):
+    if not now.name.endswith(NIFTI_SUFFIXES):
         return ""
     try:
         old, new = io.read_channels(before), io.read_channels(now)

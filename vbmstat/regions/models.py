@@ -24,6 +24,7 @@ from vbmstat.glm.design.subsets import write_draws
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.results import GlmResults
 from vbmstat.image import storage
+from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
@@ -148,8 +149,7 @@ def fit_roi_glm(
     table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
     loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
-    measured = measure_rois(source, loaded, [tissue], report=report)
+    measured = measure_rois(source, loaded, [tissue], report=progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, missing)
     if random is not None:
         _refuse_for_mixed(inference, options)
