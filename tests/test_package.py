@@ -9,6 +9,23 @@ from pathlib import Path
 import vbmstat
 
 ROOT = Path(__file__).parents[1]
+# Tests of no one module: of the project itself, of several modules together, or against an outside witness
+OF_NO_MODULE = {
+    "batch/test_interrupt.py",
+    "batch/test_run_many.py",
+    "fuzz/test_readers.py",
+    "glm/test_enumerated.py",
+    "glm/test_on_cluster.py",
+    "glm/test_r.py",
+    "report/test_in_browser.py",
+    "test_containers.py",
+    "test_determinism.py",
+    "test_docs.py",
+    "test_examples.py",
+    "test_package.py",
+    "test_security.py",
+    "test_slurm.py",
+}
 
 
 def test_the_version_is_the_same_everywhere():
@@ -29,3 +46,11 @@ def test_a_commit_runs_what_make_lint_runs():
     hooks = re.findall(r"entry: \.venv/bin/(\S+)", (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert linters
     assert set(linters) <= set(hooks)
+
+
+def test_tests_mirror_the_package():
+    tests = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    modules = {path.relative_to(ROOT / "vbmstat") for path in (ROOT / "vbmstat").rglob("*.py")}
+    modules |= {path.parent.with_suffix(".py") for path in modules if path.name == "__init__.py" and path.parts[1:]}
+    strays = {path.as_posix() for path in tests if path.with_name(path.name.removeprefix("test_")) not in modules}
+    assert strays == OF_NO_MODULE

@@ -19,12 +19,16 @@ from vbmstat.assets import ASSETS, sha256
 from vbmstat.assets.provenance import device_label, find_file, versions
 from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.files import naming
 from vbmstat.files.search import Inputs
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.report.results import write_results
 
 COMMANDS = ("preprocess", "glm")
 
@@ -142,6 +146,66 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
     kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in naming.output_kinds(spec.fwhm_mm))
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
+
+
+def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], out: Path) -> list[Compared]:
+    """Fit the model of a ``glm.json`` again, and compare.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``glm.json``.
+    path : Path
+        Its path, beside the outputs to compare.
+    inputs : sequence of Path
+        Folders with table and maps; by default those around the outputs.
+    out : Path
+        Folder for the new outputs.
+
+    Raises
+    ------
+    VbmstatError
+        If the record is damaged or of an older version, data came from memory, or an input is not found.
+    """
+    folder = path.absolute().parent
+    places = list(inputs) or [*folder.parents[:3], Path()]
+    try:
+        spec = ModelSpec.from_record(record["spec"], lambda name, digest: find_file(name, digest, places))
+        table, maps, outputs, level = (record["data"]["table"], record["data"]["maps"], record["outputs"],
+                                       record.get("level", "voxel"))  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, DesignError) as error:
+        msg = f"{path}: expected the record of a model (spec, data, outputs); it is damaged or older than that"
+        raise VbmstatError(msg) from error
+    if table is None or maps is None or outputs.get("atlas") is None:
+        msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
+        raise VbmstatError(msg)
+    cohort = find_file(table["file"], table["sha256"], places)
+    where = None if maps == "table" else _map_folder(record, maps["folder"], places)
+    atlas = outputs["atlas"]
+    atlas = str(find_file(atlas["file"], atlas["sha256"], places)) if isinstance(atlas, Mapping) else atlas
+    if level != "voxel":
+        of_regions = fit_roi_glm(spec, cohort, maps=where, atlas=atlas, level=level, random=record.get("random"))
+        of_regions.to_directory(out)
+    else:
+        results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
+        write_results(results, out, atlas=atlas, spm_names=outputs["spm_names"], outside=outputs["outside"])
+    compared = compare_outputs(folder, out, _model_files(folder, out))
+    now = read_record(out / "glm.json")["maps"]
+    changed = [scan for scan, entry in record["maps"].items() if now.get(scan, {}).get("sha256") != entry["sha256"]]
+    return [*(Compared(f"map of {scan}", "differs", "another file") for scan in changed), *compared]
+
+
+def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
+    """The folder of maps, found by one of them."""
+    entry = next(iter(record["maps"].values()))
+    a_map = find_file(entry["path"], entry["sha256"], places).absolute()
+    return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)
+
+
+def _model_files(before: Path, now: Path) -> list[str]:
+    """Files of a model: those of the new run, and the earlier ones of its contrasts."""
+    names = {path.relative_to(now).as_posix() for path in now.rglob("*") if path.is_file()}
+    return sorted(names | {path.name for path in before.glob("contrast-*") if path.is_file()})
 
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:

@@ -31,7 +31,7 @@ from vbmstat.files.folders import files_below
 from vbmstat.files.naming import split_ids
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import file_labels
-from vbmstat.glm.spec import make_options
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.image import storage
 from vbmstat.maps.masking import file_stamp
 from vbmstat.maps.pack import find_store, pack_maps
@@ -176,13 +176,13 @@ def _fit(
     }  # fmt: skip
     if _is_done(folder, stamp):
         return False
-    settings = make_options(options)
+    mask = ModelSpec.make(variable.formula, **options).mask
     store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
     existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
         shutil.rmtree(store)  # the mask is that of all packed scans
     try:
-        packed = pack_maps(paths, store, settings.mask_rule)
+        packed = pack_maps(paths, store, mask.rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
         found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
     except (DesignError, TableError, ScanError) as error:

@@ -10,28 +10,28 @@ from typing import Any
 
 import numpy as np
 
+from vbmstat.assets import sha256
 from vbmstat.assets.provenance import path_label, versions
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import draws_hash
-from vbmstat.glm.spec import Options
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.store import ArrayMaps, PackedMaps
 
 RECORD = "glm.json"
-_IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
 
 
 def fit_record(
-    formula: str, right: str, design: Design, draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps,
+    spec: ModelSpec, right: str, design: Design, draws: np.ndarray, maps: ArrayMaps | PackedMaps,
     scale: np.ndarray | None,
 ) -> dict[str, Any]:
     """What goes into ``glm.json``."""
-    options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items() if k not in _IDLE}
     report = variance_inflation(design)
     return {
         "command": "glm",
-        "formula": formula,
+        "spec": spec_record(spec),
+        "formula": spec.formula,
         "design_formula": right,
         "columns": list(design.columns),
         "covariates": [covariate.record for covariate in design.taken],
@@ -41,8 +41,7 @@ def fit_record(
         "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "options": options,
-        "mask_rule": {**asdict(settings.mask_rule), "image": options["mask"]},
+        "mask_rule": {**asdict(spec.mask.rule), "image": spec.record()["mask"]["image"]},
         "design_report": report.replace([np.inf, -np.inf], np.nan).astype(object).where(report.notna(), None)
         .to_dict("records"),
         "scan_scale": None if scale is None else scale.tolist(),
@@ -50,6 +49,35 @@ def fit_record(
         "scan_ids": list(design.scan_ids),
         "maps": map_record(maps),
         "versions": {**versions(), "formulaic": metadata.version("formulaic")},
+    }
+
+
+def spec_record(spec: ModelSpec) -> dict[str, Any]:
+    """A spec for JSON; files by name and sha256, so that they are found again wherever they are."""
+    record = spec.record()
+    if spec.mask.image is not None:
+        record["mask"]["image"] = file_record(spec.mask.image)
+    if spec.subsets.draws is not None:
+        record["subsets"]["draws"] = file_record(spec.subsets.draws)
+    if isinstance(record["contrasts"], list):
+        record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
+    return record
+
+
+def file_record(path: Path | str) -> dict[str, str]:
+    """Name and sha256 of a file."""
+    return {"file": Path(path).name, "sha256": sha256(Path(path))}
+
+
+def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
+    """Where the data of a model came from: a table by name and sha256, maps of a folder or of the table.
+
+    What was handed over in memory is None, and only the script that made it can give it again.
+    """
+    is_path = isinstance(maps, Path | str)
+    return {
+        "table": file_record(cohort) if isinstance(cohort, Path | str) and Path(cohort).is_file() else None,
+        "maps": "table" if maps is None else {"folder": Path(maps).name} if is_path else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from vbmstat.glm.design.contrast import Contrast, build_contrasts
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.sites import site_notes
+from vbmstat.glm.design.subjects import subject_labels
 from vbmstat.glm.record import contrast_record, fit_record
-from vbmstat.glm.spec import Options
-from vbmstat.glm.variance.repeated import subject_labels
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.sources import as_cohort, gather, with_columns
 from vbmstat.maps.store import ArrayMaps
+from vbmstat.progress import OnProgress
 from vbmstat.regions.mixed import MixedFit, fit_mixed
 from vbmstat.tables.cohort import Cohort
 
 FEW_BETWEEN, FEW_WITHIN = 5, 10  # degrees of freedom; benchmarks/results/mixed.md shows what happens below
+
+_KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "inference")
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,8 @@ class MixedResults:
 
 
 def fit_mixed_glm(
-    values: pd.DataFrame,
-    formula: str,
-    cohort: Cohort | pd.DataFrame | Path | str,
-    contrasts: Sequence[str] | Mapping[str, Any] | None = None,
-    *,
-    random: str,
-    tiv: str = "none",
-    allow_mixed: bool = False,
-    missing: str = "raise",
-    progress: Callable[[str, int, int], None] | None = None,
+    values: pd.DataFrame, spec: ModelSpec, cohort: Cohort | pd.DataFrame | Path | str, random: str,
+    progress: OnProgress | None = None,
 ) -> MixedResults:
     """Fit a mixed model with a random intercept to every column of a table.
 
@@ -67,14 +62,14 @@ def fit_mixed_glm(
     ----------
     values : DataFrame, (n_scans, n_columns)
         Indexed by scan id.
-    formula, cohort, contrasts, missing, progress
-        As for :func:`vbmstat.glm.analysis.fit_glm`.
+    spec : ModelSpec
+        Formula, contrasts, TIV, missing values; the choices of subsets do not matter.
+    cohort : Cohort, DataFrame or path
+        One row a scan, with ids.
     random : str
         Column with the subject of each scan, e.g. ``participant_id``.
-    tiv : {"none", "covariate", "by-group"}
-        What becomes of TIV.
-    allow_mixed : bool
-        Accept maps of several engines or versions.
+    progress : callable, optional
+        Called with (stage, done, total).
 
     Returns
     -------
@@ -83,20 +78,27 @@ def fit_mixed_glm(
     Raises
     ------
     TableError, DesignError, ScanError
-        As the steps say; also for ``tiv="proportional"``.
+        As the steps say; also for choices that a mixed model does not know.
     """
-    if tiv == "proportional":
+    if spec.tiv == "proportional":
         msg = "a mixed model takes TIV as a covariate: --tiv covariate or by-group"
         raise DesignError(msg)
-    settings = Options(repeats=0, tiv=tiv, allow_mixed=allow_mixed, missing=missing)
+    if spec.inference.kinds not in ((), ("fdr",)):
+        msg = "a mixed model has no permutations: leave --inference out (FDR is always there)"
+        raise DesignError(msg)
+    unknown = [name for name in spec.changed() if name not in _KNOWN]
+    if unknown:
+        msg = f"a mixed model takes no {', '.join(unknown)}; leave it out, or --random"
+        raise DesignError(msg)
+    formula, missing, allow_mixed = spec.formula, spec.missing, spec.allow_mixed
     source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
     source = with_columns(source, {random: "subject"}, missing)
     refuse_mixtures(source.table, allow_mixed)
-    right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], tiv, source.table)
+    right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], spec.tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)
     kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
     subjects = subject_labels(random, source.table[kept], design.scan_ids)
-    hypotheses = build_contrasts(contrasts, design)
+    hypotheses = build_contrasts(spec.contrasts, design)
     if not isinstance(source.maps, ArrayMaps):
         msg = "expected a table or matrix of region volumes for a mixed model, got maps in files; measure regions first"
         raise DesignError(msg)
@@ -105,7 +107,7 @@ def fit_mixed_glm(
     sites = site_notes(source.table[kept], design.matrix, design.terms, design.columns)
     warnings = mixed_notes(fit, matrix.features)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *warnings))
-    record = fit_record(formula, right, design, np.empty((0, len(subjects)), dtype=bool), settings, matrix, None)
+    record = fit_record(spec, right, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)
     record |= {
         "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
         "p_values": "two-sided (F: upper tail), with Satterthwaite's degrees of freedom",

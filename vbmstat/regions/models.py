@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,15 @@ from scipy import stats
 
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.files.naming import TISSUES
-from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.analysis import as_spec, fit_glm
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.record import RECORD
+from vbmstat.glm.record import RECORD, data_record, file_record
 from vbmstat.glm.results import GlmResults
+from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
+from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
@@ -31,6 +33,11 @@ from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
 from vbmstat.tables.schema import TABLES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from vbmstat.glm.spec import GlmKeywords
 
 LEVELS = ("roi", "region")
 _MAX_LISTED = 12
@@ -95,25 +102,25 @@ class RoiResults:
 
 
 def fit_roi_glm(
-    formula: str,
+    model: ModelSpec | str,
     cohort: Cohort | Path | str,
-    contrasts: Sequence[str] | Mapping[str, Any] | None = None,
+    contrasts: Contrasts = None,
     *,
     maps: Path | str | None = None,
     atlas: Atlas | Path | str = "lpba40",
     level: str = "roi",
     random: str | None = None,
-    inference: str | Sequence[str] | None = None,
-    missing: str = "raise",
-    progress: Callable[[str, int, int], None] | None = None,
-    **options: Any,
+    compute: Compute | None = None,
+    **keywords: Unpack[GlmKeywords],
 ) -> RoiResults:
     """Fit a linear model to the volume (mL) of each region of an atlas.
 
     Parameters
     ----------
-    formula : str
-        For example ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``.
+    model : ModelSpec or str
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. Beside a
+        formula without ``inference=`` there is family-wise error wherever the variance permits permutations; the false
+        discovery rate is always there.
     cohort : Cohort or path
         One row a scan, with covariates and (without `maps`) the columns ``mwp1`` … of unsmoothed modulated maps.
     contrasts : sequence of str or mapping, optional
@@ -127,14 +134,10 @@ def fit_roi_glm(
     random : str, optional
         Column with the subject of each scan: a mixed model with a random intercept of each
         (:func:`vbmstat.regions.mixed.fit_mixed`) in place of least squares.
-    inference : str or sequence of str, optional
-        ``fdr``, ``fwe``. By default ``fwe`` (and FDR, which is always there) where the model permits permutations.
-    missing : {"raise", "drop"}
-        What becomes of scans without a covariate, or whose map cannot be measured.
-    progress : callable, optional
-        Called with (stage, done, total).
-    **options
-        Fields of :class:`vbmstat.glm.spec.Options`; for a mixed model only `tiv` and `allow_mixed`.
+    compute : Compute, optional
+        Where and how fast.
+    **keywords
+        As for :func:`vbmstat.glm.analysis.fit_glm`.
 
     Returns
     -------
@@ -145,60 +148,44 @@ def fit_roi_glm(
     DesignError, TableError, ScanError, AssetError
         If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
     """
-    tissue = _tissue(formula, level)
+    if isinstance(model, str) and "inference" not in keywords and random is None:
+        variance = choose_variance(keywords.get("variance", VARIANCES[0]))
+        keywords = {**keywords, "inference": "fwe" if variance.permutes else "fdr"}
+    spec, compute = as_spec(model, contrasts, compute, keywords)
+    spatial = [kind for kind in spec.inference.kinds if kind in ("tfce", "cluster")]
+    if spatial:
+        msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
+        raise DesignError(msg)
+    tissue = _tissue(spec.formula, level)
     table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
     loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    measured = measure_rois(source, loaded, [tissue], report=progress or ignore)
-    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, missing)
+    measured = measure_rois(source, loaded, [tissue], report=compute.progress or ignore)
+    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
     if random is not None:
-        _refuse_for_mixed(inference, options)
-        mixed = fit_mixed_glm(
-            volumes, formula, table, contrasts, random=random, missing=missing, progress=progress, **options
-        )
+        mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
         rows = mixed_table(mixed, names, _means(volumes, design))
     else:
-        kinds = _inference(inference, options)
-        fit = fit_glm(
-            volumes, formula, table, contrasts, missing=missing, progress=progress, inference=kinds, **options
-        )
+        fit = fit_glm(volumes, spec, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
-    record = {**record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence}
+    record = {**record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence, "random": random}
+    record |= {"data": data_record(maps, cohort), "outputs": {"atlas": atlas_record(atlas)}}
     record["notes"] = [*notes, *record["notes"]]
     return RoiResults(rows, design, draws, loaded, record)
 
 
+def atlas_record(atlas: Atlas | Path | str) -> Any:
+    """An atlas by its name, or by name and sha256 of its file; None for one in memory."""
+    if isinstance(atlas, Atlas):
+        return None
+    return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
+
+
 def _means(volumes: pd.DataFrame, design: Design) -> np.ndarray:
     return np.asarray(volumes.loc[list(design.scan_ids)].mean().to_numpy())
-
-
-def _inference(wanted: str | Sequence[str] | None, options: Mapping[str, Any]) -> str | Sequence[str]:
-    """What corrected inference to do: by default family-wise error wherever the model permits permutations."""
-    if wanted is None:
-        refused = options.get("repeated") or options.get("robust", "none") != "none" or options.get("spm_resms")
-        return "fdr" if refused else "fwe"
-    kinds = wanted.split(",") if isinstance(wanted, str) else wanted
-    spatial = [kind.strip() for kind in kinds if kind.strip() in ("tfce", "cluster")]
-    if spatial:
-        msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
-        raise DesignError(msg)
-    return wanted
-
-
-def _refuse_for_mixed(inference: str | Sequence[str] | None, options: dict[str, Any]) -> None:
-    """Refuse what a mixed model does not know; subset repetitions are left out silently, being the default."""
-    for name in ("repeats", "fraction", "seed"):
-        options.pop(name, None)
-    if inference not in (None, (), "fdr"):
-        msg = "a mixed model has no permutations: leave --inference out (FDR is always there)"
-        raise DesignError(msg)
-    other = [name for name in options if name not in ("tiv", "allow_mixed")]
-    if other:
-        msg = f"a mixed model takes no {', '.join(other)}; leave it out, or --random"
-        raise DesignError(msg)
 
 
 def _tissue(formula: str, level: str) -> str:

@@ -98,7 +98,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     record : mapping
         Content of ``glm.json``.
     """
-    options = record["options"]
+    spec = record["spec"]
     left = record["formula"].split("~")[0].strip()
     tissue = TISSUES.get(left, left)
     of_regions = record.get("level", "voxel") != "voxel"
@@ -113,7 +113,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
-        *_tiv(options["tiv"]),
+        *_tiv(spec["tiv"]),
         *([] if of_regions else [_mask(record["mask_rule"])]),
         *_variance(record),
         *_sandwich(record),
@@ -121,7 +121,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
         *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
-        *_subsets(record, options),
+        *_subsets(record, spec["subsets"]),
         *([] if has_own_variances else ["Effect sizes are partial correlations r and Cohen's d."]),
     ]
     versions = record["versions"]
@@ -184,18 +184,18 @@ def _variance_groups(record: Mapping[str, Any]) -> list[str]:
 
 
 def _variance(record: Mapping[str, Any]) -> list[str]:
-    sentences, options = [], record["options"]
-    if options["weights"]:
-        sentences.append(f"Scans were weighted by the column {options['weights']}.")
-    if options["robust"] == "hc3":
+    sentences, spec = [], record["spec"]
+    if spec["weights"]:
+        sentences.append(f"Scans were weighted by the column {spec['weights']}.")
+    if spec["variance"] == "hc3":
         fewer = [c for c in record["contrasts"] if c.get("df") is not None and c["df"] < record["df_resid"]]
         freedom = "" if not fewer else "; t had effective degrees of freedom of the design (" + ", ".join(
             f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer
         ) + ")"
         sentences.append(f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{freedom}.")
-    if options["spm_resms"]:
+    if spec["variance"] == "spm":
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
-    if options["global_scaling"]:
+    if spec["global_scaling"]:
         sentences.append("Maps were scaled to one mean inside the mask.")
     return sentences
 
@@ -260,11 +260,11 @@ def _threshold(entry: Mapping[str, Any]) -> str:
     return "as recorded" if threshold is None else f"{threshold:.2f}"
 
 
-def _subsets(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+def _subsets(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     if not record["n_subsets"]:
         return []
     sizes = " or ".join(map(str, record["scans_per_subset"]))
-    strata = f", keeping the shares of {options['stratify']}" if options["stratify"] else ""
+    strata = f", keeping the shares of {asked['stratify']}" if asked["stratify"] else ""
     return [
         f"To see how stable effects are, the model was fitted again in {record['n_subsets']} random subsets of {sizes} "
         f"scans drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "

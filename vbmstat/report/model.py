@@ -135,9 +135,12 @@ def read_model(folder: Path) -> Model:
     try:
         record = storage.read_json(folder / "glm.json")
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
-        contrasts = record["contrasts"]
+        contrasts, _ = record["contrasts"], record["spec"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r})"
+        msg = (
+            f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r}), or an "
+            "older version made them: fit the model again"
+        )
         raise VbmstatError(msg) from error
     if record.get("level", "voxel") != "voxel":  # a table of regions in place of maps
         record["n_voxels"] = max((len(pd.read_csv(path, sep="\t")) for path in _roi_paths(folder)), default=0) // max(
@@ -472,11 +475,20 @@ def _roi_tables(model: Model) -> list[Table]:
     return tables
 
 
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested spec as rows: ``subsets.repeats``."""
+    flat: dict[str, Any] = {}
+    for name, value in spec.items():
+        is_part = isinstance(value, Mapping) and name != "contrasts"
+        flat |= {f"{name}.{inner}": one for inner, one in value.items()} if is_part else {name: value}
+    return flat
+
+
 def _options(record: Mapping[str, Any]) -> Table:
     versions = [f"{name} {version}" for name, version in record["versions"].items()]
     rows = tuple(
         (Cell(key), cell(", ".join(map(str, value)) if isinstance(value, list) else value))
-        for key, value in {**record["options"], "versions": versions}.items()
+        for key, value in {**_flat(record["spec"]), "versions": versions}.items()
     )
     return Table("Every option of the fit, and versions", ("option", "value"), rows)
 

@@ -25,7 +25,7 @@ from vbmstat.tables.cohort import closest, read_table
 
 LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
-_NO_NOTE = "no licence stated; cite it, and ask its authors before redistributing it or using it commercially"
+_NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
 _SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
 _SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")

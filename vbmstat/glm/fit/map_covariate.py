@@ -8,34 +8,22 @@ the sums are those of the full-sample residuals less those of their coordinates,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
-from vbmstat.distributed.pool import Cluster
-from vbmstat.glm.fit.backend import choose_product
-from vbmstat.glm.fit.engine import empty_fit, pad_tile, store_tile, stream, tile_layout
+from vbmstat.glm.fit.engine import empty_fit, store_tile
 from vbmstat.glm.fit.plan import CovariatePlan
-from vbmstat.glm.fit.stacked import FullFit, fit_full_sample, quantiles_of, reciprocal
+from vbmstat.glm.fit.stacked import CANCELLED, FullFit, fit_full_sample, quantiles_of, reciprocal
+from vbmstat.glm.fit.stream import solve_tile, stream, tile_layout
 from vbmstat.glm.fit.tensors import Fit, Tensors, Tile, make_tensors
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
-
-_CANCELLED = {torch.float32: 0.02, torch.float64: 1e-12}  # RSS over the sum it is taken from: below, digits are lost
 
 
 def fit_voxels_with_map(
-    maps: Maps,
-    covariate: Maps,
-    plan: CovariatePlan,
-    *,
-    device: str = "cpu",
-    backend: str = "auto",
-    chunk_voxels: int | None = None,
-    n_threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    cluster: Cluster | None = None,
+    maps: Maps, covariate: Maps, plan: CovariatePlan, compute: Compute | None = None
 ) -> Fit:
     """Fit y = X β + w γ at every voxel, in the whole sample and in all subsets.
 
@@ -45,41 +33,33 @@ def fit_voxels_with_map(
         y and w: (n_scans, n_voxels), same rows and columns.
     plan : CovariatePlan
         Factorised X, contrasts and subsets.
-    device, backend, chunk_voxels, n_threads, progress, cluster
-        As in :func:`vbmstat.glm.fit.engine.fit_voxels`.
+    compute : Compute, optional
+        Where and how fast.
 
     Returns
     -------
     Fit
         Voxels in which either map is constant lie outside its mask.
     """
-    kind = torch.device(device).type
-    product = choose_product(backend, kind)
-    dtype = torch.float64 if maps.dtype == np.float64 else torch.float32
-    tensors = make_tensors(plan.base, dtype, device, product, robust=False)
-    exact = tensors if dtype == torch.float64 else make_tensors(plan.base, torch.float64, device, product, robust=False)
+    compute = compute or Compute()
+    exact = make_tensors(plan.base, torch.float64, compute.device)
+    tensors = exact if maps.dtype == np.float64 else make_tensors(plan.base, torch.float32, compute.device)
     mask = maps.mask & covariate.mask
     fit = empty_fit(mask, plan.base, [len(kept) for kept in plan.repetitions], df_used=1.0)
-    layout = tile_layout(kind, chunk_voxels, n_threads, len(plan.base.basis))
+    layout = tile_layout(compute, len(plan.base.basis))
     work = partial(_fit_tile, plan=plan, tensors=tensors, exact=exact)
-    for start, tile in stream([maps, covariate], layout, work, mask, cluster):
+    for start, tile in stream([maps, covariate], layout, work, mask, compute.cluster):
         store_tile(fit, start, tile)
-        if progress:
-            progress("fitting voxels", start + tile.width, maps.n_voxels)
+        if compute.progress:
+            compute.progress("fitting voxels", start + tile.width, maps.n_voxels)
     return fit
 
 
 def _fit_tile(
     tiles: list[torch.Tensor], inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors
 ) -> Tile:
-    """All statistics of one tile of y and w; columns of the mask without digits left are done again in float64."""
-    y, w = tiles
-    tile, cancelled = _solve(pad_tile(y), pad_tile(w), plan, tensors)
-    columns = np.flatnonzero(cancelled[: y.shape[1]] & inside.numpy())
-    if tensors is not exact and columns.size:
-        again, _ = _solve(pad_tile(y[:, columns]), pad_tile(w[:, columns]), plan, exact)
-        tile.replace(columns, again)
-    return tile.crop(y.shape[1])
+    first, again = (partial(_solve, plan=plan, tensors=one) for one in (tensors, exact))
+    return solve_tile(tiles, inside, first, first if tensors is exact else again)
 
 
 def _solve(
@@ -128,7 +108,7 @@ def _partial(sums: list[torch.Tensor], tensors: Tensors) -> tuple[torch.Tensor, 
     ee, ff, fe = sums
     gamma = fe * reciprocal(ff)
     rss = ee - gamma * fe
-    cancelled = ((rss < _CANCELLED[tensors.dtype] * ee) & (ee > 0)).any(dim=0)
+    cancelled = ((rss < CANCELLED[tensors.dtype] * ee) & (ee > 0)).any(dim=0)
     return gamma, rss.clamp(min=0), cancelled
 
 
@@ -149,7 +129,7 @@ def _subset_statistics(
     sums = [p - (a * b).sum(dim=1) for p, (a, b) in zip(present, ((z_y, z_y), (z_w, z_w), (z_y, z_w)), strict=True)]
     gamma, rss, cancelled = _partial(sums, tensors)
     for total, rest in zip(present[:2], sums[:2], strict=True):
-        cancelled = cancelled | ((rest < _CANCELLED[tensors.dtype] * total) & (total > 0)).any(dim=0)
+        cancelled = cancelled | ((rest < CANCELLED[tensors.dtype] * total) & (total > 0)).any(dim=0)
     sigma2 = rss / (tensors.subset_df - 1)
     values = []
     for k, (kept, weights) in enumerate(zip(plan.repetitions, plan.on_rest, strict=True)):

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vbmstat.glm.fit.backend import Product
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.tensors import Tensors, Tile, make_tensors
 
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
 SUMMARIES = (*QUANTILES, "replication")  # what is kept of a statistic over the repetitions
-_CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}  # RSS_S / |E_S|² below: too few digits are left
+# RSS over the sum it is taken from; below, too few digits are left
+CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}
 _DOUBTFUL_FIT = 1e-5  # RSS / |X B|² below: float32 rounding of the fitted part shows in the residual
 _UNDERFLOW = 1e-25  # RSS below: single squares may vanish in float32
 _EXACT_FIT = 1e-26  # RSS / |X B|² below: nothing but float64 rounding is left
@@ -33,9 +33,9 @@ class Stacked:
     tensors: Tensors
 
     @classmethod
-    def make(cls, plan: Plan, dtype: torch.dtype, device: str, product: Product, robust: bool) -> Stacked:
+    def make(cls, plan: Plan, dtype: torch.dtype, device: str) -> Stacked:
         """Tensors for a plan; see :func:`vbmstat.glm.fit.tensors.make_tensors`."""
-        return cls(plan, make_tensors(plan, dtype, device, product, robust))
+        return cls(plan, make_tensors(plan, dtype, device))
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
         """All statistics of a tile.
@@ -68,7 +68,7 @@ class Stacked:
         variance = rss / self.tensors.subset_df  # (B, v), in units of sigma²
         if floor is not None:
             variance = variance + (torch.as_tensor(floor[1:, None]).to(per_sigma) * per_sigma**2).to(variance)
-        degenerate = rss <= _CANCELLED[torch.float64] * present if self.tensors.dtype == torch.float64 else rss <= 0
+        degenerate = rss <= CANCELLED[torch.float64] * present if self.tensors.dtype == torch.float64 else rss <= 0
         precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
         for index, contrast in enumerate(self.plan.contrasts):
             estimate = _subset_estimate(index, full.coefficients * per_sigma, z, self.tensors)  # (b, m, v)
@@ -169,7 +169,7 @@ def _subset_residuals(
 
 def _is_cancelled(full: FullFit, rss: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Where too few digits of a residual are left in some subset, (v,)."""
-    return (rss < _CANCELLED[rss.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
+    return (rss < CANCELLED[rss.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
 
 
 def _subset_estimate(index: int, scaled: torch.Tensor, z: torch.Tensor, tensors: Tensors) -> torch.Tensor:

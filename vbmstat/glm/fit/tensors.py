@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vbmstat.glm.fit.backend import Product
 from vbmstat.glm.fit.leverage import hc3_weights
 from vbmstat.glm.fit.plan import ContrastPlan, Plan
+from vbmstat.glm.fit.product import Product, choose_product
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +49,19 @@ class Fit:
     repetitions: tuple[int, ...]
     df: tuple[float, ...]
 
+    @property
+    def typical_df(self) -> tuple[float, ...]:
+        """Degrees of freedom of each contrast."""
+        return self.df
+
+    def df_inside(self, index: int) -> float:
+        """Degrees of freedom of a contrast at the voxels of the mask: one number."""
+        return self.df[index]
+
+    def forming_df(self, index: int) -> float:
+        """Degrees of freedom that turn a cluster-forming p into a threshold of a contrast."""
+        return self.df[index]
+
 
 @dataclass(frozen=True)
 class LocalDfFit:
@@ -85,14 +98,22 @@ class LocalDfFit:
         return at.stop
 
     @property
-    def median_df(self) -> np.ndarray:
-        """Degrees of freedom of each contrast, median over voxels, (n_contrasts,)."""
-        return np.asarray(np.median(self.df[:, self.mask], axis=1))
+    def typical_df(self) -> tuple[float, ...]:
+        """Degrees of freedom of each contrast, median over voxels."""
+        return tuple(np.median(self.df[:, self.mask], axis=1).tolist())
+
+    def df_inside(self, index: int) -> np.ndarray:
+        """Degrees of freedom of a contrast at the voxels of the mask, (n_inside,)."""
+        return self.df[index][self.mask]
+
+    def forming_df(self, index: int) -> float:
+        """Degrees of freedom that turn a cluster-forming p into a threshold: the fewest of any contrast."""
+        return self.df_resid
 
     @property
     def df_resid(self) -> float:
         """The fewest degrees of freedom of any contrast."""
-        return float(self.median_df.min())
+        return min(self.typical_df)
 
     @property
     def repetitions(self) -> tuple[int, ...]:
@@ -189,7 +210,7 @@ class Tensors:
     df_resid: float
 
 
-def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, robust: bool) -> Tensors:
+def make_tensors(plan: Plan, dtype: torch.dtype, device: str) -> Tensors:
     """A plan in one precision on one device."""
 
     def tensor(values: np.ndarray, to: torch.dtype = dtype) -> torch.Tensor:
@@ -201,7 +222,7 @@ def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, 
     n_subsets = len(plan.members)
     return Tensors(
         dtype=dtype,
-        product=product,
+        product=choose_product(device),
         scan_scale=tensor(plan.scan_scale[:, None], full) if has_factors else None,
         scan_weights=tensor(plan.scan_weights[:, None], full) if has_factors else None,
         is_centred=plan.is_centred,
@@ -210,10 +231,10 @@ def make_tensors(plan: Plan, dtype: torch.dtype, device: str, product: Product, 
         members=tensor(plan.members.astype(np.float64)),
         subset_basis=tensor(plan.subset_basis.reshape(-1, n_scans)),
         subset_df=tensor(plan.subset_df[:, None]),
-        leverage_weights=tensor(_leverage_weights(plan)) if robust else None,
+        leverage_weights=tensor(_leverage_weights(plan)) if plan.is_hc3 else None,
         subset_leverage=tuple(
             (tensor(w), tensor(wq.reshape(-1, n_scans)), tensor(qwq))
-            for w, wq, qwq in (_subset_leverage(plan, c) for c in plan.contrasts if robust and n_subsets)
+            for w, wq, qwq in (_subset_leverage(plan, c) for c in plan.contrasts if plan.is_hc3 and n_subsets)
         ),
         on_fit=tuple(tensor(c.on_fit.reshape(-1, rank), torch.float64) for c in plan.contrasts),
         on_rest=tuple(tensor(c.on_rest) for c in plan.contrasts),

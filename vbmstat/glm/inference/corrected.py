@@ -24,7 +24,7 @@ from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls,
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
 from vbmstat.glm.inference.smoothness import Smoothness
-from vbmstat.glm.spec import Options
+from vbmstat.glm.spec import Compute, InferenceSpec
 from vbmstat.maps.store import Maps
 
 
@@ -56,7 +56,7 @@ class Inference:
     nulls: Nulls | None
 
 
-def exchange_tree(settings: Options, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
+def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
     """Which scans may be exchanged, from the block columns.
 
     Raises
@@ -65,30 +65,30 @@ def exchange_tree(settings: Options, table: pd.DataFrame, scan_ids: Sequence[str
         If a column is missing somewhere, or several columns are not whole numbers.
     """
     order = sorted(range(len(scan_ids)), key=lambda i: scan_ids[i])
-    if not settings.blocks:
+    if not asked.blocks:
         return free_tree(order)
     empty = [scan for scan, gone in zip(scan_ids, table.isna().any(axis=1), strict=True) if gone]
     if empty:
-        msg = f"no value in the block columns {', '.join(settings.blocks)} for {', '.join(empty[:12])}; fill it in"
+        msg = f"no value in the block columns {', '.join(asked.blocks)} for {', '.join(empty[:12])}; fill it in"
         raise DesignError(msg)
-    if len(settings.blocks) == 1:
-        return block_tree([str(value) for value in table.iloc[:, 0]], settings.exchange, order)
+    if len(asked.blocks) == 1:
+        return block_tree([str(value) for value in table.iloc[:, 0]], asked.exchange, order)
     levels = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not (levels == np.rint(levels)).all():
-        msg = f"several block columns ({', '.join(settings.blocks)}) hold PALM's whole numbers; found other values"
+        msg = f"several block columns ({', '.join(asked.blocks)}) hold PALM's whole numbers; found other values"
         raise DesignError(msg)
     return level_tree(levels.astype(np.int64), order)
 
 
 def prepare_permutations(
-    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, settings: Options,
+    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, asked: InferenceSpec, seed: int,
     groups: np.ndarray | None = None,
 ) -> list[Permuted | None]:
     """The permutations of each contrast."""
     return [
         make_permuted(
-            design, contrast, plan, index, tree, permutations=settings.permutations, seed=settings.seed,
-            scheme=settings.scheme, flip=settings.sign_flip, groups=groups,
+            design, contrast, plan, index, tree, permutations=asked.permutations, seed=seed,
+            scheme=asked.scheme, flip=asked.sign_flip, groups=groups,
         )
         for index, contrast in enumerate(contrasts)
     ]
@@ -105,7 +105,7 @@ def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: f
 
 def infer(
     maps: Maps, plan: Plan, fit: Fit | LocalDfFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
-    settings: Options, engine: dict[str, Any], checkpoint: Path | str | None = None,
+    asked: InferenceSpec, compute: Compute,
 ) -> dict[str, Inference]:
     """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
 
@@ -115,51 +115,52 @@ def infer(
         What was fitted.
     permuted : sequence of Permuted or None
         From :func:`prepare_permutations`.
-    settings : Options
+    asked : InferenceSpec
         What is asked.
-    engine : dict
-        Device, backend, threads and progress of :func:`vbmstat.glm.inference.permute.run.permutation_nulls`.
-    checkpoint : Path, optional
-        Folder of the checkpoints.
+    compute : Compute
+        Where and how fast, and the folder of checkpoints.
 
     Raises
     ------
     DesignError
         If TFCE or clusters are asked of a plain matrix, whose columns have no neighbours.
     """
-    if maps.space is None and {"tfce", "cluster"} & set(settings.inference_kinds):
+    if maps.space is None and {"tfce", "cluster"} & set(asked.kinds):
         msg = "tfce and cluster need maps in files: the columns of a matrix have no neighbours; use fdr, fwe"
         raise DesignError(msg)
     found: dict[str, Inference] = {}
-    if not settings.inference_kinds:
+    if not asked.kinds:
         return found
     neighbours = None if maps.space is None else neighbour_table(maps.space)
     for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
-        two_sided = contrast.kind == "t" and not settings.one_sided
+        two_sided = contrast.kind == "t" and not asked.one_sided
         statistic = fit.statistic[index]
         m = float(np.linalg.matrix_rank(contrast.weights))
-        freedom = fit.df_resid if isinstance(fit, LocalDfFit) else fit.df[index]
-        threshold = forming_threshold(settings.cluster_threshold, contrast.kind, two_sided, m, freedom)
+        threshold = forming_threshold(asked.cluster_threshold, contrast.kind, two_sided, m, fit.forming_df(index))
         nulls = None
         if permutation is not None:
-            asked = NullSettings(
-                two_sided, "tfce" in settings.inference_kinds,
-                threshold if "cluster" in settings.inference_kinds else None,
-                wants_fwe="fwe" in settings.inference_kinds, tail=settings.tail, stop_after=settings.stop_after,
+            wanted = NullSettings(
+                two_sided, "tfce" in asked.kinds,
+                threshold if "cluster" in asked.kinds else None,
+                wants_fwe="fwe" in asked.kinds, tail=asked.tail, stop_after=asked.stop_after,
             )  # fmt: skip
-            file = None if checkpoint is None else Path(checkpoint) / f"contrast-{contrast.label}_permutations.npz"
-            key = "" if file is None else analysis_key(maps, plan, permutation, asked, contrast.weights.tolist())
+            file = None if compute.checkpoint is None else Path(compute.checkpoint) / checkpoint_name(contrast)
+            key = "" if file is None else analysis_key(maps, plan, permutation, wanted, contrast.weights.tolist())
             nulls = permutation_nulls(
-                maps, plan, index, permutation, statistic, asked, checkpoint=file, key=key, **engine
+                maps, plan, index, permutation, statistic, wanted, compute, checkpoint=file, key=key
             )
         clusters = None if nulls is None else nulls.clusters
         if clusters is None and neighbours is not None:
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
         q = np.ones(len(statistic))
-        df = fit.df[index][fit.mask] if isinstance(fit, LocalDfFit) else fit.df[index]
-        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, df))
-        found[contrast.name] = Inference(settings.inference_kinds, two_sided, q, threshold, clusters, nulls)
+        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, fit.df_inside(index)))
+        found[contrast.name] = Inference(asked.kinds, two_sided, q, threshold, clusters, nulls)
     return found
+
+
+def checkpoint_name(contrast: Contrast) -> str:
+    """File of a contrast's interrupted permutations."""
+    return f"contrast-{contrast.label}_permutations.npz"
 
 
 def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> np.ndarray:
@@ -168,33 +169,33 @@ def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> 
     return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)
 
 
-def exchange_notes(permuted: Sequence[Permuted | None], settings: Options) -> tuple[str, ...]:
+def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) -> tuple[str, ...]:
     """A note where sign flips take the scans of a block for independent."""
     tree = next((one.rearrangements.tree for one in permuted if one is not None), None)
-    if tree is None or not settings.sign_flip or not blocks_flipped_apart(tree):
+    if tree is None or not asked.sign_flip or not blocks_flipped_apart(tree):
         return ()
     return (
-        f"sign flips: the scans of a block ({', '.join(settings.blocks)}) flip one by one, which takes them for "
+        f"sign flips: the scans of a block ({', '.join(asked.blocks)}) flip one by one, which takes them for "
         "independent of one another. Scans of one person or family are not, and too much becomes significant: flip "
         "whole blocks (--exchange whole)",
     )
 
 
-def inference_notes(found: Mapping[str, Inference], settings: Options) -> tuple[str, ...]:
+def inference_notes(found: Mapping[str, Inference], asked: InferenceSpec) -> tuple[str, ...]:
     """What the user should know of the permutations."""
     notes = []
     for name, inference in found.items():
         nulls = inference.nulls
         if nulls is None:
             continue
-        verb = "sign flips" if settings.sign_flip else "permutations"
-        if nulls.planned < settings.permutations:
+        verb = "sign flips" if asked.sign_flip else "permutations"
+        if nulls.planned < asked.permutations:
             used = "all of them were used, and " if nulls.is_exhaustive else ""
             notes.append(
-                f"{name}: {settings.permutations} {verb} were asked and {nulls.planned} exist; {used}"
+                f"{name}: {asked.permutations} {verb} were asked and {nulls.planned} exist; {used}"
                 f"no p can be below {nulls.smallest_p:.2g}"
             )
-        notes += _shortcut_notes(name, nulls, settings, verb)
+        notes += _shortcut_notes(name, nulls, asked, verb)
         if nulls.smallest_p > ALPHA:
             notes.append(f"{name}: nothing can reach p = {ALPHA}: the smallest is {nulls.smallest_p:.2g}")
         if nulls.critical() is None:
@@ -210,15 +211,15 @@ _WORDS = {
 }  # fmt: skip
 
 
-def _shortcut_notes(name: str, nulls: Nulls, settings: Options, verb: str) -> list[str]:
+def _shortcut_notes(name: str, nulls: Nulls, asked: InferenceSpec, verb: str) -> list[str]:
     """What was stopped early, and which p are approximated."""
     notes = []
     if nulls.count < nulls.planned:
         notes.append(
-            f"{name}: stopped after {nulls.count} of {nulls.planned} {verb}: at least {settings.stop_after} of them "
+            f"{name}: stopped after {nulls.count} of {nulls.planned} {verb}: at least {asked.stop_after} of them "
             "reach the strongest finding"
         )
-    if settings.tail == "none":
+    if asked.tail == "none":
         return notes
     if nulls.is_exhaustive:
         return [*notes, f"{name}: all {verb} that exist were done, so that p are exact; no tail was fitted"]
@@ -236,14 +237,14 @@ def _shortcut_notes(name: str, nulls: Nulls, settings: Options, verb: str) -> li
 
 
 def inference_record(
-    found: Mapping[str, Inference], settings: Options, smooth: Smoothness | None
+    found: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None
 ) -> dict[str, Any]:
     """What ``glm.json`` says of the corrected inference."""
     record: dict[str, Any] = {
-        "kinds": list(settings.inference_kinds), "blocks": list(settings.blocks),
-        "exchange": settings.exchange if len(settings.blocks) == 1 else None,
-        "order_inside_blocks": _order_inside_blocks(settings),
-        "scheme": settings.scheme if settings.permutes else None, "sign_flip": settings.sign_flip,
+        "kinds": list(asked.kinds), "blocks": list(asked.blocks),
+        "exchange": asked.exchange if len(asked.blocks) == 1 else None,
+        "order_inside_blocks": _order_inside_blocks(asked),
+        "scheme": asked.scheme if asked.permutes else None, "sign_flip": asked.sign_flip,
         "tfce": {"H": 2.0, "E": 0.5, "connectivity": TFCE_CONNECTIVITY}, "cluster_connectivity": CONNECTIVITY,
         "contrasts": [_contrast_record(name, one) for name, one in found.items()],
     }  # fmt: skip
@@ -252,11 +253,11 @@ def inference_record(
     return record
 
 
-def _order_inside_blocks(settings: Options) -> str | None:
+def _order_inside_blocks(asked: InferenceSpec) -> str | None:
     """What says which scans of two whole blocks correspond."""
-    if not settings.blocks:
+    if not asked.blocks:
         return None
-    return "scan id" if len(settings.blocks) == 1 else "last block column, then scan id"
+    return "scan id" if len(asked.blocks) == 1 else "last block column, then scan id"
 
 
 def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from scipy import stats
 
 from vbmstat.glm.inference.p_values import noncentrality
 from vbmstat.glm.inference.permute.nulls import ALPHA, Nulls
-from vbmstat.glm.results import StatMap
+from vbmstat.glm.statmap import StatMap
 
 POWER = 0.8
 MOST_SCANS = 1_000_000  # where more would be needed, this is what the map holds

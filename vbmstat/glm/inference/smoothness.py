@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vbmstat.glm.fit.backend import BACKENDS
-from vbmstat.glm.fit.engine import fit_full_sample, pad_tile, stream, tile_layout
 from vbmstat.glm.fit.plan import Plan
+from vbmstat.glm.fit.stacked import fit_full_sample
+from vbmstat.glm.fit.stream import pad_tile, stream, tile_layout
 from vbmstat.glm.fit.tensors import make_tensors
 from vbmstat.glm.inference.clusters import neighbour_table
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps, Space
 
 MAX_SCANS = 64  # whose residuals are looked at, as SPM does
@@ -49,7 +50,7 @@ def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) ->
     plan : Plan
         Factorised design.
     n_threads : int, optional
-        As in :func:`vbmstat.glm.fit.engine.fit_voxels`.
+        Tiles worked on at a time.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) ->
     """
     if maps.space is None:
         return None
-    tensors = make_tensors(plan, torch.float32, "cpu", BACKENDS["mm"], robust=False)
+    tensors = make_tensors(plan, torch.float32, "cpu")
     n_scans = len(plan.basis)
     rows = np.unique(np.linspace(0, n_scans - 1, min(n_scans, MAX_SCANS)).round().astype(int))
     residuals = np.zeros((len(rows), maps.n_voxels), dtype=np.float32)
@@ -68,7 +69,7 @@ def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) ->
         per_sigma = torch.where(full.sigma > 0, 1 / full.sigma, 0.0).to(full.rest.dtype)
         return np.asarray((full.rest[rows] * per_sigma)[:, : values.shape[1]].numpy())
 
-    for start, part in stream([maps], tile_layout("cpu", None, n_threads), lambda y, _: standardised(y[0])):
+    for start, part in stream([maps], tile_layout(Compute(n_threads=n_threads)), lambda y, _: standardised(y[0])):
         residuals[:, start : start + part.shape[1]] = part
     residuals[:, ~maps.mask] = 0
     return smoothness(residuals, maps.mask, maps.space)

@@ -11,34 +11,28 @@ distributions are approximations, so that permutations are the way to p. Float64
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.matrix import Design
-from vbmstat.glm.fit.backend import choose_product
-from vbmstat.glm.fit.engine import fit_full_sample, stream, tile_layout
 from vbmstat.glm.fit.plan import ContrastPlan, Plan
+from vbmstat.glm.fit.stacked import fit_full_sample
+from vbmstat.glm.fit.stream import stream, tile_layout
 from vbmstat.glm.fit.tensors import LocalDfFit, Tensors, make_tensors
-from vbmstat.glm.inference.permute.blocks import orbits
-from vbmstat.glm.inference.permute.schemes import Permuted, partition
+from vbmstat.glm.inference.permute.schemes import partition
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
 
 AUTO = "auto"
 _FREE = 1e-6  # degrees of freedom that a group must have left
 _EXACT = 1e-12  # of all residuals: a group's are not taken for smaller
 _MAX_LISTED = 6
-
-
-class GroupedFit(LocalDfFit):
-    """A fit with a variance for each group of scans; the statistic is v, and G for F."""
 
 
 @dataclass(frozen=True)
@@ -126,27 +120,6 @@ class Weighting:
         return a
 
 
-def group_notes(groups: np.ndarray | None, permuted: Sequence[Permuted | None]) -> tuple[str, ...]:
-    """A note where scans of unequal variance change places."""
-    rearranged = next((one.rearrangements for one in permuted if one is not None), None)
-    if groups is None or rearranged is None or rearranged.flips is not None:
-        return ()
-    places = orbits(rearranged.tree)
-    if len(np.unique(places * (groups.max() + 1) + groups)) == len(np.unique(places)):
-        return ()
-    return ("scans of different variance groups change places, so that p by permutation hold in large samples only",)
-
-
-def group_record(
-    fit: object, contrasts: Sequence[Contrast], groups: np.ndarray | None, name: str | None
-) -> dict[str, Any]:
-    """What ``glm.json`` says about variance groups; nothing of another fit."""
-    if groups is None or not isinstance(fit, GroupedFit):
-        return {}
-    df = {c.name: round(float(df), 4) for c, df in zip(contrasts, fit.median_df, strict=True)}
-    return {"variance_groups": {"column": name, "scans_per_group": np.bincount(groups).tolist(), "df": df}}
-
-
 def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
     """Group of each scan from the values of a column, (n_scans,), int from 0.
 
@@ -172,10 +145,9 @@ def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
 
 
 def fit_grouped(
-    maps: Maps, plan: Plan, design: Design, contrasts: Sequence[Contrast], labels: np.ndarray, *,
-    device: str = "cpu", backend: str = "auto", chunk_voxels: int | None = None, n_threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None, cluster: Cluster | None = None,
-) -> GroupedFit:
+    maps: Maps, plan: Plan, design: Design, contrasts: Sequence[Contrast], labels: np.ndarray,
+    compute: Compute | None = None,
+) -> LocalDfFit:
     """Fit a linear model by least squares and test it with a variance for each group of scans.
 
     Parameters
@@ -184,29 +156,30 @@ def fit_grouped(
         (n_scans, n_voxels), the factorised design, and what it was made of.
     labels : ndarray, (n_scans,), int
         From :func:`group_labels`.
-    device, backend, chunk_voxels, n_threads, progress, cluster
-        As in :func:`vbmstat.glm.fit.engine.fit_voxels`.
+    compute : Compute, optional
+        Where and how fast.
 
     Returns
     -------
-    GroupedFit
+    LocalDfFit
+        The statistic is v, and G for F.
     """
-    kind = torch.device(device).type
-    tensors = make_tensors(plan, torch.float64, device, choose_product(backend, kind), robust=False)
+    compute = compute or Compute()
+    tensors = make_tensors(plan, torch.float64, compute.device)
     parts = [partition(design, contrast, plan, index) for index, contrast in enumerate(contrasts)]
     weightings = [
         Weighting.make(np.concatenate([part.tested, part.nuisance], axis=1), labels, part.tested.shape[1])
         for part in parts
     ]
-    fit = GroupedFit.empty(maps.mask, len(contrasts))
+    fit = LocalDfFit.empty(maps.mask, len(contrasts))
     work = partial(
         _test_tile, tensors=tensors, plans=plan.contrasts, weightings=weightings,
         coordinates=[part.coordinates for part in parts],
     )  # fmt: skip
-    for start, found in stream([maps], tile_layout(kind, chunk_voxels, n_threads), work, cluster=cluster):
+    for start, found in stream([maps], tile_layout(compute), work, cluster=compute.cluster):
         done = fit.store(start, found)
-        if progress:
-            progress("fitting voxels", done, maps.n_voxels)
+        if compute.progress:
+            compute.progress("fitting voxels", done, maps.n_voxels)
     return fit
 
 

@@ -15,10 +15,8 @@ import numpy as np
 from scipy import optimize, stats
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.leverage import hc3_weights, leave_out, null_share, spread_of_variance, unestimated_blocks
-from vbmstat.glm.fit.plan import ContrastPlan, Plan, critical_values, make_plan
+from vbmstat.glm.fit.plan import ContrastPlan, Plan, critical_values
 
 ESTIMATOR = "HC3"
 CURE = "leave the scan or the column out, or test it without --robust hc3"
@@ -30,14 +28,6 @@ def unestimated_scans(plan: Plan, scan_ids: Sequence[str]) -> list[list[str]]:
     """Scans that make the HC3 variance of each contrast of a plan unknowable; mostly none."""
     starts = np.arange(len(plan.basis))
     return [[scan_ids[i] for i in unestimated_blocks(one.rows, plan.basis, starts)] for one in plan.contrasts]
-
-
-def make_hc3_plan(
-    design: Design, contrasts: Sequence[Contrast], draws: np.ndarray, weights: np.ndarray | None = None,
-    scan_scale: np.ndarray | None = None,
-) -> Plan:
-    """:func:`vbmstat.glm.fit.plan.make_plan` and :func:`hc3_plan`."""
-    return hc3_plan(make_plan(design, contrasts, draws, weights, scan_scale), design.scan_ids)
 
 
 def hc3_plan(plan: Plan, scan_ids: Sequence[str]) -> Plan:

@@ -11,7 +11,7 @@ independent and alike, unless the model fits a subject exactly in a direction on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,25 +20,18 @@ import numpy as np
 import torch
 
 from vbmstat.device import n_cores
-from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
-from vbmstat.glm.fit.engine import Layout, stream
 from vbmstat.glm.fit.leverage import SINGULAR, leave_out, unestimated_blocks
 from vbmstat.glm.fit.plan import ContrastPlan, Plan
+from vbmstat.glm.fit.stream import Layout, stream
 from vbmstat.glm.fit.tensors import LocalDfFit
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import CHUNK_VOXELS, Maps
 
 _READ_VOXELS = 2 * CHUNK_VOXELS
 _EXACT_FIT = 1e-26  # RSS over what the model explains below: rounding, as in the engine; the statistic is 0
 ESTIMATOR = "the sandwich"
 CURE = "leave the subject or the column out, or merge levels"
-
-
-class SandwichFit(LocalDfFit):
-    """A fit with sandwich variances.
-
-    The statistic of F is Wald's times (ν - q + 1) / (ν q) for q rows; df are ν of a t, ν - q + 1 of an F.
-    """
 
 
 @dataclass(frozen=True)
@@ -50,15 +43,7 @@ class _Sandwich:
     nu: float
 
 
-def fit_sandwich(
-    maps: Maps,
-    plan: Plan,
-    subjects: Sequence[str],
-    *,
-    n_threads: int | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    cluster: Cluster | None = None,
-) -> SandwichFit:
+def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compute | None = None) -> LocalDfFit:
     """Fit a linear model by least squares and test it with sandwich variances.
 
     Parameters
@@ -69,16 +54,13 @@ def fit_sandwich(
         Factorised design and contrasts.
     subjects : sequence of str
         Subject (or family) of each scan: scans of different ones are independent.
-    n_threads : int, optional
-        Chunks worked on at a time; results do not depend on it.
-    progress : callable, optional
-        Called with (stage, done, total).
-    cluster : Cluster, optional
-        Workers that work on the chunks in place of threads.
+    compute : Compute, optional
+        Where and how fast; on the CPU.
 
     Returns
     -------
-    SandwichFit
+    LocalDfFit
+        The statistic of F is Wald's times (ν - q + 1) / (ν q) for q rows; df are ν of a t, ν - q + 1 of an F.
 
     Raises
     ------
@@ -86,19 +68,20 @@ def fit_sandwich(
         If there are too few subjects, or the variance of a contrast cannot be estimated or has too few degrees of
         freedom.
     """
+    compute = compute or Compute()
     order, starts = _blocks(subjects, plan)
     leave_out(plan.contrasts, unestimated_subjects(plan, subjects), ESTIMATOR, CURE)
     basis = plan.basis[order]
     corrected = correct_rows(basis, starts)  # A Q, (n, r)
     parts = [_prepare(contrast, basis, corrected, starts) for contrast in plan.contrasts]
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
-    fit = SandwichFit.empty(maps.mask, len(parts))
+    fit = LocalDfFit.empty(maps.mask, len(parts))
     work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts)
-    layout = Layout(_READ_VOXELS, _READ_VOXELS, n_threads or n_cores())
-    for start, found in stream([maps], layout, work, cluster=cluster):
+    layout = Layout(_READ_VOXELS, _READ_VOXELS, compute.n_threads or n_cores())
+    for start, found in stream([maps], layout, work, cluster=compute.cluster):
         done = fit.store(start, found)
-        if progress:
-            progress("fitting voxels", done, maps.n_voxels)
+        if compute.progress:
+            compute.progress("fitting voxels", done, maps.n_voxels)
     return fit
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import DesignError
+from vbmstat.glm.spec import EXCHANGES
 
-EXCHANGES = ("within", "whole", "both")
 BLOCK = 128  # random rearrangements drawn from one seed, so that any range of them can be drawn again
 
 

@@ -15,6 +15,7 @@ from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.inference.permute.nulls import Scale
 from vbmstat.glm.inference.permute.schemes import Permuted, moved
 from vbmstat.glm.inference.permute.scores import PermutedScores
+from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.groups import Weighting
 from vbmstat.maps.store import Maps
 
@@ -27,10 +28,9 @@ class GroupedScores(PermutedScores):
     """Scores of permutations where groups of scans have a variance each: |v|, v or G themselves. In float64."""
 
     def __init__(
-        self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, device: str, backend: str,
-        chunk_voxels: int | None, n_threads: int | None, *, groups: np.ndarray,
-    ) -> None:  # fmt: skip
-        super().__init__(maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads)
+        self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, compute: Compute, *, groups: np.ndarray
+    ) -> None:
+        super().__init__(maps, plan, permuted, scale, compute)
         self.dtype, self.tensors = torch.float64, self.exact
         self.ties = _TIES
         parts, moving = permuted.parts, permuted.moving

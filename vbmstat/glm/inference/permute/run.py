@@ -25,7 +25,9 @@ from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, PlainScale,
 from vbmstat.glm.inference.permute.schemes import Permuted, smallest_p
 from vbmstat.glm.inference.permute.scores import PermutedScores, Scored, tail_p
 from vbmstat.glm.inference.permute.tails import TAIL_SHARE, Tail, fit_tail, smallest_tail_p
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
+from vbmstat.progress import OnProgress
 
 _ROWS_BYTES = 2**28  # rows of the products of one batch
 _MAPS_BYTES = 2**28  # statistic maps of one batch
@@ -33,7 +35,6 @@ _MAX_BATCH = 8 * BLOCK
 _MAP_TIES = 1e-4  # of a TFCE value or mass: sums over a float32 map
 _SAVE_SECONDS = 10.0  # between checkpoints
 
-Progress = Callable[[str, int, int], None]
 
 
 def permutation_nulls(
@@ -43,15 +44,10 @@ def permutation_nulls(
     permuted: Permuted,
     statistic: np.ndarray,
     settings: NullSettings,
+    compute: Compute | None = None,
     *,
-    device: str = "cpu",
-    backend: str = "auto",
-    chunk_voxels: int | None = None,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
     checkpoint: Path | None = None,
     key: str = "",
-    cluster: Cluster | None = None,
 ) -> Nulls:
     """Permute one contrast.
 
@@ -69,21 +65,20 @@ def permutation_nulls(
         T or F of the unpermuted data, 0 outside the mask.
     settings : NullSettings
         What is asked.
-    device, backend, chunk_voxels, n_threads
-        As in :func:`vbmstat.glm.fit.engine.fit_voxels`; results do not depend on them.
-    progress : callable, optional
-        Called with (stage, permutations done, total).
+    compute : Compute, optional
+        Where and how fast. Workers of a cluster share the voxels of a batch, or, where whole maps are needed, the
+        batches.
     checkpoint : Path, optional
         File that keeps what is done; a run that was interrupted goes on from it, and a finished one is read.
     key : str
         Names the analysis; a checkpoint with another key is ignored.
-    cluster : Cluster, optional
-        Workers that share the voxels of a batch, or, where whole maps are needed, the batches.
 
     Returns
     -------
     Nulls
     """
+    compute = compute or Compute()
+    cluster, progress = compute.cluster, compute.progress
     kind = plan.contrasts[index].kind
     settings = replace(settings, two_sided=settings.two_sided and kind == "t")
     groups = permuted.groups
@@ -91,7 +86,7 @@ def permutation_nulls(
     scale = make_scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     count = permuted.rearrangements.count
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
-    asked = (maps, plan, permuted, scale, device, backend, chunk_voxels, n_threads if cluster is None else 1)
+    asked = (maps, plan, permuted, scale, compute if cluster is None else replace(compute, n_threads=1))
     engine = PermutedScores(*asked) if groups is None else GroupedScores(*asked, groups=groups)
     done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
     saved = time.monotonic()
@@ -136,7 +131,7 @@ def _batches(done: int, count: int, size: int) -> list[range]:
 
 def _scored(
     engine: PermutedScores, images: StatisticImages | None, batches: Sequence[range], cluster: Cluster | None,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> Generator[tuple[dict[str, np.ndarray], Scored], None, None]:
     """Maxima of each batch by name, and its scores."""
     scoring = _Scoring(engine, images)
@@ -172,7 +167,7 @@ class _Scoring:
         return found, scores._replace(fields=None)
 
 
-def _teller(progress: Progress | None, batch: range, count: int) -> Callable[[float], None]:
+def _teller(progress: OnProgress | None, batch: range, count: int) -> Callable[[float], None]:
     """Reports how much of a batch is done."""
 
     def tell(share: float) -> None:
@@ -192,7 +187,7 @@ def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels
 
 def _summarise(
     state: dict[str, np.ndarray], statistic: np.ndarray, engine: PermutedScores, settings: NullSettings,
-    images: StatisticImages | None, ties: Mapping[str, float], progress: Progress | None,
+    images: StatisticImages | None, ties: Mapping[str, float], progress: OnProgress | None,
 ) -> Nulls:
     """P-values from null maxima."""
     scale, rearrangements, mask = engine.scale, engine.permuted.rearrangements, engine.maps.mask

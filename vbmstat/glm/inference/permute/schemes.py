@@ -25,8 +25,8 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.inference.permute.blocks import Node, Rearrangements, count_arrangements, make_rearrangements, orbits
+from vbmstat.glm.spec import SCHEMES
 
-SCHEMES = ("freedman-lane", "smith")
 _DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are one
 _INVARIANT = 1e-9  # 1 − cosine of a direction with those that no rearrangement moves
 _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the nuisance space

@@ -20,14 +20,16 @@ import torch
 
 from vbmstat.device import n_cores
 from vbmstat.distributed.pool import Cluster
-from vbmstat.glm.fit.backend import BACKENDS, Product, choose_backend
-from vbmstat.glm.fit.engine import fit_full_sample, pad_tile, stream, tile_layout
 from vbmstat.glm.fit.plan import Plan
+from vbmstat.glm.fit.product import choose_product
+from vbmstat.glm.fit.stacked import fit_full_sample
+from vbmstat.glm.fit.stream import pad_tile, stream, tile_layout
 from vbmstat.glm.fit.tensors import Tensors, make_tensors
 from vbmstat.glm.inference.permute.blocks import BLOCK
 from vbmstat.glm.inference.permute.nulls import Scale
 from vbmstat.glm.inference.permute.schemes import Permuted
-from vbmstat.glm.inference.permute.tails import FEWEST, pareto_p
+from vbmstat.glm.inference.permute.tails import pareto_p
+from vbmstat.glm.spec import FEWEST_FOR_TAIL, Compute
 from vbmstat.maps.store import Maps
 
 _TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
@@ -66,19 +68,16 @@ class Scored(NamedTuple):
 class PermutedScores:
     """Scores of permutations over all voxels, tile by tile."""
 
-    def __init__(
-        self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, device: str, backend: str,
-        chunk_voxels: int | None, n_threads: int | None,
-    ) -> None:  # fmt: skip
-        kind = torch.device(device).type
-        self.product: Product = BACKENDS[choose_backend(kind) if backend == "auto" else backend]
+    def __init__(self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, compute: Compute) -> None:
+        device = compute.device
+        self.product = choose_product(device)
         self.dtype = working_precision(maps.dtype, plan.df_resid)
         self.ties = TIES[self.dtype]
-        self.tensors = make_tensors(plan, self.dtype, device, self.product, robust=False)
-        self.exact = make_tensors(plan, torch.float64, device, self.product, robust=False)
+        self.tensors = make_tensors(plan, self.dtype, device)
+        self.exact = make_tensors(plan, torch.float64, device)
         self.maps, self.plan, self.permuted, self.scale, self.device = maps, plan, permuted, scale, device
-        self.layout = tile_layout(kind, chunk_voxels, n_threads)
-        self.workers = n_threads or n_cores()
+        self.layout = tile_layout(compute)
+        self.workers = compute.n_threads or n_cores()
         self.tested = torch.as_tensor(permuted.parts.tested).to(device)  # (n, m) float64
         self.coordinates = torch.as_tensor(permuted.parts.coordinates).to(device)  # (m, r)
         self.rows_each = permuted.n_tested + permuted.moving.shape[1]  # of products, a permutation
@@ -228,7 +227,7 @@ def tail_p(
     """
     p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
     count = min(count, _TAIL_BYTES // (4 * engine.rows_each * len(engine.plan.basis)))
-    if count < FEWEST:
+    if count < FEWEST_FOR_TAIL:
         return p, is_approximated
     blocks = engine.rows(0, count)
 

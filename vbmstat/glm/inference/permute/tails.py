@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TAILS = ("none", "gpd")
-FEWEST = 100  # permutations that a tail can be fitted to
+from vbmstat.glm.spec import FEWEST_FOR_TAIL
+
 TAIL_SHARE = 0.25  # of the null that the first GPD is fitted to
 _STEP = 0.01  # by which the share shrinks while the fit is bad
 _FEWEST_BEYOND = 25  # permutations that a GPD is fitted to
@@ -87,7 +87,7 @@ def fit_tail(null: np.ndarray, floor: float) -> Tail | None:
         None where nothing fits, or fewer than 100 permutations are there: then p are counted.
     """
     permuted = np.asarray(null[1:], dtype=np.float64)
-    if len(null) < FEWEST or not permuted.std() > 0:
+    if len(null) < FEWEST_FOR_TAIL or not permuted.std() > 0:
         return None
     fit = _fit_pareto(permuted[:, None])
     if not fit.fits[0]:
@@ -115,7 +115,7 @@ def pareto_p(null: np.ndarray, observed: np.ndarray, floor: float) -> tuple[np.n
     is_approximated : ndarray, (n_tests,), bool
         Where a GPD fits and the observed value lies in its range.
     """
-    if len(null) < FEWEST:
+    if len(null) < FEWEST_FOR_TAIL:
         return np.ones(len(observed)), np.zeros(len(observed), dtype=bool)
     fit = _fit_pareto(np.asarray(null[1:], dtype=np.float64))
     excess = np.maximum(observed - fit.threshold, 0.0)
