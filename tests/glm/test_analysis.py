@@ -470,7 +470,7 @@ def test_what_the_reader_of_the_table_passed_over_is_noted(cohort_folder):
     path = cohort_folder / "cohort.tsv"
     path.write_text("A cohort\n" + path.read_text())
     results = fit_glm(None, "gm ~ age", path, repeats=0)
-    assert "cohort.tsv: the header is line 2; passed over above it: 'A cohort'" in results.record["notes"]
+    assert "cohort.tsv: the header is line 2; skipped above it: 'A cohort'" in results.record["notes"]
 
 
 def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):
