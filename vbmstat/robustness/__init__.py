@@ -1,5 +1,5 @@
-"""How engines bear artefacts and how they follow graded atrophy: scans whose truth is known, made and segmented.
+"""Robustness of engines: artefacts of known strength and atrophy of known size, on heads whose truth is known.
 
-`engines`: engines over images, and a table that grows by a row a scan and can be taken up again; `artefacts`: seven
-artefacts, medium and strong; `atrophy`: the cortex thinner by 0.1 to 1 mm.
+`engines`: runs engines on images and keeps a table that can be resumed; `artefacts`: seven artefacts, medium and
+strong; `atrophy`: cortical thinning from 0.1 to 1 mm.
 """
