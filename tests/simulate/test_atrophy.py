@@ -1,4 +1,4 @@
-"""Thinning: nothing for 0 mm, surface times thickness, sub-voxel; only cortex gives way, and only to CSF."""
+"""Thinning removes surface times thickness at sub-voxel scale, nothing at 0 mm, and turns only cortex into CSF."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def distance_from(middle: tuple[float, ...], shape: tuple[int, ...] = SHAPE) -> 
 
 
 def ball(radius: float, size_mm: float = 1.0) -> Volume:
-    """Cortex of 4 mm around WM, in CSF; the middle is on no voxel."""
+    """WM with 4 mm of cortex, in CSF; the centre is not on a voxel."""
     r = size_mm * distance_from((23.63, 24.27, 23.91))
     return as_map(np.select([r < radius - 4, r < radius], [WM, CORTEX], CSF), size_mm)
 
@@ -64,7 +64,7 @@ def test_loss_grows_with_every_level_and_is_the_same_in_any_axis_order(twenty):
     assert gm_ml(turned, pial_surface(turned), 0.6) == pytest.approx(volumes[6], rel=1e-5)
 
 
-def test_only_cortex_gives_way_and_not_to_ventricles():
+def test_only_cortex_shrinks_and_not_next_to_ventricles():
     r = distance_from((24, 24, 24))
     data = np.select([r < 6, r < 10, r < 14, r < 16, r < 18], [VENTRICLE, CORTEX, WM, CORTEX, 17], CSF)
     data[30:][data[30:] == 17] = CSF  # on one side cortex is at the surface, on the other below the hippocampus
@@ -84,7 +84,7 @@ def test_a_sulcus_of_one_voxel_stays_open():
     assert surface.gm_lost(0.5)[16].mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_levels_differ_at_the_surface_alone_and_by_the_fractions(twenty):
+def test_levels_differ_only_at_the_surface_and_by_the_fractions(twenty):
     labels, surface = twenty
     whole, thin = (render_thinned(labels, surface, level, seed=5).data[0].numpy() for level in (0.0, 0.6))
     r = distance_from((23.63, 24.27, 23.91))
@@ -96,7 +96,7 @@ def test_levels_differ_at_the_surface_alone_and_by_the_fractions(twenty):
     assert not np.array_equal(whole, render_thinned(labels, surface, 0.0, seed=6).data[0].numpy())
 
 
-def test_a_map_without_cortex_says_so():
+def test_a_map_without_cortex_is_refused():
     with pytest.raises(ScanError, match="cerebral cortex"):
         pial_surface(as_map(np.full((8, 8, 8), CSF)))
     with pytest.raises(ScanError, match="unknown values 7777"):
