@@ -1,4 +1,4 @@
-"""The file of cases: what comes back, how exact, and what is refused."""
+"""The file of cases: round trip, precision, refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_arrays_come_back_within_half_a_step(tmp_path):
 
 def test_names_must_differ(tmp_path):
     case = Case("a", "site", {"p0": torch.zeros(1, 4, 5, 6)})
-    with pytest.raises(VbmstatError, match="names of their own, got a twice"):
+    with pytest.raises(VbmstatError, match="unique names, got a twice"):
         write_cases(tmp_path / "cases.npz", [case, case], SETTINGS)
     with pytest.raises(VbmstatError, match="at least one case"):
         write_cases(tmp_path / "cases.npz", [], SETTINGS)

@@ -1,4 +1,4 @@
-"""A progress bar for commands with stages."""
+"""Progress bars of commands with several stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 @contextmanager
 def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (stage, done, total) that draws one bar a stage on standard error."""
+    """Yield ``report(stage, n_done, n_total)``, which draws one bar per stage on standard error."""
     columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
         tasks: dict[str, TaskID] = {}

@@ -1,4 +1,4 @@
-"""SYMNet: its layers, and that its two warps are inverse to one another."""
+"""SYMNet: its layers, and its two warps as inverses of each other."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_velocities_are_between_minus_one_and_one_of_half_the_field_of_view_and_
 
 
 def test_a_rotation_s_velocity_gives_the_rotation():
-    """exp of the generator, where all stays in the field of view."""
+    """The exponential of the generator, for points that stay in the field of view."""
     angle, shape = 0.3, (33, 33, 3)
     at = voxel_indices(shape)[None] - torch.tensor([16.0, 16.0, 1.0]).reshape(3, 1, 1, 1)
     x, y, zero = at[:, 0], at[:, 1], torch.zeros_like(at[:, 0])
@@ -63,7 +63,7 @@ def test_forward_and_backward_warp_are_inverse():
 
 
 def test_half_warps_meet_half_way():
-    """Scan = template moved: with v forward and -v backward, the halves bring both to the same image."""
+    """The scan is the warped template: with v forward and -v backward, the half warps give the same image."""
     velocity = smooth_field(0.4, 2)
     template = smooth_field(1.0, 6)
     scan = pull(template, exponentiate(-2 * velocity))  # so that scan(exp(2v)) is the template
