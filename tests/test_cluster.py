@@ -52,9 +52,9 @@ def read(path: Path) -> int:
 
 
 def test_results_come_in_order_from_several_processes(local):
-    found = list(local.map(Slow(0.02), range(20)))
-    assert [number for number, _ in found] == list(range(20))
-    assert len({pid for _, pid in found} - {os.getpid()}) == 2
+    results = list(local.map(Slow(0.02), range(20)))
+    assert [number for number, _ in results] == list(range(20))
+    assert len({pid for _, pid in results} - {os.getpid()}) == 2
     assert local.n_workers == 2
 
 
@@ -102,9 +102,9 @@ class Noted:
 
 
 def test_tasks_that_are_no_longer_needed_are_cancelled(local, tmp_path):
-    found = local.map(Noted(tmp_path), range(200))
-    assert next(found) == 0
-    found.close()
+    results = local.map(Noted(tmp_path), range(200))
+    assert next(results) == 0
+    results.close()
     assert next(local.map(Slow(), [1]))[0] == 1  # the workers are free again
     assert len(list(tmp_path.iterdir())) < 150
 

@@ -74,10 +74,10 @@ def pair(tmp_path):
 def test_rows_are_matched_by_name_and_hold_the_measures(pair, tmp_path):
     truth = tmp_path / "truth"
     io.write_volume(truth / "sub-02_T1w.nii.gz", Volume(label_map(3), NATIVE), space="scanner")
-    found = evaluate_folders(pair, truth)
-    assert set(found.scans["scan"]) == {"sub-02_T1w"}
-    assert found.left_out == {"one": ["sub-01_T1w"], "other": []}
-    rows = found.scans.set_index(["folder", "reference"])
+    evaluation = evaluate_folders(pair, truth)
+    assert set(evaluation.scans["scan"]) == {"sub-02_T1w"}
+    assert evaluation.left_out == {"one": ["sub-01_T1w"], "other": []}
+    rows = evaluation.scans.set_index(["folder", "reference"])
     expected = evaluate.dice(label_map(2) == 2, label_map(1) == 2)
     assert rows.loc[("other", "one"), "dice_gm"] == pytest.approx(expected)
     assert rows.loc[("one", "truth"), "jaccard_wm"] == pytest.approx(
@@ -92,7 +92,7 @@ def test_rows_are_matched_by_name_and_hold_the_measures(pair, tmp_path):
     assert rows.loc[("one", "template"), "linear_elasticity"] == pytest.approx(0, abs=1e-6)  # without linear part
     assert rows.loc[("one", "template"), "jacobian_min"] == pytest.approx(1, abs=1e-3)
     assert np.isnan(rows.loc[("other", "template"), "linear_elasticity"])
-    summary = found.summary.set_index(["folder", "reference", "measure"])
+    summary = evaluation.summary.set_index(["folder", "reference", "measure"])
     assert summary.loc[("other", "one", "dice_gm"), "n_scans"] == 1
 
 
@@ -140,15 +140,15 @@ def spm_folder(folder, stem="sub-02_T1w", labels=None):
 
 
 def test_spm_names_and_grids_are_understood(pair, tmp_path):
-    found = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")])
-    rows = found.scans.set_index(["folder", "reference"])
+    evaluation = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")])
+    rows = evaluation.scans.set_index(["folder", "reference"])
     row = rows.loc[("spm", "one")]
     assert row["dice_wm"] == pytest.approx(evaluate.dice(label_map(2) == 3, label_map(1) == 3))
     assert row["pdice_csf"] == pytest.approx(row["dice_csf"])  # equal for masks
     assert row["r_mwp1"] > 0.9  # the same map, interpolated twice
     assert rows.loc[("spm", "template"), "linear_elasticity"] > 1e-4
     assert 0 < rows.loc[("spm", "template"), "mse_to_template"] < 0.2
-    assert found.notes == [
+    assert evaluation.notes == [
         "the linear part of all fields was fitted: spm does not record it",
         "spm: no warped maps (wp1, wp2): the tissues were warped with the fields for the MSE",
     ]
@@ -199,12 +199,12 @@ def test_bids_derivatives_match_cat12_names(pair, tmp_path):
         io.write_volume(naming.output_path(out, scan, kind, "bids"), template.channel(tissue))
     io.write_volume(naming.output_path(out, scan, "y", "bids"), field())
     storage.write_json(naming.output_path(out, scan, "sidecar", "bids"), sidecar())
-    found = evaluate_folders([pair[0], out])
-    rows = found.scans.set_index(["folder", "reference"])
-    assert set(found.scans["scan"]) == {"sub-02_T1w"}
+    evaluation = evaluate_folders([pair[0], out])
+    rows = evaluation.scans.set_index(["folder", "reference"])
+    assert set(evaluation.scans["scan"]) == {"sub-02_T1w"}
     assert rows.loc[("bids", "template"), "mse_to_template"] == pytest.approx(0)
     assert rows.loc[("bids", "one"), ["dice_gm", "r_mwp1", "r_mwp2"]].notna().all()
-    assert found.notes == []
+    assert evaluation.notes == []
 
 
 def test_deepmriprep_names_are_understood(pair, tmp_path):
@@ -214,32 +214,32 @@ def test_deepmriprep_names_are_understood(pair, tmp_path):
     for tissue in (1, 2):
         for kind in ("wp", "mwp"):
             io.write_volume(folder / f"sub-02_T1w_{kind}{tissue}.nii.gz", template.channel(tissue - 1))
-    found = evaluate_folders([pair[0], folder])
-    row = found.scans.set_index(["folder", "reference"]).loc[("deepmriprep", "one")]
+    evaluation = evaluate_folders([pair[0], folder])
+    row = evaluation.scans.set_index(["folder", "reference"]).loc[("deepmriprep", "one")]
     assert row[["dice_gm", "r_mwp2"]].notna().all()
-    assert found.notes == ["deepmriprep: no fields (y_): no linear elasticity, no Jacobian"]
+    assert evaluation.notes == ["deepmriprep: no fields (y_): no linear elasticity, no Jacobian"]
 
 
 def test_each_missing_kind_of_file_is_noted_once(tmp_path):
     labels = {"sub-01_T1w": label_map(0), "sub-02_T1w": label_map(1)}
     for stem, label in labels.items():
         io.write_volume(tmp_path / "bare" / f"p0{stem}.nii", Volume(label, NATIVE), space="scanner")
-    found = evaluate_folders([write_folder(tmp_path / "one", labels), tmp_path / "bare"])
-    assert [note.split(": ")[0] for note in found.notes] == ["bare"] * 3
-    assert len(set(found.notes)) == 3
+    evaluation = evaluate_folders([write_folder(tmp_path / "one", labels), tmp_path / "bare"])
+    assert [note.split(": ")[0] for note in evaluation.notes] == ["bare"] * 3
+    assert len(set(evaluation.notes)) == 3
 
 
 def test_any_folder_may_be_the_reference(pair):
-    found = evaluate_folders(pair, reference=pair[1])
-    assert set(found.scans["reference"]) == {"template", "other"}
+    evaluation = evaluate_folders(pair, reference=pair[1])
+    assert set(evaluation.scans["reference"]) == {"template", "other"}
     with pytest.raises(ScanError, match="expected the reference among the folders"):
         evaluate_folders(pair, reference=pair[1].parent)
 
 
 def test_folders_can_be_named(pair):
-    found = evaluate_folders(pair, names=["ours", "theirs"])
-    assert set(found.scans["reference"]) <= {"ours", "template"}
-    assert "theirs" in set(found.scans["folder"])
+    evaluation = evaluate_folders(pair, names=["ours", "theirs"])
+    assert set(evaluation.scans["reference"]) <= {"ours", "template"}
+    assert "theirs" in set(evaluation.scans["folder"])
 
 
 def test_links_keep_their_own_names(tmp_path):
@@ -254,11 +254,11 @@ def test_the_worst_scan_is_named(tmp_path):
     one = write_folder(tmp_path / "one", {"sub-01_T1w": good, "sub-02_T1w": good}, gain=0.9)
     other = write_folder(tmp_path / "other", {"sub-01_T1w": good, "sub-02_T1w": bad}, gain=0.5)
     write_folder(other, {"sub-01_T1w": good}, gain=0.1)
-    found = evaluate_folders([one, other])
-    summary = found.summary.set_index(["folder", "reference", "measure"])
+    evaluation = evaluate_folders([one, other])
+    summary = evaluation.summary.set_index(["folder", "reference", "measure"])
     assert summary.loc[("other", "one", "dice_gm"), "worst_scan"] == "sub-02_T1w"
     assert summary.loc[("other", "template", "mse_to_template"), "worst_scan"] == "sub-01_T1w"
-    table = side_by_side(found.summary)
+    table = side_by_side(evaluation.summary)
     assert list(table.columns) == ["one", "other"]
     row = summary.loc[("other", "template", "mse_to_template")]
     assert table.loc[("template", "mse_to_template"), "other"] == f"{row['median']:.4g} [{row['max']:.4g}]"
@@ -287,10 +287,10 @@ def trio(tmp_path):
 
 
 def test_the_worst_case_is_the_scan_with_the_lowest_gm_dice(trio):
-    found = evaluate_folders([trio / "one", trio / "other"])
-    (row,) = worst_scans(found.summary).to_dict("records")
+    evaluation = evaluate_folders([trio / "one", trio / "other"])
+    (row,) = worst_scans(evaluation.summary).to_dict("records")
     assert (row["folder"], row["reference"], row["worst_scan"]) == ("other", "one", "sub-03_T1w")
-    case = read_case(found, "other", "one", "sub-03_T1w")
+    case = read_case(evaluation, "other", "one", "sub-03_T1w")
     assert case.reference_tissue.data.equal(label_map(3))
     assert case.tissue.data.equal(damaged(label_map(3), 3))
     assert case.dice["gm"] == pytest.approx(row["min"])
@@ -298,27 +298,27 @@ def test_the_worst_case_is_the_scan_with_the_lowest_gm_dice(trio):
 
 
 def test_with_a_truth_each_folder_is_compared_with_it(trio):
-    found = evaluate_folders([trio / "one", trio / "other"], trio / "labels", reference=trio / "other")
-    rows = worst_scans(found.summary)
+    evaluation = evaluate_folders([trio / "one", trio / "other"], trio / "labels", reference=trio / "other")
+    rows = worst_scans(evaluation.summary)
     assert rows["folder"].tolist() == ["other", "one"]
     assert set(rows["reference"]) == {"truth"}
     assert set(rows["worst_scan"]) == {"sub-02_T1w"}
-    assert read_case(found, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
+    assert read_case(evaluation, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
 
 
 def test_mixed_tissue_is_kept_for_the_figure(tmp_path):
     mixed = label_map(0) * 0.75 + 0.25
     for name in ("one", "other"):
         io.write_volume(tmp_path / name / "p0a.nii", Volume(mixed, NATIVE), space="scanner")
-    found = evaluate_folders([tmp_path / "one", tmp_path / "other"])
-    torch.testing.assert_close(read_case(found, "other", "one", "a").tissue.data, mixed)
+    evaluation = evaluate_folders([tmp_path / "one", tmp_path / "other"])
+    torch.testing.assert_close(read_case(evaluation, "other", "one", "a").tissue.data, mixed)
 
 
 def test_a_scan_without_label_maps_is_no_case(pair, tmp_path):
     io.write_volume(tmp_path / "bare" / "wp1sub-02_T1w.nii", assets.template().channel(0))
-    found = evaluate_folders([pair[0], tmp_path / "bare"])
+    evaluation = evaluate_folders([pair[0], tmp_path / "bare"])
     with pytest.raises(ScanError, match=r"sub-02_T1w: expected label maps in bare and one, found none in bare"):
-        read_case(found, "bare", "one", "sub-02_T1w")
+        read_case(evaluation, "bare", "one", "sub-02_T1w")
 
 
 def test_the_command_draws_the_worst_scan_of_each_compared_folder(trio, monkeypatch):

@@ -16,8 +16,8 @@ from vbmstat.scheduler import open_cluster
 
 def test_a_scheduler_by_its_address():
     with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as running:
-        with open_cluster(running.scheduler_address) as found:
-            assert list(found.map(abs, [-1, 2, -3])) == [1, 2, 3]
+        with open_cluster(running.scheduler_address) as cluster:
+            assert list(cluster.map(abs, [-1, 2, -3])) == [1, 2, 3]
         assert list(running.scheduler.workers)  # the user's workers stay
 
 
@@ -27,15 +27,15 @@ def test_dask_is_quiet(caplog):
     with caplog.at_level(logging.INFO):
         quiet = LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
         caplog.clear()
-        with quiet as running, open_cluster(running.scheduler_address) as found:
-            assert list(found.map(abs, [-1])) == [1]
+        with quiet as running, open_cluster(running.scheduler_address) as cluster:
+            assert list(cluster.map(abs, [-1])) == [1]
             assert not [record for record in caplog.records if record.name.startswith("distributed")]
     assert logging.getLogger("distributed").level == before
 
 
 def test_no_cluster():
-    with open_cluster(None) as found:
-        assert found is None
+    with open_cluster(None) as cluster:
+        assert cluster is None
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense", "tcp://no.such.host.invalid:8786"])

@@ -48,11 +48,11 @@ def test_velocities_of_a_warp_are_found_by_iteration():
     warp = exponentiate(truth)
     errors = []
     for n in (1, 3, 10):
-        found = find_velocities(warp, n)
-        errors.append(float((compose_warps(found).forward - warp).square().mean().sqrt()))
+        halves = find_velocities(warp, n)
+        errors.append(float((compose_warps(halves).forward - warp).square().mean().sqrt()))
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
     assert float(warp.abs().max()) > 1.5
     assert errors[2] < 0.02
-    assert torch.equal(found.backward, -found.forward)
+    assert torch.equal(halves.backward, -halves.forward)
     middle = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    assert float((2 * found.forward - truth)[middle].square().mean().sqrt()) < 0.05
+    assert float((2 * halves.forward - truth)[middle].square().mean().sqrt()) < 0.05

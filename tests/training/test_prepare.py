@@ -141,8 +141,8 @@ def test_label_maps_give_images_tissue_and_gm_mask(tmp_path, phantom):
     fractions = resample(phantom.fractions, phantom.image.grid, view)
     p0 = first.arrays["p0"][0]
     for label, tissue in ((2, fractions[0]), (3, fractions[1])):
-        found = (p0.round() == label).float()
-        assert float(2 * (found * tissue).sum() / (found + tissue).sum()) > 0.6
+        predicted = (p0.round() == label).float()
+        assert float(2 * (predicted * tissue).sum() / (predicted + tissue).sum()) > 0.6
     no_gm = first.arrays["no_gm"][0] > 0
     assert no_gm.any()
     assert float(p0[no_gm].mean()) > 2.5

@@ -46,14 +46,14 @@ def test_segmentation_learns_and_generalises(whole):
 
 
 def test_the_trained_network_is_a_set_of_engine_deep(whole, onions):
-    found = find_set(str(whole))
-    assert found.tissue.whole_shape == SHAPE
+    networks = find_set(str(whole))
+    assert networks.tissue.whole_shape == SHAPE
     cases = CaseFile(onions)
     config = read_config(whole.parent / "run.toml")
     task = make_task("segmentation", cases, config, torch.device("cpu"), whole)
     ((image, p0),) = task.examples("onion5", task.stages()[0], None)
     with torch.inference_mode():
-        assert tissue_dice(found.tissue.whole(image), p0)["dice"] > 0.85
+        assert tissue_dice(networks.tissue.whole(image), p0)["dice"] > 0.85
     _, settings = load_network(own_file(whole, "segmentation"))
     assert settings["cases_sha256"] == assets.sha256(onions)
     assert settings["config"] == config.as_dict()

@@ -72,8 +72,8 @@ def test_patches_that_return_the_first_stage_return_the_first_stage(small):
 def test_each_patch_goes_to_its_network_and_right_ones_are_mirrored_both_ways(small):
     networks = tuple(Seen(0) for _ in range(18))
     image = torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, torch.zeros_like(image), TissueNetworks(nn.Identity(), COARSE, networks, small))
-    assert torch.allclose(found, image, atol=1e-5)  # mirrored back
+    result = cascade._refine(image, torch.zeros_like(image), TissueNetworks(nn.Identity(), COARSE, networks, small))
+    assert torch.allclose(result, image, atol=1e-5)  # mirrored back
     assert [len(network.shown) for network in networks] == 9 * [2] + 9 * [1]
     left, right = networks[4].shown
     x, y, z = (slice(start, start + n) for start, n in zip(small[4], SMALL_PATCH, strict=True))
@@ -95,10 +95,10 @@ def test_voxels_near_a_patch_s_border_count_less(small):
     values = [0.0] * 9 + [1.0] * 9  # sides 0, middle 1
     networks = TissueNetworks(nn.Identity(), COARSE, tuple(Constant(v) for v in values), small)
     image = torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, torch.zeros_like(image), networks)[0, 0, :, 48, 42]
-    assert float(found[0]) == 0
-    assert float(found[42]) == 1
-    overlap = found[26:32]  # these voxels belong to both
+    result = cascade._refine(image, torch.zeros_like(image), networks)[0, 0, :, 48, 42]
+    assert float(result[0]) == 0
+    assert float(result[42]) == 1
+    overlap = result[26:32]  # these voxels belong to both
     assert (overlap.diff() > 0).all()
     assert ((overlap > 0) & (overlap < 1)).all()
 
@@ -106,9 +106,9 @@ def test_voxels_near_a_patch_s_border_count_less(small):
 def test_where_no_patch_lies_the_first_stage_stays_and_empty_patches_run_no_network(small):
     networks = TissueNetworks(nn.Identity(), COARSE, 18 * (Seen(0),), small[:1])
     image, first = torch.zeros(1, 1, *SMALL_REGION), torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, first, networks)
-    assert torch.equal(found[0, 0, 32:], first[0, 0, 32:])
-    assert float(found[0, 0, :32, :36, :32].abs().max()) == 0
+    result = cascade._refine(image, first, networks)
+    assert torch.equal(result[0, 0, 32:], first[0, 0, 32:])
+    assert float(result[0, 0, :32, :36, :32].abs().max()) == 0
     assert networks.patches[0].shown == []
 
 
@@ -123,9 +123,9 @@ def test_fractions_of_a_tissue_map():
 def test_masked_gm_goes_half_to_wm_and_half_to_csf():
     fractions = torch.tensor([0.5, 0.3, 0.2]).reshape(3, 1, 1, 1).repeat(1, 2, 1, 1)
     where = torch.tensor([True, False]).reshape(2, 1, 1)
-    found = cascade.without_gm(fractions, where)
-    assert torch.allclose(found[:, 0, 0, 0], torch.tensor([0.0, 0.55, 0.45]))
-    assert torch.equal(found[:, 1], fractions[:, 1])
+    result = cascade.without_gm(fractions, where)
+    assert torch.allclose(result[:, 0, 0, 0], torch.tensor([0.0, 0.55, 0.45]))
+    assert torch.equal(result[:, 1], fractions[:, 1])
 
 
 def test_holes_in_tissue_become_csf():
@@ -141,7 +141,7 @@ def test_the_right_half_of_the_mask_is_mirrored():
     network = Seen()
     network.forward = lambda half: torch.cat([-half, network.shown.append(half.clone()) or half], 1)
     p0 = torch.rand(*SMALL_REGION)
-    found = cascade.find_no_gm(p0, network)
+    result = cascade.find_no_gm(p0, network)
     (left, right) = network.shown
     at = cascade.mask_windows(SMALL_REGION)
     assert torch.equal(left[0, 0], p0[at[0]])
@@ -149,7 +149,7 @@ def test_the_right_half_of_the_mask_is_mirrored():
     inside = torch.zeros_like(p0)
     inside[at[0]] = inside[at[1]] = 1
     expected = torch.sigmoid(2 * p0) * inside
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(result, expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +176,9 @@ def test_tissue_is_found_where_it_is(ball, region, small, stages):
     linear = np.eye(4)
     linear[:3, 3] = (3.0, 0.0, -2.0)
     with torch.inference_mode():
-        found = cascade.segment_tissue(image, mask, linear, region, networks)
-    assert found.grid.shape == (SMALL_REGION if stages == "patches" else COARSE)
-    back = resample(found.data, found.grid, image.grid, np.linalg.inv(linear))
+        result = cascade.segment_tissue(image, mask, linear, region, networks)
+    assert result.grid.shape == (SMALL_REGION if stages == "patches" else COARSE)
+    back = resample(result.data, result.grid, image.grid, np.linalg.inv(linear))
     for tissue, known in zip(back, truth, strict=True):
         dice = 2 * (tissue * known).sum() / (tissue.square() + known.square()).sum()
         assert float(dice) > 0.85
@@ -190,8 +190,8 @@ def test_the_second_stage_sees_the_scan_again(ball, region, small):
     blind = nn.Conv3d(1, 1, 1).requires_grad_(False)
     blind.weight[:] = blind.bias[:] = 0
     coarse = cascade.view_grid(region, SMALL_REGION)
-    found = cascade.segment_tissue(image, mask, np.eye(4), coarse, TissueNetworks(blind, COARSE))
-    assert float(found.data.max()) == 0
+    result = cascade.segment_tissue(image, mask, np.eye(4), coarse, TissueNetworks(blind, COARSE))
+    assert float(result.data.max()) == 0
     networks = TissueNetworks(blind, COARSE, 18 * (ByIntensity(),), small)
     assert float(cascade.segment_tissue(image, mask, np.eye(4), coarse, networks).data[1].max()) > 0.9
 

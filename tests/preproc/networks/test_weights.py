@@ -32,17 +32,17 @@ def published(tmp_path_factory) -> Path:
 
 def test_fetched_archives_are_loaded_with_their_hashes(cache, published):
     downloads.fetch("deepmriprep", str(published))
-    found = weights.find_set("deepmriprep")
-    assert len(found.tissue.patches) == 18
-    assert len(found.tissue.positions) == 27
-    assert found.sha256 == downloads.weights_sha256("deepmriprep")
-    assert found.sha256["warp_model.pt"] == assets.sha256(published / "warp_model.pt")
-    assert not found.refine_warp
+    networks = weights.find_set("deepmriprep")
+    assert len(networks.tissue.patches) == 18
+    assert len(networks.tissue.positions) == 27
+    assert networks.sha256 == downloads.weights_sha256("deepmriprep")
+    assert networks.sha256["warp_model.pt"] == assets.sha256(published / "warp_model.pt")
+    assert not networks.refine_warp
     torch.manual_seed(0)
     same = nn.Conv3d(1, 1, 1)  # same seed as the first archive
     image = torch.rand(1, 1, 4, 4, 4)
-    assert torch.equal(found.tissue.whole(image), same(image))
-    assert found.tissue.patches[7](torch.rand(1, 2, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
+    assert torch.equal(networks.tissue.whole(image), same(image))
+    assert networks.tissue.patches[7](torch.rand(1, 2, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
 
 
 def test_archives_of_a_folder_load_once_their_hashes_are_recorded(cache, published):
@@ -81,24 +81,24 @@ def test_another_list_of_positions_is_refused(monkeypatch):
 
 def test_own_networks_come_back_as_they_were_saved(tmp_path):
     folder = archives.write_own(tmp_path, ("segmentation", "patches", "gm-mask", "registration"))
-    found = weights.find_set(str(folder))
-    assert found.tissue.whole_shape == found.tissue.mask_shape == (56, 64, 56)
-    assert len(found.tissue.patches) == 18
-    assert found.tissue.positions[18:] == tuple((208 - x, y, z) for x, y, z in found.tissue.positions[:9])
-    assert isinstance(found.warp, SymNet)
-    assert len(found.sha256) == 21
+    networks = weights.find_set(str(folder))
+    assert networks.tissue.whole_shape == networks.tissue.mask_shape == (56, 64, 56)
+    assert len(networks.tissue.patches) == 18
+    assert networks.tissue.positions[18:] == tuple((208 - x, y, z) for x, y, z in networks.tissue.positions[:9])
+    assert isinstance(networks.warp, SymNet)
+    assert len(networks.sha256) == 21
     torch.manual_seed(1)
     first = weights.build_network("segmentation", archives.SMALL).eval()
     image = torch.rand(1, 1, 8, 8, 8)
     with torch.inference_mode():
-        assert torch.allclose(found.tissue.whole(image), first(image), atol=1e-6)
+        assert torch.allclose(networks.tissue.whole(image), first(image), atol=1e-6)
 
 
 def test_a_set_needs_only_the_whole_view(tmp_path):
-    found = weights.find_set(str(archives.write_own(tmp_path, ("segmentation",))))
-    assert found.tissue.patches == ()
-    assert found.tissue.gm_mask is None
-    assert found.warp is None
+    networks = weights.find_set(str(archives.write_own(tmp_path, ("segmentation",))))
+    assert networks.tissue.patches == ()
+    assert networks.tissue.gm_mask is None
+    assert networks.warp is None
 
 
 @pytest.mark.parametrize("refine", [True, False])
@@ -120,10 +120,10 @@ def test_a_missing_set_is_an_error_that_says_what_to_do(tmp_path, cache):
 
 
 def test_the_shipped_networks_are_the_released_ones(tmp_path, monkeypatch):
-    found = weights.find_set("vbmstat")
-    assert dict(found.sha256) == weights.SHIPPED
-    assert found.tissue.is_coarse
-    assert found.refine_warp
+    networks = weights.find_set("vbmstat")
+    assert dict(networks.sha256) == weights.SHIPPED
+    assert networks.tissue.is_coarse
+    assert networks.refine_warp
     assert all((weights.shipped_folder() / name).stat().st_size < 10e6 for name in weights.SHIPPED)
     shutil.copytree(weights.shipped_folder(), tmp_path / "weights")
     archives.write_own(tmp_path / "other")
