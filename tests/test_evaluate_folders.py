@@ -185,8 +185,8 @@ def test_the_linear_part_of_fields_is_removed_in_one_way_for_all_folders(pair, t
     """If one folder does not record its linear parts, those of the others are fitted too, so that all compare alike."""
     skewed = np.diag([1.3, 1.0, 0.9, 1.0])
     storage.write_json(pair[0] / "report" / "vbmstat_sub-02_T1w.json", sidecar(skewed))
-    told = evaluate_folders([pair[0]]).scans.iloc[-1]["linear_elasticity"]
-    assert told > 0.01
+    recorded = evaluate_folders([pair[0]]).scans.iloc[-1]["linear_elasticity"]
+    assert recorded > 0.01
     fitted = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")]).scans
     assert fitted.set_index(["folder", "reference"]).loc[("one", "template"), "linear_elasticity"] < 1e-6
 

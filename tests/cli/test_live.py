@@ -32,7 +32,7 @@ def terminal(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
 
-def said(capsys) -> str:
+def stderr(capsys) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
@@ -54,14 +54,14 @@ def test_a_bar_on_a_terminal_but_not_under_slurm(capsys, monkeypatch, terminal):
     with live.screen() as shown:
         for event in EVENTS:
             shown.show(event)
-    text = said(capsys)
+    text = stderr(capsys)
     assert "noise [strong]" in text  # no markup
     assert "\x1b[" in text
     assert "3/4" in text
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with live.screen() as shown:
         shown.say("a line")
-    assert "\x1b[" not in said(capsys)
+    assert "\x1b[" not in stderr(capsys)
 
 
 def test_nohup_is_respected():
@@ -89,4 +89,4 @@ def test_a_signal_stops_cleanly_and_says_how_to_resume(capsys, monkeypatch, numb
         killed()
     assert stopped.value.code == code
     assert signal.getsignal(signal.SIGTERM) is before
-    assert f"stopped by {name}: 1 of 4 scans are complete; run the same command to resume" in said(capsys)
+    assert f"stopped by {name}: 1 of 4 scans are complete; run the same command to resume" in stderr(capsys)

@@ -43,14 +43,14 @@ def run(path, engines, made, **options):
 
 
 def test_every_image_goes_through_every_engine_and_is_written(tmp_path):
-    told = []
+    reports = []
     path = tmp_path / "t.tsv"
     one, other = Fake("one"), Fake("other")
-    table = run(path, [one, other], trials("a", "b"), report=lambda *told_: told.append(told_))
+    table = run(path, [one, other], trials("a", "b"), report=lambda *values: reports.append(values))
     assert list(zip(table["head"], table["engine"], strict=True)) == [
         ("a", "one"), ("a", "other"), ("b", "one"), ("b", "other"),
     ]  # fmt: skip
-    assert told == [("scans", n, 4) for n in (1, 2, 3, 4)]
+    assert reports == [("scans", n, 4) for n in (1, 2, 3, 4)]
     written = pd.read_csv(path, sep="\t", na_values="n/a")
     assert list(written.columns) == ["head", "thinning_mm", "engine", "gm_ml", "seconds", "reason", "made_with"]
     assert written["gm_ml"].tolist() == [1.0] * 4

@@ -131,10 +131,10 @@ def test_label_maps_give_images_tissue_and_gm_mask(tmp_path, phantom):
     values[(values == 2) & (z < 24)] = 16  # brain stem
     path = tmp_path / "head.nii.gz"
     io.write_volume(path, Volume(values[None], phantom.image.grid))
-    told = []
+    reports = []
     view = prepare.view_of(4.0)
-    first, second = prepare.cases_of_labels([path], 2, view, 0, told.append)
-    assert told == ["head, image 1", "head, image 2"]
+    first, second = prepare.cases_of_labels([path], 2, view, 0, reports.append)
+    assert reports == ["head, image 1", "head, image 2"]
     assert (first.name, second.name, first.group) == ("head_0", "head_1", "head")
     one, other = (case.arrays["p0"].round() > 0 for case in (first, second))  # two shapes of one head
     assert 0.5 < float(2 * (one & other).sum() / (one.sum() + other.sum())) < 0.99
@@ -182,7 +182,7 @@ def test_missing_files_are_named(tmp_path, run_folder):
     with pytest.raises(VbmstatError, match=r"expected mri/p0… of 'vbmstat preprocess"):
         list(prepare.cases_of_run(tmp_path, False, view))
     (run_folder / "mri" / "y_sub-02_T1w.nii.gz").unlink()
-    with pytest.raises(VbmstatError, match=r"y_sub-02_T1w\.nii\.gz: missing beside p0sub-02"):
+    with pytest.raises(VbmstatError, match=r"y_sub-02_T1w\.nii\.gz: missing next to p0sub-02"):
         list(prepare.cases_of_run(run_folder, False, view))
     for arguments, message in (
         ([], "expected --teacher, --labels or both"),

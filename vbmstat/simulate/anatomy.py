@@ -2,8 +2,8 @@
 
 The template gives GM and WM probabilities; the rest of its brain hull is CSF. Their logarithms are a person's tissue
 scores: the softmax of the scores is the tissue fraction of a voxel. Raising the CSF score in a region replaces GM by
-CSF where the two meet, which is how atrophy looks in scans (thinner cortex, wider sulci). The shift that gives the
-requested loss is found by root finding. A person's shape is a diffeomorphism (the exponential of a random smooth
+CSF where the two meet, which is how atrophy looks in scans (thinner cortex, wider sulci). Root finding gives the
+shift for the requested loss. A person's shape is a diffeomorphism (the exponential of a random smooth
 velocity, Arsigny et al. 2006) after a random linear map.
 """
 

@@ -192,7 +192,7 @@ def _region_weight(region: Sphere, on: grid.Grid) -> torch.Tensor:
 
 def _make_room(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
-        msg = f"{out}: expected a folder to write into, found a file"
+        msg = f"{out}: expected a folder to write to, got a file"
         raise VbmstatError(msg)
     if not out.is_dir() or not any(out.iterdir()):
         return

@@ -39,7 +39,7 @@ _RENDER = {  # uniform ranges
     "structure_sd": (0.01, 0.04),
 }  # fmt: skip
 _SHAPE_VOXEL_MM = 4.0  # voxel size of the displacement that deforms a label map
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def view_of(voxel_size_mm: float) -> Grid:
@@ -115,7 +115,7 @@ def cases_of_run(
     folder: Path,
     registration: bool,
     view: Grid,
-    tell: Tell = lambda _: None,
+    report: Report = lambda _: None,
     n_scans: int | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Case]:
@@ -136,20 +136,20 @@ def cases_of_run(
     group = folder.resolve().name
     for path in label_maps[:n_scans]:
         stem = path.name.removeprefix("p0").split(".nii")[0]
-        tell(f"{group}/{stem}")
+        report(f"{group}/{stem}")
         p0 = io.read_volume(path)
-        deformation = io.read_channels(_beside(path, "y_"))
+        deformation = io.read_channels(_sibling(path, "y_"))
         name = f"{group}_{stem}"
         if registration:
             gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
             yield registration_case(name, group, gm_wm, deformation, view)
         else:
-            brain = io.read_volume(_input(folder, stem, inputs) if inputs else _beside(path, "m"))
+            brain = io.read_volume(_input(folder, stem, inputs) if inputs else _sibling(path, "m"))
             yield tissue_case(name, group, brain, p0, linear_part(deformation), view)
 
 
 def cases_of_labels(
-    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: Tell = lambda _: None
+    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, report: Report = lambda _: None
 ) -> Iterator[Case]:
     """Cases from whole-head label maps, each deformed and rendered `n_images` times; each map is its own group."""
     rng = np.random.default_rng(seed)
@@ -157,7 +157,7 @@ def cases_of_labels(
         original = io.read_volume(path)
         stem = path.name.split(".nii")[0]
         for number in range(n_images):
-            tell(f"{stem}, image {number + 1}")
+            report(f"{stem}, image {number + 1}")
             labels = bend_labels(original, rng)
             tissue = tissue_labels(labels)
             drawn = {name: float(rng.uniform(*ends)) for name, ends in _RENDER.items()}
@@ -203,10 +203,10 @@ def _input(folder: Path, stem: str, inputs: Sequence[Path]) -> Path:
     return find_file(entry["path"], entry["sha256"], inputs)
 
 
-def _beside(p0: Path, prefix: str) -> Path:
+def _sibling(p0: Path, prefix: str) -> Path:
     """Path of another map of the same scan."""
     path = p0.with_name(prefix + p0.name.removeprefix("p0"))
     if not path.is_file():
-        msg = f"{path}: missing beside {p0.name}; preprocess this scan again"
+        msg = f"{path}: missing next to {p0.name}; preprocess this scan again"
         raise VbmstatError(msg)
     return path
