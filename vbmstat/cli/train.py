@@ -55,44 +55,31 @@ def prepare(
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, images {view}")
 
 
-@app.command()
-def segmentation(config: _Config, out: _Out, device: _Device = "auto", minutes: _Minutes = None) -> None:
-    """Train the first stage: T1w -> tissue map on the whole view."""
-    _train("segmentation", config, out, device, minutes)
+def _add_command(kind: str, summary: str) -> None:
+    """Add the command that trains one kind of network; all kinds take the same options."""
+
+    @app.command(kind, help=summary)
+    def command(config: _Config, out: _Out, device: _Device = "auto", minutes: _Minutes = None) -> None:
+        import pandas as pd  # noqa: PLC0415 - heavy imports
+
+        from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
+        from vbmstat.figures.scans import save_png  # noqa: PLC0415
+        from vbmstat.figures.training import curves_figure  # noqa: PLC0415
+        from vbmstat.training.run import LOG, train  # noqa: PLC0415
+
+        keep_freed_memory()
+        complete = train(kind, config, out, choose_device(device), minutes, _print_epoch)
+        if (out / LOG).is_file():
+            save_png(out / CURVES, curves_figure(pd.read_csv(out / LOG, sep="\t")))
+        typer.echo(f"complete: networks in {out}" if complete else f"out of time; run again to resume {out}")
 
 
-@app.command()
-def patches(config: _Config, out: _Out, device: _Device = "auto", minutes: _Minutes = None) -> None:
-    """Train the second stage: a foundation on all patches, then a network for each of 18 positions."""
-    _train("patches", config, out, device, minutes)
+def _print_epoch(row: dict[str, Any]) -> None:
+    scores = (f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("loss", "validation")))
+    typer.echo(f"{row['stage']} epoch {row['epoch']}: {', '.join(scores)}, {row['seconds']:.0f} s")
 
 
-@app.command("gm-mask")
-def gm_mask(config: _Config, out: _Out, device: _Device = "auto", minutes: _Minutes = None) -> None:
-    """Train the mask of voxels without GM."""
-    _train("gm-mask", config, out, device, minutes)
-
-
-@app.command()
-def registration(config: _Config, out: _Out, device: _Device = "auto", minutes: _Minutes = None) -> None:
-    """Train registration: GM and WM of scan and template -> half velocities."""
-    _train("registration", config, out, device, minutes)
-
-
-def _train(kind: str, config: Path, out: Path, device: str, minutes: float | None) -> None:
-    import pandas as pd  # noqa: PLC0415 - heavy imports
-
-    from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-    from vbmstat.figures.scans import save_png  # noqa: PLC0415
-    from vbmstat.figures.training import curves_figure  # noqa: PLC0415
-    from vbmstat.training.run import LOG, train  # noqa: PLC0415
-
-    def show(row: dict[str, Any]) -> None:
-        scores = (f"{name} {value:.4g}" for name, value in row.items() if name.startswith(("loss", "validation")))
-        typer.echo(f"{row['stage']} epoch {row['epoch']}: {', '.join(scores)}, {row['seconds']:.0f} s")
-
-    keep_freed_memory()
-    complete = train(kind, config, out, choose_device(device), minutes, show)
-    if (out / LOG).is_file():
-        save_png(out / CURVES, curves_figure(pd.read_csv(out / LOG, sep="\t")))
-    typer.echo(f"complete: networks in {out}" if complete else f"out of time; run the command again to resume {out}")
+_add_command("segmentation", "Train the first stage: T1w -> tissue map on the whole view.")
+_add_command("patches", "Train the second stage: a foundation on all patches, then a network for each of 18 positions.")
+_add_command("gm-mask", "Train the mask of voxels without GM.")
+_add_command("registration", "Train registration: GM and WM of scan and template -> half velocities.")

@@ -53,10 +53,6 @@ class PialSurface:
         inside = np.clip((self.depth_mm - thinning_mm) / self.voxel_mm + 0.5, 0.0, 1.0)
         return np.where(self.cortex | self.csf, inside, 0.0).astype(np.float32)
 
-    def gm_lost(self, thinning_mm: float) -> np.ndarray:
-        """Fraction of each voxel that thinning turns from cortex into CSF, (X, Y, Z), float32."""
-        return self.gm_fraction(0.0) - self.gm_fraction(thinning_mm)
-
 
 def pial_surface(labels: Volume) -> PialSurface:
     """Locate the surface between cortex and CSF.

@@ -39,7 +39,6 @@ SHIPPED = {  # sha256 of this project's networks in the package
     "segmentation.safetensors": "d7cddc6c575f4c98eecc895cf1418a9b801036c5b95dd7116cb3865feaefc2a7",
     "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
 }
-KINDS = ("segmentation", "patches", "gm-mask", "registration")  # of this project's networks
 _KEY = "vbmstat"  # metadata key of the settings in a safetensors file
 
 
