@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import assets, storage
+from vbmstat import assets
+from vbmstat.image import storage
 from vbmstat.roi.atlas import DISTRIBUTION, FOLDER, SOURCES, load_atlas, wheel_table
 
 HERE = Path(__file__).parent

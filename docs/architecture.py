@@ -16,7 +16,7 @@ from pathlib import Path
 import grimp
 import networkx
 
-from vbmstat import storage
+from vbmstat.image import storage
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "architecture.svg"
@@ -33,10 +33,11 @@ WORDS = {
     "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "robustness": "artefacts, atrophy",
     "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
     "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
+    "sheets": "cells of a file", "cells": "what they mean",
     "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
-    "downloads": "one cache", "provenance": "what made it", "runlog": "when", "naming": "CAT12, BIDS, SPM",
-    "io": "nibabel", "storage": "whole files", "device": "CPU, CUDA", "cluster": "dask, SLURM",
-    "volume": "tensor + grid", "grid": "voxel to mm", "errors": "one clear line",
+    "runlog": "when", "folders": "links followed",
+    "naming": "CAT12, BIDS, SPM", "device": "CPU, CUDA", "cluster": "dask, SLURM",
+    "image": "grids, files, nibabel", "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.
 WIDTH, HEIGHT, GAP, ROW_GAP, MARGIN = 150, 54, 22, 46, 20

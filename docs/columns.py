@@ -1,4 +1,4 @@
-"""Write `docs/columns.md` from `vbmstat/schema.py`; a test compares the two.
+"""Write `docs/columns.md` from `vbmstat/tables/schema.py`; a test compares the two.
 
 python docs/columns.py
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbmstat import storage
-from vbmstat.tables import columns_page
+from vbmstat.image import storage
+from vbmstat.tables.dictionary import columns_page
 
 if __name__ == "__main__":
     storage.write_text(Path(__file__).with_suffix(".md"), columns_page())

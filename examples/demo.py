@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vbmstat import io
+from vbmstat.image import io
 
 OUT = Path("demo-out")
 N_SCANS = 12

@@ -12,14 +12,15 @@ import torch
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from tests import hostile
-from vbmstat import io
-from vbmstat.cluster import Cluster
-from vbmstat.grid import Grid
+from vbmstat.distributed.pool import Cluster
+from vbmstat.distributed.start import open_cluster
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
-from vbmstat.scheduler import open_cluster
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.simulate import Settings, simulate_cohort
-from vbmstat.volume import Volume
 
 
 def pytest_collection_modifyitems(items):
@@ -73,4 +74,5 @@ def preprocessed(simulated, segmented) -> Preprocessed:
     """The same after the whole engine, which goes on from that segmentation here, to save the time of another."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(pipeline, "segment_scan", lambda *_: segmented)
-        return preprocess_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
+        scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+        return preprocess_scan(scan, PreprocSpec(device="cpu"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vbmstat import downloads
+from vbmstat.assets import downloads
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "containers"

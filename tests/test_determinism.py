@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vbmstat import io
+from vbmstat.image import io
 from vbmstat.rerun import compare_outputs
 
 COMMAND = Path(sys.executable).with_name("vbmstat")

@@ -80,25 +80,55 @@ def test_the_tightest_of_the_groups_around_a_process_counts(tmp_path, line, plac
     assert device._left_in_control_group(tmp_path, own) == 6000
 
 
-def test_cores_are_those_that_one_may_use(tmp_path, monkeypatch):
-    nowhere = tmp_path / "nowhere"
-    assert device._cores_of_control_group(tmp_path, nowhere) == sys.maxsize
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert device._cores_of_control_group(tmp_path, nowhere) == sys.maxsize
-    (tmp_path / "cpu.max").write_text("250000 100000\n")
-    assert device._cores_of_control_group(tmp_path, nowhere) == 3
-    (tmp_path / "cpu.max").unlink()
-    for name, number in (("quota", 400000), ("period", 100000)):
-        (tmp_path / f"cpu.cfs_{name}_us").write_text(f"{number}\n")
-    assert device._cores_of_control_group(tmp_path, nowhere) == 4
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(device, "_cores_of_control_group", lambda: 6)
-    assert device.n_cores() == 6
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine of 64 cores, 16 of which this process may use, with control groups of our making and no SLURM."""
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(device, "_OWN_GROUPS", tmp_path / "own")
+    return tmp_path
+
+
+def quota(folder, version: int, cores: float | None) -> None:
+    """Write the quota of a control group as the kernel shows it; None for no limit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    microseconds = None if cores is None else int(cores * 100_000)
+    if version == 2:
+        (folder / "cpu.max").write_text(f"{'max' if microseconds is None else microseconds} 100000\n")
+    else:
+        (folder / "cpu.cfs_quota_us").write_text(f"{-1 if microseconds is None else microseconds}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("cores", "expected"), [(None, 16), (4, 4), (2.5, 3), (0.5, 1), (0.01, 1), (40, 16)])
+def test_cores_within_the_quota_of_a_container(machine, version, cores, expected):
+    quota(machine / "cgroup" / ("cpu" if version == 1 else ""), version, cores)
+    assert device.n_cores() == expected
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_least_quota_of_the_groups_around_a_process_counts(machine, version):
+    (machine / "own").write_text("0::/slurm/job/step\n" if version == 2 else "4:cpu,cpuacct:/slurm/job/step\n")
+    home = machine / "cgroup" / ("cpu" if version == 1 else "")
+    for place, cores in (("slurm", 8), ("slurm/job", 3), ("slurm/job/step", None), ("slurm/other", 1)):
+        quota(home / place, version, cores)
+    assert device.n_cores() == 3
+
+
+def test_cores_within_affinity_and_what_slurm_allots(machine, monkeypatch):
+    assert device.n_cores() == 16
+    for told, expected in (("5", 5), ("", 16), ("99", 16), ("0", 1), ("8(x2)", 16)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", told)
+        assert device.n_cores() == expected
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert device.n_cores() == 5
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 4})
     assert device.n_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    assert device.n_cores() == 64
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbmstat import tables
+from vbmstat.tables import dictionary
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 REGIONS = ("Insula", "Hippocampus", "Brainstem")
@@ -26,15 +26,15 @@ def demo(tmp_path_factory) -> Path:
         "participant_id": [f"{number:03d}" for number in range(14)], "age": rng.uniform(20, 80, 14).round(1),
         "sex": ["F", "M"] * 7, "tiv_ml": rng.normal(1500, 100, 14).round(1),
     })  # fmt: skip
-    tables.write_table(tmp_path / "demo-out/bids/derivatives/vbmstat/cohort.tsv", people, "cohort")
+    dictionary.write_table(tmp_path / "demo-out/bids/derivatives/vbmstat/cohort.tsv", people, "cohort")
     noise = rng.normal(0, 0.3, (14, 3))
     gm_ml = 10 + noise - np.outer(people["age"], [0.08, 0.0, 0.0])
     long = people[["participant_id"]].merge(pd.DataFrame({"region": REGIONS}), how="cross").assign(gm_ml=gm_ml.ravel())
     long = long.sample(frac=1, random_state=1)  # the order of the rows says nothing
     about = {"atlas": "lpba40", "licence": "free for non-commercial use only"}
-    tables.write_table(tmp_path / "demo-out/roi/roi_lpba40_regions.tsv", long, "roi_regions", about=about)
+    dictionary.write_table(tmp_path / "demo-out/roi/roi_lpba40_regions.tsv", long, "roi_regions", about=about)
     wide = people[["participant_id"]].assign(**{f"{name.lower()}_gm_ml": gm_ml[:, i] for i, name in enumerate(REGIONS)})
-    tables.write_table(tmp_path / "demo-out/roi/roi_lpba40_regions_wide.tsv", wide, "roi_wide", about=about)
+    dictionary.write_table(tmp_path / "demo-out/roi/roi_lpba40_regions_wide.tsv", wide, "roi_wide", about=about)
     return tmp_path
 
 

@@ -24,20 +24,24 @@ import torch
 from typer.testing import CliRunner
 
 from tests import hostile
+from tests.assets.test_downloads import cache, server  # noqa: F401 - fixtures
 from tests.glm.conftest import GRID, cohort_folder, images, table  # noqa: F401 - fixtures
-from tests.test_downloads import cache, server  # noqa: F401 - fixtures
-from vbmstat import derivatives, downloads, io, rerun, storage
+from vbmstat import rerun
+from vbmstat.assets import downloads
+from vbmstat.batch import derivatives
 from vbmstat.batch.run import preprocess
 from vbmstat.cli import app
 from vbmstat.cli.rerun import glm_arguments
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import AssetError, DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.combat_model import load_model
-from vbmstat.glm.pack import open_store, pack_maps
-from vbmstat.harmonize import harmonize_maps
+from vbmstat.harmonize.model import load_model
+from vbmstat.harmonize.run import harmonize_maps
+from vbmstat.image import io, storage
+from vbmstat.maps.pack import open_store, pack_maps
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.networks.weights import find_set
+from vbmstat.preproc.spec import PreprocSpec
 
 mpl.use("Agg")
 SECRET = "DOE^JOHN 1970"  # noqa: S105 - a patient
@@ -183,6 +187,23 @@ def test_a_cohort_table_cannot_send_harmonised_maps_elsewhere(cohort_folder, tab
     assert all(path.is_relative_to(out) for path in new)
 
 
+def test_links_to_folders_are_read_and_never_written_through(cohort_folder, table):  # noqa: F811
+    """Maps may lie behind links, in a circle even; what is made of them stays in the output folder."""
+    maps = cohort_folder / "maps"
+    maps.mkdir()
+    (cohort_folder / "mri").rename(cohort_folder / "disk")
+    (maps / "mri").symlink_to(cohort_folder / "disk")
+    (cohort_folder / "disk" / "up").symlink_to(maps)
+    table.to_csv(cohort_folder / "participants.tsv", sep="\t", index=False)
+    out = cohort_folder / "out"
+    before = {path: path.read_bytes() for path in files_in(cohort_folder)}
+    harmonize_maps(cohort_folder / "participants.tsv", "site", out, preserve="age", maps=maps)
+    new = files_in(cohort_folder) - set(before)
+    assert len([path for path in new if path.name.startswith("s6mwp1")]) == len(table)
+    assert all(path.resolve().is_relative_to(out) for path in new)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 @pytest.mark.parametrize("name", ["../../evil", "/evil", "..", "a\\b"])
 @pytest.mark.parametrize("place", ["cohort", "variable", "pipeline"])
 def test_names_in_a_plan_are_no_paths(tmp_path, name, place):
@@ -203,7 +224,7 @@ def test_a_record_from_elsewhere_writes_nowhere_and_calls_nobody(tmp_path):
     call = {"formula": "gm ~ age", "out": "/etc", "store": "/etc", "scheduler": "tcp://evil:8786", "jobs": 99}
     assert glm_arguments({"call": call, "maps": {}}, [tmp_path]) == ["glm", "gm ~ age"]
     for stem in ("../../evil", "a/b"):
-        record = {"command": "preprocess", "engine": "classic", "scan": stem, "parameters": {"names": "cat12"},
+        record = {"command": "preprocess", "engine": "classic", "scan": stem, "spec": PreprocSpec().record(),
                   "inputs": [{"path": "x.nii", "sha256": "0" * 64}]}  # fmt: skip
         with pytest.raises(VbmstatError, match="it is damaged"):
             rerun.rerun_scan(record, tmp_path / "report" / "vbmstat_x.json", [], tmp_path / "out")

@@ -13,15 +13,13 @@ from pathlib import Path
 import dask
 import pytest
 
-from tests.batch.light import light, write_scans
-from tests.batch.test_scheduled import files, no_picture, quick
-from vbmstat import derivatives
-from vbmstat.batch import run
-from vbmstat.batch.options import Options
+from tests.batch.light import asked, light, write_scans
+from tests.batch.test_on_cluster import files, no_picture, quick
+from vbmstat.batch import derivatives, run
+from vbmstat.batch.on_cluster import scheduled_workers
 from vbmstat.batch.plan import make_plan
-from vbmstat.batch.scheduled import scheduled_workers
+from vbmstat.distributed.start import open_cluster
 from vbmstat.errors import ClusterError
-from vbmstat.scheduler import open_cluster
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples" / "slurm"
@@ -30,7 +28,7 @@ COMMAND = f"""#!{sys.executable}
 import sys
 sys.path.insert(0, {str(HERE.parent)!r})
 from tests.batch.light import light
-from tests.batch.test_scheduled import no_picture
+from tests.batch.test_on_cluster import no_picture
 from vbmstat import cli, derivatives
 from vbmstat.preproc import pipeline
 derivatives._write_picture, pipeline.preprocess_scan = no_picture, light
@@ -94,8 +92,8 @@ def test_a_partition_that_does_not_exist(tmp_path, monkeypatch):
 def test_scans_as_tasks_of_two_jobs(tmp_path):
     scans = write_scans(tmp_path / "in", 4)
     run.preprocess(scans, tmp_path / "alone", device="cpu", process=light)
-    plan = make_plan(scans, tmp_path / "together", Options(device="cpu", process=quick))
-    with scheduled_workers(plan, "slurm", jobs=2, memory_gb=4.0) as workers:
+    plan = make_plan(scans, tmp_path / "together", *asked(process=quick, jobs=2, memory_gb=4.0))
+    with scheduled_workers(plan, "slurm") as workers:
         result = run.run_plan(plan, workers=workers)
     assert not result.failures
     assert files(tmp_path / "alone") == files(tmp_path / "together")

@@ -7,9 +7,15 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # for type checkers and editors
+    from vbmstat.batch.run import preprocess
+    from vbmstat.glm.analysis import fit_glm
+    from vbmstat.roi.table import measure_rois
+    from vbmstat.simulate.cohort import simulate_cohort
+
+__version__ = "0.1.0"  # the only place: pyproject.toml reads it here
 
 _PUBLIC = {
     "preprocess": "vbmstat.batch.run",
@@ -17,7 +23,7 @@ _PUBLIC = {
     "measure_rois": "vbmstat.roi.table",
     "simulate_cohort": "vbmstat.simulate.cohort",
 }
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", "fit_glm", "measure_rois", "preprocess", "simulate_cohort"]
 
 
 def __getattr__(name: str) -> Any:

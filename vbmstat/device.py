@@ -105,7 +105,10 @@ def _left_in_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS
 
 
 def n_cores() -> int:
-    """Processor cores that this process may use: affinity, control groups (containers) and SLURM's allocation."""
+    """Processor cores that this process may use: the least of affinity, control groups and SLURM's allocation.
+
+    joblib's ``cpu_count`` looks at the outermost control group alone, and knows nothing of SLURM.
+    """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     cores = [len(affinity(0)) if affinity else os.cpu_count() or 1]
     allocated = os.environ.get("SLURM_CPUS_PER_TASK", "")
@@ -114,10 +117,10 @@ def n_cores() -> int:
     return max(min([*cores, _cores_of_control_group()]), 1)
 
 
-def _cores_of_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> int:
-    """Whole cores that the quotas of this process's control groups amount to; very large where there is none."""
+def _cores_of_control_group() -> int:
+    """Cores that the quotas of this process's control groups amount to, rounded up; very large where there is none."""
     cores = sys.maxsize
-    for folder in _groups("cpu", root, own):
+    for folder in _groups("cpu", _CONTROL_GROUPS, _OWN_GROUPS):
         quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
         with contextlib.suppress(OSError, ValueError):  # version 2: "200000 100000", or "max 100000"
             quota, period = (int(part) for part in (folder / "cpu.max").read_text(encoding="ascii").split())

@@ -1,7 +1,7 @@
 """Run again what made a result, from the record beside it, and compare the outputs byte by byte.
 
 A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
-and the sha256 of every input; inputs are found by name and sha256, wherever they lie now.
+and the sha256 of every input; inputs are found by name and sha256, wherever they are now.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from vbmstat import io, naming
 from vbmstat.assets import ASSETS, sha256
-from vbmstat.batch.options import Options
-from vbmstat.batch.task import ScanTask, run_scan
+from vbmstat.assets.provenance import device_label, find_file, versions
+from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
-from vbmstat.errors import VbmstatError
-from vbmstat.preproc.pipeline import engine_parameters
-from vbmstat.provenance import device_label, find_file, versions
+from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.search import Inputs
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.spec import Compute, ModelSpec
+from vbmstat.image import io
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.report.results import write_results
 
 COMMANDS = ("preprocess", "glm")
 
@@ -38,7 +41,7 @@ class Compared:
     name : str
         Relative to the output folder.
     status : {"same bytes", "differs", "only before", "only now"}
-        What came out.
+        Result of the comparison.
     detail : str
         Largest difference of an image's values, where bytes differ.
     """
@@ -54,14 +57,14 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises
     ------
     VbmstatError
-        If the file is no such record.
+        If the file is not such a record.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["command"] in COMMANDS and isinstance(record["versions"], dict):
             return dict(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no record of a run"
+        reason = error.strerror if isinstance(error, OSError) else "it is not the record of a run"
         msg = f"{path}: expected report/vbmstat_NAME.json of preprocess or glm.json of glm: {reason}"
         raise VbmstatError(msg) from error
     msg = f"{path}: made by vbmstat {record['command']}; expected a record of {' or '.join(COMMANDS)}"
@@ -69,7 +72,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def differences(record: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when a result was made: versions, machine, device, assets; a line each."""
+    """What has changed since a result was made: versions, machine, device, assets; a line each."""
     now = {**versions(), "formulaic": metadata.version("formulaic")}
     pairs: list[tuple[str, Any, Any]]
     pairs = [(name, then, now.get(name, "not installed")) for name, then in record["versions"].items()]
@@ -94,9 +97,9 @@ def device_name(record: Mapping[str, Any]) -> str:
 
 
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine would record now; nothing where it cannot be told, such as weights in a folder of one's own."""
+    """What the engine would record now; nothing if that is unknown, such as weights in a folder of the user's."""
     try:
-        return engine_parameters(str(record.get("engine")), *filter(None, [record["parameters"].get("weights")]))
+        return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
     except VbmstatError:
         return {}
 
@@ -114,7 +117,7 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     record : mapping
         Content of the sidecar.
     sidecar : Path
-        Where it lies, among the outputs that are compared.
+        Its path, beside the outputs to compare.
     inputs : sequence of Path
         Folders with the scan; by default those around the outputs.
     out : Path
@@ -126,33 +129,86 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         If the scan is not found, or fails.
     """
     try:
-        names, stem = record["parameters"]["names"], record["scan"]
+        spec, stem = PreprocSpec.from_record(record.get("spec")), record["scan"]
         (entry,) = record["inputs"]
-        sound = names in naming.NAME_STYLES and Path(stem).name == stem and {"path", "sha256"} <= set(entry)
-    except (KeyError, TypeError, ValueError):
+        sound = Path(stem).name == stem and {"path", "sha256"} <= set(entry)
+    except (KeyError, TypeError, ValueError, VbmstatError):
         sound = False
     if not sound:
-        msg = f"{sidecar}: expected the record of one scan (scan, parameters, one input); it is damaged"
+        msg = f"{sidecar}: expected the record of one scan (scan, spec, one input); it is damaged or older than that"
         raise VbmstatError(msg)
-    before = _output_folder(sidecar, names, stem)
-    found = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
-    with _under_name(found, Path(entry["path"]).name) as path:
-        scan = naming.Scan(path, stem, *naming.split_ids(stem))
-        engine, parameters = str(record["engine"]), dict(record["parameters"])
-        weights = parameters.get("weights")
-        options = Options(engine=engine, device=device_name(record), names=names, force=True, weights=weights)
-        task = ScanTask(scan, out.absolute(), options, parameters)
-        with _threads(record.get("threads")):
-            outcome = run_scan(task)
-    if outcome.status != "done":
-        msg = f"{stem}: {outcome.reason or outcome.status}"
-        raise VbmstatError(msg)
-    kinds = (naming.output_path(Path(), scan, kind, names) for kind in naming.OUTPUT_KINDS)
+    before = _output_folder(sidecar, spec.names, stem)
+    path = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
+    with _under_name(path, Path(entry["path"]).name) as named:
+        scan = naming.Scan(named, stem, *naming.split_ids(stem))
+        threads = record.get("threads")  # sums over several threads round differently
+        preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
+    kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in naming.output_kinds(spec.fwhm_mm))
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
 
 
+def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], out: Path) -> list[Compared]:
+    """Fit the model of a ``glm.json`` again, and compare.
+
+    Parameters
+    ----------
+    record : mapping
+        Content of ``glm.json``.
+    path : Path
+        Its path, beside the outputs to compare.
+    inputs : sequence of Path
+        Folders with table and maps; by default those around the outputs.
+    out : Path
+        Folder for the new outputs.
+
+    Raises
+    ------
+    VbmstatError
+        If the record is damaged or of an older version, data came from memory, or an input is not found.
+    """
+    folder = path.absolute().parent
+    places = list(inputs) or [*folder.parents[:3], Path()]
+    try:
+        spec = ModelSpec.from_record(record["spec"], lambda name, digest: find_file(name, digest, places))
+        table, maps, outputs, level = (record["data"]["table"], record["data"]["maps"], record["outputs"],
+                                       record.get("level", "voxel"))  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError, DesignError) as error:
+        msg = f"{path}: expected the record of a model (spec, data, outputs); it is damaged or older than that"
+        raise VbmstatError(msg) from error
+    if table is None or maps is None or outputs.get("atlas") is None:
+        msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
+        raise VbmstatError(msg)
+    cohort = find_file(table["file"], table["sha256"], places)
+    where = None if maps == "table" else _map_folder(record, maps["folder"], places)
+    atlas = outputs["atlas"]
+    atlas = str(find_file(atlas["file"], atlas["sha256"], places)) if isinstance(atlas, Mapping) else atlas
+    if level != "voxel":
+        of_regions = fit_roi_glm(spec, cohort, maps=where, atlas=atlas, level=level, random=record.get("random"))
+        of_regions.to_directory(out)
+    else:
+        results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
+        write_results(results, out, atlas=atlas, spm_names=outputs["spm_names"], outside=outputs["outside"])
+    compared = compare_outputs(folder, out, _model_files(folder, out))
+    now = read_record(out / "glm.json")["maps"]
+    changed = [scan for scan, entry in record["maps"].items() if now.get(scan, {}).get("sha256") != entry["sha256"]]
+    return [*(Compared(f"map of {scan}", "differs", "another file") for scan in changed), *compared]
+
+
+def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
+    """The folder of maps, found by one of them."""
+    entry = next(iter(record["maps"].values()))
+    a_map = find_file(entry["path"], entry["sha256"], places).absolute()
+    return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)
+
+
+def _model_files(before: Path, now: Path) -> list[str]:
+    """Files of a model: those of the new run, and the earlier ones of its contrasts."""
+    names = {path.relative_to(now).as_posix() for path in now.rglob("*") if path.is_file()}
+    return sorted(names | {path.name for path in before.glob("contrast-*") if path.is_file()})
+
+
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
-    """The output folder in which a sidecar lies."""
+    """The output folder of a sidecar."""
     scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
     inside = naming.output_path(Path(), scan, "sidecar", names)
     folder = sidecar.absolute().parents[len(inside.parts) - 1]
@@ -172,17 +228,6 @@ def _under_name(path: Path, name: str) -> Iterator[Path]:
         link = Path(folder) / name
         link.symlink_to(path.absolute())
         yield link
-
-
-@contextmanager
-def _threads(n: int | None) -> Iterator[None]:
-    """As many threads as were used: sums over several threads round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(n or before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compare_outputs(before: Path, now: Path, names: Iterable[str] | None = None) -> list[Compared]:
@@ -210,7 +255,7 @@ def _compare(name: str, before: Path, now: Path) -> Compared:
 
 
 def _image_difference(before: Path, now: Path) -> str:
-    if not now.name.endswith((".nii", ".nii.gz")):
+    if not now.name.endswith(naming.NIFTI_SUFFIXES):
         return ""
     try:
         old, new = io.read_channels(before), io.read_channels(now)

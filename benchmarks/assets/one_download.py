@@ -23,8 +23,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.weight_server import Server, start, swallowing
-from vbmstat import downloads, storage
+from tests.assets.weight_server import Server, start, swallowing
+from vbmstat.assets import downloads
+from vbmstat.image import storage
 
 RESULT = Path(__file__).parents[1] / "results" / "assets_one_download.json"
 COMMAND = Path(sys.executable).with_name("vbmstat")

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.batch.interrupt import command, fingerprint, kill_batches, light_batches, run_together
-from vbmstat import storage
+from vbmstat.image import storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from vbmstat import io, storage
+from vbmstat.image import io, storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -31,6 +31,7 @@ def of_steps(scan: Path, engine: str, keeps: bool) -> dict:
     from vbmstat.batch.memory import peak_bytes, start_peak  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.preproc.pipeline import preprocess_scan  # noqa: PLC0415
+    from vbmstat.preproc.spec import PreprocSpec  # noqa: PLC0415
 
     if keeps:
         keep_freed_memory()
@@ -46,7 +47,7 @@ def of_steps(scan: Path, engine: str, keeps: bool) -> dict:
     next_step("read")
     volume = io.read_scan(scan)
     shape = list(volume.grid.shape)
-    result = preprocess_scan(volume, "cpu", next_step, engine)
+    result = preprocess_scan(volume, PreprocSpec(engine=engine, device="cpu"), next_step)
     del result
     next_step("end")
     return {"shape": shape, "voxels": int(volume.data.numel()), "peak_mb": peaks, "most_mb": max(peaks.values())}

@@ -23,13 +23,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+
 from tests.batch.light import light_undrawn, write_scans
-from vbmstat import storage
-from vbmstat.batch.options import Options
+from vbmstat.batch.execution import Execution
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
 from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here, set_threads
 from vbmstat.device import keep_freed_memory, n_cores
+from vbmstat.image import storage
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -65,7 +67,8 @@ def main() -> None:
     parser.add_argument("--engine", default="classic")
     parser.add_argument("--light", action="store_true", help="a stand-in for the engine, to try this script")
     args = parser.parse_args()
-    options = Options(engine=args.engine, device="cpu", process=light_undrawn if args.light else None)
+    spec = PreprocSpec(engine=args.engine, device="cpu")
+    execution = Execution(process=light_undrawn if args.light else None)
     keep_freed_memory()
     cores = n_cores()
     with tempfile.TemporaryDirectory() as place:
@@ -77,9 +80,9 @@ def main() -> None:
 
         def tasks() -> list[ScanTask]:
             shutil.rmtree(out, ignore_errors=True)
-            return list(make_plan(scans, out, options).tasks)
+            return list(make_plan(scans, out, spec, execution).tasks)
 
-        first = make_plan(scans, Path(place, "warm-up"), replace(options, force=True)).tasks
+        first = make_plan(scans, Path(place, "warm-up"), spec, replace(execution, force=True)).tasks
         ways = {
             "1 process, 1 thread": lambda: processes(1, 1, first),
             f"1 process, {cores} threads": lambda: processes(1, cores, first),

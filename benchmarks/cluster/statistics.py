@@ -28,23 +28,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat.cluster import Cluster
-from vbmstat.glm import permutation
-from vbmstat.glm.blocks import free_tree
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.maps import PackedMaps
-from vbmstat.glm.nulls import NullSettings
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.permutation import permutation_nulls
-from vbmstat.glm.permute import make_permuted
-from vbmstat.glm.plan import make_plan
-from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.scheduler import open_cluster
-from vbmstat.volume import Volume
+from vbmstat.distributed.pool import Cluster
+from vbmstat.distributed.start import open_cluster
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
+from vbmstat.glm.design.subsets import draw_subsets
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.inference.permute import run
+from vbmstat.glm.inference.permute.blocks import free_tree
+from vbmstat.glm.inference.permute.nulls import NullSettings
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.store import PackedMaps
 
 RESULTS = Path(__file__).parents[1] / "results"
 TASKS = ("fit", "max-t", "TFCE")
@@ -60,7 +60,7 @@ def main() -> None:
     shape = tuple(round(n * 1.5 / arguments.voxel_mm) for n in (113, 137, 113))
     with tempfile.TemporaryDirectory() as folder:
         maps, table = make_store(arguments.scans, shape, Path(folder))
-        permutation._MAPS_BYTES = 4 * 64 * maps.n_voxels  # 64 maps per batch, so that there are several batches
+        run._MAPS_BYTES = 4 * 64 * maps.n_voxels  # 64 maps per batch, so that there are several batches
         works = make_works(maps, table, arguments.permutations)
         rows: list[dict[str, Any]] = []
         expected: dict[str, Any] = {}

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, storage
-from vbmstat.grid import resample
+from vbmstat import assets
+from vbmstat.image import storage
+from vbmstat.image.grid import resample
 from vbmstat.preproc.networks import symnet
 from vbmstat.preproc.networks.cascade import WHOLE_VIEW_SHAPE, region_grid, run, view_grid
 from vbmstat.preproc.networks.unet import n_parameters

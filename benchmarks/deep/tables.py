@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import storage
-from vbmstat.evaluate_folders import side_by_side
+from vbmstat.evaluate.folders import side_by_side
+from vbmstat.image import storage
 
 RESULTS = Path(__file__).parents[1] / "results"
 MEASURES = (

@@ -21,12 +21,16 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import assets, evaluate, io, storage
-from vbmstat.grid import apply_affine, sample, voxel_indices
-from vbmstat.preproc import cat, deep, modulate, pipeline, warp, working
+from vbmstat import assets
+from vbmstat.assets.provenance import device_label, versions
+from vbmstat.image import io, storage
+from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
+from vbmstat.metrics import accuracy
+from vbmstat.preproc import pipeline
+from vbmstat.preproc.engines import cat, deep
 from vbmstat.preproc.networks.weights import find_set
-from vbmstat.provenance import device_label, versions
-from vbmstat.volume import Displacement, Volume
+from vbmstat.preproc.steps import warp, working
 
 ROOT = Path(__file__).parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "deep_warp.json"
@@ -47,7 +51,7 @@ def ways_of(weights: str) -> dict[str, Way]:
         "hybrid": lambda tissues, template, _: deep.register(tissues, template, networks),
         "classic": warp.register_both_ways,
         "from zero": lambda tissues, template, _: warp.register_both_ways(tissues, template),
-        "cat": cat.register,
+        "cat": lambda tissues, template, _: cat.register(tissues, template),
     }
 
 
@@ -69,15 +73,15 @@ def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) ->
     grid = template.grid
     points = apply_affine(grid.affine, voxel_indices(grid.shape)) + warped.forward.data
     moved = sample(tissues.data, apply_affine(torch.linalg.inv(torch.as_tensor(grid.affine)).numpy(), points))
-    determinant = modulate.jacobian_determinant(warped.forward)
+    determinant = warped.forward.jacobian_determinant
     field = Displacement(warped.forward.data, grid)
     error = inverse_error_mm(warped, template.data.sum(0) > IN_BRAIN)
     return {
         "cpu_s": round(cpu, 2),
         "wall_s": round(wall, 2),
-        "mse_to_template": round(evaluate.mse_to_template(Volume(moved, grid), template), 5),
-        "linear_elasticity": round(evaluate.linear_elasticity(field), 4),
-        "published_elasticity": round(evaluate.published_elasticity(field), 1),
+        "mse_to_template": round(accuracy.mse_to_template(Volume(moved, grid), template), 5),
+        "linear_elasticity": round(accuracy.linear_elasticity(field), 4),
+        "published_elasticity": round(accuracy.published_elasticity(field), 1),
         "jacobian_min": round(float(determinant.min()), 4),
         "folded_voxels": int((determinant <= 0).sum()),
         "inverse_error_mean_mm": round(float(error.mean()), 4),

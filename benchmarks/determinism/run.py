@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, storage
-from vbmstat.provenance import versions
+from vbmstat.assets.provenance import versions
+from vbmstat.image import io, storage
 from vbmstat.rerun import compare_outputs
 from vbmstat.simulate import Settings, simulate_cohort
 

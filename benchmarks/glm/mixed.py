@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
-from vbmstat.glm.mixed import MixedFit, fit_mixed
-from vbmstat.glm.mixed_analysis import mixed_notes
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
+from vbmstat.regions.mixed import MixedFit, fit_mixed
+from vbmstat.regions.mixed_analysis import mixed_notes
 
 CONTRASTS = ("age", "group", "time", "group[T.p]:time", "F(group, group[T.p]:time, age)")
 N_COLUMNS = 10_000

@@ -32,19 +32,19 @@ import pandas as pd
 import torch
 
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.backend import choose_backend, has_compiler
-from vbmstat.glm.contrast import default_contrasts
-from vbmstat.glm.decode import MapReader
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.maps import CHUNK_VOXELS, PackedMaps, Scratch
-from vbmstat.glm.masking import MaskRule
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.plan import Plan, make_plan
-from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.glm.design.contrast import default_contrasts
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.glm.design.subsets import draw_subsets
+from vbmstat.glm.fit.backend import choose_backend, has_compiler
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
+from vbmstat.maps.decode import MapReader
+from vbmstat.maps.masking import MaskRule
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.store import CHUNK_VOXELS, PackedMaps, Scratch
 
 FULL_SHAPE, QUICK_SHAPE = (113, 137, 113), (57, 69, 57)
 FORMULA = "age + sex + tiv"

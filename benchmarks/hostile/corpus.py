@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for tests.hostile
 
 from benchmarks.hostile import heads
 from tests import hostile
-from vbmstat import cli, io, storage
+from vbmstat import cli
+from vbmstat.image import io, storage
 from vbmstat.preproc import pipeline  # noqa: F401  loaded before the fork, as all that follows
 
 import vbmstat.batch.run  # isort: skip

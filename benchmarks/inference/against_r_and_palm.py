@@ -32,10 +32,10 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.glm import enumerated
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.mixed_analysis import fit_mixed_glm
 from vbmstat.glm.results import GlmResults
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.maps.store import ArrayMaps, Space
+from vbmstat.regions.mixed_analysis import fit_mixed_glm
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPE = (4, 4, 3)

@@ -27,18 +27,18 @@ import torch
 from scipy import ndimage, stats
 
 from vbmstat.assets import template
-from vbmstat.glm.blocks import block_tree, free_tree
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.infer import forming_threshold
-from vbmstat.glm.inference import p_two_sided
-from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.nulls import NullSettings
-from vbmstat.glm.permutation import permutation_nulls
-from vbmstat.glm.permute import make_permuted
-from vbmstat.glm.plan import make_plan
-from vbmstat.grid import resample
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.inference.corrected import forming_threshold
+from vbmstat.glm.inference.p_values import p_two_sided
+from vbmstat.glm.inference.permute.blocks import block_tree, free_tree
+from vbmstat.glm.inference.permute.nulls import NullSettings
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.image.grid import resample
+from vbmstat.maps.store import ArrayMaps, Space
 
 RESULTS = Path(__file__).parents[1] / "results"
 N_SCANS, N_BLOCKS, FWHM_MM, VOXEL_MM = 24, 8, 8.0, 4.0

@@ -30,19 +30,19 @@ from nilearn.mass_univariate import permuted_ols
 from scipy import ndimage
 
 from vbmstat.assets import template
-from vbmstat.glm.backend import choose_backend
-from vbmstat.glm.blocks import free_tree
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.nulls import Nulls, NullSettings
-from vbmstat.glm.permutation import permutation_nulls
-from vbmstat.glm.permute import make_permuted
-from vbmstat.glm.plan import make_plan
-from vbmstat.grid import resample
-from vbmstat.io import as_nifti
-from vbmstat.volume import Volume
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.glm.fit.backend import choose_backend
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.inference.permute.blocks import free_tree
+from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.image.grid import resample
+from vbmstat.image.io import as_nifti
+from vbmstat.image.volume import Volume
+from vbmstat.maps.store import ArrayMaps, Space
 
 RESULTS = Path(__file__).parents[1] / "results"
 FORMULA = "age + sex + tiv"

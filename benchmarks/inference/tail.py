@@ -28,21 +28,21 @@ import torch
 from null import N_SCANS, noise, space
 from scipy import ndimage
 
-from vbmstat.cohort import read_cohort
-from vbmstat.glm.blocks import BLOCK, free_tree
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.infer import forming_threshold
-from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.glm.nulls import Nulls, NullSettings, Scale, is_decided
-from vbmstat.glm.permutation import permutation_nulls
-from vbmstat.glm.permute import Permuted, make_permuted
-from vbmstat.glm.permuted_scores import PermutedScores
-from vbmstat.glm.plan import Plan, make_plan
-from vbmstat.glm.tail import fit_tail, pareto_p, smallest_tail_p
-from vbmstat.grid import Grid
-from vbmstat.io import read_volume
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.inference.corrected import forming_threshold
+from vbmstat.glm.inference.permute.blocks import BLOCK, free_tree
+from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, Scale, is_decided
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
+from vbmstat.glm.inference.permute.scores import PermutedScores
+from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p, smallest_tail_p
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import read_volume
+from vbmstat.maps.store import ArrayMaps, Space
+from vbmstat.tables.cohort import read_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
 FULL, FEW, STRIDE, FORMING_P = 20_000, 500, 3, 0.001

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat import storage
-from vbmstat.evaluate_folders import evaluate_folders
-from vbmstat.outputs import find_outputs
-from vbmstat.provenance import versions
+from vbmstat.assets.provenance import versions
+from vbmstat.evaluate.folders import evaluate_folders
+from vbmstat.evaluate.outputs import find_outputs
+from vbmstat.image import storage
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_engines.json"
 ENGINES = ("classic", "cat")

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import evaluate, io, storage
+from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
-from vbmstat.preproc.pipeline import ENGINES, segment_scan
-from vbmstat.provenance import versions
+from vbmstat.image import io, storage
+from vbmstat.metrics import accuracy
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate import render_t1w, tissue_labels
 
 ROOT = Path(__file__).parents[2]
@@ -40,21 +42,21 @@ def measure(path: Path, noise: float, engine: str, device: torch.device, weights
     t1w = render_t1w(volume, noise_percent=noise, bias_percent=BIAS_PERCENT, seed=int(number))
     truth = tissue_labels(volume).data
     started = time.perf_counter()
-    result = segment_scan(t1w, device, engine=engine, weights=weights)
+    result = segment_scan(t1w, find_engine(engine, weights if engine == "deep" else None), device)
     seconds = time.perf_counter() - started
     labels = result.label.data.round().cpu()
     measured_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))
     row: dict[str, object] = {"map": number, "noise_percent": noise, "engine": engine}
-    for tissue, value in evaluate.TISSUES.items():
+    for tissue, value in accuracy.TISSUES.items():
         true_ml = int((truth == value).sum()) * volume.grid.voxel_volume_ml
-        row[f"dice_{tissue}"] = round(evaluate.dice(labels == value, truth == value), 4)
+        row[f"dice_{tissue}"] = round(accuracy.dice(labels == value, truth == value), 4)
         row[f"{tissue}_error_percent"] = round(100 * (measured_ml[tissue] / true_ml - 1), 2)
     return {**row, "wall_s": round(seconds, 1)}
 
 
 def table(rows: list[dict[str, object]]) -> str:
     """Every scan, then medians by engine and noise with their required minimum."""
-    dice_of, error_of = ([pattern.format(t) for t in evaluate.TISSUES] for pattern in ("dice_{}", "{}_error_percent"))
+    dice_of, error_of = ([pattern.format(t) for t in accuracy.TISSUES] for pattern in ("dice_{}", "{}_error_percent"))
     columns = ["map", "noise_percent", "engine", *dice_of, *error_of, "wall_s"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
@@ -63,7 +65,7 @@ def table(rows: list[dict[str, object]]) -> str:
     for noise, engine in sorted({(row["noise_percent"], row["engine"]) for row in rows}, key=str):
         same = [row for row in rows if (row["noise_percent"], row["engine"]) == (noise, engine)]
         cells = []
-        for tissue in evaluate.TISSUES:
+        for tissue in accuracy.TISSUES:
             median = statistics.median(row[f"dice_{tissue}"] for row in same)
             bar = BAR.get(noise, {}).get(tissue)
             cells.append(f"{median:.3f}" + (f" (≥ {bar:.2f})" if bar else ""))

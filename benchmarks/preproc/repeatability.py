@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vbmstat import io, storage
+from vbmstat.assets.provenance import versions
 from vbmstat.device import choose_device, keep_freed_memory
-from vbmstat.grid import Grid
-from vbmstat.preproc.pipeline import ENGINES, Segmented, segment_scan
-from vbmstat.provenance import versions
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate.render import bias_field, rician
-from vbmstat.volume import Volume
 
 RESULT = Path(__file__).parents[1] / "results" / "preproc_repeatability.json"
 SHIFT_VOXELS, ROTATION_DEGREES, NOISE_PERCENT, BIAS_PERCENT = 0.5, 10.0, 3.0, 40.0
@@ -97,12 +98,12 @@ def volumes(segmented: Segmented) -> dict[str, float]:
 def measure(path: Path, engine: str, changes: list[str], device: torch.device) -> list[dict[str, object]]:
     """Percent change of each volume for each change of a scan; noise and field are the same for every engine."""
     t1w = io.read_scan(path)
-    plain = segment_scan(t1w, device, engine=engine)
+    plain = segment_scan(t1w, find_engine(engine), device)
     before = volumes(plain)
     rows: list[dict[str, object]] = []
     for name in changes:
         rng = np.random.default_rng(zlib.crc32(f"{path.name} {name}".encode()))
-        after = volumes(segment_scan(CHANGES[name](t1w, plain, rng), device, engine=engine))
+        after = volumes(segment_scan(CHANGES[name](t1w, plain, rng), find_engine(engine), device))
         percent = {f"{key}_change_percent": round(100 * (after[key] / before[key] - 1), 3) for key in VOLUMES}
         rows.append({"scan": path.name, "change": name, "engine": engine, **percent})
         print(rows[-1], flush=True)

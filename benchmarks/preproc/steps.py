@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from vbmstat import io, storage
-from vbmstat.preproc.pipeline import ENGINES
-from vbmstat.runlog import scan_times
+from vbmstat.files.runlog import scan_times
+from vbmstat.image import io, storage
+from vbmstat.preproc.spec import ENGINES
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -31,7 +31,8 @@ def run(scan: Path, engine: str, weights: str) -> dict[str, object]:
     """Run one scan in its own process: step times, total wall time, CPU time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(sys.executable).with_name("vbmstat"))
-        command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine, "--weights", weights]
+        command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine]
+        command += ["--weights", weights] * (engine == "deep")
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

@@ -20,12 +20,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, naming, storage
-from vbmstat.cohort import Cohort, read_cohort
-from vbmstat.grid import apply_affine, sample, voxel_indices
+from vbmstat.files import naming
+from vbmstat.image import io, storage
+from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import load_atlas
 from vbmstat.roi.table import SPACES, RoiTables, measure_rois
-from vbmstat.volume import Volume
+from vbmstat.tables.cohort import Cohort, read_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
 TISSUES = ("gm", "wm", "csf")

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch.light import light, write_scans
-from vbmstat import storage
-from vbmstat.batch.options import Options
+from tests.batch.light import asked, write_scans
 from vbmstat.batch.task import ScanTask
-from vbmstat.inputs import find_inputs
+from vbmstat.files.search import find_inputs
+from vbmstat.image import storage
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures take a second each."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
 
 
 @pytest.fixture
@@ -28,8 +27,7 @@ def tasks(tmp_path, undrawn) -> Callable[..., list[ScanTask]]:
         n_scans: int, marks: dict[int, float] | None = None, parameters: dict | None = None, **options
     ) -> list[ScanTask]:
         scans = find_inputs([write_scans(tmp_path / "scans", n_scans, marks)]).scans
-        asked = Options(**{"device": "cpu", "process": light, **options})
-        return [ScanTask(scan, tmp_path / "out", asked, parameters or {}) for scan in scans]
+        return [ScanTask(scan, tmp_path / "out", *asked(**options), parameters or {}) for scan in scans]
 
     return make
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from vbmstat import derivatives, io, storage
-from vbmstat.grid import Grid
-from vbmstat.preproc.pipeline import Preprocessed
-from vbmstat.preproc.quality import Quality
-from vbmstat.volume import Displacement, Volume
+from vbmstat.batch import derivatives
+from vbmstat.batch.execution import Execution
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Displacement, Volume
+from vbmstat.preproc.pipeline import Preprocessed, Segmented, smooth_maps
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.preproc.steps.quality import Quality
+from vbmstat.preproc.steps.warp import Warp
+from vbmstat.progress import OnStep
 
 TEMPLATE = Grid((12, 14, 12), np.diag([15.0, 15.0, 15.0, 1.0]))
 STEPS = ("brain", "segment", "warp")
@@ -28,9 +32,7 @@ KILLS = 666.0  # intensity of a scan's first voxel that kills the process, as th
 SLOW = 777.0  # and one that takes longer
 
 
-def light(
-    t1w: Volume, device: torch.device | str, on_step: Callable[[str], None], engine: str, **_: Any
-) -> Preprocessed:
+def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocessed:
     """Maps that depend on the scan's intensities alone."""
     mark = float(t1w.data[0, 0, 0, 0])
     for step in STEPS:
@@ -41,24 +43,29 @@ def light(
             time.sleep(1.0)
     scan = t1w.data.clamp(min=0) / t1w.data.max()
     tissues = torch.cat([scan, scan**2, 1 - scan])
-    on_template = torch.nn.functional.interpolate(tissues[None], TEMPLATE.shape)[0]
-    field = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in TEMPLATE.shape), indexing="ij"))
-    maps = Volume(on_template, TEMPLATE)
-    return Preprocessed(
-        tissues=Volume(tissues, t1w.grid), corrected=Volume(scan, t1w.grid), warped=maps, modulated=maps, smoothed=maps,
-        linear=np.eye(4), displacement=Displacement(torch.zeros_like(field), TEMPLATE),
-        deformation=Volume(field, TEMPLATE),
-        inverse_deformation=Volume(torch.zeros(3, 4, 4, 4), Grid((4, 4, 4), np.eye(4))),
-        gm_ml=600.0 + float(scan.mean()), wm_ml=500.0, csf_ml=300.0, tiv_ml=1400.0 + float(scan.mean()),
-        quality=Quality(**dict.fromkeys([field.name for field in fields(Quality)], 1.0)),
-        was_stripped=False, engine=engine, seconds=dict.fromkeys(STEPS, 0.1),
+    maps = Volume(torch.nn.functional.interpolate(tissues[None], TEMPLATE.shape)[0], TEMPLATE)
+    figures = Quality(**dict.fromkeys([field.name for field in fields(Quality)], 1.0))
+    still = Displacement(torch.zeros(3, *TEMPLATE.shape), TEMPLATE)
+    segmented = Segmented(
+        Volume(tissues, t1w.grid), Volume(scan, t1w.grid), np.eye(4), torch.zeros(3, 1, 1, 1), figures, t1w.grid,
+        was_stripped=False, engine=spec.engine,
     )  # fmt: skip
+    seconds = dict.fromkeys(STEPS, 0.1)
+    return Preprocessed(segmented, Warp(still, still), maps, maps, smooth_maps(maps, spec.fwhm_mm), figures, seconds)
 
 
-def light_undrawn(*arguments: Any, **options: Any) -> Preprocessed:
+def light_undrawn(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocessed:
     """The same in a process of its own, which from then on draws no pictures: they take a second each."""
     derivatives._write_picture = lambda path, *_: storage.write_text(path, "picture")
-    return light(*arguments, **options)
+    return light(t1w, spec, on_step)
+
+
+def asked(**options: object) -> tuple[PreprocSpec, Execution]:
+    """Spec and execution of a run on the CPU with the stand-in; `options` are fields of either."""
+    options = {"device": "cpu", "process": light, **options}
+    names = {field.name for field in fields(PreprocSpec)}
+    spec = PreprocSpec(**{name: value for name, value in options.items() if name in names})
+    return spec, Execution(**{name: value for name, value in options.items() if name not in names})
 
 
 def write_scans(folder: Path, n_scans: int, marks: dict[int, float] | None = None) -> Path:
@@ -69,3 +76,8 @@ def write_scans(folder: Path, n_scans: int, marks: dict[int, float] | None = Non
         grid = Grid((16, 18, 16), np.diag([12.0, 12.0, 12.0, 1.0]))
         io.write_volume(folder / f"sub-{number:02d}_T1w.nii.gz", Volume(data, grid))
     return folder
+
+
+def read_failures(out: Path) -> pd.DataFrame:
+    """The failed scans of a run: scan, path, step, reason."""
+    return pd.read_csv(out / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.batch.light import light, write_scans
-from vbmstat import runlog
+from tests.batch.light import asked, write_scans
 from vbmstat.batch import estimate
-from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Allotment
-from vbmstat.grid import Grid
+from vbmstat.files import runlog
+from vbmstat.image.grid import Grid
 
 
 def grid(size_mm: float, n: int = 200) -> Grid:
@@ -44,10 +43,9 @@ def test_time_is_that_of_this_folder_or_a_measured_one(tmp_path):
 
 
 def test_outlook(tmp_path, monkeypatch):
-    asked = Options(device="cpu", process=light)
-    plan = make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", asked, shard=(1, 2))
+    plan = make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", *asked(shard=(1, 2)))
     lines = estimate.outlook(plan, 1, Allotment(2, 1, 3 * 10**9))
-    assert lines[0] == f"2 scans of shard 1/2: 1 complete, 1 to be done; output in {tmp_path / 'out'}"
+    assert lines[0] == f"2 scans of shard 1/2: 1 complete, 1 to do; output in {tmp_path / 'out'}"
     assert lines[1] == "engine classic on cpu: 2 scans at once, 1 thread each, up to 3.0 GB a scan"
     assert lines[2].startswith("time: about ")
     assert lines[3].startswith("disk: about ")

@@ -17,9 +17,15 @@ from vbmstat.batch.manifest import (
     write_inputs,
     write_manifest,
 )
+from vbmstat.batch.task import origin_of
 from vbmstat.errors import VbmstatError
-from vbmstat.inputs import Inputs
-from vbmstat.naming import Scan
+from vbmstat.files.naming import Scan
+from vbmstat.files.search import Inputs
+from vbmstat.preproc.spec import PreprocSpec
+
+
+def origin(**options):
+    return origin_of(PreprocSpec(**{"device": "cpu", **options}), {})
 
 
 @pytest.fixture
@@ -34,25 +40,25 @@ def scans(tmp_path) -> list[Scan]:
 
 
 def test_a_manifest_says_what_is_done_with_which_scans_and_names_no_folder(scans, tmp_path):
-    content = manifest(scans, {"names": "cat12"}, "classic", "cpu")
+    content = manifest(scans, origin())
     assert content["scans"][0] == {"scan": "sub-1_T1w", "path": "sub-1/sub-1_T1w.nii", "bytes": 5}
-    assert content["parameters"] == {"names": "cat12"}
+    assert content["spec"]["names"] == "cat12"
     assert {"vbmstat", "torch", "numpy"} <= set(content["versions"])
     assert str(tmp_path) not in json.dumps(content)
 
 
 def test_equal_runs_have_one_manifest_and_others_another(scans, tmp_path):
-    content = manifest(scans, {"names": "cat12"}, "classic", "cpu")
-    again = manifest(scans, {"names": "cat12"}, "classic", "cpu")
+    content = manifest(scans, origin())
+    again = manifest(scans, origin())
     assert manifest_hash(content) == manifest_hash(dict(reversed(again.items())))
     others = [
-        manifest(scans, {"names": "bids"}, "classic", "cpu"), manifest(scans, {"names": "cat12"}, "cat", "cpu"),
-        manifest(scans[:1], {"names": "cat12"}, "classic", "cpu"),
+        manifest(scans, origin(names="bids")), manifest(scans, origin(engine="cat")),
+        manifest(scans[:1], origin()),
     ]  # fmt: skip
     scans[0].path.write_bytes(b"longer than before")
-    others.append(manifest(scans, {"names": "cat12"}, "classic", "cpu"))
+    others.append(manifest(scans, origin()))
     scans[0].path.unlink()
-    others.append(manifest(scans, {"names": "cat12"}, "classic", "cpu"))
+    others.append(manifest(scans, origin()))
     assert len({manifest_hash(other) for other in [content, *others]}) == 6
 
     path = write_manifest(tmp_path, content)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch.light import light, write_scans
-from vbmstat.batch.options import Options
+from tests.batch.light import asked, write_scans
 from vbmstat.batch.plan import completed, make_plan
 from vbmstat.batch.task import run_scan
 
@@ -13,15 +12,14 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def plan_of(tmp_path, shard=None, **options):
-    asked = Options(**{"device": "cpu", "process": light, **options})
-    return make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", asked, shard=shard)
+    return make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", *asked(shard=shard, **options))
 
 
 def test_a_plan_writes_nothing_and_reaches_every_task(tmp_path):
     plan = plan_of(tmp_path, names="bids", locking=False, force=True)
     assert not (tmp_path / "out").exists()
     assert [scan.stem for scan in plan.scans] == ["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"]
-    given = {(o.names, o.locking, o.force, o.device) for o in (task.options for task in plan.tasks)}
+    given = {(t.spec.names, t.execution.locking, t.execution.force, t.spec.device) for t in plan.tasks}
     assert given == {("bids", False, True, "cpu")}
     assert all(task.out == tmp_path / "out" and task.out.is_absolute() for task in plan.tasks)
 
@@ -30,15 +28,15 @@ def test_shards_have_one_manifest_and_files_of_their_own(tmp_path):
     whole, part = plan_of(tmp_path), plan_of(tmp_path, shard=(2, 3))
     assert part.id == whole.id != plan_of(tmp_path, names="bids").id
     assert [scan.stem for scan in part.scans] == ["sub-02_T1w"]
-    assert whole.in_logs("status", ".jsonl") == "status.jsonl"
-    assert part.in_logs("status", ".jsonl") == "status_shard-2of3.jsonl"
+    assert whole.log_name("status", ".jsonl") == "status.jsonl"
+    assert part.log_name("status", ".jsonl") == "status_shard-2of3.jsonl"
 
 
 def test_complete_scans_are_found_and_unreadable_ones_are_not_complete(tmp_path):
     plan = plan_of(tmp_path)
     assert completed(plan) == {}
     outcomes = [run_scan(task) for task in plan.tasks[:2]]
-    assert completed(plan) == {outcome.scan: outcome.row for outcome in outcomes}
+    assert completed(plan) == {outcome.scan: outcome.completed for outcome in outcomes}
     plan.tasks[0].scan.path.unlink()
     assert list(completed(plan)) == [plan.tasks[1].scan]
     assert completed(plan_of(tmp_path, force=True)) == {}

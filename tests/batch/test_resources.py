@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from vbmstat.batch import resources
-from vbmstat.batch.options import Options
 from vbmstat.batch.resources import Machine, allot, disk_free_bytes, probe, taken_bytes
 from vbmstat.errors import VbmstatError
+from vbmstat.preproc.spec import find_engine
 
 GB = 10**9
 
@@ -46,7 +46,7 @@ def test_what_a_user_should_know_is_said():
     assert allot(machine, 100, GB).note == ""
     assert allot(machine, 100, 3 * GB).note == "9.0 GB are enough for 3 at once"
     assert allot(machine, 2, 3 * GB).note == ""
-    assert "5 at once may take 15.0 GB and 9.0 GB are to be had" in allot(machine, 100, 3 * GB, jobs=5).note
+    assert "5 at once may take 15.0 GB and 9.0 GB are available" in allot(machine, 100, 3 * GB, jobs=5).note
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_impossible_wishes(given, message):
 def test_larger_scans_take_more_and_engines_differ():
     assert taken_bytes("classic", [10**6, 10**8]) > taken_bytes("classic", [10**6]) > 2 * GB
     assert taken_bytes("classic", []) == taken_bytes("classic", [256**3])
-    assert taken_bytes(Options(engine="deep", weights="deepmriprep").workload, [10**6]) > 8 * GB
-    assert taken_bytes(Options(engine="deep").workload, [10**6]) < 5 * GB
+    assert taken_bytes(find_engine("deep", "deepmriprep").workload, [10**6]) > 8 * GB
+    assert taken_bytes(find_engine("deep").workload, [10**6]) < 5 * GB
     assert taken_bytes("of tomorrow", [10**6]) > taken_bytes("classic", [10**6])
 
 

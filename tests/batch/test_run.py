@@ -17,12 +17,15 @@ import pandas as pd
 import pytest
 
 from tests import hostile
-from vbmstat import cohort_quality, inputs, io, naming, storage
+from tests.batch.light import read_failures
 from vbmstat.batch import plan, run
-from vbmstat.cohort import read_cohort
 from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.files import naming, search
+from vbmstat.image import io, storage
+from vbmstat.metrics import homogeneity
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import preprocess_scan
+from vbmstat.tables.cohort import read_cohort
 
 HOSTILE = {
     "sub-bad1": ("gzip cut at 50.0%", "expected a complete image"),
@@ -41,9 +44,9 @@ GOOD = "sub-01_T1w"
 def engine(monkeypatch, preprocessed):
     """The engine's earlier result for the simulated person; any other scan goes through the engine."""
 
-    def stand_in(t1w, device, on_step, engine):
-        if not t1w.grid.matches(preprocessed.tissues.grid):
-            return preprocess_scan(t1w, device, on_step, engine)
+    def stand_in(t1w, spec, on_step):
+        if not t1w.grid.matches(preprocessed.segmented.scan_grid):
+            return preprocess_scan(t1w, spec, on_step)
         on_step("segment")
         return preprocessed
 
@@ -53,7 +56,7 @@ def engine(monkeypatch, preprocessed):
 @pytest.fixture(autouse=True)
 def no_picture(monkeypatch):
     """Pictures take a second each: only the test of the command draws them."""
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     out = tmp_path / "out"
     cohort = run.preprocess(folder, out, device="cpu")
     assert cohort.scan_ids == ["sub-01"]
-    failures = run.read_failures(out).set_index("scan")
+    failures = read_failures(out).set_index("scan")
     assert list(failures.columns) == ["path", "step", "reason"]
     assert sorted(failures.index) == [f"{name}_T1w" for name in sorted(HOSTILE)]
     for name, (_, reason) in HOSTILE.items():
@@ -106,8 +109,8 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     assert len((out / "failures.tsv").read_text().splitlines()) == 1 + len(HOSTILE)
     assert partial_files(out) == []
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
-    (scan,) = inputs.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
-    own = {naming.output_path(Path(), scan, kind) for kind in naming.OUTPUT_KINDS}
+    (scan,) = search.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
+    own = {naming.output_path(Path(), scan, kind) for kind in naming.output_kinds((6.0,))}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort", "failures", "inputs")
     tables = [*(f"{name}.{kind}" for name in tables for kind in ("tsv", "json")), "dataset_description.json"]
@@ -124,9 +127,9 @@ def test_cohort_table(folder, tmp_path, preprocessed):
     row = table.iloc[0]
     assert row["participant_id"] == "sub-01"
     assert row["s6mwp1"] == "mri/s6mwp1sub-01_T1w.nii.gz"
-    assert float(row["gm_ml"]) == pytest.approx(preprocessed.gm_ml, abs=1e-3)
+    assert float(row["gm_ml"]) == pytest.approx(preprocessed.segmented.volumes_ml[0], abs=1e-3)
     stored = io.read_volume(tmp_path / "out" / row["mwp1"])
-    assert stored.sums_ml[0] == pytest.approx(preprocessed.gm_ml, rel=0.01)
+    assert stored.sums_ml[0] == pytest.approx(preprocessed.segmented.volumes_ml[0], rel=0.01)
 
 
 def test_second_run_resumes_and_force_repeats(folder, tmp_path):
@@ -178,7 +181,7 @@ def test_a_full_disk_fails_the_scan_in_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(io, "write_volume", full)
     with pytest.raises(ScanError, match=r"none of 1 scans could be preprocessed; first reason: .*No space left"):
         run.preprocess(folder, tmp_path / "out", device="cpu")
-    assert run.read_failures(tmp_path / "out")["step"].tolist() == ["write"]
+    assert read_failures(tmp_path / "out")["step"].tolist() == ["write"]
 
 
 def test_participants_are_joined_by_id(folder, tmp_path, caplog):
@@ -191,7 +194,7 @@ def test_participants_are_joined_by_id(folder, tmp_path, caplog):
     assert pd.isna(cohort.table.loc[("sub-01", ""), "age"])
     assert [r.getMessage() for r in caplog.records] == [
         "no participants row for sub-01; their covariates are missing in cohort.tsv",
-        "1 of 2 scans stand out among the others: sub-02; see qc_warnings in cohort.tsv",  # it is the same image
+        "1 of 2 scans are outliers: sub-02; see qc_warnings in cohort.tsv",  # it is the same image
     ]
 
 
@@ -273,7 +276,7 @@ def test_cohort_table_keeps_the_complete_scans_of_earlier_runs(folder, tmp_path,
     out = tmp_path / "out"
     run.preprocess([one, two], out, device="cpu", names=names)
     earlier = read_cohort(out / "cohort.tsv").table
-    (scan,) = inputs.find_inputs([one]).scans
+    (scan,) = search.find_inputs([one]).scans
     naming.output_path(out, scan, "p2", names).unlink()
     cohort = run.preprocess([three], out, device="cpu", names=names)
     assert cohort.scan_ids == ["sub-12", "sub-13"]
@@ -303,7 +306,7 @@ def test_covariates_of_earlier_runs_stay(folder, tmp_path):
 
 
 def test_scans_are_compared_with_one_another(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(cohort_quality, "LEAST_SCANS", 2)  # for the picture
+    monkeypatch.setattr(homogeneity, "LEAST_SCANS", 2)  # for the picture
     scans = named(folder, "sub-11", "sub-12")
     cohort = run.preprocess(scans, tmp_path / "out", device="cpu")
     stored = pd.read_csv(tmp_path / "out" / "cohort.tsv", sep="\t", dtype=str)

@@ -13,16 +13,17 @@ import pytest
 
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
-from tests.batch.light import light, write_scans
-from vbmstat import io
+from tests.batch.light import asked, light, read_failures, write_scans
 from vbmstat.batch import run
 from vbmstat.batch.claim import claim
-from vbmstat.batch.options import Options
 from vbmstat.batch.plan import make_plan
-from vbmstat.batch.run import preprocess, read_failures, run_plan
+from vbmstat.batch.run import preprocess, run_plan
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.inputs import find_inputs
+from vbmstat.files import naming
+from vbmstat.files.search import find_inputs
+from vbmstat.image import io
+from vbmstat.preproc.spec import PreprocSpec
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -67,8 +68,8 @@ def test_inputs_that_were_chosen_elsewhere(scans, tmp_path):
 
 def test_the_first_failure_may_stop_the_rest(scans, tmp_path):
     (scans / "sub-02_T1w.nii.gz").write_bytes(b"broken")
-    plan = make_plan(scans, tmp_path / "out", Options(device="cpu", process=light))
-    result = run_plan(plan, stop_on_first_failure=True)
+    plan = make_plan(scans, tmp_path / "out", *asked(stop_on_first_failure=True))
+    result = run_plan(plan)
     assert not result.is_whole
     assert [failure["scan"] for failure in result.failures] == ["sub-02_T1w"]
     assert result.cohort.scan_ids == ["sub-01"]
@@ -77,14 +78,14 @@ def test_the_first_failure_may_stop_the_rest(scans, tmp_path):
 
 
 def test_failures_stand_in_the_order_of_names(scans, tmp_path):
-    def fails(t1w, device, on_step, engine):
+    def fails(t1w, spec, on_step):
         is_second = float(t1w.data.sum()) == float(io.read_scan(scans / "sub-02_T1w.nii.gz").data.sum())
         is_fourth = float(t1w.data.sum()) == float(io.read_scan(scans / "sub-04_T1w.nii.gz").data.sum())
         if is_second or is_fourth:
             time.sleep(0.5 * is_second)  # it fails last
             msg = "no brain"
             raise ScanError(msg)
-        return light(t1w, device, on_step, engine)
+        return light(t1w, spec, on_step)
 
     batch(scans, tmp_path / "out", process=fails, workers=Workers(ThreadPoolExecutor, 5))
     assert read_failures(tmp_path / "out")["scan"].tolist() == ["sub-02_T1w", "sub-04_T1w"]
@@ -124,17 +125,17 @@ def test_what_killed_runs_left_is_removed(scans, tmp_path):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
     before_the_work = []
-    plan = make_plan(scans, out, Options(device="cpu", process=light))
+    plan = make_plan(scans, out, *asked())
     run_plan(plan, on_start=lambda _: before_the_work.extend(left_behind(out)))
     assert before_the_work == []
     assert left_behind(out) == []
 
 
 def test_an_interruption_is_logged_and_leaves_nothing_unfinished(scans, tmp_path):
-    def interrupted(t1w, device, on_step, engine):
+    def interrupted(t1w, spec, on_step):
         if len(list((tmp_path / "out").glob("report/vbmstat_*.json"))) == 2:
             raise KeyboardInterrupt
-        return light(t1w, device, on_step, engine)
+        return light(t1w, spec, on_step)
 
     with pytest.raises(KeyboardInterrupt):
         batch(scans, tmp_path / "out", process=interrupted)
@@ -163,8 +164,26 @@ def test_options_reach_the_run(scans, tmp_path):
     with pytest.raises(VbmstatError, match="--jobs of 1 or more"):
         batch(scans, tmp_path / "out", jobs=0)
     shares = []
-    plan = make_plan(scans, tmp_path / "out", Options(device="cpu", process=light))
-    run_plan(plan, jobs=None, memory_gb=0.1, on_start=shares.append)
+    plan = make_plan(scans, tmp_path / "out", *asked(jobs=None, memory_gb=0.1))
+    run_plan(plan, on_start=shares.append)
     (said,) = shares
     assert said.startswith("one scan at a time, ")
     assert "1 at once may take" in said
+
+
+def test_the_table_has_the_maps_of_every_width_that_a_scan_has(scans, tmp_path):
+    out = tmp_path / "out"
+    table = batch(scans, out, fwhm_mm=8).table
+    assert [name for name in table if naming.is_map_column(name)] == ["mwp1", "mwp2", "mwp3", "s8mwp1", "s8mwp2"]
+    table = batch(scans / "sub-01_T1w.nii.gz", out, fwhm_mm=[7.5]).table
+    assert table["s8mwp1"].notna().all()
+    assert table["s7.5mwp1"].notna().tolist() == [True, False, False, False, False]
+    assert (out / table["s7.5mwp1"].iloc[0]).is_file()
+    assert "smoothed by 7.5 mm FWHM" in json.loads((out / "cohort.json").read_text())["s7.5mwp1"]["Description"]
+
+
+def test_a_spec_and_keywords_that_replace_its_fields(scans, tmp_path):
+    spec = PreprocSpec(device="cpu", fwhm_mm=(4, 8), names="bids")
+    preprocess(scans, tmp_path / "out", spec, names="cat12", process=light)
+    (sidecar, *_) = sorted((tmp_path / "out" / "report").glob("vbmstat_*.json"))
+    assert json.loads(sidecar.read_text())["spec"] == {**spec.record(), "names": "cat12"}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.batch.status import Status
 from vbmstat.batch.task import ScanOutcome
-from vbmstat.naming import Scan
-from vbmstat.runlog import scan_times
+from vbmstat.files.naming import Scan
+from vbmstat.files.runlog import scan_times
 
 ONE, TWO = (Scan(Path(f"{name}.nii"), name, name) for name in ("one", "two"))
 
@@ -20,7 +21,8 @@ def test_lines_and_events(tmp_path):
     status.write("start", jobs=2)
     status.step(ONE, "warp")
     status.end(ScanOutcome(ONE, "busy"))
-    status.end(ScanOutcome(ONE, "done", {"qc_warnings": "noisy"}, seconds={"warp": 2.0}, peak_bytes=3 << 20))
+    noisy = CompletedScan({"qc_warnings": "noisy"}, (), "classic", "1")
+    status.end(ScanOutcome(ONE, "done", noisy, seconds={"warp": 2.0}, peak_bytes=3 << 20))
     status.end(ScanOutcome(TWO, "failed", step="read", reason="two: broken", seconds={"read": 1.0}))
     status.end(ScanOutcome(TWO, "resumed", {}))
     lines = [json.loads(line) for line in log.read_text().splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import STEPS, light
-from vbmstat import naming
 from vbmstat.batch.claim import FOLDER, claim, under_way
-from vbmstat.batch.task import ScanRun, completed_row, publish, reason_of, run_scan
+from vbmstat.batch.task import ScanRun, publish, reason_of, run_scan
 from vbmstat.errors import ScanError
+from vbmstat.files import naming
+from vbmstat.preproc.engines.deep import Deep
 
 
 def test_a_scan_is_done_then_resumed_then_forced(tasks):
@@ -26,14 +28,14 @@ def test_a_scan_is_done_then_resumed_then_forced(tasks):
     assert told == ["read", *STEPS, "write"]
     assert list(outcome.seconds) == ["read", *STEPS, "write"]
     assert outcome.peak_bytes > 50 << 20
-    assert outcome.row["gm_ml"] > 600
-    assert all(naming.output_path(task.out, task.scan, kind).is_file() for kind in naming.OUTPUT_KINDS)
+    assert outcome.completed.row["gm_ml"] > 0
+    assert all(naming.output_path(task.out, task.scan, kind).is_file() for kind in naming.output_kinds((6.0,)))
     assert left_behind(task.out) == [task.out / ".partial"]  # empty: swept at the end of a run
     again = run_scan(task)
-    assert (again.status, again.row) == ("resumed", outcome.row)
-    assert completed_row(task) == outcome.row
-    forced = run_scan(replace(task, options=replace(task.options, force=True)))
-    assert (forced.status, forced.row) == ("done", outcome.row)
+    assert (again.status, again.completed) == ("resumed", outcome.completed)
+    assert task.completed() == outcome.completed
+    forced = run_scan(replace(task, execution=replace(task.execution, force=True)))
+    assert (forced.status, forced.completed) == ("done", outcome.completed)
 
 
 def test_tasks_and_outcomes_go_to_other_processes(tasks):
@@ -52,7 +54,7 @@ def test_a_scan_that_another_process_has_is_busy(tasks):
 
 
 def test_a_failure_has_its_step_and_leaves_nothing(tasks):
-    def fails(t1w, device, on_step, engine):
+    def fails(t1w, spec, on_step):
         on_step("segment")
         msg = "no brain here"
         raise ScanError(msg)
@@ -68,7 +70,7 @@ def test_a_failure_has_its_step_and_leaves_nothing(tasks):
 
 
 def test_an_interruption_is_raised_and_leaves_nothing(tasks):
-    def interrupted(t1w, device, on_step, engine):
+    def interrupted(t1w, spec, on_step):
         raise KeyboardInterrupt
 
     (task,) = tasks(1, process=interrupted)
@@ -78,15 +80,15 @@ def test_an_interruption_is_raised_and_leaves_nothing(tasks):
 
 
 def test_weights_reach_the_engine(tasks):
-    seen = {}
+    seen = []
 
-    def engine(t1w, device, on_step, engine, **options):
-        seen.update(options)
-        return light(t1w, device, on_step, engine)
+    def engine(t1w, spec, on_step):
+        seen.append(spec.find_engine())
+        return light(t1w, spec, on_step)
 
-    (task,) = tasks(1, process=engine, weights="own")
+    (task,) = tasks(1, process=engine, engine="deep", weights="own")
     run_scan(task)
-    assert seen == {"weights": "own"}
+    assert seen == [Deep("own")]
 
 
 @pytest.mark.parametrize("n_renamed", [0, 1, 9, 18])
@@ -111,8 +113,8 @@ def test_whenever_the_renaming_is_cut_short_the_scan_counts_as_incomplete(tasks,
         patched.setattr(os, "replace", cut)
         with pytest.raises(KeyboardInterrupt):
             run_scan(task)
-    assert completed_row(task) is None
-    assert completed_row(older) is None
+    assert task.completed() is None
+    assert older.completed() is None
     assert run_scan(task).status == "done"
     assert fingerprint(task.out) == whole
 
@@ -155,3 +157,49 @@ def test_reasons_are_one_line_with_the_scan_in_it(tmp_path):
     assert reason_of(ValueError("two\nlines"), scan) == "a: ValueError: two lines"
     assert reason_of(MemoryError("1 GB"), scan).startswith("a: out of memory (1 GB); free memory")
     assert "out of memory" in reason_of(RuntimeError("can't allocate memory: 5 bytes"), scan)
+
+
+@pytest.mark.parametrize("names", naming.NAME_STYLES)
+def test_only_the_smoothed_maps_that_are_missing_are_made(tasks, names):
+    """The same files as of a run that made all widths at once, and the engine does not run again."""
+    (both,) = tasks(1, names=names, fwhm_mm=(6, 7.5))
+    run_scan(both)
+    at_once = fingerprint(both.out)
+    shutil.rmtree(both.out)
+    (first,) = tasks(1, names=names)
+    (second,) = tasks(1, names=names, fwhm_mm=7.5, process=None)
+    run_scan(first)
+    told = []
+    outcome = run_scan(second, told.append)
+    assert (outcome.status, told) == ("done", ["read", "smooth", "write"])
+    assert outcome.seconds == {}  # it must not count as the time of a scan
+    assert outcome.completed.fwhm_mm == (6.0, 7.5)
+    assert outcome.completed.maps == ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2", "s7.5mwp1", "s7.5mwp2")
+    assert fingerprint(both.out) == at_once
+    for task in (first, second, both):
+        assert run_scan(task).status == "resumed"
+
+
+def test_no_smoothed_maps(tasks):
+    (task,) = tasks(1, fwhm_mm=0)
+    assert run_scan(task).completed.maps == ("mwp1", "mwp2", "mwp3")
+    assert not list(task.out.glob("mri/s*"))
+    assert run_scan(task).status == "resumed"
+
+
+@pytest.mark.parametrize("names", naming.NAME_STYLES)
+def test_smoothed_maps_of_another_engine_do_not_stay(tasks, names):
+    (old,) = tasks(1, names=names, fwhm_mm=(6, 8))
+    run_scan(old)
+    (new,) = tasks(1, names=names, fwhm_mm=8, engine="deep")
+    assert run_scan(new).status == "done"
+    assert new.completed().fwhm_mm == (8.0,)
+    assert not [path for path in new.out.rglob("*") if "s6mwp" in path.name or "S6" in path.name]
+
+
+def test_a_smoothed_map_that_is_lost_is_no_complete_scan(tasks):
+    (task,) = tasks(1)
+    run_scan(task)
+    naming.output_path(task.out, task.scan, "s6mwp2").unlink()
+    assert task.completed() is None
+    assert run_scan(task).status == "done"

@@ -46,9 +46,9 @@ def test_here_the_next_scan_is_read_while_this_one_is_under_work(tasks):
     """The first engine call waits until the second scan has been read; without that it would wait in vain."""
     read, was_read = threading.Event(), []
 
-    def waits(t1w, device, on_step, engine):
+    def waits(t1w, spec, on_step):
         was_read.append(read.wait(5))
-        return light(t1w, device, on_step, engine)
+        return light(t1w, spec, on_step)
 
     some = tasks(2, process=waits)
 
@@ -62,7 +62,7 @@ def test_here_the_next_scan_is_read_while_this_one_is_under_work(tasks):
 
 @pytest.mark.parametrize("where", ["read ahead", "given up"])
 def test_here_an_interruption_frees_all_scans(tasks, where):
-    def interrupted(t1w, device, on_step, engine):
+    def interrupted(t1w, spec, on_step):
         raise KeyboardInterrupt
 
     some = tasks(3, process=interrupted if where == "read ahead" else light)
@@ -176,7 +176,7 @@ def test_processes_of_this_machine(tasks):
         "sub-01": "done", "sub-02": "failed", "sub-03": "done", "sub-04": "done",
     }  # fmt: skip
     assert (outcomes["sub-02"].step, outcomes["sub-02"].seconds) == ("segment", {})
-    assert "killed at the step segment, most likely by the system for want of memory" in outcomes["sub-02"].reason
+    assert "killed at the step segment, most likely because memory ran out" in outcomes["sub-02"].reason
 
 
 @pytest.mark.parametrize("before", ["7", None])
@@ -202,9 +202,9 @@ def test_threads_are_bounded():
 
 def test_outcomes_do_not_depend_on_who_works(tasks):
     some = tasks(2)
-    here = {o.scan: o.row for o in run_here(some, ignore)}
-    again = [replace(task, options=replace(task.options, force=True)) for task in some]
-    assert {o.scan: o.row for o in map(run_scan, again)} == here
+    here = {o.scan: o.completed for o in run_here(some, ignore)}
+    again = [replace(task, execution=replace(task.execution, force=True)) for task in some]
+    assert {o.scan: o.completed for o in map(run_scan, again)} == here
 
 
 def test_a_worker_ends_with_its_parent(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from tests.test_downloads import CONTENT, NAMES, cache, digest, server  # noqa: F401 - fixtures
+from tests.assets.test_downloads import CONTENT, NAMES, cache, digest, server  # noqa: F401 - fixtures
 from vbmstat.cli import app
 
 

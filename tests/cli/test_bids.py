@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from tests.batch.light import light
-from tests.test_bids import errors_of_validator, needs_validator
-from vbmstat import storage
+from tests.files.test_bids import errors_of_validator, needs_validator
 from vbmstat.cli import bids
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 
 ONE_CORE = ["--nprocs", "1", "--omp-nthreads", "1"]
 
@@ -26,7 +26,7 @@ ONE_CORE = ["--nprocs", "1", "--omp-nthreads", "1"]
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
     monkeypatch.setattr("vbmstat.batch.task.pipeline.preprocess_scan", light)
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: Image.new("L", (8, 8)).save(path))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda path, *_: Image.new("L", (8, 8)).save(path))
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from typer.testing import CliRunner
 
-from tests.robustness.conftest import as_segmented, head, head_labels  # noqa: F401 - a fixture
+from tests.evaluate.conftest import as_segmented, head, head_labels  # noqa: F401 - a fixture
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.robustness import engines
+from vbmstat.evaluate import engines
 from vbmstat.simulate import tissue_labels
 
 
@@ -23,12 +23,12 @@ def perfect(*_, **__):
 
 def test_artefacts_writes_tables_and_figures_and_prints_the_summary(head, tmp_path, monkeypatch):  # noqa: F811
     calls = []
-    monkeypatch.setattr(engines, "segment_scan", lambda *a, **k: calls.append(k) or perfect())
+    monkeypatch.setattr(engines, "segment_scan", lambda *a: calls.append(a) or perfect())
     arguments = ("artefacts", head, "--engine", "classic", "--engine", "classic", "--out", tmp_path / "out")
     done = call(*arguments)
     assert done.exit_code == 0, done.output
     assert len(calls) == 15
-    assert calls[0]["engine"] == "classic"
+    assert calls[0][1].name == "classic"
     assert "classic   spikes   strong" in done.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "evaluation_artefacts.tsv", "evaluation_artefacts.json", "evaluation_artefacts.png",

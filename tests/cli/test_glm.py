@@ -6,14 +6,17 @@ import json
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
-from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
+from tests.glm.conftest import GRID, cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import glm, pack
 from vbmstat.errors import VbmstatError
-from vbmstat.io import read_volume
+from vbmstat.image.io import read_volume, write_volume
+from vbmstat.image.volume import Volume
 
 mpl.use("Agg")
 
@@ -41,6 +44,7 @@ def test_glm_writes_maps_tables_and_pictures(vbmstat, cohort_folder, monkeypatch
     assert "26 scans" in said
     assert "median over 5 of 5 subsets" in said
     assert "tiv is read from the column tiv_ml" in said
+    assert said.index("sex: factor F 13 (reference), M 13") < said.index("26 scans")
     out = cohort_folder / "glm" / "gm_age_sex_tiv"
     names = {path.name for path in out.iterdir()}
     assert {"glm.json", "design.tsv", "design.png", "mask.nii.gz", "contrast-age_glassbrain.png",
@@ -77,6 +81,89 @@ def test_bad_input_is_one_line_and_writes_nothing(vbmstat, cohort_folder, tmp_pa
             vbmstat("glm", *arguments, "--out", tmp_path / "out")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
+
+
+def held(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_second_model_takes_the_place_of_the_first(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    """Maps, tables, pictures and the report of the first go; a checkpoint and what is not listed stay."""
+    def picture(results, place):
+        for contrast in results.contrasts:
+            (place / f"contrast-{contrast.label}_glassbrain.png").write_bytes(b"")
+
+    monkeypatch.setattr("vbmstat.cli.glm._write_figures", picture)
+    monkeypatch.chdir(cohort_folder)
+    out = cohort_folder / "out"
+    vbmstat("glm", "gm ~ age + sex", "--repeats", 3, "--inference", "fdr", "--spm-names", "--out", out)
+    record = json.loads((out / "glm.json").read_text())
+    assert held(out) == {*record["files"], "glm.json"}
+    assert {"contrast-sexM_glassbrain.png", "spmT_0002.nii", "draws.tsv", "design.json"} <= held(out)
+    for name in ("contrast-sexM_permutations.npz", "my notes.txt", "report.html", "figures/report.json"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("")
+    (out / "figures" / "report.json").write_text('{"made_from": "glm.json", "files": ["report.html"]}')
+    with pytest.raises(VbmstatError, match="no column agee"):
+        vbmstat("glm", "gm ~ agee", "--out", out)
+    assert held(out) > {*record["files"], "glm.json", "report.html"}
+    said = vbmstat("glm", "gm ~ age + tiv", "--contrast", "tiv", "--repeats", 0, "--out", out)
+    assert "files of the earlier run in" in said
+    record = json.loads((out / "glm.json").read_text())
+    assert record["formula"] == "gm ~ age + tiv"
+    assert held(out) == {*record["files"], "glm.json", "contrast-sexM_permutations.npz", "my notes.txt"}
+    assert not [name for name in record["files"] if "sexM" in name or name.startswith(("spm", "draws"))]
+
+
+def test_a_model_of_regions_takes_the_place_of_one_of_voxels(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.chdir(cohort_folder)
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(1, 4, (1, *GRID.shape))).float()
+    write_volume(cohort_folder / "own.nii.gz", Volume(labels, GRID), dtype="uint8")
+    (cohort_folder / "own.tsv").write_text("label\tname\n1\ta\n2\tb\n3\tc\n")
+    for path in (cohort_folder / "mri").iterdir():
+        (cohort_folder / "mri" / path.name.replace("s6mwp1", "mwp1")).write_bytes(path.read_bytes())
+    data = pd.read_csv("cohort.tsv", sep="\t")
+    data.assign(mwp1=data["s6mwp1"].str.replace("s6mwp1", "mwp1")).to_csv("cohort.tsv", sep="\t", index=False)
+    vbmstat("glm", "gm ~ age", "--repeats", 0, "--out", "out")
+    vbmstat("glm", "gm ~ age", "--level", "roi", "--atlas", "own.nii.gz", "--permutations", 20, "--out", "out")
+    names = held(cohort_folder / "out")
+    assert "roi_own_glm.tsv" in names
+    assert not [name for name in names if name.endswith(".nii.gz")]
+    vbmstat("glm", "gm ~ age", "--repeats", 0, "--out", "out")
+    assert not [name for name in held(cohort_folder / "out") if name.startswith("roi")]
+
+
+def test_results_that_do_not_list_their_files_are_not_mixed_with_new_ones(vbmstat, cohort_folder):  # noqa: F811
+    out = cohort_folder / "out"
+    out.mkdir()
+    (out / "glm.json").write_text('{"contrasts": []}')
+    with pytest.raises(VbmstatError, match=r"glm.json: of an earlier run, and does not list its files"):
+        vbmstat("glm", "gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--out", out)
+    assert held(out) == {"glm.json"}
+
+
+def test_each_formula_and_level_has_a_folder_of_its_own():
+    formulas = ["gm ~ age + sex", "gm ~ age * sex", "gm ~ age + sex + roi", "gm ~ age + sex_roi", "gm ~ Age + sex"]
+    names = [glm._folder_name(formula, level) for formula in formulas for level in ("voxel", "roi", "region")]
+    assert names[:3] == ["gm_age_sex", "gm_age_sex_roi", "gm_age_sex_region"]
+    assert len({name.casefold() for name in names}) == len(names)
+
+
+def test_levels_that_differ_in_signs_have_maps_of_their_own(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.chdir(cohort_folder)
+    data = pd.read_csv("cohort.tsv", sep="\t")
+    data.assign(grp=np.resize(["=65", "<65", ">65"], len(data))).to_csv("cohort.tsv", sep="\t", index=False)
+    said = vbmstat("glm", "gm ~ age + grp", "--repeats", 0, "--out", "out")
+    record = json.loads((cohort_folder / "out" / "glm.json").read_text())
+    maps = {path.name: read_volume(path).data for path in (cohort_folder / "out").glob("*_stat-t_*")}
+    assert len(maps) == len(record["contrasts"]) == 3
+    by_name = {c["name"]: maps[f"contrast-{c['label']}_stat-t_statmap.nii.gz"] for c in record["contrasts"]}
+    assert not torch.equal(by_name["grp[T.=65]"], by_name["grp[T.>65]"])
+    for contrast in record["contrasts"][1:]:
+        assert f"files of {contrast['name']}: contrast-{contrast['label']}_*" in said
 
 
 def test_no_cohort_anywhere(vbmstat, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.test_roi_glm import sessions, study  # noqa: F401 - fixtures
+from tests.regions.test_models import sessions, study  # noqa: F401 - fixtures
 from vbmstat.cli import app
 from vbmstat.errors import DesignError
 

@@ -11,7 +11,7 @@ import pytest
 
 from vbmstat.batch.status import Event
 from vbmstat.cli import live
-from vbmstat.naming import Scan
+from vbmstat.files.naming import Scan
 
 SCAN = Scan(Path("sub-01_T1w.nii"), "sub-01_T1w", "sub-01")
 EVENTS = (

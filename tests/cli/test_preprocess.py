@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from tests.batch.light import light, write_scans
-from vbmstat import storage
 from vbmstat.cli import preprocess
 from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.image import storage
 from vbmstat.preproc import pipeline
 
 
@@ -67,14 +67,14 @@ def test_nothing_good_is_an_error(vbmstat, tmp_path):
 def light_scans(tmp_path, monkeypatch):
     """Five small scans, and a stand-in for the engine that takes them."""
     monkeypatch.setattr(pipeline, "preprocess_scan", light)
-    monkeypatch.setattr("vbmstat.derivatives._write_picture", lambda path, *_: storage.write_text(path, "picture"))
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
     return write_scans(tmp_path / "scans", 5)
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(vbmstat, light_scans, tmp_path):
     code, said = vbmstat(light_scans, "--out", tmp_path / "out", "--device", "cpu", "--dry-run", "--jobs", "1")
     assert code == 0
-    assert "5 scans: 0 complete, 5 to be done" in said
+    assert "5 scans: 0 complete, 5 to do" in said
     assert "one scan at a time" in said
     assert "disk: about" in said
     assert not (tmp_path / "out").exists()
@@ -92,7 +92,7 @@ def test_shards_then_the_whole(vbmstat, light_scans, tmp_path):
     (light_scans / "sub-04_T1w.nii.gz").write_bytes(b"broken")
     code, said = vbmstat(*given, "--no-report", "--stop-on-first-failure")
     assert code == 1
-    assert "stopped at the first failure; 1 scans were left undone" in said
+    assert "stopped at the first failure; 1 scans were not run" in said
     code, said = vbmstat(*given, "--no-report", "--no-lock")
     assert code == 1
     assert "3 scans in" in said

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 from typer.testing import CliRunner
 
-from vbmstat import storage
 from vbmstat.cli import app, glm
+from vbmstat.image import storage
 
 
 def test_the_page_and_its_size_are_named(tmp_path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
-from vbmstat import io
 from vbmstat.cli import app, rerun
 from vbmstat.cli.glm import call_record
 from vbmstat.errors import VbmstatError
+from vbmstat.image import io
 
 mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import io
 from vbmstat.cli import app
 from vbmstat.figures import publication
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat import io, storage
 from vbmstat.compare import cohorts as module
 from vbmstat.compare import inputs
 from vbmstat.compare.cohorts import compare_cohorts
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError, VbmstatError
-from vbmstat.evaluate_folders import Evaluation
+from vbmstat.evaluate.folders import Evaluation
 from vbmstat.figures import side_by_side
-from vbmstat.glm.resample import read_draws
-from vbmstat.volume import Volume
+from vbmstat.glm.design.subsets import read_draws
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 
 N = 14
 PLAN = """
@@ -136,6 +136,20 @@ def test_tables_figures_and_summary_are_written(folder):
     assert json.loads((out / "summary.json").read_text())["tables"]["max_t"][0]["pipeline"] == "CAT12"
 
 
+def test_figures_of_a_variable_or_cohort_that_is_no_more_in_the_plan_go(folder, monkeypatch):
+    monkeypatch.setattr(module, "save_publication", lambda stem, _: storage.write_text(f"{stem}.svg", "picture"))
+    run(folder)
+    out = folder / "comparison"
+    assert {path.name for path in (out / "figures").iterdir()} == {"slices_one_gm.svg", "rois_one_gm_CAT12_ours.svg"}
+    (out / "mine.txt").write_text("")
+    run(folder, "[cohorts.one]", "[cohorts.first]")
+    names = {"slices_first_gm.svg", "rois_first_gm_CAT12_ours.svg"}
+    assert {path.name for path in (out / "figures").iterdir()} == names
+    listed = json.loads((out / "summary.json").read_text())["files"]
+    assert {f"figures/{name}" for name in names} | {"tmaps.tsv", "summary.md"} <= set(listed)
+    assert (out / "mine.txt").is_file()
+
+
 def test_regions_agree_as_the_maps_do(folder):
     found = run(folder)
     rows = found.tables["rois"].set_index("region")
@@ -223,6 +237,21 @@ variables = ["age"]
     assert np.isnan(table.loc["both", "sex"])
 
 
+def test_scans_that_pooling_would_take_for_one_are_refused(folder):
+    for number, ids in ((2, ["b_x", "y"]), (3, ["x", "z"])):
+        people = make_table(2).assign(participant_id=ids)
+        for name in ("cat", "ours"):
+            write_pipeline(folder / f"{name}{number}", make_images(people), people)
+    rows = pd.DataFrame({"participant_id": ["b_x", "x", "y", "z"], "age": [1.0, 2, 3, 4]})
+    storage.write_table(folder / "people2.tsv", rows)
+    other = "".join(
+        f'[cohorts.{name}]\nparticipants = "people2.tsv"\npipelines = {{ CAT12 = "cat{n}", ours = "ours{n}" }}\n'
+        for name, n in (("a", 2), ("a_b", 3))
+    )
+    with pytest.raises(TableError, match="scan x of a_b and b_x of a would both be a_b_x; rename a cohort"):
+        run(folder, "[variables.age]", other + "[variables.age]")
+
+
 def test_missing_covariates_leave_the_same_scans_out_of_both(folder):
     run(folder)
     people = pd.read_csv(folder / "people.tsv", sep="\t")
@@ -253,6 +282,14 @@ def test_models_that_cannot_be_fitted_name_cohort_variable_and_pipeline(folder):
     assert set(found.tables["tmaps"]["variable"]) == {"sex"}  # not the maps of the run before
     tested = run(folder, 'contrast = "age"', 'contrast = "F(age, tiv)"')
     assert tested.failures == ("one, age: contrast 'F(age, tiv)' is an F-test; give a t-contrast",)
+
+
+def test_maps_that_cannot_be_packed_are_a_failure_of_their_pipeline(folder):
+    path = folder / "ours" / "mri" / "s6mwp1sub-000_T1w.nii.gz"
+    io.write_volume(path, Volume(torch.zeros(1, *GRID.shape), GRID))
+    found = run(folder)
+    assert [failure.split(":")[0] for failure in found.failures] == ["one, age, gm, ours", "one, sex, gm, ours"]
+    assert "maps with one value at every voxel that was read: sub-000 (0)" in found.failures[0]
 
 
 def test_scans_that_no_other_pipeline_has_are_an_error_with_the_reason(folder):

@@ -107,3 +107,18 @@ def test_the_example_is_a_good_plan_without_absolute_paths(tmp_path):
         "ds002748": ("age", "gender", "group", "IQ"), "cat12": ("age in two studies",)
     }  # fmt: skip
     assert next(iter(plan.cohorts["ds002748"].pipelines)) == "cat"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("[cohorts.two]", "[cohorts.One]", r"'one' and 'One' are one file name where case does not count; rename one"),
+        ("[variables.gender]", "[variables.AGE]", "'age' and 'AGE' are one file name"),
+        ('cat = "cat", ours = "ours" }\nvariables', 'Cat = "cat", cat = "ours" }\nvariables', "'Cat' and 'cat'"),
+        ("[cohorts.two]", "[cohorts.AUX]", "'AUX' becomes part of file names"),
+        ("[variables.gender]", '[variables."gender."]', "'gender.' becomes part of file names"),
+    ],
+)
+def test_names_that_make_one_folder_somewhere_are_refused(plan_file, old, new, match):
+    with pytest.raises(TableError, match=match):
+        read_plan(plan_file(GOOD.replace(old, new)))

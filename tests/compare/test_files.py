@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.compare.test_statistics import result_folder, t_values, write_spm
-from vbmstat import assets, io, storage
+from vbmstat import assets
 from vbmstat.compare.files import compare_files, short_names
 from vbmstat.compare.output import write_comparison
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import side_by_side
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 6, -60], [0, 0, 0, 1]]))
 
@@ -77,6 +78,30 @@ def test_maps_of_the_same_scans_are_matched_by_name(tmp_path):
     assert any(note.startswith("wm: no maps in both folders") for note in found.notes)
     names = {path.name for path in write_comparison(tmp_path / "out", found, [a, b])}
     assert {"comparison.tsv", "comparison_values.tsv", "volumes_gm.png", "volumes_gm.svg", "summary.json"} == names
+
+
+def spoil(path, at, value):
+    volume = io.read_volume(path)
+    volume.data[at] = value
+    io.write_volume(path, volume)
+
+
+def test_odd_maps_of_scans_are_named(tmp_path):
+    a, b = scan_folders(tmp_path)
+    odd = b / "mwp1sub-02_T1w.nii.gz"
+    before = compare_files(a, b).table
+    spoil(odd, assets.template().data[:1] <= 0, float("nan"))  # no values outside the brain, as in SPM's maps
+    after = compare_files(a, b).table
+    assert after["r"].tolist() == pytest.approx(before["r"].tolist(), abs=1e-6)
+    assert 0 < after["b_ml"].iloc[0] < before["b_ml"].iloc[0]
+    spoil(odd, (0, 60, 70, 60), float("inf"))
+    with pytest.raises(ScanError, match=r"b/mwp1sub-02_T1w.nii.gz: 1 values are infinite"):
+        compare_files(a, b)
+    spoil(odd, ..., float("nan"))
+    with pytest.raises(ScanError, match=r"b/mwp1sub-02_T1w.nii.gz: no value where the template has this tissue"):
+        compare_files(a, b)
+    spoil(odd, ..., 0.0)
+    assert any("no correlation" in note and "b/mwp1sub-02_T1w.nii.gz" in note for note in compare_files(a, b).notes)
 
 
 def test_folders_whose_ids_nearly_match_are_refused(tmp_path):
@@ -163,7 +188,7 @@ def test_two_of_different_kinds_are_refused(tmp_path):
     with pytest.raises(ScanError, match="is a folder of statistic maps, "):
         compare_files(tmp_path / "spm", path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ScanError, match="found neither"):
+    with pytest.raises(ScanError, match="found neither; there is no image"):
         compare_files(tmp_path / "empty", tmp_path / "spm")
     with pytest.raises(ScanError, match="no such file or folder"):
         compare_files(tmp_path / "gone", path)

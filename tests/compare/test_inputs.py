@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat import io, runlog, storage
 from vbmstat.compare.config import CohortPlan
 from vbmstat.compare.inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.files import runlog
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 GRID = Grid((4, 5, 6), np.diag([2.0, 2.0, 2.0, 1.0]))
 

@@ -196,6 +196,21 @@ def test_contrasts_of_two_folders_are_paired_by_name(tmp_path):
     assert notes == ["only A has the contrasts sex[T.M]", "only B has the contrasts IQ"]
 
 
+def test_contrasts_of_the_same_letters_are_paired_by_their_whole_names(tmp_path):
+    names = ["grp[T.=65]", "grp[T.>65]", "age"]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, order in zip(folders, (names, names[::-1]), strict=True):
+        entries = [{"name": name, "label": f"c{names.index(name)}"} for name in order]
+        for entry in entries:
+            write_spm(folder / f"contrast-{entry['label']}_stat-t_statmap.nii.gz", t_values())
+        (folder / "glm.json").write_text(json.dumps({"contrasts": entries}))
+    pairs, notes = pair_statistics(*folders)
+    assert {name: (a.name[:11], b.name[:11]) for name, a, b in pairs} == {
+        name: (f"contrast-c{n}",) * 2 for n, name in enumerate(names)
+    }
+    assert notes == []
+
+
 def test_folders_without_a_common_contrast_are_refused_unless_each_has_one(tmp_path):
     one = result_folder(tmp_path / "one", ["age"])
     other = result_folder(tmp_path / "other", ["older"])

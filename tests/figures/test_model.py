@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vbmstat.figures.model import design_figure, glass_brain_figure
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 GRID = Grid((19, 23, 19), np.array([[10.0, 0, 0, -90], [0, 10.0, 0, -125], [0, 0, 10.0, -70], [0, 0, 0, 1]]))
 

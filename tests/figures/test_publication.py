@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
 from vbmstat.figures import publication
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 
 def volume(data: np.ndarray, grid: Grid = GRID) -> Volume:

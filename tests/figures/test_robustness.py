@@ -9,8 +9,8 @@ import torch
 
 from vbmstat.figures.publication import save_png
 from vbmstat.figures.robustness import artefacts_figure, atrophy_figure, contact_sheet
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 GRID = Grid((20, 24, 18), np.diag([2.0, 2.0, 2.0, 1.0]))
 

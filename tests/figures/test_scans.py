@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from vbmstat.figures import scans
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 SHAPE = (40, 50, 30)
 GRID = Grid(SHAPE, np.diag([2.0, 1.5, 3.0, 1.0]))

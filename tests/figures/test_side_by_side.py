@@ -8,11 +8,11 @@ import pytest
 import torch
 from matplotlib.collections import PathCollection, PolyCollection
 
-from vbmstat import agreement
 from vbmstat.figures import side_by_side
 from vbmstat.figures.side_by_side import PanelRow, agreement_figure, panels_figure, roi_figure
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
+from vbmstat.metrics import agreement
 
 GRID = Grid((26, 32, 26), np.array([[6.0, 0, 0, -75], [0, 6, 0, -108], [0, 0, 6, -66], [0, 0, 0, 1]]))
 

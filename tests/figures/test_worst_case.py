@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from vbmstat.figures.mosaic import VIEWS, Image
 from vbmstat.figures.scans import ORANGE, SKY_BLUE
 from vbmstat.figures.worst_case import worst_case_figure, worst_slices
-from vbmstat.grid import Grid
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 
 SHAPE = (40, 50, 30)
 AFFINE = np.array([[2.0, 0, 0, -40], [0, 1.5, 0, -37], [0, 0, 3.0, -45], [0, 0, 0, 1]])

@@ -22,19 +22,23 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from tests import hostile
-from vbmstat import cohort, derivatives, inputs, io, naming, runlog, storage
+from vbmstat.batch import derivatives
 from vbmstat.batch.collect import People
 from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
 from vbmstat.errors import VbmstatError
-from vbmstat.glm.combat_model import load_model
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.pack import open_store, pack_maps
+from vbmstat.files import naming, runlog, search
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.formula import split_formula, split_map_term
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.harmonize.model import load_model
+from vbmstat.image import io, storage
+from vbmstat.maps.pack import open_store, pack_maps
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.roi.atlas import load_atlas
 from vbmstat.simulate import parse_region
+from vbmstat.tables import cohort
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,8 @@ def read_contrasts(drawn: list[str] | bytes, folder: Path) -> None:
 
 
 _SIDECAR = {
-    "scan": "sub-01_T1w", "command": "preprocess", "engine": "classic", "parameters": {"names": "cat12"},
+    "scan": "sub-01_T1w", "command": "preprocess", "engine": "classic", "parameters": {},
+    "spec": PreprocSpec(device="cpu").record(),
     "versions": {"vbmstat": "0.1.0", "python": "3.11"}, "row": {"tiv_ml": 1500.0, "gm_ml": 600.0, "qc_warnings": None},
     "affine": {"template_mm_to_scan_mm": np.eye(4).tolist()}, "inputs": [{"path": "a.nii", "sha256": "0"}],
 }  # fmt: skip
@@ -289,13 +294,14 @@ _SIDECAR = {
 
 def read_sidecar(content: bytes, folder: Path) -> None:
     scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
-    for kind in naming.OUTPUT_KINDS:
+    for kind in naming.output_kinds((6.0,)):
         storage.write_text(naming.output_path(folder, scan, kind), "")
     naming.output_path(folder, scan, "sidecar").write_bytes(content)
     (folder / "logs").mkdir()
     (folder / "logs" / "status.jsonl").write_bytes(content + b"\n" + content)
     (folder / "participants.json").write_bytes(content)
-    derivatives.completed_row(folder, scan, "cat12", {"engine": "classic"})
+    derivatives.completed_scan(folder, scan, "cat12", {"engine": "classic", "spec": PreprocSpec().record()})
+    derivatives.stale_files(folder, scan, "cat12", ())
     derivatives.completed_scans(folder, "cat12")
     runlog.scan_times(folder)
     People(pd.DataFrame(), str(folder / "participants.tsv")).descriptions()
@@ -422,7 +428,7 @@ def find_inputs(drawn: tuple[list[str], bytes, bool], folder: Path) -> None:
     for name in names:
         if name not in (".", "..", ".bidsignore") and len(name.encode()) < 250:
             (place / name).write_bytes(b"")
-    found = inputs.find_inputs([folder])
+    found = search.find_inputs([folder])
     for names_style in naming.NAME_STYLES:
         naming.check_output_names(found.scans, names_style)
     naming.distinct_ids(found.scans)

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
 
 SHAPE = (11, 13, 9)
 GRID = Grid(SHAPE, np.array([[3.0, 0, 0, -15], [0, 3.0, 0, -20], [0, 0, 3.0, -12], [0, 0, 0, 1]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import nibabel as nib
 import numpy as np
@@ -12,13 +13,14 @@ import statsmodels.formula.api as smf
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat.cohort import Cohort, read_cohort
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.options import Options
-from vbmstat.glm.pack import pack_maps
-from vbmstat.io import read_axcodes, read_grid, read_volume, write_volume
-from vbmstat.volume import Volume
+from vbmstat.glm.spec import Options
+from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
+from vbmstat.image.volume import Volume
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.sources import map_column
+from vbmstat.tables.cohort import Cohort, index_by_id, read_cohort
 
 
 def t_of(results, name="age"):
@@ -352,6 +354,15 @@ def test_what_is_refused_before_any_map_is_read(cohort_folder):
             fit_glm(None, formula, path, contrasts, **options)
 
 
+def test_smoothed_maps_of_one_width_are_taken_and_of_several_refused(cohort_folder):
+    """A column of 8 mm must not be passed over for unsmoothed maps."""
+    data = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t").rename(columns={"s6mwp1": "s8mwp1"})
+    table = index_by_id(data.assign(mwp1=data["s8mwp1"]), "cohort.tsv")
+    assert map_column("gm", table) == "s8mwp1"
+    with pytest.raises(TableError, match=r"gm may be any of the columns s6mwp1, s8mwp1; keep one of them"):
+        map_column("gm", table.assign(s6mwp1=table["s8mwp1"]))
+
+
 def test_unknown_options_and_devices():
     with pytest.raises(TypeError, match=r"no option 'repeat' \(nearest repeats"):
         fit_glm(None, "gm ~ age", make_table(), repeat=3)
@@ -375,3 +386,98 @@ def test_no_effect_gives_uniform_p():
     for level in (0.01, 0.05, 0.5):
         assert (p < level).mean() == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 20000))
     assert make_images(table).shape[0] == 40
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance_groups": "group"}, {"repeated": "extra"},
+        {"blocks": "group", "inference": "fwe", "permutations": 8}, {"tiv": "proportional"},
+    ],
+)  # fmt: skip
+def test_scans_without_what_the_fit_reads_are_dropped(cohort_folder, option):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["extra"] = [1.0 + i % 5 for i in range(26)]
+    cohort.table["group"] = ["a", "b"] * 13
+    name = next((v for v in option.values() if v in ("extra", "group")), "tiv_ml")
+    cohort.table.iloc[7, cohort.table.columns.get_loc(name)] = "." if name == "group" else np.nan
+    with pytest.raises(TableError, match=rf"no {name} \(.*\) for sub-007; fill it in or leave these scans out with --"):
+        fit_glm(None, "gm ~ age + sex", cohort, ["age"], **{"repeats": 0, **option})
+    dropped = fit_glm(None, "gm ~ age + sex", cohort, ["age"], **{"repeats": 0, **option}, missing="drop")
+    assert f"dropped 1 scans without {name}: sub-007" in dropped.record["notes"]
+    left = Cohort(cohort.table.drop(index=[("sub-007", "")]), cohort.folder)
+    without = fit_glm(None, "gm ~ age + sex", left, ["age"], **{"repeats": 0, **option})
+    np.testing.assert_array_equal(t_of(dropped), t_of(without))
+
+
+@pytest.mark.parametrize(("option", "name"), [({"weights": "w"}, "w"), ({"tiv": "proportional"}, "tiv_ml")])
+@pytest.mark.parametrize(("text", "match"), [("1.502,3", "of thousands"), ("many", "expected numbers, got sub-0")])
+def test_columns_that_must_be_numbers(cohort_folder, option, name, text, match):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table[name] = text
+    with pytest.raises(TableError, match=f"column {name}: .*{match}"):
+        fit_glm(None, "gm ~ age", cohort, repeats=0, **option)
+
+
+def test_text_beside_numbers_is_not_a_traceback(cohort_folder):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["tiv_ml"] = ["large", "small"] * 13
+    results = fit_glm(None, "gm ~ age + tiv", cohort, repeats=0)
+    assert np.isnan([row["r_tiv"] or np.nan for row in results.record["design_report"]]).all()
+
+
+def test_covariates_are_announced_and_recorded(cohort_folder):
+    said = []
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    results = fit_glm(None, "gm ~ age + sex", cohort, repeats=0, announce=said.append)
+    assert said[1] == "sex: factor F 13 (reference), M 13"
+    assert [one["line"] for one in results.record["covariates"]] == said
+    assert json.loads(json.dumps(results.record["covariates"])) == results.record["covariates"]
+
+
+def test_numbers_of_sites_are_the_same_factor_as_their_names(cohort_folder):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    named = fit_glm(None, "gm ~ age + site", cohort, repeats=0)
+    codes = {"berlin": 1, "köln": 2, "ulm": 10}
+    numbered = Cohort(cohort.table.assign(site=cohort.table["site"].map(codes)), cohort.folder)
+    found = fit_glm(None, "gm ~ age + site", numbered, repeats=0)
+    np.testing.assert_array_equal(t_of(found), t_of(named))
+    np.testing.assert_array_equal(t_of(found, "site[T.10]"), t_of(named, "site[T.ulm]"))
+
+
+def test_too_few_scans_are_called_that():
+    table = make_table(3)
+    with pytest.raises(DesignError, match=r"'age' cannot be estimated in any subset \(too few scans"):
+        fit_glm(np.ones((3, 2)), "y ~ age", table, repeats=5)
+
+
+def test_strata_that_differ_in_spelling_are_refused(table):
+    table["group"] = ["a", "b", "A"] + ["b", "a"] * 11 + ["a"]
+    with pytest.raises(DesignError, match=r"column group: 'a' .* and 'A' .* differ only in letter case"):
+        fit_glm(np.random.default_rng(0).random((26, 2)), "y ~ age", table, stratify="group", repeats=3)
+
+
+def test_ids_of_file_names_are_in_composed_unicode(tmp_path, images):
+    table = make_table().assign(participant_id=[f"\u00c5se{i:02d}" for i in range(26)])
+    for scan, image in zip(table["participant_id"], images, strict=True):
+        name = unicodedata.normalize("NFD", f"s6mwp1{scan}.nii.gz")
+        write_volume(tmp_path / name, Volume(torch.from_numpy(image)[None], GRID))
+    results = fit_glm(tmp_path, "gm ~ age", table, repeats=0)
+    assert results.design.scan_ids == tuple(table["participant_id"])
+
+
+def test_what_the_reader_of_the_table_passed_over_is_noted(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    path.write_text("A cohort\n" + path.read_text())
+    results = fit_glm(None, "gm ~ age", path, repeats=0)
+    assert "cohort.tsv: the header is line 2; passed over above it: 'A cohort'" in results.record["notes"]
+
+
+def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):
+    """Numbers of a site are one, quoted numbers are none."""
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["site"] = [1 + i % 3 for i in range(26)]
+    cohort.table["edu"] = [f"'{8 + i % 5}'" for i in range(26)]
+    results = fit_glm(None, "gm ~ age + edu + site", cohort, ["age"], repeats=0, tiv="by-group")
+    assert "TIV was added with its own slope in each level of site" in results.record["notes"]
+    assert len(results.design.terms["center(tiv):site"]) == 3

@@ -11,8 +11,8 @@ from scipy import stats
 
 from tests.glm import enumerated
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.maps import ArrayMaps, Space
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.maps.store import ArrayMaps, Space
 
 SHAPE = (4, 4, 3)
 SPACE = Space(Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0])), np.arange(48))

@@ -18,22 +18,23 @@ from typer.testing import CliRunner
 
 from vbmstat.cli import app
 from vbmstat.errors import ClusterError
-from vbmstat.glm import engine, permutation
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.blocks import free_tree
-from vbmstat.glm.contrast import Contrast, build_contrasts
-from vbmstat.glm.design import Design, build_design
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.maps import PackedMaps, Scratch
-from vbmstat.glm.nulls import NullSettings
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.permutation import permutation_nulls
-from vbmstat.glm.permute import make_permuted
-from vbmstat.glm.plan import Plan, make_plan
-from vbmstat.glm.resample import draw_subsets
-from vbmstat.grid import Grid
-from vbmstat.io import write_volume
-from vbmstat.volume import Volume
+from vbmstat.glm.design.contrast import Contrast, build_contrasts
+from vbmstat.glm.design.matrix import Design, build_design
+from vbmstat.glm.design.subsets import draw_subsets
+from vbmstat.glm.fit import engine
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.inference.permute import run
+from vbmstat.glm.inference.permute.blocks import free_tree
+from vbmstat.glm.inference.permute.nulls import NullSettings
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.image.grid import Grid
+from vbmstat.image.io import write_volume
+from vbmstat.image.volume import Volume
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.store import PackedMaps, Scratch
 
 SHAPE = (18, 20, 17)
 GRID = Grid(SHAPE, np.array([[3.0, 0, 0, -27], [0, 3.0, 0, -30], [0, 0, 3.0, -25], [0, 0, 0, 1]]))
@@ -157,8 +158,8 @@ def everything(maps, model, settings=WITH_MAPS, index=0, permutations=96, **opti
 @pytest.fixture
 def small_batches(maps, monkeypatch):
     """Sixteen whole maps at a time, and a checkpoint after each batch."""
-    monkeypatch.setattr(permutation, "_MAPS_BYTES", 4 * 16 * maps.n_voxels)
-    monkeypatch.setattr(permutation, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(run, "_MAPS_BYTES", 4 * 16 * maps.n_voxels)
+    monkeypatch.setattr(run, "_SAVE_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

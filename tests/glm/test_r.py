@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.glm.test_engine import run
-from vbmstat.glm.contrast import build_contrasts
-from vbmstat.glm.design import build_design
+from tests.glm.fit.test_engine import run
+from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.matrix import build_design
 
 WARPBREAKS = pd.DataFrame(
     {

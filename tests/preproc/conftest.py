@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vbmstat import assets
-from vbmstat.grid import resample
-from vbmstat.preproc.priors import tissue_priors
-from vbmstat.preproc.smooth import smooth
-from vbmstat.volume import Volume
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.priors import tissue_priors
+from vbmstat.preproc.steps.smooth import smooth
 
 MEANS = {"gm": 70.0, "wm": 100.0, "csf": 25.0}
 VOXEL_MM = 2.0

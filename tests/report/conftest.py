@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat import io, storage
 from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.grid import Grid
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.report.write import write_report
-from vbmstat.volume import Volume
 
 SCRIPT_ID = "<script>document.title='owned'</script>"
 AFFINE = np.array([[6.0, 0, 0, -84], [0, 6, 0, -120], [0, 0, 6, -72], [0, 0, 0, 1]])

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from vbmstat.preproc.pipeline import ENGINES
+from vbmstat.preproc.spec import ENGINES
 from vbmstat.report.citations import references
 from vbmstat.report.methods import glm_methods, preprocessing_methods
 
@@ -61,6 +61,15 @@ def test_a_sandwich_fit_says_what_it_is_and_has_no_effect_sizes(record) -> None:
     assert "Cohen" in text(record)
 
 
+def test_fewer_degrees_of_freedom_of_hc3_in_words(record) -> None:
+    assert "effective degrees of freedom" not in text(record, robust="hc3")
+    changed = copy.deepcopy(record)
+    changed["contrasts"][0]["df"] = 2.94
+    said = text(changed, robust="hc3")
+    name = record["contrasts"][0]["name"]
+    assert f"t had effective degrees of freedom of the design (2.9 for {name})" in said
+
+
 def test_variance_groups_in_words(record) -> None:
     changed = {**record, "variance_groups": {"column": "sex", "scans_per_group": [6, 7], "df": {"age": 9.2}}}
     said = glm_methods(changed).paragraphs[0]
@@ -112,7 +121,7 @@ def test_permutations_in_words(record) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_has_its_methods(engine) -> None:
-    methods = preprocessing_methods(20, 2, 3, [(engine, "1.0")], 6.0)
+    methods = preprocessing_methods(20, 2, 3, [(engine, "1.0")], [6.0])
     said = methods.paragraphs[0]
     assert said.startswith("20 T1-weighted scans were processed for voxel-based morphometry (Ashburner and Friston")
     assert f"with vbmstat 1.0, engine {engine}; 2 more could not" in said
@@ -124,4 +133,11 @@ def test_every_engine_has_its_methods(engine) -> None:
 
 
 def test_stripped_scans_were_not_stripped_by_us() -> None:
-    assert "deepbet" not in preprocessing_methods(3, 0, 3, [("classic", "1.0")], 6.0).paragraphs[0]
+    assert "deepbet" not in preprocessing_methods(3, 0, 3, [("classic", "1.0")], [6.0]).paragraphs[0]
+
+
+def test_the_widths_of_the_smoothed_maps_are_told():
+    made_by = [("classic", "1.0")]
+    two, none = (preprocessing_methods(3, 0, 0, made_by, widths).paragraphs[0] for widths in ([6, 7.5], []))
+    assert "smoothed with a Gaussian of 6 or 7.5 mm full width" in two
+    assert "Gaussian" not in none

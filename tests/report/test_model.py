@@ -10,15 +10,17 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.report.conftest import EFFECT_AT_MM
-from vbmstat import storage
+from tests.report.conftest import EFFECT_AT_MM, GRID
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.figures import publication
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.report import model
 from vbmstat.report.model import read_model, region_at, write_model_report
 from vbmstat.report.page import Picture
 from vbmstat.roi.atlas import Atlas
-from vbmstat.volume import Volume
 
 
 @pytest.fixture
@@ -34,6 +36,7 @@ def test_the_page_tells_the_model(model_page) -> None:
     assert "dropped 1 scans with missing covariates: sub-01" in page
     assert '<th scope="row" data-sort="sub-01">sub-01</th> <td data-sort="no value of iq">no value of iq</td>' in page
     assert "&lt;i&gt;Insula&lt;/i&gt; 80 %" in page  # the table of clusters
+    assert re.search(r"How each covariate was taken.*sex</th>.*factor f \d+ \(reference\), m \d+</td>", page)
     assert page.count("<iframe") == 1
     assert "it has no p-value" in page
     names = {path.name for path in (model_page.parent / "figures").iterdir()}
@@ -86,6 +89,32 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) ->
     assert "The maps came without vbmstat" in page
     assert "Stability over subsets" not in page
     assert "Scans of the cohort that are not in the model" not in page
+
+
+@pytest.mark.parametrize("prefix", ["sub-", ""])
+def test_the_table_of_a_model_of_maps_in_a_folder_is_matched_as_glm_matches_it(tmp_path, monkeypatch, prefix) -> None:
+    """Ids without ``sub-``, a row for both sessions, a row without a map; the table is called as the user likes."""
+    monkeypatch.setattr(publication, "DPI", 40)
+    rng = np.random.default_rng(3)
+    for person in range(1, 7):
+        for session in "12":
+            values = torch.from_numpy(rng.random((1, *GRID.shape), dtype=np.float32))
+            name = f"s6mwp1sub-{person:02d}_ses-{session}_T1w.nii.gz"
+            io.write_volume(tmp_path / "maps" / name, Volume(values, GRID))
+    ids = [f"{prefix}{person:02d}" for person in range(1, 8)]
+    people = pd.DataFrame({"participant_id": ids, "age": np.arange(7) * 5.5 + 20, "sex": list("fmfmfmf")})
+    storage.write_table(tmp_path / "people.tsv", people)
+    storage.write_table(tmp_path / "cohort.tsv", people.head(2))  # another table, which must not be read instead
+    found = fit_glm(tmp_path / "maps", "gm ~ age + sex", tmp_path / "people.tsv", repeats=0)
+    found.to_directory(tmp_path / "out")
+    page = write_model_report(tmp_path / "out", tmp_path / "out" / "report.html", tmp_path / "people.tsv")
+    text = " ".join(page.read_text().split())
+    assert "all (n = 12)" in text
+    assert "sex f (n = 6)" in text  # from the table: the design has a column of zeros and ones
+    assert "33.8 ± " in text  # the mean age of the six who have maps
+    left = text[text.index("Scans of the cohort that are not in the model") :]
+    assert f">{prefix}07<" in left
+    assert f">{prefix}06<" not in left[: left.index("</table>")]
 
 
 def test_the_given_cohort_must_hold_the_scans(copied, cohort_folder, tmp_path) -> None:

@@ -8,7 +8,8 @@ import pandas as pd
 from PIL import Image
 
 from tests.report.conftest import N_SCANS, SCRIPT_ID
-from vbmstat import naming, runlog, storage
+from vbmstat.files import naming, runlog
+from vbmstat.image import storage
 from vbmstat.report import preprocessing
 from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report
 
@@ -24,6 +25,8 @@ def test_what_a_folder_holds(cohort_folder, model_folder) -> None:
     assert "(1 scan came without skull and kept its own mask)" in run.methods.paragraphs[0]
     assert run.output(SCRIPT_ID, "picture").name == f"vbmreport_scan{N_SCANS - 1}_T1w.png"
     assert run.output("sub-01", "mwp1") is None
+    assert run.fwhm_mm == [6.0]
+    assert "smoothed with a Gaussian of 6 mm full width" in run.methods.paragraphs[0]
 
 
 def test_a_bids_folder_is_understood(tmp_path) -> None:

@@ -6,11 +6,11 @@ import torch
 from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
-from vbmstat import io
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
-from vbmstat.report.show import show_map, statistic_symbol
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
+from vbmstat.report.show import minus_log10_p, show_map, statistic_symbol
 
 
 def write(path, values: np.ndarray, **header):
@@ -23,6 +23,7 @@ def write(path, values: np.ndarray, **header):
     [
         (blob((0, 0, 0)), {"intent": ("t test", (9.0,))}, "t"),
         (blob((0, 0, 0)), {"intent": ("f test", (2.0, 9.0))}, "F"),
+        (blob((0, 0, 0)), {"intent": ("p value", ())}, "−log10 p"),
         (-1.0 * blob((0, 0, 0)), {}, ""),
         (blob((0, 0, 0)), {}, None),
     ],
@@ -43,6 +44,50 @@ def test_a_statistic_is_coloured_and_any_other_image_grey(tmp_path, monkeypatch)
 
     assert tint(show_map(statistic, tmp_path / "t.png")) > 0.3
     assert tint(show_map(tissue, tmp_path / "gm.png")) < 0.02
+
+
+def p_map(smallest: float, outside: float = 1.0) -> np.ndarray:
+    """p of 0.5 in a ball of 60 mm, in whose middle is one of 12 mm with a small p."""
+    inside = np.where(blob((0, 0, 12)), smallest, 0.5)
+    return np.where(blob((0, 0, 12), 60.0), inside, outside)
+
+
+def drawn(path, threshold=0.0) -> np.ndarray:
+    return imread(show_map(path, path.with_suffix(".png"), threshold))[..., :3]
+
+
+@pytest.mark.parametrize("outside", [1.0, 0.0, np.nan])
+def test_a_p_map_is_coloured_where_p_is_small_over_the_brain(tmp_path, monkeypatch, outside) -> None:
+    monkeypatch.setattr(publication, "DPI", 60)
+    values = {"small": 1e-6, "large": 0.06, "none": 0.5}
+    pictures = {
+        name: drawn(write(tmp_path / f"{name}.nii.gz", p_map(p, outside), intent=("p value", ())))
+        for name, p in values.items()
+    }
+    bar = slice(0, pictures["small"].shape[1] * 5 // 6)  # without the colour scale
+
+    def n_coloured(picture: np.ndarray) -> int:
+        return int((np.ptp(picture[:, bar], axis=-1) > 0.2).sum())
+
+    assert n_coloured(pictures["small"]) > 50
+    assert n_coloured(pictures["large"]) == n_coloured(pictures["none"]) == 0
+    for picture in pictures.values():  # the brain is grey on white
+        assert 0.1 < (picture[:, bar].max(axis=-1) < 0.95).mean() < 0.9
+
+
+def test_the_threshold_of_a_p_map_is_a_p(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(publication, "DPI", 60)
+    path = write(tmp_path / "p.nii.gz", p_map(0.01), intent=("p value", ()))
+    assert np.ptp(drawn(path, 0.02), axis=-1).max() > 0.2 > np.ptp(drawn(path, 0.005)[:, :300], axis=-1).max()
+    with pytest.raises(VbmstatError, match=r"--threshold 3.1: of a p map expected a p between 0 and 1"):
+        show_map(path, tmp_path / "p.png", 3.1)
+    assert "<canvas" in show_map(path, tmp_path / "p.html").read_text()
+
+
+def test_minus_log10_p() -> None:
+    p = torch.tensor([1.0, 0.0, 0.001, 0.06])
+    assert minus_log10_p(p, 0.05).tolist() == pytest.approx([0, 37.93, 3, 0], abs=0.01)  # too small for float32
+    assert minus_log10_p(torch.tensor([0.0, 0.001, 0.0]), 0.05).tolist() == pytest.approx([0, 3, 0])  # background
 
 
 def test_a_page_to_click_through(tmp_path) -> None:

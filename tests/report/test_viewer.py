@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from tests.report.conftest import GRID, blob
+from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import peak_position_mm, viewer_html
-from vbmstat.volume import Volume
 
 
 def test_the_page_asks_for_nothing_and_opens_at_the_peak() -> None:

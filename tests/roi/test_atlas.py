@@ -3,16 +3,17 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from vbmstat import io
 from vbmstat.errors import AssetError, ScanError, TableError
-from vbmstat.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import SOURCES, load_atlas, wheel_table
-from vbmstat.volume import Volume
 
 ATLASES = Path(__file__).parents[2] / "atlases"
 
@@ -66,14 +67,15 @@ def test_a_label_without_a_name_is_kept_and_one_without_voxels_is_stated(tmp_pat
     atlas = load_atlas(write_atlas(tmp_path, "label\tname\n3\tA\n5\tB\n"))
     assert atlas.table.loc[7, "name"] == "label 7"
     assert atlas.absent == (5,)
+    assert load_atlas(write_atlas(tmp_path, "label\tname\n0\tBackground\n3\tA\n7\tB\n")).absent == ()
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("label\ttitle\n3\tA\n", "columns label and name"),
+        ("label\ttitle\n3\tA\n", r"columns label \(or index\) and name"),
         ("label\tname\n3\tA\n3\tB\n", "label 3 has two rows"),
-        ("label\tname\n3.5\tA\n", "whole-number label"),
+        ("label\tname\n3.5\tA\n", "whole-number label and a name in every row, got label 3.5 with name A"),
         ("label\tname\ninf\tA\n", "whole-number label"),
         ("label\tname\n1e300\tA\n", "whole-number label"),
         (None, "expected its label table"),
@@ -82,6 +84,69 @@ def test_a_label_without_a_name_is_kept_and_one_without_voxels_is_stated(tmp_pat
 def test_bad_tables_say_what_is_wrong(tmp_path, table: str | None, message: str) -> None:
     with pytest.raises(TableError, match=message):
         load_atlas(write_atlas(tmp_path, table))
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["index\tname\n7\tB\n3\tA\n", "index\tname\tcolor\n3\tA\t#ff0000\n7\tB\t#00ff00\n",  # BIDS
+     "index\tlabel\n3\tA\n7\tB\n", "index\tlabel\tname\n0\t3\tA\n1\t7\tB\n"],  # the last: rows as pandas numbers them
+)  # fmt: skip
+def test_index_stands_for_label(tmp_path, table) -> None:
+    assert load_atlas(write_atlas(tmp_path, table)).table["name"].to_dict() == {3: "A", 7: "B"}
+
+
+COLOURS = """#$Id: FreeSurferColorLUT.txt,v 1.70 $
+#No. Label Name:                            R   G   B   A
+
+0   Unknown                                 0   0   0   0
+3   Left-Cerebral-Cortex                    205 62  78  0
+  7 ctx-rh-insula   255 192 32 0  # the insula
+8   Left-Cerebellum-Cortex                  230 148 34  0
+"""
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "mine.ctab", "FreeSurferColorLUT.txt", "mine.tsv"])
+def test_colour_tables_of_freesurfer(tmp_path, name) -> None:
+    path = write_atlas(tmp_path, None)
+    (tmp_path / name).write_text(COLOURS, encoding="utf-8")
+    atlas = load_atlas(path)
+    assert atlas.table.loc[3].tolist() == ["left", "Left-Cerebral-Cortex", "Cerebral-Cortex"]
+    assert atlas.table.loc[7].tolist() == ["right", "ctx-rh-insula", "ctx-insula"]
+    assert len(atlas.table) == 2
+    assert atlas.absent == ()  # such a table names far more than an image holds
+
+
+def test_a_table_of_its_own_comes_before_freesurfers(tmp_path) -> None:
+    path = write_atlas(tmp_path, "label\tname\n3\tA\n7\tB\n")
+    (tmp_path / "FreeSurferColorLUT.txt").write_text(COLOURS)
+    assert load_atlas(path).table.loc[3, "name"] == "A"
+
+
+@pytest.mark.parametrize(
+    ("colours", "message"),
+    [
+        (COLOURS + "9 two words 1 2 3 0\n", r"expected 'number name red .* in line 8, got '9 two words 1 2 3 0'"),
+        (COLOURS.replace("3   Left", "30   Left").replace("  7 ctx", " 70 ctx"), "none of its labels is in"),
+        (COLOURS + "3 Again 1 2 3 0\n", "label 3 has two rows"),
+        ("", "."),
+        ("# nothing\n", "."),
+    ],
+)
+def test_bad_colour_tables_say_what_is_wrong(tmp_path, colours, message) -> None:
+    path = write_atlas(tmp_path, None)
+    (tmp_path / "mine.txt").write_text(colours)
+    with pytest.raises(TableError, match=message):
+        load_atlas(path)
+
+
+def test_label_images_of_freesurfer(tmp_path) -> None:
+    """mri_convert is not needed: .mgz with the colour table that comes with FreeSurfer."""
+    stored = nib.load(write_atlas(tmp_path, None))
+    nib.save(nib.MGHImage(np.asarray(stored.dataobj, dtype=np.int32), stored.affine), tmp_path / "other.mgz")
+    (tmp_path / "FreeSurferColorLUT.txt").write_text(COLOURS)
+    atlas = load_atlas(tmp_path / "other.mgz")
+    assert atlas.name == "other"
+    assert list(atlas.table.index) == [3, 7]
 
 
 def test_scaled_labels_are_refused(tmp_path) -> None:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.measure import label_shares, measure_map
-from vbmstat.volume import Volume
 
 
 def random_atlas(seed: int, flip: bool = False) -> Atlas:
@@ -82,13 +82,32 @@ def test_lpba40_on_the_template_grid_keeps_every_labels_volume() -> None:
     assert float(shares.sum(axis=0).max()) <= 1 + 1e-5
 
 
-def test_values_that_are_not_finite_count_as_none() -> None:
+def test_nan_counts_as_none() -> None:
     atlas, on = random_atlas(3), around(1.0, 0.0)
     values = torch.ones(1, *on.shape)
     shares = label_shares(atlas, on)
     values[0, 6] = torch.nan
     gone = values.nan_to_num(0.0)
     assert np.array_equal(measure_map(Volume(values, on), shares), measure_map(Volume(gone, on), shares))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [((0, 3, 3, 3), np.inf, "with 1 infinite values"), (..., -1.0, "with a negative sum"), (..., 0.0, "without any")],
+)
+def test_maps_that_are_no_tissue_are_refused(at, value: float, message: str) -> None:
+    atlas, on = random_atlas(3), around(1.0, 0.0)
+    values = torch.ones(1, *on.shape)
+    values[at] = value
+    with pytest.raises(ScanError, match=f"expected a modulated tissue map, got one {message}"):
+        measure_map(Volume(values, on), label_shares(atlas, on))
+
+
+def test_a_map_elsewhere_than_the_atlas_is_refused() -> None:
+    """An origin in a corner of the image, as of a scan that was never normalised: all volumes were 0."""
+    atlas, on = random_atlas(3), Grid((8, 8, 8), np.array([[1.0, 0, 0, 90], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    with pytest.raises(ScanError, match="without any voxel in a label of the atlas: is it"):
+        measure_map(Volume(torch.ones(1, *on.shape), on), label_shares(atlas, on))
 
 
 def test_empty_and_oblique_maps_are_refused() -> None:

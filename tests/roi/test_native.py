@@ -8,14 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import io, naming
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import Grid, apply_affine, voxel_indices
+from vbmstat.files import naming
+from vbmstat.image import io
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.measure import label_shares, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
 from vbmstat.roi.table import cohort_of_maps, measure_rois, write_rois
-from vbmstat.volume import Volume
 
 # Template mm of a scan point, axis by axis: a scale, a shift and a wave, so that the inverse is known on a fine line.
 SCALE, SHIFT_MM, WAVE_MM, PERIOD_MM = 0.9, 1.7, 1.2, 25.0
@@ -215,6 +216,18 @@ def test_maps_without_any_field_are_refused_in_one_line(folder) -> None:
         (folder / "mri" / f"mwp1{stem}.nii.gz").rename(folder / "mri" / f"{stem}_mwp1.nii.gz")  # deepmriprep's name
     with pytest.raises(ScanError, match=r"one_mwp1\.nii\.gz is of a program not known to write any"):
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
+
+
+def test_a_field_that_leads_nowhere_is_a_failure(folder) -> None:
+    """All of its volumes were 0."""
+    _, field = scan()
+    nowhere = Volume(torch.full_like(field.data, torch.nan), field.grid)
+    io.write_volume(folder / "mri" / "iy_one.nii.gz", nowhere, space="scanner")
+    tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
+    assert "p1one.nii.gz: expected a modulated tissue map, got one without any voxel in a label" in (
+        tables.failures["reason"][0]
+    )
+    assert tables.labels["gm_ml"].isna().all()
 
 
 def test_fields_may_be_unzipped_and_one_that_misses_the_brain_is_a_failure(folder, atlas) -> None:

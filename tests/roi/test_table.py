@@ -8,12 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from vbmstat import assets, io
-from vbmstat.cohort import Cohort, index_by_id, read_cohort
+from vbmstat import assets
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import Grid
-from vbmstat.roi.table import cohort_of_maps, measure_rois, to_wide, write_rois
-from vbmstat.volume import Volume
+from vbmstat.files.filenames import same_file_key
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
+from vbmstat.roi.atlas import SOURCES, load_atlas
+from vbmstat.roi.table import cohort_of_maps, column_name, measure_rois, to_wide, write_rois
+from vbmstat.tables.cohort import Cohort, index_by_id, read_cohort
 
 GRID = Grid((6, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
 
@@ -129,6 +132,61 @@ def test_files_keep_ids_and_every_column_is_described(maps, own_atlas, tmp_path)
     assert "n/a" in written[0].read_text()
     assert not list((tmp_path / "out").glob("*failures*"))
     assert (tmp_path / "out" / "roi_own_LICENCE.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "regions"),
+    [
+        (("A 1", "A 1", "Pole"), ("a_1_3", "a_1_7", "pole"), ("a_1", "pole")),  # labels of one name are one region
+        (("A 1", "a-1", "Pole"), ("a_1_3", "a_1_7", "pole"), ("a_1_3", "a_1_7", "pole")),
+        (("P (L)", "P [l]", "P l 3"), ("p_l_3_3", "p_l_7", "p_l_3_9"), ("p_l_3_3", "p_l_7", "p_l_3_9")),
+        (("ß", "SS", "?"), ("ß_3", "ss_7", "label"), ("ß_3", "ss_7", "label")),
+        (("?", "!", "b"), ("label_3", "label_7", "b"), ("label_3", "label_7", "b")),
+    ],
+)
+def test_labels_of_like_names_have_columns_of_their_own(maps, own_atlas, tmp_path, names, labels, regions) -> None:
+    rows = [f"{label}\t{name}\n" for label, name in zip((3, 7, 9), names, strict=True)]
+    (tmp_path / "own.tsv").write_text("label\tname\n" + "".join(rows))
+    tables = measure_rois(maps, own_atlas, tissues=("gm",))
+    files = {path.name: pd.read_csv(path, sep="\t") for path in write_rois(tmp_path / "out", tables)}
+    wide = files["roi_own_labels_wide.tsv"]
+    assert list(wide.columns[1:]) == [f"{name}_gm_ml" for name in labels]
+    assert wide.iloc[0, 1:].tolist() == pytest.approx([n * 0.1 * SLAB_ML for n in (1, 2, 3)], abs=1e-6)
+    wide = files["roi_own_regions_wide.tsv"]
+    assert list(wide.columns[1:]) == [f"{name}_gm_ml" for name in regions]
+    assert wide.iloc[0, 1:].sum() == pytest.approx(0.6 * SLAB_ML, abs=1e-6)
+
+
+def test_a_second_measurement_leaves_nothing_of_the_first(maps, own_atlas, tmp_path) -> None:
+    out = tmp_path / "out"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "001.nii.gz").write_bytes(b"")
+    maps.table.loc[("002", ""), "mwp2"] = None
+    write_rois(out, measure_rois(maps, own_atlas), label_images=out / "images")
+    first = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert {"roi_own_failures.tsv", "roi_own_failures.json", "roi_own/001.nii.gz", "roi_own.json"} <= first
+    assert set(json.loads((out / "roi_own.json").read_text())["files"]) == first - {"roi_own.json"}
+    (out / "roi_other_labels.tsv").write_text("of another atlas")
+    measured = measure_rois(Cohort(maps.table.iloc[:1], maps.folder), own_atlas)
+    write_rois(out, measured)
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert first - names == {"roi_own_failures.tsv", "roi_own_failures.json", "roi_own/001.nii.gz"}
+    assert names - first == {"roi_other_labels.tsv"}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_wide_tables_of_every_atlas_have_a_column_for_every_label_and_region(name) -> None:
+    atlas = load_atlas(name)
+    tidy = atlas.table.reset_index().assign(participant_id="01", gm_ml=range(len(atlas.table)))
+    labels = to_wide(tidy, "name")
+    columns = list(labels.columns[1:])
+    assert labels.iloc[0, 1:].tolist() == list(range(len(atlas.table)))
+    assert len({same_file_key(column) for column in columns}) == len(atlas.table)
+    plain = [f"{column_name(text)}_gm_ml" for text in atlas.table["name"]]
+    changed = [p for c, p in zip(columns, plain, strict=True) if c != p]
+    assert all(plain.count(name) > 1 for name in changed)
+    regions = to_wide(tidy.drop_duplicates("region"), "region")
+    assert len({same_file_key(column) for column in regions.columns[1:]}) == atlas.table["region"].nunique()
 
 
 def test_sessions_stay_apart(maps, own_atlas) -> None:

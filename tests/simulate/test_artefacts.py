@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import artefacts
 from vbmstat.simulate.artefacts import ARTEFACTS, STRENGTHS, add_artefact, reference_intensity
-from vbmstat.volume import Volume
 
 GRID = Grid((30, 36, 28), np.diag([2.0, 2.0, 2.0, 1.0]))
 

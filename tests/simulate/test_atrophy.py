@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
-from vbmstat.volume import Volume
 
 SHAPE = (48, 48, 48)
 VENTRICLE, WM, CORTEX, CSF = 4, 2, 3, 24

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.preproc.conftest import phantom  # noqa: F401 - a fixture
-from vbmstat.grid import voxel_indices
+from vbmstat.image.grid import voxel_indices
 from vbmstat.training.cases import Case, write_cases
 
 SHAPE = (20, 24, 20)  # of 8 mm

@@ -8,14 +8,15 @@ import torch
 from typer.testing import CliRunner
 
 from tests.preproc.networks.test_symnet import smooth_field
-from vbmstat import assets, io, storage
+from vbmstat import assets
 from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.networks.symnet import Velocities, compose_warps, exponentiate, pull
 from vbmstat.training import prepare
 from vbmstat.training.cases import CaseFile
-from vbmstat.volume import Volume
 
 LINEAR = np.array([[1.05, 0.02, 0, 3.0], [-0.02, 0.95, 0.05, -4.0], [0, -0.05, 1.0, 6.0], [0, 0, 0, 1]])
 BENT_MM = 6.0

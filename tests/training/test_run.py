@@ -12,7 +12,7 @@ from tests.preproc.networks.test_symnet import smooth_field
 from tests.training.conftest import SHAPE, ball
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import resample
+from vbmstat.image.grid import resample
 from vbmstat.preproc.networks.symnet import SymNet, Velocities, compose_warps, pull
 from vbmstat.preproc.networks.weights import find_set, load_network, own_file
 from vbmstat.training import run

@@ -1,7 +1,7 @@
-"""One run at a time works at a scan: locks that the kernel holds, and the place where unfinished outputs lie.
+"""Locks that keep a scan to one run at a time, and the folders of unfinished outputs.
 
-Inside an output folder, while runs are at work, there is ``.partial`` with a lock file and a folder of unfinished
-outputs for each scan under way. A lock is ``flock``: it ends with the process that holds it, however that ends. Both
+During runs an output folder holds ``.partial`` with a lock file and a folder of unfinished outputs for each scan in
+work. A lock is ``flock``: it ends with the process that holds it, however that ends. Both
 are removed by their owner, or by the next run that finds them without one.
 """
 
@@ -30,12 +30,12 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Claim:
-    """A scan that nobody else works at until :meth:`release`.
+    """An exclusive claim on a scan until :meth:`release`.
 
     Attributes
     ----------
     folder : Path
-        Where its outputs are made; not there until the first is written.
+        Where its outputs are made; created with the first.
     """
 
     folder: Path
@@ -43,19 +43,19 @@ class Claim:
     _handle: int
 
     def note(self, step: str) -> None:
-        """Write into the lock file what is going on, for those who watch or come after."""
+        """Write the current step into the lock file, for other processes."""
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, step.encode(), 0)
 
     def release(self) -> None:
-        """Remove what is unfinished, and let others have the scan."""
+        """Remove unfinished outputs and free the scan."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.unlink(missing_ok=True)  # while it is still held: see _acquire
         os.close(self._handle)
 
 
 def claim(out: Path, name: str, locking: bool = True) -> Claim | None:
-    """Claim a scan in an output folder; None if another process has it.
+    """Claim a scan in an output folder; None if another process holds it.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def claim(out: Path, name: str, locking: bool = True) -> Claim | None:
     name : str
         Stem of the scan's files.
     locking : bool
-        False where the file system has no locks: then nothing keeps two runs apart.
+        False if the file system has no locks: nothing then keeps two runs apart.
 
     Raises
     ------
@@ -82,14 +82,14 @@ def claim(out: Path, name: str, locking: bool = True) -> Claim | None:
 
 @contextlib.contextmanager
 def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
-    """Wait until nobody else writes the run's tables, and keep others from it; unfinished ones are removed."""
+    """Wait for, and hold, the lock of the run's tables; unfinished ones are removed."""
     lock = out / FOLDER / "tables"
     while (handle := _acquire(lock, locking)) is None:
         time.sleep(_POLL_S)
     try:
         if locking:
             for folder in (out, out / "report", out / "figures", out / "logs"):
-                for path in folder.glob(".partial-*"):  # the names of vbmstat.storage.atomic_path
+                for path in folder.glob(".partial-*"):  # the names of vbmstat.image.storage.atomic_path
                     path.unlink(missing_ok=True)
         yield
     finally:
@@ -99,7 +99,7 @@ def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
 
 
 def under_way(out: Path) -> dict[str, str]:
-    """What the lock files say: the step at which each scan under way is, or was when its process was killed."""
+    """Step of each scan in work, from the lock files; of a killed process, its last step."""
     notes = {}
     for path in _listed(out / FOLDER / "locks"):
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def under_way(out: Path) -> dict[str, str]:
 
 
 def sweep(out: Path, locking: bool = True) -> None:
-    """Remove what killed runs left behind; what others work at stays."""
+    """Remove what killed runs left behind; scans in work stay."""
     if locking:
         for name in {path.name for kind in ("locks", "scans") for path in _listed(out / FOLDER / kind)}:
             left = claim(out, name)
@@ -119,12 +119,12 @@ def sweep(out: Path, locking: bool = True) -> None:
 
 def _tidy(out: Path) -> None:
     for folder in (out / FOLDER / "locks", out / FOLDER / "scans", out / FOLDER):
-        with contextlib.suppress(OSError):  # others are at work, or it is gone
+        with contextlib.suppress(OSError):  # in use, or already gone
             folder.rmdir()
 
 
 def _acquire(path: Path, locking: bool) -> int | None:
-    """Open and lock a file; None if it is locked. Whoever holds it may remove it, which ends the lock's meaning."""
+    """Open and lock a file; None if it is locked. Its holder may remove it, which voids the lock."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,7 +140,7 @@ def _acquire(path: Path, locking: bool) -> int | None:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last holder removed it between our two calls: this lock guards no name
+        os.close(handle)  # its last holder removed it between the two calls: this lock guards nothing
 
 
 def _locked(handle: int, path: Path) -> bool:

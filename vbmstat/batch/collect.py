@@ -1,18 +1,23 @@
-"""The cohort table of an output folder: what is complete there, covariates, each scan's place among the others."""
+"""The cohort table of an output folder: complete scans, covariates, how each scan compares with the others."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, bids, cohort, cohort_quality, derivatives, naming, storage
+from vbmstat.batch import derivatives
+from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import scans
+from vbmstat.files import bids, naming
+from vbmstat.image import storage
+from vbmstat.metrics import homogeneity
+from vbmstat.tables import cohort
 
 log = logging.getLogger(__name__)
 _MOST_NAMED = 10  # scans in a message
@@ -34,12 +39,12 @@ class People:
     source: str
 
     def descriptions(self) -> dict[str, Any]:
-        """What the participants.json beside the table says of its columns, if there is one that can be read."""
+        """Descriptions of the columns from the participants.json beside the table, if it can be read."""
         try:
-            found = storage.read_json(Path(self.source).with_suffix(".json"))
+            content = storage.read_json(Path(self.source).with_suffix(".json"))
         except (OSError, ValueError):
             return {}
-        entries = found.items() if isinstance(found, dict) else ()
+        entries = content.items() if isinstance(content, dict) else ()
         return {name: words for name, words in entries if isinstance(words, dict)}
 
 
@@ -51,76 +56,70 @@ def read_people(places: Iterable[Path], given: Path | str | None) -> People | No
     TableError
         If a table cannot be used, or two tables have the same participant.
     """
-    found = [Path(given)] if given is not None else [place / "participants.tsv" for place in places if place.is_dir()]
-    found = [table for table in found if given is not None or table.is_file()]
-    if not found:
+    tables = [Path(given)] if given is not None else [place / "participants.tsv" for place in places if place.is_dir()]
+    tables = [table for table in tables if given is not None or table.is_file()]
+    if not tables:
         return None
-    if len(found) > 1:
-        msg = f"several participants tables ({', '.join(map(str, found))}); join them and give one with --participants"
+    if len(tables) > 1:
+        msg = f"several participants tables ({', '.join(map(str, tables))}); join them and give one with --participants"
         raise TableError(msg)
-    return People(cohort.index_by_id(cohort.read_table(found[0]), str(found[0])), str(found[0]))
+    people = cohort.read_cohort(tables[0])
+    for note in people.notes:
+        log.warning("%s", note)
+    return People(people.table, str(tables[0]))
 
 
 def write_cohort(
-    out: Path, own: dict[naming.Scan, dict[str, Any]], scans: list[naming.Scan], people: People | None,
-    names: str, engine: str,
-) -> cohort.Cohort:  # fmt: skip
+    out: Path, own: Mapping[naming.Scan, CompletedScan], scans: Sequence[naming.Scan], people: People | None, names: str
+) -> cohort.Cohort:
     """Put the complete scans of a run, and of earlier runs into its folder, into ``cohort.tsv``.
 
     Parameters
     ----------
     out : Path
         Output folder.
-    own : dict of Scan to dict
-        Cohort columns of the complete scans of this run.
-    scans : list of Scan
-        All that this run was asked for: what failed now is not taken from an earlier run.
+    own : mapping of Scan to CompletedScan
+        The complete scans of this run.
+    scans : sequence of Scan
+        All scans of this run: one that fails now is not taken from an earlier run.
     people : People, optional
         Covariates.
-    names, engine : str
-        Of this run.
+    names : str
+        Naming convention.
     """
-    earlier = _earlier(out, scans, names)
-    table = _with_quality(_joined(out, _stamped(own, engine), earlier, people, names, scans))
+    asked = {scan.stem for scan in scans}
+    in_folder = derivatives.completed_scans(out, names)
+    earlier = {scan: one for scan, one in in_folder.items() if scan.stem not in asked}
+    table = _with_quality(_joined(out, own, earlier, people, names, scans))
     cohort.write_cohort(out / "cohort.tsv", table, people.descriptions() if people else {})
     bids.write_dataset_files(out, scans, names)
     return table
 
 
 def cohort_of(
-    out: Path, own: dict[naming.Scan, dict[str, Any]], people: People | None, names: str, engine: str
+    out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str
 ) -> cohort.Cohort:
-    """The complete scans of a run alone, written nowhere and compared with none; see :func:`write_cohort`."""
+    """The complete scans of a run alone, neither written nor compared; see :func:`write_cohort`."""
     if not own:
         return cohort.Cohort(pd.DataFrame(columns=list(cohort.ID_COLUMNS)).set_index(list(cohort.ID_COLUMNS)), out)
-    return _joined(out, _stamped(own, engine), {}, people, names, list(own))
-
-
-def _stamped(own: dict[naming.Scan, dict[str, Any]], engine: str) -> dict[naming.Scan, dict[str, Any]]:
-    return {scan: {**row, "engine": engine, "vbmstat_version": __version__} for scan, row in own.items()}
-
-
-def _earlier(folder: Path, scans: list[naming.Scan], names: str) -> dict[naming.Scan, dict[str, Any]]:
-    """Scans of earlier runs into the folder that this run did not ask for."""
-    asked = {scan.stem for scan in scans}
-    return {scan: row for scan, row in derivatives.completed_scans(folder, names).items() if scan.stem not in asked}
+    return _joined(out, own, {}, people, names, list(own))
 
 
 def _joined(
     folder: Path,
-    own: dict[naming.Scan, dict[str, Any]],
-    earlier: dict[naming.Scan, dict[str, Any]],
+    own: Mapping[naming.Scan, CompletedScan],
+    earlier: Mapping[naming.Scan, CompletedScan],
     people: People | None,
     names: str,
-    scans: list[naming.Scan],
+    scans: Sequence[naming.Scan],
 ) -> cohort.Cohort:
-    """One row a scan, covariates in front, under ids of which each occurs once."""
-    rows = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else own
+    """One row a scan, covariates in front, with unique ids."""
+    rows = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else dict(own)
     records = []
-    for scan, row in rows.items():
-        maps = {kind: naming.output_path(folder, scan, kind, names) for kind in cohort.MAP_COLUMNS}
+    for scan, one in rows.items():
+        maps = {kind: naming.output_path(folder, scan, kind, names) for kind in one.maps}
         records.append({
-            "participant_id": scan.participant_id, "session_id": scan.session_id, "scan": scan.stem, **row,
+            "participant_id": scan.participant_id, "session_id": scan.session_id, "scan": scan.stem, **one.columns,
             **{kind: path.relative_to(folder).as_posix() for kind, path in maps.items()},
         })  # fmt: skip
     table = pd.DataFrame(records).set_index(list(cohort.ID_COLUMNS))
@@ -152,7 +151,8 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
         return table
     old = old.set_index("scan")
     made = {*table.columns[table.columns.get_loc("scan") :], *cohort.ID_COLUMNS}
-    columns = [name for name in old.columns if name not in made and not name.startswith("qc_")]
+    made |= {name for name in old.columns if name.startswith("qc_") or naming.is_map_column(name)}
+    columns = [name for name in old.columns if name not in made]
     kept = table["scan"].where(table["scan"].isin(stems & set(old.index)))
     covariates = old[columns].reindex(kept).set_axis(table.index)
     both = table.columns.intersection(columns)
@@ -161,20 +161,20 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
 
 
 def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
-    """Compare the scans with one another, and draw it; what cannot be compared stays as it is."""
+    """Compare the scans with one another, and draw the figure; a table that cannot be compared is left as it is."""
     try:
-        quality = cohort_quality.measure_cohort(table)
+        quality = homogeneity.measure_cohort(table)
     except VbmstatError as error:
         log.warning("scans were not compared with one another: %s", error)
         return table
-    flagged = cohort_quality.flag(table, quality)
-    flags = cohort_quality.warnings(quality, table.table)
-    standing_out = [scan for scan, found in zip(table.scan_ids, flags, strict=True) if found]
-    if standing_out:
-        more = ", …" if len(standing_out) > _MOST_NAMED else ""
-        log.warning("%d of %d scans stand out among the others: %s%s; see qc_warnings in cohort.tsv",
-                    len(standing_out), len(table.table), ", ".join(standing_out[:_MOST_NAMED]), more)  # fmt: skip
-    if len(table.table) >= cohort_quality.LEAST_SCANS:
+    flagged = homogeneity.flag(table, quality)
+    flags = homogeneity.warnings(quality, table.table)
+    outliers = [scan for scan, flag in zip(table.scan_ids, flags, strict=True) if flag]
+    if outliers:
+        more = ", …" if len(outliers) > _MOST_NAMED else ""
+        log.warning("%d of %d scans are outliers: %s%s; see qc_warnings in cohort.tsv",
+                    len(outliers), len(table.table), ", ".join(outliers[:_MOST_NAMED]), more)  # fmt: skip
+    if len(table.table) >= homogeneity.LEAST_SCANS:
         scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged
 

@@ -1,4 +1,4 @@
-"""What a run will take: memory, time and disk, from the headers of some of its scans and from earlier runs."""
+"""Estimates of a run: memory, time and disk, from the headers of some scans and from earlier runs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vbmstat import io
 from vbmstat.batch.plan import Plan
 from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
-from vbmstat.runlog import scan_times
+from vbmstat.files.runlog import scan_times
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
 
-_MOST_LOOKED_AT = 32  # scans, evenly among all
+_N_SAMPLED = 32  # scans, spread evenly
 # Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)
 _TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
 # Of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
@@ -26,29 +26,29 @@ _HOUR_S, _MINUTE_S = 3600, 60
 
 
 def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
-    """Grids of some scans of a run, from their headers; those that cannot be read fail when it is their turn."""
-    found = []
-    for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _MOST_LOOKED_AT))}):
+    """Grids of some scans of a run, from their headers; unreadable ones fail when it is their turn."""
+    read = []
+    for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _N_SAMPLED))}):
         try:
-            found.append(io.read_grid(tasks[at].scan.path))
+            read.append(io.read_grid(tasks[at].scan.path))
         except VbmstatError:
             continue
-    return found
+    return read
 
 
-def memory_bytes(workload: str, on: Sequence[Grid]) -> int:
-    """Memory that a process takes for the largest of some scans."""
-    return taken_bytes(workload, [int(np.prod(grid.shape)) for grid in on])
+def memory_bytes(workload: str, scans: Sequence[Grid]) -> int:
+    """Memory of a process for the largest of some scans."""
+    return taken_bytes(workload, [int(np.prod(grid.shape)) for grid in scans])
 
 
-def disk_bytes(on: Sequence[Grid]) -> int:
+def disk_bytes(scans: Sequence[Grid]) -> int:
     """Size of the outputs of a scan, the mean over some."""
-    sizes = [grid.voxel_volume_ml * 1000 for grid in on] or [1.0]
+    sizes = [grid.voxel_volume_ml * 1000 for grid in scans] or [1.0]
     return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
 
 
 def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
-    """Time of a scan and where the figure is from; 0 where nothing is known."""
+    """Time of a scan and the source of the figure; 0 if unknown."""
     known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
     if known:
         return statistics.median(known), f"median of {len(known)} scans in this folder"
@@ -68,26 +68,26 @@ def sharing(share: Allotment, workers: Workers | None = None) -> str:
 
 
 def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
-    """What `--dry-run` says: scans to be done, time and disk, a line each."""
-    n_todo, on = len(plan.tasks) - n_complete, grids(plan.tasks)
-    skipped = f", {len(plan.inputs.skipped)} files passed over" if plan.inputs.skipped else ""
+    """Lines of `--dry-run`: scans to do, time, disk."""
+    n_todo, sampled = len(plan.tasks) - n_complete, grids(plan.tasks)
+    skipped = f", {len(plan.inputs.skipped)} files skipped" if plan.inputs.skipped else ""
     part = f" of shard {plan.shard[0]}/{plan.shard[1]}" if plan.shard else ""
     lines = [
-        f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to be done{skipped}; output in {plan.out}",
-        f"engine {plan.options.engine} on {plan.options.device}: {sharing(share)}",
+        f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to do{skipped}; output in {plan.out}",
+        f"engine {plan.spec.engine} on {plan.spec.device}: {sharing(share)}",
     ]
-    seconds, source = seconds_a_scan(plan.out, plan.options.workload, plan.options.device, share.threads)
+    seconds, source = seconds_a_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan, {source})")
-    size, free = disk_bytes(on) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
-    lines.append(f"disk: about {size:.1f} GB ({disk_bytes(on) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
+    size, free = disk_bytes(sampled) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
+    lines.append(f"disk: about {size:.1f} GB ({disk_bytes(sampled) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
     if size > free:
         lines.append("that is more than is free: make room, or choose another --out")
     return lines
 
 
 def duration(seconds: float) -> str:
-    """A time as one says it.
+    """A time for people.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What a run is to do, fixed before it begins: scans, engine, parameters, versions; hashed, and never changed.
+"""What a run will make, fixed before it begins: scans, engine, parameters, versions; hashed, and never changed.
 
-``logs/manifest-HASH.json`` holds nothing that differs between equal runs: a run that goes on where another stopped
-finds its manifest there.
+``logs/manifest-HASH.json`` holds nothing that differs between equal runs: a run that continues another one finds its
+manifest there.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from vbmstat import naming, storage, tables
+from vbmstat.assets.provenance import path_label
 from vbmstat.errors import VbmstatError
-from vbmstat.inputs import Inputs
-from vbmstat.provenance import path_label, provenance
-from vbmstat.runlog import FOLDER
+from vbmstat.files import naming
+from vbmstat.files.runlog import FOLDER
+from vbmstat.files.search import Inputs
+from vbmstat.image import storage
+from vbmstat.tables import dictionary
 
 _HASH_DIGITS = 12
 T = TypeVar("T")
 
 
-def manifest(
-    scans: Sequence[naming.Scan], parameters: Mapping[str, Any], engine: str, device: str
-) -> dict[str, Any]:
-    """Describe a run: what :func:`vbmstat.provenance.provenance` records of each of its outputs, and all scans.
+def manifest(scans: Sequence[naming.Scan], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a run: what the sidecars of all its outputs have in common, and all scans.
 
-    A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing where
-    the file cannot be looked at). Its sha256 stands in its sidecar: nothing is read here.
+    A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing if the
+    file is not accessible). Its sha256 is in its sidecar: nothing is read here.
     """
     root = common_folder([scan.path for scan in scans])
     entries = [{"scan": s.stem, "path": path_label(s.path, root), "bytes": _size(s.path)} for s in scans]
-    return {**provenance("preprocess", parameters, engine=engine, device=device), "scans": entries}
+    return {**origin, "scans": entries}
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:
@@ -62,7 +62,8 @@ def write_inputs(out: Path, inputs: Inputs) -> None:
         (path_label(path, root), used.get(path), "used" if path in used else "skipped", inputs.skipped.get(path))
         for path in paths
     ]
-    tables.write_table(out / "inputs.tsv", pd.DataFrame(rows, columns=["path", "scan", "status", "reason"]), "inputs")
+    table = pd.DataFrame(rows, columns=["path", "scan", "status", "reason"])
+    dictionary.write_table(out / "inputs.tsv", table, "inputs")
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:

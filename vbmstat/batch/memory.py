@@ -1,4 +1,4 @@
-"""How much memory this process took at most, since one asked to start counting."""
+"""Peak memory of this process since a chosen moment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def start_peak() -> None:
-    """Count the peak from here on (Linux; elsewhere it is that of the whole process)."""
+    """Reset the peak (Linux; elsewhere it is that of the whole process)."""
     with contextlib.suppress(OSError):
         _RESET.write_text("5", encoding="ascii")  # proc(5): resets VmHWM to what is resident now
 
 
 def peak_bytes() -> int:
-    """Most memory that was resident at once, bytes; 0 where it cannot be known."""
+    """Peak resident memory, bytes; 0 if unknown."""
     try:
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

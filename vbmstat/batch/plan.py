@@ -1,4 +1,4 @@
-"""What a run is to do: scans, covariates, place and manifest; all that can be wrong with them is found here."""
+"""What a run will do: scans, covariates, output folder and manifest. Everything that can be checked first is."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vbmstat import naming
 from vbmstat.assets import ASSETS
 from vbmstat.batch.collect import People, read_people
+from vbmstat.batch.derivatives import CompletedScan
+from vbmstat.batch.execution import Execution
 from vbmstat.batch.manifest import manifest, manifest_hash, shard_of
-from vbmstat.batch.options import Options
-from vbmstat.batch.task import ScanTask, completed_row
+from vbmstat.batch.task import ScanTask, origin_of
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
-from vbmstat.inputs import Inputs, find_inputs, is_bids
-from vbmstat.preproc.pipeline import engine_parameters
+from vbmstat.files import naming
+from vbmstat.files.search import Inputs, find_inputs, is_bids
+from vbmstat.preproc.spec import PreprocSpec
 
 Places = Iterable[Path | str] | Path | str | Inputs
-_READERS = 8  # threads that look which scans are complete
+_READERS = 8  # threads that check which scans are complete
+_HERE = Execution()
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,19 @@ class Plan:
     Attributes
     ----------
     inputs : Inputs
-        Scans, and files passed over.
+        Scans, and skipped files.
     tasks : tuple of ScanTask
-        The scans of this run: all, or a shard of them.
+        The scans of this run: all, or those of its shard.
     out : Path
         Output folder, absolute.
     people : People, optional
         Covariates.
     manifest : dict
-        What is to be done; the same for all shards.
-    options : Options
-        How; the device is ``cpu`` or ``cuda``, not ``auto``.
-    shard : (int, int), optional
-        Number and count.
+        What will be made; the same for all shards.
+    spec : PreprocSpec
+        What to make of each scan; the device is ``cpu`` or ``cuda``, not ``auto``.
+    execution : Execution
+        How to run.
     """
 
     inputs: Inputs
@@ -51,8 +53,18 @@ class Plan:
     out: Path
     people: People | None
     manifest: dict[str, Any] = field(repr=False)
-    options: Options
-    shard: tuple[int, int] | None = None
+    spec: PreprocSpec
+    execution: Execution
+
+    @property
+    def shard(self) -> tuple[int, int] | None:
+        """Number and count."""
+        return self.execution.shard
+
+    @property
+    def workload(self) -> str:
+        """Key of the engine's measured time and memory."""
+        return self.spec.find_engine().workload
 
     @property
     def id(self) -> str:
@@ -64,38 +76,34 @@ class Plan:
         """The scans of this run."""
         return [task.scan for task in self.tasks]
 
-    def in_logs(self, stem: str, suffix: str) -> str:
-        """Name of a file of this run's own: a shard's has its number in it."""
+    def log_name(self, stem: str, suffix: str) -> str:
+        """Name of a file that belongs to this run; that of a shard holds its number."""
         return f"{stem}{suffix}" if self.shard is None else f"{stem}_shard-{self.shard[0]}of{self.shard[1]}{suffix}"
 
 
 def make_plan(
     inputs: Places,
     out: Path | str | None,
-    options: Options,
-    *,
+    spec: PreprocSpec,
+    execution: Execution = _HERE,
     participants: Path | str | None = None,
-    shard: tuple[int, int] | None = None,
 ) -> Plan:
     """Find scans and covariates, and check everything that can be checked before the work.
 
-    Parameters and errors are those of :func:`vbmstat.batch.run.preprocess`, some of them in `options`.
+    Parameters and errors are those of :func:`vbmstat.batch.run.preprocess`.
     """
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
-    engine, names = options.engine, options.names
-    parameters = {"names": names, "assets": assets, **engine_parameters(engine, *filter(None, [options.weights]))}
-    if names not in naming.NAME_STYLES:
-        msg = f"expected names {' or '.join(naming.NAME_STYLES)}, got {names!r}"
-        raise VbmstatError(msg)
-    options = replace(options, device=str(choose_device(options.device)))
-    found = inputs if isinstance(inputs, Inputs) else find_inputs(places)
-    naming.check_output_names(found.scans, names)
+    parameters = {"assets": assets, **spec.find_engine().parameters()}
+    spec = replace(spec, device=str(choose_device(spec.device)))
+    inputs = inputs if isinstance(inputs, Inputs) else find_inputs(places)
+    naming.check_output_names(inputs.scans, spec.names)
     folder = (Path(out) if out is not None else default_output(places)).absolute()
-    tasks = tuple(ScanTask(scan, folder, options, parameters) for scan in shard_of(found.scans, shard))
+    scans = shard_of(inputs.scans, execution.shard)
+    tasks = tuple(ScanTask(scan, folder, spec, execution, parameters) for scan in scans)
     people = read_people(places, participants)
-    content = manifest(found.scans, parameters, engine, options.device)
-    return Plan(found, tasks, folder, people, content, options, shard)
+    content = manifest(inputs.scans, origin_of(spec, parameters))
+    return Plan(inputs, tasks, folder, people, content, spec, execution)
 
 
 def default_output(inputs: Iterable[Path | str]) -> Path:
@@ -106,18 +114,19 @@ def default_output(inputs: Iterable[Path | str]) -> Path:
     return Path("vbmstat-out")
 
 
-def completed(plan: Plan) -> dict[naming.Scan, dict[str, Any]]:
-    """Cohort columns of the scans of a plan that are complete already; reads those scans' files for their hashes."""
+def completed(plan: Plan) -> dict[naming.Scan, CompletedScan]:
+    """The scans of a plan that need no work; reads those scans' files for their hashes."""
     with ThreadPoolExecutor(_READERS) as readers:
-        rows = readers.map(_completed, plan.tasks)
-        return {task.scan: row for task, row in zip(plan.tasks, rows, strict=True) if row is not None}
+        results = readers.map(_completed, plan.tasks)
+        return {task.scan: one for task, one in zip(plan.tasks, results, strict=True) if one is not None}
 
 
-def _completed(task: ScanTask) -> dict[str, Any] | None:
+def _completed(task: ScanTask) -> CompletedScan | None:
     try:
-        return completed_row(task)
-    except VbmstatError:  # an input that cannot be read is told when it is its turn
+        one = task.completed()
+    except VbmstatError:  # an unreadable input is reported when it is its turn
         return None
+    return one if one is not None and not task.missing_widths(one) else None
 
 
 def _places(inputs: Places) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What this machine has, what a scan takes, and so how many scans are worked at together."""
+"""What this machine has, what a scan needs, and therefore how many scans run at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vbmstat.device import free_memory_bytes, n_cores, total_memory_bytes
 from vbmstat.errors import VbmstatError
 
 _GB = 1e9
-_SHARE = 0.9  # of the free memory that is given to scans: the rest is for the disk cache and the others
+_SHARE = 0.9  # of the free memory; the disk cache and other programs get the rest
 _GPU_SHARERS = 3  # processes a GPU: one computes while the others read and write
 # Peak of a process, workload by workload: bytes, and bytes a voxel of the scan. Classic and deep were measured on scans
 # of 6 to 40 million voxels (benchmarks/preproc/steps.py): none took more. A process that works at one scan after the
@@ -26,14 +26,14 @@ _VOXELS_UNKNOWN = 256**3
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run may use.
+    """Resources of a run.
 
     Attributes
     ----------
     cores : int
         Processor cores, after affinity, control group and SLURM's allocation.
     free_bytes, total_bytes : int
-        Memory that is free now and all there is, after the control group's limit.
+        Memory free now, and in all, within the control group's limit.
     gpus : int
         CUDA devices.
     gpu_memory_bytes : int
@@ -49,18 +49,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class Allotment:
-    """How a machine is shared out among scans.
+    """How scans share a machine.
 
     Attributes
     ----------
     jobs : int
-        Scans worked at together.
+        Scans at once.
     threads : int
-        Of each of them.
+        Threads of each.
     bytes_a_scan : int
-        Memory that each is expected to take.
+        Expected memory of each.
     note : str
-        What a user should know about it: empty if all is well.
+        A remark for the user, or empty.
     """
 
     jobs: int
@@ -70,7 +70,7 @@ class Allotment:
 
 
 def probe(device: str = "cpu") -> Machine:
-    """What this process may use now."""
+    """What this process may use at present."""
     gpus = torch.cuda.device_count() if torch.device(device).type == "cuda" else 0
     if torch.device(device).index is not None:
         gpus = 1  # that one
@@ -79,7 +79,7 @@ def probe(device: str = "cpu") -> Machine:
 
 
 def taken_bytes(workload: str, n_voxels: Iterable[int]) -> int:
-    """Memory that a process takes at most, bytes, for the largest of some scans."""
+    """Peak memory of a process, bytes, for the largest of some scans."""
     base, a_voxel = _TAKEN.get(workload, _TAKEN_BY_UNKNOWN)
     return int(base + a_voxel * max(n_voxels, default=_VOXELS_UNKNOWN))
 
@@ -92,26 +92,25 @@ def allot(
     memory_gb: float | None = None,
     n_todo: int | None = None,
 ) -> Allotment:
-    """Share a machine out: as many scans together as cores and memory allow, and the cores among them.
+    """Share a machine: as many scans at once as cores and memory allow, with the cores divided among them.
 
-    The threads of a scan follow from the machine and the whole run alone, not from what is free or still to be done
-    just now: another number of threads changes the last digits of the maps, and a run that goes on where another
-    stopped must write what that would have written.
+    The threads of a scan depend only on the machine and the whole run, not on what is free or left to do: another
+    number of threads changes the last digits of the maps, and a run that continues another must write the same files.
 
     Parameters
     ----------
     machine : Machine
-        What there is.
+        Its resources.
     n_scans : int
         Scans of the run.
     bytes_a_scan : int
-        Memory that a process takes.
+        Memory of a process.
     jobs : int, optional
-        Scans together, as the user wants it; it is not exceeded, and undercut only if `memory_gb` demands it.
+        Scans at once, as the user asks; fewer only if `memory_gb` demands it.
     memory_gb : float, optional
-        Memory of all of them together, as the user wants it, GB; by default nine tenths of what is free.
+        Memory of all of them together, as the user asks, GB; by default nine tenths of the free memory.
     n_todo : int, optional
-        Scans that are still to be done; all by default.
+        Scans left to do; all by default.
 
     Raises
     ------
@@ -147,7 +146,7 @@ def _fitting(memory: float, bytes_a_scan: int) -> int:
 
 
 def _by_processors(machine: Machine) -> int:
-    """As many scans as there are cores; on GPUs, as keep each of them busy."""
+    """As many scans as cores; on GPUs, as many as keep each busy."""
     if not machine.gpus:
         return machine.cores
     sharers = min(max(int(machine.gpu_memory_bytes // _GPU_TAKEN_BYTES), 1), _GPU_SHARERS)
@@ -158,8 +157,8 @@ def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
     needed = together * bytes_a_scan
     if needed > memory:
         return (
-            f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are to be had: "
-            "a scan that the system kills for it is tried again alone"
+            f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are available: "
+            "a scan whose process is killed for it is tried again alone"
         )
     if together < wanted and together == _fitting(memory, bytes_a_scan):
         return f"{memory / _GB:.1f} GB are enough for {together} at once"

@@ -1,4 +1,4 @@
-"""Many scans: each that is not complete yet is preprocessed, then all are put into one cohort table.
+"""Many scans: preprocess each that is not complete yet, then put all into one cohort table.
 
 A scan that fails gets a line in ``failures.tsv`` and the batch goes on. Runs may be killed at any moment, and any
 number may work on one folder: see :mod:`vbmstat.batch.claim` and :mod:`vbmstat.batch.task`.
@@ -9,25 +9,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from vbmstat import cohort, naming, tables
 from vbmstat.batch import estimate, resources
 from vbmstat.batch.claim import claim, sweep, tables_claim
 from vbmstat.batch.collect import cohort_of, write_cohort
+from vbmstat.batch.derivatives import CompletedScan
+from vbmstat.batch.execution import Execution, Process
 from vbmstat.batch.manifest import write_inputs, write_manifest
-from vbmstat.batch.options import Options, Process
 from vbmstat.batch.plan import Places, Plan, completed, make_plan
-from vbmstat.batch.status import Event, Status
+from vbmstat.batch.status import OnEvent, Status
 from vbmstat.batch.task import ScanOutcome, ScanTask
 from vbmstat.batch.workers import Work, Workers, workforce
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.runlog import FOLDER
+from vbmstat.files import naming
+from vbmstat.files.runlog import FOLDER
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.progress import OnStep, ignore
+from vbmstat.tables import cohort, dictionary
 
 FAILURE_COLUMNS = ["scan", "path", "step", "reason"]
 _BUSY_POLL_S = 1.0
@@ -35,26 +40,26 @@ _BUSY_POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has done.
+    """Outcome of a run.
 
     Attributes
     ----------
     out : Path
         Output folder.
-    rows : dict of Scan to dict
-        Cohort columns of the scans of this run that are complete.
+    n_complete : int
+        Complete scans of this run.
     cohort : Cohort
-        All complete scans, as in ``cohort.tsv``; of a shard its own scans, which it does not write there.
+        All complete scans, as in ``cohort.tsv``; for a shard its own scans, which are not written there.
     failures : list of dict
         scan, path, step, reason of each scan that failed.
     failures_path : Path
-        The table of them.
+        Their table.
     is_whole : bool
-        Whether no scan was left out because another had failed.
+        False if the run stopped at a failure.
     """
 
     out: Path
-    rows: dict[naming.Scan, dict[str, Any]]
+    n_complete: int
     cohort: cohort.Cohort
     failures: list[dict[str, str]]
     failures_path: Path
@@ -64,21 +69,24 @@ class Result:
 def preprocess(
     inputs: Places,
     out: Path | str | None = None,
+    spec: PreprocSpec | None = None,
     *,
+    engine: str | None = None,
+    weights: str | None = None,
+    fwhm_mm: float | Sequence[float] | None = None,
+    device: str | None = None,
+    names: str | None = None,
     participants: Path | str | None = None,
-    device: str = "auto",
-    engine: str = "classic",
-    names: str = "cat12",
-    force: bool = False,
     jobs: int | None = 1,
     memory_gb: float | None = None,
+    threads: int | None = None,
     shard: tuple[int, int] | None = None,
-    stop_on_first_failure: bool = False,
+    force: bool = False,
     locking: bool = True,
-    weights: str | None = None,
-    workers: Workers | None = None,
+    stop_on_first_failure: bool = False,
     process: Process | None = None,
-    on_event: Callable[[Event], None] = lambda _: None,
+    workers: Workers | None = None,
+    on_event: OnEvent = ignore,
 ) -> cohort.Cohort:
     """Preprocess T1-weighted scans into smoothed, modulated tissue maps.
 
@@ -86,116 +94,128 @@ def preprocess(
     ----------
     inputs : path, iterable of path, or Inputs
         BIDS folders, folders of images, or image files (.nii, .nii.gz, .mgz); or what
-        :func:`vbmstat.inputs.find_inputs` found there.
+        :func:`vbmstat.files.search.find_inputs` found there.
     out : path, optional
         Output folder; ``derivatives/vbmstat`` in a BIDS folder, else ``vbmstat-out`` in the working folder.
-    participants : path, optional
-        Table of covariates; the BIDS folder's participants.tsv by default.
+    spec : PreprocSpec, optional
+        What to make. The five keywords that follow replace its fields; most scripts need only these.
+    engine : {"classic", "cat", "deep"}
+        Preprocessing engine, ``classic`` by default; ``cat`` needs the extra ``vbmstat[cat]``.
+    weights : str
+        Networks of engine ``deep``: ``vbmstat`` (default), ``deepmriprep`` or a folder.
+    fwhm_mm : float or sequence of float
+        Widths of the smoothed maps, 6 mm by default; 0 for none.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
-    engine : {"classic", "cat", "deep"}
-        Preprocessing engine; ``cat`` needs the extra ``vbmstat[cat]``, ``deep`` networks.
     names : {"cat12", "bids"}
-        How outputs are called.
-    force : bool
-        Whether to run scans again that are complete.
+        Naming convention of the outputs.
+    participants : path, optional
+        Table of covariates; the BIDS folder's participants.tsv by default.
     jobs : int, optional
-        Scans worked at together, each in a process of its own; 1 is this process. None takes as many as cores and
-        memory allow. A script that asks for more than 1 must be guarded by ``if __name__ == "__main__":``.
+        Scans at once, each in a process of its own; 1 is this process. None takes as many as cores and memory allow. A
+        script that asks for more than 1 must be guarded by ``if __name__ == "__main__":``.
     memory_gb : float, optional
-        Memory that all of them may take together, GB; nine tenths of what is free by default.
+        Memory of all of them together, GB; nine tenths of the free memory by default.
+    threads : int, optional
+        Threads of each scan; by default the cores are shared out.
     shard : (int, int), optional
-        Do the i-th of n parts only, from 1 to n, and leave the tables to a run without a shard.
-    stop_on_first_failure : bool
-        Whether to leave the rest undone when a scan fails.
+        Run only the i-th of n parts, from 1 to n, and leave the tables to a run without a shard.
+    force : bool
+        Whether to run complete scans again.
     locking : bool
-        Whether to keep other runs from the scans under way; off only where files cannot be locked.
-    weights : str, optional
-        Networks of the engine `deep`: ``deepmriprep`` (default), ``vbmstat`` or a folder.
-    workers : Workers, optional
-        Other processes to give the scans to, in place of `jobs`, such as those of a cluster.
+        Whether to lock the scans in work against other runs; off only where files cannot be locked.
+    stop_on_first_failure : bool
+        Whether to end the run when a scan fails.
     process : callable, optional
-        What makes maps of a scan in place of the engine; see :class:`vbmstat.batch.options.Process`.
+        Replaces :func:`vbmstat.preproc.pipeline.preprocess_scan`.
+    workers : Workers, optional
+        Other processes that run the scans, in place of `jobs`, such as those of a cluster.
     on_event : callable
-        Told of every step, scan done and failure.
+        Called at every step, finished scan and failure.
 
     Returns
     -------
     Cohort
-        The scans that are complete, as in ``cohort.tsv``: those of this run, and those of earlier runs into the same
-        folder. Of a shard, its own scans.
+        The complete scans, as in ``cohort.tsv``: those of this run, and those of earlier runs into the same folder.
+        For a shard, its own scans.
 
     Raises
     ------
     VbmstatError
         If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
+
+    Notes
+    -----
+    A complete scan is not run again. If it only lacks smoothed maps of some widths, these are made from its modulated
+    maps, and its other maps stay.
     """
-    options = Options(
-        engine=engine, device=device, names=names, force=force, locking=locking, weights=weights, process=process
+    given = {"engine": engine, "weights": weights, "fwhm_mm": fwhm_mm, "device": device, "names": names}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    execution = Execution(
+        jobs=jobs, memory_gb=memory_gb, threads=threads, shard=shard, force=force, locking=locking,
+        stop_on_first_failure=stop_on_first_failure, process=process,
     )  # fmt: skip
-    plan = make_plan(inputs, out, options, participants=participants, shard=shard)
-    return run_plan(
-        plan, jobs=jobs, memory_gb=memory_gb, stop_on_first_failure=stop_on_first_failure, workers=workers,
-        on_event=on_event,
-    ).cohort  # fmt: skip
+    plan = make_plan(inputs, out, replace(spec or PreprocSpec(), **asked), execution, participants)
+    return run_plan(plan, workers, on_event).cohort
 
 
 def run_plan(
-    plan: Plan,
-    *,
-    jobs: int | None = 1,
-    memory_gb: float | None = None,
-    stop_on_first_failure: bool = False,
-    workers: Workers | None = None,
-    on_event: Callable[[Event], None] = lambda _: None,
-    on_start: Callable[[str], None] = lambda _: None,
+    plan: Plan, workers: Workers | None = None, on_event: OnEvent = ignore, on_start: OnStep = ignore
 ) -> Result:
-    """Do what is planned; parameters and errors are those of :func:`preprocess`.
+    """Run a plan; parameters and errors are those of :func:`preprocess`.
 
     Parameters
     ----------
     on_start : callable
-        Told once how the machine is shared out, in a sentence.
+        Called once with a sentence that says how the machine is shared out.
     """
+    locking = plan.execution.locking
     _check_writable(plan.out)
-    sweep(plan.out, plan.options.locking)
-    with tables_claim(plan.out, plan.options.locking):
+    sweep(plan.out, locking)
+    with tables_claim(plan.out, locking):
         write_manifest(plan.out, plan.manifest)
         if plan.shard is None:
             write_inputs(plan.out, plan.inputs)
-    status = Status(plan.out / FOLDER / plan.in_logs("status", ".jsonl"), plan.id, len(plan.tasks), on_event)
+    status = Status(plan.out / FOLDER / plan.log_name("status", ".jsonl"), plan.id, len(plan.tasks), on_event)
     progress = _Progress(plan, status)
-    for scan, row in completed(plan).items():
-        progress.add(ScanOutcome(scan, "resumed", row))
-    todo = [task for task in plan.tasks if task.scan not in progress.rows]
-    share = share_out(plan, len(todo), jobs, memory_gb)
+    for scan, one in completed(plan).items():
+        progress.add(ScanOutcome(scan, "resumed", one))
+    todo = [task for task in plan.tasks if task.scan not in progress.completed]
+    share = share_out(plan, len(todo))
     on_start(estimate.sharing(share, workers))
-    status.write("start", scans=len(plan.tasks), complete=len(progress.rows), jobs=share.jobs, threads=share.threads)
+    status.write(
+        "start", scans=len(plan.tasks), complete=len(progress.completed), jobs=share.jobs, threads=share.threads
+    )
     try:
-        with workforce(share, plan.options.device, workers) as work:
-            progress.work_off(todo, work, stop_on_first_failure)
+        with workforce(share, plan.spec.device, workers) as work:
+            progress.run(todo, work)
     except BaseException:
-        status.write("stopped", complete=len(progress.rows), failed=len(progress.failures))
+        status.write("stopped", complete=len(progress.completed), failed=len(progress.failures))
         raise
     finally:
-        sweep(plan.out, plan.options.locking)
-    status.write("end", complete=len(progress.rows), failed=len(progress.failures))
+        sweep(plan.out, locking)
+    status.write("end", complete=len(progress.completed), failed=len(progress.failures))
     return _finished(plan, progress)
 
 
-def share_out(plan: Plan, n_todo: int, jobs: int | None, memory_gb: float | None) -> resources.Allotment:
+def share_out(plan: Plan, n_todo: int) -> resources.Allotment:
     """How this machine is shared out among the scans of a plan."""
-    a_scan = estimate.memory_bytes(plan.options.workload, estimate.grids(plan.tasks))
-    return resources.allot(resources.probe(plan.options.device), len(plan.tasks), a_scan, jobs, memory_gb, n_todo)
+    bytes_a_scan = estimate.memory_bytes(plan.workload, estimate.grids(plan.tasks))
+    machine = resources.probe(plan.spec.device)
+    jobs, memory_gb, threads = plan.execution.jobs, plan.execution.memory_gb, plan.execution.threads
+    share = resources.allot(machine, len(plan.tasks), bytes_a_scan, jobs, memory_gb, n_todo)
+    if share.jobs == 1 and threads is None:  # this process, whose user may have limited its threads
+        threads = min(torch.get_num_threads(), share.threads)
+    return replace(share, threads=threads or share.threads)
 
 
 @dataclass
 class _Progress:
-    """The scans at their end."""
+    """The finished scans."""
 
     plan: Plan
     status: Status
-    rows: dict[naming.Scan, dict[str, Any]] = field(default_factory=dict)
+    completed: dict[naming.Scan, CompletedScan] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     is_whole: bool = True
 
@@ -207,12 +227,12 @@ class _Progress:
             )
             self.failures.sort(key=lambda entry: entry["scan"])
             write_failures(self.plan, self.failures)
-        elif outcome.row is not None:
-            self.rows[outcome.scan] = outcome.row
+        elif outcome.completed is not None:
+            self.completed[outcome.scan] = outcome.completed
         self.status.end(outcome)
 
-    def work_off(self, tasks: Sequence[ScanTask], work: Work, stop_on_first_failure: bool) -> None:
-        """Until none is left; scans that another run works at come again when it has let them go."""
+    def run(self, tasks: Sequence[ScanTask], work: Work) -> None:
+        """Run all tasks; scans that another run has locked are tried again when they are free."""
         by_stem = {task.scan.stem: task for task in tasks}
         waiting, busy = list(tasks), list[ScanTask]()
         while waiting:
@@ -221,14 +241,14 @@ class _Progress:
                     self.add(outcome)
                     if outcome.status == "busy":
                         busy.append(by_stem[outcome.scan.stem])
-                    if outcome.status == "failed" and stop_on_first_failure:
+                    if outcome.status == "failed" and self.plan.execution.stop_on_first_failure:
                         self.is_whole = False
                         return
-            waiting, busy = _when_free(busy)
+            waiting, busy = _poll_locks(busy)
 
 
-def _when_free(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
-    """Wait until others have let go of some scans: those, and those that they still have."""
+def _poll_locks(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
+    """Poll the locks until some are free; return (free, locked)."""
     free: list[ScanTask] = []
     while tasks and not free:
         time.sleep(_BUSY_POLL_S)
@@ -237,7 +257,7 @@ def _when_free(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
 
 
 def _is_free(task: ScanTask) -> bool:
-    held = claim(task.out, task.scan.stem, task.options.locking)
+    held = claim(task.out, task.scan.stem, task.execution.locking)
     if held is not None:
         held.release()
     return held is not None
@@ -246,33 +266,27 @@ def _is_free(task: ScanTask) -> bool:
 def _finished(plan: Plan, progress: _Progress) -> Result:
     """Write the tables of the whole cohort; a shard writes none but its failures."""
     path = write_failures(plan, progress.failures)
-    rows = {task.scan: progress.rows[task.scan] for task in plan.tasks if task.scan in progress.rows}
-    if not rows and progress.failures:
-        msg = (
-            f"none of {len(plan.tasks)} scans could be preprocessed; first reason: {progress.failures[0]['reason']}"
-        )
+    own = {task.scan: progress.completed[task.scan] for task in plan.tasks if task.scan in progress.completed}
+    if not own and progress.failures:
+        reason = progress.failures[0]["reason"]
+        msg = f"none of {len(plan.tasks)} scans could be preprocessed; first reason: {reason}"
         raise ScanError(msg)
     if plan.shard is None:
-        with tables_claim(plan.out, plan.options.locking):
-            whole = write_cohort(plan.out, rows, plan.scans, plan.people, plan.options.names, plan.options.engine)
-        sweep(plan.out, plan.options.locking)
+        with tables_claim(plan.out, plan.execution.locking):
+            whole = write_cohort(plan.out, own, plan.scans, plan.people, plan.spec.names)
+        sweep(plan.out, plan.execution.locking)
     else:
-        whole = cohort_of(plan.out, rows, plan.people, plan.options.names, plan.options.engine)
-    return Result(plan.out, rows, whole, progress.failures, path, progress.is_whole)
+        whole = cohort_of(plan.out, own, plan.people, plan.spec.names)
+    return Result(plan.out, len(own), whole, progress.failures, path, progress.is_whole)
 
 
 def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
     """Write ``failures.tsv``; of a shard, a table of its own among the logs."""
     folder = plan.out if plan.shard is None else plan.out / FOLDER
-    path = folder / plan.in_logs("failures", ".tsv")
-    with tables_claim(plan.out, plan.options.locking):
-        tables.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
+    path = folder / plan.log_name("failures", ".tsv")
+    with tables_claim(plan.out, plan.execution.locking):
+        dictionary.write_table(path, pd.DataFrame(failures, columns=FAILURE_COLUMNS), "failures")
     return path
-
-
-def read_failures(folder: Path) -> pd.DataFrame:
-    """The scans that failed in a run: scan, path, step, reason."""
-    return pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What happens to scans, told as it happens: to the log ``logs/status.jsonl`` and to whoever listens."""
+"""What happens to scans, as it happens: written to ``logs/status.jsonl`` and passed to a listener."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbmstat import runlog
 from vbmstat.batch.task import ScanOutcome
-from vbmstat.naming import Scan
+from vbmstat.files import runlog
+from vbmstat.files.naming import Scan
+from vbmstat.progress import ignore
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Event:
         The scan.
     what : str
         The name of a step that began, or ``done``, ``resumed`` (it was complete), ``failed``, ``busy`` (another run
-        works at it; it comes again).
+        has locked it; it is tried again).
     done, total : int
-        Scans at their end so far, and all of the run.
+        Scans finished so far, and all of the run.
     detail : str
         Reason of a failure; warnings.
     """
@@ -36,8 +37,11 @@ class Event:
     detail: str = ""
 
 
+OnEvent = Callable[[Event], None]
+
+
 class Status:
-    """Counts scans, writes the log and tells the listener; threads may share it.
+    """Counts scans, writes the log and calls the listener; thread-safe.
 
     Parameters
     ----------
@@ -51,7 +55,7 @@ class Status:
         The listener.
     """
 
-    def __init__(self, log: Path, run: str, total: int, on_event: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(self, log: Path, run: str, total: int, on_event: OnEvent = ignore) -> None:
         self._log, self._run, self._total, self._on_event = log, run, total, on_event
         self._done = 0
         self._lock = threading.Lock()
@@ -63,23 +67,23 @@ class Status:
     def step(self, scan: Scan, step: str) -> None:
         """A step of a scan begins."""
         runlog.append(self._log, {"run": self._run, "event": "step", "scan": scan.stem, "step": step})
-        self._tell(Event(scan, step, self._done, self._total))
+        self._notify(Event(scan, step, self._done, self._total))
 
     def end(self, outcome: ScanOutcome) -> None:
-        """A scan is at its end, or busy elsewhere."""
+        """A scan is finished, or locked by another run."""
         with self._lock:
             self._done += outcome.status != "busy"
-        if outcome.status != "resumed":  # a run that goes on says how many, not which
+        if outcome.status != "resumed":  # the line about the start has their number
             entry = {"run": self._run, "event": outcome.status, "scan": outcome.scan.stem}
             known = {
                 "step": outcome.step, "detail": outcome.detail, "seconds": outcome.seconds,
                 "peak_mb": outcome.peak_bytes >> 20,
             }  # fmt: skip
             if outcome.status == "failed":
-                known.pop("seconds")  # of a scan that is complete alone
+                known.pop("seconds")  # only of complete scans
             runlog.append(self._log, {**entry, **{key: value for key, value in known.items() if value}})
-        self._tell(Event(outcome.scan, outcome.status, self._done, self._total, outcome.detail))
+        self._notify(Event(outcome.scan, outcome.status, self._done, self._total, outcome.detail))
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         with self._lock:
             self._on_event(event)

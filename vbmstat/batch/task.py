@@ -1,34 +1,39 @@
-"""One scan from file to files: read, process, write. Whoever runs it, it is the same and harms no other scan.
+"""One scan from file to files: read, process, write. Scans do not depend on one another.
 
 Outputs are made in the scan's own folder under ``.partial`` and renamed when all are there, the sidecar last.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from vbmstat import derivatives, io, naming, storage
+from vbmstat.assets.provenance import provenance
+from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
+from vbmstat.batch.execution import Execution
 from vbmstat.batch.memory import peak_bytes, start_peak
-from vbmstat.batch.options import Options
 from vbmstat.errors import VbmstatError, one_line
+from vbmstat.files import naming
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline
-from vbmstat.provenance import provenance
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.progress import OnStep, ignore
 
+Status = Literal["done", "resumed", "failed", "busy"]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a process needs to know to preprocess one scan; can be pickled.
+    """All that a process needs to know to preprocess one scan; picklable.
 
     Attributes
     ----------
@@ -36,46 +41,65 @@ class ScanTask:
         The scan.
     out : Path
         Output folder, absolute.
-    options : Options
-        How; the device is ``cpu`` or ``cuda``, not ``auto``.
+    spec : PreprocSpec
+        What to make; the device is ``cpu`` or ``cuda``, not ``auto``.
+    execution : Execution
+        How to run it.
     parameters : dict
-        What the sidecar records beside engine and device.
+        What the sidecar records beside the spec.
     """
 
     scan: naming.Scan
     out: Path
-    options: Options
+    spec: PreprocSpec
+    execution: Execution = field(default_factory=Execution)
     parameters: dict[str, Any] = field(default_factory=dict)
+
+    def completed(self) -> derivatives.CompletedScan | None:
+        """The scan's outputs, if they are complete and made the same way; the widths of smoothed maps may differ."""
+        names = self.spec.names
+        if self.execution.force or derivatives.completed_scan(self.out, self.scan, names) is None:
+            return None  # without reading the scan for its hash
+        return derivatives.completed_scan(self.out, self.scan, names, self.origin())
+
+    def missing_widths(self, completed: derivatives.CompletedScan) -> list[float]:
+        """Widths of smoothed maps that a complete scan lacks."""
+        return [width for width in self.spec.fwhm_mm if width not in completed.fwhm_mm]
 
     def origin(self) -> dict[str, Any]:
         """Provenance of the scan's outputs; reads the whole input."""
-        engine, device = self.options.engine, self.options.device
-        return provenance("preprocess", self.parameters, [self.scan.path], engine=engine, device=device)
+        return origin_of(self.spec, self.parameters, [self.scan.path])
+
+
+def origin_of(spec: PreprocSpec, parameters: Mapping[str, Any], inputs: Sequence[Path] = ()) -> dict[str, Any]:
+    """Provenance of preprocessing: what the sidecars and the manifest record."""
+    made = provenance("preprocess", parameters, inputs, engine=spec.engine, device=spec.device)
+    return {**made, "spec": spec.record()}
 
 
 @dataclass(frozen=True)
 class ScanOutcome:
-    """What became of a scan; can be pickled.
+    """Result of a task; picklable.
 
     Attributes
     ----------
     scan : Scan
         The scan.
     status : {"done", "resumed", "failed", "busy"}
-        Resumed: it was complete. Busy: another process works at it.
-    row : dict, optional
-        Its columns in the cohort table, where it is complete.
+        Resumed: it was complete. Busy: another process has it.
+    completed : CompletedScan, optional
+        Its entry in the cohort, if it is complete.
     step, reason : str
         Where and why it failed.
     seconds : dict of str to float
         Wall time of each step.
     peak_bytes : int
-        Most memory that the process took meanwhile.
+        Peak memory of the process meanwhile.
     """
 
     scan: naming.Scan
-    status: Literal["done", "resumed", "failed", "busy"]
-    row: dict[str, Any] | None = None
+    status: Status
+    completed: derivatives.CompletedScan | None = None
     step: str = ""
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -83,49 +107,42 @@ class ScanOutcome:
 
     @property
     def detail(self) -> str:
-        """What is to be said of it: the reason of a failure, or warnings."""
-        return self.reason or str((self.row or {}).get("qc_warnings") or "")
+        """The reason of a failure, or warnings."""
+        return self.reason or str((self.completed.row if self.completed else {}).get("qc_warnings") or "")
 
 
-def run_scan(task: ScanTask, tell: Callable[[str], None] = lambda _: None) -> ScanOutcome:
+def run_scan(task: ScanTask, on_step: OnStep = ignore) -> ScanOutcome:
     """Preprocess one scan and write its outputs, unless they are complete or another process makes them.
 
     Parameters
     ----------
     task : ScanTask
         The scan and how.
-    tell : callable
-        Told the name of each step when it begins.
+    on_step : callable
+        Called with the name of each step when it begins.
 
     Returns
     -------
     ScanOutcome
-        Also of a scan that fails: only what is no `Exception` (an interruption) is raised, and leaves nothing behind.
+        Also for a scan that fails. Only what is not an `Exception` (an interruption) is raised; it leaves nothing
+        behind.
     """
-    with ScanRun(task, tell) as run:
+    with ScanRun(task, on_step) as run:
         run.read()
         run.process()
         return run.write()
 
 
-def completed_row(task: ScanTask) -> dict[str, Any] | None:
-    """Cohort columns of a scan whose outputs are complete and were made in the same way; None if it must be run."""
-    names = task.options.names
-    if task.options.force or not derivatives.is_complete(task.out, task.scan, names):
-        return None
-    return derivatives.completed_row(task.out, task.scan, names, task.origin())
-
-
 class ScanRun:
-    """One scan on its way. Its three parts may be run by three threads, one after the other; none fails with its scan.
+    """One scan under way. Three threads may run its three parts in turn; a failing scan raises in none of them.
 
-    It is a context: when it ends, the scan is free for others and nothing unfinished is left.
+    A context: when it ends, the scan is free for others and nothing unfinished is left.
     """
 
-    def __init__(self, task: ScanTask, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, task: ScanTask, on_step: OnStep = ignore) -> None:
         self.task = task
         self.outcome: ScanOutcome | None = None
-        self._tell = tell
+        self._on_step = on_step
         self._step = "read"
         self._seconds: dict[str, float] = {}
         self._claim: Claim | None = None
@@ -140,18 +157,18 @@ class ScanRun:
         self.close()
 
     def close(self) -> None:
-        """Let others have the scan; what is unfinished goes."""
+        """Release the scan; unfinished files are deleted."""
         if self._claim is not None:
             self._claim.release()
             self._claim = None
 
     def read(self) -> None:
-        """Claim the scan, look whether it is complete, and read it."""
-        self._go_on()
+        """Claim the scan, check whether it is complete, and read it."""
+        self._next_part("read")
 
     def process(self) -> None:
         """Run the engine."""
-        self._go_on()
+        self._next_part()
 
     def write(self) -> ScanOutcome:
         """Write the outputs.
@@ -159,79 +176,98 @@ class ScanRun:
         Raises
         ------
         RuntimeError
-            If the other two parts were not run before.
+            If the scan was not read and processed before.
         """
-        self._go_on()
+        self._next_part("write")
         if self.outcome is None:
             msg = "a scan is read and processed before it is written"
             raise RuntimeError(msg)
         return self.outcome
 
-    def _go_on(self) -> None:
-        """Run the next part, unless the scan is at its end."""
+    def _next_part(self, timed: str = "") -> None:
+        """Run the next part, unless the scan has an outcome already."""
         if self.outcome is not None:
             return
+        start = time.perf_counter()
         try:
             next(self._parts)
         except StopIteration as end:
             self.outcome = end.value
-        except Exception as error:  # one bad scan must not stop the batch; it is reported with its reason
+        except Exception as error:  # one bad scan must not stop the batch; its reason is reported
             log.debug("scan %s failed", self.task.scan.stem, exc_info=True)
             self.outcome = self._ended("failed", step=self._step, reason=reason_of(error, self.task.scan))
+        if timed:
+            self._seconds[timed] = round(time.perf_counter() - start, 2)
 
     def _work(self) -> Generator[None, None, ScanOutcome]:
-        """The three parts; the images of one are not kept in memory longer than the next needs them."""
-        task, options = self.task, self.task.options
-        with self._timed("read"):
-            start_peak()
-            held = self._claim = claim(task.out, task.scan.stem, options.locking)
-            if held is None:
-                return self._ended("busy")
-            self._begin("read")
-            naming.check_name_length(task.scan, options.names)
-            row = completed_row(task)
-            if row is not None:
-                return self._ended("resumed", row=row)
-            volume = io.read_scan(task.scan.path)  # first, for what it says of a file that is none
-            origin = task.origin()
+        """The three parts, each up to a ``yield``."""
+        task, spec = self.task, self.task.spec
+        start_peak()
+        held = self._claim = claim(task.out, task.scan.stem, task.execution.locking)
+        if held is None:
+            return self._ended("busy")
+        self._begin("read")
+        naming.check_name_length(task.scan, spec.names, spec.fwhm_mm)
+        completed = task.completed()
+        if completed is None:
+            return (yield from self._preprocess(held.folder))
+        missing = task.missing_widths(completed)
+        return (yield from self._smooth(held.folder, missing)) if missing else self._ended("resumed", completed)
+
+    def _preprocess(self, made: Path) -> Generator[None, None, ScanOutcome]:
+        """The whole scan; images of a part are freed as soon as the next does not need them."""
+        task, spec = self.task, self.task.spec
+        volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are the better ones
+        origin = task.origin()
         yield
-        process = options.process or pipeline.preprocess_scan
-        chosen = {"weights": options.weights} if options.weights else {}
-        result = process(volume, options.device, self._begin, options.engine, **chosen)
+        process = task.execution.process or pipeline.preprocess_scan
+        result = process(volume, spec, self._begin)
         del volume
         yield
-        with self._timed("write"):
-            self._begin("write")
-            derivatives.write_derivatives(held.folder, task.scan, result, options.names, origin)
-            publish(held.folder, task.out, naming.output_path(Path(), task.scan, "sidecar", options.names))
-            self._seconds |= result.seconds
-            return self._ended("done", row=derivatives.scan_row(result))
+        self._begin("write")
+        completed = derivatives.write_derivatives(made, task.scan, result, spec.names, origin)
+        self._publish(made, derivatives.stale_files(task.out, task.scan, spec.names, spec.fwhm_mm))
+        self._seconds |= result.seconds
+        return self._ended("done", completed)
 
-    @contextlib.contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[part] = round(time.perf_counter() - start, 2)
+    def _smooth(self, made: Path, widths: Sequence[float]) -> Generator[None, None, ScanOutcome]:
+        """Only the smoothed maps that a complete scan lacks."""
+        task, spec = self.task, self.task.spec
+        modulated = derivatives.read_modulated(task.out, task.scan, spec.names)
+        yield
+        self._begin("smooth")
+        on_device = Volume(modulated.data.to(spec.device), modulated.grid)
+        smoothed = pipeline.smooth_maps(on_device, widths)
+        yield
+        self._begin("write")
+        completed = derivatives.write_smoothed(made, task.out, task.scan, spec.names, smoothed)
+        self._publish(made)
+        return replace(self._ended("done", completed), seconds={})  # estimates of a scan's time must not count this
+
+    def _publish(self, made: Path, stale: Sequence[Path] = ()) -> None:
+        for path in stale:  # before the sidecar that lists it goes
+            path.unlink(missing_ok=True)
+        publish(made, self.task.out, naming.output_path(Path(), self.task.scan, "sidecar", self.task.spec.names))
 
     def _begin(self, step: str) -> None:
         self._step = step
         if self._claim is not None:
             self._claim.note(step)
-        self._tell(step)
+        self._on_step(step)
 
-    def _ended(self, status: Literal["done", "resumed", "failed", "busy"], **known: Any) -> ScanOutcome:
-        return ScanOutcome(self.task.scan, status, **known, seconds=self._seconds, peak_bytes=peak_bytes())
+    def _ended(
+        self, status: Status, completed: derivatives.CompletedScan | None = None, step: str = "", reason: str = ""
+    ) -> ScanOutcome:
+        return ScanOutcome(self.task.scan, status, completed, step, reason, self._seconds, peak_bytes())
 
 
 def publish(made: Path, out: Path, last: Path) -> None:
-    """Rename a scan's files to their places, the one that proves it complete last.
+    """Move a scan's files to their places, the one that proves it complete last.
 
     Parameters
     ----------
     made, out : Path
-        Folders on one file system: where the files are, and where they belong under the same relative names.
+        Folders on one file system: where the files are, and where they go under the same relative names.
     last : Path
         Relative name of the sidecar. An older one is removed first, so that the scan counts as incomplete meanwhile.
     """
@@ -239,11 +275,11 @@ def publish(made: Path, out: Path, last: Path) -> None:
         (out / last).unlink()
         storage.fsync_folder((out / last).parent)
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
-    rest = [name for name in files if name != last]
-    for name in rest:
+    others = [name for name in files if name != last]
+    for name in others:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, out / name)
-    for folder in {name.parent for name in rest}:
+    for folder in {name.parent for name in others}:
         storage.fsync_folder(out / folder)
     (out / last).parent.mkdir(parents=True, exist_ok=True)
     os.replace(made / last, out / last)
@@ -251,7 +287,7 @@ def publish(made: Path, out: Path, last: Path) -> None:
 
 
 def reason_of(error: BaseException, scan: naming.Scan) -> str:
-    """One line that says what is wrong with which scan."""
+    """One line: which scan, and what is wrong with it."""
     if isinstance(error, VbmstatError):
         text = str(error)
     elif isinstance(error, MemoryError) or "alloc" in str(error).lower():

@@ -1,4 +1,4 @@
-"""Who works scans off: this process, processes of this machine, or any executor as `concurrent.futures` knows it."""
+"""Executors that run scan tasks: this process, processes of this machine, or any `concurrent.futures` executor."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from vbmstat.batch.resources import Allotment
 from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
 from vbmstat.device import keep_freed_memory
 
-Tell = Callable[[ScanTask, str], None]  # a scan, and the step that begins
-Work = Callable[[Sequence[ScanTask], Tell], Generator[ScanOutcome, None, None]]
-_POLL_S = 1.0  # how often the steps of other processes are looked at
+OnTaskStep = Callable[[ScanTask, str], None]  # a scan, and the step that begins
+Work = Callable[[Sequence[ScanTask], OnTaskStep], Generator[ScanOutcome, None, None]]
+_POLL_S = 1.0  # interval at which the steps of other processes are read
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
-_KILLED = "its process was killed at the step {step}, most likely by the system for want of memory; free memory, give "
-_KILLED += "fewer --jobs or less --memory, or run it on a larger machine"
+_KILLED = "its process was killed at the step {step}, most likely because memory ran out; free memory, lower --jobs or "
+_KILLED += "--memory, or use a larger machine"
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Other processes that scans are given to.
+    """Other processes that run scans.
 
     Attributes
     ----------
@@ -56,24 +56,24 @@ class Workers:
 
 @contextlib.contextmanager
 def workforce(share: Allotment, device: str, given: Workers | None = None) -> Iterator[Work]:
-    """Who works scans off: the workers given, or this process one scan at a time, or processes of this machine."""
+    """The workers given, or this process with one scan at a time, or processes of this machine."""
     if given is not None:
-        yield lambda tasks, tell: run_elsewhere(tasks, given, tell)
+        yield lambda tasks, on_step: run_elsewhere(tasks, given, on_step)
     elif share.jobs == 1:
-        torch.set_num_threads(min(torch.get_num_threads(), share.threads))
+        torch.set_num_threads(share.threads)
         yield run_here
     else:
         with local_workers(share.jobs, share.threads, device) as local:
-            yield lambda tasks, tell: run_elsewhere(tasks, local, tell)
+            yield lambda tasks, on_step: run_elsewhere(tasks, local, on_step)
 
 
-def run_here(tasks: Sequence[ScanTask], tell: Tell) -> Generator[ScanOutcome, None, None]:
-    """Work scans off in this process: one computes here, while threads read the next and write the last.
+def run_here(tasks: Sequence[ScanTask], on_step: OnTaskStep) -> Generator[ScanOutcome, None, None]:
+    """Run scans in this process: it computes one while threads read the next and write the last.
 
-    At most three scans are in memory: one read ahead, one under work, one being written.
+    At most three scans are in memory: one read ahead, one in work, one being written.
     """
     waiting = iter(tasks)
-    current: list[ScanRun] = []  # begun, not written yet
+    current: list[ScanRun] = []  # begun, not yet written
     with contextlib.ExitStack() as clean:
         clean.callback(_close, current)  # last: after the threads' end
         reader, writer = (clean.enter_context(ThreadPoolExecutor(1, name)) for name in ("read", "write"))
@@ -82,7 +82,7 @@ def run_here(tasks: Sequence[ScanTask], tell: Tell) -> Generator[ScanOutcome, No
             task = next(waiting, None)
             if task is None:
                 return None
-            run = ScanRun(task, lambda step: tell(task, step))
+            run = ScanRun(task, lambda step: on_step(task, step))
             current.append(run)
             return reader.submit(_read, run)
 
@@ -115,11 +115,13 @@ def _write(run: ScanRun, current: list[ScanRun]) -> ScanOutcome:
     return outcome
 
 
-def run_elsewhere(tasks: Sequence[ScanTask], workers: Workers, tell: Tell) -> Generator[ScanOutcome, None, None]:
-    """Work scans off in other processes. One that dies takes no other scan with it.
+def run_elsewhere(
+    tasks: Sequence[ScanTask], workers: Workers, on_step: OnTaskStep
+) -> Generator[ScanOutcome, None, None]:
+    """Run scans in other processes. A process that dies takes no other scan with it.
 
-    When an executor breaks, nobody knows which of the scans under way was the cause: each is tried once more, alone on
-    a new executor, and fails if that breaks, too. From then on one scan less is worked at together.
+    When an executor breaks, any of the running scans may be the cause: each is tried once more, alone on a new
+    executor, and fails if that breaks too. From then on one scan less runs at once.
 
     Parameters
     ----------
@@ -127,14 +129,15 @@ def run_elsewhere(tasks: Sequence[ScanTask], workers: Workers, tell: Tell) -> Ge
         The scans.
     workers : Workers
         Where to.
-    tell : callable
-        Told of each scan and step that begins, as the lock files show it: steps shorter than a second may be missed.
+    on_step : callable
+        Called with each scan and step that begins, as the lock files show it: steps shorter than a second may be
+        missed.
     """
     waiting, running = deque(tasks), dict[Future[ScanOutcome], ScanTask]()
     slots, executor, seen = workers.slots, workers.make(workers.slots), dict[str, str]()
     try:
         while waiting or running:
-            with contextlib.suppress(BrokenExecutor):  # known from the futures, too
+            with contextlib.suppress(BrokenExecutor):  # the futures show it too
                 while waiting and len(running) < slots:
                     running[executor.submit(run_scan, waiting[0])] = waiting[0]
                     waiting.popleft()
@@ -142,7 +145,7 @@ def run_elsewhere(tasks: Sequence[ScanTask], workers: Workers, tell: Tell) -> Ge
                 executor = workers.make(slots)
                 continue
             finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
-            _tell_steps(running.values(), seen, tell)
+            _report_steps(running.values(), seen, on_step)
             suspects = []
             for future in finished:
                 task = running.pop(future)
@@ -169,7 +172,7 @@ def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
         return future.result()
     except BrokenExecutor:
         return None
-    except Exception as error:  # the executor's own: it gave the scan up, or could not send it
+    except Exception as error:  # of the executor itself: it gave up, or could not pickle the task
         step = under_way(task.out).get(task.scan.stem) or "start"
         return ScanOutcome(task.scan, "failed", step=step, reason=reason_of(error, task.scan))
 
@@ -187,19 +190,19 @@ def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:
     return ScanOutcome(task.scan, "failed", step=step, reason=reason)
 
 
-def _tell_steps(tasks: Any, seen: dict[str, str], tell: Tell) -> None:
-    """Tell what the lock files say that has not been told yet."""
+def _report_steps(tasks: Any, seen: dict[str, str], on_step: OnTaskStep) -> None:
+    """Report steps in the lock files that are new."""
     by_stem = {task.scan.stem: task for task in tasks}
     if not by_stem:
         return
     for stem, step in under_way(next(iter(by_stem.values())).out).items():
         if step and stem in by_stem and seen.get(stem) != step:
             seen[stem] = step
-            tell(by_stem[stem], step)
+            on_step(by_stem[stem], step)
 
 
 def stop(executor: Executor) -> None:
-    """End an executor now: what is under way is given up, which the next run does again."""
+    """Stop an executor now; scans in work are abandoned, and the next run repeats them."""
     processes = list((getattr(executor, "_processes", None) or {}).values())  # none of an executor of another kind
     executor.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -210,9 +213,9 @@ def stop(executor: Executor) -> None:
 
 @contextlib.contextmanager
 def local_workers(jobs: int, threads: int, device: str = "cpu") -> Iterator[Workers]:
-    """Processes of this machine: each with so many threads; on several GPUs, they take turns.
+    """Processes of this machine with some threads each, spread over its GPUs.
 
-    The processes are new ones (spawned), ignore Ctrl-C, which is their parent's business, and end when it ends.
+    They are spawned, leave Ctrl-C to their parent, and end when it ends.
     """
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ |= dict.fromkeys(_THREADS, str(threads))  # the processes inherit it, and read it before torch is there
@@ -255,6 +258,6 @@ def set_threads(threads: int) -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """End this process when its parent ends, however that ends."""
+    """End this process when its parent has ended for any reason."""
     connection.wait([sentinel])
     os._exit(1)

@@ -1,4 +1,4 @@
-"""``vbmstat assets``: templates, atlases and network weights: what there is, where, and whether it is genuine."""
+"""``vbmstat assets``: list, fetch, verify and locate templates, atlases and network weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _COLUMNS = ("name", "state", "size", "sha256", "source", "licence")
 
 @app.command("list")
 def list_assets() -> None:
-    """Every file that the program reads besides your data, its size, source and licence."""
-    from vbmstat.catalogue import entries  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.downloads import cache_folder  # noqa: PLC0415
+    """List every asset with its size, source and licence."""
+    from vbmstat.assets.downloads import cache_folder  # noqa: PLC0415
+    from vbmstat.cli.catalogue import entries  # noqa: PLC0415 - heavy imports inside the command
 
     rows = [_COLUMNS]
     known = entries()
@@ -40,14 +40,14 @@ def list_assets() -> None:
 def fetch_weights(
     names: Annotated[list[str] | None, typer.Argument(help="Sets of weights; all by default.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Folder or http(s) address that holds the files, in place of the known ones.")
+        str | None, typer.Option(help="Folder or http(s) address with the files, instead of the known ones.")
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Open no connection; VBMSTAT_OFFLINE=1 does the same.")
     ] = False,
 ) -> None:
-    """Bring network weights into the cache (VBMSTAT_ASSETS, else your cache folder), once for all processes."""
-    from vbmstat.downloads import WEIGHTS, fetch  # noqa: PLC0415 - heavy imports inside the command
+    """Download network weights into the cache (VBMSTAT_ASSETS, else your cache folder), once for all processes."""
+    from vbmstat.assets.downloads import WEIGHTS, fetch  # noqa: PLC0415 - heavy imports inside the command
 
     for name in names or list(WEIGHTS):
         typer.echo(f"{name}: in {fetch(name, source, offline=offline, tell=typer.echo)}")
@@ -55,25 +55,25 @@ def fetch_weights(
 
 @app.command("verify")
 def verify_assets(
-    names: Annotated[list[str] | None, typer.Argument(help="As in the list; by default all that is there.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="As in the list; by default all that is present.")] = None,
 ) -> None:
-    """Compare the sha256 of files with what it must be; exit code 1 if one differs."""
-    from vbmstat.catalogue import entries, problem  # noqa: PLC0415 - heavy imports inside the command
+    """Compare files with their pinned or recorded sha256; exit code 1 if one differs."""
+    from vbmstat.cli.catalogue import entries, problem  # noqa: PLC0415 - heavy imports inside the command
 
     wrong = 0
     for entry in entries(names or ()):
-        found = problem(entry)
-        if found == "not fetched" and not names:
+        fault = problem(entry)
+        if fault == "not fetched" and not names:
             continue
-        wrong += bool(found)
-        typer.echo(f"{entry.sha256 or '-'}  {entry.path}: {found or 'ok'}")
+        wrong += bool(fault)
+        typer.echo(f"{entry.sha256 or '-'}  {entry.path}: {fault or 'ok'}")
     if wrong:
         raise typer.Exit(1)
 
 
 @app.command("path")
-def show_path(name: Annotated[str, typer.Argument(help="As in the list, or a set of weights.")]) -> None:
-    """Print where a file, or the folder of a set of weights, is, after verifying it."""
-    from vbmstat.catalogue import path  # noqa: PLC0415 - heavy imports inside the command
+def show_path(name: Annotated[str, typer.Argument(help="A name of the list, or a set of weights.")]) -> None:
+    """Print the path of a file, or of the folder of a set of weights, after verifying it."""
+    from vbmstat.cli.catalogue import path  # noqa: PLC0415 - heavy imports inside the command
 
     typer.echo(path(name))

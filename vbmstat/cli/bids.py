@@ -15,7 +15,7 @@ from vbmstat import __version__
 from vbmstat.errors import VbmstatError, one_line
 
 if TYPE_CHECKING:
-    from vbmstat.inputs import Inputs
+    from vbmstat.files.search import Inputs
 
 _UNITS = {"": 1e-3, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # GB; fMRIPrep takes plain numbers for MB
 _WITHOUT_MEANING = ("--notrack", "--anat-only", "--low-mem", "--resource-monitor", "--write-graph")
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add(which, "--participant-label", nargs="+", default=[], metavar="LABEL", help="With or without sub-.")
     _add(which, "--session-label", "--session-id", nargs="+", default=[], metavar="LABEL", help="With or without ses-.")
     _add(which, "--bids-filter-file", type=Path, metavar="FILE", help="JSON of PyBIDS filters; the entry t1w is used.")
-    _add(which, "--skip-bids-validation", action="store_true", help="Take a folder without dataset_description.json.")
+    _add(which, "--skip-bids-validation", action="store_true", help="Accept a folder without dataset_description.json.")
     how = app.add_argument_group("how")
     _add(
         how,
@@ -56,11 +56,13 @@ def parser() -> argparse.ArgumentParser:
          help="Memory in all; also 16G.")  # fmt: skip
     _add(how, "--mem-gb", type=float, dest="memory_gb", metavar="GB", help="The same in GB.")
     _add(how, "--engine", default="classic", help="classic, cat or deep.")
+    _add(how, "--fwhm", type=float, action="append", metavar="MM",
+         help="Width of the smoothed maps; may be repeated; default 6, 0 for none.")  # fmt: skip
     _add(how, "--device", default="auto", help="auto, cpu or cuda.")
-    _add(how, "--stop-on-first-crash", action="store_true", help="Leave the rest undone when a scan fails.")
-    _add(how, "--dry-run", action="store_true", help="Say which scans would be done.")
+    _add(how, "--stop-on-first-crash", action="store_true", help="End the run when a scan fails.")
+    _add(how, "--dry-run", action="store_true", help="Print which scans would be run.")
     _add(how, "--force", action="store_true", help="Run complete scans again.")
-    _add(how, "-w", "--work-dir", type=Path, help="Taken and not used: what is unfinished lies in output_dir/.partial.")
+    _add(how, "-w", "--work-dir", type=Path, help="Accepted and not used: unfinished files are in output_dir/.partial.")
     for name in _WITHOUT_MEANING:
         _add(how, name, action="store_true", help=argparse.SUPPRESS)
     model = app.add_argument_group("group level")
@@ -100,8 +102,8 @@ def run(arguments: Sequence[str]) -> int:
         If nothing can be done: no such dataset, unknown labels, no scan left.
     """
     options = parser().parse_args(arguments)
-    from vbmstat.bids import check_dataset  # noqa: PLC0415 - heavy imports
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+    from vbmstat.files.bids import check_dataset  # noqa: PLC0415 - heavy imports
 
     keep_freed_memory()
     if options.verbose:
@@ -132,23 +134,27 @@ def _jobs(options: argparse.Namespace) -> int | None:
 
 def _participants(options: argparse.Namespace) -> int:
     """Maps of every scan that is asked for."""
-    from vbmstat.batch.options import Options  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.cli.live import screen, stoppable  # noqa: PLC0415
+    from vbmstat.preproc.spec import DEFAULT_FWHM_MM, PreprocSpec  # noqa: PLC0415
 
-    found = _found(options)
+    inputs = _inputs(options)
     if options.dry_run:
-        for scan in found.scans:
+        for scan in inputs.scans:
             sys.stdout.write(f"{one_line(str(scan.path))}\n")
         return 0
-    asked = Options(engine=options.engine, device=options.device, names="bids", force=options.force)
-    plan = make_plan(found, options.output_dir, asked, participants=_people(options))
+    spec = PreprocSpec(
+        engine=options.engine, device=options.device, fwhm_mm=tuple(options.fwhm or DEFAULT_FWHM_MM), names="bids"
+    )
+    execution = Execution(
+        jobs=_jobs(options), memory_gb=options.memory_gb, force=options.force,
+        stop_on_first_failure=options.stop_on_first_crash,
+    )  # fmt: skip
+    plan = make_plan(inputs, options.output_dir, spec, execution, _people(options))
     with screen() as shown, stoppable(shown.stopped):
-        result = run_plan(
-            plan, jobs=_jobs(options), memory_gb=options.memory_gb, stop_on_first_failure=options.stop_on_first_crash,
-            on_event=shown.show, on_start=shown.say,
-        )  # fmt: skip
+        result = run_plan(plan, on_event=shown.show, on_start=shown.say)
         shown.say(f"{len(result.cohort.table)} scans in {plan.out / 'cohort.tsv'}")
         if result.failures:
             shown.say(f"{len(result.failures)} failed: {plan.out / 'failures.tsv'}", "red")
@@ -157,20 +163,21 @@ def _participants(options: argparse.Namespace) -> int:
 
 def _group(options: argparse.Namespace) -> int:
     """Table and report of all scans that are complete, wherever they were made, and a model if there is a formula."""
-    from vbmstat import bids, cli  # noqa: PLC0415 - imports every command
+    from vbmstat import cli  # noqa: PLC0415 - imports every command
     from vbmstat.batch.claim import tables_claim  # noqa: PLC0415
     from vbmstat.batch.collect import read_people, write_cohort  # noqa: PLC0415
-    from vbmstat.derivatives import is_complete  # noqa: PLC0415
+    from vbmstat.batch.derivatives import completed_scan  # noqa: PLC0415
+    from vbmstat.files import bids  # noqa: PLC0415 - imports every command
     from vbmstat.report.write import write_report  # noqa: PLC0415
 
     out = options.output_dir
-    asked = _found(options).scans
-    done = [scan for scan in asked if is_complete(out, scan, "bids")]
+    asked = _inputs(options).scans
+    done = [scan for scan in asked if completed_scan(out, scan, "bids") is not None]
     if not done:
         msg = f"{out}: none of {len(asked)} scans is complete; run the level participant first"
         raise VbmstatError(msg)
     with tables_claim(out):
-        cohort = write_cohort(out, {}, [], read_people([options.bids_dir], None), "bids", options.engine)
+        cohort = write_cohort(out, {}, [], read_people([options.bids_dir], None), "bids")
         bids.write_dataset_files(out, done, "bids")
         sys.stderr.write(f"{len(cohort.table)} scans in {out / 'cohort.tsv'}; report in {write_report(out)}\n")
     if len(done) < len(asked):
@@ -181,10 +188,10 @@ def _group(options: argparse.Namespace) -> int:
     return 0
 
 
-def _found(options: argparse.Namespace) -> Inputs:
+def _inputs(options: argparse.Namespace) -> Inputs:
     """Scans of the dataset that are asked for; the others are among the skipped."""
-    from vbmstat.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
-    from vbmstat.inputs import find_inputs  # noqa: PLC0415
+    from vbmstat.files.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
+    from vbmstat.files.search import find_inputs  # noqa: PLC0415
 
     filters = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
     wanted = Selection(tuple(options.participant_label), tuple(options.session_label), filters)

@@ -18,13 +18,16 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="Folder of tables and figures.")] = Path("comparison"),
 ) -> None:
     """Correlation, slope, Bland-Altman, peaks and overlap of two maps, models, map folders or ROI tables."""
-    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports
     from vbmstat.compare.files import compare_files  # noqa: PLC0415
-    from vbmstat.compare.output import write_comparison  # noqa: PLC0415
+    from vbmstat.compare.output import SUMMARY, write_comparison  # noqa: PLC0415
+    from vbmstat.image.storage import listed_files  # noqa: PLC0415
 
+    earlier = listed_files(out, SUMMARY)
     with stages() as report:
         found = compare_files(a, b, mask=mask, names=names, report=report)
     files = write_comparison(out, found, [a, b])
+    print_removed(out, earlier)
     typer.echo(f"A: {found.names[0]}, B: {found.names[1]}")
     for note in found.notes:
         typer.echo(f"note: {note}")

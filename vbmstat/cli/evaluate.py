@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vbmstat.evaluate_folders import Evaluation
-    from vbmstat.robustness.engines import Head
+    from vbmstat.evaluate.engines import Head
+    from vbmstat.evaluate.folders import Evaluation
 
 app = typer.Typer(help="Evaluate output folders, or engines on images whose truth is known.", no_args_is_help=True)
 
@@ -44,15 +44,15 @@ def folders(
 
     worst_FOLDER.png shows each folder's worst scan in the slices that disagree most.
     """
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
     from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.evaluate_folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.evaluate.folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     with stages() as report:
         evaluation = evaluate_folders(folders, truth, report, reference)
     scans = with_ages(evaluation.scans, folders)
-    tables.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
-    tables.write_table(out / "evaluation_summary.tsv", evaluation.summary, "evaluation_summary")
+    dictionary.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
+    dictionary.write_table(out / "evaluation_summary.tsv", evaluation.summary, "evaluation_summary")
     typer.echo("Median [worst scan]:")
     typer.echo(side_by_side(evaluation.summary).to_string())
     if "age_flag" in scans:
@@ -82,7 +82,7 @@ def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
         from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-        from vbmstat.robustness.engines import evaluate_heads, find_engines  # noqa: PLC0415
+        from vbmstat.evaluate.engines import evaluate_heads, find_engines  # noqa: PLC0415
 
         def evaluate(kind: type[Head]) -> pd.DataFrame:
             engines, where = find_engines(engine, weights), choose_device(device)
@@ -99,10 +99,10 @@ def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
 @_engine_test
 def artefacts(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Callable[..., pd.DataFrame]) -> None:
     """Segment images with noise, bias field, blur, ghosting, motion, ringing and spikes, medium and strong."""
+    from vbmstat.evaluate.artefacts import ArtefactHead, captioned_images, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415 - heavy imports
     from vbmstat.figures.publication import save_png  # noqa: PLC0415
-    from vbmstat.naming import image_stem  # noqa: PLC0415
-    from vbmstat.robustness.artefacts import ArtefactHead, captioned_images, summarise  # noqa: PLC0415
+    from vbmstat.files.naming import image_stem  # noqa: PLC0415
 
     name = image_stem(heads[0])
     sheet = out / f"artefacts_{name}.png"
@@ -117,26 +117,30 @@ def artefacts(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Ca
 @_engine_test
 def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Callable[..., pd.DataFrame]) -> None:
     """Segment heads whose cortex is 0.1 to 1 mm thinner, and compare the GM volume with the true one."""
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.atrophy import AtrophyHead, changes, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415
     from vbmstat.figures.publication import save_png  # noqa: PLC0415
-    from vbmstat.robustness.atrophy import AtrophyHead, changes, summarise  # noqa: PLC0415
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     del heads, seed, force
     kind = AtrophyHead.kind
     table = changes(evaluate(AtrophyHead))
-    tables.write_table(out / f"{kind}.tsv", table, kind)
+    dictionary.write_table(out / f"{kind}.tsv", table, kind)
     save_png(out / f"{kind}.png", figures.atrophy_figure(table))
     _write_summary(table, summarise(table), out, kind)
 
 
 def _worst_cases(evaluation: Evaluation, out: Path) -> None:
     """Draw each compared folder's worst scan; without label maps, print its name."""
-    from vbmstat.evaluate_folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
     from vbmstat.figures.scans import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
+    from vbmstat.files.filenames import unique_names  # noqa: PLC0415
 
-    for row in worst_scans(evaluation.summary).to_dict("records"):
+    rows = worst_scans(evaluation.summary).to_dict("records")
+    folders = list(dict.fromkeys(row["folder"] for row in rows))
+    part = dict(zip(folders, unique_names(folders, lambda name: name.replace("/", "_")), strict=True))
+    for row in rows:
         folder, reference, scan = row["folder"], row["reference"], row["worst_scan"]
         if row["measure"] != "dice_gm":
             worst = f"{scan} (highest {row['measure']}, {row['max']:.4g})"
@@ -145,16 +149,16 @@ def _worst_cases(evaluation: Evaluation, out: Path) -> None:
         case = read_case(evaluation, folder, reference, scan)
         dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in case.dice.items()}
         title = f"{scan}: {folder} against {reference}, lowest Dice of GM among {row['n_scans']} scans"
-        path = out / f"worst_{folder.replace('/', '_')}.png"
+        path = out / f"worst_{part[folder]}.png"
         save_png(path, worst_case_figure(case.tissue, case.reference_tissue, (folder, reference), title, dice))
         typer.echo(str(path))
 
 
 def _write_summary(table: Any, summary: Any, out: Path, kind: str) -> None:
     """Write and print the summary; list the scans that failed."""
-    from vbmstat import tables  # noqa: PLC0415 - heavy imports
+    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
-    tables.write_table(out / f"{kind}_summary.tsv", summary, f"{kind}_summary")
+    dictionary.write_table(out / f"{kind}_summary.tsv", summary, f"{kind}_summary")
     typer.echo(summary.to_string(index=False, na_rep="n/a", float_format=lambda value: f"{value:.4g}"))
     for row in table[table["reason"].notna()].to_dict("records"):
         image = ", ".join(str(row[key]) for key in ("head", "thinning_mm", "artefact", "strength") if key in row)

@@ -10,11 +10,10 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vbmstat.glm.clusters import Regions
     from vbmstat.glm.results import GlmResults
+    from vbmstat.glm.spec import ModelKeywords
 
 _COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
-_P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
 
 
 def command(
@@ -44,8 +43,14 @@ def command(
     global_scaling: Annotated[bool, typer.Option("--global-scaling", help="Scale maps to one mean.")] = False,
     weights: Annotated[str | None, typer.Option(help="Column with weights of the scans.")] = None,
     missing: Annotated[str, typer.Option(help="Missing covariates: raise or drop.")] = "raise",
-    robust: Annotated[str, typer.Option(help="none or hc3.")] = "none",
-    spm_resms: Annotated[bool, typer.Option("--spm-resms", help="SPM's variance floor.")] = False,
+    variance: Annotated[
+        str,
+        typer.Option(help="ols, hc3, spm (variance floor), sandwich:COLUMN (repeated scans, families), groups:COLUMN."),
+    ] = "ols",
+    robust: Annotated[str, typer.Option(hidden=True)] = "none",
+    spm_resms: Annotated[bool, typer.Option("--spm-resms", hidden=True)] = False,
+    repeated: Annotated[str | None, typer.Option(hidden=True)] = None,
+    variance_groups: Annotated[str | None, typer.Option(hidden=True)] = None,
     inference: Annotated[
         str | None, typer.Option(help="Corrected inference: any of fdr, fwe, tfce, cluster, with commas.")
     ] = None,
@@ -72,16 +77,10 @@ def command(
     ] = 0,
     atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
     level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
-    repeated: Annotated[
-        str | None, typer.Option(help="Column with each scan's subject: sandwich variances (repeated scans, families).")
-    ] = None,
-    variance_groups: Annotated[
-        str | None, typer.Option(help="Column of groups with a variance each (Welch's v, G); auto: from --blocks.")
-    ] = None,
     random: Annotated[
         str | None, typer.Option(help="Column with each scan's subject: mixed model of regions (--level roi).")
     ] = None,
-    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept maps of several engines.")] = False,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="Accept several engines, kinds of maps.")] = False,
     spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
     store: Annotated[Path | None, typer.Option(help="Keep (and reuse) the packed maps in this folder.")] = None,
@@ -95,75 +94,59 @@ def command(
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+    from vbmstat.distributed.start import open_cluster  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
-    from vbmstat.scheduler import open_cluster  # noqa: PLC0415
+    from vbmstat.glm.record import RECORD  # noqa: PLC0415
+    from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
+    from vbmstat.image.storage import listed_files  # noqa: PLC0415
+    from vbmstat.report.results import write_results  # noqa: PLC0415
+    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
 
-    _check_atlas(atlas)
+    _check_level(level, random, scheduler, atlas)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / (_folder_name(formula) + ("" if level == "voxel" else f"_{level}"))
+    folder = out or table.parent / "glm" / _folder_name(formula, level)
+    keywords = model_keywords(ctx.params)
+    earlier = listed_files(folder, RECORD)
     keep_freed_memory()
-    shared: dict[str, Any] = {
-        "repeats": repeats, "fraction": fraction, "seed": seed, "stratify": stratify, "draws": draws, "tiv": tiv,
-        "weights": weights, "robust": robust, "allow_mixed": allow_mixed, "device": device,
-        "permutations": permutations, "one_sided": one_sided, "scheme": scheme, "sign_flip": sign_flip,
-        "blocks": tuple(blocks or ()), "exchange": exchange, "repeated": repeated, "tail": tail,
-        "stop_after": stop_after, "variance_groups": variance_groups,
-    }  # fmt: skip
-    of_maps: dict[str, Any] = {
-        "mask_threshold": mask_threshold, "mask_share": mask_share, "mask": mask, "nan": nan,
-        "global_scaling": global_scaling, "spm_resms": spm_resms, "cluster_threshold": cluster_threshold,
-    }  # fmt: skip
-    if level != "voxel":
-        _check_no_cluster(scheduler)
-        given = {"maps": maps, "atlas": atlas, "level": level, "random": random, "inference": inference}
-        call = call_record(ctx.params, table)
-        fit_regions(formula, table, contrast, folder, {**given, "missing": missing}, shared, call)
-        _write_report(folder, table, report)
-        return
-    _check_voxelwise(random)
     with stages() as progress, open_cluster(scheduler, workers=jobs, folder=folder / "slurm") as cluster:
-        results = fit_glm(
-            maps, formula, table, contrast, store=store, scratch=folder, progress=progress, missing=missing,
-            inference=inference or (), checkpoint=folder, cluster=cluster, n_threads=jobs, **shared, **of_maps,
+        compute = Compute(
+            device, jobs, store=store, scratch=folder, checkpoint=folder, cluster=cluster, progress=progress,
+            announce=typer.echo,
         )  # fmt: skip
-    results.record["call"] = call_record(ctx.params, table)
-    results.to_directory(folder, spm_names=spm_names, outside=outside, regions=_regions(atlas, results))
-    for tested in results.contrasts:
-        (folder / f"contrast-{tested.label}_permutations.npz").unlink(missing_ok=True)
-    _write_figures(results, folder)
-    _tell(results, folder)
-    _write_report(folder, None if maps else table, report)
+        if level != "voxel":
+            fit_regions(
+                formula, table, contrast, folder, keywords, compute, maps=maps, atlas=atlas, level=level, random=random
+            )
+        else:
+            results = fit_glm(maps, ModelSpec.make(formula, contrast, **keywords), table, compute=compute)
+    if level == "voxel":
+        used = write_results(results, folder, atlas=atlas, spm_names=spm_names, outside=outside)
+        if used is not None:
+            typer.echo(licence_notice(used))
+        print_summary(results, folder)
+    print_removed(folder, earlier)
+    _write_report(folder, table if level != "voxel" or not maps else None, report)
 
 
-_FILES, NOT_RECORDED = ("draws", "mask"), ("out", "store", "jobs", "scheduler", "report")
+def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
+    """Keywords of the model among a command's parameters; old options are translated, and the new spelling printed."""
+    from vbmstat.glm.spec import ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports inside the command
+
+    given = {name: value for name, value in parameters.items() if name in ModelKeywords.__annotations__}
+    given = {name: value for name, value in given.items() if value is not None}
+    variance = new_spelling(**{name: parameters[name] for name in _OLD if parameters.get(name) is not None})
+    if variance is not None:
+        typer.echo(f"--variance {variance} is the new spelling of this option")
+        if given.get("variance", "ols") not in ("ols", variance):
+            msg = f"--variance {given['variance']} beside an old option for {variance}: leave the old one out"
+            raise typer.BadParameter(msg)
+        given["variance"] = variance
+    return given  # type: ignore[return-value]
 
 
-def call_record(parameters: Mapping[str, Any], table: Path) -> dict[str, Any]:
-    """Every parameter of the command that can change the result, for ``vbmstat rerun``.
-
-    Files are recorded by name and sha256, a folder of maps by its name: the maps themselves are in the record anyway.
-    """
-    from vbmstat.assets import sha256  # noqa: PLC0415 - heavy imports inside the command
-
-    def plain(name: str, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [plain(name, one) for one in value]
-        if isinstance(value, bool | int | float):
-            return value
-        text = str(value)
-        if name == "maps":
-            return {"folder": Path(text).name}
-        of_files = name in _FILES or (name == "contrast" and text.endswith(".json")) or (
-            name == "atlas" and text.endswith((".nii", ".nii.gz"))
-        )
-        return {"file": Path(text).name, "sha256": sha256(Path(text))} if of_files else text
-
-    kept = {k: plain(k, v) for k, v in parameters.items() if v is not None and v != () and k not in NOT_RECORDED}
-    name = "participants" if "maps" in kept else "cohort"  # the table, whichever option named it
-    kept = {k: v for k, v in kept.items() if k not in ("cohort", "participants")}
-    return dict(sorted({**kept, name: {"file": table.name, "sha256": sha256(table)}}.items()))
+_OLD = ("robust", "spm_resms", "repeated", "variance_groups")  # options that --variance replaces
 
 
 def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
@@ -175,20 +158,19 @@ def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
         typer.echo(f"report in {write_report(folder, cohort=run)}")
 
 
-def _check_no_cluster(scheduler: str | None) -> None:
-    from vbmstat.errors import ClusterError  # noqa: PLC0415
+def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str) -> None:
+    """Refuse options of the other level, and an unknown atlas, before the work begins."""
+    from vbmstat.errors import ClusterError, DesignError  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
 
-    if scheduler is not None:
+    if level == "voxel" and random is not None:
+        msg = "--random (a mixed model) is for --level roi or region; at every voxel take --variance sandwich:COLUMN"
+        raise DesignError(msg)
+    if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second here"
         raise ClusterError(msg)
-
-
-def _check_voxelwise(random: str | None) -> None:
-    from vbmstat.errors import DesignError  # noqa: PLC0415
-
-    if random is not None:
-        msg = "--random (a mixed model) is for --level roi or region; at every voxel take --repeated"
-        raise DesignError(msg)
+    if atlas not in ("none", "lpba40"):
+        load_atlas(atlas)
 
 
 def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
@@ -212,57 +194,18 @@ def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None
     raise TableError(msg)
 
 
-def _check_atlas(atlas: str) -> None:
-    """Refuse an unknown atlas before the work begins."""
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
+def _folder_name(formula: str, level: str) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
+    from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.regions.models import LEVELS  # noqa: PLC0415
 
-    if atlas not in ("none", "lpba40"):
-        load_atlas(atlas)
-
-
-def _regions(atlas: str, results: GlmResults) -> Regions | None:
-    """The atlas that names clusters and peaks, where there are any."""
-    from vbmstat.glm.clusters import Regions  # noqa: PLC0415
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
-    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
-
-    if atlas == "none" or results.space is None or not results.inference:
-        return None
-    loaded = load_atlas(atlas)
-    typer.echo(licence_notice(loaded))
-    names = {int(label): str(name) for label, name in loaded.table["name"].items()}
-    return Regions(loaded.image, names)
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
 
 
-def _folder_name(formula: str) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``."""
-    words = "".join(c if c.isalnum() else " " for c in formula).split()
-    return "_".join(words)[:80] or "model"
+def print_summary(results: GlmResults, folder: Path) -> None:
+    """What was fitted and what survives correction."""
+    from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
 
-
-def _write_figures(results: GlmResults, folder: Path) -> None:
-    from scipy import stats  # noqa: PLC0415
-
-    from vbmstat.figures.model import design_figure, glass_brain_figure  # noqa: PLC0415
-    from vbmstat.storage import atomic_path  # noqa: PLC0415
-
-    design = results.design
-    pictures = {"design.png": design_figure(design.matrix, design.columns, design.scan_ids)}
-    for contrast in results.contrasts:
-        if results.space is None:
-            break
-        m, df = len(contrast.weights), results.df_resid
-        is_t = contrast.kind == "t"
-        threshold = float(stats.t.isf(_P_SHOWN / 2, df) if is_t else stats.f.isf(_P_SHOWN, m, df))
-        pictures[f"contrast-{contrast.label}_glassbrain.png"] = glass_brain_figure(
-            results.volume(contrast.name, contrast.kind), contrast.name, threshold, contrast.kind
-        )
-    for name, figure in pictures.items():
-        with atomic_path(folder / name) as temporary:
-            figure.savefig(temporary, format="png")
-
-
-def _tell(results: GlmResults, folder: Path) -> None:
     record = results.record
     for note in record["notes"]:
         typer.echo(f"note: {note}")
@@ -275,6 +218,8 @@ def _tell(results: GlmResults, folder: Path) -> None:
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+        if contrast.label != file_label(contrast.name):
+            typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
         for line in _corrected(results, contrast.name):
             typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")

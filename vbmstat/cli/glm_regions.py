@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vbmstat.glm.spec import Compute, ModelKeywords
 
 _SHOWN = 5  # regions listed on the screen
 
 
 def fit_regions(
-    formula: str,
-    table: Path,
-    contrasts: Sequence[str] | None,
-    folder: Path,
-    given: Mapping[str, Any],
-    options: Mapping[str, Any],
-    call: Mapping[str, Any],
+    formula: str, table: Path, contrasts: Sequence[str] | None, folder: Path, keywords: ModelKeywords, compute: Compute,
+    **of_regions: Any,
 ) -> None:
-    """Fit, write the tidy table, and say what was found.
+    """Fit, write the tidy table, and print a summary.
 
     Parameters
     ----------
@@ -28,23 +27,20 @@ def fit_regions(
         As the command got them.
     folder : path
         Output folder.
-    given : mapping
-        ``maps``, ``atlas``, ``level``, ``random``, ``inference`` as the command got them.
-    options : mapping
-        Options of the fit; those at their default are left out, so that a mixed model can refuse the others.
-    call : mapping
-        The command's parameters, for the record.
+    keywords : mapping
+        Of the model.
+    compute : Compute
+        Where and how fast.
+    **of_regions
+        ``maps``, ``atlas``, ``level``, ``random`` as the command got them.
     """
-    from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.glm.options import Options  # noqa: PLC0415
-    from vbmstat.roi_glm import fit_roi_glm  # noqa: PLC0415
+    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
 
-    default = Options()
-    changed = {name: value for name, value in options.items() if value != getattr(default, name) and value is not None}
-    with stages() as progress:
-        results = fit_roi_glm(formula, table, contrasts, progress=progress, **given, **changed)
-    results.record["call"] = dict(call)
+    announced = replace(compute, announce=None, scratch=None, checkpoint=None)
+    results = fit_roi_glm(formula, table, contrasts, compute=announced, **of_regions, **keywords)
     results.to_directory(folder)
+    for covariate in results.design.taken:
+        typer.echo(covariate.line)
     for note in results.record["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"Atlas {results.atlas.name}: {results.atlas.licence}.")

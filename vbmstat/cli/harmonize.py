@@ -24,9 +24,10 @@ def command(
 ) -> None:
     """Take site effects on mean and variance out of maps or an ROI table (ComBat), keeping covariates of interest."""
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.glm.combat_model import load_model  # noqa: PLC0415
-    from vbmstat.harmonize import harmonize_maps, harmonize_table  # noqa: PLC0415
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
+    from vbmstat.harmonize.model import load_model  # noqa: PLC0415
+    from vbmstat.harmonize.run import RECORD, harmonize_maps, harmonize_table  # noqa: PLC0415
+    from vbmstat.image.storage import listed_files  # noqa: PLC0415
 
     if roi_table is not None and (maps is not None or participants is not None):
         msg = "--roi-table goes with --cohort, not with --maps or --participants"
@@ -35,6 +36,7 @@ def command(
         msg = "the model knows what it preserves; leave --preserve out"
         raise typer.BadParameter(msg)
     table = cohort_path(cohort, None if maps is None else str(maps), participants)
+    earlier = listed_files(out, RECORD)
     learned = None if model is None else load_model(model)
     if roi_table is not None:
         result = harmonize_table(roi_table, table, site, out, preserve=preserve, model=learned, missing=missing)
@@ -51,4 +53,5 @@ def command(
     effects = result.model.effects
     counts = ", ".join(f"{name} {n}" for name, n in zip(effects.sites, effects.n_scans, strict=True))
     typer.echo(f"{int(effects.adjusted.sum())} voxels or columns harmonised; learned from {counts}")
+    print_removed(out, earlier)
     typer.echo(f"results in {out}")

@@ -24,18 +24,19 @@ def command(
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import stages  # noqa: PLC0415
     from vbmstat.errors import ScanError  # noqa: PLC0415
-    from vbmstat.glm.options import Options  # noqa: PLC0415
-    from vbmstat.glm.pack import pack_maps  # noqa: PLC0415
-    from vbmstat.glm.sources import as_cohort, gather  # noqa: PLC0415
+    from vbmstat.glm.spec import Masking  # noqa: PLC0415
+    from vbmstat.maps.duplicates import identity_notes  # noqa: PLC0415
+    from vbmstat.maps.pack import pack_maps  # noqa: PLC0415
+    from vbmstat.maps.sources import as_cohort, gather  # noqa: PLC0415
 
-    options = Options(mask_threshold=mask_threshold, mask_share=mask_share, mask=mask, nan=nan, missing=missing)
+    rule = Masking(mask_threshold, mask_share, mask, nan).rule
     source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)
     if not source.paths:
         msg = "pack needs maps in files"
         raise ScanError(msg)
     with stages() as progress:
-        store = pack_maps(source.paths, out, options.mask_rule, progress=progress)
-    for note in source.notes:
+        store = pack_maps(source.paths, out, rule, progress=progress)
+    for note in (*source.notes, *store.manifest["mask_notes"], *identity_notes(store)):
         typer.echo(f"note: {note}")
     gigabytes = sum(path.stat().st_size for path, _ in store.segments) / 1e9
     typer.echo(f"{len(store.scan_ids)} scans, {int(store.mask.sum())} voxels in the mask, {gigabytes:.2f} GB in {out}")

@@ -1,17 +1,21 @@
-"""Progress bars of commands with several stages."""
+"""What commands tell while they run: one bar per stage; files of an earlier run that are gone."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from vbmstat.progress import OnProgress
+
 
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
+def stages() -> Iterator[OnProgress]:
     """Yield ``report(stage, n_done, n_total)``, which draws one bar per stage on standard error."""
     columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
@@ -23,3 +27,11 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+def print_removed(folder: Path, earlier: Sequence[str]) -> None:
+    """Say which files of an earlier run are gone; nothing if new ones of the same names replaced them all."""
+    gone = [name for name in earlier if not (folder / name).exists()]
+    if gone:
+        more = f", {gone[1]} …" if len(gone) > 1 else ""
+        typer.echo(f"removed {len(gone)} files of the earlier run in {folder}: {gone[0]}{more}")

@@ -16,7 +16,8 @@ def command(
     ] = None,
 ) -> None:
     """Write one HTML page to look at and send: cohort, quality, design, results, methods, references."""
-    from vbmstat.report.write import write_report  # noqa: PLC0415 - heavy imports
+    from vbmstat.report.page import figures_folder  # noqa: PLC0415 - heavy imports
+    from vbmstat.report.write import write_report  # noqa: PLC0415
 
     page = write_report(folder, out, cohort)
-    typer.echo(f"{page} ({page.stat().st_size / 1e6:.1f} MB), figures in {page.parent / 'figures'}")
+    typer.echo(f"{page} ({page.stat().st_size / 1e6:.1f} MB), figures in {figures_folder(page)}")

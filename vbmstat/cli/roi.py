@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,10 +30,17 @@ def command(
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415  (heavy imports inside the command)
-    from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.cohort import read_cohort  # noqa: PLC0415
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
+    from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
-    from vbmstat.roi.table import cohort_of_maps, licence_notice, measure_rois, write_rois  # noqa: PLC0415
+    from vbmstat.roi.table import (  # noqa: PLC0415
+        cohort_of_maps,
+        licence_notice,
+        measure_rois,
+        record_name,
+        write_rois,
+    )
+    from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
 
     if cohort is not None and maps is not None:
         msg = "give --cohort or --maps, not both"
@@ -43,17 +53,33 @@ def command(
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))
     folder = scans.folder / "roi" if out is None else out
-    images = folder / f"roi_{loaded.name}_native" if label_images else None
-    with stages() as report:
-        tables = measure_rois(
-            scans, loaded, space=space, label_images=images,
-            report=lambda done, n: report("measuring", done, n),
-        )  # fmt: skip
-    for path in write_rois(folder, tables, inputs=tables_read):
+    earlier = listed_files(folder, record_name(loaded.name, space))
+    with _images_folder(folder if label_images else None) as images:
+        with stages() as report:
+            tables = measure_rois(
+                scans, loaded, space=space, label_images=images,
+                report=lambda done, n: report("measuring", done, n),
+            )  # fmt: skip
+        written = write_rois(folder, tables, inputs=tables_read, label_images=images)
+    for path in written:
         typer.echo(str(path))
+    print_removed(folder, earlier)
     for tissue in tables.not_measured:
         typer.echo(f"no {tissue} maps: column {tissue}_ml is empty", err=True)
     for failure in tables.failures.itertuples():
         typer.echo(f"{failure.scan_id} {failure.tissue}: {failure.reason}", err=True)
     if len(tables.failures):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _images_folder(out: Path | None) -> Iterator[Path | None]:
+    """A folder inside `out` for label images until all are made; None for no images."""
+    if out is None:
+        yield None
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=out) as folder:
+        images = Path(folder) / "images"
+        images.mkdir()
+        yield images

@@ -14,7 +14,9 @@ def command(
         Path | None, typer.Option(help="Picture (.png) or page (.html); default a temporary file, which is named.")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Slices to click through, in the browser.")] = False,
-    threshold: Annotated[float, typer.Option(help="Statistics below it in absolute value fade.")] = 0.0,
+    threshold: Annotated[
+        float, typer.Option(help="Statistics below it in absolute value fade; of a p map larger p are left out [0.05].")
+    ] = 0.0,
 ) -> None:
     """Draw a map on slices of the average brain, or open it in the browser."""
     import tempfile  # noqa: PLC0415 - heavy imports

@@ -9,37 +9,40 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__, storage
-from vbmstat.cohort import Cohort
+from vbmstat import __version__
 from vbmstat.compare import summary
 from vbmstat.compare.config import TISSUES, Plan, Variable
 from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
 from vbmstat.compare.statistics import compare_pair, masked, read_statistic
 from vbmstat.compare.tables import join_rois, roi_agreement
-from vbmstat.errors import DesignError, TableError, VbmstatError
-from vbmstat.evaluate_folders import evaluate_folders
+from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
+from vbmstat.evaluate.folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
+from vbmstat.files.filenames import same_file_key
+from vbmstat.files.folders import files_below
+from vbmstat.files.naming import split_ids
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.contrast import file_label
-from vbmstat.glm.masking import file_stamp
-from vbmstat.glm.options import make_options
-from vbmstat.glm.pack import find_store, pack_maps
-from vbmstat.naming import split_ids
+from vbmstat.glm.design.contrast import file_labels
+from vbmstat.glm.spec import ModelSpec
+from vbmstat.image import storage
+from vbmstat.maps.masking import file_stamp
+from vbmstat.maps.pack import find_store, pack_maps
+from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
-from vbmstat.tables import write_table
+from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.dictionary import write_table
 
 _STAMP = "stamp.json"
 _NEEDED = "draws.tsv"
-_Report = Callable[[str, int, int], None]
 _Failures = dict[tuple[str, str, str], str]  # cohort, variable and tissue -> reason
 
 
@@ -69,7 +72,7 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
+def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
     """Fit every model of a plan in every pipeline on the same subsets, and compare.
 
     Parameters
@@ -92,23 +95,37 @@ def compare_cohorts(plan: Plan, report: _Report = lambda *_: None) -> Outcome:
     cohorts = _load(plan)
     notes = [note for data in cohorts.values() for note in data.notes]
     failures: _Failures = {}
-    fitted = _fit_all(plan, cohorts, report, notes, failures)
-    maps = _compare_models(plan, cohorts, failures, report, notes)
-    rois = _compare_rois(plan, cohorts, report, notes)
-    agreement = _evaluate(plan, cohorts, report, notes)
-    tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
-    kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
-    text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
-    for name, table in tables.items():
-        write_table(plan.out / f"{name}.tsv", table, name)
-    storage.write_json(plan.out / "summary.json", summary.as_json(tables, kept))
-    storage.write_text(plan.out / "summary.md", text)
+    with storage.replacing(plan.out, "summary.json") as staged:
+        fitted = _fit_all(plan, cohorts, report, notes, failures)
+        maps = _compare_models(plan, staged / "figures", cohorts, failures, report, notes)
+        rois = _compare_rois(plan, staged / "figures", cohorts, report, notes)
+        agreement = _evaluate(plan, cohorts, report, notes)
+        tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
+        kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
+        text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+        for name, table in tables.items():
+            write_table(staged / f"{name}.tsv", table, name)
+        storage.write_text(staged / "summary.md", text)
+        storage.write_json(staged / "summary.json", summary.as_json(tables, kept))
     return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
 
 
 def _load(plan: Plan) -> dict[str, CohortData]:
-    """Every cohort with its maps and covariates, the pooled ones last."""
+    """Every cohort with its maps and covariates, the pooled ones last.
+
+    Raises
+    ------
+    TableError
+        If scans of two cohorts would be one where they are called COHORT_SCAN.
+    """
     cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
+    owner: dict[str, tuple[str, str]] = {}
+    for name, data in cohorts.items():
+        for scan in data.scans:
+            other = owner.setdefault(same_file_key(f"{name}_{scan}"), (name, scan))
+            if other != (name, scan):
+                msg = f"scan {scan} of {name} and {other[1]} of {other[0]} would both be {name}_{scan}; rename a cohort"
+                raise TableError(msg)
     for name, entry in plan.cohorts.items():
         if entry.pool:
             cohorts[name] = pool_cohorts(name, [cohorts[member] for member in entry.pool])
@@ -116,7 +133,7 @@ def _load(plan: Plan) -> dict[str, CohortData]:
 
 
 def _fit_all(
-    plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str], failures: _Failures
+    plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str], failures: _Failures
 ) -> list[bool]:
     """Fit what is not done yet; whether each model was fitted now. What cannot be fitted goes into `failures`."""
     jobs = [
@@ -159,16 +176,16 @@ def _fit(
     }  # fmt: skip
     if _is_done(folder, stamp):
         return False
-    settings = make_options(options)
+    mask = ModelSpec.make(variable.formula, **options).mask
     store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
     existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
         shutil.rmtree(store)  # the mask is that of all packed scans
-    packed = pack_maps(paths, store, settings.mask_rule)
     try:
+        packed = pack_maps(paths, store, mask.rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
         found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
-    except (DesignError, TableError) as error:
+    except (DesignError, TableError, ScanError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
     if found.contrasts[0].kind != "t":
@@ -212,7 +229,8 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def _compare_models(
-    plan: Plan, cohorts: Mapping[str, CohortData], failures: _Failures, report: _Report, notes: list[str]
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: OnProgress,
+    notes: list[str],
 ) -> pd.DataFrame:
     """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
     rows: list[dict[str, Any]] = []
@@ -223,7 +241,7 @@ def _compare_models(
         for name in plan.cohorts[data.name].variables:
             if (data.name, name, tissue) in failures:
                 continue
-            label = f"contrast-{file_label(name)}"
+            label = f"contrast-{file_labels([name])[0]}"
             for statistic in ("mediant", "t"):
                 file = f"{label}_stat-{statistic}_statmap.nii.gz"
                 paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}
@@ -243,12 +261,14 @@ def _compare_models(
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
             figure = side_by_side.panels_figure(groups, shown)
-            save_publication(plan.out / "figures" / f"slices_{data.name}_{tissue}", figure)
+            save_publication(figures / f"slices_{data.name}_{tissue}", figure)
         report("comparing t-maps", done, len(todo))
     return pd.DataFrame(rows)
 
 
-def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _compare_rois(
+    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]
+) -> pd.DataFrame:
     """Region volumes of every pipeline, their agreement, and the scatter panels."""
     atlas = load_atlas(plan.atlas)
     notes.append(licence_notice(atlas))
@@ -266,7 +286,7 @@ def _compare_rois(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report
             keys = {"cohort": data.name, "a": a, "b": b}
             parts.append(pd.DataFrame([keys] * len(found)).join(found))
             for tissue, part in joined.groupby("tissue", sort=False):
-                stem = plan.out / "figures" / f"rois_{data.name}_{tissue}_{a}_{b}"
+                stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
                 save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
         report("comparing regions", done, len(cohorts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -296,7 +316,7 @@ def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.Da
     return pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"participant_id": str})
 
 
-def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: _Report, notes: list[str]) -> pd.DataFrame:
+def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]) -> pd.DataFrame:
     """Segmentation and registration, scan by scan, of cohorts that are not pooled."""
     parts = []
     single = [data for name, data in cohorts.items() if not plan.cohorts[name].pool]
@@ -327,7 +347,7 @@ def _scan_of(stem: str) -> str:
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
     """Size and time of the files that evaluation reads."""
     wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
-    paths = sorted(path for path in folder.rglob("*.nii*") if path.name.startswith(wanted))
+    paths = [path for path in files_below(folder) if path.name.startswith(wanted)]
     return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
 
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vbmstat.cohort import closest
 from vbmstat.errors import TableError
+from vbmstat.files.filenames import is_reserved, same_file_key
+from vbmstat.files.naming import TISSUE_NUMBER
+from vbmstat.tables.cohort import closest
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TISSUES = {"gm": 1, "wm": 2}
+TISSUES = {tissue: TISSUE_NUMBER[tissue] for tissue in ("gm", "wm")}
 GLM_OPTIONS = ("repeats", "fraction", "seed", "stratify", "mask_threshold", "mask_share", "spm_resms", "robust",
                "allow_mixed")  # fmt: skip
 _TOP = ("out", "tissues", "fwhm_mm", "atlas", "glm", "cohorts", "variables")
@@ -149,15 +151,22 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check_names(content: Mapping[str, Any], where: str) -> None:
-    """Refuse names that would lead to another folder: those of cohorts, variables, pipelines become parts of paths."""
-    names = [*content["cohorts"], *content["variables"]]
-    for entry in content["cohorts"].values():
-        pipelines = entry.get("pipelines") if isinstance(entry, dict) else None
-        names += pipelines if isinstance(pipelines, dict) else ()
-    bad = [name for name in names if name.startswith(".") or any(sign in name for sign in "/\\\0")]
+    """Refuse names that lead to another folder or to the same: cohorts, variables, pipelines become parts of paths."""
+    pipelines = [entry.get("pipelines") for entry in content["cohorts"].values() if isinstance(entry, dict)]
+    groups = [content["cohorts"], content["variables"], *(entry for entry in pipelines if isinstance(entry, dict))]
+    names = [name for group in groups for name in group]
+    bad = [name for name in names if name.startswith(".") or any(sign in name for sign in "/\\\0") or is_reserved(name)]
     if bad:
-        msg = f"{where}: the name {bad[0]!r} becomes part of file names; leave out slashes, and a dot in front"
+        why = "leave out slashes, a dot in front or at the end, and names of devices on Windows"
+        msg = f"{where}: the name {bad[0]!r} becomes part of file names; {why}"
         raise TableError(msg)
+    for group in groups:
+        by_key: dict[str, str] = {}
+        for name in group:
+            other = by_key.setdefault(same_file_key(name), name)
+            if other != name:
+                msg = f"{where}: {other!r} and {name!r} are one file name where case does not count; rename one"
+                raise TableError(msg)
 
 
 def _variable(name: str, entry: Any, where: str) -> Variable:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, assets, io, naming
-from vbmstat.cohort import read_table
+from vbmstat import assets
 from vbmstat.compare.config import TISSUES
 from vbmstat.compare.inputs import by_scan
 from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError
-from vbmstat.grid import resample
+from vbmstat.files import naming
+from vbmstat.files.search import images_instead
+from vbmstat.image import io
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
+from vbmstat.metrics import agreement
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.cohort import read_table
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 _LISTED = 12
-_Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def compare_files(
     mask: Path | None = None,
     levels: Sequence[float] = agreement.T_LEVELS,
     names: tuple[str, str] | None = None,
-    report: _Report = lambda *_: None,
+    report: OnProgress = ignore,
 ) -> Comparison:
     """Compare two statistic maps, two result folders of a model, two folders of maps of the same scans, or ROI tables.
 
@@ -115,7 +120,7 @@ def _kind(path: Path) -> str:
             return "scans"
         msg = (
             f"{path}: expected statistic maps (contrast-*_statmap.nii.gz, spmT_*.nii) or modulated maps of scans "
-            "(mwp1*, s6mwp1*, mwc1*), found neither"
+            f"(mwp1*, s6mwp1*, mwc1*), found neither; {images_instead(path)}"
         )
         raise ScanError(msg)
     if not path.exists():
@@ -144,7 +149,7 @@ def short_names(a: Path, b: Path) -> tuple[str, str]:
 
 def _statistics(
     kind: str, paths: Sequence[tuple[str, Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
-    levels: Sequence[float], report: _Report,
+    levels: Sequence[float], report: OnProgress,
 ) -> Comparison:
     pairs = []
     for done, (name, one, other) in enumerate(paths, 1):
@@ -160,7 +165,7 @@ def _statistics(
     return Comparison(kind, names, table, table[few], (*notes, *found), tuple(pairs))
 
 
-def compare_scans(a: Path, b: Path, names: tuple[str, str], report: _Report = lambda *_: None) -> Comparison:
+def compare_scans(a: Path, b: Path, names: tuple[str, str], report: OnProgress = ignore) -> Comparison:
     """Modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
 
     Smoothed maps are compared where both folders have them, unsmoothed ones otherwise.
@@ -205,8 +210,8 @@ def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[st
 
 
 def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: list[str]) -> dict[str, float]:
-    one, other = io.read_volume(a), io.read_volume(b)
-    volumes = {"a_ml": one.sums_ml[0], "b_ml": other.sums_ml[0]}
+    one, other = _read_map(a), _read_map(b)
+    volumes = {which: Volume(v.data.nan_to_num(), v.grid).sums_ml[0] for which, v in (("a_ml", one), ("b_ml", other))}
     if not other.grid.matches(one.grid):
         notes.append(f"maps of B were resampled (trilinear) from {other.grid} to A's grid {one.grid}")
         other, _ = agreement.on_grid(other, other.data[0].isfinite(), one.grid)
@@ -216,10 +221,25 @@ def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: l
         where["mask"] = resample(template.data[number - 1 : number], template.grid, one.grid)[0] > _TEMPLATE_FROM
     inside = where["mask"] & one.data[0].isfinite() & other.data[0].isfinite()
     if not inside.any():
-        msg = f"{a}: no voxel where the template has this tissue; is it in template space?"
+        which = b if (where["mask"] & one.data[0].isfinite()).any() else a
+        msg = f"{which}: no value where the template has this tissue; is it in template space, or NaN everywhere?"
         raise ScanError(msg)
-    found = asdict(agreement.agreement(*(volume.data[0][inside].numpy() for volume in (one, other))))
+    values = [volume.data[0][inside].numpy() for volume in (one, other)]
+    flat = [str(path) for path, value in zip((a, b), values, strict=True) if value.min() == value.max()]
+    if flat:
+        notes.append(f"one value everywhere, so no correlation: {' and '.join(flat)}")
+    found = asdict(agreement.agreement(*values))
     return {"n_voxels": found.pop("n"), **found, **volumes}
+
+
+def _read_map(path: Path) -> Volume:
+    """A modulated map; NaN is no value there."""
+    volume = io.read_volume(path)
+    n_infinite = int(volume.data.isinf().sum())
+    if n_infinite:
+        msg = f"{path}: {n_infinite} values are infinite; make this map again, or leave it out"
+        raise ScanError(msg)
+    return volume
 
 
 def _scan_summary(tissue: Any, part: pd.DataFrame) -> dict[str, Any]:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vbmstat import agreement, io, naming, storage
-from vbmstat.cohort import ID_COLUMNS, MAP_COLUMNS, join_participants, read_cohort
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError
-from vbmstat.preproc.smooth import smooth_map
-from vbmstat.runlog import scan_times
+from vbmstat.files import naming
+from vbmstat.files.runlog import scan_times
+from vbmstat.image import io, storage
+from vbmstat.metrics import agreement
+from vbmstat.preproc.steps.smooth import smooth_map
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that each pipeline has of its own
-_NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped", *MAP_COLUMNS)
+_NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped")
 _LISTED = 12
-_Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
         spare = [scan for scan in pipeline.table.index if scan not in set(keep)]
         if spare:
             notes.append(f"{plan.name}: {name} has {len(spare)} scans more ({_listed(spare)})")
-    drop = [column for column in joined if column in _NOT_COVARIATES or str(column).startswith("qc_")]
+    names = [str(column) for column in joined]
+    drop = [name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or naming.is_map_column(name)]
     return CohortData(
         plan.name, tuple(keep), joined.loc[keep].drop(columns=drop), {n: _select(p, keep) for n, p in found.items()},
         tuple(notes),
@@ -244,7 +247,7 @@ def _pooled(parts: Sequence[tuple[str, PipelineData]]) -> PipelineData:
 
 
 def smoothed_maps(
-    data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: _Report = lambda *_: None
+    data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: OnProgress = ignore
 ) -> tuple[dict[str, Path], str | None]:
     """Maps smoothed by `fwhm_mm` of all scans: the pipeline's own where their name says so, else made now.
 

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat import storage, tables
+from vbmstat.assets.provenance import provenance
 from vbmstat.compare.files import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
-from vbmstat.provenance import provenance
+from vbmstat.files.filenames import tell_apart, unique_names
+from vbmstat.image import storage
+from vbmstat.tables import dictionary
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
+
+SUMMARY = "summary.json"  # the record of a comparison
 
 
 def comparison_figures(found: Comparison) -> dict[str, Figure]:
@@ -28,24 +33,31 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
             )
             for tissue, part in found.values.groupby("tissue", sort=False)
         }
-    name = next(column for column in ("name", "region", found.by) if column in found.values)
+    panels = found.values.assign(region=_panel_names(found.values, found.by))
     return {
-        f"rois_{tissue}": side_by_side.roi_figure(part.rename(columns={name: "region"}), found.names, str(tissue))
-        for tissue, part in found.values.drop(columns="region" if name == "name" else [], errors="ignore").groupby(
-            "tissue", sort=False
-        )
+        f"rois_{tissue}": side_by_side.roi_figure(part, found.names, str(tissue))
+        for tissue, part in panels.groupby("tissue", sort=False)
     }
+
+
+def _panel_names(values: pd.DataFrame, by: str) -> pd.Series:
+    """What each row's panel is called: its label's or region's name, with the label's number where two have one."""
+    name = next(column for column in ("name", "region", by) if column in values)
+    rows = values.drop_duplicates(by)
+    told = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
+    return values[by].map(dict(zip(rows[by], told, strict=True)))
 
 
 def _map_figures(found: Comparison) -> dict[str, Figure]:
     """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
     drawn: dict[str, Figure] = {}
     groups: dict[str, dict[str, list[side_by_side.PanelRow]]] = {}
-    for pair in found.pairs:
+    parts = unique_names([f"{pair.name}\n{pair.kind}" for pair in found.pairs], _file_part)
+    for pair, part in zip(found.pairs, parts, strict=True):
         inside = pair.a.mask & pair.b.mask
         a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
         symbol = pair.kind if pair.kind != "unknown" else "value"
-        stem = "agreement" if found.kind == "maps" else f"agreement_{_file_part(pair.name)}_{_file_part(pair.kind)}"
+        stem = "agreement" if found.kind == "maps" else f"agreement_{part}"
         drawn[stem] = side_by_side.agreement_figure(a, b, found.names, pair.name, symbol)
         groups.setdefault(symbol, {})[pair.name] = [
             side_by_side.PanelRow(name, masked(one))
@@ -57,31 +69,40 @@ def _map_figures(found: Comparison) -> dict[str, Figure]:
     return drawn
 
 
-def _file_part(name: str) -> str:
-    return "".join(letter for letter in name if letter.isalnum()) or "map"
+def _file_part(text: str) -> str:
+    """The letters and digits of each line, joined by underscores."""
+    return "_".join("".join(filter(str.isalnum, line)) or "map" for line in text.splitlines())
 
 
 def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
     """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
 
+    They appear together, ``summary.json`` last, which lists them; what an earlier one lists is removed.
+
     Returns
     -------
     list of Path
         The files.
+
+    Raises
+    ------
+    VbmstatError
+        If there is a ``summary.json`` that does not list its files.
     """
-    files = [out / "comparison.tsv"]
-    tables.write_table(files[0], found.table, "comparison")
-    if len(found.values):
-        files.append(out / "comparison_values.tsv")
-        tables.write_table(files[-1], found.values, "comparison_values")
     plain = found.summary.astype(object).where(found.summary.notna(), None)
     content = {
         "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
         "summary": plain.to_dict("records"),
         "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
     }  # fmt: skip
-    for name, figure in comparison_figures(found).items():
-        files += save_publication(out / name, figure)
-    files.append(out / "summary.json")
-    storage.write_json(files[-1], content)
-    return files
+    with storage.replacing(out, SUMMARY) as staged:
+        files = [staged / "comparison.tsv"]
+        dictionary.write_table(files[0], found.table, "comparison")
+        if len(found.values):
+            files.append(staged / "comparison_values.tsv")
+            dictionary.write_table(files[-1], found.values, "comparison_values")
+        for name, figure in comparison_figures(found).items():
+            files += save_publication(staged / name, figure)
+        files.append(staged / SUMMARY)
+        storage.write_json(files[-1], content)
+    return [out / path.relative_to(staged) for path in files]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vbmstat import agreement, io, storage
 from vbmstat.errors import ScanError
-from vbmstat.naming import image_stem
-from vbmstat.volume import Volume
+from vbmstat.files.naming import image_stem
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
+from vbmstat.metrics import agreement
 
 _SPM = re.compile(r"^SPM\{(?P<kind>[TFZ])(?:_\[(?P<df>[\d.,\s]+)\])?\}(?:\s*-\s*contrast \d+:\s*(?P<name>.*))?")
 _MEDIAN = re.compile(r"^median ?(?P<kind>[tF])\b.*over \d+ subsets[^:]*:\s*(?P<name>.*)")
@@ -63,7 +65,7 @@ class MapPair:
     a, b : Statistic
         Both on a's grid.
     row : dict
-        From :func:`vbmstat.agreement.compare_maps`.
+        From :func:`vbmstat.metrics.agreement.compare_maps`.
     notes : tuple of str
         What a reader must know.
     """
@@ -155,7 +157,7 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[fl
     mask : Path, optional
         On the grid of a: voxels to compare, in place of what the maps say.
     levels : sequence of float
-        See :func:`vbmstat.agreement.compare_maps`.
+        See :func:`vbmstat.metrics.agreement.compare_maps`.
 
     Raises
     ------
@@ -270,6 +272,8 @@ def find_statistics(folder: Path) -> dict[tuple[str, str], Path]:
 def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """Maps of two result folders that belong together, by the contrast's name (letters and digits, any case).
 
+    Contrasts that have the same letters and digits are matched by their names in full.
+
     Returns
     -------
     list of (str, Path, Path), list of str
@@ -281,7 +285,7 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], lis
         If no contrast is in both, unless each has just one t-map.
     """
     found = [find_statistics(folder) for folder in (a, b)]
-    plain = [{(_letters(name), kind): key for key in maps for name, kind in [key]} for maps in found]
+    plain = _common_keys(found[0], found[1])
     pairs = [
         (plain[0][key][0], found[0][plain[0][key]], found[1][plain[1][key]]) for key in plain[0] if key in plain[1]
     ]
@@ -300,6 +304,20 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], lis
         if spare:
             notes.append(f"only {which} has the contrasts {', '.join(spare)}")
     return pairs, notes + _record_notes(a, b)
+
+
+def _common_keys(*found: Mapping[tuple[str, str], Path]) -> list[dict[tuple[str, str], tuple[str, str]]]:
+    """Contrast and statistic of each map by what pairs it with another folder's.
+
+    That is the contrast's letters and digits; its name in full where several contrasts of a folder have the same ones,
+    such as those of the levels ``<65`` and ``>65``.
+    """
+    count = Counter((at, _letters(name), kind) for at, maps in enumerate(found) for name, kind in maps)
+    vague = {(letters, kind) for (_, letters, kind), n in count.items() if n > 1 or not letters}
+    return [
+        {(name if (_letters(name), kind) in vague else _letters(name), kind): (name, kind) for name, kind in maps}
+        for maps in found
+    ]
 
 
 def _letters(name: str) -> str:

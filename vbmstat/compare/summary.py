@@ -51,7 +51,7 @@ def make_tables(
         Says what the paper calls a variable.
     maps : DataFrame
         One row a cohort, tissue, pair, variable and statistic, with the measures of
-        :func:`vbmstat.agreement.compare_maps`.
+        :func:`vbmstat.metrics.agreement.compare_maps`.
     rois : DataFrame
         One row a cohort, pair, tissue and region.
     evaluation : DataFrame

@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from vbmstat.agreement import agreement
-from vbmstat.cohort import ID_COLUMNS
 from vbmstat.errors import TableError
+from vbmstat.metrics.agreement import agreement
+from vbmstat.tables.cohort import ID_COLUMNS
 
 ROI_MEASURES = ("n_scans", "mean_a_ml", "mean_b_ml", "r", "ccc", "slope", "intercept", "sd_ratio", "bias", "loa_low",
                 "loa_high")  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from vbmstat.figures.style import DIVERGING, plain
-from vbmstat.io import as_nifti
-from vbmstat.volume import Volume
+from vbmstat.image.io import as_nifti
+from vbmstat.image.volume import Volume
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

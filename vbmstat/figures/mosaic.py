@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from vbmstat import assets
 from vbmstat.figures.style import DPI, PRINT_STYLE, WIDTH_INCH, plain
-from vbmstat.grid import Grid, resample
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
 _GAP_MM = 4.0

@@ -18,10 +18,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat import storage
 from vbmstat.figures.mosaic import VIEWS, Image, Mosaic, axis_parallel, content_box, grey_average_brain, spread_over
 from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, SEQUENTIAL, WIDTH_INCH, plain
-from vbmstat.volume import Volume
+from vbmstat.image import storage
+from vbmstat.image.volume import Volume
 
 _CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
 _TEMPLATE_BOX_MM = np.array([[-74.0, 74.0], [-108.0, 74.0], [-70.0, 84.0]])  # around the template's brain

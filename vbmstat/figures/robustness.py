@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vbmstat.figures.scans import GREEN, SKY_BLUE
 from vbmstat.figures.style import BLUE, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH
-from vbmstat.volume import Volume
+from vbmstat.image.volume import Volume
 
 _COLOURS = (BLUE, ORANGE, GREEN, SKY_BLUE, "#CC79A7", "#D55E00", GREY)
 _DPI = 300

@@ -14,9 +14,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vbmstat import storage
-from vbmstat.cohort import Cohort
-from vbmstat.volume import Volume
+from vbmstat.image import storage
+from vbmstat.image.volume import Volume
+from vbmstat.tables.cohort import Cohort
 
 ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BACKGROUND, TEXT = "black", "white"

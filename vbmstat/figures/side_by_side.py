@@ -18,11 +18,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat import agreement
 from vbmstat.figures.mosaic import average_brain
 from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, plain
-from vbmstat.grid import Grid, resample
-from vbmstat.volume import Volume
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
+from vbmstat.metrics import agreement
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
 _MAX_DOTS = 2000  # more points than this are shown as a density

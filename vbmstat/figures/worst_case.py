@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box
 from vbmstat.figures.scans import BACKGROUND, ORANGE, SKY_BLUE, TEXT, caption, mark_sides, write_header
-from vbmstat.volume import Volume
+from vbmstat.image.volume import Volume
 
 _N_SLICES = 3  # of each view
 _APART_MM = 8.0  # slices of one view, at least

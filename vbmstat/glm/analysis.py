@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 
-from vbmstat.cluster import Cluster
-from vbmstat.cohort import Cohort, closest
-from vbmstat.device import choose_device
+from vbmstat.assets.provenance import device_label
 from vbmstat.errors import DesignError, ScanError, TableError
-from vbmstat.glm.blocks import Node, orbits
-from vbmstat.glm.contrast import Contrast, build_contrasts
-from vbmstat.glm.design import (
+from vbmstat.glm.design.contrast import Contrast, build_contrasts
+from vbmstat.glm.design.covariates import as_numbers, check_spelling, check_tiv_unit
+from vbmstat.glm.design.formula import split_formula, split_map_term
+from vbmstat.glm.design.matrix import (
     ALIASES,
     Design,
     build_design,
     column_names,
+    column_uses,
     parse_formula,
     with_map_column,
 )
-from vbmstat.glm.engine import fit_voxels
-from vbmstat.glm.formula import split_formula, split_map_term
-from vbmstat.glm.infer import (
+from vbmstat.glm.design.sites import HARMONIZED, site_notes
+from vbmstat.glm.design.subjects import repetition_notes, subject_labels
+from vbmstat.glm.design.subsets import draw_subsets, read_draws
+from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
+from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
+from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.inference.corrected import (
     Inference,
     exchange_notes,
     exchange_tree,
@@ -37,68 +42,56 @@ from vbmstat.glm.infer import (
     inference_record,
     prepare_permutations,
 )
-from vbmstat.glm.maps import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
-from vbmstat.glm.masking import MaskRule
-from vbmstat.glm.options import Options, make_options
-from vbmstat.glm.pack import pack_maps
-from vbmstat.glm.permute import SCHEMES, Permuted
-from vbmstat.glm.plan import Plan, make_covariate_plan, make_plan
-from vbmstat.glm.power import power_maps
-from vbmstat.glm.record import contrast_record, fit_record, map_record
-from vbmstat.glm.repeated import repetition_notes, sandwich_maps, sandwich_record, subject_labels
-from vbmstat.glm.resample import draw_subsets, read_draws
-from vbmstat.glm.results import GlmResults, StatMap, inference_maps, statistic_maps
-from vbmstat.glm.sandwich import SandwichFit, fit_sandwich
-from vbmstat.glm.sites import HARMONIZED, site_notes
-from vbmstat.glm.smoothness import residual_smoothness
-from vbmstat.glm.sources import Source, as_cohort, covariate_paths, gather
-from vbmstat.glm.tensors import Fit, LocalDfFit
-from vbmstat.glm.variance_groups import AUTO, fit_grouped, group_labels, group_notes, group_record
-from vbmstat.glm.voxelwise import fit_voxels_with_map
-from vbmstat.provenance import device_label
+from vbmstat.glm.inference.permute.schemes import Permuted
+from vbmstat.glm.inference.smoothness import Smoothness, residual_smoothness
+from vbmstat.glm.record import contrast_record, data_record, fit_record, map_record
+from vbmstat.glm.results import GlmResults
+from vbmstat.glm.spec import Compute, Contrasts, ModelSpec, split_keywords
+from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
+from vbmstat.image import io
+from vbmstat.maps.duplicates import equal_scans, identity_notes
+from vbmstat.maps.masking import MaskRule
+from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
+from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
+from vbmstat.tables.cells import labels
+from vbmstat.tables.cohort import Cohort, closest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from vbmstat.glm.spec import GlmKeywords
 
 _MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
 
 
 def fit_glm(
     maps: Any,
-    formula: str,
+    model: ModelSpec | str,
     cohort: Cohort | pd.DataFrame | Path | str,
-    contrasts: Sequence[str] | Mapping[str, Any] | None = None,
+    contrasts: Contrasts = None,
     *,
-    store: Path | str | None = None,
-    scratch: Path | str | None = None,
-    checkpoint: Path | str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-    cluster: Cluster | None = None,
-    **options: Any,
+    compute: Compute | None = None,
+    **keywords: Unpack[GlmKeywords],
 ) -> GlmResults:
     """Fit a linear model at every voxel, over the whole sample and over random subsets.
 
     Parameters
     ----------
     maps : None, path, mapping, DataFrame, ndarray, Tensor, ArrayMaps or PackedMaps
-        See :func:`vbmstat.glm.sources.gather`. None takes the paths in the cohort table.
-    formula : str
-        For example ``"gm ~ age + sex + tiv"``. ``tiv`` stands for ``tiv_ml`` and ``sex`` for ``gender`` where the
-        table has no column of that name.
+        See :func:`vbmstat.maps.sources.gather`. None takes the paths in the cohort table.
+    model : ModelSpec or str
+        The model, or its formula: ``"gm ~ age + sex + tiv"``. ``tiv`` stands for ``tiv_ml`` and ``sex`` for ``gender``
+        where the table has no column of that name.
     cohort : Cohort, DataFrame or path
         One row a scan, with ids.
     contrasts : sequence of str or mapping, optional
-        See :func:`vbmstat.glm.contrast.build_contrasts`; by default one t-contrast a column.
-    store : path, optional
-        Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
-    scratch : path, optional
-        Folder for packed maps that are deleted (4 bytes a voxel and scan); by default the system's.
-    checkpoint : path, optional
-        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
-    progress : callable, optional
-        Called with (stage, done, total).
-    cluster : Cluster, optional
-        Workers of :func:`vbmstat.cluster.open_cluster` for fits and permutations. They read the packed maps, so `store`
-        or `scratch` must be a folder that they see.
-    **options
-        Fields of :class:`vbmstat.glm.options.Options`.
+        Beside a formula; see :func:`vbmstat.glm.design.contrast.build_contrasts`. By default one t-contrast a column.
+    compute : Compute, optional
+        Where and how fast.
+    **keywords
+        In place of `ModelSpec` and `Compute`: any of their fields, nested ones by name (``repeats=0``,
+        ``inference="fwe"``, ``n_threads=4``).
 
     Returns
     -------
@@ -118,159 +111,193 @@ def fit_glm(
     >>> round(float(results.maps["age"]["effect"].values[0]), 4)  # R: coef(lm(y ~ age))[2]
     -0.0207
     """
-    settings = make_options(options)
-    device = choose_device(settings.device)
-    response, right = split_formula(formula)
-    right, map_name = split_map_term(right)
+    spec, compute = as_spec(model, contrasts, compute, keywords)
     table = as_cohort(cohort)
-    source = gather(maps, response, table, settings.missing)
-    refuse_mixtures(source.table, settings.allow_mixed)
-    right, tiv_note = apply_tiv_recipe(right, settings.tiv, source.table)
-    design, source = _design(right, source, settings)
-    named = design if map_name is None else with_map_column(design, map_name)
-    hypotheses = build_contrasts(contrasts, named)
-    _check_combination(settings, hypotheses, map_name)
-    draws = _draws(source, settings)
-    scale = _tiv_scale(source) if settings.tiv == "proportional" else None
-    weights = None if settings.weights is None else _column(settings.weights, source).to_numpy(float)
-    make = make_plan if map_name is None else make_covariate_plan
-    make(design, hypotheses, draws, weights, scale)  # refuses what cannot be fitted before any map is read
-    permuted, groups = _permutations(source, design, hypotheses, weights, settings)
-    subjects = subject_labels(settings.repeated, source.table, source.scan_ids) if settings.repeated else None
-    store, scratch = (None if folder is None else Path(folder).absolute() for folder in (store, scratch))
+    response, right = split_formula(spec.formula)
+    right, map_name = split_map_term(right)
+    source = gather(maps, response, table, spec.missing)
+    refuse_mixtures(source.table, spec.allow_mixed, source.paths)
+    setup = _set_up(spec, right, map_name, source, compute)
     with ExitStack() as stack:
-        matrix = _open(source, settings, store, scratch, scale, stack, progress)
-        if settings.global_scaling:
-            scale = _global_scale(matrix, scale)
-        engine: dict[str, Any] = {
-            "device": str(device), "backend": settings.backend, "chunk_voxels": settings.chunk_voxels,
-            "n_threads": settings.n_threads, "progress": progress, "cluster": cluster,
-        }  # fmt: skip
-        if map_name is None:
-            full = make_plan(design, hypotheses, draws, weights, scale)
-            fit = _fit(matrix, full, (design, hypotheses), subjects, groups, settings, engine)
-        else:
-            paths = covariate_paths(maps, map_name, table, source.scan_ids)
-            covariate = _pack_covariate(paths, matrix, scratch, stack, settings, progress)
-            wider = make_covariate_plan(design, hypotheses, draws, weights, scale)
-            fit = fit_voxels_with_map(matrix, covariate, wider, **engine)
-        bare = make_plan(design, hypotheses if map_name is None else (), draws[:0], weights, scale)
-        inference = (
-            {} if isinstance(fit, SandwichFit)
-            else infer(matrix, bare, fit, hypotheses, permuted, settings, engine, checkpoint)
-        )  # fmt: skip
-        smooth = residual_smoothness(matrix, bare, settings.n_threads) if inference and map_name is None else None
-    notes = (
-        *source.notes, *tiv_note, *design.notes, *_cohort_notes(source, design, settings), *_mask_note(matrix),
-        *group_notes(groups, permuted), *exchange_notes(permuted, settings), *inference_notes(inference, settings),
+        matrix = _open(setup.source, spec, setup.scale, compute, stack)
+        if spec.global_scaling:
+            setup = setup.scaled(_global_scale(matrix, setup.scale))
+        covariate = None
+        if map_name is not None:
+            paths = covariate_paths(maps, map_name, table, setup.source.scan_ids)
+            covariate = _pack_covariate(map_name, paths, matrix, spec, compute, stack)
+        fit = setup.fit(matrix, covariate, compute)
+        inference = infer(matrix, setup.bare, fit, setup.contrasts, setup.permuted, spec.inference, compute)
+        smooth = residual_smoothness(matrix, setup.bare, compute.n_threads) if inference and covariate is None else None
+    results = _results(setup, fit, inference, smooth, matrix, covariate, compute)
+    results.record["data"] = data_record(maps, cohort)
+    return results
+
+
+def as_spec(
+    model: ModelSpec | str, contrasts: Contrasts, compute: Compute | None, keywords: Mapping[str, Any]
+) -> tuple[ModelSpec, Compute]:
+    """A spec and a `Compute`, from either themselves or a formula with keywords.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is unknown, or says again what `model` or `compute` says.
+    """
+    of_model, of_compute = split_keywords(keywords)
+    if isinstance(model, ModelSpec) and (of_model or contrasts is not None):
+        msg = f"{', '.join(of_model) or 'contrasts'} beside a ModelSpec: give spec.replace(…), or a formula"
+        raise TypeError(msg)
+    spec = model if isinstance(model, ModelSpec) else ModelSpec.make(model, contrasts, **of_model)
+    if compute is not None and len(keywords) > len(of_model):
+        msg = "keywords of Compute beside compute=: give one of the two"
+        raise TypeError(msg)
+    return spec, compute or of_compute
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """A model before any map is read: what could be refused has been."""
+
+    spec: ModelSpec
+    right: str
+    map_name: str | None
+    source: Source
+    design: Design
+    variance: Ols
+    contrasts: list[Contrast]
+    draws: np.ndarray
+    weights: np.ndarray | None
+    scale: np.ndarray | None
+    plan: Plan | CovariatePlan | None
+    permuted: list[Permuted | None]
+    notes: tuple[str, ...]
+
+    def make_plan(self, draws: np.ndarray, scale: np.ndarray | None) -> Plan | CovariatePlan:
+        """The design factorised, with subsets."""
+        if self.map_name is not None:
+            return make_covariate_plan(self.design, self.contrasts, draws, self.weights, scale)
+        plan = make_plan(self.design, self.contrasts, draws, self.weights, scale)
+        return self.variance.prepare(plan, self.design.scan_ids)
+
+    def scaled(self, scale: np.ndarray) -> _Setup:
+        """The same with other factors on the scans' values."""
+        return replace(self, scale=scale, plan=self.make_plan(self.draws, scale))
+
+    @property
+    def bare(self) -> Plan:
+        """The design without subsets, for inference."""
+        contrasts = self.contrasts if self.map_name is None else ()
+        return make_plan(self.design, contrasts, self.draws[:0], self.weights, self.scale)
+
+    def fit(self, maps: Maps, covariate: Maps | None, compute: Compute) -> Fit | LocalDfFit:
+        """The model at every voxel."""
+        if covariate is not None and isinstance(self.plan, CovariatePlan):
+            return fit_voxels_with_map(maps, covariate, self.plan, compute)
+        return self.variance.fit(maps, cast("Plan", self.plan), self.design, self.contrasts, compute)
+
+
+def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, compute: Compute) -> _Setup:
+    """Design, contrasts, subsets and permutations; whatever cannot be fitted is refused here."""
+    right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
+    variance = choose_variance(spec.variance)
+    design, source = _design(right, source, spec, variance, compute)
+    contrasts = build_contrasts(spec.contrasts, design if map_name is None else with_map_column(design, map_name))
+    variance.check(spec, contrasts, map_name)
+    weights = None if spec.weights is None else _numbers(spec.weights, source).to_numpy(copy=True)
+    none = np.empty((0, len(design.matrix)), dtype=bool)
+    tree = exchange_tree(spec.inference, _block_table(source, spec), source.scan_ids)
+    notes: tuple[str, ...] = ()
+    if map_name is None:
+        plan = make_plan(design, contrasts, none, weights)
+        variance = variance.bind(lambda column: _labels(column, source, variance), plan, tree)
+        contrasts, notes = variance.testable(plan, contrasts, design.scan_ids, not spec.contrasts)
+    setup = _Setup(
+        spec, right, map_name, source, design, variance, contrasts, _draws(source, spec, variance), weights,
+        _tiv_scale(source) if spec.tiv == "proportional" else None, None, [None] * len(contrasts),
+        (*source.notes, *tiv_notes, *design.notes, *_cohort_notes(source, design, spec), *notes),
     )  # fmt: skip
-    design = replace(design, notes=notes)
-    record = fit_record(formula, right, design, draws, settings, matrix, scale)
-    record |= {
-        "contrasts": contrast_record(hypotheses, named, fit.repetitions), "df_resid": fit.df_resid,
-        "n_voxels": int(fit.mask.sum()), "device": device_label(device),
-    }  # fmt: skip
-    if map_name is not None:
-        record["map_covariate"] = {"name": map_name, "maps": map_record(covariate)}
-    record |= sandwich_record(fit, hypotheses, settings.repeated, subjects) | group_record(
-        fit, hypotheses, groups, settings.variance_groups
+    setup = replace(setup, plan=setup.make_plan(setup.draws, setup.scale))
+    if not spec.inference.permutes:
+        return setup
+    plan = make_plan(design, contrasts, none, weights)
+    groups = variance.labels if isinstance(variance, Groups) else None
+    return replace(
+        setup, permuted=prepare_permutations(design, contrasts, plan, tree, spec.inference, spec.seed, groups)
     )
-    found = {c.name: _maps(fit, i, c, settings, len(design.scan_ids)) for i, c in enumerate(hypotheses)}
-    if settings.inference_kinds:
-        record["inference"] = inference_record(inference, settings, smooth)
-    for i, c in enumerate(hypotheses[: len(inference)]):
-        found[c.name] |= _inference_maps(inference[c.name], fit, i, c, len(design.scan_ids))
+
+
+def _results(
+    setup: _Setup, fit: Fit | LocalDfFit, inference: Mapping[str, Inference], smooth: Smoothness | None,
+    matrix: ArrayMaps | PackedMaps, covariate: PackedMaps | None, compute: Compute,
+) -> GlmResults:
+    """Maps, notes and record of a fit."""
+    spec, contrasts, variance, n_scans = setup.spec, setup.contrasts, setup.variance, len(setup.design.scan_ids)
+    notes = (
+        *setup.notes, *_mask_note(matrix),
+        *variance.notes(setup.permuted, setup.bare, setup.design, contrasts, compute),
+        *exchange_notes(setup.permuted, spec.inference), *inference_notes(inference, spec.inference),
+    )  # fmt: skip
+    design = replace(setup.design, notes=notes)
+    named = design if setup.map_name is None else with_map_column(design, setup.map_name)
+    record = fit_record(spec, setup.right, design, setup.draws, matrix, setup.scale)
+    record |= {
+        "contrasts": contrast_record(contrasts, named, fit.repetitions, fit.typical_df), "df_resid": fit.df_resid,
+        "n_voxels": int(fit.mask.sum()), "device": device_label(torch.device(compute.device)),
+    }  # fmt: skip
+    if covariate is not None:
+        record["map_covariate"] = {"name": setup.map_name, "maps": map_record(covariate)}
+    record |= variance.record(fit, contrasts)
+    if spec.inference.kinds:
+        record["inference"] = inference_record(inference, spec.inference, smooth)
+    maps = {}
+    for index, contrast in enumerate(contrasts):
+        maps[contrast.name] = variance.maps(fit, index, contrast, spec, n_scans)
+        if contrast.name in inference:
+            maps[contrast.name] |= variance.corrected_maps(inference[contrast.name], fit, index, contrast, n_scans)
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()
     return GlmResults(
-        design, tuple(hypotheses), found, fit.mask, matrix.space, features, draws, fit.df_resid, record, inference
+        design, tuple(contrasts), maps, fit.mask, matrix.space, features, setup.draws, fit.df_resid, record, inference
     )
-
-
-def _fit(
-    maps: Maps, plan: Plan, model: tuple[Design, Sequence[Contrast]], subjects: Sequence[str] | None,
-    groups: np.ndarray | None, settings: Options, engine: Mapping[str, Any],
-) -> Fit | LocalDfFit:
-    """The model at every voxel: with variances of a sandwich where scans belong to subjects, or of groups of scans."""
-    if groups is not None:
-        return fit_grouped(maps, plan, *model, groups, **engine)
-    if subjects is not None:
-        passed = {name: engine[name] for name in ("n_threads", "progress", "cluster")}
-        return fit_sandwich(maps, plan, subjects, **passed)
-    return fit_voxels(maps, plan, robust=settings.robust == "hc3", spm_resms=settings.spm_resms, **engine)
-
-
-def _maps(
-    fit: Fit | LocalDfFit, index: int, contrast: Contrast, settings: Options, n_scans: int
-) -> dict[str, StatMap]:
-    if not isinstance(fit, Fit):
-        return sandwich_maps(fit, index, contrast, with_fdr="fdr" in settings.inference)
-    found = statistic_maps(fit, index, contrast)
-    if contrast.kind == "t":
-        found |= power_maps(fit.statistic[index], fit.mask, fit.df_resid, n_scans, contrast.name)
-    return found
-
-
-def _inference_maps(
-    inference: Inference, fit: Fit | LocalDfFit, index: int, contrast: Contrast, n_scans: int
-) -> dict[str, StatMap]:
-    if not isinstance(fit, Fit):
-        return inference_maps(inference, contrast, fit.statistic[index], None)
-    found = inference_maps(inference, contrast, fit.statistic[index], fit.df_resid)
-    if contrast.kind == "t" and inference.nulls is not None:
-        found |= power_maps(
-            fit.statistic[index], fit.mask, fit.df_resid, n_scans, contrast.name, inference.nulls
-        )
-    return found
-
-
-def _check_combination(settings: Options, contrasts: Sequence[Contrast], map_name: str | None) -> None:
-    if settings.repeated is not None:
-        if settings.permutes:
-            msg = "--repeated takes fdr only; for permutations of repeated scans leave it out and give --blocks"
-            raise DesignError(msg)
-        if settings.robust != "none" or settings.spm_resms or map_name is not None:
-            msg = "--repeated has variances of its own: leave out --robust, --spm-resms and map()"
-            raise DesignError(msg)
-    if settings.variance_groups is not None:
-        if settings.repeated is not None or settings.robust != "none" or settings.spm_resms or map_name is not None:
-            msg = "variance groups have variances of their own: leave out --repeated, --robust, --spm-resms and map()"
-            raise DesignError(msg)
-        if settings.scheme != SCHEMES[0]:
-            msg = f"variance groups are for --scheme {SCHEMES[0]}, got {settings.scheme}: leave the scheme out"
-            raise DesignError(msg)
-    if settings.robust == "hc3" and any(contrast.kind == "F" for contrast in contrasts):
-        msg = "HC3 errors are for t-contrasts; test the F-contrasts in a run without them"
-        raise DesignError(msg)
-    if settings.permutes and (settings.robust != "none" or settings.spm_resms or map_name is not None):
-        msg = "permutations take the ordinary t or F: leave out --robust, --spm-resms and map(), or ask for fdr alone"
-        raise DesignError(msg)
-    if map_name is not None and (settings.robust != "none" or settings.spm_resms):
-        msg = "a formula with map() takes neither --robust nor --spm-resms"
-        raise DesignError(msg)
 
 
 def _pack_covariate(
-    paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, scratch: Path | str | None, stack: ExitStack,
-    settings: Options, progress: Callable[[str, int, int], None] | None,
+    name: str, paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, spec: ModelSpec, compute: Compute,
+    stack: ExitStack,
 ) -> PackedMaps:
     """Maps of a voxelwise covariate in the same columns as the maps, in a folder that is deleted after the fit."""
     if maps.space is None:
         msg = "map() needs maps in files on both sides of the formula"
         raise DesignError(msg)
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
-    rule = MaskRule(None, nan=settings.nan)
-    packed = pack_maps(
-        paths, Path(folder), rule, None, settings.n_threads, progress, durable=False, voxels=maps.space.voxel_index
-    )
-    if not packed.space.grid.matches(maps.space.grid):
-        ours, theirs = maps.space.grid, packed.space.grid
-        msg = f"map(): grid {theirs} of the covariate differs from {ours} of the maps; resample it"
+    refuse_mixed_kinds(paths, spec.allow_mixed)
+    ours, theirs = maps.space.grid, io.read_grid(next(iter(paths.values())))
+    if not theirs.matches(ours):
+        msg = f"map({name}): grid {theirs} of the covariate's maps differs from {ours} of the maps; resample them"
+        raise ScanError(msg)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=compute.scratch))
+    rule = MaskRule(None, nan=spec.mask.nan)
+    try:
+        packed = pack_maps(
+            paths, Path(folder), rule, None, compute.n_threads, compute.progress, durable=False,
+            voxels=maps.space.voxel_index,
+        )
+    except ScanError as error:
+        msg = f"map({name}): {error}"
+        raise ScanError(msg) from error
+    same = equal_scans(maps, packed)
+    if same:
+        which = f"in {len(same)} scans, e.g. {same[0]}"
+        msg = f"map({name}): the covariate's map is the one on the left of the formula {which}; give other maps"
+        raise ScanError(msg)
+    if not (maps.mask & packed.mask).any():
+        msg = f"map({name}): no voxel of the mask varies in the covariate's maps; are they of this tissue and space?"
         raise ScanError(msg)
     return packed
 
 
-def refuse_mixtures(table: pd.DataFrame, allowed: bool) -> None:
-    """Refuse maps of several engines, versions or harmonisations in one model, unless they are allowed."""
+def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path] | None = None) -> None:
+    """Refuse maps of several engines, versions, harmonisations or kinds in one model, unless they are allowed."""
+    refuse_mixed_kinds(paths or {}, allowed)
     for name in _MIXABLE:
         found = sorted(set(table[name].dropna().astype(str))) if name in table else []
         if len(found) > 1 and not allowed:
@@ -298,8 +325,9 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
         raise DesignError(msg)
     if recipe == "proportional":
         return right, ("maps are scaled by mean TIV / TIV, the mask threshold with them",)
-    sources = {name: name if name in table else ALIASES.get(name, name) for name in names}
-    groups = [n for n, source in sources.items() if source in table and table[source].dtype.kind not in "fiub"]
+    uses = column_uses(parse_formula(right))
+    taken = build_design(right, table, Cohort(table, Path()).scan_ids, "drop").taken
+    groups = [one.name for one in taken if one.kind == "factor" and "plain" in uses[one.name]]
     if len(groups) != 1:
         msg = (
             f"--tiv by-group needs one factor in the formula, found {', '.join(groups) or 'none'}; "
@@ -309,88 +337,95 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     return f"{right} + center(tiv):{groups[0]}", (f"TIV was added with its own slope in each level of {groups[0]}",)
 
 
-def _design(right: str, source: Source, settings: Options) -> tuple[Design, Source]:
-    """The design, and the source without the scans that lack a covariate or weight."""
-    table = source.table
-    extra = [name for name in (settings.weights, settings.stratify) if name is not None]
-    design = build_design(right, table, source.scan_ids, settings.missing)
-    kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
-    for name in extra:
-        values = _column(name, source)
-        empty = [s for s, gone, keep in zip(source.scan_ids, values.isna(), kept, strict=True) if gone and keep]
-        if empty:
-            msg = f"no {name} for {', '.join(empty[:12])}; fill it in or leave these scans out"
-            raise TableError(msg)
-    return design, source if all(kept) else source.select(kept)
+def _design(
+    right: str, source: Source, spec: ModelSpec, variance: Ols, compute: Compute
+) -> tuple[Design, Source]:
+    """The design, and the source without the scans that lack a covariate, weight, TIV, block, group or subject."""
+    source = with_columns(source, _columns_beside(spec, source, variance), spec.missing)
+    design = build_design(right, source.table, source.scan_ids, spec.missing)
+    if compute.announce is not None:
+        for covariate in design.taken:
+            compute.announce(covariate.line)
+    scans = set(design.scan_ids)
+    return design, source.select([scan in scans for scan in source.scan_ids])
 
 
-def _column(name: str, source: Source) -> pd.Series:
+def _columns_beside(spec: ModelSpec, source: Source, variance: Ols) -> dict[str, str]:
+    """Columns that the fit reads beside those of the formula, and what they are."""
+    named = {
+        "weight": spec.weights, "stratum": spec.subsets.stratify, "TIV": "tiv" if spec.tiv == "proportional" else None,
+    }  # fmt: skip
+    roles = {_column_name(name, source): role for role, name in named.items() if name is not None}
+    roles |= {_column_name(name, source): "block" for name in spec.inference.blocks}
+    if variance.role == "subject":  # may be a part of the ids
+        return {**roles, variance.column: variance.role}
+    if variance.role and variance.column != AUTO:
+        return {**roles, _column_name(variance.column, source): variance.role}
+    return roles
+
+
+def _column_name(name: str, source: Source) -> str:
+    """The table's name of a column, after aliases."""
     actual = name if name in source.table else ALIASES.get(name, name)
     if actual not in source.table:
         msg = f"no column {name!r} in the table (nearest {closest(name, source.table.columns) or 'none'})"
         raise TableError(msg)
-    return source.table[actual]
+    return actual
 
 
-def _permutations(
-    source: Source, design: Design, contrasts: Sequence[Contrast], weights: np.ndarray | None, settings: Options
-) -> tuple[list[Permuted | None], np.ndarray | None]:
-    """Permutations of each contrast and variance groups, refused before any map is read; None where none are asked."""
-    if not settings.permutes and settings.variance_groups is None:
-        return [None] * len(contrasts), None
-    tree = exchange_tree(settings, _block_table(source, settings), source.scan_ids)
-    plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
-    groups = _variance_groups(source, plan, tree, settings)
-    if not settings.permutes:
-        return [None] * len(contrasts), groups
-    return prepare_permutations(design, contrasts, plan, tree, settings, groups), groups
+def _column(name: str, source: Source) -> pd.Series:
+    return source.table[_column_name(name, source)]
 
 
-def _variance_groups(source: Source, plan: Plan, tree: Node, settings: Options) -> np.ndarray | None:
-    """Variance group of each scan, from a column or the exchangeability blocks."""
-    name = settings.variance_groups
-    if name is None:
-        return None
-    if name == AUTO:
-        if not settings.blocks:
-            msg = "variance groups 'auto' are the scans that blocks let change places: give --blocks, or name a column"
-            raise DesignError(msg)
-        return group_labels([str(label) for label in orbits(tree)], plan, name)
-    values = _column(name, source)
-    empty = [scan for scan, gone in zip(source.scan_ids, values.isna(), strict=True) if gone]
-    if empty:
-        msg = f"no {name} (variance group) for {', '.join(empty[:12])}; fill it in or leave these scans out"
-        raise TableError(msg)
-    return group_labels([str(value) for value in values], plan, name)
+def _numbers(name: str, source: Source) -> pd.Series:
+    """A column of numbers, indexed by scan id."""
+    return as_numbers(_column(name, source).set_axis(list(source.scan_ids)), _column_name(name, source))
 
 
-def _block_table(source: Source, settings: Options) -> pd.DataFrame:
+def _groups(name: str, source: Source) -> list[str]:
+    """Labels of a column of groups."""
+    found = labels(_column(name, source))
+    check_spelling(name, found, "")
+    return found
+
+
+def _labels(column: str, source: Source, variance: Ols) -> list[str]:
+    """Subject or group of each scan, for a variance."""
+    if variance.role == "subject":
+        return subject_labels(column, source.table, source.scan_ids)
+    return _groups(column, source)
+
+
+def _block_table(source: Source, spec: ModelSpec) -> pd.DataFrame:
     """The columns of exchangeability blocks, one row a scan."""
-    return pd.DataFrame({name: _column(name, source) for name in settings.blocks})
+    return pd.DataFrame({name: _column(name, source) for name in spec.inference.blocks})
 
 
-def _draws(source: Source, settings: Options) -> np.ndarray:
-    if settings.repeated is not None or settings.variance_groups is not None:
+def _draws(source: Source, spec: ModelSpec, variance: Ols) -> np.ndarray:
+    """The subsets, (B, n_scans), bool."""
+    asked = spec.subsets
+    if not variance.takes_subsets:
         return np.empty((0, len(source.scan_ids)), dtype=bool)
-    if settings.draws is not None:
-        return read_draws(settings.draws, source.scan_ids)
-    strata = None if settings.stratify is None else [str(v) for v in _column(settings.stratify, source)]
-    return draw_subsets(source.scan_ids, settings.repeats, settings.fraction, settings.seed, strata)
+    if asked.draws is not None:
+        return read_draws(asked.draws, source.scan_ids)
+    strata = None if asked.stratify is None else _groups(asked.stratify, source)
+    return draw_subsets(source.scan_ids, asked.repeats, asked.fraction, spec.seed, strata)
 
 
 def _tiv_scale(source: Source) -> np.ndarray:
     """Mean TIV / TIV of each scan, (n_scans,)."""
-    tiv = build_design("tiv", source.table, source.scan_ids).covariates["tiv"].to_numpy(float)
-    return tiv.mean() / tiv
+    tiv = _numbers("tiv", source)
+    check_tiv_unit(tiv)
+    return tiv.mean() / tiv.to_numpy(copy=True)
 
 
 def _open(
-    source: Source, settings: Options, store: Path | str | None, scratch: Path | str | None,
-    scale: np.ndarray | None, stack: ExitStack, progress: Callable[[str, int, int], None] | None,
+    source: Source, spec: ModelSpec, scale: np.ndarray | None, compute: Compute, stack: ExitStack
 ) -> ArrayMaps | PackedMaps:
     """The maps as a matrix: as given, or packed from files into a store that is kept or not."""
+    store, scratch = compute.store, compute.scratch
     if source.maps is not None:
-        if store is not None or settings.mask is not None or settings.mask_threshold is not None:
+        if store is not None or spec.mask.image is not None or spec.mask.threshold is not None:
             msg = "a matrix or packed maps are masked already: mask, mask_threshold and store are for maps in files"
             raise DesignError(msg)
         return source.maps
@@ -402,21 +437,25 @@ def _open(
     )
     scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
     return pack_maps(
-        source.paths, folder, settings.mask_rule, scales, settings.n_threads, progress, durable=store is not None
+        source.paths, folder, spec.mask.rule, scales, compute.n_threads, compute.progress, durable=store is not None
     )
 
 
-def _cohort_notes(source: Source, design: Design, settings: Options) -> tuple[str, ...]:
+def _cohort_notes(source: Source, design: Design, spec: ModelSpec) -> tuple[str, ...]:
     """What the model leaves out of account: sites, repeated scans."""
+    knows_subjects = choose_variance(spec.variance).role == "subject" or bool(spec.inference.blocks)
     about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
-    return (*about_sites, *repetition_notes(source.table, bool(settings.repeated or settings.blocks)))
+    return (*about_sites, *repetition_notes(source.table, knows_subjects, design.matrix))
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
-    """A note where the mask is that of more scans than the model's."""
-    if isinstance(maps, ArrayMaps) or len(maps.manifest["scan_ids"]) == len(maps.scan_ids):
-        return ()
-    return (f"the mask is that of all {len(maps.manifest['scan_ids'])} packed scans",)
+    """Whose fault a small mask is, whether it is that of more scans than the model's, and scans with the same map."""
+    same = identity_notes(maps)
+    if isinstance(maps, ArrayMaps):
+        return same
+    n_packed = len(maps.manifest["scan_ids"])
+    shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
+    return (*maps.manifest["mask_notes"], *shared, *same)
 
 
 def _remove_if_empty(folder: Path) -> None:

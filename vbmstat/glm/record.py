@@ -10,37 +10,38 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.maps import ArrayMaps, PackedMaps
-from vbmstat.glm.options import Options
-from vbmstat.glm.resample import draws_hash
-from vbmstat.provenance import path_label, versions
+from vbmstat.assets import sha256
+from vbmstat.assets.provenance import path_label, versions
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subsets import draws_hash
+from vbmstat.glm.spec import ModelSpec
+from vbmstat.maps.store import ArrayMaps, PackedMaps
 
-_IDLE = ("n_threads", "chunk_voxels")  # results do not depend on them
+RECORD = "glm.json"
 
 
 def fit_record(
-    formula: str, right: str, design: Design, draws: np.ndarray, settings: Options, maps: ArrayMaps | PackedMaps,
+    spec: ModelSpec, right: str, design: Design, draws: np.ndarray, maps: ArrayMaps | PackedMaps,
     scale: np.ndarray | None,
 ) -> dict[str, Any]:
     """What goes into ``glm.json``."""
-    options = {k: path_label(v) if isinstance(v, Path) else v for k, v in asdict(settings).items() if k not in _IDLE}
     report = variance_inflation(design)
     return {
         "command": "glm",
-        "formula": formula,
+        "spec": spec_record(spec),
+        "formula": spec.formula,
         "design_formula": right,
         "columns": list(design.columns),
+        "covariates": [covariate.record for covariate in design.taken],
         "rank": design.rank,
         "n_scans": len(design.scan_ids),
         "n_subsets": len(draws),
         "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "options": options,
-        "mask_rule": {**asdict(settings.mask_rule), "image": options["mask"]},
+        "mask_rule": {**asdict(spec.mask.rule), "image": spec.record()["mask"]["image"]},
         "design_report": report.replace([np.inf, -np.inf], np.nan).astype(object).where(report.notna(), None)
         .to_dict("records"),
         "scan_scale": None if scale is None else scale.tolist(),
@@ -48,6 +49,35 @@ def fit_record(
         "scan_ids": list(design.scan_ids),
         "maps": map_record(maps),
         "versions": {**versions(), "formulaic": metadata.version("formulaic")},
+    }
+
+
+def spec_record(spec: ModelSpec) -> dict[str, Any]:
+    """A spec for JSON; files by name and sha256, so that they are found again wherever they are."""
+    record = spec.record()
+    if spec.mask.image is not None:
+        record["mask"]["image"] = file_record(spec.mask.image)
+    if spec.subsets.draws is not None:
+        record["subsets"]["draws"] = file_record(spec.subsets.draws)
+    if isinstance(record["contrasts"], list):
+        record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
+    return record
+
+
+def file_record(path: Path | str) -> dict[str, str]:
+    """Name and sha256 of a file."""
+    return {"file": Path(path).name, "sha256": sha256(Path(path))}
+
+
+def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
+    """Where the data of a model came from: a table by name and sha256, maps of a folder or of the table.
+
+    What was handed over in memory is None, and only the script that made it can give it again.
+    """
+    is_path = isinstance(maps, Path | str)
+    return {
+        "table": file_record(cohort) if isinstance(cohort, Path | str) and Path(cohort).is_file() else None,
+        "maps": "table" if maps is None else {"folder": Path(maps).name} if is_path else None,
     }
 
 
@@ -62,8 +92,11 @@ def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
     }
 
 
-def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int]) -> list[dict[str, Any]]:
-    """Contrasts as they go into ``glm.json``."""
+def contrast_record(
+    contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int], df: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Contrasts as they go into ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
+    freedom = [None] * len(contrasts) if df is None else [round(float(one), 4) for one in df]
     return [
         {
             "name": contrast.name,
@@ -71,6 +104,7 @@ def contrast_record(contrasts: Sequence[Contrast], design: Design, repetitions: 
             "kind": contrast.kind,
             "weights": [dict(zip(design.columns, row.tolist(), strict=True)) for row in contrast.weights],
             "repetitions_estimated": count,
+            "df": one,
         }
-        for contrast, count in zip(contrasts, repetitions, strict=True)
+        for contrast, count, one in zip(contrasts, repetitions, freedom, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,56 +11,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat import io, storage, tables
 from vbmstat.errors import DesignError
-from vbmstat.glm.clusters import Clusters, Regions, cluster_table, peak_table
-from vbmstat.glm.contrast import Contrast
-from vbmstat.glm.design import Design
-from vbmstat.glm.infer import Inference
-from vbmstat.glm.inference import (
-    cohens_d,
-    d_interval,
-    hedges_g,
-    p_of_f,
-    p_two_sided,
-    partial_r,
-    partial_r2,
-    z_of_f,
-    z_of_t,
-)
-from vbmstat.glm.inflation import variance_inflation
-from vbmstat.glm.maps import Space
-from vbmstat.glm.nulls import Nulls
-from vbmstat.glm.plan import REPLICATION_P
-from vbmstat.glm.resample import write_draws
-from vbmstat.glm.tensors import Fit
-from vbmstat.volume import Volume
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subsets import write_draws
+from vbmstat.glm.inference.clusters import Clusters, Regions, cluster_table, peak_table
+from vbmstat.glm.inference.corrected import Inference
+from vbmstat.glm.record import RECORD
+from vbmstat.glm.statmap import StatMap
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
+from vbmstat.maps.store import Space
+from vbmstat.tables import dictionary
 
 _P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
 _FLAG = " approximated"  # ends the name of a column that says which p of another are so
 _OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
-
-
-@dataclass(frozen=True)
-class StatMap:
-    """One statistic of one contrast over voxels or features.
-
-    Attributes
-    ----------
-    stat : str
-        ``"t"``, ``"p"``, ``"effect"``, …
-    values : ndarray, (n_voxels,), float64
-        Zero outside the mask (one for p).
-    intent : (str, tuple of float) or None
-        NIfTI intent with its degrees of freedom.
-    description : str
-        SPM's description string, or what the map is.
-    """
-
-    stat: str
-    values: np.ndarray
-    intent: tuple[str, tuple[float, ...]] | None
-    description: str
 
 
 @dataclass(frozen=True)
@@ -136,7 +103,7 @@ class GlmResults:
         return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a cluster of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.cluster_table`."""
+        """One row a cluster of a contrast with corrected inference; see `cluster_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         corrected, nulls = {}, self.inference[contrast].nulls
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
@@ -150,7 +117,7 @@ class GlmResults:
         return _name_flags(table)
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a peak of a contrast with corrected inference; see :func:`vbmstat.glm.clusters.peak_table`."""
+        """One row a peak of a contrast with corrected inference; see `peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
         return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
@@ -172,33 +139,49 @@ class GlmResults:
         return {name: found[stat].values for stat, name in names.items() if stat in found} | flags
 
     def to_directory(
-        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None
+        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None,
+        more: Callable[[Path], object] | None = None,
     ) -> list[Path]:
-        """Write everything but the pictures.
+        """Write everything but the pictures, in place of what an earlier model left in the folder.
 
         Parameters
         ----------
         folder : path
-            Made if need be. Each file appears whole or not at all; ``glm.json`` comes last.
+            Made if need be. Files appear together, ``glm.json`` last; what an earlier ``glm.json`` lists is removed.
         spm_names : bool
             ``spmT_0001``, ``spmF_0002``, ``con_0001``, ``ResMS``, ``mask`` as well.
         outside : {"zero", "nan"}
             Value outside the mask (p maps get 1 in place of 0).
         regions : Regions, optional
             Atlas that names the places in tables of clusters and peaks.
+        more : callable, optional
+            Writes further files, such as pictures, into the folder that it is given.
 
         Returns
         -------
         list of Path
             The files.
+
+        Raises
+        ------
+        DesignError
+            If `outside` is unknown.
+        VbmstatError
+            If the folder holds a ``glm.json`` that does not list its files.
         """
         if outside not in ("zero", "nan"):
             msg = f"outside={outside!r}: expected 'zero' or 'nan'"
             raise DesignError(msg)
-        folder = Path(folder)
+        with storage.replacing(folder, RECORD) as staged:
+            written = self._write(staged, spm_names, outside, regions)
+            if more is not None:
+                more(staged)
+        return [Path(folder) / path.relative_to(staged) for path in written]
+
+    def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
         written = [folder / "design.tsv", folder / "design_report.tsv"]
-        tables.write_table(written[0], self.design.table, "design")
-        tables.write_table(written[1], variance_inflation(self.design), "design_report")
+        dictionary.write_table(written[0], self.design.table, "design")
+        dictionary.write_table(written[1], variance_inflation(self.design), "design_report")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -207,7 +190,7 @@ class GlmResults:
         else:
             written += self._write_maps(self.space, folder, spm_names, outside)
         written += self._write_inference(folder, regions)
-        written.append(folder / "glm.json")
+        written.append(folder / RECORD)
         storage.write_json(written[-1], self.record)
         return written
 
@@ -215,7 +198,7 @@ class GlmResults:
         paths = []
         for contrast in self.contrasts:
             paths.append(folder / f"contrast-{contrast.label}_stats.tsv")
-            tables.write_table(paths[-1], self.table(contrast.name), "glm_table")
+            dictionary.write_table(paths[-1], self.table(contrast.name), "glm_table")
         return paths
 
     def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
@@ -248,14 +231,14 @@ class GlmResults:
             start = f"contrast-{contrast.label}"
             if inference.nulls is not None:
                 paths.append(folder / f"{start}_nullmaxima.tsv")
-                tables.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
+                dictionary.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
             if inference.clusters is None or self.space is None:
                 continue
             for name, table in (
                 ("clusters", self.clusters(contrast.name, regions)), ("peaks", self.peaks(contrast.name, regions)),
             ):
                 paths.append(folder / f"{start}_{name}.tsv")
-                tables.write_table(paths[-1], table, name)
+                dictionary.write_table(paths[-1], table, name)
             paths.append(folder / f"{start}_clusters.nii.gz")
             io.write_volume(
                 paths[-1], _to_volume(self.space, inference.clusters.labels, 0.0), dtype="int32",
@@ -285,102 +268,3 @@ def _spm_name(stat: str, number: int, kind: str) -> list[str]:
     if number == 1:
         names["sigma2"] = "ResMS.nii"
     return [names[stat]] if stat in names else []
-
-
-def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMap]:
-    """The maps of one contrast.
-
-    Parameters
-    ----------
-    fit : Fit
-        From the engine.
-    index : int
-        Which contrast of the fit.
-    contrast : Contrast
-        Its name and kind.
-    """
-    df, inside, statistic = fit.df_resid, fit.mask, fit.statistic[index]
-    m = float(np.linalg.matrix_rank(contrast.weights))
-    t_like = contrast.kind == "t"
-    dofs = f"{df:.1f}" if t_like else f"{m:.1f},{df:.1f}"
-    spm = f"SPM{{{contrast.kind.upper()}_[{dofs}]}} - contrast {index + 1}: {contrast.name}"
-    p = p_two_sided(statistic, df) if t_like else p_of_f(statistic, m, df)
-    z = z_of_t(statistic, df) if t_like else z_of_f(statistic, m, df)
-    intent = ("t test", (df,)) if t_like else ("f test", (m, df))
-    estimate = ("estimate", ())
-    found = [
-        StatMap(contrast.kind, statistic, intent, spm),
-        StatMap("p", np.where(inside, p, 1.0), ("p value", ()), f"two-sided uncorrected p: {contrast.name}"),
-        StatMap("z", np.where(inside, z, 0.0), ("z score", ()), f"SPM{{Z}} - contrast {index + 1}: {contrast.name}"),
-    ]
-    if t_like:
-        found += [
-            StatMap("effect", fit.effect[index], estimate, f"contrast {index + 1}: {contrast.name}"),
-            StatMap("variance", fit.variance[index], estimate, f"variance of contrast {index + 1}: {contrast.name}"),
-            StatMap("r", partial_r(statistic, df), ("correlation", (df,)), f"partial r: {contrast.name}"),
-            StatMap("d", cohens_d(statistic, df), estimate, f"Cohen's d: {contrast.name}"),
-        ]
-    else:
-        found.append(StatMap("r2", partial_r2(statistic, m, df), estimate, f"partial R2: {contrast.name}"))
-        found[1] = StatMap("p", found[1].values, ("p value", ()), f"uncorrected p: {contrast.name}")
-    found.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
-    quantiles = dict(fit.quantiles)
-    replication = quantiles.pop("replication", None)
-    if replication is not None:
-        text = f"share of {fit.repetitions[index]} subsets with uncorrected p < {REPLICATION_P:g}: {contrast.name}"
-        found.append(StatMap("replication", replication[index], estimate, text))
-    for name, values in quantiles.items():
-        text = f"{name} {contrast.kind} over {fit.repetitions[index]} subsets (no p): {contrast.name}"
-        found.append(StatMap(name + contrast.kind, values[index], estimate, text))
-    return {one.stat: one for one in found}
-
-
-def inference_maps(
-    inference: Inference, contrast: Contrast, statistic: np.ndarray, df: float | None
-) -> dict[str, StatMap]:
-    """The maps of corrected inference on one contrast, and effect sizes with their intervals.
-
-    Parameters
-    ----------
-    inference : Inference
-        What was found.
-    contrast : Contrast
-        Its name and kind.
-    statistic : ndarray, (n_voxels,)
-        T or F.
-    df : float or None
-        Residual degrees of freedom; None leaves effect sizes out.
-    """
-    sides = "two-sided" if inference.two_sided else "one-sided"
-    p_value, estimate = ("p value", ()), ("estimate", ())
-    found = []
-
-    def add(stat: str, values: np.ndarray | None, what: str, intent: tuple[str, tuple[float, ...]] = p_value) -> None:
-        if values is not None:
-            found.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
-
-    if "fdr" in inference.kinds:
-        add("qfdr", inference.q_fdr, f"q of false discovery rate, {sides}")
-    nulls = inference.nulls
-    if nulls is not None:
-        how = {name: _how(nulls, name) for name in ("uncorrected", "statistic", "tfce", "extent", "mass")}
-        add("pperm", nulls.p_uncorrected, f"uncorrected p by permutation{how['uncorrected']}, {sides}")
-        add("pfwe", nulls.p_fwe if "fwe" in inference.kinds else None, f"FWE-corrected p{how['statistic']}, {sides}")
-        add("tfce", nulls.tfce, "TFCE", estimate)
-        add("ptfce", nulls.p_tfce_fwe, f"FWE-corrected p of TFCE{how['tfce']}, {sides}")
-        for stat, p, what in (("pextent", nulls.p_extent_fwe, "extent"), ("pmass", nulls.p_mass_fwe, "mass")):
-            if nulls.clusters is not None and p is not None:
-                add(stat, np.append(1.0, p)[nulls.clusters.labels], f"FWE-corrected p of cluster {what}{how[what]}")
-    if contrast.kind == "t" and df is not None:
-        low, high = d_interval(statistic, df)
-        inside = statistic != 0
-        add("g", hedges_g(cohens_d(statistic, df), df), "Hedges' g", estimate)
-        add("dlow", np.where(inside, low, 0.0), "lower 95 % limit of Cohen's d", estimate)
-        add("dhigh", np.where(inside, high, 0.0), "upper 95 % limit of Cohen's d", estimate)
-    return {one.stat: one for one in found}
-
-
-def _how(nulls: Nulls, name: str) -> str:
-    """Says of a map's p that some are not counted."""
-    chosen = nulls.approximated.get(name)
-    return "" if chosen is None or not chosen.any() else f" (Pareto tail, {nulls.count} perm.)"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vbmstat.files.naming import TISSUES
 from vbmstat.report.citations import in_text
 
 _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")
-_TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}
 
 _SCHEMES = {
     "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
@@ -52,7 +52,8 @@ class Methods:
 
 
 def preprocessing_methods(
-    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]], fwhm_mm: float
+    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]],
+    fwhm_mm: Sequence[float],
 ) -> Methods:
     """How scans became maps.
 
@@ -62,9 +63,11 @@ def preprocessing_methods(
         Scans that are complete; that failed; that came without skull.
     engine_versions : sequence of (str, str)
         Engines and versions of vbmstat that made them.
-    fwhm_mm : float
-        Of the Gaussian.
+    fwhm_mm : sequence of float
+        Widths of the smoothed maps; empty for none.
     """
+    widths = " or ".join(f"{width:g}" for width in fwhm_mm)
+    smoothed = f", and smoothed with a Gaussian of {widths} mm full width at half maximum" if widths else ""
     how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
     failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
     came = _count(n_stripped, "scan came without skull and kept its", "scans came without skull and kept their")
@@ -81,7 +84,7 @@ def preprocessing_methods(
     last = (
         "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011] with voxels of "
         "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that "
-        f"they hold local volume, and smoothed with a Gaussian of {fwhm_mm:g} mm full width at half maximum. Total "
+        f"they hold local volume{smoothed}. Total "
         "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
     )
     return _with_citations([" ".join([first, *steps, last])])
@@ -95,9 +98,9 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     record : mapping
         Content of ``glm.json``.
     """
-    options = record["options"]
+    spec = record["spec"]
     left = record["formula"].split("~")[0].strip()
-    tissue = _TISSUES.get(left, left)
+    tissue = TISSUES.get(left, left)
     of_regions = record.get("level", "voxel") != "voxel"
     if of_regions:
         data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"
@@ -110,15 +113,15 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
-        *_tiv(options["tiv"]),
+        *_tiv(spec["tiv"]),
         *([] if of_regions else [_mask(record["mask_rule"])]),
-        *_variance(options),
+        *_variance(record),
         *_sandwich(record),
         *_variance_groups(record),
         *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
-        *_subsets(record, options),
+        *_subsets(record, spec["subsets"]),
         *([] if has_own_variances else ["Effect sizes are partial correlations r and Cohen's d."]),
     ]
     versions = record["versions"]
@@ -180,15 +183,19 @@ def _variance_groups(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _variance(options: Mapping[str, Any]) -> list[str]:
-    sentences = []
-    if options["weights"]:
-        sentences.append(f"Scans were weighted by the column {options['weights']}.")
-    if options["robust"] == "hc3":
-        sentences.append("Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985].")
-    if options["spm_resms"]:
+def _variance(record: Mapping[str, Any]) -> list[str]:
+    sentences, spec = [], record["spec"]
+    if spec["weights"]:
+        sentences.append(f"Scans were weighted by the column {spec['weights']}.")
+    if spec["variance"] == "hc3":
+        fewer = [c for c in record["contrasts"] if c.get("df") is not None and c["df"] < record["df_resid"]]
+        freedom = "" if not fewer else "; t had effective degrees of freedom of the design (" + ", ".join(
+            f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer
+        ) + ")"
+        sentences.append(f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{freedom}.")
+    if spec["variance"] == "spm":
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
-    if options["global_scaling"]:
+    if spec["global_scaling"]:
         sentences.append("Maps were scaled to one mean inside the mask.")
     return sentences
 
@@ -253,11 +260,11 @@ def _threshold(entry: Mapping[str, Any]) -> str:
     return "as recorded" if threshold is None else f"{threshold:.2f}"
 
 
-def _subsets(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+def _subsets(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     if not record["n_subsets"]:
         return []
     sizes = " or ".join(map(str, record["scans_per_subset"]))
-    strata = f", keeping the shares of {options['stratify']}" if options["stratify"] else ""
+    strata = f", keeping the shares of {asked['stratify']}" if asked["stratify"] else ""
     return [
         f"To see how stable effects are, the model was fitted again in {record['n_subsets']} random subsets of {sizes} "
         f"scans drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "

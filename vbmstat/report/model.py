@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,38 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vbmstat import io, storage
-from vbmstat.cohort import read_table
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import TableError, VbmstatError
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
+from vbmstat.maps.sources import rows_of
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import glm_methods
-from vbmstat.report.page import Cell, Picture, Table, cell, described, fixed, number, publish, render, table_of
+from vbmstat.report.page import (
+    Cell,
+    Picture,
+    Table,
+    cell,
+    described,
+    figures_folder,
+    fixed,
+    number,
+    publish,
+    render,
+    table_of,
+)
 from vbmstat.report.preprocessing import Preprocessing, read_preprocessing
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.viewer import viewer_html
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.volume import Volume
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 
 _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # where pictures draw outlines
 _MAX_VIEWERS = 8  # 0.6 MB each
 _ATLAS = "lpba40"
 _MAX_TABLE_ROWS = 200
+_LISTED = 5  # scans in a message
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
@@ -91,7 +105,7 @@ class Model:
         The statistic at the corrected p of 0.05 if permutations gave one and a voxel reaches it, else at the
         uncorrected p of 0.001.
         """
-        df = self.record["df_resid"]
+        df = contrast.get("df") or self.record["df_resid"]
         if contrast["kind"] == "t":
             threshold, meaning = float(stats.t.isf(_P_UNCORRECTED / 2, df)), "two-sided uncorrected p"
         else:
@@ -121,9 +135,12 @@ def read_model(folder: Path) -> Model:
     try:
         record = storage.read_json(folder / "glm.json")
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
-        contrasts = record["contrasts"]
+        contrasts, _ = record["contrasts"], record["spec"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r})"
+        msg = (
+            f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r}), or an "
+            "older version made them: fit the model again"
+        )
         raise VbmstatError(msg) from error
     if record.get("level", "voxel") != "voxel":  # a table of regions in place of maps
         record["n_voxels"] = max((len(pd.read_csv(path, sep="\t")) for path in _roi_paths(folder)), default=0) // max(
@@ -142,13 +159,14 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     out : Path
         The page.
     cohort : Path, optional
-        Cohort table of the scans; by default a cohort.tsv in one of the two folders above that has them all.
+        Table of the scans, as the model was given it; by default a cohort.tsv in one of the two folders above that has
+        them all.
     """
     model = read_model(folder)
     run = _preprocessing(model, cohort)
     record = model.record
     contrasts = [
-        _contrast(model, entry, index, out.parent)
+        _contrast(model, entry, index, figures_folder(out))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
     ]  # fmt: skip
     n_flagged = 0 if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
@@ -165,7 +183,8 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         participants=_participants(model, run),
         left_out=_left_out(model, run),
         overview=None if model.is_of_regions else _overview(model),
-        design=_design_pictures(model, out.parent),
+        design=_design_pictures(model, figures_folder(out)),
+        covariates=_covariates(model),
         design_table=_design_table(model),
         contrasts=contrasts,
         rois=_roi_tables(model),
@@ -182,22 +201,41 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
 
 
 def _preprocessing(model: Model, cohort: Path | None) -> Preprocessing | None:
-    """The run that made the maps, if its table is found and has every scan of the model."""
-    above = [parent / "cohort.tsv" for parent in model.folder.absolute().parents[:2]]
-    for path in [cohort] if cohort is not None else above:
-        if not path.is_file():
-            if cohort is not None:
-                msg = f"{path}: no such cohort table"
-                raise VbmstatError(msg)
-            continue
-        run = read_preprocessing(path.parent)
-        missing = sorted(set(model.record["scan_ids"]) - set(run.table.index))
-        if not missing:
-            return run
-        if cohort is not None:
-            msg = f"{path}: has no row for {', '.join(missing[:5])}, which the model used; give the model's own table"
+    """The table of the model's scans, with the run that made their maps; None if no table has every scan."""
+    if cohort is not None:
+        if not cohort.is_file():
+            msg = f"{cohort}: no such cohort table"
             raise VbmstatError(msg)
+        run, without = _matched(read_preprocessing(cohort.parent, cohort), model.record["scan_ids"])
+        if without:
+            more = f" and {len(without) - _LISTED} more" if len(without) > _LISTED else ""
+            scans = f"{', '.join(without[:_LISTED])}{more}"
+            msg = f"{cohort}: has no row for {scans}, which the model used; give the model's own table"
+            raise VbmstatError(msg)
+        return run
+    for path in (parent / "cohort.tsv" for parent in model.folder.absolute().parents[:2]):
+        if path.is_file():
+            run, without = _matched(read_preprocessing(path.parent), model.record["scan_ids"])
+            if not without:
+                return run
     return None
+
+
+def _matched(run: Preprocessing, scans: list[str]) -> tuple[Preprocessing, list[str]]:
+    """The run with rows called as the model's scans are, others behind; and scans without a row.
+
+    Rows are matched as for ``glm --maps``: ``01`` is ``sub-01``, and a row without session holds for all sessions.
+    """
+    try:
+        rows, without, used = rows_of(list(scans), run.cohort, "the table")
+    except TableError:  # not one scan has a row
+        return run, list(scans)
+    if without:
+        return run, without
+    spare = [scan not in used for scan in run.cohort.scan_ids]
+    rows.index = pd.MultiIndex.from_tuples([(scan, "") for scan in scans], names=list(ID_COLUMNS))
+    table = pd.concat([rows, run.cohort.table[spare]])
+    return replace(run, cohort=Cohort(table, run.cohort.folder)), []
 
 
 def _participants(model: Model, run: Preprocessing | None) -> Table:
@@ -306,6 +344,13 @@ def _design_table(model: Model) -> Table:
     frame = frame.drop(columns=[name for name in frame if frame[name].isna().all()])
     names = {"vif": "variance inflation", "r_tiv": "r with TIV", "r2_site": "R² of sites"}
     return table_of(frame, "What the columns share with one another and with TIV", lambda name: names.get(name, name))
+
+
+def _covariates(model: Model) -> Table | None:
+    """How each covariate was taken; None for records of earlier versions, which do not say."""
+    taken = model.record.get("covariates") or []
+    rows = tuple((Cell(one["name"]), Cell(one["line"].removeprefix(f"{one['name']}: "))) for one in taken)
+    return Table("How each covariate was taken", ("covariate", "taken as"), rows) if rows else None
 
 
 def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
@@ -430,11 +475,20 @@ def _roi_tables(model: Model) -> list[Table]:
     return tables
 
 
+def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested spec as rows: ``subsets.repeats``."""
+    flat: dict[str, Any] = {}
+    for name, value in spec.items():
+        is_part = isinstance(value, Mapping) and name != "contrasts"
+        flat |= {f"{name}.{inner}": one for inner, one in value.items()} if is_part else {name: value}
+    return flat
+
+
 def _options(record: Mapping[str, Any]) -> Table:
     versions = [f"{name} {version}" for name, version in record["versions"].items()]
     rows = tuple(
         (Cell(key), cell(", ".join(map(str, value)) if isinstance(value, list) else value))
-        for key, value in {**record["options"], "versions": versions}.items()
+        for key, value in {**_flat(record["spec"]), "versions": versions}.items()
     )
     return Table("Every option of the fit, and versions", ("option", "value"), rows)
 

@@ -24,6 +24,7 @@ from vbmstat.figures import publication
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DEFAULT_PAGE = "report.html"
 _PAGE_PIXELS = 1440  # width of a figure in the page: sharp on a dense screen
 _WEBP_QUALITY, _JPEG_QUALITY = 85, 70
 _MAX_LEVELS = 6  # of a text covariate that is described level by level
@@ -77,16 +78,21 @@ class Picture:
     anchor: str = ""
 
 
+def figures_folder(page: Path) -> Path:
+    """Folder of a page's figures beside it: ``figures/`` for ``report.html``, ``NAME_figures/`` for another."""
+    return page.parent / ("figures" if page.name == DEFAULT_PAGE else f"{page.stem}_figures")
+
+
 def publish(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:
-    """Write a figure into ``figures/`` of a folder (SVG, PNG) and make it a picture of the page."""
-    files = publication.save_publication(folder / "figures" / name, figure)
+    """Write a figure into a page's folder of figures (SVG, PNG) and make it a picture of the page."""
+    files = publication.save_publication(folder / name, figure)
     with Image.open(files[1]) as image:
         image.draft("RGB", None)
         small = image.convert("RGB")
     if small.width > _PAGE_PIXELS:
         small = small.resize((_PAGE_PIXELS, round(small.height * _PAGE_PIXELS / small.width)), Image.Resampling.LANCZOS)
     source = _encoded(small, "webp", quality=_WEBP_QUALITY, method=3)
-    return Picture(source, alt, caption, *small.size, tuple(f"figures/{path.name}" for path in files))
+    return Picture(source, alt, caption, *small.size, tuple(f"{folder.name}/{path.name}" for path in files))
 
 
 def photograph(path: Path, width: int, alt: str, caption: str, anchor: str) -> Picture:

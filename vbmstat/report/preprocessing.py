@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming, storage
 from vbmstat.assets import ASSETS
-from vbmstat.cohort import MAP_COLUMNS, Cohort, read_cohort
-from vbmstat.cohort_quality import OUTLIER_Z, robust_z
 from vbmstat.figures import publication
+from vbmstat.files import naming
+from vbmstat.image import storage
+from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
-from vbmstat.report.page import Cell, Picture, Table, described, number, photograph, publish, render, table_of
+from vbmstat.report.page import (
+    Cell,
+    Picture,
+    Table,
+    described,
+    figures_folder,
+    number,
+    photograph,
+    publish,
+    render,
+    table_of,
+)
 from vbmstat.report.rules import preprocessing_rules
+from vbmstat.tables.cohort import Cohort, read_cohort
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", *MAP_COLUMNS)
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
 MAX_PICTURES = 120  # in a page: about 15 MB; beyond, the marked scans and an even sample of the others
 _SHARE_MARKED = 0.75  # of the pictures that marked scans may take in a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
-_FWHM = float(naming.SMOOTHED.removeprefix("s"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,13 @@ class Preprocessing:
     @property
     def covariates(self) -> list[str]:
         """Columns of the participants table."""
-        return [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
+        names = [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
+        return [name for name in names if not naming.is_map_column(name)]
+
+    @property
+    def fwhm_mm(self) -> list[float]:
+        """Widths of the smoothed maps, mm."""
+        return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
 
     @property
     def quality_columns(self) -> list[str]:
@@ -89,7 +107,7 @@ class Preprocessing:
         """The methods section."""
         stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
         return preprocessing_methods(
-            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, _FWHM
+            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
         )
 
     def output(self, scan: str, kind: str) -> Path | None:
@@ -100,15 +118,22 @@ class Preprocessing:
         return next((path for path in paths if path.is_file()), None)
 
 
-def read_preprocessing(folder: Path) -> Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
+def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
+    """An output folder of ``vbmstat preprocess``, or a table of scans in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    table : Path, optional
+        A row a scan; ``cohort.tsv`` in the folder by default.
 
     Raises
     ------
     TableError
-        If cohort.tsv cannot be read.
+        If the table cannot be read.
     """
-    cohort = read_cohort(folder / "cohort.tsv")
+    cohort = read_cohort(table or folder / "cohort.tsv")
     failures = folder / "failures.tsv"
     columns = ["scan", "path", "step", "reason"]
     failed = (
@@ -145,7 +170,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         failures=_failures(run),
         cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
-        strips=_strips(run, is_marked, out.parent),
+        strips=_strips(run, is_marked, figures_folder(out)),
         alike=_alike(run),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
@@ -171,7 +196,7 @@ def unusual_values(table: pd.DataFrame) -> pd.Series:
 
     Notes
     -----
-    By :func:`vbmstat.cohort_quality.robust_z`, from 8 scans on; columns that are such z themselves are left out.
+    By :func:`vbmstat.metrics.homogeneity.robust_z`, from 8 scans on; columns that are such z themselves are left out.
     """
     texts = pd.Series("", index=table.index)
     for name in table.columns:
@@ -254,13 +279,20 @@ def _alike(run: Preprocessing) -> Picture | None:
     return photograph(path, 1100, alt, "How alike the scans are: grey matter maps against one another", "")
 
 
+def _asked(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Spec and parameters of a scan, without what other columns show."""
+    both = {**sidecar.get("spec", {}), **sidecar.get("parameters", {})}
+    shown = both.keys() - {"assets", "engine", "device"}
+    return {name: both[name] for name in shown if both[name] is not None}
+
+
 def _provenance(run: Preprocessing) -> Table:
     """How scans were made: one row a combination of engine, device, parameters and versions."""
     ways = Counter(
         (
             f"{entry.get('engine', '?')} on {entry.get('device', '?')}",
             ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
-            json.dumps({k: v for k, v in entry.get("parameters", {}).items() if k != "assets"}, sort_keys=True),
+            json.dumps(_asked(entry), sort_keys=True),
             ", ".join(f"{k} {v[:12]}…" for k, v in entry.get("parameters", {}).get("assets", {}).items()),
         )
         for entry in run.sidecars.values()

@@ -109,15 +109,15 @@ def _numbered(answers: tuple[tuple[str, str], ...]) -> list[Rule]:
 
 
 def _unusual(record: Mapping[str, Any]) -> list[str]:
-    options, rule = record["options"], record["mask_rule"]
+    spec, rule = record["spec"], record["mask_rule"]
     named = (
         (record["n_subsets"], "medians of the statistic over random subsets (a measure of stability, not a test)"),
-        (options["robust"] != "none", "HC3 standard errors"),
-        (options["weights"], "weighted least squares"),
-        (options["tiv"] == "proportional", "proportional scaling by TIV"),
-        (options["global_scaling"], "global scaling"),
+        (spec["variance"] == "hc3", "HC3 standard errors"),
+        (spec["weights"], "weighted least squares"),
+        (spec["tiv"] == "proportional", "proportional scaling by TIV"),
+        (spec["global_scaling"], "global scaling"),
         (rule["share"] != 1, "a mask that not all scans must pass"),
-        (options["allow_mixed"], "maps of several engines or versions"),
+        (spec["allow_mixed"], "maps of several engines or versions"),
     )
     return [text for applies, text in named if applies]
 

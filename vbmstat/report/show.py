@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
-from vbmstat import io, storage
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import viewer_html
-from vbmstat.volume import Volume
 
-_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r"}  # NIfTI intents that are drawn as such
+_P_SHOWN = 0.05  # p maps are coloured below it
+_P_SYMBOL = "−log10 p"
+# NIfTI intents that are drawn as such
+_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": _P_SYMBOL}
 
 
 def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     """Draw a map as PNG, or as a page to click through.
 
-    A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space;
-    any other image is drawn in grey as it is.
+    A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space. So
+    is a p map, as -log10 p where p is below the threshold. Any other image is drawn in grey as it is.
 
     Parameters
     ----------
@@ -28,7 +32,8 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     out : path
         ``.png``, or ``.html`` for a page that needs no network.
     threshold : float
-        Of a statistic: values below fade (PNG) or are transparent (page).
+        Of a statistic: values below fade (PNG) or are transparent (page). Of p: larger ones are not drawn; 0 stands for
+        0.05.
 
     Returns
     -------
@@ -51,17 +56,36 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     if not values.any():
         msg = f"{path}: every value is 0 or NaN; there is nothing to show"
         raise VbmstatError(msg)
-    image, symbol = Volume(values, volume.grid), statistic_symbol(path, values)
+    title, symbol = path.name, statistic_symbol(path, values)
+    if symbol == _P_SYMBOL:
+        largest = threshold or _P_SHOWN
+        if not 0 < largest < 1:
+            msg = f"--threshold {threshold:g}: of a p map expected a p between 0 and 1, e.g. 0.05"
+            raise VbmstatError(msg)
+        values, threshold = minus_log10_p(values, largest), -math.log10(largest)
+        title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
+    image = Volume(values, volume.grid)
     if out.suffix == ".html":
-        storage.write_text(out, viewer_html(image, path.name, threshold))
+        storage.write_text(out, viewer_html(image, title, threshold))
     elif symbol is not None:
-        publication.save_png(out, publication.stat_map_figure(image, path.name, symbol, threshold))
+        publication.save_png(out, publication.stat_map_figure(image, title, symbol, threshold))
     else:
-        publication.save_png(out, publication.image_figure(image, path.name))
+        publication.save_png(out, publication.image_figure(image, title))
     return out
 
 
+def minus_log10_p(p: torch.Tensor, largest: float) -> torch.Tensor:
+    """-log10 p where p is below `largest`, 0 elsewhere; float32, the shape of `p`.
+
+    A p of 0 inside the brain is one that float32 cannot hold. Where the image's corner is 0, so is its background, as
+    other programs leave it, and zeros are not drawn.
+    """
+    is_background = (p == 0) & (p.flatten()[0] == 0)
+    smallest = torch.finfo(torch.float32).tiny
+    return torch.where((p < largest) & ~is_background, -p.clamp(min=smallest).log10(), 0.0).float()
+
+
 def statistic_symbol(path: Path, values: torch.Tensor) -> str | None:
-    """Symbol of a statistic, "" for another map with negative values, None for any other image."""
+    """Symbol of a statistic or p map, "" for another map with negative values, None for any other image."""
     known = _STATISTICS.get(io.read_statistic_header(path)[0])
     return known if known is not None else "" if float(values.min()) < 0 else None

@@ -11,8 +11,8 @@ import torch
 
 from vbmstat.figures.mosaic import average_brain
 from vbmstat.figures.style import DIVERGING, SEQUENTIAL
-from vbmstat.io import as_nifti
-from vbmstat.volume import Volume
+from vbmstat.image.io import as_nifti
+from vbmstat.image.volume import Volume
 
 _BACKGROUND_MM = 2.0  # voxels of the average brain below: a viewer of 0.5 MB
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vbmstat.errors import VbmstatError
+from vbmstat.glm.record import RECORD as GLM_RECORD
+from vbmstat.image import storage
 from vbmstat.report.model import write_model_report
+from vbmstat.report.page import DEFAULT_PAGE, figures_folder
 from vbmstat.report.preprocessing import write_preprocessing_report
 
 
@@ -17,7 +20,8 @@ def write_report(folder: Path | str, out: Path | str | None = None, cohort: Path
     folder : path
         Output folder of ``vbmstat preprocess`` or result folder of ``vbmstat glm``.
     out : path, optional
-        The page; ``report.html`` in the folder by default. Figures go into ``figures/`` beside it.
+        The page; ``report.html`` in the folder by default. Figures go into ``figures/`` beside it, those of a page of
+        another name into ``NAME_figures/``. The page and its figures appear together; those of an earlier one go.
     cohort : path, optional
         For results of a model: the cohort table of its scans, where it is not found in the folders above.
 
@@ -32,13 +36,20 @@ def write_report(folder: Path | str, out: Path | str | None = None, cohort: Path
         If the folder holds neither, or what it holds cannot be read.
     """
     folder = Path(folder)
-    page = Path(out) if out is not None else folder / "report.html"
-    if (folder / "glm.json").is_file():
-        return write_model_report(folder, page, None if cohort is None else Path(cohort))
-    if (folder / "cohort.tsv").is_file():
-        return write_preprocessing_report(folder, page)
-    msg = (
-        f"{folder}: expected the output of vbmstat preprocess (cohort.tsv) or vbmstat glm (glm.json); "
-        f"{'neither is there' if folder.is_dir() else 'no such folder'}"
-    )
-    raise VbmstatError(msg)
+    page = Path(out) if out is not None else folder / DEFAULT_PAGE
+    source = next((name for name in (GLM_RECORD, "cohort.tsv") if (folder / name).is_file()), None)
+    if source is None:
+        msg = (
+            f"{folder}: expected the output of vbmstat preprocess (cohort.tsv) or vbmstat glm (glm.json); "
+            f"{'neither is there' if folder.is_dir() else 'no such folder'}"
+        )
+        raise VbmstatError(msg)
+    record = figures_folder(page).relative_to(page.parent) / "report.json"
+    with storage.replacing(page.parent, record.as_posix()) as staged:
+        if source == GLM_RECORD:
+            write_model_report(folder, staged / page.name, None if cohort is None else Path(cohort))
+        else:
+            write_preprocessing_report(folder, staged / page.name)
+        beside = source if page.parent.resolve() == folder.resolve() else None
+        storage.write_json(staged / record, {"command": "report", storage.MADE_FROM: beside})
+    return page

@@ -15,16 +15,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from vbmstat import assets, io
-from vbmstat.cohort import closest, read_table
+from vbmstat import assets
 from vbmstat.errors import AssetError, ScanError, TableError
-from vbmstat.volume import Volume
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
+from vbmstat.tables.cohort import closest, read_table
 
 LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
 _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
 _SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
 _SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
+_TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
+_FREESURFER_TABLE = "FreeSurferColorLUT.txt"
+_FREESURFER_SIDE = re.compile(r"^(?P<kind>(?:ctx|wm)[-_])?(?P<side>left|right|lh|rh)[-_](?P<rest>.+)$", re.IGNORECASE)
 _SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<rest>.+)$", re.IGNORECASE)
 _SIDE_LAST = re.compile(r"^(?P<rest>.+)\s+(L|R)$")  # hammers
 _SIDE_WITHIN = re.compile(r"_(LH|RH)_")  # Schaefer: its left and right parcels are no pairs
@@ -125,8 +129,10 @@ def load_atlas(atlas: str | Path) -> Atlas:
     Parameters
     ----------
     atlas : str or path
-        One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``) in template space; then ``NAME.tsv``
-        beside it must have the columns `label` and `name`, and may have `hemisphere` and `region`.
+        One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. A table of
+        its labels lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as BIDS has it) and
+        `name`, perhaps `hemisphere` and `region`; or a colour table of FreeSurfer (``NAME.txt``, ``NAME.ctab``,
+        ``FreeSurferColorLUT.txt``), of which the labels that the image holds are taken.
 
     Raises
     ------
@@ -137,7 +143,7 @@ def load_atlas(atlas: str | Path) -> Atlas:
     TableError
         If the table is missing, lacks a column, or a label stands in it twice.
     """
-    if Path(atlas).name.endswith((".nii", ".nii.gz")):
+    if Path(atlas).name.endswith(io.IMAGE_SUFFIXES):
         return _own_atlas(Path(atlas))
     name = str(atlas).lower()
     if name not in SOURCES:
@@ -157,14 +163,57 @@ def load_atlas(atlas: str | Path) -> Atlas:
 
 
 def _own_atlas(path: Path) -> Atlas:
-    """A label image with ``NAME.tsv`` beside it."""
-    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    """A label image with its table beside it."""
+    name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     image = io.read_volume(path)
-    table_path = path.with_name(f"{name}.tsv")
-    if not table_path.is_file():
-        msg = f"{path}: expected its label table {table_path} (columns label and name)"
+    names = [*(name + suffix for suffix in _TABLE_SUFFIXES), _FREESURFER_TABLE]
+    table_path = next((path.with_name(each) for each in names if path.with_name(each).is_file()), None)
+    if table_path is None:
+        msg = (
+            f"{path}: expected its label table {path.with_name(names[0])} (columns label and name), or a colour table "
+            f"of FreeSurfer ({name}.txt, {_FREESURFER_TABLE}) beside it"
+        )
         raise TableError(msg)
-    return _join(name, image, _read_table(table_path), "the user's own atlas", str(path))
+    table = _read_colours(table_path)
+    if table is None:
+        return _join(name, image, _read_table(table_path), "the user's own atlas", str(path))
+    held = table[table["label"].isin(torch.unique(image.data).tolist())]
+    if (held["label"] > 0).sum() == 0:
+        msg = f"{table_path}: none of its labels is in {path}; expected the colour table of this image"
+        raise TableError(msg)
+    return _join(name, image, _by_label(held, str(table_path)), "the user's own atlas", str(path))
+
+
+def _read_colours(path: Path) -> pd.DataFrame | None:
+    """A colour table of FreeSurfer (number, name, red, green, blue, alpha); None if the file is another table."""
+    lines = [line.split("#")[0].split() for line in path.read_text("utf-8-sig", "replace").splitlines()]
+    entries = {number: cells for number, cells in enumerate(lines, 1) if cells}
+    broken = [n for n, cells in entries.items() if len(cells) != 6 or not "".join(cells[:1] + cells[2:]).isdecimal()]
+    if list(entries)[:1] == broken[:1]:  # begins otherwise, or is empty
+        return None
+    if broken:
+        what = f"'number name red green blue alpha' in line {broken[0]}"
+        msg = f"{path}: expected {what}, got {' '.join(entries[broken[0]])!r:.80}"
+        raise TableError(msg)
+    sides = [_freesurfer_side(cells[1]) for cells in entries.values()]
+    return pd.DataFrame({
+        "label": [int(cells[0]) for cells in entries.values()], "name": [cells[1] for cells in entries.values()],
+        "hemisphere": [side for side, _ in sides], "region": [region for _, region in sides],
+    })  # fmt: skip
+
+
+def _freesurfer_side(name: str) -> tuple[str, str]:
+    """Hemisphere and the name without it, as FreeSurfer names structures and parcels.
+
+    Examples
+    --------
+    >>> _freesurfer_side("Left-Hippocampus"), _freesurfer_side("ctx-rh-insula"), _freesurfer_side("Brain-Stem")
+    (('left', 'Hippocampus'), ('right', 'ctx-insula'), ('both', 'Brain-Stem'))
+    """
+    match = _FREESURFER_SIDE.match(name)
+    if match is None:
+        return "both", name
+    return _SIDES[match["side"].lower()], f"{match['kind'] or ''}{match['rest']}"
 
 
 def _project_table(name: str) -> Path | None:
@@ -178,19 +227,31 @@ def _project_table(name: str) -> Path | None:
 
 def _read_table(path: Path) -> pd.DataFrame:
     """A label table of the project's form, indexed by label."""
-    raw = read_table(path)
+    raw = _with_label_and_name(read_table(path))
     missing = [column for column in ("label", "name") if column not in raw]
     if missing:
-        msg = f"{path}: expected columns label and name, got {', '.join(map(str, raw.columns))}"
+        msg = f"{path}: expected columns label (or index) and name, got {', '.join(map(str, raw.columns))}"
         raise TableError(msg)
     labels = pd.to_numeric(raw["label"], errors="coerce")
-    if not (labels.abs() < 2**31).all() or (labels != labels.round()).any() or raw["name"].isna().any():
-        msg = f"{path}: expected a whole-number label and a name in every row"
+    bad = ~(labels.abs() < 2**31) | (labels != labels.round()) | raw["name"].isna()
+    if bad.any():
+        label, name = raw.loc[bad, ["label", "name"]].iloc[0]
+        msg = f"{path}: expected a whole-number label and a name in every row, got label {label!s} with name {name!s}"
         raise TableError(msg)
     table = pd.DataFrame({"label": labels.astype(int), "name": raw["name"].astype(str)})
     table["hemisphere"] = raw["hemisphere"].fillna("both").astype(str) if "hemisphere" in raw else "both"
     table["region"] = raw["region"].fillna(table["name"]).astype(str) if "region" in raw else table["name"]
     return _by_label(table, str(path))
+
+
+def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with BIDS' `index` as `label`; a `label` of words beside it is the name."""
+    if "index" not in table:
+        return table
+    if "label" not in table:
+        return table.rename(columns={"index": "label"})
+    is_words = pd.to_numeric(table["label"], errors="coerce").isna().all()
+    return table.rename(columns={"label": "name", "index": "label"}) if is_words and "name" not in table else table
 
 
 def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> pd.DataFrame:
@@ -261,8 +322,9 @@ def _join(name: str, image: Volume, table: pd.DataFrame, licence: str, source: s
     if not labels:
         msg = f"{source}: expected labels above 0, the image holds none"
         raise ScanError(msg)
+    table = table.drop(index=0, errors="ignore")  # the background
     for label in labels:
         if label not in table.index:
             table.loc[label] = ["both", f"label {label}", f"label {label}"]
     absent = tuple(int(label) for label in table.index if label not in set(labels))
-    return Atlas(name, image, table.drop(index=0, errors="ignore"), absent, licence)
+    return Atlas(name, image, table, absent, licence)

@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage, sparse
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
-from vbmstat.volume import Volume
 
 _PARALLEL_TOLERANCE = 1e-4  # off-axis part of a voxel's edge, relative to the edge
 
@@ -52,19 +52,30 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
     Parameters
     ----------
     tissue : Volume, (1, X, Y, Z)
-        Modulated tissue map: its sum times the voxel volume is a volume. Values that are not finite (outside some
-        programs' field of view) count as none.
+        Modulated tissue map: its sum times the voxel volume is a volume. NaN (outside some programs' field of view)
+        counts as none.
     shares : csr_array, (n_labels, n_voxels)
         From :func:`label_shares` on this map's grid.
 
     Raises
     ------
     ScanError
-        If the map holds no tissue at all.
+        If the map holds no tissue at all, infinite values, more below 0 than above, or none of the labels.
     """
-    values = np.nan_to_num(tissue.data[0].numpy().reshape(-1), nan=0.0, posinf=0.0, neginf=0.0)
-    if not values.any():
-        msg = "expected a modulated tissue map, got one without any tissue (all zero or NaN)"
+    values = tissue.data[0].numpy().reshape(-1)
+    n_infinite = int(np.isinf(values).sum())
+    values = np.nan_to_num(values, nan=0.0)
+    wrong = ""
+    if n_infinite:
+        wrong = f"one with {n_infinite} infinite values"
+    elif not values.any():
+        wrong = "one without any tissue (all zero or NaN)"
+    elif values.sum(dtype=np.float64) < 0:
+        wrong = "one with a negative sum"
+    elif not shares.nnz:
+        wrong = "one without any voxel in a label of the atlas: is it (or the scan's inverse field) in template space?"
+    if wrong:
+        msg = f"expected a modulated tissue map, got {wrong}"
         raise ScanError(msg)
     return (shares @ values.astype(np.float64)) * tissue.grid.voxel_volume_ml
 

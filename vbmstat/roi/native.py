@@ -15,9 +15,9 @@ import torch
 from scipy import ndimage, sparse
 
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid, apply_affine, resample, sample
+from vbmstat.image.grid import Grid, apply_affine, resample, sample
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
-from vbmstat.volume import Volume
 
 _OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # their centres, in voxels of the scan
 _MAX_SHARE_OUTSIDE = 0.01  # of the tissue that may lie where the field says nothing

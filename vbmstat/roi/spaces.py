@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from vbmstat import io, naming
-from vbmstat.cohort import Cohort
 from vbmstat.errors import ScanError
-from vbmstat.grid import Grid
+from vbmstat.files import naming
+from vbmstat.files.filenames import same_file_key, unique_names
+from vbmstat.image import io
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.measure import label_shares, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
-from vbmstat.volume import Volume
+from vbmstat.tables.cohort import Cohort
 
 
 def check_some_field(cohort: Cohort, columns: Sequence[str]) -> None:
@@ -58,6 +60,7 @@ class InScan:
     def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
         self.atlas = atlas
         self.label_images = label_images
+        self.named: dict[str, Path] = {}  # name of a label image -> the field that it was made with
         self.scan: tuple[Path, Grid] | None = None
         self.field: Any = None
         self.shares: Any = None
@@ -85,6 +88,9 @@ class InScan:
         self.shares = native_shares(self.atlas, self.field, grid)
         if self.label_images is not None:
             name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
+            if self.named.setdefault(same_file_key(name), path) != path:  # after a scan of that name in another folder
+                stem = name
+                name = unique_names([str(path), str(self.named[same_file_key(stem)])], lambda _: stem)[0]
             labels = native_labels(self.atlas, self.field, grid)
             io.write_volume(Path(self.label_images) / f"{name}.nii.gz", labels, dtype="int32", space="scanner")
         self.scan = path, grid

@@ -7,7 +7,7 @@ Merged regions add a left/right pair (the rows of the label table that share a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat import naming, storage, tables
-from vbmstat.cohort import ID_COLUMNS, Cohort
+from vbmstat.assets.provenance import provenance
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.provenance import provenance
+from vbmstat.files import naming
+from vbmstat.files.filenames import tell_apart
+from vbmstat.files.search import images_instead
+from vbmstat.image import storage
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
+from vbmstat.tables import dictionary
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
@@ -56,7 +60,22 @@ class RoiTables:
     @property
     def stem(self) -> str:
         """What the names of the files begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
-        return f"roi_{self.atlas.name}" + ("_native" if self.space == "native" else "")
+        return stem(self.atlas.name, self.space)
+
+    @property
+    def record(self) -> str:
+        """The file that lists the others and says how they were made."""
+        return record_name(self.atlas.name, self.space)
+
+
+def stem(atlas: str, space: str) -> str:
+    """What the names of the files of an atlas begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
+    return f"roi_{atlas}" + ("_native" if space == "native" else "")
+
+
+def record_name(atlas: str, space: str) -> str:
+    """Name of the file that lists the tables of an atlas: ``roi_lpba40.json``."""
+    return f"{stem(atlas, space)}.json"
 
 
 def measure_rois(
@@ -124,25 +143,38 @@ def measure_rois(
     return RoiTables(atlas, labels, regions, failures, not_measured, space)
 
 
-def cohort_of_maps(folder: Path | str) -> Cohort:
+def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     """A cohort of the unsmoothed modulated maps in a folder, named as CAT12, SPM, T1Prep, deepmriprep or BIDS do.
+
+    Parameters
+    ----------
+    folder : path
+        Searched with its sub-folders.
+    known : container of str
+        Ids of a table to which the scans are joined, see :func:`vbmstat.files.naming.by_known_ids`.
 
     Raises
     ------
     ScanError
-        If the folder has no such map.
+        If the folder has no such map, or maps of several kinds.
     """
     folder = Path(folder)
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     found = {
-        column: naming.find_maps(folder, tissue, smoothed=False)
+        column: naming.by_known_ids(naming.find_maps(folder, tissue, smoothed=False), known)
         for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
     }
     stems = sorted({stem for maps in found.values() for stem in maps})
     if not stems:
-        msg = f"{folder}: found no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …); smoothed ones give no volumes"
+        msg = (
+            f"{folder}: no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …), and smoothed ones give no volumes; "
+            f"{images_instead(folder)}"
+        )
+        raise ScanError(msg)
+    for kinds in filter(None, map(naming.several_kinds, found.values())):
+        msg = f"{folder}: the maps are of several kinds ({kinds}); keep those of one kind there"
         raise ScanError(msg)
     ids = [naming.split_ids(stem) for stem in stems]
     if len(set(ids)) < len(ids):
@@ -156,8 +188,12 @@ def cohort_of_maps(folder: Path | str) -> Cohort:
     return Cohort(pd.DataFrame(rows, index=index), folder)
 
 
-def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) -> list[Path]:
+def write_rois(
+    out: Path | str, rois: RoiTables, inputs: Sequence[Path] = (), label_images: Path | str | None = None
+) -> list[Path]:
     """Write tidy and wide tables, a data dictionary beside each, the licence note, and failures if there are any.
+
+    They appear together, ``STEM.json`` last, which lists them; what an earlier one lists is removed.
 
     Parameters
     ----------
@@ -167,58 +203,85 @@ def write_rois(out: Path | str, rois: RoiTables, inputs: Sequence[Path] = ()) ->
         From :func:`measure_rois`.
     inputs : sequence of path
         Recorded with their sha256 (the cohort table).
+    label_images : path, optional
+        Folder on the same file system into which :func:`measure_rois` wrote the atlas on each scan's grid; its files
+        move into ``STEM/``.
 
     Returns
     -------
     list of Path
         The tables written.
+
+    Raises
+    ------
+    VbmstatError
+        If there is a ``STEM.json`` that does not list its files.
     """
     out = Path(out)
     about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
+    lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
+    numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
     written = []
-    for unit, tidy, column in (("labels", rois.labels, "name"), ("regions", rois.regions, "region")):
-        for shape, table in (("", tidy), ("_wide", to_wide(tidy, column))):
-            path = out / f"{rois.stem}_{unit}{shape}.tsv"
-            tables.write_table(path, table, "roi_wide" if shape else f"roi_{unit}", about=about)
-            written.append(path)
-    storage.write_text(out / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
-    failures = out / f"{rois.stem}_failures.tsv"
-    for stale in (failures, failures.with_suffix(".json")):
-        stale.unlink(missing_ok=True)
-    if len(rois.failures):
-        tables.write_table(failures, rois.failures, "roi_failures")
+    with storage.replacing(out, rois.record) as staged:
+        for unit, tidy, wide in (
+            ("labels", rois.labels, to_wide(rois.labels, "name")),
+            ("regions", rois.regions, to_wide(numbered, "region")),
+        ):
+            for shape, table in (("", tidy), ("_wide", wide)):
+                name = f"{rois.stem}_{unit}{shape}.tsv"
+                dictionary.write_table(staged / name, table, "roi_wide" if shape else f"roi_{unit}", about=about)
+                written.append(out / name)
+        storage.write_text(staged / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
+        if len(rois.failures):
+            dictionary.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
+        if label_images is not None:
+            Path(label_images).rename(staged / rois.stem)
+        storage.write_json(staged / rois.record, about)
     return written
 
 
 def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a scan; a column ``<name>_<tissue>_ml`` for each name, in the atlas's order.
+    """One row a scan; a column ``<name>_<tissue>_ml`` for each label, or each region, in the atlas's order.
+
+    Parameters
+    ----------
+    tidy : DataFrame
+        As in :class:`RoiTables`. A row of a scan is a `label`, or without that column a name.
+    column : str
+        Column with the names. Where two of them make one column name, as ``Area 1`` and ``area-1`` do, the label's
+        number follows each.
 
     Examples
     --------
     >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "gm_ml": [5.0]})
     >>> to_wide(tidy, "region").to_dict("list")
     {'participant_id': ['01'], 'gyrus_rectus_gm_ml': [5.0]}
+    >>> tidy = pd.DataFrame({"participant_id": "01", "label": [4, 9], "name": ["A 1", "a-1"], "gm_ml": [5.0, 6.0]})
+    >>> to_wide(tidy, "name").to_dict("list")
+    {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
     """
     keys = [key for key in ID_COLUMNS if key in tidy]
     values = [name for name in tidy if str(name).endswith("_ml")]
-    names = list(dict.fromkeys(tidy[column]))
-    wide = tidy.pivot_table(index=keys, columns=column, values=values, sort=False, dropna=False, aggfunc="first")
-    order = pd.MultiIndex.from_tuples([(value, name) for value in values for name in names])
-    wide = wide.reindex(columns=order)
-    wide.columns = [f"{column_name(name)}_{value}" for value, name in order]
+    row = "label" if "label" in tidy else column
+    rows = tidy.drop_duplicates(row)
+    marks = rows["label"] if "label" in rows else range(1, len(rows) + 1)
+    named = tell_apart([column_name(name) for name in rows[column]], [f"_{mark}" for mark in marks])
+    wide = tidy.pivot_table(index=keys, columns=row, values=values, sort=False, dropna=False, aggfunc="first")
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([values, rows[row]]))
+    wide.columns = [f"{name}_{value}" for value in values for name in named]
     scans = tidy[keys].drop_duplicates()
     return scans.merge(wide.reset_index(), on=keys, how="left", validate="one_to_one")
 
 
 def column_name(name: str) -> str:
-    """A name as a column: lower case, words joined by underscores.
+    """A name as a column: lower case, words joined by underscores, ``label`` where it has no word.
 
     Examples
     --------
     >>> column_name("Area 4p (PreCG)")
     'area_4p_precg'
     """
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split())
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split()) or "label"
 
 
 def licence_notice(atlas: Atlas) -> str:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from scipy import ndimage, optimize
 
-from vbmstat import assets, grid
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid
+from vbmstat.image import grid
+from vbmstat.image.grid import Grid
 from vbmstat.simulate.render import smooth_noise
 
 HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # margin of the head around the template's field of view
@@ -194,14 +195,6 @@ def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
         at = voxels + grid.apply_affine(to_voxel, displacement)
         displacement = displacement + grid.sample(displacement, at, padding_mode="border")
     return displacement
-
-
-def smallest_jacobian(displacement: torch.Tensor, on: Grid) -> float:
-    """Smallest Jacobian determinant of ``x + displacement(x)`` over the grid (positive: no folding)."""
-    size = on.voxel_size_mm
-    gradient = np.stack([np.stack(np.gradient(c, *size)) for c in displacement.numpy()])  # (component, axis, X, Y, Z)
-    jacobian = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
-    return float(np.linalg.det(jacobian).min())
 
 
 def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from vbmstat.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import render
-from vbmstat.volume import Volume
 
 CLEAN = "none"
 STRENGTHS = ("medium", "strong")

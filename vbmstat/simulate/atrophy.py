@@ -17,9 +17,9 @@ import torch
 from scipy import ndimage
 
 from vbmstat.errors import ScanError
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import labels as label_map
 from vbmstat.simulate import render
-from vbmstat.volume import Volume
 
 CORTEX = (3, 42)
 LEVELS_MM = tuple(round(0.1 * level, 1) for level in range(11))

@@ -19,13 +19,16 @@ import pandas as pd
 import torch
 
 import vbmstat
-from vbmstat import assets, grid, io, storage, tables
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
+from vbmstat.files.naming import TISSUES
+from vbmstat.image import grid, io, storage
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
 from vbmstat.simulate.render import image_from_signal
-from vbmstat.volume import Volume
+from vbmstat.tables import dictionary
 
 AGE_RANGE_YEARS = (20.0, 80.0)
 AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # SD of the uniform distribution, 17.3
@@ -34,7 +37,6 @@ TIV_SD_ML = 110.0
 _TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
 DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and surrounding opercula
 _TRUTH = Path("derivatives", "truth")
-_TISSUES = ("GM", "WM", "CSF")
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def simulate_person(
         "tiv_ml": gm_ml + wm_ml + csf_ml, "gm_ml": gm_ml, "wm_ml": wm_ml, "csf_ml": csf_ml,
         "region_gm_ml": Volume((person.fractions[0] * person.region_weight)[None], on).sums_ml[0],
         "region_gm_factor": factor, "csf_score_shift": shift,
-        "smallest_jacobian": anatomy.smallest_jacobian(shape.displacement, shape.grid),
+        "smallest_jacobian": float(Displacement(shape.displacement, shape.grid).jacobian_determinant.min()),
     }  # fmt: skip
     return person, facts
 
@@ -234,7 +236,7 @@ def _write_person(
     stem = Path(participant, "anat", participant)
     io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
     if write_maps:
-        for channel, tissue in enumerate(_TISSUES):
+        for channel, tissue in enumerate(map(str.upper, TISSUES)):
             path = out / _TRUTH / f"{stem}_label-{tissue}_probseg.nii.gz"
             io.write_volume(path, Volume(person.fractions[channel][None], person.grid), axcodes="RAS", space="scanner")
 
@@ -253,9 +255,9 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
     )
     storage.write_text(out / _TRUTH / ".bidsignore", "ground_truth.*\nvolumes.*\neffect_*\n")
     storage.write_text(out / "README", "Synthetic T1w images by `vbmstat simulate`; no person was scanned.\n")
-    tables.write_table(out / "participants.tsv", people, "participants")
+    dictionary.write_table(out / "participants.tsv", people, "participants")
     volumes = people.merge(facts, on="participant_id", validate="one_to_one")
-    tables.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
+    dictionary.write_table(out / _TRUTH / "volumes.tsv", volumes.round(6), "truth_volumes")
     _write_ground_truth(out, settings, complete=True)
 
 

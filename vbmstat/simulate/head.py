@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vbmstat import grid
-from vbmstat.grid import Grid
+from vbmstat.image import grid
+from vbmstat.image.grid import Grid
 from vbmstat.simulate.anatomy import Head, Shape, Sphere
 from vbmstat.simulate.render import smooth_noise
 

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 
 from vbmstat.errors import ScanError
-from vbmstat.volume import Volume
+from vbmstat.image.volume import Volume
 
 BACKGROUND, CSF, GM, WM = 0, 1, 2, 3
 CSF_LABEL, SOFT_TISSUE_LABEL, SKIN_LABEL = 24, 507, 511

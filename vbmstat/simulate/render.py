@@ -13,9 +13,9 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from vbmstat.grid import Grid
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.simulate import labels as label_map
-from vbmstat.volume import Volume
 
 WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; keeps fat below 1000
 NOISE_PERCENT, BIAS_PERCENT, TEXTURE_PERCENT, PSF_FWHM_MM = 3.0, 40.0, 2.0, 1.0  # defaults

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from vbmstat.errors import VbmstatError
-from vbmstat.storage import atomic_path
+from vbmstat.image.storage import atomic_path
 
 _STEP = {"t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200}
 _TYPE = {"velocity": np.int16}  # the others are never negative: uint8

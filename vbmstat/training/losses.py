@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from vbmstat.image.volume import jacobian_determinant
 from vbmstat.preproc.networks.symnet import Velocities, Warps, compose_warps, pull
 
 SYN_WEIGHT = 2e-5  # the paper's beta
@@ -55,11 +56,3 @@ def syn_loss(warps: Warps, scan: torch.Tensor, template: torch.Tensor) -> torch.
         + functional.mse_loss(pull(template, warps.backward), scan)
         + functional.mse_loss(pull(scan, warps.half_forward), pull(template, warps.half_backward))
     )
-
-
-def jacobian_determinant(displacement: torch.Tensor) -> torch.Tensor:
-    """Jacobian determinant of ``x + u(x)`` by central differences, (B, X, Y, Z), for u (B, 3, X, Y, Z) in voxels."""
-    columns = torch.gradient(displacement, dim=(2, 3, 4))  # of x, y, z: each (B, 3, X, Y, Z)
-    (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = (column.unbind(1) for column in columns)
-    xx, yy, zz = xx + 1, yy + 1, zz + 1
-    return xx * (yy * zz - yz * zy) - xy * (yx * zz - yz * zx) + xz * (yx * zy - yy * zx)

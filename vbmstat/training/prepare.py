@@ -8,28 +8,30 @@ bias and blur.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vbmstat import assets, io, storage
+from vbmstat import assets
+from vbmstat.assets.provenance import find_file
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid, apply_affine, resample, voxel_indices
-from vbmstat.preproc.linear import refine_with_tissues, register_brain
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
-from vbmstat.provenance import find_file
+from vbmstat.preproc.steps.linear import refine_with_tissues, register_brain
+from vbmstat.progress import OnStep, ignore
 from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
 from vbmstat.training.cases import Case
 from vbmstat.training.tasks import registration_grid
 from vbmstat.training.velocity import find_velocities
-from vbmstat.volume import Volume
 
 _VELOCITY_MM = 3.0  # finest voxel size of stored velocities
 _BRAIN_FROM = 0.1  # of the template's GM and WM: voxels for the linear fit to a deformation
@@ -39,7 +41,6 @@ _RENDER = {  # uniform ranges
     "structure_sd": (0.01, 0.04),
 }  # fmt: skip
 _SHAPE_VOXEL_MM = 4.0  # voxel size of the displacement that deforms a label map
-Report = Callable[[str], None]
 
 
 def view_of(voxel_size_mm: float) -> Grid:
@@ -115,7 +116,7 @@ def cases_of_run(
     folder: Path,
     registration: bool,
     view: Grid,
-    report: Report = lambda _: None,
+    report: OnStep = ignore,
     n_scans: int | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Case]:
@@ -149,7 +150,7 @@ def cases_of_run(
 
 
 def cases_of_labels(
-    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, report: Report = lambda _: None
+    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, report: OnStep = ignore
 ) -> Iterator[Case]:
     """Cases from whole-head label maps, each deformed and rendered `n_images` times; each map is its own group."""
     rng = np.random.default_rng(seed)

@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from vbmstat import assets, storage
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
+from vbmstat.image import storage
 from vbmstat.preproc.networks.weights import load_network, own_file, save_network
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.grid import Grid, from_normalised
+from vbmstat.image.grid import Grid, from_normalised
+from vbmstat.image.volume import jacobian_determinant
 from vbmstat.preproc.networks.cascade import mask_windows, resample_low_passed, view_grid
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.patches import (
@@ -285,7 +286,7 @@ class Registration(Task):
             "mse_target": float(functional.mse_loss(pull(scan, target_warp), template)),
             "mse_affine": float(functional.mse_loss(scan, template)),
             "velocity_error": float((predicted.forward - targets).norm() / targets.norm()),
-            "least_jacobian": float(losses.jacobian_determinant(warp).min()),
+            "least_jacobian": float(jacobian_determinant(warp).min()),
         }
 
     @staticmethod

@@ -9,12 +9,12 @@ from torch import nn
 
 from tests.preproc.networks.archives import ByIntensity, Everywhere
 from vbmstat import assets
-from vbmstat.grid import Grid, resample, voxel_indices
+from vbmstat.image.grid import Grid, resample, voxel_indices
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.networks import cascade
 from vbmstat.preproc.networks.cascade import TissueNetworks
 from vbmstat.preproc.networks.patches import REGION_SHAPE, importance, regular_positions
 from vbmstat.preproc.networks.weights import build_network
-from vbmstat.volume import Volume
 
 COARSE = (112, 128, 112)  # of the whole view: 1.5 mm
 SMALL_PATCH, SMALL_REGION = (32, 36, 32), (84, 96, 84)  # a quarter

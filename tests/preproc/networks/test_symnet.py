@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vbmstat.grid import sample_batch, voxel_indices
+from vbmstat.image.grid import sample_batch, voxel_indices
 from vbmstat.preproc.networks.symnet import SymNet, Velocities, compose_warps, exponentiate, predict, pull
 from vbmstat.preproc.networks.unet import n_parameters
 
@@ -89,7 +89,7 @@ def test_derivatives_flow_through_the_warps():
 
 
 def test_sampling_a_batch_is_sampling_each():
-    from vbmstat.grid import sample  # noqa: PLC0415 - its twin
+    from vbmstat.image.grid import sample  # noqa: PLC0415 - its twin
 
     images = torch.rand(2, 3, *SHAPE)
     points = voxel_indices(SHAPE) + smooth_field(1.5, 5)[0]

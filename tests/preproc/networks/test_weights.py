@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tests.preproc.networks import archives
-from vbmstat import assets, downloads
+from vbmstat import assets
+from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
 from vbmstat.preproc.networks import weights
 from vbmstat.preproc.networks.patches import PATCH_SHAPE, REGION_SHAPE

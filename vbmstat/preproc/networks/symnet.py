@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from vbmstat.grid import from_normalised, sample_batch, voxel_indices
+from vbmstat.image.grid import from_normalised, sample_batch, voxel_indices
 from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS, UNet
 
 N_STEPS = 7

@@ -20,14 +20,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from vbmstat import assets, downloads
+from vbmstat import assets
+from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
+from vbmstat.image.storage import atomic_path
 from vbmstat.preproc.networks.cascade import TissueNetworks
 from vbmstat.preproc.networks.multilevel import MultilevelActivation
 from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
 from vbmstat.preproc.networks.symnet import SymNet
 from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS, UNet
-from vbmstat.storage import atomic_path
 
 PUBLISHED, OWN = "deepmriprep", "vbmstat"
 _WHOLE, _PATCH, _MASK, _WARP = (

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from tests.glm.conftest import GRID, SHAPE
+from tests.glm.variance.test_sandwich import COLUMNS, visits
+from vbmstat.errors import DesignError, TableError
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.variance.repeated import subject_labels
+from vbmstat.image.io import read_volume, write_volume
+from vbmstat.image.volume import Volume
+
+FORMULA = "gm ~ group * time + age"
+
+
+@pytest.fixture
+def sessions() -> pd.DataFrame:
+    """The visits as sessions of participants."""
+    table = visits()
+    table["participant_id"] = "sub-" + table["id"]
+    table["session_id"] = [f"ses-{int(t)}" for t in table["time"]]
+    return table
+
+
+def matrix(table: pd.DataFrame, n_columns: int = 4) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    values = np.column_stack([table["y"], rng.standard_normal((len(table), n_columns - 1))])
+    ids = table["participant_id"] + "_" + table["session_id"]
+    return pd.DataFrame(values, index=ids, columns=[f"r{i}" for i in range(n_columns)])
+
+
+def test_t_and_p_are_those_of_r(sessions):
+    """As test_sandwich: clubSandwich's coef_test(m, vcov = "CR2", test = "Satterthwaite") and its p_Satt."""
+    results = fit_glm(matrix(sessions), FORMULA, sessions, list(COLUMNS[1:]), repeated="participant_id")
+    t = [-0.6403336209, -3.9153241027, 2.8303135594, -0.1358742939]
+    p = [0.549173878083, 0.031656313894, 0.056067665151, 0.897739445552]
+    found = [results.maps[name] for name in COLUMNS[1:]]
+    np.testing.assert_allclose([one["t"].values[0] for one in found], t, rtol=1e-8)
+    np.testing.assert_allclose([one["p"].values[0] for one in found], p, rtol=1e-7)
+    np.testing.assert_allclose([stats.norm.sf(abs(one["z"].values[0])) * 2 for one in found], p, rtol=1e-7)
+    assert results.record["sandwich"]["n_subjects"] == 10
+    assert results.record["sandwich"]["df"]["time"] == pytest.approx(2.891347166, abs=1e-4)
+    assert len(results.draws) == 0
+    assert "qfdr" not in found[0]
+
+
+def test_f_and_fdr(sessions):
+    contrast = "F(time, group[T.p]:time)"
+    found = fit_glm(matrix(sessions), FORMULA, sessions, [contrast], repeated="id", inference="fdr").maps[contrast]
+    assert found["p"].values[0] == pytest.approx(0.03923586134, rel=1e-6)  # Wald_test(..., test = "HTZ")
+    np.testing.assert_allclose(found["qfdr"].values, stats.false_discovery_control(found["p"].values))
+    assert stats.norm.sf(found["z"].values[0]) == pytest.approx(0.03923586134, rel=1e-6)
+
+
+def test_maps_in_files(sessions, tmp_path):
+    rng = np.random.default_rng(1)
+    images = 0.5 + 0.1 * rng.standard_normal((len(sessions), *SHAPE)).astype(np.float32)
+    paths = [f"s6mwp1{scan}_T1w.nii.gz" for scan in matrix(sessions).index]
+    for path, image in zip(paths, images, strict=True):
+        write_volume(tmp_path / path, Volume(torch.from_numpy(image)[None], GRID))
+    sessions.assign(s6mwp1=paths).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
+    results = fit_glm(None, FORMULA, tmp_path / "cohort.tsv", ["time"], repeated="participant_id")
+    results.to_directory(tmp_path / "glm")
+    ours = results.maps["time"]["t"].values
+    back = read_volume(tmp_path / "glm" / "contrast-time_stat-t_statmap.nii.gz").data[0].numpy()
+    voxel = np.flatnonzero(results.mask)[7]
+    assert back.reshape(-1)[results.space.voxel_index[voxel]] == pytest.approx(ours[voxel], rel=1e-6)
+    record = json.loads((tmp_path / "glm" / "glm.json").read_text())
+    assert record["sandwich"]["subject"] == "participant_id"
+    assert record["options"]["repeated"] == "participant_id"
+
+
+def test_repeated_scans_that_pass_for_independent_are_told(sessions):
+    def notes(**options):
+        found = fit_glm(matrix(sessions), FORMULA, sessions, ["age"], repeats=0, **options)
+        return [note for note in found.record["notes"] if "several scans" in note]
+
+    expected = "9 participants have several scans, which this fit takes for independent; see --repeated and --blocks"
+    assert notes() == [expected]
+    shuffled = notes(blocks="id", exchange="whole", inference="fwe", permutations=5)
+    assert notes(repeated="participant_id") == shuffled == []
+    once = sessions.drop_duplicates("participant_id")
+    found = fit_glm(matrix(once), "gm ~ age", once, repeats=0)
+    assert not [note for note in found.record["notes"] if "several scans" in note]
+
+
+def test_subjects_come_from_ids_or_columns():
+    table = pd.DataFrame({"family": [1.0, 1.0, 2.0], "participant_id": ["a", "b", "c"]}).set_index("participant_id")
+    assert subject_labels("family", table, ["a", "b", "c"]) == ["1", "1", "2"]
+    assert subject_labels("participant_id", table, ["a", "b", "c"]) == ["a", "b", "c"]
+    with pytest.raises(TableError, match=r"no column 'famly' in the table \(nearest family"):
+        subject_labels("famly", table, ["a", "b", "c"])
+    table.loc["b", "family"] = np.nan
+    with pytest.raises(TableError, match="no family for b"):
+        subject_labels("family", table, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"inference": "fwe"}, "takes fdr only"),
+        ({"robust": "hc3"}, "leave out --robust"),
+        ({"repeated": "group"}, "2 subjects cannot carry"),
+    ],
+)
+def test_what_does_not_go_together(sessions, options, match):
+    with pytest.raises(DesignError, match=match):
+        fit_glm(matrix(sessions), FORMULA, sessions, ["age"], **{"repeated": "id", **options})
+
+
+NOTE = "participants have several scans, which this fit takes for independent"
+
+
+@pytest.mark.parametrize("person", ["C(participant_id)", "id", "0 + id"])
+def test_a_model_with_the_person_in_it_knows_of_repeated_scans(sessions, person):
+    known = fit_glm(matrix(sessions), f"gm ~ time + {person}", sessions, ["time"], repeats=0)
+    assert not [note for note in known.record["notes"] if NOTE in note]
+    unknown = fit_glm(matrix(sessions), "gm ~ time + group", sessions, ["time"], repeats=0)
+    assert [note for note in unknown.record["notes"] if NOTE in note]
+
+
+def test_persons_that_a_model_joins_are_counted(sessions):
+    """Two persons under one label: the others have a mean of their own."""
+    first, second = sorted(set(sessions["id"]))[:2]
+    joined = sessions.assign(person=sessions["id"].replace(second, first))
+    notes = fit_glm(matrix(joined), "gm ~ time + person", joined, ["time"], repeats=0).record["notes"]
+    assert [note for note in notes if note.startswith(f"2 {NOTE}")]
+
+
+def test_subjects_with_long_numbers_stay_apart(sessions):
+    numbers = sessions.assign(family=[1_000_000.0 + int("".join(filter(str.isdigit, i)) or 0) for i in sessions["id"]])
+    labels = subject_labels("family", numbers, [str(i) for i in range(len(numbers))])
+    assert len(set(labels)) == numbers["family"].nunique() > 1

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from vbmstat import assets
+from vbmstat.errors import ScanError
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps import linear
+from vbmstat.preproc.steps.linear import pyramid, refine_with_tissues, register_brain
+
+
+def turned(pitch_degrees, roll_degrees, scale):
+    a, b = np.deg2rad([pitch_degrees, roll_degrees])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = about_y @ about_x @ np.diag(scale)
+    matrix[:3, 3] = [12, -20, 31]
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def brain():
+    full = assets.template_brain()
+    grid = full.grid.with_voxel_size(2.0)
+    return Volume(resample(full.data, full.grid, grid), grid)
+
+
+@pytest.mark.parametrize(("pitch", "roll"), [(5, 3), (45, -15)])
+def test_a_known_pose_and_a_bias_field_are_found(brain, pitch, roll):
+    truth = turned(pitch, roll, [0.92, 1.05, 0.98])  # template mm -> scan mm
+    scan_grid = Grid((130, 130, 130), np.array([[2.0, 0, 0, -130], [0, 2, 0, -140], [0, 0, 2, -110], [0, 0, 0, 1]]))
+    data = resample(brain.data, brain.grid, scan_grid, np.linalg.inv(truth))
+    mask = data[0] > 0.05
+    shading = torch.linspace(0.7, 1.3, 130).reshape(1, 130, 1, 1)
+    found = register_brain(Volume(data * shading * 500, scan_grid), mask, pyramid(brain, brain.data[0] > 0.05))
+    corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-90, 60) for z in (-40, 60)], float).T
+    error_mm = np.linalg.norm(((found - truth) @ corners)[:3], axis=0)
+    assert error_mm.max() < 1.5
+
+
+def test_tissues_refine_a_rough_affine():
+    template = assets.template()
+    start = np.eye(4)
+    start[:3, 3] = [3, -2, 2]
+    start[0, 0] = 1.04
+    refined = refine_with_tissues(template, template, start)
+    np.testing.assert_allclose(refined, np.eye(4), atol=0.05)
+
+
+def test_intensities_without_a_scale_are_refused():
+    grid = Grid((8, 8, 8), np.diag([20.0, 20.0, 20.0, 1.0]))
+    template = Volume(torch.rand(1, 8, 8, 8), grid)
+    with pytest.raises(ScanError, match="intensities are not those of a T1w image"):
+        linear._gauss_newton(Volume(torch.full((1, 8, 8, 8), float("nan")), grid), template, np.eye(4), 3)

@@ -1,0 +1,80 @@
+"""What is asked of preprocessing: checked when it is built, recorded, and read again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc.engines.cat import Cat
+from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.engines.deep import Deep
+from vbmstat.preproc.spec import PreprocSpec, find_engine
+
+
+@pytest.mark.parametrize(
+    ("spec", "engine", "label", "workload"),
+    [
+        ({}, Classic(), "classic", "classic"),
+        ({"engine": "cat"}, Cat(), "cat", "cat"),
+        ({"engine": "deep"}, Deep("vbmstat"), "deep:vbmstat", "deep"),
+        ({"engine": "deep", "weights": "runs/mine"}, Deep("runs/mine"), "deep:mine", "deep cascade"),
+    ],
+)
+def test_a_spec_has_its_engine(spec, engine, label, workload):
+    found = PreprocSpec(**spec).find_engine()
+    assert found == engine
+    assert (found.label, found.workload) == (label, workload)
+
+
+def test_classic_adds_nothing_to_its_sidecar():
+    assert Classic().parameters() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "widths"),
+    [(6, (6.0,)), ([8, 6.0, 8.0], (6.0, 8.0)), ((7.5,), (7.5,)), (0, ()), ([0.0], ()), ((), ()), ([], ())],
+)
+def test_widths_are_ascending_and_single(given, widths):
+    assert PreprocSpec(fwhm_mm=given).fwhm_mm == widths
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"engine": "spm"}, "expected engine classic, cat or deep, got 'spm'"),
+        ({"weights": "mine"}, "expected weights only for engine deep, got 'mine' for classic"),
+        ({"names": "spm"}, "expected names cat12 or bids, got 'spm'"),
+        ({"fwhm_mm": -1}, "expected FWHM of 0.1 to 50 mm .*got -1"),
+        ({"fwhm_mm": (0, 8)}, "got 0, 8"),
+        ({"fwhm_mm": float("nan")}, "got nan"),
+        ({"fwhm_mm": 60}, "got 60"),
+        ({"fwhm_mm": 6.123}, "at most two decimals"),
+        ({"fwhm_mm": "wide"}, "got nan"),
+    ],
+)
+def test_what_is_refused(given, message):
+    with pytest.raises(VbmstatError, match=message):
+        PreprocSpec(**given)
+
+
+def test_a_record_gives_the_spec_again_and_names_no_folder():
+    spec = PreprocSpec(engine="deep", device="cpu", fwhm_mm=(8, 4), names="bids")
+    assert PreprocSpec.from_record(json.loads(json.dumps(spec.record()))) == spec
+    private = PreprocSpec(engine="deep", weights="/home/chris/nets", device="cuda:1").record()
+    assert (private["weights"], private["device"]) == ("nets", "cuda")
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], {}, {"engine": "classic"}, {**PreprocSpec().record(), "device": 1, "more": 2}]
+)
+def test_what_is_not_the_record_of_a_spec(content):
+    with pytest.raises(VbmstatError, match="expected a spec with engine, weights, device, fwhm_mm, names"):
+        PreprocSpec.from_record(content)
+
+
+def test_engines_by_name():
+    assert find_engine("deep") == Deep()
+    with pytest.raises(VbmstatError, match="got 'depp'"):
+        find_engine("depp")

@@ -1,0 +1,161 @@
+"""Provenance of an output: versions, parameters and hashes of inputs, as a JSON object beside it.
+
+Nothing that identifies a person or a machine is recorded: no user, host, home folder or environment variable.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vbmstat import __version__
+from vbmstat.assets import sha256
+from vbmstat.errors import VbmstatError
+from vbmstat.files.folders import files_below
+
+_PACKAGES = ("torch", "numpy", "scipy", "nibabel")
+_HASHED = 12  # digits shown
+
+
+def provenance(
+    command: str,
+    parameters: Mapping[str, Any],
+    inputs: Iterable[Path | str] = (),
+    *,
+    engine: str | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    root: Path | str | None = None,
+) -> dict[str, Any]:
+    """Provenance record of an output.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command, e.g. ``"preprocess"``.
+    parameters : mapping
+        Every parameter that can change the result. Paths are recorded as :func:`path_label` gives them, arrays
+        as lists.
+    inputs : iterable of path
+        Files that were read; each is recorded with its sha256.
+    engine, device, seed : optional
+        Preprocessing engine, torch device, random seed; omitted if None.
+    root : path, optional
+        Folder that the inputs' paths are relative to; of a path elsewhere only the name is recorded.
+
+    Returns
+    -------
+    dict
+        JSON-ready. Equal runs give equal objects; times are only in the run's log (:mod:`vbmstat.files.runlog`).
+
+    Raises
+    ------
+    VbmstatError
+        If an input cannot be read.
+    """
+    content: dict[str, Any] = {"command": command}
+    if engine is not None:
+        content["engine"] = engine
+    if device is not None:
+        content["device"] = device_label(device)
+    if seed is not None:
+        content["seed"] = int(seed)
+    content["parameters"] = {key: _plain(value, root) for key, value in parameters.items()}
+    content["inputs"] = [{"path": path_label(path, root), "sha256": _input_sha256(path)} for path in inputs]
+    content["versions"] = versions()
+    return content
+
+
+def _input_sha256(path: Path | str) -> str:
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            msg = f"{path}: cannot be read: no regular file"
+            raise VbmstatError(msg)
+        return sha256(path)
+    except OSError as error:
+        lost = "its link points nowhere; fetch the content (datalad get)"
+        msg = f"{path}: cannot be read: {lost if path.is_symlink() else error.strerror}"
+        raise VbmstatError(msg) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of vbmstat, its numerical libraries and Python, and the platform."""
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    machine = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    return {"vbmstat": __version__, **packages, **machine}
+
+
+def device_label(device: torch.device | str) -> str:
+    """``cpu``, or the model of the GPU without its number."""
+    device = torch.device(device)
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def path_label(path: Path | str, root: Path | str | None = None) -> str:
+    """A path that reveals nothing about the machine: relative to `root` if below it, else the name.
+
+    Examples
+    --------
+    >>> path_label("/home/chris/study/sub-01/anat/t1.nii", root="/home/chris/study")
+    'sub-01/anat/t1.nii'
+    >>> path_label("/home/chris/t1.nii", root="/home/chris/study")
+    't1.nii'
+    """
+    path = Path(path)
+    if root is not None:
+        absolute, folder = path.absolute(), Path(root).absolute()
+        if absolute.is_relative_to(folder):
+            return absolute.relative_to(folder).as_posix()
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+def _plain(value: Any, root: Path | str | None) -> Any:
+    """A value as JSON types."""
+    if isinstance(value, Path):
+        return path_label(value, root)
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return _plain(value.tolist(), root)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry, root) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        entries = [_plain(entry, root) for entry in value]
+        return sorted(entries, key=str) if isinstance(value, set | frozenset) else entries
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
+    """Find a file by its sha256: first at its relative path in a folder, then by name anywhere below, then by any name.
+
+    Raises
+    ------
+    VbmstatError
+        If no file has that sha256.
+    """
+    other: Path | None = None
+    for path in _candidates(name, folders):
+        if path.is_file():
+            if sha256(path) == digest:
+                return path
+            other = path if path.name == Path(name).name else other
+    places = ", ".join(map(str, folders))
+    why = f"; {other} has another content" if other is not None else ""
+    msg = f"{name} (sha256 {digest[:_HASHED]}…) is not below {places}{why}; give its folder with --inputs"
+    raise VbmstatError(msg)
+
+
+def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
+    base = Path(name).name
+    for folder in folders:
+        yield folder / name
+    below = [path for folder in folders for path in files_below(folder, skip_unreadable=True)]
+    yield from (path for path in below if path.name == base)
+    yield from (path for path in below if path.name != base and path.suffix == Path(base).suffix)

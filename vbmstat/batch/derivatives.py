@@ -1,0 +1,251 @@
+"""What is written for one preprocessed scan: maps, fields, volumes, quality, picture, sidecar.
+
+The sidecar comes last: its presence proves that the scan is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from vbmstat import assets
+from vbmstat.figures import scans
+from vbmstat.files import bids, naming
+from vbmstat.image import io, storage
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.steps.quality import grade
+from vbmstat.tables import dictionary
+
+_COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and halves the files
+
+
+@dataclass(frozen=True)
+class CompletedScan:
+    """What the cohort table needs to know of a scan whose outputs are all present.
+
+    Attributes
+    ----------
+    row : dict
+        Cohort columns: volumes, quality, whether the scan came stripped.
+    fwhm_mm : tuple of float
+        Widths of its smoothed maps.
+    engine, version : str
+        Engine, and version of vbmstat, that made it.
+    """
+
+    row: dict[str, Any]
+    fwhm_mm: tuple[float, ...]
+    engine: str | None
+    version: str | None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Cohort columns with engine and version."""
+        return {**self.row, "engine": self.engine, "vbmstat_version": self.version}
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Kinds of its modulated maps: the columns that hold their paths."""
+        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm) if naming.is_map_column(kind))
+
+
+def write_derivatives(
+    out: Path, scan: naming.Scan, result: Preprocessed, names: str, origin: dict[str, Any]
+) -> CompletedScan:
+    """Write every output of a scan, the sidecar last.
+
+    Parameters
+    ----------
+    out : Path
+        Output folder of the run.
+    scan : Scan
+        Gives the files' names.
+    result : Preprocessed
+        What the engine made.
+    names : {"cat12", "bids"}
+        Naming convention.
+    origin : dict
+        Provenance of the scan; volumes, quality and the affine are added to it.
+    """
+
+    def path(kind: str) -> Path:
+        return naming.output_path(out, scan, kind, names)
+
+    segmented = result.segmented
+    native = {"p0": segmented.label, "m": segmented.corrected}
+    native |= {f"p{i + 1}": segmented.tissues.channel(i) for i in range(3)}
+    template = {f"wp{i + 1}": result.warped.channel(i) for i in range(2)}
+    template |= {f"mwp{i + 1}": result.modulated.channel(i) for i in range(3)}
+    template |= _smoothed(result.smoothed)
+    for kind, volume in native.items():
+        io.write_volume(path(kind), volume, space="scanner", description=f"vbmstat {kind}")
+    for kind, volume in template.items():
+        io.write_volume(path(kind), volume, description=f"vbmstat {kind}")
+    io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
+    inverse = _rounded(result.inverse_deformation)
+    io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
+    _describe(out, scan, names, [*native, *template, "y", "iy"])
+    row = scan_row(result)
+    tissues = [*naming.TISSUES, "tiv"]
+    volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
+    dictionary.write_table(path("volumes"), volumes, "volumes")
+    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
+    _write_picture(path("picture"), scan, result, row)
+    affine = {"template_mm_to_scan_mm": segmented.linear.round(6).tolist()}
+    record = {"scan": scan.stem, **origin, "row": row, "affine": affine, "threads": torch.get_num_threads()}
+    storage.write_json(path("sidecar"), record)
+    return _completed(record)
+
+
+def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
+    """Modulated GM, WM, CSF of a complete scan."""
+    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in (1, 2, 3)]
+    return Volume(torch.cat([one.data for one in maps]), maps[0].grid)
+
+
+def write_smoothed(
+    made: Path, out: Path, scan: naming.Scan, names: str, smoothed: Mapping[float, Volume]
+) -> CompletedScan:
+    """Write more smoothed maps of a complete scan, and its sidecar with their widths, last.
+
+    Parameters
+    ----------
+    made : Path
+        Where to write.
+    out : Path
+        Output folder, where the complete scan is.
+    smoothed : mapping
+        GM, WM, CSF by width in mm.
+    """
+    maps = _smoothed(smoothed)
+    for kind, volume in maps.items():
+        io.write_volume(naming.output_path(made, scan, kind, names), volume, description=f"vbmstat {kind}")
+    _describe(made, scan, names, maps)
+    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *smoothed})
+    storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
+    return _completed(record)
+
+
+def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
+    """Smoothed GM and WM maps by kind."""
+    return {naming.smoothed_kind(width, i + 1): maps[width].channel(i) for width in maps for i in range(2)}
+
+
+def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
+    """Write the metadata that BIDS wants beside each image."""
+    if names == "bids":
+        for kind in kinds:
+            path = naming.output_path(out, scan, kind, names)
+            storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
+
+
+def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:
+    """Smoothed maps of an earlier run of a scan that a run with these widths does not replace."""
+    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    kinds = set(naming.output_kinds(_widths(record))) - set(naming.output_kinds(fwhm_mm))
+    paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
+    return [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
+
+
+def completed_scan(
+    out: Path, scan: naming.Scan, names: str, origin: Mapping[str, Any] | None = None
+) -> CompletedScan | None:
+    """A scan whose outputs are all present; None if one is missing.
+
+    Parameters
+    ----------
+    origin : mapping, optional
+        Provenance that a run now would write: it must equal the old one, except for the widths of the smoothed maps.
+        Any by default.
+    """
+    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    expected = (origin or {}).items()
+    if not record or any(_without_widths(record.get(key)) != _without_widths(value) for key, value in expected):
+        return None
+    kinds = naming.output_kinds(_widths(record))
+    present = all(naming.output_path(out, scan, kind, names).is_file() for kind in kinds)
+    return _completed(record) if present else None
+
+
+def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
+    """All scans in an output folder whose outputs are all present; their paths are unknown and hold the stem alone."""
+    completed = {}
+    for sidecar in naming.find_sidecars(out, names):
+        record = _read_sidecar(sidecar)
+        stem = record.get("scan")
+        if not (isinstance(stem, str) and stem and isinstance(record.get("versions"), dict)):
+            continue
+        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        if naming.output_path(out, scan, "sidecar", names) == sidecar:
+            one = completed_scan(out, scan, names)
+            if one is not None:
+                completed[scan] = one
+    return completed
+
+
+def _completed(record: Mapping[str, Any]) -> CompletedScan:
+    versions = record.get("versions")
+    version = versions.get("vbmstat") if isinstance(versions, dict) else None
+    return CompletedScan(record["row"], _widths(record), record.get("engine"), version)
+
+
+def _widths(record: Mapping[str, Any]) -> tuple[float, ...]:
+    """Widths of the smoothed maps that a sidecar lists, mm; none if it lists none."""
+    spec = record.get("spec")
+    widths = spec.get("fwhm_mm") if isinstance(spec, dict) else None
+    return tuple(float(width) for width in filter(naming.is_fwhm, widths)) if isinstance(widths, list) else ()
+
+
+def _without_widths(value: Any) -> Any:
+    return {key: entry for key, entry in value.items() if key != "fwhm_mm"} if isinstance(value, dict) else value
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """A scan's sidecar; empty if it is missing or cannot be read."""
+    try:
+        content = storage.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
+
+
+def scan_row(result: Preprocessed) -> dict[str, Any]:
+    """Cohort columns of a scan: volumes in mL, quality, whether it came stripped."""
+    volumes_ml = result.segmented.volumes_ml
+    named = {"tiv": sum(volumes_ml), **dict(zip(naming.TISSUES, volumes_ml, strict=True))}
+    volumes = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
+    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(result.quality.warnings()) or None,
+            "came_stripped": result.segmented.was_stripped}  # fmt: skip
+
+
+def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
+
+    def graded(figure: str, aspect: str) -> str:
+        return f"{figure} ({grade(row[f'qc_{aspect}_rating'])})"
+
+    metrics = {
+        "TIV": f"{row['tiv_ml']:.0f} mL", "GM": f"{row['gm_ml']:.0f} mL", "WM": f"{row['wm_ml']:.0f} mL",
+        "CSF": f"{row['csf_ml']:.0f} mL", "image quality": f"{row['qc_image_rating']:.0f} % ({row['qc_image_grade']})",
+        "noise": graded(f"{row['qc_noise_percent']:.1f} % of WM", "noise"),
+        "bias": graded(f"{row['qc_bias_percent']:.0f} %", "bias"),
+        "contrast": graded(f"{row['qc_contrast_percent']:.0f} %", "contrast"),
+        "resolution": graded(f"{row['qc_resolution_mm']:.2g} mm", "resolution"),
+        "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
+        "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
+    }  # fmt: skip
+    figure = scans.scan_report(
+        result.segmented.corrected, result.segmented.label, result.warped.channel(0), assets.template().channel(0),
+        f"{scan.stem} · engine {result.segmented.engine}", metrics,
+    )  # fmt: skip
+    scans.save_png(path, figure)
+
+
+def _rounded(coordinates: Volume) -> Volume:
+    return Volume(torch.round(coordinates.data / _COORDINATE_STEP_MM) * _COORDINATE_STEP_MM, coordinates.grid)

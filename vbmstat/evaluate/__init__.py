@@ -1,0 +1,1 @@
+"""Engines against the truth and against one another."""

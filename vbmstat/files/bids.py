@@ -1,0 +1,229 @@
+"""BIDS: which scans of a dataset are asked for, and what BIDS wants to know of derivatives.
+
+Names of entities, files and fields are those of the specification (https://doi.org/10.1038/sdata.2016.44), filters
+those of PyBIDS.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vbmstat import __version__
+from vbmstat.errors import VbmstatError
+from vbmstat.files.naming import IMAGE_SUFFIXES, TISSUES, Scan, fwhm_of
+from vbmstat.image import storage
+
+VERSION = "1.10.0"  # of the specification
+SPACE = "MNI152NLin2009cAsym"
+# Name in PyBIDS -> entity in file names
+_ENTITIES = {
+    "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec", "run": "run",
+    "part": "part", "echo": "echo", "inv": "inv", "processing": "proc", "split": "split", "space": "space",
+}  # fmt: skip
+_FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "extension": IMAGE_SUFFIXES}
+# What stands in a derivative dataset beside that which BIDS has names for.
+IGNORED = (
+    "cohort.*", "failures.*", "inputs.*", "report.html", "report", "figures", "logs", "glm", ".partial*",
+    "*.partial*", "*_xfm.*", "*_provenance.json", "*_morph.*", "*_desc-qc_T1w.json", "*_desc-report_T1w.png",
+)  # fmt: skip
+
+_README = """\
+Voxel-based morphometry: derivatives of T1-weighted scans by vbmstat.
+
+cohort.tsv has a row for each complete scan: covariates, tissue volumes, quality, paths of the maps; cohort.json
+describes its columns. Each scan's folder holds tissue maps on its own grid and on the template's (with and without
+modulation, and smoothed), the fields between both, volumes, figures of quality, a picture, and as
+*_desc-vbmstat_provenance.json how all of it was made. failures.tsv lists the scans that failed, and why; inputs.tsv
+every file that was found, and whether it was used. report.html shows the cohort.
+"""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which scans of a dataset are asked for; empty fields ask for all.
+
+    Attributes
+    ----------
+    participants, sessions : tuple of str
+        Labels, with or without ``sub-`` and ``ses-``.
+    filters : mapping
+        PyBIDS filters of the query ``t1w``: entity to a value, a list of values, None (absent) or ``"*"`` (present).
+    """
+
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    filters: Mapping[str, Any] = field(default_factory=dict)
+
+    def why_not(self, scan: Scan) -> str:
+        """What keeps a scan from being taken; empty if nothing does.
+
+        Examples
+        --------
+        >>> scan = Scan(Path("a"), "sub-01_run-2_T1w", "sub-01")
+        >>> Selection(("01",), filters={"run": 1}).why_not(scan)
+        'run 2 is not asked for by the filter'
+        >>> Selection(("sub-01",)).why_not(scan)
+        ''
+        """
+        if self.participants and _label(scan.participant_id, "sub") not in _labels(self.participants, "sub"):
+            return "participant is not asked for"
+        if self.sessions and scan.session_id and _label(scan.session_id, "ses") not in _labels(self.sessions, "ses"):
+            return "session is not asked for"
+        entities = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)", scan.stem))
+        for name, wanted in self.filters.items():
+            value = entities.get(_ENTITIES[name]) if name in _ENTITIES else None
+            if name in _ENTITIES and not _passes(value, wanted):
+                return f"{name} {value or '(none)'} is not asked for by the filter"
+        return ""
+
+
+def _label(text: str, entity: str) -> str:
+    return text.removeprefix(f"{entity}-")
+
+
+def _labels(texts: Iterable[str], entity: str) -> set[str]:
+    return {_label(text, entity) for text in texts}
+
+
+def _passes(value: str | None, wanted: Any) -> bool:
+    options = wanted if isinstance(wanted, list) else [wanted]
+    return any(_is(value, option) for option in options)
+
+
+def _is(value: str | None, option: Any) -> bool:
+    if option is None or value is None:
+        return option is None and value is None
+    return option == "*" or str(option) == value or (value.isdecimal() and str(option) == value.lstrip("0"))
+
+
+def read_filter(path: Path) -> dict[str, Any]:
+    """Filters of the query ``t1w`` in a file such as fMRIPrep's ``--bids-filter-file`` takes.
+
+    Raises
+    ------
+    VbmstatError
+        If it is no such file, or filters by something that T1w images are not found by.
+    """
+    try:
+        content = storage.read_json(path)
+    except (OSError, ValueError) as error:
+        msg = f"{path}: expected a JSON file of filters, but reading it failed: {' '.join(str(error).split())}"
+        raise VbmstatError(msg) from error
+    if not isinstance(content, dict) or not isinstance(content.get("t1w", {}), dict):
+        msg = f'{path}: expected filters such as {{"t1w": {{"session": "1", "acquisition": "mprage"}}}}'
+        raise VbmstatError(msg)
+    found: dict[str, Any] = content.get("t1w", {})
+    unknown = [name for name in found if name not in (*_ENTITIES, *_FIXED)]
+    if unknown:
+        msg = f"{path}: t1w is filtered by {', '.join(map(repr, unknown))}; expected some of {', '.join(_ENTITIES)}"
+        raise VbmstatError(msg)
+    for name, allowed in _FIXED.items():
+        wanted = found.get(name, allowed[0])
+        if not set(map(str, wanted if isinstance(wanted, list) else [wanted])) & {*allowed, *(a[1:] for a in allowed)}:
+            msg = f"{path}: t1w has {name} {wanted!r}; T1w scans have {allowed[0]!r}"
+            raise VbmstatError(msg)
+    return found
+
+
+def check_dataset(folder: Path) -> None:
+    """Refuse a folder without the description that every BIDS dataset has.
+
+    Raises
+    ------
+    VbmstatError
+        If ``dataset_description.json`` is absent, no JSON object, or lacks Name or BIDSVersion.
+    """
+    path = folder / "dataset_description.json"
+    try:
+        content = storage.read_json(path)
+        lacking = [name for name in ("Name", "BIDSVersion") if not isinstance(content.get(name), str)]
+    except (OSError, ValueError, AttributeError) as error:
+        reason = "there is none" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        msg = f"{path}: expected the description of a BIDS dataset, but {reason}; or give --skip-bids-validation"
+        raise VbmstatError(msg) from error
+    if lacking:
+        msg = f"{path}: expected {' and '.join(lacking)}, as BIDS demands; or give --skip-bids-validation"
+        raise VbmstatError(msg)
+
+
+def dataset_root(path: Path) -> Path | None:
+    """The BIDS dataset that a file lies in: the nearest folder above with a description; None if it is in none."""
+    return next((folder for folder in path.parents if (folder / "dataset_description.json").is_file()), None)
+
+
+def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
+    """Content of the JSON file beside a derived image.
+
+    Parameters
+    ----------
+    kind : str
+        As in :func:`vbmstat.files.naming.output_path`: ``"p1"``, ``"s6mwp1"``, ``"y"`` …
+    scan : Scan
+        What it was made from.
+    """
+    content: dict[str, Any] = {"Description": _describe(kind)}
+    root = dataset_root(scan.path)
+    if root is not None:
+        source = f"bids:raw:{scan.path.relative_to(root).as_posix()}"
+        content |= {"Sources": [source], "SpatialReference": source}
+    if kind == "m":
+        content["SkullStripped"] = True
+    width = fwhm_of(kind)
+    if kind == "y" or width is not None or re.match(r"m?w", kind):
+        content["SpatialReference"] = f"https://templateflow.s3.amazonaws.com/tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"
+        content["Resolution"] = "1.5 mm, 113 x 137 x 113 voxels (the grid of CAT12's Template_4_GS)"
+    if width is not None:
+        content["SmoothingFWHM"] = {"Value": int(width) if width.is_integer() else width, "Units": "mm"}
+    return content
+
+
+def _describe(kind: str) -> str:
+    tissue = dict(zip("123", TISSUES.values(), strict=True)).get(kind[-1], "")
+    modulated = "times the determinant of the Jacobian of the whole warp, so that its sum is the scan's own volume"
+    words = {
+        "p0": "Tissue label with partial volume: 1 cerebrospinal fluid, 2 grey matter, 3 white matter, 0 outside",
+        "m": "The brain, bias-corrected and denoised, white matter at 1", "y": "Template voxel to scan mm",
+        "iy": "Scan voxel to template mm", "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
+        "mwp": f"Fraction of {tissue}, normalised, {modulated}",
+    }  # fmt: skip
+    if fwhm_of(kind) is not None:
+        return words["mwp"] + "; smoothed by a Gaussian"
+    return words[kind if kind in words else kind[:-1]]
+
+
+def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:
+    """``dataset_description.json`` of an output folder and, if its names are those of BIDS, ``.bidsignore``.
+
+    The dataset that the scans come from is linked as ``raw`` where its path from `out` tells no more than its name.
+    """
+    content: dict[str, Any] = {
+        "Name": "vbmstat derivatives", "BIDSVersion": VERSION, "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "vbmstat", "Version": __version__}],
+    }  # fmt: skip
+    roots = {dataset_root(scan.path) for scan in scans}
+    root = roots.pop() if len(roots) == 1 else None
+    if root is not None:
+        content |= _link(out, root)
+    storage.write_json(out / "dataset_description.json", content)
+    if names == "bids":
+        storage.write_text(out / ".bidsignore", "".join(f"{rule}\n" for rule in IGNORED))
+        storage.write_text(out / "README", _README)
+
+
+def _link(out: Path, root: Path) -> dict[str, Any]:
+    """SourceDatasets and DatasetLinks of the dataset at `root`."""
+    try:
+        told = storage.read_json(root / "dataset_description.json")
+    except (OSError, ValueError):
+        told = {}
+    doi = told.get("DatasetDOI") if isinstance(told, dict) else None
+    path = Path(os.path.relpath(root, out))
+    is_near = all(part == ".." for part in path.parts[:-1])
+    links: dict[str, Any] = {"DatasetLinks": {"raw": path.as_posix()}} if is_near else {}
+    source = {"DOI": doi} if isinstance(doi, str) else {"URL": path.as_posix()} if is_near else {}
+    return links | ({"SourceDatasets": [source]} if source else {})

@@ -1,0 +1,447 @@
+"""Names of scans and outputs: CAT12's names, BIDS-derivative names, others' map names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbmstat.errors import ScanError
+from vbmstat.files.filenames import same_file_key, unique_names
+from vbmstat.files.folders import files_below, is_hidden, is_same_file
+from vbmstat.tables.cells import normalized
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz")  # of scans
+TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}  # in the order of p1, p2, p3
+TISSUE_NUMBER = {tissue: number for number, tissue in enumerate(TISSUES, 1)}  # as in mwp1, mwp2, mwp3
+NAME_STYLES = ("cat12", "bids")
+_MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
+
+# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities). Read prefixes right to left.
+_OUTPUTS = {
+    "p0": ("mri", "p0", "desc-tissue_dseg.nii.gz"),
+    "p1": ("mri", "p1", "label-GM_probseg.nii.gz"),
+    "p2": ("mri", "p2", "label-WM_probseg.nii.gz"),
+    "p3": ("mri", "p3", "label-CSF_probseg.nii.gz"),
+    "m": ("mri", "m", "desc-biascorrected_T1w.nii.gz"),
+    "wp1": ("mri", "wp1", "space-MNI152NLin2009cAsym_label-GM_probseg.nii.gz"),
+    "wp2": ("mri", "wp2", "space-MNI152NLin2009cAsym_label-WM_probseg.nii.gz"),
+    "mwp1": ("mri", "mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulated_probseg.nii.gz"),
+    "mwp2": ("mri", "mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulated_probseg.nii.gz"),
+    "mwp3": ("mri", "mwp3", "space-MNI152NLin2009cAsym_label-CSF_desc-modulated_probseg.nii.gz"),
+    "y": ("mri", "y_", "from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.nii.gz"),
+    "iy": ("mri", "iy_", "from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"),
+    "sidecar": ("report", "vbmstat_", "desc-vbmstat_provenance.json"),
+    "volumes": ("label", "volumes_", "desc-volumes_morph.tsv"),
+    "qc": ("report", "qc_", "desc-qc_T1w.json"),
+    "picture": ("report", "vbmreport_", "desc-report_T1w.png"),
+}
+_LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
+_SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([12])")  # kinds s6mwp1, s7.5mwp2
+
+# How programs name modulated maps in template space. CAT12's longitudinal pipeline puts r (realigned) before the
+# name and, in one of its models, modulates twice (mwmwp1r*); an r is taken for that only before "sub-".
+_MAP_PATTERNS = tuple(
+    re.compile(pattern + r"\.nii(?:\.gz)?$")
+    for pattern in (
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
+        r"^(?P<stem>.+?)_(?P<smooth>s\d*(?:\.\d+)?)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
+        r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
+        r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
+        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+(?:p\d+)?)?"
+        r"_probseg",  # vbmstat
+        r"^(?P<stem>.+?)_space-[^_]+-modulated(?:_desc-[^_]+)?_label-(?P<name>GM|WM|CSF)_probseg",  # T1Prep, BIDS names
+    )
+)
+_NUMBER_OF_WORD = {**{name.upper(): number for name, number in TISSUE_NUMBER.items()},
+                   "graymatter": 1, "whitematter": 2, "csf": 3}  # fmt: skip
+_ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One T1w file with the ids that its name gives.
+
+    Attributes
+    ----------
+    path : Path
+        The image file.
+    stem : str
+        File name without suffix; unique in a run; the stem of every output's name.
+    participant_id : str
+        ``sub-01`` as in participants.tsv; the whole stem where the name has no BIDS entities.
+    session_id : str
+        ``ses-1``, or empty.
+    """
+
+    path: Path
+    stem: str
+    participant_id: str
+    session_id: str = ""
+
+
+def split_ids(stem: str) -> tuple[str, str]:
+    """Participant and session id of a file stem, in composed Unicode: macOS gives names of files in the other form.
+
+    Examples
+    --------
+    >>> split_ids("sub-01_ses-2_T1w")
+    ('sub-01', 'ses-2')
+    >>> split_ids("chris_T1w")
+    ('chris_T1w', '')
+    """
+    entities = dict(_ENTITY.findall(stem))
+    if "sub" not in entities:
+        return normalized(stem), ""
+    return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
+
+
+def image_stem(path: Path) -> str:
+    """File name without its image suffix.
+
+    Examples
+    --------
+    >>> image_stem(Path("a/sub-01_T1w.nii.gz"))
+    'sub-01_T1w'
+    """
+    for suffix in IMAGE_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def is_fwhm(value: Any) -> bool:
+    """Whether a value can be the width of smoothed maps, as in their names: 0.1 to 50 mm, at most two decimals."""
+    return isinstance(value, int | float) and _LEAST_FWHM_MM <= value <= _MAX_FWHM_MM and round(value, 2) == value
+
+
+def smoothed_kind(fwhm_mm: float, tissue: int) -> str:
+    """Kind and CAT12 prefix of a smoothed modulated map; also its column in ``cohort.tsv``.
+
+    Examples
+    --------
+    >>> smoothed_kind(6.0, 1), smoothed_kind(7.5, 2)
+    ('s6mwp1', 's7.5mwp2')
+    """
+    return f"s{fwhm_mm:g}mwp{tissue}"
+
+
+def fwhm_of(kind: str) -> float | None:
+    """Width in mm of a smoothed kind; None for any other text.
+
+    Examples
+    --------
+    >>> fwhm_of("s7.5mwp2"), fwhm_of("mwp2")
+    (7.5, None)
+    """
+    match = _SMOOTHED.fullmatch(kind)
+    return float(match[1]) if match else None
+
+
+def output_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
+    """Kinds of all outputs of a scan whose maps are smoothed by these widths."""
+    return (*_OUTPUTS, *(smoothed_kind(width, tissue) for width in fwhm_mm for tissue in (1, 2)))
+
+
+def is_map_column(name: str) -> bool:
+    """Whether a column of ``cohort.tsv`` holds paths of modulated maps, such as ``s6mwp1``."""
+    return name in ("mwp1", "mwp2", "mwp3") or fwhm_of(name) is not None
+
+
+def map_columns(names: Iterable[str], tissue: int) -> list[str]:
+    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF): the smoothed ones by width, the unsmoothed one last."""
+    columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
+    return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
+
+
+def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
+    """Where an output of a scan is written.
+
+    Parameters
+    ----------
+    out : Path
+        Output folder of the run.
+    scan : Scan
+        The scan.
+    kind : str
+        One of :func:`output_kinds`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
+    names : {"cat12", "bids"}
+        CAT12's folders and prefixes, or BIDS derivatives.
+
+    Examples
+    --------
+    >>> scan = Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
+    >>> output_path(Path("out"), scan, "mwp1").as_posix()
+    'out/mri/mwp1sub-01_T1w.nii.gz'
+    """
+    folder, prefix, bids_name = _parts(kind)
+    if names == "cat12":
+        suffix = "." + bids_name.split(".", 1)[1]
+        return out / folder / f"{prefix}{scan.stem}{suffix}"
+    participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_bids_label(scan.stem)}"
+    entities = scan.stem.removesuffix("_T1w") if scan.participant_id.startswith("sub-") else participant
+    return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
+
+
+def _parts(kind: str) -> tuple[str, str, str]:
+    """CAT12 folder and prefix, and BIDS name, of a kind of output."""
+    width = fwhm_of(kind)
+    if width is None:
+        return _OUTPUTS[kind]
+    folder, _, bids_name = _OUTPUTS[kind[-4:]]
+    label = f"{width:g}".replace(".", "p")  # labels of BIDS hold letters and digits only
+    return folder, kind, bids_name.replace("desc-modulated", f"desc-modulatedS{label}")
+
+
+def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
+    """Sidecars of all scans in an output folder, by :func:`output_path`'s names."""
+    folder, prefix, bids_name = _OUTPUTS["sidecar"]
+    if names == "cat12":
+        return sorted(out.glob(f"{folder}/{prefix}*.json"))
+    return sorted(path for place in ("sub-*", "sub-*/ses-*") for path in out.glob(f"{place}/anat/[!.]*_{bids_name}"))
+
+
+def check_output_names(scans: Iterable[Scan], names: str) -> None:
+    """Refuse scans whose outputs would have the same names: BIDS names keep only letters and digits of other stems.
+
+    Raises
+    ------
+    ScanError
+        If two scans would write the same file, on any file system: upper and lower case do not tell names apart.
+    """
+    by_path: dict[str, Scan] = {}
+    for scan in scans:
+        other = by_path.setdefault(same_file_key(str(output_path(Path(), scan, "sidecar", names))), scan)
+        if other is not scan:
+            msg = (
+                f"{other.path} and {scan.path} would write the same output names in the {names} convention; "
+                "rename one of them, or use the names of cat12"
+            )
+            raise ScanError(msg)
+
+
+def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
+    """Refuse a scan whose outputs would have longer names than file systems allow.
+
+    Raises
+    ------
+    ScanError
+        If one would have more than 255 bytes.
+    """
+    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in output_kinds(fwhm_mm))
+    if n_bytes > _MAX_NAME_BYTES:
+        allowed = f"and {_MAX_NAME_BYTES} are allowed; rename it"
+        msg = f"{scan.path}: its outputs would have names of {n_bytes} bytes, {allowed}"
+        raise ScanError(msg)
+
+
+def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:
+    """Participant and session id of each scan, a pair of its own for each.
+
+    Where a participant has several scans in a session, what else their names hold is added to the session id.
+
+    Examples
+    --------
+    >>> stems = ("sub-1_ses-2_run-1_T1w", "sub-1_ses-2_run-2_T1w")
+    >>> list(distinct_ids([Scan(Path(stem), stem, *split_ids(stem)) for stem in stems]).values())
+    [('sub-1', 'ses-2_run-1'), ('sub-1', 'ses-2_run-2')]
+    """
+    scans = list(scans)
+    n_of_ids = Counter((scan.participant_id, scan.session_id) for scan in scans)
+    ids = {}
+    for scan in scans:
+        key = (scan.participant_id, scan.session_id)
+        rest = [part for part in scan.stem.split("_") if part not in (*key, "T1w")]
+        ids[scan] = key if n_of_ids[key] == 1 else (key[0], "_".join(filter(None, (key[1], *rest))))
+    n_of_ids = Counter(ids.values())
+    return {scan: key if n_of_ids[key] == 1 else (key[0], scan.stem) for scan, key in ids.items()}
+
+
+def _bids_label(text: str) -> str:
+    """The letters and digits that BIDS allows; a hash of a text that has none, as one in another script."""
+    return unique_names([text], lambda name: re.sub(r"[^A-Za-z0-9]", "", name))[0]
+
+
+def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[str, Path]:
+    """Modulated template-space maps of one tissue in a folder, by scan stem.
+
+    Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``,
+    ``mwrc1*``), Clinica (``*_segm-graymatter_*_modulated-on_*``), deepmriprep and BIDS derivatives. Unmodulated
+    maps (``wp1*``, ``modulated-off``) and maps modulated by the nonlinear part alone (``m0wp1*``) are not taken.
+
+    Parameters
+    ----------
+    folder : Path
+        Searched with all its sub-folders, also behind links; hidden files are left out.
+    tissue : {1, 2, 3}
+        GM, WM, CSF.
+    smoothed : bool, optional
+        Only smoothed or only unsmoothed maps; by default the smoothed ones where there are any.
+
+    Raises
+    ------
+    ScanError
+        If one scan has several such maps.
+    """
+    found: dict[bool, dict[str, Path]] = {True: {}, False: {}}
+    for path in files_below(folder):
+        parsed = parse_map_name(path.name)
+        if parsed is None or parsed[1] != tissue:
+            continue
+        stem, _, is_smoothed = parsed
+        if stem in found[is_smoothed]:
+            if is_same_file(found[is_smoothed][stem], path):
+                continue
+            msg = f"{folder}: two maps of {stem}: {found[is_smoothed][stem]} and {path}; keep one of them"
+            raise ScanError(msg)
+        found[is_smoothed][stem] = path
+    if smoothed is None:
+        return found[True] or found[False]
+    return found[smoothed]
+
+
+def parse_map_name(name: str) -> tuple[str, int, bool] | None:
+    """Scan stem, tissue number and whether smoothed, from a modulated map's file name.
+
+    Examples
+    --------
+    >>> parse_map_name("s6mwp1sub-01_T1w.nii.gz")
+    ('sub-01_T1w', 1, True)
+    >>> parse_map_name("smwc2ixi002.nii")
+    ('ixi002', 2, True)
+    >>> parse_map_name("p1sub-01_T1w.nii.gz") is None
+    True
+    """
+    match = _match_map_name(name)
+    if match is None:
+        return None
+    groups = match.groupdict()
+    tissue = _NUMBER_OF_WORD[groups["name"]] if groups.get("name") else int(groups["tissue"])
+    return groups["stem"], tissue, bool(groups.get("smooth"))
+
+
+def _match_map_name(name: str) -> re.Match[str] | None:
+    if is_hidden(name):
+        return None
+    return next(filter(None, (pattern.match(name) for pattern in _MAP_PATTERNS)), None)
+
+
+def realigned_id(name: str) -> str | None:
+    """What a scan is called if the r before its name is CAT12's (longitudinal maps); None if there is no such r.
+
+    Examples
+    --------
+    >>> realigned_id("mwp1rS001.nii")
+    'S001'
+    >>> realigned_id("mwp1S001.nii") is None
+    True
+    """
+    match = _match_map_name(name)
+    is_cat = match is not None and match.re is _MAP_PATTERNS[0] and len(match["stem"]) > 1
+    return match["stem"][1:] if match and is_cat and match["stem"].startswith("r") else None
+
+
+def map_kind(name: str, scan: str = "") -> str:
+    """What a map's name says of how the map was made: the name with ``*`` for the scan's; empty for unknown names.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+    scan : str
+        Id of the scan, which tells whether an r before it belongs to the id.
+
+    Examples
+    --------
+    >>> map_kind("s6mwp1sub-01_T1w.nii.gz")
+    's6mwp1*'
+    >>> map_kind("mwp1rS001.nii", "S001"), map_kind("mwp1rS001.nii", "rS001")
+    ('mwp1r*', 'mwp1*')
+    """
+    match = _match_map_name(name)
+    if match is None:
+        return ""
+    realigned = realigned_id(name)
+    start = match.start("stem") + (realigned is not None and bool(scan) and realigned.startswith(scan))
+    return f"{name[:start]}*{name[match.end('stem') :]}".removesuffix(".gz").removesuffix(".nii")
+
+
+def several_kinds(paths: Mapping[str, Path]) -> str:
+    """The kinds of some maps (by scan) with their numbers, where there are several; empty if all are alike.
+
+    Examples
+    --------
+    >>> several_kinds({"a": Path("mwp1a.nii"), "b": Path("mwp1rb.nii"), "c": Path("mwp1rc.nii")})
+    'mwp1*: 1 scans, e.g. a; mwp1r*: 2 scans, e.g. b'
+    """
+    scans: dict[str, list[str]] = {}
+    for scan, path in paths.items():
+        scans.setdefault(map_kind(path.name, scan), []).append(scan)
+    scans.pop("", None)
+    listed = [f"{kind}: {len(ids)} scans, e.g. {ids[0]}" for kind, ids in sorted(scans.items())]
+    return "; ".join(listed) if len(listed) > 1 else ""
+
+
+def by_known_ids(paths: Mapping[str, Path], known: Container[str]) -> dict[str, Path]:
+    """Maps by the ids of a table: chris_T1w may be called chris there, and rS001 of CAT12's mwp1rS001 be called S001.
+
+    Raises
+    ------
+    ScanError
+        If two maps are of one scan then.
+    """
+    named: dict[str, Path] = {}
+    for scan, path in paths.items():
+        parsed, others = parse_map_name(path.name), [scan]
+        if parsed is not None and parsed[0] == scan:
+            others += filter(None, [realigned_id(path.name)])
+        candidates = [name for other in others for name in (other, other.removesuffix("_T1w"))]
+        name = next((candidate for candidate in candidates if candidate in known), scan)
+        if name in named:
+            msg = f"two maps of {name}: {named[name]} and {path}; keep one of them"
+            raise ScanError(msg)
+        named[name] = path
+    return named
+
+
+def native_paths(modulated: Path) -> dict[str, Path]:
+    """Files of the scan's own space that belong to a modulated map: ``gm``, ``wm``, ``csf`` and the inverse ``field``.
+
+    Parameters
+    ----------
+    modulated : Path
+        As CAT12, T1Prep and vbmstat (``mwp1NAME``), SPM (``mwc1NAME``) or BIDS derivatives of vbmstat name it.
+
+    Returns
+    -------
+    dict of str to Path
+        Beside the map, ``.nii.gz`` or ``.nii`` as they are on the disk; whether they exist is not looked at. Empty
+        where the program is not known to write inverse fields.
+
+    Examples
+    --------
+    >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}
+    {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'field': 'iy_sub-1.nii'}
+    """
+    match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[123](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
+    bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WM|CSF)_desc-modulated", modulated.name)
+    if match:
+        letter, stem = match["letter"], match["stem"]
+        names = {"gm": f"{letter}1{stem}", "wm": f"{letter}2{stem}", "csf": f"{letter}3{stem}", "field": f"iy_{stem}"}
+    elif bids:
+        names = {kind: f"{bids['stem']}_{_OUTPUTS[key][2].removesuffix('.nii.gz')}"
+                 for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("field", "iy"))}  # fmt: skip
+    else:
+        return {}
+    suffixes = NIFTI_SUFFIXES if modulated.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]
+    found = {}
+    for kind, name in names.items():
+        paths = [modulated.with_name(name + suffix) for suffix in suffixes]
+        found[kind] = next((path for path in paths if path.is_file()), paths[0])
+    return found

@@ -1,0 +1,314 @@
+"""Contrasts: from column names, expressions, terms and JSON files to weights; whether they can be estimated."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vbmstat.errors import DesignError
+from vbmstat.files.filenames import unique_names
+from vbmstat.glm.design.matrix import INTERCEPT, RANK_TOLERANCE, Design
+from vbmstat.image import storage
+from vbmstat.tables.cells import normalized
+from vbmstat.tables.cohort import closest
+
+_F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
+_NAMED = re.compile(r"^(?P<name>[\w][\w .-]*?)\s*=\s*(?P<rest>[^=].*)$", re.DOTALL)
+ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to unit length
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A linear hypothesis C β = 0.
+
+    Attributes
+    ----------
+    name : str
+        As the user wrote it.
+    weights : ndarray, (n_rows, n_regressors), float64
+        C; one row for t.
+    kind : {"t", "F"}
+        Which statistic.
+    label : str
+        The name as part of file names, letters and digits only; by default of a contrast that stands alone.
+    """
+
+    name: str
+    weights: np.ndarray
+    kind: str
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", file_labels([self.name])[0])
+
+
+def file_labels(names: Sequence[str]) -> list[str]:
+    """Names of contrasts in letters and digits, no two the same file on any system.
+
+    Examples
+    --------
+    >>> file_labels(["age", "dose[T.<5]", "dose[T.>5]"])
+    ['age', 'dose5xfebb9f', 'dose5xa6dc38']
+    """
+    return unique_names(names, file_label)
+
+
+def file_label(name: str) -> str:
+    """A contrast's name in letters and digits; several names may have one.
+
+    Examples
+    --------
+    >>> file_label("sex[T.M] - sex[T.F]")
+    'sexMMinusSexF'
+    >>> file_label("bs(age, df=4)[1]")
+    'bsAgeDf41'
+    """
+    text = name.replace("[T.", "[")
+    for sign, word in ((r"\+", " plus "), (r"(?<![\w])-|-(?![\w])", " minus "), (r"\*", " times "), (r":", " by ")):
+        text = re.sub(sign, word, text)
+    words = re.findall(r"[^\W_]+", text)
+    return "".join(word if i == 0 else word[:1].upper() + word[1:] for i, word in enumerate(words)) or "contrast"
+
+
+def default_contrasts(design: Design) -> list[Contrast]:
+    """One t-contrast for every column but the intercept that can be estimated."""
+    unit = np.eye(len(design.columns))
+    every = [
+        Contrast(name, unit[i : i + 1], "t") for i, name in enumerate(design.columns) if name != INTERCEPT
+    ] or [Contrast(INTERCEPT, unit[:1], "t")]
+    kept = [contrast for contrast in every if is_estimable(contrast, design)]
+    if not kept:
+        msg = f"no column of {', '.join(design.columns)} can be estimated on its own; give contrasts"
+        raise DesignError(msg)
+    return _labelled(kept)
+
+
+def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """Contrasts with labels that tell them apart."""
+    labels = file_labels([contrast.name for contrast in contrasts])
+    return [replace(contrast, label=label) for contrast, label in zip(contrasts, labels, strict=True)]
+
+
+def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> list[Contrast]:
+    """Contrasts from what a user writes.
+
+    Parameters
+    ----------
+    specs : sequence of str, mapping or None
+        Each string is a column (``"age"``), a term with several columns (``"site"``, an F-test), an expression
+        (``"sex[T.M] - sex[T.F]"``), a joint test (``"F(age, tiv)"``), any of these behind ``name =``, or the path
+        of a JSON file with a mapping. A mapping goes from names to strings, weights, rows of weights, or
+        ``{column: weight}``. None: one t-contrast a column.
+    design : Design
+        Gives columns and terms.
+
+    Raises
+    ------
+    DesignError
+        If a name is unknown, an expression is not linear, weights do not fit, two contrasts share a name, or a
+        contrast cannot be estimated in this design.
+    """
+    if specs is None or len(specs) == 0:
+        return default_contrasts(design)
+    items: list[tuple[str | None, Any]] = []
+    if isinstance(specs, Mapping):
+        items += list(specs.items())
+    else:
+        for spec in specs:
+            items += _from_json(Path(spec)) if spec.endswith(".json") else [(None, spec)]
+    contrasts = [_build(name, spec, design) for name, spec in items]
+    for contrast in contrasts:
+        check_estimable(contrast, design)
+    names = [contrast.name for contrast in contrasts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        msg = f"two contrasts would be called {', '.join(twice)}; give them names: 'name = expression'"
+        raise DesignError(msg)
+    return _labelled(contrasts)
+
+
+def _from_json(path: Path) -> list[tuple[str | None, Any]]:
+    try:
+        content = storage.read_json(path)
+    except (OSError, ValueError) as error:
+        msg = f"{path}: expected a JSON object of contrasts, but reading failed: {error!s:.200}"
+        raise DesignError(msg) from error
+    if not isinstance(content, dict) or not content:
+        msg = f'{path}: expected a JSON object such as {{"older": "age"}}, got {type(content).__name__}'
+        raise DesignError(msg)
+    return list(content.items())
+
+
+def _build(name: str | None, spec: Any, design: Design) -> Contrast:
+    if isinstance(spec, Mapping):
+        weights = np.zeros((1, len(design.columns)))
+        for column, weight in spec.items():
+            weights += _numbers(name or "contrast", weight, 0) * _lookup(str(column), design)
+        return Contrast(name or "contrast", weights, "t")
+    if not isinstance(spec, str):
+        return _from_numbers(name or "contrast", spec, design)
+    text = _as_in_design(spec.strip(), design)
+    known = text in design.columns or text in design.terms or text in design.references
+    named = None if known else _NAMED.match(text)
+    if named:
+        name, text = named["name"], named["rest"].strip()
+    return _from_text(name or text, text, design)
+
+
+def _as_in_design(text: str, design: Design) -> str:
+    """A contrast with the design's spelling of names: single quotes, blanks after commas, composed Unicode."""
+    known = (*design.columns, *design.terms, *design.references)
+    if text in known:
+        return text
+    by_plain = {_plain(name): name for name in known}
+    return by_plain.get(_plain(text), normalized(text) if any('"' in name for name in known) else _single_quoted(text))
+
+
+def _plain(name: str) -> str:
+    return "".join(_single_quoted(name).split())
+
+
+def _single_quoted(text: str) -> str:
+    return normalized(text).replace('"', "'")
+
+
+def _from_numbers(name: str, weights: Any, design: Design) -> Contrast:
+    rows = np.atleast_2d(_numbers(name, weights))
+    if rows.ndim != 2 or rows.shape[1] != len(design.columns):
+        columns = ", ".join(design.columns)
+        msg = f"contrast {name}: {rows.shape[-1]} weights for {len(design.columns)} columns ({columns})"
+        raise DesignError(msg)
+    return Contrast(name, rows, "t" if len(rows) == 1 else "F")
+
+
+def _numbers(name: str, weights: Any, n_dimensions: int | None = None) -> np.ndarray:
+    """Finite weights as an array."""
+    try:
+        numbers = np.asarray(weights, dtype=np.float64)
+        sound = bool(np.isfinite(numbers).all()) and n_dimensions in (None, numbers.ndim)
+    except (TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound:
+        msg = f"contrast {name}: expected numbers as weights, got {str(weights)[:80]}"
+        raise DesignError(msg)
+    return numbers
+
+
+def _from_text(name: str, text: str, design: Design) -> Contrast:
+    if text in design.columns:
+        return Contrast(name, _lookup(text, design), "t")
+    if text in design.terms:
+        rows = np.vstack([_lookup(column, design) for column in design.terms[text]])
+        return Contrast(name, rows, "t" if len(rows) == 1 else "F")
+    joint = _F_TEST.match(text)
+    if joint:
+        parts = _split_outside_brackets(joint["parts"])
+        return Contrast(name, np.vstack([_from_text(part, part, design).weights for part in parts]), "F")
+    return Contrast(name, _linear_expression(text, design), "t")
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([") - (character in ")]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _lookup(column: str, design: Design) -> np.ndarray:
+    """Unit row (1, p) of a column; zeros for a reference level, whose coefficient is zero by construction."""
+    if column in design.columns:
+        return np.eye(len(design.columns))[[design.columns.index(column)]]
+    if len(design.terms.get(column, ())) == 1:
+        return _lookup(design.terms[column][0], design)
+    if column in design.references:
+        return np.zeros((1, len(design.columns)))
+    near = closest(column, design.columns)
+    msg = f"contrast: no column {column!r} (nearest {near or 'none'}); the design has {', '.join(design.columns)}"
+    raise DesignError(msg)
+
+
+def _linear_expression(text: str, design: Design) -> np.ndarray:
+    single = [term for term, columns in design.terms.items() if len(columns) == 1]
+    names = sorted((*design.columns, *design.references, *single), key=len, reverse=True)
+    used: list[str] = []
+
+    def hide(match: re.Match[str]) -> str:
+        used.append(match.group(0))
+        return f"_column{len(used) - 1}_"
+
+    pattern = "|".join(rf"(?<![\w.]){re.escape(name)}(?![\w.\[(])" for name in names)
+    hidden = re.sub(pattern, hide, text)
+    try:
+        tree = ast.parse(hidden, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _lookup(text, design)  # its message names the nearest columns
+    vectors = {f"_column{i}_": _lookup(name, design) for i, name in enumerate(used)}
+    weights = _evaluate(tree, vectors, text, design)
+    if not isinstance(weights, np.ndarray) or not weights.any():
+        columns = ", ".join(design.columns)
+        msg = f"contrast {text!r}: all weights are zero or it names no column; the design has {columns}"
+        raise DesignError(msg)
+    return weights
+
+
+def _evaluate(node: ast.AST, vectors: Mapping[str, np.ndarray], text: str, design: Design) -> Any:
+    """Value of a linear expression: a number or a row of weights."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return float(node.value)
+    if isinstance(node, ast.Name):
+        return vectors[node.id] if node.id in vectors else _lookup(node.id, design)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        value = _evaluate(node.operand, vectors, text, design)
+        return -value if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp):
+        left, right = (_evaluate(side, vectors, text, design) for side in (node.left, node.right))
+        numbers = not isinstance(left, np.ndarray), not isinstance(right, np.ndarray)
+        if isinstance(node.op, ast.Add | ast.Sub) and numbers[0] == numbers[1]:
+            return left + right if isinstance(node.op, ast.Add) else left - right
+        if isinstance(node.op, ast.Mult) and any(numbers):
+            return left * right
+        if isinstance(node.op, ast.Div) and numbers[1] and right != 0:
+            return left / right
+    msg = f"contrast {text!r}: expected a linear combination of columns, e.g. 'age - 0.5 * tiv'"
+    raise DesignError(msg)
+
+
+def is_estimable(contrast: Contrast, design: Design) -> bool:
+    """Whether C β is determined by X β: C lies in the row space of X."""
+    norms = np.linalg.norm(design.matrix, axis=0)
+    scale = np.where(norms > 0, norms, 1)
+    _, singular, right = np.linalg.svd(design.matrix / scale, full_matrices=False)
+    row_space = right[singular > RANK_TOLERANCE * singular[0]]  # (rank, p)
+    weights = contrast.weights / scale
+    outside = weights - weights @ row_space.T @ row_space
+    return bool((np.linalg.norm(outside, axis=1) <= ESTIMABLE_TOLERANCE * np.linalg.norm(weights, axis=1)).all())
+
+
+def check_estimable(contrast: Contrast, design: Design) -> None:
+    """Refuse a contrast that the design cannot estimate.
+
+    Raises
+    ------
+    DesignError
+        If it is all zeros or not in the row space of the design matrix.
+    """
+    if not np.any(contrast.weights, axis=1).all():
+        msg = f"contrast {contrast.name!r}: all weights of a row are zero"
+        raise DesignError(msg)
+    if not is_estimable(contrast, design):
+        msg = (
+            f"contrast {contrast.name!r} cannot be estimated: the columns {', '.join(design.columns)} are collinear "
+            f"(rank {design.rank} of {len(design.columns)}); remove a column or test a difference of levels"
+        )
+        raise DesignError(msg)

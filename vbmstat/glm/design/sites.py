@@ -1,0 +1,113 @@
+"""Sites and covariates: how far one explains the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from vbmstat.tables.cells import labels
+
+HARMONIZED = "harmonization"  # column of a cohort table that says what was done to its maps
+# Columns of a table that are taken for the site without being named, in any case, also site_id, scanner no …
+_SITE_NAME = re.compile(r"(site|scanner|centre|center)([ _.-]?(id|no|nr|number|code|name|label))?", re.IGNORECASE)
+CONFOUNDED_R2 = 0.5  # from here on (variance inflation 2) a warning: site explains half of a covariate
+
+
+def site_confounding(covariates: np.ndarray, columns: Sequence[str], sites: Sequence[str]) -> pd.DataFrame:
+    """Share of each covariate's variance that lies between sites.
+
+    Parameters
+    ----------
+    covariates : ndarray, (n_scans, p)
+        Numbers; factors as dummy columns.
+    columns : sequence of str
+        Their names.
+    sites : sequence of str
+        Site of each scan.
+
+    Returns
+    -------
+    DataFrame
+        One row a covariate: ``column``, ``r2_site`` (of the covariate on the sites, missing for a constant),
+        ``vif_site`` = 1 / (1 - R²), infinite where site determines the covariate.
+
+    Examples
+    --------
+    >>> report = site_confounding(np.array([[1.0], [1.0], [3.0], [5.0]]), ["age"], ["a", "a", "b", "b"])
+    >>> report[["r2_site", "vif_site"]].round(4).to_dict("records")
+    [{'r2_site': 0.8182, 'vif_site': 5.5}]
+    """
+    members = np.unique(labels(sites), return_inverse=True)[1]
+    counts = np.bincount(members)
+    rows = []
+    for name, column in zip(columns, covariates.T, strict=True):
+        centred = column - column.mean()
+        total = float(centred @ centred)
+        between = float((np.bincount(members, centred) ** 2 / counts).sum())
+        r2 = min(between / total, 1.0) if total > 0 else np.nan
+        vif = 1 / (1 - r2) if r2 < 1 - 1e-12 else np.inf
+        rows.append({"column": name, "r2_site": r2, "vif_site": vif if np.isfinite(r2) else np.nan})
+    return pd.DataFrame(rows, columns=["column", "r2_site", "vif_site"])
+
+
+def confounding_notes(report: pd.DataFrame, site: str = "site") -> tuple[str, ...]:
+    """One line for each covariate that site explains too much of."""
+    bad = report[report["r2_site"] >= CONFOUNDED_R2]
+    return tuple(
+        f"{site} explains {row.r2_site:.0%} of the variance of {row.column} (variance inflation {row.vif_site:.1f}): "
+        "their effects can hardly be told apart"
+        for row in bad.itertuples()
+    )
+
+
+def is_site_name(name: str) -> bool:
+    """Whether a column's name is that of a site or scanner, whose numbers are names.
+
+    Examples
+    --------
+    >>> [is_site_name(name) for name in ("site", "Scanner_ID", "centre", "site_age")]
+    [True, True, True, False]
+    """
+    return bool(_SITE_NAME.fullmatch(name))
+
+
+def site_column(table: pd.DataFrame) -> str | None:
+    """The column with the site or scanner (site before scanner), if it has two values or more."""
+    named = sorted((name for name in map(str, table) if is_site_name(name)), key=lambda name: name[:2].lower() != "si")
+    return next((name for name in named if table[name].nunique() > 1), None)
+
+
+def site_notes(
+    table: pd.DataFrame, matrix: np.ndarray, terms: Mapping[str, Sequence[str]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """What a reader of a model should know about sites: harmonised maps, a site left out, a confounded covariate.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The rows of the cohort that the model uses.
+    matrix : ndarray, (n_scans, n_regressors)
+        The design.
+    terms : mapping of str to sequence of str
+        Its terms and their columns.
+    columns : sequence of str
+        Names of its columns.
+    """
+    notes = [f"the maps were harmonised: {value}" for value in _values(table, HARMONIZED)]
+    name = site_column(table)
+    if name is None:
+        return tuple(notes)
+    pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    of_site = {column for term, found in terms.items() if pattern.search(term) for column in found}
+    if not of_site and not notes:
+        notes.append(f"the table has {table[name].nunique()} values in the column {name}, which the formula leaves out")
+    others = [i for i, column in enumerate(columns) if column not in of_site]
+    report = site_confounding(matrix[:, others], [columns[i] for i in others], table[name].tolist())
+    return (*notes, *confounding_notes(report, name))
+
+
+def _values(table: pd.DataFrame, column: str) -> list[str]:
+    return sorted(set(table[column].dropna().astype(str))) if column in table else []

@@ -1,0 +1,1 @@
+"""Least squares at every voxel, in the whole sample and in its subsets."""

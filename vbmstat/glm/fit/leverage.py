@@ -1,0 +1,197 @@
+"""What the design alone says about a robust variance: whose residuals vanish, and how many degrees of freedom it has.
+
+A contrast is Cβ = A y with A = D Q', Q an orthonormal basis of the design. HC3 and the sandwich estimate its variance
+from the residuals e = (I - Q Q') y of blocks of rows: of single scans, or of all scans of a subject. Where the design
+fits a block exactly (a scan of leverage 1), its residual is zero whatever the data. If the contrast rests on that
+block, a part of its variance is missing and no estimate of it is valid. All float64, before any map is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from scipy import stats
+
+from vbmstat.errors import DesignError
+
+SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
+MISSING = 1e-12  # of a contrast's variance, carried by such residuals: more than rounding
+_EXACT = 100  # blocks whose part of the variance is followed exactly; the others' is a gamma variable
+_STEADY = 20.0  # Satterthwaite's degrees of freedom from which his approximation is good to the third digit
+_MOST_DF = 200.0  # of that gamma variable, which keeps the integrand smooth
+_STEPS = 45  # of the integral, for each factor e
+_MAX_LISTED = 6
+
+
+def unestimated_parts(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Rows of Q in the directions in which the residuals of their block are zero, (n_scans, r).
+
+    Parameters
+    ----------
+    basis : ndarray, (n_scans, r)
+        Q, rows of a block side by side.
+    starts : ndarray, (n_blocks,), int
+        First row of each block.
+    """
+    if len(starts) == len(basis):
+        return np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
+    lost = np.zeros_like(basis)
+    for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
+        block = basis[start:stop]
+        values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
+        null = vectors[:, values <= SINGULAR]
+        lost[start:stop] = null @ (null.T @ block)
+    return lost
+
+
+def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Blocks on which a contrast rests and whose part of its variance no residual can estimate, (k,), int.
+
+    Parameters
+    ----------
+    rows : ndarray, (m, r)
+        D.
+    basis, starts
+        As in :func:`unestimated_parts`.
+    """
+    parts = rows @ unestimated_parts(basis, starts).T  # (m, n)
+    shares = np.add.reduceat((parts**2).sum(axis=0), starts) / (rows**2).sum() * len(rows)
+    return np.flatnonzero(shares > MISSING)
+
+
+class Named(Protocol):
+    """A contrast or its plan."""
+
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        ...
+
+
+Tested = TypeVar("Tested", bound=Named)
+
+
+def leave_out(
+    contrasts: Sequence[Tested], unestimated: Sequence[Sequence[str]], estimator: str, cure: str,
+    is_default: bool = False,
+) -> tuple[list[Tested], tuple[str, ...]]:
+    """Contrasts whose variance can be estimated, and notes on those that were left out.
+
+    Parameters
+    ----------
+    contrasts : sequence of Contrast or ContrastPlan
+        All of them.
+    unestimated : sequence of sequence of str
+        Scans or subjects that make the variance of each contrast unknowable.
+    estimator, cure : str
+        For the message.
+    is_default : bool
+        Whether the program chose the contrasts: then some may be left out.
+
+    Raises
+    ------
+    DesignError
+        If the user chose a contrast whose variance cannot be estimated, or none is left.
+    """
+    kept, notes = [], []
+    for contrast, who in zip(contrasts, unestimated, strict=True):
+        if not len(who):
+            kept.append(contrast)
+            continue
+        more = f" and {len(who) - _MAX_LISTED} more" if len(who) > _MAX_LISTED else ""
+        why = (
+            f"{estimator} cannot estimate its variance, because the model fits "
+            f"{', '.join(who[:_MAX_LISTED])}{more} exactly (leverage 1)"
+        )
+        if not is_default:
+            msg = f"contrast {contrast.name!r}: {why}; {cure}"
+            raise DesignError(msg)
+        notes.append(f"contrast {contrast.name!r} left out: {why}; {cure}")
+    if not kept:
+        msg = f"no contrast can be tested: {'; '.join(notes)}"
+        raise DesignError(msg)
+    return kept, tuple(notes)
+
+
+def hc3_weights(on_basis: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Weights g / (1 - h) on the residuals whose sum of squares is HC3's variance, (..., n).
+
+    Parameters
+    ----------
+    on_basis : ndarray, (..., r)
+        A contrast's only row in the coordinates of the basis.
+    basis : ndarray, (..., n, r)
+        Q; rows of zeros do not count.
+    """
+    g = (basis @ on_basis[..., None])[..., 0]
+    free = 1 - (basis**2).sum(axis=-1)
+    return np.asarray(np.where(free > SINGULAR, g / np.maximum(free, SINGULAR), 0.0))
+
+
+def spread_of_variance(weights: np.ndarray, basis: np.ndarray, norm2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Distribution of an estimated variance Σ (w_i e_i)² over the true one, for errors that are normal and alike.
+
+    Parameters
+    ----------
+    weights : ndarray, (n,)
+        w.
+    basis : ndarray, (n, r)
+        Q.
+    norm2 : float
+        The true variance over σ².
+
+    Returns
+    -------
+    scales, df : ndarray, (k,)
+        The variance is distributed as Σ_j scale_j χ²(df_j). The scales of single degrees of freedom are eigenvalues of
+        diag(w) (I - QQ') diag(w); beyond the `_EXACT` weightiest scans one term of the same mean and variance.
+    """
+    own = weights**2 / norm2
+    scaled = basis * weights[:, None] / np.sqrt(norm2)
+    mean = own - (scaled**2).sum(axis=1)
+    heaviest = np.argsort(-mean)[:_EXACT]
+    form = np.diag(own[heaviest]) - scaled[heaviest] @ scaled[heaviest].T
+    scales = np.linalg.eigvalsh(form)
+    scales = scales[scales > SINGULAR * max(scales.max(), np.finfo(float).tiny)]
+    square = (own**2).sum() - 2 * (own * (scaled**2).sum(axis=1)).sum() + ((scaled.T @ scaled) ** 2).sum()
+    left, left_square = mean.sum() - scales.sum(), square - (scales**2).sum()
+    df = np.ones(len(scales))
+    if len(heaviest) == len(weights) or left <= SINGULAR * mean.sum() or left_square <= 0:
+        return scales, df
+    more = left**2 / left_square
+    return np.append(scales, left / more), np.append(df, more)
+
+
+def null_share(critical: float, form: tuple[np.ndarray, np.ndarray]) -> float:
+    """Share of null voxels with |t| beyond a critical value, for errors that are normal, independent and alike.
+
+    With V / var(Cβ) = Σ scale_j χ²(df_j) independent of Cβ it is P(Z² - critical² Σ scale_j χ²(df_j) > 0), by Imhof's
+    integral; for many degrees of freedom by a t distribution with Satterthwaite's.
+
+    Parameters
+    ----------
+    critical : float
+        Positive.
+    form : (ndarray, ndarray)
+        From :func:`spread_of_variance`.
+
+    References
+    ----------
+    Imhof 1961, doi:10.1093/biomet/48.3-4.419; Hansen 2021, The exact distribution of the White t-ratio.
+    """
+    scales, df = form
+    mean, satterthwaite = float((df * scales).sum()), float((df * scales).sum() ** 2 / (df * scales**2).sum())
+    if satterthwaite > _STEADY:
+        return float(2 * stats.t.sf(critical * np.sqrt(mean), satterthwaite))
+    kept = np.minimum(df, _MOST_DF)
+    w = np.append(1.0, -(critical**2) * scales * df / kept)[:, None]
+    half = np.append(1.0, kept)[:, None] / 2
+    low, high = np.log(1e-6 / np.abs(w).max()), np.log(1e9)  # of u; w is 1 for Z
+    steps = np.linspace(low, high, int(_STEPS * (high - low)))
+    wu = w * np.exp(steps)
+    angle = (half * np.arctan(wu)).sum(axis=0)
+    size = np.exp(-(half / 2 * np.log1p(wu**2)).sum(axis=0))
+    below = angle[0]  # the integral from 0 to the first step, where angle is linear in u
+    return float(0.5 + (below + np.trapezoid(np.sin(angle) * size, steps)) / np.pi)

@@ -1,0 +1,1 @@
+"""Corrected inference: p-values, clusters, power, permutations."""

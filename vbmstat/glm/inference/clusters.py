@@ -1,0 +1,272 @@
+"""Clusters and peaks of a statistic map: labels, sizes, and tables with MNI coordinates and region names.
+
+Voxels are columns of a masked matrix; a table of each column's neighbours is made once, so that thresholding and
+labelling a map touches only the voxels above the threshold.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
+from vbmstat.maps.store import Space
+
+CONNECTIVITY = 18  # faces and edges, as SPM's clusters
+PEAK_DISTANCE_MM = 8.0  # between the peaks listed for a cluster, and
+PEAKS_LISTED = 3  # how many at most: SPM's defaults
+_SQUARED_REACH = {6: 1, 18: 2, 26: 3}  # of a neighbour's offset
+_MIN_SHARE = 0.05  # a region with less of a cluster is not named
+
+
+@dataclass(frozen=True)
+class Regions:
+    """An atlas for naming: any label image and the names of its labels.
+
+    Attributes
+    ----------
+    image : Volume, (1, X, Y, Z)
+        Whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region.
+    names : mapping of int to str
+        Name of each label.
+    """
+
+    image: Volume
+    names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of a statistic map beyond a threshold.
+
+    Attributes
+    ----------
+    labels : ndarray, (n_voxels,), int32
+        0 outside; clusters are numbered from 1, the largest first.
+    signs : ndarray, (k,), int
+        1 or -1.
+    sizes : ndarray, (k,), int
+        Voxels.
+    masses : ndarray, (k,), float64
+        Sum over the cluster of what exceeds the threshold (Bullmore 1999, doi:10.1109/42.750253).
+    """
+
+    labels: np.ndarray
+    signs: np.ndarray
+    sizes: np.ndarray
+    masses: np.ndarray
+
+
+def neighbour_table(space: Space, connectivity: int = CONNECTIVITY) -> np.ndarray:
+    """Half of each column's neighbours (the other half is seen from them), (n_voxels, connectivity / 2), int32.
+
+    Parameters
+    ----------
+    space : Space
+        Where columns lie.
+    connectivity : {6, 18, 26}
+        Neighbours share a face; or an edge; or a corner.
+
+    Returns
+    -------
+    ndarray
+        ``n_voxels`` stands for no neighbour.
+    """
+    n_voxels = space.voxel_index.size
+    shape = space.grid.shape
+    columns = np.full([n + 2 for n in shape], n_voxels, dtype=np.int32)  # one voxel of margin
+    at = np.array(np.unravel_index(space.voxel_index, shape)) + 1  # (3, n_voxels)
+    columns[tuple(at)] = np.arange(n_voxels)
+    reach = _SQUARED_REACH[connectivity]
+    offsets = [o for o in itertools.product((-1, 0, 1), repeat=3) if o > (0, 0, 0) and sum(i * i for i in o) <= reach]
+    return np.stack([columns[tuple(at + np.array(offset)[:, None])] for offset in offsets], axis=1)
+
+
+def connected(inside: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, int]:
+    """Component (from 0) of each of the columns `inside` (k,), and their number."""
+    rank = np.full(len(neighbours) + 1, -1, dtype=np.int32)
+    rank[inside] = np.arange(inside.size)
+    theirs = rank[neighbours[inside]]  # (k, half)
+    ours, which = np.nonzero(theirs >= 0)
+    graph = coo_array((np.ones(ours.size, bool), (ours, theirs[ours, which])), shape=(inside.size, inside.size))
+    n_components, component = connected_components(graph, directed=False)
+    return component, int(n_components)
+
+
+def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neighbours: np.ndarray) -> Clusters:
+    """Clusters beyond a threshold; positive and negative values never join.
+
+    Parameters
+    ----------
+    statistic : ndarray, (n_voxels,)
+        T or F, 0 outside the mask.
+    threshold : float
+        Positive.
+    two_sided : bool
+        Clusters below minus the threshold as well.
+    neighbours : ndarray
+        From :func:`neighbour_table`.
+    """
+    labels = np.zeros(len(statistic), dtype=np.int32)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # sign, size, mass of each cluster
+    so_far = 0
+    for sign in (1, -1) if two_sided else (1,):
+        inside = np.flatnonzero(sign * statistic > threshold)
+        if not inside.size:
+            continue
+        component, n = connected(inside, neighbours)
+        labels[inside] = component + so_far + 1
+        excess = np.abs(statistic[inside]).astype(np.float64) - threshold
+        found.append(
+            (np.full(n, sign), np.bincount(component, minlength=n), np.bincount(component, excess, minlength=n))
+        )
+        so_far += n
+    if not found:
+        return Clusters(labels, np.empty(0, int), np.empty(0, int), np.empty(0))
+    signs, sizes, masses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.lexsort((-masses, -sizes))
+    new = np.zeros(so_far + 1, dtype=np.int32)
+    new[order + 1] = np.arange(1, so_far + 1)
+    return Clusters(new[labels], signs[order], sizes[order], masses[order])
+
+
+def local_maxima(statistic: np.ndarray, labels: np.ndarray, space: Space) -> np.ndarray:
+    """Columns inside clusters that none of their 26 neighbours in the cluster exceeds, the largest first."""
+    neighbours = neighbour_table(space, 26)
+    size, label = np.abs(statistic), np.append(labels, 0)
+    inside = np.flatnonzero(labels)
+    beaten = np.zeros(len(statistic), dtype=bool)
+    for theirs in neighbours[inside].T:  # each pair is seen once: mark whichever of the two is smaller
+        together = label[theirs] == label[inside]
+        ours, other = inside[together], theirs[together]
+        is_smaller = size[ours] < size[other]
+        beaten[ours[is_smaller]] = True
+        beaten[other[~is_smaller]] = True
+    peaks = inside[~beaten[inside]]
+    return peaks[np.argsort(-size[peaks], kind="stable")]
+
+
+def spaced(peaks: np.ndarray, labels: np.ndarray, mm: np.ndarray) -> np.ndarray:
+    """Of peaks (k,) in falling order, at most three a cluster that lie 8 mm apart, in order of cluster."""
+    kept: dict[int, list[int]] = {}
+    for peak in peaks:
+        others = kept.setdefault(int(labels[peak]), [])
+        far = all(np.linalg.norm(mm[peak] - mm[other]) > PEAK_DISTANCE_MM for other in others)
+        if far and len(others) < PEAKS_LISTED:
+            others.append(int(peak))
+    return np.array([peak for label in sorted(kept) for peak in kept[label]], dtype=np.int64)
+
+
+def coordinates_mm(space: Space) -> np.ndarray:
+    """RAS+ mm of every column, (n_voxels, 3)."""
+    at = np.stack(np.unravel_index(space.voxel_index, space.grid.shape), axis=1)
+    return np.asarray(at @ space.grid.affine[:3, :3].T + space.grid.affine[:3, 3])
+
+
+def labels_at(regions: Regions, mm: np.ndarray) -> np.ndarray:
+    """Label of the nearest voxel of an atlas at points (k, 3) in mm; 0 outside its image."""
+    grid: Grid = regions.image.grid
+    inverse = np.linalg.inv(grid.affine)
+    at = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
+    inside = ((at >= 0) & (at < np.array(grid.shape))).all(axis=1)
+    labels = np.zeros(len(mm), dtype=np.int64)
+    image = regions.image.data[0].cpu().numpy()
+    labels[inside] = np.rint(image[tuple(at[inside].T)]).astype(np.int64)
+    return labels
+
+
+def region_shares(labels: np.ndarray, regions: Regions) -> str:
+    """Names with the share of some voxels in each, the largest first: ``"left hippocampus 62 %; none 38 %"``."""
+    values, counts = np.unique(labels, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    named = [(region_name(values[i], regions), counts[i] / len(labels)) for i in order]
+    return "; ".join(f"{name} {100 * share:.0f} %" for name, share in named if share >= _MIN_SHARE)
+
+
+def region_name(label: int, regions: Regions) -> str:
+    """Name of a label; ``none`` for 0."""
+    return regions.names.get(int(label), f"label {label}") if label else "none"
+
+
+def cluster_table(
+    statistic: np.ndarray, clusters: Clusters, space: Space, corrected: Mapping[str, np.ndarray],
+    at_peak: Mapping[str, np.ndarray], regions: Regions | None = None, kind: str = "t",
+) -> pd.DataFrame:
+    """One row a cluster.
+
+    Parameters
+    ----------
+    statistic : ndarray, (n_voxels,)
+        T or F.
+    clusters : Clusters
+        Of this statistic.
+    space : Space
+        Where columns lie.
+    corrected : mapping of str to ndarray, (k,)
+        Columns with a value a cluster, e.g. ``p_extent_fwe``.
+    at_peak : mapping of str to ndarray, (n_voxels,)
+        Maps whose value at the peak is listed, e.g. ``p_fwe``.
+    regions : Regions, optional
+        Atlas for the share of the cluster in each region.
+    kind : {"t", "F"}
+        Name of the statistic.
+
+    Returns
+    -------
+    DataFrame
+        cluster, sign, size_voxels, size_ml, mass, the corrected values, x_mm, y_mm, z_mm of the peak and what holds
+        there, regions.
+    """
+    mm = coordinates_mm(space)
+    order = np.argsort(clusters.labels, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(clusters.labels, minlength=len(clusters.sizes) + 1))[:-1])[1:]
+    peaks = np.array([rows[np.argmax(np.abs(statistic[rows]))] for rows in members], dtype=np.int64)
+    table = pd.DataFrame({
+        "cluster": np.arange(1, len(peaks) + 1), "sign": clusters.signs, "size_voxels": clusters.sizes,
+        "size_ml": clusters.sizes * space.grid.voxel_volume_ml, "mass": clusters.masses, **corrected,
+        **_where(peaks, mm), f"peak_{kind}": statistic[peaks],
+        **{f"peak_{name}": values[peaks] for name, values in at_peak.items()},
+    })  # fmt: skip
+    if regions is not None:
+        table["regions"] = [region_shares(labels_at(regions, mm[rows]), regions) for rows in members]
+    return _rounded(table)
+
+
+def peak_table(
+    statistic: np.ndarray, clusters: Clusters, space: Space, at_peak: Mapping[str, np.ndarray],
+    regions: Regions | None = None, kind: str = "t",
+) -> pd.DataFrame:
+    """One row a peak: at most three a cluster, more than 8 mm apart; arguments as in :func:`cluster_table`.
+
+    Returns
+    -------
+    DataFrame
+        cluster, x_mm, y_mm, z_mm, the statistic, what holds there, region.
+    """
+    mm = coordinates_mm(space)
+    peaks = spaced(local_maxima(statistic, clusters.labels, space), clusters.labels, mm)
+    table = pd.DataFrame({
+        "cluster": clusters.labels[peaks], **_where(peaks, mm), kind: statistic[peaks],
+        **{name: values[peaks] for name, values in at_peak.items()},
+    })  # fmt: skip
+    if regions is not None:
+        table["region"] = [region_name(label, regions) for label in labels_at(regions, mm[peaks])]
+    return _rounded(table)
+
+
+def _rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Statistics, sizes and coordinates with four decimals; p and q whole."""
+    kept = ("p_", "q_", "peak_p_", "peak_q_")
+    columns = [name for name in table.select_dtypes("number") if not name.startswith(kept)]
+    return table.round(dict.fromkeys(columns, 4))
+
+
+def _where(peaks: np.ndarray, mm: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: mm[peaks, axis] for axis, name in enumerate(("x_mm", "y_mm", "z_mm"))}

@@ -1,0 +1,278 @@
+"""Corrected inference on a fit: from the options to permutations, clusters, q and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.fit.plan import Plan
+from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
+from vbmstat.glm.inference.p_values import p_of_f, p_one_sided, p_two_sided, q_fdr
+from vbmstat.glm.inference.permute.blocks import Node, block_tree, blocks_flipped_apart, free_tree, level_tree
+from vbmstat.glm.inference.permute.checkpoint import analysis_key
+from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls, NullSettings
+from vbmstat.glm.inference.permute.run import permutation_nulls
+from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
+from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.glm.spec import Compute, InferenceSpec
+from vbmstat.maps.store import Maps
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Corrected inference on one contrast.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        What was asked: fdr, fwe, tfce, cluster.
+    two_sided : bool
+        False for F.
+    q_fdr : ndarray, (n_voxels,)
+        False discovery rate; 1 outside the mask.
+    threshold : float
+        Cluster-forming threshold in units of t or F.
+    clusters : Clusters or None
+        Of the statistic beyond the threshold; None for a plain matrix.
+    nulls : Nulls or None
+        What permutations tell; None if FDR alone was asked.
+    """
+
+    kinds: tuple[str, ...]
+    two_sided: bool
+    q_fdr: np.ndarray
+    threshold: float
+    clusters: Clusters | None
+    nulls: Nulls | None
+
+
+def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
+    """Which scans may be exchanged, from the block columns.
+
+    Raises
+    ------
+    DesignError
+        If a column is missing somewhere, or several columns are not whole numbers.
+    """
+    order = sorted(range(len(scan_ids)), key=lambda i: scan_ids[i])
+    if not asked.blocks:
+        return free_tree(order)
+    empty = [scan for scan, gone in zip(scan_ids, table.isna().any(axis=1), strict=True) if gone]
+    if empty:
+        msg = f"no value in the block columns {', '.join(asked.blocks)} for {', '.join(empty[:12])}; fill it in"
+        raise DesignError(msg)
+    if len(asked.blocks) == 1:
+        return block_tree([str(value) for value in table.iloc[:, 0]], asked.exchange, order)
+    levels = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not (levels == np.rint(levels)).all():
+        msg = f"several block columns ({', '.join(asked.blocks)}) hold PALM's whole numbers; found other values"
+        raise DesignError(msg)
+    return level_tree(levels.astype(np.int64), order)
+
+
+def prepare_permutations(
+    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, asked: InferenceSpec, seed: int,
+    groups: np.ndarray | None = None,
+) -> list[Permuted | None]:
+    """The permutations of each contrast."""
+    return [
+        make_permuted(
+            design, contrast, plan, index, tree, permutations=asked.permutations, seed=seed,
+            scheme=asked.scheme, flip=asked.sign_flip, groups=groups,
+        )
+        for index, contrast in enumerate(contrasts)
+    ]
+
+
+def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: float) -> float:
+    """Cluster-forming threshold as t or F: below 1 an uncorrected p, else the value itself."""
+    if wanted >= 1:
+        return wanted
+    if kind == "F":
+        return float(stats.f.isf(wanted, m, df))
+    return float(stats.t.isf(wanted / 2 if two_sided else wanted, df))
+
+
+def infer(
+    maps: Maps, plan: Plan, fit: Fit | LocalDfFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
+    asked: InferenceSpec, compute: Compute,
+) -> dict[str, Inference]:
+    """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
+
+    Parameters
+    ----------
+    maps, plan, fit, contrasts
+        What was fitted.
+    permuted : sequence of Permuted or None
+        From :func:`prepare_permutations`.
+    asked : InferenceSpec
+        What is asked.
+    compute : Compute
+        Where and how fast, and the folder of checkpoints.
+
+    Raises
+    ------
+    DesignError
+        If TFCE or clusters are asked of a plain matrix, whose columns have no neighbours.
+    """
+    if maps.space is None and {"tfce", "cluster"} & set(asked.kinds):
+        msg = "tfce and cluster need maps in files: the columns of a matrix have no neighbours; use fdr, fwe"
+        raise DesignError(msg)
+    found: dict[str, Inference] = {}
+    if not asked.kinds:
+        return found
+    neighbours = None if maps.space is None else neighbour_table(maps.space)
+    for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
+        two_sided = contrast.kind == "t" and not asked.one_sided
+        statistic = fit.statistic[index]
+        m = float(np.linalg.matrix_rank(contrast.weights))
+        threshold = forming_threshold(asked.cluster_threshold, contrast.kind, two_sided, m, fit.forming_df(index))
+        nulls = None
+        if permutation is not None:
+            wanted = NullSettings(
+                two_sided, "tfce" in asked.kinds,
+                threshold if "cluster" in asked.kinds else None,
+                wants_fwe="fwe" in asked.kinds, tail=asked.tail, stop_after=asked.stop_after,
+            )  # fmt: skip
+            file = None if compute.checkpoint is None else Path(compute.checkpoint) / checkpoint_name(contrast)
+            key = "" if file is None else analysis_key(maps, plan, permutation, wanted, contrast.weights.tolist())
+            nulls = permutation_nulls(
+                maps, plan, index, permutation, statistic, wanted, compute, checkpoint=file, key=key
+            )
+        clusters = None if nulls is None else nulls.clusters
+        if clusters is None and neighbours is not None:
+            clusters = find_clusters(statistic, threshold, two_sided, neighbours)
+        q = np.ones(len(statistic))
+        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, fit.df_inside(index)))
+        found[contrast.name] = Inference(asked.kinds, two_sided, q, threshold, clusters, nulls)
+    return found
+
+
+def checkpoint_name(contrast: Contrast) -> str:
+    """File of a contrast's interrupted permutations."""
+    return f"contrast-{contrast.label}_permutations.npz"
+
+
+def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> np.ndarray:
+    if kind == "F":
+        return p_of_f(statistic, m, df)
+    return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)
+
+
+def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) -> tuple[str, ...]:
+    """A note where sign flips take the scans of a block for independent."""
+    tree = next((one.rearrangements.tree for one in permuted if one is not None), None)
+    if tree is None or not asked.sign_flip or not blocks_flipped_apart(tree):
+        return ()
+    return (
+        f"sign flips: the scans of a block ({', '.join(asked.blocks)}) flip one by one, which takes them for "
+        "independent of one another. Scans of one person or family are not, and too much becomes significant: flip "
+        "whole blocks (--exchange whole)",
+    )
+
+
+def inference_notes(found: Mapping[str, Inference], asked: InferenceSpec) -> tuple[str, ...]:
+    """What the user should know of the permutations."""
+    notes = []
+    for name, inference in found.items():
+        nulls = inference.nulls
+        if nulls is None:
+            continue
+        verb = "sign flips" if asked.sign_flip else "permutations"
+        if nulls.planned < asked.permutations:
+            used = "all of them were used, and " if nulls.is_exhaustive else ""
+            notes.append(
+                f"{name}: {asked.permutations} {verb} were asked and {nulls.planned} exist; {used}"
+                f"no p can be below {nulls.smallest_p:.2g}"
+            )
+        notes += _shortcut_notes(name, nulls, asked, verb)
+        if nulls.smallest_p > ALPHA:
+            notes.append(f"{name}: nothing can reach p = {ALPHA}: the smallest is {nulls.smallest_p:.2g}")
+        if nulls.critical() is None:
+            notes.append(
+                f"{name}: too few {verb} for a critical value at p = {ALPHA}: neither it nor the power there (n80fwe) "
+                "is given"
+            )
+    return tuple(notes)
+
+
+_WORDS = {
+    "statistic": "the largest statistic", "tfce": "TFCE", "extent": "cluster extent", "mass": "cluster mass",
+}  # fmt: skip
+
+
+def _shortcut_notes(name: str, nulls: Nulls, asked: InferenceSpec, verb: str) -> list[str]:
+    """What was stopped early, and which p are approximated."""
+    notes = []
+    if nulls.count < nulls.planned:
+        notes.append(
+            f"{name}: stopped after {nulls.count} of {nulls.planned} {verb}: at least {asked.stop_after} of them "
+            "reach the strongest finding"
+        )
+    if asked.tail == "none":
+        return notes
+    if nulls.is_exhaustive:
+        return [*notes, f"{name}: all {verb} that exist were done, so that p are exact; no tail was fitted"]
+    fitted = [_WORDS[what] for what, tail in nulls.tails.items() if tail is not None]
+    missing = [_WORDS[what] for what, tail in nulls.tails.items() if tail is None]
+    if fitted:
+        floor = next(tail.floor for tail in nulls.tails.values() if tail is not None)
+        notes.append(
+            f"{name}: small p of {', '.join(fitted)} are approximated by a generalised Pareto distribution fitted to "
+            f"{nulls.count} {verb}, down to {floor:.2g}; the smallest p that can be counted is {nulls.smallest_p:.2g}"
+        )
+    if missing:
+        notes.append(f"{name}: no generalised Pareto distribution fits {', '.join(missing)}; those p are counted")
+    return notes
+
+
+def inference_record(
+    found: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None
+) -> dict[str, Any]:
+    """What ``glm.json`` says of the corrected inference."""
+    record: dict[str, Any] = {
+        "kinds": list(asked.kinds), "blocks": list(asked.blocks),
+        "exchange": asked.exchange if len(asked.blocks) == 1 else None,
+        "order_inside_blocks": _order_inside_blocks(asked),
+        "scheme": asked.scheme if asked.permutes else None, "sign_flip": asked.sign_flip,
+        "tfce": {"H": 2.0, "E": 0.5, "connectivity": TFCE_CONNECTIVITY}, "cluster_connectivity": CONNECTIVITY,
+        "contrasts": [_contrast_record(name, one) for name, one in found.items()],
+    }  # fmt: skip
+    if smooth is not None:
+        record["smoothness"] = {"fwhm_mm": [round(v, 3) for v in smooth.fwhm_mm], "resels": round(smooth.resels, 2)}
+    return record
+
+
+def _order_inside_blocks(asked: InferenceSpec) -> str | None:
+    """What says which scans of two whole blocks correspond."""
+    if not asked.blocks:
+        return None
+    return "scan id" if len(asked.blocks) == 1 else "last block column, then scan id"
+
+
+def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
+    nulls = inference.nulls
+    record: dict[str, Any] = {
+        "name": name, "two_sided": inference.two_sided, "cluster_forming_threshold": inference.threshold,
+    }  # fmt: skip
+    if nulls is not None:
+        record |= {
+            "permutations": nulls.count, "permutations_planned": nulls.planned, "all_that_exist": nulls.is_exhaustive,
+            "smallest_p": nulls.smallest_p,
+        }  # fmt: skip
+        if nulls.approximated:
+            counts = {what: int(chosen.sum()) for what, chosen in nulls.approximated.items()}
+            tails = {what: tail and {"kind": "gpd"} | asdict(tail) for what, tail in nulls.tails.items()}
+            record["approximated"] = {"number_of_p": counts, "tails": tails}
+        record |= {f"{what}_at_p_fwe_{ALPHA}": nulls.critical(what) for what in nulls.maxima}
+    return record

@@ -1,0 +1,1 @@
+"""Permutation tests: exchangeability blocks, schemes, null distributions, tails."""

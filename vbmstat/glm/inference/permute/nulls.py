@@ -1,0 +1,200 @@
+"""What is asked of a permutation test, what it tells, and how a p is counted.
+
+P-values count the permutations that reach the observed value, the unpermuted data among them (Phipson & Smyth 2010,
+doi:10.2202/1544-6115.1585), unless a tail is fitted (:mod:`vbmstat.glm.inference.permute.tails`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters
+from vbmstat.glm.inference.permute.tails import Tail
+
+Values = TypeVar("Values", np.ndarray, torch.Tensor)
+TFCE_CONNECTIVITY = 26
+ALPHA = 0.05  # family-wise error of critical values
+_CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding
+_LARGEST = 1 - 1e-12  # s²: float64 does not tell a perfect fit from a larger t
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    """What is asked of a permutation test.
+
+    Attributes
+    ----------
+    two_sided : bool
+        For t: the largest |t|, clusters of either sign. F is one-sided by nature.
+    wants_tfce : bool
+        TFCE as well.
+    cluster_threshold : float, optional
+        Forming threshold in units of the statistic; None for no clusters.
+    connectivity : {6, 18, 26}
+        Of clusters.
+    tfce_connectivity : {6, 18, 26}
+        Of TFCE.
+    wants_fwe : bool
+        Whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it.
+    tail : {"none", "gpd"}
+        Distribution that gives small p; see :mod:`vbmstat.glm.inference.permute.tails`.
+    stop_after : int
+        Stop when so many permutations reach the largest value of everything that is asked; 0 for never.
+    """
+
+    two_sided: bool = True
+    wants_tfce: bool = False
+    cluster_threshold: float | None = None
+    connectivity: int = CONNECTIVITY
+    tfce_connectivity: int = TFCE_CONNECTIVITY
+    wants_fwe: bool = True
+    tail: str = "none"
+    stop_after: int = 0
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Names of the null maxima that are asked for."""
+        names = ("statistic",) * self.wants_fwe + ("tfce",) * self.wants_tfce
+        return names + ("extent", "mass") * (self.cluster_threshold is not None)
+
+    @property
+    def wants_maps(self) -> bool:
+        """Whether whole maps are needed."""
+        return self.wants_tfce or self.cluster_threshold is not None
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """What the permutations of one contrast tell.
+
+    Attributes
+    ----------
+    count : int
+        Permutations, the unpermuted data among them.
+    planned : int
+        How many there would have been without early stopping.
+    is_exhaustive : bool
+        Whether they are all that exist.
+    smallest_p : float
+        No counted p can be smaller.
+    maxima : dict of str to ndarray, (count,)
+        Largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first.
+    p_uncorrected : ndarray, (n_voxels,)
+        Share of the permutations that reach a voxel's statistic there; 1 outside the mask.
+    p_fwe : ndarray, (n_voxels,)
+        Share whose largest statistic reaches it.
+    tfce, p_tfce_fwe : ndarray, (n_voxels,), or None
+        TFCE value and its corrected p.
+    clusters : Clusters or None
+        Of the observed map.
+    p_extent_fwe, p_mass_fwe : ndarray, (k,), or None
+        Corrected p of each cluster.
+    tails : dict of str to Tail or None
+        Fitted to the null maxima, where asked; None where nothing fits.
+    approximated : dict of str to ndarray, bool
+        Which p are not counted: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,).
+    """
+
+    count: int
+    planned: int
+    is_exhaustive: bool
+    smallest_p: float
+    maxima: dict[str, np.ndarray]
+    p_uncorrected: np.ndarray
+    p_fwe: np.ndarray
+    tfce: np.ndarray | None = None
+    p_tfce_fwe: np.ndarray | None = None
+    clusters: Clusters | None = None
+    p_extent_fwe: np.ndarray | None = None
+    p_mass_fwe: np.ndarray | None = None
+    tails: Mapping[str, Tail | None] = field(default_factory=dict)
+    approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def critical(self, name: str = "statistic") -> float | None:
+        """Smallest null maximum whose counted p is at most .05; None where so few rearrangements have none."""
+        maxima = self.maxima[name]
+        significant = maxima[reach(maxima, maxima, _CRITICAL_TIES) <= ALPHA]
+        return float(significant.min()) if significant.size else None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Between s (or s²) in [-1, 1], which is cheap to compare, and the statistic."""
+
+    kind: str
+    two_sided: bool
+    df: float
+    m: int
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether scores are s and not s²."""
+        return self.kind == "t" and not self.two_sided
+
+    @property
+    def lowest(self) -> float:
+        """No score is lower."""
+        return -1.0 if self.is_signed else 0.0
+
+    def level(self, score: Values, ties: float) -> Values:
+        """The least score that counts as reaching a score, equal up to `ties` of s counting as equal.
+
+        Rounding of s, a product of unit vectors, does not depend on its size: neither do ties.
+        """
+        return score - ties if self.is_signed else score - 2 * ties * score**0.5
+
+    def statistic(self, score: np.ndarray) -> np.ndarray:
+        """T (its size if two-sided) or F of a score."""
+        s2 = np.minimum(score.astype(np.float64) ** (2 if self.is_signed else 1), _LARGEST)
+        odds = s2 / (1 - s2)
+        if self.kind == "F":
+            return np.asarray(odds * self.df / self.m)
+        return np.asarray(np.sqrt(odds * self.df) * (np.sign(score) if self.is_signed else 1.0))
+
+
+class PlainScale(Scale):
+    """The statistic itself as the score (its size if two-sided), for v and G, which have no s."""
+
+    @property
+    def lowest(self) -> float:
+        """No score is lower."""
+        return float(np.finfo(np.float32).min) if self.is_signed else 0.0
+
+    def level(self, score: Values, ties: float) -> Values:
+        """The least score that counts as reaching a score, equal up to `ties` of it (of 1 below 1) as equal."""
+        return score - ties * abs(score).clip(min=1.0)
+
+    def statistic(self, score: np.ndarray) -> np.ndarray:
+        """The same."""
+        return np.asarray(score, dtype=np.float64)
+
+
+def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:
+    """Share of the maxima (count,) that reach each observed value, equal up to `ties` of it counting as equal.
+
+    Examples
+    --------
+    >>> reach(np.array([3.0, 1.0, 2.0, 2.0]), np.array([2.0, 3.0]), 0.0).tolist()
+    [0.75, 0.25]
+    """
+    level = observed - ties * np.abs(observed)
+    return np.asarray((len(maxima) - np.searchsorted(np.sort(maxima), level, side="left")) / len(maxima))
+
+
+def is_decided(maxima: Mapping[str, np.ndarray], done: int, settings: NullSettings, ties: Mapping[str, float]) -> bool:
+    """Whether `stop_after` permutations reach the unpermuted data's largest value of everything that is asked.
+
+    A p from the permutations up to there is valid whatever the times of looking, as long as they do not depend on the
+    data: Besag & Clifford 1991, doi:10.1093/biomet/78.2.301.
+    """
+    if not settings.stop_after or not settings.asked:
+        return False
+    return all(
+        round(done * float(reach(maxima[name][:done], maxima[name][:1], ties[name])[0])) > settings.stop_after
+        for name in settings.asked
+    )

@@ -1,0 +1,228 @@
+"""Permutation schemes: the rows of a stacked product that give t or F of every rearrangement at once.
+
+With nuisance Z (orthonormal, n × q), interest X1 (n × m) and a rearrangement P of the rows (a permutation or sign
+flips), all schemes test the residuals ε = R_Z y of the unpermuted data, scaled to unit length:
+
+* Freedman–Lane permutes ε against the whole design, so Z has to be projected out again: with the orthonormal design
+  [Q1 Z], s² = |(P Q1)'ε|² / (1 − |(P Z)'ε|²). Directions of Z that no rearrangement moves (the constant; indicators of
+  blocks shuffled within) are orthogonal to ε and need no row.
+* Smith permutes R_Z X1, which is made orthogonal to Z and orthonormal again, W, and s² = |W'ε|². One row a permutation
+  for t.
+
+Then F = s² / (1 − s²) · df / m, and t is its signed root. Names and definitions: Winkler et al. 2014, table 2
+(doi:10.1016/j.neuroimage.2014.01.060); Freedman & Lane 1983 (doi:10.2307/1391660). As in nilearn, the design's rows
+are permuted against the data, which is the data against the design with the inverse permutation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.fit.plan import Plan
+from vbmstat.glm.inference.permute.blocks import Node, Rearrangements, count_arrangements, make_rearrangements, orbits
+from vbmstat.glm.spec import SCHEMES
+
+_DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are one
+_INVARIANT = 1e-9  # 1 − cosine of a direction with those that no rearrangement moves
+_COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the nuisance space
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A design split by a contrast, rows weighted.
+
+    Attributes
+    ----------
+    interest : ndarray, (n_scans, m)
+        X1 = X C⁺.
+    tested : ndarray, (n_scans, m)
+        Q1, orthonormal: what the contrast tests, orthogonal to Z.
+    nuisance : ndarray, (n_scans, q)
+        Z, orthonormal: the space of X β with C β = 0.
+    coordinates : ndarray, (m, r)
+        Q1 in the plan's basis.
+    """
+
+    interest: np.ndarray
+    tested: np.ndarray
+    nuisance: np.ndarray
+    coordinates: np.ndarray
+
+
+def partition(design: Design, contrast: Contrast, plan: Plan, index: int) -> Partition:
+    """Split a design by the contrast that is the plan's `index`-th."""
+    rows = plan.contrasts[index].rows
+    _, singular, right = np.linalg.svd(rows)
+    m = int((singular > 1e-9 * singular[0]).sum())
+    coordinates = rows / np.linalg.norm(rows) if contrast.kind == "t" else right[:m]
+    weighted = design.matrix * plan.scan_weights[:, None]
+    return Partition(
+        weighted @ np.linalg.pinv(contrast.weights), plan.basis @ coordinates.T, plan.basis @ right[m:].T, coordinates
+    )
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """The design of a permutation test.
+
+    Attributes
+    ----------
+    scheme : str
+        One of ``SCHEMES``.
+    parts : Partition
+        Interest and nuisance.
+    moving : ndarray, (n_scans, q')
+        Directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes.
+    rearrangements : Rearrangements
+        Of the design's rows.
+    groups : ndarray, (n_scans,), int, or None
+        Variance groups.
+    """
+
+    scheme: str
+    parts: Partition
+    moving: np.ndarray
+    rearrangements: Rearrangements
+    groups: np.ndarray | None = None
+
+    @property
+    def n_tested(self) -> int:
+        """Numerator degrees of freedom m."""
+        return self.parts.tested.shape[1]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the products for some rearrangements, (m + q', b, n_scans), float64."""
+        sources, signs = self.rearrangements.sources(start, stop)
+        if self.scheme == "freedman-lane":
+            return moved(np.concatenate([self.parts.tested, self.moving], axis=1), sources, signs)
+        return orthonormal_rows(moved(self.parts.tested, sources, signs), self.parts.nuisance)
+
+
+def moved(columns: np.ndarray, sources: np.ndarray | None, signs: np.ndarray | None) -> np.ndarray:
+    """Columns (n, k) under rearrangements, (k, b, n)."""
+    rows = np.ascontiguousarray(columns.T)  # (k, n)
+    moved = rows[:, None, :] if sources is None else rows[:, sources]
+    return moved if signs is None else moved * signs
+
+
+def orthonormal_rows(rows: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
+    """Rows (m, b, n) less their part in Z (n, q), and orthonormal in each b."""
+    m, b, n = rows.shape
+    flat = rows.reshape(m * b, n)
+    length = np.linalg.norm(flat)
+    flat = flat - (flat @ nuisance) @ nuisance.T
+    rest = flat.reshape(m, b, n)
+    if m == 1:
+        norm = np.linalg.norm(flat, axis=1, keepdims=True)
+        usable = norm > np.sqrt(_COLLINEAR) * length / np.sqrt(b)
+        return np.asarray(np.where(usable, flat / np.where(usable, norm, 1.0), 0.0)[None])
+    gram = np.einsum("ibn,jbn->bij", rest, rest)
+    values, vectors = np.linalg.eigh(gram)
+    usable = values > _COLLINEAR * values.max()
+    scaled = vectors * np.where(usable, 1 / np.sqrt(np.where(usable, values, 1.0)), 0.0)[:, None, :]
+    return np.asarray(np.einsum("ibn,bik->kbn", rest, scaled))
+
+
+def make_permuted(
+    design: Design,
+    contrast: Contrast,
+    plan: Plan,
+    index: int,
+    tree: Node,
+    *,
+    permutations: int,
+    seed: int = 0,
+    scheme: str = "freedman-lane",
+    flip: bool = False,
+    groups: np.ndarray | None = None,
+) -> Permuted:
+    """Prepare the permutation test of one contrast.
+
+    Parameters
+    ----------
+    design, contrast, plan, index
+        As in :func:`partition`.
+    tree : Node
+        Which rows may be exchanged.
+    permutations : int
+        How many, the unpermuted data counted in; all that exist where they are no more.
+    seed : int
+        Of the draws.
+    scheme : {"freedman-lane", "smith"}
+        See the module's docstring.
+    flip : bool
+        Flip signs in place of permuting: for one-sample and paired designs with symmetric errors.
+    groups : ndarray, (n_scans,), int, optional
+        Variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`.
+
+    Raises
+    ------
+    DesignError
+        If the scheme is unknown, or rearrangements leave the tested regressors as they are.
+    """
+    if scheme not in SCHEMES:
+        msg = f"scheme={scheme!r}: expected one of {', '.join(SCHEMES)}"
+        raise DesignError(msg)
+    parts = partition(design, contrast, plan, index)
+    if not flip:
+        _check_moves(parts.interest, contrast, tree)
+    columns = parts.tested
+    if scheme == "freedman-lane":
+        columns = np.concatenate([parts.tested, parts.nuisance], axis=1)
+    if groups is not None:  # rows of different groups are never alike
+        columns = np.column_stack([columns, np.abs(columns).max() * groups / max(groups.max(), 1)])
+    rearrangements = make_rearrangements(tree, row_keys(columns), permutations, seed, flip)
+    moving = np.empty((len(parts.tested), 0))
+    if scheme == "freedman-lane":
+        moving = parts.nuisance if flip else moving_directions(parts.nuisance, orbits(tree))
+    return Permuted(scheme, parts, moving, rearrangements, groups)
+
+
+def row_keys(columns: np.ndarray) -> np.ndarray:
+    """Label of each row (n, k), equal for equal rows."""
+    rounded = np.round(columns / np.abs(columns).max(), _DIGITS) + 0.0  # no negative zeros
+    return np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _check_moves(interest: np.ndarray, contrast: Contrast, tree: Node) -> None:
+    keys = row_keys(interest)
+    if len(np.unique(keys)) == 1:
+        msg = (
+            f"contrast {contrast.name!r} tests a mean, which no permutation of scans changes; "
+            "it needs sign flipping (--sign-flip), valid for errors that are symmetric about zero"
+        )
+        raise DesignError(msg)
+    if count_arrangements(tree, keys) < 2:
+        msg = (
+            f"contrast {contrast.name!r}: the exchangeability blocks leave nothing to permute, since what it tests "
+            "does not vary where scans may be exchanged; exchange whole blocks, or choose other blocks"
+        )
+        raise DesignError(msg)
+
+
+def moving_directions(nuisance: np.ndarray, orbit: np.ndarray) -> np.ndarray:
+    """Directions of Z (n, q) orthogonal to those that are constant on every orbit (n,), (n, q')."""
+    sums = np.zeros((orbit.max() + 1, nuisance.shape[1]))
+    np.add.at(sums, orbit, nuisance)
+    sums /= np.sqrt(np.bincount(orbit))[:, None]  # coordinates of Z among the unit indicators
+    cosines2, vectors = np.linalg.eigh(sums.T @ sums)
+    return nuisance @ vectors[:, cosines2 < 1 - _INVARIANT]
+
+
+def smallest_p(permuted: Permuted, two_sided: bool) -> float:
+    """The smallest p that the test can give: with all rearrangements listed, mirror images of the data count, too."""
+    found = permuted.rearrangements
+    if not (two_sided and found.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
+        return 1 / found.count
+    x = permuted.parts.tested[:, 0]
+    mirrored = np.abs(permuted.rows(0, found.count)[0] @ x) > 1 - _INVARIANT
+    sources = found.sources(0, found.count)[0]
+    if permuted.groups is not None and sources is not None:
+        pairs = permuted.groups[sources] * (permuted.groups.max() + 1) + permuted.groups  # (count, n)
+        mirrored &= [len(np.unique(row)) == permuted.groups.max() + 1 for row in pairs]
+    return int(mirrored.sum()) / found.count

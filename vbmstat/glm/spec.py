@@ -1,0 +1,449 @@
+"""What a model is (`ModelSpec`) and how it is computed (`Compute`): every choice of ``fit_glm``, checked.
+
+A `ModelSpec` decides the results. The command line builds it, ``fit_glm`` takes it, ``glm.json`` records it and
+``rerun`` reads it back. A `Compute` decides only where and how fast: results do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from vbmstat.device import choose_device
+from vbmstat.distributed.pool import Cluster
+from vbmstat.errors import DesignError
+from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
+from vbmstat.progress import OnProgress
+from vbmstat.tables.cohort import closest
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+VARIANCES = ("ols", "hc3", "spm", "sandwich:COLUMN", "groups:COLUMN")
+TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
+INFERENCE_KINDS = ("fdr", "fwe", "tfce", "cluster")
+SCHEMES = ("freedman-lane", "smith")
+EXCHANGES = ("within", "whole", "both")
+TAILS = ("none", "gpd")
+FEWEST_FOR_TAIL = 100  # permutations that a tail can be fitted to
+_PERMUTING = ("fwe", "tfce", "cluster")
+
+Contrasts = Sequence[str] | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Random subsets of the scans.
+
+    Attributes
+    ----------
+    repeats, fraction : int, float
+        How many subsets, and the share of scans in each.
+    stratify : str, optional
+        Column whose levels keep their share in every subset.
+    draws : path, optional
+        File of stored draws to use again.
+    """
+
+    repeats: int = 100
+    fraction: float = 0.8
+    stratify: str | None = None
+    draws: Path | str | None = None
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which voxels are analysed; see :class:`vbmstat.maps.masking.MaskRule`.
+
+    The threshold is 0.1 without a mask image, and none with one, unless it is given.
+    """
+
+    threshold: float | None = None
+    share: float = 1.0
+    image: Path | str | None = None
+    nan: str = "raise"
+
+    @property
+    def rule(self) -> MaskRule:
+        """The rule with its default threshold."""
+        image = None if self.image is None else Path(self.image)
+        threshold = MASK_THRESHOLD if self.threshold is None and image is None else self.threshold
+        return MaskRule(threshold, self.share, image, self.nan)
+
+
+@dataclass(frozen=True)
+class InferenceSpec:
+    """Corrected inference.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
+    permutations : int
+        How many, the unpermuted data counted in; all that exist where they are no more.
+    scheme : {"freedman-lane", "smith"}
+        See :mod:`vbmstat.glm.inference.permute.schemes`.
+    sign_flip : bool
+        Flip signs in place of permuting: one-sample and paired designs.
+    one_sided : bool
+        Corrected p and q of t-contrasts against a positive effect only.
+    cluster_threshold : float
+        Cluster-forming threshold: below 1 an uncorrected p, else t or F itself.
+    blocks : tuple of str
+        Columns of exchangeability blocks; one column of labels, or PALM's several.
+    exchange : {"within", "whole", "both"}
+        What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
+    tail : {"none", "gpd"}
+        Small p by permutation from a fitted distribution; see :mod:`vbmstat.glm.inference.permute.tails`.
+    stop_after : int
+        Stop when so many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0 for never.
+    """
+
+    kinds: tuple[str, ...] = ()
+    permutations: int = 5000
+    scheme: str = SCHEMES[0]
+    sign_flip: bool = False
+    one_sided: bool = False
+    cluster_threshold: float = 0.001
+    blocks: tuple[str, ...] = ()
+    exchange: str = EXCHANGES[0]
+    tail: str = TAILS[0]
+    stop_after: int = 0
+
+    def __post_init__(self) -> None:
+        # one text with commas, or several: kept as a tuple
+        object.__setattr__(self, "kinds", _words(self.kinds))
+        object.__setattr__(self, "blocks", _words(self.blocks))
+        for name, allowed in {"scheme": SCHEMES, "exchange": EXCHANGES, "tail": TAILS}.items():
+            _check_choice(name, getattr(self, name), allowed)
+        for kind in self.kinds:
+            if kind not in INFERENCE_KINDS:
+                msg = f"inference={kind!r}: expected some of {', '.join(INFERENCE_KINDS)}"
+                raise DesignError(msg)
+        if not self.cluster_threshold > 0:
+            msg = f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"
+            raise DesignError(msg)
+        if self.exchange != EXCHANGES[0] and len(self.blocks) != 1:
+            msg = f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"
+            raise DesignError(msg)
+        if not self.permutes:
+            self._refuse_without_permutations()
+        elif self.permutations < 2:
+            msg = f"permutations={self.permutations}: expected at least 2, the unpermuted data being one of them"
+            raise DesignError(msg)
+        if self.stop_after and not 0 < self.stop_after < self.permutations:
+            msg = f"stop_after={self.stop_after}: expected 0 (never) or below permutations={self.permutations}"
+            raise DesignError(msg)
+        if self.tail != "none" and self.permutations < FEWEST_FOR_TAIL:
+            msg = f"a tail takes at least {FEWEST_FOR_TAIL} permutations (500 are usual), got {self.permutations}"
+            raise DesignError(msg)
+
+    def _refuse_without_permutations(self) -> None:
+        """Refuse what only permutations use."""
+        if self.blocks or self.sign_flip:
+            msg = "blocks and sign flips need permutations: add --inference fwe, tfce or cluster, or leave them out"
+            raise DesignError(msg)
+        if self.tail != "none" or self.stop_after:
+            msg = "tail and stop_after need permutations: add --inference fwe, tfce or cluster, or leave them out"
+            raise DesignError(msg)
+
+    @property
+    def permutes(self) -> bool:
+        """Whether permutations are asked for."""
+        return any(kind in _PERMUTING for kind in self.kinds)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that decides the results of a model, but for the data.
+
+    Attributes
+    ----------
+    formula : str
+        For example ``"gm ~ age + sex + tiv"``.
+    contrasts : sequence of str or mapping, optional
+        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column.
+    variance : str
+        How the variance of a contrast is estimated: ``ols``; ``hc3``; ``spm`` (SPM's variance floor);
+        ``sandwich:COLUMN`` (repeated scans or families; the column has the subject of each scan); ``groups:COLUMN`` (a
+        variance for each group of scans; ``groups:auto`` takes the sets of scans that the blocks let change places).
+    subsets, inference, mask
+        Nested choices.
+    seed : int
+        Of the subsets and the permutations.
+    tiv : {"none", "covariate", "by-group", "proportional"}
+        ``none`` leaves the formula alone; ``covariate`` adds ``tiv``; ``by-group`` adds its interaction with the
+        formula's factor (CAT12's ANCOVA); ``proportional`` scales each map by mean TIV / TIV.
+    global_scaling : bool
+        Scale each map to the same mean inside the mask.
+    weights : str, optional
+        Column with positive weights (inverse variances).
+    missing : {"raise", "drop"}
+        What becomes of scans without a covariate, or maps without a row.
+    allow_mixed : bool
+        Accept maps of several engines, versions or kinds.
+    """
+
+    formula: str
+    contrasts: Contrasts = None
+    variance: str = VARIANCES[0]
+    subsets: Subsets = field(default_factory=Subsets)
+    inference: InferenceSpec = field(default_factory=InferenceSpec)
+    mask: Masking = field(default_factory=Masking)
+    seed: int = 0
+    tiv: str = TIV_RECIPES[0]
+    global_scaling: bool = False
+    weights: str | None = None
+    missing: str = "raise"
+    allow_mixed: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("tiv", self.tiv, TIV_RECIPES)
+        _check_choice("missing", self.missing, ("raise", "drop"))
+        name, _, column = self.variance.partition(":")
+        if (f"{name}:COLUMN" if column else name) not in VARIANCES:
+            msg = f"variance={self.variance!r}: expected one of {', '.join(VARIANCES)}"
+            raise DesignError(msg)
+
+    @classmethod
+    def make(cls, formula: str, contrasts: Contrasts = None, **keywords: Unpack[ModelKeywords]) -> ModelSpec:
+        """A spec from keywords that name the nested fields directly.
+
+        Examples
+        --------
+        >>> ModelSpec.make("gm ~ age", repeats=0, inference="fwe").inference.kinds
+        ('fwe',)
+
+        Raises
+        ------
+        TypeError
+            If a keyword is unknown.
+        DesignError
+            If a value is not allowed.
+        """
+        return cls(formula, contrasts).replace(**keywords)
+
+    def replace(self, **keywords: Unpack[ModelKeywords]) -> ModelSpec:
+        """Copy the spec with other values of some fields, nested ones named directly (``permutations=1000``)."""
+        nested: dict[str, dict[str, Any]] = {}
+        for keyword, value in keywords.items():
+            if keyword not in _PLACES:
+                near = closest(keyword, [*_PLACES, *Compute.names()]) or "none"
+                msg = f"fit_glm has no option {keyword!r} (nearest {near})"
+                raise TypeError(msg)
+            part, name = _PLACES[keyword]
+            nested.setdefault(part, {})[name] = value
+        own = nested.pop("", {})
+        return replace(self, **own, **{part: replace(getattr(self, part), **new) for part, new in nested.items()})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], find: Callable[[str, str], Path]) -> ModelSpec:
+        """The spec that ``glm.json`` records.
+
+        Parameters
+        ----------
+        record : mapping
+            As :func:`vbmstat.glm.record.spec_record` makes it.
+        find : callable
+            Name and sha256 of a file to where it is now.
+
+        Raises
+        ------
+        DesignError, TypeError
+            If it is not such a record.
+        """
+
+        def here(value: Any) -> Any:
+            if isinstance(value, Mapping) and value.keys() == {"file", "sha256"}:
+                return str(find(value["file"], value["sha256"]))
+            if isinstance(value, Mapping):
+                return {name: here(one) for name, one in value.items()}
+            return [here(one) for one in value] if isinstance(value, list) else value
+
+        plain = {name: here(value) for name, value in record.items()}
+        return cls(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in plain.items()})
+
+    def changed(self) -> list[str]:
+        """Keywords whose values are not the default ones."""
+        default = type(self)(self.formula)
+        return [keyword for keyword in _PLACES if self._value(keyword) != default._value(keyword)]
+
+    def _value(self, keyword: str) -> Any:
+        part, name = _PLACES[keyword]
+        return getattr(getattr(self, part) if part else self, name)
+
+    def record(self) -> dict[str, Any]:
+        """The spec for JSON: nested, files by name only."""
+        return _plain(asdict(self))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how fast a model is computed; results do not depend on it.
+
+    Attributes
+    ----------
+    device : str
+        ``"cpu"``, ``"cuda"`` or ``"auto"``.
+    n_threads, chunk_voxels : int, optional
+        Tiles worked on at a time, and voxels read at a time.
+    backend : {"auto", "compiled", "stacked"}
+        Loops over the left-out rows of subsets, or stacked matrix products; ``auto`` takes what is faster.
+    store : path, optional
+        Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
+    scratch : path, optional
+        Folder for packed maps that are deleted (4 bytes a voxel and scan); by default the system's.
+    checkpoint : path, optional
+        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
+    cluster : Cluster, optional
+        Workers of :func:`vbmstat.distributed.pool.open_cluster` for fits and permutations. They read the packed maps,
+        so `store` or `scratch` must be a folder that they see.
+    progress : callable, optional
+        Called with (stage, done, total).
+    announce : callable, optional
+        Called with a line on each covariate, how it is taken, before any map is read.
+    """
+
+    device: str = "cpu"
+    n_threads: int | None = None
+    chunk_voxels: int | None = None
+    backend: str = "auto"
+    store: Path | str | None = None
+    scratch: Path | str | None = None
+    checkpoint: Path | str | None = None
+    cluster: Cluster | None = None
+    progress: OnProgress | None = None
+    announce: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("backend", self.backend, ("auto", "compiled", "stacked"))
+        object.__setattr__(self, "device", str(choose_device(self.device)))
+        for name in ("store", "scratch", "checkpoint"):
+            folder = getattr(self, name)
+            object.__setattr__(self, name, None if folder is None else Path(folder).absolute())
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(one.name for one in fields(cls))
+
+    @property
+    def quiet(self) -> Compute:
+        """The same in this process, without progress."""
+        return replace(self, cluster=None, progress=None, announce=None, chunk_voxels=None)
+
+
+class ModelKeywords(TypedDict, total=False):
+    """Keywords of :meth:`ModelSpec.make`: the fields of `ModelSpec` and of its parts."""
+
+    variance: str
+    repeats: int
+    fraction: float
+    stratify: str | None
+    draws: Path | str | None
+    inference: str | Sequence[str]
+    permutations: int
+    scheme: str
+    sign_flip: bool
+    one_sided: bool
+    cluster_threshold: float
+    blocks: str | Sequence[str]
+    exchange: str
+    tail: str
+    stop_after: int
+    mask_threshold: float | None
+    mask_share: float
+    mask: Path | str | None
+    nan: str
+    seed: int
+    tiv: str
+    global_scaling: bool
+    weights: str | None
+    missing: str
+    allow_mixed: bool
+
+
+class GlmKeywords(ModelKeywords, total=False):
+    """Keywords of ``fit_glm``: those of the model and the fields of `Compute`."""
+
+    device: str
+    n_threads: int | None
+    chunk_voxels: int | None
+    backend: str
+    store: Path | str | None
+    scratch: Path | str | None
+    checkpoint: Path | str | None
+    cluster: Cluster | None
+    progress: OnProgress | None
+    announce: Callable[[str], None] | None
+
+
+_RENAMED = {  # fields of a part whose keyword has another name
+    ("inference", "kinds"): "inference", ("mask", "threshold"): "mask_threshold", ("mask", "share"): "mask_share",
+    ("mask", "image"): "mask",
+}  # fmt: skip
+_PARTS = {"subsets": Subsets, "inference": InferenceSpec, "mask": Masking}
+_PLACES = {  # keyword -> (part, field); "" for the spec's own fields
+    **{one.name: ("", one.name) for one in fields(ModelSpec) if one.name not in (*_PARTS, "formula", "contrasts")},
+    **{
+        _RENAMED.get((part, one.name), one.name): (part, one.name)
+        for part, cls in _PARTS.items() for one in fields(cls)
+    },
+}  # fmt: skip
+
+
+def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]:
+    """Keywords of ``fit_glm`` parted into those of the model and a `Compute`.
+
+    Examples
+    --------
+    >>> split_keywords({"repeats": 0, "n_threads": 2})[1].n_threads
+    2
+    """
+    own = {name: value for name, value in keywords.items() if name in Compute.names()}
+    return {name: value for name, value in keywords.items() if name not in own}, Compute(**own)  # type: ignore[return-value]
+
+
+def new_spelling(
+    robust: str = "none", spm_resms: bool = False, repeated: str | None = None, variance_groups: str | None = None
+) -> str | None:
+    """The ``variance`` that the old options ``robust``, ``spm_resms``, ``repeated``, ``variance_groups`` stood for.
+
+    Raises
+    ------
+    DesignError
+        If there are several: a contrast has one variance.
+    """
+    asked = [
+        *([robust] if robust != "none" else []), *(["spm"] if spm_resms else []),
+        *([f"sandwich:{repeated}"] if repeated else []), *([f"groups:{variance_groups}"] if variance_groups else []),
+    ]  # fmt: skip
+    if len(asked) > 1:
+        msg = f"several variances ({', '.join(asked)}): a contrast has one, choose it with --variance"
+        raise DesignError(msg)
+    return asked[0] if asked else None
+
+
+def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        msg = f"{name}={value!r}: expected one of {', '.join(allowed)}"
+        raise DesignError(msg)
+
+
+def _words(given: str | Sequence[str]) -> tuple[str, ...]:
+    """``"fdr, fwe"`` or ``["fdr", "fwe"]`` as a tuple."""
+    parts = given.split(",") if isinstance(given, str) else [part for text in given for part in text.split(",")]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(one) for one in value]
+    return value.tolist() if hasattr(value, "tolist") else value

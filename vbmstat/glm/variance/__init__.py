@@ -1,0 +1,1 @@
+"""Estimators of the variance of a contrast."""

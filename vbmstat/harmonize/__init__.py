@@ -1,0 +1,1 @@
+"""ComBat: remove the effects of sites from maps and tables."""

@@ -1,0 +1,191 @@
+"""A ComBat model as a file: site effects with the coding of the preserved covariates, applicable to other scans."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.glm.design.matrix import ALIASES, INTERCEPT, Design, build_design
+from vbmstat.harmonize.combat import SiteEffects
+from vbmstat.image import storage
+from vbmstat.image.grid import Grid
+from vbmstat.maps.store import Space
+from vbmstat.tables.cells import label, labels
+
+_FORMAT = 1
+_STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # what they do depends on the scans they are given
+_INVENTED = 60  # scans, at least, that stand in for those learned from when a design is coded
+
+
+@dataclass(frozen=True)
+class CombatModel:
+    """Site effects of one kind of map, with what is needed to apply them to other scans.
+
+    Attributes
+    ----------
+    effects : SiteEffects
+        What was learned.
+    preserve : str
+        Right-hand side of the preserved covariates; empty for none.
+    columns : tuple of str
+        The preserved columns.
+    covariates : dict
+        Of each covariate its ``values`` (levels of a factor) or its ``range`` (two numbers).
+    space : Space or None
+        Where voxels lie.
+    features : tuple of str
+        Columns of a table.
+    """
+
+    effects: SiteEffects
+    preserve: str
+    columns: tuple[str, ...]
+    covariates: Mapping[str, Mapping[str, Any]]
+    space: Space | None = None
+    features: tuple[str, ...] = ()
+
+    def covariate_rows(self, table: pd.DataFrame, scan_ids: Sequence[str]) -> np.ndarray:
+        """The preserved covariates of any scans, (n_scans, p), coded as in learning.
+
+        Raises
+        ------
+        DesignError, TableError
+            If a covariate is unknown or missing, has a level that was not learned, or the formula has a function whose
+            result depends on the other scans (bs, cr, poly, center, scale) and so cannot be repeated.
+        """
+        if not self.columns:
+            return np.empty((len(scan_ids), 0))
+        invented = _invent(self.covariates)
+        own = pd.DataFrame({name: _column(name, table) for name in self.covariates})
+        for name, about in self.covariates.items():
+            _check_levels(name, own[name], about, scan_ids)
+        both = pd.concat([invented.astype(own.dtypes.to_dict()), own], ignore_index=True)
+        design = build_design(self.preserve, both, [*(f"invented {i}" for i in range(len(invented))), *scan_ids])
+        matrix, columns = _without_intercept(design)
+        if columns != self.columns:
+            msg = f"the preserved columns {', '.join(columns)} differ from those learned, {', '.join(self.columns)}"
+            raise DesignError(msg)
+        return matrix[len(invented) :]
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as .npz, whole or not at all: float32 arrays; no scan is in it, only ranges of covariates."""
+        about: dict[str, Any] = {
+            "format": _FORMAT, "preserve": self.preserve, "columns": self.columns, "covariates": self.covariates,
+            "sites": self.effects.sites, "features": self.features,
+        }  # fmt: skip
+        arrays = {f.name: getattr(self.effects, f.name) for f in fields(SiteEffects) if f.name != "sites"}
+        arrays |= {name: arrays[name].astype(np.float32) for name in ("mean", "slopes", "sd", "gamma", "delta")}
+        if self.space is not None:
+            about |= {"shape": self.space.grid.shape, "axcodes": self.space.axcodes}
+            arrays |= {"affine": self.space.grid.affine, "voxel_index": self.space.voxel_index}
+        with storage.atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, about=np.array(json.dumps(about)), **arrays)
+
+
+def load_model(path: Path | str) -> CombatModel:
+    """Read a model that :meth:`CombatModel.save` wrote.
+
+    Raises
+    ------
+    VbmstatError
+        If the file is no such model.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            about = json.loads(str(stored["about"]))
+            if about["format"] != _FORMAT:
+                raise ValueError(f"format {about['format']}")  # noqa: EM102
+            arrays = {f.name: stored[f.name] for f in fields(SiteEffects) if f.name != "sites"}
+            space = None
+            if "shape" in about:
+                grid = Grid(tuple(about["shape"]), stored["affine"])
+                space = Space(grid, stored["voxel_index"], about["axcodes"])
+        arrays |= {name: arrays[name].astype(np.float64) for name in ("mean", "slopes", "sd", "gamma", "delta")}
+        effects = SiteEffects(sites=tuple(about["sites"]), **arrays)
+        columns, features = tuple(about["columns"]), tuple(about["features"])
+        model = CombatModel(effects, str(about["preserve"]), columns, dict(about["covariates"]), space, features)
+    except Exception as error:  # whatever numpy makes of a damaged file
+        msg = f"{path}: expected a model of vbmstat harmonize (.npz), but reading it failed: {error!r:.200}"
+        raise VbmstatError(msg) from error
+    return model
+
+
+def preserved_columns(
+    preserve: str, table: pd.DataFrame, scan_ids: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...], dict[str, dict[str, Any]]]:
+    """Columns of the covariates to preserve, their names, and how they are coded.
+
+    Returns
+    -------
+    matrix : ndarray, (n_scans, p), float64
+        Without the constant, which the sites hold.
+    columns : tuple of str
+        Their names.
+    covariates : dict
+        See :class:`CombatModel`.
+    """
+    if not preserve.strip():
+        return np.empty((len(scan_ids), 0)), (), {}
+    if _STATEFUL.search(preserve):
+        msg = f"--preserve {preserve!r}: bs, cr, poly, center, scale depend on the scans; write e.g. 'age + I(age**2)'"
+        raise DesignError(msg)
+    design = build_design(preserve, table, scan_ids)
+    return (*_without_intercept(design), covariate_summary(design))
+
+
+def covariate_summary(design: Design) -> dict[str, dict[str, Any]]:
+    """Levels of the factors and ranges of the numbers in a design."""
+    return {
+        one.name: {"values": sorted(set(design.covariates[one.name]))} if one.kind == "factor" else {
+            "range": one.values["range"]
+        }
+        for one in design.taken
+    }  # fmt: skip
+
+
+def _without_intercept(design: Design) -> tuple[np.ndarray, tuple[str, ...]]:
+    kept = [i for i, name in enumerate(design.columns) if name != INTERCEPT]
+    return design.matrix[:, kept], tuple(design.columns[i] for i in kept)
+
+
+def _invent(covariates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Scans with every level and random numbers in range: they bring a design the columns that it had in learning."""
+    rng = np.random.default_rng(0)
+    n = max([_INVENTED, *(8 * len(about["values"]) for about in covariates.values() if "values" in about)])
+    frame = {}
+    for name, about in covariates.items():
+        if "range" in about:
+            low, high = about["range"]
+            frame[name] = rng.uniform(low, high, n)
+        else:
+            frame[name] = np.resize(np.array(about["values"], dtype=object), n)[rng.permutation(n)]
+    return pd.DataFrame(frame)
+
+
+def _column(name: str, table: pd.DataFrame) -> np.ndarray:
+    source = name if name in table else ALIASES.get(name, name)
+    if source not in table:
+        msg = f"the model preserves {name}, but the table has no such column; it has {', '.join(map(str, table))}"
+        raise DesignError(msg)
+    return table[source].to_numpy()
+
+
+def _check_levels(name: str, column: pd.Series, about: Mapping[str, Any], scan_ids: Sequence[str]) -> None:
+    if "values" not in about:
+        return
+    learned = labels(about["values"])
+    strange = {label(value): scan for value, scan in zip(column, scan_ids, strict=True)
+               if not pd.isna(value) and label(value) not in learned}  # fmt: skip
+    if strange:
+        listed = ", ".join(f"{value} ({scan})" for value, scan in strange.items())
+        known = ", ".join(learned)
+        msg = f"{name}: {listed} was not among the scans that were learned from ({known}); learn with it"
+        raise DesignError(msg)

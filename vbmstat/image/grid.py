@@ -1,0 +1,202 @@
+"""Grids: where voxels are, and the one resampler.
+
+Voxel (i, j, k) of a grid has its centre at ``affine @ (i, j, k, 1)`` in RAS+ mm. Tensors are indexed
+(X, Y, Z) in that order. torch's normalised (z, y, x) coordinates exist in this module only, always with
+``align_corners=True``, so that -1 and +1 are the centres of the first and last voxel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+_SLAB_VOXELS = 1 << 22  # resampled at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular lattice of voxels in RAS+ mm.
+
+    Attributes
+    ----------
+    shape : tuple of three ints
+        Number of voxels along each axis.
+    affine : ndarray, (4, 4), float64
+        Voxel index to RAS+ mm, for voxel centres.
+
+    Examples
+    --------
+    >>> grid = Grid((10, 10, 10), np.diag([2.0, 2.0, 2.0, 1.0]))
+    >>> round(grid.voxel_volume_ml, 6)
+    0.008
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "affine", np.array(self.affine, dtype=np.float64))
+
+    @property
+    def voxel_size_mm(self) -> np.ndarray:
+        """Edge lengths of a voxel, (3,), mm."""
+        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of a voxel in mL."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
+        """Whether both grids have the same voxels in the same order, at every corner within the tolerance."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T  # (4, 8), voxels
+        apart = ((self.affine - other.affine) @ corners)[:3]
+        return bool((np.sqrt((apart**2).sum(axis=0)) <= tolerance_mm).all())
+
+    def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Grid:
+        """The sub-grid of voxels ``start <= index < stop``."""
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ np.array([*start, 1.0]))[:3]
+        return Grid(tuple(b - a for a, b in zip(start, stop, strict=True)), affine)  # type: ignore[arg-type]
+
+    def with_voxel_size(self, size_mm: np.ndarray | float) -> Grid:
+        """The grid of the same axes and field of view with voxels of about `size_mm`.
+
+        The number of voxels is rounded, and the outer faces (not the centres) of the field of view coincide.
+        """
+        extent = np.array(self.shape) * self.voxel_size_mm  # outer face to outer face
+        shape = np.maximum(np.round(extent / size_mm), 1).astype(int)
+        step = np.array(self.shape) / shape  # old voxels per new voxel
+        to_old = np.diag([*step, 1.0])
+        to_old[:3, 3] = (step - 1) / 2  # the centre of new voxel 0, in old voxels
+        return Grid(tuple(shape), self.affine @ to_old)
+
+    def __str__(self) -> str:
+        size = " × ".join(f"{s:g}" for s in np.round(self.voxel_size_mm, 3))
+        return f"{self.shape} @ {size} mm"
+
+
+def voxel_indices(shape: tuple[int, int, int] | torch.Size, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Index of every voxel, (3, X, Y, Z), float32."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def apply_affine(matrix: np.ndarray, points: torch.Tensor) -> torch.Tensor:
+    """``matrix @ points`` for points of shape (3, ...); the matrix is 4 × 4."""
+    m = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
+    moved = torch.tensordot(m[:3, :3], points, dims=1)
+    return moved.add_(m[:3, 3].reshape(3, *[1] * (points.ndim - 1)))
+
+
+def sample(
+    data: torch.Tensor, points: torch.Tensor, mode: str = "bilinear", padding_mode: str = "zeros"
+) -> torch.Tensor:
+    """Values of images at voxel coordinates.
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on a common grid.
+    points : Tensor, (3, A, B, D)
+        Voxel coordinates (x, y, z) in that grid.
+    mode : {"bilinear", "nearest"}
+        Trilinear (torch calls it bilinear) or nearest-neighbour interpolation.
+    padding_mode : {"zeros", "border"}
+        What lies beyond the field of view.
+
+    Returns
+    -------
+    Tensor, (C, A, B, D)
+    """
+    # torch walks a batch in parallel but one image serially: give each thread a slab of the output.
+    n_slabs = max(min(torch.get_num_threads(), points.shape[1]), 1) if data.device.type == "cpu" else 1
+    slab = -(-points.shape[1] // n_slabs)
+    batch = points.new_zeros(n_slabs * slab, *points.shape[2:], 3)
+    for axis, size in enumerate(data.shape[1:]):
+        torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # zyx
+    batch = batch.reshape(n_slabs, slab, *points.shape[2:], 3)
+    out = functional.grid_sample(
+        data[None].expand(n_slabs, -1, -1, -1, -1), batch, mode=mode, padding_mode=padding_mode,
+        align_corners=True,
+    )  # (n, C, a, B, D)
+    return out.transpose(0, 1).reshape(data.shape[0], n_slabs * slab, *points.shape[2:])[:, : points.shape[1]]
+
+
+def sample_batch(images: torch.Tensor, points: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
+    """Values of a batch of images at voxel coordinates; derivatives flow through both.
+
+    Parameters
+    ----------
+    images : Tensor, (B, C, X, Y, Z)
+        Each on a grid of its own.
+    points : Tensor, (B, 3, A, B, D)
+        Voxel coordinates (x, y, z) in them.
+    padding_mode : {"border", "zeros"}
+        What lies beyond the field of view.
+
+    Returns
+    -------
+    Tensor, (B, C, A, B, D)
+    """
+    last = torch.tensor(images.shape[2:], dtype=points.dtype, device=points.device).clamp(min=2) - 1
+    normalised = points * (2.0 / last).reshape(3, 1, 1, 1) - 1.0
+    return functional.grid_sample(
+        images, normalised.flip(1).movedim(1, -1), mode="bilinear", padding_mode=padding_mode, align_corners=True
+    )
+
+
+def from_normalised(field: torch.Tensor) -> torch.Tensor:
+    """A displacement or velocity in torch's normalised coordinates, (B, 3, X, Y, Z), components z, y, x, in voxels.
+
+    Networks that were trained elsewhere give such fields. The result has the components x, y, z.
+    """
+    last = torch.tensor(field.shape[2:], dtype=field.dtype, device=field.device) - 1
+    return field.flip(1) * (last / 2.0).reshape(3, 1, 1, 1)
+
+
+def resample(
+    data: torch.Tensor,
+    source: Grid,
+    target: Grid,
+    linear: np.ndarray | None = None,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+) -> torch.Tensor:
+    """Images on another grid.
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on `source`.
+    source, target : Grid
+        Grid of the data, and of the result.
+    linear : ndarray, (4, 4), optional
+        Target-frame RAS+ mm to source-frame RAS+ mm (pull direction); identity by default.
+    mode, padding_mode : str
+        As in :func:`sample`.
+
+    Returns
+    -------
+    Tensor, (C, *target.shape)
+    """
+    to_source_mm = target.affine if linear is None else linear @ target.affine
+    to_source_voxel = np.linalg.inv(source.affine) @ to_source_mm
+    if source.shape == target.shape and np.allclose(to_source_voxel, np.eye(4), rtol=0, atol=1e-7):
+        return data.clone()
+    out = data.new_empty(data.shape[0], *target.shape)
+    slab = max(1, _SLAB_VOXELS // (target.shape[1] * target.shape[2]))
+    for start in range(0, target.shape[0], slab):  # coordinates take three times the memory of an image
+        part = out[:, start : start + slab]
+        moved = to_source_voxel.copy()
+        moved[:3, 3] += start * to_source_voxel[:3, 0]
+        points = apply_affine(moved, voxel_indices(part.shape[1:], data.device))
+        part.copy_(sample(data, points, mode, padding_mode))
+    return out

@@ -1,0 +1,1 @@
+"""Sets of maps: find, decode, mask, pack, store. Knows nothing of models."""

@@ -1,0 +1,64 @@
+"""Scans that have the same map under different ids."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
+
+_LEAST_VOXELS = 16  # fewer values of two scans may be equal by chance: volumes are rounded
+_CHUNKS = 16  # that are compared, spread over the brain
+_TOLD = 3
+
+
+def identical_scans(maps: Maps) -> list[tuple[str, ...]]:
+    """Groups of scans whose maps are equal in up to 16 tiles of voxels of the mask.
+
+    One tile tells almost all scans apart; the others are read only if it does not.
+    """
+    mask = maps.mask
+    starts = [at for at in range(0, maps.n_voxels, CHUNK_VOXELS) if mask[at : at + CHUNK_VOXELS].any()]
+    starts = [starts[i] for i in np.unique(np.linspace(0, len(starts) - 1, _CHUNKS).astype(int))] if starts else []
+    if sum(int(mask[at : at + CHUNK_VOXELS].sum()) for at in starts) < _LEAST_VOXELS:
+        return []
+    starts = starts[len(starts) // 2 :] + starts[: len(starts) // 2]  # from the middle of the brain on
+    digests = [hashlib.blake2b() for _ in maps.scan_ids]
+    groups: dict[bytes, list[int]] = {b"": list(range(len(digests)))}
+    for start in starts:
+        stop = min(start + CHUNK_VOXELS, maps.n_voxels)
+        values = maps.read(start, stop)[:, mask[start:stop]]
+        left = [row for rows in groups.values() for row in rows]
+        for row in left:
+            digests[row].update(values[row].tobytes())
+        groups = {}
+        for row in left:
+            groups.setdefault(digests[row].digest(), []).append(row)
+        groups = {digest: rows for digest, rows in groups.items() if len(rows) > 1}
+        if not groups:
+            return []
+    return [tuple(maps.scan_ids[row] for row in rows) for rows in groups.values()]
+
+
+def equal_scans(maps: Maps, others: Maps) -> list[str]:
+    """Scans whose rows in two matrices of the same columns are equal in a tile of the mask."""
+    inside = np.flatnonzero(maps.mask)
+    if inside.size < _LEAST_VOXELS:
+        return []
+    start = int(inside[inside.size // 2]) // CHUNK_VOXELS * CHUNK_VOXELS
+    stop = min(start + CHUNK_VOXELS, maps.n_voxels)
+    kept = maps.mask[start:stop]
+    equal = (maps.read(start, stop)[:, kept] == others.read(start, stop)[:, kept]).all(axis=1)
+    return [scan for scan, same in zip(maps.scan_ids, equal, strict=True) if same]
+
+
+def identity_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
+    """A note on scans that have the same map, if there are any."""
+    found = identical_scans(maps) if isinstance(maps, ArrayMaps) else maps.manifest["identical"]
+    kept = ([scan for scan in group if scan in set(maps.scan_ids)] for group in found)
+    groups = [" = ".join(group[:_TOLD]) + (" = …" if len(group) > _TOLD else "") for group in kept if len(group) > 1]
+    if not groups:
+        return ()
+    more = f" and {len(groups) - _TOLD} more" if len(groups) > _TOLD else ""
+    return (f"scans with the same map under different ids: {', '.join(groups[:_TOLD])}{more}; keep one of each",)

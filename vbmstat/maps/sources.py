@@ -1,0 +1,383 @@
+"""Where the maps of a model come from: a cohort's paths, a folder, a template, a matrix; joined strictly by id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vbmstat.errors import ScanError, TableError
+from vbmstat.files.naming import (
+    TISSUE_NUMBER,
+    by_known_ids,
+    find_maps,
+    fwhm_of,
+    map_columns,
+    parse_map_name,
+    several_kinds,
+    split_ids,
+)
+from vbmstat.files.search import images_instead
+from vbmstat.image import storage
+from vbmstat.maps.store import ArrayMaps, PackedMaps
+from vbmstat.tables.cells import label, normalized, without_missing_words
+from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
+
+_MAX_LISTED = 12
+NO_SIDECAR = "no sidecar"  # engine and version of a map without one, among others that have one
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table of covariates with the maps that belong to its rows.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a scan, rows sorted by id.
+    scan_ids : tuple of str
+        Row names.
+    paths : dict of str to Path
+        Map of each scan, where maps are files; else empty.
+    maps : ArrayMaps or PackedMaps or None
+        The maps themselves, where they are not.
+    notes : tuple of str
+        What was left out.
+    """
+
+    table: pd.DataFrame
+    scan_ids: tuple[str, ...]
+    paths: dict[str, Path]
+    maps: ArrayMaps | PackedMaps | None
+    notes: tuple[str, ...]
+
+    def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
+        """The rows to be kept; one answer for each."""
+        ids = tuple(scan for scan, keep in zip(self.scan_ids, kept, strict=True) if keep)
+        paths = {scan: self.paths[scan] for scan in ids if scan in self.paths}
+        maps = None if self.maps is None else self.maps.select(ids)
+        return replace(self, table=self.table[list(kept)], scan_ids=ids, paths=paths, maps=maps)
+
+
+def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
+    """A cohort from a table in memory or a file."""
+    if isinstance(cohort, Cohort):
+        return cohort
+    if isinstance(cohort, pd.DataFrame):
+        if "participant_id" in cohort or "session_id" in cohort.index.names:
+            table = cohort if "participant_id" in cohort else cohort.reset_index()
+        else:
+            table = cohort.assign(participant_id=cohort.index.astype(str))
+        return Cohort(index_by_id(table.apply(without_missing_words), "the table"), Path())
+    return read_cohort(cohort)
+
+
+def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> Source:
+    """Join maps and covariates by id.
+
+    Parameters
+    ----------
+    maps : None, path, mapping, DataFrame, ndarray, Tensor, ArrayMaps or PackedMaps
+        None: the cohort's own paths. A folder: every map of the tissue in it. A path with ``{participant_id}``
+        (and ``{session_id}``, ``{scan_id}``): one file a row. A mapping: scan id to path. A DataFrame: indexed by
+        scan id. An array: rows in the order of the cohort.
+    response : str
+        Left side of the formula: ``gm``, ``wm``, ``csf`` or a column with map paths.
+    cohort : Cohort
+        The covariates.
+    missing : {"raise", "drop"}
+        What becomes of maps without a row, and of the cohort's rows without a path.
+
+    Raises
+    ------
+    TableError, ScanError
+        If a map has no row, a row no path, or no id is common to both.
+    """
+    source = _gather(maps, response, cohort, missing)
+    return replace(source, notes=(*cohort.notes, *source.notes))
+
+
+def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
+    if maps is None:
+        paths, notes = _from_cohort(cohort, response, missing)
+        return _joined(cohort.table, cohort.scan_ids, paths, notes)
+    if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
+        return _matched(cohort, _as_matrix(maps, cohort), missing)
+    if isinstance(maps, Mapping):
+        paths = {normalized(str(scan)): Path(path) for scan, path in maps.items()}
+        return _with_origin(_by_folder(cohort, paths, "the maps given", missing))
+    if "{" in str(maps):
+        return _with_origin(_joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), []))
+    found = _in_folder(Path(maps), response)
+    source = _with_origin(_by_folder(cohort, found, str(maps), missing))
+    parsed = parse_map_name(next(iter(found.values())).name)
+    is_raw = parsed is not None and not parsed[2]
+    return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
+
+
+def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
+    """The source with a value in each of these columns (weights, blocks, sites …), for every scan.
+
+    Parameters
+    ----------
+    source : Source
+        Its table has these columns, or ids of their name.
+    roles : mapping of str to str
+        Column -> what it is in the model, for messages; empty where the name says it.
+    missing : {"raise", "drop"}
+        Whether scans without a value are an error, or left out with a note.
+
+    Raises
+    ------
+    TableError
+        If a scan has no value and `missing` is not ``"drop"``.
+    """
+    for name, role in roles.items():
+        if name not in source.table:
+            continue  # ids, which every scan has
+        column = without_missing_words(source.table[name])
+        empty = column.isna().to_numpy()
+        if not empty.any():
+            continue
+        without = [scan for scan, gone in zip(source.scan_ids, empty, strict=True) if gone]
+        if missing != "drop":
+            what = f"{name} ({role})" if role else name
+            msg = f"no {what} for {_listed(without)}; fill it in or leave these scans out with --missing drop"
+            raise TableError(msg)
+        if empty.all():
+            msg = f"no scan has a value in the column {name}; fill it in"
+            raise TableError(msg)
+        note = f"dropped {len(without)} scans without {name}: {', '.join(without)}"
+        source = replace(source.select(~empty), notes=(*source.notes, note))
+    return source
+
+
+def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
+    """Maps of a voxelwise covariate for these scans: from the cohort's columns or the folder of the other maps.
+
+    Raises
+    ------
+    TableError, ScanError
+        If the maps are no files, or a scan has none.
+    """
+    if maps is None:
+        paths, _ = _from_cohort(cohort, name, "drop")
+    elif isinstance(maps, str | Path) and "{" not in str(maps):
+        paths = by_known_ids(_in_folder(Path(maps), name), set(scan_ids))
+    else:
+        msg = f"map({name}) needs maps from a cohort table or a folder"
+        raise TableError(msg)
+    without = [scan for scan in scan_ids if scan not in paths]
+    if without:
+        msg = f"map({name}): no {name} map for {_listed(without)}; make them or leave these scans out"
+        raise TableError(msg)
+    return {scan: paths[scan] for scan in scan_ids}
+
+
+def refuse_mixed_kinds(paths: Mapping[str, Path], allowed: bool) -> None:
+    """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless they are allowed.
+
+    Raises
+    ------
+    ScanError
+        Naming the kinds, by what the files are called.
+    """
+    kinds = "" if allowed else several_kinds(paths)
+    if kinds:
+        msg = f"the maps are of several kinds ({kinds}); make all of them alike, or say --allow-mixed"
+        raise ScanError(msg)
+
+
+def _with_origin(source: Source) -> Source:
+    """A source with the columns ``engine`` and ``vbmstat_version`` that the sidecars beside its maps tell, if any."""
+    origins = [_origin(path) for path in source.paths.values()]
+    if not any(origins):
+        return source
+    empty = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
+    told = pd.DataFrame([origin or empty for origin in origins], index=source.table.index)
+    return replace(source, table=source.table.assign(**{c: told[c] for c in told if c not in source.table}))
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Engine and version of a map by vbmstat's sidecar, in its CAT12-like or BIDS-like place; empty without one."""
+    parsed = parse_map_name(path.name)
+    stem = path.name if parsed is None else parsed[0]
+    for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
+                    path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
+        try:
+            content = storage.read_json(sidecar)
+            return {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return {}
+
+
+def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
+    """A matrix with row names; a bare array takes those of the cohort."""
+    if isinstance(maps, ArrayMaps | PackedMaps):
+        return maps
+    if isinstance(maps, pd.DataFrame):
+        keys = [key if isinstance(key, tuple) else (key,) for key in maps.index]
+        index = ["_".join(filter(None, map(label, key))) for key in keys]
+        return ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
+    values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
+    if values.ndim != 2 or len(values) != len(cohort.scan_ids):
+        expected = f"one row for each of the {len(cohort.scan_ids)} scans of the table"
+        msg = f"expected a matrix with {expected}, got shape {values.shape}; give a DataFrame indexed by scan id"
+        raise ScanError(msg)
+    return ArrayMaps(_floating(values), tuple(cohort.scan_ids))
+
+
+def _floating(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype == np.float32 else values.astype(np.float64)
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_MAX_LISTED]) + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
+
+
+def map_column(response: str, table: pd.DataFrame) -> str:
+    """Column with the paths of the maps that a formula's left side names; smoothed maps before unsmoothed ones."""
+    if response in TISSUE_NUMBER:
+        number = TISSUE_NUMBER[response]
+        candidates = map_columns(table.columns, number)
+        smoothed = [name for name in candidates if fwhm_of(name) is not None]
+        if len(smoothed) > 1:
+            msg = f"formula: {response} may be any of the columns {', '.join(smoothed)}; keep one of them in the table"
+            raise TableError(msg)
+        if candidates:
+            return candidates[0]
+        msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"
+        raise TableError(msg)
+    if response in table:
+        return response
+    near = closest(response, [*TISSUE_NUMBER, *table.columns])
+    msg = (
+        f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths "
+        f"(nearest {near or 'none'})"
+    )
+    raise TableError(msg)
+
+
+def _from_cohort(cohort: Cohort, response: str, missing: str) -> tuple[dict[str, Path], list[str]]:
+    column = map_column(response, cohort.table)
+    raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
+    notes = [f"{response} maps are read from the column {column}{raw}"]
+    if missing == "drop":
+        empty = cohort.table[column].isna().to_numpy()
+        left_out = [scan for scan, out in zip(cohort.scan_ids, empty, strict=True) if out]
+        if left_out:
+            notes.append(f"dropped {len(left_out)} scans without a {column} map: {', '.join(left_out)}")
+        cohort = Cohort(cohort.table[~empty], cohort.folder)
+    return dict(zip(cohort.scan_ids, cohort.paths(column), strict=True)), notes
+
+
+def _from_template(template: str, cohort: Cohort) -> dict[str, Path]:
+    paths = {}
+    for scan, (participant, session) in zip(cohort.scan_ids, cohort.table.index, strict=True):
+        try:
+            name = template.format(participant_id=participant, session_id=session, scan_id=scan)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            msg = f"{template}: expected only {{participant_id}}, {{session_id}} and {{scan_id}} in braces ({error})"
+            raise TableError(msg) from error
+        paths[scan] = Path(name)
+    return paths
+
+
+def _in_folder(folder: Path, response: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder of maps"
+        raise ScanError(msg)
+    if response not in TISSUE_NUMBER:
+        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
+        raise TableError(msg)
+    found = find_maps(folder, TISSUE_NUMBER[response])
+    if not found:
+        number = TISSUE_NUMBER[response]
+        wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
+        msg = f"{folder}: {wanted}; {images_instead(folder)}"
+        raise ScanError(msg)
+    by_id: dict[str, Path] = {}
+    for stem, path in found.items():
+        participant, session = split_ids(stem)
+        scan = "_".join(filter(None, (participant, session)))
+        if scan in by_id:
+            msg = f"{folder}: two maps of {scan}: {by_id[scan]} and {path}; keep one of them"
+            raise ScanError(msg)
+        by_id[scan] = path
+    return by_id
+
+
+def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
+    """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
+    paths = by_known_ids(paths, set(cohort.scan_ids))
+    joined, without, used = rows_of(list(paths), cohort, source)
+    if without and missing == "raise":
+        near = closest(without[0], cohort.scan_ids)
+        msg = (
+            f"{source}: no row in the table for {_listed(without)} (nearest to the first: {near or 'none'}); "
+            "add the rows, or leave these maps out with --missing drop"
+        )
+        raise TableError(msg)
+    kept = [scan not in set(without) for scan in paths]
+    ids = [scan for scan, keep in zip(paths, kept, strict=True) if keep]
+    spare = [scan for scan in cohort.scan_ids if scan not in used]
+    notes = []
+    if without:
+        notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
+    if spare:
+        notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
+    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
+
+
+def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
+    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used.
+
+    Raises
+    ------
+    TableError
+        If no scan has a row.
+    """
+    position = {scan: i for i, scan in enumerate(cohort.scan_ids)}
+    if any(scan in position for scan in scans):
+        rows = [position.get(scan, -1) for scan in scans]
+        without = [scan for scan in scans if scan not in position]
+        return cohort.table.iloc[rows], without, set(scans)
+    keys = [split_ids(scan) for scan in scans]
+    index = pd.MultiIndex.from_tuples(keys, names=["participant_id", "session_id"])
+    joined, without = join_participants(pd.DataFrame(index=index), cohort.table, source)
+    participants = {key[0] for key in keys}
+    used = {
+        scan for scan, (participant, _) in zip(cohort.scan_ids, cohort.table.index, strict=True)
+        if participant in participants or f"sub-{participant}" in participants
+    }
+    return joined, without, used
+
+
+def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Source:
+    """Covariates for a matrix with row names."""
+    twice = sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1}) if len(
+        set(maps.scan_ids)) < len(maps.scan_ids) else []
+    if twice:
+        msg = f"duplicate id {_listed(twice)} in the maps; keep one row a scan"
+        raise TableError(msg)
+    stand_in = {scan: Path(scan) for scan in maps.scan_ids}
+    source = _by_folder(cohort, stand_in, "the maps given", missing)
+    return Source(source.table, source.scan_ids, {}, maps.select(source.scan_ids), source.notes)
+
+
+def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
+    kept = [scan in paths for scan in ids]
+    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, notes)
+
+
+def _sorted(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
+    """Rows in the order of their ids, so that results do not depend on the order of a table."""
+    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    names = tuple(ids[i] for i in order)
+    return Source(table.iloc[order], names, {scan: paths[scan] for scan in names}, None, tuple(notes))

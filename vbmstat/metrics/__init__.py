@@ -1,0 +1,1 @@
+"""Agreement of maps, accuracy of segmentations and warps, homogeneity of a cohort."""

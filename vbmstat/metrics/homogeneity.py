@@ -1,0 +1,280 @@
+"""Quality of a cohort: which scans are unlike the others, which are there twice, whose volumes are out of range.
+
+Maps are read twice, one at a time: for the voxels' means and variances and the sum of the standardised maps, and for
+each scan against these. The mean correlation of a scan with the others needs no pairs: with maps z of mean 0 and norm 1
+over the voxels and S their sum, it is ``(z'S - 1) / (n - 1)``. Memory is that of a few maps and 4 kB a scan.
+
+Everything here flags, nothing drops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vbmstat import assets
+from vbmstat.errors import ScanError
+from vbmstat.files import naming
+from vbmstat.image.grid import resample
+from vbmstat.maps.decode import MapReader
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.cohort import Cohort
+
+_USUAL_FWHM_MM = 6.0  # the thresholds were chosen with maps of this width
+WARNING_COLUMN = "qc_warnings"
+OUTLIER_Z = 3.5  # robust z (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)
+LEAST_SCANS = 5  # for a robust z
+# In a homogeneous or small sample a robust z is soon large: what is flagged is also this far from the median.
+_LEAST_R_DROP, _LEAST_TIV_CHANGE, _LEAST_SHARE_CHANGE = 0.05, 0.20, 0.05  # correlation; share of it; share of the TIV
+# The same image cut by some voxels, packed as uint8 or with its header moved gave 0.9996 to 1 (classic, sub-10 of
+# ds000011); noise of 3 % anew 0.9987, with a shift by half a voxel 0.9979, and a person scanned again differs by more.
+DUPLICATE_R = 0.999
+_TEMPLATE_FROM = 0.1  # GM of the template
+_MAD_TO_SIGMA = 1.4826
+_N_PROBES = 1024  # voxels by which pairs are searched
+_PROBE_SLACK = 4.0  # 1 - r over the probes may be so many times that over all voxels
+_BLOCK = 1024  # scans compared at a time
+
+
+@dataclass(frozen=True)
+class CohortQuality:
+    """Figures of scans among the others; arrays are (n_scans,), NaN where there are too few scans.
+
+    Attributes
+    ----------
+    mean_correlation : ndarray
+        Mean Pearson correlation with the other scans over the template's GM.
+    mean_correlation_z : ndarray
+        Its robust z: distance to the median over 1.4826 times the median absolute deviation.
+    mean_z : ndarray
+        Fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
+        (the idea of CAT12's quartic mean z): high where a part of the brain is far from the sample's.
+    tiv_z, gm_share_z : ndarray
+        Robust z of TIV, and of GM over TIV.
+    duplicate_of : list of str or None
+        An earlier scan of the same image, by its id.
+    """
+
+    mean_correlation: np.ndarray
+    mean_correlation_z: np.ndarray
+    mean_z: np.ndarray
+    tiv_z: np.ndarray
+    gm_share_z: np.ndarray
+    duplicate_of: list[str | None]
+
+    def columns(self) -> dict[str, list[object] | np.ndarray]:
+        """The figures as columns ``qc_NAME`` of a cohort table."""
+        names = ("mean_correlation", "mean_correlation_z", "mean_z", "tiv_z", "gm_share_z")
+        figures = {f"qc_{name}": getattr(self, name).round(4) for name in names}
+        return {**figures, "qc_duplicate_of": list(self.duplicate_of)}
+
+
+def robust_z(values: np.ndarray) -> np.ndarray:
+    """Distance to the median in robust standard deviations; NaN for fewer than five values, or if most are equal.
+
+    Examples
+    --------
+    >>> robust_z(np.array([1.0, 2.0, 3.0, 4.0, 20.0])).round(2).tolist()
+    [-1.35, -0.67, 0.0, 0.67, 11.47]
+    """
+    known = values[np.isfinite(values)]
+    if len(known) < LEAST_SCANS:
+        return np.full(len(values), np.nan)
+    median = np.median(known)
+    sigma = _MAD_TO_SIGMA * np.median(np.abs(known - median))
+    return (values - median) / sigma if sigma > 0 else np.full(len(values), np.nan)
+
+
+def measure_cohort(
+    cohort: Cohort, column: str | None = None, report: OnProgress = ignore
+) -> CohortQuality:
+    """Compare each scan of a cohort with the others.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With paths of modulated GM maps in `column`; ``tiv_ml`` and ``gm_ml`` where known.
+    column : str, optional
+        Which maps; by default those of :func:`map_column`.
+    report : callable
+        Told (stage, done, total).
+
+    Raises
+    ------
+    ScanError
+        If a map cannot be read, is constant over the GM, or is on another grid than the first.
+    TableError
+        If the column is absent, or a scan has no map.
+    """
+    paths = cohort.paths(column or map_column(cohort))
+    maps = _Maps(paths)
+    total, mean, sd, probes = _first_pass(maps, report)
+    correlation, mean_z = _second_pass(maps, total, mean, sd, report)
+    ids = cohort.scan_ids
+    duplicate_of: list[str | None] = [None] * len(ids)
+    for earlier, later in find_duplicates(probes, maps.row):
+        duplicate_of[later] = duplicate_of[later] or ids[earlier]
+    tiv, share = _volumes(cohort.table)
+    return CohortQuality(correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of)
+
+
+def map_column(cohort: Cohort) -> str:
+    """The column of GM maps by which scans are compared: complete, smoothed, with a width nearest to 6 mm."""
+    names = naming.map_columns(cohort.table.columns, 1)
+    complete = [name for name in names if cohort.table[name].notna().all()] or names or ["mwp1"]
+    return min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
+
+
+def flag(cohort: Cohort, quality: CohortQuality) -> Cohort:
+    """The cohort with the columns of its quality, and what they flag added to ``qc_warnings``."""
+    table = cohort.table.assign(**quality.columns())
+    own = table[WARNING_COLUMN] if WARNING_COLUMN in table else pd.Series([None] * len(table), index=table.index)
+    flags = warnings(quality, table)
+    joined = ["; ".join([*([] if pd.isna(a) else [str(a)]), *b]) or None for a, b in zip(own, flags, strict=True)]
+    return Cohort(table.assign(**{WARNING_COLUMN: pd.Series(joined, index=table.index, dtype=object)}), cohort.folder)
+
+
+def warnings(quality: CohortQuality, table: pd.DataFrame) -> list[list[str]]:
+    """Readable flags of each scan.
+
+    Parameters
+    ----------
+    quality : CohortQuality
+        Of the table's scans, in its order.
+    table : DataFrame
+        With ``tiv_ml`` and ``gm_ml`` if the volumes are known.
+    """
+    tiv, share = _volumes(table)
+    r = quality.mean_correlation
+    usual_r, usual_tiv, usual_share = (np.nanmedian(x) if np.isfinite(x).any() else np.nan for x in (r, tiv, share))
+    unlike = (quality.mean_correlation_z < -OUTLIER_Z) & (usual_r - r > _LEAST_R_DROP)
+    odd_tiv = (np.abs(quality.tiv_z) > OUTLIER_Z) & (np.abs(tiv / usual_tiv - 1) > _LEAST_TIV_CHANGE)
+    odd_share = (np.abs(quality.gm_share_z) > OUTLIER_Z) & (np.abs(share - usual_share) > _LEAST_SHARE_CHANGE)
+    flags: list[list[str]] = [[] for _ in r]
+    for i in np.flatnonzero(unlike):
+        z = quality.mean_correlation_z[i]
+        flags[i].append(f"GM map unlike the other scans' (mean r {r[i]:.2f}, z = {z:.1f}): look at its picture")
+    for i in np.flatnonzero(odd_tiv):
+        text = f"TIV {tiv[i]:.0f} mL, cohort {usual_tiv:.0f} mL (z = {quality.tiv_z[i]:.1f})"
+        flags[i].append(f"{text}: look at the brain mask and the voxel size")
+    for i in np.flatnonzero(odd_share):
+        text = f"GM {share[i]:.0%} of TIV, cohort {usual_share:.0%} (z = {quality.gm_share_z[i]:.1f})"
+        flags[i].append(f"{text}: look at the outlines of the tissues")
+    for found, other in zip(flags, quality.duplicate_of, strict=True):
+        if other is not None:
+            found.append(f"same image as {other}: keep one of them")
+    return flags
+
+
+class _Maps:
+    """Standardised rows of maps over the template's GM, read when asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self._reader = MapReader.like(paths[0])
+        template = assets.template()
+        gm = resample(template.data[:1], template.grid, self._reader.grid)[0]
+        self._voxels = np.flatnonzero(gm.numpy().ravel() > _TEMPLATE_FROM)  # RAS+ C order
+        if not self._voxels.size:
+            msg = f"{paths[0]}: expected a map in template space, but none of its voxels lies in the template's GM"
+            raise ScanError(msg)
+
+    def read(self, index: int) -> np.ndarray:
+        """Values of a scan, (n_voxels,), float32."""
+        values = np.empty(self._voxels.size, np.float32)
+        self._reader.read(self.paths[index], self._voxels, values)
+        if not np.isfinite(values).all() or np.ptp(values) == 0:
+            msg = f"{self.paths[index]}: expected a GM map, but it is constant or not finite over the template's GM"
+            raise ScanError(msg)
+        return values
+
+    def row(self, index: int) -> np.ndarray:
+        """The same with mean 0 and norm 1, so that the product of two rows is their correlation."""
+        return _standardised(self.read(index))
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    values = values - values.mean(dtype=np.float64).astype(np.float32)
+    return values / np.sqrt(np.square(values, dtype=np.float64).sum()).astype(np.float32)
+
+
+def _first_pass(
+    maps: _Maps, report: OnProgress
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sum of the standardised maps, mean and sd of the scaled ones, and probes of each scan, (n_scans, _N_PROBES)."""
+    n = len(maps.paths)
+    total = mean = squares = np.zeros(0)
+    probes = np.empty((n, 0), np.float32)
+    for index in range(n):
+        values = maps.read(index)
+        row, scaled = _standardised(values), (values / values.mean()).astype(np.float64)
+        if index == 0:
+            total, mean, squares = (np.zeros(values.size) for _ in range(3))
+            at = np.unique(np.linspace(0, values.size - 1, _N_PROBES).astype(int))
+            probes = np.empty((n, at.size), np.float32)
+        total += row
+        change = scaled - mean  # Welford's running mean and sum of squares
+        mean += change / (index + 1)
+        squares += change * (scaled - mean)
+        probes[index] = _standardised(row[at])
+        report("comparing scans", index + 1, 2 * n)
+    return total, mean, np.sqrt(squares / max(n - 1, 1)), probes
+
+
+def _second_pass(
+    maps: _Maps, total: np.ndarray, mean: np.ndarray, sd: np.ndarray, report: OnProgress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean correlation with the others, and quartic mean z, of each scan."""
+    n = len(maps.paths)
+    correlation, mean_z = np.full(n, np.nan), np.full(n, np.nan)
+    if n < 2:
+        return correlation, mean_z
+    varies = sd > 0
+    for index in range(n):
+        values = maps.read(index)
+        correlation[index] = (_standardised(values) @ total - 1) / (n - 1)
+        if n >= LEAST_SCANS and varies.any():
+            z = ((values / values.mean() - mean) / np.where(varies, sd, 1))[varies]
+            mean_z[index] = np.mean(z**4) ** 0.25
+        report("comparing scans", n + index + 1, 2 * n)
+    return correlation, mean_z
+
+
+def find_duplicates(
+    probes: np.ndarray, row: Callable[[int], np.ndarray], least_r: float = DUPLICATE_R
+) -> list[tuple[int, int]]:
+    """Pairs of scans of the same image, by the correlation of their maps.
+
+    Parameters
+    ----------
+    probes : ndarray, (n_scans, n_probes), float32
+        Some voxels of each scan's map, mean 0 and norm 1: pairs are searched there.
+    row : callable
+        Gives all voxels of a scan, mean 0 and norm 1: what was found is confirmed there.
+    least_r : float
+        Correlation from which two maps are of the same image.
+
+    Returns
+    -------
+    list of (earlier, later)
+        Indices of scans, in order of the later.
+    """
+    near = 1 - _PROBE_SLACK * (1 - least_r)
+    pairs = []
+    for start in range(0, len(probes), _BLOCK):
+        block = probes[start : start + _BLOCK]
+        for offset in range(0, start + 1, _BLOCK):
+            alike = block @ probes[offset : offset + _BLOCK].T >= near  # (later, earlier)
+            pairs += [(offset + int(j), start + int(i)) for i, j in np.argwhere(alike) if offset + j < start + i]
+    return sorted((pair for pair in pairs if row(pair[0]) @ row(pair[1]) >= least_r), key=lambda pair: pair[::-1])
+
+
+def _volumes(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """TIV in mL and GM as a share of it, NaN where unknown."""
+    missing = pd.Series(np.nan, index=table.index)
+    tiv, gm = (pd.to_numeric(table.get(name, missing), errors="coerce").to_numpy(float) for name in ("tiv_ml", "gm_ml"))
+    return tiv, gm / np.where(tiv > 0, tiv, np.nan)

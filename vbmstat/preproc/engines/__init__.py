@@ -1,0 +1,1 @@
+"""Preprocessing engines: objects with the same methods, chosen once by name."""

@@ -1,0 +1,1 @@
+"""The steps of preprocessing: pure functions of volumes that know nothing of one another."""

@@ -1,0 +1,95 @@
+"""Bias field: smooth multiplicative shading, estimated with the tissue classes.
+
+Intensity y(x) = b(x) · (mean of the tissue at x) · noise. In the log domain the field is the smooth part of the
+residual against the expected tissue, as in Wells et al. 1996 (doi:10.1109/42.511747) and Van Leemput et al. 1999
+(doi:10.1109/42.811270), with template priors in the role that they have in unified segmentation (Ashburner & Friston
+2005, doi:10.1016/j.neuroimage.2005.02.018).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.smooth import smooth
+
+_SPACING_MM = 3.0  # the fit sees every third millimetre, as SPM does
+_FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10
+_PRIOR_FLOOR = 0.03
+_LOG_SD_RANGE = (0.03, 0.35)
+
+
+def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.Tensor:
+    """Multiplicative bias field with mean log 0 over the brain.
+
+    Parameters
+    ----------
+    t1w : Volume
+        One channel; positive inside the mask.
+    mask : Tensor, (X, Y, Z), bool
+        Brain.
+    priors : Tensor, (3, X, Y, Z)
+        Prior probability of GM, WM, CSF at each voxel; sums to 1 inside the mask.
+
+    Returns
+    -------
+    Tensor, (X, Y, Z)
+        ``t1w / field`` is corrected; smooth, defined beyond the mask too.
+    """
+    step = np.maximum(np.round(_SPACING_MM / t1w.grid.voxel_size_mm), 1).astype(int)
+    every = tuple(slice(int(s) // 2, None, int(s)) for s in step)
+    intensity, inside = t1w.data[0][every], mask[every]
+    inside = inside & (intensity > 0)
+    fwhm_voxels = 1.0 / (t1w.grid.voxel_size_mm * step)  # for 1 mm
+    log_intensity = torch.where(inside, intensity.clamp(min=1e-6).log(), 0.0)
+    prior = torch.stack([p[every] for p in priors]).clamp(min=_PRIOR_FLOOR)
+    log_field = _fit(log_intensity, inside, prior, fwhm_voxels)
+    coarse = _strided_grid(t1w.grid, every, tuple(intensity.shape))
+    field = resample(log_field[None], coarse, t1w.grid, padding_mode="border")[0]
+    return (field - field[mask].mean()).exp_()
+
+
+def _fit(
+    log_intensity: torch.Tensor, inside: torch.Tensor, prior: torch.Tensor, fwhm_voxels: np.ndarray
+) -> torch.Tensor:
+    posterior = prior / prior.sum(0) * inside
+    log_field = torch.zeros_like(log_intensity)
+    floor = log_intensity[inside].median() + np.log(0.05)  # zeros and signal voids carry no shading
+    inside = inside & (log_intensity > floor)
+    for fwhm_mm in _FWHM_SCHEDULE_MM:
+        corrected = log_intensity - log_field
+        weight = posterior * inside
+        total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
+        mean = (weight * corrected).sum(dim=(1, 2, 3)) / total
+        sd = ((weight * (corrected - mean[:, None, None, None]) ** 2).sum(dim=(1, 2, 3)) / total).sqrt()
+        sd = sd.clamp(*_LOG_SD_RANGE)
+        # What is left is added to the field (Tustison et al. 2010, N4): a local mean alone falls short at the edge.
+        log_field = log_field + _smooth_residual(corrected, weight, mean, sd, fwhm_mm * fwhm_voxels)
+        log_field = log_field - log_field[inside].mean()
+        distance = (log_intensity - log_field - mean[:, None, None, None]) / sd[:, None, None, None]
+        likelihood = torch.exp(-0.5 * distance.clamp(-6, 6) ** 2) / sd[:, None, None, None]
+        posterior = likelihood * prior
+        posterior = posterior / posterior.sum(0).clamp(min=1e-12)
+    return log_field
+
+
+def _smooth_residual(
+    corrected: torch.Tensor, weight: torch.Tensor, mean: torch.Tensor, sd: torch.Tensor, fwhm_voxels: np.ndarray
+) -> torch.Tensor:
+    precision = weight[:2] / (sd[:2, None, None, None] ** 2)  # GM and WM; CSF is dark and noisy
+    total = precision.sum(0)
+    residual = (precision * (corrected - mean[:2, None, None, None])).sum(0)
+    smoothed = smooth(torch.stack([residual, total]), fwhm_voxels, 3.0)
+    support = 1e-4 * float(total.max())
+    overall = float(residual.sum() / total.sum())
+    return (smoothed[0] + support * overall) / (smoothed[1] + support)
+
+
+def _strided_grid(grid: Grid, every: tuple[slice, ...], shape: tuple[int, ...]) -> Grid:
+    affine = grid.affine.copy()
+    start = np.array([s.start for s in every])
+    affine[:3, 3] += grid.affine[:3, :3] @ start
+    affine[:3, :3] *= np.array([s.step for s in every])
+    return Grid(shape, affine)  # type: ignore[arg-type]

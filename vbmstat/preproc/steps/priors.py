@@ -1,0 +1,97 @@
+"""Prior probabilities of the tissues at each voxel of a scan, from the template."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.smooth import smooth
+
+_PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
+_WARPED_PRIOR_FWHM_MM = 2.5
+# Striatum and thalamus are in this box (MNI mm). The template calls them half white matter, because their
+# intensity is between cortex and white matter; anatomically they are grey.
+_DEEP_LOW_MM, _DEEP_HIGH_MM = np.array([-36.0, -36.0, -9.0]), np.array([36.0, 24.0, 24.0])
+_DEEP_EDGE_MM = 4.0
+_DEEP_FROM, _DEEP_TO = 0.15, 0.40  # template GM below is white matter (or pallidum), above is a deep nucleus
+_DEEP_GM = 0.9
+
+
+def tissue_priors(
+    template: Volume, linear: np.ndarray, grid: Grid, coordinates: Volume | None = None
+) -> torch.Tensor:
+    """Priors of GM, WM, CSF on a scan's grid.
+
+    Parameters
+    ----------
+    template : Volume
+        GM and WM of the template.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm, used where there is no warp yet.
+    grid : Grid
+        The scan's grid.
+    coordinates : Volume, optional
+        Template point (mm) of each scan voxel, from the inverse warp.
+
+    Returns
+    -------
+    Tensor, (3, X, Y, Z)
+        GM, WM, and CSF, which is what the template's GM and WM leave; they sum to 1.
+    """
+    blur_mm = _PRIOR_FWHM_MM if coordinates is None else _WARPED_PRIOR_FWHM_MM
+    blurred = smooth(_deep_nuclei_as_gm(template), blur_mm / template.grid.voxel_size_mm, 3.0)
+    if coordinates is None:
+        gm_wm = resample(blurred, template.grid, grid, np.linalg.inv(linear))
+    else:
+        gm_wm = sample(blurred, apply_affine(np.linalg.inv(template.grid.affine), coordinates.data))
+    gm_wm = gm_wm.clamp(0, 1)
+    return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
+
+
+def nuclei_as_gm(fractions: torch.Tensor, template: Volume, linear: np.ndarray, grid: Grid) -> torch.Tensor:
+    """GM, WM, CSF of a scan with striatum and thalamus moved from WM to GM, as the template's affine places them.
+
+    Parameters
+    ----------
+    fractions : Tensor, (3, X, Y, Z)
+        Fractions of networks trained on intensities, which call these nuclei half white matter or more.
+    template : Volume
+        GM and WM of the template.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    grid : Grid
+        The scan's grid, that of the fractions.
+
+    Returns
+    -------
+    Tensor, (3, X, Y, Z)
+        With the same sum in each voxel.
+    """
+    blurred = smooth(_nuclei(template)[None], _WARPED_PRIOR_FWHM_MM / template.grid.voxel_size_mm, 3.0)
+    gm, wm, csf = fractions
+    moved = _moved_to_gm(gm, wm, resample(blurred, template.grid, grid, np.linalg.inv(linear))[0])
+    return torch.stack([gm + moved, wm - moved, csf])
+
+
+def _deep_nuclei_as_gm(template: Volume) -> torch.Tensor:
+    """The template's GM and WM, with striatum and thalamus moved from WM to GM."""
+    gm, wm = template.data
+    moved = _moved_to_gm(gm, wm, _nuclei(template))
+    return torch.stack([gm + moved, wm - moved])
+
+
+def _moved_to_gm(gm: torch.Tensor, wm: torch.Tensor, nucleus: torch.Tensor) -> torch.Tensor:
+    """What of WM is GM where there is a nucleus, 0 to 1."""
+    return torch.minimum(nucleus * (_DEEP_GM - gm).clamp(min=0), wm)
+
+
+def _nuclei(template: Volume) -> torch.Tensor:
+    """Where striatum and thalamus are, 0 to 1, (X, Y, Z)."""
+    gm = template.data[0]
+    mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, gm.device))
+    low, high = (torch.as_tensor(edge, dtype=mm.dtype, device=mm.device) for edge in (_DEEP_LOW_MM, _DEEP_HIGH_MM))
+    depth = torch.minimum(mm - low[:, None, None, None], high[:, None, None, None] - mm).amin(0)  # mm inside the box
+    inside = (depth / _DEEP_EDGE_MM).clamp(0, 1)
+    return inside * ((gm - _DEEP_FROM) / (_DEEP_TO - _DEEP_FROM)).clamp(0, 1)

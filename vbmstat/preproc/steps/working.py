@@ -1,0 +1,79 @@
+"""The grid that is worked on: the brain's box in the scan, its voxels within bounds; and the way there and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.smooth import smooth
+
+_FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
+_FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0
+_MARGIN_VOXELS = 4
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A brain in its box.
+
+    Attributes
+    ----------
+    image : Volume
+        One channel, with its bias field.
+    mask : Tensor, (X, Y, Z), bool
+        What of it is brain.
+    """
+
+    image: Volume
+    mask: torch.Tensor
+
+
+def crop_to_brain(t1w: Volume, mask: torch.Tensor) -> Brain:
+    """The brain's box of the scan as it came, with a margin."""
+    inside = mask.nonzero()
+    start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
+    stop = [min(int(n) + 1 + _MARGIN_VOXELS, size) for n, size in zip(inside.max(0).values, mask.shape, strict=True)]
+    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    grid = t1w.grid.crop(tuple(start), tuple(stop))  # type: ignore[arg-type]
+    return Brain(Volume(t1w.data[0][window].contiguous()[None], grid), mask[window].contiguous())
+
+
+def bound_voxels(brain: Brain) -> Brain:
+    """Extreme voxel sizes brought to ones that suit the segmentation; else as it came."""
+    size = brain.image.grid.voxel_size_mm
+    wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
+    return brain if np.allclose(wanted, size) else resample_brain(brain, brain.image.grid.with_voxel_size(wanted))
+
+
+def resample_brain(brain: Brain, grid: Grid) -> Brain:
+    """The brain on another grid, low-passed first where that is coarser."""
+    old = brain.image.grid
+    fwhm = np.sqrt(np.maximum((grid.voxel_size_mm / old.voxel_size_mm) ** 2 - 1, 0))
+    inside = brain.mask.float()[None]
+    both = smooth(torch.cat([brain.image.data * inside, inside]), fwhm, 3.0)
+    both = resample(both, old, grid)
+    return Brain(Volume(both[:1] / both[1:].clamp(min=0.05), grid), both[1] > 0.5)
+
+
+def align_to_template(fractions: Volume, template: Volume, affine: np.ndarray) -> Volume:
+    """GM and WM on the template's grid, low-passed to its resolution, by an affine (template mm -> scan mm)."""
+    gm_wm = fractions.data[:2]
+    ratio = template.grid.voxel_size_mm / fractions.grid.voxel_size_mm
+    fwhm = np.sqrt(np.maximum(ratio**2 - 1, 0))
+    return Volume(resample(smooth(gm_wm, fwhm, 3.0), fractions.grid, template.grid, affine), template.grid)
+
+
+def on_scan_grid(volume: Volume, grid: Grid) -> torch.Tensor:
+    """Back from the cropped, maybe resampled, working grid to the scan's own."""
+    to_scan = np.linalg.inv(grid.affine) @ volume.grid.affine
+    start = np.round(to_scan[:3, 3]).astype(int)
+    if np.allclose(to_scan[:3, :3], np.eye(3), atol=1e-6):  # a crop: put it back voxel by voxel
+        data = volume.data.new_zeros(volume.data.shape[0], *grid.shape)
+        window = tuple(slice(a, a + n) for a, n in zip(start, volume.grid.shape, strict=True))
+        data[(slice(None), *window)] = volume.data
+        return data
+    return resample(volume.data, volume.grid, grid)

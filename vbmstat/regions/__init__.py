@@ -1,0 +1,1 @@
+"""Linear and mixed models of atlas regions: joins roi and glm."""

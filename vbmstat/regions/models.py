@@ -1,0 +1,302 @@
+"""Linear models of atlas regions: volumes of ``roi``, formulas, contrasts and engine of ``glm``, one tidy table.
+
+``roi`` and ``glm`` do not know one another; this module joins them through a table of scans by labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from vbmstat.errors import DesignError, ScanError
+from vbmstat.files.naming import TISSUES
+from vbmstat.glm.analysis import as_spec, fit_glm
+from vbmstat.glm.design.formula import split_formula
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subsets import write_draws
+from vbmstat.glm.record import RECORD, data_record, file_record
+from vbmstat.glm.results import GlmResults
+from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
+from vbmstat.glm.variance.strategy import choose_variance
+from vbmstat.image import storage
+from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
+from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
+from vbmstat.tables import dictionary
+from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.tables.schema import TABLES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from vbmstat.glm.spec import GlmKeywords
+
+LEVELS = ("roi", "region")
+_MAX_LISTED = 12
+_LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
+_STATISTICS = {  # statistic of the fit -> column of the table
+    "effect": "effect", "p": "p_uncorrected", "pfwe": "p_fwe", "r": "partial_r", "d": "cohens_d",
+    "mediant": "median_t", "q25t": "q25_t", "q75t": "q75_t",
+    "medianF": "median_f", "q25F": "q25_f", "q75F": "q75_f",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoiResults:
+    """A model fitted to each region of an atlas.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a region and contrast; columns as the data dictionary says.
+    design : Design
+        Rows are the scans that were used.
+    draws : ndarray, (B, n_scans), bool
+        The subsets; none for a mixed model.
+    atlas : Atlas
+        What was measured.
+    record : dict
+        All that is needed to repeat it.
+    """
+
+    table: pd.DataFrame
+    design: Design
+    draws: np.ndarray
+    atlas: Atlas
+    record: dict[str, Any]
+
+    def to_directory(self, folder: Path | str) -> list[Path]:
+        """Write the table with its data dictionary, the atlas's licence, the design, draws and ``glm.json`` (last).
+
+        What an earlier model left in the folder is removed; see :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+        """
+        with storage.replacing(folder, RECORD) as staged:
+            written = self._write(staged)
+        return [Path(folder) / path.relative_to(staged) for path in written]
+
+    def _write(self, folder: Path) -> list[Path]:
+        path = folder / f"roi_{self.atlas.name}_glm.tsv"
+        licence = folder / f"roi_{self.atlas.name}_LICENCE.txt"
+        written = [path, path.with_suffix(".json"), licence, folder / "design.tsv", folder / "design_report.tsv"]
+        about = {
+            "atlas": self.atlas.name, "licence": self.atlas.licence,
+            "labels_absent_from_the_image": list(self.atlas.absent),
+        }  # fmt: skip
+        dictionary.write_table(path, self.table, "roi_glm", about=about)
+        storage.write_text(licence, licence_notice(self.atlas) + "\n")
+        dictionary.write_table(written[3], self.design.table, "design")
+        dictionary.write_table(written[4], variance_inflation(self.design), "design_report")
+        if len(self.draws):
+            written.append(folder / "draws.tsv")
+            write_draws(written[-1], self.draws, self.design.scan_ids)
+        storage.write_json(folder / RECORD, self.record)
+        return [*written, folder / RECORD]
+
+
+def fit_roi_glm(
+    model: ModelSpec | str,
+    cohort: Cohort | Path | str,
+    contrasts: Contrasts = None,
+    *,
+    maps: Path | str | None = None,
+    atlas: Atlas | Path | str = "lpba40",
+    level: str = "roi",
+    random: str | None = None,
+    compute: Compute | None = None,
+    **keywords: Unpack[GlmKeywords],
+) -> RoiResults:
+    """Fit a linear model to the volume (mL) of each region of an atlas.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. Beside a
+        formula without ``inference=`` there is family-wise error wherever the variance permits permutations; the false
+        discovery rate is always there.
+    cohort : Cohort or path
+        One row a scan, with covariates and (without `maps`) the columns ``mwp1`` … of unsmoothed modulated maps.
+    contrasts : sequence of str or mapping, optional
+        As for :func:`vbmstat.glm.analysis.fit_glm`.
+    maps : path, optional
+        Folder of unsmoothed modulated maps of any program; `cohort` then is the table of covariates.
+    atlas : Atlas, str or path
+        See :func:`vbmstat.roi.atlas.load_atlas`.
+    level : {"roi", "region"}
+        One row a label (left and right apart), or a merged region.
+    random : str, optional
+        Column with the subject of each scan: a mixed model with a random intercept of each
+        (:func:`vbmstat.regions.mixed.fit_mixed`) in place of least squares.
+    compute : Compute, optional
+        Where and how fast.
+    **keywords
+        As for :func:`vbmstat.glm.analysis.fit_glm`.
+
+    Returns
+    -------
+    RoiResults
+
+    Raises
+    ------
+    DesignError, TableError, ScanError, AssetError
+        If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
+    """
+    if isinstance(model, str) and "inference" not in keywords and random is None:
+        variance = choose_variance(keywords.get("variance", VARIANCES[0]))
+        keywords = {**keywords, "inference": "fwe" if variance.permutes else "fdr"}
+    spec, compute = as_spec(model, contrasts, compute, keywords)
+    spatial = [kind for kind in spec.inference.kinds if kind in ("tfce", "cluster")]
+    if spatial:
+        msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
+        raise DesignError(msg)
+    tissue = _tissue(spec.formula, level)
+    table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
+    loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
+    progress = compute.progress
+    report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
+    measured = measure_rois(source, loaded, [tissue], report=report)
+    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
+    if random is not None:
+        mixed = fit_mixed_glm(volumes, spec, table, random, progress)
+        design, record = mixed.design, mixed.record
+        draws = np.empty((0, len(design.scan_ids)), dtype=bool)
+        rows = mixed_table(mixed, names, _means(volumes, design))
+    else:
+        fit = fit_glm(volumes, spec, table, compute=compute)
+        design, draws, record = fit.design, fit.draws, fit.record
+        rows = tidy_table(fit, names, _means(volumes, design))
+    record = {**record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence, "random": random}
+    record |= {"data": data_record(maps, cohort), "outputs": {"atlas": atlas_record(atlas)}}
+    record["notes"] = [*notes, *record["notes"]]
+    return RoiResults(rows, design, draws, loaded, record)
+
+
+def atlas_record(atlas: Atlas | Path | str) -> Any:
+    """An atlas by its name, or by name and sha256 of its file; None for one in memory."""
+    if isinstance(atlas, Atlas):
+        return None
+    return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
+
+
+def _means(volumes: pd.DataFrame, design: Design) -> np.ndarray:
+    return np.asarray(volumes.loc[list(design.scan_ids)].mean().to_numpy())
+
+
+def _tissue(formula: str, level: str) -> str:
+    if level not in LEVELS:
+        msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
+        raise DesignError(msg)
+    tissue = split_formula(formula)[0]
+    if tissue not in TISSUES:
+        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(TISSUES)}"
+        raise DesignError(msg)
+    return tissue
+
+
+def volume_matrix(
+    measured: RoiTables, scan_ids: Sequence[str], tissue: str, level: str, missing: str
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Scans by regions (mL), the regions' names, and notes on what was left out.
+
+    Returns
+    -------
+    volumes : DataFrame, (n_scans, n_regions), float64
+        Indexed by scan id; a column a region.
+    names : DataFrame
+        One row a region: label, hemisphere, name, region (only region for merged ones).
+    notes : list of str
+        Labels and scans that were left out.
+
+    Raises
+    ------
+    ScanError
+        If a scan could not be measured and `missing` is ``"raise"``, or none could.
+    """
+    tidy = measured.labels if level == "roi" else measured.regions
+    columns = [name for name in _LABEL_COLUMNS if name in tidy]
+    n_regions = len(tidy) // len(scan_ids)
+    names = tidy[columns].iloc[:n_regions].reset_index(drop=True)
+    values = tidy[f"{tissue}_ml"].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
+    features = names["label" if level == "roi" else "region"].astype(str)
+    failed = dict(zip(measured.failures["scan_id"], measured.failures["reason"], strict=True))
+    ok = np.array([scan not in failed for scan in scan_ids])
+    notes = []
+    if failed and (missing == "raise" or not ok.any()):
+        scan, reason = next(iter(failed.items()))
+        more = f"; also {_listed(list(failed)[1:])}" if len(failed) > 1 else ""
+        msg = f"{scan} cannot be measured: {reason}{more}; make these maps again, or leave them out with --missing drop"
+        raise ScanError(msg)
+    if failed:
+        notes.append(f"left out {len(failed)} scans that could not be measured: {', '.join(failed)}")
+    present = np.isfinite(values[ok]).all(axis=0)
+    if not present.all():
+        notes.append(f"the atlas image lacks {_listed(features[~present].tolist())}; no row for them")
+    volumes = pd.DataFrame(values[ok][:, present], index=list(np.array(scan_ids)[ok]), columns=features[present])
+    return volumes, names[present].reset_index(drop=True), notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
+    """One row a region and contrast, from a fit whose columns are the regions.
+
+    Parameters
+    ----------
+    fit : GlmResults
+        Of a plain matrix (n_scans, n_regions).
+    names : DataFrame
+        One row a region, in the order of the matrix.
+    means : ndarray, (n_regions,)
+        Mean volumes, mL.
+    """
+    parts = []
+    for contrast in fit.contrasts:
+        found = {name: one.values for name, one in fit.maps[contrast.name].items()}
+        part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
+        for stat, column in _STATISTICS.items():
+            if stat in found:
+                part[column] = found[stat]
+        part["value"] = found[contrast.kind]
+        part["se"] = np.sqrt(found["variance"]) if contrast.kind == "t" else np.nan
+        part["df"] = found.get("df", fit.df_resid)
+        part["q_fdr"] = _fdr(found["p"], fit.mask)
+        if "pfwe" in fit.approximated(contrast.name):
+            part["approximated"] = ["p_fwe" if chosen else None for chosen in fit.approximated(contrast.name)["pfwe"]]
+        part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    order = [column.name for column in TABLES["roi_glm"].columns if column.name in table]
+    return table[order]
+
+
+def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
+    """One row a region and contrast, from a mixed model whose columns are the regions; as :func:`tidy_table`."""
+    fit, parts = results.fit, []
+    total = fit.random_variance + fit.residual_variance
+    for k, contrast in enumerate(results.contrasts):
+        part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
+        part = part.assign(effect=fit.effect[k], se=fit.se[k], value=fit.statistic[k], df=fit.df[k])
+        part["p_uncorrected"] = fit.p[k]
+        part["q_fdr"] = _fdr(fit.p[k], np.isfinite(fit.p[k]))
+        part["random_variance"], part["residual_variance"] = fit.random_variance, fit.residual_variance
+        part["icc"], part["converged"] = fit.random_variance / total, fit.converged
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True)
+    return table[[column.name for column in TABLES["roi_glm"].columns if column.name in table]]
+
+
+def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Benjamini-Hochberg over the regions that vary."""
+    q = np.full(len(p), np.nan)
+    q[mask] = stats.false_discovery_control(p[mask])
+    return q

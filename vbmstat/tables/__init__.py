@@ -1,0 +1,1 @@
+"""Cohort tables, tables with a data dictionary, and what every column means."""

@@ -1,0 +1,190 @@
+"""What a cell of a table says: words that mean missing, numbers as people type them, labels and their spelling.
+
+The one owner of these rules: readers of files, formulas, sites, blocks and weights all come here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+# In any case of letters: empty cells, BIDS, R, pandas, numpy, SPSS and SAS (.), error values of spreadsheets.
+_MISSING = frozenset({
+    "", "n.a", "(null)", "\\n", "n/a", "na", "nan", "-nan", "null", "nat", ".", "<na>", "n.a.", "#n/a", "#na",
+    "#n/a n/a", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
+})  # fmt: skip
+_MISSING_AS_WRITTEN = frozenset({"None"})  # of Python; "none" may be a level (medication: none, SSRI)
+# Words that may mean missing, and may be a level: they are kept, and said aloud.
+_AMBIGUOUS = frozenset({
+    "-", "--", "---", "–", "—", "?", "??", "*", "..", "...", "…", "none", "unknown", "unk", "unkn", "not known", "n/k",
+    "nk", "missing", "miss", "missing value", "not available", "not applicable", "n.v.", "nd", "n.d.", "n/d",
+    "no data", "not done", "not recorded", "not specified", "unspecified", "undefined", "refused", "blank", "empty",
+    "tbd", "k.a.", "unbekannt", "fehlend",
+})  # fmt: skip
+_QUOTES = "'\"‘’‚“”„`´"
+_PADDED = re.compile(r"[+-]?0\d")
+_GROUPS = r"[+-]?[1-9]\d{0,2}(?:%s\d{3})+"
+_COMMAS_OF_THOUSANDS = re.compile(_GROUPS % ",")
+_POINTS_OF_THOUSANDS = re.compile(_GROUPS % r"\.")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?P<sign>[.,'’ \u00a0\u2009\u202f])\d{3})(?:(?P=sign)\d{3})*(?:[.,]\d+)?")
+_NUMBER_WITH_WORD = re.compile(
+    r"[<>=≤≥~±≈]*\s*(?P<number>[+-]?\d+(?:[.,]\d+)?)\s*(?P<unit>[^\d\s.,<>=-][^\d]{0,11})?", re.DOTALL
+)
+_DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})(?:[ T][\d:.]+)?")
+_SIGNS = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\uff0b": "+"})  # minus, hyphens, wide plus
+
+
+def normalized(text: str) -> str:
+    """Text in Unicode's composed form (NFC), as macOS does not write file names, without blanks around it."""
+    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
+
+
+def is_missing(word: str) -> bool:
+    """Whether a cell says that there is no value.
+
+    Examples
+    --------
+    >>> [is_missing(word) for word in ("n/a", ".", "#N/A", "None", "none", "F")]
+    [True, True, True, True, False, False]
+    """
+    return word.strip().casefold() in _MISSING or word.strip() in _MISSING_AS_WRITTEN
+
+
+def may_mean_missing(word: str) -> bool:
+    """Whether a word is a level in some tables and says "no value" in others, such as ``unknown`` or ``-``."""
+    return word.strip().casefold() in _AMBIGUOUS
+
+
+def without_missing_words(column: pd.Series) -> pd.Series:
+    """A column of text with missing values for the words that say so; other columns as they are."""
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
+        return column
+    words = {value for value in column.unique() if isinstance(value, str) and is_missing(value)}
+    return column.mask(column.isin(words)) if words else column
+
+
+def label(value: Any) -> str:
+    """A level, subject or site as text: whole numbers without a decimal point, all others with all their digits.
+
+    Examples
+    --------
+    >>> [label(value) for value in (1.0, 1, 12345678.0, 1.5, " a")]
+    ['1', '1', '12345678', '1.5', 'a']
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return normalized(str(value))
+
+
+def labels(column: Iterable[Any]) -> list[str]:
+    """:func:`label` of each value."""
+    return [label(value) for value in column]
+
+
+def sorted_labels(values: Iterable[str]) -> list[str]:
+    """Different labels in order: numbers by size, else as text.
+
+    Examples
+    --------
+    >>> sorted_labels(["10", "2", "2"])
+    ['2', '10']
+    """
+    each = sorted(set(values))
+    try:
+        return sorted(each, key=lambda text: (float(text), text))
+    except ValueError:
+        return each
+
+
+def same_but_for_spelling(words: Iterable[str]) -> list[list[str]]:
+    """Groups of different words that only letter case, blanks or invisible characters tell apart.
+
+    Examples
+    --------
+    >>> same_but_for_spelling(["M", "F", "m", "New York", "new  york"])
+    [['M', 'm'], ['New York', 'new  york']]
+    """
+    groups: dict[str, list[str]] = {}
+    for word in dict.fromkeys(words):
+        plain = unicodedata.normalize("NFKC", word)
+        visible = "".join(c for c in plain if unicodedata.category(c) != "Cf" and not c.isspace())
+        groups.setdefault(visible.casefold(), []).append(word)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def numbers_in(text: pd.Series, decimal_comma: bool = False) -> pd.Series:
+    """Numbers of cells of text, NaN where a cell is none.
+
+    Parameters
+    ----------
+    text : Series of str
+        Missing values stay missing. A minus of any typeface is a minus.
+    decimal_comma : bool
+        Whether a comma may stand for the decimal point. It is read so only where it cannot be a separator of thousands:
+        not if every cell with a comma is like ``1,502``.
+    """
+    plain = text.str.translate(_SIGNS)
+    if decimal_comma:
+        with_comma = plain[plain.str.contains(",", regex=False, na=False)]
+        if not with_comma.str.fullmatch(_COMMAS_OF_THOUSANDS).all() or with_comma.empty:
+            plain = plain.str.replace(",", ".", regex=False)
+    return pd.to_numeric(plain, errors="coerce")
+
+
+def is_padded(text: pd.Series) -> pd.Series:
+    """Which cells begin with a zero that a number would not have (``007``): codes."""
+    return text.str.match(_PADDED, na=False).astype(bool)
+
+
+def as_numbers(text: pd.Series, decimal_comma: bool) -> pd.Series:
+    """A column of text as numbers if every value is one; codes with leading zeros and all others stay text."""
+    numbers = numbers_in(text, decimal_comma)
+    is_number = numbers.notna() | text.isna()
+    return numbers if is_number.all() and numbers.notna().any() and not is_padded(text).any() else text
+
+
+def points_may_separate_thousands(text: pd.Series) -> bool:
+    """Whether every cell with a point is like ``1.502``."""
+    with_point = text[text.str.contains(".", regex=False, na=False)]
+    return len(with_point) > 0 and bool(with_point.str.fullmatch(_POINTS_OF_THOUSANDS).all())
+
+
+def is_decimal_comma(text: pd.Series) -> bool:
+    """Whether cells are numbers, some with a comma that can only be the decimal mark."""
+    with_comma = text[text.str.contains(",", regex=False, na=False)]
+    if with_comma.empty or with_comma.str.fullmatch(_COMMAS_OF_THOUSANDS).all():
+        return False
+    return bool((numbers_in(text, decimal_comma=True).notna() | text.isna()).all())
+
+
+def has_thousands(word: str) -> bool:
+    """Whether a number is written in groups of three digits: ``1.502,3``, ``1,502``, ``12 345``."""
+    return bool(_THOUSANDS.fullmatch(word.translate(_SIGNS)))
+
+
+def unquoted(word: str) -> str:
+    """A word without quotation marks around it, and without Excel's ``=`` before them."""
+    inner = word.removeprefix("=") if word.startswith('="') else word
+    if len(inner) > 2 and inner[0] in _QUOTES and inner[-1] in _QUOTES:
+        return inner[1:-1].strip()
+    return word
+
+
+def number_with_word(word: str) -> tuple[float, str] | None:
+    """Number and unit of a cell such as ``12 y``, ``12%``, ``<5`` or a date (unit ``date``); None of other cells.
+
+    Examples
+    --------
+    >>> number_with_word("12 y"), number_with_word("<5"), number_with_word("1.5T"), number_with_word("20-30")
+    ((12.0, 'y'), (5.0, ''), (1.5, 't'), None)
+    """
+    if _DATE.fullmatch(word):
+        return float(re.sub(r"\D", "", word)[:15]), "date"
+    match = _NUMBER_WITH_WORD.fullmatch(word.translate(_SIGNS))
+    if match is None:
+        return None
+    return float(match["number"].replace(",", ".")), (match["unit"] or "").strip(" .").casefold()

@@ -1,0 +1,261 @@
+"""Cohorts: one row a scan, joined strictly by id.
+
+Columns of a cohort table (``cohort.tsv``): ``participant_id`` and ``session_id`` (strings; empty session where
+there is none), the columns of participants.tsv, volumes in mL (``tiv_ml``, ``gm_ml``, ``wm_ml``, ``csf_ml``),
+quality figures (``qc_*``), ``engine`` and ``vbmstat_version``, and paths of maps relative to the table's folder
+(``mwp1``, ``mwp2``, ``mwp3``, ``s6mwp1``, ``s6mwp2``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vbmstat.errors import TableError
+from vbmstat.tables import dictionary
+from vbmstat.tables.cells import (
+    as_numbers,
+    label,
+    labels,
+    normalized,
+    points_may_separate_thousands,
+    without_missing_words,
+)
+from vbmstat.tables.sheets import Sheet, id_name, read_sheet
+
+ID_COLUMNS = ("participant_id", "session_id")
+_ID_ALIASES = (  # as id_name writes them: Subject ID, subject_id and SubjectID are one name
+    "participantid", "subjectid", "subject", "participant", "id", "scanid", "sub", "subid", "subj", "subjid",
+)  # fmt: skip
+_SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
+MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
+TEXT_COLUMNS = (
+    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A table of scans.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a scan, indexed by (participant_id, session_id), both strings.
+    folder : Path
+        What relative paths in the table are relative to.
+    notes : tuple of str
+        What the reader of the file passed over, such as a title above the header line.
+    """
+
+    table: pd.DataFrame
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scan_ids(self) -> list[str]:
+        """``sub-01`` or ``sub-01_ses-1``, a row each."""
+        return ["_".join(filter(None, key)) for key in self.table.index]
+
+    def paths(self, column: str) -> list[Path]:
+        """Paths in a map column, e.g. ``"s6mwp1"``.
+
+        Raises
+        ------
+        TableError
+            If the column is absent or a scan has no path in it.
+        """
+        if column not in self.table:
+            msg = f"expected a column {column!r} with map paths; the table has {', '.join(self.table.columns)}"
+            raise TableError(msg)
+        values = self.table[column]
+        without = [scan for scan, value in zip(self.scan_ids, values, strict=True) if pd.isna(value)]
+        if without:
+            msg = f"no {column} path for {', '.join(without)}; run preprocess for them or leave their rows out"
+            raise TableError(msg)
+        return [self.folder / str(value) for value in values]
+
+
+def read_cohort(path: Path | str) -> Cohort:
+    """Read a cohort or participants table; see :func:`read_table` for what is understood."""
+    path = Path(path)
+    sheet = _read(path)
+    table, notes = _typed(sheet)
+    return Cohort(index_by_id(table, str(path), sheet.lines), path.parent, (*sheet.notes, *notes))
+
+
+def write_cohort(
+    path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Write a cohort as TSV with its data dictionary; the session column is left out when no scan has one.
+
+    Parameters
+    ----------
+    given : mapping, optional
+        Descriptions of the participants' own columns, as a participants.json holds them.
+    """
+    table = cohort.table.reset_index()
+    if not table["session_id"].any():
+        table = table.drop(columns="session_id")
+    dictionary.write_table(path, table, "cohort", given)
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read a participants table: ``.tsv``, ``.csv`` with any of tab, comma and semicolon, or ``.xlsx``.
+
+    Ids stay strings (``001`` is not ``1``), a byte-order mark, Excel's ``sep=;``, a title above the header line, and
+    empty rows and columns are skipped, words such as ``n/a`` and ``.`` are missing (:mod:`vbmstat.tables.cells`),
+    columns whose every value is a number without leading zeros become numeric (decimal commas are understood except in
+    comma-separated files). Nothing is recoded.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be read, is empty, or has two columns of one name.
+    """
+    return _typed(_read(Path(path)))[0]
+
+
+def _read(path: Path) -> Sheet:
+    try:
+        return read_sheet(path, _ID_ALIASES)
+    except FileNotFoundError as error:
+        msg = f"{path}: no such table"
+        raise TableError(msg) from error
+    except TableError:
+        raise
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        msg = f"{path}: expected a UTF-8 table, but line {line} has other bytes; save it as UTF-8 (Excel: CSV UTF-8)"
+        raise TableError(msg) from error
+    except Exception as error:  # whatever pandas and openpyxl make of damaged files
+        reason = " ".join(str(error).split())[:300]
+        msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {reason}"
+        raise TableError(msg) from error
+
+
+def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
+    """Missing values, and numbers where a column has nothing else; what is doubtful about points and commas."""
+    table = sheet.cells.apply(without_missing_words)
+    as_text = {*_ID_ALIASES, *map(id_name, TEXT_COLUMNS)}
+    of_points, has_decimal_commas = [], False
+    for name in table.columns:
+        if id_name(name) in as_text:
+            continue
+        text = table[name]
+        table[name] = as_numbers(text, sheet.decimal_comma)
+        if sheet.decimal_comma and pd.api.types.is_numeric_dtype(table[name]):
+            has_decimal_commas |= bool(text.str.contains(",", regex=False, na=False).any())
+            of_points += [name] if points_may_separate_thousands(text) else []
+    doubtful = [
+        f"column {name}: {next(cell for cell in sheet.cells[name] if '.' in cell)} is read with a decimal point, "
+        "though other columns have decimal commas; leave the point out if it separates thousands"
+        for name in of_points if has_decimal_commas
+    ]  # fmt: skip
+    return table, doubtful
+
+
+def is_id_name(name: str) -> bool:
+    """Whether a column's name is one of those of ids, whose numbers are names."""
+    return id_name(name) in _ID_ALIASES
+
+
+def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = None) -> pd.DataFrame:
+    """The table indexed by (participant_id, session_id), strings.
+
+    Ids and names of columns are in Unicode's composed form. Where participants have several rows and there is no
+    ``session_id``, a column ``session``, ``ses`` or ``visit`` (in any case) tells them apart, and stays.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With a column of ids.
+    source : str
+        Name of the file, for messages.
+    lines : sequence of int, optional
+        Line of each row in the file; by default the rows follow the header without a gap.
+
+    Raises
+    ------
+    TableError
+        If there is no id column, an id is missing, or an id occurs twice.
+    """
+    table = table.rename(columns=lambda name: normalized(name) if isinstance(name, str) else name)
+    by_id_name = {id_name(str(column)): column for column in reversed(table.columns)}
+    name = next((by_id_name[alias] for alias in _ID_ALIASES if alias in by_id_name), None)
+    if name is None:
+        msg = f"{source}: expected a column participant_id; the table has {', '.join(map(str, table.columns))}"
+        raise TableError(msg)
+    table = table.rename(columns={name: "participant_id"})
+    empty = [row for row, missing in enumerate(table["participant_id"].isna()) if missing]
+    if empty:
+        where = ", ".join(str(lines[row] if lines else row + 2) for row in empty)
+        msg = f"{source}: no participant_id in line {where}; fill it in or delete the line"
+        raise TableError(msg)
+    table["participant_id"] = labels(table["participant_id"])
+    sessions = next((by_id_name[alias] for alias in _SESSION_ALIASES if alias in by_id_name), None)
+    if sessions is not None and id_name(str(sessions)) == "sessionid":
+        table = table.rename(columns={sessions: "session_id"})
+    elif sessions is not None and table["participant_id"].duplicated().any():
+        table["session_id"] = table[sessions]
+    if "session_id" not in table:
+        table["session_id"] = ""
+    table["session_id"] = ["" if pd.isna(value) else label(value) for value in table["session_id"]]
+    table = table.set_index(list(ID_COLUMNS))
+    twice = table.index[table.index.duplicated()].unique()
+    if len(twice):
+        listed = ", ".join("_".join(filter(None, key)) for key in twice)
+        advice = "keep one row a scan, or name the column that tells the visits apart session_id"
+        msg = f"{source}: duplicate id {listed}; {advice}"
+        raise TableError(msg)
+    return table
+
+
+def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
+    """Add participants' columns to a table of scans, strictly by id.
+
+    A participants row without a session holds for all sessions of its participant; ``sub-`` (and ``ses-``) may be
+    missing in front of the participants' ids if it is missing everywhere.
+
+    Returns
+    -------
+    table : DataFrame
+        The scans' rows in their order, with the participants' columns in front; scans without a row get missing
+        values.
+    without : list of str
+        Scan ids that have no participants row.
+    """
+    people = participants.reset_index()
+    written = list(people["participant_id"])
+    for name, prefix in zip(ID_COLUMNS, ("sub-", "ses-"), strict=True):
+        ours = scans.index.get_level_values(name)
+        theirs = people[name]
+        if ours[ours != ""].str.startswith(prefix).all() and not theirs.str.casefold().str.startswith(prefix).any():
+            people[name] = theirs.where(theirs == "", prefix + theirs)
+    by_key = {(row.participant_id, row.session_id): position for position, row in enumerate(people.itertuples())}
+    columns = [column for column in people.columns if column not in (*ID_COLUMNS, *scans.columns)]
+    positions = [by_key.get(key, by_key.get((key[0], ""))) for key in scans.index]
+    without = ["_".join(filter(None, key)) for key, at in zip(scans.index, positions, strict=True) if at is None]
+    if len(without) == len(scans):
+        near = closest(without[0], written) or "none"
+        msg = (
+            f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {near}); "
+            "participant_id must be equal to the scan's"
+        )
+        raise TableError(msg)
+    joined = people[columns].reindex([-1 if at is None else at for at in positions])
+    joined.index = scans.index
+    return pd.concat([joined, scans], axis=1), without
+
+
+def closest(name: str, candidates: Iterable[str], n: int = 3) -> str:
+    """The nearest names to a misspelt one, comma separated, letter case aside; empty if none is near."""
+    by_key: dict[str, str] = {}
+    for candidate in map(str, candidates):
+        by_key.setdefault(candidate.casefold(), candidate)
+    return ", ".join(by_key[key] for key in difflib.get_close_matches(name.casefold(), by_key, n=n, cutoff=0.4))

@@ -1,0 +1,106 @@
+"""Tables with their data dictionary: ``x.tsv`` and, beside it, ``x.json`` in BIDS form, both made here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vbmstat.image import storage
+from vbmstat.tables.schema import TABLES, Column
+
+ABOUT = "vbmstat"  # key of the dictionary that describes the table and no column
+_PLACEHOLDER = re.compile(r"<(\w+)>")
+
+
+def write_table(
+    path: Path | str,
+    table: pd.DataFrame,
+    kind: str,
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a TSV and its data dictionary, each whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        ``.tsv``; the dictionary gets the suffix ``.json``.
+    table : DataFrame
+        Columns only; the index is not written.
+    kind : str
+        Key of :data:`vbmstat.tables.schema.TABLES`.
+    given : mapping, optional
+        Descriptions of the user's own columns, as a participants.json holds them.
+    about : mapping, optional
+        What else is to be known of this table; added under the key ``vbmstat``.
+    """
+    path = Path(path)
+    storage.write_table(path, table)
+    content = describe(kind, map(str, table.columns), given)
+    storage.write_json(path.with_suffix(".json"), {**content, ABOUT: {"table": TABLES[kind].rows, **(about or {})}})
+
+
+def describe(
+    kind: str, columns: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Data dictionary of some columns of a kind of table.
+
+    Returns
+    -------
+    dict
+        Column -> Description, Units, Levels. Columns that neither the schema nor `given` know are those of the user's
+        own table, and said to be.
+
+    Examples
+    --------
+    >>> describe("roi_wide", ["insula_gm_ml"])
+    {'insula_gm_ml': {'Description': 'Volume of grey matter in insula', 'Units': 'mL'}}
+    """
+    dictionary: dict[str, dict[str, Any]] = {}
+    for name in columns:
+        entry = _entry(kind, name)
+        if entry is None:
+            entry = dict((given or {}).get(name, {})) or {"Description": f"{name}, from the participants table"}
+        dictionary[name] = entry
+    return dictionary
+
+
+def _entry(kind: str, name: str) -> dict[str, Any] | None:
+    """What the schema says of a column; None where it does not know it."""
+    for column in TABLES[kind].columns:
+        match = _pattern(column).fullmatch(name)
+        if match:
+            entry: dict[str, Any] = {"Description": column.description.format(**match.groupdict())}
+            entry |= {"Units": column.units} if column.units else {}
+            return entry | ({"Levels": dict(column.levels)} if column.levels else {})
+    return None
+
+
+def _pattern(column: Column) -> re.Pattern[str]:
+    parts = _PLACEHOLDER.split(column.name)  # text, placeholder, text, …
+    return re.compile("".join(f"(?P<{part}>.+)" if at % 2 else re.escape(part) for at, part in enumerate(parts)))
+
+
+def columns_page() -> str:
+    """The schema as a page in Markdown: ``docs/columns.md``."""
+    lines = [
+        "# Every table and column",
+        "",
+        "Tables are tab-separated, UTF-8, with `n/a` for missing values (BIDS). Each has a data dictionary of the same "
+        "name with the suffix `.json`, which says the same as this page; it is made from `vbmstat/tables/schema.py`.",
+        "In R: `read.delim(file, na.strings = \"n/a\", colClasses = c(participant_id = \"character\"))`; in pandas: "
+        "`pd.read_csv(file, sep=\"\\t\", dtype={\"participant_id\": str})`.",
+    ]  # fmt: skip
+    for kind in TABLES.values():
+        lines += ["", f"## {kind.files}", "", f"`vbmstat {kind.command}`; a row is {kind.rows}.", ""]
+        lines += ["| column | unit | meaning |", "|---|---|---|"]
+        for column in kind.columns:
+            meaning = _PLACEHOLDER.sub(r"<\1>", column.description).replace("{", "<").replace("}", ">")
+            levels = "; ".join(f"{value}: {text}" for value, text in column.levels.items())
+            cells = [f"`{column.name}`", column.units, meaning + (f" ({levels})" if levels else "")]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
