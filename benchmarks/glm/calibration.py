@@ -34,8 +34,8 @@ from vbmstat.regions.mixed_analysis import fit_mixed_glm
 N_SCANS, N_VOXELS, N_REGIONS, N_FEW, REPEATS = 24, 8000, 4000, 300, 40
 RESULTS = Path(__file__).parents[1] / "results" / "glm_calibration.md"
 INDEPENDENT: dict[str, dict[str, Any]] = {
-    "ols": {}, "ols, weights": {"weights": "w"}, "spm": {"spm_resms": True}, "hc3": {"robust": "hc3"},
-    "hc3, weights": {"robust": "hc3", "weights": "w"}, "groups": {"variance_groups": "group"},
+    "ols": {}, "ols, weights": {"weights": "w"}, "spm": {"variance": "spm"}, "hc3": {"variance": "hc3"},
+    "hc3, weights": {"variance": "hc3", "weights": "w"}, "groups": {"variance": "groups:group"},
 }  # fmt: skip
 
 
@@ -169,10 +169,10 @@ def every_row(with_mixed: bool) -> Iterator[tuple[str, ...]]:
         for estimator, options in INDEPENDENT.items():
             if estimator != "groups" or study.name.endswith(("+ age", "slopes 16:8", "missing rows", "8:8:8")):
                 yield from rows(study, estimator, options, "voxel")
-        yield from rows(study, "hc3", {"robust": "hc3"}, "region")
+        yield from rows(study, "hc3", {"variance": "hc3"}, "region")
     yield from with_map()
     for study in longitudinal():
-        yield from rows(study, "sandwich", {"repeated": "participant_id"}, "voxel")
+        yield from rows(study, "sandwich", {"variance": "sandwich:participant_id"}, "voxel")
         if with_mixed:
             yield from rows(study, "mixed", {"random": "participant_id"}, "few regions")
 

@@ -164,9 +164,9 @@ def of_models(table: pd.DataFrame) -> Values:
     plain = fit("y ~ age + sex + site", contrasts=["age", "site"])
     crossed = fit("y ~ sex * site", contrasts=[f"sex = {TYPE_III}"])
     weighted = fit("y ~ age + sex + site", contrasts=["age"], weights="w")
-    robust = fit("y ~ age + sex + site", contrasts=["age", "sex[T.m]"], robust="hc3")
+    robust = fit("y ~ age + sex + site", contrasts=["age", "sex[T.m]"], variance="hc3")
     spline = fit("y ~ bs(age, df=4) + sex", contrasts=["bs(age, df=4)"])
-    welch = fit("y ~ sex", contrasts=["sex[T.m]"], variance_groups="sex")
+    welch = fit("y ~ sex", contrasts=["sex[T.m]"], variance="groups:sex")
     return {
         "t": of(plain, "age", "t"), "p of t": of(plain, "age", "p"), "F": of(plain, "site", "F"),
         "type III F": of(crossed, "sex", "t") ** 2, "t, weights": of(weighted, "age", "t"),
@@ -183,7 +183,7 @@ def of(fit: GlmResults, contrast: str, stat: str) -> np.ndarray:
 def of_repeated(table: pd.DataFrame) -> Values:
     formula = "y ~ grp * time + age"
     contrasts = [*MIXED, JOINT]
-    robust = fit_glm(values_of(table), formula, table, contrasts, repeated="id")
+    robust = fit_glm(values_of(table), formula, table, contrasts, variance="sandwich:id")
     mixed = fit_mixed_glm(values_of(table), formula, table, contrasts, random="id").fit
     return {
         "CR2: t": np.array([of(robust, name, "t") for name in MIXED]),
@@ -293,7 +293,7 @@ CASES = {
     ),
     "FWE p: Welch's v": Case(
         "group", "group", {"group": GROUP, "spread": GROUP}, lambda: enumerated.relabellings(GROUP),
-        {"variance_groups": "spread"}, files=(("-vg", "spread"),),
+        {"variance": "groups:spread"}, files=(("-vg", "spread"),),
     ),
     "FWE p: TFCE": Case(
         "group", "group", {"group": GROUP}, lambda: enumerated.relabellings(GROUP), {"inference": "tfce"},

@@ -158,10 +158,10 @@ def test_a_contrast_turned_round_is_noticed(tmp_path):
 
 def test_the_variance_floor_of_one_is_told(tmp_path):
     ours = write_spm(tmp_path / "ours" / "contrast-age_stat-t_statmap.nii.gz", t_values())
-    (ours.parent / "glm.json").write_text(json.dumps({"options": {"spm_resms": False}}))
+    (ours.parent / "glm.json").write_text(json.dumps({"spec": {"variance": "ols"}}))
     spm = write_spm(tmp_path / "spm" / "spmT_0001.nii", t_values())
     assert any("only B has SPM's variance floor" in note for note in compare_pair(ours, spm).notes)
-    (ours.parent / "glm.json").write_text(json.dumps({"options": {"spm_resms": True}}))
+    (ours.parent / "glm.json").write_text(json.dumps({"spec": {"variance": "spm"}}))
     assert compare_pair(ours, spm).notes == ()
 
 

@@ -15,7 +15,7 @@ import torch
 from tests.glm.conftest import GRID, make_images, make_table
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.spec import Options
+from vbmstat.glm.spec import Masking
 from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
 from vbmstat.image.volume import Volume
 from vbmstat.maps.pack import pack_maps
@@ -135,7 +135,7 @@ def test_the_record_repeats_the_fit(cohort_folder, tmp_path):
     [
         {"repeats": 9}, {"fraction": 0.6}, {"seed": 1}, {"stratify": "site"}, {"mask_threshold": 0.4},
         {"mask_threshold": 0.5, "mask_share": 0.5}, {"tiv": "covariate"}, {"tiv": "by-group"}, {"tiv": "proportional"},
-        {"global_scaling": True}, {"weights": "w"}, {"robust": "hc3"}, {"spm_resms": True},
+        {"global_scaling": True}, {"weights": "w"}, {"variance": "hc3"}, {"variance": "spm"},
     ],
 )  # fmt: skip
 def test_every_option_changes_the_result(cohort_folder, option):
@@ -345,7 +345,7 @@ def test_what_is_refused_before_any_map_is_read(cohort_folder):
         ("wm ~ age", None, {}, "wm needs a column s6mwp2"),
         ("grey ~ age", None, {}, "'grey' on the left names no maps"),
         ("gm ~ age", None, {"weights": "nothing"}, "no column 'nothing'"),
-        ("gm ~ age", ["F(age)"], {"robust": "hc3"}, "HC3 errors are for t-contrasts"),
+        ("gm ~ age", ["F(age)"], {"variance": "hc3"}, "HC3 errors are for t-contrasts"),
         ("gm ~ age", None, {"tiv": "maybe"}, "expected one of none, covariate"),
         ("gm ~ age + site", ["site[T.ulm]"], {"repeats": 2, "fraction": 0.04}, "cannot be estimated in any subset"),
         ("gm ~ age", None, {}, "no map file for sub-000"),
@@ -366,9 +366,9 @@ def test_smoothed_maps_of_one_width_are_taken_and_of_several_refused(cohort_fold
 def test_unknown_options_and_devices():
     with pytest.raises(TypeError, match=r"no option 'repeat' \(nearest repeats"):
         fit_glm(None, "gm ~ age", make_table(), repeat=3)
-    assert Options().mask_rule.threshold == 0.1
-    assert Options(mask="m.nii").mask_rule.threshold is None
-    assert Options(mask="m.nii", mask_threshold=0.2).mask_rule.threshold == 0.2
+    assert Masking().rule.threshold == 0.1
+    assert Masking(image="m.nii").rule.threshold is None
+    assert Masking(0.2, image="m.nii").rule.threshold == 0.2
 
 
 def test_global_scaling_by_hand(cohort_folder, images, table):
@@ -391,7 +391,7 @@ def test_no_effect_gives_uniform_p():
 @pytest.mark.parametrize(
     "option",
     [
-        {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance_groups": "group"}, {"repeated": "extra"},
+        {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance": "groups:group"}, {"variance": "sandwich:extra"},
         {"blocks": "group", "inference": "fwe", "permutations": 8}, {"tiv": "proportional"},
     ],
 )  # fmt: skip

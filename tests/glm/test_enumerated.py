@@ -81,7 +81,7 @@ def test_tfce_is_integrated_exactly_and_counted_over_all_relabellings():
 def test_unequal_variances_are_counted_over_all_relabellings():
     """Welch's v of every relabelling, from scipy."""
     data = maps(7, seed=4)
-    found, _ = analysed(data, "group", "group", {"group": GROUP, "spread": GROUP}, variance_groups="spread")
+    found, _ = analysed(data, "group", "group", {"group": GROUP, "spread": GROUP}, variance="groups:spread")
     values = []
     for chosen in sorted(itertools.combinations(range(7), 3), key=lambda way: way != tuple(np.flatnonzero(GROUP))):
         one, rest = data.data[list(chosen)], np.delete(data.data, chosen, axis=0)

@@ -215,10 +215,10 @@ def test_early_stops_are_the_same(maps, model, local, small_batches):
 
 MODELS = {
     "fwe": ("gm ~ age + sex + tiv", {"inference": "fwe,fdr", "permutations": 50, "repeats": 5}),
-    "hc3": ("gm ~ age + sex", {"robust": "hc3", "repeats": 5}),
+    "hc3": ("gm ~ age + sex", {"variance": "hc3", "repeats": 5}),
     "map": ("gm ~ age + map(wm)", {"repeats": 5}),
-    "groups": ("gm ~ sex + age", {"variance_groups": "sex", "inference": "fwe", "permutations": 50, "repeats": 0}),
-    "repeated": ("gm ~ age", {"repeated": "family"}),
+    "groups": ("gm ~ sex + age", {"variance": "groups:sex", "inference": "fwe", "permutations": 50, "repeats": 0}),
+    "repeated": ("gm ~ age", {"variance": "sandwich:family"}),
 }
 
 

@@ -166,14 +166,14 @@ def test_a_variance_that_cannot_be_known_is_refused_for_regions_too(study):
     table = pd.read_csv(study / "cohort.tsv", sep="\t").assign(flag=[1] + [0] * (N_SCANS - 1))
     table.to_csv(study / "cohort.tsv", sep="\t", index=False)
     with pytest.raises(DesignError, match=r"contrast 'flag': HC3 cannot estimate its variance, .* fits sub-00 exactly"):
-        fit(study, "gm ~ age + flag", ["flag"], robust="hc3", repeats=0)
-    found = fit(study, "gm ~ age + flag", None, robust="hc3", repeats=0)
+        fit(study, "gm ~ age + flag", ["flag"], variance="hc3", repeats=0)
+    found = fit(study, "gm ~ age + flag", None, variance="hc3", repeats=0)
     assert found.table["contrast"].unique().tolist() == ["age"]
     assert any(note.startswith("contrast 'flag' left out") for note in found.record["notes"])
 
 
 def test_sandwich_variances(sessions):
-    ours = fit(sessions, "gm ~ age", ["age"], repeated="participant_id")
+    ours = fit(sessions, "gm ~ age", ["age"], variance="sandwich:participant_id")
     table = ours.table.set_index("label")
     plain = fit(sessions, "gm ~ age", ["age"], repeats=0).table.set_index("label")
     np.testing.assert_allclose(table["effect"], plain["effect"], rtol=1e-9)
@@ -187,7 +187,7 @@ def test_sandwich_variances(sessions):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"robust": "hc3"}, "a mixed model takes no robust"),
+        ({"variance": "hc3"}, "a mixed model takes no robust"),
         ({"inference": "fwe"}, "a mixed model has no permutations"),
         ({"tiv": "proportional"}, "a mixed model takes TIV as a covariate"),
     ],

@@ -13,8 +13,8 @@ def text(record: dict, **options) -> str:
     """The paragraph of a model with other options, or other entries of its record."""
     changed = copy.deepcopy(record)
     for name, value in options.items():
-        target = changed["options"] if name in changed["options"] and name != "inference" else changed
-        target[name] = value
+        places = (changed["spec"], changed["spec"]["subsets"], changed)
+        next(place for place in places if (name in place and name != "inference") or place is changed)[name] = value
     return glm_methods(changed).paragraphs[0]
 
 
@@ -35,9 +35,9 @@ def test_a_model_in_words(record) -> None:
     [
         ({"tiv": "by-group"}, "with a slope for each group"),
         ({"tiv": "proportional"}, "multiplied by the mean over the scan's total intracranial volume"),
-        ({"robust": "hc3"}, "(HC3) (MacKinnon and White, 1985)"),
+        ({"variance": "hc3"}, "(HC3) (MacKinnon and White, 1985)"),
         ({"weights": "w"}, "weighted by the column w"),
-        ({"spm_resms": True}, "0.001 of the largest residual mean square"),
+        ({"variance": "spm"}, "0.001 of the largest residual mean square"),
         ({"global_scaling": True}, "scaled to one mean"),
         ({"stratify": "site"}, "keeping the shares of site"),
         ({"mask_rule": {"threshold": 0.2, "share": 0.9, "image": None}}, "where 90 % of the scans exceeded 0.2"),
@@ -62,10 +62,10 @@ def test_a_sandwich_fit_says_what_it_is_and_has_no_effect_sizes(record) -> None:
 
 
 def test_fewer_degrees_of_freedom_of_hc3_in_words(record) -> None:
-    assert "effective degrees of freedom" not in text(record, robust="hc3")
+    assert "effective degrees of freedom" not in text(record, variance="hc3")
     changed = copy.deepcopy(record)
     changed["contrasts"][0]["df"] = 2.94
-    said = text(changed, robust="hc3")
+    said = text(changed, variance="hc3")
     name = record["contrasts"][0]["name"]
     assert f"t had effective degrees of freedom of the design (2.9 for {name})" in said
 

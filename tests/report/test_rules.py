@@ -32,7 +32,7 @@ def test_what_is_unusual_is_to_be_justified(record) -> None:
     assert "not a test" in rule(7, record).text  # the subsets
     plain = copy.deepcopy(record) | {"n_subsets": 0}
     assert rule(7, plain).status == HERE
-    plain["options"]["robust"] = "hc3"
+    plain["spec"]["variance"] = "hc3"
     assert "HC3" in rule(7, plain).text
 
 

@@ -132,11 +132,11 @@ def command(
 
 def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
     """Keywords of the model among a command's parameters; old options are translated, and the new spelling printed."""
-    from vbmstat.glm.spec import ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.spec import OLD_VARIANCES, ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports inside the command
 
     given = {name: value for name, value in parameters.items() if name in ModelKeywords.__annotations__}
     given = {name: value for name, value in given.items() if value is not None}
-    variance = new_spelling(**{name: parameters[name] for name in _OLD if parameters.get(name) is not None})
+    variance = new_spelling(**{name: parameters[name] for name in OLD_VARIANCES if parameters.get(name) is not None})
     if variance is not None:
         typer.echo(f"--variance {variance} is the new spelling of this option")
         if given.get("variance", "ols") not in ("ols", variance):
@@ -144,9 +144,6 @@ def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
             raise typer.BadParameter(msg)
         given["variance"] = variance
     return given  # type: ignore[return-value]
-
-
-_OLD = ("robust", "spm_resms", "repeated", "variance_groups")  # options that --variance replaces
 
 
 def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:

@@ -232,7 +232,7 @@ def _has_spm_floor(path: Path) -> bool | None:
     """Whether t was computed with SPM's floor: glm.json says it; SPM's own files (spmT without it) have it."""
     record = _record(path.parent)
     if record is not None:
-        return bool(record.get("options", {}).get("spm_resms", False))
+        return bool(record.get("spec", {}).get("variance") == "spm")
     return True if path.name.startswith(("spmT_", "spmF_")) else None
 
 

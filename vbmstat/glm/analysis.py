@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from vbmstat.assets.provenance import device_label
+from vbmstat.device import choose_device
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.design.contrast import Contrast, build_contrasts
 from vbmstat.glm.design.covariates import as_numbers, check_spelling, check_tiv_unit
@@ -152,7 +153,8 @@ def as_spec(
     if compute is not None and len(keywords) > len(of_model):
         msg = "keywords of Compute beside compute=: give one of the two"
         raise TypeError(msg)
-    return spec, compute or of_compute
+    compute = compute or of_compute
+    return spec, replace(compute, device=str(choose_device(compute.device)))
 
 
 @dataclass(frozen=True)

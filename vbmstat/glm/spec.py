@@ -6,12 +6,12 @@ A `ModelSpec` decides the results. The command line builds it, ``fit_glm`` takes
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from vbmstat.device import choose_device
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
@@ -319,7 +319,6 @@ class Compute:
 
     def __post_init__(self) -> None:
         _check_choice("backend", self.backend, ("auto", "compiled", "stacked"))
-        object.__setattr__(self, "device", str(choose_device(self.device)))
         for name in ("store", "scratch", "checkpoint"):
             folder = getattr(self, name)
             object.__setattr__(self, name, None if folder is None else Path(folder).absolute())
@@ -402,8 +401,17 @@ def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]
     >>> split_keywords({"repeats": 0, "n_threads": 2})[1].n_threads
     2
     """
+    old = {name: value for name, value in keywords.items() if name in OLD_VARIANCES}
+    variance = new_spelling(**old)
+    if variance is not None:
+        warnings.warn(f"{', '.join(old)}: write variance={variance!r}", FutureWarning, stacklevel=3)
+        keywords = {**keywords, "variance": variance}
+    keywords = {name: value for name, value in keywords.items() if name not in old}
     own = {name: value for name, value in keywords.items() if name in Compute.names()}
     return {name: value for name, value in keywords.items() if name not in own}, Compute(**own)  # type: ignore[return-value]
+
+
+OLD_VARIANCES = ("robust", "spm_resms", "repeated", "variance_groups")  # options that `variance` replaces
 
 
 def new_spelling(

@@ -19,13 +19,17 @@ from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast, build_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.subsets import draw_subsets
-from vbmstat.glm.fit.backend import BACKENDS, COMPILED, choose_backend
-from vbmstat.glm.fit.engine import SPM_RESMS_FLOOR, Layout, fit_voxels, tile_layout
+from vbmstat.glm.fit import product
+from vbmstat.glm.fit.engine import SPM_RESMS_FLOOR, fit_voxels
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.fit.product import choose_product, matmul, through_onednn
+from vbmstat.glm.fit.stream import Layout, tile_layout
+from vbmstat.glm.spec import Compute
+from vbmstat.glm.variance.hc3 import hc3_plan
 from vbmstat.maps.store import ArrayMaps
 
 TOLERANCE = 5e-6  # |Δt| / max(1, |t|) in float32
-PATHS = ["mm", COMPILED]  # stacked products, and the compiled loops that `auto` takes for much work
+PATHS = ["stacked", "compiled"]  # stacked products, and the compiled loops that `auto` takes for much work
 
 
 def design_of(formula: str, n_scans: int = 60, seed: int = 0) -> Design:
@@ -37,10 +41,12 @@ def from_matrix(x: np.ndarray) -> Design:
     return Design(x, tuple(f"x{i}" for i in range(x.shape[1])), tuple(f"{i:04d}" for i in range(len(x))))
 
 
-def run(y, design, contrasts, draws=None, weights=None, scale=None, **options):
+def run(y, design, contrasts, draws=None, weights=None, scale=None, *, robust=False, spm_floor=False, **options):
     draws = np.empty((0, len(y)), dtype=bool) if draws is None else draws
     plan = make_plan(design, contrasts, draws, weights, scale)
-    return fit_voxels(ArrayMaps(y, design.scan_ids), plan, **options)
+    if robust:
+        plan = hc3_plan(plan, design.scan_ids)
+    return fit_voxels(ArrayMaps(y, design.scan_ids), plan, Compute(**options), spm_floor=spm_floor)
 
 
 def medians(y, design, contrast, draws, quantile=0.5):
@@ -124,7 +130,7 @@ def test_subsets_of_constant_values_have_t_zero(backend):
     assert fit.statistic[0, 0] != 0
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "mm"), *((np.float32, path) for path in PATHS)])
+@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "stacked"), *((np.float32, path) for path in PATHS)])
 def test_nothing_depends_on_chunks_or_threads(dtype, backend):
     design = design_of("age + sex + tiv")
     y = np.random.default_rng(2).standard_normal((60, 2500)).astype(dtype)
@@ -146,25 +152,27 @@ def test_nothing_depends_on_chunks_or_threads(dtype, backend):
 
 
 def test_tiles_of_a_device_are_bounded_by_their_bytes():
-    assert tile_layout("cpu", None, 2, 10**6) == Layout(512, 512, 3)
-    assert tile_layout("cpu", 700, 2) == Layout(1024, 512, 3)
-    assert tile_layout("cuda", None, None, 4017).tile == 16384
-    assert tile_layout("cuda", None, None, 10**5).tile == 3072  # 1.2 GB
-    assert tile_layout("cuda", 100, None, 10**5).tile == 512
+    assert tile_layout(Compute("cpu", 2, None), 10**6) == Layout(512, 512, 3)
+    assert tile_layout(Compute("cpu", 2, 700)) == Layout(1024, 512, 3)
+    assert tile_layout(Compute("cuda", None, None), 4017).tile == 16384
+    assert tile_layout(Compute("cuda", None, None), 10**5).tile == 3072  # 1.2 GB
+    assert tile_layout(Compute("cuda", None, 100), 10**5).tile == 512
 
 
 def test_threads_of_torch_are_given_back():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        test_constant_and_exactly_fitted_voxels_have_t_zero("mm")
+        test_constant_and_exactly_fitted_voxels_have_t_zero("stacked")
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("backend", [*sorted(BACKENDS), COMPILED])
-def test_every_backend_is_right(backend):
+@pytest.mark.parametrize("backend", PATHS)
+@pytest.mark.parametrize("multiply", [matmul, through_onednn])
+def test_every_backend_and_product_is_right(backend, multiply, monkeypatch):
+    monkeypatch.setattr("vbmstat.glm.fit.tensors.choose_product", lambda _: multiply)
     design = design_of("age + sex")
     y = np.random.default_rng(2).standard_normal((60, 100)).astype(np.float32)
     draws = draw_subsets(design.scan_ids, 10, 0.8, 0)
@@ -180,7 +188,7 @@ def test_rows_in_or_out_of_a_subset_and_many_columns(fraction):
     y = (5 + np.random.default_rng(2).standard_normal((203, 700))).astype(np.float32)
     contrasts = build_contrasts(["tiv", "site", "F(tiv)"], design)
     draws = draw_subsets(design.scan_ids, 9, fraction, 0)
-    fit = run(y, design, contrasts, draws, backend=COMPILED)
+    fit = run(y, design, contrasts, draws, backend="compiled")
     for k, contrast in enumerate(contrasts):
         expected = oracle.fit(design.matrix, y, contrast.weights, contrast.kind)[2]
         assert oracle.error(fit.statistic[k], expected) < TOLERANCE
@@ -198,11 +206,8 @@ def test_auto_takes_the_compiled_loops_for_much_work_only(monkeypatch):
     little = run(y, design, contrasts, draws)
     monkeypatch.setattr("vbmstat.glm.fit.engine._WORTH_COMPILING", 0)
     much = run(y, design, contrasts, draws)
-    monkeypatch.setattr("vbmstat.glm.fit.engine.has_compiler", lambda: False)
-    without = run(y, design, contrasts, draws)
     assert np.array_equal(much.quantiles["median"], compiled.quantiles["median"])
-    for fit in (little, without):
-        assert not np.array_equal(fit.quantiles["median"], compiled.quantiles["median"])
+    assert not np.array_equal(little.quantiles["median"], compiled.quantiles["median"])
 
 
 @pytest.mark.parametrize("options", [{"robust": True}, {"device": "cuda"}])
@@ -210,12 +215,16 @@ def test_what_the_compiled_loops_cannot_do(options):
     design = design_of("age")
     y = np.random.default_rng(2).standard_normal((60, 5)).astype(np.float32)
     with pytest.raises(DesignError, match="float32 maps on the CPU without HC3"):
-        run(y, design, build_contrasts(["age"], design), backend=COMPILED, **options)
+        run(y, design, build_contrasts(["age"], design), backend="compiled", **options)
 
 
-def test_probe_names_a_backend():
-    assert choose_backend("cpu") in BACKENDS
-    assert choose_backend("cuda") == "mm"
+@pytest.mark.parametrize(
+    ("vendor", "expected"), [("AuthenticAMD", through_onednn), ("GenuineIntel", matmul), ("", matmul)]
+)
+def test_the_product_goes_by_the_processor(vendor, expected, monkeypatch):
+    monkeypatch.setattr(product, "_is_amd", lambda: vendor == "AuthenticAMD")
+    assert choose_product("cpu") is expected
+    assert choose_product("cuda") is matmul
 
 
 def test_reparametrised_design_gives_the_same_contrasts():
@@ -248,7 +257,7 @@ def test_statsmodels_ols():
         assert fit.residual_variance[v] == pytest.approx(model.mse_resid, rel=1e-10)
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "mm"), *((np.float32, path) for path in PATHS)])
+@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "stacked"), *((np.float32, path) for path in PATHS)])
 def test_statsmodels_wls_and_subsets_with_weights(dtype, backend):
     design = design_of("age + sex")
     rng = np.random.default_rng(3)
@@ -347,7 +356,7 @@ def test_spm_variance_floor_in_sample_and_subsets(backend):
     contrasts = build_contrasts(["age"], design)
     y[7, -3:] += 1e4  # subsets without this scan cancel in float32, and must not set the floor
     draws[:4, 7] = False
-    fit = run(y.astype(np.float32), design, contrasts, draws, spm_resms=True, backend=backend)
+    fit = run(y.astype(np.float32), design, contrasts, draws, spm_floor=True, backend=backend)
 
     def floored(rows):
         effect, variance, _ = oracle.fit(design.matrix[rows], y[rows].astype(np.float32), contrasts[0].weights)
@@ -362,7 +371,7 @@ def test_spm_variance_floor_in_sample_and_subsets(backend):
     assert (np.abs(plain.statistic) > np.abs(fit.statistic)).mean() > 0.99
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "mm"), *((np.float32, path) for path in PATHS)])
+@pytest.mark.parametrize(("dtype", "backend"), [(np.float64, "stacked"), *((np.float32, path) for path in PATHS)])
 def test_lost_levels_are_counted_and_left_out(dtype, backend):
     table = make_table(40)
     table["site"] = ["rare"] * 2 + ["a", "b"] * 19
@@ -394,7 +403,7 @@ def test_scan_scale_multiplies_rows():
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n_scans=st.integers(6, 40), n_numeric=st.integers(0, 3), n_levels=st.integers(0, 3), has_intercept=st.booleans(),
-    seed=st.integers(0, 10_000), path=st.sampled_from([(np.float64, "mm"), *((np.float32, path) for path in PATHS)]),
+    seed=st.integers(0, 10_000), path=st.sampled_from([(np.float64, "stacked"), *((np.float32, path) for path in PATHS)]),
 )
 def test_any_design(n_scans, n_numeric, n_levels, has_intercept, seed, path):
     """Random designs, rank-deficient ones among them: estimable contrasts agree with least squares."""
@@ -443,7 +452,7 @@ def test_threads_within_the_quota_of_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    assert tile_layout("cpu", None, None).workers == 3 + 1  # one waits for the disk
-    assert tile_layout("cpu", None, 7).workers == 7 + 1
+    assert tile_layout(Compute("cpu", None, None)).workers == 3 + 1  # one waits for the disk
+    assert tile_layout(Compute("cpu", 7, None)).workers == 7 + 1
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
-    assert tile_layout("cpu", None, None).workers == 2 + 1
+    assert tile_layout(Compute("cpu", None, None)).workers == 2 + 1

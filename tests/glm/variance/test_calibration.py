@@ -50,11 +50,11 @@ def check(values, formula, table, contrast, **options):
 
 
 SWEEP = [
-    ("ols", {}, 1, "right"), ("ols", {"weights": "w"}, 8, "right"), ("spm", {"spm_resms": True}, 2, "right"),
-    ("hc3", {"robust": "hc3"}, 1, "refused"), ("hc3", {"robust": "hc3"}, 2, "right"),
-    ("hc3", {"robust": "hc3", "weights": "w"}, 4, "right"),
-    ("groups", {"variance_groups": "group"}, 1, "refused"), ("groups", {"variance_groups": "group"}, 2, "told"),
-    ("groups", {"variance_groups": "group"}, 12, "right"),
+    ("ols", {}, 1, "right"), ("ols", {"weights": "w"}, 8, "right"), ("spm", {"variance": "spm"}, 2, "right"),
+    ("hc3", {"variance": "hc3"}, 1, "refused"), ("hc3", {"variance": "hc3"}, 2, "right"),
+    ("hc3", {"variance": "hc3", "weights": "w"}, 4, "right"),
+    ("groups", {"variance": "groups:group"}, 1, "refused"), ("groups", {"variance": "groups:group"}, 2, "told"),
+    ("groups", {"variance": "groups:group"}, 12, "right"),
 ]  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def test_repeated_scans(people, rare, contrast, expected, correlation):
     person = pd.factorize(table["participant_id"])[0]
     values = np.sqrt(correlation) * rng.standard_normal((people, VOXELS))[person]
     values += np.sqrt(1 - correlation) * rng.standard_normal((len(table), VOXELS))
-    assert check(values, "gm ~ group + time", table, contrast, repeated="participant_id") == expected
+    assert check(values, "gm ~ group + time", table, contrast, variance="sandwich:participant_id") == expected
 
 
 def test_noise_has_the_variances_and_correlations_of_the_model():

@@ -250,7 +250,7 @@ def path(cohort_folder):
 
 def test_whole_analysis(path, tmp_path):
     options = {"inference": "fdr,fwe,tfce,cluster", "permutations": 120, "cluster_threshold": 0.01}
-    results = fit_glm(None, "gm ~ age + sex", path, ["age", "F(age, sex[T.M])"], variance_groups="sex", **options)
+    results = fit_glm(None, "gm ~ age + sex", path, ["age", "F(age, sex[T.M])"], variance="groups:sex", **options)
     plain = fit_glm(None, "gm ~ age + sex", path, ["age"], repeats=0, **options)
     t, df = results.maps["age"]["t"].values, results.maps["age"]["df"].values
     assert not np.array_equal(t, plain.maps["age"]["t"].values)
@@ -266,25 +266,25 @@ def test_whole_analysis(path, tmp_path):
     results.to_directory(tmp_path)
     assert json.loads((tmp_path / "glm.json").read_text())["variance_groups"]["scans_per_group"] == [13, 13]
     assert len(pd.read_csv(tmp_path / "contrast-age_peaks.tsv", sep="\t"))
-    tails = fit_glm(None, "gm ~ age + sex", path, ["age"], variance_groups="sex", tail="gpd", **options)
+    tails = fit_glm(None, "gm ~ age + sex", path, ["age"], variance="groups:sex", tail="gpd", **options)
     assert tails.maps["age"]["pperm"].values.min() < 1 / 120
     auto = fit_glm(
-        None, "gm ~ age", path, variance_groups="auto", blocks="sex", inference="fwe", permutations=30, one_sided=True
+        None, "gm ~ age", path, variance="groups:auto", blocks="sex", inference="fwe", permutations=30, one_sided=True
     )
     assert auto.record["variance_groups"]["scans_per_group"] == [13, 13]
     assert not any("change places" in note for note in auto.record["notes"])
-    alone = fit_glm(None, "gm ~ age + sex", path, variance_groups="sex")
+    alone = fit_glm(None, "gm ~ age + sex", path, variance="groups:sex")
     np.testing.assert_allclose(alone.maps["age"]["t"].values, t)
 
 
 @pytest.mark.parametrize(("formula", "options", "message"), [
-    ("gm ~ age", {"variance_groups": "scanner"}, "no column 'scanner'"),
-    ("gm ~ age", {"variance_groups": "engine"}, r"variance groups \(engine\): one group only"),
-    ("gm ~ age", {"variance_groups": "participant"}, "no residuals to estimate a variance of p0"),
-    ("gm ~ age", {"variance_groups": "hole"}, r"no hole \(variance group\) for sub-000"),
-    ("gm ~ age", {"variance_groups": "auto"}, "give --blocks, or name a column"),
-    ("gm ~ age", {"variance_groups": "sex", "robust": "hc3"}, "leave out --repeated, --robust"),
-    ("gm ~ age", {"variance_groups": "sex", "scheme": "smith", "inference": "fwe"}, "are for --scheme freedman-lane"),
+    ("gm ~ age", {"variance": "groups:scanner"}, "no column 'scanner'"),
+    ("gm ~ age", {"variance": "groups:engine"}, r"variance groups \(engine\): one group only"),
+    ("gm ~ age", {"variance": "groups:participant"}, "no residuals to estimate a variance of p0"),
+    ("gm ~ age", {"variance": "groups:hole"}, r"no hole \(variance group\) for sub-000"),
+    ("gm ~ age", {"variance": "groups:auto"}, "give --blocks, or name a column"),
+    ("gm ~ age", {"variance": "groups:sex", "variance": "hc3"}, "leave out --repeated, --robust"),
+    ("gm ~ age", {"variance": "groups:sex", "scheme": "smith", "inference": "fwe"}, "are for --scheme freedman-lane"),
 ])  # fmt: skip
 def test_what_is_refused(path, formula, options, message):
     table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})

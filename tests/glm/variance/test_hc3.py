@@ -35,7 +35,7 @@ def noise(voxels: int = 4000, dtype=np.float64) -> np.ndarray:
 
 def fit(formula, contrasts=None, table=None, **options):
     table = study() if table is None else table
-    return fit_glm(noise(), formula, table, contrasts, **{"robust": "hc3", "repeats": 0} | options)
+    return fit_glm(noise(), formula, table, contrasts, **{"variance": "hc3", "repeats": 0} | options)
 
 
 @pytest.mark.parametrize(

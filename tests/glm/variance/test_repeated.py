@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from vbmstat.glm.variance.repeated import subject_labels
 
 from tests.glm.conftest import GRID, SHAPE
 from tests.glm.variance.test_sandwich import COLUMNS, visits
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.variance.repeated import subject_labels
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -37,7 +37,7 @@ def matrix(table: pd.DataFrame, n_columns: int = 4) -> pd.DataFrame:
 
 def test_t_and_p_are_those_of_r(sessions):
     """As test_sandwich: clubSandwich's coef_test(m, vcov = "CR2", test = "Satterthwaite") and its p_Satt."""
-    results = fit_glm(matrix(sessions), FORMULA, sessions, list(COLUMNS[1:]), repeated="participant_id")
+    results = fit_glm(matrix(sessions), FORMULA, sessions, list(COLUMNS[1:]), variance="sandwich:participant_id")
     t = [-0.6403336209, -3.9153241027, 2.8303135594, -0.1358742939]
     p = [0.549173878083, 0.031656313894, 0.056067665151, 0.897739445552]
     found = [results.maps[name] for name in COLUMNS[1:]]
@@ -52,7 +52,7 @@ def test_t_and_p_are_those_of_r(sessions):
 
 def test_f_and_fdr(sessions):
     contrast = "F(time, group[T.p]:time)"
-    found = fit_glm(matrix(sessions), FORMULA, sessions, [contrast], repeated="id", inference="fdr").maps[contrast]
+    found = fit_glm(matrix(sessions), FORMULA, sessions, [contrast], variance="sandwich:id", inference="fdr").maps[contrast]
     assert found["p"].values[0] == pytest.approx(0.03923586134, rel=1e-6)  # Wald_test(..., test = "HTZ")
     np.testing.assert_allclose(found["qfdr"].values, stats.false_discovery_control(found["p"].values))
     assert stats.norm.sf(found["z"].values[0]) == pytest.approx(0.03923586134, rel=1e-6)
@@ -65,7 +65,7 @@ def test_maps_in_files(sessions, tmp_path):
     for path, image in zip(paths, images, strict=True):
         write_volume(tmp_path / path, Volume(torch.from_numpy(image)[None], GRID))
     sessions.assign(s6mwp1=paths).to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
-    results = fit_glm(None, FORMULA, tmp_path / "cohort.tsv", ["time"], repeated="participant_id")
+    results = fit_glm(None, FORMULA, tmp_path / "cohort.tsv", ["time"], variance="sandwich:participant_id")
     results.to_directory(tmp_path / "glm")
     ours = results.maps["time"]["t"].values
     back = read_volume(tmp_path / "glm" / "contrast-time_stat-t_statmap.nii.gz").data[0].numpy()
@@ -84,7 +84,7 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
     expected = "9 participants have several scans, which this fit takes for independent; see --repeated and --blocks"
     assert notes() == [expected]
     shuffled = notes(blocks="id", exchange="whole", inference="fwe", permutations=5)
-    assert notes(repeated="participant_id") == shuffled == []
+    assert notes(variance="sandwich:participant_id") == shuffled == []
     once = sessions.drop_duplicates("participant_id")
     found = fit_glm(matrix(once), "gm ~ age", once, repeats=0)
     assert not [note for note in found.record["notes"] if "several scans" in note]
@@ -105,13 +105,13 @@ def test_subjects_come_from_ids_or_columns():
     ("options", "match"),
     [
         ({"inference": "fwe"}, "takes fdr only"),
-        ({"robust": "hc3"}, "leave out --robust"),
-        ({"repeated": "group"}, "2 subjects cannot carry"),
+        ({"variance": "hc3"}, "leave out --robust"),
+        ({"variance": "sandwich:group"}, "2 subjects cannot carry"),
     ],
 )
 def test_what_does_not_go_together(sessions, options, match):
     with pytest.raises(DesignError, match=match):
-        fit_glm(matrix(sessions), FORMULA, sessions, ["age"], **{"repeated": "id", **options})
+        fit_glm(matrix(sessions), FORMULA, sessions, ["age"], **{"variance": "sandwich:id", **options})
 
 
 NOTE = "participants have several scans, which this fit takes for independent"

@@ -10,6 +10,7 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.sandwich import fit_sandwich, satterthwaite
 from vbmstat.maps.store import ArrayMaps
 
@@ -76,7 +77,7 @@ def test_order_of_scans_chunks_and_threads_do_not_matter(monkeypatch):
     shuffled = fit_sandwich(maps(y[back]), plan_of(other, ["time", "F(group, time)"])[1], other["id"])
     np.testing.assert_allclose(shuffled.statistic, whole.statistic, rtol=1e-9)
     monkeypatch.setattr("vbmstat.glm.variance.sandwich._READ_VOXELS", 512)
-    pieces = fit_sandwich(maps(y), plan, table["id"], n_threads=1)
+    pieces = fit_sandwich(maps(y), plan, table["id"], Compute(n_threads=1))
     np.testing.assert_allclose(pieces.statistic, whole.statistic, rtol=1e-12)
 
 
@@ -118,7 +119,7 @@ def one_person_site() -> pd.DataFrame:
 def test_a_subject_that_a_contrast_rests_on_alone_is_refused_by_name(contrast):
     values = np.random.default_rng(0).standard_normal((24, 3))
     with pytest.raises(DesignError, match="the sandwich cannot estimate its variance, because the model fits s11"):
-        fit_glm(values, "gm ~ time + site", one_person_site(), [contrast], repeated="participant_id")
+        fit_glm(values, "gm ~ time + site", one_person_site(), [contrast], variance="sandwich:participant_id")
     _, plan = plan_of(one_person_site(), [contrast], "time + site")
     with pytest.raises(DesignError, match="fits s11 exactly"):
         fit_sandwich(maps(values), plan, one_person_site()["participant_id"].tolist())
@@ -126,7 +127,7 @@ def test_a_subject_that_a_contrast_rests_on_alone_is_refused_by_name(contrast):
 
 def test_the_other_contrasts_of_such_a_model_are_fitted():
     values = np.random.default_rng(0).standard_normal((24, 4000))
-    results = fit_glm(values, "gm ~ time + site", one_person_site(), repeated="participant_id")
+    results = fit_glm(values, "gm ~ time + site", one_person_site(), variance="sandwich:participant_id")
     assert list(results.maps) == ["time", "site[T.b]"]
     for found in results.maps.values():
         assert (found["p"].values < 0.05).mean() == pytest.approx(0.05, abs=0.012)

@@ -455,7 +455,7 @@ def test_null_cohorts_keep_five_percent():
     for seed in range(150):
         case = Case("group + age", "group", n=15, seed=seed, dtype=np.float32)
         permuted = case.permuted(permutations=40, seed=seed)
-        nulls = case.nulls(permuted, NullSettings(True, True, 2.5), n_threads=1, backend="mm")
+        nulls = case.nulls(permuted, NullSettings(True, True, 2.5), n_threads=1, backend="stacked")
         for name, p in (("fwe", nulls.p_fwe), ("tfce", nulls.p_tfce_fwe), ("extent", nulls.p_extent_fwe)):
             errors[name] += p.min(initial=1.0) <= 0.05 + 1e-9
         ps.append(nulls.p_uncorrected[100])
