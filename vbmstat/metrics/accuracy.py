@@ -1,4 +1,4 @@
-"""Pure functions: overlap of segmentations, distance of a map to the template, regularity of a deformation."""
+"""Accuracy: overlap of segmentations, distance of a map to the template, regularity of a deformation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from vbmstat.image.grid import apply_affine, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 
 TISSUES = {"gm": 2, "wm": 3, "csf": 1}  # values in a label map
-MU, LAMBDA = 2.0, 1.0  # of the deepmriprep paper
+MU, LAMBDA = 2.0, 1.0  # the deepmriprep paper's
 
 
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Dice coefficient ``2 |A ∩ B| / (|A| + |B|)`` of two boolean masks; NaN if both are empty."""
+    """Dice coefficient of two boolean masks; NaN if both are empty."""
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else float("nan")
 
 
 def jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Jaccard index ``|A ∩ B| / |A ∪ B|`` of two boolean masks; NaN if both are empty."""
+    """Jaccard index of two boolean masks; NaN if both are empty."""
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else float("nan")
 
@@ -30,31 +30,25 @@ def jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
 def probabilistic_dice(one: torch.Tensor, other: torch.Tensor) -> float:
     """``2 sum(a b) / sum(a + b)`` of two fraction maps, as in torchreg and deepmriprep; NaN if both are empty.
 
-    For masks it equals :func:`dice`. For identical maps with mixed voxels it is below 1.
+    Equals :func:`dice` for masks. Below 1 even for equal maps if voxels are mixed.
     """
     total = float(one.sum(dtype=torch.float64) + other.sum(dtype=torch.float64))
     return 2 * float((one * other).sum(dtype=torch.float64)) / total if total else float("nan")
 
 
 def tissue_fractions(label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Fractions of GM, WM and CSF from a label map (CSF 1, GM 2, WM 3, mixtures in between)."""
+    """Fractions of GM, WM and CSF in a label map (CSF 1, GM 2, WM 3, mixtures between)."""
     return {name: (1 - (label - value).abs()).clamp(min=0) for name, value in TISSUES.items()}
 
 
 def mse_to_template(warped: Volume, template: Volume) -> float:
-    """Mean squared difference to the template over all its voxels and both channels, GM and WM.
-
-    Raises
-    ------
-    ScanError
-        If the grids differ.
-    """
+    """Mean squared difference over the template's voxels, GM and WM; raises ScanError if the grids differ."""
     check_same_grid(warped, template, "the template's")
     return float((warped.data - template.data).square().mean(dtype=torch.float64))
 
 
 def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
-    """Mean linear-elastic energy density of a displacement over the voxels where it is finite.
+    """Linear-elastic energy of a displacement, mean over the voxels where it is finite.
 
     Notes
     -----
@@ -70,14 +64,14 @@ def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) 
 
 
 def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
-    """What the deepmriprep paper reports as linear elasticity (LE; its medians are 240 and 250).
+    """The measure that the deepmriprep paper calls linear elasticity (LE; its medians are 240 and 250).
 
     Notes
     -----
     The paper's code (torchreg's ``LinearElasticity``) differentiates twice: it takes the strain of the gradient of the
-    deformation, in units of half the grid (N - 1)/2, plus the strain of the identity, and returns the mean squared
-    stress over voxels and directions of the outer derivative. It therefore measures bending, and is 35 for the
-    identity. It is reproduced here for comparison; :func:`linear_elasticity` is the quantity that the name promises.
+    deformation, in units of half the grid (N - 1)/2, plus that of the identity, and returns the mean squared stress
+    over voxels and directions of the outer derivative. So it measures bending, and is 35 where nothing moves. It is
+    reproduced for comparison; the linear elasticity proper is :func:`linear_elasticity`.
     """
     half = (torch.tensor(field.grid.shape, dtype=torch.float32) - 1) / 2
     size = torch.as_tensor(field.grid.voxel_size_mm, dtype=torch.float32)
@@ -95,16 +89,16 @@ def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBD
 
 
 def fit_linear(deformation: Volume) -> np.ndarray:
-    """The linear part of a ``y_`` field by least squares: template mm -> scan mm, (4, 4).
+    """The linear part of a ``y_`` field: template mm -> scan mm, (4, 4), by least squares.
 
-    Fitted to the finite values on every fourth voxel of each axis.
+    Fitted to the finite values at every fourth voxel along each axis.
     """
     grid = deformation.grid
-    sparse = (slice(None), *(slice(None, None, 4),) * 3)
-    finite = torch.isfinite(deformation.data[sparse]).all(0)
-    points = apply_affine(grid.affine, voxel_indices(grid.shape))[sparse][:, finite].T.double().numpy()
+    coarse = (slice(None), *(slice(None, None, 4),) * 3)
+    known = torch.isfinite(deformation.data[coarse]).all(0)
+    points = apply_affine(grid.affine, voxel_indices(grid.shape))[coarse][:, known].T.double().numpy()
     points = np.column_stack([points, np.ones(len(points))])
-    solution = np.linalg.lstsq(points, deformation.data[sparse][:, finite].T.double().numpy(), rcond=None)[0]
+    solution = np.linalg.lstsq(points, deformation.data[coarse][:, known].T.double().numpy(), rcond=None)[0]
     return np.vstack([solution.T, [0, 0, 0, 1]])
 
 
@@ -116,7 +110,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
     deformation : Volume, (3, X, Y, Z)
         Scan point of each template voxel, RAS+ mm (SPM's convention).
     linear : ndarray, (4, 4), optional
-        The linear part, template mm -> scan mm; by default the result of :func:`fit_linear`.
+        Template mm -> scan mm; by default from :func:`fit_linear`.
 
     Returns
     -------
@@ -130,7 +124,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
 
 
 def check_same_grid(one: Volume, other: Volume, whose: str, where: str = "") -> None:
-    """Raise ScanError, its message starting with `where`, unless two images are on one grid."""
+    """Raise ScanError, prefixed with `where`, unless two images have the same grid."""
     if not one.grid.matches(other.grid):
         msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or pass maps of one scan"
         raise ScanError(msg)
@@ -141,13 +135,13 @@ def _mean_of_finite(values: torch.Tensor) -> float:
 
 
 def _gradient(field: Displacement) -> torch.Tensor:
-    """``du_i / dx_j``, (3, 3, X, Y, Z), dimensionless."""
+    """``du_i / dx_j``, (3, 3, X, Y, Z), unitless."""
     spacing = [float(size) for size in field.grid.voxel_size_mm]
     return torch.stack([torch.stack(torch.gradient(component, spacing=spacing)) for component in field.data])
 
 
 def _inner_gradient(fields: torch.Tensor) -> torch.Tensor:
-    """Central differences, [field, axis, X, Y, Z]; the outermost layer repeats the next one."""
+    """Central differences, [field, axis, X, Y, Z]; the outermost layer repeats its neighbour."""
     inner = (slice(1, -1),) * 3
     rows = []
     for field in fields:
