@@ -220,9 +220,9 @@ def test_names_in_a_plan_are_no_paths(tmp_path, name, place):
 
 
 def test_a_record_from_elsewhere_writes_nowhere_and_calls_nobody(tmp_path):
-    table = tmp_path / "cohort.tsv"
-    table.write_text("participant_id\tage\n")
-    data = {"table": {"file": "cohort.tsv", "sha256": sha256(table)}, "maps": "table"}
+    file = tmp_path / "cohort.tsv"
+    file.write_text("participant_id\tage\n")
+    data = {"table": {"file": "cohort.tsv", "sha256": sha256(file)}, "maps": "table"}
     spec = {"formula": "gm ~ age", "store": "/etc", "scratch": "/etc", "cluster": "tcp://evil:8786"}
     model = {"spec": spec, "data": data, "outputs": {"atlas": "none"}, "maps": {}, "out": "/etc"}
     with pytest.raises(VbmstatError, match="it is damaged"):

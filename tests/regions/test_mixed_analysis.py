@@ -55,7 +55,7 @@ def test_contrasts_that_cannot_be_estimated_are_refused():
     table["group"] = np.repeat(list("aabb"), 9)
     table["site"] = np.repeat(list("klmn"), 9)
     with pytest.raises(DesignError, match=r"'group\[T.b\]' cannot be estimated"):
-        fit_mixed_glm(values, "gm ~ group + site + time", table, ["group[T.b]"], random="id")
+        fit_mixed_glm(values, ModelSpec("gm ~ group + site + time", ["group[T.b]"]), table, "id")
 
 
 def test_scans_without_a_subject_are_refused_or_dropped():

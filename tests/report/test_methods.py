@@ -14,7 +14,8 @@ def text(record: dict, **options) -> str:
     changed = copy.deepcopy(record)
     for name, value in options.items():
         spec = changed["spec"]
-        place = changed if name in changed else next((one for one in (spec, spec["subsets"]) if name in one), changed)
+        of_spec = name in spec and name not in ("inference", "contrasts")
+        place = spec if of_spec else spec["subsets"] if name in spec["subsets"] else changed
         place[name] = value
     return glm_methods(changed).paragraphs[0]
 
