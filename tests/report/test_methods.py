@@ -13,8 +13,9 @@ def text(record: dict, **options) -> str:
     """The paragraph of a model with other options, or other entries of its record."""
     changed = copy.deepcopy(record)
     for name, value in options.items():
-        places = (changed["spec"], changed["spec"]["subsets"], changed)
-        next(place for place in places if (name in place and name != "inference") or place is changed)[name] = value
+        spec = changed["spec"]
+        place = changed if name in changed else next((one for one in (spec, spec["subsets"]) if name in one), changed)
+        place[name] = value
     return glm_methods(changed).paragraphs[0]
 
 

@@ -54,7 +54,7 @@ def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) 
     -----
     With the strain ``e = (grad u + grad u') / 2`` of a displacement u in mm, the density is
     ``mu sum_ij e_ij^2 + lam / 2 (tr e)^2`` (Ashburner 2007, doi:10.1016/j.neuroimage.2007.07.007, eq. for linear
-    elasticity). It has no unit, and is 0 for a translation.
+    elasticity). It is dimensionless, and 0 for a translation.
     """
     gradient = _gradient(field)  # (3, 3, X, Y, Z)
     strain = (gradient + gradient.transpose(0, 1)) / 2
@@ -103,12 +103,12 @@ def fit_linear(deformation: Volume) -> np.ndarray:
 
 
 def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Displacement:
-    """The nonlinear part of a ``y_`` field.
+    """The displacement of a ``y_`` field without its linear part.
 
     Parameters
     ----------
-    deformation : Volume
-        For each template voxel the scan point, RAS+ mm (SPM's convention).
+    deformation : Volume, (3, X, Y, Z)
+        Scan point of each template voxel, RAS+ mm (SPM's convention).
     linear : ndarray, (4, 4), optional
         Template mm -> scan mm; by default from :func:`fit_linear`.
 
@@ -126,7 +126,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
 def check_same_grid(one: Volume, other: Volume, whose: str, where: str = "") -> None:
     """Raise ScanError, prefixed with `where`, unless two images have the same grid."""
     if not one.grid.matches(other.grid):
-        msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or give maps of one scan"
+        msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or pass maps of one scan"
         raise ScanError(msg)
 
 

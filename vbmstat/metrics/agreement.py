@@ -32,7 +32,7 @@ class Agreement:
     Attributes
     ----------
     n : int
-        Pairs.
+        Number of pairs.
     r : float
         Pearson correlation; NaN for fewer than three pairs or if one set is constant.
     ccc : float
@@ -153,7 +153,7 @@ def on_grid(volume: Volume, mask: torch.Tensor, target: Grid) -> tuple[Volume, t
 def compare_maps(
     a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor, levels: Sequence[float] = T_LEVELS
 ) -> dict[str, float]:
-    """All measures of two statistic maps on one grid, as a row of a table.
+    """All measures of agreement of two statistic maps on one grid, as a table row.
 
     Parameters
     ----------
@@ -176,11 +176,11 @@ def compare_maps(
         If the grids differ or the masks do not overlap.
     """
     if not a.grid.matches(b.grid):
-        msg = f"expected maps on one grid, got {a.grid} and {b.grid}; resample one (on_grid)"
+        msg = f"expected maps on one grid, got {a.grid} and {b.grid}; resample one with on_grid"
         raise ScanError(msg)
     common = mask_a & mask_b
     if not common.any():
-        msg = "the maps have no voxel in common: their masks do not overlap; are both in the same space?"
+        msg = "the maps have no voxel in common because their masks do not overlap; are both in the same space?"
         raise ScanError(msg)
     values_a, values_b = (volume.data[0][common].double().numpy() for volume in (a, b))
     measures = asdict(agreement(values_a, values_b))
@@ -235,7 +235,7 @@ def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[st
     if pairs:
         msg = (
             f"no {what} in common; {len(pairs)} would match without 'sub-' and leading zeros "
-            f"({pairs[0][0]!r} and {pairs[0][1]!r}): ids are text, rename one side so that they are equal"
+            f"({pairs[0][0]!r} and {pairs[0][1]!r}): ids are compared as text; rename one side so that they are equal"
         )
         raise TableError(msg)
     msg = f"no {what} in common (A: {', '.join(map(str, a[:3]))}; B: {', '.join(map(str, b[:3]))})"

@@ -69,5 +69,8 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.nda
     np.add.at(sums, members, basis)  # Q'z of each participant's indicator z
     has_own_mean = (sums**2).sum(axis=1) >= counts * (1 - 1e-9)
     n = int(((counts > 1) & ~has_own_mean).sum())
-    wrong = f"{n} participants have several scans, which this fit takes for independent; see --repeated and --blocks"
+    wrong = (
+        f"{n} participants have several scans, which this fit takes for independent; see --variance "
+        "sandwich:participant_id and --blocks"
+    )
     return (wrong,) if n else ()
