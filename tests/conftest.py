@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,6 +52,22 @@ def stored_as():
         return nib.Nifti1Image(apply_orientation(data, change), affine @ inv_ornt_aff(change, data.shape))
 
     return store
+
+
+@contextmanager
+def coarse_figures() -> Iterator[None]:
+    """Figures are drawn with few pixels, which is sooner done."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mosaic.DPI", "publication.DPI", "side_by_side.DPI", "robustness._DPI", "worst_case._DPI"):
+            patch.setattr(f"vbmstat.figures.{name}", 50)
+        yield
+
+
+@pytest.fixture
+def coarse_drawing() -> Iterator[None]:
+    """Figures of few pixels."""
+    with coarse_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

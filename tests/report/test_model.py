@@ -12,7 +12,6 @@ from scipy import stats
 
 from tests.report.conftest import EFFECT_AT_MM, GRID
 from vbmstat.errors import VbmstatError
-from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
@@ -94,7 +93,8 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) ->
 @pytest.mark.parametrize("prefix", ["sub-", ""])
 def test_the_table_of_a_model_of_maps_in_a_folder_is_matched_as_glm_matches_it(tmp_path, monkeypatch, prefix) -> None:
     """Ids without ``sub-``, a row for both sessions, a row without a map; the table is called as the user likes."""
-    monkeypatch.setattr(publication, "DPI", 40)
+    monkeypatch.setattr(model, "publish", lambda *_: Picture("data:,", "alt", "caption", 1, 1))  # drawing takes long
+    monkeypatch.setattr(model, "viewer_html", lambda *_: "")
     rng = np.random.default_rng(3)
     for person in range(1, 7):
         for session in "12":
