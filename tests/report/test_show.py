@@ -77,7 +77,7 @@ def test_a_p_map_is_coloured_where_p_is_small_over_the_brain(tmp_path, outside) 
 def test_the_threshold_of_a_p_map_is_a_p(tmp_path) -> None:
     path = write(tmp_path / "p.nii.gz", p_map(0.01), intent=("p value", ()))
     assert np.ptp(drawn(path, 0.02), axis=-1).max() > 0.2 > np.ptp(drawn(path, 0.005)[:, :300], axis=-1).max()
-    with pytest.raises(VbmstatError, match=r"--threshold 3.1: of a p map expected a p between 0 and 1"):
+    with pytest.raises(VbmstatError, match=r"--threshold 3.1: for a p map expected a p between 0 and 1"):
         show_map(path, tmp_path / "p.png", 3.1)
     assert "<canvas" in show_map(path, tmp_path / "p.html").read_text()
 
