@@ -131,8 +131,8 @@ def load_atlas(atlas: str | Path) -> Atlas:
     atlas : str or path
         One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. A table of
         its labels lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as BIDS has it) and
-        `name`, perhaps `hemisphere` and `region`; or a colour table of FreeSurfer (``NAME.txt``, ``NAME.ctab``,
-        ``FreeSurferColorLUT.txt``), of which the labels that the image holds are taken.
+        `name` (or CAT12's `ROIid` and `ROIname`), perhaps `hemisphere` and `region`; or a colour table of FreeSurfer
+        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), of which the labels that the image holds are taken.
 
     Raises
     ------
@@ -230,7 +230,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     raw = _with_label_and_name(read_table(path))
     missing = [column for column in ("label", "name") if column not in raw]
     if missing:
-        msg = f"{path}: expected columns label (or index) and name, got {', '.join(map(str, raw.columns))}"
+        columns = ", ".join(map(str, raw.columns))
+        msg = f"{path}: expected columns label (or index) and name, or ROIid and ROIname, got {columns}"
         raise TableError(msg)
     labels = pd.to_numeric(raw["label"], errors="coerce")
     bad = ~(labels.abs() < 2**31) | (labels != labels.round()) | raw["name"].isna()
@@ -245,7 +246,16 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with BIDS' `index` as `label`; a `label` of words beside it is the name."""
+    """The table with BIDS' `index`, or CAT12's `ROIid`, as `label`; a `label` of words beside it is the name."""
+    by_name = {str(column).casefold(): column for column in table}
+    named = by_name.get("roiname", by_name.get("roiabbr"))
+    if "roiid" in by_name and named is not None and "label" not in table:
+        table = table.rename(columns={by_name["roiid"]: "label", named: "name"})
+        if "hemisphere" not in table:
+            words = table["name"].map(lambda name: " ".join(str(name).split()), na_action="ignore")
+            sides = [("both", None) if pd.isna(name) else split_side(name) for name in words]
+            table = table.assign(name=words, hemisphere=[side for side, _ in sides], region=[rest for _, rest in sides])
+        return table
     if "index" not in table:
         return table
     if "label" not in table:

@@ -331,7 +331,10 @@ class Groups(_LocalDf):
         places, groups = orbits(rearranged.tree), self.labels
         if len(np.unique(places * (groups.max() + 1) + groups)) == len(np.unique(places)):
             return tried
-        unequal = "scans of different variance groups change places, so that p by permutation hold in large samples only"
+        unequal = (
+            "Permutations swap scans between groups of different variance, so permutation p are approximate in small "
+            "samples."
+        )
         return (*tried, unequal)
 
 
