@@ -481,3 +481,50 @@ def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):
     results = fit_glm(None, "gm ~ age + edu + site", cohort, ["age"], repeats=0, tiv="by-group")
     assert "TIV was added with its own slope in each level of site" in results.record["notes"]
     assert len(results.design.terms["center(tiv):site"]) == 3
+
+
+@pytest.mark.parametrize("recipe", ["covariate", "proportional", "by-group"])
+def test_tiv_recipes_take_a_column_in_capitals(table, images, recipe):
+    values = images.reshape(len(images), -1)[:, 400:430].astype(float)
+    shouted = table.rename(columns={"tiv_ml": "TIV"})
+    found, expected = (fit_glm(values, "v ~ sex", one, repeats=0, tiv=recipe) for one in (shouted, table))
+    assert found.record["columns"] == expected.record["columns"]
+    np.testing.assert_array_equal(found.maps["sex[T.M]"]["t"].values, expected.maps["sex[T.M]"]["t"].values)
+    with_tiv = fit_glm(values, "v ~ sex + TIV", shouted, repeats=0, tiv="covariate")
+    assert len(with_tiv.record["columns"]) == 3
+
+
+@pytest.mark.parametrize(
+    "options", [{"stratify": "session_id"}, {"variance": "groups:session_id"}, {"weights": "Dose"}]
+)
+def test_ids_and_other_letter_cases_stand_for_columns_everywhere(options):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"participant_id": np.repeat([f"p{i}" for i in range(12)], 2), "session_id": ["1", "2"] * 12})
+    table = table.assign(age=rng.uniform(20, 80, 24), dose=rng.uniform(1, 2, 24), visit=table["session_id"])
+    values = rng.standard_normal((24, 20))
+    same = {"session_id": "visit", "groups:session_id": "groups:visit", "Dose": "dose"}
+    by_name = {name: same[value] for name, value in options.items()}
+    found, expected = (fit_glm(values, "v ~ age", table, repeats=5, **one) for one in (options, by_name))
+    np.testing.assert_array_equal(found.draws, expected.draws)
+    np.testing.assert_array_equal(found.maps["age"]["t"].values, expected.maps["age"]["t"].values)
+
+
+def test_default_contrasts_that_are_left_out_are_noted(table, images):
+    values = images.reshape(len(images), -1)[:, 400:430].astype(float)
+    found = fit_glm(values, "v ~ sex + scanner + age", table.assign(scanner=table["sex"] + "1"), repeats=0)
+    assert list(found.maps) == ["age"]
+    assert any(note.startswith("no contrast for sex[T.M], scanner[T.M1]: ") for note in found.record["notes"])
+
+
+def test_by_group_takes_codes_and_names_the_factors(table, images):
+    values = images.reshape(len(images), -1)[:, 400:430].astype(float)
+    coded = table.assign(group=1 + (table["sex"] == "M"))
+    by_name = fit_glm(values, "v ~ sex", coded, repeats=0, tiv="by-group")
+    by_code = fit_glm(values, "v ~ C(group)", coded, repeats=0, tiv="by-group")
+    np.testing.assert_allclose(by_code.design.matrix, by_name.design.matrix)
+    with pytest.raises(DesignError) as caught:
+        fit_glm(values, "v ~ C(group) + site", coded, repeats=0, tiv="by-group")
+    assert "needs one factor in the formula, found C(group), site; choose one and write" in str(caught.value)
+    written = "C(group) + site + center(tiv):C(group)"
+    assert str(caught.value).endswith(f"'gm ~ {written}'")
+    assert fit_glm(values, f"v ~ {written}", coded, repeats=0).record["rank"] == 6

@@ -143,3 +143,20 @@ def test_the_widths_of_the_smoothed_maps_are_told():
     two, none = (preprocessing_methods(3, 0, 0, made_by, widths).paragraphs[0] for widths in ([6, 7.5], []))
     assert "smoothed with a Gaussian of 6 or 7.5 mm full width" in two
     assert "Gaussian" not in none
+
+
+def test_a_mixed_model_claims_no_more_than_it_does(record) -> None:
+    mixed = {"random_intercept": "id", "n_subjects": 7, "df_between_subjects": 4, "df_within_subjects": 6}
+    said = text(record, mixed_model=mixed, level="roi", atlas="lpba40")
+    assert "False discovery rates over the regions of each contrast are q-values" in said
+    assert "not corrected" not in said
+    assert "Cohen" not in said
+
+
+def test_regions_are_not_called_voxels(record) -> None:
+    found = {"kinds": ["fwe"], "contrasts": [{"name": "age", "two_sided": True, "permutations": 99}],
+             "sign_flip": False, "scheme": "smith", "blocks": []}  # fmt: skip
+    said = text(record, inference=found, level="roi", atlas="lpba40")
+    assert "Family-wise error over regions was controlled by 99 permutations" in said
+    assert "False discovery rates over the regions of each contrast are q-values" in said
+    assert "over voxels" not in said

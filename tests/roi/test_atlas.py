@@ -202,3 +202,16 @@ def test_cobra_is_measured_where_its_06_mm_voxels_are() -> None:
     left, right = (mm[:, cobra.image.data[0] == label].mean(dim=1) for label in (3, 103))  # thalamus
     np.testing.assert_allclose(left[0], -right[0], atol=0.6)
     np.testing.assert_allclose(left[1:], right[1:], atol=1.5)
+
+
+@pytest.mark.parametrize(("header", "rows"), [
+    ("ROIid;ROIname", ("3;Left thing", "7;Right  thing")),
+    ("ROIid;ROIabbr;ROIname", ("3;lT;Left thing", "7;rT;Right thing")),
+    ("ROIid;ROIabbr", ("3;Left thing", "7;Right thing")),
+])  # fmt: skip
+def test_a_table_as_cat12_writes_it(tmp_path, header, rows) -> None:
+    path = write_atlas(tmp_path, None)
+    (tmp_path / "mine.csv").write_text("\n".join([header, *rows]) + "\n")
+    table = load_atlas(path).table
+    assert table.loc[3].tolist() == ["left", "Left thing", "thing"]
+    assert table.loc[7].tolist() == ["right", "Right thing", "thing"]

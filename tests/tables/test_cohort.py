@@ -249,6 +249,9 @@ def test_ids_are_equal_or_they_are_not(tmp_path):
     participants = people(tmp_path, "participant_id\tage\nsub-001\t31\nsub-002\t32\n")
     with pytest.raises(TableError, match=r"p: no scan has a row .*'sub-01', nearest id sub-001"):
         cohort.join_participants(scans("sub-01", "sub-02"), participants, "p")
+    numbers = people(tmp_path, "participant_id\tage\n7\t31\n8\t32\n")
+    with pytest.raises(TableError, match=r"the table, whose first id is '7' \(first scan 'sub-01', nearest id none\)"):
+        cohort.join_participants(scans("sub-01", "sub-02"), numbers, "p")
 
 
 def test_the_nearest_id_is_one_of_the_table(tmp_path):

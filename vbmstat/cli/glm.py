@@ -63,7 +63,8 @@ def command(
     ] = False,
     scheme: Annotated[str, typer.Option(help="freedman-lane or smith.")] = "freedman-lane",
     sign_flip: Annotated[
-        bool, typer.Option("--sign-flip", help="Flip signs, do not permute: one-sample and paired designs.")
+        bool,
+        typer.Option("--sign-flip", help="Flip signs, not permute: one-sample designs, maps of paired differences."),
     ] = False,
     blocks: Annotated[
         list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
@@ -202,24 +203,35 @@ def _folder_name(formula: str, level: str) -> str:
 def print_summary(results: GlmResults, folder: Path) -> None:
     """What was fitted and what survives correction."""
     from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.record import has_own_df  # noqa: PLC0415
 
     record = results.record
     for note in record["notes"]:
         typer.echo(f"note: {note}")
+    is_one_df = not has_own_df(record) and not any("df" in found for found in results.maps.values())
+    columns = f"{len(record['columns'])} column{'' if len(record['columns']) == 1 else 's'}"
     typer.echo(
-        f"{record['n_scans']} scans, {record['n_voxels']} voxels, {len(record['columns'])} columns "
-        f"({', '.join(record['columns'])}), {results.df_resid:g} degrees of freedom"
+        f"{record['n_scans']} scans, {record['n_voxels']} voxels, {columns} ({', '.join(record['columns'])})"
+        + (f", {results.df_resid:g} degrees of freedom" if is_one_df else "")
     )
     for contrast, entry in zip(results.contrasts, record["contrasts"], strict=True):
         values = results.maps[contrast.name][contrast.kind].values
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
-        typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{of}")
+        freedom = "" if is_one_df else f", {entry['df']:.4g} degrees of freedom{median_df(results, contrast.name)}"
+        typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{freedom}{of}")
         if contrast.label != file_label(contrast.name):
             typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
         for line in _corrected(results, contrast.name):
             typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")
+
+
+def median_df(results: GlmResults, contrast: str) -> str:
+    """Says so where degrees of freedom differ between voxels."""
+    found = results.maps[contrast].get("df")
+    differs = found is not None and len(set(found.values[results.mask].tolist())) > 1
+    return " (median over voxels)" if differs else ""
 
 
 _CORRECTED = {

@@ -44,13 +44,16 @@ def fit_regions(
     for note in results.record["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"Atlas {results.atlas.name}: {results.atlas.licence}.")
-    columns = ", ".join(results.design.columns)
-    typer.echo(f"{len(results.design.scan_ids)} scans, {len(results.design.columns)} columns ({columns})")
+    columns = results.design.columns
+    counted = f"{len(columns)} column{'' if len(columns) == 1 else 's'}"
+    typer.echo(f"{len(results.design.scan_ids)} scans, {counted} ({', '.join(columns)})")
     for contrast, rows in results.table.groupby("contrast", sort=False):
         by = "p_fwe" if "p_fwe" in rows and rows["p_fwe"].notna().any() else "q_fdr"
         typer.echo(f"  {contrast}: {int((rows[by] < 0.05).sum())} of {len(rows)} regions at {by} < .05")
+        twice = set(rows.loc[rows["name"].duplicated(), "name"]) if "name" in rows else set()
         for row in rows.nsmallest(_SHOWN, "p_uncorrected").to_dict("records"):
             name = row.get("name", row["region"])
+            name = f"{name} (label {row['label']})" if name in twice else name
             typer.echo(f"    {name}: {row['statistic']} = {row['value']:.2f}, p = {row['p_uncorrected']:.2g}, "
                        f"{by} = {row[by]:.2g}")  # fmt: skip
     typer.echo(f"results in {folder}")

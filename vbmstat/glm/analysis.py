@@ -16,20 +16,19 @@ import torch
 from vbmstat.assets.provenance import device_label
 from vbmstat.device import choose_device
 from vbmstat.errors import DesignError, ScanError, TableError
-from vbmstat.glm.design.contrast import Contrast, build_contrasts
+from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
 from vbmstat.glm.design.covariates import as_numbers, check_spelling, check_tiv_unit
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.matrix import (
-    ALIASES,
     Design,
     build_design,
     column_names,
-    column_uses,
+    factor_spellings,
     parse_formula,
     with_map_column,
 )
 from vbmstat.glm.design.sites import HARMONIZED, site_notes
-from vbmstat.glm.design.subjects import repetition_notes, subject_labels
+from vbmstat.glm.design.subjects import block_notes, repetition_notes, subject_labels
 from vbmstat.glm.design.subsets import draw_subsets, read_draws
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
 from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
@@ -56,7 +55,7 @@ from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.tables.cells import labels
-from vbmstat.tables.cohort import Cohort, closest
+from vbmstat.tables.cohort import Cohort, closest, find_column, is_tiv_name, read_column
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -204,7 +203,8 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)
     design, source = _design(right, source, spec, variance, compute)
-    contrasts = build_contrasts(spec.contrasts, design if map_name is None else with_map_column(design, map_name))
+    named = design if map_name is None else with_map_column(design, map_name)
+    contrasts, left_out = build_contrasts(spec.contrasts, named), left_out_notes(spec.contrasts, named)
     variance.check(spec, contrasts, map_name)
     weights = None if spec.weights is None else _numbers(spec.weights, source).to_numpy(copy=True)
     none = np.empty((0, len(design.matrix)), dtype=bool)
@@ -217,7 +217,7 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
     setup = _Setup(
         spec, right, map_name, source, design, variance, contrasts, _draws(source, spec, variance), weights,
         _tiv_scale(source) if spec.tiv == "proportional" else None, None, [None] * len(contrasts),
-        (*source.notes, *tiv_notes, *design.notes, *_cohort_notes(source, design, spec), *notes),
+        (*source.notes, *tiv_notes, *design.notes, *_cohort_notes(source, design, spec), *left_out, *notes),
     )  # fmt: skip
     setup = replace(setup, plan=setup.make_plan(setup.draws, setup.scale))
     if not spec.inference.permutes:
@@ -319,7 +319,7 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     if recipe == "none":
         return right, ()
     names = column_names(parse_formula(right))
-    has_tiv = bool({"tiv", "tiv_ml"} & set(names))
+    has_tiv = any(map(is_tiv_name, names))
     if recipe == "covariate":
         return (right, ()) if has_tiv else (f"{right} + tiv", ("TIV was added as a covariate",))
     if has_tiv:
@@ -327,13 +327,14 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
         raise DesignError(msg)
     if recipe == "proportional":
         return right, ("maps are scaled by mean TIV / TIV, the mask threshold with them",)
-    uses = column_uses(parse_formula(right))
-    taken = build_design(right, table, Cohort(table, Path()).scan_ids, "drop").taken
-    groups = [one.name for one in taken if one.kind == "factor" and "plain" in uses[one.name]]
+    design = build_design(right, table, Cohort(table, Path()).scan_ids, "drop")
+    groups = factor_spellings(parse_formula(right), [one.name for one in design.taken if one.kind == "factor"])
     if len(groups) != 1:
+        one = groups[0] if groups else "group"
         msg = (
             f"--tiv by-group needs one factor in the formula, found {', '.join(groups) or 'none'}; "
-            "write the interaction out, e.g. 'gm ~ group + center(tiv):group'"
+            + ("choose one and " if groups else "") + f"write the interaction out in place of --tiv: "
+            f"'gm ~ {right if groups else 'group'} + center(tiv):{one}'"
         )
         raise DesignError(msg)
     return f"{right} + center(tiv):{groups[0]}", (f"TIV was added with its own slope in each level of {groups[0]}",)
@@ -359,24 +360,23 @@ def _columns_beside(spec: ModelSpec, source: Source, variance: Ols) -> dict[str,
     }  # fmt: skip
     roles = {_column_name(name, source): role for role, name in named.items() if name is not None}
     roles |= {_column_name(name, source): "block" for name in spec.inference.blocks}
-    if variance.role == "subject":  # may be a part of the ids
-        return {**roles, variance.column: variance.role}
     if variance.role and variance.column != AUTO:
         return {**roles, _column_name(variance.column, source): variance.role}
     return roles
 
 
 def _column_name(name: str, source: Source) -> str:
-    """The table's name of a column, after aliases."""
-    actual = name if name in source.table else ALIASES.get(name, name)
-    if actual not in source.table:
-        msg = f"no column {name!r} in the table (nearest {closest(name, source.table.columns) or 'none'})"
+    """The table's name of a column or a part of the ids; see :func:`find_column`."""
+    actual = find_column(name, source.table)
+    if actual is None:
+        known = [*map(str, source.table.columns), *map(str, source.table.index.names)]
+        msg = f"no column {name!r} in the table (nearest {closest(name, known) or 'none'})"
         raise TableError(msg)
     return actual
 
 
 def _column(name: str, source: Source) -> pd.Series:
-    return source.table[_column_name(name, source)]
+    return read_column(_column_name(name, source), source.table)
 
 
 def _numbers(name: str, source: Source) -> pd.Series:
@@ -447,7 +447,8 @@ def _cohort_notes(source: Source, design: Design, spec: ModelSpec) -> tuple[str,
     """What the model leaves out of account: sites, repeated scans."""
     knows_subjects = choose_variance(spec.variance).role == "subject" or bool(spec.inference.blocks)
     about_sites = site_notes(source.table, design.matrix, design.terms, design.columns)
-    return (*about_sites, *repetition_notes(source.table, knows_subjects, design.matrix))
+    about_scans = repetition_notes(source.table, knows_subjects, design.matrix)
+    return (*about_sites, *about_scans, *block_notes(_block_table(source, spec), design.matrix))
 
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -108,3 +108,11 @@ def contrast_record(
         }
         for contrast, count, one in zip(contrasts, repetitions, freedom, strict=True)
     ]
+
+
+def has_own_df(record: Mapping[str, Any]) -> bool:
+    """Whether contrasts of a recorded model have degrees of freedom of their own, not the residual ones."""
+    resid = record.get("df_resid")
+    return bool({"sandwich", "variance_groups"} & set(record)) or any(
+        entry.get("df") is not None and abs(entry["df"] - resid) > 1e-3 for entry in record["contrasts"]
+    )

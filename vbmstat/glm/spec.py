@@ -86,7 +86,7 @@ class InferenceSpec:
     scheme : {"freedman-lane", "smith"}
         See :mod:`vbmstat.glm.inference.permute.schemes`.
     sign_flip : bool
-        Flip signs in place of permuting: one-sample and paired designs.
+        Flip signs in place of permuting: one-sample designs and maps of paired differences.
     one_sided : bool
         Corrected p and q of t-contrasts against a positive effect only.
     cluster_threshold : float

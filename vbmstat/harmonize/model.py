@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, VbmstatError
-from vbmstat.glm.design.matrix import ALIASES, INTERCEPT, Design, build_design
+from vbmstat.glm.design.matrix import INTERCEPT, Design, build_design
 from vbmstat.harmonize.combat import SiteEffects
 from vbmstat.image import storage
 from vbmstat.image.grid import Grid
 from vbmstat.maps.store import Space
 from vbmstat.tables.cells import label, labels
+from vbmstat.tables.cohort import find_column, read_column
 
 _FORMAT = 1
 _STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # what they do depends on the scans they are given
@@ -171,11 +172,11 @@ def _invent(covariates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _column(name: str, table: pd.DataFrame) -> np.ndarray:
-    source = name if name in table else ALIASES.get(name, name)
-    if source not in table:
+    source = find_column(name, table)
+    if source is None:
         msg = f"the model preserves {name}, but the table has no such column; it has {', '.join(map(str, table))}"
         raise DesignError(msg)
-    return table[source].to_numpy()
+    return np.asarray(read_column(source, table).to_numpy())
 
 
 def _check_levels(name: str, column: pd.Series, about: Mapping[str, Any], scan_ids: Sequence[str]) -> None:

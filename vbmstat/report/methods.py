@@ -16,6 +16,9 @@ _SCHEMES = {
     "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
     "smith": " of the regressor of interest, orthogonalised to the others",
 }
+_REGIONS_FDR = (
+    "False discovery rates over the regions of each contrast are q-values of Benjamini and Hochberg, from two-sided p."
+)
 _STEPS = {
     "classic": (
         "Images were denoised by non-local means [@coupe2008], corrected for intensity inhomogeneity in the log domain "
@@ -103,6 +106,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
         data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
     df = record.get("df_resid")
     has_own_variances = "sandwich" in record or "variance_groups" in record
+    has_no_sizes = has_own_variances or "mixed_model" in record
     freedom = "" if df is None or has_own_variances else f"; {df:g} residual degrees of freedom"
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
@@ -116,7 +120,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
         *_subsets(record, spec["subsets"]),
-        *([] if has_own_variances else ["Effect sizes are partial correlations r and Cohen's d."]),
+        *([] if has_no_sizes else ["Effect sizes are partial correlations r and Cohen's d."]),
     ]
     versions = record["versions"]
     packages = [name for name in ("torch", "numpy", "scipy", "formulaic") if name in versions]
@@ -206,6 +210,10 @@ def _contrast(entry: Mapping[str, Any]) -> str:
 def _inference(record: Mapping[str, Any]) -> list[str]:
     """Correction for multiple comparisons."""
     inference = record.get("inference")
+    of_regions = record.get("level", "voxel") != "voxel"
+    places = "regions" if of_regions else "voxels"
+    if of_regions and (not inference or "fwe" not in inference["kinds"]):
+        return [f"P-values are two-sided. {_REGIONS_FDR}"]
     if not inference or not inference["kinds"]:
         return ["P-values are two-sided and not corrected for multiple comparisons."]
     kinds, first = inference["kinds"], next(iter(inference["contrasts"]), {"two_sided": True})
@@ -223,11 +231,13 @@ def _inference(record: Mapping[str, Any]) -> list[str]:
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
         blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
         sentences.append(
-            f"Family-wise error over voxels was controlled by {' or '.join(f'{n:,}' for n in numbers)} {verb}{scheme}"
+            f"Family-wise error over {places} was controlled by {' or '.join(f'{n:,}' for n in numbers)} {verb}{scheme}"
             f"{blocks} [@winkler2014], for {ways}; corrected p-values are {sides}."
         )
         sentences += _shortcuts(inference["contrasts"])
-    if "fdr" in kinds:
+    if of_regions:
+        sentences.append(_REGIONS_FDR)
+    elif "fdr" in kinds:
         sentences.append(f"False discovery rates over voxels are {sides} q-values of Benjamini and Hochberg.")
     return sentences
 

@@ -20,6 +20,7 @@ from scipy import stats
 from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
+from vbmstat.glm.record import has_own_df
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import rows_of
@@ -42,7 +43,7 @@ from vbmstat.report.preprocessing import Preprocessing, read_preprocessing
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.viewer import viewer_html
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, find_column, read_table
 
 _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # of the outlines in pictures
 _MAX_VIEWERS = 8  # 0.6 MB each
@@ -175,6 +176,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         title=record["formula"],
         record=record,
         model=model,
+        has_own_df=has_own_df(record),
         participants=_participants(model, run),
         left_out=_left_out(model, run),
         overview=None if model.is_of_regions else _overview(model),
@@ -236,8 +238,7 @@ def _participants(model: Model, run: Preprocessing | None) -> Table:
         return described(model.design[columns], caption)
     table = run.table.loc[model.record["scan_ids"]]
     words = set(_WORD.findall(model.record["formula"].partition("~")[2]))
-    aliases = {"tiv": "tiv_ml", "sex": "gender"}
-    names = {word if word in table else aliases.get(word, "") for word in words}
+    names = {find_column(word, table) for word in words}
     columns = [name for name in table.columns if name in names]
     factor = next((name for name in columns if not pd.api.types.is_numeric_dtype(table[name])), None)
     return described(table[[*columns, *(name for name in ("gm_ml",) if name in table)]], caption, factor)
@@ -278,7 +279,8 @@ def _overview(model: Model) -> Table:
             mm = (statistic.grid.affine @ [*place, 1.0])[:3]
             row += [fixed(float(data[place])), Cell(_coordinates(mm)), Cell(region_at(atlas, mm))]
         row += [Cell("–")] * (7 - len(row))
-        row += [number(beyond), Cell(f"{threshold:.2f} ({meaning})"), number(entry["repetitions_estimated"])]
+        counted = number(entry["repetitions_estimated"]) if model.record["n_subsets"] else Cell("none")
+        row += [number(beyond), Cell(f"{threshold:.2f} ({meaning})"), counted]
         rows.append(tuple(row))
     headings = (
         "contrast", "largest", "MNI mm", "region", "smallest", "MNI mm", "region", "voxels beyond", "threshold",
@@ -314,8 +316,9 @@ def _design_pictures(model: Model, folder: Path) -> list[Picture]:
     matrix = model.design.to_numpy(dtype=float)
     figure = model_figures.design_figure(matrix, list(model.design.columns), list(model.design.index))
     n_scans, n_columns = matrix.shape
+    shape = f"{n_scans} scans and {n_columns} column{'' if n_columns == 1 else 's'}"
     pictures = [
-        publish(folder, "design", figure, f"Design matrix of {n_scans} scans and {n_columns} columns, in grey levels",
+        publish(folder, "design", figure, f"Design matrix of {shape} in grey",
                 "Design matrix, each column scaled to its own range")
     ]  # fmt: skip
     varying = model.design.loc[:, model.design.nunique() > 1]
@@ -363,14 +366,21 @@ def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) 
     stability, text = _stability(model, entry, values, threshold, folder)
     low, high = (fixed(float(value)).text for value in (values.min(), values.max()))
     beyond = int((np.abs(values) > threshold).sum())
-    summary = (
-        f"{symbol} from {low} to {high}; {beyond:,} of {model.record['n_voxels']:,} voxels beyond {threshold:.2f} "
-        f"({meaning})."
-    )
+    n_voxels = model.record["n_voxels"]
+    counted = f"{beyond:,} of {n_voxels:,} voxel{'' if n_voxels == 1 else 's'}"
+    summary = f"{symbol} from {low} to {high}{_freedom(model, entry)}; {counted} beyond {threshold:.2f} ({meaning})."
     return ContrastReport(
         f"contrast-{index}", name, summary, (mosaic, glass), viewer, _tables(model, entry), stability, text,
         _effects(model, entry, folder),
     )  # fmt: skip
+
+
+def _freedom(model: Model, entry: Mapping[str, Any]) -> str:
+    """The degrees of freedom of a contrast, where they are not those of all."""
+    if not has_own_df(model.record) or entry.get("df") is None:
+        return ""
+    is_local = model.path(entry, "df").is_file()
+    return f" with {entry['df']:.4g} degrees of freedom{' (median over voxels)' if is_local else ''}"
 
 
 def _effects(model: Model, entry: Mapping[str, Any], folder: Path) -> tuple[Picture, ...]:
@@ -410,11 +420,13 @@ def _stability(
     )  # fmt: skip
     beyond = inside & (np.abs(values) > threshold)
     if not beyond.any():
-        return (mosaic, scatter), f"No voxel is beyond {threshold:.2f} in the full sample."
+        return (mosaic, scatter), f"No voxel lies beyond {threshold:.2f} in the full sample."
+    n_beyond = int(beyond.sum())
+    which = f"the {n_beyond:,} voxels" if n_beyond > 1 else "the one voxel"
     near_zero = np.where(values > 0, low, -high)[beyond]
     replication = model.map(entry, "replication")
     text = (
-        f"Of the {int(beyond.sum()):,} voxels beyond {threshold:.2f} in the full sample, "
+        f"Of {which} beyond {threshold:.2f} in the full sample, "
         f"{100 * float((near_zero > 0).mean()):.0f} % have the same sign in at least three quarters of the subsets, "
         f"and {100 * float((near_zero > threshold).mean()):.0f} % are beyond the same {symbol} in as many."
     )

@@ -112,9 +112,9 @@ def load_atlas(atlas: str | Path) -> Atlas:
     ----------
     atlas : str or path
         One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. Its label
-        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name`,
-        optionally `hemisphere` and `region`; or a FreeSurfer colour table (``NAME.txt``, ``NAME.ctab``,
-        ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
+        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name` (or
+        CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table (``NAME.txt``,
+        ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
 
     Raises
     ------
@@ -212,7 +212,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     raw = _with_label_and_name(read_table(path))
     missing = [column for column in ("label", "name") if column not in raw]
     if missing:
-        msg = f"{path}: expected columns label (or index) and name, got {', '.join(map(str, raw.columns))}"
+        columns = ", ".join(map(str, raw.columns))
+        msg = f"{path}: expected columns label (or index) and name, or ROIid and ROIname, got {columns}"
         raise TableError(msg)
     labels = pd.to_numeric(raw["label"], errors="coerce")
     bad = ~(labels.abs() < 2**31) | (labels != labels.round()) | raw["name"].isna()
@@ -227,7 +228,16 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with BIDS's `index` as `label`; a `label` of words beside it becomes `name`."""
+    """The table with BIDS's `index`, or CAT12's `ROIid`, as `label`; a `label` of words beside it becomes `name`."""
+    by_name = {str(column).casefold(): column for column in table}
+    named = by_name.get("roiname", by_name.get("roiabbr"))
+    if "roiid" in by_name and named is not None and "label" not in table:
+        table = table.rename(columns={by_name["roiid"]: "label", named: "name"})
+        if "hemisphere" not in table:
+            words = table["name"].map(lambda name: " ".join(str(name).split()), na_action="ignore")
+            sides = [("both", None) if pd.isna(name) else split_side(name) for name in words]
+            table = table.assign(name=words, hemisphere=[side for side, _ in sides], region=[rest for _, rest in sides])
+        return table
     if "index" not in table:
         return table
     if "label" not in table:

@@ -32,6 +32,7 @@ _ID_ALIASES = (  # in the form of id_name: Subject ID, subject_id and SubjectID 
     "participantid", "subjectid", "subject", "participant", "id", "scanid", "sub", "subid", "subj", "subjid",
 )  # fmt: skip
 _SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
+ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # name -> column that stands in where the name is no column
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
     *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
@@ -153,6 +154,40 @@ def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
     return table, notes
 
 
+def find_column(name: str, table: pd.DataFrame) -> str | None:
+    """The column or id level that a name stands for; None if there is none.
+
+    The name itself, then its stand-in (`ALIASES`), then the one column that is either but for letter case.
+
+    Examples
+    --------
+    >>> people = index_by_id(pd.DataFrame({"participant_id": ["a"], "TIV": [1400.0]}), "the table")
+    >>> [find_column(name, people) for name in ("TIV", "tiv", "participant_id", "age")]
+    ['TIV', 'TIV', 'participant_id', None]
+    """
+    have = [*map(str, table.columns), *(str(level) for level in table.index.names if level is not None)]
+    for wanted in (name, ALIASES.get(name, name)):
+        if wanted in have:
+            return wanted
+    for wanted in (name, ALIASES.get(name.casefold(), name)):
+        alike = [one for one in have if one.casefold() == wanted.casefold()]
+        if alike:
+            return alike[0] if len(alike) == 1 else None
+    return None
+
+
+def read_column(name: str, table: pd.DataFrame) -> pd.Series:
+    """Values of a column or id level that the table has, a row each."""
+    if name in table:
+        return table[name]
+    return pd.Series(table.index.get_level_values(name), index=table.index, name=name)
+
+
+def is_tiv_name(name: str) -> bool:
+    """Whether a column's name is that of total intracranial volume, in any case of letters."""
+    return name.casefold() in ("tiv", ALIASES["tiv"])
+
+
 def is_id_name(name: str) -> bool:
     """Whether a column holds ids, by its name; their numbers are labels."""
     return id_name(name) in _ID_ALIASES
@@ -236,8 +271,8 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
     if len(without) == len(scans):
         near = closest(without[0], written) or "none"
         msg = (
-            f"{source}: no scan has a row (first scan {without[0]!r}, nearest id {near}); "
-            "participant_id must be equal to the scan's"
+            f"{source}: no scan has a row in the table, whose first id is {written[0]!r} (first scan {without[0]!r}, "
+            f"nearest id {near}); write participant_id as the scans have it"
         )
         raise TableError(msg)
     joined = people[columns].reindex([-1 if at is None else at for at in positions])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import same_file_key
-from vbmstat.glm.design.contrast import Contrast, build_contrasts, file_label, file_labels
+from vbmstat.glm.design.contrast import Contrast, build_contrasts, file_label, file_labels, left_out_notes
 from vbmstat.glm.design.matrix import build_design
 
 
@@ -171,3 +171,41 @@ def test_a_term_may_be_written_as_in_the_formula(spec):
     np.testing.assert_array_equal(contrast.weights, np.eye(4)[2:])
     (difference,) = build_contrasts(['C(site, contr.treatment("ulm"))[T.berlin] - age'], design)
     np.testing.assert_array_equal(difference.weights, [[0, -1, 1, 0]])
+
+
+@pytest.mark.parametrize("spec", ["0 1 -1 0 0", "[0, 1, -1, 0, 0]", "mine = 0 1.0 -1 0e0 +0"])
+def test_weights_of_all_columns(spec):
+    table = make_table()
+    design = build_design("age + sex + site", table, list(table["participant_id"]))
+    np.testing.assert_array_equal(only(spec, design).weights, [[0, 1, -1, 0, 0]])
+    message = r"2 weights for 5 columns \(Intercept, age, sex\[T.M\], site\[T.köln\], site\[T.ulm\]\)"
+    with pytest.raises(DesignError, match=message):
+        only("1 -1", design)
+
+
+@pytest.mark.parametrize(("spec", "hint"), [
+    ("F - M", "for F − M write -sex[T.M]"), ("berlin - ulm", "for berlin − ulm write -site[T.ulm]"),
+    ("site[berlin] - site[köln]", "for berlin − köln write -site[T.köln]"),
+    ("sex[T.F]", "for F − M write -sex[T.M]"),
+])  # fmt: skip
+def test_how_a_difference_of_levels_is_written(spec, hint):
+    table = make_table()
+    design = build_design("age + sex + site", table, list(table["participant_id"]))
+    with pytest.raises(DesignError) as caught:
+        only(spec, design)
+    assert str(caught.value).endswith(hint)
+    assert "the design has Intercept, age, sex[T.M]," in str(caught.value)
+    only(hint.split(" write ")[1], design)
+
+
+def test_default_contrasts_that_cannot_be_estimated_are_told():
+    table = make_table()
+    table["group"] = np.where(table["sex"] == "F", "a", "b")
+    design = build_design("sex + group + age", table, list(table["participant_id"]))
+    (note,) = left_out_notes(None, design)
+    assert note.startswith("no contrast for sex[T.M], group[T.b]: ")
+    assert "cannot be separated (the design has rank 3 of 4 columns)" in note
+    assert left_out_notes(["age"], design) == ()
+    assert left_out_notes(None, build_design("sex + age", table, list(table["participant_id"]))) == ()
+    alone = build_design("1", table, list(table["participant_id"]))
+    assert left_out_notes(None, alone) == ()

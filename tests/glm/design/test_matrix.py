@@ -7,6 +7,7 @@ import pytest
 
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError, TableError
+from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import build_design, collinear_columns
 
 
@@ -221,3 +222,19 @@ def test_participants_may_be_a_factor():
 def test_names_are_compared_in_composed_unicode():
     table = make_table().rename(columns={"age": "\u00c5lder"})
     assert build("A\u030alder + log(A\u030alder)", table).columns == ("Intercept", "\u00c5lder", "log(\u00c5lder)")
+
+
+@pytest.mark.parametrize(("given", "formula"), [("TIV", "tiv"), ("Tiv_mL", "tiv"), ("tiv", "TIV"), ("Age", "age")])
+def test_a_column_in_another_letter_case(given, formula):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({given: rng.uniform(1200, 1700, 12), "dose": rng.uniform(size=12)})
+    design = build_design(f"dose + {formula}", table, [f"s{i}" for i in range(12)])
+    np.testing.assert_array_equal(design.matrix[:, 2], table[given])
+    assert design.taken[1].line.endswith(f"read from the column {given}")
+    assert np.isfinite(variance_inflation(design)["r_tiv"]).all() == ("tiv" in given.lower())
+
+
+def test_two_columns_that_differ_in_letter_case_are_not_guessed_at():
+    table = pd.DataFrame({"TIV": [1.0, 2, 3, 4], "Tiv": [1.0, 3, 2, 4]})
+    with pytest.raises(DesignError, match=r"no column tiv in the table \(tiv: nearest (TIV|Tiv)"):
+        build_design("tiv", table, list("abcd"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -214,10 +215,10 @@ def families(path):
 def test_scans_of_a_block_that_flip_apart_are_noted(path, options, is_noted):
     families(path)
     results = fit_glm(None, "gm ~ 1", path, repeats=0, inference="fwe", permutations=30, sign_flip=True, **options)
-    notes = [note for note in results.record["notes"] if note.startswith("sign flips: the scans of a block (family)")]
+    notes = [note for note in results.record["notes"] if note.startswith("Signs are flipped scan by scan, as if")]
     assert bool(notes) == is_noted
     permuted = fit_glm(None, "gm ~ age", path, repeats=0, inference="fwe", permutations=30, **options)
-    assert "flip one by one" not in " ".join(permuted.record["notes"])
+    assert "flipped scan by scan" not in " ".join(permuted.record["notes"])
 
 
 def test_the_order_inside_blocks_is_recorded(path):
@@ -324,3 +325,48 @@ def test_a_damaged_checkpoint_is_ignored(tmp_path):
     done, state = checkpoint.resume(file, "key", 10, 5, ["statistic"])
     assert (done, state["statistic"].tolist()) == (4, list(range(10)))
     assert checkpoint.resume(file, "other", 10, 5, ["statistic"])[0] == 0
+
+
+def pairs(n_people=8):
+    """Two scans of each person, and 30 columns of noise with a mean of each person's own."""
+    rng = np.random.default_rng(0)
+    person = np.repeat([f"p{i:02d}" for i in range(n_people)], 2)
+    table = pd.DataFrame({"participant_id": person, "session_id": ["1", "2"] * n_people})
+    table["time"], table["person"] = np.tile(["pre", "post"], n_people), person
+    return table, rng.standard_normal((2 * n_people, 30)) + np.repeat(rng.standard_normal((n_people, 30)), 2, axis=0)
+
+
+@pytest.mark.parametrize(("formula", "options", "share"), [
+    ("v ~ time + C(participant_id)", {}, r"5\d"),  # a pair's flip leaves half
+    ("v ~ time + C(participant_id)", {"blocks": "participant_id", "exchange": "whole"}, None),
+    ("v ~ 1", {"blocks": "participant_id", "exchange": "whole"}, None), ("v ~ 1", {}, None),
+])  # fmt: skip
+def test_flips_that_move_residuals_into_the_model_are_noted(formula, options, share):
+    table, values = pairs()
+    contrast = ["Intercept"] if formula == "v ~ 1" else ["time[T.pre]"]
+    asked = {"repeats": 0, "inference": "fwe", "permutations": 100, "sign_flip": True}
+    notes = " ".join(fit_glm(values, formula, table, contrast, **asked, **options).record["notes"])
+    assert ("of the residuals into the other columns" in notes) == (share is not None)
+    if share:
+        expected = rf"sign flips move {share} % of the residuals .*so p are too small; .*--exchange whole"
+        assert re.search(expected, notes)
+
+
+@pytest.mark.parametrize(("formula", "options", "is_noted"), [
+    ("v ~ time", {"blocks": "person"}, True), ("v ~ time", {}, False),
+    ("v ~ time + person", {"blocks": "person"}, False),
+])  # fmt: skip
+def test_p_that_do_not_know_the_blocks_are_noted(formula, options, is_noted):
+    table, values = pairs()
+    found = fit_glm(values, formula, table, ["time[T.pre]"], repeats=0, inference="fwe", permutations=50, **options)
+    note = "p, z and confidence limits take scans as independent; use the permutation p (pperm, pfwe)"
+    assert (note in found.record["notes"]) == is_noted
+
+
+@pytest.mark.parametrize("name", ["participant_id", "person"])
+def test_ids_may_be_blocks(name):
+    table, values = pairs()
+    asked = {"repeats": 0, "inference": "fwe", "permutations": 50}
+    found = fit_glm(values, "v ~ time", table, blocks=name, **asked)
+    expected = fit_glm(values, "v ~ time", table, blocks="person", **asked)
+    np.testing.assert_array_equal(found.maps["time[T.pre]"]["pfwe"].values, expected.maps["time[T.pre]"]["pfwe"].values)

@@ -41,11 +41,11 @@ def check(values, formula, table, contrast, **options):
         assert "cannot" in str(error) or "no residuals" in str(error)  # noqa: PT017
         return "refused"
     share = (found.maps[contrast]["p"].values < 0.05).mean()
-    notes = [note for note in found.record["notes"] if note.startswith(f"contrast {contrast!r}: p are")]
+    notes = [note for note in found.record["notes"] if note.startswith(f"contrast {contrast!r}: p are ")]
     if BAND[0] - 0.006 <= share <= BAND[1] + 0.006 and not notes:
         return "right"
     assert notes, f"{share:.3f} and nothing is told"
-    assert ("conservative" in notes[0]) == (share < 0.05)
+    assert ("too large" in notes[0]) == (share < 0.05)
     return "told"
 
 

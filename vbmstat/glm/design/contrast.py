@@ -18,6 +18,8 @@ from vbmstat.image import storage
 from vbmstat.tables.cells import normalized
 from vbmstat.tables.cohort import closest
 
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_VECTOR = re.compile(rf"\[?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})+\s*\]?")  # 0 1 0, as in SPM
 _F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
 _NAMED = re.compile(r"^(?P<name>[\w][\w .-]*?)\s*=\s*(?P<rest>[^=].*)$", re.DOTALL)
 ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to unit length
@@ -90,6 +92,22 @@ def default_contrasts(design: Design) -> list[Contrast]:
     return _labelled(kept)
 
 
+def left_out_notes(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> tuple[str, ...]:
+    """One line if columns have no default contrast because the design cannot tell them apart."""
+    if specs:
+        return ()
+    kept = {contrast.name for contrast in default_contrasts(design)}
+    missing = [name for name in design.columns if name not in kept and name != INTERCEPT]
+    if not missing or kept == {INTERCEPT}:
+        return ()
+    what = "they are combinations of others" if len(missing) > 1 else "it is a combination of others"
+    rank = f"the design has rank {design.rank} of {len(design.columns)} columns"
+    return (
+        f"no contrast for {', '.join(missing)}: {what}, so that "
+        f"effects cannot be separated ({rank}); leave one of them out of the formula",
+    )
+
+
 def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Contrasts with labels that tell them apart."""
     labels = file_labels([contrast.name for contrast in contrasts])
@@ -103,9 +121,9 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
     ----------
     specs : sequence of str, mapping or None
         Each string is a column (``"age"``), a term with several columns (``"site"``, an F-test), an expression
-        (``"sex[T.M] - sex[T.F]"``), a joint test (``"F(age, tiv)"``), any of these behind ``name =``, or the path
-        of a JSON file with a mapping. A mapping goes from names to strings, weights, rows of weights, or
-        ``{column: weight}``. None: one t-contrast a column.
+        (``"sex[T.M] - sex[T.F]"``), weights of all columns (``"0 1 0"``), a joint test (``"F(age, tiv)"``), any of
+        these behind ``name =``, or the path of a JSON file with a mapping. A mapping goes from names to strings,
+        weights, rows of weights, or ``{column: weight}``. None: one t-contrast a column.
     design : Design
         Gives columns and terms.
 
@@ -207,6 +225,8 @@ def _from_text(name: str, text: str, design: Design) -> Contrast:
     if text in design.terms:
         rows = np.vstack([_lookup(column, design) for column in design.terms[text]])
         return Contrast(name, rows, "t" if len(rows) == 1 else "F")
+    if _VECTOR.fullmatch(text):
+        return _from_numbers(name, [float(word) for word in re.findall(_NUMBER, text)], design)
     joint = _F_TEST.match(text)
     if joint:
         parts = _split_outside_brackets(joint["parts"])
@@ -225,8 +245,8 @@ def _split_outside_brackets(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _lookup(column: str, design: Design) -> np.ndarray:
-    """Unit row (1, p) of a column; zeros for a reference level, whose coefficient is zero by construction."""
+def _lookup(column: str, design: Design, text: str = "") -> np.ndarray:
+    """Unit row (1, p) of a column in `text`; zeros for a reference level, whose coefficient is zero by construction."""
     if column in design.columns:
         return np.eye(len(design.columns))[[design.columns.index(column)]]
     if len(design.terms.get(column, ())) == 1:
@@ -234,8 +254,21 @@ def _lookup(column: str, design: Design) -> np.ndarray:
     if column in design.references:
         return np.zeros((1, len(design.columns)))
     near = closest(column, design.columns)
-    msg = f"contrast: no column {column!r} (nearest {near or 'none'}); the design has {', '.join(design.columns)}"
+    have = f"the design has {', '.join(design.columns)}{_hint(text or column, design)}"
+    msg = f"contrast: no column {column!r} (nearest {near or 'none'}); {have}"
     raise DesignError(msg)
+
+
+def _hint(text: str, design: Design) -> str:
+    """How a difference of levels is written, with a factor that the text names if there is one."""
+    found = []
+    for reference in design.references:
+        factor, _, level = reference.rpartition("[T.")
+        for column in design.terms.get(factor, ()):
+            first, second = level[:-1], column.rpartition("[T.")[2][:-1]
+            named = sum(bool(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)) for one in (first, second, factor))
+            found.append((named, f"; for {first} − {second} write -{column}"))
+    return max(found, key=lambda one: one[0])[1] if found else ""
 
 
 def _linear_expression(text: str, design: Design) -> np.ndarray:
@@ -257,7 +290,8 @@ def _linear_expression(text: str, design: Design) -> np.ndarray:
     weights = _evaluate(tree, vectors, text, design)
     if not isinstance(weights, np.ndarray) or not weights.any():
         columns = ", ".join(design.columns)
-        msg = f"contrast {text!r}: all weights are zero or it names no column; the design has {columns}"
+        hint = _hint(text, design)
+        msg = f"contrast {text!r}: all weights are zero or it names no column; the design has {columns}{hint}"
         raise DesignError(msg)
     return weights
 
@@ -267,7 +301,7 @@ def _evaluate(node: ast.AST, vectors: Mapping[str, np.ndarray], text: str, desig
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return float(node.value)
     if isinstance(node, ast.Name):
-        return vectors[node.id] if node.id in vectors else _lookup(node.id, design)
+        return vectors[node.id] if node.id in vectors else _lookup(node.id, design, text)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _evaluate(node.operand, vectors, text, design)
         return -value if isinstance(node.op, ast.USub) else value
@@ -280,7 +314,8 @@ def _evaluate(node: ast.AST, vectors: Mapping[str, np.ndarray], text: str, desig
             return left * right
         if isinstance(node.op, ast.Div) and numbers[1] and right != 0:
             return left / right
-    msg = f"contrast {text!r}: expected a linear combination of columns, e.g. 'age - 0.5 * tiv'"
+    form = "expected a linear combination of columns, e.g. 'age - 0.5 * tiv'"
+    msg = f"contrast {text!r}: {form}; the design has {', '.join(design.columns)}{_hint(text, design)}"
     raise DesignError(msg)
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.design.sites import is_site_name
 from vbmstat.tables import cells
-from vbmstat.tables.cohort import is_id_name
+from vbmstat.tables.cohort import is_id_name, is_tiv_name
 
 TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
 _MAX_LISTED = 12
@@ -102,7 +102,7 @@ def take(data: pd.DataFrame, uses: Mapping[str, Collection[str]]) -> tuple[pd.Da
             data[name] = _factor(name, text, use) if numbers is None else numbers
             if remark:
                 remarks[name] = remark
-        if name in ("tiv", "tiv_ml") and _is_number(data[name]):
+        if is_tiv_name(name) and _is_number(data[name]):
             check_tiv_unit(data[name])
     return data, remarks
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from vbmstat.glm.design.matrix import INTERCEPT, Design
 from vbmstat.glm.design.sites import site_column, site_confounding
+from vbmstat.tables.cohort import is_tiv_name
 
 
 def variance_inflation(design: Design) -> pd.DataFrame:
@@ -22,7 +23,7 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     site = site_column(design.covariates)
     sites = None if site is None else design.covariates[site].tolist()
     numbers = design.covariates.select_dtypes("number")
-    tiv = next((numbers[c].to_numpy(float) for c in ("tiv", "tiv_ml") if c in numbers), None)
+    tiv = next((numbers[name].to_numpy(float) for name in numbers if is_tiv_name(str(name))), None)
     rows = []
     for index, name in enumerate(design.columns):
         if name == INTERCEPT:

@@ -21,10 +21,9 @@ from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.design.covariates import Covariate, describe, listed, take
 from vbmstat.glm.design.formula import check_size, expression_names
 from vbmstat.tables.cells import label, normalized, without_missing_words
-from vbmstat.tables.cohort import closest
+from vbmstat.tables.cohort import ALIASES, closest, find_column, read_column
 
 INTERCEPT = "Intercept"
-ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # formula name -> column that stands in where the name is no column
 RANK_TOLERANCE = 1e-9  # of the largest singular value, columns scaled to unit length (as for lm's 1e-7 in R, stricter)
 _CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
 # cr() beside a constant: without the direction that the constant holds already, as in R's mgcv
@@ -116,12 +115,13 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
         or a combination of others, or there are no more scans than columns.
     """
     parsed = parse_formula(formula)
-    data, notes = _select_columns(parsed, table, scan_ids)
+    data, notes, sources = _select_columns(parsed, table, scan_ids)
     data, dropped = _without_missing(data, missing)
     if dropped:
         notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
     uses = column_uses(parsed)
     data, remarks = take(data, uses)
+    remarks |= {name: "; ".join([*filter(None, [remarks.get(name)]), text]) for name, text in sources.items()}
     matrix, terms, references, factor_columns = _evaluate(parsed, data, formula)
     columns = tuple(itertools.chain.from_iterable(terms.values()))
     taken = describe(data, uses, _reference_levels(references, data), remarks)
@@ -191,6 +191,21 @@ def column_uses(parsed: Any) -> dict[str, set[str]]:
     return uses
 
 
+def factor_spellings(parsed: Any, factors: Collection[str]) -> list[str]:
+    """Main effects of these columns as the formula writes them, e.g. ``group`` or ``C(group)``."""
+    found = []
+    for term in parsed:
+        if len(term.factors) != 1:
+            continue
+        expression = term.factors[0].expr
+        names = [expression] if _is_lookup(parsed, expression) else (
+            expression_names(expression) if expression.startswith("C(") else []
+        )  # fmt: skip
+        if names and names[0] in factors:
+            found.append(expression if expression.isidentifier() or "(" in expression else f"`{expression}`")
+    return found
+
+
 def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str, str]:
     """Reference level of each column, from names such as ``C(site)[T.2]``."""
     levels: dict[str, str] = {}
@@ -204,25 +219,26 @@ def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str
     return levels
 
 
-def _select_columns(parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    notes, chosen, unknown = [], {}, []
+def _select_columns(
+    parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]
+) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
+    """Columns by their names in the formula, notes on stand-ins, and remarks on names in another letter case."""
+    notes, sources, chosen, unknown = [], {}, {}, []
     for name in column_names(parsed):
-        source = name if name in table else ALIASES.get(name, name)
-        if source in table:
-            column = table[source]
-        elif name in table.index.names:  # participant_id, session_id
-            column = table.index.get_level_values(name).to_series()
-        else:
+        source = find_column(name, table)
+        if source is None:
             unknown.append(name)
             continue
-        if source != name:
+        if source == ALIASES.get(name):
             notes.append(f"{name} is read from the column {source}")
-        chosen[name] = without_missing_words(column).to_numpy()
+        elif source != name:
+            sources[name] = f"read from the column {source}"
+        chosen[name] = without_missing_words(read_column(source, table)).to_numpy()
     if unknown:
         near = "; ".join(f"{name}: nearest {closest(name, table.columns) or 'none'}" for name in unknown)
         msg = f"formula: no column {', '.join(unknown)} in the table ({near}); it has {', '.join(map(str, table))}"
         raise DesignError(msg)
-    return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes
+    return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes, sources
 
 
 def _without_missing(data: pd.DataFrame, missing: str) -> tuple[pd.DataFrame, list[str]]:

@@ -58,7 +58,7 @@ def confounding_notes(report: pd.DataFrame, site: str = "site") -> tuple[str, ..
     bad = report[report["r2_site"] >= CONFOUNDED_R2]
     return tuple(
         f"{site} explains {row.r2_site:.0%} of the variance of {row.column} (variance inflation {row.vif_site:.1f}): "
-        "their effects can hardly be told apart"
+        f"their effects {'can hardly' if np.isfinite(row.vif_site) else 'cannot'} be separated"
         for row in bad.itertuples()
     )
 
@@ -103,7 +103,8 @@ def site_notes(
     pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
     of_site = {column for term, found in terms.items() if pattern.search(term) for column in found}
     if not of_site and not notes:
-        notes.append(f"the table has {table[name].nunique()} values in the column {name}, which the formula leaves out")
+        n_sites = table[name].nunique()
+        notes.append(f"The table has a column {name} ({n_sites} sites) that is not in the model.")
     others = [i for i, column in enumerate(columns) if column not in of_site]
     report = site_confounding(matrix[:, others], [columns[i] for i in others], table[name].tolist())
     return (*notes, *confounding_notes(report, name))

@@ -22,10 +22,12 @@ from vbmstat.glm.inference.permute.blocks import Node, block_tree, blocks_flippe
 from vbmstat.glm.inference.permute.checkpoint import analysis_key
 from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls, NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
+from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips, make_permuted
 from vbmstat.glm.inference.smoothness import Smoothness
 from vbmstat.glm.spec import Compute, InferenceSpec
 from vbmstat.maps.store import Maps
+
+KEPT_BY_FLIPS = 0.9  # of the residuals; below, more than 6 % of null studies reach p < .05 (docs/inference.md)
 
 
 @dataclass(frozen=True)
@@ -170,15 +172,24 @@ def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> 
 
 
 def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) -> tuple[str, ...]:
-    """A note where sign flips take the scans of a block for independent."""
-    tree = next((one.rearrangements.tree for one in permuted if one is not None), None)
-    if tree is None or not asked.sign_flip or not blocks_flipped_apart(tree):
+    """Notes where sign flips take the scans of a block as independent, or move residuals into the nuisance."""
+    done = [one for one in permuted if one is not None]
+    if not done or not asked.sign_flip:
         return ()
-    return (
-        f"sign flips: the scans of a block ({', '.join(asked.blocks)}) flip one by one, which takes them for "
-        "independent of one another. Scans of one person or family are not, and too much becomes significant: flip "
-        "whole blocks (--exchange whole)",
-    )
+    notes = []
+    if blocks_flipped_apart(done[0].rearrangements.tree):
+        notes.append(
+            f"Signs are flipped scan by scan, as if a person's scans ({', '.join(asked.blocks)}) were independent. "
+            "This gives false positives; add --exchange whole."
+        )
+    kept = min(kept_by_flips(one) for one in done)
+    if kept < KEPT_BY_FLIPS:
+        notes.append(
+            f"sign flips move {100 * (1 - kept):.0f} % of the residuals into the other columns of the model, so p are "
+            "too small; flip people as wholes (--blocks PERSON --exchange whole), fit maps of differences with gm ~ 1, "
+            "or leave columns out"
+        )
+    return tuple(notes)
 
 
 def inference_notes(found: Mapping[str, Inference], asked: InferenceSpec) -> tuple[str, ...]:

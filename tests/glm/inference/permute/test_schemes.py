@@ -12,6 +12,7 @@ from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree, orbits
 from vbmstat.glm.inference.permute.schemes import (
+    kept_by_flips,
     make_permuted,
     moving_directions,
     orthonormal_rows,
@@ -130,3 +131,22 @@ def test_what_cannot_be_permuted(design):
         prepared(design("person"), "person", block_tree(people, "within", range(N)))
     with pytest.raises(DesignError, match="scheme='huh'"):
         prepared(design("age"), "age", scheme="huh")
+
+
+@pytest.mark.parametrize("formula", ["age", "1 + age + group", "0 + person + age"])
+def test_what_flips_keep_of_the_residuals(design, formula):
+    """The mean of tr(R S R S) / tr(R), and its expectation Σ R_ii² / tr(R) where scans flip for themselves."""
+    permuted = prepared(design(formula), "age", flip=True, permutations=65)
+    nuisance = permuted.parts.nuisance
+    rest = np.eye(N) - nuisance @ nuisance.T
+    signs = permuted.rearrangements.sources(1, 65)[1]
+    shares = [np.trace(rest @ np.diag(s) @ rest @ np.diag(s)) / np.trace(rest) for s in signs]
+    assert kept_by_flips(permuted) == pytest.approx(np.mean(shares))
+    assert kept_by_flips(permuted) == pytest.approx((np.diag(rest) ** 2).sum() / np.trace(rest), abs=0.06)
+
+
+def test_whole_people_keep_their_residuals(design):
+    x = design("0 + person + age")
+    whole = block_tree(np.repeat(list("uvwxyz"), 2).tolist(), "whole", range(N))
+    assert kept_by_flips(prepared(x, "age", tree=whole, flip=True)) == pytest.approx(1)
+    assert kept_by_flips(prepared(x, "age")) == 1  # permutations

@@ -29,6 +29,7 @@ from vbmstat.glm.spec import SCHEMES
 
 _DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are one
 _INVARIANT = 1e-9  # 1 − cosine of a direction with those that no rearrangement moves
+_FLIPS_TRIED = 64  # for the share of the residuals that they keep
 _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the nuisance space
 
 
@@ -156,7 +157,7 @@ def make_permuted(
     scheme : {"freedman-lane", "smith"}
         See the module's docstring.
     flip : bool
-        Flip signs in place of permuting: for one-sample and paired designs with symmetric errors.
+        Flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors.
     groups : ndarray, (n_scans,), int, optional
         Variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`.
 
@@ -212,6 +213,21 @@ def moving_directions(nuisance: np.ndarray, orbit: np.ndarray) -> np.ndarray:
     sums /= np.sqrt(np.bincount(orbit))[:, None]  # coordinates of Z among the unit indicators
     cosines2, vectors = np.linalg.eigh(sums.T @ sums)
     return nuisance @ vectors[:, cosines2 < 1 - _INVARIANT]
+
+
+def kept_by_flips(permuted: Permuted) -> float:
+    """Share of the residuals that sign flips leave outside the nuisance, mean over flips; 1 without flips.
+
+    Of unit noise, tr(R S R S) / tr(R) with R = I − Z Z' and the signs S, which is (n − 2q + |Z'SZ|²) / (n − q). What
+    flips move into Z is projected out again, so that t of the flipped data vary less than t of the data themselves.
+    """
+    if permuted.rearrangements.flips is None:
+        return 1.0
+    nuisance = permuted.parts.nuisance
+    n, q = nuisance.shape
+    _, signs = permuted.rearrangements.sources(1, min(1 + _FLIPS_TRIED, permuted.rearrangements.count))
+    inside = [float((((nuisance.T * flip) @ nuisance) ** 2).sum()) for flip in np.asarray(signs)]
+    return (n - 2 * q + float(np.mean(inside))) / (n - q)
 
 
 def smallest_p(permuted: Permuted, two_sided: bool) -> float:
