@@ -3,12 +3,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from PIL import Image
 
 from vbmstat.errors import VbmstatError
+from vbmstat.figures import publication
 from vbmstat.image.storage import listed_files, read_json
 from vbmstat.report.write import write_report
-
-pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
 
 
 def test_the_page_is_where_it_is_asked_for(model_page, run_page, model_folder, cohort_folder) -> None:
@@ -29,6 +29,15 @@ def test_a_folder_of_something_else_is_one_line(tmp_path) -> None:
 def test_figures_of_an_earlier_page_go_and_pages_of_other_names_keep_theirs(
     model_folder, cohort_folder, tmp_path, monkeypatch
 ) -> None:
+    def sketch(stem, _):
+        """Drawing takes long: here the files and their names matter."""
+        stem.parent.mkdir(exist_ok=True)
+        files = [stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png")]
+        for path in files:
+            Image.new("RGB", (8, 8)).save(path, "png")
+        return files
+
+    monkeypatch.setattr(publication, "save_publication", sketch)
     monkeypatch.setattr("vbmstat.report.model.viewer_html", lambda *_: "")
     first = write_report(model_folder, tmp_path / "report.html")
     own = write_report(model_folder, tmp_path / "model.html")
