@@ -1,4 +1,4 @@
-"""What a comparison of two leaves behind: tables with their dictionaries, a summary, figures."""
+"""Write a comparison: tables with their dictionaries, a summary, figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUMMARY = "summary.json"  # the record of a comparison
 
 
 def comparison_figures(found: Comparison) -> dict[str, Figure]:
-    """Pictures of a comparison by file name (without suffix)."""
+    """Figures of a comparison by file name (without suffix)."""
     if found.kind in ("maps", "results"):
         return _map_figures(found)
     if found.kind == "scans":
@@ -41,15 +41,15 @@ def comparison_figures(found: Comparison) -> dict[str, Figure]:
 
 
 def _panel_names(values: pd.DataFrame, by: str) -> pd.Series:
-    """What each row's panel is called: its label's or region's name, with the label's number where two have one."""
+    """Name of each row's panel: that of its label or region, with the label's number if names repeat."""
     name = next(column for column in ("name", "region", by) if column in values)
     rows = values.drop_duplicates(by)
-    told = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
-    return values[by].map(dict(zip(rows[by], told, strict=True)))
+    unique = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
+    return values[by].map(dict(zip(rows[by], unique, strict=True)))
 
 
 def _map_figures(found: Comparison) -> dict[str, Figure]:
-    """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
+    """Scatter and Bland–Altman plots of each pair; all contrasts of a statistic on slices in one figure."""
     drawn: dict[str, Figure] = {}
     groups: dict[str, dict[str, list[side_by_side.PanelRow]]] = {}
     parts = unique_names([f"{pair.name}\n{pair.kind}" for pair in found.pairs], _file_part)
@@ -75,19 +75,15 @@ def _file_part(text: str) -> str:
 
 
 def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
-    """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
+    """Write the table and paired volumes with their dictionaries, figures, and summary.json with notes and provenance.
 
-    They appear together, ``summary.json`` last, which lists them; what an earlier one lists is removed.
+    All files appear together; ``summary.json``, which lists them, comes last. Files listed by an earlier one are
+    removed, and VbmstatError is raised if that does not list its files.
 
     Returns
     -------
     list of Path
         The files.
-
-    Raises
-    ------
-    VbmstatError
-        If there is a ``summary.json`` that does not list its files.
     """
     plain = found.summary.astype(object).where(found.summary.notna(), None)
     content = {
