@@ -179,15 +179,15 @@ def _fit(
     try:
         packed = pack_maps(paths, store, mask.rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
-        found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
+        fit = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
     except (DesignError, TableError, ScanError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
-    if found.contrasts[0].kind != "t":
+    if fit.contrasts[0].kind != "t":
         msg = f"{data.name}, {variable.name}: contrast {variable.contrast!r} is an F-test; give a t-contrast"
         raise DesignError(msg)
     (folder / _STAMP).unlink(missing_ok=True)
-    found.to_directory(folder)
+    fit.to_directory(folder)
     storage.write_json(folder / _STAMP, stamp)
     return True
 
@@ -243,11 +243,11 @@ def _compare_models(
                 if not all(path.is_file() for path in paths.values()):
                     continue  # a model without subsets
                 pairs = {pair: compare_pair(paths[pair[0]], paths[pair[1]]) for pair in data.pairs}
-                for (a, b), found in pairs.items():
+                for (a, b), pair in pairs.items():
                     n_scans = json.loads((paths[a].parent / "glm.json").read_text(encoding="utf-8"))["n_scans"]
                     keys = {"cohort": data.name, "tissue": tissue, "a": a, "b": b, "variable": name}
-                    rows.append({**keys, "statistic": found.kind, "n_scans": n_scans, **found.row})
-                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in found.notes
+                    rows.append({**keys, "statistic": pair.kind, "n_scans": n_scans, **pair.row})
+                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in pair.notes
                               if not n.startswith("masks differ")]  # fmt: skip
                 if name not in groups:
                     groups[name] = [
@@ -277,9 +277,9 @@ def _compare_rois(
                 notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
                 continue
             joined = join_rois(one, other, "region")
-            found = roi_agreement(joined, "region")
+            agreement = roi_agreement(joined, "region")
             keys = {"cohort": data.name, "a": a, "b": b}
-            parts.append(pd.DataFrame([keys] * len(found)).join(found))
+            parts.append(pd.DataFrame([keys] * len(agreement)).join(agreement))
             for tissue, part in joined.groupby("tissue", sort=False):
                 stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
                 save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
@@ -322,12 +322,12 @@ def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress,
         file = folder / "evaluation_scans.tsv"
         if not (_is_done(folder, stamp) and file.is_file()):
             try:
-                found = evaluate_folders(list(folders.values()), report=report, names=list(folders))
+                evaluation = evaluate_folders(list(folders.values()), report=report, names=list(folders))
             except VbmstatError as error:
                 notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
                 continue
-            notes += [f"{data.name}: {note}" for note in found.notes]
-            kept = found.scans[[_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]]
+            notes += [f"{data.name}: {note}" for note in evaluation.notes]
+            kept = evaluation.scans[[_scan_of(stem) in set(data.scans) for stem in evaluation.scans["scan"]]]
             write_table(file, kept, "evaluation_scans")
             storage.write_json(folder / _STAMP, stamp)
         table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
@@ -349,8 +349,8 @@ def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
 def _times(cohorts: Mapping[str, CohortData]) -> pd.DataFrame:
     """Recorded seconds of each scan and pipeline."""
     parts = [
-        pd.DataFrame({"cohort": name, "pipeline": key, "scan": found.table.index,
-                      "seconds": found.table["seconds"].to_numpy()})
-        for name, data in cohorts.items() for key, found in data.pipelines.items()
+        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.table.index,
+                      "seconds": source.table["seconds"].to_numpy()})
+        for name, data in cohorts.items() for key, source in data.pipelines.items()
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True).dropna(subset="seconds")
