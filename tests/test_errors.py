@@ -24,3 +24,10 @@ def test_command_line_prints_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     assert capsys.readouterr().err == "vbmstat: sub\\n07\\udcff: expected one 3-D volume\n"
+
+
+def test_long_lists_are_shortened():
+    assert errors.listed(["a", "b"]) == "a, b"
+    assert errors.listed([1, 2, 3], most=2) == "1, 2 and 1 more"
+    assert errors.listed(list(range(12))).endswith("11")
+    assert errors.listed([]) == ""

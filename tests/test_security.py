@@ -215,7 +215,7 @@ def test_names_in_a_plan_are_no_paths(tmp_path, name, place):
         f"[cohorts.{quoted['cohort']}]\npipelines = {{ {quoted['pipeline']} = 'a', q = 'b' }}\n"
         f"[variables.{quoted['variable']}]\nformula = 'age'\ncontrast = 'age'\n"
     )
-    with pytest.raises(TableError, match="becomes part of file names; leave out slashes"):
+    with pytest.raises(TableError, match="becomes part of file names; expected no slash"):
         read_plan(plan)
 
 

@@ -46,7 +46,7 @@ def test_outlook(tmp_path, monkeypatch):
     plan = make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", *asked(shard=(1, 2)))
     lines = estimate.outlook(plan, 1, Allotment(2, 1, 3 * 10**9))
     assert lines[0] == f"2 scans of shard 1/2: 1 complete, 1 to do; output in {tmp_path / 'out'}"
-    assert lines[1] == "engine classic on cpu: 2 scans at once, 1 thread each, up to 3.0 GB a scan"
+    assert lines[1] == "engine classic on cpu: 2 scans at once, 1 thread each, up to 3.0 GB per scan"
     assert lines[2].startswith("time: about ")
     assert lines[3].startswith("disk: about ")
     assert len(lines) == 4
@@ -57,5 +57,5 @@ def test_outlook(tmp_path, monkeypatch):
 
 def test_sharing_is_a_sentence():
     assert estimate.sharing(Allotment(1, 2, 10**9, "careful")) == (
-        "one scan at a time, 2 threads, up to 1.0 GB a scan; careful"
+        "one scan at a time, 2 threads, up to 1.0 GB per scan; careful"
     )

@@ -35,7 +35,7 @@ HOSTILE = {
     "sub-bad5": ("constant", "every value is 7"),
     "sub-bad6": ("empty image", "every value is 0"),
     "sub-bad7": ("not gzip", "cannot be read"),
-    "sub-bad8": ("plain", "field of view that holds a brain"),  # readable, but no head
+    "sub-bad8": ("plain", "field of view of 80 to 600 mm"),  # readable, but no head
 }
 GOOD = "sub-01_T1w"
 

@@ -119,7 +119,7 @@ def test_exit_codes(dataset, tmp_path, capsys, monkeypatch):
     ("options", "match"),
     [
         (["--participant-label", "9", "01"], "no T1w scan of participant 9; there are 01, 02"),
-        (["--session-label", "7"], r"none of 3 T1w scans is asked for \(session not selected\)"),
+        (["--session-label", "7"], r"none of 3 T1w scans is selected \(session not selected\)"),
     ],
 )
 def test_labels_that_are_not_there(dataset, tmp_path, options, match):

@@ -104,7 +104,7 @@ def test_every_model_runs_in_both_pipelines_on_the_same_subsets(folder):
         draws = [read_draws(models / f"{variable}_gm" / name / "draws.tsv", ids) for name in ("CAT12", "ours")]
         assert draws[0].sum(axis=1).tolist() == [10] * 5  # floor(0.8 · 13)
         assert np.array_equal(*draws)
-    assert "one: CAT12 has 1 scans more (sub-013)" in found.notes
+    assert "one: CAT12 has 1 more scans (sub-013)" in found.notes
     rows = found.tables["tmaps"].set_index(["variable", "statistic"])
     assert rows.loc[("age", "median t"), "n_scans"] == 13
     assert rows.loc[("age", "t"), "r"] > 0.9

@@ -70,12 +70,12 @@ def test_paths_are_relative_to_the_file(plan_file, tmp_path, monkeypatch):
         ('"people.tsv"', '"nobody.tsv"', "no table .*nobody.tsv of participants"),
         ('ours = "ours" }\nvariables', 'ours = "gone" }\nvariables', "no folder .*gone of pipeline ours; preprocess"),
         ('cat = "cat", ours = "ours" }\nvariables', 'cat = "cat" }\nvariables', "expected two or more pipelines"),
-        ('pool = ["one", "two"]', 'pool = ["one", "three"]', "pool names 'three', which is no cohort"),
+        ('pool = ["one", "two"]', 'pool = ["one", "three"]', "pool names 'three', which is not a cohort"),
         ('pool = ["one", "two"]', "", "expected either pipelines .* or pool"),
         ('variables = ["age"]', 'variables = ["agee"]', "variables has 'agee', .*nearest age"),
         ('variables = ["age"]', 'variables = "age"', "variables: expected a list of text, got 'age'"),
         ('formula = "age + tiv"', "", "\\[variables.age\\]: no formula"),
-        ('formula = "age + tiv"', 'formula = "gm ~ age"', "expected the right-hand side alone"),
+        ('formula = "age + tiv"', 'formula = "gm ~ age"', "expected only the right-hand side"),
         ('contrast = "age"', "contrast = 3", "contrast: expected text, got 3"),
     ],
 )
@@ -112,8 +112,8 @@ def test_the_example_is_a_good_plan_without_absolute_paths(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("[cohorts.two]", "[cohorts.One]", r"'one' and 'One' are one file name where case does not count; rename one"),
-        ("[variables.gender]", "[variables.AGE]", "'age' and 'AGE' are one file name"),
+        ("[cohorts.two]", "[cohorts.One]", r"'one' and 'One' are the same file name if case is ignored; rename one"),
+        ("[variables.gender]", "[variables.AGE]", "'age' and 'AGE' are the same file name"),
         ('cat = "cat", ours = "ours" }\nvariables', 'Cat = "cat", cat = "ours" }\nvariables', "'Cat' and 'cat'"),
         ("[cohorts.two]", "[cohorts.AUX]", "'AUX' becomes part of file names"),
         ("[variables.gender]", '[variables."gender."]', "'gender.' becomes part of file names"),

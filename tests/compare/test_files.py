@@ -75,7 +75,7 @@ def test_maps_of_the_same_scans_are_matched_by_name(tmp_path):
     assert found.table["intercept"].tolist() == pytest.approx([0.1, 0.1], abs=1e-4)
     assert found.table["a_ml"].iloc[1] == pytest.approx(found.table["a_ml"].iloc[0] * 1.2 / 1.1, rel=1e-5)
     assert "gm: only A has 1 scans (sub-01)" in found.notes
-    assert any(note.startswith("wm: no maps in both folders") for note in found.notes)
+    assert any(note.startswith("wm: the folders do not both have smoothed maps") for note in found.notes)
     names = {path.name for path in write_comparison(tmp_path / "out", found, [a, b])}
     assert {"comparison.tsv", "comparison_values.tsv", "volumes_gm.png", "volumes_gm.svg", "summary.json"} == names
 
@@ -114,7 +114,7 @@ def test_folders_whose_ids_nearly_match_are_refused(tmp_path):
 def test_smoothed_maps_are_not_compared_with_unsmoothed_ones(tmp_path):
     write_map(tmp_path / "a" / "s6mwp1sub-01.nii", 0)
     write_map(tmp_path / "b" / "mwp1sub-01.nii", 0)
-    with pytest.raises(ScanError, match="both smoothed or both unsmoothed"):
+    with pytest.raises(ScanError, match="do not both have smoothed maps"):
         compare_files(tmp_path / "a", tmp_path / "b")
 
 

@@ -70,8 +70,8 @@ def test_a_cohort_is_what_all_pipelines_and_the_table_have(tmp_path):
     assert "tiv_ml" not in data.covariates
     assert data.pairs == [("A", "B")]
     assert data.notes == (
-        "c: 1 scans have no row in p.tsv (sub-4)", "c: A has 2 scans more (sub-1, sub-4)",
-        "c: B has 1 scans more (sub-4)",
+        "c: 1 scans have no row in p.tsv (sub-4)", "c: A has 2 more scans (sub-1, sub-4)",
+        "c: B has 1 more scans (sub-4)",
     )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_pooled_cohorts_need_two_pipelines_of_the_same_names(tmp_path):
     table = people(tmp_path / "p.tsv", ["sub-1"])
     first = load_cohort(CohortPlan("c", {"A": one, "B": one}, table, (), ()), ("gm",))
     second = load_cohort(CohortPlan("d", {"A": one, "X": one}, table, (), ()), ("gm",))
-    with pytest.raises(TableError, match=r"p: expected two pipelines .* \(c: A, B; d: A, X\)"):
+    with pytest.raises(TableError, match=r"p: expected at least two pipelines .* \(c: A, B; d: A, X\)"):
         pool_cohorts("p", [first, second])
     both = pool_cohorts("p", [first, first])
     assert set(both.scans) == {"c_sub-1"}
@@ -100,7 +100,7 @@ def test_smoothing_that_a_name_does_not_say_is_told(tmp_path):
     data = load_cohort(plan, ("gm",))
     paths, note = smoothed_maps(data, "A", "gm", 6.0, tmp_path / "out")
     assert paths["sub-1"].name == "smwp1sub-1_T1w.nii"
-    assert note == "c: A's gm maps are taken as they are; their names do not say s6"
+    assert note == "c: A's gm maps are used as they are; their names do not say s6"
     write(tmp_path / "one", ["sub-1_T1w"])
     paths, note = smoothed_maps(load_cohort(plan, ("gm",)), "A", "gm", 8.0, tmp_path / "out")
     assert paths["sub-1"] == tmp_path / "out" / "A" / "s8mwp1c_sub-1.nii.gz"

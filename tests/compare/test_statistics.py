@@ -123,9 +123,9 @@ def test_another_grid_is_resampled_and_said(tmp_path):
 def test_other_degrees_of_freedom_and_none_are_told(tmp_path):
     a = write_spm(tmp_path / "a.nii", t_values())
     b = write_spm(tmp_path / "b.nii", t_values(), descrip="SPM{T_[40.0]} - contrast 1: age")
-    assert compare_pair(a, b).notes == ("degrees of freedom differ: A 95, B 40; the same effect has another t",)
+    assert compare_pair(a, b).notes == ("degrees of freedom differ: A 95, B 40; the same effect gives another t",)
     c = write_spm(tmp_path / "c.nii", t_values(), descrip="converted")
-    assert any("B states no degrees of freedom" in note for note in compare_pair(a, c).notes)
+    assert any("B gives no degrees of freedom" in note for note in compare_pair(a, c).notes)
     d = write_spm(tmp_path / "d.nii", t_values(), descrip="", intent=("t test", (95.0,)))
     assert compare_pair(a, d).notes == ()
 
@@ -225,8 +225,8 @@ def test_other_scans_and_other_subsets_are_told(tmp_path):
     one = result_folder(tmp_path / "one", ["age"])
     other = result_folder(tmp_path / "other", ["age"], scans=("2", "3", "4"), draws="y")
     notes = pair_statistics(one, other)[1]
-    assert "the fits are of other scans: 2 in A, 3 in B, 1 in both" in notes
-    assert any("other subsets" in note for note in notes)
+    assert "the fits have different scans: 2 in A, 3 in B, 1 in both" in notes
+    assert any("different subsets" in note for note in notes)
 
 
 def test_two_spm_maps_of_one_contrast_are_refused(tmp_path):

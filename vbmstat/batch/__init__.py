@@ -1,1 +1,1 @@
-"""Many scans: a plan of the run, a task a scan, whoever works them off, and one table of the cohort in the end."""
+"""Batches of scans: the plan of a run, a task per scan, executors of tasks, and the cohort table."""

@@ -1,8 +1,8 @@
 """Locks that keep a scan to one run at a time, and the folders of unfinished outputs.
 
-During runs an output folder holds ``.partial`` with a lock file and a folder of unfinished outputs for each scan in
-work. A lock is ``flock``: it ends with the process that holds it, however that ends. Both
-are removed by their owner, or by the next run that finds them without one.
+During runs an output folder contains ``.partial``, with a lock file and a folder of unfinished outputs for each scan in
+progress. Locks are ``flock``: they end with their process, however it ends. Both are removed by their owner, or by the
+next run if the owner is gone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Claim:
     Attributes
     ----------
     folder : Path
-        Where its outputs are made; created with the first.
+        Folder of its unfinished outputs; created with the first of them.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Claim:
     def release(self) -> None:
         """Remove unfinished outputs and free the scan."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.unlink(missing_ok=True)  # while it is still held: see _acquire
+        self._lock.unlink(missing_ok=True)  # while still held: see _acquire
         os.close(self._handle)
 
 
@@ -64,7 +64,7 @@ def claim(out: Path, name: str, locking: bool = True) -> Claim | None:
     name : str
         Stem of the scan's files.
     locking : bool
-        False if the file system has no locks: nothing then keeps two runs apart.
+        False if the file system has no locks; then nothing keeps two runs apart.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def claim(out: Path, name: str, locking: bool = True) -> Claim | None:
 
 @contextlib.contextmanager
 def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
-    """Wait for, and hold, the lock of the run's tables; unfinished ones are removed."""
+    """Wait for and hold the lock of the run's tables; remove unfinished ones."""
     lock = out / FOLDER / "tables"
     while (handle := _acquire(lock, locking)) is None:
         time.sleep(_POLL_S)
@@ -99,7 +99,7 @@ def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
 
 
 def under_way(out: Path) -> dict[str, str]:
-    """Step of each scan in work, from the lock files; of a killed process, its last step."""
+    """Current step of each scan in progress, from the lock files; for a killed process, its last step."""
     notes = {}
     for path in _listed(out / FOLDER / "locks"):
         with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ def under_way(out: Path) -> dict[str, str]:
 
 
 def sweep(out: Path, locking: bool = True) -> None:
-    """Remove what killed runs left behind; scans in work stay."""
+    """Remove what killed runs left behind, but nothing of scans in progress."""
     if locking:
         for name in {path.name for kind in ("locks", "scans") for path in _listed(out / FOLDER / kind)}:
             left = claim(out, name)
@@ -140,7 +140,7 @@ def _acquire(path: Path, locking: bool) -> int | None:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last holder removed it between the two calls: this lock guards nothing
+        os.close(handle)  # its last holder removed it between the two calls: the lock is void
 
 
 def _locked(handle: int, path: Path) -> bool:

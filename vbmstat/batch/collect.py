@@ -1,4 +1,4 @@
-"""The cohort table of an output folder: complete scans, covariates, how each scan compares with the others."""
+"""The cohort table of an output folder: complete scans, covariates, homogeneity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from vbmstat.batch import derivatives
 from vbmstat.batch.derivatives import CompletedScan
-from vbmstat.errors import TableError, VbmstatError
+from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import scans
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
@@ -20,7 +20,6 @@ from vbmstat.metrics import homogeneity
 from vbmstat.tables import cohort
 
 log = logging.getLogger(__name__)
-_MOST_NAMED = 10  # scans in a message
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class People:
 
 
 def read_people(places: Iterable[Path], given: Path | str | None) -> People | None:
-    """The participants table given, else those of the BIDS folders; None if there is none.
+    """The given participants table, else that of the BIDS folder; None if there is none.
 
     Raises
     ------
@@ -72,7 +71,7 @@ def read_people(places: Iterable[Path], given: Path | str | None) -> People | No
 def write_cohort(
     out: Path, own: Mapping[naming.Scan, CompletedScan], scans: Sequence[naming.Scan], people: People | None, names: str
 ) -> cohort.Cohort:
-    """Put the complete scans of a run, and of earlier runs into its folder, into ``cohort.tsv``.
+    """Write the complete scans of a run, and of earlier runs in its folder, to ``cohort.tsv``.
 
     Parameters
     ----------
@@ -81,7 +80,7 @@ def write_cohort(
     own : mapping of Scan to CompletedScan
         The complete scans of this run.
     scans : sequence of Scan
-        All scans of this run: one that fails now is not taken from an earlier run.
+        All scans of this run; a scan that fails now is not taken from an earlier run.
     people : People, optional
         Covariates.
     names : str
@@ -99,7 +98,7 @@ def write_cohort(
 def cohort_of(
     out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str
 ) -> cohort.Cohort:
-    """The complete scans of a run alone, neither written nor compared; see :func:`write_cohort`."""
+    """The complete scans of a run, neither written nor compared; arguments as in :func:`write_cohort`."""
     if not own:
         return cohort.Cohort(pd.DataFrame(columns=list(cohort.ID_COLUMNS)).set_index(list(cohort.ID_COLUMNS)), out)
     return _joined(out, own, {}, people, names, list(own))
@@ -113,7 +112,7 @@ def _joined(
     names: str,
     scans: Sequence[naming.Scan],
 ) -> cohort.Cohort:
-    """One row a scan, covariates in front, with unique ids."""
+    """One row per scan, covariates in front, with unique ids."""
     rows = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else dict(own)
     records = []
     for scan, one in rows.items():
@@ -143,7 +142,7 @@ def _ids(scan: naming.Scan) -> tuple[str, str]:
 
 
 def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -> pd.DataFrame:
-    """Covariates that only the earlier cohort table has, for the scans that were in it."""
+    """The table with covariates that only the earlier cohort table has, for the scans in that table."""
     if not stems or not path.is_file():
         return table
     old = cohort.read_table(path)
@@ -161,7 +160,7 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
 
 
 def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
-    """Compare the scans with one another, and draw the figure; a table that cannot be compared is left as it is."""
+    """Compare the scans with one another and draw the figure; a cohort that cannot be compared stays unchanged."""
     try:
         quality = homogeneity.measure_cohort(table)
     except VbmstatError as error:
@@ -171,9 +170,8 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
     flags = homogeneity.warnings(quality, table.table)
     outliers = [scan for scan, flag in zip(table.scan_ids, flags, strict=True) if flag]
     if outliers:
-        more = ", …" if len(outliers) > _MOST_NAMED else ""
-        log.warning("%d of %d scans are outliers: %s%s; see qc_warnings in cohort.tsv",
-                    len(outliers), len(table.table), ", ".join(outliers[:_MOST_NAMED]), more)  # fmt: skip
+        log.warning("%d of %d scans are outliers: %s; see qc_warnings in cohort.tsv",
+                    len(outliers), len(table.table), listed(outliers, 10))  # fmt: skip
     if len(table.table) >= homogeneity.LEAST_SCANS:
         scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged

@@ -1,6 +1,6 @@
-"""What is written for one preprocessed scan: maps, fields, volumes, quality, picture, sidecar.
+"""Outputs of a preprocessed scan: maps, fields, volumes, quality, picture, sidecar.
 
-The sidecar comes last: its presence proves that the scan is complete.
+The sidecar is written last: its presence proves that the scan is complete.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
 
-_COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and halves the files
+_COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and it halves the files
 
 
 @dataclass(frozen=True)
 class CompletedScan:
-    """What the cohort table needs to know of a scan whose outputs are all present.
+    """A scan with all outputs, as the cohort table needs it.
 
     Attributes
     ----------
     row : dict
-        Cohort columns: volumes, quality, whether the scan came stripped.
+        Cohort columns: volumes, quality, whether the input was skull-stripped.
     fwhm_mm : tuple of float
         Widths of its smoothed maps.
     engine, version : str
-        Engine, and version of vbmstat, that made it.
+        Engine and version of vbmstat.
     """
 
     row: dict[str, Any]
@@ -51,7 +51,7 @@ class CompletedScan:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Kinds of its modulated maps: the columns that hold their paths."""
+        """Kinds of its modulated maps, which are also the columns of their paths."""
         return tuple(kind for kind in naming.output_kinds(self.fwhm_mm) if naming.is_map_column(kind))
 
 
@@ -65,13 +65,13 @@ def write_derivatives(
     out : Path
         Output folder of the run.
     scan : Scan
-        Gives the files' names.
+        The scan, for the names of files.
     result : Preprocessed
-        What the engine made.
+        Result of the engine.
     names : {"cat12", "bids"}
         Naming convention.
     origin : dict
-        Provenance of the scan; volumes, quality and the affine are added to it.
+        Provenance of the scan; the sidecar adds volumes, quality and the linear matrix.
     """
 
     def path(kind: str) -> Path:
@@ -112,14 +112,14 @@ def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
 def write_smoothed(
     made: Path, out: Path, scan: naming.Scan, names: str, smoothed: Mapping[float, Volume]
 ) -> CompletedScan:
-    """Write more smoothed maps of a complete scan, and its sidecar with their widths, last.
+    """Write more smoothed maps of a complete scan, and last its sidecar with their widths.
 
     Parameters
     ----------
     made : Path
-        Where to write.
+        Folder to write to.
     out : Path
-        Output folder, where the complete scan is.
+        Output folder with the complete scan.
     smoothed : mapping
         GM, WM, CSF by width in mm.
     """
@@ -139,7 +139,7 @@ def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
 
 
 def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
-    """Write the metadata that BIDS wants beside each image."""
+    """Write the metadata that BIDS requires beside each image."""
     if names == "bids":
         for kind in kinds:
             path = naming.output_path(out, scan, kind, names)
@@ -147,7 +147,7 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
 
 
 def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:
-    """Smoothed maps of an earlier run of a scan that a run with these widths does not replace."""
+    """Smoothed maps of a scan's earlier run that a run with these widths does not replace."""
     record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
     kinds = set(naming.output_kinds(_widths(record))) - set(naming.output_kinds(fwhm_mm))
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
@@ -157,13 +157,13 @@ def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[floa
 def completed_scan(
     out: Path, scan: naming.Scan, names: str, origin: Mapping[str, Any] | None = None
 ) -> CompletedScan | None:
-    """A scan whose outputs are all present; None if one is missing.
+    """A scan with all outputs; None if one is missing.
 
     Parameters
     ----------
     origin : mapping, optional
-        Provenance that a run now would write: it must equal the old one, except for the widths of the smoothed maps.
-        Any by default.
+        Provenance that a run would write now; the recorded one must be equal, except for the smoothing widths. By
+        default, any will do.
     """
     record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
     expected = (origin or {}).items()
@@ -175,7 +175,7 @@ def completed_scan(
 
 
 def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
-    """All scans in an output folder whose outputs are all present; their paths are unknown and hold the stem alone."""
+    """All scans in an output folder with all outputs; their input paths are unknown, so `path` is the stem."""
     completed = {}
     for sidecar in naming.find_sidecars(out, names):
         record = _read_sidecar(sidecar)
@@ -217,7 +217,7 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def scan_row(result: Preprocessed) -> dict[str, Any]:
-    """Cohort columns of a scan: volumes in mL, quality, whether it came stripped."""
+    """Cohort columns of a scan: volumes in mL, quality, whether the input was skull-stripped."""
     volumes_ml = result.segmented.volumes_ml
     named = {"tiv": sum(volumes_ml), **dict(zip(naming.TISSUES, volumes_ml, strict=True))}
     volumes = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}

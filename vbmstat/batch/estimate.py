@@ -18,15 +18,15 @@ from vbmstat.image import io
 from vbmstat.image.grid import Grid
 
 _N_SAMPLED = 32  # scans, spread evenly
-# Outputs of a scan: those in template space, and 13.5 bytes for each voxel of the brain's box (measured on 44 scans)
+# Size of a scan's outputs: those in template space, plus 13.5 bytes per voxel of the brain's box (from 44 scans)
 _TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
-# Of a core, on an AMD EPYC (benchmarks/results/preproc_*.md)
+# CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
 _HOUR_S, _MINUTE_S = 3600, 60
 
 
 def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
-    """Grids of some scans of a run, from their headers; unreadable ones fail when it is their turn."""
+    """Grids of some scans of a run, from their headers; unreadable scans are left for their own turn to fail."""
     read = []
     for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _N_SAMPLED))}):
         try:
@@ -42,13 +42,13 @@ def memory_bytes(workload: str, scans: Sequence[Grid]) -> int:
 
 
 def disk_bytes(scans: Sequence[Grid]) -> int:
-    """Size of the outputs of a scan, the mean over some."""
+    """Mean size of a scan's outputs, over some scans."""
     sizes = [grid.voxel_volume_ml * 1000 for grid in scans] or [1.0]
     return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
 
 
 def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
-    """Time of a scan and the source of the figure; 0 if unknown."""
+    """Time of a scan and the source of the estimate; 0 if unknown."""
     known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
     if known:
         return statistics.median(known), f"median of {len(known)} scans in this folder"
@@ -58,12 +58,12 @@ def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple
 
 
 def sharing(share: Allotment, workers: Workers | None = None) -> str:
-    """How the machine is shared out, in a sentence."""
+    """How scans share the machine, in words."""
     if workers is not None:
-        return f"up to {workers.slots} scans at once on the workers given, {share.bytes_a_scan / 1e9:.1f} GB each"
+        return f"up to {workers.slots} scans at once on the given workers, {share.bytes_a_scan / 1e9:.1f} GB each"
     threads = f"{share.threads} thread{'s' * (share.threads > 1)}{' each' * (share.jobs > 1)}"
     at_once = f"{share.jobs} scans at once" if share.jobs > 1 else "one scan at a time"
-    text = f"{at_once}, {threads}, up to {share.bytes_a_scan / 1e9:.1f} GB a scan"
+    text = f"{at_once}, {threads}, up to {share.bytes_a_scan / 1e9:.1f} GB per scan"
     return f"{text}; {share.note}" if share.note else text
 
 
@@ -78,16 +78,17 @@ def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
     ]
     seconds, source = seconds_a_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
-        lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s a scan, {source})")
+        lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s per scan, {source})")
     size, free = disk_bytes(sampled) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
-    lines.append(f"disk: about {size:.1f} GB ({disk_bytes(sampled) / 1e6:.0f} MB a scan); {free:.0f} GB are free there")
+    each = disk_bytes(sampled) / 1e6
+    lines.append(f"disk: about {size:.1f} GB ({each:.0f} MB per scan); {free:.0f} GB are free there")
     if size > free:
         lines.append("that is more than is free: make room, or choose another --out")
     return lines
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """A time in readable units.
 
     Examples
     --------

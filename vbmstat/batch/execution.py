@@ -1,4 +1,4 @@
-"""How a run of many scans is carried out; none of it changes the outputs of a scan."""
+"""How a run is executed; nothing here changes the outputs of a scan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Process = Callable[[Volume, PreprocSpec, OnStep], Preprocessed]  # as vbmstat.pr
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How to run; each field is a keyword of :func:`vbmstat.batch.run.preprocess`, where it is explained; picklable."""
+    """How to run; fields are keywords of :func:`vbmstat.batch.run.preprocess`, which explains them. Picklable."""
 
     jobs: int | None = 1
     memory_gb: float | None = None

@@ -1,7 +1,6 @@
-"""What a run will make, fixed before it begins: scans, engine, parameters, versions; hashed, and never changed.
+"""The manifest of a run: scans, engine, parameters, versions; hashed, and fixed before the run begins.
 
-``logs/manifest-HASH.json`` holds nothing that differs between equal runs: a run that continues another one finds its
-manifest there.
+Equal runs have equal manifests, ``logs/manifest-HASH.json``, so a run that continues another one finds it there.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ T = TypeVar("T")
 
 
 def manifest(scans: Sequence[naming.Scan], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a run: what the sidecars of all its outputs have in common, and all scans.
+    """Describe a run: what all its sidecars have in common, and its scans.
 
-    A scan's entry has its stem, its path below the folder that holds all scans, and its size in bytes (missing if the
-    file is not accessible). Its sha256 is in its sidecar: nothing is read here.
+    A scan's entry has its stem, its path below the scans' common folder, and its size in bytes (missing if the file is
+    not accessible). No file is read: the sha256 is in the scan's sidecar.
     """
     root = common_folder([scan.path for scan in scans])
     entries = [{"scan": s.stem, "path": path_label(s.path, root), "bytes": _size(s.path)} for s in scans]
@@ -40,13 +39,13 @@ def manifest(scans: Sequence[naming.Scan], origin: Mapping[str, Any]) -> dict[st
 
 
 def manifest_hash(content: Mapping[str, Any]) -> str:
-    """The first digits of the SHA-256 of a manifest, however its keys are ordered."""
+    """The first digits of the SHA-256 of a manifest, regardless of key order."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:_HASH_DIGITS]
 
 
 def write_manifest(out: Path, content: dict[str, Any]) -> Path:
-    """Write a manifest into an output folder, unless it is there already."""
+    """Write a manifest to an output folder, unless it is already there."""
     path = out / FOLDER / f"manifest-{manifest_hash(content)}.json"
     if not path.is_file():
         storage.write_json(path, content)
@@ -54,7 +53,7 @@ def write_manifest(out: Path, content: dict[str, Any]) -> Path:
 
 
 def write_inputs(out: Path, inputs: Inputs) -> None:
-    """Write ``inputs.tsv``: every file found, whether it is used, and if not why."""
+    """Write ``inputs.tsv``: every file found, whether it is used, and if not, why."""
     used = {scan.path: scan.stem for scan in inputs.scans}
     paths = sorted({*used, *inputs.skipped})
     root = common_folder(paths)
@@ -67,7 +66,7 @@ def write_inputs(out: Path, inputs: Inputs) -> None:
 
 
 def common_folder(paths: Sequence[Path]) -> Path | None:
-    """The folder that holds all of some files; None for no files, or files on several drives."""
+    """The deepest folder that contains all files; None for no files, or files on several drives."""
     try:
         return Path(os.path.commonpath([path.absolute().parent for path in paths]))
     except ValueError:
@@ -75,12 +74,7 @@ def common_folder(paths: Sequence[Path]) -> Path | None:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Number and count of a shard.
-
-    Raises
-    ------
-    VbmstatError
-        If the text is not of that form.
+    """Number and count of a shard; raises VbmstatError for other text.
 
     Examples
     --------
@@ -96,7 +90,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_of(scans: Sequence[T], shard: tuple[int, int] | None) -> list[T]:
-    """Every n-th scan from the i-th on: one manifest is always parted in the same way.
+    """Every n-th scan from the i-th on, so that a manifest is always divided in the same way.
 
     Examples
     --------

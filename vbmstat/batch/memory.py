@@ -1,4 +1,4 @@
-"""Peak memory of this process since a chosen moment."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def start_peak() -> None:
-    """Reset the peak (Linux; elsewhere it is that of the whole process)."""
+    """Reset the peak (only Linux; elsewhere the peak is since the process began)."""
     with contextlib.suppress(OSError):
-        _RESET.write_text("5", encoding="ascii")  # proc(5): resets VmHWM to what is resident now
+        _RESET.write_text("5", encoding="ascii")  # proc(5): resets VmHWM to the current resident memory
 
 
 def peak_bytes() -> int:

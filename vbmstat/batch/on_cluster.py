@@ -12,8 +12,8 @@ from vbmstat.distributed.pool import Cluster
 from vbmstat.distributed.start import LOCAL, SLURM, open_cluster
 from vbmstat.files.runlog import FOLDER
 
-_JOB_CORES = 2  # of a SLURM job: a scan gains little from more
-_SPARE = 1.3  # memory of a job over that of a scan: dask ends a worker at 95 % of its limit
+_JOB_CORES = 2  # of a SLURM job; a scan gains little from more
+_SPARE = 1.3  # memory of a job over that of a scan: dask kills a worker at 95 % of its limit
 
 
 @contextmanager
@@ -23,14 +23,9 @@ def scheduled_workers(plan: Plan, scheduler: str | None) -> Iterator[Workers | N
     Parameters
     ----------
     plan : Plan
-        The size of its scans gives the memory of a worker, its execution the number of workers.
+        The size of its scans determines the memory of a worker, its execution the number of workers.
     scheduler : str, optional
-        As for :func:`vbmstat.distributed.start.open_cluster`; None for no cluster.
-
-    Raises
-    ------
-    ClusterError
-        As :func:`vbmstat.distributed.start.open_cluster` says.
+        As in :func:`vbmstat.distributed.start.open_cluster`, also for errors; None for no cluster.
     """
     jobs, memory_gb = plan.execution.jobs, plan.execution.memory_gb
     share = share_out(plan, len(plan.tasks))
@@ -46,5 +41,5 @@ def scheduled_workers(plan: Plan, scheduler: str | None) -> Iterator[Workers | N
 
 
 def of_cluster(cluster: Cluster) -> Workers:
-    """The workers of a cluster; its executors can be replaced, and survive a dead worker."""
+    """The workers of a cluster; its executors survive a dead worker, and can be replaced."""
     return Workers(lambda _: cluster.executor(), cluster.n_workers)

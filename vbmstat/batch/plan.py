@@ -1,4 +1,4 @@
-"""What a run will do: scans, covariates, output folder and manifest. Everything that can be checked first is."""
+"""The plan of a run: scans, covariates, output folder, manifest; checked as far as possible before work begins."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Plan:
     people : People, optional
         Covariates.
     manifest : dict
-        What will be made; the same for all shards.
+        Description of the run, the same for all shards.
     spec : PreprocSpec
-        What to make of each scan; the device is ``cpu`` or ``cuda``, not ``auto``.
+        How to preprocess each scan; the device is ``cpu`` or ``cuda``, not ``auto``.
     execution : Execution
         How to run.
     """
@@ -58,12 +58,12 @@ class Plan:
 
     @property
     def shard(self) -> tuple[int, int] | None:
-        """Number and count."""
+        """Number and count of the shard."""
         return self.execution.shard
 
     @property
     def workload(self) -> str:
-        """Key of the engine's measured time and memory."""
+        """Key of the engine's time and memory estimates."""
         return self.spec.find_engine().workload
 
     @property
@@ -77,7 +77,7 @@ class Plan:
         return [task.scan for task in self.tasks]
 
     def log_name(self, stem: str, suffix: str) -> str:
-        """Name of a file that belongs to this run; that of a shard holds its number."""
+        """Name of a log file of this run, with the number of the shard, if any."""
         return f"{stem}{suffix}" if self.shard is None else f"{stem}_shard-{self.shard[0]}of{self.shard[1]}{suffix}"
 
 
@@ -88,10 +88,7 @@ def make_plan(
     execution: Execution = _HERE,
     participants: Path | str | None = None,
 ) -> Plan:
-    """Find scans and covariates, and check everything that can be checked before the work.
-
-    Parameters and errors are those of :func:`vbmstat.batch.run.preprocess`.
-    """
+    """Find scans and covariates and check all that can be checked; parameters and errors as in ``run.preprocess``."""
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
     parameters = {"assets": assets, **spec.find_engine().parameters()}
@@ -115,7 +112,7 @@ def default_output(inputs: Iterable[Path | str]) -> Path:
 
 
 def completed(plan: Plan) -> dict[naming.Scan, CompletedScan]:
-    """The scans of a plan that need no work; reads those scans' files for their hashes."""
+    """The scans of a plan that need no work; reads their inputs to compute hashes."""
     with ThreadPoolExecutor(_READERS) as readers:
         results = readers.map(_completed, plan.tasks)
         return {task.scan: one for task, one in zip(plan.tasks, results, strict=True) if one is not None}
@@ -124,7 +121,7 @@ def completed(plan: Plan) -> dict[naming.Scan, CompletedScan]:
 def _completed(task: ScanTask) -> CompletedScan | None:
     try:
         one = task.completed()
-    except VbmstatError:  # an unreadable input is reported when it is its turn
+    except VbmstatError:  # an unreadable input is reported when its turn comes
         return None
     return one if one is not None and not task.missing_widths(one) else None
 

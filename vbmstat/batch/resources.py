@@ -1,4 +1,4 @@
-"""What this machine has, what a scan needs, and therefore how many scans run at once."""
+"""Resources of this machine, needs of a scan, and so the number of scans that run at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vbmstat.errors import VbmstatError
 
 _GB = 1e9
 _SHARE = 0.9  # of the free memory; the disk cache and other programs get the rest
-_GPU_SHARERS = 3  # processes a GPU: one computes while the others read and write
-# Peak of a process, workload by workload: bytes, and bytes a voxel of the scan. Classic and deep were measured on scans
-# of 6 to 40 million voxels (benchmarks/preproc/steps.py): none took more. A process that works at one scan after the
-# other keeps what was freed and rests at 4.1 GB even where scans are small (benchmarks/batch/memory.py).
+_GPU_SHARERS = 3  # processes per GPU: one computes while the others read and write
+# Peak memory of a process by workload: bytes, and bytes per voxel of the scan. Upper bounds for classic and deep, from
+# scans of 6 to 40 million voxels (benchmarks/preproc/steps.py). A process that runs scan after scan keeps freed memory
+# and stays at 4.1 GB even for small scans (benchmarks/batch/memory.py).
 _TAKEN = {"classic": (4.1e9, 24.0), "cat": (4.1e9, 24.0), "deep": (4.1e9, 36.0), "deep cascade": (8e9, 36.0)}
 _TAKEN_BY_UNKNOWN = (5e9, 40.0)
 _GPU_TAKEN_BYTES = 8e9
@@ -31,13 +31,13 @@ class Machine:
     Attributes
     ----------
     cores : int
-        Processor cores, after affinity, control group and SLURM's allocation.
+        Processor cores within affinity, control group and SLURM allocation.
     free_bytes, total_bytes : int
-        Memory free now, and in all, within the control group's limit.
+        Free and total memory within the control group's limit.
     gpus : int
         CUDA devices.
     gpu_memory_bytes : int
-        Free memory of the fullest of them.
+        Free memory of the fullest CUDA device.
     """
 
     cores: int
@@ -70,7 +70,7 @@ class Allotment:
 
 
 def probe(device: str = "cpu") -> Machine:
-    """What this process may use at present."""
+    """The resources that this process may use now."""
     gpus = torch.cuda.device_count() if torch.device(device).type == "cuda" else 0
     if torch.device(device).index is not None:
         gpus = 1  # that one
@@ -92,10 +92,10 @@ def allot(
     memory_gb: float | None = None,
     n_todo: int | None = None,
 ) -> Allotment:
-    """Share a machine: as many scans at once as cores and memory allow, with the cores divided among them.
+    """Share a machine: run as many scans at once as cores and memory allow, and divide the cores among them.
 
-    The threads of a scan depend only on the machine and the whole run, not on what is free or left to do: another
-    number of threads changes the last digits of the maps, and a run that continues another must write the same files.
+    The threads of a scan depend only on the machine and the whole run, not on free memory or scans left: the number of
+    threads changes the last digits of the maps, and a run that continues another must write the same files.
 
     Parameters
     ----------
@@ -106,9 +106,9 @@ def allot(
     bytes_a_scan : int
         Memory of a process.
     jobs : int, optional
-        Scans at once, as the user asks; fewer only if `memory_gb` demands it.
+        Scans at once, from the user; fewer only if `memory_gb` requires it.
     memory_gb : float, optional
-        Memory of all of them together, as the user asks, GB; by default nine tenths of the free memory.
+        Memory of all scans together, GB, from the user; by default nine tenths of the free memory.
     n_todo : int, optional
         Scans left to do; all by default.
 
@@ -158,7 +158,7 @@ def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
     if needed > memory:
         return (
             f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are available: "
-            "a scan whose process is killed for it is tried again alone"
+            "a scan whose process is killed for that is run again alone"
         )
     if together < wanted and together == _fitting(memory, bytes_a_scan):
         return f"{memory / _GB:.1f} GB are enough for {together} at once"
@@ -166,7 +166,7 @@ def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
 
 
 def disk_free_bytes(folder: Path) -> int:
-    """Free space where a folder is, or will be made."""
+    """Free disk space at a folder that may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

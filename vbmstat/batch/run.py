@@ -1,4 +1,4 @@
-"""Many scans: preprocess each that is not complete yet, then put all into one cohort table.
+"""Run a batch: preprocess each scan that is not complete, then write the cohort table.
 
 A scan that fails gets a line in ``failures.tsv`` and the batch goes on. Runs may be killed at any moment, and any
 number may work on one folder: see :mod:`vbmstat.batch.claim` and :mod:`vbmstat.batch.task`.
@@ -49,7 +49,7 @@ class Result:
     n_complete : int
         Complete scans of this run.
     cohort : Cohort
-        All complete scans, as in ``cohort.tsv``; for a shard its own scans, which are not written there.
+        All complete scans, as in ``cohort.tsv``; for a shard, its own scans, which are not written there.
     failures : list of dict
         scan, path, step, reason of each scan that failed.
     failures_path : Path
@@ -93,12 +93,12 @@ def preprocess(
     Parameters
     ----------
     inputs : path, iterable of path, or Inputs
-        BIDS folders, folders of images, or image files (.nii, .nii.gz, .mgz); or what
-        :func:`vbmstat.files.search.find_inputs` found there.
+        BIDS folders, folders of images, or image files (.nii, .nii.gz, .mgz); or the result of
+        :func:`vbmstat.files.search.find_inputs`.
     out : path, optional
         Output folder; ``derivatives/vbmstat`` in a BIDS folder, else ``vbmstat-out`` in the working folder.
     spec : PreprocSpec, optional
-        What to make. The five keywords that follow replace its fields; most scripts need only these.
+        How to preprocess. The five keywords that follow replace its fields; most scripts need only these.
     engine : {"classic", "cat", "deep"}
         Preprocessing engine, ``classic`` by default; ``cat`` needs the extra ``vbmstat[cat]``.
     weights : str
@@ -106,38 +106,38 @@ def preprocess(
     fwhm_mm : float or sequence of float
         Widths of the smoothed maps, 6 mm by default; 0 for none.
     device : {"auto", "cpu", "cuda"}
-        Where to compute.
+        Device to compute on.
     names : {"cat12", "bids"}
         Naming convention of the outputs.
     participants : path, optional
         Table of covariates; the BIDS folder's participants.tsv by default.
     jobs : int, optional
-        Scans at once, each in a process of its own; 1 is this process. None takes as many as cores and memory allow. A
-        script that asks for more than 1 must be guarded by ``if __name__ == "__main__":``.
+        Scans at once, each in its own process; 1 uses this process. None runs as many as cores and memory allow.
+        Scripts with more than 1 need ``if __name__ == "__main__":``.
     memory_gb : float, optional
-        Memory of all of them together, GB; nine tenths of the free memory by default.
+        Memory of all scans together, GB; nine tenths of the free memory by default.
     threads : int, optional
-        Threads of each scan; by default the cores are shared out.
+        Threads of each scan; by default the cores are divided among the scans.
     shard : (int, int), optional
         Run only the i-th of n parts, from 1 to n, and leave the tables to a run without a shard.
     force : bool
         Whether to run complete scans again.
     locking : bool
-        Whether to lock the scans in work against other runs; off only where files cannot be locked.
+        Whether to lock scans in progress against other runs; False only where files cannot be locked.
     stop_on_first_failure : bool
         Whether to end the run when a scan fails.
     process : callable, optional
         Replaces :func:`vbmstat.preproc.pipeline.preprocess_scan`.
     workers : Workers, optional
-        Other processes that run the scans, in place of `jobs`, such as those of a cluster.
+        Other processes that run the scans in place of `jobs`, such as those of a cluster.
     on_event : callable
         Called at every step, finished scan and failure.
 
     Returns
     -------
     Cohort
-        The complete scans, as in ``cohort.tsv``: those of this run, and those of earlier runs into the same folder.
-        For a shard, its own scans.
+        The complete scans, as in ``cohort.tsv``: those of this run and of earlier runs in the same folder. For a shard,
+        its own scans.
 
     Raises
     ------
@@ -146,8 +146,8 @@ def preprocess(
 
     Notes
     -----
-    A complete scan is not run again. If it only lacks smoothed maps of some widths, these are made from its modulated
-    maps, and its other maps stay.
+    A complete scan is not run again. If it only lacks smoothed maps of some widths, these are computed from its
+    modulated maps.
     """
     given = {"engine": engine, "weights": weights, "fwhm_mm": fwhm_mm, "device": device, "names": names}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -167,7 +167,7 @@ def run_plan(
     Parameters
     ----------
     on_start : callable
-        Called once with a sentence that says how the machine is shared out.
+        Called once with a sentence on how the scans share the machine.
     """
     locking = plan.execution.locking
     _check_writable(plan.out)
@@ -199,7 +199,7 @@ def run_plan(
 
 
 def share_out(plan: Plan, n_todo: int) -> resources.Allotment:
-    """How this machine is shared out among the scans of a plan."""
+    """How the scans of a plan share this machine."""
     bytes_a_scan = estimate.memory_bytes(plan.workload, estimate.grids(plan.tasks))
     machine = resources.probe(plan.spec.device)
     jobs, memory_gb, threads = plan.execution.jobs, plan.execution.memory_gb, plan.execution.threads
@@ -232,7 +232,7 @@ class _Progress:
         self.status.end(outcome)
 
     def run(self, tasks: Sequence[ScanTask], work: Work) -> None:
-        """Run all tasks; scans that another run has locked are tried again when they are free."""
+        """Run all tasks; scans locked by another run are tried again when they are free."""
         by_stem = {task.scan.stem: task for task in tasks}
         waiting, busy = list(tasks), list[ScanTask]()
         while waiting:
@@ -264,7 +264,7 @@ def _is_free(task: ScanTask) -> bool:
 
 
 def _finished(plan: Plan, progress: _Progress) -> Result:
-    """Write the tables of the whole cohort; a shard writes none but its failures."""
+    """Write the cohort table, unless this is a shard."""
     path = write_failures(plan, progress.failures)
     own = {task.scan: progress.completed[task.scan] for task in plan.tasks if task.scan in progress.completed}
     if not own and progress.failures:
@@ -281,7 +281,7 @@ def _finished(plan: Plan, progress: _Progress) -> Result:
 
 
 def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
-    """Write ``failures.tsv``; of a shard, a table of its own among the logs."""
+    """Write ``failures.tsv``; for a shard, its own table in the logs."""
     folder = plan.out if plan.shard is None else plan.out / FOLDER
     path = folder / plan.log_name("failures", ".tsv")
     with tables_claim(plan.out, plan.execution.locking):

@@ -1,4 +1,4 @@
-"""What happens to scans, as it happens: written to ``logs/status.jsonl`` and passed to a listener."""
+"""The status of scans: events are written to ``logs/status.jsonl`` and passed to a listener."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vbmstat.progress import ignore
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a scan.
+    """An event of a scan.
 
     Attributes
     ----------
     scan : Scan
         The scan.
     what : str
-        The name of a step that began, or ``done``, ``resumed`` (it was complete), ``failed``, ``busy`` (another run
-        has locked it; it is tried again).
+        The step that begins, or ``done``, ``resumed`` (already complete), ``failed``, ``busy`` (locked by another run;
+        it is tried again).
     done, total : int
-        Scans finished so far, and all of the run.
+        Finished scans, and all scans of the run.
     detail : str
         Reason of a failure; warnings.
     """
@@ -48,7 +48,7 @@ class Status:
     log : Path
         File to append to.
     run : str
-        Hash of the manifest: part of every line.
+        Hash of the manifest, part of every line.
     total : int
         Scans of the run.
     on_event : callable
@@ -73,7 +73,7 @@ class Status:
         """A scan is finished, or locked by another run."""
         with self._lock:
             self._done += outcome.status != "busy"
-        if outcome.status != "resumed":  # the line about the start has their number
+        if outcome.status != "resumed":  # the start's line counts these
             entry = {"run": self._run, "event": outcome.status, "scan": outcome.scan.stem}
             known = {
                 "step": outcome.step, "detail": outcome.detail, "seconds": outcome.seconds,

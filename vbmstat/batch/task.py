@@ -1,6 +1,6 @@
-"""One scan from file to files: read, process, write. Scans do not depend on one another.
+"""Preprocess one scan: read, process, write. Scans are independent of one another.
 
-Outputs are made in the scan's own folder under ``.partial`` and renamed when all are there, the sidecar last.
+Outputs are written to the scan's folder under ``.partial`` and renamed when complete, the sidecar last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a process needs to know to preprocess one scan; picklable.
+    """All that a process needs to preprocess one scan; picklable.
 
     Attributes
     ----------
@@ -42,11 +42,11 @@ class ScanTask:
     out : Path
         Output folder, absolute.
     spec : PreprocSpec
-        What to make; the device is ``cpu`` or ``cuda``, not ``auto``.
+        How to preprocess; the device is ``cpu`` or ``cuda``, not ``auto``.
     execution : Execution
-        How to run it.
+        How to run.
     parameters : dict
-        What the sidecar records beside the spec.
+        Further parameters for the sidecar.
     """
 
     scan: naming.Scan
@@ -56,14 +56,14 @@ class ScanTask:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def completed(self) -> derivatives.CompletedScan | None:
-        """The scan's outputs, if they are complete and made the same way; the widths of smoothed maps may differ."""
+        """The scan's outputs if complete and made in the same way; smoothing widths may differ."""
         names = self.spec.names
         if self.execution.force or derivatives.completed_scan(self.out, self.scan, names) is None:
             return None  # without reading the scan for its hash
         return derivatives.completed_scan(self.out, self.scan, names, self.origin())
 
     def missing_widths(self, completed: derivatives.CompletedScan) -> list[float]:
-        """Widths of smoothed maps that a complete scan lacks."""
+        """Smoothing widths that a complete scan lacks."""
         return [width for width in self.spec.fwhm_mm if width not in completed.fwhm_mm]
 
     def origin(self) -> dict[str, Any]:
@@ -72,9 +72,9 @@ class ScanTask:
 
 
 def origin_of(spec: PreprocSpec, parameters: Mapping[str, Any], inputs: Sequence[Path] = ()) -> dict[str, Any]:
-    """Provenance of preprocessing: what the sidecars and the manifest record."""
-    made = provenance("preprocess", parameters, inputs, engine=spec.engine, device=spec.device)
-    return {**made, "spec": spec.record()}
+    """Provenance of preprocessing, as recorded by sidecars and the manifest."""
+    origin = provenance("preprocess", parameters, inputs, engine=spec.engine, device=spec.device)
+    return {**origin, "spec": spec.record()}
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,15 @@ class ScanOutcome:
     scan : Scan
         The scan.
     status : {"done", "resumed", "failed", "busy"}
-        Resumed: it was complete. Busy: another process has it.
+        Resumed: already complete. Busy: locked by another process.
     completed : CompletedScan, optional
-        Its entry in the cohort, if it is complete.
+        Its entry in the cohort if it is complete.
     step, reason : str
-        Where and why it failed.
+        Step at which it failed, and why.
     seconds : dict of str to float
         Wall time of each step.
     peak_bytes : int
-        Peak memory of the process meanwhile.
+        Peak memory of the process during the task.
     """
 
     scan: naming.Scan
@@ -112,20 +112,19 @@ class ScanOutcome:
 
 
 def run_scan(task: ScanTask, on_step: OnStep = ignore) -> ScanOutcome:
-    """Preprocess one scan and write its outputs, unless they are complete or another process makes them.
+    """Preprocess one scan and write its outputs, unless it is complete or locked by another process.
 
     Parameters
     ----------
     task : ScanTask
-        The scan and how.
+        The task.
     on_step : callable
-        Called with the name of each step when it begins.
+        Called with the name of each step that begins.
 
     Returns
     -------
     ScanOutcome
-        Also for a scan that fails. Only what is not an `Exception` (an interruption) is raised; it leaves nothing
-        behind.
+        Also for a scan that fails: only interruptions are raised, and they leave nothing behind.
     """
     with ScanRun(task, on_step) as run:
         run.read()
@@ -134,9 +133,9 @@ def run_scan(task: ScanTask, on_step: OnStep = ignore) -> ScanOutcome:
 
 
 class ScanRun:
-    """One scan under way. Three threads may run its three parts in turn; a failing scan raises in none of them.
+    """One scan in progress: three parts that different threads may run in turn; a failing scan raises in none.
 
-    A context: when it ends, the scan is free for others and nothing unfinished is left.
+    A context manager: at its end the scan is unlocked and no unfinished file is left.
     """
 
     def __init__(self, task: ScanTask, on_step: OnStep = ignore) -> None:
@@ -215,9 +214,9 @@ class ScanRun:
         return (yield from self._smooth(held.folder, missing)) if missing else self._ended("resumed", completed)
 
     def _preprocess(self, made: Path) -> Generator[None, None, ScanOutcome]:
-        """The whole scan; images of a part are freed as soon as the next does not need them."""
+        """Preprocess the whole scan; each part frees the images that the next does not need."""
         task, spec = self.task, self.task.spec
-        volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are the better ones
+        volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are better
         origin = task.origin()
         yield
         process = task.execution.process or pipeline.preprocess_scan
@@ -231,7 +230,7 @@ class ScanRun:
         return self._ended("done", completed)
 
     def _smooth(self, made: Path, widths: Sequence[float]) -> Generator[None, None, ScanOutcome]:
-        """Only the smoothed maps that a complete scan lacks."""
+        """Compute only the smoothed maps that a complete scan lacks."""
         task, spec = self.task, self.task.spec
         modulated = derivatives.read_modulated(task.out, task.scan, spec.names)
         yield
@@ -242,7 +241,7 @@ class ScanRun:
         self._begin("write")
         completed = derivatives.write_smoothed(made, task.out, task.scan, spec.names, smoothed)
         self._publish(made)
-        return replace(self._ended("done", completed), seconds={})  # estimates of a scan's time must not count this
+        return replace(self._ended("done", completed), seconds={})  # not to be counted in estimates of a scan's time
 
     def _publish(self, made: Path, stale: Sequence[Path] = ()) -> None:
         for path in stale:  # before the sidecar that lists it goes
@@ -262,12 +261,12 @@ class ScanRun:
 
 
 def publish(made: Path, out: Path, last: Path) -> None:
-    """Move a scan's files to their places, the one that proves it complete last.
+    """Move a scan's files to their destination, the sidecar last.
 
     Parameters
     ----------
     made, out : Path
-        Folders on one file system: where the files are, and where they go under the same relative names.
+        Source and destination folder on one file system; relative names stay the same.
     last : Path
         Relative name of the sidecar. An older one is removed first, so that the scan counts as incomplete meanwhile.
     """
@@ -287,7 +286,7 @@ def publish(made: Path, out: Path, last: Path) -> None:
 
 
 def reason_of(error: BaseException, scan: naming.Scan) -> str:
-    """One line: which scan, and what is wrong with it."""
+    """The scan and its problem, in one line."""
     if isinstance(error, VbmstatError):
         text = str(error)
     elif isinstance(error, MemoryError) or "alloc" in str(error).lower():

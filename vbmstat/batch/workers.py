@@ -1,4 +1,4 @@
-"""Executors that run scan tasks: this process, processes of this machine, or any `concurrent.futures` executor."""
+"""Run scan tasks in this process, in processes of this machine, or in any `concurrent.futures` executor."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Workers:
     Attributes
     ----------
     make : callable
-        ``make(n)`` gives an executor with n workers: anything with `submit` and `shutdown` whose futures are those of
-        `concurrent.futures` (`distributed.Client.get_executor` is one). It is called again when an executor breaks.
+        ``make(n)`` returns an executor with n workers: anything with `submit` and `shutdown` and `concurrent.futures`
+        futures (such as `distributed.Client.get_executor`). It is called again when an executor breaks.
     slots : int
-        Scans submitted at once. Memory need not grow with it: an outcome is small.
+        Scans submitted at once; memory does not grow with it, as outcomes are small.
     """
 
     make: Callable[[int], Executor]
@@ -56,7 +56,7 @@ class Workers:
 
 @contextlib.contextmanager
 def workforce(share: Allotment, device: str, given: Workers | None = None) -> Iterator[Work]:
-    """The workers given, or this process with one scan at a time, or processes of this machine."""
+    """The given workers, or this process with one scan at a time, or processes of this machine."""
     if given is not None:
         yield lambda tasks, on_step: run_elsewhere(tasks, given, on_step)
     elif share.jobs == 1:
@@ -68,10 +68,7 @@ def workforce(share: Allotment, device: str, given: Workers | None = None) -> It
 
 
 def run_here(tasks: Sequence[ScanTask], on_step: OnTaskStep) -> Generator[ScanOutcome, None, None]:
-    """Run scans in this process: it computes one while threads read the next and write the last.
-
-    At most three scans are in memory: one read ahead, one in work, one being written.
-    """
+    """Run scans in this process: compute one while threads read the next and write the last (three scans in memory)."""
     waiting = iter(tasks)
     current: list[ScanRun] = []  # begun, not yet written
     with contextlib.ExitStack() as clean:
@@ -118,20 +115,19 @@ def _write(run: ScanRun, current: list[ScanRun]) -> ScanOutcome:
 def run_elsewhere(
     tasks: Sequence[ScanTask], workers: Workers, on_step: OnTaskStep
 ) -> Generator[ScanOutcome, None, None]:
-    """Run scans in other processes. A process that dies takes no other scan with it.
+    """Run scans in other processes; a process that dies fails no other scan.
 
-    When an executor breaks, any of the running scans may be the cause: each is tried once more, alone on a new
-    executor, and fails if that breaks too. From then on one scan less runs at once.
+    When an executor breaks, any running scan may be the cause: each is run again, alone on a new executor, and fails if
+    that breaks too. From then on, one scan fewer runs at once.
 
     Parameters
     ----------
     tasks : sequence of ScanTask
         The scans.
     workers : Workers
-        Where to.
+        The other processes.
     on_step : callable
-        Called with each scan and step that begins, as the lock files show it: steps shorter than a second may be
-        missed.
+        Called with each scan and step that begins, read from the lock files: steps under a second may be missed.
     """
     waiting, running = deque(tasks), dict[Future[ScanOutcome], ScanTask]()
     slots, executor, seen = workers.slots, workers.make(workers.slots), dict[str, str]()
@@ -141,7 +137,7 @@ def run_elsewhere(
                 while waiting and len(running) < slots:
                     running[executor.submit(run_scan, waiting[0])] = waiting[0]
                     waiting.popleft()
-            if not running:  # it broke while it had nothing to do
+            if not running:  # it broke while idle
                 executor = workers.make(slots)
                 continue
             finished, _ = wait(running, timeout=_POLL_S, return_when=FIRST_COMPLETED)
@@ -167,12 +163,12 @@ def run_elsewhere(
 
 
 def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
-    """What became of a scan; None if its executor broke."""
+    """The outcome of a scan; None if its executor broke."""
     try:
         return future.result()
     except BrokenExecutor:
         return None
-    except Exception as error:  # of the executor itself: it gave up, or could not pickle the task
+    except Exception as error:  # from the executor itself, e.g. a task that it cannot pickle
         step = under_way(task.out).get(task.scan.stem) or "start"
         return ScanOutcome(task.scan, "failed", step=step, reason=reason_of(error, task.scan))
 
@@ -191,7 +187,7 @@ def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:
 
 
 def _report_steps(tasks: Any, seen: dict[str, str], on_step: OnTaskStep) -> None:
-    """Report steps in the lock files that are new."""
+    """Report new steps in the lock files."""
     by_stem = {task.scan.stem: task for task in tasks}
     if not by_stem:
         return
@@ -202,8 +198,8 @@ def _report_steps(tasks: Any, seen: dict[str, str], on_step: OnTaskStep) -> None
 
 
 def stop(executor: Executor) -> None:
-    """Stop an executor now; scans in work are abandoned, and the next run repeats them."""
-    processes = list((getattr(executor, "_processes", None) or {}).values())  # none of an executor of another kind
+    """Stop an executor now; scans in progress are abandoned, and the next run repeats them."""
+    processes = list((getattr(executor, "_processes", None) or {}).values())  # other executors have none
     executor.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.kill()
@@ -213,12 +209,9 @@ def stop(executor: Executor) -> None:
 
 @contextlib.contextmanager
 def local_workers(jobs: int, threads: int, device: str = "cpu") -> Iterator[Workers]:
-    """Processes of this machine with some threads each, spread over its GPUs.
-
-    They are spawned, leave Ctrl-C to their parent, and end when it ends.
-    """
+    """Spawned processes with some threads each, spread over GPUs; they ignore Ctrl-C and end with their parent."""
     before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ |= dict.fromkeys(_THREADS, str(threads))  # the processes inherit it, and read it before torch is there
+    os.environ |= dict.fromkeys(_THREADS, str(threads))  # read by the processes before they load torch
     context = multiprocessing.get_context("spawn")
 
     def make(n: int) -> Executor:
@@ -251,9 +244,9 @@ def _start_worker(threads: int, device: str, gpus: Any) -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Bound the threads of everything that computes in this process."""
+    """Limit the threads of all computation in this process."""
     torch.set_num_threads(threads)
-    with contextlib.suppress(RuntimeError):  # may be set once, before any work
+    with contextlib.suppress(RuntimeError):  # it can be set only once, before any work
         torch.set_num_interop_threads(1)
 
 

@@ -1,4 +1,4 @@
-"""The command line: one thin module a command, each a parse and one call of the Python API."""
+"""The command line: one thin module per command, which parses arguments and calls the Python API once."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ app.add_typer(assets.app, name="assets")
 
 
 def main() -> None:
-    """Entry point of the console script: an error that a user can act on is one line, exit code 2."""
+    """Entry point of the console script; an error that a user can act on is printed as one line, exit code 2."""
     try:
         app()
     except VbmstatError as error:

@@ -1,4 +1,4 @@
-"""``vbmstat-bids bids_dir output_dir participant|group``: a BIDS App whose options are called as those of fMRIPrep."""
+"""``vbmstat-bids bids_dir output_dir participant|group``: a BIDS App with the option names of fMRIPrep."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbmstat import __version__
-from vbmstat.errors import VbmstatError, one_line
+from vbmstat.errors import VbmstatError, listed, one_line
 
 if TYPE_CHECKING:
     from vbmstat.files.search import Inputs
 
 _UNITS = {"": 1e-3, "K": 1e-6, "M": 1e-3, "G": 1.0, "T": 1e3}  # GB; fMRIPrep takes plain numbers for MB
-_WITHOUT_MEANING = ("--notrack", "--anat-only", "--low-mem", "--resource-monitor", "--write-graph")
+_IGNORED = ("--notrack", "--anat-only", "--low-mem", "--resource-monitor", "--write-graph")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Arguments of a BIDS App; every option may be written with hyphens or underscores."""
+    """Arguments of a BIDS App; every option can be written with hyphens or underscores."""
     app = argparse.ArgumentParser(
         prog="vbmstat-bids", description="Voxel-based morphometry of a BIDS dataset.", allow_abbrev=False,
-        epilog="Exit code: 0 all scans are complete, 1 some failed, 2 nothing could be done, 130 and 143 stopped.",
+        epilog="Exit code: 0 all scans are complete, 1 some failed, 2 nothing was done, 130 and 143 stopped.",
     )  # fmt: skip
     app.add_argument("bids_dir", type=Path, help="Folder of the dataset.")
     app.add_argument("output_dir", type=Path, help="Folder of the derivatives: a dataset of its own.")
@@ -34,45 +34,37 @@ def parser() -> argparse.ArgumentParser:
         help="participant: maps of each scan; group: the cohort's table and report, and a model.",
     )  # fmt: skip
     app.add_argument("--version", action="version", version=f"vbmstat {__version__}")
-    app.add_argument("-v", "--verbose", action="count", default=0, help="Say more; -vv for everything.")
-    which = app.add_argument_group("which scans")
+    app.add_argument("-v", "--verbose", action="count", default=0, help="Print more; -vv for everything.")
+    which = app.add_argument_group("selection of scans")
     _add(which, "--participant-label", nargs="+", default=[], metavar="LABEL", help="With or without sub-.")
     _add(which, "--session-label", "--session-id", nargs="+", default=[], metavar="LABEL", help="With or without ses-.")
     _add(which, "--bids-filter-file", type=Path, metavar="FILE", help="JSON of PyBIDS filters; the entry t1w is used.")
     _add(which, "--skip-bids-validation", action="store_true", help="Accept a folder without dataset_description.json.")
-    how = app.add_argument_group("how")
-    _add(
-        how,
-        "--nprocs",
-        "--nthreads",
-        "--n-cpus",
-        "--ncpus",
-        type=_positive,
-        metavar="N",
-        help="Processor cores in all.",
-    )
-    _add(how, "--omp-nthreads", type=_positive, metavar="N", help="Cores a scan; default as many scans at once as fit.")
+    how = app.add_argument_group("processing")
+    _add(how, "--nprocs", "--nthreads", "--n-cpus", "--ncpus", type=_positive, metavar="N",
+         help="Total number of processor cores.")  # fmt: skip
+    _add(how, "--omp-nthreads", type=_positive, metavar="N", help="Cores per scan; by default, as many scans as fit.")
     _add(how, "--mem", "--mem-mb", type=_gigabytes, dest="memory_gb", metavar="MB",
-         help="Memory in all; also 16G.")  # fmt: skip
-    _add(how, "--mem-gb", type=float, dest="memory_gb", metavar="GB", help="The same in GB.")
+         help="Total memory, in MB or with a unit, such as 16G.")  # fmt: skip
+    _add(how, "--mem-gb", type=float, dest="memory_gb", metavar="GB", help="Total memory in GB.")
     _add(how, "--engine", default="classic", help="classic, cat or deep.")
     _add(how, "--fwhm", type=float, action="append", metavar="MM",
-         help="Width of the smoothed maps; may be repeated; default 6, 0 for none.")  # fmt: skip
+         help="Smoothing FWHM; may be repeated; default 6, 0 for none.")  # fmt: skip
     _add(how, "--device", default="auto", help="auto, cpu or cuda.")
     _add(how, "--stop-on-first-crash", action="store_true", help="End the run when a scan fails.")
     _add(how, "--dry-run", action="store_true", help="Print which scans would be run.")
     _add(how, "--force", action="store_true", help="Run complete scans again.")
-    _add(how, "-w", "--work-dir", type=Path, help="Accepted and not used: unfinished files are in output_dir/.partial.")
-    for name in _WITHOUT_MEANING:
+    _add(how, "-w", "--work-dir", type=Path, help="Ignored: unfinished files are in output_dir/.partial.")
+    for name in _IGNORED:
         _add(how, name, action="store_true", help=argparse.SUPPRESS)
     model = app.add_argument_group("group level")
-    _add(model, "--formula", help="Fit it, e.g. 'gm ~ age + sex + tiv'; results in output_dir/glm/.")
-    _add(model, "--contrast", action="append", default=[], help="As of vbmstat glm; may be repeated.")
+    _add(model, "--formula", help="Model to fit, e.g. 'gm ~ age + sex + tiv'; results in output_dir/glm/.")
+    _add(model, "--contrast", action="append", default=[], help="Contrast, as in vbmstat glm; may be repeated.")
     return app
 
 
 def _add(group: argparse._ArgumentGroup, *names: str, **options: object) -> None:
-    """An option in both spellings; the help shows the first."""
+    """Add an option in both spellings; the help shows the first."""
     others = ["--" + name[2:].replace("-", "_") for name in names if name.startswith("--")]
     group.add_argument(*dict.fromkeys([*names, *others]), **options)  # type: ignore[arg-type]
 
@@ -85,7 +77,7 @@ def _positive(text: str) -> int:
 
 
 def _gigabytes(text: str) -> float:
-    """Memory as fMRIPrep takes it: MB, or a number with a unit."""
+    """Memory in GB from fMRIPrep's notation: MB, or a number with a unit."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not match or not float(match[1]):
         msg = f"expected memory such as 8000 (MB) or 8G, got {text!r}"
@@ -94,12 +86,12 @@ def _gigabytes(text: str) -> float:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; returns the exit code.
+    """Run the app; return the exit code.
 
     Raises
     ------
     VbmstatError
-        If nothing can be done: no such dataset, unknown labels, no scan left.
+        If there is nothing to do: no such dataset, unknown labels, no scan left.
     """
     options = parser().parse_args(arguments)
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
@@ -118,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _use_cores(n_cores: int | None) -> None:
-    """Keep this process and those that it starts to some of its cores; where that cannot be done, all are used."""
+    """Restrict this process and its children to some cores, where the system can."""
     if n_cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
 
@@ -133,7 +125,7 @@ def _jobs(options: argparse.Namespace) -> int | None:
 
 
 def _participants(options: argparse.Namespace) -> int:
-    """Maps of every scan that is asked for."""
+    """Participant level: maps of every selected scan."""
     from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
@@ -162,7 +154,7 @@ def _participants(options: argparse.Namespace) -> int:
 
 
 def _group(options: argparse.Namespace) -> int:
-    """Table and report of all scans that are complete, wherever they were made, and a model if there is a formula."""
+    """Group level: table and report of all complete scans, and a model if there is a formula."""
     from vbmstat import cli  # noqa: PLC0415 - imports every command
     from vbmstat.batch.claim import tables_claim  # noqa: PLC0415
     from vbmstat.batch.collect import read_people, write_cohort  # noqa: PLC0415
@@ -189,7 +181,7 @@ def _group(options: argparse.Namespace) -> int:
 
 
 def _inputs(options: argparse.Namespace) -> Inputs:
-    """Scans of the dataset that are asked for; the others are among the skipped."""
+    """The selected scans of the dataset; the others are listed as skipped."""
     from vbmstat.files.bids import Selection, read_filter  # noqa: PLC0415 - heavy imports
     from vbmstat.files.search import find_inputs  # noqa: PLC0415
 
@@ -199,18 +191,14 @@ def _inputs(options: argparse.Namespace) -> Inputs:
     known = {scan.participant_id.removeprefix("sub-") for scan in everything.scans}
     unknown = [label for label in wanted.participants if label.removeprefix("sub-") not in known]
     if unknown:
-        msg = f"{options.bids_dir}: no T1w scan of participant {', '.join(unknown)}; there are {_some(sorted(known))}"
+        msg = f"{options.bids_dir}: no T1w scan of participant {', '.join(unknown)}; there are {listed(sorted(known))}"
         raise VbmstatError(msg)
     chosen = everything.without(wanted.why_not)
     if not chosen.scans:
         why = next(iter(filter(None, map(wanted.why_not, everything.scans))), "")
-        msg = f"{options.bids_dir}: none of {len(everything.scans)} T1w scans is asked for ({why})"
+        msg = f"{options.bids_dir}: none of {len(everything.scans)} T1w scans is selected ({why})"
         raise VbmstatError(msg)
     return chosen
-
-
-def _some(labels: Sequence[str], most: int = 12) -> str:
-    return ", ".join(labels[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
 
 
 def _people(options: argparse.Namespace) -> Path | None:

@@ -1,4 +1,4 @@
-"""Everything that the program reads besides the user's data: what it is, where, and whether it is genuine."""
+"""Catalogue of the files that the program reads besides the user's data, and their verification."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vbmstat.tables.cohort import closest
 
 @dataclass(frozen=True)
 class Entry:
-    """One file that the program knows.
+    """One known file.
 
     Attributes
     ----------
@@ -25,11 +25,11 @@ class Entry:
     kind : str
         ``asset``, ``atlas`` or ``weights``.
     path : Path
-        Where it is, or would be.
+        Its location, even if it is absent.
     sha256 : str
-        What its content must have; empty for weights that were never fetched.
+        Expected hash; empty for weights that were never fetched.
     licence, source : str
-        What its makers allow, and where it comes from.
+        Licence and origin.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Entry:
 
     @property
     def size_bytes(self) -> int | None:
-        """Size on the disk; None if it is not there."""
+        """Size on disk; None if it is absent."""
         return self.path.stat().st_size if self.path.is_file() else None
 
 
 def entries(names: Iterable[str] = ()) -> list[Entry]:
-    """What the program knows, in the order assets, atlases, weights.
+    """Known files, in the order assets, atlases, weights.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def entries(names: Iterable[str] = ()) -> list[Entry]:
 
 
 def problem(entry: Entry) -> str:
-    """What is wrong with a file; empty if its content is what it should be."""
+    """Problem with a file; empty if its hash is as expected."""
     if entry.state in ("missing", "not fetched"):
         return entry.state
     digest = sha256(entry.path)
@@ -86,12 +86,12 @@ def problem(entry: Entry) -> str:
 
 
 def path(name: str) -> Path:
-    """File of an asset or atlas, or folder of a set of weights, after comparing every sha256.
+    """File of an asset or atlas, or folder of a set of weights, verified by sha256.
 
     Raises
     ------
     AssetError
-        If the name is unknown, something is not there, or its content is not what it should be.
+        If the name is unknown, or a file is missing or has another sha256.
     """
     if name in downloads.WEIGHTS:
         return downloads.weights_folder(name)
@@ -126,7 +126,7 @@ def _atlases() -> list[Entry]:
 
 
 def _weights() -> list[Entry]:
-    found = []
+    files = []
     for weights in downloads.WEIGHTS.values():
         folder = downloads.cache_folder() / weights.name
         recorded = downloads.read_record(folder)
@@ -134,8 +134,8 @@ def _weights() -> list[Entry]:
             entry = recorded.get(file, {})
             digest = weights.known_sha256.get(file) or entry.get("sha256", "")
             source = str(entry.get("source", weights.sources[0]))
-            found.append(Entry(f"{weights.name}/{file}", "weights", folder / file, digest, weights.licence, source))
-    return found
+            files.append(Entry(f"{weights.name}/{file}", "weights", folder / file, digest, weights.licence, source))
+    return files
 
 
 def _wheel(distribution: str) -> str:

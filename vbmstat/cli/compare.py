@@ -12,7 +12,7 @@ def command(
     a: Annotated[Path, typer.Argument(help="Statistic map, glm (or SPM) folder, folder of maps of scans, ROI table.")],
     b: Annotated[Path, typer.Argument(help="Another of the same kind; A is the reference.")],
     names: Annotated[
-        tuple[str, str] | None, typer.Option("--names", help="What A and B are called in figures.")
+        tuple[str, str] | None, typer.Option("--names", help="Names of A and B in figures.")
     ] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Statistic maps: voxels to compare, on A's grid.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of tables and figures.")] = Path("comparison"),
@@ -25,14 +25,14 @@ def command(
 
     earlier = listed_files(out, SUMMARY)
     with stages() as report:
-        found = compare_files(a, b, mask=mask, names=names, report=report)
-    files = write_comparison(out, found, [a, b])
+        comparison = compare_files(a, b, mask=mask, names=names, report=report)
+    files = write_comparison(out, comparison, [a, b])
     print_removed(out, earlier)
-    typer.echo(f"A: {found.names[0]}, B: {found.names[1]}")
-    for note in found.notes:
+    typer.echo(f"A: {comparison.names[0]}, B: {comparison.names[1]}")
+    for note in comparison.notes:
         typer.echo(f"note: {note}")
-    if len(found.summary) == 1:
-        typer.echo(found.summary.iloc[0].to_string())
+    if len(comparison.summary) == 1:
+        typer.echo(comparison.summary.iloc[0].to_string())
     else:
-        typer.echo(found.summary.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+        typer.echo(comparison.summary.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
     typer.echo(f"tables and figures in {files[0].parent}")

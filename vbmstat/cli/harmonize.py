@@ -1,4 +1,4 @@
-"""``vbmstat harmonize``: site effects out of maps or ROI tables, by ComBat."""
+"""``vbmstat harmonize``: remove site effects from maps or ROI tables by ComBat."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ def command(
     site: Annotated[str, typer.Option(help="Column with the site or scanner.")],
     out: Annotated[Path, typer.Option(help="Folder of the new maps and their cohort.tsv.")],
     cohort: Annotated[Path | None, typer.Option(help="Cohort table; default ./cohort.tsv or preprocess's.")] = None,
-    preserve: Annotated[str, typer.Option(help="What must survive, e.g. 'age + sex + group'.")] = "",
+    preserve: Annotated[str, typer.Option(help="Effects to preserve, e.g. 'age + sex + group'.")] = "",
     tissue: Annotated[str, typer.Option(help="gm, wm, csf or a column with map paths.")] = "gm",
     maps: Annotated[Path | None, typer.Option(help="Folder of maps of another program.")] = None,
     participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
     roi_table: Annotated[Path | None, typer.Option(help="Wide ROI table (*_ml) in place of maps.")] = None,
-    mask_threshold: Annotated[float, typer.Option(help="Voxels above it in all scans are harmonised.")] = 0.1,
-    model: Annotated[Path | None, typer.Option(help="Model learned before; applied as it is.")] = None,
-    save_model: Annotated[Path | None, typer.Option(help="Where to keep what is learned (.npz).")] = None,
+    mask_threshold: Annotated[float, typer.Option(help="Voxels above this in all scans are harmonised.")] = 0.1,
+    model: Annotated[Path | None, typer.Option(help="Saved model to apply instead of fitting one.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="File to save the fitted model to (.npz).")] = None,
     missing: Annotated[str, typer.Option(help="Scans without site or covariate: raise or drop.")] = "raise",
 ) -> None:
-    """Take site effects on mean and variance out of maps or an ROI table (ComBat), keeping covariates of interest."""
+    """Remove site effects on mean and variance from maps or an ROI table (ComBat), preserving covariates."""
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
     from vbmstat.harmonize.model import load_model  # noqa: PLC0415
@@ -33,7 +33,7 @@ def command(
         msg = "--roi-table goes with --cohort, not with --maps or --participants"
         raise typer.BadParameter(msg)
     if model is not None and preserve:
-        msg = "the model knows what it preserves; leave --preserve out"
+        msg = "--preserve: the model already has the effects that it preserves; leave --preserve out"
         raise typer.BadParameter(msg)
     table = cohort_path(cohort, None if maps is None else str(maps), participants)
     earlier = listed_files(out, RECORD)

@@ -1,4 +1,4 @@
-"""``vbmstat pack``: maps once into one masked matrix on the disk, for many models."""
+"""``vbmstat pack``: pack maps into one masked matrix on disk, once for many models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command(
     maps: Annotated[str | None, typer.Option(help="Folder of maps, or path with {participant_id}.")] = None,
     participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
-    mask_share: Annotated[float, typer.Option(help="Share of scans that must exceed it; 1 is SPM's rule.")] = 1.0,
+    mask_share: Annotated[float, typer.Option(help="Share of scans above the threshold; 1 is SPM's rule.")] = 1.0,
     mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
     nan: Annotated[str, typer.Option(help="NaN inside the mask: raise or exclude.")] = "raise",
     missing: Annotated[str, typer.Option(help="Maps without a row, rows without a map: raise or drop.")] = "raise",
@@ -32,7 +32,7 @@ def command(
     rule = Masking(mask_threshold, mask_share, mask, nan).rule
     source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)
     if not source.paths:
-        msg = "pack needs maps in files"
+        msg = "expected maps in files to pack, but there are none"
         raise ScanError(msg)
     with stages() as progress:
         store = pack_maps(source.paths, out, rule, progress=progress)

@@ -33,7 +33,7 @@ def command(
     ] = None,
     fwhm: Annotated[
         list[float] | None,
-        typer.Option(help="Width of the smoothed maps, mm; may be repeated; default 6, 0 for none.", metavar="MM"),
+        typer.Option(help="Smoothing FWHM, mm; may be repeated; default 6, 0 for none.", metavar="MM"),
     ] = None,
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
     force: Annotated[
@@ -43,7 +43,7 @@ def command(
         int | None, typer.Option(help="Scans at once; default as many as cores and memory allow.", min=1)
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="Memory of all of them together, GB; default nine tenths of the free memory.")
+        float | None, typer.Option(help="Memory of all scans together, GB; default nine tenths of the free memory.")
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="Run on a dask cluster: local, slurm (--jobs of them), or a scheduler's address.")
@@ -58,15 +58,15 @@ def command(
         bool, typer.Option("--dry-run", help="Print what would be done, the time and the resources, and stop.")
     ] = False,
     lock: Annotated[
-        bool, typer.Option("--lock/--no-lock", help="Lock scans in work against other runs; off where locks fail.")
+        bool, typer.Option("--lock/--no-lock", help="Lock scans in progress against other runs.")
     ] = True,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html, one page about the cohort.")
     ] = True,
 ) -> None:
-    """Make tissue maps in template space, volumes, quality figures and pictures of T1w scans.
+    """Make tissue maps in template space, volumes, quality measures and pictures of T1w scans.
 
-    Exit code: 0 all scans are complete, 1 some failed, 2 nothing could be done, 130 stopped by Ctrl-C, 143 by SIGTERM.
+    Exit code: 0 all scans are complete, 1 some failed, 2 nothing was done, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
     from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.manifest import parse_shard  # noqa: PLC0415
@@ -122,7 +122,7 @@ def _print_summary(plan: Plan, result: Result, shown: Screen) -> None:
 
 
 def _write_report(plan: Plan, shown: Screen) -> None:
-    """The page of the cohort; an error is printed and does no harm."""
+    """Write the report of the cohort; an error is only printed."""
     from vbmstat.batch.claim import tables_claim  # noqa: PLC0415 - heavy imports
     from vbmstat.errors import VbmstatError  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415

@@ -15,7 +15,7 @@ def command(
         Path | None, typer.Option(help="Cohort table of a model's scans; default cohort.tsv in the folders above.")
     ] = None,
 ) -> None:
-    """Write one HTML page to look at and send: cohort, quality, design, results, methods, references."""
+    """Write one self-contained HTML page: cohort, quality, design, results, methods, references."""
     from vbmstat.report.page import figures_folder  # noqa: PLC0415 - heavy imports
     from vbmstat.report.write import write_report  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``vbmstat rerun``: run again what made a result, and compare the bytes."""
+"""``vbmstat rerun``: make a result again, and compare the bytes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 
 def print_summary(compared: Sequence[Compared], kept: Path | None) -> None:
-    """What differs, and how many files have the same bytes; exit code 1 if one differs."""
+    """Print the files that differ, and the number of identical ones; exit code 1 if one differs."""
     for one in compared:
         if one.status != "same bytes":
             typer.echo(f"{one.status}: {one.name}" + (f" ({one.detail})" if one.detail else ""))

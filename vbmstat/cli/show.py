@@ -1,4 +1,4 @@
-"""``vbmstat show``: a quick look at any map."""
+"""``vbmstat show``: draw any map."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import typer
 def command(
     file: Annotated[Path, typer.Argument(help="Statistic map, tissue map or scan: .nii, .nii.gz, .mgz.")],
     out: Annotated[
-        Path | None, typer.Option(help="Picture (.png) or page (.html); default a temporary file, which is named.")
+        Path | None, typer.Option(help="Picture (.png) or page (.html); by default a temporary file (path is printed).")
     ] = None,
-    browser: Annotated[bool, typer.Option("--browser", help="Slices to click through, in the browser.")] = False,
+    browser: Annotated[bool, typer.Option("--browser", help="Open interactive slices in the browser.")] = False,
     threshold: Annotated[
-        float, typer.Option(help="Statistics below it in absolute value fade; of a p map larger p are left out [0.05].")
+        float, typer.Option(help="Statistics: smaller absolute values fade. p maps: larger p are left out [0.05].")
     ] = 0.0,
 ) -> None:
     """Draw a map on slices of the average brain, or open it in the browser."""

@@ -1,1 +1,1 @@
-"""Two pipelines or two sets of results compared: files, tables, figures, whole cohorts."""
+"""Compare two pipelines or two sets of results: files, tables, figures, whole cohorts."""

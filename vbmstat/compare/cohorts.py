@@ -1,7 +1,8 @@
-"""The whole comparison of pipelines on cohorts: every model in every pipeline, then tables and figures.
+"""Compare pipelines on cohorts: fit every model in every pipeline, then write tables and figures.
 
-Results lie in ``glm/COHORT/VARIABLE_TISSUE/PIPELINE``; the packed maps in ``maps/`` may be deleted. What was done
-before with the same maps, covariates, model and version is not done again: ``stamp.json``, written last, tells.
+Results are in ``glm/COHORT/VARIABLE_TISSUE/PIPELINE``; the packed maps in ``maps/`` may be deleted. Models already
+fitted with the same maps, covariates, options and version are kept: ``stamp.json``, written last, records these.
+Over 300 lines, as each step of the comparison is one function here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _Failures = dict[tuple[str, str, str], str]  # cohort, variable and tissue -> re
 
 @dataclass(frozen=True)
 class Outcome:
-    """What :func:`compare_cohorts` made.
+    """Result of :func:`compare_cohorts`.
 
     Attributes
     ----------
@@ -57,9 +58,9 @@ class Outcome:
     summary : str
         Markdown.
     notes : tuple of str
-        What was left out or is not alike.
+        What was left out or differs.
     n_fitted, n_kept : int
-        Models fitted now, and kept from before.
+        Models fitted now, and kept from an earlier run.
     failures : tuple of str
         Models that could not be fitted, and why; their variable is left out in that cohort and tissue.
     """
@@ -80,7 +81,7 @@ def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
     plan : Plan
         From :func:`vbmstat.compare.config.read_plan`.
     report : callable
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Returns
     -------
@@ -90,7 +91,7 @@ def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
     Raises
     ------
     VbmstatError
-        If a cohort has no scan in all pipelines, or a map cannot be read; what is done by then is kept.
+        If a cohort has no scan in all pipelines, or a map cannot be read; finished models are kept.
     """
     cohorts = _load(plan)
     notes = [note for data in cohorts.values() for note in data.notes]
@@ -111,13 +112,7 @@ def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
 
 
 def _load(plan: Plan) -> dict[str, CohortData]:
-    """Every cohort with its maps and covariates, the pooled ones last.
-
-    Raises
-    ------
-    TableError
-        If scans of two cohorts would be one where they are called COHORT_SCAN.
-    """
+    """Load every cohort with its maps and covariates; refuse scans of two cohorts with the same COHORT_SCAN."""
     cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
     owner: dict[str, tuple[str, str]] = {}
     for name, data in cohorts.items():
@@ -135,7 +130,7 @@ def _load(plan: Plan) -> dict[str, CohortData]:
 def _fit_all(
     plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str], failures: _Failures
 ) -> list[bool]:
-    """Fit what is not done yet; whether each model was fitted now. What cannot be fitted goes into `failures`."""
+    """Fit the models that are not done, adding to `failures`; return for each model whether it was fitted now."""
     jobs = [
         (data, pipeline, tissue) for name, data in cohorts.items() for tissue in plan.tissues
         for pipeline in data.pipelines if plan.cohorts[name].variables
@@ -160,7 +155,7 @@ def _model_folder(plan: Plan, data: CohortData, variable: str, tissue: str, pipe
 def _fit(
     plan: Plan, data: CohortData, pipeline: str, tissue: str, variable: Variable, paths: Mapping[str, Path]
 ) -> bool:
-    """Fit one model unless it is done; whether it was."""
+    """Fit one model unless it is done; return whether it was fitted now."""
     folder = _model_folder(plan, data, variable.name, tissue, pipeline)
     reference = next(iter(data.pipelines))
     table = data.table(pipeline)
@@ -180,19 +175,19 @@ def _fit(
     store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
     existing = find_store(store)
     if existing is not None and set(existing.scan_ids) != set(paths):
-        shutil.rmtree(store)  # the mask is that of all packed scans
+        shutil.rmtree(store)  # its mask is that of all its scans
     try:
         packed = pack_maps(paths, store, mask.rule)
         keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
-        found = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
+        fit = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
     except (DesignError, TableError, ScanError) as error:
         msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
         raise DesignError(msg) from error
-    if found.contrasts[0].kind != "t":
+    if fit.contrasts[0].kind != "t":
         msg = f"{data.name}, {variable.name}: contrast {variable.contrast!r} is an F-test; give a t-contrast"
         raise DesignError(msg)
     (folder / _STAMP).unlink(missing_ok=True)
-    found.to_directory(folder)
+    fit.to_directory(folder)
     storage.write_json(folder / _STAMP, stamp)
     return True
 
@@ -221,7 +216,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
-    """Whether a folder was made from just this."""
+    """Whether a folder has the same stamp."""
     try:
         return bool(json.loads((folder / _STAMP).read_text(encoding="utf-8")) == json.loads(json.dumps(stamp)))
     except (OSError, ValueError):
@@ -232,7 +227,7 @@ def _compare_models(
     plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: OnProgress,
     notes: list[str],
 ) -> pd.DataFrame:
-    """One row a cohort, tissue, pair, variable and statistic; and the slices of each cohort and tissue."""
+    """One row per cohort, tissue, pair, variable and statistic; draws the slices of each cohort and tissue."""
     rows: list[dict[str, Any]] = []
     todo = [(data, tissue) for name, data in cohorts.items() if plan.cohorts[name].variables for tissue in plan.tissues]
     for done, (data, tissue) in enumerate(todo, 1):
@@ -246,13 +241,13 @@ def _compare_models(
                 file = f"{label}_stat-{statistic}_statmap.nii.gz"
                 paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}
                 if not all(path.is_file() for path in paths.values()):
-                    continue  # no subsets were asked for
+                    continue  # a model without subsets
                 pairs = {pair: compare_pair(paths[pair[0]], paths[pair[1]]) for pair in data.pairs}
-                for (a, b), found in pairs.items():
+                for (a, b), pair in pairs.items():
                     n_scans = json.loads((paths[a].parent / "glm.json").read_text(encoding="utf-8"))["n_scans"]
                     keys = {"cohort": data.name, "tissue": tissue, "a": a, "b": b, "variable": name}
-                    rows.append({**keys, "statistic": found.kind, "n_scans": n_scans, **found.row})
-                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in found.notes
+                    rows.append({**keys, "statistic": pair.kind, "n_scans": n_scans, **pair.row})
+                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in pair.notes
                               if not n.startswith("masks differ")]  # fmt: skip
                 if name not in groups:
                     groups[name] = [
@@ -269,7 +264,7 @@ def _compare_models(
 def _compare_rois(
     plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]
 ) -> pd.DataFrame:
-    """Region volumes of every pipeline, their agreement, and the scatter panels."""
+    """Agreement of the pipelines' region volumes; draws the scatter panels."""
     atlas = load_atlas(plan.atlas)
     notes.append(licence_notice(atlas))
     parts = []
@@ -282,9 +277,9 @@ def _compare_rois(
                 notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
                 continue
             joined = join_rois(one, other, "region")
-            found = roi_agreement(joined, "region")
+            agreement = roi_agreement(joined, "region")
             keys = {"cohort": data.name, "a": a, "b": b}
-            parts.append(pd.DataFrame([keys] * len(found)).join(found))
+            parts.append(pd.DataFrame([keys] * len(agreement)).join(agreement))
             for tissue, part in joined.groupby("tissue", sort=False):
                 stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
                 save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
@@ -293,7 +288,7 @@ def _compare_rois(
 
 
 def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.DataFrame | None:
-    """Merged regions of a pipeline (tidy), measured or read; None where unsmoothed maps are lacking."""
+    """Region volumes of a pipeline (tidy), measured now or earlier; None if unsmoothed maps are missing."""
     maps = data.pipelines[pipeline].maps
     if any(scan not in maps[tissue] for tissue in plan.tissues for scan in data.scans):
         return None
@@ -317,7 +312,7 @@ def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.Da
 
 
 def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]) -> pd.DataFrame:
-    """Segmentation and registration, scan by scan, of cohorts that are not pooled."""
+    """Evaluate segmentation and registration, scan by scan, of cohorts that are not pooled."""
     parts = []
     single = [data for name, data in cohorts.items() if not plan.cohorts[name].pool]
     for data in single:
@@ -327,12 +322,12 @@ def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress,
         file = folder / "evaluation_scans.tsv"
         if not (_is_done(folder, stamp) and file.is_file()):
             try:
-                found = evaluate_folders(list(folders.values()), report=report, names=list(folders))
+                evaluation = evaluate_folders(list(folders.values()), report=report, names=list(folders))
             except VbmstatError as error:
                 notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
                 continue
-            notes += [f"{data.name}: {note}" for note in found.notes]
-            kept = found.scans[[_scan_of(stem) in set(data.scans) for stem in found.scans["scan"]]]
+            notes += [f"{data.name}: {note}" for note in evaluation.notes]
+            kept = evaluation.scans[[_scan_of(stem) in set(data.scans) for stem in evaluation.scans["scan"]]]
             write_table(file, kept, "evaluation_scans")
             storage.write_json(folder / _STAMP, stamp)
         table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
@@ -345,17 +340,17 @@ def _scan_of(stem: str) -> str:
 
 
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
-    """Size and time of the files that evaluation reads."""
+    """Stamps of the files that the evaluation reads."""
     wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
     paths = [path for path in files_below(folder) if path.name.startswith(wanted)]
     return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
 
 
 def _times(cohorts: Mapping[str, CohortData]) -> pd.DataFrame:
-    """Seconds of each scan and pipeline that its sidecar records."""
+    """Recorded seconds of each scan and pipeline."""
     parts = [
-        pd.DataFrame({"cohort": name, "pipeline": key, "scan": found.table.index,
-                      "seconds": found.table["seconds"].to_numpy()})
-        for name, data in cohorts.items() for key, found in data.pipelines.items()
+        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.table.index,
+                      "seconds": source.table["seconds"].to_numpy()})
+        for name, data in cohorts.items() for key, source in data.pipelines.items()
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True).dropna(subset="seconds")

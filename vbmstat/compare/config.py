@@ -28,7 +28,7 @@ _VARIABLE = ("formula", "contrast", "paper")
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """A cohort that several pipelines have preprocessed, or several cohorts put together.
+    """A cohort that several pipelines have preprocessed, or several cohorts pooled.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class CohortPlan:
     participants : Path or None
         Covariates; by default the reference's ``cohort.tsv``.
     pool : tuple of str
-        Cohorts that are put together.
+        Cohorts to pool.
     variables : tuple of str
-        Variables that are tested in it.
+        Variables to test.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Variable:
     formula : str
         Right-hand side, for example ``age + sex + tiv``.
     contrast : str
-        A t-contrast of it.
+        A t-contrast in that formula.
     paper : str
-        What the paper calls it (age, sex, bmi, education, diagnosis, iq); empty if it is none of them.
+        Its name in the paper (age, sex, bmi, education, diagnosis, iq); empty for others.
     """
 
     name: str
@@ -75,18 +75,18 @@ class Variable:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``vbmstat compare-cohorts`` does.
+    """The plan of ``vbmstat compare-cohorts``.
 
     Attributes
     ----------
     out : Path
         Folder of results.
     tissues : tuple of str
-        Of gm and wm.
+        gm, wm, or both.
     fwhm_mm : float
         Maps without this smoothing in their name are smoothed first.
     atlas : str
-        Of the region volumes: a name, or a label image.
+        Atlas of the region volumes: a name, or a label image.
     cohorts, variables : dict
         By name, in the order of the file.
     glm : dict
@@ -108,8 +108,8 @@ def read_plan(path: Path) -> Plan:
     Raises
     ------
     TableError
-        If the file cannot be read, a key is unknown or lacking, a folder does not exist, or a pooled cohort names one
-        that is not in the file.
+        If the file cannot be read, a key is unknown or missing, a folder does not exist, or a pooled cohort names a
+        cohort that is not in the file.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def read_plan(path: Path) -> Plan:
     for cohort in cohorts.values():
         absent = [name for name in cohort.pool if name not in cohorts or cohorts[name].pool]
         if absent:
-            msg = f"{where}: [cohorts.{cohort.name}] pool names {absent[0]!r}, which is no cohort with pipelines"
+            msg = f"{where}: [cohorts.{cohort.name}] pool names {absent[0]!r}, which is not a cohort with pipelines"
             raise TableError(msg)
     tissues = tuple(_texts(content.get("tissues", list(TISSUES)), f"{where}: tissues"))
     for tissue in tissues:
@@ -151,13 +151,13 @@ def read_plan(path: Path) -> Plan:
 
 
 def _check_names(content: Mapping[str, Any], where: str) -> None:
-    """Refuse names that lead to another folder or to the same: cohorts, variables, pipelines become parts of paths."""
+    """Refuse names of cohorts, variables and pipelines that would leave the folder or clash as parts of paths."""
     pipelines = [entry.get("pipelines") for entry in content["cohorts"].values() if isinstance(entry, dict)]
     groups = [content["cohorts"], content["variables"], *(entry for entry in pipelines if isinstance(entry, dict))]
     names = [name for group in groups for name in group]
     bad = [name for name in names if name.startswith(".") or any(sign in name for sign in "/\\\0") or is_reserved(name)]
     if bad:
-        why = "leave out slashes, a dot in front or at the end, and names of devices on Windows"
+        why = "expected no slash, no dot at its start or end, and no device name of Windows"
         msg = f"{where}: the name {bad[0]!r} becomes part of file names; {why}"
         raise TableError(msg)
     for group in groups:
@@ -165,7 +165,7 @@ def _check_names(content: Mapping[str, Any], where: str) -> None:
         for name in group:
             other = by_key.setdefault(same_file_key(name), name)
             if other != name:
-                msg = f"{where}: {other!r} and {name!r} are one file name where case does not count; rename one"
+                msg = f"{where}: {other!r} and {name!r} are the same file name if case is ignored; rename one"
                 raise TableError(msg)
 
 
@@ -178,7 +178,7 @@ def _variable(name: str, entry: Any, where: str) -> Variable:
             raise TableError(msg)
     formula = _text(entry["formula"], f"{at}: formula")
     if "~" in formula:
-        msg = f"{at}: expected the right-hand side alone, got {formula!r}; the tissues stand on the left"
+        msg = f"{at}: expected only the right-hand side, got {formula!r}; the left side is each tissue"
         raise TableError(msg)
     return Variable(name, formula, _text(entry["contrast"], f"{at}: contrast"), str(entry.get("paper", "")).lower())
 
@@ -189,7 +189,7 @@ def _cohort(name: str, entry: Any, folder: Path, variables: tuple[str, ...], whe
     chosen = tuple(_texts(entry.get("variables", list(variables)), f"{at}: variables"))
     unknown = [variable for variable in chosen if variable not in variables]
     if unknown:
-        near = _near(unknown[0], variables)
+        near = closest(unknown[0], variables) or "none"
         msg = f"{at}: variables has {unknown[0]!r}, which is not in [variables] (nearest {near})"
         raise TableError(msg)
     pool = tuple(_texts(entry.get("pool", []), f"{at}: pool"))
@@ -221,12 +221,8 @@ def _check_keys(entry: Any, known: Iterable[str], where: str) -> None:
         raise TableError(msg)
     unknown = [key for key in entry if key not in known]
     if unknown:
-        msg = f"{where}: unknown key {unknown[0]!r} (nearest {_near(unknown[0], known)})"
+        msg = f"{where}: unknown key {unknown[0]!r} (nearest {closest(unknown[0], known) or 'none'})"
         raise TableError(msg)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    return closest(name, known) or "none"
 
 
 def _text(value: Any, where: str) -> str:

@@ -1,4 +1,7 @@
-"""Two of a kind compared: statistic maps, result folders of a model, maps of the same scans, or ROI tables."""
+"""Compare two statistic maps, result folders of a model, folders of maps of the same scans, or ROI tables.
+
+Over 300 lines, as four kinds of input share their notes and messages.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from vbmstat.compare.config import TISSUES
 from vbmstat.compare.inputs import by_scan
 from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.compare.tables import join_rois, roi_agreement
-from vbmstat.errors import ScanError, TableError
+from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files import naming
 from vbmstat.files.search import images_instead
 from vbmstat.image import io
@@ -26,31 +29,30 @@ from vbmstat.tables.cohort import read_table
 
 _TEMPLATE_FROM = 0.1  # maps of scans are compared where the template's tissue exceeds this
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
-_LISTED = 12
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`compare_files` found.
+    """Result of :func:`compare_files`.
 
     Attributes
     ----------
     kind : {"maps", "results", "scans", "rois"}
-        What A and B are.
+        Kind of A and B.
     names : (str, str)
-        What A and B are called in figures.
+        Names of A and B in figures.
     table : DataFrame
-        One row a contrast and statistic, a scan and tissue, or a region and tissue.
+        One row per contrast and statistic, per scan and tissue, or per region and tissue.
     summary : DataFrame
-        The table in few lines.
+        A summary of the table.
     notes : tuple of str
-        What was left out, resampled, or is not alike.
+        What was left out, resampled, or differs.
     pairs : tuple of MapPair
         The statistic maps.
     values : DataFrame
         Paired volumes (tidy: a_ml, b_ml) of scans or regions.
     by : str
-        Column of `values` that a row of the table stands for.
+        Column of `values` that identifies a row of the table.
     """
 
     kind: str
@@ -81,11 +83,11 @@ def compare_files(
     mask : Path, optional
         For statistic maps: voxels to compare, on the grid of `a`.
     levels : sequence of float
-        For the overlap of voxels beyond ±level.
+        Levels for the overlap of voxels beyond ±level.
     names : (str, str), optional
-        What to call them; by default the parts in which the paths differ.
+        Their names; by default the parts in which the paths differ.
     report : callable
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Raises
     ------
@@ -100,16 +102,16 @@ def compare_files(
         }  # fmt: skip
         msg = f"{a} is {words[kinds[0]]}, {b} is {words[kinds[1]]}; compare two of a kind"
         raise ScanError(msg)
-    called = names or short_names(a, b)
+    names = names or short_names(a, b)
     if kinds[0] in ("scans", "rois") and mask is not None:
         msg = "--mask is for statistic maps"
         raise ScanError(msg)
     if kinds[0] == "maps":
-        return _statistics("maps", [("", a, b)], [], called, mask, levels, report)
+        return _statistics("maps", [("", a, b)], [], names, mask, levels, report)
     if kinds[0] == "results":
         pairs, notes = pair_statistics(a, b)
-        return _statistics("results", pairs, notes, called, mask, levels, report)
-    return compare_scans(a, b, called, report) if kinds[0] == "scans" else compare_rois(a, b, called)
+        return _statistics("results", pairs, notes, names, mask, levels, report)
+    return compare_scans(a, b, names, report) if kinds[0] == "scans" else compare_rois(a, b, names)
 
 
 def _kind(path: Path) -> str:
@@ -158,38 +160,38 @@ def _statistics(
         report("comparing", done, len(paths))
     rows = [{"name": pair.name, "statistic": pair.kind, **pair.row} for pair in pairs]
     table = pd.DataFrame(rows)
-    found = [note if kind == "maps" else f"{p.name}, {p.kind}: {note}" for p in pairs for note in p.notes]
-    few = ["name", "statistic", "n_voxels", "r", "slope", "intercept", "sd_ratio", "bias", "peak_a", "peak_b",
-           "peak_distance_mm"]  # fmt: skip
-    few += [f"dice_t{level:g}" for level in levels]
-    return Comparison(kind, names, table, table[few], (*notes, *found), tuple(pairs))
+    of_pairs = [note if kind == "maps" else f"{p.name}, {p.kind}: {note}" for p in pairs for note in p.notes]
+    main = ["name", "statistic", "n_voxels", "r", "slope", "intercept", "sd_ratio", "bias", "peak_a", "peak_b",
+            "peak_distance_mm"]  # fmt: skip
+    main += [f"dice_t{level:g}" for level in levels]
+    return Comparison(kind, names, table, table[main], (*notes, *of_pairs), tuple(pairs))
 
 
 def compare_scans(a: Path, b: Path, names: tuple[str, str], report: OnProgress = ignore) -> Comparison:
-    """Modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
+    """Compare modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
 
-    Smoothed maps are compared where both folders have them, unsmoothed ones otherwise.
+    Smoothed maps are compared if both folders have them, otherwise unsmoothed ones.
 
     Raises
     ------
     ScanError, TableError
-        If the folders have no tissue, or no scan, in common.
+        If the folders have no tissue or no scan in common.
     """
     rows, notes = [], []
     for tissue, number in TISSUES.items():
         chosen = _maps_alike(a, b, number)
         if chosen is None:
-            notes.append(f"{tissue}: no maps in both folders that are both smoothed or both unsmoothed")
+            notes.append(f"{tissue}: the folders do not both have smoothed maps, nor both unsmoothed ones")
             continue
-        found = [by_scan(maps) for maps in chosen]
-        common = agreement.match_ids(list(found[0]), list(found[1]))
-        for which, maps in zip("AB", found, strict=True):
+        maps_of = [by_scan(maps) for maps in chosen]
+        common = agreement.match_ids(list(maps_of[0]), list(maps_of[1]))
+        for which, maps in zip("AB", maps_of, strict=True):
             spare = [scan for scan in maps if scan not in common]
             if spare:
-                notes.append(f"{tissue}: only {which} has {len(spare)} scans ({_listed(spare)})")
+                notes.append(f"{tissue}: only {which} has {len(spare)} scans ({listed(spare)})")
         where: dict[str, Any] = {}
         for done, scan in enumerate(common, 1):
-            row = _compare_scan(found[0][scan], found[1][scan], number, where, notes)
+            row = _compare_scan(maps_of[0][scan], maps_of[1][scan], number, where, notes)
             rows.append({"scan": scan, "tissue": tissue, **row})
             report(f"comparing {tissue}", done, len(common))
     if not rows:
@@ -203,9 +205,9 @@ def compare_scans(a: Path, b: Path, names: tuple[str, str], report: OnProgress =
 
 def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[str, Path]] | None:
     for smoothed in (True, False):
-        found = [naming.find_maps(folder, number, smoothed) for folder in (a, b)]
-        if all(found):
-            return found[0], found[1]
+        one, other = (naming.find_maps(folder, number, smoothed) for folder in (a, b))
+        if one and other:
+            return one, other
     return None
 
 
@@ -227,13 +229,13 @@ def _compare_scan(a: Path, b: Path, number: int, where: dict[str, Any], notes: l
     values = [volume.data[0][inside].numpy() for volume in (one, other)]
     flat = [str(path) for path, value in zip((a, b), values, strict=True) if value.min() == value.max()]
     if flat:
-        notes.append(f"one value everywhere, so no correlation: {' and '.join(flat)}")
-    found = asdict(agreement.agreement(*values))
-    return {"n_voxels": found.pop("n"), **found, **volumes}
+        notes.append(f"constant maps have no correlation: {' and '.join(flat)}")
+    measures = asdict(agreement.agreement(*values))
+    return {"n_voxels": measures.pop("n"), **measures, **volumes}
 
 
 def _read_map(path: Path) -> Volume:
-    """A modulated map; NaN is no value there."""
+    """A modulated map; NaN marks missing values."""
     volume = io.read_volume(path)
     n_infinite = int(volume.data.isinf().sum())
     if n_infinite:
@@ -250,12 +252,12 @@ def _scan_summary(tissue: Any, part: pd.DataFrame) -> dict[str, Any]:
 
 
 def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
-    """Tidy ROI tables of ``vbmstat roi`` (labels or regions), joined by scan and label.
+    """Compare tidy ROI tables of ``vbmstat roi`` (labels or regions), joined by scan and label.
 
     Raises
     ------
     TableError
-        If a table has no such columns, the atlases differ, or nothing is in common.
+        If columns are missing, the atlases differ, or nothing is in common.
     """
     tables = [read_rois(path) for path in (a, b)]
     by = "label" if all("label" in table for table in tables) else "region"
@@ -270,10 +272,10 @@ def compare_rois(a: Path, b: Path, names: tuple[str, str]) -> Comparison:
     for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
         spare = [scan for scan in ids if scan not in set(common)]
         if spare:
-            notes.append(f"only {which} has {len(spare)} scans ({_listed(spare)})")
+            notes.append(f"only {which} has {len(spare)} scans ({listed(spare)})")
         gone = [str(name) for name in dict.fromkeys(table[by]) if name not in set(other[by])]
         if gone:
-            notes.append(f"only {which} has the {by}s {_listed(gone)}; they are left out")
+            notes.append(f"only {which} has the {by}s {listed(gone)}; they are left out")
     joined = join_rois(tables[0], tables[1], by)
     table = roi_agreement(joined, by)
     notes += _vanished(table, by, len(common))
@@ -316,7 +318,7 @@ def _scan_ids(table: pd.DataFrame) -> pd.Series:
 
 
 def _refuse_other_atlas(a: Path, b: Path) -> None:
-    """The data dictionaries beside the tables name the atlas."""
+    """Refuse tables of different atlases, which their data dictionaries name."""
     atlases = []
     for path in (a, b):
         try:
@@ -331,7 +333,7 @@ def _refuse_other_atlas(a: Path, b: Path) -> None:
 def _vanished(table: pd.DataFrame, by: str, n_scans: int) -> list[str]:
     short = table[table["n_scans"] < n_scans]
     rows = [f"{getattr(row, by)} {row.tissue} ({row.n_scans} scans)" for row in short.itertuples()]
-    return [f"volumes are missing in some scans: {_listed(rows)}"] if rows else []
+    return [f"volumes are missing in some scans: {listed(rows)}"] if rows else []
 
 
 def _roi_summary(tissue: Any, part: pd.DataFrame, by: str) -> dict[str, Any]:
@@ -343,8 +345,3 @@ def _roi_summary(tissue: Any, part: pd.DataFrame, by: str) -> dict[str, Any]:
         "median_r": part["r"].median(), "min_r": part["r"].min(), "of": None if worst is None else worst[name],
         "n_r_above_0.9": int((part["r"] > 0.9).sum()), "median_slope": part["slope"].median(),
     }  # fmt: skip
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(str, names[:_LISTED])) + more

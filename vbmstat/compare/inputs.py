@@ -1,4 +1,4 @@
-"""What each pipeline holds of a cohort: scans that all of them have, their maps, covariates, TIV and times."""
+"""Inputs of a comparison of cohorts: the scans that all pipelines have, their maps, covariates, TIV and times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.compare.config import TISSUES, CohortPlan
-from vbmstat.errors import TableError
+from vbmstat.errors import TableError, listed
 from vbmstat.files import naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
@@ -21,9 +21,8 @@ from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
-_OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that each pipeline has of its own
+_OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that differ between pipelines
 _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped")
-_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,14 @@ class PipelineData:
 
     Attributes
     ----------
-    folder : tuple of Path
+    folders : tuple of Path
         Output folders; several for a pooled cohort.
     maps : dict of str to dict of str to Path
-        Unsmoothed modulated maps: tissue, then scan.
+        Unsmoothed modulated maps by tissue and scan.
     smoothed : dict of str to dict of str to Path
-        Smoothed ones that the pipeline has.
+        The pipeline's own smoothed maps.
     table : DataFrame
-        tiv_ml, engine, vbmstat_version and seconds of each scan (index), missing where unknown.
+        tiv_ml, engine, vbmstat_version and seconds of each scan (index), missing if unknown.
     """
 
     folders: tuple[Path, ...]
@@ -55,17 +54,17 @@ class CohortData:
     Attributes
     ----------
     name : str
-        Of the plan.
+        Name in the plan.
     scans : tuple of str
-        Scans that every pipeline and the table of covariates have, sorted.
+        Scans in every pipeline and the table of covariates, sorted.
     covariates : DataFrame
-        One row a scan (index).
+        One row per scan (index).
     pipelines : dict of str to PipelineData
         The first is the reference.
     notes : tuple of str
         What was left out.
     is_pooled : bool
-        Whether scans are called COHORT_SCAN.
+        Whether scans have ids COHORT_SCAN.
     """
 
     name: str
@@ -77,7 +76,7 @@ class CohortData:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The reference with each other pipeline."""
+        """The reference paired with each other pipeline."""
         first, *others = self.pipelines
         return [(first, other) for other in others]
 
@@ -88,7 +87,7 @@ class CohortData:
 
 
 def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
-    """Maps by scan id (participant and session) where these are distinct, else by the stem they came with.
+    """Maps by scan id (participant and session) if these are unique, else by stem.
 
     Examples
     --------
@@ -109,10 +108,10 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     ScanError, TableError
         If a pipeline has no maps of a tissue, or no scan is in all pipelines and the table.
     """
-    found = {name: _pipeline(folder, tissues) for name, folder in plan.pipelines.items()}
+    pipelines = {name: _pipeline(folder, tissues) for name, folder in plan.pipelines.items()}
     notes = []
     scans: list[str] = []
-    for number, (name, pipeline) in enumerate(found.items()):
+    for number, (name, pipeline) in enumerate(pipelines.items()):
         has = list(pipeline.table.index)
         if not has:
             lacking = ", ".join(f"mwp{TISSUES[tissue]}*" for tissue in tissues)
@@ -125,25 +124,23 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     joined, without = join_participants(pd.DataFrame(index=index), people, str(source))
     joined.index = pd.Index(scans, name="scan_id")
     lost = set(without)
-    keep = sorted(
-        scan for scan, key in zip(scans, index, strict=True) if "_".join(filter(None, key)) not in lost
-    )
+    keep = sorted(scan for scan, key in zip(scans, index, strict=True) if "_".join(filter(None, key)) not in lost)
     if lost:
-        notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({_listed(sorted(lost))})")
-    for name, pipeline in found.items():
+        notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({listed(sorted(lost))})")
+    for name, pipeline in pipelines.items():
         spare = [scan for scan in pipeline.table.index if scan not in set(keep)]
         if spare:
-            notes.append(f"{plan.name}: {name} has {len(spare)} scans more ({_listed(spare)})")
+            notes.append(f"{plan.name}: {name} has {len(spare)} more scans ({listed(spare)})")
     names = [str(column) for column in joined]
     drop = [name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or naming.is_map_column(name)]
     return CohortData(
-        plan.name, tuple(keep), joined.loc[keep].drop(columns=drop), {n: _select(p, keep) for n, p in found.items()},
-        tuple(notes),
+        plan.name, tuple(keep), joined.loc[keep].drop(columns=drop),
+        {name: _select(pipeline, keep) for name, pipeline in pipelines.items()}, tuple(notes),
     )  # fmt: skip
 
 
 def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
-    """Maps of a folder; scans are those with an unsmoothed or smoothed map of every tissue."""
+    """Maps in a folder; its scans have an unsmoothed or smoothed map of every tissue."""
     stems: dict[str, Path] = {}
     maps: dict[str, dict[str, Path]] = {}
     smoothed: dict[str, dict[str, Path]] = {}
@@ -158,17 +155,17 @@ def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
 
 
 def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
-    """TIV (mL), engine, version and seconds of each scan, from what the folder has.
+    """TIV (mL), engine, version and seconds of each scan, from the files in a folder.
 
-    Sidecars of this program (``report/vbmstat_*.json``) and its log come first, then ``cohort.tsv`` or
-    ``volumes.tsv`` (columns participant_id, tiv_ml), then CAT12's ``report/cat_*.xml``.
+    This program's sidecars (``report/vbmstat_*.json``) and log take precedence, then ``cohort.tsv`` or ``volumes.tsv``
+    (columns participant_id, tiv_ml), then CAT12's ``report/cat_*.xml``.
 
     Parameters
     ----------
     folder : Path
         Output folder.
     stems : mapping of str to str
-        Scan id to the stem of its file names.
+        Scan id to stem of its file names.
     """
     rows: dict[str, dict[str, Any]] = {scan: {} for scan in stems}
     reports = [folder / "report", folder.parent / "report", folder]
@@ -188,8 +185,8 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
         for place in reports:
             if "tiv_ml" not in row and (place / f"cat_{stem}.xml").is_file():
                 text = (place / f"cat_{stem}.xml").read_text(encoding="utf-8", errors="replace")
-                found = _CAT_TIV.search(text)
-                row["tiv_ml"] = float(found[1]) if found else None
+                match = _CAT_TIV.search(text)
+                row["tiv_ml"] = float(match[1]) if match else None
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=[*_OF_PIPELINE, "seconds"])
     table.index.name = "scan_id"
     return table
@@ -209,14 +206,14 @@ def _sidecar(path: Path) -> dict[str, Any]:
 def _select(pipeline: PipelineData, scans: Sequence[str]) -> PipelineData:
     kept = set(scans)
     maps, smoothed = (
-        {tissue: {scan: path for scan, path in found.items() if scan in kept} for tissue, found in group.items()}
+        {tissue: {scan: path for scan, path in paths.items() if scan in kept} for tissue, paths in group.items()}
         for group in (pipeline.maps, pipeline.smoothed)
     )
     return PipelineData(pipeline.folders, maps, smoothed, pipeline.table.loc[list(scans)])
 
 
 def pool_cohorts(name: str, members: Sequence[CohortData]) -> CohortData:
-    """Cohorts put together: scans are called COHORT_SCAN, and a column ``cohort`` says where they come from.
+    """Pool cohorts: scans get ids COHORT_SCAN, and a column ``cohort``.
 
     Raises
     ------
@@ -226,7 +223,7 @@ def pool_cohorts(name: str, members: Sequence[CohortData]) -> CohortData:
     common = [key for key in members[0].pipelines if all(key in member.pipelines for member in members)]
     if len(common) < 2:
         have = "; ".join(f"{member.name}: {', '.join(member.pipelines)}" for member in members)
-        msg = f"{name}: expected two pipelines that all pooled cohorts have, by the same names ({have})"
+        msg = f"{name}: expected at least two pipelines with the same names in all pooled cohorts ({have})"
         raise TableError(msg)
     tables = [member.covariates.assign(cohort=member.name) for member in members]
     tables = [table.set_axis([f"{m.name}_{s}" for s in table.index]) for m, table in zip(members, tables, strict=True)]
@@ -249,43 +246,39 @@ def _pooled(parts: Sequence[tuple[str, PipelineData]]) -> PipelineData:
 def smoothed_maps(
     data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: OnProgress = ignore
 ) -> tuple[dict[str, Path], str | None]:
-    """Maps smoothed by `fwhm_mm` of all scans: the pipeline's own where their name says so, else made now.
+    """Maps of all scans smoothed by `fwhm_mm`: the pipeline's own if their names say so, else smoothed here.
 
     Parameters
     ----------
     data : CohortData
         The cohort.
     pipeline, tissue : str
-        Whose maps.
+        Pipeline and tissue of the maps.
     fwhm_mm : float
         Full width at half maximum.
     out : Path
-        Folder for maps that are smoothed here; those that are newer than their source are not made again.
+        Folder for maps that are smoothed here; those newer than their source are kept.
     report : callable
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Returns
     -------
     dict of str to Path, str or None
-        Map of each scan, and a note on maps whose smoothing the name does not say.
+        Map of each scan, and a note on maps whose name does not give this smoothing.
     """
-    found = data.pipelines[pipeline]
-    own = {s: p for s, p in found.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
+    source = data.pipelines[pipeline]
+    own = {s: p for s, p in source.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
     if set(own) >= set(data.scans):
         return {scan: own[scan] for scan in data.scans}, None
-    raw = dict(found.maps[tissue])
+    raw = dict(source.maps[tissue])
     if not set(raw) >= set(data.scans):
-        note = f"{data.name}: {pipeline}'s {tissue} maps are taken as they are; their names do not say s{fwhm_mm:g}"
-        return {scan: (raw | dict(found.smoothed[tissue]))[scan] for scan in data.scans}, note
+        note = f"{data.name}: {pipeline}'s {tissue} maps are used as they are; their names do not say s{fwhm_mm:g}"
+        return {scan: (raw | dict(source.smoothed[tissue]))[scan] for scan in data.scans}, note
     made = {}
     for done, scan in enumerate(data.scans, 1):
-        name = scan if data.is_pooled else f"{data.name}_{scan}"  # one file, whether pooled or not
+        name = scan if data.is_pooled else f"{data.name}_{scan}"  # the same file, pooled or not
         made[scan] = out / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
         if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
             io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
         report(f"smoothing {pipeline} {tissue}", done, len(data.scans))
     return made, None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

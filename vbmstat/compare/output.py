@@ -1,4 +1,4 @@
-"""What a comparison of two leaves behind: tables with their dictionaries, a summary, figures."""
+"""Write a comparison: tables with their dictionaries, a summary, figures."""
 
 from __future__ import annotations
 
@@ -22,49 +22,50 @@ if TYPE_CHECKING:
 SUMMARY = "summary.json"  # the record of a comparison
 
 
-def comparison_figures(found: Comparison) -> dict[str, Figure]:
-    """Pictures of a comparison by file name (without suffix)."""
-    if found.kind in ("maps", "results"):
-        return _map_figures(found)
-    if found.kind == "scans":
+def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
+    """Figures of a comparison by file name (without suffix)."""
+    if comparison.kind in ("maps", "results"):
+        return _map_figures(comparison)
+    if comparison.kind == "scans":
         return {
             f"volumes_{tissue}": side_by_side.agreement_figure(
-                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), found.names, f"{str(tissue).upper()} volume", "mL"
+                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), comparison.names, f"{str(tissue).upper()} volume",
+                "mL",
             )
-            for tissue, part in found.values.groupby("tissue", sort=False)
+            for tissue, part in comparison.values.groupby("tissue", sort=False)
         }
-    panels = found.values.assign(region=_panel_names(found.values, found.by))
+    panels = comparison.values.assign(region=_panel_names(comparison.values, comparison.by))
     return {
-        f"rois_{tissue}": side_by_side.roi_figure(part, found.names, str(tissue))
+        f"rois_{tissue}": side_by_side.roi_figure(part, comparison.names, str(tissue))
         for tissue, part in panels.groupby("tissue", sort=False)
     }
 
 
 def _panel_names(values: pd.DataFrame, by: str) -> pd.Series:
-    """What each row's panel is called: its label's or region's name, with the label's number where two have one."""
+    """Name of each row's panel: that of its label or region, with the label's number if names repeat."""
     name = next(column for column in ("name", "region", by) if column in values)
     rows = values.drop_duplicates(by)
-    told = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
-    return values[by].map(dict(zip(rows[by], told, strict=True)))
+    unique = tell_apart([str(text) for text in rows[name]], [f" ({key})" for key in rows[by]])
+    return values[by].map(dict(zip(rows[by], unique, strict=True)))
 
 
-def _map_figures(found: Comparison) -> dict[str, Figure]:
-    """Scatter and Bland–Altman of each pair, and all contrasts of a statistic on slices in one figure."""
+def _map_figures(comparison: Comparison) -> dict[str, Figure]:
+    """Scatter and Bland–Altman plots of each pair; all contrasts of a statistic on slices in one figure."""
     drawn: dict[str, Figure] = {}
     groups: dict[str, dict[str, list[side_by_side.PanelRow]]] = {}
-    parts = unique_names([f"{pair.name}\n{pair.kind}" for pair in found.pairs], _file_part)
-    for pair, part in zip(found.pairs, parts, strict=True):
+    parts = unique_names([f"{pair.name}\n{pair.kind}" for pair in comparison.pairs], _file_part)
+    for pair, part in zip(comparison.pairs, parts, strict=True):
         inside = pair.a.mask & pair.b.mask
         a, b = (one.volume.data[0][inside].numpy() for one in (pair.a, pair.b))
         symbol = pair.kind if pair.kind != "unknown" else "value"
-        stem = "agreement" if found.kind == "maps" else f"agreement_{part}"
-        drawn[stem] = side_by_side.agreement_figure(a, b, found.names, pair.name, symbol)
+        stem = "agreement" if comparison.kind == "maps" else f"agreement_{part}"
+        drawn[stem] = side_by_side.agreement_figure(a, b, comparison.names, pair.name, symbol)
         groups.setdefault(symbol, {})[pair.name] = [
             side_by_side.PanelRow(name, masked(one))
-            for name, one in zip(found.names, (pair.a, pair.b), strict=True)
+            for name, one in zip(comparison.names, (pair.a, pair.b), strict=True)
         ]
     for symbol, rows in groups.items():
-        stem = "slices" if found.kind == "maps" else f"slices_{_file_part(symbol)}"
+        stem = "slices" if comparison.kind == "maps" else f"slices_{_file_part(symbol)}"
         drawn[stem] = side_by_side.panels_figure(rows, symbol)
     return drawn
 
@@ -74,34 +75,30 @@ def _file_part(text: str) -> str:
     return "_".join("".join(filter(str.isalnum, line)) or "map" for line in text.splitlines())
 
 
-def write_comparison(out: Path, found: Comparison, inputs: Sequence[Path]) -> list[Path]:
-    """Write the table and the paired volumes with their dictionaries, summary.json with notes and provenance, figures.
+def write_comparison(out: Path, comparison: Comparison, inputs: Sequence[Path]) -> list[Path]:
+    """Write the table and paired volumes with their dictionaries, figures, and summary.json with notes and provenance.
 
-    They appear together, ``summary.json`` last, which lists them; what an earlier one lists is removed.
+    All files appear together; ``summary.json``, which lists them, comes last. Files listed by an earlier one are
+    removed, and VbmstatError is raised if that does not list its files.
 
     Returns
     -------
     list of Path
         The files.
-
-    Raises
-    ------
-    VbmstatError
-        If there is a ``summary.json`` that does not list its files.
     """
-    plain = found.summary.astype(object).where(found.summary.notna(), None)
+    plain = comparison.summary.astype(object).where(comparison.summary.notna(), None)
     content = {
-        "a": found.names[0], "b": found.names[1], "kind": found.kind, "notes": list(found.notes),
+        "a": comparison.names[0], "b": comparison.names[1], "kind": comparison.kind, "notes": list(comparison.notes),
         "summary": plain.to_dict("records"),
-        "provenance": provenance("compare", {"kind": found.kind}, [path for path in inputs if path.is_file()]),
+        "provenance": provenance("compare", {"kind": comparison.kind}, [path for path in inputs if path.is_file()]),
     }  # fmt: skip
     with storage.replacing(out, SUMMARY) as staged:
         files = [staged / "comparison.tsv"]
-        dictionary.write_table(files[0], found.table, "comparison")
-        if len(found.values):
+        dictionary.write_table(files[0], comparison.table, "comparison")
+        if len(comparison.values):
             files.append(staged / "comparison_values.tsv")
-            dictionary.write_table(files[-1], found.values, "comparison_values")
-        for name, figure in comparison_figures(found).items():
+            dictionary.write_table(files[-1], comparison.values, "comparison_values")
+        for name, figure in comparison_figures(comparison).items():
             files += save_publication(staged / name, figure)
         files.append(staged / SUMMARY)
         storage.write_json(files[-1], content)

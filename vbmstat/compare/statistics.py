@@ -1,4 +1,7 @@
-"""Statistic maps of this program, SPM and CAT12 from files: what each says of itself, which belong together."""
+"""Read and pair statistic maps of this program, SPM and CAT12.
+
+Over 300 lines, as reading, pairing and comparing use the same headers and notes.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +26,27 @@ _INTENTS = {"t test": "t", "f test": "F", "z score": "z"}
 _OURS = re.compile(r"^contrast-(?P<label>.+)_stat-(?P<stat>t|F|mediant|medianF)_statmap$")
 _SPM_FILES = ("spmT_*.nii*", "spmF_*.nii*", "spmT_*.img", "spmF_*.img")
 _STATISTICS = {"t": "t", "F": "F", "mediant": "median t", "medianF": "median F"}
-_OPPOSITE = -0.3  # a correlation below looks like the contrast turned round
+_OPPOSITE = -0.3  # a lower correlation suggests a contrast with the opposite sign
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic map and what its header says.
+    """A statistic map with the information in its header.
 
     Attributes
     ----------
     path : Path
         The file.
     name : str
-        The contrast, or the file's stem where the header names none.
+        The contrast, or the file's stem if the header has none.
     kind : str
         ``t``, ``F``, ``z``, ``median t``, ``median F`` or ``unknown``.
     df : tuple of float
-        Degrees of freedom, empty where none are given.
+        Degrees of freedom, empty if none are given.
     volume : Volume, (1, X, Y, Z)
         Values.
     mask : Tensor, (X, Y, Z), bool
-        The analysis mask beside it; else where the map is finite and not zero, as SPM and CAT12 leave them.
+        The analysis mask beside it; else finite, non-zero voxels (SPM and CAT12 write NaN or 0 outside).
     """
 
     path: Path
@@ -67,7 +70,7 @@ class MapPair:
     row : dict
         From :func:`vbmstat.metrics.agreement.compare_maps`.
     notes : tuple of str
-        What a reader must know.
+        Caveats.
     """
 
     name: str
@@ -84,9 +87,9 @@ def read_statistic(path: Path, mask: Path | None = None) -> Statistic:
     Parameters
     ----------
     path : Path
-        Of this program, SPM, CAT12 or any that has values inside a mask and 0 or NaN outside.
+        A map of this program, SPM, CAT12 or any other with 0 or NaN outside its mask.
     mask : Path, optional
-        Where it has values; by default ``mask.nii(.gz)`` beside it if it is on the same grid.
+        Its mask; by default ``mask.nii(.gz)`` beside it if on the same grid.
 
     Raises
     ------
@@ -104,13 +107,13 @@ def read_statistic(path: Path, mask: Path | None = None) -> Statistic:
     return Statistic(path, name or image_stem(path), kind, df, volume, where)
 
 
-def masked(found: Statistic) -> Volume:
-    """The map with NaN outside its mask, as figures want it."""
-    return Volume(found.volume.data.where(found.mask[None], torch.nan), found.volume.grid)
+def masked(statistic: Statistic) -> Volume:
+    """The map with NaN outside its mask, for figures."""
+    return Volume(statistic.volume.data.where(statistic.mask[None], torch.nan), statistic.volume.grid)
 
 
 def describe(intent: str, parameters: Sequence[float], description: str) -> tuple[str, tuple[float, ...], str]:
-    """Kind, degrees of freedom and contrast that a header states; SPM's description comes before the intent.
+    """Kind, degrees of freedom and contrast from a header; SPM's description takes precedence over the intent.
 
     Examples
     --------
@@ -135,10 +138,10 @@ def describe(intent: str, parameters: Sequence[float], description: str) -> tupl
 
 def _mask_of(path: Path, given: Path | None, volume: Volume) -> torch.Tensor | None:
     beside = [path.parent / name for name in ("mask.nii", "mask.nii.gz", "mask.img")]
-    found = given or next((candidate for candidate in beside if candidate.is_file()), None)
-    if found is None:
+    source = given or next((candidate for candidate in beside if candidate.is_file()), None)
+    if source is None:
         return None
-    mask = io.read_volume(found)
+    mask = io.read_volume(source)
     if mask.grid.matches(volume.grid):
         return mask.data[0] > 0.5
     if given is None:
@@ -148,16 +151,16 @@ def _mask_of(path: Path, given: Path | None, volume: Volume) -> torch.Tensor | N
 
 
 def compare_pair(a: Path, b: Path, mask: Path | None = None, levels: Sequence[float] = agreement.T_LEVELS) -> MapPair:
-    """Compare two statistic maps from files; b is resampled onto the grid of a where they differ.
+    """Compare two statistic maps from files; b is resampled to the grid of a if they differ.
 
     Parameters
     ----------
     a, b : Path
         The maps; a is the reference.
     mask : Path, optional
-        On the grid of a: voxels to compare, in place of what the maps say.
+        Voxels to compare, on the grid of a, in place of the maps' own masks.
     levels : sequence of float
-        See :func:`vbmstat.metrics.agreement.compare_maps`.
+        As in :func:`vbmstat.metrics.agreement.compare_maps`.
 
     Raises
     ------
@@ -190,14 +193,14 @@ def _refuse_one_sided(one: Statistic, other: Statistic) -> None:
     if which is not None:
         half = one if which == "a" else other
         msg = (
-            f"{half.path} has values of one sign only, the other map of both: a one-sided or thresholded map says "
-            "nothing of the other half; give unthresholded maps, or a --mask to compare within"
+            f"{half.path} has values of one sign only, the other map of both: a one-sided or thresholded map lacks "
+            "the other half; give unthresholded maps, or a --mask of the voxels to compare"
         )
         raise ScanError(msg)
 
 
 def _notes(a: Statistic, b: Statistic, row: dict[str, float]) -> list[str]:
-    """What differs between the maps other than their values."""
+    """Differences between the maps other than their values."""
     notes = []
     n_common, n_most = int(row["n_voxels"]), int(max(row["n_voxels_a"], row["n_voxels_b"]))
     if n_common < n_most:
@@ -207,15 +210,15 @@ def _notes(a: Statistic, b: Statistic, row: dict[str, float]) -> list[str]:
         )
     if a.kind != b.kind:
         notes.append(
-            f"A is a map of {a.kind}, B of {b.kind}; the median over 80 % subsets lies near sqrt(.8) of the full t"
+            f"A is a map of {a.kind}, B of {b.kind}; the median over 80 % subsets is about sqrt(.8) times the full t"
         )
     if "median" not in a.kind + b.kind:
         for which, one in (("A", a), ("B", b)):
             if not one.df:
-                notes.append(f"{which} states no degrees of freedom (neither SPM's description nor a NIfTI intent)")
+                notes.append(f"{which} gives no degrees of freedom (neither SPM's description nor a NIfTI intent)")
         if a.df and b.df and a.df != b.df:
             df_a, df_b = (", ".join(f"{value:g}" for value in one.df) for one in (a, b))
-            notes.append(f"degrees of freedom differ: A {df_a}, B {df_b}; the same effect has another t")
+            notes.append(f"degrees of freedom differ: A {df_a}, B {df_b}; the same effect gives another t")
     floors = [_has_spm_floor(one.path) for one in (a, b)]
     if set(floors) == {True, False}:
         which = "A" if floors[0] else "B"
@@ -229,7 +232,7 @@ def _notes(a: Statistic, b: Statistic, row: dict[str, float]) -> list[str]:
 
 
 def _has_spm_floor(path: Path) -> bool | None:
-    """Whether t was computed with SPM's floor: glm.json says it; SPM's own files (spmT without it) have it."""
+    """Whether t was computed with SPM's variance floor, from glm.json; always so for SPM's own files."""
     record = _record(path.parent)
     if record is not None:
         return bool(record.get("spec", {}).get("variance") == "spm")
@@ -245,60 +248,58 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def find_statistics(folder: Path) -> dict[tuple[str, str], Path]:
-    """Statistic maps of a result folder by contrast and statistic (t, F, median t, median F).
+    """Statistic maps of a result folder by contrast and statistic (t, F, median t, median F); empty if there are none.
 
-    Folders of this program have ``contrast-NAME_stat-STAT_statmap.nii.gz``, those of SPM and CAT12 ``spmT_0001.nii``,
-    whose contrast is read from the description. Empty if there are none.
+    This program writes ``contrast-NAME_stat-STAT_statmap.nii.gz``, SPM and CAT12 ``spmT_0001.nii`` with the contrast in
+    the header's description.
     """
     record = _record(folder) or {}
     names = {entry["label"]: entry["name"] for entry in record.get("contrasts", [])}
-    found: dict[tuple[str, str], Path] = {}
+    maps: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.glob("contrast-*_statmap.nii*")):
         match = _OURS.match(image_stem(path))
         if match:
-            found[str(names.get(match["label"], match["label"])), _STATISTICS[match["stat"]]] = path
-    if found:
-        return found
+            maps[str(names.get(match["label"], match["label"])), _STATISTICS[match["stat"]]] = path
+    if maps:
+        return maps
     for path in sorted(path for pattern in _SPM_FILES for path in folder.glob(pattern)):
         kind, _, name = describe(*io.read_statistic_header(path))
         key = (name or image_stem(path), kind)
-        if key in found:
-            msg = f"{folder}: two maps of {key[0]!r}: {found[key].name} and {path.name}; rename a contrast or move one"
+        if key in maps:
+            msg = f"{folder}: two maps of {key[0]!r}: {maps[key].name} and {path.name}; rename a contrast or move one"
             raise ScanError(msg)
-        found[key] = path
-    return found
+        maps[key] = path
+    return maps
 
 
 def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
-    """Maps of two result folders that belong together, by the contrast's name (letters and digits, any case).
+    """Pair the maps of two result folders by contrast name (letters and digits, any case).
 
-    Contrasts that have the same letters and digits are matched by their names in full.
+    Contrasts with the same letters and digits are matched by their full names.
 
     Returns
     -------
     list of (str, Path, Path), list of str
-        Contrast and maps in the order of a, and notes on contrasts that only one folder has.
+        Contrast and maps in the order of a, and notes on contrasts in only one folder.
 
     Raises
     ------
     ScanError
         If no contrast is in both, unless each has just one t-map.
     """
-    found = [find_statistics(folder) for folder in (a, b)]
-    plain = _common_keys(found[0], found[1])
-    pairs = [
-        (plain[0][key][0], found[0][plain[0][key]], found[1][plain[1][key]]) for key in plain[0] if key in plain[1]
-    ]
+    both = [find_statistics(folder) for folder in (a, b)]
+    plain = _common_keys(both[0], both[1])
+    pairs = [(plain[0][key][0], both[0][plain[0][key]], both[1][plain[1][key]]) for key in plain[0] if key in plain[1]]
     notes = []
     if not pairs:
-        only = [[key for key in maps if key[1] == "t"] for maps in found]
+        only = [[key for key in maps if key[1] == "t"] for maps in both]
         if [len(keys) for keys in only] != [1, 1]:
-            names = [", ".join(sorted({name for name, _ in maps})) for maps in found]
+            names = [", ".join(sorted({name for name, _ in maps})) for maps in both]
             msg = f"{a} and {b} have no contrast in common (A: {names[0]}; B: {names[1]}); give two maps to compare"
             raise ScanError(msg)
         notes.append(f"the only t-maps are compared, though their contrasts are called {only[0][0][0]!r} and "
                      f"{only[1][0][0]!r}")  # fmt: skip
-        return [(only[0][0][0], found[0][only[0][0]], found[1][only[1][0]])], notes
+        return [(only[0][0][0], both[0][only[0][0]], both[1][only[1][0]])], notes
     for which, ours, theirs in (("A", plain[0], plain[1]), ("B", plain[1], plain[0])):
         spare = sorted({ours[key][0] for key in ours if key not in theirs and key[1] in ("t", "F")})
         if spare:
@@ -306,17 +307,17 @@ def pair_statistics(a: Path, b: Path) -> tuple[list[tuple[str, Path, Path]], lis
     return pairs, notes + _record_notes(a, b)
 
 
-def _common_keys(*found: Mapping[tuple[str, str], Path]) -> list[dict[tuple[str, str], tuple[str, str]]]:
-    """Contrast and statistic of each map by what pairs it with another folder's.
+def _common_keys(*folders: Mapping[tuple[str, str], Path]) -> list[dict[tuple[str, str], tuple[str, str]]]:
+    """Contrast and statistic of each map by the key that pairs it with the other folder's.
 
-    That is the contrast's letters and digits; its name in full where several contrasts of a folder have the same ones,
-    such as those of the levels ``<65`` and ``>65``.
+    The key is the contrast's letters and digits, or its full name if these are not unique in a folder, as for the
+    levels ``<65`` and ``>65``.
     """
-    count = Counter((at, _letters(name), kind) for at, maps in enumerate(found) for name, kind in maps)
-    vague = {(letters, kind) for (_, letters, kind), n in count.items() if n > 1 or not letters}
+    count = Counter((at, _letters(name), kind) for at, maps in enumerate(folders) for name, kind in maps)
+    ambiguous = {(letters, kind) for (_, letters, kind), n in count.items() if n > 1 or not letters}
     return [
-        {(name if (_letters(name), kind) in vague else _letters(name), kind): (name, kind) for name, kind in maps}
-        for maps in found
+        {(name if (_letters(name), kind) in ambiguous else _letters(name), kind): (name, kind) for name, kind in maps}
+        for maps in folders
     ]
 
 
@@ -325,15 +326,15 @@ def _letters(name: str) -> str:
 
 
 def _record_notes(a: Path, b: Path) -> list[str]:
-    """Other scans or subsets in two folders of this program."""
+    """Notes on different scans or subsets in two folders of this program."""
     records = [_record(folder) for folder in (a, b)]
     if records[0] is None or records[1] is None:
         return []
     notes, scans = [], [set(record.get("scan_ids", [])) for record in records if record]
     if scans[0] != scans[1]:
-        notes.append(f"the fits are of other scans: {len(scans[0])} in A, {len(scans[1])} in B, "
+        notes.append(f"the fits have different scans: {len(scans[0])} in A, {len(scans[1])} in B, "
                      f"{len(scans[0] & scans[1])} in both")  # fmt: skip
     draws = [record.get("draws_sha256") for record in records if record]
     if all(draws) and draws[0] != draws[1]:
-        notes.append("the median maps are of other subsets; fit B with --draws draws.tsv of A")
+        notes.append("the median maps are over different subsets; fit B with --draws draws.tsv of A")
     return notes

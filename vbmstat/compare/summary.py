@@ -1,7 +1,7 @@
-"""Tables of a comparison of cohorts in the form of the paper's, with the paper's numbers beside: pure functions.
+"""Tables of a comparison of cohorts, in the form of the paper's and beside its numbers.
 
 The paper is Fisch et al., deepmriprep (arXiv:2408.10656), which compares deepmriprep with CAT12 on 4,017 scans of three
-cohorts. Its numbers are quoted where its text states them; they are of another program and other people.
+cohorts. Only numbers in its text are quoted; they are from another program and other people.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAPER_SECONDS = "4.6 with GPU, 209 low-end (CAT12 173 on 16 cores, 1,096)"
 MEASURES = {
     "dice_gm": "Dice GM", "dice_wm": "Dice WM", "dice_csf": "Dice CSF", "r_mwp1": "r of mwp1, smoothed 6 mm",
     "r_mwp2": "r of mwp2, smoothed 6 mm", "mse_to_template": "MSE to the template",
-    "linear_elasticity": "linear elasticity", "published_elasticity": "elasticity as the paper has it",
+    "linear_elasticity": "linear elasticity", "published_elasticity": "elasticity as in the paper",
     "jacobian_min": "smallest Jacobian",
 }  # fmt: skip
 _PAIR = ["cohort", "a", "b"]
@@ -48,14 +48,14 @@ def make_tables(
     Parameters
     ----------
     plan : Plan
-        Says what the paper calls a variable.
+        With each variable's name in the paper.
     maps : DataFrame
-        One row a cohort, tissue, pair, variable and statistic, with the measures of
+        One row per cohort, tissue, pair, variable and statistic, with the measures of
         :func:`vbmstat.metrics.agreement.compare_maps`.
     rois : DataFrame
-        One row a cohort, pair, tissue and region.
+        One row per cohort, pair, tissue and region.
     evaluation : DataFrame
-        One row a cohort, scan, folder and reference.
+        One row per cohort, scan, folder and reference.
     times : DataFrame
         cohort, pipeline, scan, seconds.
 
@@ -63,7 +63,7 @@ def make_tables(
     -------
     dict of str to DataFrame
         ``tmaps`` and ``rois`` with every measure; ``correlation`` (the paper's Table 7), ``max_t`` (Tables 8 and 9),
-        ``roi_correlation``, ``segmentation`` and ``time``, with a column or rows for the paper; empty ones left out.
+        ``roi_correlation``, ``segmentation`` and ``time``, with a column or rows for the paper; no empty tables.
     """
     tables = {"tmaps": maps, "rois": rois}
     if len(maps):
@@ -79,13 +79,13 @@ def make_tables(
 
 
 def _main_statistic(maps: pd.DataFrame) -> pd.DataFrame:
-    """Median t where there are subsets, else t."""
+    """Median t if there are subsets, else t."""
     median = maps[maps["statistic"].str.startswith("median")]
     return median if len(median) else maps
 
 
 def _correlation(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Correlation of t-maps: a row a cohort, tissue and pair, a column a variable; the paper's in rows of its own."""
+    """Correlation of t-maps: a row per cohort, tissue and pair, a column per variable; the paper's in extra rows."""
     wide = _wide(maps, ["cohort", "tissue", "a", "b"], "r").round(3)
     paper = [
         {"cohort": "paper", "tissue": tissue, "a": "CAT12", "b": "deepmriprep",
@@ -96,7 +96,7 @@ def _correlation(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _max_t(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """Largest |t| of each pipeline: a row a cohort, tissue and pipeline, a column a variable."""
+    """Largest |t| of each pipeline: a row per cohort, tissue and pipeline, a column per variable."""
     keys = ["cohort", "tissue", "variable"]
     sides = [
         maps[[*keys, side, f"peak_{side}"]].set_axis([*keys, "pipeline", "max_abs_t"], axis=1) for side in ("a", "b")
@@ -114,7 +114,7 @@ def _order(table: pd.DataFrame, column: str) -> dict[Any, int]:
 
 
 def _wide(table: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
-    """Keys in rows and variables in columns, both in the order in which they come."""
+    """Keys in rows and variables in columns, both in order of occurrence."""
     names = list(dict.fromkeys(table["variable"]))
     wide = table.pivot_table(index=keys, columns="variable", values=value, aggfunc="first", sort=False)
     wide = wide.reindex(columns=names).reset_index()
@@ -123,7 +123,7 @@ def _wide(table: pd.DataFrame, keys: list[str], value: str) -> pd.DataFrame:
 
 
 def _roi_correlation(rois: pd.DataFrame, atlas: str) -> pd.DataFrame:
-    """Correlation of each region: a row a region and tissue, a column a cohort and pair; the paper's for LPBA40."""
+    """Correlation of each region: a row per region and tissue, a column per cohort and pair; the paper's for LPBA40."""
     named = rois.assign(column=rois["cohort"] + ": " + rois["a"] + ", " + rois["b"])
     wide = named.pivot_table(index=["tissue", "region"], columns="column", values="r", sort=False, dropna=False)
     wide = wide.reindex(columns=list(dict.fromkeys(named["column"]))).round(3).reset_index()
@@ -135,7 +135,7 @@ def _roi_correlation(rois: pd.DataFrame, atlas: str) -> pd.DataFrame:
 
 
 def _segmentation(evaluation: pd.DataFrame) -> pd.DataFrame:
-    """Medians over scans: a row a measure, a column a cohort, pipeline and what it is compared with."""
+    """Medians over scans, by cohort, pipeline, reference and measure."""
     present = [measure for measure in MEASURES if measure in evaluation]
     long = evaluation.melt(id_vars=["cohort", "folder", "reference"], value_vars=present, var_name="measure")
     long = long.dropna(subset="value")
@@ -155,7 +155,7 @@ def _time(times: pd.DataFrame) -> pd.DataFrame:
 def as_markdown(
     plan: Plan, n_scans: Mapping[str, int], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]
 ) -> str:
-    """The tables to read, with what they mean."""
+    """The tables with captions, as Markdown."""
     repeats, share = plan.glm.get("repeats", 100), 100 * float(plan.glm.get("fraction", 0.8))
     statistic = f"the median t over {repeats} subsets of {share:g} % of the scans" if repeats else "t"
     lines = ["# Comparison of pipelines", "", ", ".join(f"{name}: {n} scans" for name, n in n_scans.items()) + ".",
@@ -192,7 +192,7 @@ def _segmentation_wide(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _roi_sentence(rois: pd.DataFrame) -> str:
-    """How many regions lie above 0.9."""
+    """Number of regions with r above 0.9."""
     counts = [
         f"{cohort}, {a} and {b}, {tissue}: {int((part['r'] > 0.9).sum())} of {len(part)}"
         for (cohort, a, b, tissue), part in rois.groupby([*_PAIR, "tissue"], sort=False)

@@ -1,4 +1,4 @@
-"""Agreement of two tables of region volumes, joined by scan and label: pure functions."""
+"""Agreement of two tables of region volumes, joined by scan and label."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ ROI_MEASURES = ("n_scans", "mean_a_ml", "mean_b_ml", "r", "ccc", "slope", "inter
 
 
 def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Two tidy ROI tables side by side, joined by scan and label (or region), never by position.
+    """Join two tidy ROI tables by scan and label (or region), never by position.
 
     Parameters
     ----------
     a, b : DataFrame
         Columns participant_id (session_id), `by`, and volumes ``gm_ml`` ….
     by : {"label", "region"}
-        What a row stands for. Labels are compared as numbers, regions as text.
+        Key of a row beside the scan. Labels are compared as numbers, regions as text.
 
     Returns
     -------
     DataFrame
         Tidy: participant_id, session_id, `by` (and region or name), tissue, a_ml, b_ml; a row for every scan and
-        label that both tables hold, missing volumes left out.
+        label in both tables, without missing volumes.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
     for table, which in ((a, "A"), (b, "B")):
         twice = table[table.duplicated(keys)]
         if len(twice):
-            msg = f"{which}: two rows for {', '.join(map(str, twice.iloc[0][keys]))}; keep one row a scan and {by}"
+            msg = f"{which}: two rows for {', '.join(map(str, twice.iloc[0][keys]))}; keep one row per scan and {by}"
             raise TableError(msg)
     tissues = [c for c in a.columns if str(c).endswith("_ml") and c in b and a[c].notna().any() and b[c].notna().any()]
     if not tissues:
@@ -57,7 +57,7 @@ def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
             row = other.iloc[0]
             msg = (
                 f"{by} {row[by]} is {row[f'{column}_a']!r} in A and {row[f'{column}_b']!r} in B: "
-                "expected tables of one atlas"
+                "expected tables of the same atlas"
             )
             raise TableError(msg)
         joined = joined.rename(columns={f"{column}_a": column}).drop(columns=f"{column}_b")
@@ -76,7 +76,7 @@ def roi_agreement(joined: pd.DataFrame, by: str) -> pd.DataFrame:
     joined : DataFrame
         From :func:`join_rois`.
     by : {"label", "region"}
-        What a row stands for.
+        Key of a row beside the scan.
 
     Returns
     -------
@@ -87,14 +87,14 @@ def roi_agreement(joined: pd.DataFrame, by: str) -> pd.DataFrame:
     rows = []
     for key, part in joined.groupby(keys, sort=False):
         a, b = part["a_ml"].to_numpy(float), part["b_ml"].to_numpy(float)
-        found = asdict(agreement(a, b))
-        row = {"n_scans": found.pop("n"), "mean_a_ml": float(a.mean()), "mean_b_ml": float(b.mean()), **found}
+        measures = asdict(agreement(a, b))
+        row = {"n_scans": measures.pop("n"), "mean_a_ml": float(a.mean()), "mean_b_ml": float(b.mean()), **measures}
         rows.append({**dict(zip(keys, key, strict=True)), **row})
     return pd.DataFrame(rows, columns=[*keys, *ROI_MEASURES])
 
 
 def _with_session(table: pd.DataFrame) -> pd.DataFrame:
-    """A table that has a session column, ids as text."""
+    """The table with a session column and ids as text."""
     table = table.copy()
     table["session_id"] = table["session_id"].fillna("").astype(str) if "session_id" in table else ""
     table["participant_id"] = table["participant_id"].astype(str)

@@ -1,1 +1,1 @@
-"""Results as pictures: pure functions from values to a matplotlib Figure (no pyplot, no global state)."""
+"""Figures: pure functions from values to a matplotlib Figure (no pyplot, no global state)."""

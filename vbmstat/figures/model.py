@@ -1,4 +1,4 @@
-"""Pictures of a linear model: the design matrix and glass brains. Pure functions that return a Figure."""
+"""Figures of a linear model: design matrix and glass brains."""
 
 from __future__ import annotations
 
@@ -20,15 +20,7 @@ _MAX_ROWS_LABELLED = 40
 
 
 def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence[str]) -> Figure:
-    """The design matrix in grey, each column scaled to its own range as in SPM.
-
-    Parameters
-    ----------
-    matrix : ndarray, (n_scans, n_regressors)
-        X.
-    columns, scan_ids : sequence of str
-        Names of columns and rows.
-    """
+    """The design matrix (n_scans, n_regressors) in grey levels, each column scaled to its own range as in SPM."""
     n_scans, n_regressors = matrix.shape
     low, high = matrix.min(axis=0), matrix.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
@@ -50,16 +42,16 @@ def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence
 
 
 def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: str = "t") -> Figure:
-    """Maximum-intensity projections of a statistic above a threshold in absolute value.
+    """Maximum-intensity projections of a statistic in MNI space, of voxels beyond ±threshold.
 
     Parameters
     ----------
-    statistic : Volume
-        One channel in MNI space.
+    statistic : Volume, (1, X, Y, Z)
+        In MNI space.
     title : str
-        Above the picture.
+        Title.
     threshold : float
-        Voxels below in absolute value are not shown.
+        Voxels with a smaller absolute value are not shown.
     symbol : str
         Label of the colour bar.
     """

@@ -1,6 +1,6 @@
-"""Slices of an image in rows, in one scale of mm, with a colour scale: what brains are drawn on.
+"""Mosaics: rows of slices of an image, all at one scale, with a colour bar.
 
-Slices are in neurological order (the reader's left is the person's left).
+Slices are in neurological order (left is left).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TOP_INCH, _LABEL_INCH = 0.26, 0.14
 _BAR_INCH, _BAR_SPACE_INCH = 0.09, 1.0
 _CONTENT_FROM = 0.02  # of the largest absolute value
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
-# view -> (axis that is sliced, horizontal axis, vertical axis, name of the axis, labels of the horizontal ends)
+# view -> (sliced axis, horizontal axis, vertical axis, name of the sliced axis, labels of the horizontal ends)
 VIEWS = {
     "axial": (2, 0, 1, "z", ("L", "R")), "coronal": (1, 0, 2, "y", ("L", "R")), "sagittal": (0, 1, 2, "x", ("P", "A")),
 }  # fmt: skip
@@ -34,7 +34,7 @@ VIEWS = {
 
 @cache
 def average_brain(voxel_size_mm: float = 1.0) -> Volume:
-    """The template's T1w brain, (1, X, Y, Z), 0 to 1, without skull: what maps are laid over."""
+    """The template's T1w brain, (1, X, Y, Z), 0 to 1, skull-stripped: the background of maps."""
     brain = assets.template_brain()
     grid = brain.grid.with_voxel_size(voxel_size_mm)
     return Volume(resample(brain.data, brain.grid, grid), grid)
@@ -42,13 +42,13 @@ def average_brain(voxel_size_mm: float = 1.0) -> Volume:
 
 @dataclass(frozen=True)
 class Image:
-    """An image whose axes are parallel to those of the world: data (X, Y, Z) and their grid."""
+    """An image (X, Y, Z) on a grid with axes parallel to the world's."""
 
     data: np.ndarray
     grid: Grid
 
     def cut(self, view: str, at_mm: float, box_mm: np.ndarray) -> tuple[np.ndarray, Extent]:
-        """The nearest slice inside a box, as rows from bottom to top, and its extent in mm; zeros beyond the image."""
+        """The nearest slice in a box, rows from bottom to top, and its extent in mm; zeros beyond the image."""
         axis, across, up = VIEWS[view][:3]
         index = int(np.rint((at_mm - self.grid.affine[axis, 3]) / self.grid.affine[axis, axis]))
         parts, extent = [], []
@@ -67,7 +67,7 @@ class Image:
 
 
 def axis_parallel(volume: Volume) -> Image:
-    """The image with its axes taken for those of the world; an oblique one loses its rotation."""
+    """The image with its axes made parallel to the world's: an oblique image loses its rotation."""
     size = volume.grid.voxel_size_mm
     affine = np.diag([*size, 1.0])
     centre = (np.array(volume.grid.shape) - 1) / 2
@@ -76,7 +76,7 @@ def axis_parallel(volume: Volume) -> Image:
 
 
 def content_box(image: Image) -> np.ndarray:
-    """Faces of the box around what stands out from zero, (3, 2), mm."""
+    """Faces of the box around the values that differ clearly from zero, (3, 2), mm."""
     size = np.abs(np.nan_to_num(image.data))
     used = size > _CONTENT_FROM * size.max()
     box = []
@@ -89,23 +89,23 @@ def content_box(image: Image) -> np.ndarray:
 
 
 def spread_over(faces_mm: np.ndarray, n: int) -> tuple[float, ...]:
-    """`n` positions inside a range, none at its ends."""
+    """`n` evenly spaced positions inside a range, without its ends."""
     return tuple(np.linspace(faces_mm[0], faces_mm[1], n + 2)[1:-1])
 
 
 class Mosaic:
-    """Rows of slices in one scale of mm, all in one pair of axes, with a colour scale at the lower right.
+    """Rows of slices at one scale, all in one pair of axes, with a colour bar at the lower right.
 
     Parameters
     ----------
     title : str
-        Above the picture.
+        Title.
     box_mm : ndarray, (3, 2)
-        What each slice shows, mm.
+        Field of view of the slices, mm.
     rows : sequence of (str, sequence of float)
         View and positions (mm) of each row.
     ink : str
-        Colour of what is written on the slices.
+        Colour of the text on the slices.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Mosaic:
         heights_mm = [size[VIEWS[view][2]] + _LABEL_INCH / inch for view, _ in rows]
         self.height = _TOP_INCH + sum(heights_mm) * inch
         self.row_inch = size[VIEWS[rows[-1][0]][2]] * inch
-        self.panels: list[tuple[str, float, float, float]] = []  # view, position, and where it goes on the page
+        self.panels: list[tuple[str, float, float, float]] = []  # view, position, offsets on the page
         with rc_context(PRINT_STYLE):
             self.figure = Figure(figsize=(WIDTH_INCH, self.height), dpi=DPI)
             self.axes = self.figure.add_axes((0, 0, 1, 1))
@@ -146,13 +146,13 @@ class Mosaic:
             yield self.axes, cut, (left + x, right + x, bottom + y, top + y)
 
     def draw(self, grey: Image) -> None:
-        """Lay a picture of grey values under all panels; NaN is left white."""
+        """Draw a grey-scale background in all panels; NaN is white."""
         for axes, cut, extent in self.cuts(grey):
             axes.imshow(cut, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, aspect="auto",
                         interpolation="nearest")  # fmt: skip
 
     def add_scale(self, colours: ScalarMappable, symbol: str, threshold: float, is_clipped: bool) -> None:
-        """The colour scale: its ends on the right, the threshold on the left."""
+        """Add the colour bar: its ends labelled on the right, the threshold on the left."""
         low, high = (float(value) for value in colours.get_clim())
         one_sided = low >= 0
         with rc_context(PRINT_STYLE):
@@ -173,7 +173,7 @@ class Mosaic:
             bar.set_title(plain(symbol), fontsize=7, pad=9)
 
     def finished(self) -> Figure:
-        """The figure in its scale, whatever was drawn."""
+        """The figure, with its axes set to scale."""
         self.axes.set_xlim(*self.limits[:2])
         self.axes.set_ylim(*self.limits[2:])
         return self.figure
@@ -181,7 +181,7 @@ class Mosaic:
 
 @cache
 def grey_average_brain() -> Image:
-    """The average brain as a picture, NaN around it."""
+    """The average brain, NaN around it."""
     brain = axis_parallel(average_brain())
     return Image(np.where(brain.data > _BRAIN_FROM, brain.data, np.nan), brain.grid)
 

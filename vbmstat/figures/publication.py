@@ -1,8 +1,8 @@
-"""Maps and tables as publication figures: pure functions that return a matplotlib Figure.
+"""Publication figures of maps and tables.
 
-Slices are shown in neurological order (the reader's left is the person's left) with their MNI coordinate. A statistic
-is coloured symmetrically from blue to orange, which colour-blind readers tell apart, and what lies below the threshold
-is faded, not hidden (Taylor et al. 2023, doi:10.1016/j.neuroimage.2023.120138).
+Slices are in neurological order (left is left) with their MNI coordinate. A statistic is coloured symmetrically from
+blue to orange, which colour-blind readers can distinguish; values below the threshold are faded, not hidden (Taylor et
+al. 2023, doi:10.1016/j.neuroimage.2023.120138).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYL
 from vbmstat.image import storage
 from vbmstat.image.volume import Volume
 
-_CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
+CLIPPED_PERCENTILE = 99.95  # colours end at this percentile of |value|, so that no single voxel sets them
 _TEMPLATE_BOX_MM = np.array([[-74.0, 74.0], [-108.0, 74.0], [-70.0, 84.0]])  # around the template's brain
 _TEMPLATE_ROWS = (  # view and MNI coordinates (mm) of each row of slices
     ("axial", tuple(range(-44, 5, 8))), ("axial", tuple(range(12, 61, 8))),
@@ -41,18 +41,18 @@ def stat_map_figure(
     statistic : Volume, (1, X, Y, Z)
         In MNI space; 0 or NaN where nothing was estimated.
     title : str
-        Above the picture.
+        Title.
     symbol : str
         Label of the colour bar.
     threshold : float
-        Voxels beyond it in absolute value are outlined; below, colours fade with the square of the value. 0 shows all.
+        Voxels beyond ±threshold are outlined; below, opacity falls with the square of the value. 0 shows all.
     limit : float, optional
-        Where colours end; by default near the largest absolute value.
+        End of the colour scale; by default near the largest absolute value.
 
     Returns
     -------
     Figure
-        183 mm wide: two rows of axial slices, one of coronal and one of sagittal ones with the colour bar.
+        183 mm wide: two rows of axial slices, one of coronal and one of sagittal slices, with the colour bar.
     """
     image = axis_parallel(statistic)
     values = np.nan_to_num(image.data)
@@ -74,17 +74,7 @@ def stat_map_figure(
 
 
 def image_figure(image: Volume, title: str, unit: str = "") -> Figure:
-    """Any image in grey on slices spread over its own field of view.
-
-    Parameters
-    ----------
-    image : Volume, (1, X, Y, Z)
-        RAS+; an oblique image is shown along its own axes.
-    title : str
-        Above the picture.
-    unit : str
-        Label of the grey scale.
-    """
+    """Any image (1, X, Y, Z) in grey, on slices over its field of view; an oblique one is shown along its own axes."""
     upright = axis_parallel(image)
     values = np.nan_to_num(upright.data)
     box = content_box(upright)
@@ -104,12 +94,12 @@ def image_figure(image: Volume, title: str, unit: str = "") -> Figure:
 
 
 def correlation_figure(correlations: pd.DataFrame) -> Figure:
-    """Correlations of covariates as a table of coloured numbers.
+    """Correlations of covariates as a heat map with numbers.
 
     Parameters
     ----------
     correlations : DataFrame, (p, p)
-        Pearson correlations, rows and columns of the same names; NaN where a column does not vary.
+        Pearson correlations; NaN for constant columns.
     """
     names = [plain(str(name)) for name in correlations.columns]
     n = len(names)
@@ -133,16 +123,16 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
 def stability_figure(
     full: np.ndarray, median: np.ndarray, low: np.ndarray, high: np.ndarray, symbol: str, expected_slope: float
 ) -> Figure:
-    """How the statistic of subsets relates to that of all scans.
+    """The statistic of subsets against that of all scans.
 
     Parameters
     ----------
     full, median, low, high : ndarray, (n_voxels,)
-        Statistic of all scans; median, lower and upper quartile over the subsets.
+        Statistic of all scans; its median, lower and upper quartile over the subsets.
     symbol : str
-        Its symbol.
+        Symbol of the statistic.
     expected_slope : float
-        Median over full statistic where an effect is real: the square root of the subsets' share of scans.
+        Expected ratio of median to full statistic for a true effect: the square root of the subsets' share of scans.
     """
     with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(WIDTH_INCH, 2.7), dpi=DPI, layout="constrained")
@@ -167,16 +157,8 @@ def stability_figure(
 
 
 def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
-    """One strip of points a column: how scans lie, with the marked ones in colour.
-
-    Parameters
-    ----------
-    table : DataFrame, (n_scans, n_columns)
-        Numbers; each column has its own axis.
-    marked : sequence of bool
-        Scans to mark.
-    """
-    stands_out = np.asarray(marked, dtype=bool)
+    """Strip plots of a table (n_scans, n_columns), one per column, each with its own axis; marked scans in colour."""
+    is_marked = np.asarray(marked, dtype=bool)
     n_columns = 2
     n_rows = max(1, -(-len(table.columns) // n_columns))
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(table))
@@ -185,8 +167,8 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
         strips = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes, name in zip(strips, table.columns, strict=False):
             values = table[name].to_numpy(dtype=float)
-            axes.scatter(values[~stands_out], jitter[~stands_out], s=7, color=GREY, alpha=0.7, linewidths=0)
-            axes.scatter(values[stands_out], jitter[stands_out], s=14, color=ORANGE, marker="D", linewidths=0)
+            axes.scatter(values[~is_marked], jitter[~is_marked], s=7, color=GREY, alpha=0.7, linewidths=0)
+            axes.scatter(values[is_marked], jitter[is_marked], s=14, color=ORANGE, marker="D", linewidths=0)
             axes.axvline(np.nanmedian(values) if np.isfinite(values).any() else 0.0, color="black", linewidth=0.6)
             axes.set_title(plain(str(name)), loc="left", fontsize=7, pad=2)
             axes.set_yticks([])
@@ -198,13 +180,7 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
 
 
 def save_publication(stem: Path, figure: Figure) -> list[Path]:
-    """Write a figure as SVG (text stays text) and as PNG (300 dpi), whole or not at all.
-
-    Parameters
-    ----------
-    stem : Path
-        Path without suffix.
-    """
+    """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), whole or not at all."""
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
     with storage.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
@@ -225,4 +201,4 @@ def save_png(path: Path, figure: Figure) -> None:
 
 def _colour_limit(values: np.ndarray) -> float:
     size = np.abs(values[values != 0])
-    return float(np.percentile(size, _CLIPPED_PERCENTILE)) if size.size else 1.0
+    return float(np.percentile(size, CLIPPED_PERCENTILE)) if size.size else 1.0

@@ -1,4 +1,4 @@
-"""How engines bear artefacts and follow atrophy: pure functions from tables and images to a Figure."""
+"""Figures of the engines' robustness to artefacts and sensitivity to atrophy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, SKY_BLUE, "#CC79A7", "#D55E00", GREY)
 _DPI = 300
 _N_COLUMNS = 5
 _HEAD_FROM = 0.15  # of the 99.5th percentile
-_HIGHEST_SLICE = 0.62  # of the image's height, from below: the middle of most brains
+_HIGHEST_SLICE = 0.62  # of the image's height: the middle of most brains
 
 
 def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = "Dice of GM") -> Figure:
@@ -26,9 +26,9 @@ def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = 
     Parameters
     ----------
     table : DataFrame
-        Columns head, artefact, strength, engine and the measure; artefact none is drawn as a line across.
+        Columns head, artefact, strength, engine and the measure; artefact none is drawn as a horizontal line.
     measure, name : str
-        Column, and what it is called at the axis.
+        Column, and its axis label.
     """
     engines = list(dict.fromkeys(table["engine"]))
     names = [artefact for artefact in dict.fromkeys(table["artefact"]) if artefact != "none"]
@@ -64,7 +64,7 @@ def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = 
 
 
 def contact_sheet(images: Sequence[tuple[str, Volume]], title: str) -> Figure:
-    """The same axial slice of each image, all with one grey scale.
+    """The same axial slice of each image, on one grey scale.
 
     Parameters
     ----------
@@ -96,16 +96,10 @@ def contact_sheet(images: Sequence[tuple[str, Volume]], title: str) -> Figure:
 
 
 def atrophy_figure(table: pd.DataFrame) -> Figure:
-    """Found against true change of GM volume, a panel an engine, a line a head, with the identity.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns head, engine, true_change_percent, found_change_percent.
-    """
-    good = table.dropna(subset=["true_change_percent", "found_change_percent"])
+    """Measured against true change of GM volume (table of :mod:`vbmstat.evaluate.atrophy`): a panel per engine."""
+    known = table.dropna(subset=["true_change_percent", "found_change_percent"])
     engines = list(dict.fromkeys(table["engine"]))
-    both = good[["true_change_percent", "found_change_percent"]].to_numpy(float)
+    both = known[["true_change_percent", "found_change_percent"]].to_numpy(float)
     low = min(float(both.min()) if both.size else 0.0, -1.0) * 1.05
     high = max(float(both.max()) if both.size else 0.0, 0.0) - 0.03 * low
     n_columns = min(len(engines), 3)
@@ -118,7 +112,7 @@ def atrophy_figure(table: pd.DataFrame) -> Figure:
             axes.set_axis_off()
         for number, (axes, engine) in enumerate(zip(panels, engines, strict=False)):
             axes.plot([low, high], [low, high], color="black", linewidth=0.6, linestyle="--")
-            for _, part in good[good["engine"] == engine].groupby("head"):
+            for _, part in known[known["engine"] == engine].groupby("head"):
                 line = part.sort_values("true_change_percent")
                 x, y = line["true_change_percent"], line["found_change_percent"]
                 axes.plot(x, y, "o-", color=_COLOURS[number % len(_COLOURS)], markersize=2.5, linewidth=0.8, alpha=0.8)
@@ -126,5 +120,5 @@ def atrophy_figure(table: pd.DataFrame) -> Figure:
             axes.set_title(engine, fontsize=8, parse_math=False)
             axes.spines[["top", "right"]].set_visible(False)
         figure.supxlabel("true change of GM volume (%)", fontsize=8)
-        figure.supylabel("found change (%)", fontsize=8)
+        figure.supylabel("measured change (%)", fontsize=8)
     return figure

@@ -1,7 +1,7 @@
-"""Results as pictures: pure functions from values to a matplotlib Figure (no pyplot, no global state).
+"""Figures of one scan's segmentation and registration, and of a cohort's quality.
 
-Slices are shown upright in neurological order (the reader's left is the person's left), voxels in their true
-proportions. The colours are those of Okabe and Ito, which colour-blind readers tell apart.
+Slices are upright, in neurological order (left is left) and true proportions. Colours are those of Okabe and Ito, which
+colour-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _MARGIN_MM = 6.0  # shown around the brain
 _GAP_INCH, _LINE_INCH = 0.04, 0.27
 _CSF_GM, _GM_WM = 1.5, 2.5  # borders in a p0 map (0 background, 1 CSF, 2 GM, 3 WM)
 _TEMPLATE_LEVEL = 0.5
-_MOST_NAMES = 20  # in a picture of a cohort
-# view -> (axis that is sliced, horizontal axis, vertical axis, labels of the horizontal ends)
+_MOST_NAMES = 20  # in a figure of a cohort
+# view -> (sliced axis, horizontal axis, vertical axis, labels of the horizontal ends)
 _VIEWS = {"axial": (2, 0, 1, ("L", "R")), "coronal": (1, 0, 2, ("L", "R")), "sagittal": (0, 1, 2, ("P", "A"))}
 
 _Contours = Sequence[tuple[np.ndarray, float, str]]  # (image (X, Y, Z), level, colour)
@@ -38,14 +38,14 @@ _Box = tuple[slice, slice, slice]
 def scan_report(
     t1w: Volume, tissue: Volume, warped_gm: Volume, template_gm: Volume, title: str, metrics: Mapping[str, str]
 ) -> Figure:
-    """One scan's segmentation and registration, for a look by eye.
+    """One scan's segmentation and registration, for visual checks.
 
     Parameters
     ----------
     t1w : Volume, (1, X, Y, Z)
         The scan, RAS+, any unit.
     tissue : Volume, (1, X, Y, Z)
-        Its p0 map on the same grid: 0 background, 1 CSF, 2 GM, 3 WM, in-between for partial volume.
+        Its p0 map on the same grid: 0 background, 1 CSF, 2 GM, 3 WM, values between for partial volume.
     warped_gm : Volume, (1, A, B, C)
         The scan's GM in template space, 0 to 1 (unmodulated).
     template_gm : Volume, (1, A, B, C)
@@ -89,7 +89,7 @@ def scan_report(
 
 
 def cohort_report(cohort: Cohort) -> Figure:
-    """How alike the scans of a cohort are, and how good their images; flagged ones with their ids.
+    """Similarity and image quality of a cohort's scans; flagged ones with their ids.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def cohort_report(cohort: Cohort) -> Figure:
     Returns
     -------
     Figure
-        Left the sorted mean correlation of each GM map with the others', right the same against the image rating.
+        Left: sorted mean correlation of each GM map with the others. Right: the same against the image rating.
     """
     table = cohort.table
     r, rating = (pd.to_numeric(table[name]).to_numpy(float) for name in ("qc_mean_correlation", "qc_image_rating"))
@@ -122,7 +122,7 @@ def cohort_report(cohort: Cohort) -> Figure:
 
 
 def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
-    """Names beside the lowest points that have one, as many as can be read, moved apart where they are close."""
+    """Label the lowest named points, as many as are legible; close labels are moved apart."""
     named = [i for i in np.argsort(y) if names[i] and np.isfinite(x[i])][:_MOST_NAMES]
     room = (axes.get_ylim()[1] - axes.get_ylim()[0]) / 30  # a line of text
     middle, last = np.mean(axes.get_xlim()), -np.inf
@@ -165,7 +165,7 @@ class _Rows:
         return float(np.clip(extent[up] / extent[across], 0.3, 2.0))
 
     def draw(self, figure: Figure, y_inch: float, contours: _Contours) -> float:
-        """Draw all rows below `y_inch` (from the figure's bottom); returns where they end."""
+        """Draw all rows below `y_inch` (from the figure's bottom); return their lower end."""
         width, height = figure.get_size_inches()
         for view, row_inch in zip(_VIEWS, self.heights_inch, strict=True):
             y_inch -= row_inch
@@ -205,7 +205,7 @@ class _Rows:
 
 
 def _bounding_box(mask: np.ndarray, margin: np.ndarray) -> _Box:
-    """The box around a mask with a margin in voxels; the whole image where the mask is empty."""
+    """The box around a mask with a margin in voxels; the whole image if the mask is empty."""
     if not mask.any():
         mask = np.ones_like(mask)
     parts = []
@@ -217,14 +217,14 @@ def _bounding_box(mask: np.ndarray, margin: np.ndarray) -> _Box:
 
 
 def _window(image: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
-    """Black and white: 0 or the least value, and just above what all but 1 % of the brain's voxels have."""
+    """Black and white levels: 0 or the minimum, and just above the brain's 99th percentile."""
     values = image[brain] if brain.any() else image.reshape(-1)
     low, high = min(0.0, float(values.min())), 1.1 * float(np.percentile(values, 99.0))
     return low, high if high > low else low + 1.0
 
 
 def _wrapped(entries: Sequence[str], n_characters: int) -> list[str]:
-    """Entries joined by dots into lines of at most `n_characters`, never breaking an entry."""
+    """Entries joined by dots into lines of at most `n_characters`, without breaking an entry."""
     lines: list[str] = []
     for entry in entries:
         joined = f"{lines[-1]}  ·  {entry}" if lines else entry
@@ -236,7 +236,7 @@ def _wrapped(entries: Sequence[str], n_characters: int) -> list[str]:
 
 
 def write_header(figure: Figure, lines: Sequence[str]) -> float:
-    """Title and metrics at the top, as plain text; returns where they end (inch from the bottom)."""
+    """Write title and metrics at the top; return their lower end (inch from the bottom)."""
     width, height = figure.get_size_inches()
     y_inch = height - 0.3 * _LINE_INCH
     for number, line in enumerate(lines):
@@ -249,7 +249,7 @@ def write_header(figure: Figure, lines: Sequence[str]) -> float:
 
 
 def caption(figure: Figure, y_inch: float, text: str, keys: Sequence[tuple[str, str]]) -> float:
-    """A line of text with coloured keys; returns where it ends."""
+    """Write a line of text with coloured keys; return its lower end."""
     width, height = figure.get_size_inches()
     x_inch = 0.1
     for part, colour in [(text, TEXT), *keys]:
@@ -259,6 +259,6 @@ def caption(figure: Figure, y_inch: float, text: str, keys: Sequence[tuple[str, 
 
 
 def mark_sides(axes: Axes, sides: tuple[str, str]) -> None:
-    """Letters at the left and right end of a panel."""
+    """Write letters at the left and right end of a panel."""
     for side, x, align in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
         axes.text(x, 0.02, side, color=TEXT, fontsize=11, ha=align, va="bottom", transform=axes.transAxes)

@@ -1,7 +1,7 @@
-"""Two pipelines side by side: scatter and Bland–Altman plots, t-maps on the same slices, regions. Pure functions.
+"""Figures of two pipelines side by side: scatter and Bland–Altman plots, t-maps on the same slices, regions.
 
-Slices are shown in neurological order (the reader's left is the person's left) at the same MNI coordinates and with one
-colour scale for all maps of a group; what lies below the threshold is faded, not hidden.
+Slices are in neurological order (left is left), at the same MNI coordinates and with one colour scale for all maps of a
+group; values below the threshold are faded, not hidden.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from vbmstat.figures.mosaic import average_brain
+from vbmstat.figures.publication import CLIPPED_PERCENTILE
 from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, plain
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import agreement
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
-_MAX_DOTS = 2000  # more points than this are shown as a density
+_MAX_DOTS = 2000  # more points are shown as a density
 _BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
-_CLIPPED_PERCENTILE = 99.95  # colours reach this percentile of |value|: one voxel must not decide them
 _LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.66, 0.06, 0.03, 0.32
 _MANY_REGIONS = 36
 
@@ -40,7 +40,7 @@ class PanelRow:
     Attributes
     ----------
     name : str
-        Pipeline, at the left.
+        Pipeline, written at the left.
     volume : Volume, (1, X, Y, Z)
         A statistic in MNI space, NaN (or 0) outside its mask.
     """
@@ -50,21 +50,21 @@ class PanelRow:
 
 
 def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title: str, unit: str) -> Figure:
-    """B against A, and B − A against their mean (Bland and Altman), with the numbers.
+    """Scatter plot of B against A, and Bland–Altman plot, with the measures of agreement.
 
     Parameters
     ----------
     a, b : ndarray, (n,)
         Paired values; more than 2,000 are shown as a density (logarithmic).
     names : (str, str)
-        What a and b are called.
+        Names of a and b.
     title : str
-        Above the picture.
+        Title.
     unit : str
         Symbol or unit of the values, at the axes.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    found = agreement.agreement(a, b)
+    fit = agreement.agreement(a, b)
     low, high = _range(np.concatenate([a, b]))
     with rc_context(PRINT_STYLE):
         figure = Figure(figsize=(WIDTH_INCH, 3.5), dpi=DPI, layout="constrained")
@@ -73,22 +73,22 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
         _cloud(left, a, b)
         ends = np.array([low, high])
         left.plot(ends, ends, color="black", linewidth=0.7, linestyle="--", label="equal")
-        left.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=1.1, label="regression of B on A")
+        left.plot(ends, fit.intercept + fit.slope * ends, color=ORANGE, linewidth=1.1, label="regression of B on A")
         left.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         left.set_xlabel(plain(f"A: {names[0]} ({unit})"))
         left.set_ylabel(plain(f"B: {names[1]} ({unit})"))
         left.legend(frameon=False, loc="lower right")
-        sign = "+" if found.intercept >= 0 else "−"
-        numbers = f"r = {found.r:.3f}, concordance {found.ccc:.3f}, n = {found.n:,}\nB = {found.slope:.3g} A {sign} "
-        _note(left, numbers + f"{abs(found.intercept):.3g}, SD ratio B/A {found.sd_ratio:.3g}")
+        sign = "+" if fit.intercept >= 0 else "−"
+        numbers = f"r = {fit.r:.3f}, concordance {fit.ccc:.3f}, n = {fit.n:,}\nB = {fit.slope:.3g} A {sign} "
+        _note(left, numbers + f"{abs(fit.intercept):.3g}, SD ratio B/A {fit.sd_ratio:.3g}")
         _cloud(right, (a + b) / 2, b - a)
-        lines = ((found.bias, ORANGE, "-"), (found.loa_low, BLUE, "--"), (found.loa_high, BLUE, "--"))
+        lines = ((fit.bias, ORANGE, "-"), (fit.loa_low, BLUE, "--"), (fit.loa_high, BLUE, "--"))
         for value, colour, style in lines:
             right.axhline(value, color=colour, linewidth=1.1, linestyle=style)
         right.axhline(0.0, color="black", linewidth=0.5)
         right.set_xlabel(plain(f"mean of A and B ({unit})"))
         right.set_ylabel(plain(f"B − A ({unit})"))
-        _note(right, f"bias {found.bias:.3g}\n95 % limits of agreement {found.loa_low:.3g} to {found.loa_high:.3g}")
+        _note(right, f"bias {fit.bias:.3g}\n95 % limits of agreement {fit.loa_low:.3g} to {fit.loa_high:.3g}")
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -103,11 +103,11 @@ def panels_figure(
     Parameters
     ----------
     groups : mapping of str to sequence of PanelRow
-        Title (a variable) to its rows (a pipeline each), which share one colour scale.
+        Title (a variable) to its rows (one per pipeline), which share a colour scale.
     symbol : str
         Label of the colour bars.
     threshold : float
-        Voxels beyond it in absolute value are outlined; below, colours fade with the square of the value. 0 shows all.
+        Voxels beyond ±threshold are outlined; below, opacity falls with the square of the value. 0 shows all.
     slices_mm : sequence of float
         MNI z.
     """
@@ -145,14 +145,14 @@ def panels_figure(
 
 
 def roi_figure(joined: pd.DataFrame, names: tuple[str, str], tissue: str) -> Figure:
-    """One scatter panel a region: its volume in B against A over scans, with r.
+    """A scatter panel per region: its volume in B against A over scans, with r.
 
     Parameters
     ----------
     joined : DataFrame
-        Columns region, a_ml, b_ml; a row a scan and region.
+        Columns region, a_ml, b_ml; a row per scan and region.
     names : (str, str)
-        What a and b are called.
+        Names of a and b.
     tissue : str
         Named at the axes.
     """
@@ -174,14 +174,14 @@ def roi_figure(joined: pd.DataFrame, names: tuple[str, str], tissue: str) -> Fig
 def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
     """One scatter panel."""
     low, high = _range(np.concatenate([a, b]))
-    found = agreement.agreement(a, b)
+    fit = agreement.agreement(a, b)
     axes.plot([low, high], [low, high], color="black", linewidth=0.5, linestyle="--")
     axes.scatter(a, b, s=5, color=BLUE, alpha=0.7, linewidths=0)
-    if np.isfinite(found.slope):
+    if np.isfinite(fit.slope):
         ends = np.array([a.min(), a.max()])
-        axes.plot(ends, found.intercept + found.slope * ends, color=ORANGE, linewidth=0.9)
+        axes.plot(ends, fit.intercept + fit.slope * ends, color=ORANGE, linewidth=0.9)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    r = "r = n/a" if np.isnan(found.r) else f"r = {found.r:.2f}".replace("-", "−")
+    r = "r = n/a" if np.isnan(fit.r) else f"r = {fit.r:.2f}".replace("-", "−")
     axes.set_title(f"{plain(region)}\n{r}", fontsize=5.5, pad=2)
     axes.tick_params(labelsize=5, length=1.5, pad=1)
     axes.locator_params(nbins=3)
@@ -189,7 +189,7 @@ def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
 
 
 def _cloud(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Points, or their density where there are many."""
+    """Points, or their density if there are many."""
     if len(x) > _MAX_DOTS:
         axes.hexbin(x, y, gridsize=90, bins="log", cmap="Greys", linewidths=0.1, mincnt=1, rasterized=True)
     else:
@@ -204,7 +204,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _note(axes: Axes, text: str) -> None:
-    """Numbers above a plot, where they hide nothing."""
+    """Numbers above a plot, where they cover nothing."""
     axes.set_title(text.replace("-", "−"), loc="left", fontsize=7)
 
 
@@ -217,9 +217,9 @@ def _on(volume: Volume, grid: Grid) -> np.ndarray:
 
 
 def _colour_limit(images: Sequence[np.ndarray], threshold: float) -> float:
-    """One colour scale goes from −limit to limit for all maps of a group."""
+    """Limit of the colour scale (−limit to limit) of all maps in a group."""
     size = np.abs(np.concatenate([image[np.isfinite(image) & (image != 0)] for image in images]))
-    return max(float(np.percentile(size, _CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
+    return max(float(np.percentile(size, CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
 
 
 def _draw_slice(
@@ -255,7 +255,7 @@ def _sides(axes: Axes) -> None:
 
 
 def _colour_bar(figure: Figure, limit: float, symbol: str, span: tuple[float, float], threshold: float) -> None:
-    """The scale of a group at the right, the threshold marked on it."""
+    """The colour bar of a group at the right, with the threshold marked."""
     height = span[1] - span[0]
     bar = figure.add_axes(((WIDTH_INCH - 0.46) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
     scale = figure.colorbar(ScalarMappable(Normalize(-limit, limit), DIVERGING), cax=bar, extend="both")

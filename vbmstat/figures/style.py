@@ -1,4 +1,4 @@
-"""How figures look: colours, the width of a page, resolution, fonts."""
+"""Style of figures: colours, page width, resolution, fonts."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
-# A statistic is blue where negative and orange where positive: colour-blind readers tell these apart.
+# Negative values are blue and positive ones orange: colour-blind readers can distinguish them.
 BLUE, ORANGE, GREY = "#2166AC", "#D9660F", "#8A8A8A"
 DIVERGING = LinearSegmentedColormap.from_list(
     "vbmstat", ["#042B53", BLUE, "#74ADD1", "#DCEBF3", "#F7F7F7", "#FBDDB6", "#F39B3F", ORANGE, "#5F2102"]
 )
 SEQUENTIAL = LinearSegmentedColormap.from_list("vbmstat_up", DIVERGING(np.linspace(0.5, 1.0, 128)))
-WIDTH_INCH = 7.2  # two columns of a journal's page (183 mm)
-DPI = 300  # in print
-PRINT_STYLE: dict[Any, Any] = {  # in SVG text stays text, and equal figures are equal files
+WIDTH_INCH = 7.2  # two columns of a journal page (183 mm)
+DPI = 300  # for print
+PRINT_STYLE: dict[Any, Any] = {  # text stays text in SVG, and equal figures give equal files
     "font.size": 7, "axes.linewidth": 0.6, "svg.fonttype": "none", "svg.hashsalt": "vbmstat",
 }  # fmt: skip
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
+    """Text escaped so that matplotlib does not read it as mathematics."""
     return text.replace("$", r"\$")

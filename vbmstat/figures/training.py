@@ -1,4 +1,4 @@
-"""Pictures of a training run: pure functions that return a Figure."""
+"""Figures of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SCORE = "validation_"
 
 
 def curves_figure(log: pd.DataFrame) -> Figure:
-    """Loss, validation scores and learning rate by epoch, one row of axes a measure.
+    """Loss, validation scores and learning rate by epoch, one row of axes per measure.
 
     Parameters
     ----------
@@ -36,6 +36,6 @@ def curves_figure(log: pd.DataFrame) -> Figure:
 
 
 def _stage_begins(log: pd.DataFrame) -> list[float]:
-    """Where another stage begins, between two epochs."""
+    """Starts of stages, between two epochs."""
     stages = list(log["stage"])
     return [row + 0.5 for row in range(1, len(stages)) if stages[row] != stages[row - 1]]

@@ -1,4 +1,4 @@
-"""Two tissue maps of one scan on the slices in which they differ most: a pure function from values to a Figure."""
+"""Figure of two tissue maps of a scan, on the slices in which they differ most."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vbmstat.figures.scans import BACKGROUND, ORANGE, SKY_BLUE, TEXT, caption, m
 from vbmstat.image.volume import Volume
 
 _N_SLICES = 3  # of each view
-_APART_MM = 8.0  # slices of one view, at least
+_APART_MM = 8.0  # smallest distance between slices of a view
 _MARGIN_MM = 4.0  # shown around the brain
 _WIDTH_INCH, _DPI = 16.0, 200
 _GAP_INCH, _LINE_INCH, _LABEL_INCH = 0.04, 0.27, 0.17
@@ -28,16 +28,16 @@ _Panels = list[tuple[str, float, float, float]]  # view, position (mm), left end
 def worst_case_figure(
     tissue: Volume, reference: Volume, names: tuple[str, str], title: str, metrics: Mapping[str, str]
 ) -> Figure:
-    """A tissue map, its reference, and where they differ, on the slices with most disagreement.
+    """A tissue map, its reference and their difference, on the slices that differ most.
 
     Parameters
     ----------
     tissue, reference : Volume, (1, X, Y, Z)
-        0 background, 1 CSF, 2 GM, 3 WM, in-between for partial volume; on one grid.
+        0 background, 1 CSF, 2 GM, 3 WM, values between for partial volume; on one grid.
     names : (str, str)
-        What the two are called.
+        Names of the two.
     title : str
-        Scan, and what is compared.
+        Scan and comparison.
     metrics : mapping of str to str
         Names and values for the header, in order.
 
@@ -56,9 +56,9 @@ def worst_case_figure(
     if not tissue.grid.matches(reference.grid):
         msg = f"reference: expected the grid {tissue.grid} of the tissue map, got {reference.grid}"
         raise ValueError(msg)
-    found, true = axis_parallel(tissue), axis_parallel(reference)
-    lacking = Image(true.data - found.data, true.grid)
-    either = Image(np.maximum(found.data, true.data), true.grid)
+    own, true = axis_parallel(tissue), axis_parallel(reference)
+    lacking = Image(true.data - own.data, true.grid)
+    either = Image(np.maximum(own.data, true.data), true.grid)
     box = content_box(either) + np.array([-_MARGIN_MM, _MARGIN_MM])
     panels, inch = _panels(box, [(view, at) for view in VIEWS for at in worst_slices(lacking, either, view)])
     row_inch = inch * max(np.ptp(box[VIEWS[view][2]]) for view in VIEWS) + _LABEL_INCH + 2 * _GAP_INCH
@@ -67,7 +67,7 @@ def worst_case_figure(
     figure.set_facecolor(BACKGROUND)
     y = write_header(figure, header)
     y = caption(figure, y, f"{names[0]}: CSF dark, grey matter grey, white matter white", [])
-    y = _draw(figure, y - row_inch, row_inch, panels, box, (found,))
+    y = _draw(figure, y - row_inch, row_inch, panels, box, (own,))
     y = caption(figure, y, names[1], [])
     y = _draw(figure, y - row_inch, row_inch, panels, box, (true,))
     keys = [(f"blue: {names[1]} has the higher value", SKY_BLUE), ("orange: the lower", ORANGE)]
@@ -77,9 +77,9 @@ def worst_case_figure(
 
 
 def worst_slices(difference: Image, content: Image, view: str) -> list[float]:
-    """Positions (mm, ascending) of the slices with the largest sum of absolute differences, some mm apart.
+    """Positions (mm, ascending) of the slices with the largest sum of absolute differences, at least 8 mm apart.
 
-    Among slices without a difference those with most content are taken, so that equal images are shown, too.
+    Ties are broken by content, so that equal images are shown too.
     """
     axis = VIEWS[view][0]
     others = tuple(other for other in range(3) if other != axis)
@@ -93,7 +93,7 @@ def worst_slices(difference: Image, content: Image, view: str) -> list[float]:
 
 
 def _panels(box_mm: np.ndarray, slices: list[tuple[str, float]]) -> tuple[_Panels, float]:
-    """Where slices stand beside one another, and how many inches a mm is."""
+    """Positions of the slices on the page, and inches per mm."""
     widths_mm = [float(np.ptp(box_mm[VIEWS[view][1]])) for view, _ in slices]
     inch = (_WIDTH_INCH - _GAP_INCH * (len(slices) + 1)) / sum(widths_mm)
     panels, x = [], _GAP_INCH
@@ -106,7 +106,7 @@ def _panels(box_mm: np.ndarray, slices: list[tuple[str, float]]) -> tuple[_Panel
 def _draw(
     figure: Figure, y_inch: float, row_inch: float, panels: _Panels, box_mm: np.ndarray, images: tuple[Image, ...]
 ) -> float:
-    """A row of slices of a tissue map, or of the reference and the difference, above `y_inch`; returns that."""
+    """Draw a row of slices of a tissue map, or of reference and difference, above `y_inch`; return `y_inch`."""
     width, height = figure.get_size_inches()
     seen: set[str] = set()
     for view, at, x_inch, panel_inch in panels:
@@ -128,7 +128,7 @@ def _draw(
 
 
 def _coloured(reference: np.ndarray, lacking: np.ndarray) -> np.ndarray:
-    """The reference in dim grey, blue over it where it has more and orange where it has less, (rows, columns, 3)."""
+    """The reference in dim grey; blue where it is higher, orange where it is lower, (rows, columns, 3)."""
     amount = np.abs(lacking).clip(max=1.0)[..., None]
     colour = np.where(lacking[..., None] > 0, to_rgb(SKY_BLUE), to_rgb(ORANGE))
     grey = _DIMMED * (reference / _HIGHEST).clip(0.0, 1.0)[..., None]

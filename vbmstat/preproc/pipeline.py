@@ -1,15 +1,15 @@
-"""The order of the steps: one T1w scan in; maps, volumes and quality out. Only this module knows the order.
+"""The preprocessing pipeline, from a T1w scan to maps, volumes and quality: the only module that knows the order.
 
-Engines (:mod:`vbmstat.preproc.engines`) do steps 3 to 5 and 7 differently and share the rest.
+Engines (:mod:`vbmstat.preproc.engines`) differ in steps 3 to 5 and 7 and share the others.
 
-1. brain mask (deepbet, or the scan's own if it is already stripped)
-2. affine to the template from shape and contrast
+1. brain mask (deepbet, or the scan's own if it is already skull-stripped)
+2. linear registration to the template from shape and contrast
 3. denoising
-4. priors of the tissues: from a draft segmentation and warp at 2 mm, or from networks
+4. tissue priors: from a draft segmentation and warp at 2 mm, or from networks
 5. bias field and tissues at full resolution
 6. quality of the image (:func:`segment_scan` ends here: volumes need no more)
 7. warp to the template, coarse to fine, from the tissues
-8. normalisation, modulation, smoothing, quality of the match
+8. normalisation, modulation, smoothing, quality of the registration
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, smooth
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.progress import OnStep, ignore
 
-_PYRAMID_MM = 2.0  # voxels of the template brain for the affine
+_PYRAMID_MM = 2.0  # voxel size of the template brain in the linear registration
 _LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
-_HOT, _N_SAMPLED = 5.0, 4 * 10**6  # no voxel of 22 real scans is 4 times as bright as their 99.9th percentile
+_HOT, _N_SAMPLED = 5.0, 4 * 10**6  # in 22 real scans no voxel is 4 times as bright as the 99.9th percentile
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _CLASSIC = Classic()
 _DEFAULT = PreprocSpec()
@@ -44,7 +44,7 @@ _DEFAULT = PreprocSpec()
 
 @dataclass(frozen=True)
 class Segmented:
-    """What an engine makes of one scan up to its tissues, before the warp.
+    """Result of an engine for one scan up to its tissues, before the warp.
 
     Attributes
     ----------
@@ -55,13 +55,13 @@ class Segmented:
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     velocity : Tensor, (3, X, Y, Z)
-        Coarse velocity on the template's grid, where the warp starts.
+        Coarse velocity on the template's grid, the start of the warp.
     image : ImageQuality
         Quality of the scan as acquired.
     scan_grid : Grid
         The scan's own grid.
     was_stripped : bool
-        Whether the scan came without skull.
+        Whether the input was skull-stripped.
     engine : str
         Name of the engine.
     seconds : dict
@@ -103,20 +103,20 @@ class Segmented:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What an engine makes of one scan.
+    """Result of preprocessing one scan.
 
     Attributes
     ----------
     segmented : Segmented
-        Tissues in the scan's space, affine, image quality.
+        Tissues in the scan's space, linear matrix, image quality.
     warp : Warp
-        Displacements: template point -> affinely aligned scan point, and back.
+        Displacements: template point -> linearly aligned scan point, and back.
     warped, modulated : Volume
         GM, WM, CSF on the template's grid (wp, mwp).
     smoothed : dict of float to Volume
         Smoothed modulated maps by FWHM in mm (s6mwp).
     quality : Quality
-        Figures of the scan and its preprocessing.
+        Quality measures of the scan and its preprocessing.
     seconds : dict
         Wall time of each step.
     """
@@ -146,16 +146,16 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
     Parameters
     ----------
     t1w : Volume
-        T1-weighted scan, RAS+, one channel, any intensity unit; whole head or stripped.
+        T1-weighted scan, RAS+, one channel, any intensity unit; whole head or skull-stripped.
     spec : PreprocSpec
-        Engine, device and widths of the smoothed maps.
+        Engine, device and smoothing widths.
     on_step : callable
         Called with the name of each step when it begins.
 
     Raises
     ------
     ScanError
-        If the image is constant, not finite in most voxels, or no brain is found that fits the template.
+        If the image is constant or not finite, or no brain is found that fits the template.
     AssetError
         If the engine lacks a package or weights.
     """
@@ -172,8 +172,8 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
             smoothed = smooth_maps(modulated, spec.fwhm_mm)
             gm_wm = Volume(warped.data[:2], warped.grid)
             determinant = warp.forward.jacobian_determinant
-            figures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
-    return Preprocessed(segmented, warp, warped, modulated, smoothed, figures, clock.seconds)
+            measures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
+    return Preprocessed(segmented, warp, warped, modulated, smoothed, measures, clock.seconds)
 
 
 def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volume]:
@@ -184,16 +184,16 @@ def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volu
 def segment_scan(
     t1w: Volume, engine: Classic = _CLASSIC, device: torch.device | str = "cpu", on_step: OnStep = ignore
 ) -> Segmented:
-    """Preprocess one scan as far as the tissues: all that volumes need.
+    """Preprocess one scan up to its tissues, which is all that volumes need.
 
     Parameters
     ----------
     t1w, on_step
-        As in :func:`preprocess_scan`, which begins with this; the errors are the same.
+        As in :func:`preprocess_scan`, whose first part this is; so are the errors.
     engine : Classic
         The engine with its weights.
     device : torch.device or str
-        Where to compute.
+        Device to compute on.
     """
     engine.parameters()  # raises before any work if a package or weights are missing
     device = torch.device(device)
@@ -205,13 +205,13 @@ def segment_scan(
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
         with clock.step("affine"):
-            affine = linear.register_brain(t1w, mask, template_pyramid(device))
+            matrix = linear.register_brain(t1w, mask, template_pyramid(device))
         raw = working.crop_to_brain(t1w, mask)
         with clock.step("denoise"):
             work = working.bound_voxels(engine.denoise(raw))
         grid = work.image.grid
         with clock.step("priors"):
-            start = engine.start(raw, work, template, affine)
+            start = engine.start(raw, work, template, matrix)
         with clock.step("segment"):
             field_ = bias.bias_field(work.image, work.mask, start.prior)
             corrected = Volume(work.image.data / field_, grid)
@@ -242,10 +242,10 @@ class _Clock:
 
 
 def _checked(t1w: Volume) -> torch.Tensor:
-    """The scan's data with hot voxels dimmed; refuses what cannot be an image of a head."""
+    """The scan's data with hot voxels clamped; refuses images that cannot be of a head."""
     data = t1w.data
     if not torch.isfinite(data).all():
-        msg = "expected finite intensities, but some voxels are NaN or infinite; set them to the background's value"
+        msg = "expected finite intensities, but some voxels are NaN or infinite; set them to the background value"
         raise ScanError(msg)
     if float(data.max()) == float(data.min()):
         msg = f"expected a T1w image, but every voxel is {float(data.max()):g}; the file is empty"
@@ -253,7 +253,7 @@ def _checked(t1w: Volume) -> torch.Tensor:
     extent = np.array(t1w.grid.shape) * t1w.grid.voxel_size_mm
     if extent.min() < 80 or extent.max() > 600:
         msg = (
-            f"expected a field of view that holds a brain (80 to 600 mm an axis), got {extent.round().astype(int)} mm; "
+            f"expected a field of view of 80 to 600 mm along each axis, got {extent.round().astype(int)} mm; "
             "check the voxel size in the header"
         )
         raise ScanError(msg)
@@ -273,7 +273,7 @@ def _check_contrast(means: torch.Tensor) -> None:
     csf, gm, wm = (float(mean) for mean in means)
     if not csf < gm < (1 - _LEAST_CONTRAST) * wm:
         msg = (
-            f"expected T1w contrast (CSF darker than GM, GM darker than WM by {100 * _LEAST_CONTRAST:.0f} %), found "
+            f"expected T1w contrast (CSF darker than GM, GM darker than WM by {100 * _LEAST_CONTRAST:.0f} %), got "
             f"mean intensities CSF {csf:.3g}, GM {gm:.3g}, WM {wm:.3g}; is this a T1-weighted scan?"
         )
         raise ScanError(msg)
@@ -281,7 +281,7 @@ def _check_contrast(means: torch.Tensor) -> None:
 
 @cache
 def template_pyramid(device: torch.device) -> linear.Pyramid:
-    """The template brain for the affine registration; kept for all scans of a run."""
+    """The template brain for the linear registration; cached for all scans of a run."""
     brain_ = assets.template_brain()
     grid = brain_.grid.with_voxel_size(_PYRAMID_MM)
     low_passed = smooth.smooth(brain_.data, np.full(3, _PYRAMID_MM / 0.5 - 1), 2.0)

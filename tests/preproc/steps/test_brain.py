@@ -69,7 +69,7 @@ def test_stripped_mask_is_the_brain_with_its_holes_and_without_loose_pieces(phan
 
 
 def test_a_head_has_no_stripped_mask(head):
-    with pytest.raises(ScanError, match="expected a stripped scan with a constant background, found none"):
+    with pytest.raises(ScanError, match="expected a skull-stripped scan with a constant background"):
         brain.stripped_mask(head)
 
 

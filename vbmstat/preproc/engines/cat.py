@@ -1,8 +1,8 @@
-"""CAT12's own denoising, segmentation and registration, through the package `cat_surf` by CAT12's author.
+"""CAT12's own denoising, segmentation and registration, from the package `cat_surf` by CAT12's author.
 
-The nearest thing to CAT12 without MATLAB, and the yardstick for this project's engines. Brain extraction, affine,
-draft, bias correction and the clean-up of implausible tissue are those of `classic`. CAT12's local adaptive
-segmentation is not in the package: deep grey matter rests on AMAP's local means alone.
+The closest match to CAT12 without MATLAB, and the reference for this project's engines. Brain extraction, linear
+registration, draft, bias correction and the clean-up of implausible tissue are those of `classic`. The package lacks
+CAT12's local adaptive segmentation: deep grey matter relies on AMAP's local means.
 
 Denoising is SANLM (Manjón et al. 2010, doi:10.1002/jmri.22003), segmentation AMAP (Rajapakse et al. 1997,
 doi:10.1109/42.563663) with partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007),
@@ -32,10 +32,11 @@ from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.preproc.steps.working import Brain
 
-_N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP, and of the Markov random field (ICM), as CAT12 sets them
-_MAX_NOISE, _NOISE_GAIN = 0.15, 3.0  # CAT12's weight of the random field is min(0.15, 3 · noise) / 2
+_N_ITERATIONS, _N_SWEEPS = 50, 50  # of AMAP and of the Markov random field (ICM), as in CAT12
+_MAX_NOISE, _NOISE_GAIN = 0.15, 3.0  # CAT12 weights the random field by min(0.15, 3 · noise) / 2
 _N_KMEANS = 20
-# CAT12's Shooting. The package's defaults (1.0, 0.5) fit closer, but their fields are twice as rough and may fold.
+# CAT12's settings of Shooting. The package's defaults (1.0, 0.5) fit more closely, but give fields that are twice as
+# rough and may fold.
 _SCHEDULE, _REGULARISATION = 0.5, 1.0
 _TEMPLATE_FWHM_MM = (8.0, 6.0, 4.0, 2.5, 0.0)  # Template_0 to Template_4
 _PURE = (0, 2, 4)  # CSF, GM, WM among AMAP's five classes
@@ -58,15 +59,15 @@ class Cat(Classic):
         }
 
     def denoise(self, brain: Brain) -> Brain:
-        """SANLM: non-local means that measures the noise itself."""
+        """SANLM: non-local means that estimates the noise itself."""
         return Brain(Volume(denoise(brain.image.data[0])[None], brain.image.grid), brain.mask)
 
     def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
-        """AMAP; implausible tissue is moved."""
+        """AMAP, then reassignment of implausible tissue."""
         return without_implausible(segment(corrected, mask, start.prior), start.prior)
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> Warp:
-        """Shooting, which starts at the affine: the draft's velocity is not used."""
+        """Shooting, which starts at the linear registration, not at the draft's velocity."""
         del velocity
         return register(tissues, template)
 
@@ -86,7 +87,7 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     mask : Tensor, (X, Y, Z), bool
         Brain.
     priors : Tensor, (3, X, Y, Z)
-        Prior probability of GM, WM, CSF; used only to start k-means.
+        Prior probability of GM, WM, CSF; only the start of k-means.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     Raises
     ------
     ScanError
-        If the three tissues cannot be told apart.
+        If the three tissues cannot be separated.
     """
     size = t1w.grid.voxel_size_mm
     intensity = t1w.data[0] * mask
@@ -108,7 +109,7 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
     )  # fmt: skip
     pure = torch.as_tensor(means[list(_PURE)], dtype=torch.float32, device=intensity.device)  # CSF, GM, WM
     if not bool((pure.diff() > 0).all()):
-        msg = f"expected CSF < GM < WM in a T1w image, but AMAP found the means {means[list(_PURE)].round(3)}; check it"
+        msg = f"expected CSF < GM < WM in a T1w image, but AMAP's means are {means[list(_PURE)].round(3)}; check it"
         raise ScanError(msg)
     posterior = torch.from_numpy(np.moveaxis(states, -1, 0).astype(np.float32)).to(intensity.device)
     posterior = posterior / posterior.sum(0).clamp(min=1e-6)
@@ -123,13 +124,12 @@ def register(tissues: Volume, template: Volume) -> Warp:
     """Geodesic shooting of GM and WM to five templates, coarse to fine.
 
     Voxels go from 2.5 to 1.5 mm, with CAT12's schedule and regularisation. Of CAT12's five templates only the finest,
-    ``Template_4_GS``, is available; smoothing it with FWHM 8, 6, 4 and 2.5 mm gives coarser ones about as blurred as
-    CAT12's.
+    ``Template_4_GS``, is available; smoothed by 8, 6, 4 and 2.5 mm FWHM it is about as blurred as the coarser ones.
 
     Parameters
     ----------
     tissues : Volume
-        GM and WM of the scan, affinely resampled to the template's grid.
+        GM and WM of the scan, linearly resampled to the template's grid.
     template : Volume
         GM and WM of the template.
     """
@@ -162,7 +162,7 @@ def _kmeans_labels(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Te
     for _ in range(_N_KMEANS):
         nearest = torch.bucketize(values, (means[1:] + means[:-1]) / 2)
         means = torch.stack([values[nearest == k].mean() for k in range(3)])
-    if not bool((means.diff() > 0).all()):  # also where a class is empty, and its mean NaN
+    if not bool((means.diff() > 0).all()):  # also if a class is empty, so that its mean is NaN
         msg = f"expected CSF < GM < WM in a T1w image, but the classes' means are {[f'{m:g}' for m in means.tolist()]}"
         raise ScanError(msg)
     labels = torch.zeros(mask.shape, dtype=torch.uint8, device=mask.device)
@@ -171,7 +171,7 @@ def _kmeans_labels(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Te
 
 
 def _scale(intensity: torch.Tensor, posterior: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """CAT12's p0: CSF 1, GM 2, WM 3, and between them where classes mix, (X, Y, Z)."""
+    """CAT12's p0: CSF 1, GM 2, WM 3, values between for mixed classes, (X, Y, Z)."""
     csf, gm, wm = means
     in_low = 1 + ((intensity - csf) / (gm - csf)).clamp(0, 1)
     in_high = 2 + ((intensity - gm) / (wm - gm)).clamp(0, 1)
@@ -192,12 +192,12 @@ def _templates(template: Volume) -> list[np.ndarray]:
 
 
 def _displacement(voxels: np.ndarray, affine: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Voxel coordinates (X, Y, Z, 3) as displacement in mm, (3, X, Y, Z); the nearest known one where they are NaN."""
+    """Voxel coordinates (X, Y, Z, 3) as displacement in mm, (3, X, Y, Z); NaN get the nearest known one."""
     at = torch.from_numpy(np.moveaxis(voxels, -1, 0).astype(np.float32)).to(device)
     rotation = np.eye(4)
     rotation[:3, :3] = affine[:3, :3]
     moved = apply_affine(rotation, at - voxel_indices(at.shape[1:], device))
-    unknown = torch.isnan(moved).any(0).cpu().numpy()  # what the template's field of view does not reach
+    unknown = torch.isnan(moved).any(0).cpu().numpy()  # beyond the template's field of view
     if unknown.any():
         nearest = distance_transform_edt(unknown, return_distances=False, return_indices=True)
         moved = moved[(slice(None), *torch.from_numpy(nearest).long().to(device))]

@@ -1,7 +1,8 @@
 """The project's own engine: non-local means, adaptive segmentation with warped priors, diffeomorphic registration.
 
-A draft segmentation at 2 mm refines the affine and warps the priors; the registration starts from the draft's velocity.
-Other engines are sub-classes that replace some of its methods: an engine is a small, immutable, picklable object.
+A draft segmentation at 2 mm refines the linear registration and warps the priors; its velocity is the start of the
+registration. Other engines are sub-classes that override some methods: an engine is a small, immutable, picklable
+object.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ _DRAFT_MM = 2.0
 
 @dataclass(frozen=True)
 class Start:
-    """Where the segmentation at full resolution, and later the warp, start.
+    """Start of the segmentation at full resolution and of the warp.
 
     Attributes
     ----------
     prior : Tensor, (3, X, Y, Z)
         Prior probability of GM, WM, CSF on the working grid; the sum is 1.
     linear : ndarray, (4, 4)
-        Refined affine: template mm -> scan mm.
+        Refined: template mm -> scan mm.
     velocity : Tensor, (3, X, Y, Z)
         Coarse velocity on the warp's padded grid.
     fractions : Tensor, (3, X, Y, Z), optional
-        Final GM, WM, CSF, if the engine has them already.
+        Final GM, WM, CSF, if the engine already has them.
     """
 
     prior: torch.Tensor
@@ -56,31 +57,31 @@ class Classic:
 
     @property
     def workload(self) -> str:
-        """Key of the measured time and memory."""
+        """Key of the time and memory estimates."""
         return self.name
 
     def parameters(self) -> dict[str, Any]:
-        """What the sidecar records beside the spec; raises AssetError if a package or weights are missing."""
+        """Parameters for the sidecar, beside the spec; raises AssetError if a package or weights are missing."""
         return {}
 
     def denoise(self, brain: Brain) -> Brain:
-        """Denoise the brain at the scan's resolution: non-local means with the noise measured in it."""
+        """Denoise the brain at the scan's resolution by non-local means, with the noise estimated in it."""
         image = brain.image.data[0]
         clean = denoise.denoise(image, denoise.noise_sigma(image, brain.mask))
         return Brain(Volume(clean[None], brain.image.grid), brain.mask)
 
     def start(self, raw: Brain, work: Brain, template: Volume, linear: np.ndarray) -> Start:
-        """Priors from the brain as scanned and on the working grid: the template's, warped by a draft segmentation."""
+        """The template's priors, warped by a draft segmentation; `raw` is on the scan's grid."""
         del raw
         linear, velocity = _draft(work, template, linear)
         return Start(_warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
 
     def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
-        """Segment the bias-corrected brain; implausible tissue is moved."""
+        """Segment the bias-corrected brain and reassign implausible tissue."""
         return without_implausible(tissue.segment(corrected, mask, start.prior), start.prior)
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> warp.Warp:
-        """Warp the template's GM and WM to the affinely aligned scan's, from a coarse velocity."""
+        """Warp the template's GM and WM to the linearly aligned scan's, from a coarse velocity."""
         return warp.register_both_ways(tissues, template, velocity)
 
 
@@ -89,24 +90,24 @@ def without_implausible(segmentation: Segmentation, prior: torch.Tensor) -> Segm
     return replace(segmentation, fractions=cleanup.plausible(segmentation.fractions, prior))
 
 
-def _draft(work: Brain, template: Volume, affine: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
-    """Refined affine and coarse velocity from two rounds of segmentation and warp at 2 mm."""
+def _draft(work: Brain, template: Volume, matrix: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+    """Refined linear matrix and coarse velocity from two rounds of segmentation and warp at 2 mm."""
     size = np.maximum(_DRAFT_MM, work.image.grid.voxel_size_mm)
     draft = working.resample_brain(work, work.image.grid.with_voxel_size(size))
     velocity: torch.Tensor | None = None
     for _ in range(2):
-        prior = _warped_priors(template, velocity, affine, draft.image.grid)
+        prior = _warped_priors(template, velocity, matrix, draft.image.grid)
         corrected = Volume(draft.image.data / bias.bias_field(draft.image, draft.mask, prior), draft.image.grid)
         fractions = Volume(tissue.segment(corrected, draft.mask, prior).fractions, draft.image.grid)
         if velocity is None:
-            affine = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, affine)
-        aligned = working.align_to_template(fractions, template, affine)
+            matrix = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, matrix)
+        aligned = working.align_to_template(fractions, template, matrix)
         velocity = warp.register(aligned, template, start=velocity, finest=False)
-    return affine, velocity  # type: ignore[return-value]
+    return matrix, velocity  # type: ignore[return-value]
 
 
-def _warped_priors(template: Volume, velocity: torch.Tensor | None, affine: np.ndarray, grid: Grid) -> torch.Tensor:
+def _warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
     coordinates = None
     if velocity is not None:
-        coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), affine, grid)
-    return priors.tissue_priors(template, affine, grid, coordinates)
+        coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), matrix, grid)
+    return priors.tissue_priors(template, matrix, grid, coordinates)

@@ -1,9 +1,9 @@
 """The paper's engine: networks segment the brain in the template's frame and warp it (Fisch et al. 2026).
 
 doi:10.1038/s43588-026-00953-7. Deviations from the paper: the brain is resampled trilinearly, not by B-splines (1 s
-instead of 45 s on a CPU); the affine is refined with the segmented tissues. Networks trained on coarse voxels, such as
-this project's own, form a hybrid with `classic`: their tissues are the priors of its segmentation, their velocity is
-where its registration starts.
+instead of 45 s on a CPU); the linear registration is refined with the segmented tissues. Networks trained on coarse
+voxels, such as this project's own, form a hybrid with `classic`: their tissues are the priors of its segmentation,
+their velocity is the start of its registration.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from vbmstat.preproc.steps.priors import nuclei_as_gm
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.working import Brain
 
-_LEAST_PRIOR = 0.02  # of each tissue, where the networks' fractions are the priors of the bias field
+_LEAST_PRIOR = 0.02  # of each tissue, if the networks' fractions are the priors of the bias field
 
 
 @cache
 def networks(name: str, device: torch.device) -> NetworkSet:
-    """A set of networks, kept for all scans of a run; errors are those of :func:`find_set`."""
+    """A set of networks, cached for all scans of a run; errors as in :func:`find_set`."""
     return find_set(name, device)
 
 
@@ -59,7 +59,7 @@ class Deep(Classic):
 
     @property
     def workload(self) -> str:
-        """Key of the measured time and memory: weights other than this project's may be a cascade of 0.5 mm."""
+        """Key of the time and memory estimates: other weights than this project's may be a cascade of 0.5 mm."""
         return self.name if self.weights == OWN else f"{self.name} cascade"
 
     def parameters(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Deep(Classic):
         return {"weights": Path(self.weights).name, "weights_sha256": dict(sorted(sha256.items()))}
 
     def denoise(self, brain: Brain) -> Brain:
-        """As `classic`, unless the networks' maps are final: those networks see the brain as scanned."""
+        """As `classic` for coarse networks; others need the brain as scanned."""
         is_coarse = networks(self.weights, brain.image.data.device).tissue.is_coarse
         return super().denoise(brain) if is_coarse else brain
 
@@ -138,12 +138,12 @@ def segment(
 
 
 def register(tissues: Volume, template: Volume, network_set: NetworkSet) -> warp.Warp:
-    """Warp and inverse by the network; optimised from there if the set says so; by `classic` if it has no network.
+    """Warp and inverse by the network, refined by optimisation if the set asks for it; without a network as `classic`.
 
     Parameters
     ----------
     tissues, template : Volume
-        GM and WM of the scan, affinely aligned, and of the template, both on the template's grid.
+        GM and WM of the scan, linearly aligned, and of the template, both on the template's grid.
     network_set : NetworkSet
         Networks to run.
     """

@@ -1,1 +1,1 @@
-"""The steps of preprocessing: pure functions of volumes that know nothing of one another."""
+"""The steps of preprocessing: pure functions of volumes, independent of one another."""

@@ -1,9 +1,9 @@
 """Bias field: smooth multiplicative shading, estimated with the tissue classes.
 
 Intensity y(x) = b(x) · (mean of the tissue at x) · noise. In the log domain the field is the smooth part of the
-residual against the expected tissue, as in Wells et al. 1996 (doi:10.1109/42.511747) and Van Leemput et al. 1999
-(doi:10.1109/42.811270), with template priors in the role that they have in unified segmentation (Ashburner & Friston
-2005, doi:10.1016/j.neuroimage.2005.02.018).
+residual from the expected tissue, as in Wells et al. 1996 (doi:10.1109/42.511747) and Van Leemput et al. 1999
+(doi:10.1109/42.811270), with template priors as in unified segmentation (Ashburner & Friston 2005,
+doi:10.1016/j.neuroimage.2005.02.018).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.smooth import smooth
 
-_SPACING_MM = 3.0  # the fit sees every third millimetre, as SPM does
+_SPACING_MM = 3.0  # sampling distance of the fit, as in SPM
 _FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10
 _PRIOR_FLOOR = 0.03
 _LOG_SD_RANGE = (0.03, 0.35)
@@ -36,7 +36,7 @@ def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.T
     Returns
     -------
     Tensor, (X, Y, Z)
-        ``t1w / field`` is corrected; smooth, defined beyond the mask too.
+        Smooth, also defined beyond the mask; ``t1w / field`` is corrected.
     """
     step = np.maximum(np.round(_SPACING_MM / t1w.grid.voxel_size_mm), 1).astype(int)
     every = tuple(slice(int(s) // 2, None, int(s)) for s in step)
@@ -65,7 +65,7 @@ def _fit(
         mean = (weight * corrected).sum(dim=(1, 2, 3)) / total
         sd = ((weight * (corrected - mean[:, None, None, None]) ** 2).sum(dim=(1, 2, 3)) / total).sqrt()
         sd = sd.clamp(*_LOG_SD_RANGE)
-        # What is left is added to the field (Tustison et al. 2010, N4): a local mean alone falls short at the edge.
+        # The residual is added to the field (as in N4, Tustison et al. 2010): a local mean falls short at the edge.
         log_field = log_field + _smooth_residual(corrected, weight, mean, sd, fwhm_mm * fwhm_voxels)
         log_field = log_field - log_field[inside].mean()
         distance = (log_intensity - log_field - mean[:, None, None, None]) / sd[:, None, None, None]

@@ -1,7 +1,7 @@
 """Brain extraction with deepbet's networks (Fisch et al. 2024, doi:10.1016/j.compbiomed.2024.108845).
 
-The two TorchScript networks are read from the deepbet wheel after their sha256 was compared. A scan that
-arrives stripped is recognised and keeps its own brain, since the networks were trained on whole heads.
+The two TorchScript networks are read from the deepbet wheel after their sha256 is verified. A skull-stripped scan is
+recognised and keeps its own brain, as the networks were trained on whole heads.
 """
 
 from __future__ import annotations
@@ -23,22 +23,17 @@ from vbmstat.image.volume import Volume
 _BOX_SHAPE = (128, 128, 128)  # the networks' training sizes
 _BRAIN_SHAPE = (256, 256, 256)
 _BOX_MARGIN = 0.1
-_BOX_OCCUPANCY = 0.02  # a slice belongs to the box when this share of it is brain
-_LEAST_FILLED = 0.75  # of the field of view along an axis; less is padding
-MAX_STRIPPED_ML = 2400.0  # whole heads measure 3 L and more, brains with meninges less than this
+_BOX_OCCUPANCY = 0.02  # share of brain in a slice from which it belongs to the box
+_LEAST_FILLED = 0.75  # of the field of view along an axis; below, the margins are padding
+MAX_STRIPPED_ML = 2400.0  # whole heads have 3 L and more, brains with meninges less than this
 MIN_BRAIN_ML = 400.0
 
 
 def is_stripped(t1w: Volume) -> bool:
-    """Whether a scan holds a brain only.
+    """Whether a scan (one channel, any intensity unit) is skull-stripped.
 
-    A stripped scan has one constant background value over most of its field of view, and what differs from it,
-    with holes filled, has the volume of a brain and not of a head.
-
-    Parameters
-    ----------
-    t1w : Volume
-        One channel, any intensity unit.
+    It is if most of its field of view has one constant background value, and the rest, with holes filled, has the
+    volume of a brain, not of a head.
     """
     foreground = _foreground(t1w)
     if foreground is None:
@@ -48,7 +43,7 @@ def is_stripped(t1w: Volume) -> bool:
 
 
 def stripped_mask(t1w: Volume) -> torch.Tensor:
-    """Brain mask (X, Y, Z), bool, of a scan that arrived stripped: its foreground without loose pieces.
+    """Brain mask (X, Y, Z), bool, of a skull-stripped scan: the largest piece of its foreground.
 
     Raises
     ------
@@ -57,7 +52,7 @@ def stripped_mask(t1w: Volume) -> torch.Tensor:
     """
     foreground = _foreground(t1w)
     if foreground is None:
-        msg = "expected a stripped scan with a constant background, found none"
+        msg = "expected a skull-stripped scan with a constant background, but there is none"
         raise ScanError(msg)
     return torch.from_numpy(foreground)
 
@@ -72,14 +67,14 @@ def _foreground(t1w: Volume) -> np.ndarray | None:
 
 
 def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
-    """Brain mask of a whole head: intracranial space with its CSF.
+    """Brain mask of a whole head: the intracranial space with its CSF.
 
     Parameters
     ----------
     t1w : Volume
         One channel, RAS+.
     device : torch.device
-        Where the networks run.
+        Device of the networks.
 
     Returns
     -------
@@ -88,7 +83,7 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
     Raises
     ------
     ScanError
-        If no brain is found, or its volume is not that of a brain.
+        If no brain is found, or its volume is implausible.
     """
     window = _without_padding(t1w.data[0].cpu().numpy())
     start, stop = zip(*((part.start, part.stop) for part in window), strict=True)
@@ -99,7 +94,7 @@ def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:
 
 
 def _without_padding(data: np.ndarray) -> tuple[slice, slice, slice]:
-    """The part of an image inside wide constant margins, in which the networks would find the head too small."""
+    """The part of an image inside wide constant margins, which would make the head too small for the networks."""
     content = data != data[0, 0, 0]
     window = []
     for axis, n in enumerate(data.shape):
@@ -110,7 +105,7 @@ def _without_padding(data: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def _extract(t1w: Volume, device: torch.device) -> torch.Tensor:
-    """The same of an image that the head fills as the networks know it."""
+    """Brain mask of an image that the head fills, as in the networks' training."""
     box_net, brain_net = _networks(str(device))
     image = t1w.data[None].to(device)  # (1, 1, X, Y, Z)
     small = functional.interpolate(image, _BOX_SHAPE, mode="nearest-exact")
@@ -140,7 +135,7 @@ def _extract(t1w: Volume, device: torch.device) -> torch.Tensor:
 @cache
 def _networks(device: str) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
     paths = [str(assets.asset_path(name)) for name in ("deepbet-box", "deepbet-brain")]
-    with warnings.catch_warnings():  # deepbet's wheel carries TorchScript, which torch would like to see gone
+    with warnings.catch_warnings():  # deepbet's networks are TorchScript, which torch deprecates
         warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
         box_net, brain_net = (torch.jit.load(path, map_location=device).eval() for path in paths)
     return box_net, brain_net

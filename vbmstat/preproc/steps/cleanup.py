@@ -1,20 +1,21 @@
-"""Anatomically implausible tissue: lesions of white matter that look grey, meninges and vessels far from the brain."""
+"""Reassign anatomically implausible tissue: white-matter lesions that look grey, meninges and vessels."""
 
 from __future__ import annotations
 
 import torch
 
-_DEEP_WM = (0.85, 0.95)  # prior of WM from which GM intensity means a hypointensity, not cortex
-_NO_GM = (0.03, 0.08)  # prior of GM up to which there is none
-_OUTSIDE = (0.01, 0.05)  # prior of GM and WM together up to which there is no brain
+# Ranges of a prior over which a change fades in or out
+_DEEP_WM = (0.85, 0.95)  # WM: above, GM intensity means a hypointensity, not cortex
+_NO_GM = (0.03, 0.08)  # GM: below, there is none
+_OUTSIDE = (0.01, 0.05)  # GM + WM: below, there is no brain
 
 
 def plausible(fractions: torch.Tensor, priors: torch.Tensor) -> torch.Tensor:
     """Move implausible GM to WM or CSF.
 
-    GM deep in the template's white matter is taken for a white-matter hypointensity, or the brainstem's grey core, and
-    becomes WM (CAT12's WMHC = 2). GM and WM where the warped template has neither are meninges, vessels or residue of
-    an imperfect stripping and become CSF. Both changes fade in over a range of the prior, so that maps stay smooth.
+    GM deep in the template's white matter is a white-matter hypointensity, or the brainstem's grey core, and becomes WM
+    (CAT12's WMHC = 2). GM and WM where the warped template has neither are meninges, vessels or remains of imperfect
+    skull stripping and become CSF. Both changes fade in over a range of the prior, so that maps stay smooth.
 
     Parameters
     ----------
@@ -36,6 +37,6 @@ def plausible(fractions: torch.Tensor, priors: torch.Tensor) -> torch.Tensor:
 
 
 def _ramp(values: torch.Tensor, ends: tuple[float, float]) -> torch.Tensor:
-    """0 up to the first end, 1 from the second, straight between."""
+    """0 up to the first end, 1 from the second, linear between."""
     low, high = ends
     return ((values - low) / (high - low)).clamp(0, 1)

@@ -1,8 +1,8 @@
 """Noise level and non-local means denoising.
 
-Non-local means (Buades 2005; in 3-D MRI Coupé et al. 2008, doi:10.1109/TMI.2007.906087) replaces each voxel by
-an average of voxels in reach whose 3 × 3 × 3 neighbourhoods look alike. The sum over offsets is done whole
-images at a time, and each pair of voxels is compared once.
+Non-local means (Buades 2005; in 3-D MRI Coupé et al. 2008, doi:10.1109/TMI.2007.906087) replaces each voxel by a
+weighted mean of nearby voxels with similar 3 × 3 × 3 neighbourhoods. The sum over offsets works on whole images, and
+each pair of voxels is compared once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 _SEARCH_RADIUS = 2  # voxels
 _PATCH_VOXELS = 27
 _MAD_TO_SIGMA = 1.4826
-_FLAT_SHARE = 0.25  # the quarter of the brain with the least gradient: white matter, mostly
+_FLAT_SHARE = 0.25  # share of the brain with the smallest gradients: mostly white matter
 _PSEUDO_RESIDUAL_GAIN = (6.0 / 7.0) ** 0.5  # makes the variance of y - mean of 6 neighbours that of the noise
 
 
@@ -26,12 +26,12 @@ def noise_sigma(image: torch.Tensor, mask: torch.Tensor) -> float:
     image : Tensor, (X, Y, Z)
         Raw intensities.
     mask : Tensor, (X, Y, Z), bool
-        Voxels to judge; the flattest quarter of them is used, since edges and folds look like noise.
+        Voxels to use; only the flattest quarter of them counts, as edges and folds look like noise.
 
     Notes
     -----
-    Pseudo-residuals of Gasser (1986) as in Coupé et al. 2008, eq. 8. Noise that was smoothed by an earlier
-    interpolation is underestimated.
+    Pseudo-residuals of Gasser (1986) as in Coupé et al. 2008, eq. 8. Underestimates noise that an earlier interpolation
+    has smoothed.
     """
     neighbours = torch.zeros_like(image)
     for dim in range(3):
@@ -63,8 +63,8 @@ def denoise(image: torch.Tensor, sigma: float, strength: float = 0.5) -> torch.T
     sigma : float
         Noise standard deviation in the image's unit.
     strength : float
-        Factor on the filter's bandwidth; the squared patch distance is compared with 2 (strength·sigma)²
-        a voxel after the expected 2 sigma² of pure noise was subtracted.
+        Factor on the filter's bandwidth: the squared patch distance per voxel, less the 2 sigma² expected from noise,
+        is compared with 2 (strength·sigma)².
 
     Returns
     -------
@@ -99,7 +99,7 @@ def _overlap(offset: tuple[int, int, int], shape: torch.Size) -> tuple[tuple[sli
 
 
 def _box_mean(image: torch.Tensor) -> torch.Tensor:
-    """Mean over 3 × 3 × 3 voxels; the outermost layer, which is padding, is not averaged over."""
+    """Mean over 3 × 3 × 3 voxels, but not in the outermost layer, which is padding."""
     for dim in range(3):
         n = image.shape[dim]
         summed = image.clone()

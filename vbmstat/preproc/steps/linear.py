@@ -1,11 +1,11 @@
-"""Affine registration by Gauss-Newton, from any pose, coarse to fine.
+"""Linear (12-parameter) registration by Gauss-Newton, from any pose, coarse to fine.
 
-Finds the pull matrix A (template RAS+ mm -> scan RAS+ mm) and a gain a channel that minimise
+Finds the pull matrix A (template RAS+ mm -> scan RAS+ mm) and a gain per channel that minimise
 
     sum_x sum_c w(x) (scan_c(A x) - g_c template_c(x))^2.
 
-With the warped image's own gradient the update is A <- A (I + D), whose 12 unknowns solve one small
-normal system an iteration (Baker & Matthews 2004, doi:10.1023/B:VISI.0000011205.11775.fd, forward compositional).
+With the warped image's own gradient the update is A <- A (I + D), whose 12 unknowns solve one small normal system per
+iteration (Baker & Matthews 2004, doi:10.1023/B:VISI.0000011205.11775.fd, forward compositional).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vbmstat.preproc.steps.smooth import smooth
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])
 _START_ROLL = np.deg2rad([-25.0, 0.0, 25.0])
 _START_YAW = np.deg2rad([-30.0, 0.0, 30.0])
-_LEVELING_FWHM_MM = 40.0  # local mean that takes the bias field out of both images
+_LEVELING_FWHM_MM = 40.0  # of the local mean that removes the bias field from both images
 _KEPT_STARTS = 4
 _SPACINGS_MM = (10.0, 6.0, 3.0)
 _MAX_SCALE = 1.6  # a fit with a brain this much larger or smaller than the template is wrong
@@ -33,7 +33,7 @@ Pyramid = tuple[Volume, Volume, Volume]  # shape and contrast at 10, 6 and 3 mm
 
 
 def pyramid(brain: Volume, mask: torch.Tensor) -> Pyramid:
-    """What the registration compares: shape and contrast of a brain at three resolutions.
+    """Shape and contrast of a brain at three resolutions, the input of the registration.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def pyramid(brain: Volume, mask: torch.Tensor) -> Pyramid:
 
 
 def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.ndarray:
-    """Affine between a brain-extracted scan and the template brain.
+    """Register a brain-extracted scan linearly to the template brain.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.nda
     mask : Tensor, (X, Y, Z), bool
         Brain of the scan.
     template : Pyramid
-        Of the stripped average brain.
+        Pyramid of the skull-stripped average brain.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.nda
     Raises
     ------
     ScanError
-        If no pose gives a plausible match.
+        If no pose gives a plausible fit.
     """
     coarse, middle, fine = pyramid(t1w, mask)
     starts = _starting_poses(coarse, template[0])
@@ -86,7 +86,7 @@ def _cost(fit: tuple[np.ndarray, float]) -> float:
 
 
 def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, spacing_mm: float = 3.0) -> np.ndarray:
-    """Refine an affine with GM and WM maps of the scan against the template's.
+    """Refine a linear registration with GM and WM maps of the scan and the template.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
     template : Volume
         GM and WM of the template, two channels.
     linear : ndarray, (4, 4)
-        Template mm to scan mm, the start.
+        Start: template mm to scan mm.
     spacing_mm : float
         Resolution of the fit.
     """
@@ -106,7 +106,7 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
 
 
 def _shape_and_contrast(brain: Volume, mask: torch.Tensor) -> Volume:
-    """Two channels: the mask, and the brain divided by its local mean (levelled, so that bias does not matter)."""
+    """Two channels: the mask, and the brain divided by its local mean, which removes the bias field."""
     spacing = np.maximum(brain.grid.voxel_size_mm, 2.0)
     grid = brain.grid.with_voxel_size(spacing)
     anti_alias = grid.voxel_size_mm / brain.grid.voxel_size_mm - 1.0
@@ -125,7 +125,7 @@ def _at_spacing(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def _starting_poses(scan: Volume, template: Volume) -> list[np.ndarray]:
-    """Pull matrices that match centre and size, turned by a lattice of angles."""
+    """Pull matrices that match centre and size, over a grid of rotations."""
     scan_centre, scan_ml = _centre_and_volume(scan)
     template_centre, template_ml = _centre_and_volume(template)
     scale = np.cbrt(scan_ml / template_ml)
@@ -157,7 +157,7 @@ def _rotation(pitch: float, roll: float, yaw: float) -> np.ndarray:
 def _gauss_newton(
     scan: Volume, template: Volume, linear: np.ndarray, n_iterations: int, fit_gain: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Fitted pull matrix and the residual sum of squares as a share of the template's own."""
+    """Fitted pull matrix, and the residual sum of squares over that of the template."""
     n_channels = template.data.shape[0]
     fixed = template.data.double()
     mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, fixed.device)).double()
@@ -180,7 +180,7 @@ def _gauss_newton(
             if improved < 1e-5:
                 break
         elif not np.isfinite(best_cost):
-            msg = "the brain cannot be laid on the template: its intensities are not those of a T1w image (negative?)"
+            msg = "the brain cannot be registered: its intensities are not those of a T1w image (negative?)"
             raise ScanError(msg)
         else:
             damping *= 16

@@ -1,7 +1,7 @@
 """Normalisation to the template: warped tissue maps, and maps modulated by the whole Jacobian.
 
-``mwp = wp · |det J|`` with J of the affine and the nonlinear part, so that the sum of a modulated map times the voxel
-volume is the tissue's volume in the scan (CAT12's convention).
+``mwp = wp · |det J|`` with J of the linear and nonlinear part together, so that the sum of a modulated map times the
+voxel volume is the tissue's volume in the scan (CAT12's convention).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def normalise(tissues: Volume, field: Displacement, linear: np.ndarray) -> tuple
     tissues : Volume
         Fractions in the scan's space, any number of channels.
     field : Displacement
-        Template point -> affinely aligned scan point, mm.
+        Template point -> linearly aligned scan point, mm.
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
 
     Returns
     -------
     warped, modulated : Volume
-        On the template's grid. Each template voxel is the mean over its eight octants, since a scan's voxels
-        are smaller than the template's and a single sample would drop or repeat some of them.
+        On the template's grid. Each voxel is the mean over its eight octants: scans have smaller voxels than the
+        template, and a single sample would skip or repeat some of them.
     """
     grid = field.grid
     identity = voxel_indices(grid.shape, tissues.data.device)
@@ -51,13 +51,13 @@ def normalise(tissues: Volume, field: Displacement, linear: np.ndarray) -> tuple
 
 
 def deformation(field: Displacement, linear: np.ndarray) -> Volume:
-    """SPM's ``y_`` convention: for each template voxel the scan point (RAS+ mm) that it takes its value from."""
+    """SPM's ``y_``: the scan point (RAS+ mm) that each template voxel takes its value from."""
     mm = apply_affine(field.grid.affine, voxel_indices(field.grid.shape, field.data.device)) + field.data
     return Volume(apply_affine(linear, mm), field.grid)
 
 
 def inverse_deformation(inverse: Displacement, linear: np.ndarray, scan_grid: Grid) -> Volume:
-    """SPM's ``iy_`` convention: for each scan voxel the template point (RAS+ mm) where it belongs.
+    """SPM's ``iy_``: the template point (RAS+ mm) of each scan voxel.
 
     Parameters
     ----------

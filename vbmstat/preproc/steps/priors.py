@@ -1,4 +1,4 @@
-"""Prior probabilities of the tissues at each voxel of a scan, from the template."""
+"""Prior probabilities of the tissues in a scan, from the template."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indic
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.smooth import smooth
 
-_PRIOR_FWHM_MM = 5.0  # blur of affinely placed priors, for what the affine leaves unaligned
+_PRIOR_FWHM_MM = 5.0  # blur of linearly aligned priors, to allow for misalignment
 _WARPED_PRIOR_FWHM_MM = 2.5
-# Striatum and thalamus are in this box (MNI mm). The template calls them half white matter, because their
-# intensity is between cortex and white matter; anatomically they are grey.
+# Striatum and thalamus are in this box (MNI mm). In the template they are half white matter, because their intensity is
+# between cortex and white matter; anatomically they are grey matter.
 _DEEP_LOW_MM, _DEEP_HIGH_MM = np.array([-36.0, -36.0, -9.0]), np.array([36.0, 24.0, 24.0])
 _DEEP_EDGE_MM = 4.0
-_DEEP_FROM, _DEEP_TO = 0.15, 0.40  # template GM below is white matter (or pallidum), above is a deep nucleus
+_DEEP_FROM, _DEEP_TO = 0.15, 0.40  # template GM: below, white matter (or pallidum); above, a deep nucleus
 _DEEP_GM = 0.9
 
 
@@ -29,7 +29,7 @@ def tissue_priors(
     template : Volume
         GM and WM of the template.
     linear : ndarray, (4, 4)
-        Template mm -> scan mm, used where there is no warp yet.
+        Template mm -> scan mm, used without a warp.
     grid : Grid
         The scan's grid.
     coordinates : Volume, optional
@@ -38,7 +38,7 @@ def tissue_priors(
     Returns
     -------
     Tensor, (3, X, Y, Z)
-        GM, WM, and CSF, which is what the template's GM and WM leave; they sum to 1.
+        GM, WM, and CSF (the remainder of the template's GM and WM); they sum to 1.
     """
     blur_mm = _PRIOR_FWHM_MM if coordinates is None else _WARPED_PRIOR_FWHM_MM
     blurred = smooth(_deep_nuclei_as_gm(template), blur_mm / template.grid.voxel_size_mm, 3.0)
@@ -51,12 +51,12 @@ def tissue_priors(
 
 
 def nuclei_as_gm(fractions: torch.Tensor, template: Volume, linear: np.ndarray, grid: Grid) -> torch.Tensor:
-    """GM, WM, CSF of a scan with striatum and thalamus moved from WM to GM, as the template's affine places them.
+    """GM, WM, CSF of a scan with striatum and thalamus, as placed by the linear registration, moved from WM to GM.
 
     Parameters
     ----------
     fractions : Tensor, (3, X, Y, Z)
-        Fractions of networks trained on intensities, which call these nuclei half white matter or more.
+        Fractions of networks trained on intensities, in which these nuclei are half white matter or more.
     template : Volume
         GM and WM of the template.
     linear : ndarray, (4, 4)
@@ -83,12 +83,12 @@ def _deep_nuclei_as_gm(template: Volume) -> torch.Tensor:
 
 
 def _moved_to_gm(gm: torch.Tensor, wm: torch.Tensor, nucleus: torch.Tensor) -> torch.Tensor:
-    """What of WM is GM where there is a nucleus, 0 to 1."""
+    """Fraction to move from WM to GM in a nucleus, 0 to 1."""
     return torch.minimum(nucleus * (_DEEP_GM - gm).clamp(min=0), wm)
 
 
 def _nuclei(template: Volume) -> torch.Tensor:
-    """Where striatum and thalamus are, 0 to 1, (X, Y, Z)."""
+    """Mask of striatum and thalamus, 0 to 1, (X, Y, Z)."""
     gm = template.data[0]
     mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, gm.device))
     low, high = (torch.as_tensor(edge, dtype=mm.dtype, device=mm.device) for edge in (_DEEP_LOW_MM, _DEEP_HIGH_MM))

@@ -1,9 +1,8 @@
-"""Quality of one scan and of its preprocessing: figures that a user can act on. They flag, they never drop.
+"""Quality of one scan and of its preprocessing: measures that a user can act on. Scans are flagged, never dropped.
 
-Noise, bias, contrast and resolution are rated in the spirit of CAT12 (Gaser et al. 2024,
-doi:10.1093/gigascience/giae049) and on its scale: marks from 0.5 (best) to 10.5, of which ``105 - 10 mark`` is the
-rating in percent, and letters from A+ to F, which begins below 50 %. What is measured and where the marks lie are this
-project's own: a rating is not CAT12's IQR to the point.
+Noise, bias, contrast and resolution are rated as in CAT12 (Gaser et al. 2024, doi:10.1093/gigascience/giae049) and on
+its scale: marks from 0.5 (best) to 10.5, ratings of ``105 - 10 mark`` percent, and letters from A+ to F (below 50 %).
+The measures and the calibration of marks are this project's own: a rating is not exactly CAT12's IQR.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
 
 _PURE = 0.95  # fraction from which a voxel counts as one tissue
-_WINDOW_MM = 5.0  # the noise is what varies within this width of white matter
+_WINDOW_MM = 5.0  # noise is the variation within this width of white matter
 _LEAST_NEIGHBOURS = 9
 _MAD_TO_SIGMA = 1.4826
-_TEMPLATE_NONE = 0.02  # a tissue that the template has less of at a voxel is not expected there
+_TEMPLATE_NONE = 0.02  # a tissue is not expected at a voxel where the template has less of it
 
-# The figure that gets the best mark, 0.5, and the one that gets 5.0 (55 %, grade E); linear between and beyond.
+# The values with the best mark, 0.5, and with mark 5.0 (55 %, grade E); linear between and beyond.
 _BEST_MARK, _POOR_MARK, _WORST_MARK = 0.5, 5.0, 10.5
 _SCALES = {
     # 1, 3, 5, 9 % noise (BrainWeb's percentages) measure 0.05, 0.11, 0.17, 0.30 on heads of `simulate.render_t1w`
@@ -35,22 +34,22 @@ _SCALES = {
     # half the cortex's thickness of 2.5 mm is 1.25
     "resolution": ("resolution_mm", 0.5, 2.5),
 }
-_IN_IMAGE_RATING = ("noise", "bias", "resolution")  # as in CAT12's IQR; the noise is relative to the contrast already
-_IMAGE_EXPONENT = 4  # of the power mean of marks: a bad aspect is not made good by the others
+_IN_IMAGE_RATING = ("noise", "bias", "resolution")  # as in CAT12's IQR; noise is already relative to contrast
+_IMAGE_EXPONENT = 4  # of the power mean of marks, so that good aspects do not offset a bad one
 _BRAIN_RADIUS_MM = 80.0
-_GRADES = "ABCDE"  # of 10 % each from 100 % down; F below
+_GRADES = "ABCDE"  # 10 % each, from 100 % down; F below
 
 
 @dataclass(frozen=True)
 class ImageQuality:
-    """Figures of a scan as it came, before denoising and correction.
+    """Quality measures of a scan as acquired, before denoising and correction.
 
     Attributes
     ----------
     noise_percent : float
         Standard deviation of the noise in white matter, percent of the WM median.
     noise_to_contrast : float
-        The same noise over the lesser of the WM-GM and GM-CSF differences (the idea of CAT12's NCR).
+        The same noise over the smaller of the WM-GM and GM-CSF differences (after CAT12's NCR).
     bias_percent : float
         Range of the bias field over the brain (5th to 95th percentile), percent.
     contrast_percent : float
@@ -58,8 +57,8 @@ class ImageQuality:
     resolution_mm : float
         Root mean square of the voxel edges (CAT12's RES).
     cut_cm2 : float
-        Largest area of the brain in its outermost slices (six sides) that have a signal, less what a round brain has in
-        a slice so thick.
+        Largest area of the brain in its outermost slices with signal (six sides), less that of a round brain in a slice
+        of this thickness.
     """
 
     noise_percent: float
@@ -105,7 +104,7 @@ def _mark(figure: float, best: float, poor: float) -> float:
 
 @dataclass(frozen=True)
 class Quality(ImageQuality):
-    """Figures of a scan and its preprocessing; every one becomes a column ``qc_NAME`` of cohort.tsv.
+    """Quality measures of a scan and its preprocessing; each is a column ``qc_NAME`` of cohort.tsv.
 
     Attributes
     ----------
@@ -114,14 +113,14 @@ class Quality(ImageQuality):
     template_overlap : float
         Dice of the brain tissue (GM + WM above one half) with the template's.
     jacobian_min, jacobian_max : float
-        Range of the warp's Jacobian determinant (without the affine part).
+        Range of the warp's Jacobian determinant (without the linear part).
     affine_scale : float
-        Cube root of the affine's volume change: scan size over template size.
+        Cube root of the linear matrix's volume change: scan size over template size.
     gm_outside_percent : float
         Share of the warped GM where the template has less than 2 % GM and WM.
     implausible_percent : float
-        Share of the warped GM and WM where the template has less than 2 % of that tissue: meninges and
-        marrow taken for brain, lesions of white matter taken for grey, a warp that went astray.
+        Share of the warped GM and WM where the template has less than 2 % of that tissue: meninges and marrow segmented
+        as brain, white-matter lesions segmented as grey matter, a failed warp.
     """
 
     template_correlation: float
@@ -133,54 +132,54 @@ class Quality(ImageQuality):
     implausible_percent: float
 
     def warnings(self) -> list[str]:
-        """What is outside the range of usable scans, and where to look."""
+        """Measures outside the range of usable scans, and what to check."""
         return [text.format(**self.__dict__) for is_bad, text in _WARNINGS if is_bad(self)]
 
     def columns(self) -> dict[str, float | str]:
-        """The figures as ``{"qc_noise_percent": ...}``, the ratings, and the grade of the image."""
-        figures = {f"qc_{field.name}": round(float(getattr(self, field.name)), 4) for field in fields(self)}
+        """The measures as ``{"qc_noise_percent": ...}``, the ratings, and the grade of the image."""
+        measures = {f"qc_{field.name}": round(float(getattr(self, field.name)), 4) for field in fields(self)}
         ratings = self.ratings()
         return {
-            **figures,
+            **measures,
             **{f"qc_{name}_rating": rating for name, rating in ratings.items()},
             "qc_image_grade": grade(ratings["image"]),
         }
 
 
-# Well outside of what usable scans of four datasets and rendered heads have.
+# Thresholds well outside the range of usable scans of four datasets and of rendered heads
 _WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
     (lambda q: q.ratings()["noise"] < 55,
-     "strong noise ({noise_percent:.1f} % of WM): look for motion; borders of tissues are uncertain"),
-    (lambda q: q.bias_percent > 110, "strong bias field ({bias_percent:.0f} %): look for cortex lost in dark regions"),
+     "strong noise ({noise_percent:.1f} % of WM): check for motion; tissue borders are uncertain"),
+    (lambda q: q.bias_percent > 110, "strong bias field ({bias_percent:.0f} %): check for cortex lost in dark regions"),
     (lambda q: q.contrast_percent < 15,
      "low GM/WM contrast ({contrast_percent:.0f} %): check that the scan is T1-weighted, without contrast agent"),
     (lambda q: q.resolution_mm > 2,
      "coarse voxels ({resolution_mm:.1f} mm): thin cortex is lost; compare only with scans of the same protocol"),
     (lambda q: q.cut_cm2 > 10,
-     "the brain ends in a flat face of {cut_cm2:.0f} cm2: look whether the field of view cuts it off"),
+     "the brain ends in a flat face of {cut_cm2:.0f} cm2: check whether the field of view cuts it off"),
     (lambda q: q.template_correlation < 0.55,
-     "poor match with the template (r = {template_correlation:.2f}): look at orientation and brain mask"),
+     "poor match with the template (r = {template_correlation:.2f}): check orientation and brain mask"),
     (lambda q: q.template_overlap < 0.85,
-     "brain and template overlap poorly (Dice {template_overlap:.2f}): look at the brain mask"),
+     "brain and template overlap poorly (Dice {template_overlap:.2f}): check the brain mask"),
     (lambda q: q.jacobian_min <= 0, "the warp folds: do not use the modulated maps"),
     (lambda q: q.jacobian_max > 15,
-     "the warp stretches a part {jacobian_max:.0f}-fold: look for lesions and large ventricles"),
+     "the warp stretches a part {jacobian_max:.0f}-fold: check for lesions and large ventricles"),
     (lambda q: not 0.7 < q.affine_scale < 1.2,
      "the brain is {affine_scale:.2f} times the template's size: check the voxel size in the header"),
     (lambda q: q.gm_outside_percent > 3,
-     "{gm_outside_percent:.1f} % of GM outside the template's brain: look for meninges or eyes in the brain mask"),
+     "{gm_outside_percent:.1f} % of GM outside the template's brain: check for meninges or eyes in the brain mask"),
     (lambda q: q.implausible_percent > 5,
-     "{implausible_percent:.1f} % of GM and WM where the template has none: look at the outlines of the tissues"),
+     "{implausible_percent:.1f} % of GM and WM where the template has none: check the tissue outlines"),
 )  # fmt: skip
 
 
 def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
-    """Figures of a scan as it came, given where its tissues are.
+    """Measure the quality of a scan as acquired, given its tissues.
 
     Parameters
     ----------
     t1w : Volume
-        The scan, neither denoised nor corrected, on its own grid; a box around the brain is enough.
+        The scan, neither denoised nor bias-corrected, on its own grid; a box around the brain is enough.
     tissues : Volume
         GM, WM, CSF fractions, on any grid.
     bias : Volume
@@ -188,9 +187,9 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
 
     Notes
     -----
-    The noise is what varies around the mean of a window of 5 mm in pure white matter, by the median absolute
-    deviation. Denoising by this program cannot lower it, and noise that a scanner's interpolation has smeared over two
-    or three voxels is counted, which differences of neighbours (`denoise.noise_sigma`) miss.
+    Noise is the variation around the mean of a 5 mm window in pure white matter (median absolute deviation). This
+    program's denoising does not lower it, and it includes noise that the scanner's interpolation has spread over two or
+    three voxels, which differences of neighbours (`denoise.noise_sigma`) miss.
     """
     fractions, field = _on_grid(tissues, t1w), _on_grid(bias, t1w)[0].clamp(min=0.05)
     image = t1w.data[0] / field
@@ -210,7 +209,7 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
 
 
 def _cut_mm2(brain: torch.Tensor, voxel_size_mm: np.ndarray) -> float:
-    """Area of a brain's flat end beyond a sphere's, whose outermost slice of thickness h has 2 pi r h, mm²."""
+    """Area of a brain's flat end beyond that of a sphere, 2 pi r h in its outermost slice of thickness h, mm²."""
     excess = [0.0]
     for axis, thickness in enumerate(voxel_size_mm):
         other = tuple(a for a in range(3) if a != axis)
@@ -240,7 +239,7 @@ def _noise(image: torch.Tensor, field: torch.Tensor, where: torch.Tensor, voxel_
 
 
 def _box_sum(image: torch.Tensor, radius: list[int]) -> torch.Tensor:
-    """Sum over boxes of ``2 radius + 1`` voxels an axis, zero beyond the edge."""
+    """Sum over boxes of ``2 radius + 1`` voxels per axis, zero beyond the edge."""
     for dim, reach in enumerate(radius):
         total = image.clone()
         for offset in range(1, min(reach, image.shape[dim] - 1) + 1):
@@ -254,12 +253,12 @@ def _box_sum(image: torch.Tensor, radius: list[int]) -> torch.Tensor:
 def measure_quality(
     image: ImageQuality, warped: Volume, template: Volume, determinant: torch.Tensor, linear: np.ndarray
 ) -> Quality:
-    """Add the figures of the registration to those of the image.
+    """Add the quality measures of the registration to those of the image.
 
     Parameters
     ----------
     image : ImageQuality
-        Of the scan.
+        Quality of the scan.
     warped, template : Volume
         GM and WM in template space.
     determinant : Tensor

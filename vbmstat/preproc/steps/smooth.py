@@ -8,7 +8,7 @@ import torch
 from vbmstat.image.volume import Volume
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-_REACH_SIGMA = 6.0  # as far as SPM's kernel reaches
+_REACH_SIGMA = 6.0  # as SPM's kernel
 
 
 def gaussian_kernel(fwhm_voxels: float, reach_sigma: float = _REACH_SIGMA) -> torch.Tensor:
@@ -45,7 +45,7 @@ def smooth(data: torch.Tensor, fwhm_voxels: np.ndarray, reach_sigma: float = _RE
     Returns
     -------
     Tensor, (C, X, Y, Z)
-        The sum over an image is kept, but for what leaves the field of view.
+        With the same sum, except for what leaves the field of view.
     """
     for axis, width in enumerate(fwhm_voxels):
         kernel = gaussian_kernel(float(width), reach_sigma).to(data)
@@ -55,7 +55,7 @@ def smooth(data: torch.Tensor, fwhm_voxels: np.ndarray, reach_sigma: float = _RE
 
 
 def _convolve(data: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tensor:
-    """Convolve along one dimension: a banded matrix product, which BLAS does faster than a 1-D convolution."""
+    """Convolve along one dimension by a banded matrix product, which is faster in BLAS than a 1-D convolution."""
     n, radius = data.shape[dim], len(kernel) // 2
     offset = torch.arange(n, device=data.device)
     distance = (offset[:, None] - offset[None]).abs()  # (n_out, n_in)
@@ -66,13 +66,5 @@ def _convolve(data: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tenso
 
 
 def smooth_map(volume: Volume, fwhm_mm: float) -> Volume:
-    """Smooth a template-space map with an isotropic Gaussian.
-
-    Parameters
-    ----------
-    volume : Volume
-        Modulated tissue maps.
-    fwhm_mm : float
-        Full width at half maximum in mm.
-    """
+    """Smooth maps with an isotropic Gaussian of `fwhm_mm` full width at half maximum."""
     return Volume(smooth(volume.data, fwhm_mm / volume.grid.voxel_size_mm).contiguous(), volume.grid)

@@ -1,10 +1,10 @@
 """Tissue segmentation: GM, WM and CSF fractions of each voxel of a bias-corrected brain.
 
-An adaptive maximum a posteriori scheme in the spirit of AMAP (Rajapakse et al. 1997, doi:10.1109/42.563663) with
-partial-volume classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007) and local class means (CAT12's local
-adaptive segmentation, Gaser et al. 2024, doi:10.1093/gigascience/giae049). Each voxel holds one of five states on the
-scale CSF 1, CSF/GM 1.5, GM 2, GM/WM 2.5, WM 3. Their probabilities come from Gaussians around local means, template
-priors and a Markov random field solved by mean-field sweeps; a mixed voxel is then split by its intensity.
+An adaptive maximum a posteriori scheme after AMAP (Rajapakse et al. 1997, doi:10.1109/42.563663) with partial-volume
+classes (Tohka et al. 2004, doi:10.1016/j.neuroimage.2004.05.007) and local class means (CAT12's local adaptive
+segmentation, Gaser et al. 2024, doi:10.1093/gigascience/giae049). Each voxel has one of six states: CSF, CSF/GM, GM,
+GM/WM, WM and CSF/WM. Their probabilities come from Gaussians around local means, template priors and a Markov random
+field solved by mean-field sweeps; a mixed voxel is then split by its intensity.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def _fit_classes(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Local means (3, X, Y, Z) of CSF, GM, WM, their global means and the common standard deviation.
 
-    Expectation-maximisation on every second voxel of each axis: the means are smooth, so all voxels would add nothing.
+    Expectation-maximisation on every second voxel along each axis, which is enough as the means are smooth.
     """
     every = (slice(None, None, _FIT_STRIDE),) * 3
     sampled, inside = intensity[every], mask[every]
     prior = _state_priors(priors[(slice(None), *every)])
-    posterior = prior.square()  # sharpened; the spread is wide at first, so that local means follow the priors
+    posterior = prior.square()  # sharpened: at first the spread is wide, and local means should follow the priors
     posterior = posterior / posterior.sum(0)
     for _ in range(_N_ROUNDS):
         local, means, sd = _update_classes(sampled, inside, posterior, voxel_size_mm * _FIT_STRIDE)
@@ -88,7 +88,7 @@ def _fit_classes(
 
 
 def _state_priors(priors: torch.Tensor) -> torch.Tensor:
-    """Prior of the six states: mixed ones are likely where two tissues are."""
+    """Priors of the six states; mixed states are likely where two tissues meet."""
     gm, wm, csf = priors.clamp(min=_PRIOR_FLOOR)
     edge = (csf * wm).sqrt() * (1 - gm).clamp(min=0).square()  # where CSF meets WM and there is no GM
     states = torch.stack([csf, (csf * gm).sqrt(), gm, (gm * wm).sqrt(), wm, edge])
@@ -106,7 +106,7 @@ def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tens
     spread = torch.stack([sd.expand_as(csf), ((gm - csf) / 4).clamp(min=sd), sd.expand_as(csf),
                           ((wm - gm) / 4).clamp(min=sd), sd.expand_as(csf), ((wm - csf) / 4).clamp(min=sd)])
     z = (intensity - means) / spread
-    z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessels' walls
+    z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessel walls
     z[4] = torch.where(intensity > wm, z[4] * 0.5, z[4])
     return -0.5 * z**2 - spread.log()
 
@@ -131,7 +131,7 @@ def _update_classes(
     return local, means, residual.sqrt()
 
 
-# Disagreement of two neighbours: half a step for a pure state beside its own mixture, one for two pure states or more.
+# Disagreement of two neighbours: 0.5 for a pure state beside its own mixture, 1 for any other two states.
 _STATE_DISTANCE = torch.tensor(
     [
         [0.0, 0.5, 1.0, 1.0, 1.0, 0.5],

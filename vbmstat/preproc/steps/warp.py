@@ -1,10 +1,10 @@
-"""Diffeomorphic registration of tissue maps to the template: a stationary velocity field found by Gauss-Newton.
+"""Diffeomorphic registration of tissue maps to the template: a stationary velocity field fitted by Gauss-Newton.
 
 The warp is ``phi = exp(v)`` of one velocity field v (Ashburner 2007, doi:10.1016/j.neuroimage.2007.07.007), integrated
 by scaling and squaring; ``exp(-v)`` is its inverse. The scan's tissues are multinomial draws from the warped template,
 as in Ashburner & Friston 2009 (doi:10.1016/j.neuroimage.2008.10.066) and Shooting (2011,
 doi:10.1016/j.neuroimage.2010.12.049). With J = I∘phi for the scan's GM, WM and remainder, T for the template's and
-D = |det grad phi|, what is minimised is the negative log-likelihood over the scan's space, brought to the template's,
+D = |det grad phi|, the cost is the negative log-likelihood over the scan's space, transformed to the template's,
 
     - sum_x D sum_k J_k log T_k + v'L v / 2,
 
@@ -29,9 +29,9 @@ from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)
 _N_CONJUGATE_GRADIENT = 8
-_TEMPLATE_FLOOR = 0.01  # of a tissue's probability: the template is an average of some hundred people
+_TEMPLATE_FLOOR = 0.01  # of a tissue's probability: the template is an average of a few hundred people
 _CONVERGED = 0.02  # of a level's first gain
-_DETERMINANT_RANGE = (0.05, 20.0)  # of D while it is sought; a fold must not turn the likelihood around
+_DETERMINANT_RANGE = (0.05, 20.0)  # of D during the fit, so that a fold does not reverse the likelihood
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Regularisation:
     Attributes
     ----------
     membrane, bending : float
-        Of squared first derivatives, and of the squared Laplacian (mm²).
+        Weights of squared first derivatives, and of the squared Laplacian (mm²).
     shear, divergence : float
         Linear elasticity: mu and lambda of Ashburner 2007.
 
@@ -63,20 +63,20 @@ def register(
     start: torch.Tensor | None = None,
     finest: bool = True,
 ) -> torch.Tensor:
-    """Velocity field that takes template points to the affinely aligned scan.
+    """Velocity field from template points to the linearly aligned scan.
 
     Parameters
     ----------
     tissues : Volume
-        GM and WM fractions of the scan, affinely resampled to the template's grid.
+        GM and WM fractions of the scan, linearly resampled to the template's grid.
     template : Volume
         GM and WM of the template.
     regularisation : Regularisation, optional
         Stiffness.
     start : Tensor, (3, *PADDED_SHAPE), mm, optional
-        Velocity to begin with; the coarsest level is then left out.
+        Velocity to start from; the coarsest level is then skipped.
     finest : bool
-        Whether to go down to the template's own resolution, or to stop at half of it.
+        Whether to go down to the template's resolution, or stop at half of it.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def displacement(velocity: torch.Tensor, grid: Grid) -> Displacement:
     Parameters
     ----------
     velocity : Tensor, (3, *PADDED_SHAPE), mm
-        Of :func:`register`; its negative gives the inverse warp.
+        From :func:`register`; its negative gives the inverse warp.
     grid : Grid
         The template's grid.
     """
@@ -137,9 +137,9 @@ class Warp(NamedTuple):
     Attributes
     ----------
     forward : Displacement
-        Template point -> affinely aligned scan point, mm.
+        Template point -> linearly aligned scan point, mm.
     inverse : Displacement
-        Affinely aligned scan point -> template point, mm.
+        Linearly aligned scan point -> template point, mm.
     """
 
     forward: Displacement
@@ -239,7 +239,7 @@ class _Level:
 
 
 def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
-    """GM and WM, and what they leave of a voxel, (3, X, Y, Z); between 0 and 1."""
+    """GM, WM and the remainder of a voxel, (3, X, Y, Z); between 0 and 1."""
     gm_wm = gm_wm.clamp(0, 1)
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp_(min=0)])
 
@@ -247,10 +247,10 @@ def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
 def _energy_symbol(
     shape: torch.Size, spacing_mm: float, weights: Regularisation, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fourier symbol of L = isotropic · I + along · k k*, for fields in voxels and energies a voxel.
+    """Fourier symbol of L = isotropic · I + along · k k*, for fields in voxels and energies per voxel.
 
-    First derivatives of a field in voxels with respect to voxels have no unit, so that membrane and elastic terms
-    hold at every resolution; bending carries mm².
+    First derivatives of a field in voxels are unitless, so membrane and elastic terms hold at every resolution; bending
+    has mm².
     """
     axes = [torch.fft.fftfreq(n, device=device) for n in shape[:2]] + [torch.fft.rfftfreq(shape[2], device=device)]
     angles = torch.stack(torch.meshgrid(*[2 * torch.pi * axis for axis in axes], indexing="ij"))

@@ -1,4 +1,4 @@
-"""The grid that is worked on: the brain's box in the scan, its voxels within bounds; and the way there and back."""
+"""The working grid (the brain's box in the scan, with bounded voxel sizes), and resampling to it and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Brain:
     image : Volume
         One channel, with its bias field.
     mask : Tensor, (X, Y, Z), bool
-        What of it is brain.
+        Brain mask.
     """
 
     image: Volume
@@ -33,7 +33,7 @@ class Brain:
 
 
 def crop_to_brain(t1w: Volume, mask: torch.Tensor) -> Brain:
-    """The brain's box of the scan as it came, with a margin."""
+    """The brain's box of the scan, with a margin."""
     inside = mask.nonzero()
     start = [max(int(n) - _MARGIN_VOXELS, 0) for n in inside.min(0).values]
     stop = [min(int(n) + 1 + _MARGIN_VOXELS, size) for n, size in zip(inside.max(0).values, mask.shape, strict=True)]
@@ -43,14 +43,14 @@ def crop_to_brain(t1w: Volume, mask: torch.Tensor) -> Brain:
 
 
 def bound_voxels(brain: Brain) -> Brain:
-    """Extreme voxel sizes brought to ones that suit the segmentation; else as it came."""
+    """The brain with extreme voxel sizes resampled to ones that suit the segmentation; else unchanged."""
     size = brain.image.grid.voxel_size_mm
     wanted = np.where(size < _FINEST_MM, _FINE_WORK_MM, np.where(size > _COARSEST_MM, _COARSE_WORK_MM, size))
     return brain if np.allclose(wanted, size) else resample_brain(brain, brain.image.grid.with_voxel_size(wanted))
 
 
 def resample_brain(brain: Brain, grid: Grid) -> Brain:
-    """The brain on another grid, low-passed first where that is coarser."""
+    """The brain on another grid, low-passed first along axes where that is coarser."""
     old = brain.image.grid
     fwhm = np.sqrt(np.maximum((grid.voxel_size_mm / old.voxel_size_mm) ** 2 - 1, 0))
     inside = brain.mask.float()[None]
@@ -59,16 +59,16 @@ def resample_brain(brain: Brain, grid: Grid) -> Brain:
     return Brain(Volume(both[:1] / both[1:].clamp(min=0.05), grid), both[1] > 0.5)
 
 
-def align_to_template(fractions: Volume, template: Volume, affine: np.ndarray) -> Volume:
-    """GM and WM on the template's grid, low-passed to its resolution, by an affine (template mm -> scan mm)."""
+def align_to_template(fractions: Volume, template: Volume, linear: np.ndarray) -> Volume:
+    """GM and WM linearly aligned on the template's grid, low-passed to its resolution (linear: template -> scan mm)."""
     gm_wm = fractions.data[:2]
     ratio = template.grid.voxel_size_mm / fractions.grid.voxel_size_mm
     fwhm = np.sqrt(np.maximum(ratio**2 - 1, 0))
-    return Volume(resample(smooth(gm_wm, fwhm, 3.0), fractions.grid, template.grid, affine), template.grid)
+    return Volume(resample(smooth(gm_wm, fwhm, 3.0), fractions.grid, template.grid, linear), template.grid)
 
 
 def on_scan_grid(volume: Volume, grid: Grid) -> torch.Tensor:
-    """Back from the cropped, maybe resampled, working grid to the scan's own."""
+    """Images from the cropped, perhaps resampled, working grid on the scan's own grid."""
     to_scan = np.linalg.inv(grid.affine) @ volume.grid.affine
     start = np.round(to_scan[:3, 3]).astype(int)
     if np.allclose(to_scan[:3, :3], np.eye(3), atol=1e-6):  # a crop: put it back voxel by voxel
