@@ -25,7 +25,7 @@ SHAPE = (40, 40, 40)
 
 
 def nested_boxes() -> Volume:
-    """Skin, bone, CSF, cortex, WM from outside in; a spinal canal below and a loose piece of CSF in a corner."""
+    """Skin, bone, CSF, cortex and WM from outside to inside; a spinal canal below, loose CSF in one corner."""
     labels = torch.zeros(SHAPE)
     for start, label in ((4, 511), (6, 515), (8, 24), (11, 3), (15, 2)):
         labels[start : 40 - start, start : 40 - start, start : 40 - start] = label
@@ -72,7 +72,7 @@ def test_without_noise_bias_texture_and_blur_each_structure_has_its_mean() -> No
     assert image[labels.data == 0].abs().max() == 0
 
 
-def test_noise_has_the_asked_sigma_and_is_rician() -> None:
+def test_noise_has_the_requested_sigma_and_is_rician() -> None:
     labels = nested_boxes()
     image = render_t1w(labels, noise_percent=5, bias_percent=0, texture_percent=0, psf_fwhm_mm=0).data / WM_INTENSITY
     assert float(image[labels.data == 2].std()) == pytest.approx(0.05, rel=0.05)
@@ -80,7 +80,7 @@ def test_noise_has_the_asked_sigma_and_is_rician() -> None:
     assert float(air.mean()) == pytest.approx(0.05 * np.sqrt(np.pi / 2), rel=0.02)
 
 
-def test_bias_spans_the_asked_range_over_the_brain() -> None:
+def test_bias_spans_the_requested_range_over_the_brain() -> None:
     labels = nested_boxes()
     quiet = {"noise_percent": 0, "texture_percent": 0, "psf_fwhm_mm": 0}
     ratio = render_t1w(labels, bias_percent=40, **quiet).data / render_t1w(labels, bias_percent=0, **quiet).data
@@ -145,7 +145,7 @@ def test_impossible_effect_says_what_is_possible() -> None:
 def test_effect_is_local_and_takes_gm_to_csf() -> None:
     settings = Settings(1, voxel_size_mm=3.0)
     (without, before), (with_effect, after) = (simulate_person(settings, 0, f, 1500.0) for f in (1.0, 0.7))
-    reach = ndimage.binary_dilation(without.region_weight.numpy() > 0, iterations=2)  # of the interpolation
+    reach = ndimage.binary_dilation(without.region_weight.numpy() > 0, iterations=2)  # reach of the interpolation
     outside = torch.from_numpy(~reach)
     assert torch.equal(without.fractions[:, outside], with_effect.fractions[:, outside])
     assert after["region_gm_ml"] / before["region_gm_ml"] == pytest.approx(0.7, abs=0.06)
@@ -230,10 +230,10 @@ def test_same_settings_same_bytes_and_noise_leaves_the_truth(dataset, tmp_path) 
 
 def test_an_existing_folder_is_not_overwritten_unasked(dataset, tmp_path) -> None:
     out, settings = dataset
-    with pytest.raises(VbmstatError, match="simulated cohort already"):
+    with pytest.raises(VbmstatError, match="already holds a simulated cohort"):
         simulate_cohort(out, settings)
     (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(VbmstatError, match="no simulated cohort"):
+    with pytest.raises(VbmstatError, match="not a simulated cohort"):
         simulate_cohort(tmp_path, settings, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
 
@@ -266,7 +266,7 @@ def test_region_text_is_checked() -> None:
         parse_region("1,2,3")
 
 
-def test_command_makes_what_its_options_say(tmp_path) -> None:
+def test_command_passes_its_options_on(tmp_path) -> None:
     from vbmstat.cli import app  # noqa: PLC0415
 
     place = "--effect -6 --region 30,-20,0,10 --voxel-size 4 --maps"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 
 class VbmstatError(Exception):
@@ -31,6 +32,18 @@ class AssetError(VbmstatError):
 
 class ClusterError(VbmstatError):
     """Workers that cannot be started or reached, or that die again and again."""
+
+
+def listed(names: Sequence[object], most: int = 12) -> str:
+    """The first names, comma separated, and how many more there are.
+
+    Examples
+    --------
+    >>> listed(["sub-1", "sub-2", "sub-3"], most=2)
+    'sub-1, sub-2 and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def one_line(text: str) -> str:

@@ -25,6 +25,7 @@ from vbmstat.files.search import Inputs
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
+from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.regions.models import fit_roi_glm
 from vbmstat.report.results import write_results
@@ -255,7 +256,7 @@ def _compare(name: str, before: Path, now: Path) -> Compared:
 
 
 def _image_difference(before: Path, now: Path) -> str:
-    if not now.name.endswith(naming.NIFTI_SUFFIXES):
+    if not now.name.endswith(NIFTI_SUFFIXES):
         return ""
     try:
         old, new = io.read_channels(before), io.read_channels(now)

@@ -1,9 +1,9 @@
-"""Is a folder the same as after an undisturbed run, when batches were killed, or two worked on it at once.
+"""Whether killed batches, or two batches on one folder, give the same files as an undisturbed run.
 
     python benchmarks/batch/interrupted.py                        # the engine, 12 simulated scans of 4 mm, 20 kills
     python benchmarks/batch/interrupted.py --light --kills 100    # a quick stand-in for the engine: more kills a second
 
-Compared are all files and their bytes, but for times: `logs/status*.jsonl`, which hold them, and failures of shards.
+All files are compared byte by byte, except those with times (`logs/status*.jsonl`) and the failures of shards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def engine_batches(place: Path, args: argparse.Namespace) -> dict[str, object]:
-    """Undisturbed, killed, and two together: the command as a user types it, on simulated scans."""
+    """Run the command line on simulated scans: undisturbed, killed, and two at once."""
     scans, out = place / "scans", place / "out"
     simulate_cohort(scans, Settings(args.scans, voxel_size_mm=args.voxel_size))
     program = str(Path(sys.executable).with_name("vbmstat"))
@@ -45,7 +45,7 @@ def engine_batches(place: Path, args: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, and write the results."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--light", action="store_true", help="a stand-in for the engine")
     parser.add_argument("--scans", type=int, default=12)
@@ -59,31 +59,32 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as place:
         if args.light:
-            found = light_batches(Path(place), args.scans, args.kills, args.kills_a_folder, args.seed, args.jobs)
+            results = light_batches(Path(place), args.scans, args.kills, args.kills_a_folder, args.seed, args.jobs)
         else:
-            found = engine_batches(Path(place), args)
-    said = {
+            results = engine_batches(Path(place), args)
+    run = {
         "command": " ".join(["python benchmarks/batch/interrupted.py", *sys.argv[1:]]),
         "engine": "stand-in" if args.light else "classic", "scans": args.scans, "jobs": args.jobs,
     }  # fmt: skip
-    write({**said, **found}, f"batch_interrupted_{'light' if args.light else 'engine'}_jobs{args.jobs}")
+    write({**run, **results}, f"batch_interrupted_{'light' if args.light else 'engine'}_jobs{args.jobs}")
 
 
-def write(found: dict, name: str) -> None:
-    """The results as JSON and as a table."""
-    storage.write_json(RESULTS / f"{name}.json", found)
-    kills, both = found["killed"], found["together"]
+def write(results: dict, name: str) -> None:
+    """Write the results as JSON and as a table."""
+    storage.write_json(RESULTS / f"{name}.json", results)
+    kills, both = results["killed"], results["together"]
     verdict = {True: "byte-identical", False: "DIFFERENT"}
     lines = [
         "| test | result |",
         "|---|---|",
-        f"| `kill -9` of the process group at {kills['n_kills']} random moments of batches of {found['scans']} scans, "
-        f"{found['jobs']} at once, engine: {found['engine']}; run again each time | {kills['n_folders']} folders, "
-        f"{found['files']} files each: {verdict[not kills['files_that_differ']]}; exit codes {kills['exit_codes']} |",
+        f"| `kill -9` of the process group at {kills['n_kills']} random moments of batches of {results['scans']} "
+        f"scans, {results['jobs']} at once, engine: {results['engine']}; restarted each time | {kills['n_folders']} "
+        f"folders, {results['files']} files each: {verdict[not kills['files_that_differ']]}; exit codes "
+        f"{kills['exit_codes']} |",
         f"| two runs started together on one folder | {verdict[not both['files_that_differ']]}; exit codes "
         f"{both['exit_codes']}, {both['scans_complete']} scans complete, {both['scans_done_twice']} done twice |",
         "",
-        f"`{found['command']}`",
+        f"`{results['command']}`",
     ]
     storage.write_text(RESULTS / f"{name}.md", "\n".join(lines) + "\n")
 

@@ -1,9 +1,9 @@
-"""Memory of a batch: what a scan takes at each step, by its size; and whether it grows over many scans.
+"""Memory of a batch: peak of each step by scan size, and growth over many scans.
 
     python benchmarks/batch/memory.py --sizes 2 1 0.7 0.5       # mm; a new process each
     python benchmarks/batch/memory.py --scans 200               # small simulated scans, one process
 
-Peaks are those of resident memory (Linux: VmHWM of /proc/self/status, set back at the begin of each step).
+Peaks are of resident memory (Linux: VmHWM in /proc/self/status, reset at the start of each step).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vbmstat.image import io, storage
 from vbmstat.simulate import Settings, simulate_cohort
 
 RESULTS = Path(__file__).parents[1] / "results"
-N_DIFFERENT = 5  # simulated scans; the 200 are these under other names
+N_DIFFERENT = 5  # distinct simulated scans; the 200 are links to these
 WARM_UP = 20
 
 
 def of_steps(scan: Path, engine: str, keeps: bool) -> dict:
-    """Peak of each step, MB, of a scan in this process."""
+    """Peak memory (MB) of each step for a scan in this process."""
     from vbmstat.batch.memory import peak_bytes, start_peak  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.preproc.pipeline import preprocess_scan  # noqa: PLC0415
@@ -54,7 +54,7 @@ def of_steps(scan: Path, engine: str, keeps: bool) -> dict:
 
 
 def by_size(args: argparse.Namespace) -> None:
-    """A table of steps by voxel size."""
+    """Peak memory of each step by voxel size."""
     rows = []
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as place:
@@ -62,19 +62,19 @@ def by_size(args: argparse.Namespace) -> None:
             scan = next(Path(place, "bids").glob("sub-*/anat/*_T1w.nii.gz"))
             row = {"voxel_mm": size, "engine": args.engine}
             for keeps in (False, True):
-                said = subprocess.run(
+                stdout = subprocess.run(
                     [sys.executable, __file__, "--one", str(scan), "--engine", args.engine, *["--keeps"] * keeps],
                     capture_output=True, text=True, check=True,
                 ).stdout  # fmt: skip
-                found = json.loads(said.splitlines()[-1])
-                row |= {"most_mb_as_in_a_batch": found["most_mb"]} if keeps else found
+                result = json.loads(stdout.splitlines()[-1])
+                row |= {"most_mb_as_in_a_batch": result["most_mb"]} if keeps else result
             rows.append(row)
             print(row, flush=True)
     write_sizes(rows, args.engine, command())
 
 
 def write_sizes(rows: list[dict], engine: str, how: str) -> None:
-    """The steps by voxel size, as JSON and as a table."""
+    """Write the peaks as JSON and as a table."""
     storage.write_json(RESULTS / f"batch_memory_{engine}.json", {"command": how, "scans": rows})
     steps = list(rows[0]["peak_mb"])
     head = ["voxel", "voxels", *steps, "most", "most, freed memory kept (as in a batch)"]
@@ -88,7 +88,7 @@ def write_sizes(rows: list[dict], engine: str, how: str) -> None:
 
 
 def over_scans(args: argparse.Namespace) -> None:
-    """Memory of one process over many scans."""
+    """Resident memory of one process over many scans."""
     from tests.batch.light import light_undrawn, write_scans  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as place:
@@ -96,11 +96,11 @@ def over_scans(args: argparse.Namespace) -> None:
         if args.light:
             write_scans(scans, args.scans)
         else:
-            simulate_cohort(Path(place, "few"), Settings(N_DIFFERENT, voxel_size_mm=args.sizes[0]))
-            few = sorted(Path(place, "few").glob("sub-*/anat/*_T1w.nii.gz"))
+            simulate_cohort(Path(place, "distinct"), Settings(N_DIFFERENT, voxel_size_mm=args.sizes[0]))
+            distinct = sorted(Path(place, "distinct").glob("sub-*/anat/*_T1w.nii.gz"))
             scans.mkdir()
             for number in range(args.scans):
-                (scans / f"sub-{number + 1:03d}_T1w.nii.gz").symlink_to(few[number % len(few)])
+                (scans / f"sub-{number + 1:03d}_T1w.nii.gz").symlink_to(distinct[number % len(distinct)])
         resident: list[float] = []
 
         def look(event: object) -> None:
@@ -118,17 +118,17 @@ def over_scans(args: argparse.Namespace) -> None:
         peaks = [line["peak_mb"] for line in log if line["event"] == "done"]
     after = resident[WARM_UP - 1 :]
     change = (max(after) / after[0] - 1, min(after) / after[0] - 1, after[-1] / after[0] - 1)
-    found = {
+    result = {
         "command": command(), "engine": "stand-in" if args.light else "classic", "scans": len(resident),
         "resident_mb": [round(value) for value in resident], "peak_mb": peaks,
         "most_least_last_relative_to_scan_20": [round(value, 4) for value in change],
     }  # fmt: skip
     name = f"batch_memory_over_{'light_' * args.light}scans"
-    storage.write_json(RESULTS / f"{name}.json", found)
+    storage.write_json(RESULTS / f"{name}.json", result)
     text = (
         f"Resident memory after scan {WARM_UP}: {after[0]:.0f} MB; after scan {len(resident)}: {after[-1]:.0f} MB "
         f"({100 * change[2]:+.1f} %); between them from {100 * change[1]:+.1f} to {100 * change[0]:+.1f} %. "
-        f"Peak of a scan: {max(peaks)} MB. Engine: {found['engine']}. `{command()}`\n"
+        f"Peak of a scan: {max(peaks)} MB. Engine: {result['engine']}. `{command()}`\n"
     )
     storage.write_text(RESULTS / f"{name}.md", text)
     print(text)
@@ -139,7 +139,7 @@ def command() -> str:
 
 
 def main() -> None:
-    """Measure, and write the results."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=float, nargs="+", default=[4.0], help="voxel sizes, mm")
     parser.add_argument("--engine", default="classic")

@@ -1,10 +1,10 @@
-"""Scans an hour: one process against two, and reading ahead against not, on the same cores and scans.
+"""Scans per hour: one process or several, with and without reading ahead, on the same cores and scans.
 
     python benchmarks/batch/throughput.py                      # on a quiet machine; 8 simulated scans of 1 mm
     python benchmarks/batch/throughput.py --scans 4 --voxel-size 2 --rounds 1
 
-Each way of working preprocesses the same scans into an empty folder, with the workers started before the clock runs
-(a long batch starts them once). Rounds alternate between the ways; the least time of each counts.
+Each setting preprocesses the same scans into an empty folder; workers start before the clock, as a long batch starts
+them only once. Rounds alternate between settings; the shortest time of each counts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Work = Callable[[Sequence[ScanTask]], list[ScanOutcome]]
 
 @contextmanager
 def processes(jobs: int, threads: int, warm_up: Sequence[ScanTask]) -> Iterator[Work]:
-    """So many processes, each of which has preprocessed a scan before."""
+    """Worker processes, each warmed up by one scan."""
     with local_workers(jobs, threads) as local:
         executor = local.make(jobs)
         list(executor.map(run_scan, warm_up[:jobs]))
@@ -50,7 +50,7 @@ def processes(jobs: int, threads: int, warm_up: Sequence[ScanTask]) -> Iterator[
 
 @contextmanager
 def here(threads: int, warm_up: Sequence[ScanTask], ahead: bool) -> Iterator[Work]:
-    """The process itself, with or without reading ahead and writing behind."""
+    """The current process, with or without reading ahead and writing behind."""
     before = torch.get_num_threads()
     set_threads(threads)
     run_scan(warm_up[0])
@@ -59,7 +59,7 @@ def here(threads: int, warm_up: Sequence[ScanTask], ahead: bool) -> Iterator[Wor
 
 
 def main() -> None:
-    """Measure, and write the results."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=8)
     parser.add_argument("--voxel-size", type=float, default=1.0)
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]]) -> None:
-    """The results as JSON and as a table."""
+    """Write the results as JSON and as a table."""
     command = " ".join(["python benchmarks/batch/throughput.py", *sys.argv[1:]])
     least = {name: min(times) for name, times in seconds.items()}
     one = least["1 process, 1 thread"]

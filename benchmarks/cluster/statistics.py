@@ -1,11 +1,11 @@
-"""Fits and permutations in this process and on worker processes of a dask cluster: time, memory, and the same bits.
+"""Fits and permutations in this process and on a dask cluster: time, memory, and whether results are identical.
 
     python benchmarks/cluster/statistics.py           # 120 scans at 3 mm, 100 subsets, 256 TFCE permutations
     python benchmarks/cluster/statistics.py --voxel-mm 1.5 --scans 300
 
-Everything runs on one machine, so workers cannot be faster than threads: what is measured is what the cluster costs.
-In the last rows a worker is killed (SIGKILL) when the first results are there. A row counts as the same if every array
-has the same bytes as in this process. Results go to benchmarks/results/cluster_statistics.json and .md.
+Everything runs on one machine, so workers cannot be faster than threads; this measures the overhead of the cluster. In
+the last rows, a worker is killed (SIGKILL) after the first results. A row counts as the same if every array has the
+same bytes as in this process. Results go to benchmarks/results/cluster_statistics.json and .md.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
     shape = tuple(round(n * 1.5 / arguments.voxel_mm) for n in (113, 137, 113))
     with tempfile.TemporaryDirectory() as folder:
         maps, table = make_store(arguments.scans, shape, Path(folder))
-        run._MAPS_BYTES = 4 * 64 * maps.n_voxels  # 64 maps a batch, so that there are several
+        run._MAPS_BYTES = 4 * 64 * maps.n_voxels  # 64 maps per batch, so that there are several batches
         works = make_works(maps, table, arguments.permutations)
         rows: list[dict[str, Any]] = []
         expected: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def make_store(n_scans: int, shape: tuple[int, ...], folder: Path) -> tuple[PackedMaps, pd.DataFrame]:
-    """Noise in an ellipsoid with an effect of age, packed."""
+    """Packed maps: noise in an ellipsoid with an effect of age."""
     rng = np.random.default_rng(0)
     table = pd.DataFrame({
         "age": rng.uniform(20, 80, n_scans), "sex": np.array(["F", "M"])[np.arange(n_scans) % 2],
@@ -97,7 +97,7 @@ Work = Callable[[Cluster | None, Callable[..., None] | None], list[np.ndarray]]
 
 
 def make_works(maps: PackedMaps, table: pd.DataFrame, permutations: int) -> dict[str, Work]:
-    """What is timed: a function of cluster and progress each, with all arrays of its result."""
+    """Functions to time: (cluster, progress) -> all arrays of the result."""
     design = build_design("age + sex + tiv_ml", table, list(maps.scan_ids))
     contrasts = build_contrasts(["age"], design)
     draws = draw_subsets(design.scan_ids, 100, 0.8, 0)
@@ -117,17 +117,15 @@ def make_works(maps: PackedMaps, table: pd.DataFrame, permutations: int) -> dict
 
 
 def arrays(result: Any) -> list[np.ndarray]:
-    found = []
-    for field in fields(result):
-        value = getattr(result, field.name)
-        found += [v for v in (value.values() if isinstance(value, dict) else [value]) if isinstance(v, np.ndarray)]
-    return found
+    values = [getattr(result, field.name) for field in fields(result)]
+    flat = [v for value in values for v in (value.values() if isinstance(value, dict) else [value])]
+    return [value for value in flat if isinstance(value, np.ndarray)]
 
 
 def measure(
     name: str, work: Work, cluster: Cluster | None, workers: int, kills: bool, expected: dict[str, Any]
 ) -> dict[str, Any]:
-    """Time, peak memory of a worker, and whether the bytes are those of this process."""
+    """Time, peak memory of a worker, and whether the result has the same bytes as in this process."""
     killed: list[int] = []
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -136,12 +134,12 @@ def measure(
             os.kill(killed[0], signal.SIGKILL)
 
     start = time.perf_counter()
-    found = [array.tobytes() for array in work(cluster, progress)]
+    content = [array.tobytes() for array in work(cluster, progress)]
     seconds = time.perf_counter() - start
     peak = 0.0 if cluster is None else max(cluster._client.run(peak_mb, on_error="ignore").values())
     return {
         "what": name, "workers": workers, "killed": len(killed), "seconds": round(seconds, 2),
-        "peak_mb_of_a_worker": round(peak), "same_bytes": found == expected.setdefault(name, found),
+        "peak_mb_of_a_worker": round(peak), "same_bytes": content == expected.setdefault(name, content),
         "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""CPU or GPU time and memory of the paper's networks at their full size, with random weights.
+"""CPU or GPU time and memory of the paper's networks at full size, with random weights.
 
     python benchmarks/deep/speed.py [--device cuda]
 
-Each part runs in a process of its own on the average brain of the template: the first stage (0.75 mm), one patch (of
-27), one half of the GM mask (of 2), the registration. Times are the better of two. The result goes to
+Each part runs in its own process on the template's average brain: the first stage (0.75 mm), one of 27 patches, one of
+2 halves of the GM mask, and registration. Times are the better of two runs. Results go to
 benchmarks/results/deep_speed.json and .md.
 """
 
@@ -30,7 +30,7 @@ from vbmstat.preproc.networks.unet import n_parameters
 from vbmstat.preproc.networks.weights import build_network
 
 RESULTS = Path(__file__).parents[1] / "results"
-PARTS = {  # kind of network, what it sees, how often
+PARTS = {  # kind of network, shape of its input, runs per scan
     "whole view": ("segmentation", (1, *WHOLE_VIEW_SHAPE), 1),
     "patch": ("patches", (2, 128, 128, 128), 27),
     "half of the GM mask": ("gm-mask", (1, 128, 288, 256), 2),

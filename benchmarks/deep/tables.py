@@ -1,4 +1,4 @@
-"""Tables of engines side by side from what ``vbmstat evaluate`` wrote, for the docs.
+"""Tables that compare engines, for the docs, from the results of ``vbmstat evaluate``.
 
     vbmstat preprocess ../shared/data/ds000011 --out deep/ds000011 --engine deep        # and classic, cat
     vbmstat evaluate folders cat/ds000011 classic/ds000011 deep/ds000011 --out evaluation
@@ -7,7 +7,7 @@
     vbmstat evaluate atrophy ${maps}_07.nii.gz --engine classic --engine cat --engine deep
     python benchmarks/deep/tables.py evaluation
 
-Writes benchmarks/results/deep_engines.md and copies the tables of single images and the pictures beside it.
+Writes benchmarks/results/deep_engines.md and copies the tables of single images and the figures next to it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ KEPT = ("evaluation_artefacts.tsv", "evaluation_artefacts.png", "evaluation_atro
 
 
 def folders(summary: pd.DataFrame) -> str:
-    """Median and worst of each measure, a column a folder."""
+    """Median and worst value of each measure, one column per folder."""
     wide = side_by_side(summary[summary["measure"].isin(MEASURES)]).reset_index()
     return markdown(wide)
 
 
 def artefacts(table: pd.DataFrame) -> str:
-    """Dice of GM by artefact and strength, the mean over heads, a column an engine."""
+    """Mean GM Dice over heads by artefact and strength, one column per engine."""
     order = table[["artefact", "strength"]].drop_duplicates()
     wide = table.pivot_table(index=["artefact", "strength"], columns="engine", values="dice_gm")
     return markdown(wide.reindex(pd.MultiIndex.from_frame(order)).round(3).fillna("failed").reset_index())

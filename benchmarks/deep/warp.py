@@ -1,12 +1,12 @@
-"""Warps of the same tissues by network, optimisation and both: fit, regularity, inverse consistency and time.
+"""Registration of the same tissues by network, optimisation and both: fit, regularity, inverse consistency, time.
 
     python benchmarks/deep/warp.py --weights FOLDER --scans ../shared/data/ds000011
     python benchmarks/deep/warp.py --ways network hybrid --limit 1    # a quick look
 
-Every way gets the GM and WM that engine `classic` found, aligned by its affine. `classic` starts from the draft that
-its segmentation made anyway, `from zero` from nothing. The inverse consistency error is how far inverse and warp, one
-after the other, take a point of the template's brain from where it was. Results go to
-benchmarks/results/deep_warp.json and the table beside it.
+Every method gets GM and WM of engine `classic`, aligned by its linear registration. `classic` starts from the draft
+velocity of its segmentation, `from zero` from the identity. The inverse consistency error is the distance between a
+point of the template's brain and its image under warp and inverse. Results go to benchmarks/results/deep_warp.json and
+the table next to it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Way = Callable[[Volume, Volume, torch.Tensor], warp.Warp]
 
 
 def ways_of(weights: str) -> dict[str, Way]:
-    """What is compared: aligned tissues, template and draft velocity -> warp."""
+    """Methods to compare: aligned tissues, template and draft velocity -> warp."""
     networks = find_set(weights)
     alone = replace(networks, refine_warp=False)
     return {
@@ -55,27 +55,27 @@ def ways_of(weights: str) -> dict[str, Way]:
     }
 
 
-def inverse_error_mm(found: warp.Warp, brain: torch.Tensor) -> torch.Tensor:
-    """Distance of ``inverse(forward(x))`` from x, for the template's brain voxels, (n,)."""
-    grid = found.forward.grid
+def inverse_error_mm(warped: warp.Warp, brain: torch.Tensor) -> torch.Tensor:
+    """Distance between ``inverse(forward(x))`` and x (mm) for brain voxels of the template, (n,)."""
+    grid = warped.forward.grid
     size = torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)
-    at = voxel_indices(grid.shape) + found.forward.data / size
-    back = found.forward.data + sample(found.inverse.data, at, padding_mode="border")
+    at = voxel_indices(grid.shape) + warped.forward.data / size
+    back = warped.forward.data + sample(warped.inverse.data, at, padding_mode="border")
     return back.square().sum(0).sqrt()[brain]
 
 
 def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) -> dict[str, float]:
-    """One warp and its figures."""
+    """Measures of one warp."""
     wall, cpu = time.perf_counter(), time.process_time()
     with torch.inference_mode():
-        found = way(tissues, template, draft)
+        warped = way(tissues, template, draft)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     grid = template.grid
-    points = apply_affine(grid.affine, voxel_indices(grid.shape)) + found.forward.data
+    points = apply_affine(grid.affine, voxel_indices(grid.shape)) + warped.forward.data
     moved = sample(tissues.data, apply_affine(torch.linalg.inv(torch.as_tensor(grid.affine)).numpy(), points))
-    determinant = found.forward.jacobian_determinant
-    field = Displacement(found.forward.data, grid)
-    error = inverse_error_mm(found, template.data.sum(0) > IN_BRAIN)
+    determinant = warped.forward.jacobian_determinant
+    field = Displacement(warped.forward.data, grid)
+    error = inverse_error_mm(warped, template.data.sum(0) > IN_BRAIN)
     return {
         "cpu_s": round(cpu, 2),
         "wall_s": round(wall, 2),
@@ -90,7 +90,7 @@ def measure(way: Way, tissues: Volume, template: Volume, draft: torch.Tensor) ->
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Median and, in brackets, the worst scan of each way."""
+    """Median [worst scan] of each method."""
     lines = ["| way | scans | " + " | ".join(MEASURES) + " |", "|" + "---|" * (len(MEASURES) + 2)]
     for way in dict.fromkeys(row["way"] for row in rows):
         same = [row for row in rows if row["way"] == way]

@@ -38,6 +38,7 @@ from benchmarks.hostile import heads
 from tests import hostile
 from vbmstat import cli
 from vbmstat.image import io, storage
+from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.preproc import pipeline  # noqa: F401  loaded before the fork, as all that follows
 
 import vbmstat.batch.run  # isort: skip
@@ -264,7 +265,7 @@ def good_among_bad(scan: Path, folder: Path) -> tuple[list[str], Path, Callable[
     for number, case in enumerate(hostile.BAD):
         (folder / str(number)).mkdir()
         path = case.write(folder / str(number))
-        suffix = next((s for s in io.IMAGE_SUFFIXES[::-1] if path.name.endswith(s)), "")
+        suffix = next((s for s in IMAGE_SUFFIXES[::-1] if path.name.endswith(s)), "")
         if suffix in (".nii", ".nii.gz", ".mgz") and path.is_file():
             path.rename(scans / f"bad{number:03d}{suffix}")
     return [str(scans)], folder / "out", lambda: None, ""

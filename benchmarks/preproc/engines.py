@@ -1,12 +1,12 @@
-"""Engines `classic` and `cat` on the same scans: the table of agreement, distance to the template and regularity.
+"""Engines `classic` and `cat` on the same scans: agreement, distance to the template, regularity.
 
     vbmstat preprocess ../shared/data/ds000011 --out classic/ds000011
     vbmstat preprocess ../shared/data/ds000011 --out cat/ds000011 --engine cat       # and so on for other datasets
     python benchmarks/preproc/engines.py classic cat --peer cat12=../shared/data/cat12
 
-Both folders hold an output folder a dataset; the datasets and scans that both have are compared by the functions of
-`vbmstat evaluate folders`. A peer is a folder of the same kind, made by any program. The result goes to
-benchmarks/results/preproc_engines.json (every scan) and .md.
+Both folders hold one output folder per dataset; `vbmstat evaluate folders` compares their common datasets and scans. A
+peer is a folder of the same layout from any program. Results go to benchmarks/results/preproc_engines.json (every scan)
+and .md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from vbmstat.assets.provenance import versions
-from vbmstat.evaluate.folders import evaluate_folders, short_names
+from vbmstat.evaluate.folders import evaluate_folders
 from vbmstat.evaluate.outputs import find_outputs
 from vbmstat.image import storage
 
@@ -31,32 +31,30 @@ VOLUMES = ("gm_ml", "wm_ml", "csf_ml", "tiv_ml")
 
 
 def datasets_of(*folders: Path) -> list[str]:
-    """Names of the sub-folders that all have."""
-    found = [{path.name for path in folder.iterdir() if path.is_dir()} for folder in folders]
-    return sorted(set.intersection(*found))
+    """Names of the sub-folders that all folders have."""
+    return sorted(set.intersection(*({path.name for path in folder.iterdir() if path.is_dir()} for folder in folders)))
 
 
 def measure(dataset: str, folders: dict[str, Path], peers: dict[str, Path]) -> list[dict[str, object]]:
-    """Rows of a dataset: a scan, what is judged, what by, and the measures."""
+    """Rows of a dataset: scan, folder, reference and the measures."""
     own = [folders[engine] / dataset for engine in ("cat", "classic")]
     rows = _rows(dataset, own, ["cat", "classic"])
     for name, folder in peers.items():
         if (folder / dataset).is_dir():
             for engine in ENGINES:
-                found = _rows(dataset, [folder / dataset, folders[engine] / dataset], [name, engine])
-                rows += [row for row in found if row["reference"] == name]
+                compared = _rows(dataset, [folder / dataset, folders[engine] / dataset], [name, engine])
+                rows += [row for row in compared if row["reference"] == name]
     return rows + [{"dataset": dataset, **row} for row in volumes(own)]
 
 
 def _rows(dataset: str, folders: list[Path], names: list[str]) -> list[dict[str, object]]:
-    called = dict(zip(short_names(folders), names, strict=True))
-    table = evaluate_folders(folders).scans.replace({"folder": called, "reference": called})
+    table = evaluate_folders(folders, names=names).scans
     records = [{"dataset": dataset, **row} for row in table.to_dict("records")]
     return [{key: value for key, value in row.items() if not pd.isna(value)} for row in records]
 
 
 def volumes(own: list[Path]) -> list[dict[str, object]]:
-    """Volumes of `classic` against those of `cat`, percent of the latter, scan by scan."""
+    """Volume differences of `classic` in percent of `cat`, scan by scan."""
     cat, classic = (find_outputs(folder) for folder in own)
     rows = []
     for scan in sorted(set(cat.sidecar) & set(classic.sidecar)):
@@ -104,9 +102,9 @@ def report(table: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("classic", type=Path, help="folder with an output folder of engine classic for each dataset")
-    parser.add_argument("cat", type=Path, help="the same of engine cat")
-    parser.add_argument("--peer", nargs="*", default=[], metavar="NAME=FOLDER", help="the same of other programs")
-    parser.add_argument("--dataset", nargs="*", help="only these")
+    parser.add_argument("cat", type=Path, help="the same for engine cat")
+    parser.add_argument("--peer", nargs="*", default=[], metavar="NAME=FOLDER", help="the same for other programs")
+    parser.add_argument("--dataset", nargs="*", help="datasets to compare; all by default")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     folders = {"classic": given.classic, "cat": given.cat}

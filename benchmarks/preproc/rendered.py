@@ -1,12 +1,12 @@
-"""Dice of an engine with exact labels, on whole heads rendered from label maps 06-10, which nobody may tune on.
+"""Dice of an engine with exact labels, on whole heads rendered from label maps 06-10, which must not be tuned on.
 
     python benchmarks/preproc/rendered.py --engine classic cat
-    python benchmarks/preproc/rendered.py --engine classic --maps 06 --noise 3    # one scan, to see that it works
+    python benchmarks/preproc/rendered.py --engine classic --maps 06 --noise 3    # one scan, as a check
 
-The T1w images are those of ``vbmstat.simulate.render_t1w`` with 40 % bias and 3 % and 9 % Rician noise; every step from
-the brain extraction to the tissues is the engine's own (the warp, which Dice does not need, is left out). p0 is rounded
-to labels and compared over the whole image, so that what the brain mask loses counts. Results are added to
-benchmarks/results/preproc_rendered.json, by map, noise and engine, and all of them go into the table beside it.
+``vbmstat.simulate.render_t1w`` renders the T1w images with 40 % bias and 3 % or 9 % Rician noise. The engine runs all
+steps from brain extraction to tissues; Dice needs no registration. p0 is rounded to labels and compared over the whole
+image, so that tissue outside the brain mask counts as lost. Results are added to
+benchmarks/results/preproc_rendered.json by map, noise and engine; the table next to it shows all of them.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ NOISE_PERCENT = (3.0, 9.0)
 BAR = {3.0: {"gm": 0.96, "wm": 0.97, "csf": 0.90}, 9.0: {"gm": 0.92, "wm": 0.95}}
 
 
-def measure(labels: Path, noise: float, engine: str, device: torch.device, weights: str) -> dict[str, object]:
-    """Render one head, run the engine, compare p0 with the exact tissues."""
-    volume = io.read_volume(labels)
-    number = labels.name.removesuffix(".nii.gz")[-2:]
+def measure(path: Path, noise: float, engine: str, device: torch.device, weights: str) -> dict[str, object]:
+    """Render one head, run the engine, and compare p0 with the exact tissues."""
+    volume = io.read_volume(path)
+    number = path.name.removesuffix(".nii.gz")[-2:]
     t1w = render_t1w(volume, noise_percent=noise, bias_percent=BIAS_PERCENT, seed=int(number))
     truth = tissue_labels(volume).data
     started = time.perf_counter()
     result = segment_scan(t1w, find_engine(engine, weights if engine == "deep" else None), device)
     seconds = time.perf_counter() - started
-    found = result.label.data.round().cpu()
-    found_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))
+    labels = result.label.data.round().cpu()
+    measured_ml = dict(zip(("gm", "wm", "csf"), result.volumes_ml, strict=True))
     row: dict[str, object] = {"map": number, "noise_percent": noise, "engine": engine}
     for tissue, value in accuracy.TISSUES.items():
         true_ml = int((truth == value).sum()) * volume.grid.voxel_volume_ml
-        row[f"dice_{tissue}"] = round(accuracy.dice(found == value, truth == value), 4)
-        row[f"{tissue}_error_percent"] = round(100 * (found_ml[tissue] / true_ml - 1), 2)
+        row[f"dice_{tissue}"] = round(accuracy.dice(labels == value, truth == value), 4)
+        row[f"{tissue}_error_percent"] = round(100 * (measured_ml[tissue] / true_ml - 1), 2)
     return {**row, "wall_s": round(seconds, 1)}
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Every scan, then the medians of each engine and noise with the bar that they must pass."""
+    """Every scan, then medians by engine and noise with their required minimum."""
     dice_of, error_of = ([pattern.format(t) for t in accuracy.TISSUES] for pattern in ("dice_{}", "{}_error_percent"))
     columns = ["map", "noise_percent", "engine", *dice_of, *error_of, "wall_s"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
-    lines += ["", "Medians, and the least that is asked for:", ""]
+    lines += ["", "Medians and required minimum:", ""]
     lines += ["| noise % | engine | scans | GM | WM | CSF |", "|---|---|---|---|---|---|"]
     for noise, engine in sorted({(row["noise_percent"], row["engine"]) for row in rows}, key=str):
         same = [row for row in rows if (row["noise_percent"], row["engine"]) == (noise, engine)]
@@ -76,7 +76,7 @@ def table(rows: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=["classic"])
-    parser.add_argument("--weights", default="vbmstat", help="of engine deep")
+    parser.add_argument("--weights", default="vbmstat", help="weights of engine deep")
     parser.add_argument("--maps", nargs="+", default=MAPS)
     parser.add_argument("--noise", nargs="+", type=float, default=NOISE_PERCENT)
     parser.add_argument("--labelmaps", type=Path, default=ROOT / "../shared/data/labelmaps")

@@ -1,18 +1,18 @@
-"""Volumes of one scan when it is moved, turned, noisier or shaded anew, percent of what they were.
+"""Percent change of a scan's volumes after shift, rotation, added noise or an added bias field.
 
     python benchmarks/preproc/repeatability.py ../shared/data/ds000011/sub-*/anat/*_T1w.nii.gz --engine classic cat
 
-Each scan is segmented as it is and after
+Each scan is segmented unchanged and after
 
-* ``shift``: resampling half a voxel off along all three axes;
-* ``rotation``: a turn of the head by 10° (nodding, about the x axis) under the same voxel axes;
+* ``shift``: resampling by half a voxel along all three axes;
+* ``rotation``: turning the head by 10° (nodding, about the x axis) with fixed voxel axes;
 * ``noise``: Rician noise with a sigma of 3 % of the median of white matter;
 * ``bias``: a multiplicative field of 40 % over the brain (`vbmstat.simulate`'s).
 
-Moved scans are interpolated by cubic splines (scipy, order 3): trilinear interpolation would smooth the image, so that
-the change of the image would be measured and not that of its position. In scans that came stripped, the background
-stays exactly zero. Volumes need no warp, so engines stop after the segmentation. Results are added to
-benchmarks/results/preproc_repeatability.json, by scan, change and engine, and all of them go into the table beside it.
+Moved scans are interpolated by cubic splines (scipy, order 3); trilinear interpolation would smooth the image, and the
+result would reflect that instead of the new position. In skull-stripped scans the background stays exactly zero.
+Volumes need no registration, so engines stop after segmentation. Results are added to
+benchmarks/results/preproc_repeatability.json by scan, change and engine; the table next to it shows all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BAR_PERCENT = 1.0  # of GM, median
 
 
 def moved(t1w: Volume, to_old: np.ndarray, grid: Grid) -> Volume:
-    """The scan on another grid by cubic splines; `to_old` takes its voxels to the scan's, (4, 4)."""
+    """Resample the scan to another grid by cubic splines; `to_old`, (4, 4), maps its voxels to the scan's."""
     image = t1w.data[0].numpy()
     given = {"offset": to_old[:3, 3], "output_shape": grid.shape, "mode": "constant"}
     data = ndimage.affine_transform(image, to_old[:3, :3], order=3, **given).clip(image.min(), image.max())
@@ -59,7 +59,7 @@ def shift(t1w: Volume, _: Segmented, __: np.random.Generator) -> Volume:
 
 
 def rotation(t1w: Volume, _: Segmented, __: np.random.Generator) -> Volume:
-    """The head turned about the image's centre; the image is as much larger as it must be."""
+    """Turn the head about the image's centre, in an image large enough to hold it."""
     size = t1w.grid.voxel_size_mm
     angle = np.deg2rad(ROTATION_DEGREES)
     turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
@@ -91,12 +91,12 @@ CHANGES: dict[str, Callable[[Volume, Segmented, np.random.Generator], Volume]] =
 
 
 def volumes(segmented: Segmented) -> dict[str, float]:
-    found = segmented.volumes_ml
-    return dict(zip(VOLUMES, (*found, sum(found)), strict=True))
+    tissues = segmented.volumes_ml
+    return dict(zip(VOLUMES, (*tissues, sum(tissues)), strict=True))
 
 
 def measure(path: Path, engine: str, changes: list[str], device: torch.device) -> list[dict[str, object]]:
-    """Percent change of each volume by each change of a scan; the same noise and field for every engine."""
+    """Percent change of each volume for each change of a scan; noise and field are the same for every engine."""
     t1w = io.read_scan(path)
     plain = segment_scan(t1w, find_engine(engine), device)
     before = volumes(plain)
@@ -111,8 +111,8 @@ def measure(path: Path, engine: str, changes: list[str], device: torch.device) -
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    """Median and largest absolute change of each volume by change and engine."""
-    lines = [f"Absolute change in percent: median [largest] over scans. Asked for: GM median < {BAR_PERCENT:g}.", ""]
+    """Median [largest] absolute change of each volume by change and engine."""
+    lines = [f"Absolute change in percent: median [largest] over scans. Target: GM median < {BAR_PERCENT:g}.", ""]
     lines += ["| change | engine | scans | GM | WM | CSF | TIV |", "|---|---|---|---|---|---|---|"]
     for change in (*CHANGES, "all"):
         for engine in sorted({str(row["engine"]) for row in rows}):

@@ -1,10 +1,10 @@
-"""Wall time and peak memory of an engine, by step, one fresh process a scan.
+"""Wall time by step and peak memory of an engine, one new process per scan.
 
     python benchmarks/preproc/steps.py ../shared/data/ds000011/sub-01/anat/sub-01_T1w.nii.gz ...
     python benchmarks/preproc/steps.py --engine deep --weights vbmstat SCAN ...
 
-Each scan is run as a user runs it, with the files written, so that start-up, reading and gzip are included. The result
-goes to benchmarks/results/preproc_steps.json and .md, of an engine other than `classic` to preproc_steps_ENGINE.
+Each scan runs through the command line and writes its files, so that start-up, reading and gzip are included. Results
+go to benchmarks/results/preproc_steps.json and .md; those of other engines than `classic` to preproc_steps_ENGINE.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def run(scan: Path, engine: str, weights: str) -> dict[str, object]:
-    """One scan in its own process: step times, whole wall time, CPU time and peak memory."""
+    """Run one scan in its own process: step times, total wall time, CPU time and peak memory."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(sys.executable).with_name("vbmstat"))
         command = [program, "preprocess", str(scan), "--out", folder, "--engine", engine]
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scans", nargs="+", type=Path)
     parser.add_argument("--engine", choices=ENGINES, default="classic")
-    parser.add_argument("--weights", default="vbmstat", help="of engine deep")
+    parser.add_argument("--weights", default="vbmstat", help="weights of engine deep")
     given = parser.parse_args()
     rows = [run(scan, given.engine, given.weights) for scan in given.scans]
     result = RESULTS / ("preproc_steps" + ("" if given.engine == "classic" else f"_{given.engine}"))

@@ -78,7 +78,7 @@ def test_every_file_found_is_listed_with_the_reason(scans, tmp_path):
         ["sub-1/sub-1_T2w.nii", "n/a", "skipped", "named as T2w, not as T1w"],
         ["sub-2/sub-2_T1w.nii", "sub-2_T1w", "used", "n/a"],
     ]
-    assert "passed over" in json.loads((tmp_path / "inputs.json").read_text())["status"]["Levels"]["skipped"]
+    assert "left out" in json.loads((tmp_path / "inputs.json").read_text())["status"]["Levels"]["skipped"]
 
 
 def test_the_folder_of_all():

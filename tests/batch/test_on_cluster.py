@@ -73,7 +73,7 @@ def test_a_scan_that_kills_its_workers_is_reported_and_the_batch_goes_on(tmp_pat
     assert list(cohort.table["scan"]) == ["sub-01_T1w", "sub-03_T1w", "sub-04_T1w"]
     (failure,) = read_failures(tmp_path / "out").to_dict("records")
     assert (failure["scan"], failure["step"]) == ("sub-02_T1w", "segment")
-    assert "1 worker(s) died at the same task" in failure["reason"]
+    assert "1 worker(s) died during the same task" in failure["reason"]
     assert not (tmp_path / "out" / ".partial").exists()
 
 

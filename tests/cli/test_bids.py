@@ -96,7 +96,7 @@ def test_what_is_left_out_stands_in_the_inputs(dataset, tmp_path):
     bids.run([str(dataset), str(tmp_path / "out"), "participant", "--participant-label", "02", *ONE_CORE])
     inputs = io_table(tmp_path / "out" / "inputs.tsv")
     assert inputs.to_csv().count(",used,") == 1
-    assert inputs.to_csv().count("participant is not asked for") == 2
+    assert inputs.to_csv().count("participant not selected") == 2
 
 
 def test_exit_codes(dataset, tmp_path, capsys, monkeypatch):
@@ -119,7 +119,7 @@ def test_exit_codes(dataset, tmp_path, capsys, monkeypatch):
     ("options", "match"),
     [
         (["--participant-label", "9", "01"], "no T1w scan of participant 9; there are 01, 02"),
-        (["--session-label", "7"], r"none of 3 T1w scans is asked for \(session is not asked for\)"),
+        (["--session-label", "7"], r"none of 3 T1w scans is asked for \(session not selected\)"),
     ],
 )
 def test_labels_that_are_not_there(dataset, tmp_path, options, match):

@@ -1,4 +1,4 @@
-"""``vbmstat evaluate artefacts`` and ``atrophy``: tables, pictures, summary, failures."""
+"""``vbmstat evaluate artefacts`` and ``atrophy``: tables, figures, summary, failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def perfect(*_, **__):
     return as_segmented(torch.cat([labels == value for value in (2, 3, 1)]))
 
 
-def test_artefacts_writes_tables_and_pictures_and_prints_the_summary(head, tmp_path, monkeypatch):  # noqa: F811
+def test_artefacts_writes_tables_and_figures_and_prints_the_summary(head, tmp_path, monkeypatch):  # noqa: F811
     calls = []
     monkeypatch.setattr(engines, "segment_scan", lambda *a: calls.append(a) or perfect())
     arguments = ("artefacts", head, "--engine", "classic", "--engine", "classic", "--out", tmp_path / "out")
@@ -42,7 +42,7 @@ def test_artefacts_writes_tables_and_pictures_and_prints_the_summary(head, tmp_p
     assert len(calls) == 45
 
 
-def test_atrophy_says_what_failed_and_goes_on(head, tmp_path, monkeypatch):  # noqa: F811
+def test_atrophy_lists_failures_and_continues(head, tmp_path, monkeypatch):  # noqa: F811
     calls = []
 
     def segment(*_, **__):
@@ -63,4 +63,4 @@ def test_atrophy_says_what_failed_and_goes_on(head, tmp_path, monkeypatch):  # n
     header = (tmp_path / "out" / "evaluation_atrophy.tsv").read_text().splitlines()[0]
     assert "true_change_percent\tfound_change_percent\tseconds" in header
     call("atrophy", head, "--out", tmp_path / "out")
-    assert len(calls) == 12  # the one that failed, again
+    assert len(calls) == 12  # the failed one again

@@ -139,7 +139,7 @@ def test_results_that_do_not_list_their_files_are_not_mixed_with_new_ones(vbmsta
     out = cohort_folder / "out"
     out.mkdir()
     (out / "glm.json").write_text('{"contrasts": []}')
-    with pytest.raises(VbmstatError, match=r"glm.json: of an earlier run, and does not list its files"):
+    with pytest.raises(VbmstatError, match=r"glm.json: the record of an earlier run does not list its files"):
         vbmstat("glm", "gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--out", out)
     assert held(out) == {"glm.json"}
 

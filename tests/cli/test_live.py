@@ -1,4 +1,4 @@
-"""A batch on the screen, and how it is stopped."""
+"""Progress of a batch, and how it stops."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def terminal(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
 
-def said(capsys) -> str:
+def stderr(capsys) -> str:
     return " ".join(capsys.readouterr().err.split())
 
 
-def test_lines_with_the_time_where_there_is_no_terminal(capsys, monkeypatch):
+def test_lines_with_a_time_stamp_without_a_terminal(capsys, monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     with live.screen() as shown:
         for event in EVENTS:
@@ -44,7 +44,7 @@ def test_lines_with_the_time_where_there_is_no_terminal(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == [
         "[2/4] done sub-01_T1w: noise [strong]", "[3/4] failed sub-01_T1w: no brain",
-        "sub-01_T1w: another run works at it; it comes again later",
+        "sub-01_T1w: in use by another run; will retry later",
     ]  # fmt: skip
     assert all(line[:2] == "20" and line[19] == "Z" for line in lines)
     assert shown.n_complete == 2
@@ -54,14 +54,14 @@ def test_a_bar_on_a_terminal_but_not_under_slurm(capsys, monkeypatch, terminal):
     with live.screen() as shown:
         for event in EVENTS:
             shown.show(event)
-    text = said(capsys)
+    text = stderr(capsys)
     assert "noise [strong]" in text  # no markup
     assert "\x1b[" in text
     assert "3/4" in text
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with live.screen() as shown:
         shown.say("a line")
-    assert "\x1b[" not in said(capsys)
+    assert "\x1b[" not in stderr(capsys)
 
 
 def test_nohup_is_respected():
@@ -75,7 +75,7 @@ def test_nohup_is_respected():
 
 
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
-def test_a_signal_stops_cleanly_and_says_how_to_go_on(capsys, monkeypatch, number, name, code):
+def test_a_signal_stops_cleanly_and_says_how_to_resume(capsys, monkeypatch, number, name, code):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests with `&`
@@ -89,4 +89,4 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(capsys, monkeypatch, numbe
         killed()
     assert stopped.value.code == code
     assert signal.getsignal(signal.SIGTERM) is before
-    assert f"stopped by {name}: 1 of 4 scans are complete; the same command goes on from there" in said(capsys)
+    assert f"stopped by {name}: 1 of 4 scans are complete; run the same command to resume" in stderr(capsys)

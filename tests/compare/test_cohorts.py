@@ -289,7 +289,7 @@ def test_maps_that_cannot_be_packed_are_a_failure_of_their_pipeline(folder):
     io.write_volume(path, Volume(torch.zeros(1, *GRID.shape), GRID))
     found = run(folder)
     assert [failure.split(":")[0] for failure in found.failures] == ["one, age, gm, ours", "one, sex, gm, ours"]
-    assert "maps with one value at every voxel that was read: sub-000 (0)" in found.failures[0]
+    assert "maps with the same value at every voxel read: sub-000 (0)" in found.failures[0]
 
 
 def test_scans_that_no_other_pipeline_has_are_an_error_with_the_reason(folder):

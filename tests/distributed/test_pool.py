@@ -1,4 +1,4 @@
-"""Workers that die, lie, or are not there: results in order and whole, or one clear line."""
+"""Workers that die, differ or are missing: complete results in order, or one clear error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vbmstat.errors import ClusterError, ScanError
 
 @dataclass(frozen=True)
 class Slow:
-    """Later items are done first; the answer says which process it is from."""
+    """Finish later items first; return the item and the process id."""
 
     seconds: float = 0.0
 
@@ -29,7 +29,7 @@ class Slow:
 
 @dataclass(frozen=True)
 class Deadly:
-    """Kills its own process at an item, the first few times."""
+    """Kill the own process at one item, the first few times."""
 
     folder: Path
     at: int
@@ -52,9 +52,9 @@ def read(path: Path) -> int:
 
 
 def test_results_come_in_order_from_several_processes(local):
-    found = list(local.map(Slow(0.02), range(20)))
-    assert [number for number, _ in found] == list(range(20))
-    assert len({pid for _, pid in found} - {os.getpid()}) == 2
+    results = list(local.map(Slow(0.02), range(20)))
+    assert [number for number, _ in results] == list(range(20))
+    assert len({pid for _, pid in results} - {os.getpid()}) == 2
     assert local.n_workers == 2
 
 
@@ -66,32 +66,32 @@ def test_the_task_of_a_killed_worker_is_done_by_another(local, tmp_path):
 def test_a_task_that_kills_every_worker_is_given_up(local, tmp_path, monkeypatch):
     scheduler = local._client.cluster.scheduler
     assert scheduler.allowed_failures == DEATHS - 1
-    monkeypatch.setattr(scheduler, "allowed_failures", 0)  # the first death is enough here: others cost seconds
-    with pytest.raises(ClusterError, match=r"1 worker.s. died at the same task .* memory"):
+    monkeypatch.setattr(scheduler, "allowed_failures", 0)  # one death is enough here; more cost seconds
+    with pytest.raises(ClusterError, match=r"1 worker.s. died during the same task .* memory"):
         list(local.map(Deadly(tmp_path, 0, 99), range(1)))
     assert len(list(tmp_path.iterdir())) == 1
-    assert list(local.map(Deadly(tmp_path, 9, 0), range(3))) == [0, 1, 2]  # the other is there
+    assert list(local.map(Deadly(tmp_path, 9, 0), range(3))) == [0, 1, 2]  # the other worker lives
 
 
-def test_an_error_of_a_task_is_the_caller_s(local):
+def test_an_error_in_a_task_is_raised_in_the_caller(local):
     with pytest.raises(ScanError, match="sub-5: no such voxel"):
         list(local.map(refuse, [5]))
 
 
-def test_a_file_that_a_worker_does_not_see(local, tmp_path):
-    with pytest.raises(ClusterError, match=r"a worker does not see .*/here\.f32; put it on a file system"):
+def test_a_file_that_a_worker_cannot_see(local, tmp_path):
+    with pytest.raises(ClusterError, match=r"a worker cannot see .*/here\.f32; put it on a file system"):
         list(local.map(read, [tmp_path / "here.f32"]))
 
 
 def test_workers_of_another_version_are_refused(local, monkeypatch):
     monkeypatch.setattr(pool, "versions", lambda: {"vbmstat": "99"})
-    with pytest.raises(ClusterError, match=r"a worker has vbmstat .*, expected 99; give all machines one environment"):
+    with pytest.raises(ClusterError, match=r"a worker has vbmstat .*, expected 99; install one environment"):
         list(local.map(Slow(), [1]))
 
 
 @dataclass(frozen=True)
 class Noted:
-    """Leaves a file a call."""
+    """Write one file per call."""
 
     folder: Path
 
@@ -101,10 +101,10 @@ class Noted:
         return number
 
 
-def test_tasks_that_nobody_waits_for_are_cancelled(local, tmp_path):
-    found = local.map(Noted(tmp_path), range(200))
-    assert next(found) == 0
-    found.close()
+def test_tasks_that_are_no_longer_needed_are_cancelled(local, tmp_path):
+    results = local.map(Noted(tmp_path), range(200))
+    assert next(results) == 0
+    results.close()
     assert next(local.map(Slow(), [1]))[0] == 1  # the workers are free again
     assert len(list(tmp_path.iterdir())) < 150
 
@@ -120,5 +120,5 @@ def test_an_executor_s_futures_are_those_of_the_standard_library(local):
     with pytest.raises(ScanError, match="sub-7"):
         refused.result()
     executor.shutdown(wait=False, cancel_futures=True)
-    with pytest.raises(ClusterError, match="dropped the work"):
+    with pytest.raises(ClusterError, match="dropped the tasks"):
         slow.result(timeout=10)

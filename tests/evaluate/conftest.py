@@ -1,4 +1,4 @@
-"""A label map of a small head, and engines that are not there."""
+"""A label map of a small head, and results of fake engines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def head_labels() -> Volume:
 
 
 def as_segmented(fractions: torch.Tensor, engine: str = "classic") -> Segmented:
-    """GM, WM, CSF as an engine returns them."""
+    """GM, WM and CSF in the form that an engine returns."""
     volume = Volume(fractions.float(), GRID)
     still = torch.zeros(3, 1, 1, 1)
     return Segmented(volume, volume, np.eye(4), still, None, GRID, False, engine)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def as_segmented(fractions: torch.Tensor, engine: str = "classic") -> Segmented:
 
 @pytest.fixture
 def head(tmp_path) -> Path:
-    """The label map in a file."""
+    """File of the label map."""
     path = tmp_path / "head01.nii.gz"
     io.write_volume(path, head_labels())
     return path

@@ -1,4 +1,4 @@
-"""The table of engines over images: taken up again, told apart by what made a row, and no worse for a failure."""
+"""The table of engines and images: it resumes, repeats outdated rows, and survives failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KIND = "evaluation_atrophy"
 
 @dataclass(frozen=True)
 class Fake(Classic):
-    """An engine that counts its work, and fails where it is told to."""
+    """An engine that counts its calls and fails on chosen images."""
 
     label: str = "one"  # type: ignore[assignment]
     weights_sha256: str = ""
@@ -46,7 +46,7 @@ def segment(monkeypatch):
 
 def trials(*names, **origin):
     return [
-        Trial({"head": name, "thinning_mm": 0.0}, origin, lambda name=name: name, lambda _, found: {"gm_ml": 1.0})
+        Trial({"head": name, "thinning_mm": 0.0}, origin, lambda name=name: name, lambda *_: {"gm_ml": 1.0})
         for name in names
     ]
 
@@ -56,20 +56,20 @@ def run(path, engines, made, **options):
 
 
 def test_every_image_goes_through_every_engine_and_is_written(tmp_path):
-    told = []
+    reports = []
     path = tmp_path / "t.tsv"
     one, other = Fake("one"), Fake("other")
-    table = run(path, [one, other], trials("a", "b"), report=lambda *told_: told.append(told_))
+    table = run(path, [one, other], trials("a", "b"), report=lambda *values: reports.append(values))
     assert list(zip(table["head"], table["engine"], strict=True)) == [
         ("a", "one"), ("a", "other"), ("b", "one"), ("b", "other"),
     ]  # fmt: skip
-    assert told == [("scans", n, 4) for n in (1, 2, 3, 4)]
+    assert reports == [("scans", n, 4) for n in (1, 2, 3, 4)]
     written = pd.read_csv(path, sep="\t", na_values="n/a")
     assert list(written.columns) == ["head", "thinning_mm", "engine", "gm_ml", "seconds", "reason", "made_with"]
     assert written["gm_ml"].tolist() == [1.0] * 4
 
 
-def test_what_is_there_is_not_done_again_unless_something_else_made_it(tmp_path):
+def test_rows_are_repeated_only_if_they_are_outdated(tmp_path):
     path = tmp_path / "t.tsv"
     first = run(path, [Fake("one")], trials("01"))
     again = Fake("one")
@@ -93,7 +93,7 @@ def test_rows_of_other_engines_stay(tmp_path):
     assert sorted(table["engine"]) == ["one", "other"]
 
 
-def test_a_scan_that_fails_leaves_the_others_and_is_tried_again(tmp_path):
+def test_a_scan_that_fails_leaves_the_others_and_is_retried(tmp_path):
     table = run(tmp_path / "t.tsv", [Fake("one", fails=("b",))], trials("a", "b", "c"))
     assert table["reason"].isna().tolist() == [True, False, True]
     assert table["reason"][1] == "no brain in b"
@@ -116,7 +116,7 @@ def test_the_table_grows_scan_by_scan(tmp_path):
     assert pd.read_csv(tmp_path / "t.tsv", sep="\t")["head"].tolist() == ["a", "b"]
 
 
-def test_a_table_of_something_else_is_refused(tmp_path):
+def test_another_kind_of_table_is_refused(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_text("name\tage\nx\t3\n")
     with pytest.raises(VbmstatError, match="expected a table of vbmstat evaluate, got columns name, age"):
@@ -130,7 +130,7 @@ def test_engines_are_found_by_name_once_and_weights_are_those_of_deep():
         find_engines(["none"])
 
 
-def test_heads_have_names_of_their_own_and_own_seeds(head, tmp_path):
+def test_heads_need_unique_names_and_have_their_own_seeds(head, tmp_path):
     (tmp_path / "b").mkdir()
     other = tmp_path / "b" / head.name
     other.write_bytes(head.read_bytes())

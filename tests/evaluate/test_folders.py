@@ -1,4 +1,4 @@
-"""Folders of outputs compared: what is matched, what is measured, what is refused."""
+"""Comparing output folders: matching of scans, measures, refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sidecar(linear=LINEAR):
 
 @pytest.fixture(autouse=True, scope="module")
 def coarse_template():
-    """A template of 6 mm: nothing here depends on its voxel size, and full size takes seconds a scan."""
+    """A 6 mm template: nothing here depends on the voxel size, and full size takes seconds per scan."""
     fine = assets.template()
     grid = fine.grid.with_voxel_size(6.0)
     coarse = Volume(resample(fine.data, fine.grid, grid), grid)
@@ -74,13 +74,13 @@ def pair(tmp_path):
     return one, other
 
 
-def test_rows_are_matched_by_name_and_hold_what_the_functions_say(pair, tmp_path):
+def test_rows_are_matched_by_name_and_hold_the_measures(pair, tmp_path):
     truth = tmp_path / "truth"
     io.write_volume(truth / "sub-02_T1w.nii.gz", Volume(label_map(3), NATIVE), space="scanner")
-    found = evaluate_folders(pair, truth)
-    assert set(found.scans["scan"]) == {"sub-02_T1w"}
-    assert found.left_out == {"one": ["sub-01_T1w"], "other": []}
-    rows = found.scans.set_index(["folder", "reference"])
+    evaluation = evaluate_folders(pair, truth)
+    assert set(evaluation.scans["scan"]) == {"sub-02_T1w"}
+    assert evaluation.left_out == {"one": ["sub-01_T1w"], "other": []}
+    rows = evaluation.scans.set_index(["folder", "reference"])
     expected = accuracy.dice(label_map(2) == 2, label_map(1) == 2)
     assert rows.loc[("other", "one"), "dice_gm"] == pytest.approx(expected)
     assert rows.loc[("one", "truth"), "jaccard_wm"] == pytest.approx(
@@ -92,10 +92,10 @@ def test_rows_are_matched_by_name_and_hold_what_the_functions_say(pair, tmp_path
     assert rows.loc[("other", "template"), "mse_to_template"] == pytest.approx(
         float(template.square().mean()) / 4, rel=1e-4
     )
-    assert rows.loc[("one", "template"), "linear_elasticity"] == pytest.approx(0, abs=1e-6)  # the affine is taken out
+    assert rows.loc[("one", "template"), "linear_elasticity"] == pytest.approx(0, abs=1e-6)  # without linear part
     assert rows.loc[("one", "template"), "jacobian_min"] == pytest.approx(1, abs=1e-3)
     assert np.isnan(rows.loc[("other", "template"), "linear_elasticity"])
-    summary = found.summary.set_index(["folder", "reference", "measure"])
+    summary = evaluation.summary.set_index(["folder", "reference", "measure"])
     assert summary.loc[("other", "one", "dice_gm"), "n_scans"] == 1
 
 
@@ -121,7 +121,7 @@ def one_hot(labels):
 
 
 def field(shift_mm=0.0):
-    """Where LINEAR takes each template voxel, moved by a bump."""
+    """Deformation of LINEAR plus a smooth bump."""
     grid = assets.template().grid
     mm = apply_affine(grid.affine, voxel_indices(grid.shape))
     bump = shift_mm * torch.exp(-(mm**2).sum(0) / 40.0**2)
@@ -129,7 +129,7 @@ def field(shift_mm=0.0):
 
 
 def spm_folder(folder, stem="sub-02_T1w", labels=None):
-    """As SPM's unified segmentation leaves it: c1 to c3, y_, mwc1 and mwc2 on a grid of its own."""
+    """Outputs of SPM's unified segmentation: c1 to c3, y_, mwc1 and mwc2 on their own grid."""
     labels = label_map(2) if labels is None else labels
     for tissue, data in enumerate(one_hot(labels), 1):
         io.write_volume(folder / f"c{tissue}{stem}.nii", Volume(data, NATIVE), space="scanner")
@@ -143,22 +143,22 @@ def spm_folder(folder, stem="sub-02_T1w", labels=None):
 
 
 def test_spm_names_and_grids_are_understood(pair, tmp_path):
-    found = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")])
-    rows = found.scans.set_index(["folder", "reference"])
+    evaluation = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")])
+    rows = evaluation.scans.set_index(["folder", "reference"])
     row = rows.loc[("spm", "one")]
     assert row["dice_wm"] == pytest.approx(accuracy.dice(label_map(2) == 3, label_map(1) == 3))
-    assert row["pdice_csf"] == pytest.approx(row["dice_csf"])  # of masks they are equal
+    assert row["pdice_csf"] == pytest.approx(row["dice_csf"])  # equal for masks
     assert row["r_mwp1"] > 0.9  # the same map, interpolated twice
     assert rows.loc[("spm", "template"), "linear_elasticity"] > 1e-4
     assert 0 < rows.loc[("spm", "template"), "mse_to_template"] < 0.2
-    assert found.notes == [
-        "the affine part of all fields was fitted to them: spm does not tell it",
-        "spm: no warped maps (wp1, wp2): the tissues were pulled through the fields for the MSE",
+    assert evaluation.notes == [
+        "the linear part of all fields was fitted: spm does not record it",
+        "spm: no warped maps (wp1, wp2): the tissues were warped with the fields for the MSE",
     ]
 
 
-def test_tissues_pulled_through_the_field_are_the_warped_maps(tmp_path):
-    """Fractions that are the template's own, moved by an affine: pulled back they are the template."""
+def test_tissues_are_warped_with_the_field_if_warped_maps_are_missing(tmp_path):
+    """The template moved by a linear map: warped back, it is the template."""
     template = assets.template()
     scan_grid = Grid(template.grid.shape, LINEAR @ template.grid.affine)
     fractions = [template.data[:1], template.data[1:2], torch.zeros_like(template.data[:1])]
@@ -171,7 +171,7 @@ def test_tissues_pulled_through_the_field_are_the_warped_maps(tmp_path):
     assert row["linear_elasticity"] == pytest.approx(0, abs=1e-6)
 
 
-def test_unknown_voxels_of_a_field_are_left_out(tmp_path):
+def test_nan_voxels_of_a_field_are_left_out(tmp_path):
     """CAT12 and SPM leave NaN where a field is not defined."""
     whole = field()
     holed = whole.data.clone()
@@ -184,12 +184,12 @@ def test_unknown_voxels_of_a_field_are_left_out(tmp_path):
     assert np.isfinite(row["mse_to_template"])
 
 
-def test_a_fields_affine_part_is_taken_alike_for_all_folders(pair, tmp_path):
-    """A folder that does not tell its affine part must not be judged by another one than those that do."""
+def test_the_linear_part_of_fields_is_removed_in_one_way_for_all_folders(pair, tmp_path):
+    """If one folder does not record its linear parts, those of the others are fitted too, so that all compare alike."""
     skewed = np.diag([1.3, 1.0, 0.9, 1.0])
     storage.write_json(pair[0] / "report" / "vbmstat_sub-02_T1w.json", sidecar(skewed))
-    told = evaluate_folders([pair[0]]).scans.iloc[-1]["linear_elasticity"]
-    assert told > 0.01
+    recorded = evaluate_folders([pair[0]]).scans.iloc[-1]["linear_elasticity"]
+    assert recorded > 0.01
     fitted = evaluate_folders([pair[0], spm_folder(tmp_path / "spm")]).scans
     assert fitted.set_index(["folder", "reference"]).loc[("one", "template"), "linear_elasticity"] < 1e-6
 
@@ -202,12 +202,12 @@ def test_bids_derivatives_match_cat12_names(pair, tmp_path):
         io.write_volume(naming.output_path(out, scan, kind, "bids"), template.channel(tissue))
     io.write_volume(naming.output_path(out, scan, "y", "bids"), field())
     storage.write_json(naming.output_path(out, scan, "sidecar", "bids"), sidecar())
-    found = evaluate_folders([pair[0], out])
-    rows = found.scans.set_index(["folder", "reference"])
-    assert set(found.scans["scan"]) == {"sub-02_T1w"}
+    evaluation = evaluate_folders([pair[0], out])
+    rows = evaluation.scans.set_index(["folder", "reference"])
+    assert set(evaluation.scans["scan"]) == {"sub-02_T1w"}
     assert rows.loc[("bids", "template"), "mse_to_template"] == pytest.approx(0)
     assert rows.loc[("bids", "one"), ["dice_gm", "r_mwp1", "r_mwp2"]].notna().all()
-    assert found.notes == []
+    assert evaluation.notes == []
 
 
 def test_deepmriprep_names_are_understood(pair, tmp_path):
@@ -217,35 +217,35 @@ def test_deepmriprep_names_are_understood(pair, tmp_path):
     for tissue in (1, 2):
         for kind in ("wp", "mwp"):
             io.write_volume(folder / f"sub-02_T1w_{kind}{tissue}.nii.gz", template.channel(tissue - 1))
-    found = evaluate_folders([pair[0], folder])
-    row = found.scans.set_index(["folder", "reference"]).loc[("deepmriprep", "one")]
+    evaluation = evaluate_folders([pair[0], folder])
+    row = evaluation.scans.set_index(["folder", "reference"]).loc[("deepmriprep", "one")]
     assert row[["dice_gm", "r_mwp2"]].notna().all()
-    assert found.notes == ["deepmriprep: no fields (y_): no linear elasticity, no Jacobian"]
+    assert evaluation.notes == ["deepmriprep: no fields (y_): no linear elasticity, no Jacobian"]
 
 
-def test_what_a_folder_lacks_is_said_once(tmp_path):
+def test_each_missing_kind_of_file_is_noted_once(tmp_path):
     labels = {"sub-01_T1w": label_map(0), "sub-02_T1w": label_map(1)}
     for stem, label in labels.items():
         io.write_volume(tmp_path / "bare" / f"p0{stem}.nii", Volume(label, NATIVE), space="scanner")
-    found = evaluate_folders([write_folder(tmp_path / "one", labels), tmp_path / "bare"])
-    assert [note.split(": ")[0] for note in found.notes] == ["bare"] * 3
-    assert len(set(found.notes)) == 3
+    evaluation = evaluate_folders([write_folder(tmp_path / "one", labels), tmp_path / "bare"])
+    assert [note.split(": ")[0] for note in evaluation.notes] == ["bare"] * 3
+    assert len(set(evaluation.notes)) == 3
 
 
 def test_any_folder_may_be_the_reference(pair):
-    found = evaluate_folders(pair, reference=pair[1])
-    assert set(found.scans["reference"]) == {"template", "other"}
+    evaluation = evaluate_folders(pair, reference=pair[1])
+    assert set(evaluation.scans["reference"]) == {"template", "other"}
     with pytest.raises(ScanError, match="expected the reference among the folders"):
         evaluate_folders(pair, reference=pair[1].parent)
 
 
-def test_folders_are_called_as_one_wants(pair):
-    found = evaluate_folders(pair, names=["ours", "theirs"])
-    assert set(found.scans["reference"]) <= {"ours", "template"}
-    assert "theirs" in set(found.scans["folder"])
+def test_folders_can_be_named(pair):
+    evaluation = evaluate_folders(pair, names=["ours", "theirs"])
+    assert set(evaluation.scans["reference"]) <= {"ours", "template"}
+    assert "theirs" in set(evaluation.scans["folder"])
 
 
-def test_folders_that_are_links_keep_the_links_names(tmp_path):
+def test_links_keep_their_own_names(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")
@@ -257,11 +257,11 @@ def test_the_worst_scan_is_named(tmp_path):
     one = write_folder(tmp_path / "one", {"sub-01_T1w": good, "sub-02_T1w": good}, gain=0.9)
     other = write_folder(tmp_path / "other", {"sub-01_T1w": good, "sub-02_T1w": bad}, gain=0.5)
     write_folder(other, {"sub-01_T1w": good}, gain=0.1)
-    found = evaluate_folders([one, other])
-    summary = found.summary.set_index(["folder", "reference", "measure"])
+    evaluation = evaluate_folders([one, other])
+    summary = evaluation.summary.set_index(["folder", "reference", "measure"])
     assert summary.loc[("other", "one", "dice_gm"), "worst_scan"] == "sub-02_T1w"
     assert summary.loc[("other", "template", "mse_to_template"), "worst_scan"] == "sub-01_T1w"
-    table = side_by_side(found.summary)
+    table = side_by_side(evaluation.summary)
     assert list(table.columns) == ["one", "other"]
     row = summary.loc[("other", "template", "mse_to_template")]
     assert table.loc[("template", "mse_to_template"), "other"] == f"{row['median']:.4g} [{row['max']:.4g}]"
@@ -269,7 +269,7 @@ def test_the_worst_scan_is_named(tmp_path):
 
 
 def damaged(labels, n):
-    """Labels with the first n planes lost."""
+    """Labels with the first n planes set to zero."""
     changed = labels.clone()
     changed[:, :n] = 0
     return changed
@@ -277,7 +277,7 @@ def damaged(labels, n):
 
 @pytest.fixture
 def trio(tmp_path):
-    """Three scans in a reference, in a folder whose third is worst, and a truth from which its second differs most."""
+    """Three scans: the folder `other` differs from `one` most in the third scan, and from the truth in the second."""
     maps = {f"sub-0{number}_T1w": label_map(number) for number in (1, 2, 3)}
     planes = dict(zip(maps, (0, 1, 3), strict=True))
     write_folder(tmp_path / "one", maps, with_field=False)
@@ -289,39 +289,39 @@ def trio(tmp_path):
     return tmp_path
 
 
-def test_the_case_is_the_scan_with_the_lowest_dice_of_gm(trio):
-    found = evaluate_folders([trio / "one", trio / "other"])
-    (row,) = worst_scans(found.summary).to_dict("records")
+def test_the_worst_case_is_the_scan_with_the_lowest_gm_dice(trio):
+    evaluation = evaluate_folders([trio / "one", trio / "other"])
+    (row,) = worst_scans(evaluation.summary).to_dict("records")
     assert (row["folder"], row["reference"], row["worst_scan"]) == ("other", "one", "sub-03_T1w")
-    case = read_case(found, "other", "one", "sub-03_T1w")
+    case = read_case(evaluation, "other", "one", "sub-03_T1w")
     assert case.reference_tissue.data.equal(label_map(3))
     assert case.tissue.data.equal(damaged(label_map(3), 3))
     assert case.dice["gm"] == pytest.approx(row["min"])
     assert case.dice["wm"] == pytest.approx(accuracy.dice(case.tissue.data == 3, label_map(3) == 3))
 
 
-def test_with_a_truth_each_folder_is_shown_against_it(trio):
-    found = evaluate_folders([trio / "one", trio / "other"], trio / "labels", reference=trio / "other")
-    rows = worst_scans(found.summary)
+def test_with_a_truth_each_folder_is_compared_with_it(trio):
+    evaluation = evaluate_folders([trio / "one", trio / "other"], trio / "labels", reference=trio / "other")
+    rows = worst_scans(evaluation.summary)
     assert rows["folder"].tolist() == ["other", "one"]
     assert set(rows["reference"]) == {"truth"}
     assert set(rows["worst_scan"]) == {"sub-02_T1w"}
-    assert read_case(found, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
+    assert read_case(evaluation, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
 
 
-def test_mixtures_of_tissues_are_kept_for_the_picture(tmp_path):
+def test_mixed_tissue_is_kept_for_the_figure(tmp_path):
     mixed = label_map(0) * 0.75 + 0.25
     for name in ("one", "other"):
         io.write_volume(tmp_path / name / "p0a.nii", Volume(mixed, NATIVE), space="scanner")
-    found = evaluate_folders([tmp_path / "one", tmp_path / "other"])
-    torch.testing.assert_close(read_case(found, "other", "one", "a").tissue.data, mixed)
+    evaluation = evaluate_folders([tmp_path / "one", tmp_path / "other"])
+    torch.testing.assert_close(read_case(evaluation, "other", "one", "a").tissue.data, mixed)
 
 
 def test_a_scan_without_label_maps_is_no_case(pair, tmp_path):
     io.write_volume(tmp_path / "bare" / "wp1sub-02_T1w.nii", assets.template().channel(0))
-    found = evaluate_folders([pair[0], tmp_path / "bare"])
+    evaluation = evaluate_folders([pair[0], tmp_path / "bare"])
     with pytest.raises(ScanError, match=r"sub-02_T1w: expected label maps in bare and one, found none in bare"):
-        read_case(found, "bare", "one", "sub-02_T1w")
+        read_case(evaluation, "bare", "one", "sub-02_T1w")
 
 
 def test_the_command_draws_the_worst_scan_of_each_compared_folder(trio, monkeypatch):
@@ -341,7 +341,7 @@ def test_the_command_draws_the_worst_scan_of_each_compared_folder(trio, monkeypa
     assert metrics["Dice of GM"] == f"{accuracy.dice(damaged(label_map(3), 3) == 2, label_map(3) == 2):.3f}"
 
 
-def test_folders_that_go_by_their_paths_get_pictures_of_their_own(trio, monkeypatch):
+def test_folders_named_by_their_paths_get_separate_figures(trio, monkeypatch):
     monkeypatch.setattr(worst_case, "worst_case_figure", lambda *_: Figure(figsize=(1, 1)))
     monkeypatch.chdir(trio)
     shutil.copytree("other", "again/other")
@@ -365,7 +365,7 @@ def test_without_label_maps_the_worst_scan_is_named_and_nothing_drawn(tmp_path):
         app, ["evaluate", "folders", str(tmp_path / "one"), str(tmp_path / "other"), "--out", str(out)]
     )
     assert done.exit_code == 0, done.output
-    assert "other: worst is a (highest mse_to_template, " in done.output
+    assert "other: worst scan a (highest mse_to_template, " in done.output
     assert "one: worst" not in done.output
     assert list(out.glob("*.png")) == []
 
@@ -375,7 +375,7 @@ def test_the_command_writes_both_tables(pair, tmp_path):
         app, ["evaluate", "folders", *map(str, pair), "--reference", str(pair[1]), "--out", str(tmp_path / "tables")]
     )
     assert done.exit_code == 0, done.output
-    assert "n/a or changed: other: no fields (y_): no linear elasticity, no Jacobian" in done.output
+    assert "note: other: no fields (y_): no linear elasticity, no Jacobian" in done.output
     assert (tmp_path / "tables" / "evaluation_scans.tsv").read_text().startswith("scan\tfolder\treference\t")
     assert "dice_gm" in (tmp_path / "tables" / "evaluation_summary.tsv").read_text()
     assert (tmp_path / "tables" / "worst_one.png").read_bytes().startswith(b"\x89PNG")

@@ -34,7 +34,7 @@ def test_every_output_has_a_path_of_its_own(tmp_path):
 def test_names_that_no_file_system_takes(n_letters, names):
     fits, too_long = "s" * n_letters, "s" * (n_letters + 60) if n_letters > 120 else "脳" * n_letters
     naming.check_name_length(naming.Scan(Path("a/x.nii"), fits, fits), names, (6.0,))
-    with pytest.raises(ScanError, match=r"^a/x\.nii: its outputs would have names of \d{3} bytes, and 255 are allowed"):
+    with pytest.raises(ScanError, match=r"^a/x\.nii: its output names would have \d{3} bytes, at most 255 are allowed"):
         naming.check_name_length(naming.Scan(Path("a/x.nii"), f"sub-1_{too_long}", "sub-1"), names, (6.0,))
 
 

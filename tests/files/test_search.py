@@ -1,4 +1,4 @@
-"""Inputs: which scans are found where, and what is passed over, and why."""
+"""Inputs: which scans are found where, and what is skipped, and why."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_bidsignore(bids, rules, kept):
     if kept:
         assert found(bids) == [EVERY_SCAN[n] for n in kept]
     else:
-        with pytest.raises(ScanError, match=r"found no T1w image.*; passed over: 5, e\.g\. .* \(in \.bidsignore\)"):
+        with pytest.raises(ScanError, match=r"found no T1w image.*; skipped 5, e\.g\. .* \(in \.bidsignore\)"):
             found(bids)
 
 
@@ -123,8 +123,8 @@ def test_folder_of_images_and_single_files(tmp_path):
     assert found(folder) == ["a", "b", "c"]
     assert skipped(folder) == {
         ".hidden.nii": "hidden file",
-        "deeper": "a folder: only what lies directly in the one given is taken",
-        "notes.txt": "no image file (.nii.gz, .nii, .mgz)",
+        "deeper": "a sub-folder",
+        "notes.txt": "not an image file (.nii.gz, .nii, .mgz)",
         "sub-1_FLAIR.nii": "named as FLAIR, not as T1w",
     }
     assert found(folder / "c.mgz", folder / "deeper" / "d.nii", folder / "c.mgz") == ["c", "d"]

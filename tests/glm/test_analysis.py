@@ -15,7 +15,7 @@ import torch
 from tests.glm.conftest import GRID, make_images, make_table
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.spec import Masking
+from vbmstat.glm.spec import Masking, ModelSpec
 from vbmstat.image.io import read_axcodes, read_grid, read_volume, write_volume
 from vbmstat.image.volume import Volume
 from vbmstat.maps.pack import pack_maps
@@ -120,10 +120,8 @@ def test_the_record_repeats_the_fit(cohort_folder, tmp_path):
     assert all(len(entry["sha256"]) == 64 for entry in record["maps"].values())
     assert record["versions"]["vbmstat"]
     assert "/" not in record["maps"]["sub-003"]["path"]  # no folder of this machine
-    options = {k: record["options"][k] for k in ("repeats", "fraction", "seed", "stratify")}
-    again = fit_glm(
-        None, record["formula"], cohort_folder / "cohort.tsv", [c["name"] for c in record["contrasts"]], **options
-    )
+    spec = ModelSpec.from_record(record["spec"], lambda name, digest: tmp_path / name)
+    again = fit_glm(None, spec, cohort_folder / "cohort.tsv")
     assert again.record["draws_sha256"] == record["draws_sha256"]
     assert np.array_equal(again.maps["age"]["mediant"].values, results.maps["age"]["mediant"].values)
     reused = fit_glm(None, "gm ~ age + sex", cohort_folder / "cohort.tsv", ["age"], draws=tmp_path / "draws.tsv")
@@ -345,7 +343,7 @@ def test_what_is_refused_before_any_map_is_read(cohort_folder):
         ("wm ~ age", None, {}, "wm needs a column s6mwp2"),
         ("grey ~ age", None, {}, "'grey' on the left names no maps"),
         ("gm ~ age", None, {"weights": "nothing"}, "no column 'nothing'"),
-        ("gm ~ age", ["F(age)"], {"variance": "hc3"}, "HC3 errors are for t-contrasts"),
+        ("gm ~ age", ["F(age)"], {"variance": "hc3"}, "--variance hc3 is for t-contrasts"),
         ("gm ~ age", None, {"tiv": "maybe"}, "expected one of none, covariate"),
         ("gm ~ age + site", ["site[T.ulm]"], {"repeats": 2, "fraction": 0.04}, "cannot be estimated in any subset"),
         ("gm ~ age", None, {}, "no map file for sub-000"),
@@ -391,15 +389,17 @@ def test_no_effect_gives_uniform_p():
 @pytest.mark.parametrize(
     "option",
     [
-        {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance": "groups:group"}, {"variance": "sandwich:extra"},
-        {"blocks": "group", "inference": "fwe", "permutations": 8}, {"tiv": "proportional"},
+        {"weights": "extra"}, {"stratify": "extra", "repeats": 4}, {"variance": "groups:group"},
+        {"variance": "sandwich:extra"}, {"tiv": "proportional"},
+        {"blocks": "group", "inference": "fwe", "permutations": 8},
     ],
 )  # fmt: skip
 def test_scans_without_what_the_fit_reads_are_dropped(cohort_folder, option):
     cohort = read_cohort(cohort_folder / "cohort.tsv")
     cohort.table["extra"] = [1.0 + i % 5 for i in range(26)]
     cohort.table["group"] = ["a", "b"] * 13
-    name = next((v for v in option.values() if v in ("extra", "group")), "tiv_ml")
+    named = [str(value).partition(":")[2] or value for value in option.values()]
+    name = next((value for value in named if value in ("extra", "group")), "tiv_ml")
     cohort.table.iloc[7, cohort.table.columns.get_loc(name)] = "." if name == "group" else np.nan
     with pytest.raises(TableError, match=rf"no {name} \(.*\) for sub-007; fill it in or leave these scans out with --"):
         fit_glm(None, "gm ~ age + sex", cohort, ["age"], **{"repeats": 0, **option})
@@ -470,7 +470,7 @@ def test_what_the_reader_of_the_table_passed_over_is_noted(cohort_folder):
     path = cohort_folder / "cohort.tsv"
     path.write_text("A cohort\n" + path.read_text())
     results = fit_glm(None, "gm ~ age", path, repeats=0)
-    assert "cohort.tsv: the header is line 2; passed over above it: 'A cohort'" in results.record["notes"]
+    assert "cohort.tsv: the header is line 2; skipped above it: 'A cohort'" in results.record["notes"]
 
 
 def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):

@@ -22,7 +22,7 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import Contrast, build_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.subsets import draw_subsets
-from vbmstat.glm.fit import engine
+from vbmstat.glm.fit import stream
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import Plan, make_plan
 from vbmstat.glm.inference.permute import run
@@ -30,6 +30,7 @@ from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
@@ -126,16 +127,16 @@ def assert_same_nulls(a, b):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-@pytest.mark.parametrize("backend", ["mm", "compiled"])
+@pytest.mark.parametrize("backend", ["stacked", "compiled"])
 def test_fits_have_the_same_bits_however_they_are_cut(maps, model, local, backend, monkeypatch):
-    alone = fit_voxels(maps, model.with_subsets, spm_resms=True, backend=backend)
+    alone = fit_voxels(maps, model.with_subsets, Compute(backend=backend), spm_floor=True)
     seen = []
     for tasks in (1, 50):
-        monkeypatch.setattr(engine, "_TASKS_A_WORKER", tasks)
-        together = fit_voxels(
-            maps, model.with_subsets, spm_resms=True, backend=backend, chunk_voxels=1024, cluster=local,
-            progress=lambda *told: seen.append(told),
-        )  # fmt: skip
+        monkeypatch.setattr(stream, "_TASKS_A_WORKER", tasks)
+        compute = Compute(
+            backend=backend, chunk_voxels=1024, cluster=local, progress=lambda *told: seen.append(told)
+        )
+        together = fit_voxels(maps, model.with_subsets, compute, spm_floor=True)
         assert_same_fit(alone, together)
     assert alone.quantiles
     assert seen[-1] == ("fitting voxels", maps.n_voxels, maps.n_voxels)
@@ -143,7 +144,7 @@ def test_fits_have_the_same_bits_however_they_are_cut(maps, model, local, backen
 
 def test_a_worker_killed_in_the_middle_of_a_fit(maps, model, local, tmp_path):
     deadly = DeadlyMaps.like(maps, tmp_path / "killed", 1600)
-    together = fit_voxels(deadly, model.with_subsets, cluster=local)
+    together = fit_voxels(deadly, model.with_subsets, Compute(cluster=local))
     assert deadly.marker.exists()
     assert_same_fit(fit_voxels(maps, model.with_subsets), together)
 
@@ -152,7 +153,8 @@ def everything(maps, model, settings=WITH_MAPS, index=0, permutations=96, **opti
     design, contrasts, _, plan, statistic = model
     tree = free_tree(range(N_SCANS))
     permuted = make_permuted(design, contrasts[index], plan, index, tree, permutations=permutations)
-    return permutation_nulls(maps, plan, index, permuted, statistic[index], settings, **options)
+    of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
+    return permutation_nulls(maps, plan, index, permuted, statistic[index], settings, Compute(**options), **of_file)
 
 
 @pytest.fixture

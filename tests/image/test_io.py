@@ -88,7 +88,7 @@ def test_label_images_are_rounded_not_scaled(tmp_path, volume):
 
 
 def test_values_beyond_an_integer_type_are_refused(tmp_path, volume):
-    with pytest.raises(ValueError, match=r"values from 1 to 9\d\d do not fit into uint8"):
+    with pytest.raises(ValueError, match=r"values from 1 to 9\d\d do not fit uint8"):
         io.write_volume(tmp_path / "p0.nii.gz", volume, dtype="uint8")
     assert not list(tmp_path.iterdir())
 
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     with pytest.raises(ScanError, match=r"scan\.nii\.gz: expected .* cannot be read \(.*Permission denied\); ask for"):
         io.read_scan(path)
     monkeypatch.setattr(Path, "is_file", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
-    with pytest.raises(ScanError, match=r"scan\.nii\.gz: cannot be looked at \(Permission denied\)"):
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz: cannot be accessed \(Permission denied\)"):
         io.read_scan(path)
 
 

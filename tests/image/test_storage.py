@@ -188,7 +188,7 @@ def test_a_record_without_a_list_is_refused_before_anything_is_done(tmp_path, co
     (tmp_path / "run.json").write_text(content)
     (tmp_path / "a.txt").write_text("1")
     for attempt in (lambda: storage.listed_files(tmp_path, "run.json"), lambda: run_into(tmp_path, b="2")):
-        with pytest.raises(VbmstatError, match=r"run.json: of an earlier run, and does not list its files"):
+        with pytest.raises(VbmstatError, match=r"run.json: the record of an earlier run does not list its files"):
             attempt()
     assert held(tmp_path) == {"run.json", "a.txt"}
 

@@ -199,7 +199,7 @@ def test_bad_maps_say_which(tmp_path, maps, images):
     with pytest.raises(ScanError, match="another origin"):
         pack_maps(maps, tmp_path / "store")
     write(maps[scan], images[6] * 3375)
-    with pytest.raises(ScanError, match=r"maps in other units than the rest .*: sub-006 \(mean"):
+    with pytest.raises(ScanError, match=r"maps in another unit than the others .*: sub-006 \(mean"):
         pack_maps(maps, tmp_path / "store")
     packed = maps[list(maps)[7]].read_bytes()
     maps[list(maps)[7]].write_bytes(packed[: len(packed) // 2])
@@ -281,9 +281,9 @@ def test_the_scan_that_takes_most_voxels_out_is_named(tmp_path, n_scans, at):
     alone, lacking = store.manifest["mask_notes"]
     share = lost[at] / (lost[at] + expected_mask(values).sum())
     assert alone.startswith(
-        f"scans that alone take voxels out of the mask: sub-{at:03d} ({lost[at]} voxels, {share:.0%} of what all others"
+        f"scans that alone remove voxels from the mask: sub-{at:03d} ({lost[at]} voxels, {share:.0%} of the voxels of"
     )
-    assert lacking.startswith(f"scans that lack much of what most scans have: sub-{at:03d} (")
+    assert lacking.startswith(f"scans that lack many voxels of the others: sub-{at:03d} (")
     assert open_store(tmp_path / "store").manifest["mask_notes"] == [alone, lacking]
 
 
@@ -334,14 +334,14 @@ def test_scans_that_are_added_are_named_and_those_before_are_not_forgotten(tmp_p
 @pytest.mark.parametrize("at", [5, 11])
 def test_an_empty_mask_names_the_culprit(tmp_path, n_scans, at, nan):
     paths, values = write_many(tmp_path, n_scans, odd={at: np.zeros_like})
-    with pytest.raises(ScanError, match=rf"maps with one value at every voxel that was read: sub-{at:03d} \(0\); make"):
+    with pytest.raises(ScanError, match=rf"maps with the same value at every voxel read: sub-{at:03d} \(0\); make"):
         pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
     write(paths[f"sub-{at:03d}"], np.full(SHAPE, np.nan))
     inside, flat = rf"NaN or .* inside the mask: sub-{at:03d} \(\d+ voxels\)", rf"that was read: sub-{at:03d} \(nan\)"
     with pytest.raises(ScanError, match=inside if nan == "raise" else flat):
         pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
     write(paths[f"sub-{at:03d}"], values[0] * 0.1)
-    with pytest.raises(ScanError, match=rf"no voxel is above 0.1 .*; scans that alone take voxels out: sub-{at:03d}"):
+    with pytest.raises(ScanError, match=rf"no voxel is above 0.1 .*; scans that alone remove voxels: sub-{at:03d}"):
         pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
 
 
@@ -354,7 +354,7 @@ def test_halves_that_have_nothing_in_common_are_both_named(tmp_path):
 def test_constant_maps_are_refused(tmp_path):
     paths, _ = write_many(tmp_path, 12, odd={7: lambda image: np.full_like(image, 0.5)})
     for rule in (MaskRule(), MaskRule(None)):
-        with pytest.raises(ScanError, match=r"maps with one value at every voxel that was read: sub-007 \(0.5\)"):
+        with pytest.raises(ScanError, match=r"maps with the same value at every voxel read: sub-007 \(0.5\)"):
             pack_maps(paths, tmp_path / "store", rule)
     write(paths["sub-007"], np.zeros(SHAPE))  # without a threshold: a healthy person's map of lesions
     assert pack_maps(paths, tmp_path / "store", MaskRule(None)).mask.any()
@@ -381,7 +381,7 @@ def test_copies_of_one_map(tmp_path, images):
         pack_maps(paths, tmp_path / "store")
     for path in paths.values():
         write(path, np.full(SHAPE, np.nan))
-    with pytest.raises(ScanError, match="the maps of all 5 scans hold nothing but NaN"):
+    with pytest.raises(ScanError, match="the maps of all 5 scans have only NaN"):
         pack_maps(paths, tmp_path / "store")
 
 

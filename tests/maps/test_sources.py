@@ -59,7 +59,7 @@ def test_kinds_of_maps_are_not_mixed(tmp_path, people, images, one, other, kinds
     found = fit_glm(tmp_path / "a", "gm ~ age", people, repeats=0, allow_mixed=True)
     assert len(found.design.scan_ids) == 26
     if not one.startswith("s"):
-        with pytest.raises(ScanError, match=r"several kinds .*; keep those of one kind there"):
+        with pytest.raises(ScanError, match=r"several kinds .*; keep only one kind there"):
             cohort_of_maps(tmp_path / "a", set(people["participant_id"]))
 
 
@@ -124,7 +124,7 @@ def with_covariate(folder, table, images, others, **options):
     ("change", "message"),
     [
         (lambda x: 0 * x + 0.3, "no voxel varies between the 26 scans: their maps are equal"),
-        (lambda x: x * np.nan, "the maps of all 26 scans hold nothing but NaN"),
+        (lambda x: x * np.nan, "the maps of all 26 scans have only NaN"),
         (lambda x: np.where(x[:1] > 0.1, 0.2, x + np.arange(26)[:, None, None, None]), "no voxel"),
         (lambda x: x, "the covariate's map is the one on the left of the formula in 26 scans, e.g. sub-000; give"),
         (lambda x: np.concatenate([x[:1], x[1:] + 0.1]), "on the left of the formula in 1 scans, e.g. sub-000"),
@@ -147,12 +147,12 @@ def test_covariate_maps_on_another_grid(tmp_path, table, images):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda path: path.write_bytes(b""), "a file of 0 bytes"),
+        (lambda path: path.write_bytes(b""), r"empty \(0 bytes\)"),
         (lambda path: path.write_bytes(path.read_bytes()[:-999]), "ended before the end-of-stream marker .* again"),
-        (lambda path: path.write_bytes(gzip.decompress(path.read_bytes())), "not gzipped, but named so; rename it to"),
+        (lambda path: path.write_bytes(gzip.decompress(path.read_bytes())), "not gzipped, though its name says so"),
         (lambda path: path.write_bytes(b"no image\n" * 99), "Not a gzipped file"),
         (lambda path: [path.unlink(), path.mkdir()], r"no map file for sub-003 \(.*: a folder, not an image\)"),
-        (lambda path: [path.unlink(), path.symlink_to("nowhere")], r"for sub-003 \(.*: its link points nowhere; fetch"),
+        (lambda path: [path.unlink(), path.symlink_to("nowhere")], r"for sub-003 \(.*: a broken link; fetch"),
         (lambda path: path.unlink(), r"no map file for sub-003 \(.*: no such file\)"),
     ],
 )

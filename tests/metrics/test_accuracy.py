@@ -1,4 +1,4 @@
-"""Measures against values worked out by hand, and against torchreg's where the paper's number is meant."""
+"""Measures against values computed by hand; the paper's elasticity against torchreg."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_probabilistic_dice_weighs_fractions():
 
 
 @pytest.mark.parametrize("measure", [accuracy.dice, accuracy.jaccard, accuracy.probabilistic_dice])
-def test_two_empty_masks_have_no_overlap_to_speak_of(measure):
+def test_overlap_of_two_empty_masks_is_nan(measure):
     assert math.isnan(measure(torch.zeros(5).bool(), torch.zeros(5).bool()))
 
 
@@ -81,7 +81,7 @@ def test_elastic_energy_does_not_depend_on_the_voxel_size():
 
 def test_the_published_number_is_torchregs():
     metrics = pytest.importorskip("torchreg.metrics")
-    shape = (11, 13, 11)  # torchreg mixes up its axes where the first and the last differ in length
+    shape = (11, 13, 11)  # torchreg confuses its axes if the first and the last differ in length
     still = field_of(torch.zeros_like, shape)
     assert accuracy.published_elasticity(still) == pytest.approx(35.0)
     noise = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
@@ -92,12 +92,12 @@ def test_the_published_number_is_torchregs():
     assert accuracy.published_elasticity(field) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_field_without_its_affine():
+def test_a_field_without_its_linear_part():
     grid = Grid((12, 10, 8), np.array([[1.5, 0, 0, -8], [0, 1.5, 0, -7], [0, 0, 1.5, -6], [0, 0, 0, 1.0]]))
     mm = apply_affine(grid.affine, voxel_indices(grid.shape))
     linear = np.array([[1.1, 0.05, 0, 5], [-0.04, 0.9, 0.1, -3], [0, 0, 1.2, 8], [0, 0, 0, 1.0]])
     bump = torch.stack([torch.exp(-mm.square().sum(0) / 20), 0 * mm[0], 0 * mm[0]])
     deformation = Volume(apply_affine(linear, mm + bump), grid)
     assert torch.allclose(accuracy.displacement_of(deformation, linear).data, bump, atol=1e-4)
-    fitted = accuracy.displacement_of(Volume(apply_affine(linear, mm), grid))  # nothing but an affine
+    fitted = accuracy.displacement_of(Volume(apply_affine(linear, mm), grid))  # a linear map only
     assert float(fitted.data.abs().max()) < 1e-3

@@ -1,4 +1,4 @@
-"""Measures of agreement against numbers that are known or come from other programs."""
+"""Measures of agreement against known values and scipy."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=GRID.shape)
 
 
-def test_agreement_is_that_of_scipy_and_of_the_definitions():
+def test_agreement_matches_scipy_and_the_definitions():
     a = np.random.default_rng(0).normal(3.0, 2.0, 400)
     b = 0.7 * a + 1.0 + np.random.default_rng(1).normal(0, 0.5, 400)
-    found = agreement.agreement(a, b)
+    result = agreement.agreement(a, b)
     oracle = stats.linregress(a, b)
-    assert found.n == 400
-    assert [found.r, found.slope, found.intercept] == pytest.approx(
+    assert result.n == 400
+    assert [result.r, result.slope, result.intercept] == pytest.approx(
         [oracle.rvalue, oracle.slope, oracle.intercept], rel=1e-12
     )
-    assert found.sd_ratio == pytest.approx(b.std() / a.std())
+    assert result.sd_ratio == pytest.approx(b.std() / a.std())
     difference = b - a
-    assert found.bias == pytest.approx(difference.mean())
-    assert [found.loa_low, found.loa_high] == pytest.approx(
+    assert result.bias == pytest.approx(difference.mean())
+    assert [result.loa_low, result.loa_high] == pytest.approx(
         [difference.mean() - 1.96 * difference.std(ddof=1), difference.mean() + 1.96 * difference.std(ddof=1)]
     )
     covariance = np.cov(a, b, ddof=0)[0, 1]
-    assert found.ccc == pytest.approx(2 * covariance / (a.var() + b.var() + (a.mean() - b.mean()) ** 2))
+    assert result.ccc == pytest.approx(2 * covariance / (a.var() + b.var() + (a.mean() - b.mean()) ** 2))
 
 
-def test_a_correlation_sees_no_scale_but_slope_and_concordance_do():
+def test_a_correlation_is_blind_to_scale_but_slope_and_concordance_are_not():
     a = np.linspace(-3, 3, 50)
-    found = agreement.agreement(a, 2 * a + 1)
-    assert (found.r, found.slope, found.intercept, found.sd_ratio) == pytest.approx((1, 2, 1, 2))
-    assert found.ccc < 0.85
+    result = agreement.agreement(a, 2 * a + 1)
+    assert (result.r, result.slope, result.intercept, result.sd_ratio) == pytest.approx((1, 2, 1, 2))
+    assert result.ccc < 0.85
     equal = agreement.agreement(a, a)
     assert (equal.r, equal.ccc, equal.bias, equal.loa_high) == pytest.approx((1, 1, 0, 0))
 
@@ -105,7 +105,7 @@ def test_a_peak_outside_the_other_mask_still_counts():
     assert row["peak_b"] < 10.0
 
 
-def test_resampling_leaves_what_is_outside_the_mask_out():
+def test_resampling_ignores_values_outside_the_mask():
     values = np.full(GRID.shape, 4.0)
     mask = EVERYWHERE.clone()
     mask[:3] = False
@@ -114,7 +114,7 @@ def test_resampling_leaves_what_is_outside_the_mask_out():
     moved, inside = agreement.on_grid(volume(values), mask, finer)
     assert moved.data[0][inside].unique().tolist() == [4.0]
     assert inside[6:].all()
-    assert not inside[:6].any()  # the sixth lies half between a voxel inside and one outside
+    assert not inside[:6].any()  # the sixth is half-way between voxels inside and outside
 
 
 def test_one_sided_maps_are_told_from_whole_ones():

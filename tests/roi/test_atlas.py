@@ -155,7 +155,7 @@ def test_scaled_labels_are_refused(tmp_path) -> None:
 
 
 def test_an_image_without_labels_is_refused(tmp_path) -> None:
-    with pytest.raises(ScanError, match="holds none"):
+    with pytest.raises(ScanError, match="the image has none"):
         load_atlas(write_atlas(tmp_path, "label\tname\n3\tA\n", values=(0, 0, 0)))
 
 

@@ -146,11 +146,11 @@ def test_where_the_field_is_not_known_there_is_no_label(atlas) -> None:
 
 def test_a_field_of_another_scan_is_refused(atlas) -> None:
     tissue, field = scan()
-    with pytest.raises(ScanError, match=r"% of the tissue lies outside the inverse field .* of one scan and run"):
+    with pytest.raises(ScanError, match=r"% of the tissue lies outside the inverse field .* of the same scan and run"):
         check_coverage(tissue, Volume(field.data[:, 25:], field.grid.crop((25, 0, 0), field.grid.shape)))
     check_coverage(tissue, field)
     away = Grid(field.grid.shape, field.grid.affine + np.array([[0, 0, 0, 500.0]] + [[0.0] * 4] * 3))
-    with pytest.raises(ScanError, match="no place in common"):
+    with pytest.raises(ScanError, match="do not overlap"):
         native_shares(atlas, Volume(field.data, away), tissue.grid)
 
 
@@ -214,7 +214,7 @@ def test_maps_without_any_field_are_refused_in_one_line(folder) -> None:
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
     for stem in ("one", "two"):
         (folder / "mri" / f"mwp1{stem}.nii.gz").rename(folder / "mri" / f"{stem}_mwp1.nii.gz")  # deepmriprep's name
-    with pytest.raises(ScanError, match=r"one_mwp1\.nii\.gz is of a program not known to write any"):
+    with pytest.raises(ScanError, match=r"one_mwp1\.nii\.gz is by a program not known to write any"):
         measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", space="native")
 
 

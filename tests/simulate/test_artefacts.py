@@ -1,4 +1,4 @@
-"""Seven artefacts: the strength is what its unit says, medium and strong have one pattern, the mean stays."""
+"""Seven artefacts: the strength is in its unit, medium and strong share a pattern, the mean is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID = Grid((30, 36, 28), np.diag([2.0, 2.0, 2.0, 1.0]))
 
 @pytest.fixture(scope="module")
 def head() -> Volume:
-    """A bright ball with a darker middle, in air."""
+    """A bright ball with a darker core, in air."""
     place = np.indices(GRID.shape) - (np.array(GRID.shape) / 2)[:, None, None, None]
     radius = np.sqrt((place**2).sum(0))
     data = np.where(radius < 10, 600.0, 0.0) - np.where(radius < 4, 200.0, 0.0)
@@ -32,7 +32,7 @@ def rms(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).square().mean().sqrt())
 
 
-def test_they_are_the_papers_seven():
+def test_the_artefacts_are_the_seven_of_the_paper():
     assert [entry.name for entry in ARTEFACTS] == [
         "noise", "bias", "blur", "ghosting", "motion", "ringing", "spikes",
     ]  # fmt: skip
@@ -59,7 +59,7 @@ def test_bright_tissue_is_the_ball(head):
     assert reference_intensity(head) == pytest.approx(600.0)
 
 
-def test_noise_has_the_sigma_it_says(head):
+def test_noise_has_the_given_sigma(head):
     bright = head.data[0] > 500
     assert float(changed(head, "noise", 5.0)[bright].std()) == pytest.approx(0.05 * 600, rel=0.05)
 
@@ -71,7 +71,7 @@ def test_bias_spans_its_range_over_the_head(head):
     assert float(ratio.max()) == pytest.approx(1.3, abs=1e-3)
 
 
-def test_blur_has_the_width_it_says():
+def test_blur_has_the_given_width():
     point = torch.zeros(GRID.shape)
     point[15, 18, 14] = 1.0
     line = changed(Volume(point[None], GRID), "blur", 6.0)[:, 18, 14]
@@ -80,7 +80,7 @@ def test_blur_has_the_width_it_says():
     assert 2.3548 * sd_mm == pytest.approx(6.0, rel=0.03)
 
 
-def test_ghosts_have_the_intensity_they_say_a_third_of_the_view_away():
+def test_ghosts_have_the_given_intensity_a_third_of_the_view_away():
     point = torch.zeros(GRID.shape)
     point[15, 3, 14] = 100.0
     line = changed(Volume(point[None], GRID), "ghosting", 20.0)[15, :, 14]
@@ -88,19 +88,19 @@ def test_ghosts_have_the_intensity_they_say_a_third_of_the_view_away():
     assert float(line.sum()) == pytest.approx(140.0, abs=0.01)
 
 
-def test_ringing_takes_the_outer_lines_away_and_leaves_the_others():
+def test_ringing_removes_only_the_outer_lines():
     wave = torch.cos(2 * torch.pi * torch.arange(36) * torch.tensor([[2.0], [13.0]]) / 36)  # 2 and 13 of at most 18
     slow, fast = (Volume((600 + 100 * line).expand(1, 30, 28, 36).movedim(2, 3), GRID) for line in wave)
     assert torch.allclose(changed(slow, "ringing", 40.0), slow.data[0], atol=1e-2)
     assert torch.allclose(changed(fast, "ringing", 40.0), torch.tensor(600.0), atol=1e-2)
 
 
-def test_a_spike_is_a_wave_of_the_amplitude_it_says(head):
+def test_a_spike_is_a_wave_of_the_given_amplitude(head):
     flat = Volume(torch.full((1, *GRID.shape), 600.0), GRID)
     wave = changed(flat, "spikes", 5.0) - 600
     assert float(wave.square().mean().sqrt()) * 2**0.5 == pytest.approx(0.05 * 600, rel=0.02)
 
 
-def test_a_head_that_did_not_move_is_as_it_was(head):
+def test_no_motion_leaves_the_image_unchanged(head):
     assert rms(changed(head, "motion", 0.0), head.data[0]) < 0.05
     assert artefacts.CLEAN not in [entry.name for entry in ARTEFACTS]

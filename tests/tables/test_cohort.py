@@ -153,7 +153,7 @@ def test_excel_without_openpyxl(tmp_path, monkeypatch):
         ("participant_id\tage\n01\t3\t4\n", "expected a UTF-8 table .* line 2"),
         ("name\tage\n01\t3\n", "expected a column participant_id; the table has name, age"),
         ("participant_id\tage\n01\t3\nn/a\t4\n", "no participant_id in line 3"),
-        ("participant_id\tage\n01\t3\n02\t1\n01\t4\n", "duplicate id 01; keep one row a scan"),
+        ("participant_id\tage\n01\t3\n02\t1\n01\t4\n", "duplicate id 01; keep one row per scan"),
         ("participant_id\tsession_id\n01\t1\n01\t1\n02\t1\n02\t1\n", "duplicate id 01_1, 02_1"),
     ],
 )

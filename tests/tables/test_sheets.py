@@ -81,7 +81,7 @@ def test_a_column_without_a_name_is_kept(tmp_path):
         ([*lines(), "sub-09,33,M,extra"], r"3 columns .*\(line 1\).* line 10 has 4 cells \('extra' is the last\)"),
         ([*lines(), "", ",33,M"], "no participant_id in line 11"),
         (["sep=;", *lines(";"), ";33;M"], "no participant_id in line 11"),
-        ([*lines(), 'sub-09,"33,M'], "a quotation mark that is not closed"),
+        ([*lines(), 'sub-09,"33,M'], "an unclosed quotation mark"),
         ([",,", ",,"], "it is empty"),
     ],
 )
@@ -114,7 +114,7 @@ def test_worksheets(tmp_path):
     notes = is_of_the_people(workbook(tmp_path / "b.xlsx", [HEADER, *PEOPLE], [("Notes", "Read me first")]))
     assert notes == ("b.xlsx: worksheet 'data' is read, not 'Notes'",)
     (note,) = is_of_the_people(workbook(tmp_path / "c.xlsx", [["Demographics"], [], HEADER, *PEOPLE]))
-    assert note == "c.xlsx: the header is line 3; passed over above it: 'Demographics'"
+    assert note == "c.xlsx: the header is line 3; skipped above it: 'Demographics'"
 
 
 def test_ids_are_as_a_worksheet_shows_them(tmp_path):

@@ -1,4 +1,4 @@
-"""Easy phantoms on small views: onions whose tissue follows from their intensity."""
+"""Simple phantoms on small views: onions whose intensity determines their tissue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ball(radius: float, centre: tuple[float, float, float], shape: tuple[int, in
 
 
 def onion(number: int) -> dict[str, torch.Tensor]:
-    """WM in GM in CSF, off the centre, with noise; GM is none in the lower half."""
+    """WM in GM in CSF, off-centre, with noise; the lower half is marked as without GM."""
     source = torch.Generator().manual_seed(number)
     shift = 2 * torch.rand(3, generator=source) - 1
     centre = tuple(float((n - 1) / 2 + s) for n, s in zip(SHAPE, shift, strict=True))
@@ -35,7 +35,7 @@ def onion(number: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def onions(tmp_path_factory) -> Path:
-    """Six cases of three groups."""
+    """Six cases in three groups."""
     path = tmp_path_factory.mktemp("cases") / "onions.npz"
     cases = (Case(f"onion{n}", f"site{n // 2}", onion(n)) for n in range(6))
     write_cases(path, cases, {"kind": "tissue", "shape": list(SHAPE)})

@@ -1,4 +1,4 @@
-"""The twelve augmentations: each does what its name says, at its strength, and the same for the same seed."""
+"""The twelve augmentations: effect, strength, reproducibility."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_with_translation_and_flip_there_are_twelve():
 
 
 @pytest.mark.parametrize("one", CHANGES, ids=lambda one: one.change.__name__)
-def test_a_change_is_repeatable_random_finite_and_stronger_when_it_is_strong(one, image):
+def test_a_change_is_random_reproducible_finite_and_grows_with_strength(one, image):
     weak = [one.change(image, one.low / 4, seeded(seed)) for seed in range(6)]
     strong = [one.change(image, one.high, seeded(seed)) for seed in range(6)]
     again = one.change(image, one.high, seeded(0))
@@ -53,7 +53,7 @@ def test_the_bias_field_is_smooth_and_within_its_strength(image):
     assert torch.allclose(augment.bias_field(image, 0.4, seeded()), image * field)
 
 
-def test_noise_has_the_spread_it_was_given_and_a_floor_in_air():
+def test_noise_has_the_given_sd_and_a_floor_in_air():
     bright = augment.chi_noise(torch.full((40, 40, 40), 10.0), 0.1, seeded())
     assert float(bright.std()) == pytest.approx(0.1, rel=0.03)
     known = (1.253, 1.880, 2.350, 2.742)  # means of chi with 2, 4, 6 and 8 degrees of freedom
@@ -63,7 +63,7 @@ def test_noise_has_the_spread_it_was_given_and_a_floor_in_air():
     assert set(nearest) == {0, 1, 2, 3}
 
 
-def test_motion_leaves_ghosts_and_the_object_where_it_was(image):
+def test_motion_makes_ghosts_and_keeps_the_object_in_place(image):
     moved = augment.motion(image, 3.0, seeded(1))
     assert 0.01 < float(moved[image == 0].mean()) < 0.2
     assert float(moved[image == 1].mean()) == pytest.approx(1.0, abs=0.1)
@@ -108,7 +108,7 @@ def test_blur_keeps_the_sum(image):
     assert float(augment.blur(image, 2.0, seeded()).sum()) == pytest.approx(float(image.sum()), rel=1e-3)
 
 
-def test_a_shift_is_by_whole_voxels_and_brings_in_background():
+def test_a_shift_is_by_whole_voxels_and_fills_with_background():
     image = torch.arange(24.0).reshape(2, 3, 4) - 3.0
     moved = augment.shifted(image, (1, 0, -2))
     assert torch.equal(moved[1, :, :2], image[0, :, 2:])
@@ -118,7 +118,7 @@ def test_a_shift_is_by_whole_voxels_and_brings_in_background():
     assert len(set(by)) > 20
 
 
-def test_air_stays_air_and_probability_rules(image):
+def test_air_stays_air_and_probability_matters(image):
     assert torch.equal(augment.apply(image, augment.IN_SCANNER, 0.0, seeded()), image)
     changed = augment.apply(image, augment.IN_SCANNER, 1.0, seeded())
     assert not torch.equal(changed, image)

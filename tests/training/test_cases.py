@@ -1,4 +1,4 @@
-"""The file of cases: what comes back, how exact, and what is refused."""
+"""The file of cases: round trip, precision, refusals."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def test_arrays_come_back_within_half_a_step(tmp_path):
         "velocity": 20 * torch.randn(3, 2, 3, 3), "no_gm": torch.ones(1, 4, 5, 6),
     }  # fmt: skip
     write_cases(path, [Case("a.b", "site", arrays), Case("c", "site", {"p0": torch.zeros(1, 4, 5, 6)})], SETTINGS)
-    found = CaseFile(path)
-    assert (found.names, found.groups, found.shape) == (["a.b", "c"], ["site", "site"], (4, 5, 6))
-    back = found.load("a.b")
+    cases = CaseFile(path)
+    assert (cases.names, cases.groups, cases.shape) == (["a.b", "c"], ["site", "site"], (4, 5, 6))
+    back = cases.load("a.b")
     assert set(back) == set(arrays)
     for name, step in (("t1w", 0.01), ("p0", 1 / 80), ("scan", 1 / 250), ("velocity", 1 / 200), ("no_gm", 0)):
         assert float((back[name] - arrays[name]).abs().max()) <= step / 2 + 1e-5, name
-    assert list(found.load("c")) == ["p0"]
+    assert list(cases.load("c")) == ["p0"]
 
 
 def test_names_must_differ(tmp_path):
     case = Case("a", "site", {"p0": torch.zeros(1, 4, 5, 6)})
-    with pytest.raises(VbmstatError, match="names of their own, got a twice"):
+    with pytest.raises(VbmstatError, match="unique names, got a twice"):
         write_cases(tmp_path / "cases.npz", [case, case], SETTINGS)
     with pytest.raises(VbmstatError, match="at least one case"):
         write_cases(tmp_path / "cases.npz", [], SETTINGS)

@@ -1,4 +1,4 @@
-"""Configurations: what is refused, and with which words."""
+"""Configurations: defaults and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses: zero where all is right, and what they weigh."""
+"""Losses: small at the truth, with the right weights."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_registration_loss_is_small_at_the_truth_and_grows_with_every_part():
     scan = pull(template, compose_warps(known).backward)
     at_truth = float(losses.registration_loss(known, known, scan, template))
     syn = losses.syn_loss(compose_warps(known), scan, template)
-    assert at_truth == pytest.approx(losses.SYN_WEIGHT * float(syn), rel=1e-4)  # all that is left
+    assert at_truth == pytest.approx(losses.SYN_WEIGHT * float(syn), rel=1e-4)  # the only remaining term
     still = Velocities(torch.zeros_like(known.forward), torch.zeros_like(known.backward))
     without_motion = float(losses.registration_loss(still, known, scan, template))
     assert without_motion > 100 * at_truth
     assert float(losses.syn_loss(compose_warps(still), scan, template)) > 10 * float(syn)
     velocities = 2 * float(known.forward.square().mean())
     jacobians = float((jacobian_determinant(compose_warps(known).forward) - 1).square().mean())
-    rest = losses.SYN_WEIGHT * float(losses.syn_loss(compose_warps(still), scan, template))
-    assert without_motion == pytest.approx(velocities + jacobians + rest, rel=1e-4)
+    syn_term = losses.SYN_WEIGHT * float(losses.syn_loss(compose_warps(still), scan, template))
+    assert without_motion == pytest.approx(velocities + jacobians + syn_term, rel=1e-4)
 
 
 def test_velocities_of_a_warp_are_found_by_iteration():
@@ -40,11 +40,11 @@ def test_velocities_of_a_warp_are_found_by_iteration():
     warp = exponentiate(truth)
     errors = []
     for n in (1, 3, 10):
-        found = find_velocities(warp, n)
-        errors.append(float((compose_warps(found).forward - warp).square().mean().sqrt()))
+        halves = find_velocities(warp, n)
+        errors.append(float((compose_warps(halves).forward - warp).square().mean().sqrt()))
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
     assert float(warp.abs().max()) > 1.5
     assert errors[2] < 0.02
-    assert torch.equal(found.backward, -found.forward)
+    assert torch.equal(halves.backward, -halves.forward)
     middle = (..., slice(4, -4), slice(4, -4), slice(4, -4))
-    assert float((2 * found.forward - truth)[middle].square().mean().sqrt()) < 0.05
+    assert float((2 * halves.forward - truth)[middle].square().mean().sqrt()) < 0.05

@@ -1,4 +1,4 @@
-"""Cases from finished preprocessing runs and from label maps: right place, right values, warps that warp."""
+"""Cases from preprocessing runs and label maps: positions, values, and velocities that register the scan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BENT_MM = 6.0
 
 @pytest.fixture(scope="module")
 def bent():
-    """A person: the template, bent by a known velocity and moved by a known affine; p0 and deformation."""
+    """The template after a known warp and a known linear map: p0, GM and WM, deformation."""
     template = assets.template()
     grid = template.grid.with_voxel_size(4.0)
     tissue = resample(template.data, template.grid, grid)[None]
@@ -42,11 +42,11 @@ def bent():
     return p0, Volume(torch.stack([gm, wm]), moved), deformation
 
 
-def test_the_affine_is_found_in_a_deformation(bent):
+def test_the_linear_part_of_a_deformation_is_recovered(bent):
     _, _, deformation = bent
-    assert np.allclose(prepare.affine_part(deformation)[:3, :3], LINEAR[:3, :3], atol=0.1)  # a warp has some of its own
+    assert np.allclose(prepare.linear_part(deformation)[:3, :3], LINEAR[:3, :3], atol=0.1)  # of the warp
     mm = apply_affine(LINEAR @ deformation.grid.affine, voxel_indices(deformation.grid.shape))
-    assert np.allclose(prepare.affine_part(Volume(mm, deformation.grid)), LINEAR, atol=1e-4)
+    assert np.allclose(prepare.linear_part(Volume(mm, deformation.grid)), LINEAR, atol=1e-4)
 
 
 def test_a_registration_case_warps_the_scan_onto_the_template(bent):
@@ -93,7 +93,7 @@ def test_a_tissue_case_lies_in_the_template_s_frame(bent):
 
 @pytest.fixture
 def run_folder(tmp_path, bent):
-    """What a preprocessing run leaves, as far as training needs it."""
+    """The outputs of a preprocessing run that training needs."""
     p0, _, deformation = bent
     folder = tmp_path / "teacher"
     for name in ("sub-01_T1w", "sub-02_T1w"):
@@ -104,7 +104,7 @@ def run_folder(tmp_path, bent):
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "registration"])
-def test_from_a_run_to_a_trained_network(run_folder, tmp_path, kind):
+def test_a_network_is_trained_on_a_preprocessing_run(run_folder, tmp_path, kind):
     extra = ["--registration"] if kind == "registration" else []
     arguments = ["train", "prepare", str(tmp_path / "cases.npz"), "--teacher", str(run_folder), "--voxel-size", "8"]
     done = CliRunner().invoke(app, [*arguments, *extra])
@@ -124,7 +124,7 @@ def test_from_a_run_to_a_trained_network(run_folder, tmp_path, kind):
     assert "epoch" not in done.output  # nothing was left to do
 
 
-def test_label_maps_give_tissue_images_and_where_gm_is_none(tmp_path, phantom):
+def test_label_maps_give_images_tissue_and_gm_mask(tmp_path, phantom):
     gm, wm, csf = phantom.fractions
     values = torch.zeros(phantom.mask.shape)
     values[csf > 0.5], values[gm > 0.5], values[wm > 0.5] = 24, 3, 2
@@ -132,18 +132,18 @@ def test_label_maps_give_tissue_images_and_where_gm_is_none(tmp_path, phantom):
     values[(values == 2) & (z < 24)] = 16  # brain stem
     path = tmp_path / "head.nii.gz"
     io.write_volume(path, Volume(values[None], phantom.image.grid))
-    told = []
+    reports = []
     view = prepare.view_of(4.0)
-    first, second = prepare.cases_of_labels([path], 2, view, 0, told.append)
-    assert told == ["head, image 1", "head, image 2"]
+    first, second = prepare.cases_of_labels([path], 2, view, 0, reports.append)
+    assert reports == ["head, image 1", "head, image 2"]
     assert (first.name, second.name, first.group) == ("head_0", "head_1", "head")
     one, other = (case.arrays["p0"].round() > 0 for case in (first, second))  # two shapes of one head
     assert 0.5 < float(2 * (one & other).sum() / (one.sum() + other.sum())) < 0.99
     fractions = resample(phantom.fractions, phantom.image.grid, view)
     p0 = first.arrays["p0"][0]
     for label, tissue in ((2, fractions[0]), (3, fractions[1])):
-        found = (p0.round() == label).float()
-        assert float(2 * (found * tissue).sum() / (found + tissue).sum()) > 0.6
+        predicted = (p0.round() == label).float()
+        assert float(2 * (predicted * tissue).sum() / (predicted + tissue).sum()) > 0.6
     no_gm = first.arrays["no_gm"][0] > 0
     assert no_gm.any()
     assert float(p0[no_gm].mean()) > 2.5
@@ -169,7 +169,7 @@ def test_scans_as_they_came_are_found_by_their_hash(tmp_path, run_folder, bent):
         list(prepare.cases_of_run(run_folder, False, view, inputs=[tmp_path / "raw"]))
 
 
-def test_bent_labels_keep_their_values_and_fold_nowhere(phantom):
+def test_deformed_labels_keep_their_values_and_volume(phantom):
     labels = Volume((phantom.mask[None] * 3.0), phantom.image.grid)
     one, other = (prepare.bend_labels(labels, np.random.default_rng(seed)).data for seed in (0, 1))
     assert set(one.unique().tolist()) == {0.0, 3.0}
@@ -178,15 +178,15 @@ def test_bent_labels_keep_their_values_and_fold_nowhere(phantom):
     assert torch.equal(one, prepare.bend_labels(labels, np.random.default_rng(0)).data)
 
 
-def test_what_is_missing_is_named(tmp_path, run_folder):
+def test_missing_files_are_named(tmp_path, run_folder):
     view = prepare.view_of(8.0)
     with pytest.raises(VbmstatError, match=r"expected mri/p0… of 'vbmstat preprocess"):
         list(prepare.cases_of_run(tmp_path, False, view))
     (run_folder / "mri" / "y_sub-02_T1w.nii.gz").unlink()
-    with pytest.raises(VbmstatError, match=r"y_sub-02_T1w\.nii\.gz: missing beside p0sub-02"):
+    with pytest.raises(VbmstatError, match=r"y_sub-02_T1w\.nii\.gz: missing next to p0sub-02"):
         list(prepare.cases_of_run(run_folder, False, view))
     for arguments, message in (
-        ([], "expected --teacher or --labels"),
+        ([], "expected --teacher, --labels or both"),
         (["--labels", "a.nii", "--registration"], "a label map has no warp"),
     ):
         done = CliRunner().invoke(app, ["train", "prepare", str(tmp_path / "a.npz"), *arguments])

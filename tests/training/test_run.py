@@ -1,4 +1,4 @@
-"""Runs: networks learn, stop and go on as if they had not stopped, and end as files that engine `deep` loads."""
+"""Runs: networks learn, a resumed run equals an uninterrupted one, and engine `deep` loads the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table(out):
 
 @pytest.fixture(scope="module")
 def whole(onions, tmp_path_factory):
-    """A first stage that has learnt onions."""
+    """A first stage trained on the onions."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "run.toml").write_text(
         f'data = "{onions}"\nn_channels = 4\ndepth = 2\nepochs = 9\nmax_learning_rate = 0.1\naugment = 0\nn_folds = 3\n'
@@ -46,23 +46,23 @@ def test_segmentation_learns_and_generalises(whole):
 
 
 def test_the_trained_network_is_a_set_of_engine_deep(whole, onions):
-    found = find_set(str(whole))
-    assert found.tissue.whole_shape == SHAPE
+    networks = find_set(str(whole))
+    assert networks.tissue.whole_shape == SHAPE
     cases = CaseFile(onions)
     config = read_config(whole.parent / "run.toml")
     task = make_task("segmentation", cases, config, torch.device("cpu"), whole)
     ((image, p0),) = task.examples("onion5", task.stages()[0], None)
     with torch.inference_mode():
-        assert tissue_dice(found.tissue.whole(image), p0)["dice"] > 0.85
+        assert tissue_dice(networks.tissue.whole(image), p0)["dice"] > 0.85
     _, settings = load_network(own_file(whole, "segmentation"))
     assert settings["cases_sha256"] == assets.sha256(onions)
     assert settings["config"] == config.as_dict()
     assert settings["validation_dice"] > 0.85
 
 
-def test_a_run_that_was_stopped_is_the_same_as_one_that_was_not(onions, configure, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(onions, configure, tmp_path):
     class Interrupted(Exception):
-        """Somebody stops the run."""
+        """The user stops the run."""
 
     def stop(row):
         raise Interrupted
@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_is_the_same_as_one_that_was_not(onions, configur
     assert list(table(tmp_path / "at once")["loss"]) == list(table(tmp_path / "in pieces")["loss"])
 
 
-def test_a_run_goes_on_from_another_s_network(onions, whole, configure, tmp_path):
+def test_a_run_can_start_from_the_network_of_another(onions, whole, configure, tmp_path):
     start = own_file(whole, "segmentation")
     same = {"epochs": 1, "n_folds": 3, "n_channels": 4, "max_learning_rate": 1e-4}
     run.train("segmentation", configure(onions, **same), tmp_path / "from nothing")
@@ -93,7 +93,7 @@ def test_a_run_goes_on_from_another_s_network(onions, whole, configure, tmp_path
         run.train("segmentation", configure(onions, **same, start="none"), tmp_path / "none")
 
 
-def test_time_that_is_up_stops_before_the_next_epoch(onions, configure, tmp_path, monkeypatch):
+def test_the_time_limit_stops_before_the_next_epoch(onions, configure, tmp_path, monkeypatch):
     config = configure(onions, epochs=2, n_folds=3, n_validation=0)
     assert not run.train("segmentation", config, tmp_path / "out", minutes=-1.0)
     assert not (tmp_path / "out" / run.CHECKPOINT).exists()
@@ -105,7 +105,7 @@ def test_time_that_is_up_stops_before_the_next_epoch(onions, configure, tmp_path
     assert len(table(tmp_path / "out")) == 2
 
 
-def test_a_folder_with_another_run_is_left_alone(onions, configure, tmp_path):
+def test_a_folder_with_another_run_is_refused(onions, configure, tmp_path):
     run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
     with pytest.raises(VbmstatError, match="holds a run with another config; choose another --out"):
         run.train("segmentation", configure(onions, epochs=2, n_folds=3), tmp_path / "out")
@@ -116,21 +116,21 @@ def test_a_folder_with_another_run_is_left_alone(onions, configure, tmp_path):
         run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
 
 
-def test_validation_cases_are_of_groups_that_did_not_train(onions, configure):
+def test_no_group_trains_and_validates(onions, configure):
     cases, config = CaseFile(onions), read_config(configure(onions, n_folds=3, fold=1))
-    learning, judging = run._split(cases, config)
+    training, validation = run._split(cases, config)
     group = dict(zip(cases.names, cases.groups, strict=True))
-    assert len(learning) == 4
-    assert len(judging) == 2
-    assert not {group[name] for name in learning} & {group[name] for name in judging}
+    assert len(training) == 4
+    assert len(validation) == 2
+    assert not {group[name] for name in training} & {group[name] for name in validation}
     everything = read_config(configure(onions, n_folds=1))
     assert run._split(cases, everything) == (cases.names, cases.names)
     with pytest.raises(VbmstatError, match=r"at least 5 groups for 5 folds, got 3 .*; lower n_folds"):
         run._split(cases, read_config(configure(onions)))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(onions, configure, tmp_path, monkeypatch):
-    monkeypatch.setattr("vbmstat.training.losses.tissue_loss", lambda found, _: found.sum() * float("nan"))
+def test_a_nan_loss_stops_the_run(onions, configure, tmp_path, monkeypatch):
+    monkeypatch.setattr("vbmstat.training.losses.tissue_loss", lambda predicted, _: predicted.sum() * float("nan"))
     with pytest.raises(VbmstatError, match="segmentation: the loss became nan; use a smaller max_learning_rate"):
         run.train("segmentation", configure(onions, epochs=1, n_folds=1), tmp_path / "out")
 
@@ -150,10 +150,10 @@ def test_the_cascade_trains_a_foundation_and_18_positions(onions, whole, configu
     assert isinstance(task, Patches)
     assert [tuple(settings["position"]) for _, settings in networks] == task.positions[:18]
     weights = [network.last.weight.flatten().tolist() for network, _ in networks]
-    assert len({tuple(w) for w in weights}) == 18  # each went its own way
+    assert len({tuple(w) for w in weights}) == 18  # all have diverged
 
 
-def test_patches_of_the_right_look_like_those_of_the_left(onions, whole, configure, tmp_path):
+def test_patches_on_the_right_are_mirrored(onions, whole, configure, tmp_path):
     config = read_config(configure(onions, first_stage=str(own_file(whole, "segmentation"))))
     task = make_task("patches", CaseFile(onions), config, torch.device("cpu"), tmp_path)
     foundation, *single = task.stages()
@@ -169,7 +169,7 @@ def test_patches_of_the_right_look_like_those_of_the_left(onions, whole, configu
         make_task("patches", CaseFile(onions), read_config(configure(onions)), torch.device("cpu"), tmp_path)
 
 
-def test_the_gm_mask_learns_where_there_is_none(onions, configure, tmp_path):
+def test_the_gm_mask_learns(onions, configure, tmp_path):
     config = configure(onions, epochs=8, n_folds=3, max_learning_rate=0.05, batch_size=2)
     assert run.train("gm-mask", config, tmp_path / "out")
     log = table(tmp_path / "out")
@@ -179,7 +179,7 @@ def test_the_gm_mask_learns_where_there_is_none(onions, configure, tmp_path):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """The template bent one way, more or less, on a coarse grid."""
+    """The template under one warp of varying size, on a coarse grid."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.npz"
     shape = (24, 28, 20)
     template = assets.template()
@@ -216,17 +216,17 @@ def test_cases_of_another_task_are_refused(onions, pairs, configure, tmp_path):
         run.train("registration", configure(onions), tmp_path / "out")
 
 
-def test_a_case_that_does_not_say_where_gm_is_none(tmp_path, configure):
+def test_a_case_without_a_gm_mask_is_refused(tmp_path, configure):
     path = tmp_path / "cases.npz"
     arrays = {"t1w": ball(9, (13, 15, 13))[None], "p0": ball(9, (13, 15, 13))[None]}
     write_cases(path, [Case("a", "b", arrays)], {"kind": "tissue", "shape": list(SHAPE)})
-    with pytest.raises(VbmstatError, match="case a does not say where there is no GM"):
+    with pytest.raises(VbmstatError, match="case a has no mask of voxels without GM"):
         run.train("gm-mask", configure(path, n_folds=1), tmp_path / "out")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_augmented_examples_differ_and_move_together(onions, configure, precision, monkeypatch):
-    monkeypatch.setattr("vbmstat.training.augment.MAX_SHIFT_VOXELS", 60.0)  # of 0.5 mm: 3 of these
+    monkeypatch.setattr("vbmstat.training.augment.MAX_SHIFT_VOXELS", 60.0)  # voxels of 0.5 mm: 3 voxels here
     config = read_config(configure(onions, augment=1.0, n_folds=1, precision=precision))
     task = make_task("segmentation", CaseFile(onions), config, torch.device("cpu"), onions.parent)
     stage = task.stages()[0]
@@ -236,6 +236,6 @@ def test_augmented_examples_differ_and_move_together(onions, configure, precisio
     assert sum(torch.equal(p0, known) for _, p0 in seen) < 4
     for image, p0 in seen:
         background = p0 == 0
-        assert float(image[background].std()) < 0.05  # the image's air is where p0's is
+        assert float(image[background].std()) < 0.05  # image and p0 moved together
         assert float(image[p0 == 3].mean()) > float(image[p0 == 1].mean())
     assert float(task.loss(task.build(), *seen[0]).detach()) > 0

@@ -1,4 +1,4 @@
-"""A batch on the screen: a bar on a terminal, a line a scan in a file; and what Ctrl-C and SIGTERM do."""
+"""Progress of a batch: a bar on a terminal, one line per scan in a file; and how Ctrl-C and SIGTERM end it."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
     from vbmstat.batch.status import Event
 
 _COLOURS = {"done": "", "failed": "red", "busy": "yellow"}
-_MOST_SHOWN = 3  # scans under way beside the bar
+_MOST_SHOWN = 3  # running scans beside the bar
 
 
 class Screen(Protocol):
-    """Where a batch is told."""
+    """Output of a batch's progress."""
 
     n_complete: int
     n_scans: int
 
     def show(self, event: Event) -> None:
-        """Something happened to a scan."""
+        """Show an event of a scan."""
 
     def say(self, text: str, colour: str = "") -> None:
-        """A sentence about the whole run."""
+        """Print a message about the whole run."""
 
     def stopped(self, by: str) -> None:
-        """The run was interrupted."""
+        """Say that a signal stopped the run."""
 
 
 class _Base(ABC):
-    """Counts scans; prints a line where one is at its end."""
+    """Counts scans and prints a line for each that ends."""
 
     def __init__(self) -> None:
         self.n_complete = self.n_scans = self.n_resumed = 0
 
     @abstractmethod
     def say(self, text: str, colour: str = "") -> None:
-        """A sentence about the whole run."""
+        """Print a message about the whole run."""
 
     def show(self, event: Event) -> None:
         self.n_scans = event.total
@@ -61,15 +61,15 @@ class _Base(ABC):
             note = f": {event.detail}" if event.detail else ""
             self.say(f"[{event.done}/{event.total}] done {event.scan.stem}{note}", "yellow" if note else "")
         elif event.what == "busy":
-            self.say(f"{event.scan.stem}: another run works at it; it comes again later")
+            self.say(f"{event.scan.stem}: in use by another run; will retry later")
 
     def stopped(self, by: str) -> None:
         known = f"{self.n_complete} of {self.n_scans} scans are complete; " if self.n_scans else ""
-        self.say(f"stopped by {by}: {known}the same command goes on from there", "yellow")
+        self.say(f"stopped by {by}: {known}run the same command to resume", "yellow")
 
 
 class _Lines(_Base):
-    """Lines with the time, for files and SLURM."""
+    """Lines with a time stamp, for files and SLURM."""
 
     def say(self, text: str, colour: str = "") -> None:
         del colour
@@ -79,7 +79,7 @@ class _Lines(_Base):
 
 
 class _Bar(_Base):
-    """A bar with what is under way, and lines above it."""
+    """A bar with the running scans, and lines above it."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -97,14 +97,14 @@ class _Bar(_Base):
             self._steps.pop(event.scan.stem, None)
         else:
             self._steps[event.scan.stem] = event.what
-        under_way = [f"{stem}: {step}" for stem, step in list(self._steps.items())[-_MOST_SHOWN:]]
-        described = escape(", ".join(under_way))
+        running = [f"{stem}: {step}" for stem, step in list(self._steps.items())[-_MOST_SHOWN:]]
+        described = escape(", ".join(running))
         self._progress.update(self._task, total=event.total, completed=event.done, description=described)
 
 
 @contextlib.contextmanager
 def screen() -> Iterator[Screen]:
-    """A bar on a terminal, plain lines elsewhere and under SLURM; warnings of the program among them."""
+    """A bar on a terminal, plain lines elsewhere and under SLURM; warnings of the program appear in between."""
     console = Console(stderr=True)
     if console.is_terminal and "SLURM_JOB_ID" not in os.environ:
         handler: logging.Handler = RichHandler(console=console, show_path=False)
@@ -126,17 +126,17 @@ def _warnings_to(handler: logging.Handler) -> Iterator[None]:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the program to end."""
+    """A signal asked the program to end."""
 
 
 @contextlib.contextmanager
-def stoppable(tell: Callable[[str], None]) -> Iterator[None]:
-    """End cleanly at Ctrl-C, SIGTERM (SLURM's time limit, `kill`) and SIGHUP: tell it, and exit with 128 + signal."""
-    asked = signal.SIGINT
+def stoppable(report: Callable[[str], None]) -> Iterator[None]:
+    """End cleanly on Ctrl-C, SIGTERM (SLURM's time limit, `kill`) and SIGHUP: report it and exit with 128 + signal."""
+    received = signal.SIGINT
 
     def stop(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        asked = signal.Signals(number)
+        nonlocal received
+        received = signal.Signals(number)
         raise Stopped
 
     before = {
@@ -148,8 +148,8 @@ def stoppable(tell: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        tell("Ctrl-C" if asked == signal.SIGINT else asked.name)
-        sys.exit(128 + asked)
+        report("Ctrl-C" if received == signal.SIGINT else received.name)
+        sys.exit(128 + received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

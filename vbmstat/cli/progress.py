@@ -1,4 +1,4 @@
-"""What commands tell while they run: a bar a stage; files of an earlier run that are gone."""
+"""What commands tell while they run: one bar per stage; files of an earlier run that are gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vbmstat.progress import OnProgress
 
 @contextmanager
 def stages() -> Iterator[OnProgress]:
-    """A function (stage, done, total) that draws one bar a stage on standard error."""
+    """Yield ``report(stage, n_done, n_total)``, which draws one bar per stage on standard error."""
     columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
         tasks: dict[str, TaskID] = {}

@@ -37,7 +37,7 @@ def command(
         cohort_of_maps,
         licence_notice,
         measure_rois,
-        record_name,
+        stem,
         write_rois,
     )
     from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
@@ -53,13 +53,10 @@ def command(
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))
     folder = scans.folder / "roi" if out is None else out
-    earlier = listed_files(folder, record_name(loaded.name, space))
+    earlier = listed_files(folder, f"{stem(loaded.name, space)}.json")
     with _images_folder(folder if label_images else None) as images:
         with stages() as report:
-            tables = measure_rois(
-                scans, loaded, space=space, label_images=images,
-                report=lambda done, n: report("measuring", done, n),
-            )  # fmt: skip
+            tables = measure_rois(scans, loaded, space=space, label_images=images, report=report)
         written = write_rois(folder, tables, inputs=tables_read, label_images=images)
     for path in written:
         typer.echo(str(path))

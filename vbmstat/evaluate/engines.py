@@ -1,4 +1,4 @@
-"""Engines over images: one table row for each image and engine, written at once; existing rows are not made again."""
+"""Run engines on images and keep one table row per image and engine; rows already in the table are not repeated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,45 +30,57 @@ from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables import dictionary
 
 Row = dict[str, Any]
-Measure = Callable[[Classic, Segmented], Row]
+CPU = torch.device("cpu")
 
 
 def find_engines(names: Sequence[str], weights: str | None = None) -> list[Classic]:
-    """The engines of these names, each once, ready to run; `weights` are those of engine `deep`.
+    """Engines by name, without repeats and ready to run; `weights` are for engine `deep`.
 
     Raises
     ------
     VbmstatError
-        If there is no engine of a name.
+        If a name is unknown.
     AssetError
         If a package or weights are missing.
     """
     engines = [find_engine(name, weights if name == Deep.name else None) for name in dict.fromkeys(names)]
     for engine in engines:
-        engine.parameters()
+        engine.parameters()  # raises if something is missing
     return engines
 
 
 class Head:
-    """A file that images are made from.
+    """A file from which the images of an evaluation are made.
 
     Parameters
     ----------
-    path : path
+    path : Path
         T1w scan or whole-head label map.
     seed : int
-        Of this evaluation; every head gets its own from it and from its name.
+        Seed of the evaluation; the head derives its own from it and its name.
+    device : torch.device
+        Where engines run.
+
+    Attributes
+    ----------
+    kind : str
+        Stem of the table's file and key of :data:`vbmstat.tables.schema.TABLES`.
+    n_images : int
+        Number of images made from one head.
     """
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self.path = path
+    kind: ClassVar[str]
+    n_images: ClassVar[int]
+
+    def __init__(self, path: Path, seed: int, device: torch.device = CPU) -> None:
+        self.path, self.device = path, device
         self.name = naming.image_stem(path)
         state = np.random.SeedSequence([seed, zlib.crc32(self.name.encode())]).generate_state(1)
         self.seed = int(state[0])
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the file; an unreadable one raises VbmstatError."""
+        """Hash of the file; raises VbmstatError if it cannot be read."""
         try:
             return assets.sha256(self.path)
         except OSError as error:
@@ -77,17 +89,21 @@ class Head:
 
     @cached_property
     def volume(self) -> Volume:
-        """What the file holds."""
+        """Content of the file."""
         return io.read_volume(self.path)
+
+    def trials(self) -> Iterator[Trial]:
+        """Its images, one after another."""
+        raise NotImplementedError
 
 
 def find_heads(paths: Iterable[Path], seed: int) -> list[Head]:
-    """The heads of these files, which must have names of their own, since tables know them by name."""
+    """Heads from files, which must be readable and have unique names, because tables identify heads by name."""
     heads = [Head(path, seed) for path in paths]
     by_name: dict[str, Path] = {}
     for head in heads:
         if by_name.setdefault(head.name, head.path) != head.path:
-            msg = f"expected files of different names, got {by_name[head.name]} and {head.path}; rename one"
+            msg = f"expected files with different names, got {by_name[head.name]} and {head.path}; rename one"
             raise VbmstatError(msg)
         _ = head.sha256
     return heads
@@ -95,24 +111,67 @@ def find_heads(paths: Iterable[Path], seed: int) -> list[Head]:
 
 @dataclass(frozen=True)
 class Trial:
-    """An image that engines are to segment.
+    """An image for engines to segment.
 
     Attributes
     ----------
     keys : mapping
-        Columns that tell which image it is, the head first.
+        Columns that identify the image, the head first.
     origin : mapping
-        What else decides how it looks (seed, numbers, hash of the file), so that an old row is known as such.
+        Everything else that determines the image (seed, strengths, file hash); outdated rows are recognised by it.
     image : callable
-        Makes it.
+        Makes the image.
     measure : callable
-        Columns of the result, from the engine and what it found.
+        Result columns from the engine and its segmentation.
     """
 
     keys: Mapping[str, Any]
     origin: Mapping[str, Any]
     image: Callable[[], Volume]
-    measure: Measure
+    measure: Callable[[Classic, Segmented], Row]
+
+
+def evaluate_heads(
+    test: type[Head],
+    paths: Sequence[Path],
+    engines: Sequence[Classic],
+    out: Path,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    force: bool = False,
+    report: OnProgress = ignore,
+) -> pd.DataFrame:
+    """Segment all images of all heads with all engines.
+
+    Parameters
+    ----------
+    test : type
+        ``ArtefactHead`` or ``AtrophyHead``.
+    paths : sequence of Path
+        Files that `test` reads.
+    engines : sequence of Classic
+        Engines to run.
+    out : Path
+        Folder of the table, ``KIND.tsv``, which is written after every scan and resumed by the next call.
+    device : torch.device
+        Where to compute.
+    seed : int
+        Same seed, same images.
+    force : bool
+        Repeat rows that are already in the table.
+    report : callable
+        Progress, called as ``report(stage, n_done, n_total)``.
+
+    Returns
+    -------
+    DataFrame
+        One row per head, image and engine; columns as in :func:`run_trials`.
+    """
+    find_heads(paths, seed)
+    trials = (trial for path in paths for trial in test(path, seed, device).trials())
+    table, n_trials = out / f"{test.kind}.tsv", len(paths) * test.n_images
+    return run_trials(trials, n_trials, engines, table, test.kind, device=device, force=force, report=report)
 
 
 def run_trials(
@@ -126,32 +185,26 @@ def run_trials(
     force: bool = False,
     report: OnProgress = ignore,
 ) -> pd.DataFrame:
-    """Segment every image with every engine, and keep a table of what was found.
+    """Segment every image with every engine and keep a table of the measures.
 
     Parameters
     ----------
     trials : iterable of Trial
-        The images, one after another.
+        The images.
     n_trials : int
-        How many they are.
-    engines : sequence of Classic
-        Who segments.
-    path : path
-        The table, ``.tsv``; written after every scan. Rows of an earlier call stay; one that was made with the same
-        image, engine, weights and versions is not made again, unless it failed.
+        Number of images.
+    path : Path
+        The table, ``.tsv``, written after every scan. Rows of earlier calls stay; a row is repeated only if it failed
+        or if its image, engine, weights or versions differ.
     kind : str
         Key of :data:`vbmstat.tables.schema.TABLES`.
-    device : torch.device
-        Where to compute.
-    force : bool
-        Make all rows again.
-    report : callable
-        Told (stage, done, total).
+    engines, device, force, report
+        As in :func:`evaluate_heads`.
 
     Returns
     -------
     DataFrame
-        Columns of the keys, engine, what was measured, seconds, reason, made_with. A scan that failed has a reason.
+        Columns of the keys, engine, the measures, seconds, reason (of a failure) and made_with (hash).
     """
     rows = {} if not path.exists() else _read(path)
     done, total = 0, n_trials * len(engines)
@@ -170,20 +223,20 @@ def run_trials(
 
 
 def _attempt(trial: Trial, engine: Classic, device: torch.device) -> Row:
-    """Measures, time and no reason; or the reason."""
+    """Measures and time, or the reason of a failure."""
     try:
         image = trial.image()
         start = time.perf_counter()
         segmented = segment_scan(image, engine, device)
         seconds = round(time.perf_counter() - start, 1)
         return {**trial.measure(engine, segmented), "seconds": seconds}
-    except Exception as error:  # one bad scan must not stop the others; it is reported with its reason
+    except Exception as error:  # one bad scan must not stop the others; its row gets the reason
         reason = str(error) if isinstance(error, VbmstatError) else f"{type(error).__name__}: {error}"
         return {"reason": one_line(reason)}
 
 
 def _fingerprint(trial: Trial, engine: Classic, device: torch.device) -> str:
-    """Short hash of all that decides a row."""
+    """Short hash of everything that determines a row."""
     content = {
         "origin": dict(trial.origin), "engine": engine.name, "parameters": engine.parameters(),
         "versions": versions(), "device": device_label(device),
@@ -192,7 +245,7 @@ def _fingerprint(trial: Trial, engine: Classic, device: torch.device) -> str:
 
 
 def _read(path: Path) -> dict[tuple[str, ...], Row]:
-    """Rows of an earlier call by their key: the columns as far as the engine."""
+    """Rows of an earlier call, keyed by the columns up to and including the engine."""
     table = pd.read_csv(path, sep="\t", na_values="n/a", keep_default_na=False, dtype={"head": str, "made_with": str})
     if "engine" not in table or "made_with" not in table:
         msg = f"{path}: expected a table of vbmstat evaluate, got columns {', '.join(map(str, table.columns))[:200]}"
@@ -202,7 +255,7 @@ def _read(path: Path) -> dict[tuple[str, ...], Row]:
 
 
 def _table(rows: Mapping[tuple[str, ...], Row]) -> pd.DataFrame:
-    """All rows; the last columns are seconds, reason and made_with."""
+    """All rows as a table that ends with seconds, reason and made_with."""
     last = ["seconds", "reason", "made_with"]
     columns = list(dict.fromkeys(column for row in rows.values() for column in row if column not in last))
     return pd.DataFrame(list(rows.values()), columns=[*columns, *last])

@@ -1,13 +1,13 @@
-"""Comparison of output folders of the same scans, with one another, with true labels and with the template.
+"""Compare output folders of the same scans with each other, with true labels and with the template.
 
-Scans are matched by the stem of their file name, never by order. What a folder lacks is left empty, and said once.
+Scans are matched by the stem of their file name, never by order. Measures whose files are missing are left empty, with
+one note per folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from dataclasses import field as made_by
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,10 @@ from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import read_table
 
 FWHM_MM = 6.0
-_TEMPLATE_FROM = 0.1
+_TEMPLATE_FROM = 0.1  # of a tissue's probability, where maps are correlated
 _KEYS = ["scan", "folder", "reference"]
 _TEMPLATE, _TRUTH = "template", "truth"
-CHILD_YEARS, OLD_YEARS = 18.0, 80.0  # the template and most training data are of adults between them
+CHILD_YEARS, OLD_YEARS = 18.0, 80.0  # the template and most training data are from adults in this range
 HIGH_IS_BAD = ("mse_to_template", "linear_elasticity", "published_elasticity", "jacobian_max")
 
 
@@ -51,30 +51,30 @@ class Evaluation:
     Attributes
     ----------
     scans : DataFrame
-        One row a scan, folder and reference (another folder, ``template`` or ``truth``).
+        One row per scan, folder and reference (another folder, ``template`` or ``truth``).
     summary : DataFrame
-        Number of scans, median, minimum and maximum of each measure by folder and reference, and the worst scan.
+        Number of scans, median, minimum, maximum and worst scan of each measure by folder and reference.
     left_out : dict of str to list of str
-        Scans of each folder that the others lack.
+        Scans of each folder that another folder lacks.
     notes : list of str
-        What could not be measured, and how what was not there was made; a line a folder and matter.
+        What could not be measured, and how missing inputs were derived.
     outputs : dict of str to Outputs
-        Files of each folder, by what the tables call it.
+        Files of each folder, by its name in the tables.
     truth : dict of str to Path
-        True label maps, by scan.
+        True label maps by scan.
     """
 
     scans: pd.DataFrame
     summary: pd.DataFrame
     left_out: dict[str, list[str]]
     notes: list[str]
-    outputs: dict[str, Outputs] = made_by(default_factory=dict)
-    truth: dict[str, Path] = made_by(default_factory=dict)
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+    truth: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan's tissues in a folder and in what it is compared with.
+    """One scan's tissues in a folder and in its reference.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Case:
     dice : dict of str to float
         By tissue, ``gm``, ``wm``, ``csf``.
     tissue, reference_tissue : Volume, (1, X, Y, Z)
-        0 background, 1 CSF, 2 GM, 3 WM, in-between for partial volume; on one grid.
+        0 background, 1 CSF, 2 GM, 3 WM, in-between values for partial volume; both on one grid.
     """
 
     scan: str
@@ -106,21 +106,21 @@ def evaluate_folders(
     Parameters
     ----------
     folders : sequence of Path
-        Made by any of the programs that :mod:`vbmstat.evaluate.outputs` knows.
+        Output folders of any program that :mod:`vbmstat.evaluate.outputs` knows.
     truth : Path, optional
-        Label map, or folder of label maps (CSF 1, GM 2, WM 3) named as the scans, with or without ``p0``.
+        Label map, or folder of label maps (CSF 1, GM 2, WM 3) named as the scans, with or without the prefix ``p0``.
     report : callable
-        Told (stage, done, total).
+        Progress, called as ``report(stage, n_done, n_total)``.
     reference : Path, optional
-        Which of the folders the others are compared with; the first by default.
+        The folder to compare the others with; the first by default.
     names : sequence of str, optional
-        What the tables call the folders; :func:`short_names` by default.
+        Names of the folders in the tables; by default the result of :func:`short_names`.
 
     Raises
     ------
     ScanError
-        If folders hold no outputs or no common scan, the reference is none of them, or label maps of a scan are on
-        different grids.
+        If a folder holds no outputs, the folders have no scan in common, the reference is not among the folders, or
+        the label maps of a scan are on different grids.
     """
     outputs = _in_order(folders, short_names(folders) if names is None else names, reference)
     true_labels = {} if truth is None else _truth_labels(truth)
@@ -128,7 +128,7 @@ def evaluate_folders(
     if not common:
         with_truth = " and the truth" if truth is not None else ""
         some = "; ".join(f"{entry.name}: {', '.join(sorted(entry.stems.values())[:3])}" for entry in outputs)
-        msg = f"expected scans of the same names in all folders{with_truth}, found none in common ({some})"
+        msg = f"expected scans with the same names in all folders{with_truth}, found none in common ({some})"
         raise ScanError(msg)
     template = assets.template()
     template = Volume(template.data[:2], template.grid)
@@ -137,7 +137,7 @@ def evaluate_folders(
     without = [entry.name for entry in outputs if entry.field and not set(entry.field) & common <= set(entry.sidecar)]
     fitted = bool(without)
     if without:
-        notes[f"the affine part of all fields was fitted to them: {', '.join(without)} does not tell it"] = None
+        notes[f"the linear part of all fields was fitted: {', '.join(without)} does not record it"] = None
     for done, scan in enumerate(sorted(common), 1):
         rows += _scan_rows(outputs, scan, true_labels.get(scan), template, notes, fitted)
         report("evaluating", done, len(common))
@@ -149,7 +149,7 @@ def evaluate_folders(
 
 
 def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
-    """Median and, in brackets, the worst of each measure: a row a reference and measure, a column a folder."""
+    """``median [worst]`` of each measure: one row per reference and measure, one column per folder."""
     worst = summary["max"].where(summary["measure"].isin(HIGH_IS_BAD), summary["min"])
     cells = [f"{median:.4g} [{bad:.4g}]" for median, bad in zip(summary["median"], worst, strict=True)]
     wide = summary.assign(cell=cells).pivot(index=["reference", "measure"], columns="folder", values="cell")
@@ -158,10 +158,10 @@ def side_by_side(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst_scans(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary's row with each compared folder's worst scan.
+    """Rows of the summary that name each compared folder's worst scan.
 
-    That is the row of GM Dice with the truth; without truth, with the reference; without label maps, that of the mean
-    squared difference to the template.
+    The measure is GM Dice with the truth, or else with the reference; without label maps, the mean squared difference
+    to the template.
     """
     overlap = summary[summary["measure"] == "dice_gm"].sort_values("reference", key=lambda names: names != _TRUTH)
     fit = summary[(summary["measure"] == "mse_to_template") & ~summary["folder"].isin(summary["reference"])]
@@ -170,35 +170,35 @@ def worst_scans(summary: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values("folder", key=lambda names: names.map(order.index))
 
 
-def read_case(found: Evaluation, folder: str, reference: str, scan: str) -> Case:
+def read_case(evaluation: Evaluation, folder: str, reference: str, scan: str) -> Case:
     """The label maps behind a row of the table of scans.
 
     Raises
     ------
     ScanError
-        If the scan has no label maps in the folder, or in the reference.
+        If the scan has no label maps in the folder or in the reference.
     """
     key = scan_key(scan)
-    truth = found.truth.get(key) if reference == _TRUTH else None
-    one = read_segmentation(found.outputs[folder], key)
-    other = read_labels(truth) if truth else read_segmentation(found.outputs[reference], key)
+    truth = evaluation.truth.get(key) if reference == _TRUTH else None
+    one = read_segmentation(evaluation.outputs[folder], key)
+    other = read_labels(truth) if truth else read_segmentation(evaluation.outputs[reference], key)
     if one is None or other is None:
         msg = f"{scan}: expected label maps in {folder} and {reference}, found none in {reference if one else folder}"
         raise ScanError(msg)
-    (row,) = found.scans.set_index(_KEYS).loc[[(scan, folder, reference)]].to_dict("records")
+    (row,) = evaluation.scans.set_index(_KEYS).loc[[(scan, folder, reference)]].to_dict("records")
     dice = {tissue: float(row[f"dice_{tissue}"]) for tissue in accuracy.TISSUES}
     return Case(scan, folder, reference, dice, _tissue_map(one), _tissue_map(other))
 
 
 def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
-    """The table of scans with `age` and `age_flag` (child, old), where a cohort.tsv or participants.tsv has ages.
+    """Add `age` and `age_flag` (child, old) to the table of scans, if a cohort.tsv or participants.tsv has ages.
 
     Parameters
     ----------
     scans : DataFrame
-        As :func:`evaluate_folders` returns it; column scan.
+        Table with a column `scan`, as from :func:`evaluate_folders`.
     folders : sequence of Path
-        Where the tables may lie; cohort.tsv is read first, and the first folder that knows an age rules.
+        Where to look for the tables. The first folder that has an age wins, and cohort.tsv before participants.tsv.
     """
     known: dict[str, float] = {}
     for path in (folder / name for folder in folders for name in ("cohort.tsv", "participants.tsv")):
@@ -206,10 +206,10 @@ def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
             people = read_table(path)
             key = "scan" if "scan" in people else "participant_id"
             if {key, "age"} <= set(people):
-                ages = pd.to_numeric(people["age"], errors="coerce")
-                known = {**dict(zip(people[key], ages, strict=True)), **known}
-    found = [known.get(scan, known.get(naming.split_ids(scan)[0], np.nan)) for scan in scans["scan"]]
-    age = pd.Series(found, index=scans.index, dtype=float)
+                years = pd.to_numeric(people["age"], errors="coerce")
+                known = {**dict(zip(people[key], years, strict=True)), **known}
+    ages = [known.get(scan, known.get(naming.split_ids(scan)[0], np.nan)) for scan in scans["scan"]]
+    age = pd.Series(ages, index=scans.index, dtype=float)
     if age.isna().all():
         return scans
     flag = pd.Series(None, index=scans.index, dtype=object)
@@ -218,7 +218,7 @@ def with_ages(scans: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path in which they differ; the whole paths if that is none.
+    """The last part in which the paths differ; the whole paths if no part tells them all apart.
 
     Examples
     --------
@@ -233,7 +233,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _in_order(folders: Sequence[Path], names: Sequence[str], reference: Path | None) -> list[Outputs]:
-    """The folders' outputs, the reference first."""
+    """Outputs of the folders, the reference first."""
     outputs = [find_outputs(folder, name) for folder, name in zip(folders, names, strict=True)]
     if reference is None:
         return outputs
@@ -272,7 +272,7 @@ def _scan_rows(
 
 
 def _tissue_map(segmentation: Segmentation) -> Volume:
-    """CSF 1, GM 2, WM 3 and mixtures, from the fractions."""
+    """CSF 1, GM 2, WM 3 and mixtures in between, from the fractions."""
     parts = [value * segmentation.fractions[tissue] for tissue, value in accuracy.TISSUES.items()]
     return Volume(torch.stack(parts).sum(0), segmentation.grid)
 
@@ -282,7 +282,7 @@ def _columns(rows: list[dict[str, object]]) -> list[str]:
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Tidy: folder, reference, measure, n_scans, median, min, max, worst_scan."""
+    """Long table: folder, reference, measure, n_scans, median, min, max, worst_scan."""
     long = table.melt(id_vars=_KEYS, var_name="measure", value_name="value").dropna(subset="value")
     rows = []
     for (folder, reference, measure), group in long.groupby(["folder", "reference", "measure"], sort=False):
@@ -296,15 +296,15 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _missing(entry: Outputs, table: pd.DataFrame) -> list[str]:
-    """What none of a folder's scans has."""
+    """Notes on measures that no scan of a folder has."""
     measured = set(table[table["folder"] == entry.name].dropna(axis=1, how="all"))
     lacks = []
     if not entry.label and not all(entry.tissue.values()):
-        lacks.append("no label maps (p0) nor GM, WM and CSF maps (p1 to p3, c1 to c3): no Dice")
+        lacks.append("no label maps (p0) or GM, WM and CSF maps (p1 to p3, c1 to c3): no Dice")
     if not any(entry.modulated.values()):
         lacks.append("no unsmoothed modulated maps (mwp1, mwp2, mwc1, mwc2): no correlation of maps")
     if "mse_to_template" not in measured:
-        lacks.append("no warped maps (wp1, wp2, wc1, wc2) nor fields to make them: no MSE to the template")
+        lacks.append("no warped maps (wp1, wp2, wc1, wc2) or fields to make them: no MSE to the template")
     if "linear_elasticity" not in measured:
         lacks.append("no fields (y_): no linear elasticity, no Jacobian")
     return [f"{entry.name}: {text}" for text in lacks]
@@ -325,7 +325,7 @@ def _overlap(one: Segmentation, other: Segmentation) -> dict[str, float]:
 
 
 def _smoothed(entry: Outputs, scan: str, template: Volume) -> dict[int, torch.Tensor]:
-    """Modulated maps after 6 mm smoothing, on the template's grid, (X, Y, Z) by tissue."""
+    """Modulated maps smoothed by 6 mm, on the template's grid, (X, Y, Z) by tissue."""
     maps = {}
     for tissue, paths in entry.modulated.items():
         if scan in paths:
@@ -349,9 +349,9 @@ def _maps_agree(
 def _registration(
     entry: Outputs, scan: str, template: Volume, notes: dict[str, None], fitted: bool
 ) -> dict[str, float]:
-    """How near the warped maps are to the template, and at what cost.
+    """Distance of the warped maps to the template, and regularity of the field.
 
-    `fitted` asks for the affine part that fits the field best, instead of the one that the sidecar tells.
+    With `fitted`, the field's linear part is fitted even if the sidecar records it.
     """
     row: dict[str, float] = {}
     parts = _field(entry, scan, template, notes, fitted) if scan in entry.field else None
@@ -371,12 +371,12 @@ def _registration(
 def _field(
     entry: Outputs, scan: str, template: Volume, notes: dict[str, None], fitted: bool
 ) -> tuple[Displacement, np.ndarray]:
-    """Displacement and affine part of a scan's deformation, on the template's grid."""
+    """Displacement and linear part of a scan's deformation, on the template's grid."""
     deformation = io.read_channels(entry.field[scan])
     if not deformation.grid.matches(template.grid):
         data = resample(deformation.data, deformation.grid, template.grid, padding_mode="border")
         deformation = Volume(data, template.grid)
-        notes[f"{entry.name}: fields (y_) were brought to the template's grid"] = None
+        notes[f"{entry.name}: fields (y_) were resampled to the template's grid"] = None
     linear = None if fitted else read_linear(entry, scan)
     linear = accuracy.fit_linear(deformation) if linear is None else linear
     return accuracy.displacement_of(deformation, linear), linear
@@ -385,11 +385,11 @@ def _field(
 def _warped(
     entry: Outputs, scan: str, parts: tuple[Displacement, np.ndarray] | None, template: Volume, notes: dict[str, None]
 ) -> Volume | None:
-    """GM and WM on the template's grid: the folder's own maps, or its tissues pulled through its field."""
+    """GM and WM on the template's grid: the folder's own maps, or else its tissues warped with its field."""
     if entry.has_all("warped", scan):
         warped = read_tissues(entry, scan, "warped")
         if not warped.grid.matches(template.grid):
-            notes[f"{entry.name}: warped maps were brought to the template's grid"] = None
+            notes[f"{entry.name}: warped maps were resampled to the template's grid"] = None
         return Volume(_on_template(warped, template), template.grid)
     if parts is None:
         return None
@@ -400,7 +400,7 @@ def _warped(
         tissues = Volume(torch.cat([labels.fractions["gm"], labels.fractions["wm"]]), labels.grid)
     else:
         return None
-    notes[f"{entry.name}: no warped maps (wp1, wp2): the tissues were pulled through the fields for the MSE"] = None
+    notes[f"{entry.name}: no warped maps (wp1, wp2): the tissues were warped with the fields for the MSE"] = None
     field, linear = parts
     finite = Displacement(field.data.nan_to_num(), field.grid)
     return normalise(Volume(tissues.data[:2], tissues.grid), finite, linear)[0]

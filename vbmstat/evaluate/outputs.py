@@ -1,6 +1,6 @@
-"""What an output folder holds, whichever program made it: tissue maps, warped maps and fields by scan.
+"""Find tissue maps, warped maps and deformations by scan in the output folder of any supported program.
 
-Known are the names of this program (CAT12's and BIDS derivatives), CAT12, SPM (``c1*``, ``wc1*``, ``mwc1*``, ``y_*``),
+Supported file names: vbmstat (CAT12 style and BIDS derivatives), CAT12, SPM (``c1*``, ``wc1*``, ``mwc1*``, ``y_*``),
 T1Prep and deepmriprep (``NAME_p0``, ``NAME_mwp1``).
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from dataclasses import field as made_by
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from vbmstat.metrics import accuracy
 _IMAGE = r"\.nii(?:\.gz)?$"
 _NAMES = {"GM": 1, "WM": 2, "CSF": 3}
 _MNI = "MNI152NLin2009cAsym"
-# kind -> patterns of file names; ``n`` is the tissue's number or name
+# kind -> file name patterns; group ``n`` is the tissue's number or name
 _PATTERNS = {
     kind: tuple(re.compile(pattern) for pattern in patterns)
     for kind, patterns in {
@@ -49,35 +49,35 @@ _PATTERNS = {
 
 @dataclass(frozen=True)
 class Outputs:
-    """What an output folder holds: path by scan, for each kind of file.
+    """Files of an output folder by kind and scan.
 
-    Scans go by the stem of their file name without ``_T1w``, which BIDS derivatives leave out.
+    A scan's key is the stem of its file name without ``_T1w``, which BIDS derivatives drop.
 
     Attributes
     ----------
     name : str
-        How the folder is called in tables.
+        Name of the folder in tables.
     label, field, sidecar : dict of str to Path
-        Label map (``p0``), deformation (``y_``) and provenance.
+        Label maps (``p0``), deformations (``y_``) and provenance sidecars.
     tissue : dict of int to dict of str to Path
-        GM 1, WM 2, CSF 3 in the scan's space.
+        GM (1), WM (2) and CSF (3) in the scan's space.
     warped, modulated : dict of int to dict of str to Path
-        GM 1 and WM 2 in template space.
+        GM (1) and WM (2) in template space.
     stems : dict of str to str
-        Scan to the stem that its files have.
+        Scan key to the stem in its file names.
     """
 
     name: str
-    label: dict[str, Path] = made_by(default_factory=dict)
-    field: dict[str, Path] = made_by(default_factory=dict)
-    sidecar: dict[str, Path] = made_by(default_factory=dict)
-    tissue: dict[int, dict[str, Path]] = made_by(default_factory=lambda: {1: {}, 2: {}, 3: {}})
-    warped: dict[int, dict[str, Path]] = made_by(default_factory=lambda: {1: {}, 2: {}})
-    modulated: dict[int, dict[str, Path]] = made_by(default_factory=lambda: {1: {}, 2: {}})
-    stems: dict[str, str] = made_by(default_factory=dict)
+    label: dict[str, Path] = dataclass_field(default_factory=dict)
+    field: dict[str, Path] = dataclass_field(default_factory=dict)
+    sidecar: dict[str, Path] = dataclass_field(default_factory=dict)
+    tissue: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}, 3: {}})
+    warped: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
+    modulated: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
+    stems: dict[str, str] = dataclass_field(default_factory=dict)
 
     def has_all(self, kind: str, scan: str) -> bool:
-        """Whether a scan has all tissues of a kind of map, ``"tissue"``, ``"warped"`` or ``"modulated"``."""
+        """Whether a scan has the ``"tissue"``, ``"warped"`` or ``"modulated"`` maps of all tissues."""
         return all(scan in paths for paths in getattr(self, kind).values())
 
 
@@ -90,11 +90,11 @@ class Segmentation:
     labels : Tensor, (1, X, Y, Z)
         0 background, 1 CSF, 2 GM, 3 WM.
     fractions : dict of str to Tensor, (1, X, Y, Z)
-        By tissue, ``gm``, ``wm``, ``csf``.
+        By tissue: ``gm``, ``wm``, ``csf``.
     grid : Grid
-        The scan's.
+        Grid of the scan.
     path : Path
-        Where it was read from.
+        File it was read from.
     """
 
     labels: torch.Tensor
@@ -104,41 +104,41 @@ class Segmentation:
 
 
 def find_outputs(folder: Path, name: str | None = None) -> Outputs:
-    """Files of an output folder, by kind and scan.
+    """Find the files of an output folder by kind and scan.
 
     Raises
     ------
     ScanError
-        If it is no folder, holds no outputs, or two files are of the same kind and scan.
+        If the folder does not exist, holds no outputs, or has two files of one kind for a scan.
     """
     if not folder.is_dir():
-        msg = f"{folder}: no such folder; expected one with outputs of vbmstat or CAT12 (mri/p0*, mri/mwp1*)"
+        msg = f"{folder}: no such folder; expected a folder with outputs of vbmstat or CAT12 (mri/p0*, mri/mwp1*)"
         raise ScanError(msg)
-    found = Outputs(name or folder.resolve().name)
+    outputs = Outputs(name or folder.resolve().name)
     for path in files_below(folder):
         for kind, patterns in _PATTERNS.items():
             match = next(filter(None, (pattern.match(path.name) for pattern in patterns)), None)
             if match is None:
                 continue
             groups = match.groupdict()
-            paths = getattr(found, kind)
+            paths = getattr(outputs, kind)
             if "n" in groups:
                 paths = paths[_NAMES.get(groups["n"]) or int(groups["n"])]
-            _add(found, paths, groups["stem"], path)
+            _add(outputs, paths, groups["stem"], path)
     for tissue in (1, 2):
         for stem, path in naming.find_maps(folder, tissue, smoothed=False).items():
-            _add(found, found.modulated[tissue], stem, path)
-    if not found.stems:
+            _add(outputs, outputs.modulated[tissue], stem, path)
+    if not outputs.stems:
         msg = (
             f"{folder}: expected outputs of vbmstat, CAT12, SPM, T1Prep or deepmriprep "
             "(p0*.nii, c1*.nii, mwp1*.nii, with or without .gz), found none"
         )
         raise ScanError(msg)
-    return found
+    return outputs
 
 
 def scan_key(stem: str) -> str:
-    """A file stem as scans are matched by it.
+    """Key by which scans are matched, from a file stem.
 
     Examples
     --------
@@ -148,19 +148,19 @@ def scan_key(stem: str) -> str:
     return stem.removesuffix("_T1w")
 
 
-def _add(found: Outputs, paths: dict[str, Path], stem: str, path: Path) -> None:
+def _add(outputs: Outputs, paths: dict[str, Path], stem: str, path: Path) -> None:
     scan = scan_key(stem)
     if scan in paths and is_same_file(paths[scan], path):
         return
     if scan in paths:
-        msg = f"{path.parent}: two files of one kind and scan, {paths[scan]} and {path}; keep one of them"
+        msg = f"{path.parent}: two files of one kind for a scan, {paths[scan]} and {path}; remove one"
         raise ScanError(msg)
     paths[scan] = path
-    found.stems.setdefault(scan, stem)
+    outputs.stems.setdefault(scan, stem)
 
 
 def read_segmentation(outputs: Outputs, scan: str) -> Segmentation | None:
-    """Tissues of a scan from its label map, or from maps of GM, WM and CSF; None if it has neither."""
+    """Tissues of a scan from its label map, or else from its GM, WM and CSF maps; None if it has neither."""
     if scan in outputs.label:
         return read_labels(outputs.label[scan])
     if not outputs.has_all("tissue", scan):
@@ -174,13 +174,13 @@ def read_segmentation(outputs: Outputs, scan: str) -> Segmentation | None:
 
 
 def read_labels(path: Path) -> Segmentation:
-    """A label map (CSF 1, GM 2, WM 3, mixtures between)."""
+    """Read a label map (CSF 1, GM 2, WM 3, mixtures in between)."""
     volume = io.read_volume(path)
     return Segmentation(volume.data.round(), accuracy.tissue_fractions(volume.data), volume.grid, path)
 
 
 def read_tissues(outputs: Outputs, scan: str, kind: str = "tissue") -> Volume:
-    """All tissue maps of one kind, (n_tissues, X, Y, Z).
+    """Read all tissue maps of one kind, (n_tissues, X, Y, Z).
 
     Raises
     ------
@@ -195,7 +195,7 @@ def read_tissues(outputs: Outputs, scan: str, kind: str = "tissue") -> Volume:
 
 
 def read_linear(outputs: Outputs, scan: str) -> np.ndarray | None:
-    """Affine part of a scan's deformation, template mm -> scan mm, (4, 4); None if the program does not tell."""
+    """Linear part of a scan's deformation, template mm -> scan mm, (4, 4); None if the program does not record it."""
     if scan not in outputs.sidecar:
         return None
     content = json.loads(outputs.sidecar[scan].read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""Names of inputs and outputs, BIDS, the search for scans, the log of a run."""
+"""Names of inputs and outputs, BIDS, finding scans, the run's log."""

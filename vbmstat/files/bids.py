@@ -1,7 +1,7 @@
-"""BIDS: which scans of a dataset are asked for, and what BIDS wants to know of derivatives.
+"""BIDS: select scans of a dataset; the metadata that BIDS requires of derivatives.
 
-Names of entities, files and fields are those of the specification (https://doi.org/10.1038/sdata.2016.44), filters
-those of PyBIDS.
+Entities, files and fields are named as in the specification (https://doi.org/10.1038/sdata.2016.44), filters as in
+PyBIDS.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 from vbmstat import __version__
 from vbmstat.errors import VbmstatError
-from vbmstat.files.naming import IMAGE_SUFFIXES, TISSUES, Scan, fwhm_of
+from vbmstat.files.naming import TISSUES, Scan, fwhm_of
 from vbmstat.image import storage
+from vbmstat.image.headers import SCAN_SUFFIXES
 
 VERSION = "1.10.0"  # of the specification
 SPACE = "MNI152NLin2009cAsym"
@@ -25,8 +26,8 @@ _ENTITIES = {
     "subject": "sub", "session": "ses", "acquisition": "acq", "ceagent": "ce", "reconstruction": "rec", "run": "run",
     "part": "part", "echo": "echo", "inv": "inv", "processing": "proc", "split": "split", "space": "space",
 }  # fmt: skip
-_FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "extension": IMAGE_SUFFIXES}
-# What stands in a derivative dataset beside that which BIDS has names for.
+_FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "extension": SCAN_SUFFIXES}
+# Files of a derivative dataset that BIDS has no names for.
 IGNORED = (
     "cohort.*", "failures.*", "inputs.*", "report.html", "report", "figures", "logs", "glm", ".partial*",
     "*.partial*", "*_xfm.*", "*_provenance.json", "*_morph.*", "*_desc-qc_T1w.json", "*_desc-report_T1w.png",
@@ -35,17 +36,17 @@ IGNORED = (
 _README = """\
 Voxel-based morphometry: derivatives of T1-weighted scans by vbmstat.
 
-cohort.tsv has a row for each complete scan: covariates, tissue volumes, quality, paths of the maps; cohort.json
-describes its columns. Each scan's folder holds tissue maps on its own grid and on the template's (with and without
-modulation, and smoothed), the fields between both, volumes, figures of quality, a picture, and as
+cohort.tsv has a row for each complete scan: covariates, tissue volumes, quality measures, paths of the maps;
+cohort.json describes its columns. Each scan's folder holds tissue maps on its own grid and on the template's (with and
+without modulation, and smoothed), the deformation fields between the two, volumes, quality measures, a picture, and in
 *_desc-vbmstat_provenance.json how all of it was made. failures.tsv lists the scans that failed, and why; inputs.tsv
-every file that was found, and whether it was used. report.html shows the cohort.
+lists every file that was found, and whether it was used. report.html shows the cohort.
 """
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which scans of a dataset are asked for; empty fields ask for all.
+    """Which scans of a dataset to process; an empty field selects all.
 
     Attributes
     ----------
@@ -60,54 +61,47 @@ class Selection:
     filters: Mapping[str, Any] = field(default_factory=dict)
 
     def why_not(self, scan: Scan) -> str:
-        """What keeps a scan from being taken; empty if nothing does.
+        """Why a scan is not selected; empty if it is.
 
         Examples
         --------
         >>> scan = Scan(Path("a"), "sub-01_run-2_T1w", "sub-01")
         >>> Selection(("01",), filters={"run": 1}).why_not(scan)
-        'run 2 is not asked for by the filter'
+        'run 2 is excluded by the filter'
         >>> Selection(("sub-01",)).why_not(scan)
         ''
         """
-        if self.participants and _label(scan.participant_id, "sub") not in _labels(self.participants, "sub"):
-            return "participant is not asked for"
-        if self.sessions and scan.session_id and _label(scan.session_id, "ses") not in _labels(self.sessions, "ses"):
-            return "session is not asked for"
+        if self.participants and not _labels([scan.participant_id], "sub-") & _labels(self.participants, "sub-"):
+            return "participant not selected"
+        session = _labels(filter(None, [scan.session_id]), "ses-")
+        if self.sessions and session and not session & _labels(self.sessions, "ses-"):
+            return "session not selected"
         entities = dict(re.findall(r"(?:^|_)([a-z]+)-([A-Za-z0-9+]+)", scan.stem))
         for name, wanted in self.filters.items():
             value = entities.get(_ENTITIES[name]) if name in _ENTITIES else None
-            if name in _ENTITIES and not _passes(value, wanted):
-                return f"{name} {value or '(none)'} is not asked for by the filter"
+            options = wanted if isinstance(wanted, list) else [wanted]
+            if name in _ENTITIES and not any(_matches(value, option) for option in options):
+                return f"{name} {value or '(none)'} is excluded by the filter"
         return ""
 
 
-def _label(text: str, entity: str) -> str:
-    return text.removeprefix(f"{entity}-")
+def _labels(texts: Iterable[str], prefix: str) -> set[str]:
+    return {text.removeprefix(prefix) for text in texts}
 
 
-def _labels(texts: Iterable[str], entity: str) -> set[str]:
-    return {_label(text, entity) for text in texts}
-
-
-def _passes(value: str | None, wanted: Any) -> bool:
-    options = wanted if isinstance(wanted, list) else [wanted]
-    return any(_is(value, option) for option in options)
-
-
-def _is(value: str | None, option: Any) -> bool:
+def _matches(value: str | None, option: Any) -> bool:
     if option is None or value is None:
         return option is None and value is None
     return option == "*" or str(option) == value or (value.isdecimal() and str(option) == value.lstrip("0"))
 
 
 def read_filter(path: Path) -> dict[str, Any]:
-    """Filters of the query ``t1w`` in a file such as fMRIPrep's ``--bids-filter-file`` takes.
+    """Filters of the query ``t1w`` in a file as for fMRIPrep's ``--bids-filter-file``.
 
     Raises
     ------
     VbmstatError
-        If it is no such file, or filters by something that T1w images are not found by.
+        If the file is not of that form, or filters by an entity that T1w images do not have.
     """
     try:
         content = storage.read_json(path)
@@ -117,17 +111,17 @@ def read_filter(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("t1w", {}), dict):
         msg = f'{path}: expected filters such as {{"t1w": {{"session": "1", "acquisition": "mprage"}}}}'
         raise VbmstatError(msg)
-    found: dict[str, Any] = content.get("t1w", {})
-    unknown = [name for name in found if name not in (*_ENTITIES, *_FIXED)]
+    filters: dict[str, Any] = content.get("t1w", {})
+    unknown = [name for name in filters if name not in (*_ENTITIES, *_FIXED)]
     if unknown:
         msg = f"{path}: t1w is filtered by {', '.join(map(repr, unknown))}; expected some of {', '.join(_ENTITIES)}"
         raise VbmstatError(msg)
     for name, allowed in _FIXED.items():
-        wanted = found.get(name, allowed[0])
+        wanted = filters.get(name, allowed[0])
         if not set(map(str, wanted if isinstance(wanted, list) else [wanted])) & {*allowed, *(a[1:] for a in allowed)}:
             msg = f"{path}: t1w has {name} {wanted!r}; T1w scans have {allowed[0]!r}"
             raise VbmstatError(msg)
-    return found
+    return filters
 
 
 def check_dataset(folder: Path) -> None:
@@ -136,7 +130,7 @@ def check_dataset(folder: Path) -> None:
     Raises
     ------
     VbmstatError
-        If ``dataset_description.json`` is absent, no JSON object, or lacks Name or BIDSVersion.
+        If ``dataset_description.json`` is absent, not a JSON object, or lacks Name or BIDSVersion.
     """
     path = folder / "dataset_description.json"
     try:
@@ -147,12 +141,12 @@ def check_dataset(folder: Path) -> None:
         msg = f"{path}: expected the description of a BIDS dataset, but {reason}; or give --skip-bids-validation"
         raise VbmstatError(msg) from error
     if lacking:
-        msg = f"{path}: expected {' and '.join(lacking)}, as BIDS demands; or give --skip-bids-validation"
+        msg = f"{path}: expected {' and '.join(lacking)}, as BIDS requires; or give --skip-bids-validation"
         raise VbmstatError(msg)
 
 
 def dataset_root(path: Path) -> Path | None:
-    """The BIDS dataset that a file lies in: the nearest folder above with a description; None if it is in none."""
+    """The BIDS dataset of a file: the nearest folder above it with a dataset description, or None."""
     return next((folder for folder in path.parents if (folder / "dataset_description.json").is_file()), None)
 
 
@@ -164,7 +158,7 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
     kind : str
         As in :func:`vbmstat.files.naming.output_path`: ``"p1"``, ``"s6mwp1"``, ``"y"`` …
     scan : Scan
-        What it was made from.
+        The scan that the image was made from.
     """
     content: dict[str, Any] = {"Description": _describe(kind)}
     root = dataset_root(scan.path)
@@ -197,9 +191,9 @@ def _describe(kind: str) -> str:
 
 
 def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:
-    """``dataset_description.json`` of an output folder and, if its names are those of BIDS, ``.bidsignore``.
+    """Write ``dataset_description.json`` and, for BIDS names, ``.bidsignore`` and ``README`` to an output folder.
 
-    The dataset that the scans come from is linked as ``raw`` where its path from `out` tells no more than its name.
+    The scans' dataset is linked as ``raw`` if its path relative to `out` reveals no folder above it.
     """
     content: dict[str, Any] = {
         "Name": "vbmstat derivatives", "BIDSVersion": VERSION, "DatasetType": "derivative",
@@ -218,10 +212,10 @@ def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:
 def _link(out: Path, root: Path) -> dict[str, Any]:
     """SourceDatasets and DatasetLinks of the dataset at `root`."""
     try:
-        told = storage.read_json(root / "dataset_description.json")
+        description = storage.read_json(root / "dataset_description.json")
     except (OSError, ValueError):
-        told = {}
-    doi = told.get("DatasetDOI") if isinstance(told, dict) else None
+        description = {}
+    doi = description.get("DatasetDOI") if isinstance(description, dict) else None
     path = Path(os.path.relpath(root, out))
     is_near = all(part == ".." for part in path.parts[:-1])
     links: dict[str, Any] = {"DatasetLinks": {"raw": path.as_posix()}} if is_near else {}

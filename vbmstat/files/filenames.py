@@ -1,7 +1,7 @@
-"""Text as names of files, folders and columns: stripped to safe characters, and one-to-one all the same.
+"""Safe, unique names of files, folders and columns, made from any text.
 
-Two names count as one where any file system takes them for one: in other case (Windows, macOS), or in another Unicode
-form of the same letters (macOS).
+Two names count as the same if any file system treats them so: if they differ only in letter case (Windows, macOS) or
+in Unicode form (macOS).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DIGITS = 6  # of a hash in a name
 
 
 def same_file_key(name: str) -> str:
-    """What two names have in common if a file system may take them for one.
+    """A key that two names share if a file system may treat them as one file.
 
     Examples
     --------
@@ -32,44 +32,44 @@ def same_file_key(name: str) -> str:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether Windows takes no file of that name: a device (``aux``, ``com1.txt``), a dot or space at the end."""
+    """Whether Windows refuses the name: a device (``aux``, ``com1.txt``), or a dot or space at the end."""
     return bool(_RESERVED.fullmatch(name)) or name.endswith((".", " "))
 
 
 def tell_apart(names: Sequence[str], marks: Sequence[str]) -> list[str]:
-    """Names of which no two are the same file: those that are, and empty ones, get their mark at the end.
+    """Make names unique on every file system: clashing and empty names get their mark appended.
 
     Parameters
     ----------
     names : sequence of str
-        Names that are wanted; one that is like no other stays as it is.
+        Wanted names; a unique one stays as it is.
     marks : sequence of str
-        A text for each that tells it from all others, of digits and letters without case. None ends in another.
+        Unique suffixes of digits and lower-case letters, one per name; none ends in another.
 
     Examples
     --------
     >>> tell_apart(["Area", "area", "Pole", ""], ["_1", "_2", "_3", "_4"])
     ['Area_1', 'area_2', 'Pole', '_4']
     """
-    told = list(names)
+    unique = list(names)
     while True:
-        count = Counter(map(same_file_key, told))
-        again = [not name or count[same_file_key(name)] > 1 for name in told]
-        if not any(again):
-            return told
-        told = [name + mark if doubled else name for name, mark, doubled in zip(told, marks, again, strict=True)]
+        count = Counter(map(same_file_key, unique))
+        clashes = [not name or count[same_file_key(name)] > 1 for name in unique]
+        if not any(clashes):
+            return unique
+        unique = [name + mark if clash else name for name, mark, clash in zip(unique, marks, clashes, strict=True)]
 
 
 def unique_names(texts: Sequence[str], to_name: Callable[[str], str]) -> list[str]:
-    """Texts as names, one for each, of which no two are the same file on any system.
+    """A name for each text, unique on every file system.
 
     Parameters
     ----------
     texts : sequence of str
         Any text.
     to_name : callable
-        Strips a text to a name. Its result stays as it is where it is not empty and no other text has it; else ``x``
-        and six digits of the text's hash follow.
+        Reduces a text to safe characters. ``x`` and six digits of the text's hash are appended where the result is
+        empty or not unique.
 
     Examples
     --------
@@ -82,7 +82,7 @@ def unique_names(texts: Sequence[str], to_name: Callable[[str], str]) -> list[st
 
 
 def _marks(texts: Sequence[str]) -> list[str]:
-    """``x`` and a hash of each text, as long as it takes for no two to be equal."""
+    """``x`` and a hash of each text, with as many digits as make all of them differ."""
     for digits in range(_DIGITS, 65):
         marks = [f"x{_digest(text, digits)}" for text in texts]
         if len(set(marks)) == len(texts):
@@ -91,7 +91,7 @@ def _marks(texts: Sequence[str]) -> list[str]:
 
 
 def shortened(name: str, text: str) -> str:
-    """A name that is too long for a file system, cut, with a hash of the text that it stands for."""
+    """The name, or, if it is too long for a file system, its start with a hash of the text that it stands for."""
     if len(name.encode("utf-8", "surrogatepass")) <= _MAX_BYTES:
         return name
     cut = name.encode("utf-8", "surrogatepass")[: _MAX_BYTES - _DIGITS - 1].decode("utf-8", "ignore")
@@ -99,17 +99,16 @@ def shortened(name: str, text: str) -> str:
 
 
 def formula_name(formula: str, endings: Sequence[str] = ()) -> str:
-    """Name of a model's folder: the formula's words, and a hash of the formula where they do not tell all of it.
+    """Folder name of a model, from its formula alone: its words, and a hash if the words do not determine it.
 
-    The name depends on the formula alone. Words tell all of a formula that is a sum of words in lower case; where they
-    do not, two formulas with the same words differ in the hash.
+    Words determine a formula that is a plain sum of lower-case words.
 
     Parameters
     ----------
     formula : str
         For example ``"gm ~ age + sex"``.
     endings : sequence of str
-        What may be put behind the name with an underscore, so that no formula's words may end in it.
+        Suffixes that other code appends with an underscore; a formula whose last word is one of them gets a hash.
 
     Examples
     --------
@@ -120,14 +119,14 @@ def formula_name(formula: str, endings: Sequence[str] = ()) -> str:
     """
     words = "".join(letter if letter.isalnum() else " " for letter in formula).split()
     name = "_".join(words)
-    tells_all = (
+    is_determined = (
         _PLAIN_FORMULA.fullmatch(formula) is not None
         and len(words) == len(re.findall(r"\w+", formula))  # an underscore inside a word looks like one between two
         and same_file_key(name) == name
         and max(len(name), len(name.encode())) <= _MAX_LETTERS
         and words[-1] not in endings
     )
-    if tells_all:
+    if is_determined:
         return name
     quoted = any(quote in formula for quote in "`'\"")  # spaces count inside quotes
     canonical = formula if quoted else " ".join(re.findall(r"\w+|[^\w\s]", formula))

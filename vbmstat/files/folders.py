@@ -1,4 +1,4 @@
-"""Files below a folder, also behind links."""
+"""Walk folders, following links."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections import deque
 from pathlib import Path
 
 from vbmstat.errors import ScanError
+from vbmstat.image.headers import SCAN_SUFFIXES
 
-_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+_IMAGE_SUFFIXES = (*SCAN_SUFFIXES, ".mgh")
 
 
 def files_below(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
-    """All files in a folder and the folders below it, sorted.
+    """All files in a folder and its sub-folders, sorted.
 
-    Links to folders are followed, also out of `folder`. Each folder is entered once, so that links in a circle end, and
-    a file has the path without a link where it has one. Hidden files (``._*`` of macOS) and folders (``.git``) are left
-    out. A folder that is called like an image is listed as a file, so that reading it fails and names it.
+    Links to folders are followed, also out of `folder`. Each folder is entered once, so circular links end; a file that
+    can be reached without a link has that path. Hidden files (``._*`` of macOS) and folders (``.git``) are left out. A
+    folder named like an image is listed as a file, so that reading it fails and names it.
 
     Parameters
     ----------
     folder : Path
-        Where to begin.
+        Where to start.
     skip_unreadable : bool
-        Pass over folders that cannot be listed.
+        Skip folders that cannot be listed.
 
     Raises
     ------
     ScanError
-        If a folder cannot be listed: scans in it would be missing without a word.
+        If a folder cannot be listed: its scans would be missing silently.
     """
     files: list[Path] = []
     entered: set[tuple[int, int]] = set()
@@ -64,13 +65,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_same_file(a: Path, b: Path) -> bool:
-    """Whether two paths, perhaps of links, lead to one file."""
+    """Whether two paths, or the links there, lead to the same file."""
     try:
         return a.samefile(b)
-    except OSError:  # a link that points nowhere
+    except OSError:  # a broken link
         return False
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file name is one that systems hide: macOS puts ``._NAME`` beside each file on foreign disks."""
+    """Whether a file is hidden by its name: macOS puts ``._NAME`` beside each file on foreign disks."""
     return name.startswith(".")

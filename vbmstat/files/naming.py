@@ -1,4 +1,7 @@
-"""Names of scans and outputs: CAT12's names, BIDS-derivative names, others' map names."""
+"""Names of scans, of outputs (CAT12 or BIDS derivatives), and of the maps of other programs.
+
+Over 300 lines, as reading and writing names of maps share one table of kinds.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,15 @@ from typing import Any
 from vbmstat.errors import ScanError
 from vbmstat.files.filenames import same_file_key, unique_names
 from vbmstat.files.folders import files_below, is_hidden, is_same_file
+from vbmstat.image.headers import NIFTI_SUFFIXES, SCAN_SUFFIXES
 from vbmstat.tables.cells import normalized
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-IMAGE_SUFFIXES = (*NIFTI_SUFFIXES, ".mgz")  # of scans
 TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}  # in the order of p1, p2, p3
 TISSUE_NUMBER = {tissue: number for number, tissue in enumerate(TISSUES, 1)}  # as in mwp1, mwp2, mwp3
 NAME_STYLES = ("cat12", "bids")
 _MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
 
-# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities). Read prefixes right to left.
+# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities); prefixes read right to left
 _OUTPUTS = {
     "p0": ("mri", "p0", "desc-tissue_dseg.nii.gz"),
     "p1": ("mri", "p1", "label-GM_probseg.nii.gz"),
@@ -44,8 +46,8 @@ _OUTPUTS = {
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
 _SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([12])")  # kinds s6mwp1, s7.5mwp2
 
-# How programs name modulated maps in template space. CAT12's longitudinal pipeline puts r (realigned) before the
-# name and, in one of its models, modulates twice (mwmwp1r*); an r is taken for that only before "sub-".
+# Names of modulated maps in template space. CAT12's longitudinal pipeline puts r (realigned) before the scan's name
+# and, in one of its models, modulates twice (mwmwp1r*); here an r is read so only before "sub-".
 _MAP_PATTERNS = tuple(
     re.compile(pattern + r"\.nii(?:\.gz)?$")
     for pattern in (
@@ -66,16 +68,16 @@ _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
 
 @dataclass(frozen=True)
 class Scan:
-    """One T1w file with the ids that its name gives.
+    """A T1w file with the ids in its name.
 
     Attributes
     ----------
     path : Path
         The image file.
     stem : str
-        File name without suffix; unique in a run; the stem of every output's name.
+        File name without suffix, unique in a run; part of the name of every output.
     participant_id : str
-        ``sub-01`` as in participants.tsv; the whole stem where the name has no BIDS entities.
+        ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities.
     session_id : str
         ``ses-1``, or empty.
     """
@@ -87,7 +89,7 @@ class Scan:
 
 
 def split_ids(stem: str) -> tuple[str, str]:
-    """Participant and session id of a file stem, in composed Unicode: macOS gives names of files in the other form.
+    """Participant and session id in a file stem, in composed Unicode (macOS decomposes file names).
 
     Examples
     --------
@@ -110,14 +112,12 @@ def image_stem(path: Path) -> str:
     >>> image_stem(Path("a/sub-01_T1w.nii.gz"))
     'sub-01_T1w'
     """
-    for suffix in IMAGE_SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
+    suffix = next((suffix for suffix in SCAN_SUFFIXES if path.name.endswith(suffix)), path.suffix)
+    return path.name.removesuffix(suffix)
 
 
 def is_fwhm(value: Any) -> bool:
-    """Whether a value can be the width of smoothed maps, as in their names: 0.1 to 50 mm, at most two decimals."""
+    """Whether a value can be a smoothing width (FWHM): 0.1 to 50 mm, at most two decimals, as names write it."""
     return isinstance(value, int | float) and _LEAST_FWHM_MM <= value <= _MAX_FWHM_MM and round(value, 2) == value
 
 
@@ -145,7 +145,7 @@ def fwhm_of(kind: str) -> float | None:
 
 
 def output_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
-    """Kinds of all outputs of a scan whose maps are smoothed by these widths."""
+    """Kinds of all outputs of a scan, with maps smoothed by these widths."""
     return (*_OUTPUTS, *(smoothed_kind(width, tissue) for width in fwhm_mm for tissue in (1, 2)))
 
 
@@ -155,20 +155,18 @@ def is_map_column(name: str) -> bool:
 
 
 def map_columns(names: Iterable[str], tissue: int) -> list[str]:
-    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF): the smoothed ones by width, the unsmoothed one last."""
+    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF): smoothed ones by width, then the unsmoothed one."""
     columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
     return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
 
 
 def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
-    """Where an output of a scan is written.
+    """Path of an output of a scan.
 
     Parameters
     ----------
     out : Path
         Output folder of the run.
-    scan : Scan
-        The scan.
     kind : str
         One of :func:`output_kinds`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
     names : {"cat12", "bids"}
@@ -190,17 +188,17 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
 
 
 def _parts(kind: str) -> tuple[str, str, str]:
-    """CAT12 folder and prefix, and BIDS name, of a kind of output."""
+    """CAT12 folder and prefix, and BIDS name, of an output kind."""
     width = fwhm_of(kind)
     if width is None:
         return _OUTPUTS[kind]
     folder, _, bids_name = _OUTPUTS[kind[-4:]]
-    label = f"{width:g}".replace(".", "p")  # labels of BIDS hold letters and digits only
+    label = f"{width:g}".replace(".", "p")  # BIDS labels are letters and digits only
     return folder, kind, bids_name.replace("desc-modulated", f"desc-modulatedS{label}")
 
 
 def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
-    """Sidecars of all scans in an output folder, by :func:`output_path`'s names."""
+    """Sidecars of all scans in an output folder, named as by :func:`output_path`."""
     folder, prefix, bids_name = _OUTPUTS["sidecar"]
     if names == "cat12":
         return sorted(out.glob(f"{folder}/{prefix}*.json"))
@@ -208,12 +206,12 @@ def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
 
 
 def check_output_names(scans: Iterable[Scan], names: str) -> None:
-    """Refuse scans whose outputs would have the same names: BIDS names keep only letters and digits of other stems.
+    """Refuse scans whose outputs would have the same names (BIDS names keep only letters and digits of a stem).
 
     Raises
     ------
     ScanError
-        If two scans would write the same file, on any file system: upper and lower case do not tell names apart.
+        If two scans would write the same file on any file system, such as one that ignores letter case.
     """
     by_path: dict[str, Scan] = {}
     for scan in scans:
@@ -221,30 +219,24 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
         if other is not scan:
             msg = (
                 f"{other.path} and {scan.path} would write the same output names in the {names} convention; "
-                "rename one of them, or use the names of cat12"
+                "rename one of them, or use --names cat12"
             )
             raise ScanError(msg)
 
 
 def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
-    """Refuse a scan whose outputs would have longer names than file systems allow.
-
-    Raises
-    ------
-    ScanError
-        If one would have more than 255 bytes.
-    """
+    """Refuse a scan with output names longer than the 255 bytes that file systems allow."""
     n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in output_kinds(fwhm_mm))
     if n_bytes > _MAX_NAME_BYTES:
-        allowed = f"and {_MAX_NAME_BYTES} are allowed; rename it"
-        msg = f"{scan.path}: its outputs would have names of {n_bytes} bytes, {allowed}"
+        limit = f"at most {_MAX_NAME_BYTES} are allowed; rename it"
+        msg = f"{scan.path}: its output names would have {n_bytes} bytes, {limit}"
         raise ScanError(msg)
 
 
 def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:
-    """Participant and session id of each scan, a pair of its own for each.
+    """A unique pair of participant and session id for each scan.
 
-    Where a participant has several scans in a session, what else their names hold is added to the session id.
+    If a participant has several scans in a session, the other parts of their names are added to the session id.
 
     Examples
     --------
@@ -257,57 +249,53 @@ def distinct_ids(scans: Iterable[Scan]) -> dict[Scan, tuple[str, str]]:
     ids = {}
     for scan in scans:
         key = (scan.participant_id, scan.session_id)
-        rest = [part for part in scan.stem.split("_") if part not in (*key, "T1w")]
-        ids[scan] = key if n_of_ids[key] == 1 else (key[0], "_".join(filter(None, (key[1], *rest))))
+        others = [part for part in scan.stem.split("_") if part not in (*key, "T1w")]
+        ids[scan] = key if n_of_ids[key] == 1 else (key[0], "_".join(filter(None, (key[1], *others))))
     n_of_ids = Counter(ids.values())
     return {scan: key if n_of_ids[key] == 1 else (key[0], scan.stem) for scan, key in ids.items()}
 
 
 def _bids_label(text: str) -> str:
-    """The letters and digits that BIDS allows; a hash of a text that has none, as one in another script."""
+    """The letters and digits of a text, as BIDS allows; its hash if it has none (another script)."""
     return unique_names([text], lambda name: re.sub(r"[^A-Za-z0-9]", "", name))[0]
 
 
 def find_maps(folder: Path, tissue: int, smoothed: bool | None = None) -> dict[str, Path]:
-    """Modulated template-space maps of one tissue in a folder, by scan stem.
+    """Find modulated template-space maps of one tissue in a folder, by scan stem.
 
     Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``,
     ``mwrc1*``), Clinica (``*_segm-graymatter_*_modulated-on_*``), deepmriprep and BIDS derivatives. Unmodulated
-    maps (``wp1*``, ``modulated-off``) and maps modulated by the nonlinear part alone (``m0wp1*``) are not taken.
+    maps (``wp1*``, ``modulated-off``) and maps modulated by the nonlinear part alone (``m0wp1*``) are left out.
 
     Parameters
     ----------
     folder : Path
-        Searched with all its sub-folders, also behind links; hidden files are left out.
+        Searched with all its sub-folders, following links; hidden files are left out.
     tissue : {1, 2, 3}
         GM, WM, CSF.
     smoothed : bool, optional
-        Only smoothed or only unsmoothed maps; by default the smoothed ones where there are any.
+        Only smoothed or only unsmoothed maps; by default smoothed ones, or unsmoothed ones if there are none.
 
     Raises
     ------
     ScanError
-        If one scan has several such maps.
+        If a scan has several such maps.
     """
-    found: dict[bool, dict[str, Path]] = {True: {}, False: {}}
+    maps: dict[bool, dict[str, Path]] = {True: {}, False: {}}  # by smoothed or not
     for path in files_below(folder):
         parsed = parse_map_name(path.name)
         if parsed is None or parsed[1] != tissue:
             continue
         stem, _, is_smoothed = parsed
-        if stem in found[is_smoothed]:
-            if is_same_file(found[is_smoothed][stem], path):
-                continue
-            msg = f"{folder}: two maps of {stem}: {found[is_smoothed][stem]} and {path}; keep one of them"
+        known = maps[is_smoothed].setdefault(stem, path)
+        if known is not path and not is_same_file(known, path):
+            msg = f"{folder}: two maps of {stem}: {known} and {path}; keep one of them"
             raise ScanError(msg)
-        found[is_smoothed][stem] = path
-    if smoothed is None:
-        return found[True] or found[False]
-    return found[smoothed]
+    return maps[smoothed] if smoothed is not None else maps[True] or maps[False]
 
 
 def parse_map_name(name: str) -> tuple[str, int, bool] | None:
-    """Scan stem, tissue number and whether smoothed, from a modulated map's file name.
+    """Scan stem, tissue number and whether smoothed, from a modulated map's file name; None for other names.
 
     Examples
     --------
@@ -333,7 +321,7 @@ def _match_map_name(name: str) -> re.Match[str] | None:
 
 
 def realigned_id(name: str) -> str | None:
-    """What a scan is called if the r before its name is CAT12's (longitudinal maps); None if there is no such r.
+    """The scan's name without the r that CAT12 puts before it in longitudinal maps; None if there is no such r.
 
     Examples
     --------
@@ -348,14 +336,14 @@ def realigned_id(name: str) -> str | None:
 
 
 def map_kind(name: str, scan: str = "") -> str:
-    """What a map's name says of how the map was made: the name with ``*`` for the scan's; empty for unknown names.
+    """The map's file name with ``*`` for the scan's, which says how it was made; empty for unknown names.
 
     Parameters
     ----------
     name : str
         File name.
     scan : str
-        Id of the scan, which tells whether an r before it belongs to the id.
+        Id of the scan, which decides whether a leading r belongs to the id.
 
     Examples
     --------
@@ -373,7 +361,7 @@ def map_kind(name: str, scan: str = "") -> str:
 
 
 def several_kinds(paths: Mapping[str, Path]) -> str:
-    """The kinds of some maps (by scan) with their numbers, where there are several; empty if all are alike.
+    """The kinds of maps with their number of scans; empty if all maps are of one kind.
 
     Examples
     --------
@@ -384,17 +372,17 @@ def several_kinds(paths: Mapping[str, Path]) -> str:
     for scan, path in paths.items():
         scans.setdefault(map_kind(path.name, scan), []).append(scan)
     scans.pop("", None)
-    listed = [f"{kind}: {len(ids)} scans, e.g. {ids[0]}" for kind, ids in sorted(scans.items())]
-    return "; ".join(listed) if len(listed) > 1 else ""
+    kinds = [f"{kind}: {len(ids)} scans, e.g. {ids[0]}" for kind, ids in sorted(scans.items())]
+    return "; ".join(kinds) if len(kinds) > 1 else ""
 
 
 def by_known_ids(paths: Mapping[str, Path], known: Container[str]) -> dict[str, Path]:
-    """Maps by the ids of a table: chris_T1w may be called chris there, and rS001 of CAT12's mwp1rS001 be called S001.
+    """Maps by a table's ids: the scan chris_T1w may be chris there, and rS001 of CAT12's mwp1rS001 may be S001.
 
     Raises
     ------
     ScanError
-        If two maps are of one scan then.
+        If two maps get the same id.
     """
     named: dict[str, Path] = {}
     for scan, path in paths.items():
@@ -411,18 +399,18 @@ def by_known_ids(paths: Mapping[str, Path], known: Container[str]) -> dict[str, 
 
 
 def native_paths(modulated: Path) -> dict[str, Path]:
-    """Files of the scan's own space that belong to a modulated map: ``gm``, ``wm``, ``csf`` and the inverse ``field``.
+    """Native-space files that belong to a modulated map: ``gm``, ``wm``, ``csf`` and the inverse ``field``.
 
     Parameters
     ----------
     modulated : Path
-        As CAT12, T1Prep and vbmstat (``mwp1NAME``), SPM (``mwc1NAME``) or BIDS derivatives of vbmstat name it.
+        Named as by CAT12, T1Prep and vbmstat (``mwp1NAME``), SPM (``mwc1NAME``) or BIDS derivatives of vbmstat.
 
     Returns
     -------
     dict of str to Path
-        Beside the map, ``.nii.gz`` or ``.nii`` as they are on the disk; whether they exist is not looked at. Empty
-        where the program is not known to write inverse fields.
+        Beside the map, ``.nii.gz`` or ``.nii`` as on disk; they need not exist. Empty for names of programs that are
+        not known to write inverse fields.
 
     Examples
     --------
@@ -440,8 +428,8 @@ def native_paths(modulated: Path) -> dict[str, Path]:
     else:
         return {}
     suffixes = NIFTI_SUFFIXES if modulated.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]
-    found = {}
+    native = {}
     for kind, name in names.items():
         paths = [modulated.with_name(name + suffix) for suffix in suffixes]
-        found[kind] = next((path for path in paths if path.is_file()), paths[0])
-    return found
+        native[kind] = next((path for path in paths if path.is_file()), paths[0])
+    return native

@@ -1,6 +1,6 @@
-"""The log of a run: what happened when, a JSON object a line.
+"""The log of a run: one JSON object a line, with the time.
 
-Times stand here and not beside the results, so that equal runs write equal results, byte by byte.
+Times are kept here and not with the results, so that equal runs write byte-identical results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FOLDER = "logs"  # inside an output folder
 
 
 def append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add one line, with the time (UTC) in front, to a log; a line is one write, so that processes may share a log."""
+    """Append a line with the time (UTC) to a log, in one write, so that processes can share the log."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     line = json.dumps({"time": now, **entry}, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def append(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def scan_times(folder: Path) -> dict[str, dict[str, Any]]:
-    """The last line about each scan that tells the seconds of its steps, by the scan's stem.
+    """The last log entry of each scan that has the seconds of its steps, by scan stem.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def scan_times(folder: Path) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict of str to dict
-        Entries ``time`` (UTC, ISO 8601) and ``seconds`` (by step), besides what else the line tells.
+        With ``time`` (UTC, ISO 8601) and ``seconds`` (by step), among other keys.
     """
     entries = [entry for path in sorted((folder / FOLDER).glob("*.jsonl")) for entry in _lines(path)]
     timed = [entry for entry in entries if "scan" in entry and isinstance(entry.get("seconds"), dict)]
@@ -46,7 +46,7 @@ def scan_times(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -57,5 +57,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries

@@ -1,4 +1,4 @@
-"""Which T1w scans lie at the places that a user gives, and what is passed over there, and why."""
+"""Find the T1w scans at the paths that a user gives; note which files are skipped, and why."""
 
 from __future__ import annotations
 
@@ -12,69 +12,70 @@ from pathlib import Path
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below
-from vbmstat.files.naming import IMAGE_SUFFIXES, Scan, image_stem, parse_map_name, split_ids
+from vbmstat.files.naming import Scan, image_stem, parse_map_name, split_ids
 from vbmstat.image import io
+from vbmstat.image.headers import IMAGE_SUFFIXES, SCAN_SUFFIXES
 
-# Suffixes by which BIDS calls images of the head that are not T1-weighted (also parametric maps and labels).
+# BIDS suffixes of images that are not T1-weighted scans: other contrasts, parametric maps, labels.
 _OTHER_SUFFIX = re.compile(
     r"T2(w|star|starw)?|FLAIR|FLASH|PD(w|T2)?|inplaneT[12]|angio|SWI|UNIT1|MP2RAGE|M[PT][MRS]|VFA|IRT1|MESE|MEGRE"
     r"|\w+map|Chi\w*|MTsat|defacemask|bold|sbref|cbv|dwi|epi|phase(1|2|diff)?|magnitude[12]?|asl|m0scan|pet"
     r"|dseg|probseg|mask"
 )
-# Maps that are not both modulated and in template space, as CAT12, T1Prep, deepmriprep (p) and SPM (c) call them.
+# Names of maps that are not modulated or not in template space, by CAT12, T1Prep, deepmriprep (p) and SPM (c).
 _OTHER_MAPS = {
     r"s?\d*m0w[pc][123].+": "modulated by the nonlinear part alone",
     r"s?\d*w[pc][123].+|.+_wp[123]": "not modulated",
     r"r?[pc][123].+|.+_p[123]": "in the scan's own space",
     r"p0.+|.+_p0": "labels",
 }
-_MAX_HEADERS = 20  # read for a message
+_MAX_HEADERS = 20  # read to write a message
 _NOT_MAGNITUDE = ("phase", "real", "imag")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What lies at the places given.
+    """The scans and the skipped files at the given places.
 
     Attributes
     ----------
     scans : tuple of Scan
-        To be preprocessed: in the order of the places, sorted within a folder.
+        Scans to preprocess, in the order of the places, sorted within a folder.
     skipped : dict of Path to str
-        What was passed over, and why.
+        Skipped files, and why.
     """
 
     scans: tuple[Scan, ...]
     skipped: dict[Path, str]
 
     def without(self, reason: Callable[[Scan], str]) -> Inputs:
-        """The same with some scans among the skipped: those for which `reason` gives one."""
+        """The same with those scans skipped for which `reason` returns a text."""
         reasons = {scan: reason(scan) for scan in self.scans}
         kept = tuple(scan for scan in self.scans if not reasons[scan])
         return Inputs(kept, self.skipped | {scan.path: why for scan, why in reasons.items() if why})
 
 
 def find_inputs(places: Iterable[Path | str]) -> Inputs:
-    """T1w scans of BIDS folders, folders of images, or single files.
+    """Find T1w scans in BIDS folders, folders of images, or single files.
 
     Parameters
     ----------
     places : iterable of path
-        In a BIDS folder every ``sub-*/[ses-*/]anat/*_T1w`` image not named by ``.bidsignore`` is taken, and what else
-        lies in these ``anat`` folders is noted as skipped; in any other folder every image file directly inside,
+        In a BIDS folder every ``sub-*/[ses-*/]anat/*_T1w`` image is taken unless ``.bidsignore`` names it; other images
+        in these ``anat`` folders are noted as skipped. In any other folder every image file directly inside is taken,
         unless its BIDS suffix is that of another contrast. Hidden files (``._*`` of macOS) are never taken. A single
-        file is taken as it is, even a link that points nowhere: what is wrong with it shows when it is read.
+        file is taken as it is, even a broken link: the error comes when it is read.
 
     Returns
     -------
     Inputs
-        Equal stems from different folders get the name of their parent folder in front, so that no output overwrites
+        Equal stems from different folders are prefixed with their parent folder's name, so that no output overwrites
         another.
 
     Raises
     ------
     ScanError
-        If a place does not exist, no scan is found at all, or two scans would write the same output names.
+        If a place does not exist, there is no scan at all, or two scans would write the same output names.
     """
     entries = [Path(place) for place in places]
     paths: list[Path] = []
@@ -82,7 +83,7 @@ def find_inputs(places: Iterable[Path | str]) -> Inputs:
     for entry in entries:
         if _is_folder(entry):
             paths += _bids_scans(entry, skipped) if is_bids(entry) else _images_in(entry, skipped)
-        elif _exists(entry):
+        elif entry.is_symlink() or entry.exists():
             paths.append(entry)
         else:
             msg = f"{entry}: no such file or folder"
@@ -91,7 +92,7 @@ def find_inputs(places: Iterable[Path | str]) -> Inputs:
     taken = set(paths)
     skipped = {path.absolute(): reason for path, reason in skipped.items() if path.absolute() not in taken}
     if not paths:
-        raise ScanError(_nothing_found(entries, skipped))
+        raise ScanError(_no_scan(entries, skipped))
     names = _distinct_stems(paths)
     scans = tuple(Scan(path, stem, *split_ids(stem)) for path, stem in zip(paths, names, strict=True))
     return Inputs(scans, skipped)
@@ -101,24 +102,21 @@ def is_bids(folder: Path) -> bool:
     """Whether a folder is a BIDS dataset (has a dataset description or sub-*/ folders with anat/)."""
     try:
         anat = (folder.glob(f"{place}/anat") for place in ("sub-*", "sub-*/ses-*"))
-        return (folder / "dataset_description.json").is_file() or any(any(found) for found in anat)
-    except OSError:  # no permission to look inside: told where the folder is listed
+        return (folder / "dataset_description.json").is_file() or any(any(folders) for folders in anat)
+    except OSError:  # no permission to look inside: reported where the folder is listed
         return False
 
 
 def images_instead(folder: Path) -> str:
-    """What images lie in a folder where modulated maps were expected, for a message.
-
-    The names of programs' other maps are known; of other images, 4-D ones are told.
-    """
+    """The images in a folder where modulated maps were expected, for a message: other kinds of maps, and 4-D images."""
     kinds: dict[str, list[str]] = {}
     unknown: list[Path] = []
     for path in files_below(folder):
         stem = image_stem(path)
-        if not path.name.endswith(io.IMAGE_SUFFIXES):
+        if not path.name.endswith(IMAGE_SUFFIXES):
             continue
         if path.suffix in (".img", ".hdr"):
-            kinds.setdefault(".img or .hdr, which are not looked for: convert them to .nii", []).append(path.name)
+            kinds.setdefault(".img or .hdr, which are not searched for: convert them to .nii", []).append(path.name)
             continue
         why = next((why for pattern, why in _OTHER_MAPS.items() if re.fullmatch(pattern, stem)), "")
         parsed = parse_map_name(path.name)
@@ -128,19 +126,19 @@ def images_instead(folder: Path) -> str:
             kinds.setdefault(why, []).append(path.name)
         else:
             unknown.append(path)
-    found = [f"{len(names)} {why} (e.g. {names[0]})" for why, names in kinds.items()]
+    images = [f"{len(names)} {why} (e.g. {names[0]})" for why, names in kinds.items()]
     for path in unknown[:_MAX_HEADERS]:
         n_volumes = _n_volumes(path)
         if n_volumes > 1:
-            found.append(f"{path.name}, 4-D with {n_volumes} volumes: split it into one file a scan")
+            images.append(f"{path.name}, 4-D with {n_volumes} volumes: split it into one file per scan")
             unknown.remove(path)
     if unknown:
-        found.append(f"{len(unknown)} with other names (e.g. {unknown[0].name})")
-    return f"images there: {'; '.join(found)}" if found else "there is no image"
+        images.append(f"{len(unknown)} with other names (e.g. {unknown[0].name})")
+    return f"images there: {'; '.join(images)}" if images else "there is no image"
 
 
 def _n_volumes(path: Path) -> int:
-    """Volumes of an image; 1 if it cannot be read."""
+    """Number of volumes in an image; 1 if it cannot be read."""
     try:
         return math.prod(io.read_shape(path)[3:])
     except ScanError:
@@ -148,25 +146,21 @@ def _n_volumes(path: Path) -> int:
 
 
 def _is_folder(entry: Path) -> bool:
-    """Whether to look inside; a folder that is called like an image is taken for one, and fails as one."""
-    return entry.is_dir() and not entry.name.endswith(IMAGE_SUFFIXES)
+    """Whether to look inside; a folder named like an image is treated as an image, and fails as one."""
+    return entry.is_dir() and not entry.name.endswith(SCAN_SUFFIXES)
 
 
-def _exists(entry: Path) -> bool:
-    return entry.is_symlink() or entry.exists()
-
-
-def _nothing_found(entries: list[Path], skipped: dict[Path, str]) -> str:
+def _no_scan(entries: list[Path], skipped: dict[Path, str]) -> str:
     where = ", ".join(str(entry) for entry in entries) or "(nothing given)"
-    passed = next((f"; passed over: {len(skipped)}, e.g. {path.name} ({why})" for path, why in skipped.items()), "")
+    examples = next((f"; skipped {len(skipped)}, e.g. {path.name} ({why})" for path, why in skipped.items()), "")
     return (
         f"{where}: found no T1w image; expected a BIDS folder with sub-*/anat/*_T1w.nii.gz, "
-        f"a folder of images ({', '.join(IMAGE_SUFFIXES)}) or such files{passed}"
+        f"a folder of images ({', '.join(SCAN_SUFFIXES)}) or such files{examples}"
     )
 
 
 def _distinct_stems(paths: list[Path]) -> list[str]:
-    """A stem for each file, with the parent folder's name in front where several files share it."""
+    """A unique stem for each file; the parent folder's name goes in front of a stem that several files share."""
     stems = [image_stem(path) for path in paths]
     n_of_stem = Counter(stems)
     unique = [
@@ -181,41 +175,35 @@ def _distinct_stems(paths: list[Path]) -> list[str]:
 
 
 def _images_in(folder: Path, skipped: dict[Path, str]) -> list[Path]:
-    """Image files of a plain folder; notes what else is in it."""
-    found = []
+    """Image files of a plain folder; notes the others as skipped."""
+    images = []
     for path in _listed(folder, skipped):
         suffix = image_stem(path).rsplit("_", 1)[-1]
-        if path.name.startswith(".") or not path.name.endswith(IMAGE_SUFFIXES):
-            skipped[path] = _why_no_image(path)
+        if path.name.startswith("."):
+            skipped[path] = "hidden file"
+        elif not path.name.endswith(SCAN_SUFFIXES):
+            skipped[path] = "a sub-folder" if path.is_dir() else f"not an image file ({', '.join(SCAN_SUFFIXES)})"
         elif path.name.startswith("sub-") and _OTHER_SUFFIX.fullmatch(suffix):
             skipped[path] = f"named as {suffix}, not as T1w"
         else:
-            found.append(path)
-    return found
-
-
-def _why_no_image(path: Path) -> str:
-    if path.name.startswith("."):
-        return "hidden file"
-    if path.is_dir():
-        return "a folder: only what lies directly in the one given is taken"
-    return f"no image file ({', '.join(IMAGE_SUFFIXES)})"
+            images.append(path)
+    return images
 
 
 def _bids_scans(folder: Path, skipped: dict[Path, str]) -> list[Path]:
-    """T1w images of a BIDS dataset; notes the other images of its anat folders."""
+    """T1w images of a BIDS dataset; notes the other images of its anat folders as skipped."""
     rules = _ignore_rules(folder / ".bidsignore")
-    found = []
+    scans = []
     for anat in _anat_folders(folder, skipped):
         for path in _listed(anat, skipped):
-            if not path.name.endswith(IMAGE_SUFFIXES):
+            if not path.name.endswith(SCAN_SUFFIXES):
                 continue
             reason = "in .bidsignore" if _is_ignored(path.relative_to(folder), rules) else _why_no_t1w(path)
             if reason:
                 skipped[path] = reason
             else:
-                found.append(path)
-    return found
+                scans.append(path)
+    return scans
 
 
 def _anat_folders(folder: Path, skipped: dict[Path, str]) -> Iterable[Path]:
@@ -227,12 +215,12 @@ def _anat_folders(folder: Path, skipped: dict[Path, str]) -> Iterable[Path]:
                 yield path
             elif path.name.startswith("ses-") and (path / "anat").is_dir():
                 yield path / "anat"
-            elif path.name.endswith(IMAGE_SUFFIXES):
+            elif path.name.endswith(SCAN_SUFFIXES):
                 skipped[path] = "not in a folder anat/"
 
 
 def _why_no_t1w(path: Path) -> str:
-    """What keeps an image of a BIDS anat folder from being a T1w scan; empty if nothing does."""
+    """Why an image of a BIDS anat folder is not a T1w scan; empty if it is."""
     *entities, suffix = image_stem(path).split("_")
     if path.name.startswith("."):
         return "hidden file"
@@ -243,7 +231,7 @@ def _why_no_t1w(path: Path) -> str:
 
 
 def _listed(folder: Path, skipped: dict[Path, str]) -> list[Path]:
-    """What lies in a folder, sorted; a folder that cannot be listed is noted as skipped."""
+    """Entries of a folder, sorted; a folder that cannot be listed is noted as skipped."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -254,16 +242,16 @@ def _listed(folder: Path, skipped: dict[Path, str]) -> list[Path]:
 def _ignore_rules(path: Path) -> list[str]:
     """Lines of a .bidsignore file (the grammar of .gitignore)."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []
-    return [line.strip() for line in lines if line.strip()]  # no file of BIDS begins with #, so a comment names none
+    return [line.strip() for line in lines if line.strip()]  # comments stay: no BIDS file name begins with #
 
 
 def _is_ignored(relative: Path, rules: list[str]) -> bool:
-    """Whether the last rule that names a path, or a folder above it, ignores it."""
+    """Whether the last rule that matches a path, or a folder above it, ignores it."""
     ignored = False
     above = [relative, *relative.parents][:-1]  # the last parent is "."
     for rule in rules:
         pattern = rule.removeprefix("!").rstrip("/").removeprefix("**/")
-        anchored = "/" in pattern  # such a rule is relative to the dataset, others name a file or folder anywhere
+        anchored = "/" in pattern  # relative to the dataset; other rules match a file or folder anywhere
         names = [entry.as_posix() if anchored else entry.name for entry in above]
         if any(fnmatch.fnmatchcase(name, pattern.removeprefix("/")) for name in names):
             ignored = not rule.startswith("!")

@@ -1,1 +1,1 @@
-"""Images: grids, volumes and resampling; image files, their headers, and writing files whole or not at all."""
+"""Grids, volumes and resampling; image files and their headers; atomic writes."""

@@ -1,4 +1,4 @@
-"""Grids: where voxels are, and the one resampler.
+"""Voxel grids, and the only resampler.
 
 Voxel (i, j, k) of a grid has its centre at ``affine @ (i, j, k, 1)`` in RAS+ mm. Tensors are indexed
 (X, Y, Z) in that order. torch's normalised (z, y, x) coordinates exist in this module only, always with
@@ -53,7 +53,7 @@ class Grid:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
-        """Whether both grids have the same voxels in the same order, at every corner within the tolerance."""
+        """Whether both grids have the same shape and their corners agree within the tolerance."""
         if self.shape != other.shape:
             return False
         corners = np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T  # (4, 8), voxels
@@ -67,9 +67,9 @@ class Grid:
         return Grid(tuple(b - a for a, b in zip(start, stop, strict=True)), affine)  # type: ignore[arg-type]
 
     def with_voxel_size(self, size_mm: np.ndarray | float) -> Grid:
-        """The grid of the same axes and field of view with voxels of about `size_mm`.
+        """The grid with the same axes and field of view, and voxels of about `size_mm`.
 
-        The number of voxels is rounded, and the outer faces (not the centres) of the field of view coincide.
+        The number of voxels is rounded; the outer faces of the field of view stay where they are, not the centres.
         """
         extent = np.array(self.shape) * self.voxel_size_mm  # outer face to outer face
         shape = np.maximum(np.round(extent / size_mm), 1).astype(int)
@@ -110,7 +110,7 @@ def sample(
     mode : {"bilinear", "nearest"}
         Trilinear (torch calls it bilinear) or nearest-neighbour interpolation.
     padding_mode : {"zeros", "border"}
-        What lies beyond the field of view.
+        Values beyond the field of view: 0, or those at its border.
 
     Returns
     -------
@@ -131,16 +131,16 @@ def sample(
 
 
 def sample_batch(images: torch.Tensor, points: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:
-    """Values of a batch of images at voxel coordinates; derivatives flow through both.
+    """Values of a batch of images at voxel coordinates; differentiable in both.
 
     Parameters
     ----------
     images : Tensor, (B, C, X, Y, Z)
-        Each on a grid of its own.
+        Each on its own grid.
     points : Tensor, (B, 3, A, B, D)
         Voxel coordinates (x, y, z) in them.
     padding_mode : {"border", "zeros"}
-        What lies beyond the field of view.
+        As in :func:`sample`.
 
     Returns
     -------
@@ -154,10 +154,7 @@ def sample_batch(images: torch.Tensor, points: torch.Tensor, padding_mode: str =
 
 
 def from_normalised(field: torch.Tensor) -> torch.Tensor:
-    """A displacement or velocity in torch's normalised coordinates, (B, 3, X, Y, Z), components z, y, x, in voxels.
-
-    Networks that were trained elsewhere give such fields. The result has the components x, y, z.
-    """
+    """A field (B, 3, X, Y, Z) in voxels (x, y, z), from torch's normalised coordinates (z, y, x) as networks use."""
     last = torch.tensor(field.shape[2:], dtype=field.dtype, device=field.device) - 1
     return field.flip(1) * (last / 2.0).reshape(3, 1, 1, 1)
 
@@ -170,14 +167,14 @@ def resample(
     mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Images on another grid.
+    """Images resampled to another grid.
 
     Parameters
     ----------
     data : Tensor, (C, X, Y, Z)
         Images on `source`.
     source, target : Grid
-        Grid of the data, and of the result.
+        Grids of `data` and of the result.
     linear : ndarray, (4, 4), optional
         Target-frame RAS+ mm to source-frame RAS+ mm (pull direction); identity by default.
     mode, padding_mode : str
@@ -193,7 +190,7 @@ def resample(
         return data.clone()
     out = data.new_empty(data.shape[0], *target.shape)
     slab = max(1, _SLAB_VOXELS // (target.shape[1] * target.shape[2]))
-    for start in range(0, target.shape[0], slab):  # coordinates take three times the memory of an image
+    for start in range(0, target.shape[0], slab):  # coordinates need three times the memory of an image
         part = out[:, start : start + slab]
         moved = to_source_voxel.copy()
         moved[:3, 3] += start * to_source_voxel[:3, 0]

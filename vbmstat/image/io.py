@@ -1,6 +1,7 @@
-"""Image files to volumes and back: the only module that knows nibabel.
+"""Read and write image files: the only module that uses nibabel.
 
-Everything read is turned to RAS+ (the closest canonical orientation). Free text of input headers is never copied.
+Images are read in RAS+ order (the closest canonical orientation). Free text of input headers is never copied.
+Over 300 lines, as it is the one wall between files from anywhere and the program: a third of it is checks.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from vbmstat.errors import ScanError
 from vbmstat.image import headers
 from vbmstat.image.grid import Grid
+from vbmstat.image.headers import IMAGE_SUFFIXES, NIFTI_SUFFIXES
 from vbmstat.image.storage import atomic_path
 from vbmstat.image.volume import Volume
 
-IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".img", ".hdr")
 MAX_VOXELS = 1 << 30  # a 1024³ image; larger headers are damaged or hostile
-TEMPLATE_AXCODES = "LAS"  # the axis order in which CAT12 and its template store maps
+TEMPLATE_AXCODES = "LAS"  # axis order on disk of CAT12's template and maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
-_MAX_EXTENT_MM = 2000.0  # of the field of view, and of its distance from the scanner's origin
+_MAX_EXTENT_MM = 2000.0  # of any corner from the scanner's origin
 _LEAST_PEAK, _USUAL_PEAK, _LARGEST_PEAK = 1e-6, 1e3, 1e9  # of the intensities of a scan, whose unit is arbitrary
-_LARGEST_AFFINE = 1e6  # number in a voxel-to-mm matrix
-_LEAST_ORTHOGONALITY = 0.2  # volume of a voxel relative to that of the box with its edges
-_NIFTI_HEADERS = {  # by version, and whether header and data are two files
+_LARGEST_AFFINE = 1e6  # entry of a voxel-to-mm matrix
+_LEAST_ORTHOGONALITY = 0.2  # volume of a voxel over that of a box with the same edge lengths
+_NIFTI_HEADERS = {  # (version, header and data are two files) -> class
     (1, False): nib.Nifti1Header, (1, True): nib.nifti1.Nifti1PairHeader,
     (2, False): nib.Nifti2Header, (2, True): nib.nifti2.Nifti2PairHeader,
 }  # fmt: skip
-_MAX_DEFLATE_RATIO = 1032  # the most that gzip can pack
+_MAX_DEFLATE_RATIO = 1032  # the best that gzip can do
 _MAX_TRAILER_BYTES = 16 << 20
 
 
@@ -77,16 +78,16 @@ def read_volume(path: Path | str) -> Volume:
     """
     stored = _read_header(Path(path))
     if any(n != 1 for n in stored.shape[3:]):
-        msg = f"{path}: expected one 3-D volume, got shape {stored.shape}; split or select the volume first"
+        msg = f"{path}: expected one 3-D volume, got shape {stored.shape}; split it or select a volume first"
         raise ScanError(msg)
     return _to_volume(stored, Path(path))
 
 
 def read_scan(path: Path | str) -> Volume:
-    """Read a T1w scan: a volume that holds an image.
+    """Read a T1w scan: a volume with finite values that are not all equal.
 
-    NaN outside the field of view (every corner of the image is NaN) becomes 0. Intensities far beyond those of any
-    scanner are multiplied by a power of two.
+    NaN outside the field of view (all eight corners are NaN) becomes 0. Intensities far beyond those of any scanner
+    are multiplied by a power of two.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def read_scan(path: Path | str) -> Volume:
     low, high = (float(value) for value in data.aminmax())  # NaN where any value is
     if not (np.isfinite(low) and np.isfinite(high)):
         n_bad = int((~torch.isfinite(data)).sum())
-        msg = f"{path}: {n_bad} of {data.numel()} values are NaN or infinite; set them to the background's value"
+        msg = f"{path}: {n_bad} of {data.numel()} values are NaN or infinite; set them to the background value"
         raise ScanError(msg)
     if low == high:
         msg = f"{path}: every value is {low:g}; expected a T1w image, so export or convert it again"
@@ -109,16 +110,16 @@ def read_scan(path: Path | str) -> Volume:
 
 
 def _in_reach(data: torch.Tensor, peak: float) -> torch.Tensor:
-    """Intensities whose squares float32 can hold: extreme ones times a power of two, which keeps every digit."""
+    """Intensities whose squares fit float32: extreme ones are scaled by a power of two, which loses no digit."""
     if _LEAST_PEAK <= peak <= _LARGEST_PEAK:
         return data
     return (data.double() * 2.0 ** -round(math.log2(peak / _USUAL_PEAK))).float()
 
 
 def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
-    """Read a multi-channel image (X, Y, Z, C) or vector image (X, Y, Z, 1, C) as (C, X, Y, Z), RAS+, float32.
+    """Read an image (X, Y, Z, C) or vector image (X, Y, Z, 1, C) as (C, X, Y, Z), RAS+, float32.
 
-    Vector components are taken as stored (they are RAS+ mm in this program's displacement files).
+    Vector components stay as stored (RAS+ mm in this program's displacement files).
     """
     volume = _to_volume(_read_header(Path(path)), Path(path))
     return volume if n_channels is None else Volume(volume.data[:n_channels].clone(), volume.grid)
@@ -126,16 +127,15 @@ def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What the header of an image file says, found to be sound."""
+    """The checked header of an image file."""
 
     data_path: Path
-    header: Any  # of nibabel
+    header: Any  # a nibabel header
     shape: tuple[int, ...]
     affine: np.ndarray
 
     @property
     def canonical_grid(self) -> Grid:
-        """The grid in RAS+ order."""
         orientation = io_orientation(self.affine)
         order = np.argsort(orientation[:, 0])
         affine = self.affine @ inv_ornt_aff(orientation, self.shape[:3])
@@ -146,18 +146,18 @@ def _to_volume(stored: _Stored, path: Path) -> Volume:
     try:
         with _quiet(), np.errstate(all="ignore"):
             data = np.asanyarray(ArrayProxy(_source(stored), stored.header))
-    except Exception as error:  # whatever a reader makes of damaged bytes
+    except Exception as error:  # nibabel raises anything on damaged bytes
         msg = (
             f"{path}: expected a complete image of shape {stored.shape}, but reading it failed ({_words(error)}); "
             "copy or convert the file again"
         )
         raise ScanError(msg) from error
     if data.dtype.fields is not None or np.iscomplexobj(data):
-        msg = f"{path}: expected one real number a voxel, got {data.dtype}; export the magnitude, or convert it"
+        msg = f"{path}: expected one real number per voxel, got {data.dtype}; export the magnitude, or convert it"
         raise ScanError(msg)
     data = data.reshape(*data.shape[:3], -1)
     data = apply_orientation(data, io_orientation(stored.affine))
-    with np.errstate(over="ignore"):  # beyond float32 is infinite
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite
         data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
     return Volume(torch.from_numpy(data), stored.canonical_grid)
 
@@ -165,14 +165,14 @@ def _to_volume(stored: _Stored, path: Path) -> Volume:
 _MUTED = threading.local()
 
 
-def _is_heard(_record: logging.LogRecord) -> bool:
+def _is_unmuted(_record: logging.LogRecord) -> bool:
     return not getattr(_MUTED, "on", False)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep nibabel from writing its own complaints to the error stream: ours say more, and are one line."""
-    nibabel_log.addFilter(_is_heard)
+    """Silence nibabel's own warnings in this thread: our one-line errors say more."""
+    nibabel_log.addFilter(_is_unmuted)
     _MUTED.on = True
     try:
         yield
@@ -181,28 +181,25 @@ def _quiet() -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    """What another library says, on one line."""
+    """Another library's message, on one line."""
     text = " ".join(str(error).split())[:300]
     return text if " " in text else f"{type(error).__name__} {text}"
 
 
 def _source(stored: _Stored) -> Any:
-    """Where to read the values from: the file, or, if it is gzipped, its bytes in memory.
-
-    isal is faster than zlib, and reading to the end checks the CRC.
-    """
+    """The file's path or, if gzipped, its bytes in memory: isal is fast, and reading to the end checks the CRC."""
     path = stored.data_path
     if not _is_packed(path):
         return str(path)
     end = int(stored.header.get_data_offset()) + math.prod(stored.shape) * stored.header.get_data_dtype().itemsize
     if end > _MAX_DEFLATE_RATIO * path.stat().st_size:
-        msg = f"the header promises {end} bytes, more than a file of {path.stat().st_size} bytes can hold"
+        msg = f"the header announces {end} bytes, more than a file of {path.stat().st_size} bytes can hold"
         raise ValueError(msg)
     with igzip.open(path) as stream:
         content = stream.read(end)
-        rest = stream.read(_MAX_TRAILER_BYTES)  # MGH's tags, padding; at the very end the CRC is compared
-    if len(rest) == _MAX_TRAILER_BYTES:
-        msg = f"far more data follows the {end} bytes that the header promises"
+        trailer = stream.read(_MAX_TRAILER_BYTES)  # MGH tags, padding; the CRC is checked at the very end
+    if len(trailer) == _MAX_TRAILER_BYTES:
+        msg = f"far more data follows the {end} bytes that the header announces"
         raise ValueError(msg)
     if len(content) < end:
         msg = f"expected {end} bytes of data, got {len(content)}"
@@ -215,7 +212,7 @@ def _is_packed(path: Path) -> bool:
 
 
 def _read_header(path: Path) -> _Stored:
-    """The header of an image file, after making sure that it can be trusted."""
+    """Read and check the header of an image file."""
     _check_is_file(path)
     try:
         head = _first_bytes(path.with_suffix(".hdr") if path.suffix == ".img" else path)
@@ -225,7 +222,7 @@ def _read_header(path: Path) -> _Stored:
                 stored = _parse(head, path)
     except ScanError:
         raise
-    except Exception as error:  # whatever a reader makes of damaged bytes
+    except Exception as error:  # nibabel raises anything on damaged bytes
         advice = "ask for permission" if isinstance(error, PermissionError) else "copy or convert it again"
         wrong = f"it cannot be read ({_words(error)}); {advice}"
     if wrong:
@@ -236,14 +233,14 @@ def _read_header(path: Path) -> _Stored:
 
 
 def _check_is_file(path: Path) -> None:
-    """Refuse what is no regular file with the name of an image, and names that no table can hold."""
+    """Refuse paths that are not regular files with an image suffix, and names that no table can hold."""
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in str(path)):
         msg = f"{path}: expected a name without control characters, in UTF-8; rename it"
         raise ScanError(msg)
     try:
         is_file = path.is_file()
     except OSError as error:
-        msg = f"{path}: cannot be looked at ({error.strerror})"
+        msg = f"{path}: cannot be accessed ({error.strerror})"
         raise ScanError(msg) from error
     if not is_file:
         msg = f"{path}: {no_file(path)}"
@@ -254,16 +251,16 @@ def _check_is_file(path: Path) -> None:
 
 
 def no_file(path: Path) -> str:
-    """What there is in place of a file; empty if it is one."""
+    """Why a path is not a file; empty if it is one."""
     if path.is_file():
         return ""
     if path.exists():
-        return "a folder, not an image" if path.is_dir() else "no regular file (a pipe or a device)"
-    return "its link points nowhere; fetch the content (datalad get)" if path.is_symlink() else "no such file"
+        return "a folder, not an image" if path.is_dir() else "not a regular file (a pipe or a device)"
+    return "a broken link; fetch the content (datalad get)" if path.is_symlink() else "no such file"
 
 
 def _first_bytes(path: Path) -> bytes:
-    """As many unpacked bytes as a header may have."""
+    """The first bytes of a file, uncompressed, as many as the largest header has."""
     with path.open("rb") as stream:
         raw = stream.read(headers.HEAD_BYTES)
     wrong = headers.wrong_packing(raw, path.name)
@@ -277,7 +274,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _parse(head: bytes, path: Path) -> _Stored:
-    """Header of an image by its first bytes; without extensions, which nothing here needs."""
+    """Parse a header from its first bytes; extensions are left out, as nothing here needs them."""
     if path.name.endswith((".mgz", ".mgh")):
         header: Any = nib.freesurfer.mghformat.MGHHeader.from_fileobj(BytesIO(head))
         affine = header.get_affine()
@@ -294,13 +291,13 @@ def _parse(head: bytes, path: Path) -> _Stored:
 
 
 def _check_geometry(stored: _Stored, path: Path) -> None:
-    """Refuse grids that no image of a head has."""
+    """Refuse grids that no image of a head can have."""
     shape, affine = stored.shape, stored.affine
     if len(shape) < 3 or min(shape[:3], default=0) < 2:
         msg = f"{path}: expected a 3-D image, got shape {shape}; give the reconstructed volume, not a slice"
         raise ScanError(msg)
     if np.prod(shape, dtype=float) > MAX_VOXELS:
-        msg = f"{path}: header claims {shape} voxels, more than any T1w scan has; the file is damaged"
+        msg = f"{path}: the header gives {shape} voxels, more than any T1w scan has; the file is damaged"
         raise ScanError(msg)
     if not _is_sound(affine):
         rows = "none" if affine is None else np.array2string(affine[:3], precision=3).replace("\n", "")
@@ -317,7 +314,7 @@ def _check_geometry(stored: _Stored, path: Path) -> None:
 
 
 def _is_sound(affine: np.ndarray | None) -> bool:
-    """Whether a voxel-to-mm matrix is finite, and its axes span space."""
+    """Whether a voxel-to-mm matrix is finite and its axes span 3-D space."""
     if affine is None or not np.isfinite(affine).all() or np.abs(affine).max() > _LARGEST_AFFINE:
         return False
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
@@ -325,15 +322,12 @@ def _is_sound(affine: np.ndarray | None) -> bool:
 
 
 def read_axcodes(path: Path | str) -> str:
-    """Axis codes of a file as stored, e.g. ``"LAS"``."""
+    """Axis codes of an image file as stored, e.g. ``"LAS"``."""
     return "".join(nib.aff2axcodes(_read_header(Path(path)).affine))
 
 
 def read_statistic_header(path: Path | str) -> tuple[str, tuple[float, ...], str]:
-    """NIfTI intent, its parameters (degrees of freedom), and the description of a statistic map.
-
-    Files of other formats have none: ``("none", (), "")``.
-    """
+    """NIfTI intent, its parameters (degrees of freedom) and the description; ``("none", (), "")`` in other formats."""
     header = _read_header(Path(path)).header
     if not isinstance(header, nib.Nifti1Header):
         return "none", (), ""
@@ -343,7 +337,7 @@ def read_statistic_header(path: Path | str) -> tuple[str, tuple[float, ...], str
 
 
 def as_nifti(volume: Volume) -> nib.Nifti1Image:
-    """The first channel as a NIfTI image in memory, RAS+, for libraries that plot such."""
+    """The first channel as a NIfTI image in memory, RAS+, for plotting libraries."""
     return nib.Nifti1Image(volume.data[0].detach().cpu().numpy(), volume.grid.affine)
 
 
@@ -366,9 +360,9 @@ def write_volume(
     volume : Volume
         One channel gives a 3-D file, several a 5-D vector file (X, Y, Z, 1, C).
     dtype : {"float32", "uint8", "int16", "int32"}
-        Type on the disk. Never scaled: slope 1, intercept 0; floats are rounded for integer types.
+        Type on disk. Never scaled (slope 1, intercept 0); values are rounded for integer types.
     axcodes : str
-        Axis order on the disk, e.g. ``"LAS"`` (CAT12's) or ``"RAS"``.
+        Axis order on disk, e.g. ``"LAS"`` (CAT12's) or ``"RAS"``.
     space : {"mni", "scanner"}
         Sets sform and qform codes to 4 or 1.
     intent : (str, tuple of float), optional
@@ -384,15 +378,15 @@ def write_volume(
         If the file cannot be written; see :func:`vbmstat.image.storage.atomic_path`.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.endswith(NIFTI_SUFFIXES):
         msg = f"expected a path ending in .nii or .nii.gz, got {path.name}"
         raise ValueError(msg)
     data = volume.data.detach().cpu().numpy()
     if np.issubdtype(np.dtype(dtype), np.integer):
         data = np.rint(data)
         limits = np.iinfo(dtype)
-        if not (data.min() >= limits.min and data.max() <= limits.max):  # NaN fails, too
-            msg = f"{path.name}: values from {data.min():g} to {data.max():g} do not fit into {dtype}"
+        if not (data.min() >= limits.min and data.max() <= limits.max):  # also refuses NaN
+            msg = f"{path.name}: values from {data.min():g} to {data.max():g} do not fit {dtype}"
             raise ValueError(msg)
     data = np.moveaxis(data, 0, -1).astype(dtype)  # (X, Y, Z, C)
     ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
@@ -414,7 +408,7 @@ def write_volume(
     with atomic_path(path) as temporary:
         payload = image.to_bytes()
         if path.name.endswith(".gz"):
-            # mtime 0 and no name: the same map gives the same bytes
+            # no time and no name, so that equal maps give equal bytes
             with temporary.open("wb") as raw, igzip.GzipFile("", "wb", 2, raw, mtime=0) as packed:
                 packed.write(payload)
         else:

@@ -1,6 +1,7 @@
-"""Atomic writes: files are written beside their place, flushed to disk and renamed. Text, JSON and tables.
+"""Atomic writes of text, JSON and tables: written beside their destination, flushed to disk, renamed.
 
-So are the results of a whole run: `replacing` puts them in the place of an earlier run's, whose record lists its files.
+`replacing` does the same for the results of a whole run: they replace those of an earlier run, whose record lists its
+files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _WRITE_ERRORS = (
     errno.EEXIST,
 )  # fmt: skip
 FILES = "files"  # key of a record: what the run wrote, relative to its folder
-MADE_FROM = "made_from"  # key of a page's record: name of the record in the same folder whose results it shows
+MADE_FROM = "made_from"  # key of a report's record: name of the record, in the same folder, of the results it shows
 _PAGE_RECORDS = "*figures/report.json"
 _UMASK_LOCK = threading.Lock()
 
@@ -38,7 +39,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     Raises
     ------
     VbmstatError
-        If it cannot be written: no permission, no space left, a name that is too long.
+        If it cannot be written: no permission, no space, a name too long.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -55,13 +56,18 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        if error.errno not in _WRITE_ERRORS:
-            raise
-        msg = f"{path}: cannot be written ({os.strerror(error.errno)}); choose another --out or make room there"
-        raise VbmstatError(msg) from error
+        raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> Exception:
+    """The error for a path that cannot be written; `error` itself if it has another cause."""
+    if error.errno not in _WRITE_ERRORS:
+        return error
+    why = os.strerror(error.errno)
+    return VbmstatError(f"{path}: cannot be written ({why}); choose another --out or make room there")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -81,19 +87,19 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(folder: Path | str, record: str, keep: Collection[str] = ()) -> Iterator[Path]:
-    """A new folder, whose files take the places of an earlier run's in `folder` when the block succeeds.
+    """A new folder whose files replace those of an earlier run in `folder` when the block succeeds.
 
-    The earlier run loses the files that its record lists, and pages made from it. Nothing is lost when the block fails.
-    The old record goes first and the new one comes last, so that a folder with a record holds one run's files.
+    The files that the earlier record lists are deleted, and so are reports made from them; nothing is lost when the
+    block fails. The old record goes first and the new one comes last, so a folder with a record holds one run's files.
 
     Parameters
     ----------
     folder : path
-        Where results belong; made if need be.
+        Destination of the results; created if absent.
     record : str
-        Name of the JSON object that the block writes among its files; the list of files is added to it.
+        Name of the JSON file that the block writes among its files; the list of files is added to it.
     keep : collection of str
-        Files of the earlier run that are still valid; the new record lists them, too.
+        Files of the earlier run that are still valid; the new record lists them too.
 
     Yields
     ------
@@ -103,19 +109,16 @@ def replacing(folder: Path | str, record: str, keep: Collection[str] = ()) -> It
     Raises
     ------
     VbmstatError
-        As :func:`listed_files`; also if the place cannot be written to.
+        As :func:`listed_files`; also if the folder cannot be written to.
     """
     folder = Path(folder)
-    listed_files(folder, record)  # refused before anything is done
+    listed_files(folder, record)  # refuse before anything is done
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     except OSError as error:
-        if error.errno not in _WRITE_ERRORS:
-            raise
-        msg = f"{folder}: cannot be written ({os.strerror(error.errno)}); choose another --out or make room there"
-        raise VbmstatError(msg) from error
+        raise _unwritable(folder, error) from error
     try:
         yield staged
         _replace(folder, staged, record, keep)
@@ -126,12 +129,12 @@ def replacing(folder: Path | str, record: str, keep: Collection[str] = ()) -> It
 
 
 def listed_files(folder: Path | str, record: str) -> list[str]:
-    """Files of an earlier run in a folder, relative to it; those that its record lists and that lie inside.
+    """Files of an earlier run, relative to `folder`: those that its record lists and that lie inside the folder.
 
     Raises
     ------
     VbmstatError
-        If there is a record without such a list, so that its files would stay beside new ones.
+        If the record has no such list, so that its files would stay beside new ones.
     """
     folder = Path(folder)
     names = [*(_names_in(_journal(folder, record)) or [])]
@@ -140,8 +143,8 @@ def listed_files(folder: Path | str, record: str) -> list[str]:
         listed = _names_in(path)
         if listed is None:
             msg = (
-                f"{path}: of an earlier run, and does not list its files, which would stay beside the new ones; choose "
-                "another --out, or delete the earlier results"
+                f"{path}: the record of an earlier run does not list its files, so they would stay beside the new "
+                "ones; choose another --out, or delete the earlier results"
             )
             raise VbmstatError(msg)
         names += listed
@@ -160,7 +163,7 @@ def _replace(folder: Path, staged: Path, record: str, keep: Collection[str]) -> 
     kept = [name for name in keep if (folder / name).is_file() and name not in new]
     write_json(staged / record, {**_content(staged / record), FILES: sorted({*new, *kept})})
     journal = _journal(folder, record)
-    write_json(journal, {FILES: sorted({*old, *new})})  # what a run that is killed from here on leaves behind
+    write_json(journal, {FILES: sorted({*old, *new})})  # files that a run killed from here on leaves behind
     (folder / record).unlink(missing_ok=True)
     fsync_folder(folder)
     for name in old.difference(new):
@@ -182,7 +185,7 @@ def _journal(folder: Path, record: str) -> Path:
 
 
 def _remove_empty(folder: Path, names: Collection[str]) -> None:
-    """Remove folders that held files and are empty now."""
+    """Remove folders that held these files and are now empty."""
     for name in names:
         for parent in list(PurePosixPath(name).parents)[:-1]:
             place = folder / parent
@@ -191,7 +194,7 @@ def _remove_empty(folder: Path, names: Collection[str]) -> None:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one if the file is none."""
+    """The JSON object in a file; empty if there is none."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
@@ -206,7 +209,7 @@ def _names_in(path: Path) -> list[str] | None:
 
 
 def _inside(folder: Path, name: str) -> bool:
-    """Whether a name in a record is that of a file inside the folder: plain, relative, no link leads out of it."""
+    """Whether a name in a record is a file inside the folder: plain, relative, and no link leads out."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or any(sign in name for sign in "\\\0"):
         return False
@@ -218,7 +221,7 @@ def _inside(folder: Path, name: str) -> bool:
 
 @cache
 def _umask() -> int:
-    """The process's umask, which can be read only by setting it: once, by one thread at a time."""
+    """The process's umask; it can only be read by setting it, so once, under a lock."""
     with _UMASK_LOCK:
         mask = os.umask(0o077)
         os.umask(mask)
@@ -252,7 +255,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_table(path: Path | str, table: pd.DataFrame, index: bool = False) -> None:
-    """Write a BIDS-style TSV (tab, ``n/a`` for missing; control characters escaped), whole or not at all."""
+    """Write a BIDS-style TSV (``n/a`` for missing, control characters escaped), whole or not at all."""
     table = table.copy(deep=False)
     for position, kind in enumerate(table.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):

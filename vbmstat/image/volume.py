@@ -1,4 +1,4 @@
-"""Images as values: a tensor with the grid that says where its voxels are; displacements and their Jacobian."""
+"""Volumes (tensors with their grid), displacements and their Jacobian determinant."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Volume:
         return [float(s) * self.grid.voxel_volume_ml for s in sums]
 
     def channel(self, index: int) -> Volume:
-        """One channel as a Volume of its own."""
+        """One channel as a volume."""
         return Volume(self.data[index : index + 1], self.grid)
 
 
 @dataclass(frozen=True)
 class Displacement:
-    """A pull displacement: where each voxel of `grid` takes its value from.
+    """A pull displacement: the point that each voxel of `grid` takes its value from.
 
     Attributes
     ----------
     data : Tensor, (3, X, Y, Z), float32, mm
-        For the voxel centre x (RAS+ mm, template frame) the source point is ``x + data(x)`` in the
-        affinely aligned frame; the fitted affine that leads on into the scan is kept beside it.
+        The voxel centre x (RAS+ mm, template frame) takes its value from ``x + data(x)`` in the affinely aligned
+        frame; the fitted `linear` matrix from there to the scan is kept beside it.
     grid : Grid
         The template's grid.
     """
@@ -64,12 +64,12 @@ class Displacement:
 
     @property
     def jacobian_determinant(self) -> torch.Tensor:
-        """Determinant of the derivative of ``x + data(x)``, (X, Y, Z); 1 where nothing moves."""
+        """Jacobian determinant of ``x + data(x)``, (X, Y, Z); 1 where nothing moves."""
         return jacobian_determinant(self.data, self.grid.voxel_size_mm.tolist())
 
 
 def jacobian_determinant(displacement: torch.Tensor, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> torch.Tensor:
-    """Determinant of the derivative of ``x + displacement(x)`` by central differences, one-sided at the border.
+    """Jacobian determinant of ``x + displacement(x)`` by central differences, one-sided at the border.
 
     Parameters
     ----------

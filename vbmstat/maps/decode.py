@@ -1,8 +1,8 @@
-"""Maps from disk into rows of a masked matrix, as fast as they decompress.
+"""Read maps from disk into rows of a masked matrix, as fast as they decompress.
 
-A NIfTI-1 file is inflated with igzip, its header compared with the first map's byte for byte, and the masked
-voxels gathered straight from the stored order; nothing is reoriented and no float64 copy is made. Whatever is
-unusual (another axis order, byte order, type or format) goes the slow way, through :mod:`vbmstat.image.io`.
+A NIfTI-1 file is inflated with igzip, its header compared with the first map's byte for byte, and the masked voxels
+gathered straight from the stored order; nothing is reoriented, and there is no float64 copy. Unusual files (another
+byte order, type or format) are read by :mod:`vbmstat.image.io`, which is slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vbmstat.image.grid import Grid
 from vbmstat.maps.store import Scratch
 
 _HEADER_BYTES = 348
-_MAX_INFLATION = 1032  # of deflate; more is a damaged size
+_MAX_INFLATION = 1032  # the most that deflate can do; a larger size is damaged
 _DTYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<u2"}  # NIfTI-1 datatype codes
 _GEOMETRY = ((40, 56), (76, 92), (252, 328))  # bytes of dim; qfac and voxel sizes; q- and s-form
 _RAS_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -35,14 +35,14 @@ _READ_ERRORS: tuple[type[Exception], ...] = (
 
 @dataclass
 class MapReader:
-    """Reads maps that share a grid.
+    """Reader of maps that share a grid.
 
     Attributes
     ----------
     grid : Grid
-        RAS+ grid of the first map; every other map must have it.
+        RAS+ grid of the first map, required of all others.
     axcodes : str
-        Axis order of the first map on the disk.
+        Axis order of the first map on disk.
     reference : Path
         The first map.
     """
@@ -56,18 +56,18 @@ class MapReader:
 
     @classmethod
     def like(cls, path: Path) -> MapReader:
-        """A reader for maps on the grid of this one."""
+        """A reader for maps on the grid of this map."""
         return cls(io.read_grid(path), io.read_axcodes(path), path)
 
     def stored_order(self) -> np.ndarray:
-        """RAS+ C-order index of each voxel of the first map, in the order in which it is stored."""
+        """RAS+ C-order index of each voxel of the first map, in storage order."""
         order = storage_index(self.grid.shape, self.axcodes)
         inverse = np.empty_like(order)
         inverse[order] = np.arange(order.size)
         return inverse
 
     def read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
-        """Values of one map at some voxels.
+        """Read a map's values at some voxels.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class MapReader:
         Returns
         -------
         str
-            SHA-256 of the file's bytes as they are on the disk.
+            SHA-256 of the file on disk.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class MapReader:
             packed = path.read_bytes()
             raw = self._inflated(packed) if path.name.endswith(".gz") else packed
         except _READ_ERRORS as error:
-            io.read_grid(path)  # says what is wrong with the file's beginning, if that is it
+            io.read_grid(path)  # raises a better error if the header is at fault
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
         digest = hashlib.sha256(packed).hexdigest()
@@ -102,7 +102,7 @@ class MapReader:
             return digest
         flat, slope, intercept, positions = values
         if flat.dtype == out.dtype and (slope, intercept) == (1, 0):
-            np.take(flat, positions, out=out, mode="clip")  # "raise" would work in a copy
+            np.take(flat, positions, out=out, mode="clip")  # "raise" would make a copy
             return digest
         gathered = flat[positions]
         np.multiply(gathered, slope, out=out, casting="unsafe") if (slope, intercept) != (1, 0) else np.copyto(
@@ -113,8 +113,8 @@ class MapReader:
         return digest
 
     def _inflated(self, packed: bytes) -> memoryview | bytes:
-        """The content of a gzip file, in memory that this thread uses again; its CRC is compared."""
-        n_bytes = struct.unpack("<I", packed[-4:])[0] if len(packed) > 4 else 0  # of the only member, as a rule
+        """The content of a gzip file, in memory that this thread reuses; its CRC is checked."""
+        n_bytes = struct.unpack("<I", packed[-4:])[0] if len(packed) > 4 else 0  # of the last, usually only, member
         if n_bytes > _MAX_INFLATION * len(packed):
             return igzip.decompress(packed)
         held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
@@ -148,7 +148,7 @@ class MapReader:
         return flat, float(slope) if scaled else 1.0, float(intercept) if scaled else 0.0, positions
 
     def _stored_positions(self, path: Path, geometry: bytes, voxel_index: np.ndarray) -> np.ndarray:
-        """Where a file of this geometry keeps the wanted voxels; looked up once while the same voxels are wanted."""
+        """Stored positions of the wanted voxels in a file of this geometry, cached while the same voxels are wanted."""
         known = self._positions.get(geometry)
         if known is not None and known[0] is voxel_index:
             return known[1]
@@ -183,7 +183,7 @@ def storage_index(shape: tuple[int, int, int], axcodes: str) -> np.ndarray:
     shape : tuple of int
         RAS+ shape.
     axcodes : str
-        Axes on the disk, e.g. ``"LAS"``.
+        Axes on disk, e.g. ``"LAS"``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Scans that have the same map under different ids."""
+"""Find scans that have the same map under different ids."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import hashlib
 
 import numpy as np
 
+from vbmstat.errors import listed
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 
-_LEAST_VOXELS = 16  # fewer values of two scans may be equal by chance: volumes are rounded
-_CHUNKS = 16  # that are compared, spread over the brain
-_TOLD = 3
+_LEAST_VOXELS = 16  # fewer values may be equal by chance, as volumes are rounded
+_CHUNKS = 16  # compared, spread over the brain
+_MAX_NAMED = 3
 
 
 def identical_scans(maps: Maps) -> list[tuple[str, ...]]:
     """Groups of scans whose maps are equal in up to 16 tiles of voxels of the mask.
 
-    One tile tells almost all scans apart; the others are read only if it does not.
+    One tile separates almost all scans; more are read only for those that it does not.
     """
     mask = maps.mask
     starts = [at for at in range(0, maps.n_voxels, CHUNK_VOXELS) if mask[at : at + CHUNK_VOXELS].any()]
     starts = [starts[i] for i in np.unique(np.linspace(0, len(starts) - 1, _CHUNKS).astype(int))] if starts else []
     if sum(int(mask[at : at + CHUNK_VOXELS].sum()) for at in starts) < _LEAST_VOXELS:
         return []
-    starts = starts[len(starts) // 2 :] + starts[: len(starts) // 2]  # from the middle of the brain on
+    starts = starts[len(starts) // 2 :] + starts[: len(starts) // 2]  # start in the middle of the brain
     digests = [hashlib.blake2b() for _ in maps.scan_ids]
     groups: dict[bytes, list[int]] = {b"": list(range(len(digests)))}
     for start in starts:
@@ -42,7 +43,7 @@ def identical_scans(maps: Maps) -> list[tuple[str, ...]]:
 
 
 def equal_scans(maps: Maps, others: Maps) -> list[str]:
-    """Scans whose rows in two matrices of the same columns are equal in a tile of the mask."""
+    """Scans whose rows in two matrices with the same columns are equal in one tile of the mask."""
     inside = np.flatnonzero(maps.mask)
     if inside.size < _LEAST_VOXELS:
         return []
@@ -55,10 +56,11 @@ def equal_scans(maps: Maps, others: Maps) -> list[str]:
 
 def identity_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
     """A note on scans that have the same map, if there are any."""
-    found = identical_scans(maps) if isinstance(maps, ArrayMaps) else maps.manifest["identical"]
-    kept = ([scan for scan in group if scan in set(maps.scan_ids)] for group in found)
-    groups = [" = ".join(group[:_TOLD]) + (" = …" if len(group) > _TOLD else "") for group in kept if len(group) > 1]
+    identical = identical_scans(maps) if isinstance(maps, ArrayMaps) else maps.manifest["identical"]
+    kept = ([scan for scan in group if scan in set(maps.scan_ids)] for group in identical)
+    groups = [
+        " = ".join(group[:_MAX_NAMED]) + (" = …" if len(group) > _MAX_NAMED else "") for group in kept if len(group) > 1
+    ]
     if not groups:
         return ()
-    more = f" and {len(groups) - _TOLD} more" if len(groups) > _TOLD else ""
-    return (f"scans with the same map under different ids: {', '.join(groups[:_TOLD])}{more}; keep one of each",)
+    return (f"scans with the same map under different ids: {listed(groups, _MAX_NAMED)}; keep one of each",)

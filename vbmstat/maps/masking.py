@@ -1,4 +1,4 @@
-"""Which voxels are analysed: the rule, and what is counted of each voxel while maps go by."""
+"""The analysis mask: its rule, and the counts per voxel and scan, collected while maps are read, that apply it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, listed
 
 MASK_THRESHOLD = 0.1  # SPM's and CAT12's absolute threshold for modulated maps
-_UNIT_RATIO = 30.0  # mean of a map against the median mean: beyond, it is in other units
+_UNIT_RATIO = 30.0  # mean of a map over the median mean; beyond, its unit differs
 _MIN_SCANS_FOR_UNITS = 3
 _MIN_SCANS_FOR_CULPRITS = 3
-_CULPRIT = 0.03  # share of the voxels of all other scans that one scan takes out of the mask: from here on it is told
-_SHORT = 0.75  # voxels above the threshold, relative to the median scan: below, a map is cut off or of something else
-_TOLD = 3  # scans that are named
+_CULPRIT = 0.03  # reported: a scan that alone removes this share of the voxels of all other scans from the mask
+_SHORT = 0.75  # voxels above the threshold over the median scan's; below, a map is cut off or not of a brain
+_MAX_NAMED = 3  # scans in a note
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class MaskRule:
     Attributes
     ----------
     threshold : float or None
-        A voxel counts as present in a scan when its value is above; None for no threshold.
+        A voxel is present in a scan if its value is above this; None for no threshold.
     share : float
-        Share of the scans in which it must be present: 1 is SPM's rule. Constant voxels never pass.
+        Share of the scans in which a voxel must be present; 1 is SPM's rule. Constant voxels never pass.
     image : Path or None
-        A mask on the maps' grid; voxels > 0.5 may pass.
+        A mask on the maps' grid; only voxels > 0.5 may pass.
     nan : {"raise", "exclude"}
-        NaN inside the mask that the other scans agree on: an error, or SPM's way (the voxel is left out).
+        A NaN where the other scans pass is an error, or, as in SPM, excludes the voxel.
     """
 
     threshold: float | None = MASK_THRESHOLD
@@ -47,19 +47,19 @@ class MaskRule:
             raise ScanError(msg)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The rule as the manifest records it."""
         image = None if self.image is None else {"path": str(self.image), **file_stamp(self.image)}
         return {"threshold": self.threshold, "share": self.share, "image": image, "nan": self.nan}
 
 
 def file_stamp(path: Path) -> dict[str, int]:
-    """Size and time of a file: when neither has changed, its content is taken to be the same."""
+    """Size and modification time of a file; if both are unchanged, so is its content."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-class OfScans(NamedTuple):
-    """What is known of each of k scans after some columns, (k,) each."""
+class ScanSums(NamedTuple):
+    """Sums and ranges of k scans over some columns, each (k,)."""
 
     sums: np.ndarray
     n_lacking: np.ndarray
@@ -67,40 +67,40 @@ class OfScans(NamedTuple):
     high: np.ndarray
 
     @classmethod
-    def joined(cls, parts: Sequence[OfScans]) -> OfScans:
-        """The same after all columns."""
+    def joined(cls, parts: Sequence[ScanSums]) -> ScanSums:
+        """The same over the columns of all parts."""
         sums, n_lacking, low, high = (np.stack(values) for values in zip(*parts, strict=True))
         return cls(sums.sum(axis=0), n_lacking.sum(axis=0), low.min(axis=0), high.max(axis=0))
 
 
 class Tally:
-    """What is known of columns and scans after some scans.
+    """Running counts of columns and scans.
 
-    Of each column: its range, from how many scans it is absent, which of them was the last, where NaN was. Of each
-    scan: its mean, and how many columns it lacks.
+    Per column: its range, the number of scans in which it is absent, the last of them, the number of NaN. Per scan: its
+    mean, and the number of columns that it lacks.
     """
 
     def __init__(self, n_voxels: int) -> None:
         self.low = np.full(n_voxels, np.inf, dtype=np.float32)
         self.high = np.full(n_voxels, -np.inf, dtype=np.float32)
         self.n_absent = np.zeros(n_voxels, dtype=np.int64)
-        self.last_absent = np.full(n_voxels, -1, dtype=np.int32)  # only right where one scan of a block is absent
+        self.last_absent = np.full(n_voxels, -1, dtype=np.int32)  # only valid where n_absent is 1
         self.n_nan = np.zeros(n_voxels, dtype=np.int64)
         self.nan_of: dict[str, list[np.ndarray]] = {}
         self.scans: list[str] = []
         self.means: dict[str, float] = {}
         self.n_lacking: dict[str, int] = {}
-        self.flat: dict[str, float] = {}  # scans with one value, or nothing but NaN
+        self.flat: dict[str, float] = {}  # constant or all-NaN scans -> their value
 
     @property
     def n_scans(self) -> int:
-        """Scans that are counted."""
+        """Number of scans counted."""
         return len(self.scans)
 
-    def add(self, scans: Sequence[str], values: np.ndarray, start: int, thresholds: np.ndarray) -> OfScans:
-        """Count some columns (k, v) of some scans, from column `start`.
+    def add(self, scans: Sequence[str], values: np.ndarray, start: int, thresholds: np.ndarray) -> ScanSums:
+        """Count columns (k, v) of some scans, from column `start`; infinities in `values` become NaN.
 
-        Columns of different calls do not overlap, so threads may call it side by side. Infinities become NaN.
+        Threads may call it concurrently with columns that do not overlap.
         """
         at = slice(start, start + values.shape[1])
         finite = np.isfinite(values)
@@ -119,15 +119,15 @@ class Tally:
         self.last_absent[start + single] = self.n_scans + absent[:, single].argmax(axis=0)
         total = np.sum if all_finite else np.nansum
         n_lacking = absent.sum(axis=1, dtype=np.int64) + (0 if all_finite else (~finite).sum(axis=1))
-        return OfScans(
+        return ScanSums(
             np.asarray(total(values, axis=1, dtype=np.float64)), n_lacking,
             np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1),
         )  # fmt: skip
 
-    def finish(self, scans: Sequence[str], found: OfScans) -> None:
-        """Note that all columns of some scans are counted."""
+    def finish(self, scans: Sequence[str], sums: ScanSums) -> None:
+        """Add scans whose columns are all counted."""
         self.scans += scans
-        for scan, total, n_lacking, low, high in zip(scans, *found, strict=True):
+        for scan, total, n_lacking, low, high in zip(scans, *sums, strict=True):
             n_values = self.low.size - sum(map(len, self.nan_of.get(scan, [])))
             self.means[scan] = float(total) / n_values if n_values else float("nan")
             self.n_lacking[scan] = int(n_lacking)
@@ -135,18 +135,18 @@ class Tally:
                 self.flat[scan] = float(low)
 
     def mask(self, rule: MaskRule) -> np.ndarray:
-        """Columns that pass; NaN neither passes nor fails here."""
+        """Columns in the mask; NaN counts neither for nor against a column unless the rule excludes it."""
         passed = self.common(rule) & (self.high > self.low)
         return passed & (self.n_nan == 0) if rule.nan == "exclude" else passed
 
     def common(self, rule: MaskRule) -> np.ndarray:
-        """Columns that are present in as many scans as the rule wants, whether they vary or not."""
+        """Columns present in enough scans for the rule, whether they vary or not."""
         with_value = self.n_scans - self.n_nan
         may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
         return (self.n_absent <= may_lack) & (with_value > 0)
 
     def alone(self, rule: MaskRule) -> dict[str, int]:
-        """Columns that each scan alone takes out of the mask: all others have them. Only where all scans must."""
+        """Number of columns that each scan alone removes from the mask (all others have them); only for share 1."""
         if rule.share < 1 or self.n_scans < _MIN_SCANS_FOR_CULPRITS:
             return {}
         lost = (self.n_absent == 1) & (self.n_nan == 0)
@@ -159,100 +159,91 @@ class Tally:
         return {scan: count for scan, count in most if count}
 
     def culprits(self, rule: MaskRule, n_inside: int) -> dict[str, int]:
-        """Of :meth:`alone`, the scans that make a mask of `n_inside` columns notably smaller."""
+        """The scans of :meth:`alone` that make a mask of `n_inside` columns notably smaller."""
         return {scan: n for scan, n in self.alone(rule).items() if n >= _CULPRIT * (n + n_inside)}
 
     def short(self) -> dict[str, float]:
-        """Share of the columns present in most scans that each scan lacks, where that is a quarter or more."""
+        """Scans that lack more than a quarter of the columns of the median scan, with the share they lack."""
         n_present = {scan: self.low.size - n for scan, n in self.n_lacking.items()}
         usual = float(np.median(list(n_present.values()))) if n_present else 0.0
         lacking = {scan: 1 - n / usual for scan, n in n_present.items() if n < _SHORT * usual}
         return dict(sorted(lacking.items(), key=lambda entry: -entry[1]))
 
     def notes(self, rule: MaskRule, mask: np.ndarray) -> list[str]:
-        """Scans that make the mask much smaller, for the reader of results."""
+        """Notes on scans that make the mask much smaller."""
         n_inside = int(mask.sum())
         alone = [
-            f"{scan} ({n} voxels, {n / (n + n_inside):.0%} of what all others have)"
+            f"{scan} ({n} voxels, {n / (n + n_inside):.0%} of the voxels of all others)"
             for scan, n in self.culprits(rule, n_inside).items()
         ]  # fmt: skip
         short = [f"{scan} ({share:.0%})" for scan, share in self.short().items()] if rule.threshold is not None else []
         notes = []
         if alone:
-            notes.append(f"scans that alone take voxels out of the mask: {_first(alone)}; look at their maps")
+            notes.append(f"scans that alone remove voxels from the mask: {listed(alone, _MAX_NAMED)}; check their maps")
         if short:
-            notes.append(f"scans that lack much of what most scans have: {_first(short)}; look at their maps")
+            notes.append(f"scans that lack many voxels of the others: {listed(short, _MAX_NAMED)}; check their maps")
         return notes
 
     def check(self, mask: np.ndarray, rule: MaskRule) -> None:
-        """Refuse NaN inside the mask, flat maps, maps in other units than the rest, and an empty mask."""
-        inside = {scan: int(sum(mask[at].sum() for at in found)) for scan, found in self.nan_of.items()}
-        bad = {scan: count for scan, count in sorted(inside.items()) if count}
+        """Refuse NaN inside the mask, constant maps, maps in another unit than the others, and an empty mask."""
+        inside = {scan: int(sum(mask[at].sum() for at in pieces)) for scan, pieces in self.nan_of.items()}
+        bad = [f"{scan} ({count} voxels)" for scan, count in sorted(inside.items()) if count]
         if bad:
-            listed = ", ".join(f"{scan} ({count} voxels)" for scan, count in list(bad.items())[:12])
             msg = (
-                f"NaN or infinite values inside the mask: {listed}; make these maps again, "
-                "or leave such voxels out with --nan exclude"
+                f"NaN or infinite values inside the mask: {listed(bad)}; make these maps again, "
+                "or leave these voxels out with --nan exclude"
             )
             raise ScanError(msg)
-        flat = {scan: value for scan, value in self.flat.items() if value != 0 or rule.threshold is not None}
+        flat = [f"{scan} ({value:g})" for scan, value in self.flat.items() if value != 0 or rule.threshold is not None]
         if flat and len(flat) < self.n_scans:
-            listed = ", ".join(f"{scan} ({value:g})" for scan, value in list(flat.items())[:12])
-            msg = f"maps with one value at every voxel that was read: {listed}; make them again or leave them out"
+            msg = f"maps with the same value at every voxel read: {listed(flat)}; make them again or leave them out"
             raise ScanError(msg)
         check_units(self.means)
         if not mask.any():
             raise ScanError(self.why_empty(rule))
 
     def why_empty(self, rule: MaskRule) -> str:
-        """What keeps every voxel out of the mask, for a message."""
+        """Why no voxel is in the mask, for a message."""
         if self.n_scans == 1:
-            return "a mask takes voxels that vary between scans; expected two scans or more, got one"
+            return "the mask needs voxels that vary between scans; expected two scans or more, got one"
         if self.common(rule).any():
-            at_all = "" if rule.threshold is None else f" above {rule.threshold}"
+            above = "" if rule.threshold is None else f" above {rule.threshold}"
             return (
-                f"no voxel{at_all} varies between the {self.n_scans} scans: their maps are equal, or NaN in some scan; "
+                f"no voxel{above} varies between the {self.n_scans} scans: their maps are equal, or NaN in some scan; "
                 "expected maps of different scans"
             )
         if (self.n_nan == self.n_scans).all():
-            return f"the maps of all {self.n_scans} scans hold nothing but NaN or infinite values; make them again"
+            return f"the maps of all {self.n_scans} scans have only NaN or infinite values; make them again"
         what = f"no voxel is above {rule.threshold} in {rule.share:.0%} of the scans"
-        alone = _first([f"{scan} ({n} voxels)" for scan, n in self.alone(rule).items()])
-        if alone:
-            return f"{what}; scans that alone take voxels out: {alone}; look at their maps, or leave these scans out"
-        short = _first([f"{scan} ({share:.0%})" for scan, share in self.short().items()])
-        if short:
-            return f"{what}; scans that lack most: {short}; look at their maps, or leave these scans out"
+        alone = [f"{scan} ({n} voxels)" for scan, n in self.alone(rule).items()]
+        short = [f"{scan} ({share:.0%})" for scan, share in self.short().items()]
+        for why, scans in (("alone remove voxels", alone), ("lack most", short)):
+            if scans:
+                named = listed(scans, _MAX_NAMED)
+                return f"{what}; scans that {why}: {named}; check their maps, or leave these scans out"
         highest = float(np.nanmax(np.where(np.isfinite(self.high), self.high, np.nan)))
         largest = f"the largest value of all maps is {highest:.3g}"
-        return f"{what}; {largest}: lower --mask-threshold, or check that the maps are what they should be"
-
-
-def _first(entries: Sequence[str]) -> str:
-    """The first few of some entries, and how many more there are."""
-    more = f" and {len(entries) - _TOLD} more" if len(entries) > _TOLD else ""
-    return ", ".join(entries[:_TOLD]) + more
+        return f"{what}; {largest}: lower --mask-threshold, or check that these are the right maps"
 
 
 def check_units(means: Mapping[str, float]) -> None:
-    """Refuse maps whose mean is far from the others': they are in other units (mm³ against mL, percent).
+    """Refuse maps whose mean is far from the others': they have another unit (mm³ or percent, not mL).
 
-    A mean of 0 has no unit: a lesion map of a healthy person.
+    A mean of 0 passes: a lesion map of a healthy person.
 
     Raises
     ------
     ScanError
-        Naming the scans.
+        With the scans.
     """
     values = np.array(list(means.values()))
     if np.isfinite(values).sum() < _MIN_SCANS_FOR_UNITS:
         return
     median = float(np.nanmedian(values))
     odd = [
-        scan for scan, mean in means.items()
+        f"{scan} (mean {mean:.3g})" for scan, mean in means.items()
         if median > 0 and mean != 0 and np.isfinite(mean) and not median / _UNIT_RATIO <= mean <= median * _UNIT_RATIO
     ]  # fmt: skip
     if odd:
-        listed = ", ".join(f"{scan} (mean {means[scan]:.3g})" for scan in odd[:12])
-        msg = f"maps in other units than the rest (median mean {median:.3g}): {listed}; bring all to one unit"
+        msg = f"maps in another unit than the others (median mean {median:.3g}): {listed(odd)}; use one unit for all"
         raise ScanError(msg)

@@ -1,8 +1,11 @@
-"""Packing maps: files -> one masked matrix on the disk, in one pass, and opening it again only if it is still true."""
+"""Pack map files into one masked matrix on disk, in one pass; reopen it as long as it is up to date.
+
+Over 300 lines: writing, appending and checking share one file format.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from vbmstat.device import n_cores
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, listed
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.duplicates import identical_scans
-from vbmstat.maps.masking import MaskRule, OfScans, Tally, file_stamp
+from vbmstat.maps.masking import MaskRule, ScanSums, Tally, file_stamp
 from vbmstat.maps.rawfile import RawFile
 from vbmstat.maps.store import CHUNK_VOXELS, PackedMaps, Scratch, Space, even
+from vbmstat.progress import OnProgress
 
-Progress = Callable[[str, int, int], None]
 _FORMAT = 3
-_BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB; twice, as one is written meanwhile
-_WRITERS = 4  # threads that mostly wait for the disk
+_BLOCK_SCANS = 32  # decoded together: 32 × 450k voxels × 4 bytes = 58 MB; twice, as one block is written meanwhile
+_WRITERS = 4  # threads, which mostly wait for the disk
 _SPAN_VOXELS = 32 * CHUNK_VOXELS  # counted and written together: 32 × 16,384 × 4 bytes = 2 MB, inside the L2 cache
-_SEED_SCANS = 8  # a first look that bounds the mask: what fails here fails the rule "all scans"
+_SEED_SCANS = 8  # read first to bound the mask: voxels that fail here fail the rule "all scans"
 
 
 def pack_maps(
@@ -34,36 +37,36 @@ def pack_maps(
     rule: MaskRule | None = None,
     scale: Mapping[str, float] | None = None,
     n_threads: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     durable: bool = True,
     voxels: np.ndarray | None = None,
 ) -> PackedMaps:
-    """Pack maps into a store, or open the store if it already holds just these, unchanged.
+    """Pack maps into a store, or open the store if it already holds these maps, unchanged.
 
     Parameters
     ----------
     paths : mapping of str to Path
         Scan id to map; all on one grid.
     folder : Path
-        The store. A stale or half-written one is replaced; scans that only add to a good one are appended.
+        The store. A stale or half-written store is replaced; new scans are appended to a current one.
     rule : MaskRule, optional
         Default: above 0.1 in all scans.
     scale : mapping of str to float, optional
-        Factor on a scan's values when compared with the threshold (proportional scaling). Values are stored raw.
+        Factor on a scan's values before the threshold (proportional scaling). Values are stored unscaled.
     n_threads : int, optional
         Decoding threads; all cores by default.
     progress : callable, optional
         Called with (stage, done, total).
     durable : bool
-        Flush to the disk before the store counts as whole; not needed for one that is deleted after use.
+        Flush to disk before the store becomes valid; not needed for a store that is deleted after use.
     voxels : ndarray, (n_voxels,), int64, optional
-        Columns to pack (RAS+ C-order indices), in place of those that may pass the mask; packs anew.
+        Columns to pack (RAS+ C-order indices) instead of those that may pass the mask; always packs again.
 
     Raises
     ------
     ScanError
-        If a map cannot be read, is on another grid, holds NaN inside the mask, or is in other units than the
-        rest, if one file serves two scans, or if no voxel passes the mask.
+        If a map cannot be read, is on another grid, has NaN inside the mask or another unit than the others, if two
+        scans have the same file, or if no voxel passes the mask.
     """
     rule = rule or MaskRule()
     _check_paths(paths)
@@ -82,10 +85,9 @@ def _check_paths(paths: Mapping[str, Path]) -> None:
         raise ScanError(msg)
     absent = [scan for scan, path in paths.items() if not path.is_file()]
     if absent:
-        more = f" and {len(absent) - 12} more" if len(absent) > 12 else ""
         first = paths[absent[0]]
         msg = (
-            f"no map file for {', '.join(absent[:12])}{more} ({first}: {io.no_file(first)}); "
+            f"no map file for {listed(absent)} ({first}: {io.no_file(first)}); "
             "run preprocess for them or leave their rows out"
         )
         raise ScanError(msg)
@@ -104,17 +106,17 @@ def open_store(folder: Path) -> PackedMaps:
     Raises
     ------
     ScanError
-        If the folder is no store or a half-written one.
+        If the folder is not a store, or a half-written one.
     """
     try:
         return _as_maps(folder, storage.read_json(folder / "manifest.json"))
-    except Exception as error:  # whatever numpy makes of damaged files
+    except Exception as error:  # numpy raises anything on damaged files
         msg = f"{folder}: expected packed maps, but {error!r:.200}; run vbmstat pack again"
         raise ScanError(msg) from error
 
 
 def _as_maps(folder: Path, manifest: dict[str, Any]) -> PackedMaps:
-    """The maps that a manifest describes; any exception if the folder does not hold them."""
+    """The maps that a manifest describes; raises any exception if the folder does not hold them."""
     if manifest["format"] != _FORMAT or manifest["chunk_voxels"] != CHUNK_VOXELS:
         raise ValueError(f"format {manifest['format']}")  # noqa: EM102
     segments = tuple((folder / s["file"], int(s["n_scans"])) for s in manifest["segments"])
@@ -136,13 +138,13 @@ def _as_maps(folder: Path, manifest: dict[str, Any]) -> PackedMaps:
 
 
 def _array(path: Path) -> np.ndarray:
-    """A stored array; the file is closed also if it is damaged."""
+    """A stored array; the file is closed even if it is damaged."""
     with path.open("rb") as stream:
         return np.asarray(np.load(stream))
 
 
 def find_store(folder: Path) -> PackedMaps | None:
-    """Packed maps if the folder holds them, else None."""
+    """The packed maps in a folder, or None."""
     try:
         return open_store(folder)
     except ScanError:
@@ -152,7 +154,7 @@ def find_store(folder: Path) -> PackedMaps | None:
 def _is_current(
     store: PackedMaps, paths: Mapping[str, Path], rule: MaskRule, scale: Mapping[str, float] | None
 ) -> bool:
-    """Whether every scan that the store shares with `paths` is unchanged and the mask rule is the same."""
+    """Whether the scans that the store shares with `paths` are unchanged, and the mask rule is the same."""
     files = store.manifest["files"]
     shared = [scan for scan in paths if scan in files]
     same_files = all(
@@ -167,12 +169,12 @@ def _is_current(
 
 def _pack(
     paths: Mapping[str, Path], folder: Path, rule: MaskRule, scale: Mapping[str, float],
-    n_threads: int | None, progress: Progress | None, durable: bool, voxels: np.ndarray | None,
+    n_threads: int | None, progress: OnProgress | None, durable: bool, voxels: np.ndarray | None,
 ) -> PackedMaps:
     scans = list(paths)
     reader = MapReader.like(paths[scans[0]])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").unlink(missing_ok=True)  # from here on a crash leaves no store that looks whole
+    (folder / "manifest.json").unlink(missing_ok=True)  # a crash from here on leaves no store that looks complete
     for old in folder.glob("segment-*.f32"):
         old.unlink()
     with ThreadPoolExecutor(n_threads or n_cores()) as pool:
@@ -223,44 +225,34 @@ def _superset(
     paths: Mapping[str, Path], reader: MapReader, rule: MaskRule, scale: Mapping[str, float],
     pool: ThreadPoolExecutor,
 ) -> np.ndarray:
-    """Voxels that may pass, in the order of the first file: bounded by the mask image and by some of the scans."""
+    """Voxels that may pass the mask, in storage order of the first file: those in the mask image and in some scans."""
     voxels = reader.stored_order()
     if rule.image is not None:
         inside = np.empty(voxels.size, dtype=np.float32)
         reader.read(rule.image, voxels, inside)
         voxels = voxels[inside > 0.5]
         if not voxels.size:
-            msg = f"{rule.image}: no voxel of this mask is above 0.5; expected an image that is 1 where to analyse"
+            msg = f"{rule.image}: no voxel of this mask is above 0.5; expected an image that is 1 inside the mask"
             raise ScanError(msg)
     if rule.threshold is None:
         return voxels.astype(np.int64)
-    looked_at = list(paths)[:: max(len(paths) // _SEED_SCANS, 1)] if rule.share == 1 else list(paths)
+    seeds = list(paths)[:: max(len(paths) // _SEED_SCANS, 1)] if rule.share == 1 else list(paths)
     tally = Tally(voxels.size)
-    for block in _batches(looked_at):
+    for block in _batches(seeds):
         rows = np.empty((len(block), voxels.size), dtype=np.float32)
         jobs = [(paths[scan], voxels, row) for scan, row in zip(block, rows, strict=True)]
         list(pool.map(lambda job: reader.read(*job), jobs))
         tally.finish(block, tally.add(block, rows, 0, _thresholds(rule, scale, block)))
     kept = tally.common(rule)
     if rule.share == 1:
-        kept |= _lost_to_few(tally, rule, rows <= _thresholds(rule, scale, looked_at)[:, None])
+        kept |= _lost_to_few(tally, rule, rows <= _thresholds(rule, scale, seeds)[:, None])
     if not kept.any():
         raise ScanError(tally.why_empty(rule))
     return voxels[kept].astype(np.int64)
 
 
 def _lost_to_few(tally: Tally, rule: MaskRule, absent: np.ndarray) -> np.ndarray:
-    """Columns that only odd ones of the scans looked at first lack; kept, so that the tally of all scans names them.
-
-    Parameters
-    ----------
-    tally : Tally
-        Of these scans.
-    rule : MaskRule
-        Of the mask.
-    absent : ndarray, (n_scans, n_voxels), bool
-        Where each of them is below its threshold.
-    """
+    """Columns that only unusual seed scans lack; kept, so that the tally of all scans reports these scans."""
     odd = [tally.scans.index(scan) for scan in tally.culprits(rule, int(tally.common(rule).sum()))]
     short = [tally.scans.index(scan) for scan in tally.short()]
     lost = (tally.n_absent == 1) & np.isin(tally.last_absent, odd)
@@ -268,7 +260,7 @@ def _lost_to_few(tally: Tally, rule: MaskRule, absent: np.ndarray) -> np.ndarray
 
 
 def _thresholds(rule: MaskRule, scale: Mapping[str, float], scans: Sequence[str]) -> np.ndarray:
-    """Threshold of each scan's stored values, (k,)."""
+    """Threshold on each scan's stored values, (k,)."""
     threshold = -np.inf if rule.threshold is None else rule.threshold
     return np.array([threshold / scale.get(scan, 1.0) for scan in scans], dtype=np.float32)
 
@@ -280,29 +272,29 @@ def _batches(scans: Sequence[str], size: int = _BLOCK_SCANS) -> Iterator[Sequenc
 
 def _write_segment(
     path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: Tally, rule: MaskRule,
-    scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: Progress | None, durable: bool = True,
+    scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: OnProgress | None, durable: bool = True,
 ) -> dict[str, str]:
-    """Decode all maps into a chunk-major raw file, a block of scans while the last is written; the files' sha256."""
+    """Decode maps into a chunk-major raw file, one block of scans while the last is written; return the sha256s."""
     n_scans, n_chunks = len(paths), -(-voxels.size // CHUNK_VOXELS)
     digests: dict[str, str] = {}
     scratch, done = Scratch(), 0
     buffers = [np.zeros((_BLOCK_SCANS, n_chunks * CHUNK_VOXELS), dtype=np.float32) for _ in range(2)]
-    written: list[Future[OfScans]] = []
+    written: list[Future[ScanSums]] = []
     blocks = list(_batches(list(paths)))
     with RawFile(path, n_chunks * even(n_scans) * CHUNK_VOXELS * 4) as stream, ThreadPoolExecutor(_WRITERS) as writers:
 
-        def write(start: int, block: Sequence[str], rows: np.ndarray, first: int) -> OfScans:
+        def write(start: int, block: Sequence[str], rows: np.ndarray, first: int) -> ScanSums:
             """Count and write some columns of a block."""
             stop = start + _SPAN_VOXELS
             values = rows[: len(block), start : min(stop, voxels.size)]
-            found = tally.add(block, values, start, _thresholds(rule, scale, block))
+            sums = tally.add(block, values, start, _thresholds(rule, scale, block))
             if tally.nan_of:
                 np.nan_to_num(rows[:, start:stop], copy=False)
             piece = scratch.array("piece", (len(rows), CHUNK_VOXELS))
             for at in range(start, min(stop, rows.shape[1]), CHUNK_VOXELS):
                 np.copyto(piece, rows[:, at : at + CHUNK_VOXELS])
                 stream.write(piece, (at * even(n_scans) + first * CHUNK_VOXELS) * 4)
-            return found
+            return sums
 
         for number, block in enumerate([*blocks, []]):
             rows = buffers[number % 2][: even(len(block))]
@@ -311,7 +303,7 @@ def _write_segment(
             digests |= dict(zip(block, pool.map(lambda job: reader.read(*job), jobs), strict=True))
             if number:
                 last = blocks[number - 1]
-                tally.finish(last, OfScans.joined([future.result() for future in written]))
+                tally.finish(last, ScanSums.joined([future.result() for future in written]))
                 done += len(last)
                 if progress:
                     progress("reading maps", done, n_scans)
@@ -324,9 +316,9 @@ def _write_segment(
 
 def _append(
     store: PackedMaps, paths: Mapping[str, Path], rule: MaskRule, scale: Mapping[str, float],
-    n_threads: int | None, progress: Progress | None,
+    n_threads: int | None, progress: OnProgress | None,
 ) -> PackedMaps:
-    """Add the scans that a good store lacks as one more segment; the mask can only shrink."""
+    """Append the scans that a store lacks as a new segment; the mask can only shrink."""
     new = {scan: path for scan, path in paths.items() if scan not in store.manifest["files"]}
     manifest = dict(store.manifest)
     reader = MapReader(store.space.grid, store.space.axcodes, Path(next(iter(manifest["files"].values()))["path"]))

@@ -1,8 +1,8 @@
-"""Raw files written and read in large pieces past the page cache, where the system can.
+"""Raw files that are read and written in large pieces, bypassing the page cache (O_DIRECT) where possible.
 
-A matrix of thousands of maps is larger than the memory and is written and read once: caching its pages can cost as
-much processor time as decoding the maps. Where a file system cannot do without the cache (network and memory file
-systems, systems other than Linux), and for pieces that are not aligned, reads and writes are ordinary ones.
+A matrix of thousands of maps is larger than memory and is written and read once, so caching its pages can cost as much
+CPU time as decoding the maps. Ordinary reads and writes are used where the cache cannot be bypassed (network and memory
+file systems, systems other than Linux) and for unaligned pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from vbmstat.errors import VbmstatError
 
-BLOCK_BYTES = 4096  # offsets, lengths and addresses of direct pieces are multiples of it
+BLOCK_BYTES = 4096  # alignment of offsets, lengths and addresses for O_DIRECT
 _DIRECT, _BINARY = getattr(os, "O_DIRECT", 0), getattr(os, "O_BINARY", 0)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,12 +30,12 @@ class RawFile:
     path : Path
         The file.
     n_bytes : int, optional
-        Make it anew with this size; by default it is opened for reading.
+        Create the file with this size; by default it is opened for reading.
 
     Raises
     ------
     VbmstatError
-        If there is no room for it.
+        If there is no space for it.
     """
 
     def __init__(self, path: Path, n_bytes: int | None = None) -> None:
@@ -50,7 +50,7 @@ class RawFile:
             if _DIRECT:
                 self._direct = os.open(path, flags & ~os.O_TRUNC | _DIRECT)
         except OSError:
-            pass  # past the cache is an offer, not a need
+            pass  # O_DIRECT is optional
         except VbmstatError:
             os.close(self._cached)
             path.unlink()
@@ -69,7 +69,7 @@ class RawFile:
     def _allocate(self, n_bytes: int) -> None:
         os.ftruncate(self._cached, n_bytes)
         try:
-            if hasattr(os, "posix_fallocate"):  # in one piece, and no surprise half-way
+            if hasattr(os, "posix_fallocate"):  # contiguous, and a full disk shows now
                 os.posix_fallocate(self._cached, 0, n_bytes)
         except OSError as error:
             if error.errno in _NO_ROOM:
@@ -77,15 +77,15 @@ class RawFile:
                 raise VbmstatError(msg) from error
 
     def read(self, out: np.ndarray, offset: int) -> int:
-        """Fill an array from a place in the file; the number of bytes that were there."""
+        """Fill an array from an offset in the file; return the number of bytes read."""
         return self._transfer(out, offset, is_write=False)
 
     def write(self, values: np.ndarray, offset: int) -> None:
-        """Write an array to a place in the file."""
+        """Write an array at an offset in the file."""
         self._transfer(values, offset, is_write=True)
 
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
+        """Wait until everything is on disk."""
         os.fsync(self._cached)
 
     def _transfer(self, values: np.ndarray, offset: int, is_write: bool) -> int:
@@ -106,12 +106,12 @@ class RawFile:
         return done
 
     def _direct_once(self, piece: memoryview, at: int, is_write: bool) -> int:
-        """Move what one call moves: past the cache if piece and file system allow it."""
+        """Read or write with one system call, bypassing the cache if piece and file system allow it."""
         if self._direct is not None and at % BLOCK_BYTES == 0 and len(piece) % BLOCK_BYTES == 0:
             try:
                 return os.pwritev(self._direct, [piece], at) if is_write else os.preadv(self._direct, [piece], at)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # else it wants another alignment
+                if error.errno != errno.EINVAL:  # EINVAL: another alignment is needed
                     raise
         if hasattr(os, "preadv"):
             return os.pwritev(self._cached, [piece], at) if is_write else os.preadv(self._cached, [piece], at)

@@ -1,4 +1,7 @@
-"""Where the maps of a model come from: a cohort's paths, a folder, a template, a matrix; joined strictly by id."""
+"""Maps of a model from a cohort's paths, a folder, a path template or a matrix, joined with covariates strictly by id.
+
+Over 300 lines, as each of these sources has its own checks and messages.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat.errors import ScanError, TableError
+from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.naming import (
     TISSUE_NUMBER,
     by_known_ids,
@@ -28,24 +31,23 @@ from vbmstat.maps.store import ArrayMaps, PackedMaps
 from vbmstat.tables.cells import label, normalized, without_missing_words
 from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
 
-_MAX_LISTED = 12
-NO_SIDECAR = "no sidecar"  # engine and version of a map without one, among others that have one
+NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one
 
 
 @dataclass(frozen=True)
 class Source:
-    """A table of covariates with the maps that belong to its rows.
+    """A table of covariates with the maps of its rows.
 
     Attributes
     ----------
     table : DataFrame
-        One row a scan, rows sorted by id.
+        One row per scan, sorted by id.
     scan_ids : tuple of str
         Row names.
     paths : dict of str to Path
-        Map of each scan, where maps are files; else empty.
+        Map of each scan if maps are files; else empty.
     maps : ArrayMaps or PackedMaps or None
-        The maps themselves, where they are not.
+        The maps themselves if they are not files.
     notes : tuple of str
         What was left out.
     """
@@ -57,7 +59,7 @@ class Source:
     notes: tuple[str, ...]
 
     def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
-        """The rows to be kept; one answer for each."""
+        """The source with the rows where `kept` is true."""
         ids = tuple(scan for scan, keep in zip(self.scan_ids, kept, strict=True) if keep)
         paths = {scan: self.paths[scan] for scan in ids if scan in self.paths}
         maps = None if self.maps is None else self.maps.select(ids)
@@ -84,19 +86,19 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
     ----------
     maps : None, path, mapping, DataFrame, ndarray, Tensor, ArrayMaps or PackedMaps
         None: the cohort's own paths. A folder: every map of the tissue in it. A path with ``{participant_id}``
-        (and ``{session_id}``, ``{scan_id}``): one file a row. A mapping: scan id to path. A DataFrame: indexed by
+        (and ``{session_id}``, ``{scan_id}``): one file per row. A mapping: scan id to path. A DataFrame: indexed by
         scan id. An array: rows in the order of the cohort.
     response : str
         Left side of the formula: ``gm``, ``wm``, ``csf`` or a column with map paths.
     cohort : Cohort
         The covariates.
     missing : {"raise", "drop"}
-        What becomes of maps without a row, and of the cohort's rows without a path.
+        Whether maps without a row, and rows without a path, are an error or left out.
 
     Raises
     ------
     TableError, ScanError
-        If a map has no row, a row no path, or no id is common to both.
+        If a map has no row, a row no path, or no id is in both.
     """
     source = _gather(maps, response, cohort, missing)
     return replace(source, notes=(*cohort.notes, *source.notes))
@@ -110,25 +112,25 @@ def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
         return _matched(cohort, _as_matrix(maps, cohort), missing)
     if isinstance(maps, Mapping):
         paths = {normalized(str(scan)): Path(path) for scan, path in maps.items()}
-        return _with_origin(_by_folder(cohort, paths, "the maps given", missing))
+        return _with_origin(_by_folder(cohort, paths, "the given maps", missing))
     if "{" in str(maps):
         return _with_origin(_joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), []))
-    found = _in_folder(Path(maps), response)
-    source = _with_origin(_by_folder(cohort, found, str(maps), missing))
-    parsed = parse_map_name(next(iter(found.values())).name)
-    is_raw = parsed is not None and not parsed[2]
-    return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_raw else source
+    paths = _in_folder(Path(maps), response)
+    source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
+    parsed = parse_map_name(next(iter(paths.values())).name)
+    is_unsmoothed = parsed is not None and not parsed[2]
+    return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_unsmoothed else source
 
 
 def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
-    """The source with a value in each of these columns (weights, blocks, sites …), for every scan.
+    """The source with only scans that have a value in each of these columns (weights, blocks, sites …).
 
     Parameters
     ----------
     source : Source
-        Its table has these columns, or ids of their name.
+        With these columns, or ids of their name.
     roles : mapping of str to str
-        Column -> what it is in the model, for messages; empty where the name says it.
+        Column -> its role in the model, for messages; empty if the name says it.
     missing : {"raise", "drop"}
         Whether scans without a value are an error, or left out with a note.
 
@@ -139,7 +141,7 @@ def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Sour
     """
     for name, role in roles.items():
         if name not in source.table:
-            continue  # ids, which every scan has
+            continue  # an id, which every scan has
         column = without_missing_words(source.table[name])
         empty = column.isna().to_numpy()
         if not empty.any():
@@ -147,7 +149,7 @@ def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Sour
         without = [scan for scan, gone in zip(source.scan_ids, empty, strict=True) if gone]
         if missing != "drop":
             what = f"{name} ({role})" if role else name
-            msg = f"no {what} for {_listed(without)}; fill it in or leave these scans out with --missing drop"
+            msg = f"no {what} for {listed(without)}; fill it in or leave these scans out with --missing drop"
             raise TableError(msg)
         if empty.all():
             msg = f"no scan has a value in the column {name}; fill it in"
@@ -158,12 +160,12 @@ def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Sour
 
 
 def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
-    """Maps of a voxelwise covariate for these scans: from the cohort's columns or the folder of the other maps.
+    """Maps of a voxelwise covariate for these scans, from the cohort's columns or the folder of the other maps.
 
     Raises
     ------
     TableError, ScanError
-        If the maps are no files, or a scan has none.
+        If the maps are not files, or a scan has none.
     """
     if maps is None:
         paths, _ = _from_cohort(cohort, name, "drop")
@@ -174,37 +176,31 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
         raise TableError(msg)
     without = [scan for scan in scan_ids if scan not in paths]
     if without:
-        msg = f"map({name}): no {name} map for {_listed(without)}; make them or leave these scans out"
+        msg = f"map({name}): no {name} map for {listed(without)}; make them or leave these scans out"
         raise TableError(msg)
     return {scan: paths[scan] for scan in scan_ids}
 
 
 def refuse_mixed_kinds(paths: Mapping[str, Path], allowed: bool) -> None:
-    """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless they are allowed.
-
-    Raises
-    ------
-    ScanError
-        Naming the kinds, by what the files are called.
-    """
+    """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless allowed."""
     kinds = "" if allowed else several_kinds(paths)
     if kinds:
-        msg = f"the maps are of several kinds ({kinds}); make all of them alike, or say --allow-mixed"
+        msg = f"the maps are of several kinds ({kinds}); make all of one kind, or give --allow-mixed"
         raise ScanError(msg)
 
 
 def _with_origin(source: Source) -> Source:
-    """A source with the columns ``engine`` and ``vbmstat_version`` that the sidecars beside its maps tell, if any."""
+    """The source with the columns ``engine`` and ``vbmstat_version`` from the sidecars of its maps, if any."""
     origins = [_origin(path) for path in source.paths.values()]
     if not any(origins):
         return source
-    empty = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
-    told = pd.DataFrame([origin or empty for origin in origins], index=source.table.index)
-    return replace(source, table=source.table.assign(**{c: told[c] for c in told if c not in source.table}))
+    unknown = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
+    columns = pd.DataFrame([origin or unknown for origin in origins], index=source.table.index)
+    return replace(source, table=source.table.assign(**{c: columns[c] for c in columns if c not in source.table}))
 
 
 def _origin(path: Path) -> dict[str, str]:
-    """Engine and version of a map by vbmstat's sidecar, in its CAT12-like or BIDS-like place; empty without one."""
+    """Engine and version in a map's sidecar, under its CAT12 or BIDS name; empty without one."""
     parsed = parse_map_name(path.name)
     stem = path.name if parsed is None else parsed[0]
     for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
@@ -218,7 +214,7 @@ def _origin(path: Path) -> dict[str, str]:
 
 
 def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
-    """A matrix with row names; a bare array takes those of the cohort."""
+    """A matrix with row names; an array gets those of the cohort."""
     if isinstance(maps, ArrayMaps | PackedMaps):
         return maps
     if isinstance(maps, pd.DataFrame):
@@ -237,12 +233,8 @@ def _floating(values: np.ndarray) -> np.ndarray:
     return values if values.dtype == np.float32 else values.astype(np.float64)
 
 
-def _listed(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_MAX_LISTED]) + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
-
-
 def map_column(response: str, table: pd.DataFrame) -> str:
-    """Column with the paths of the maps that a formula's left side names; smoothed maps before unsmoothed ones."""
+    """Column with the map paths for a formula's left side; smoothed maps are preferred."""
     if response in TISSUE_NUMBER:
         number = TISSUE_NUMBER[response]
         candidates = map_columns(table.columns, number)
@@ -270,9 +262,9 @@ def _from_cohort(cohort: Cohort, response: str, missing: str) -> tuple[dict[str,
     notes = [f"{response} maps are read from the column {column}{raw}"]
     if missing == "drop":
         empty = cohort.table[column].isna().to_numpy()
-        left_out = [scan for scan, out in zip(cohort.scan_ids, empty, strict=True) if out]
-        if left_out:
-            notes.append(f"dropped {len(left_out)} scans without a {column} map: {', '.join(left_out)}")
+        dropped = [scan for scan, gone in zip(cohort.scan_ids, empty, strict=True) if gone]
+        if dropped:
+            notes.append(f"dropped {len(dropped)} scans without a {column} map: {', '.join(dropped)}")
         cohort = Cohort(cohort.table[~empty], cohort.folder)
     return dict(zip(cohort.scan_ids, cohort.paths(column), strict=True)), notes
 
@@ -296,14 +288,14 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
     if response not in TISSUE_NUMBER:
         msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
         raise TableError(msg)
-    found = find_maps(folder, TISSUE_NUMBER[response])
-    if not found:
+    maps = find_maps(folder, TISSUE_NUMBER[response])
+    if not maps:
         number = TISSUE_NUMBER[response]
         wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
         msg = f"{folder}: {wanted}; {images_instead(folder)}"
         raise ScanError(msg)
     by_id: dict[str, Path] = {}
-    for stem, path in found.items():
+    for stem, path in maps.items():
         participant, session = split_ids(stem)
         scan = "_".join(filter(None, (participant, session)))
         if scan in by_id:
@@ -314,13 +306,13 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
 
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
-    """Covariates for maps found by id; a participants row without session holds for all of its sessions."""
+    """Covariates for maps, joined by id; a participants row without session applies to all sessions."""
     paths = by_known_ids(paths, set(cohort.scan_ids))
     joined, without, used = rows_of(list(paths), cohort, source)
     if without and missing == "raise":
         near = closest(without[0], cohort.scan_ids)
         msg = (
-            f"{source}: no row in the table for {_listed(without)} (nearest to the first: {near or 'none'}); "
+            f"{source}: no row in the table for {listed(without)} (nearest to the first: {near or 'none'}); "
             "add the rows, or leave these maps out with --missing drop"
         )
         raise TableError(msg)
@@ -336,7 +328,7 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
 
 
 def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
-    """Rows of the table for these scans, the scans that have none, and the ids of the rows that were used.
+    """Rows of the table for these scans, the scans without a row, and the ids of the rows used.
 
     Raises
     ------
@@ -364,10 +356,10 @@ def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Sour
     twice = sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1}) if len(
         set(maps.scan_ids)) < len(maps.scan_ids) else []
     if twice:
-        msg = f"duplicate id {_listed(twice)} in the maps; keep one row a scan"
+        msg = f"duplicate id {listed(twice)} in the maps; keep one row per scan"
         raise TableError(msg)
     stand_in = {scan: Path(scan) for scan in maps.scan_ids}
-    source = _by_folder(cohort, stand_in, "the maps given", missing)
+    source = _by_folder(cohort, stand_in, "the given maps", missing)
     return Source(source.table, source.scan_ids, {}, maps.select(source.scan_ids), source.notes)
 
 

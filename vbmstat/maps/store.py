@@ -1,9 +1,9 @@
-"""Masked maps as a matrix of scans by voxels, in memory or packed on the disk in voxel chunks.
+"""Masked maps as a matrix of scans by voxels, in memory or packed on disk in voxel chunks.
 
 The packed form is a folder: ``manifest.json`` (ids, files with size, mtime and sha256, grid, mask rule), written
-last; ``voxels.npy`` and ``mask.npy``; and one raw float32 file a segment (``segment-0000.f32``), chunk by chunk:
+last; ``voxels.npy`` and ``mask.npy``; and one raw float32 file per segment (``segment-0000.f32``), chunk by chunk:
 [n_chunks][n_scans of the segment, made even][chunk_voxels]. Packing more scans adds a segment. One chunk is read at
-a time, into memory that is used again, so that a fit needs no more of it for more voxels.
+a time, into reused memory, so that the memory of a fit does not grow with the number of voxels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, listed
 from vbmstat.image.grid import Grid
 from vbmstat.maps.rawfile import RawFile
 
@@ -26,7 +26,7 @@ CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8
 
 @dataclass(frozen=True)
 class Space:
-    """Where the columns of a matrix lie.
+    """Voxel positions of a matrix's columns.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Space:
     voxel_index : ndarray, (n_voxels,), int64
         RAS+ C-order index of each column.
     axcodes : str
-        Axis order in which the input maps are stored, and results are written.
+        Axis order on disk of the input maps, and so of results.
     """
 
     grid: Grid
@@ -50,7 +50,7 @@ class Space:
 
 
 class Scratch(threading.local):
-    """Memory that a thread uses again for tile after tile: fresh pages cost more than what is computed in them."""
+    """Memory that a thread reuses for each tile: fresh pages cost more than the computation in them."""
 
     def __init__(self) -> None:
         self._held: dict[str, np.ndarray] = {}
@@ -60,7 +60,7 @@ class Scratch(threading.local):
         return Scratch, ()
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """An array of this thread, page-aligned, with whatever its last use left in it."""
+        """An array of this thread, page-aligned, with arbitrary content."""
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if name not in self._held or self._held[name].size < n_bytes:
             self._held[name] = np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)
@@ -77,7 +77,7 @@ class Maps(Protocol):
 
     @property
     def space(self) -> Space | None:
-        """Where columns lie."""
+        """Voxel positions of the columns."""
         ...
 
     @property
@@ -87,7 +87,7 @@ class Maps(Protocol):
 
     @property
     def dtype(self) -> np.dtype:
-        """float32 or float64; products run in it."""
+        """float32 or float64, the type that products are computed in."""
         ...
 
     @property
@@ -96,7 +96,7 @@ class Maps(Protocol):
         ...
 
     def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
-        """Columns ``start`` to ``stop``, (n_scans, stop - start), perhaps in memory of `scratch`."""
+        """Columns ``start`` to ``stop``, (n_scans, stop - start); may use the memory of `scratch`."""
         ...
 
     def select(self, scan_ids: Sequence[str]) -> Maps:
@@ -106,16 +106,16 @@ class Maps(Protocol):
 
 @dataclass(frozen=True)
 class ArrayMaps:
-    """Maps in memory: any matrix, an ROI table as well.
+    """Maps in memory: any matrix, such as an ROI table.
 
     Attributes
     ----------
     data : ndarray, (n_scans, n_voxels), float32 or float64
-        One row a scan.
+        One row per scan.
     scan_ids : tuple of str
         Row names.
     space : Space, optional
-        Where columns lie.
+        Voxel positions of the columns.
     features : tuple of str
         Column names of a table; empty for voxels.
     """
@@ -127,12 +127,12 @@ class ArrayMaps:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or len(self.data) != len(self.scan_ids):
-            msg = f"expected a matrix with {len(self.scan_ids)} rows (one a scan), got shape {self.data.shape}"
+            msg = f"expected a matrix with {len(self.scan_ids)} rows (one per scan), got shape {self.data.shape}"
             raise ScanError(msg)
         bad = ~np.isfinite(self.data)
         if bad.any():
             rows = [self.scan_ids[i] for i in np.flatnonzero(bad.any(axis=1))]
-            msg = f"{int(bad.sum())} values are missing or infinite, in {', '.join(rows[:12])}; fill in or leave out"
+            msg = f"{int(bad.sum())} values are missing or infinite, in {listed(rows)}; fill them in or leave these out"
             raise ScanError(msg)
 
     @property
@@ -169,13 +169,13 @@ class PackedMaps:
     folder : Path
         The store.
     scan_ids : tuple of str
-        Rows, in the order they are read.
+        Row names, in reading order.
     space : Space
-        Where columns lie.
+        Voxel positions of the columns.
     mask : ndarray, (n_voxels,), bool
         Columns inside the mask of the packed scans.
     segments : tuple of (Path, int)
-        Raw files and their numbers of scans.
+        Raw files with their number of scans.
     rows : ndarray, (n_scans,), int
         Position of each row among the packed scans.
     manifest : dict
@@ -191,7 +191,7 @@ class PackedMaps:
     manifest: dict[str, Any]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to read columns; the manifest of 100,000 scans has 30 MB."""
+        """The state without the manifest, which other processes do not need: 30 MB for 100,000 scans."""
         return {**vars(self), "manifest": {}}
 
     @property
@@ -221,14 +221,14 @@ class PackedMaps:
     def _chunk(self, index: int, scratch: Scratch) -> np.ndarray:
         """One chunk (n_scans, CHUNK_VOXELS) of all segments."""
         n_packed = sum(n_scans for _, n_scans in self.segments)
-        block = scratch.array("packed", (n_packed + 1, CHUNK_VOXELS))  # a row to spare: segments are read as even
+        block = scratch.array("packed", (n_packed + 1, CHUNK_VOXELS))  # one spare row, as segments have even numbers
         first = 0
         for path, n_scans in self.segments:
             n_read = even(n_scans)
             with RawFile(path) as stored:
-                found = stored.read(block[first : first + n_read], index * n_read * CHUNK_VOXELS * 4)
-            if found < n_scans * CHUNK_VOXELS * 4:
-                msg = f"{path}: the packed maps end early; delete the folder {path.parent} and pack again"
+                n_bytes = stored.read(block[first : first + n_read], index * n_read * CHUNK_VOXELS * 4)
+            if n_bytes < n_scans * CHUNK_VOXELS * 4:
+                msg = f"{path}: the packed maps are truncated; delete the folder {path.parent} and pack again"
                 raise ScanError(msg)
             first += n_scans
         if len(self.rows) == n_packed and bool((self.rows == np.arange(n_packed)).all()):
@@ -242,7 +242,7 @@ class PackedMaps:
 
 
 def even(n_scans: int) -> int:
-    """Rows that a chunk of a segment takes on the disk, so that chunks start at multiples of 4,096 bytes."""
+    """Rows of a segment's chunk on disk: an even number, so that chunks start at multiples of 4,096 bytes."""
     return n_scans + n_scans % 2
 
 
@@ -257,6 +257,6 @@ def row_positions(have: Sequence[str], want: Sequence[str]) -> np.ndarray:
     position = {scan: i for i, scan in enumerate(have)}
     absent = [scan for scan in want if scan not in position]
     if absent:
-        msg = f"no map for {', '.join(absent[:12])}{' …' if len(absent) > 12 else ''}; the maps hold {len(have)} scans"
+        msg = f"no map for {listed(absent)}; there are maps of {len(have)} scans"
         raise ScanError(msg)
     return np.array([position[scan] for scan in want], dtype=np.int64)

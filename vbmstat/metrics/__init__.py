@@ -1,1 +1,1 @@
-"""Agreement of maps, accuracy of segmentations and warps, homogeneity of a cohort."""
+"""Agreement of maps, accuracy of segmentations and warps, homogeneity of cohorts."""

@@ -1,4 +1,4 @@
-"""Agreement of two segmentations, distance of a map to the template, regularity of a deformation: pure functions."""
+"""Accuracy: overlap of segmentations, distance of a map to the template, regularity of a deformation."""
 
 from __future__ import annotations
 
@@ -12,55 +12,49 @@ from vbmstat.image.grid import apply_affine, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 
 TISSUES = {"gm": 2, "wm": 3, "csf": 1}  # values in a label map
-MU, LAMBDA = 2.0, 1.0  # as the deepmriprep paper has them
+MU, LAMBDA = 2.0, 1.0  # the deepmriprep paper's
 
 
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Twice the shared voxels over the sum of both, for two boolean masks; NaN if both are empty."""
+    """Dice coefficient of two boolean masks; NaN if both are empty."""
     total = int(one.sum()) + int(other.sum())
     return 2 * int((one & other).sum()) / total if total else float("nan")
 
 
 def jaccard(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Shared voxels over those in either, for two boolean masks; NaN if both are empty."""
+    """Jaccard index of two boolean masks; NaN if both are empty."""
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else float("nan")
 
 
 def probabilistic_dice(one: torch.Tensor, other: torch.Tensor) -> float:
-    """``2 sum(a b) / sum(a + b)`` of two fraction maps, as torchreg and deepmriprep have it; NaN if both are empty.
+    """``2 sum(a b) / sum(a + b)`` of two fraction maps, as in torchreg and deepmriprep; NaN if both are empty.
 
-    Equal to :func:`dice` for masks. Below 1 even for equal maps where voxels are mixed.
+    Equals :func:`dice` for masks. Below 1 even for equal maps if voxels are mixed.
     """
     total = float(one.sum(dtype=torch.float64) + other.sum(dtype=torch.float64))
     return 2 * float((one * other).sum(dtype=torch.float64)) / total if total else float("nan")
 
 
 def tissue_fractions(label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Fractions of GM, WM and CSF that a label map (CSF 1, GM 2, WM 3, mixtures between) stands for."""
+    """Fractions of GM, WM and CSF in a label map (CSF 1, GM 2, WM 3, mixtures between)."""
     return {name: (1 - (label - value).abs()).clamp(min=0) for name, value in TISSUES.items()}
 
 
 def mse_to_template(warped: Volume, template: Volume) -> float:
-    """Mean squared difference over all voxels of the template's grid and both channels, GM and WM.
-
-    Raises
-    ------
-    ScanError
-        If the grids differ.
-    """
+    """Mean squared difference over the template's voxels, GM and WM; raises ScanError if the grids differ."""
     check_same_grid(warped, template, "the template's")
     return float((warped.data - template.data).square().mean(dtype=torch.float64))
 
 
 def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
-    """Elastic energy of a displacement, mean over the grid's voxels whose value is known (finite).
+    """Linear-elastic energy of a displacement, mean over the voxels where it is finite.
 
     Notes
     -----
     With the strain ``e = (grad u + grad u') / 2`` of a displacement u in mm, the density is
     ``mu sum_ij e_ij^2 + lam / 2 (tr e)^2`` (Ashburner 2007, doi:10.1016/j.neuroimage.2007.07.007, eq. for linear
-    elasticity). It has no unit, and is 0 for a translation.
+    elasticity). It is dimensionless, and 0 for a translation.
     """
     gradient = _gradient(field)  # (3, 3, X, Y, Z)
     strain = (gradient + gradient.transpose(0, 1)) / 2
@@ -70,14 +64,14 @@ def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) 
 
 
 def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
-    """The number that the deepmriprep paper calls linear elasticity (LE; its medians are 240 and 250).
+    """The measure that the deepmriprep paper calls linear elasticity (LE; its medians are 240 and 250).
 
     Notes
     -----
-    The paper's code (torchreg's ``LinearElasticity``) derives twice: it takes the strain of the gradient of the
+    The paper's code (torchreg's ``LinearElasticity``) differentiates twice: it takes the strain of the gradient of the
     deformation, in units of half the grid (N - 1)/2, plus that of the identity, and returns the mean squared stress
-    over voxels and directions of the outer derivative. So it is a measure of bending, and 35 where nothing moves. It
-    is reproduced for comparison; :func:`linear_elasticity` is what the name says.
+    over voxels and directions of the outer derivative. So it measures bending, and is 35 where nothing moves. It is
+    reproduced for comparison; the linear elasticity proper is :func:`linear_elasticity`.
     """
     half = (torch.tensor(field.grid.shape, dtype=torch.float32) - 1) / 2
     size = torch.as_tensor(field.grid.voxel_size_mm, dtype=torch.float32)
@@ -95,33 +89,33 @@ def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBD
 
 
 def fit_linear(deformation: Volume) -> np.ndarray:
-    """The affine part of a ``y_`` field: template mm -> scan mm, (4, 4), the best in the least-squares sense.
+    """The linear part of a ``y_`` field: template mm -> scan mm, (4, 4), by least squares.
 
-    Fitted to every fourth voxel of the grid whose value is finite.
+    Fitted to the finite values at every fourth voxel along each axis.
     """
     grid = deformation.grid
-    few = (slice(None), *(slice(None, None, 4),) * 3)
-    known = torch.isfinite(deformation.data[few]).all(0)
-    points = apply_affine(grid.affine, voxel_indices(grid.shape))[few][:, known].T.double().numpy()
+    coarse = (slice(None), *(slice(None, None, 4),) * 3)
+    known = torch.isfinite(deformation.data[coarse]).all(0)
+    points = apply_affine(grid.affine, voxel_indices(grid.shape))[coarse][:, known].T.double().numpy()
     points = np.column_stack([points, np.ones(len(points))])
-    solution = np.linalg.lstsq(points, deformation.data[few][:, known].T.double().numpy(), rcond=None)[0]
+    solution = np.linalg.lstsq(points, deformation.data[coarse][:, known].T.double().numpy(), rcond=None)[0]
     return np.vstack([solution.T, [0, 0, 0, 1]])
 
 
 def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Displacement:
-    """The nonlinear part of a ``y_`` field.
+    """The displacement of a ``y_`` field without its linear part.
 
     Parameters
     ----------
-    deformation : Volume
-        For each template voxel the scan point, RAS+ mm (SPM's convention).
+    deformation : Volume, (3, X, Y, Z)
+        Scan point of each template voxel, RAS+ mm (SPM's convention).
     linear : ndarray, (4, 4), optional
-        Template mm -> scan mm, the affine part; that of :func:`fit_linear` by default.
+        Template mm -> scan mm; by default from :func:`fit_linear`.
 
     Returns
     -------
     Displacement
-        Template point -> affinely aligned scan point, mm.
+        Template point -> linearly aligned scan point, mm.
     """
     grid = deformation.grid
     mm = apply_affine(grid.affine, voxel_indices(grid.shape))
@@ -130,9 +124,9 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
 
 
 def check_same_grid(one: Volume, other: Volume, whose: str, where: str = "") -> None:
-    """Raise ScanError, with `where` in front, unless two images have the same voxels."""
+    """Raise ScanError, prefixed with `where`, unless two images have the same grid."""
     if not one.grid.matches(other.grid):
-        msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or give maps of one scan"
+        msg = f"{where}grid {one.grid} differs from {whose} {other.grid}; resample one, or pass maps of one scan"
         raise ScanError(msg)
 
 
@@ -141,13 +135,13 @@ def _mean_of_finite(values: torch.Tensor) -> float:
 
 
 def _gradient(field: Displacement) -> torch.Tensor:
-    """``du_i / dx_j``, (3, 3, X, Y, Z), without unit."""
+    """``du_i / dx_j``, (3, 3, X, Y, Z), unitless."""
     spacing = [float(size) for size in field.grid.voxel_size_mm]
     return torch.stack([torch.stack(torch.gradient(component, spacing=spacing)) for component in field.data])
 
 
 def _inner_gradient(fields: torch.Tensor) -> torch.Tensor:
-    """Central differences, [field, axis, X, Y, Z]; the outermost layer repeats the next one."""
+    """Central differences, [field, axis, X, Y, Z]; the outermost layer repeats its neighbour."""
     inner = (slice(1, -1),) * 3
     rows = []
     for field in fields:

@@ -1,8 +1,8 @@
-"""Agreement of two sets of values and of two statistic maps: pure functions.
+"""Agreement of paired values and of two statistic maps.
 
-A correlation sees no scale: a map multiplied by two correlates as well. So every measure of agreement here comes with
-the slope and intercept of the regression of B on A, the ratio of the spreads, Lin's concordance, and the bias and
-limits of agreement of Bland and Altman.
+Correlation is blind to scale: a map multiplied by two correlates as well. So it comes with the slope and intercept of
+the regression of B on A, the ratio of standard deviations, Lin's concordance, and Bland and Altman's bias and limits
+of agreement.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from vbmstat.metrics.accuracy import dice
 T_LEVELS = (2.0, 3.0, 4.0, 5.0)
 _LIMITS = 1.96  # 95 % of a normal distribution
 _MIN_VALUES = 3
-_ONE_SIDED_SHARE = 0.1  # of the other map's voxels that have the sign a map lacks altogether
-_INSIDE = 0.5  # share of a resampled voxel that must lie inside the mask
+_ONE_SIDED_SHARE = 0.1  # of the other map's voxels with the sign that a map lacks
+_INSIDE = 0.5  # share of a resampled voxel inside the mask
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two sets of paired values agree; `a` is the reference.
+    """Agreement of paired values; `a` is the reference.
 
     Attributes
     ----------
     n : int
-        Pairs.
+        Number of pairs.
     r : float
-        Pearson correlation; NaN for fewer than three pairs or where one set is constant.
+        Pearson correlation; NaN for fewer than three pairs or if one set is constant.
     ccc : float
         Lin's concordance correlation: 1 only if b = a.
     slope, intercept : float
-        Ordinary least squares of b on a. Noise in a makes the slope flatter than the true scale; see `sd_ratio`.
+        Ordinary least squares of b on a. Noise in a attenuates the slope; see `sd_ratio`.
     sd_ratio : float
-        Standard deviation of b over that of a: the slope of the reduced major axis but for its sign.
+        Standard deviation of b over that of a: the absolute slope of the reduced major axis.
     bias, loa_low, loa_high : float
         Mean of b − a, and bias ∓ 1.96 standard deviations of b − a.
     """
@@ -62,7 +62,7 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
     Parameters
     ----------
     a, b : ndarray, (n,)
-        Finite values of the same things in the same order.
+        Paired, finite values.
 
     References
     ----------
@@ -70,8 +70,8 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
 
     Examples
     --------
-    >>> found = agreement(np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 7.0]))
-    >>> found.r, found.slope, found.intercept, found.bias
+    >>> result = agreement(np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 7.0]))
+    >>> result.r, result.slope, result.intercept, result.bias
     (1.0, 2.0, 1.0, 3.0)
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
@@ -94,14 +94,14 @@ def agreement(a: np.ndarray, b: np.ndarray) -> Agreement:
 
 @dataclass(frozen=True)
 class Peak:
-    """The voxel with the largest value of a map: value and RAS+ mm."""
+    """Largest value of a map, and its RAS+ mm."""
 
     value: float
     mm: tuple[float, float, float]
 
 
 def peak(values: torch.Tensor, grid: Grid) -> Peak:
-    """The largest value of an image (X, Y, Z), NaN aside, and where it is."""
+    """The largest value of an image (X, Y, Z), ignoring NaN."""
     filled = torch.where(torch.isfinite(values), values, torch.tensor(-torch.inf, dtype=values.dtype))
     index = np.unravel_index(int(filled.argmax()), values.shape)
     mm = grid.affine @ np.array([*index, 1.0])
@@ -109,12 +109,12 @@ def peak(values: torch.Tensor, grid: Grid) -> Peak:
 
 
 def distance_mm(one: Peak, other: Peak) -> float:
-    """Distance of two peaks in mm."""
+    """Distance between two peaks, mm."""
     return float(np.linalg.norm(np.subtract(one.mm, other.mm)))
 
 
 def overlap_at(a: np.ndarray, b: np.ndarray, level: float) -> tuple[int, int, float]:
-    """Voxels of a and of b beyond ±level, and the Dice of them; a voxel is shared if both signs agree.
+    """Number of voxels of a and of b beyond ±level, and their Dice; a shared voxel has the same sign in both.
 
     Examples
     --------
@@ -126,21 +126,21 @@ def overlap_at(a: np.ndarray, b: np.ndarray, level: float) -> tuple[int, int, fl
 
 
 def on_grid(volume: Volume, mask: torch.Tensor, target: Grid) -> tuple[Volume, torch.Tensor]:
-    """A masked map on another grid, interpolated among the voxels inside its mask alone.
+    """Resample a masked map, interpolating only from voxels inside its mask.
 
     Parameters
     ----------
     volume : Volume, (1, X, Y, Z)
-        Values outside the mask do not matter.
+        The map.
     mask : Tensor, (X, Y, Z), bool
-        Where the map has values.
+        Its mask.
     target : Grid
         Grid of the result.
 
     Returns
     -------
     Volume, Tensor
-        Map and mask on the target grid; a voxel is inside if more than half of what it was interpolated from is.
+        Map and mask on the target grid; a voxel is inside if more than half of its interpolation weight is.
     """
     inside = mask[None].float()
     values = torch.where(mask[None], volume.data, torch.zeros(()))
@@ -153,41 +153,39 @@ def on_grid(volume: Volume, mask: torch.Tensor, target: Grid) -> tuple[Volume, t
 def compare_maps(
     a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor, levels: Sequence[float] = T_LEVELS
 ) -> dict[str, float]:
-    """All measures of two statistic maps on one grid, as a row of a table.
+    """All measures of agreement of two statistic maps on one grid, as a table row.
 
     Parameters
     ----------
     a, b : Volume, (1, X, Y, Z)
         The maps; a is the reference.
     mask_a, mask_b : Tensor, (X, Y, Z), bool
-        Where each has values.
+        Their masks.
     levels : sequence of float
-        For the overlap of voxels beyond ±level.
+        Levels for the overlap of voxels beyond ±level.
 
     Returns
     -------
     dict
-        ``n_voxels_a``, ``n_voxels_b``, ``n_voxels`` (in common; all but the peaks are over these), the fields of
-        :class:`Agreement`, ``peak_a`` (the value largest in size, with its sign, in a's own mask) and
-        ``peak_a_x peak_a_y peak_a_z`` in mm, the same for b, ``peak_distance_mm`` of the two, ``positive_…`` and
-        ``negative_peak_distance_mm`` of the largest and smallest values, and ``n_a_t2 n_b_t2 dice_t2`` for each level.
+        The columns that :mod:`vbmstat.tables.schema` describes for maps in ``comparison.tsv``: numbers of voxels, the
+        fields of :class:`Agreement`, peaks, their distances, and the overlap at each level.
 
     Raises
     ------
     ScanError
-        If the grids differ or no voxel is in common.
+        If the grids differ or the masks do not overlap.
     """
     if not a.grid.matches(b.grid):
-        msg = f"expected maps on one grid, got {a.grid} and {b.grid}; resample one (on_grid)"
+        msg = f"expected maps on one grid, got {a.grid} and {b.grid}; resample one with on_grid"
         raise ScanError(msg)
     common = mask_a & mask_b
     if not common.any():
-        msg = "the maps have no voxel in common: their masks do not overlap; are both in the same space?"
+        msg = "the maps have no voxel in common because their masks do not overlap; are both in the same space?"
         raise ScanError(msg)
     values_a, values_b = (volume.data[0][common].double().numpy() for volume in (a, b))
-    found = asdict(agreement(values_a, values_b))
+    measures = asdict(agreement(values_a, values_b))
     row: dict[str, float] = {
-        "n_voxels_a": int(mask_a.sum()), "n_voxels_b": int(mask_b.sum()), "n_voxels": int(found.pop("n")), **found,
+        "n_voxels_a": int(mask_a.sum()), "n_voxels_b": int(mask_b.sum()), "n_voxels": measures.pop("n"), **measures,
     }  # fmt: skip
     row |= _peaks(a, b, mask_a, mask_b)
     for level in levels:
@@ -197,15 +195,15 @@ def compare_maps(
 
 
 def _peaks(a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor) -> dict[str, float]:
-    """Largest |t| of each map, where, and how far apart the maps' peaks are."""
-    nowhere = torch.tensor(torch.nan)
-    images = [torch.where(m, volume.data[0], nowhere) for volume, m in ((a, mask_a), (b, mask_b))]
+    """Largest |t| of each map with its position, and the distances between the maps' peaks."""
+    outside = torch.tensor(torch.nan)
+    images = [torch.where(m, volume.data[0], outside) for volume, m in ((a, mask_a), (b, mask_b))]
     row: dict[str, float] = {}
     peaks = [peak(image.abs(), a.grid) for image in images]
-    for name, image, found in zip("ab", images, peaks, strict=True):
+    for name, image, largest in zip("ab", images, peaks, strict=True):
         signed = [peak(image, a.grid).value, -peak(-image, a.grid).value]
         row[f"peak_{name}"] = max(signed, key=abs)
-        row |= {f"peak_{name}_{axis}": value for axis, value in zip("xyz", found.mm, strict=True)}
+        row |= {f"peak_{name}_{axis}": value for axis, value in zip("xyz", largest.mm, strict=True)}
     row["peak_distance_mm"] = distance_mm(*peaks)
     for sign, name in ((1, "positive"), (-1, "negative")):
         row[f"{name}_peak_distance_mm"] = distance_mm(*(peak(sign * image, a.grid) for image in images))
@@ -213,13 +211,7 @@ def _peaks(a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor) -> 
 
 
 def one_sided(a: np.ndarray, b: np.ndarray) -> str | None:
-    """Which of two maps lacks a sign altogether that many voxels of the other have: ``"a"``, ``"b"`` or None.
-
-    Parameters
-    ----------
-    a, b : ndarray
-        Values of each map inside its own mask.
-    """
+    """Which map (values in its own mask) lacks a sign that many voxels of the other have: ``"a"``, ``"b"`` or None."""
     for sign in (1, -1):
         for name, one, other in (("a", a, b), ("b", b, a)):
             if not (sign * one > 0).any() and (sign * other > 0).mean() >= _ONE_SIDED_SHARE:
@@ -228,12 +220,12 @@ def one_sided(a: np.ndarray, b: np.ndarray) -> str | None:
 
 
 def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[str]:
-    """Ids in both, in the order of `a`; the same characters, never nearly the same.
+    """Ids in both, in the order of `a`; only exact matches.
 
     Raises
     ------
     TableError
-        If there are none; ids that would match without leading zeros or ``sub-`` are named.
+        If there are none; it names ids that would match without leading zeros or ``sub-``.
     """
     common = [name for name in a if name in set(b)]
     if common:
@@ -243,7 +235,7 @@ def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[st
     if pairs:
         msg = (
             f"no {what} in common; {len(pairs)} would match without 'sub-' and leading zeros "
-            f"({pairs[0][0]!r} and {pairs[0][1]!r}): ids are text, rename one side so that they are equal"
+            f"({pairs[0][0]!r} and {pairs[0][1]!r}): ids are compared as text; rename one side so that they are equal"
         )
         raise TableError(msg)
     msg = f"no {what} in common (A: {', '.join(map(str, a[:3]))}; B: {', '.join(map(str, b[:3]))})"
@@ -251,7 +243,7 @@ def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[st
 
 
 def loose_id(name: str) -> str:
-    """An id without prefix, case and leading zeros.
+    """An id in lower case, without prefixes and leading zeros.
 
     Examples
     --------

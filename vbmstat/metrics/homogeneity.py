@@ -1,10 +1,10 @@
-"""Quality of a cohort: which scans are unlike the others, which are there twice, whose volumes are out of range.
+"""Homogeneity of a cohort: scans unlike the others, duplicates, volumes out of range.
 
-Maps are read twice, one at a time: for the voxels' means and variances and the sum of the standardised maps, and for
-each scan against these. The mean correlation of a scan with the others needs no pairs: with maps z of mean 0 and norm 1
-over the voxels and S their sum, it is ``(z'S - 1) / (n - 1)``. Memory is that of a few maps and 4 kB a scan.
+Maps are read twice, one at a time: once for the means and variances of voxels and the sum of standardised maps, then to
+compare each scan with these. The mean correlation with the other scans needs no pairs: for maps z of mean 0 and norm 1
+over voxels, with sum S, it is ``(z'S - 1) / (n - 1)``. Memory is that of a few maps and 4 kB per scan.
 
-Everything here flags, nothing drops.
+Scans are flagged, never dropped.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from vbmstat.maps.decode import MapReader
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import Cohort
 
-_USUAL_FWHM_MM = 6.0  # the thresholds were chosen with maps of this width
+_USUAL_FWHM_MM = 6.0  # smoothing of the maps that the thresholds were chosen with
 WARNING_COLUMN = "qc_warnings"
 OUTLIER_Z = 3.5  # robust z (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)
 LEAST_SCANS = 5  # for a robust z
-# In a homogeneous or small sample a robust z is soon large: what is flagged is also this far from the median.
-_LEAST_R_DROP, _LEAST_TIV_CHANGE, _LEAST_SHARE_CHANGE = 0.05, 0.20, 0.05  # correlation; share of it; share of the TIV
-# The same image cut by some voxels, packed as uint8 or with its header moved gave 0.9996 to 1 (classic, sub-10 of
-# ds000011); noise of 3 % anew 0.9987, with a shift by half a voxel 0.9979, and a person scanned again differs by more.
+# In a homogeneous or small sample a robust z is soon large, so a flagged scan must also be this far from the median.
+_LEAST_R_DROP, _LEAST_TIV_CHANGE, _LEAST_SHARE_CHANGE = 0.05, 0.20, 0.05  # correlation; relative TIV; share of TIV
+# The same image cropped, stored as uint8 or with a shifted header gave 0.9996 to 1 (classic, sub-10 of ds000011); with
+# new noise of 3 % 0.9987, shifted by half a voxel too 0.9979; a second scan of the same person differs by more.
 DUPLICATE_R = 0.999
 _TEMPLATE_FROM = 0.1  # GM of the template
 _MAD_TO_SIGMA = 1.4826
-_N_PROBES = 1024  # voxels by which pairs are searched
-_PROBE_SLACK = 4.0  # 1 - r over the probes may be so many times that over all voxels
+_N_PROBES = 1024  # voxels used to search for pairs
+_PROBE_SLACK = 4.0  # largest ratio of 1 - r over the probes to 1 - r over all voxels
 _BLOCK = 1024  # scans compared at a time
 
 
 @dataclass(frozen=True)
 class CohortQuality:
-    """Figures of scans among the others; arrays are (n_scans,), NaN where there are too few scans.
+    """Measures of scans within a cohort; arrays are (n_scans,), NaN if there are too few scans.
 
     Attributes
     ----------
@@ -52,11 +52,11 @@ class CohortQuality:
         Its robust z: distance to the median over 1.4826 times the median absolute deviation.
     mean_z : ndarray
         Fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
-        (the idea of CAT12's quartic mean z): high where a part of the brain is far from the sample's.
+        (after CAT12's quartic mean z): high if a part of the brain is far from the sample's.
     tiv_z, gm_share_z : ndarray
         Robust z of TIV, and of GM over TIV.
     duplicate_of : list of str or None
-        An earlier scan of the same image, by its id.
+        Id of an earlier scan with the same image.
     """
 
     mean_correlation: np.ndarray
@@ -67,14 +67,14 @@ class CohortQuality:
     duplicate_of: list[str | None]
 
     def columns(self) -> dict[str, list[object] | np.ndarray]:
-        """The figures as columns ``qc_NAME`` of a cohort table."""
+        """The measures as columns ``qc_NAME`` of a cohort table."""
         names = ("mean_correlation", "mean_correlation_z", "mean_z", "tiv_z", "gm_share_z")
-        figures = {f"qc_{name}": getattr(self, name).round(4) for name in names}
-        return {**figures, "qc_duplicate_of": list(self.duplicate_of)}
+        measures = {f"qc_{name}": getattr(self, name).round(4) for name in names}
+        return {**measures, "qc_duplicate_of": list(self.duplicate_of)}
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
-    """Distance to the median in robust standard deviations; NaN for fewer than five values, or if most are equal.
+    """Distance to the median in robust standard deviations; NaN for fewer than five values or if most are equal.
 
     Examples
     --------
@@ -97,11 +97,11 @@ def measure_cohort(
     Parameters
     ----------
     cohort : Cohort
-        With paths of modulated GM maps in `column`; ``tiv_ml`` and ``gm_ml`` where known.
+        With paths of modulated GM maps in `column`, and ``tiv_ml`` and ``gm_ml`` if known.
     column : str, optional
-        Which maps; by default those of :func:`map_column`.
+        Column of the maps; by default that of :func:`map_column`.
     report : callable
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Raises
     ------
@@ -123,14 +123,14 @@ def measure_cohort(
 
 
 def map_column(cohort: Cohort) -> str:
-    """The column of GM maps by which scans are compared: complete, smoothed, with a width nearest to 6 mm."""
+    """The column of GM maps to compare scans with: complete, smoothed, its width nearest to 6 mm."""
     names = naming.map_columns(cohort.table.columns, 1)
     complete = [name for name in names if cohort.table[name].notna().all()] or names or ["mwp1"]
     return min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
 
 
 def flag(cohort: Cohort, quality: CohortQuality) -> Cohort:
-    """The cohort with the columns of its quality, and what they flag added to ``qc_warnings``."""
+    """The cohort with its homogeneity columns, and their flags added to ``qc_warnings``."""
     table = cohort.table.assign(**quality.columns())
     own = table[WARNING_COLUMN] if WARNING_COLUMN in table else pd.Series([None] * len(table), index=table.index)
     flags = warnings(quality, table)
@@ -139,14 +139,14 @@ def flag(cohort: Cohort, quality: CohortQuality) -> Cohort:
 
 
 def warnings(quality: CohortQuality, table: pd.DataFrame) -> list[list[str]]:
-    """Readable flags of each scan.
+    """Flags of each scan, in words.
 
     Parameters
     ----------
     quality : CohortQuality
-        Of the table's scans, in its order.
+        Measures of the table's scans, in its order.
     table : DataFrame
-        With ``tiv_ml`` and ``gm_ml`` if the volumes are known.
+        With ``tiv_ml`` and ``gm_ml`` if known.
     """
     tiv, share = _volumes(table)
     r = quality.mean_correlation
@@ -157,21 +157,21 @@ def warnings(quality: CohortQuality, table: pd.DataFrame) -> list[list[str]]:
     flags: list[list[str]] = [[] for _ in r]
     for i in np.flatnonzero(unlike):
         z = quality.mean_correlation_z[i]
-        flags[i].append(f"GM map unlike the other scans' (mean r {r[i]:.2f}, z = {z:.1f}): look at its picture")
+        flags[i].append(f"GM map unlike the other scans' (mean r {r[i]:.2f}, z = {z:.1f}): check its picture")
     for i in np.flatnonzero(odd_tiv):
         text = f"TIV {tiv[i]:.0f} mL, cohort {usual_tiv:.0f} mL (z = {quality.tiv_z[i]:.1f})"
-        flags[i].append(f"{text}: look at the brain mask and the voxel size")
+        flags[i].append(f"{text}: check the brain mask and the voxel size")
     for i in np.flatnonzero(odd_share):
         text = f"GM {share[i]:.0%} of TIV, cohort {usual_share:.0%} (z = {quality.gm_share_z[i]:.1f})"
-        flags[i].append(f"{text}: look at the outlines of the tissues")
-    for found, other in zip(flags, quality.duplicate_of, strict=True):
+        flags[i].append(f"{text}: check the tissue outlines")
+    for own, other in zip(flags, quality.duplicate_of, strict=True):
         if other is not None:
-            found.append(f"same image as {other}: keep one of them")
+            own.append(f"same image as {other}: keep one of them")
     return flags
 
 
 class _Maps:
-    """Standardised rows of maps over the template's GM, read when asked for."""
+    """Maps over the template's GM, read on demand."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -193,7 +193,7 @@ class _Maps:
         return values
 
     def row(self, index: int) -> np.ndarray:
-        """The same with mean 0 and norm 1, so that the product of two rows is their correlation."""
+        """The values with mean 0 and norm 1, so that the product of two rows is their correlation."""
         return _standardised(self.read(index))
 
 
@@ -205,7 +205,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
 def _first_pass(
     maps: _Maps, report: OnProgress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Sum of the standardised maps, mean and sd of the scaled ones, and probes of each scan, (n_scans, _N_PROBES)."""
+    """Sum of standardised maps, mean and sd of the maps scaled to mean 1, and probes, (n_scans, _N_PROBES)."""
     n = len(maps.paths)
     total = mean = squares = np.zeros(0)
     probes = np.empty((n, 0), np.float32)
@@ -228,7 +228,7 @@ def _first_pass(
 def _second_pass(
     maps: _Maps, total: np.ndarray, mean: np.ndarray, sd: np.ndarray, report: OnProgress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correlation with the others, and quartic mean z, of each scan."""
+    """Mean correlation with the other scans, and quartic mean z, of each scan."""
     n = len(maps.paths)
     correlation, mean_z = np.full(n, np.nan), np.full(n, np.nan)
     if n < 2:
@@ -247,16 +247,16 @@ def _second_pass(
 def find_duplicates(
     probes: np.ndarray, row: Callable[[int], np.ndarray], least_r: float = DUPLICATE_R
 ) -> list[tuple[int, int]]:
-    """Pairs of scans of the same image, by the correlation of their maps.
+    """Find pairs of scans with the same image, by the correlation of their maps.
 
     Parameters
     ----------
     probes : ndarray, (n_scans, n_probes), float32
-        Some voxels of each scan's map, mean 0 and norm 1: pairs are searched there.
+        Some voxels of each map, mean 0 and norm 1, used to search for pairs.
     row : callable
-        Gives all voxels of a scan, mean 0 and norm 1: what was found is confirmed there.
+        Returns all voxels of a scan, mean 0 and norm 1, used to confirm them.
     least_r : float
-        Correlation from which two maps are of the same image.
+        Correlation from which two maps count as the same image.
 
     Returns
     -------

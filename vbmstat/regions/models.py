@@ -26,6 +26,7 @@ from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
+from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
@@ -159,12 +160,10 @@ def fit_roi_glm(
     table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
     loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    progress = compute.progress
-    report = None if progress is None else (lambda done, n: progress("measuring regions", done, n))
-    measured = measure_rois(source, loaded, [tissue], report=report)
+    measured = measure_rois(source, loaded, [tissue], report=compute.progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
     if random is not None:
-        mixed = fit_mixed_glm(volumes, spec, table, random, progress)
+        mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
         rows = mixed_table(mixed, names, _means(volumes, design))

@@ -139,8 +139,8 @@ def read_model(folder: Path) -> Model:
         contrasts, _ = record["contrasts"], record["spec"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (
-            f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r}), or an "
-            "older version made them: fit the model again"
+            f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r}); "
+            "if an older version made them, fit the model again"
         )
         raise VbmstatError(msg) from error
     if record.get("level", "voxel") != "voxel":  # a table of regions in place of maps

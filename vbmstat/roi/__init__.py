@@ -1,1 +1,1 @@
-"""Volumes of atlas regions from modulated maps in template space, whoever made the maps."""
+"""Volumes of atlas regions from modulated maps in template space, made by any program."""

@@ -1,7 +1,8 @@
-"""Atlases: a label image and a table that names its labels, joined by label and never by position.
+"""Atlases: a label image and a table of its labels, joined by label and never by position.
 
-The images are read from the deepmriprep wheel; `atlases/<name>/labels.tsv` holds this project's own label table
-where there is one, the wheel's csv serves for the others. Licences are those that CAT12 states for the atlases.
+Images are read from the deepmriprep wheel. Label tables are `atlases/<name>/labels.tsv` of this project, or else the
+wheel's csv. Licences are those that CAT12 states. Over 300 lines: the list of atlases, and readers of three kinds of
+label table.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from vbmstat import assets
 from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.image import io
+from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import closest, read_table
 
@@ -28,10 +30,10 @@ _SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
 _SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
 _FREESURFER_TABLE = "FreeSurferColorLUT.txt"
-_FREESURFER_SIDE = re.compile(r"^(?P<kind>(?:ctx|wm)[-_])?(?P<side>left|right|lh|rh)[-_](?P<rest>.+)$", re.IGNORECASE)
-_SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<rest>.+)$", re.IGNORECASE)
-_SIDE_LAST = re.compile(r"^(?P<rest>.+)\s+(L|R)$")  # hammers
-_SIDE_WITHIN = re.compile(r"_(LH|RH)_")  # Schaefer: its left and right parcels are no pairs
+_FREESURFER_SIDE = re.compile(r"^(?P<kind>(?:ctx|wm)[-_])?(?P<side>left|right|lh|rh)[-_](?P<name>.+)$", re.IGNORECASE)
+_SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<name>.+)$", re.IGNORECASE)
+_SIDE_LAST = re.compile(r"^(?P<name>.+)\s+(L|R)$")  # hammers
+_SIDE_WITHIN = re.compile(r"_(LH|RH)_")  # Schaefer, whose left and right parcels are not pairs
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,16 @@ class Atlas:
     Attributes
     ----------
     name : str
-        E.g. ``"lpba40"``; the file's stem for an atlas of the user's own.
+        E.g. ``"lpba40"``; the file's stem for a user's own atlas.
     image : Volume, (1, X, Y, Z)
-        Whole-number labels, 0 is no region, in template RAS+ mm.
+        Integer labels in template space (0: background).
     table : DataFrame
-        One row a label, indexed by `label` (int): hemisphere (left, right, both), name, region (the name that a
-        left and right pair share). Every label of the image has a row.
+        One row per label, indexed by `label` (int): hemisphere (left, right, both), name, region (the name shared by
+        a left and right pair). Every label of the image has a row.
     absent : tuple of int
         Labels of the table that the image lacks.
     licence : str
-        What the makers allow.
+        What the authors allow.
     """
 
     name: str
@@ -124,26 +126,26 @@ class Atlas:
 
 
 def load_atlas(atlas: str | Path) -> Atlas:
-    """An atlas by its name, or a label image of the user's own with its table beside it.
+    """Load a known atlas, or a label image with its table beside it.
 
     Parameters
     ----------
     atlas : str or path
-        One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. A table of
-        its labels lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as BIDS has it) and
-        `name` (or CAT12's `ROIid` and `ROIname`), perhaps `hemisphere` and `region`; or a colour table of FreeSurfer
-        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), of which the labels that the image holds are taken.
+        One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. Its label
+        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name`
+        (or CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table
+        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
 
     Raises
     ------
     AssetError
         If the name is unknown, or the file in the wheel differs from the tested one.
     ScanError
-        If the image is unreadable or a value is no whole number.
+        If the image is unreadable or a value is not a whole number.
     TableError
-        If the table is missing, lacks a column, or a label stands in it twice.
+        If the table is missing, lacks a column, or has two rows for a label.
     """
-    if Path(atlas).name.endswith(io.IMAGE_SUFFIXES):
+    if Path(atlas).name.endswith(IMAGE_SUFFIXES):
         return _own_atlas(Path(atlas))
     name = str(atlas).lower()
     if name not in SOURCES:
@@ -163,15 +165,15 @@ def load_atlas(atlas: str | Path) -> Atlas:
 
 
 def _own_atlas(path: Path) -> Atlas:
-    """A label image with its table beside it."""
+    """Load a label image with its table beside it."""
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
     image = io.read_volume(path)
     names = [*(name + suffix for suffix in _TABLE_SUFFIXES), _FREESURFER_TABLE]
     table_path = next((path.with_name(each) for each in names if path.with_name(each).is_file()), None)
     if table_path is None:
         msg = (
-            f"{path}: expected its label table {path.with_name(names[0])} (columns label and name), or a colour table "
-            f"of FreeSurfer ({name}.txt, {_FREESURFER_TABLE}) beside it"
+            f"{path}: expected its label table {path.with_name(names[0])} (columns label and name), or a FreeSurfer "
+            f"colour table ({name}.txt, {_FREESURFER_TABLE}) beside it"
         )
         raise TableError(msg)
     table = _read_colours(table_path)
@@ -185,11 +187,11 @@ def _own_atlas(path: Path) -> Atlas:
 
 
 def _read_colours(path: Path) -> pd.DataFrame | None:
-    """A colour table of FreeSurfer (number, name, red, green, blue, alpha); None if the file is another table."""
+    """A FreeSurfer colour table (number, name, red, green, blue, alpha); None if the file is another kind of table."""
     lines = [line.split("#")[0].split() for line in path.read_text("utf-8-sig", "replace").splitlines()]
     entries = {number: cells for number, cells in enumerate(lines, 1) if cells}
     broken = [n for n, cells in entries.items() if len(cells) != 6 or not "".join(cells[:1] + cells[2:]).isdecimal()]
-    if list(entries)[:1] == broken[:1]:  # begins otherwise, or is empty
+    if list(entries)[:1] == broken[:1]:  # the first line is another, or there is none
         return None
     if broken:
         what = f"'number name red green blue alpha' in line {broken[0]}"
@@ -203,7 +205,7 @@ def _read_colours(path: Path) -> pd.DataFrame | None:
 
 
 def _freesurfer_side(name: str) -> tuple[str, str]:
-    """Hemisphere and the name without it, as FreeSurfer names structures and parcels.
+    """Hemisphere, and the name without it, from a FreeSurfer name.
 
     Examples
     --------
@@ -213,11 +215,11 @@ def _freesurfer_side(name: str) -> tuple[str, str]:
     match = _FREESURFER_SIDE.match(name)
     if match is None:
         return "both", name
-    return _SIDES[match["side"].lower()], f"{match['kind'] or ''}{match['rest']}"
+    return _SIDES[match["side"].lower()], f"{match['kind'] or ''}{match['name']}"
 
 
 def _project_table(name: str) -> Path | None:
-    """``atlases/<name>/labels.tsv``: inside the package when installed, at the repository's root when editable."""
+    """``atlases/<name>/labels.tsv``: in the package if installed, at the repository's root if editable."""
     package = Path(str(resources.files("vbmstat")))
     for folder in (package / "atlases", package.parent / "atlases"):
         if (folder / name / "labels.tsv").is_file():
@@ -226,7 +228,7 @@ def _project_table(name: str) -> Path | None:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """A label table of the project's form, indexed by label."""
+    """A label table in this project's form, indexed by label."""
     raw = _with_label_and_name(read_table(path))
     missing = [column for column in ("label", "name") if column not in raw]
     if missing:
@@ -246,7 +248,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with BIDS' `index`, or CAT12's `ROIid`, as `label`; a `label` of words beside it is the name."""
+    """The table with BIDS's `index`, or CAT12's `ROIid`, as `label`; a `label` of words beside it becomes `name`."""
     by_name = {str(column).casefold(): column for column in table}
     named = by_name.get("roiname", by_name.get("roiabbr"))
     if "roiid" in by_name and named is not None and "label" not in table:
@@ -265,14 +267,14 @@ def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> pd.DataFrame:
-    """The wheel's own csv (semicolons; columns ROIid, ROIname), indexed by label.
+    """The label table in the wheel (csv with semicolons; columns ROIid, ROIname), indexed by label.
 
     Parameters
     ----------
     source : AtlasSource
-        Which one.
+        The atlas.
     names : mapping of int to str, optional
-        Names that replace those of the csv, or that it lacks.
+        Names that replace or complete those of the csv.
     """
     path = assets.distribution_file(DISTRIBUTION, f"{FOLDER}/{source.stem}.csv")
     raw = pd.read_csv(path, sep=";", dtype=str, keep_default_na=False)
@@ -287,7 +289,7 @@ def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> 
 
 
 def split_side(name: str) -> tuple[str, str]:
-    """Hemisphere and the name without it.
+    """Hemisphere, and the label's name without it.
 
     Examples
     --------
@@ -305,9 +307,9 @@ def split_side(name: str) -> tuple[str, str]:
         return _SIDES[within[1].lower()], name
     match = _SIDE_FIRST.match(name)
     if match:
-        return _SIDES.get(match[1].lower(), "both"), match["rest"].strip()
+        return _SIDES.get(match[1].lower(), "both"), match["name"].strip()
     match = _SIDE_LAST.match(name)
-    return (_SIDES[match[2].lower()], match["rest"]) if match else ("both", name)
+    return (_SIDES[match[2].lower()], match["name"]) if match else ("both", name)
 
 
 def _by_label(table: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -319,18 +321,18 @@ def _by_label(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def _join(name: str, image: Volume, table: pd.DataFrame, licence: str, source: str) -> Atlas:
-    """Check the labels and give those without a name the name ``label N``."""
-    found = torch.unique(image.data)
-    broken = found[(found != found.round()) | (found < 0)]
+    """Join image and table; labels without a name are called ``label N``."""
+    values = torch.unique(image.data)
+    broken = values[(values != values.round()) | (values < 0)]
     if len(broken):
         msg = (
             f"{source}: expected whole-number labels, got {float(broken[0]):g}; "
-            "the image was interpolated or saved with a scaling factor, save it as integers"
+            "the image was interpolated or saved with a scaling factor; save it as integers"
         )
         raise ScanError(msg)
-    labels = [int(label) for label in found if label > 0]
+    labels = [int(label) for label in values if label > 0]
     if not labels:
-        msg = f"{source}: expected labels above 0, the image holds none"
+        msg = f"{source}: expected labels above 0, but the image has none"
         raise ScanError(msg)
     table = table.drop(index=0, errors="ignore")  # the background
     for label in labels:

@@ -1,9 +1,9 @@
-"""Measuring: the volume of tissue in each label, from a modulated map on any axis-aligned grid.
+"""Tissue volume of each label, from a modulated map on any grid with the atlas's axes.
 
-A map's voxel often straddles labels. Each label gets its exact share of it: the volume that the voxel (a box) and
-the label's own voxels (boxes of another size) have in common. For grids whose axes are parallel that overlap is a
-product of three overlaps of intervals, so it costs three small matrix products a label and has no resampling
-error. A label's volume is then ``sum over voxels of share × value × voxel volume``.
+A map's voxel often straddles labels. Each label gets its exact share: the volume that the voxel and the label's own
+voxels (boxes of another size) have in common. On parallel axes this overlap is a product of three interval overlaps:
+three small matrix products per label, without resampling error. A label's volume is then
+``sum over voxels of share × value × voxel volume``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def label_shares(atlas: Atlas, on: Grid) -> sparse.csr_array:
     atlas : Atlas
         Labels in template RAS+ mm.
     on : Grid
-        Grid of the maps, axes parallel to the template's (any voxel size, any field of view).
+        Grid of the maps, with axes parallel to the template's (any voxel size and field of view).
 
     Returns
     -------
     csr_array, (n_labels, n_voxels), float32
-        Rows in the order of ``atlas.table``; voxels in C order; 0 to 1; the rows' sum over labels is at most 1.
+        Rows in the order of ``atlas.table``; voxels in C order; 0 to 1, at most 1 when summed over labels.
 
     Raises
     ------
@@ -52,15 +52,15 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
     Parameters
     ----------
     tissue : Volume, (1, X, Y, Z)
-        Modulated tissue map: its sum times the voxel volume is a volume. NaN (outside some programs' field of view)
-        counts as none.
+        Modulated tissue map: its sum times the voxel volume is a volume. NaN (some programs write it outside the field
+        of view) counts as 0.
     shares : csr_array, (n_labels, n_voxels)
         From :func:`label_shares` on this map's grid.
 
     Raises
     ------
     ScanError
-        If the map holds no tissue at all, infinite values, more below 0 than above, or none of the labels.
+        If the map holds no tissue, infinite values, a negative sum, or no voxel in a label.
     """
     values = tissue.data[0].numpy().reshape(-1)
     n_infinite = int(np.isinf(values).sum())
@@ -81,7 +81,7 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
 
 
 def _axis_overlap(on: Grid, atlas: Grid, axis: int) -> np.ndarray:
-    """Share of each interval of one grid along an axis that each interval of the other covers, (n_on, n_atlas)."""
+    """Share of each voxel of `on` along an axis that each voxel of the atlas covers, (n_on, n_atlas)."""
     for grid in (on, atlas):
         edges = np.abs(grid.affine[:3, :3])
         off_axis = edges - np.diag(np.diag(edges))
@@ -102,9 +102,9 @@ def _intervals(grid: Grid, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _bounding_boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
     """The smallest box around each label."""
-    found, dense = np.unique(labels, return_inverse=True)
+    values, dense = np.unique(labels, return_inverse=True)
     boxes = ndimage.find_objects(dense.reshape(labels.shape) + 1)
-    return {int(label): box for label, box in zip(found, boxes, strict=True)}
+    return {int(label): box for label, box in zip(values, boxes, strict=True)}
 
 
 def _one_label(

@@ -1,9 +1,9 @@
 """Atlas labels in a scan's own space, through the inverse field that preprocessing wrote.
 
-For each voxel of the scan the field (SPM's ``iy_`` convention) holds the template point where it belongs. A voxel takes
-the label of the atlas voxel that it falls into; on a border, the centres of the voxel's eight octants have one vote
-each, so that it is shared and no label is ever interpolated. A label's volume is then
-``sum over voxels of share × tissue fraction × voxel volume``, as CAT12 and deepmriprep report volumes.
+For each voxel of the scan the field (SPM's ``iy_`` convention) holds its template point. A voxel takes the label of the
+atlas voxel there. On a border between labels the centres of its eight octants vote, so that the voxel is shared and no
+label is interpolated. A label's volume is then ``sum over voxels of share × tissue fraction × voxel volume``, as CAT12
+and deepmriprep report volumes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from vbmstat.image.grid import Grid, apply_affine, resample, sample
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 
-_OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # their centres, in voxels of the scan
-_MAX_SHARE_OUTSIDE = 0.01  # of the tissue that may lie where the field says nothing
-_FAR = -1e6  # voxels: outside any image
+_OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # centres, in voxels of the scan
+_MAX_SHARE_OUTSIDE = 0.01  # of the tissue
+_OUTSIDE = -1e6  # a voxel coordinate outside any image
 
 Box = tuple[slice, slice, slice]
 
 
 def native_shares(atlas: Atlas, field: Volume, on: Grid) -> sparse.csr_array:
-    """Share of each of a scan's voxels that belongs to each label.
+    """Share of each voxel of a scan that belongs to each label.
 
     Parameters
     ----------
@@ -59,58 +59,52 @@ def native_shares(atlas: Atlas, field: Volume, on: Grid) -> sparse.csr_array:
 
 
 def native_labels(atlas: Atlas, field: Volume, on: Grid) -> Volume:
-    """The atlas on a scan's grid, (1, X, Y, Z): the label at each voxel's centre, 0 where there is none."""
+    """The atlas on a scan's grid, (1, X, Y, Z): the label at each voxel's centre, 0 for no label."""
     box = field_box(field, on)
-    values = np.array([*atlas.table.index, 0], dtype=np.float32)  # the last, at -1, stands for no label
+    values = np.array([*atlas.table.index, 0], dtype=np.float32)  # the last one, at -1, is no label
     labels = torch.zeros(1, *on.shape)
     labels[0][box] = torch.from_numpy(values[_rows_at_centres(_row_image(atlas), field, on, box)])
     return Volume(labels, on)
 
 
 def check_coverage(tissue: Volume, field: Volume) -> None:
-    """Refuse a field that says nothing about part of the tissue.
-
-    Raises
-    ------
-    ScanError
-        If more than 1 % of the tissue lies outside the field's box.
-    """
+    """Refuse a field that does not cover the tissue: raise ScanError if more than 1 % lies outside its box."""
     total = float(tissue.data.nansum())
     outside = total - float(tissue.data[0][field_box(field, tissue.grid)].nansum())
     if outside > _MAX_SHARE_OUTSIDE * total:
         msg = (
             f"{100 * outside / total:.0f} % of the tissue lies outside the inverse field ({field.grid}); "
-            "expected the field and the tissue map of one scan and run"
+            "expected the field and the tissue map of the same scan and run"
         )
         raise ScanError(msg)
 
 
 def field_box(field: Volume, on: Grid) -> Box:
-    """The box of a grid that the field covers, with a voxel's margin since resampled tissue can reach out of it.
+    """The box of a grid that the field covers, with one voxel of margin, as resampled tissue can reach beyond it.
 
     Raises
     ------
     ScanError
-        If the two have nothing in common.
+        If the two do not overlap.
     """
     corners = np.array(list(product(*((0, n - 1) for n in field.grid.shape), (1,)))).T  # (4, 8)
     at = (np.linalg.inv(on.affine) @ field.grid.affine @ corners)[:3]
     start = np.maximum(np.floor(at.min(axis=1) + 1e-3).astype(int) - 1, 0)
     stop = np.minimum(np.ceil(at.max(axis=1) - 1e-3).astype(int) + 2, on.shape)
     if (stop - start < 2).any():
-        msg = f"the inverse field ({field.grid}) and the scan ({on}) have no place in common; they are of two scans"
+        msg = f"the inverse field ({field.grid}) and the scan ({on}) do not overlap; they are of different scans"
         raise ScanError(msg)
     return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))  # type: ignore[return-value]
 
 
 def _rows_at_centres(rows: Volume, field: Volume, on: Grid, box: Box) -> np.ndarray:
-    """Row in the atlas' table of the label at each voxel of a box; negative for none."""
+    """Row in the atlas's table of the label at each voxel of a box; negative for none."""
     part = on.crop(tuple(side.start for side in box), tuple(side.stop for side in box))
     return _rows_at(rows, resample(field.data, field.grid, part, padding_mode="border"))
 
 
 def _votes(rows: Volume, field: Volume, on: Grid, voxels: np.ndarray) -> np.ndarray:
-    """Rows of the labels in the eight octants of some voxels (3, n) of a grid, (8, n)."""
+    """Rows of the labels at the eight octants of voxels (3, n), (8, n)."""
     centres = torch.from_numpy(voxels).float()[:, :, None, None]  # (3, n, 1, 1)
     to_field = np.linalg.inv(field.grid.affine) @ on.affine
     votes = []
@@ -121,16 +115,16 @@ def _votes(rows: Volume, field: Volume, on: Grid, voxels: np.ndarray) -> np.ndar
 
 
 def _rows_at(rows: Volume, template_mm: torch.Tensor) -> np.ndarray:
-    """Row of the label under template points (3, ...); negative for none."""
-    at = apply_affine(np.linalg.inv(rows.grid.affine), template_mm).nan_to_num(nan=_FAR)  # SPM's fields may hold NaN
-    found = sample(rows.data, at.reshape(3, -1, 1, 1), mode="nearest")  # 0 outside the image, too
-    return found.reshape(at.shape[1:]).to(torch.int32).numpy() - 1
+    """Row of the label at template points (3, ...); negative for none."""
+    at = apply_affine(np.linalg.inv(rows.grid.affine), template_mm).nan_to_num(nan=_OUTSIDE)  # SPM fields may hold NaN
+    values = sample(rows.data, at.reshape(3, -1, 1, 1), mode="nearest")  # 0 outside the image too
+    return values.reshape(at.shape[1:]).to(torch.int32).numpy() - 1
 
 
 def _row_image(atlas: Atlas) -> Volume:
-    """One more than the row in the atlas' table for each voxel of its image; 0 for none."""
+    """Row in the atlas's table plus one, for each voxel of its image; 0 for none."""
     row_of = torch.zeros(int(atlas.image.data.max()) + 1)
     for position, label in enumerate(atlas.table.index):
-        if label < len(row_of):  # a label that the image lacks may lie beyond
+        if label < len(row_of):  # labels that the image lacks may be larger
             row_of[label] = position + 1
     return Volume(row_of[atlas.image.data.long()], atlas.image.grid)

@@ -1,4 +1,4 @@
-"""Measuring the files of a scan, in template space or in its own; what successive scans share is kept."""
+"""Measure a scan's files in template space or in its own space; what successive maps share is kept."""
 
 from __future__ import annotations
 
@@ -21,24 +21,18 @@ from vbmstat.tables.cohort import Cohort
 
 
 def check_some_field(cohort: Cohort, columns: Sequence[str]) -> None:
-    """Refuse native space for maps of a run that wrote no inverse field: one line, not one a scan.
-
-    Raises
-    ------
-    ScanError
-        If no map in the columns has an inverse field beside it.
-    """
+    """Refuse native space if no map in the columns has an inverse field beside it: one error, not one per scan."""
     entries = [str(entry) for column in columns for entry in cohort.table[column].dropna()]
     fields = [naming.native_paths(cohort.folder / entry).get("field") for entry in entries]
     if not any(field is not None and field.is_file() for field in fields):
-        unknown = f"{entries[0]} is of a program not known to write any"
+        unknown = f"{entries[0]} is by a program not known to write any"
         wanted = unknown if fields[0] is None else f"e.g. {fields[0]}"
         msg = f"no scan has its inverse field ({wanted}); write them with the maps, or measure in template space"
         raise ScanError(msg)
 
 
 class InTemplate:
-    """Measures modulated maps; keeps the labels' shares of the last grid, which nearly all maps have in common."""
+    """Measures modulated maps; keeps the label shares of the last grid, as nearly all maps have the same."""
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
@@ -55,12 +49,12 @@ class InTemplate:
 
 
 class InScan:
-    """Measures a scan's own tissue maps; keeps the shares of the last scan, which has three tissues."""
+    """Measures tissue maps in the scan's own space; keeps the label shares of the last scan for its three tissues."""
 
     def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
         self.atlas = atlas
         self.label_images = label_images
-        self.named: dict[str, Path] = {}  # name of a label image -> the field that it was made with
+        self.named: dict[str, Path] = {}  # name of a label image -> the field it was made with
         self.scan: tuple[Path, Grid] | None = None
         self.field: Any = None
         self.shares: Any = None
@@ -73,7 +67,7 @@ class InScan:
             raise ScanError(msg)
         fractions = io.read_volume(paths[tissue])
         if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
-            self._bring_atlas(paths["field"], fractions.grid)
+            self._warp_atlas(paths["field"], fractions.grid)
         try:
             check_coverage(fractions, self.field)
         except ScanError as error:
@@ -81,14 +75,14 @@ class InScan:
             raise ScanError(msg) from error
         return _measured(paths[tissue], fractions, self.shares)
 
-    def _bring_atlas(self, path: Path, grid: Grid) -> None:
-        """Read a scan's inverse field and find the labels on its grid."""
+    def _warp_atlas(self, path: Path, grid: Grid) -> None:
+        """Read a scan's inverse field and compute the label shares on its grid."""
         self.scan = None
         self.field = _inverse_field(path)
         self.shares = native_shares(self.atlas, self.field, grid)
         if self.label_images is not None:
             name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
-            if self.named.setdefault(same_file_key(name), path) != path:  # after a scan of that name in another folder
+            if self.named.setdefault(same_file_key(name), path) != path:  # a scan of that name in another folder
                 stem = name
                 name = unique_names([str(path), str(self.named[same_file_key(stem)])], lambda _: stem)[0]
             labels = native_labels(self.atlas, self.field, grid)

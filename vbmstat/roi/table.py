@@ -1,8 +1,7 @@
-"""Tables: volumes of a cohort's labels and merged regions in mL, tidy and wide, with a dictionary beside each.
+"""Tables of label and region volumes (mL) of a cohort, tidy and wide, each with its data dictionary.
 
-They are measured in template space (sums of modulated maps) or in each scan's own space (sums of its tissue
-fractions in the labels that the inverse field brings there).
-Merged regions add a left/right pair (the rows of the label table that share a region name).
+Volumes are measured in template space (sums of modulated maps) or in each scan's own space (sums of its tissue
+fractions in the labels warped there). A region is the sum of the labels that share its name: a left and right pair.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from vbmstat.files import naming
 from vbmstat.files.filenames import tell_apart
 from vbmstat.files.search import images_instead
 from vbmstat.image import storage
+from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 from vbmstat.tables import dictionary
@@ -37,15 +37,15 @@ class RoiTables:
     Attributes
     ----------
     atlas : Atlas
-        What was measured.
+        The atlas.
     labels : DataFrame
-        One row a scan and label: participant_id, session_id, label, hemisphere, name, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and label: participant_id, session_id, label, hemisphere, name, region, gm_ml, wm_ml, csf_ml.
     regions : DataFrame
-        One row a scan and merged region: participant_id, session_id, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and region: participant_id, session_id, region, gm_ml, wm_ml, csf_ml.
     failures : DataFrame
-        Scans (or one map of a scan) that could not be measured: scan_id, tissue, reason. Their volumes are missing.
+        Maps that could not be measured: scan_id, tissue, reason. Their volumes are missing.
     not_measured : tuple of str
-        Tissues for which the cohort names no map at all; their columns are missing throughout.
+        Tissues without any map in the cohort; their columns hold missing values.
     space : {"template", "native"}
         Where the volumes were measured.
     """
@@ -59,23 +59,13 @@ class RoiTables:
 
     @property
     def stem(self) -> str:
-        """What the names of the files begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
+        """Start of the file names: ``roi_lpba40``, ``roi_lpba40_native``."""
         return stem(self.atlas.name, self.space)
-
-    @property
-    def record(self) -> str:
-        """The file that lists the others and says how they were made."""
-        return record_name(self.atlas.name, self.space)
 
 
 def stem(atlas: str, space: str) -> str:
-    """What the names of the files of an atlas begin with: ``roi_lpba40``, ``roi_lpba40_native``."""
+    """Start of the file names of an atlas's tables: ``roi_lpba40``, ``roi_lpba40_native``."""
     return f"roi_{atlas}" + ("_native" if space == "native" else "")
-
-
-def record_name(atlas: str, space: str) -> str:
-    """Name of the file that lists the tables of an atlas: ``roi_lpba40.json``."""
-    return f"{stem(atlas, space)}.json"
 
 
 def measure_rois(
@@ -85,38 +75,38 @@ def measure_rois(
     *,
     space: str = "template",
     label_images: Path | str | None = None,
-    report: Callable[[int, int], None] | None = None,
+    report: OnProgress = ignore,
 ) -> RoiTables:
     """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
 
     Parameters
     ----------
     cohort : Cohort
-        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space. For the native
-        space the scan's tissue maps (p1, p2, p3) and inverse field (``iy_``) are expected beside them.
+        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space. Native space
+        needs the scan's tissue maps (p1, p2, p3) and inverse field (``iy_``) beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str
-        Of ``gm``, ``wm``, ``csf``.
+        Any of ``gm``, ``wm``, ``csf``.
     space : {"template", "native"}
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
     label_images : path, optional
         Folder for the atlas on each scan's grid, ``NAME.nii.gz``; native space only.
     report : callable, optional
-        Called as ``report(n_done, n_scans)`` after each scan.
+        Called with (stage, done, total) after each scan.
 
     Returns
     -------
     RoiTables
-        A label that the atlas image lacks is missing (not 0); a scan whose map cannot be read has missing values
-        and a row in `failures`.
+        Labels that the atlas image lacks have missing values, not 0; maps that cannot be read give missing values and
+        a row in `failures`.
 
     Raises
     ------
     TableError
         If the cohort has none of the map columns, or a tissue or the space is unknown.
     AssetError, ScanError
-        If the atlas cannot be used; also if no scan at all has an inverse field.
+        If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
     if unknown:
@@ -144,14 +134,14 @@ def measure_rois(
 
 
 def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
-    """A cohort of the unsmoothed modulated maps in a folder, named as CAT12, SPM, T1Prep, deepmriprep or BIDS do.
+    """A cohort of the unsmoothed modulated maps in a folder, with the names of any program in `files.naming`.
 
     Parameters
     ----------
     folder : path
         Searched with its sub-folders.
     known : container of str
-        Ids of a table to which the scans are joined, see :func:`vbmstat.files.naming.by_known_ids`.
+        Ids of the table that the scans will be joined to; see :func:`vbmstat.files.naming.by_known_ids`.
 
     Raises
     ------
@@ -162,19 +152,19 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     if not folder.is_dir():
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
-    found = {
+    maps_of = {
         column: naming.by_known_ids(naming.find_maps(folder, tissue, smoothed=False), known)
         for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
     }
-    stems = sorted({stem for maps in found.values() for stem in maps})
+    stems = sorted({stem for maps in maps_of.values() for stem in maps})
     if not stems:
         msg = (
             f"{folder}: no unsmoothed modulated map (mwp1*.nii.gz, mwc1*.nii, …), and smoothed ones give no volumes; "
             f"{images_instead(folder)}"
         )
         raise ScanError(msg)
-    for kinds in filter(None, map(naming.several_kinds, found.values())):
-        msg = f"{folder}: the maps are of several kinds ({kinds}); keep those of one kind there"
+    for kinds in filter(None, map(naming.several_kinds, maps_of.values())):
+        msg = f"{folder}: the maps are of several kinds ({kinds}); keep only one kind there"
         raise ScanError(msg)
     ids = [naming.split_ids(stem) for stem in stems]
     if len(set(ids)) < len(ids):
@@ -182,7 +172,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     index = pd.MultiIndex.from_tuples(ids, names=list(ID_COLUMNS))
     rows = {
         column: [str(maps[stem].relative_to(folder)) if stem in maps else None for stem in stems]
-        for column, maps in found.items()
+        for column, maps in maps_of.items()
         if maps
     }
     return Cohort(pd.DataFrame(rows, index=index), folder)
@@ -191,21 +181,21 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
 def write_rois(
     out: Path | str, rois: RoiTables, inputs: Sequence[Path] = (), label_images: Path | str | None = None
 ) -> list[Path]:
-    """Write tidy and wide tables, a data dictionary beside each, the licence note, and failures if there are any.
+    """Write tidy and wide tables with data dictionaries, the licence note, and failures if any.
 
-    They appear together, ``STEM.json`` last, which lists them; what an earlier one lists is removed.
+    All files appear together; ``STEM.json``, which lists them, comes last. Files listed by an earlier ``STEM.json``
+    are removed.
 
     Parameters
     ----------
     out : path
-        Folder; names start with :attr:`RoiTables.stem`.
+        Folder; file names start with :attr:`RoiTables.stem`.
     rois : RoiTables
         From :func:`measure_rois`.
     inputs : sequence of path
-        Recorded with their sha256 (the cohort table).
+        Input files to record with their sha256 (the cohort table).
     label_images : path, optional
-        Folder on the same file system into which :func:`measure_rois` wrote the atlas on each scan's grid; its files
-        move into ``STEM/``.
+        Folder with the label images of :func:`measure_rois`, on the same file system; it becomes ``STEM/``.
 
     Returns
     -------
@@ -215,14 +205,15 @@ def write_rois(
     Raises
     ------
     VbmstatError
-        If there is a ``STEM.json`` that does not list its files.
+        If an earlier ``STEM.json`` does not list its files.
     """
     out = Path(out)
     about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
     numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
     written = []
-    with storage.replacing(out, rois.record) as staged:
+    record = f"{rois.stem}.json"
+    with storage.replacing(out, record) as staged:
         for unit, tidy, wide in (
             ("labels", rois.labels, to_wide(rois.labels, "name")),
             ("regions", rois.regions, to_wide(numbered, "region")),
@@ -236,20 +227,20 @@ def write_rois(
             dictionary.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
         if label_images is not None:
             Path(label_images).rename(staged / rois.stem)
-        storage.write_json(staged / rois.record, about)
+        storage.write_json(staged / record, about)
     return written
 
 
 def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row a scan; a column ``<name>_<tissue>_ml`` for each label, or each region, in the atlas's order.
+    """One row per scan, with a column ``<name>_<tissue>_ml`` for each label or region, in the atlas's order.
 
     Parameters
     ----------
     tidy : DataFrame
-        As in :class:`RoiTables`. A row of a scan is a `label`, or without that column a name.
+        As in :class:`RoiTables`: one row per scan and `label`, or, without that column, per scan and name.
     column : str
-        Column with the names. Where two of them make one column name, as ``Area 1`` and ``area-1`` do, the label's
-        number follows each.
+        Column with the names. Where two names give the same column name, as ``Area 1`` and ``area-1`` do, the label's
+        number is appended to both.
 
     Examples
     --------
@@ -274,7 +265,7 @@ def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def column_name(name: str) -> str:
-    """A name as a column: lower case, words joined by underscores, ``label`` where it has no word.
+    """A label's name as a column name: lower case, words joined by underscores; ``label`` if it has no word.
 
     Examples
     --------
@@ -285,7 +276,7 @@ def column_name(name: str) -> str:
 
 
 def licence_notice(atlas: Atlas) -> str:
-    """What the makers of an atlas allow, one line."""
+    """What the authors of an atlas allow, in one line."""
     return f"Atlas {atlas.name}: {atlas.licence}."
 
 
@@ -299,7 +290,7 @@ def _measure_scans(
     tissues: Sequence[str],
     present: Sequence[str],
     measure: Callable[[Path, str], np.ndarray],
-    report: Callable[[int, int], None] | None,
+    report: OnProgress,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Volumes (n_scans, n_labels, n_tissues), NaN where not measured, and the failures."""
     volumes = np.full((len(cohort.table), len(atlas.table), len(tissues)), np.nan)
@@ -314,15 +305,14 @@ def _measure_scans(
                 volumes[row, :, tissues.index(tissue)] = measure(cohort.folder / str(entry), tissue)
             except VbmstatError as error:
                 failures.append({"scan_id": scan_id, "tissue": tissue, "reason": str(error)})
-        if report is not None:
-            report(row + 1, len(cohort.table))
+        report("measuring regions", row + 1, len(cohort.table))
     missing = atlas.table.index.isin(atlas.absent)
     volumes[:, missing] = np.nan
     return volumes, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
 
 
 def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: np.ndarray) -> pd.DataFrame:
-    """Tidy table, scans in the cohort's order and labels in the atlas's; names come from the label's own row."""
+    """The tidy table, scans in the cohort's order and labels in the atlas's."""
     n_scans, n_labels = volumes.shape[:2]
     ids = cohort.table.index.to_frame(index=False)
     if not ids["session_id"].any():
@@ -340,7 +330,7 @@ def _sum_of_all(values: pd.Series) -> float:
 
 
 def _about(rois: RoiTables, origin: dict[str, Any]) -> dict[str, Any]:
-    """What is to be known of the tables: atlas, its licence, where was measured, what is missing and why."""
+    """The record of the tables."""
     return {
         "atlas": rois.atlas.name,
         "licence": rois.atlas.licence,

@@ -1,9 +1,8 @@
-"""Synthetic T1w images and cohorts whose truth is known: the ground truth of examples and tests.
+"""Synthetic T1w images and cohorts with known ground truth, for examples and tests.
 
-`labels`: what the values of a whole-head label map are; `render`: label map or tissue fractions -> T1w image;
-`artefacts`: what scanners and patients do to it; `atrophy`: the same head with a thinner cortex;
-`anatomy`: the template -> a person's shape and tissue, with a known local effect; `head`: that person on a scan's
-grid; `cohort`: a BIDS folder of such people.
+`labels`: tissue and intensity of label values; `render`: label map or tissue fractions -> T1w image; `artefacts`:
+artefacts of scanner and patient; `atrophy`: the same head with a thinner cortex; `anatomy`: template -> a person's
+shape and tissue with a known local effect; `head`: that person on a scan's grid; `cohort`: a BIDS folder of people.
 """
 
 from vbmstat.simulate.anatomy import Sphere, parse_region

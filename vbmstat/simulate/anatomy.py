@@ -1,10 +1,10 @@
-"""Anatomy: the template as a head, a random person's shape, and a local loss of grey matter of exact size.
+"""Anatomy: the template as a head, a random person's shape, and a local grey matter loss of exact size.
 
-The template gives GM and WM probabilities; what is left inside its brain hull is CSF. Their logarithms are
-the person's tissue scores, so that a softmax of scores is the tissue fraction of a voxel. Adding to the CSF
-score in a region makes GM give way to CSF where the two meet, which is atrophy as scans show it (thinner
-cortex, wider sulci); how much to add for a wanted loss is solved for. A person's shape is a diffeomorphism (the
-exponential of a random smooth velocity, Arsigny et al. 2006) after a random linear map.
+The template gives GM and WM probabilities; the rest of its brain hull is CSF. Their logarithms are a person's tissue
+scores: the softmax of the scores is the tissue fraction of a voxel. Raising the CSF score in a region replaces GM by
+CSF where the two meet, which is how atrophy looks in scans (thinner cortex, wider sulci). Root finding gives the
+shift for the requested loss. A person's shape is a diffeomorphism (the exponential of a random smooth
+velocity, Arsigny et al. 2006) after a random linear map.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from vbmstat.image import grid
 from vbmstat.image.grid import Grid
 from vbmstat.simulate.render import smooth_noise
 
-HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # what the head has around the template's field of view
-SHARPNESS = 2.5  # power of the template's probabilities: one brain is crisper than the average of many
-SCORE_SD, SCORE_FWHM_MM = 0.6, 10.0  # a person's own deviation of tissue scores
-VELOCITY = ((2.5, 60.0), (0.8, 25.0))  # (sd in mm, FWHM in mm) of the parts of a person's shape
+HEAD_MARGIN_MM = ((36.0, 36.0), (30.0, 36.0), (58.0, 36.0))  # margin of the head around the template's field of view
+SHARPNESS = 2.5  # power of the template's probabilities: one brain is sharper than an average
+SCORE_SD, SCORE_FWHM_MM = 0.6, 10.0  # individual deviation of tissue scores
+VELOCITY = ((2.5, 60.0), (0.8, 25.0))  # (sd in mm, FWHM in mm) of each component of the random velocity
 _VELOCITY_VOXEL_MM = 4.0
 _SQUARINGS = 6
-_FLOOR = 1e-3  # probability that stands for "not here"
-_MAX_SHIFT = 12.0  # of the CSF score; more changes nothing
+_FLOOR = 1e-3  # added to probabilities, so that their logarithm is finite
+_MAX_SHIFT = 12.0  # of the CSF score; a larger shift changes nothing
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """A region of the template: a ball with an edge that fades over 4 mm.
+    """A ball in template space whose edge fades over 4 mm.
 
     Attributes
     ----------
     centre_mm : tuple of three floats
         RAS+ mm in the template frame (MNI152NLin2009cAsym).
     radius_mm : float
-        Where the weight is one half.
+        Radius at which the weight is 0.5.
     """
 
     centre_mm: tuple[float, float, float]
     radius_mm: float
 
     def weight(self, points_mm: torch.Tensor) -> torch.Tensor:
-        """1 inside, 0 outside, linear over the last 2 mm on both sides; points (3, ...) in mm."""
+        """1 inside, 0 outside, linear from 2 mm inside to 2 mm outside the radius; points (3, ...) in mm."""
         centre = torch.tensor(self.centre_mm, dtype=points_mm.dtype).reshape(3, *[1] * (points_mm.ndim - 1))
         distance = (points_mm - centre).square().sum(0).sqrt()
         return ((self.radius_mm + 2.0 - distance) / 4.0).clamp(0.0, 1.0)
 
 
 def parse_region(text: str) -> Sphere:
-    """A ball from ``"x,y,z,radius"`` in mm.
+    """Parse ``"x,y,z,radius"`` in mm.
 
     Examples
     --------
@@ -79,9 +79,9 @@ class Head:
     scores : Tensor, (3, X, Y, Z)
         Log-probabilities of GM, WM, CSF.
     distance_mm : Tensor, (1, X, Y, Z)
-        Signed distance to the brain's hull, negative inside.
+        Signed distance to the hull of the brain, negative inside.
     gm_signal : Tensor, (1, X, Y, Z)
-        T1w intensity of GM here relative to WM (thalamus is brighter than cortex).
+        Local T1w intensity of GM relative to WM (thalamus is brighter than cortex).
     grid : Grid
         The template's grid with a margin.
     """
@@ -94,7 +94,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Shape:
-    """A person's shape: scan RAS+ mm -> linear -> template frame -> plus displacement (mm, pull) -> template."""
+    """A person's shape: ``linear`` takes scan mm to the template frame; ``displacement`` (mm, pull) is added there."""
 
     linear: np.ndarray
     displacement: torch.Tensor
@@ -109,7 +109,7 @@ class Shape:
 
 @cache
 def template_head() -> Head:
-    """The head that all simulated people derive from (template with a margin, 1.5 mm)."""
+    """The head from which all simulated people are derived (template with a margin, 1.5 mm)."""
     template, brain = assets.template(), assets.template_brain()
     margins = [
         tuple(int(np.ceil(mm / size)) for mm in sides)
@@ -136,27 +136,27 @@ def _float32(array: np.ndarray) -> torch.Tensor:
 
 
 def _gm_signal(average: np.ndarray, gm: np.ndarray) -> np.ndarray:
-    """Intensity of GM by place: the average brain's, taken from voxels that are surely GM, smoothed over 6 mm."""
-    sure = (gm > 0.8).astype(np.float32)
-    weight = ndimage.gaussian_filter(sure, 2.0)
-    local = ndimage.gaussian_filter(sure * average, 2.0) / np.maximum(weight, 1e-3)
+    """Local intensity of GM in the average brain, from voxels that are clearly GM, smoothed."""
+    is_gm = (gm > 0.8).astype(np.float32)
+    weight = ndimage.gaussian_filter(is_gm, 2.0)
+    local = ndimage.gaussian_filter(is_gm * average, 2.0) / np.maximum(weight, 1e-3)
     typical = float(average[gm > 0.8].mean())
     return 0.70 + 0.6 * np.where(weight > 1e-3, local - typical, 0.0)
 
 
 def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
-    """A random person: pose within a few degrees and mm, size, proportions and smooth local differences.
+    """A random person: pose (a few degrees and mm), size, proportions and smooth local differences.
 
     Parameters
     ----------
     head : Head
         The template's head.
     rng : Generator
-        Source of the differences.
+        Random number generator.
     volume_factor : float
         Volume of the person's head relative to the template's.
     variation : float
-        Factor on the proportions and on the smooth local differences; 1 is a plain guess at adults.
+        Scales proportions and smooth local differences; 1 is a rough guess for adults.
     """
     angles = np.deg2rad(rng.normal(0.0, 3.0, size=3))
     proportions = np.exp(variation * rng.normal(0.0, 0.02, size=3))
@@ -198,13 +198,13 @@ def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
 
 
 def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
-    """The template's tissue scores with a person's own smooth deviation, (3, X, Y, Z)."""
+    """The template's tissue scores plus a smooth individual deviation, (3, X, Y, Z)."""
     noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])
     return head.scores + variation * SCORE_SD * torch.from_numpy(noise)
 
 
 def csf_shift(scores: torch.Tensor, weight: torch.Tensor, gm_factor: float) -> float:
-    """What to add to the CSF score in a region so that its GM volume changes by a factor.
+    """Shift of the CSF score in a region that changes the region's GM volume by a factor.
 
     Parameters
     ----------
@@ -213,12 +213,12 @@ def csf_shift(scores: torch.Tensor, weight: torch.Tensor, gm_factor: float) -> f
     weight : Tensor, (X, Y, Z)
         The region, 0 to 1.
     gm_factor : float
-        Wanted weighted GM volume relative to that without a shift; 1 gives 0.
+        Weighted GM volume relative to that without a shift; 1 gives a shift of 0.
 
     Raises
     ------
     VbmstatError
-        If moving the border between GM and CSF cannot change the region's GM so much.
+        If moving the border between GM and CSF cannot change the region's GM that much.
     """
     inside = weight > 0
     region_scores, region_weight = scores[:, inside].double(), weight[inside].double()
@@ -233,13 +233,13 @@ def csf_shift(scores: torch.Tensor, weight: torch.Tensor, gm_factor: float) -> f
     if not least < gm_factor < most:
         msg = (
             f"effect: the region's GM volume can change by {100 * (least - 1):+.0f} to {100 * (most - 1):+.0f} %, "
-            f"but {100 * (gm_factor - 1):+.0f} % was asked for; choose a smaller effect or another region"
+            f"but {100 * (gm_factor - 1):+.0f} % was requested; choose a smaller effect or another region"
         )
         raise VbmstatError(msg)
     return float(optimize.brentq(excess, -_MAX_SHIFT, _MAX_SHIFT, xtol=1e-6))
 
 
 def _gm_sum(scores: torch.Tensor, weight: torch.Tensor, shift: float) -> float:
-    """Weighted sum of GM fractions after adding weight × shift to the CSF score."""
+    """Weighted sum of GM fractions after adding ``weight * shift`` to the CSF score."""
     moved = torch.stack([scores[0], scores[1], scores[2] + shift * weight])
     return float((torch.softmax(moved, dim=0)[0] * weight).sum())

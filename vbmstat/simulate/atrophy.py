@@ -1,11 +1,11 @@
 """Graded cortical atrophy of a label map: the pial surface moves inward by fractions of a voxel.
 
-In the manner of Rusak et al. 2022 (doi:10.1016/j.media.2022.102576), who thin the cortex of scans by 0.1 to 1 mm. Here
-the scans are rendered, so that the partial volumes are known and nothing else differs between two levels. The surface
-between cortex and what is outside the brain is found in the label map with sub-voxel accuracy: a signed distance in mm,
-smoothed until the staircase of the voxels is gone, while no voxel may change sides (Whitaker 2000,
-doi:10.1145/353888.353903, has the idea). What a voxel has of cortex follows from its distance to that surface, linear
-over one voxel. Where two banks of a sulcus touch with no CSF between them there is no surface, and nothing is thinned.
+The design follows Rusak et al. 2022 (doi:10.1016/j.media.2022.102576), who thin the cortex of scans by 0.1 to 1 mm.
+Here the scans are rendered, so that partial volumes are known and levels differ in nothing else. The pial surface is
+located in the label map with sub-voxel accuracy: as a signed distance in mm, smoothed until the voxel staircase is
+gone, but without moving any voxel to the other side (idea: Whitaker 2000, doi:10.1145/353888.353903). The cortical
+fraction of a voxel follows from its distance to that surface, linearly over one voxel. Where two banks of a sulcus
+touch without CSF between them, there is no surface and nothing is thinned.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from vbmstat.simulate import render
 CORTEX = (3, 42)
 LEVELS_MM = tuple(round(0.1 * level, 1) for level in range(11))
 _N_SMOOTHINGS, _SMOOTHING_VOXELS = 3, 0.6
-_NO_SLOPE, _FULL_SLOPE = 0.4, 0.8  # of a distance; below and between, the voxels say where CSF is
+_NO_SLOPE, _FULL_SLOPE = 0.4, 0.8  # of the distance map: below, only the voxels count; above, only the smooth surface
 _MARGIN = 8  # voxels
-_INNER_CSF = (4, 5, 14, 15, 43, 44, 72, 30, 62, 31, 63, 136, 137, 163, 164)  # inside the brain: no pial surface
+_INNER_CSF = (4, 5, 14, 15, 43, 44, 72, 30, 62, 31, 63, 136, 137, 163, 164)  # inside the brain, no pial surface
 
 
 @dataclass(frozen=True)
 class PialSurface:
-    """Where the cortex of a label map ends.
+    """The pial surface of a label map.
 
     Attributes
     ----------
     depth_mm : ndarray, (X, Y, Z), float32
-        Distance to the pial surface, positive in the brain, negative outside.
+        Distance to the pial surface, positive inside the brain, negative outside.
     voxel_mm : float
-        Width over which partial volume is linear.
+        Width over which the partial volume falls from 1 to 0.
     cortex, csf : ndarray, (X, Y, Z), bool
-        Voxels that are cortex, and CSF next to cortex, in the label map.
+        Voxels labelled as cortex, and as CSF next to cortex.
     """
 
     depth_mm: np.ndarray
@@ -49,17 +49,13 @@ class PialSurface:
     csf: np.ndarray
 
     def gm_fraction(self, thinning_mm: float) -> np.ndarray:
-        """Share of each voxel that is cortex after so much thinning, (X, Y, Z), float32."""
+        """Fraction of each voxel that is cortex after thinning, (X, Y, Z), float32."""
         inside = np.clip((self.depth_mm - thinning_mm) / self.voxel_mm + 0.5, 0.0, 1.0)
         return np.where(self.cortex | self.csf, inside, 0.0).astype(np.float32)
 
-    def gm_lost(self, thinning_mm: float) -> np.ndarray:
-        """Share of each voxel that was cortex and has become CSF, (X, Y, Z), float32; 0 everywhere for no thinning."""
-        return self.gm_fraction(0.0) - self.gm_fraction(thinning_mm)
-
 
 def pial_surface(labels: Volume) -> PialSurface:
-    """The surface between cortex and CSF.
+    """Locate the surface between cortex and CSF.
 
     Parameters
     ----------
@@ -69,7 +65,7 @@ def pial_surface(labels: Volume) -> PialSurface:
     Raises
     ------
     ScanError
-        If the map holds a value that is no known label, or no cortex beside CSF.
+        If the map holds an unknown label, or no cortex next to CSF.
     """
     values = labels.data[0].round().to(torch.int32).numpy()
     tissue = label_map.lookup(labels, label_map.TISSUE).numpy()
@@ -77,7 +73,7 @@ def pial_surface(labels: Volume) -> PialSurface:
     cortex = np.isin(values, CORTEX)
     csf = (values == label_map.CSF_LABEL) & ndimage.binary_dilation(cortex, np.ones((3, 3, 3), bool))
     if not csf.any():
-        msg = "label map: expected cerebral cortex (3, 42) beside CSF (24), found none; it cannot be thinned"
+        msg = "label map: expected cerebral cortex (3, 42) next to CSF (24), found none; it cannot be thinned"
         raise ScanError(msg)
     window = tuple(
         slice(max(s.start - _MARGIN, 0), s.stop + _MARGIN) for s in ndimage.find_objects(brain.astype(np.int8))[0]
@@ -89,24 +85,24 @@ def pial_surface(labels: Volume) -> PialSurface:
 
 
 def render_thinned(labels: Volume, surface: PialSurface, thinning_mm: float, seed: int = 0) -> Volume:
-    """A whole-head T1w image of a label map whose cortex is thinner.
+    """Render a whole-head T1w image of a label map with thinner cortex.
 
     Parameters
     ----------
     labels : Volume, (1, X, Y, Z)
         The label map.
     surface : PialSurface
-        Its surface, :func:`pial_surface`.
+        Its pial surface.
     thinning_mm : float
-        How far the surface moves inward.
+        Distance by which the surface moves inward.
     seed : int
-        Same seed, same texture, bias field and noise, whatever the thinning.
+        Same seed, same texture, bias field and noise at any thinning.
 
     Returns
     -------
     Volume, (1, X, Y, Z), float32
-        As :func:`vbmstat.simulate.render_t1w` makes it; without thinning it differs by the partial volume of the pial
-        surface alone.
+        Without thinning it differs from :func:`vbmstat.simulate.render_t1w` only in the partial volume of the pial
+        surface.
     """
     rng = np.random.default_rng(seed)
     signal = render.structure_signal(labels, rng)
@@ -114,22 +110,18 @@ def render_thinned(labels: Volume, surface: PialSurface, thinning_mm: float, see
     cortex = float(signal[surface.cortex].mean())
     csf = float(signal[surface.csf].mean())
     signal = signal + present * (surface.gm_fraction(thinning_mm) - surface.cortex) * np.float32(cortex - csf)
-    return render.image_from_signal(
-        signal, render.brain_of(labels), labels.grid, noise_percent=render.NOISE_PERCENT,
-        bias_percent=render.BIAS_PERCENT, texture_percent=render.TEXTURE_PERCENT, psf_fwhm_mm=render.PSF_FWHM_MM,
-        rng=rng,
-    )  # fmt: skip
+    return render.image_from_signal(signal, render.brain_of(labels), labels.grid, rng)
 
 
 def gm_ml(labels: Volume, surface: PialSurface, thinning_mm: float) -> float:
-    """True GM volume of the thinned head: whole voxels of other GM, fractions of cortex."""
+    """True GM volume (mL) of the thinned head: whole voxels of other GM plus fractions of cortex."""
     other = (label_map.tissue_labels(labels).data[0].numpy() == label_map.GM) & ~surface.cortex
     total = float(other.sum()) + float(surface.gm_fraction(thinning_mm).sum(dtype=np.float64))
     return total * labels.grid.voxel_volume_ml
 
 
 def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
-    """Distance (mm) to the surface of a mask, positive inside, float32; smooth, and no voxel on the wrong side."""
+    """Smooth distance (mm) to the surface of a mask, positive inside, float32; every voxel keeps its side."""
     half = float(size_mm.min()) / 2
     rough = ndimage.distance_transform_edt(inside, size_mm) - half
     rough = np.where(inside, rough, half - ndimage.distance_transform_edt(~inside, size_mm)).astype(np.float32)
@@ -144,6 +136,6 @@ def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
 
 
 def _trust(distance: np.ndarray, size_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far a distance is one, 0 to 1, and its slope: 1 mm for each mm, but less in the middle between surfaces."""
+    """Trust in a distance map, 0 to 1, and its slope: 1 near a surface, less midway between two surfaces."""
     slope = np.sqrt(sum(g**2 for g in np.gradient(distance, *size_mm)))
     return np.clip((slope - _NO_SLOPE) / (_FULL_SLOPE - _NO_SLOPE), 0.0, 1.0), slope

@@ -1,8 +1,8 @@
-"""A synthetic T1w cohort in BIDS form with a known local effect of age on grey matter.
+"""A synthetic T1w cohort in BIDS format with a known local effect of age on grey matter.
 
-Ages run evenly from 20 to 80 years within each sex, heads differ in size by sex, and both are independent of the
-effect. The effect: in one region of the template the GM volume is ``1 + effect × (age - 20) / SD`` of what the
-same person would have without it, GM giving way to CSF at the cortex's outer border.
+Ages are uniform from 20 to 80 years within each sex, and head size depends on sex; both are independent of the effect.
+In one region of the template, the effect multiplies the person's GM volume by ``1 + effect × (age - 20) / SD``: GM
+becomes CSF at the outer border of the cortex.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from vbmstat.simulate.render import image_from_signal
 from vbmstat.tables import dictionary
 
 AGE_RANGE_YEARS = (20.0, 80.0)
-AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # of a uniform distribution, 17.3
-TIV_ML = {"M": 1550.0, "F": 1400.0}  # typical adults; the simulation's own choice
+AGE_SD_YEARS = (AGE_RANGE_YEARS[1] - AGE_RANGE_YEARS[0]) / math.sqrt(12.0)  # SD of the uniform distribution, 17.3
+TIV_ML = {"M": 1550.0, "F": 1400.0}  # this simulation's choice of typical adults
 TIV_SD_ML = 110.0
 _TEMPLATE_TIV_ML = 1925.0  # hull and CSF of the template's head; MNI brains are large
-DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and the opercula around it
+DEFAULT_REGION = Sphere((-38.0, 4.0, 2.0), 16.0)  # left insula and surrounding opercula
 _TRUTH = Path("derivatives", "truth")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a cohort is made from; the same settings give the same files.
+    """Settings of a cohort; the same settings give the same files.
 
     Attributes
     ----------
@@ -50,14 +50,14 @@ class Settings:
     effect_percent : float
         Change of the region's GM volume per standard deviation of age (17.3 years), relative to age 20.
     region : Sphere
-        Where the effect is, in the template's RAS+ mm.
+        Region of the effect, template RAS+ mm.
     voxel_size_mm, noise_percent, bias_percent : float
-        Cubic voxels; Rician noise and bias field as BrainWeb defines them.
+        Edge of cubic voxels; Rician noise and bias field in BrainWeb's definition.
     variation : float
-        How much people differ in shape and tissue: 1 is a plain guess at adults, 0 only in size and pose. A small
-        one lets a demonstration with few scans show its effect.
+        How much people differ in shape and tissue: 1 is a rough guess for adults; with 0 they differ only in size and
+        pose. A small value lets a demonstration show its effect with few scans.
     seed : int
-        Of all that is random.
+        Seed of all random numbers.
     """
 
     n_scans: int
@@ -92,14 +92,14 @@ def simulate_cohort(
     overwrite: bool = False,
     report: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write a synthetic cohort as a BIDS folder, with its truth under ``derivatives/truth``.
+    """Write a synthetic cohort as a BIDS folder with the ground truth in ``derivatives/truth``.
 
     Parameters
     ----------
     out : path
-        Folder to make.
+        Folder to create.
     settings : Settings
-        What to make.
+        Settings of the cohort.
     write_maps : bool
         Also write each scan's true GM, WM and CSF fractions.
     overwrite : bool
@@ -115,7 +115,7 @@ def simulate_cohort(
     Raises
     ------
     VbmstatError
-        If `out` holds something already, a setting is out of range, or the region's GM cannot change so much.
+        If `out` is not empty, a setting is out of range, or the region's GM cannot change that much.
     """
     out = Path(out)
     _make_room(out, overwrite)
@@ -136,7 +136,7 @@ def simulate_cohort(
 
 
 def draw_participants(settings: Settings) -> pd.DataFrame:
-    """The people of a cohort: participant_id, age (years, one decimal), sex (M, F) and tiv_aim_ml."""
+    """Draw the participants: participant_id, age (years, one decimal), sex (M, F) and tiv_aim_ml."""
     rng = np.random.default_rng([settings.seed, 2**32 - 1])
     n_scans = settings.n_scans
     sex = np.array(["F", "M"])[(np.arange(n_scans) + int(rng.integers(2))) % 2]
@@ -152,7 +152,7 @@ def draw_participants(settings: Settings) -> pd.DataFrame:
 
 
 def gm_factor(age: float, effect_percent: float) -> float:
-    """The region's GM volume at an age, relative to that of the same person without the effect.
+    """The region's GM volume at an age, relative to the same person without the effect.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def gm_factor(age: float, effect_percent: float) -> float:
 def simulate_person(
     settings: Settings, position: int, factor: float, tiv_aim_ml: float
 ) -> tuple[Person, dict[str, float]]:
-    """One person without noise, and the facts about them (volumes in mL, least Jacobian, shift of the CSF score)."""
+    """One person without noise, with ground truth (volumes in mL, smallest Jacobian, shift of the CSF score)."""
     rng = np.random.default_rng([settings.seed, position, 0])
     head = anatomy.template_head()
     shape = anatomy.random_shape(head, rng, tiv_aim_ml / _TEMPLATE_TIV_ML, settings.variation)
@@ -194,22 +194,22 @@ def _region_weight(region: Sphere, on: grid.Grid) -> torch.Tensor:
 
 def _make_room(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
-        msg = f"{out}: expected a folder to write into, found a file"
+        msg = f"{out}: expected a folder to write to, got a file"
         raise VbmstatError(msg)
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / _TRUTH / "ground_truth.json").is_file():
-        msg = f"{out}: holds files that are no simulated cohort; choose a new folder"
+        msg = f"{out}: holds files that are not a simulated cohort; choose a new folder"
         raise VbmstatError(msg)
     if not overwrite:
-        msg = f"{out}: holds a simulated cohort already; choose a new folder or overwrite it"
+        msg = f"{out}: already holds a simulated cohort; choose a new folder or overwrite it"
         raise VbmstatError(msg)
     for folder in [*out.glob("sub-*"), out / _TRUTH]:
         shutil.rmtree(folder)
 
 
 def _write_truth_of_effect(out: Path, settings: Settings, extreme_factor: float) -> None:
-    """The region's mask and the template's GM change per SD of age; fails early if the effect is out of reach."""
+    """Write the region's mask and the template's GM change per SD of age; fail early if the effect is impossible."""
     head, template = anatomy.template_head(), assets.template()
     weight = _region_weight(settings.region, head.grid)
     anatomy.csf_shift(head.scores, weight, extreme_factor)
@@ -227,11 +227,11 @@ def _write_truth_of_effect(out: Path, settings: Settings, extreme_factor: float)
 def _write_person(
     out: Path, participant: str, person: Person, settings: Settings, position: int, write_maps: bool
 ) -> None:
-    """The noisy scan and, if wanted, the true fractions."""
+    """Write the noisy scan and, on request, the true fractions."""
     t1w = image_from_signal(
         person.signal, person.fractions.sum(0).numpy() > 0.5, person.grid,
-        noise_percent=settings.noise_percent, bias_percent=settings.bias_percent, texture_percent=2.0,
-        psf_fwhm_mm=settings.voxel_size_mm, rng=np.random.default_rng([settings.seed, position, 1]),
+        np.random.default_rng([settings.seed, position, 1]), noise_percent=settings.noise_percent,
+        bias_percent=settings.bias_percent, psf_fwhm_mm=settings.voxel_size_mm,
     )  # fmt: skip
     stem = Path(participant, "anat", participant)
     io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
@@ -242,7 +242,7 @@ def _write_person(
 
 
 def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd.DataFrame) -> None:
-    """participants.tsv, the BIDS descriptions, volumes.tsv and, last, ground_truth.json."""
+    """Write participants.tsv, the BIDS descriptions, volumes.tsv and, last, ground_truth.json."""
     source: dict[str, Any] = {"Name": "vbmstat simulate", "Version": vbmstat.__version__}
     description = {"BIDSVersion": "1.9.0", "License": "CC0", "GeneratedBy": [source]}
     storage.write_json(
@@ -262,7 +262,7 @@ def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd
 
 
 def _write_ground_truth(out: Path, settings: Settings, *, complete: bool) -> None:
-    """ground_truth.json: also the mark of a simulated cohort, which may be overwritten when it was cut short."""
+    """Write ground_truth.json; it also marks the folder as a simulated cohort, which may be overwritten."""
     content = {
         "vbmstat_version": vbmstat.__version__,
         "settings": asdict(settings),

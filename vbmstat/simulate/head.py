@@ -1,7 +1,7 @@
 """A person's scan: tissue fractions and noise-free intensities of the whole head on the scan's grid.
 
-Around the brain lie CSF, compact bone with marrow, fat and skin, then a neck with the spinal cord and a plain
-face with eyes and airways: enough for a brain extraction network to see a head. Distances are in template mm.
+Around the brain lie CSF, compact bone with marrow, fat and skin; below, a neck with the spinal cord and a simple face
+with eyes and airways: enough for a brain extraction network to recognise a head. Distances are in template mm.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _EDGE_MM = 0.4  # half-width of the soft edges between tissues
 
 @dataclass(frozen=True)
 class Person:
-    """What a scan shows, without noise.
+    """A noise-free scan of a person, with its ground truth.
 
     Attributes
     ----------
     fractions : Tensor, (3, X, Y, Z), float32
-        True GM, WM and CSF fraction of each voxel; their sum is below 1 at the brain's rim and 0 outside.
+        True GM, WM and CSF fractions; their sum is below 1 at the edge of the brain and 0 outside.
     region_weight : Tensor, (X, Y, Z)
         Weight of the effect's region.
     signal : ndarray, (X, Y, Z), float32
         T1w intensity relative to WM.
     grid : Grid
-        The scan's grid, RAS+ mm of the scanner.
+        Grid of the scan, scanner RAS+ mm.
     """
 
     fractions: torch.Tensor
@@ -68,11 +68,11 @@ def draw_person(
     shape : Shape
         The person's shape.
     on : Grid
-        The scan's grid.
+        Grid of the scan.
     region : Sphere
-        Where the effect is, for its weight in the scan.
+        Region of the effect.
     rng : Generator
-        Source of the thickness of skull and scalp and of the pattern of fat.
+        Random numbers for the thickness of skull and scalp and the pattern of fat.
     """
     points = shape.to_template(on)  # (3, X, Y, Z), template mm
     layers = torch.cat([scores, head.gm_signal])
@@ -90,7 +90,7 @@ def draw_person(
 
 
 def _distance(head: Head, points: torch.Tensor) -> np.ndarray:
-    """Signed distance to the brain's hull at template points; beyond the head's grid it keeps growing."""
+    """Signed distance to the hull of the brain at template points; it keeps growing beyond the head's grid."""
     voxels = grid.apply_affine(np.linalg.inv(head.grid.affine), points)
     last = torch.tensor(head.grid.shape).reshape(3, 1, 1, 1) - 1
     beyond = (voxels - voxels.clamp(min=0).minimum(last)).square().sum(0).sqrt() * float(head.grid.voxel_size_mm[0])
@@ -136,6 +136,6 @@ def _blend(signal: np.ndarray, value: float, share: np.ndarray) -> np.ndarray:
 
 
 def _ellipse(offsets: tuple[np.ndarray, ...], radii: tuple[float, ...]) -> np.ndarray:
-    """About the signed distance (mm) to an ellipsoid or elliptic cylinder."""
+    """Approximate signed distance (mm) to an ellipsoid or elliptic cylinder."""
     norm = np.sqrt(np.sum(np.stack([(o / r) ** 2 for o, r in zip(offsets, radii, strict=True)]), axis=0))
     return (norm - 1.0) * min(radii)

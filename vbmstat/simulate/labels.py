@@ -1,9 +1,9 @@
-"""Values of FreeSurfer-type whole-head label maps: T1w intensity and tissue of each.
+"""Tissue and T1w intensity of the labels in FreeSurfer-type whole-head label maps.
 
-What the SynthSeg training maps (`shared/data/labelmaps`, 1 mm) hold, as seen in them. 24 is all CSF outside the
-ventricles: the sulci, everything between cortex and skull, and the spinal canal (no dura, falx or tentorium).
+The table was compiled by inspecting SynthSeg's training maps (1 mm). 24 is all CSF outside the ventricles: the sulci,
+everything between cortex and skull, and the spinal canal (there is no dura, falx or tentorium).
 25/57 are white-matter lesions around the lateral ventricles, 30/62 vessels at the basal ganglia, 72 the fifth
-ventricle, 85 the optic chiasm, 136/137 and 163/164 choroid plexus. 5xx lie outside the brain, as in SimNIBS'
+ventricle, 85 the optic chiasm, 136/137 and 163/164 choroid plexus. 5xx are outside the brain, as in SimNIBS'
 `charm`: 502 arteries, 506 eyes, 507 fat and muscle together, 508 eye muscles, 509 mucosa, 511 skin, 512 spinal
 cord, 514 veins and sinuses, 515 compact bone, 516 marrow, 530 optic nerve. Air inside the head is 0.
 """
@@ -20,9 +20,9 @@ from vbmstat.image.volume import Volume
 BACKGROUND, CSF, GM, WM = 0, 1, 2, 3
 CSF_LABEL, SOFT_TISSUE_LABEL, SKIN_LABEL = 24, 507, 511
 
-# label -> (tissue, T1w intensity relative to cerebral WM in a 3T MPRAGE). The order of the means was read from
+# label -> (tissue, T1w intensity relative to cerebral WM in a 3T MPRAGE). The order of the intensities is that of
 # one real scan (AOMIC sub-0001 with its aseg: thalamus and pallidum nearest WM, putamen above caudate, both
-# above cortex); the levels are those of a scan without its bias field.
+# above cortex); the levels are those of a bias-corrected scan.
 _STRUCTURES: dict[tuple[int, ...], tuple[int, float]] = {
     (0,): (BACKGROUND, 0.0),
     (2, 41, 7, 46): (WM, 1.0),
@@ -57,24 +57,24 @@ INTENSITY = {label: intensity for labels, (_, intensity) in _STRUCTURES.items() 
 
 
 def tissue_labels(labels: Volume) -> Volume:
-    """Exact tissue of each voxel of a label map: 0 not brain, 1 CSF, 2 GM, 3 WM.
+    """Exact tissue of each voxel of a label map: 0 outside the brain, 1 CSF, 2 GM, 3 WM.
 
     Parameters
     ----------
     labels : Volume, (1, X, Y, Z)
-        FreeSurfer-type label map; values are whole numbers.
+        FreeSurfer-type label map with integer values.
 
     Returns
     -------
     Volume, (1, X, Y, Z), float32
-        Brainstem, ventral diencephalon, lesions, hypointensities and optic chiasm are WM; thalamus, pallidum and
-        the other deep nuclei GM; choroid plexus and vessels inside the brain CSF. The spinal cord, and CSF (24)
-        below the lowest GM or WM voxel or detached from the brain, are not brain.
+        Brainstem, ventral diencephalon, lesions, hypointensities and optic chiasm are WM; thalamus, pallidum and the
+        other deep nuclei are GM; choroid plexus and vessels inside the brain are CSF. Outside the brain are the spinal
+        cord and CSF (24) that lies below the lowest GM or WM voxel or is detached from the brain.
 
     Raises
     ------
     ScanError
-        If the map holds a value that is no known label.
+        If the map holds an unknown label.
     """
     tissue = lookup(labels, TISSUE)
     parenchyma = (tissue >= GM).nonzero()  # (n, 3) voxel indices
@@ -87,7 +87,7 @@ def tissue_labels(labels: Volume) -> Volume:
 
 
 def is_label_map(volume: Volume) -> bool:
-    """Whether an image is a whole-head label map: whole numbers, all of them known labels, cortex and WM among them."""
+    """Whether an image is a whole-head label map: all values are known labels, with cortex and WM among them."""
     values = torch.unique(volume.data[:, ::2, ::2, ::2])
     known = torch.tensor(sorted(TISSUE), dtype=values.dtype)
     return bool(torch.isin(values, known).all() and torch.isin(torch.tensor([2.0, 3.0, 41.0, 42.0]), values).all())
@@ -104,12 +104,12 @@ def _main_piece(mask: torch.Tensor) -> torch.Tensor:
 def lookup(labels: Volume, table: dict[int, float] | dict[int, int]) -> torch.Tensor:
     """The table's entry for each voxel's label, (X, Y, Z), float32; unknown labels raise ScanError."""
     values = labels.data[0].round().to(torch.int32).numpy()
-    found, inverse = np.unique(values, return_inverse=True)
-    unknown = [str(label) for label in found if int(label) not in table]
+    present, inverse = np.unique(values, return_inverse=True)
+    unknown = [str(label) for label in present if int(label) not in table]
     if unknown:
-        msg = f"label map: unknown values {', '.join(unknown[:8])}; expected FreeSurfer-type labels (see labels.py)"
+        msg = f"label map: unknown values {', '.join(unknown[:8])}; expected labels of vbmstat.simulate.labels"
         raise ScanError(msg)
-    entries = np.array([table[int(label)] for label in found], dtype=np.float32)
+    entries = np.array([table[int(label)] for label in present], dtype=np.float32)
     return torch.from_numpy(entries[inverse].reshape(values.shape))
 
 

@@ -1,9 +1,9 @@
-"""Rendering: intensities -> a T1w image with texture, partial volume, bias field and Rician noise.
+"""Render intensities to a T1w image with texture, partial volume, bias field and Rician noise.
 
-The order is that of a scanner: what the tissue emits (mean and texture), blurred by the point-spread function,
-shaded by the coil sensitivities, and, last, noise. Noise and bias are given in BrainWeb's percentages
-(Cocosco et al. 1997): noise as the sigma of each complex channel relative to the brightest brain tissue, bias
-as the range of the field over the brain (40 % is 0.8 to 1.2).
+The steps follow the scanner: the tissue's signal (mean and texture) is blurred by the point-spread function and shaded
+by the coil sensitivities; noise comes last. Noise and bias are in BrainWeb's percentages (Cocosco et al. 1997): noise
+is the sigma of each complex channel relative to the brightest brain tissue, bias the range of the field over the brain
+(40 % is 0.8 to 1.2).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.simulate import labels as label_map
 
-WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; fat then stays below 1000
-NOISE_PERCENT, BIAS_PERCENT, TEXTURE_PERCENT, PSF_FWHM_MM = 3.0, 40.0, 2.0, 1.0  # unless told otherwise
+WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; keeps fat below 1000
+NOISE_PERCENT, BIAS_PERCENT, TEXTURE_PERCENT, PSF_FWHM_MM = 3.0, 40.0, 2.0, 1.0  # defaults
 TEXTURE_FWHM_MM = 7.0
-STRUCTURE_SD = 0.015  # sd of a structure's mean around its tabled value, relative to WM
+STRUCTURE_SD = 0.015  # sd of a structure's mean around its table value, relative to WM
 _FWHM_TO_SIGMA = 1.0 / np.sqrt(8.0 * np.log(2.0))
 _FAT, _MUSCLE = 1.20, 0.50  # relative to WM
 _SUBCUTANEOUS_MM = 5.0  # fat lies within this distance of the skin
@@ -29,15 +29,15 @@ _SUBCUTANEOUS_MM = 5.0  # fat lies within this distance of the skin
 def render_t1w(
     labels: Volume,
     *,
-    noise_percent: float = 3.0,
-    bias_percent: float = 40.0,
-    texture_percent: float = 2.0,
-    psf_fwhm_mm: float = 1.0,
+    noise_percent: float = NOISE_PERCENT,
+    bias_percent: float = BIAS_PERCENT,
+    texture_percent: float = TEXTURE_PERCENT,
+    psf_fwhm_mm: float = PSF_FWHM_MM,
     contrast: float = 1.0,
     structure_sd: float = STRUCTURE_SD,
     seed: int = 0,
 ) -> Volume:
-    """A whole-head T1w image of a FreeSurfer-type label map.
+    """Render a whole-head T1w image from a FreeSurfer-type label map.
 
     Parameters
     ----------
@@ -50,36 +50,36 @@ def render_t1w(
     texture_percent : float
         Standard deviation of the smooth variation within structures, in percent of WM.
     psf_fwhm_mm : float
-        Full width at half maximum of the Gaussian point-spread function that makes the partial volume.
+        Full width at half maximum of the Gaussian point-spread function, which creates partial volume.
     contrast : float
-        Exponent of the structures' intensities relative to WM: above 1, GM and CSF are darker.
+        Exponent of the structures' intensities relative to WM: above 1, GM and CSF get darker.
     structure_sd : float
-        Standard deviation of a structure's mean around its tabled value, relative to WM.
+        Standard deviation of a structure's mean around its table value, relative to WM.
     seed : int
         Same seed, same image.
 
     Returns
     -------
     Volume, (1, X, Y, Z), float32
-        On the grid of `labels`; WM is about 600, the range about 0 to 1000.
+        On the grid of `labels`; WM is about 600, all values about 0 to 1000.
 
     Raises
     ------
     ScanError
-        If the map holds a value that is no known label.
+        If the map holds an unknown label.
     """
     rng = np.random.default_rng(seed)
     return image_from_signal(
-        structure_signal(labels, rng, contrast, structure_sd), brain_of(labels), labels.grid,
+        structure_signal(labels, rng, contrast, structure_sd), brain_of(labels), labels.grid, rng,
         noise_percent=noise_percent, bias_percent=bias_percent, texture_percent=texture_percent,
-        psf_fwhm_mm=psf_fwhm_mm, rng=rng,
+        psf_fwhm_mm=psf_fwhm_mm,
     )  # fmt: skip
 
 
 def structure_signal(
     labels: Volume, rng: np.random.Generator, contrast: float = 1.0, structure_sd: float = STRUCTURE_SD
 ) -> np.ndarray:
-    """What each voxel emits, relative to WM: a mean for each structure, and fat, (X, Y, Z), float32."""
+    """Noise-free signal relative to WM: a mean for each structure, plus fat, (X, Y, Z), float32."""
     means = {
         label: mean**contrast + (mean > 0) * rng.normal(0, structure_sd) for label, mean in label_map.INTENSITY.items()
     }
@@ -89,7 +89,7 @@ def structure_signal(
 
 
 def brain_of(labels: Volume) -> np.ndarray:
-    """Where a label map has brain, with its CSF, (X, Y, Z), bool."""
+    """Brain mask of a label map, CSF included, (X, Y, Z), bool."""
     return label_map.tissue_labels(labels).data[0].numpy() > 0
 
 
@@ -97,27 +97,27 @@ def image_from_signal(
     signal: np.ndarray,
     brain: np.ndarray,
     grid: Grid,
-    *,
-    noise_percent: float,
-    bias_percent: float,
-    texture_percent: float,
-    psf_fwhm_mm: float,
     rng: np.random.Generator,
+    *,
+    noise_percent: float = NOISE_PERCENT,
+    bias_percent: float = BIAS_PERCENT,
+    texture_percent: float = TEXTURE_PERCENT,
+    psf_fwhm_mm: float = PSF_FWHM_MM,
 ) -> Volume:
-    """Texture, point spread, bias field and Rician noise on noise-free intensities.
+    """Apply texture, point spread, bias field and Rician noise to noise-free intensities.
 
     Parameters
     ----------
     signal : ndarray, (X, Y, Z), float32
         Intensity relative to WM.
     brain : ndarray, (X, Y, Z), bool
-        Where the bias field's range is reckoned.
+        Mask over which the bias field has its range.
     grid : Grid
-        Grid of both.
+        Grid of both arrays.
+    rng : Generator
+        Random numbers for texture, field and noise.
     noise_percent, bias_percent, texture_percent, psf_fwhm_mm : float
         As in :func:`render_t1w`.
-    rng : Generator
-        Source of texture, field and noise.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def image_from_signal(
 def bias_field(brain: np.ndarray, grid: Grid, percent: float, rng: np.random.Generator) -> np.ndarray:
     """A smooth multiplicative field whose range over the brain is 1 ± percent/200, (X, Y, Z), float32.
 
-    Cosines of up to 1.5 periods over the field of view with random weights, so the wavelength is 130 mm or more.
+    A sum of cosines with random weights and at most 1.5 periods over the field of view: wavelengths of 130 mm or more.
     """
     if percent == 0 or not brain.any():
         return np.ones(grid.shape, np.float32)
@@ -160,13 +160,13 @@ def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
 def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise of unit variance smoothed to `fwhm_mm`, (X, Y, Z), float32.
 
-    Drawn with voxels of a quarter of the FWHM where that is coarser than the grid's, and interpolated.
+    Drawn on voxels of a quarter of the FWHM if the grid is finer than that, and interpolated.
     """
     coarse = grid.with_voxel_size(np.maximum(fwhm_mm / 4.0, grid.voxel_size_mm))
     white = rng.standard_normal(coarse.shape, dtype=np.float32)
     sigma_voxels = fwhm_mm * _FWHM_TO_SIGMA / coarse.voxel_size_mm
     smooth = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
-    if coarse.shape != grid.shape:  # both have the same outer faces, which is what align_corners=False assumes
+    if coarse.shape != grid.shape:  # both grids share their outer faces, as align_corners=False assumes
         fine = functional.interpolate(
             torch.from_numpy(smooth)[None, None], size=grid.shape, mode="trilinear", align_corners=False
         )
@@ -175,7 +175,7 @@ def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.nda
 
 
 def _add_fat(signal: np.ndarray, labels: Volume, rng: np.random.Generator) -> None:
-    """Turn part of the soft tissue (507) from muscle into fat: under the skin, and in patches deeper down."""
+    """Turn part of the soft tissue (507) from muscle into fat: under the skin, and in patches below."""
     values = labels.data[0].numpy()
     soft = values == label_map.SOFT_TISSUE_LABEL
     if not soft.any():

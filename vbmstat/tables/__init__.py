@@ -1,1 +1,1 @@
-"""Cohort tables, tables with a data dictionary, and what every column means."""
+"""Read and write tables: cohorts, data dictionaries, the meaning of every column."""

@@ -1,6 +1,6 @@
-"""What a cell of a table says: words that mean missing, numbers as people type them, labels and their spelling.
+"""Interpret table cells: missing values, numbers as people type them, labels and their spelling.
 
-The one owner of these rules: readers of files, formulas, sites, blocks and weights all come here.
+The one owner of these rules: file readers, formulas, sites, blocks and weights all use them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-# In any case of letters: empty cells, BIDS, R, pandas, numpy, SPSS and SAS (.), error values of spreadsheets.
+# Letter case ignored: empty cells, BIDS, R, pandas, numpy, SPSS and SAS (.), error values of spreadsheets.
 _MISSING = frozenset({
     "", "n.a", "(null)", "\\n", "n/a", "na", "nan", "-nan", "null", "nat", ".", "<na>", "n.a.", "#n/a", "#na",
     "#n/a n/a", "#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
 })  # fmt: skip
-_MISSING_AS_WRITTEN = frozenset({"None"})  # of Python; "none" may be a level (medication: none, SSRI)
-# Words that may mean missing, and may be a level: they are kept, and said aloud.
+_MISSING_AS_WRITTEN = frozenset({"None"})  # Python's; "none" may be a level (medication: none, SSRI)
+# Words that may mean missing or be a level: kept, with a note.
 _AMBIGUOUS = frozenset({
     "-", "--", "---", "–", "—", "?", "??", "*", "..", "...", "…", "none", "unknown", "unk", "unkn", "not known", "n/k",
     "nk", "missing", "miss", "missing value", "not available", "not applicable", "n.v.", "nd", "n.d.", "n/d",
@@ -39,12 +39,12 @@ _SIGNS = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\uff0b": "
 
 
 def normalized(text: str) -> str:
-    """Text in Unicode's composed form (NFC), as macOS does not write file names, without blanks around it."""
+    """Text in Unicode's composed form (NFC; macOS decomposes file names), without blanks around it."""
     return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
 
 
 def is_missing(word: str) -> bool:
-    """Whether a cell says that there is no value.
+    """Whether a cell means a missing value.
 
     Examples
     --------
@@ -55,12 +55,12 @@ def is_missing(word: str) -> bool:
 
 
 def may_mean_missing(word: str) -> bool:
-    """Whether a word is a level in some tables and says "no value" in others, such as ``unknown`` or ``-``."""
+    """Whether a word is a level in some tables and a missing value in others, such as ``unknown`` or ``-``."""
     return word.strip().casefold() in _AMBIGUOUS
 
 
 def without_missing_words(column: pd.Series) -> pd.Series:
-    """A column of text with missing values for the words that say so; other columns as they are."""
+    """A text column with its missing-value words set missing; other columns unchanged."""
     if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         return column
     words = {value for value in column.unique() if isinstance(value, str) and is_missing(value)}
@@ -68,7 +68,7 @@ def without_missing_words(column: pd.Series) -> pd.Series:
 
 
 def label(value: Any) -> str:
-    """A level, subject or site as text: whole numbers without a decimal point, all others with all their digits.
+    """A level, subject or site as text: whole numbers without decimal point, others with all digits.
 
     Examples
     --------
@@ -86,22 +86,22 @@ def labels(column: Iterable[Any]) -> list[str]:
 
 
 def sorted_labels(values: Iterable[str]) -> list[str]:
-    """Different labels in order: numbers by size, else as text.
+    """Unique labels in order: by size if all are numbers, else as text.
 
     Examples
     --------
     >>> sorted_labels(["10", "2", "2"])
     ['2', '10']
     """
-    each = sorted(set(values))
+    unique = sorted(set(values))
     try:
-        return sorted(each, key=lambda text: (float(text), text))
+        return sorted(unique, key=lambda text: (float(text), text))
     except ValueError:
-        return each
+        return unique
 
 
 def same_but_for_spelling(words: Iterable[str]) -> list[list[str]]:
-    """Groups of different words that only letter case, blanks or invisible characters tell apart.
+    """Groups of words that differ only in letter case, blanks or invisible characters.
 
     Examples
     --------
@@ -117,15 +117,15 @@ def same_but_for_spelling(words: Iterable[str]) -> list[list[str]]:
 
 
 def numbers_in(text: pd.Series, decimal_comma: bool = False) -> pd.Series:
-    """Numbers of cells of text, NaN where a cell is none.
+    """Text cells as numbers, NaN where a cell is not a number.
 
     Parameters
     ----------
     text : Series of str
-        Missing values stay missing. A minus of any typeface is a minus.
+        Missing values stay missing. Any Unicode minus counts as a minus.
     decimal_comma : bool
-        Whether a comma may stand for the decimal point. It is read so only where it cannot be a separator of thousands:
-        not if every cell with a comma is like ``1,502``.
+        Whether a comma may be the decimal mark. It is not if every cell with a comma is like ``1,502``, where it
+        separates thousands.
     """
     plain = text.str.translate(_SIGNS)
     if decimal_comma:
@@ -136,12 +136,12 @@ def numbers_in(text: pd.Series, decimal_comma: bool = False) -> pd.Series:
 
 
 def is_padded(text: pd.Series) -> pd.Series:
-    """Which cells begin with a zero that a number would not have (``007``): codes."""
+    """Which cells are codes: they have a leading zero that a number would not have (``007``)."""
     return text.str.match(_PADDED, na=False).astype(bool)
 
 
 def as_numbers(text: pd.Series, decimal_comma: bool) -> pd.Series:
-    """A column of text as numbers if every value is one; codes with leading zeros and all others stay text."""
+    """A text column as numbers if every value is a number and none a code with leading zeros; else unchanged."""
     numbers = numbers_in(text, decimal_comma)
     is_number = numbers.notna() | text.isna()
     return numbers if is_number.all() and numbers.notna().any() and not is_padded(text).any() else text
@@ -154,7 +154,7 @@ def points_may_separate_thousands(text: pd.Series) -> bool:
 
 
 def is_decimal_comma(text: pd.Series) -> bool:
-    """Whether cells are numbers, some with a comma that can only be the decimal mark."""
+    """Whether all cells are numbers, some with a comma that can only be the decimal mark."""
     with_comma = text[text.str.contains(",", regex=False, na=False)]
     if with_comma.empty or with_comma.str.fullmatch(_COMMAS_OF_THOUSANDS).all():
         return False
@@ -162,12 +162,12 @@ def is_decimal_comma(text: pd.Series) -> bool:
 
 
 def has_thousands(word: str) -> bool:
-    """Whether a number is written in groups of three digits: ``1.502,3``, ``1,502``, ``12 345``."""
+    """Whether a number has thousands separators: ``1.502,3``, ``1,502``, ``12 345``."""
     return bool(_THOUSANDS.fullmatch(word.translate(_SIGNS)))
 
 
 def unquoted(word: str) -> str:
-    """A word without quotation marks around it, and without Excel's ``=`` before them."""
+    """A word without the quotation marks around it and Excel's ``=`` before them."""
     inner = word.removeprefix("=") if word.startswith('="') else word
     if len(inner) > 2 and inner[0] in _QUOTES and inner[-1] in _QUOTES:
         return inner[1:-1].strip()
@@ -175,7 +175,7 @@ def unquoted(word: str) -> str:
 
 
 def number_with_word(word: str) -> tuple[float, str] | None:
-    """Number and unit of a cell such as ``12 y``, ``12%``, ``<5`` or a date (unit ``date``); None of other cells.
+    """Number and unit in a cell such as ``12 y``, ``12%``, ``<5`` or a date (unit ``date``); None for other cells.
 
     Examples
     --------

@@ -1,9 +1,8 @@
-"""Cohorts: one row a scan, joined strictly by id.
+"""Cohort tables: one row per scan, joined strictly by id.
 
-Columns of a cohort table (``cohort.tsv``): ``participant_id`` and ``session_id`` (strings; empty session where
-there is none), the columns of participants.tsv, volumes in mL (``tiv_ml``, ``gm_ml``, ``wm_ml``, ``csf_ml``),
-quality figures (``qc_*``), ``engine`` and ``vbmstat_version``, and paths of maps relative to the table's folder
-(``mwp1``, ``mwp2``, ``mwp3``, ``s6mwp1``, ``s6mwp2``).
+Columns of ``cohort.tsv``: ``participant_id`` and ``session_id`` (strings; the session is empty if there is none), the
+columns of participants.tsv, volumes in mL (``tiv_ml``, ``gm_ml``, ``wm_ml``, ``csf_ml``), quality measures (``qc_*``),
+``engine`` and ``vbmstat_version``, and paths of maps relative to the table's folder (``mwp1`` … ``s6mwp2``).
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from vbmstat.tables.cells import (
 from vbmstat.tables.sheets import Sheet, id_name, read_sheet
 
 ID_COLUMNS = ("participant_id", "session_id")
-_ID_ALIASES = (  # as id_name writes them: Subject ID, subject_id and SubjectID are one name
+_ID_ALIASES = (  # in the form of id_name: Subject ID, subject_id and SubjectID are the same
     "participantid", "subjectid", "subject", "participant", "id", "scanid", "sub", "subid", "subj", "subjid",
 )  # fmt: skip
 _SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
@@ -47,11 +46,11 @@ class Cohort:
     Attributes
     ----------
     table : DataFrame
-        One row a scan, indexed by (participant_id, session_id), both strings.
+        One row per scan, indexed by (participant_id, session_id), both strings.
     folder : Path
-        What relative paths in the table are relative to.
+        Folder that relative paths in the table start from.
     notes : tuple of str
-        What the reader of the file passed over, such as a title above the header line.
+        What was skipped when the file was read, such as a title above the header line.
     """
 
     table: pd.DataFrame
@@ -60,17 +59,11 @@ class Cohort:
 
     @property
     def scan_ids(self) -> list[str]:
-        """``sub-01`` or ``sub-01_ses-1``, a row each."""
+        """``sub-01`` or ``sub-01_ses-1``, one per row."""
         return ["_".join(filter(None, key)) for key in self.table.index]
 
     def paths(self, column: str) -> list[Path]:
-        """Paths in a map column, e.g. ``"s6mwp1"``.
-
-        Raises
-        ------
-        TableError
-            If the column is absent or a scan has no path in it.
-        """
+        """Paths in a map column, e.g. ``"s6mwp1"``; raises TableError if it is absent or a scan has no path."""
         if column not in self.table:
             msg = f"expected a column {column!r} with map paths; the table has {', '.join(self.table.columns)}"
             raise TableError(msg)
@@ -83,7 +76,7 @@ class Cohort:
 
 
 def read_cohort(path: Path | str) -> Cohort:
-    """Read a cohort or participants table; see :func:`read_table` for what is understood."""
+    """Read a cohort or participants table, in any format of :func:`read_table`."""
     path = Path(path)
     sheet = _read(path)
     table, notes = _typed(sheet)
@@ -93,7 +86,7 @@ def read_cohort(path: Path | str) -> Cohort:
 def write_cohort(
     path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Write a cohort as TSV with its data dictionary; the session column is left out when no scan has one.
+    """Write a cohort as TSV with its data dictionary, without the session column if no scan has a session.
 
     Parameters
     ----------
@@ -107,12 +100,12 @@ def write_cohort(
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a participants table: ``.tsv``, ``.csv`` with any of tab, comma and semicolon, or ``.xlsx``.
+    """Read a participants table: ``.tsv``, ``.csv`` separated by tab, comma or semicolon, or ``.xlsx``.
 
-    Ids stay strings (``001`` is not ``1``), a byte-order mark, Excel's ``sep=;``, a title above the header line, and
-    empty rows and columns are skipped, words such as ``n/a`` and ``.`` are missing (:mod:`vbmstat.tables.cells`),
-    columns whose every value is a number without leading zeros become numeric (decimal commas are understood except in
-    comma-separated files). Nothing is recoded.
+    Ids stay strings (``001`` is not ``1``). A byte-order mark, Excel's ``sep=;``, a title above the header line, and
+    empty rows and columns are skipped; words such as ``n/a`` and ``.`` are missing (:mod:`vbmstat.tables.cells`).
+    Columns of numbers without leading zeros become numeric (with decimal commas, except in comma-separated files).
+    Nothing is recoded.
 
     Raises
     ------
@@ -134,17 +127,17 @@ def _read(path: Path) -> Sheet:
         line = error.object[: error.start].count(b"\n") + 1
         msg = f"{path}: expected a UTF-8 table, but line {line} has other bytes; save it as UTF-8 (Excel: CSV UTF-8)"
         raise TableError(msg) from error
-    except Exception as error:  # whatever pandas and openpyxl make of damaged files
+    except Exception as error:  # pandas and openpyxl raise anything on damaged files
         reason = " ".join(str(error).split())[:300]
         msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but reading failed: {reason}"
         raise TableError(msg) from error
 
 
 def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
-    """Missing values, and numbers where a column has nothing else; what is doubtful about points and commas."""
+    """The table with missing values and numeric columns, and notes on ambiguous decimal points."""
     table = sheet.cells.apply(without_missing_words)
     as_text = {*_ID_ALIASES, *map(id_name, TEXT_COLUMNS)}
-    of_points, has_decimal_commas = [], False
+    with_points, has_decimal_commas = [], False
     for name in table.columns:
         if id_name(name) in as_text:
             continue
@@ -152,13 +145,13 @@ def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
         table[name] = as_numbers(text, sheet.decimal_comma)
         if sheet.decimal_comma and pd.api.types.is_numeric_dtype(table[name]):
             has_decimal_commas |= bool(text.str.contains(",", regex=False, na=False).any())
-            of_points += [name] if points_may_separate_thousands(text) else []
-    doubtful = [
+            with_points += [name] if points_may_separate_thousands(text) else []
+    notes = [
         f"column {name}: {next(cell for cell in sheet.cells[name] if '.' in cell)} is read with a decimal point, "
         "though other columns have decimal commas; leave the point out if it separates thousands"
-        for name in of_points if has_decimal_commas
+        for name in with_points if has_decimal_commas
     ]  # fmt: skip
-    return table, doubtful
+    return table, notes
 
 
 def find_column(name: str, table: pd.DataFrame) -> str | None:
@@ -196,15 +189,15 @@ def is_tiv_name(name: str) -> bool:
 
 
 def is_id_name(name: str) -> bool:
-    """Whether a column's name is one of those of ids, whose numbers are names."""
+    """Whether a column holds ids, by its name; their numbers are labels."""
     return id_name(name) in _ID_ALIASES
 
 
 def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = None) -> pd.DataFrame:
-    """The table indexed by (participant_id, session_id), strings.
+    """Index a table by (participant_id, session_id), both strings.
 
-    Ids and names of columns are in Unicode's composed form. Where participants have several rows and there is no
-    ``session_id``, a column ``session``, ``ses`` or ``visit`` (in any case) tells them apart, and stays.
+    Ids and column names are composed (Unicode NFC). If participants have several rows and there is no ``session_id``,
+    a column ``session``, ``ses`` or ``visit`` (any letter case) is copied to it.
 
     Parameters
     ----------
@@ -213,7 +206,7 @@ def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = 
     source : str
         Name of the file, for messages.
     lines : sequence of int, optional
-        Line of each row in the file; by default the rows follow the header without a gap.
+        Line of each row in the file; by default rows follow the header without gaps.
 
     Raises
     ------
@@ -244,26 +237,25 @@ def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = 
     table = table.set_index(list(ID_COLUMNS))
     twice = table.index[table.index.duplicated()].unique()
     if len(twice):
-        listed = ", ".join("_".join(filter(None, key)) for key in twice)
-        advice = "keep one row a scan, or name the column that tells the visits apart session_id"
-        msg = f"{source}: duplicate id {listed}; {advice}"
+        ids = ", ".join("_".join(filter(None, key)) for key in twice)
+        advice = "keep one row per scan, or name the column of the visits session_id"
+        msg = f"{source}: duplicate id {ids}; {advice}"
         raise TableError(msg)
     return table
 
 
 def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
-    """Add participants' columns to a table of scans, strictly by id.
+    """Add the participants' columns to a table of scans, strictly by id.
 
-    A participants row without a session holds for all sessions of its participant; ``sub-`` (and ``ses-``) may be
-    missing in front of the participants' ids if it is missing everywhere.
+    A participants row without a session applies to all sessions of the participant; the prefix ``sub-`` (or ``ses-``)
+    may be missing in the participants' ids if it is missing in all of them.
 
     Returns
     -------
     table : DataFrame
-        The scans' rows in their order, with the participants' columns in front; scans without a row get missing
-        values.
+        The scans' rows in their order, participants' columns first; missing values for scans without a row.
     without : list of str
-        Scan ids that have no participants row.
+        Ids of scans that have no participants row.
     """
     people = participants.reset_index()
     written = list(people["participant_id"])
@@ -289,7 +281,7 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
 
 
 def closest(name: str, candidates: Iterable[str], n: int = 3) -> str:
-    """The nearest names to a misspelt one, comma separated, letter case aside; empty if none is near."""
+    """The names nearest to a misspelt one, ignoring letter case, comma separated; empty if none is near."""
     by_key: dict[str, str] = {}
     for candidate in map(str, candidates):
         by_key.setdefault(candidate.casefold(), candidate)

@@ -1,4 +1,4 @@
-"""Tables with their data dictionary: ``x.tsv`` and, beside it, ``x.json`` in BIDS form, both made here."""
+"""Write tables with their data dictionary: ``x.tsv`` and, beside it, ``x.json`` in BIDS form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from vbmstat.image import storage
 from vbmstat.tables.schema import TABLES, Column
 
-ABOUT = "vbmstat"  # key of the dictionary that describes the table and no column
+ABOUT = "vbmstat"  # key of the dictionary that describes the table itself
 _PLACEHOLDER = re.compile(r"<(\w+)>")
 
 
@@ -36,7 +36,7 @@ def write_table(
     given : mapping, optional
         Descriptions of the user's own columns, as a participants.json holds them.
     about : mapping, optional
-        What else is to be known of this table; added under the key ``vbmstat``.
+        More information about this table, written under the key ``vbmstat``.
     """
     path = Path(path)
     storage.write_table(path, table)
@@ -47,13 +47,13 @@ def write_table(
 def describe(
     kind: str, columns: Iterable[str], given: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Data dictionary of some columns of a kind of table.
+    """Data dictionary of columns in a kind of table.
 
     Returns
     -------
     dict
-        Column -> Description, Units, Levels. Columns that neither the schema nor `given` know are those of the user's
-        own table, and said to be.
+        Column -> Description, Units, Levels. Columns that neither the schema nor `given` describes are labelled as
+        coming from the participants table.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def describe(
 
 
 def _entry(kind: str, name: str) -> dict[str, Any] | None:
-    """What the schema says of a column; None where it does not know it."""
+    """The schema's entry for a column; None if there is none."""
     for column in TABLES[kind].columns:
         match = _pattern(column).fullmatch(name)
         if match:

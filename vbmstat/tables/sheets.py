@@ -1,4 +1,4 @@
-"""The cells of a table in a file, as text: .tsv and .csv of any separator, .xlsx; where its header line is."""
+"""Read table files as text cells (.tsv, .csv with any separator, .xlsx) and find their header line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Sheet:
     Attributes
     ----------
     cells : DataFrame of str
-        Columns have the names of the header line; "" where a cell is empty. Empty rows and columns are left out.
+        Columns named as in the header line; empty cells are "". Empty rows and columns are left out.
     lines : tuple of int
-        Line (row of a worksheet) of each row, for messages.
+        Line in the file (row of a worksheet) of each row, for messages.
     decimal_comma : bool
-        Whether a comma may be a decimal mark: not where it separates the cells.
+        Whether a comma may be a decimal mark: not if it separates the cells.
     notes : tuple of str
-        What was passed over.
+        What was skipped.
     """
 
     cells: pd.DataFrame
@@ -45,7 +45,7 @@ class Sheet:
 
 
 def id_name(name: str) -> str:
-    """A column's name in lower case, letters and digits only, as names of ids are compared.
+    """A column name in lower case, letters and digits only, to compare names of id columns.
 
     Examples
     --------
@@ -61,17 +61,17 @@ def read_sheet(path: Path, id_names: Iterable[str]) -> Sheet:
     Parameters
     ----------
     path : Path
-        ``.xlsx``, ``.xls``, or text in UTF-8 (or UTF-16 with its mark) whose cells a tab, comma or semicolon separates.
+        ``.xlsx``, ``.xls``, or text in UTF-8 (or UTF-16 with its mark) separated by tab, comma or semicolon.
     id_names : iterable of str
-        Columns, as :func:`id_name` writes them, by which a header line below a title is recognised, or the worksheet of
-        a workbook with several; without any the first line is the header.
+        Names of id columns, in the form of :func:`id_name`. They identify the header line below a title, and the
+        worksheet in a workbook; without one, the first line is the header.
 
     Raises
     ------
     TableError
         If a row has more cells than the header, two columns have one name, or the table has no rows.
     OSError, UnicodeError, ValueError
-        As the file's content makes Python, openpyxl and pandas raise.
+        From Python, openpyxl and pandas on damaged files.
     """
     known = set(id_names)
     if path.suffix.lower() == ".xlsx":
@@ -95,7 +95,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _separator(text: str, suffix: str, known: set[str]) -> str:
-    """The separator that shows an id column in the first lines, then the one that makes most columns."""
+    """The separator that gives an id column in the first lines; among equals, the one that gives most columns."""
     lines = [line for line in islice(io.StringIO(text), 2 * _SEARCHED_ROWS) if line.strip()]
     lines = lines[:_SEARCHED_ROWS]
 
@@ -113,7 +113,7 @@ def _has_id(row: Sequence[str], known: set[str]) -> bool:
 
 
 def _split(text: str, separator: str, line: int) -> list[tuple[int, list[str]]]:
-    """Rows with the number of the line in which each ends."""
+    """Rows with the number of the line in which each starts."""
     csv.field_size_limit(_MAX_FIELD)
     reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     rows, start = [], 0
@@ -122,7 +122,7 @@ def _split(text: str, separator: str, line: int) -> list[tuple[int, list[str]]]:
             rows.append((line + start + 1, row))
             start = reader.line_num
     except csv.Error as error:
-        msg = f"line {line + start + 1}: {error} (a quotation mark that is not closed?)"
+        msg = f"line {line + start + 1}: {error} (an unclosed quotation mark?)"
         raise ValueError(msg) from error
     return rows
 
@@ -130,13 +130,13 @@ def _split(text: str, separator: str, line: int) -> list[tuple[int, list[str]]]:
 def _sheet(
     path: Path, rows: list[tuple[int, list[str]]], known: set[str], decimal_comma: bool, notes: tuple[str, ...] = ()
 ) -> Sheet:
-    """A table with its header line; empty rows and columns left out."""
+    """The table below its header line, without empty rows and columns."""
     filled = [(line, [normalized(cell) for cell in row]) for line, row in rows]
     filled = [(line, row) for line, row in filled if any(row)]
     at = _header(filled, known)
     if at:
         title = " ".join(filter(None, filled[0][1]))[:60]
-        notes = (*notes, f"{path.name}: the header is line {filled[at][0]}; passed over above it: {title!r}")
+        notes = (*notes, f"{path.name}: the header is line {filled[at][0]}; skipped above it: {title!r}")
     if not filled:
         msg = f"{path}: expected a UTF-8 table (.tsv, .csv or .xlsx) with one header line, but it is empty"
         raise TableError(msg)
@@ -146,7 +146,7 @@ def _sheet(
         n_cells = max((i + 1 for i, cell in enumerate(row) if cell), default=0)
         if n_cells > len(header):
             msg = (
-                f"{path}: expected a UTF-8 table with {width} columns as its header (line {line}) has, but line {here} "
+                f"{path}: expected a UTF-8 table with {width} columns as in its header (line {line}), but line {here} "
                 f"has {n_cells} cells ({row[n_cells - 1]!r} is the last); correct the line or name the column"
             )
             raise TableError(msg)
@@ -158,7 +158,7 @@ def _sheet(
         msg = f"{path}: two columns are called {', '.join(map(repr, twice))}; rename one"
         raise TableError(msg)
     if not body:
-        msg = f"{path}: expected a header line and one line a scan, but the table has no rows"
+        msg = f"{path}: expected a header line and one line per scan, but the table has no rows"
         raise TableError(msg)
     cells = pd.DataFrame(dict(zip(names, (columns[i] for i in kept), strict=True)), dtype=str)
     return Sheet(cells, tuple(here for here, _ in body), decimal_comma, notes)
@@ -186,10 +186,10 @@ def _worksheet(path: Path, known: set[str]) -> tuple[list[tuple[int, list[str]]]
         sheet.title: [(i + 1, [_cell_text(cell) for cell in row]) for i, row in enumerate(sheet.iter_rows())]
         for sheet in book.worksheets
     }
-    filled = {title: [(i, row) for i, row in found if any(row)] for title, found in rows.items()}
-    with_id = [title for title, found in filled.items() if found and _has_id(found[_header(found, known)][1], known)]
-    chosen = next(iter([*with_id, *(title for title, found in filled.items() if found), *filled]))
-    others = [title for title, found in filled.items() if found and title != chosen]
+    filled = {title: [(i, row) for i, row in sheet if any(row)] for title, sheet in rows.items()}
+    with_id = [title for title, sheet in filled.items() if sheet and _has_id(sheet[_header(sheet, known)][1], known)]
+    chosen = next(iter([*with_id, *(title for title, sheet in filled.items() if sheet), *filled]))
+    others = [title for title, sheet in filled.items() if sheet and title != chosen]
     if any(not text for _, row in filled[chosen] for text in row):
         _check_formulas(path, chosen, openpyxl.load_workbook(path)[chosen], rows[chosen])
     notes = (f"{path.name}: worksheet {chosen!r} is read, not {', '.join(map(repr, others))}",) if others else ()
@@ -197,7 +197,7 @@ def _worksheet(path: Path, known: set[str]) -> tuple[list[tuple[int, list[str]]]
 
 
 def _check_formulas(path: Path, title: str, sheet: Any, rows: list[tuple[int, list[str]]]) -> None:
-    """Refuse a worksheet whose formulas were never computed: programs that are no spreadsheet write such."""
+    """Refuse a worksheet with formulas that were never computed, as scripts write them."""
     for (_, texts), row in zip(rows, sheet.iter_rows(), strict=False):
         for text, cell in zip(texts, row, strict=False):
             if not text and cell.data_type == "f":
@@ -209,7 +209,7 @@ def _check_formulas(path: Path, title: str, sheet: Any, rows: list[tuple[int, li
 
 
 def _cell_text(cell: Any) -> str:
-    """What a worksheet's cell shows, as far as it matters: whole numbers with zeros in front, dates without a time."""
+    """A worksheet cell as it is displayed: whole numbers with their leading zeros, dates without a time."""
     value = cell.value
     if value is None:
         return ""

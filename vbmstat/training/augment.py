@@ -1,13 +1,13 @@
-"""Twelve augmentations of a T1w image: what scanners and patients do to it.
+"""Twelve augmentations of T1w images.
 
-Each is a pure function of an image (X, Y, Z), a strength and a source of randomness. They are the paper's twelve
-(Fisch et al. 2026): bias field, motion, noise from a chi distribution, blur, ghosting, spikes, downsampling,
-translation, flip, brightness, contrast, Gibbs ringing. The paper's own code (package mriaug) has not been kept up since
-its first weeks, and TorchIO works on arrays of the CPU and brings SimpleITK and 15 more packages; these are small, and
-run where the image is. The strengths are this project's.
+Each is a pure function of an image (X, Y, Z), a strength and a random generator. They are the paper's twelve (Fisch et
+al. 2026): bias field, motion, noise from a chi distribution, blur, ghosting, spikes, downsampling, translation, flip,
+brightness, contrast, Gibbs ringing. The strengths are this project's. The paper's own package (mriaug) has been
+unmaintained since its first weeks, and TorchIO works on CPU arrays and needs SimpleITK and 15 more packages; the
+functions here are short and run on the image's device.
 
-What happens in k-space (motion, ghosting, spikes, ringing) is in :mod:`vbmstat.simulate.artefacts`; here is what is
-drawn. Noise is made after Aja-Fernández et al. 2014 (doi:10.1016/j.mri.2013.12.001).
+The k-space operations (motion, ghosting, spikes, ringing) are in :mod:`vbmstat.simulate.artefacts`; this module draws
+their parameters. Noise follows Aja-Fernández et al. 2014 (doi:10.1016/j.mri.2013.12.001).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.simulate import artefacts
 
 Source = torch.Generator
-_N_LOW_FREQUENCIES = 2  # of the bias field, in periods over the field of view
+_N_LOW_FREQUENCIES = 2  # of the bias field: periods over the field of view
 _MAX_COILS = 4
 _MAX_GHOSTS = 4
 
 
 def bias_field(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Times a smooth field of ``1 ± strength`` at most: the inverse Fourier transform of low-frequency noise."""
+    """Multiply by a smooth field within ``1 ± strength``, the inverse Fourier transform of low-frequency noise."""
     spectrum = torch.zeros(image.shape[0], image.shape[1], image.shape[2] // 2 + 1, dtype=torch.complex64)
     low = [*range(_N_LOW_FREQUENCIES + 1), *range(-_N_LOW_FREQUENCIES, 0)]
     for x in low:
@@ -41,19 +41,19 @@ def bias_field(image: torch.Tensor, strength: float, source: Source) -> torch.Te
 
 
 def motion(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """A head that turned by up to `strength` degrees, and moved by as many voxels, while a part of k-space was read."""
+    """Turn the head by up to `strength` degrees, and shift it by as many voxels, for a fifth of the k-space lines."""
     turn = math.radians(strength) * (2 * torch.rand(3, generator=source) - 1)
     shift = strength * (2 * torch.rand(3, generator=source) - 1)
     axis = _pick(3, source)
     n = image.shape[axis]
     first = _pick(n, source)
-    during = (torch.arange(n, device=image.device) - first) % n < max(1, n // 5)  # a fifth of the lines
-    during[0] = False  # the mean stays
+    during = (torch.arange(n, device=image.device) - first) % n < max(1, n // 5)
+    during[0] = False  # keeps the mean
     return artefacts.read_while_moved(image, turn, shift, during, axis)
 
 
 def chi_noise(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Magnitude of 1 to 4 coils with Gaussian noise of standard deviation `strength` in both channels of each."""
+    """Magnitude of 1 to 4 coils with Gaussian noise of SD `strength` in each real and imaginary channel."""
     n_channels = 2 * (1 + _pick(_MAX_COILS, source))
     total = (image + strength * _noise(image, source)).square()
     for _ in range(n_channels - 1):
@@ -62,19 +62,19 @@ def chi_noise(image: torch.Tensor, strength: float, source: Source) -> torch.Ten
 
 
 def blur(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Convolved with a Gaussian whose full width at half maximum is up to `strength` voxels, for each axis its own."""
+    """Convolve with a Gaussian whose full width at half maximum is drawn per axis, up to `strength` voxels."""
     width = strength * torch.rand(3, generator=source)
     return smooth(image[None], width.numpy(), 3.0)[0]
 
 
 def ghosting(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """2 to 4 ghosts along an axis: every so many lines of k-space is weaker by the share `strength`."""
+    """Weaken every 2nd to 5th k-space line along an axis by the share `strength`, which gives ghosts."""
     axis, every = _pick(3, source), 2 + _pick(_MAX_GHOSTS - 1, source)
     return artefacts.ghosts(image, strength, every, axis)
 
 
 def spikes(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """A single wrong value in k-space: stripes of amplitude `strength` times the brightest voxel."""
+    """Corrupt one k-space value: stripes with an amplitude of `strength` times the brightest voxel."""
     at = [_pick(n, source) for n in image.shape]
     size = strength * float(image.max()) * image.numel()
     phase = 2j * torch.pi * torch.rand(1, generator=source)
@@ -82,7 +82,7 @@ def spikes(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor
 
 
 def downsample(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Thicker slices along one axis, by a factor of up to ``1 + strength``, interpolated back."""
+    """Average to slices up to ``1 + strength`` times as thick along one axis, and interpolate back."""
     axis = _pick(3, source)
     n = image.shape[axis]
     n_slices = max(2, round(n / (1 + strength * float(torch.rand(1, generator=source)))))
@@ -94,28 +94,28 @@ def downsample(image: torch.Tensor, strength: float, source: Source) -> torch.Te
 
 
 def ringing(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Gibbs ringing: the outer share `strength` of k-space along one axis was not read."""
+    """Gibbs ringing: remove the outer share `strength` of k-space along one axis."""
     return artefacts.truncated(image, strength, _pick(3, source))
 
 
 def brightness(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Brighter or darker by up to `strength`, in units of the scaled image."""
+    """Add or subtract `strength`, in units of the scaled image."""
     return image + strength * _sign(source)
 
 
 def contrast(image: torch.Tensor, strength: float, source: Source) -> torch.Tensor:
-    """Distance from 0.5 larger or smaller by up to the share `strength`."""
+    """Scale the distance from 0.5 by 1 ± `strength`."""
     return 0.5 + (image - 0.5) * (1 + strength * _sign(source))
 
 
 def translation(strength: float, source: Source) -> tuple[int, int, int]:
-    """Whole voxels to move by, up to `strength` along each axis, so that nothing is interpolated."""
+    """Random shift of up to `strength` voxels per axis; whole voxels need no interpolation."""
     x, y, z = ((2 * torch.rand(3, generator=source) - 1) * strength).round().int().tolist()
     return x, y, z
 
 
 def shifted(image: torch.Tensor, by: tuple[int, int, int]) -> torch.Tensor:
-    """An image (…, X, Y, Z) moved by whole voxels; what enters is the image's smallest value."""
+    """Shift an image (…, X, Y, Z) by whole voxels and fill in its smallest value."""
     moved = torch.roll(image, by, dims=(-3, -2, -1))
     low = image.amin()
     for axis, n in zip((-3, -2, -1), by, strict=True):
@@ -126,14 +126,14 @@ def shifted(image: torch.Tensor, by: tuple[int, int, int]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One of the image's augmentations with the strength that it may have, low to high."""
+    """An augmentation of the image with its range of strengths."""
 
     change: Callable[[torch.Tensor, float, Source], torch.Tensor]
     low: float
     high: float
 
 
-IN_SCANNER = (  # on raw intensities where the brightest tissue is about 1; in the order in which they happen
+IN_SCANNER = (  # on raw intensities (brightest tissue about 1), in the order in which they occur
     Augmentation(bias_field, 0.1, 0.4),
     Augmentation(motion, 0.5, 3.0),
     Augmentation(blur, 0.5, 2.0),
@@ -150,7 +150,7 @@ MAX_SHIFT_VOXELS = 8.0
 def apply(
     image: torch.Tensor, augmentations: tuple[Augmentation, ...], probability: float, source: Source
 ) -> torch.Tensor:
-    """Each augmentation with a probability and a random strength; what was zero stays zero, as around a brain."""
+    """Apply each augmentation with a probability and a random strength; zeros, as around a brain, stay zero."""
     inside = image != 0
     for augmentation in augmentations:
         drawn, share = torch.rand(2, generator=source).tolist()

@@ -1,9 +1,9 @@
-"""A file of training cases: images and what a network should say of them, compressed, in one .npz.
+"""A file of training cases: network inputs and targets, compressed in one .npz.
 
-Arrays are stored as whole numbers with a fixed step, which keeps 40 brains of 1.5 mm in 40 MB; nothing in the file is
-code. Of a tissue case: `t1w` (the 99.5th percentile of the brain is 1), `p0`, and, if known, `no_gm`, all
-(1, X, Y, Z) on a view of the region. Of a registration case, on the template's grid or a coarser one: `scan` (GM and
-WM, 2 channels) and `velocity` (the forward half, in voxels of that grid, at 3 mm where the grid is finer).
+Arrays are stored as integers with a fixed step, so that 40 brains at 1.5 mm take 40 MB; the file contains no code. A
+tissue case has `t1w` (the brain's 99.5th percentile is 1), `p0` and, if known, `no_gm`, all (1, X, Y, Z) on a view of
+the region. A registration case, on the template's grid or a coarser one, has `scan` (GM and WM, 2 channels) and
+`velocity` (the forward half, in voxels of that grid; stored at 3 mm if the grid is finer).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vbmstat.errors import VbmstatError
 from vbmstat.image.storage import atomic_path
 
 _STEP = {"t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200}
-_TYPE = {"velocity": np.int16}  # the others never below 0: uint8
+_TYPE = {"velocity": np.int16}  # the others are never negative: uint8
 _HEAD = "cases"
 
 
@@ -36,9 +36,9 @@ class Case:
     name : str
         Unique in its file.
     group : str
-        Dataset or site; groups are not split over folds.
+        Dataset or site; a group is never split between folds.
     arrays : dict of str to Tensor
-        As the module describes.
+        Arrays described at the head of the module.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Case:
 
 
 def write_cases(path: Path, cases: Iterable[Case], settings: Mapping[str, Any]) -> None:
-    """Write cases, one at a time in memory, whole or not at all; `settings` says what grid they are on."""
+    """Write cases atomically, one at a time in memory; `settings` has their ``kind`` and the ``shape`` of images."""
     names: list[str] = []
     groups: list[str] = []
     with atomic_path(path) as temporary, ZipFile(temporary, "w", ZIP_DEFLATED) as archive:
         for case in cases:
             if case.name in names:
-                msg = f"{path}: expected cases with names of their own, got {case.name} twice"
+                msg = f"{path}: expected cases with unique names, got {case.name} twice"
                 raise VbmstatError(msg)
             names.append(case.name)
             groups.append(case.group)
@@ -69,17 +69,17 @@ def write_cases(path: Path, cases: Iterable[Case], settings: Mapping[str, Any]) 
 
 
 class CaseFile:
-    """Cases of a file, read when they are asked for.
+    """Cases of a file, each read on demand.
 
     Parameters
     ----------
     path : Path
-        Of :func:`write_cases`.
+        File of :func:`write_cases`.
 
     Raises
     ------
     VbmstatError
-        If it is missing or something else.
+        If the file is missing or not a file of cases.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,12 +97,12 @@ class CaseFile:
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:
-        """Of the images."""
+        """Shape of the images."""
         x, y, z = (int(n) for n in self.settings["shape"])
         return x, y, z
 
     def load(self, name: str) -> dict[str, torch.Tensor]:
-        """Arrays of a case, float32."""
+        """Read the arrays of a case, float32."""
         keys = [entry for entry in self._archive.files if entry.startswith(f"{name}.") and entry != _HEAD]
         return {entry.rsplit(".", 1)[1]: self._unpacked(entry) for entry in keys}
 

@@ -21,38 +21,38 @@ _KINDS_OF = {bool: "true or false", int: "a whole number", float: "a number", st
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What makes a run; the paper's numbers where it gives them.
+    """Configuration of a run; the defaults are the paper's where it reports them.
 
     Attributes
     ----------
     data : str
-        File of cases, relative to the configuration's folder.
+        File of cases, relative to the folder of the TOML file.
     epochs : int
-        Passes over the cases: 60 for segmentation, 20 a patch position, 50 for registration.
+        Passes over the cases; the paper uses 60 for segmentation, 20 per patch position, 50 for registration.
     foundation_epochs : int
-        Passes over all patches before the single positions (patches only).
+        Passes over all patches before the individual positions (patches only).
     batch_size : int
-        Cases or patches a step.
+        Cases or patches per step.
     max_learning_rate : float
         Peak of the one-cycle schedule.
     n_channels, depth : int
-        Of the UNet.
+        Channels of the finest level and depth of the UNet.
     augment : float
-        Probability of each augmentation of the image; 0 leaves out flips and translations, too.
+        Probability of each augmentation; 0 also turns off flips and translations.
     start : str
-        Network of the same kind to go on from, as of a run on coarser voxels, relative to the configuration's folder.
+        Network of the same kind to start from (e.g. of a run on coarser voxels), relative to the TOML file's folder.
     first_stage : str
-        Network of the first stage (patches only).
+        Network of the first stage, relative to the TOML file's folder (patches only).
     n_folds, fold : int
-        Cases of fold `fold` of `n_folds` validate; with ``n_folds = 1`` every case trains and validates.
+        Cases of fold `fold` of `n_folds` validate; with ``n_folds = 1``, all cases train and validate.
     n_validation : int
-        How many of them at most.
+        Largest number of validation cases.
     refine : bool
-        Whether engine `deep` optimises from this registration's velocity (registration only).
+        Whether engine `deep` refines this network's velocity by optimisation (registration only).
     precision : {"float32", "bfloat16"}
-        Of convolutions; weights are float32.
+        Precision of convolutions; weights are float32.
     seed : int
-        Same seed, same run on the same machine.
+        Same seed, same result on the same machine.
     """
 
     data: str
@@ -73,24 +73,24 @@ class RunConfig:
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For the record."""
+        """As stored in checkpoints and networks."""
         return asdict(self)
 
 
 def read_config(path: Path) -> RunConfig:
-    """A configuration from a TOML file.
+    """Read a configuration from a TOML file.
 
     Raises
     ------
     VbmstatError
-        If the file is missing or no TOML, or holds an unknown name or an impossible value.
+        If the file is missing or not TOML, or has an unknown name or an invalid value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror}); expected a run's TOML file"
         raise VbmstatError(msg) from error
-    except ValueError as error:  # of the text's encoding or its grammar
+    except ValueError as error:  # of encoding or syntax
         msg = f"{path}: cannot be read as TOML ({error})"
         raise VbmstatError(msg) from error
     kinds = {entry.name: type(entry.default) for entry in fields(RunConfig) if entry.name != "data"} | {"data": str}

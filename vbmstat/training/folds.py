@@ -1,4 +1,4 @@
-"""Folds whose groups (datasets, sites) stay together, so that a network is judged on datasets that it never saw."""
+"""Folds that keep groups (datasets, sites) together, so that a network is validated on datasets it never saw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def grouped_folds(groups: Sequence[str], n_folds: int, seed: int = 0) -> list[int]:
-    """The fold of each case; cases of one group share it, and folds have about as many cases as each other.
+    """Fold of each case; cases of a group share a fold, and folds have similar numbers of cases.
 
     Parameters
     ----------
@@ -18,8 +18,8 @@ def grouped_folds(groups: Sequence[str], n_folds: int, seed: int = 0) -> list[in
     n_folds : int
         Number of folds.
     seed : int
-        Order of groups of the same size. The same groups and seed give the same folds for every network, so that no
-        step of a pipeline has seen what another is judged on.
+        Orders groups of equal size. The same groups and seed give the same folds for every network, so that no network
+        of a pipeline trains on cases that validate another.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def grouped_folds(groups: Sequence[str], n_folds: int, seed: int = 0) -> list[in
         raise ValueError(msg)
     shuffled = np.random.default_rng(seed).permutation(sorted(sizes))
     load, fold = [0] * n_folds, {}
-    for group in sorted(shuffled, key=lambda group: -sizes[group]):  # large ones first, each to the emptiest fold
+    for group in sorted(shuffled, key=lambda group: -sizes[group]):  # large groups first, each to the emptiest fold
         fold[group] = load.index(min(load))
         load[fold[group]] += sizes[group]
     return [fold[group] for group in groups]

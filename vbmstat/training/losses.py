@@ -1,4 +1,4 @@
-"""Losses: mean absolute error for tissue, cross-entropy for the GM mask, supervised SYMNet's for registration."""
+"""Losses: mean absolute error for tissue, cross-entropy for the GM mask, supervised SYMNet for registration."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vbmstat.preproc.networks.symnet import Velocities, Warps, compose_warps, pu
 SYN_WEIGHT = 2e-5  # the paper's beta
 
 
-def tissue_loss(found: torch.Tensor, p0: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error of a tissue map, (B, 1, X, Y, Z) both."""
-    return functional.l1_loss(found, p0)
+def tissue_loss(predicted: torch.Tensor, p0: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of tissue maps (B, 1, X, Y, Z)."""
+    return functional.l1_loss(predicted, p0)
 
 
 def mask_loss(logits: torch.Tensor, no_gm: torch.Tensor) -> torch.Tensor:
@@ -22,34 +22,35 @@ def mask_loss(logits: torch.Tensor, no_gm: torch.Tensor) -> torch.Tensor:
 
 
 def registration_loss(
-    found: Velocities, known: Velocities, scan: torch.Tensor, template: torch.Tensor
+    predicted: Velocities, target: Velocities, scan: torch.Tensor, template: torch.Tensor
 ) -> torch.Tensor:
-    """Supervised SYMNet's loss: of velocities, of Jacobian determinants, and a little of SyN's.
+    """Supervised SYMNet's loss: velocities, Jacobian determinants and, with a small weight, SyN's image terms.
 
     Parameters
     ----------
-    found, known : Velocities
-        Predicted and target half velocities, voxels.
+    predicted, target : Velocities
+        Half velocities, voxels.
     scan, template : Tensor, (B, C, X, Y, Z)
-        Tissues.
+        Tissue maps.
 
     Notes
     -----
     ``MSE(v, v*) + MSE(w, w*) + MSE(J, J*) + 2e-5 L_SyN`` with the Jacobian determinant J of the forward warp. The paper
-    does not say in which unit velocities are compared. Here it is the voxel: as shares of the field of view, as the
-    network gives them, their term is a thousandth of the determinants', and networks learnt to grow and shrink but not
-    to move. Of the paper's L_SyN the three image terms are taken; regularity is left to the targets.
+    does not report the unit of the velocities. Here it is the voxel: in the network's own unit, shares of the field of
+    view, their term is a thousandth of the determinants', and networks learnt to grow and shrink but not to move. Of
+    the paper's L_SyN, the three image terms are used; the targets provide regularity.
     """
-    warps = compose_warps(found)
-    velocity = functional.mse_loss(found.forward, known.forward) + functional.mse_loss(found.backward, known.backward)
+    warps = compose_warps(predicted)
+    velocity = functional.mse_loss(predicted.forward, target.forward)
+    velocity = velocity + functional.mse_loss(predicted.backward, target.backward)
     with torch.no_grad():
-        known_jacobian = jacobian_determinant(compose_warps(known).forward)
-    jacobian = functional.mse_loss(jacobian_determinant(warps.forward), known_jacobian)
+        target_jacobian = jacobian_determinant(compose_warps(target).forward)
+    jacobian = functional.mse_loss(jacobian_determinant(warps.forward), target_jacobian)
     return velocity + jacobian + SYN_WEIGHT * syn_loss(warps, scan, template)
 
 
 def syn_loss(warps: Warps, scan: torch.Tensor, template: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference in the template's space, in the scan's, and half-way."""
+    """Mean squared difference of scan and template in template space, in scan space and half-way."""
     return (
         functional.mse_loss(pull(scan, warps.forward), template)
         + functional.mse_loss(pull(template, warps.backward), scan)

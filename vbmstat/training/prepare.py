@@ -1,9 +1,9 @@
-"""Training cases from what there is: finished preprocessing runs (teachers), and label maps with rendered images.
+"""Training cases from finished preprocessing runs (teachers) and from label maps with rendered images.
 
-A teacher is a folder of ``vbmstat preprocess --names cat12`` by any engine: its corrected brain (m), tissue map (p0)
-and deformation (y_) make a tissue case, GM and WM of p0 and the deformation a registration case. A label map of a whole
-head gives tissue that is exactly known, with as many rendered images as are wanted, each with a shape, contrast, noise,
-bias and blur of its own.
+A teacher is an output folder of ``vbmstat preprocess --names cat12`` with any engine. Its corrected brain (m), tissue
+map (p0) and deformation (y_) make a tissue case; GM and WM of p0 and the deformation make a registration case. A
+whole-head label map gives exact tissue and any number of rendered images, each with its own shape, contrast, noise,
+bias and blur.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
 from vbmstat.preproc.pipeline import template_pyramid
 from vbmstat.preproc.steps.linear import refine_with_tissues, register_brain
-from vbmstat.progress import OnStep
+from vbmstat.progress import OnStep, ignore
 from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
@@ -33,18 +33,18 @@ from vbmstat.training.cases import Case
 from vbmstat.training.tasks import registration_grid
 from vbmstat.training.velocity import find_velocities
 
-_VELOCITY_MM = 3.0  # finer velocities are not kept
-_BRAIN_FROM = 0.1  # of the template's GM and WM, where an affine is fitted to a deformation
+_VELOCITY_MM = 3.0  # finest voxel size of stored velocities
+_BRAIN_FROM = 0.1  # of the template's GM and WM: voxels for the linear fit to a deformation
 _NO_GM_LABELS = (16, 4, 43, 5, 44, 14, 15, 72)  # brainstem, ventricles
-_RENDER = {  # drawn evenly
+_RENDER = {  # uniform ranges
     "noise_percent": (0.5, 6.0), "bias_percent": (0.0, 60.0), "psf_fwhm_mm": (0.5, 1.8), "contrast": (0.75, 1.35),
     "structure_sd": (0.01, 0.04),
 }  # fmt: skip
-_SHAPE_VOXEL_MM = 4.0  # of the displacement that gives a label map another shape
+_SHAPE_VOXEL_MM = 4.0  # voxel size of the displacement that deforms a label map
 
 
 def view_of(voxel_size_mm: float) -> Grid:
-    """The region's view with voxels of about this size; the paper's whole view for 0.75."""
+    """View of the region with voxels of about this size; 0.75 mm gives the paper's whole view."""
     region = region_grid(assets.template_brain().grid)
     x, y, z = (round(n * 0.5 / voxel_size_mm) for n in REGION_SHAPE)
     return view_grid(region, (x, y, z))
@@ -57,54 +57,52 @@ def template_view(voxel_size_mm: float) -> Grid:
 
 
 def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.ndarray, view: Grid) -> Case:
-    """A brain (zero outside) and its tissue map on a view of the template's region.
+    """Resample a brain (zero outside) and its tissue map to a view of the template's region.
 
     Parameters
     ----------
     name, group : str
-        Of the case.
-    brain, p0 : Volume
-        On the scan's grid.
+        Name and group of the case.
+    brain, p0 : Volume, (1, X, Y, Z)
+        Both on the scan's grid.
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     view : Grid
-        Where it is wanted.
+        Grid of the case.
     """
-    fractions = tissue_fractions(p0.data[0])  # averaged as fractions, so that a mixture of CSF and WM is no GM
+    fractions = tissue_fractions(p0.data[0])  # averaging fractions keeps a CSF-WM mixture from becoming GM
     gm, wm, csf = resample_low_passed(fractions, p0.grid, view, linear)
-    known = (csf + 2 * gm + 3 * wm)[None]
+    target = (csf + 2 * gm + 3 * wm)[None]
     image = resample_low_passed(brain.data * (p0.data > 0), brain.grid, view, linear)
-    return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": known})
+    return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": target})
 
 
-def registration_case(
-    name: str, group: str, gm_wm: Volume, deformation: Volume, view: Grid
-) -> Case:
-    """GM and WM, affinely aligned, and the half velocity of their warp, found at 3 mm or the view's own resolution.
+def registration_case(name: str, group: str, gm_wm: Volume, deformation: Volume, view: Grid) -> Case:
+    """Linearly aligned GM and WM, and the half velocity of their warp, at 3 mm or the view's voxel size if coarser.
 
     Parameters
     ----------
     name, group : str
-        Of the case.
-    gm_wm : Volume, 2 channels
-        On the scan's grid.
-    deformation : Volume, 3 channels
+        Name and group of the case.
+    gm_wm : Volume, (2, X, Y, Z)
+        GM and WM on the scan's grid.
+    deformation : Volume, (3, X, Y, Z)
         ``y_``: scan point (mm) of each template voxel.
     view : Grid
         The template's field of view at the network's resolution.
     """
-    linear = affine_part(deformation)
+    linear = linear_part(deformation)
     scan = resample_low_passed(gm_wm.data, gm_wm.grid, view, linear).clamp(0, 1)
     template_mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
     moved_mm = apply_affine(np.linalg.inv(linear), deformation.data) - template_mm
     coarse = view if view.voxel_size_mm.mean() > _VELOCITY_MM else template_view(_VELOCITY_MM)
-    found = find_velocities((resample(moved_mm, deformation.grid, coarse, padding_mode="border") / _size(coarse))[None])
-    velocity = found.forward[0] * _size(coarse) / _size(view)
+    moved = resample(moved_mm, deformation.grid, coarse, padding_mode="border") / _size(coarse)  # voxels
+    velocity = find_velocities(moved[None]).forward[0] * _size(coarse) / _size(view)
     return Case(name, group, {"scan": scan, "velocity": velocity})
 
 
-def affine_part(deformation: Volume) -> np.ndarray:
-    """Template mm -> scan mm by least squares over the brain, (4, 4), of a deformation ``y_``."""
+def linear_part(deformation: Volume) -> np.ndarray:
+    """Linear part of a deformation ``y_`` by least squares over the brain: template mm -> scan mm, (4, 4)."""
     template = assets.template()
     brain = resample(template.data, template.grid, deformation.grid).sum(0) > _BRAIN_FROM
     mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))[:, brain].double().numpy()
@@ -118,50 +116,50 @@ def cases_of_run(
     folder: Path,
     registration: bool,
     view: Grid,
-    tell: OnStep = lambda _: None,
+    report: OnStep = ignore,
     n_scans: int | None = None,
     inputs: Sequence[Path] = (),
 ) -> Iterator[Case]:
-    """A case of every scan of a preprocessing run, or of the first few; the folder's name is their group.
+    """A case for each of a preprocessing run's first `n_scans` scans, or all; the folder's name is their group.
 
-    Images of tissue cases are the scans as they came, found by name and hash below the folders `inputs`; without them,
-    the run's corrected brains.
+    The image of a tissue case is the original scan, found by name and hash below the folders `inputs`, or, without
+    `inputs`, the run's corrected brain.
 
     Raises
     ------
     VbmstatError
-        If the folder holds no maps with CAT12's names, or a scan is not found.
+        If the folder has no maps with CAT12's names, or a scan is not found.
     """
-    found = sorted((folder / "mri").glob("p0*.nii*"))
-    if not found:
+    label_maps = sorted((folder / "mri").glob("p0*.nii*"))
+    if not label_maps:
         msg = f"{folder}: expected mri/p0… of 'vbmstat preprocess --names cat12', found none"
         raise VbmstatError(msg)
     group = folder.resolve().name
-    for path in found[:n_scans]:
+    for path in label_maps[:n_scans]:
         stem = path.name.removeprefix("p0").split(".nii")[0]
-        tell(f"{group}/{stem}")
+        report(f"{group}/{stem}")
         p0 = io.read_volume(path)
-        deformation = io.read_channels(_beside(path, "y_"))
+        deformation = io.read_channels(_sibling(path, "y_"))
         name = f"{group}_{stem}"
         if registration:
             gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
             yield registration_case(name, group, gm_wm, deformation, view)
         else:
-            brain = io.read_volume(_input(folder, stem, inputs) if inputs else _beside(path, "m"))
-            yield tissue_case(name, group, brain, p0, affine_part(deformation), view)
+            brain = io.read_volume(_input(folder, stem, inputs) if inputs else _sibling(path, "m"))
+            yield tissue_case(name, group, brain, p0, linear_part(deformation), view)
 
 
 def cases_of_labels(
-    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, tell: OnStep = lambda _: None
+    paths: Sequence[Path], n_images: int, view: Grid, seed: int = 0, report: OnStep = ignore
 ) -> Iterator[Case]:
-    """Cases of whole-head label maps, each bent and rendered `n_images` times; every map is a group of its own."""
+    """Cases from whole-head label maps, each deformed and rendered `n_images` times; each map is its own group."""
     rng = np.random.default_rng(seed)
     for path in paths:
-        as_it_came = io.read_volume(path)
+        original = io.read_volume(path)
         stem = path.name.split(".nii")[0]
         for number in range(n_images):
-            tell(f"{stem}, image {number + 1}")
-            labels = bend_labels(as_it_came, rng)
+            report(f"{stem}, image {number + 1}")
+            labels = bend_labels(original, rng)
             tissue = tissue_labels(labels)
             drawn = {name: float(rng.uniform(*ends)) for name, ends in _RENDER.items()}
             brain = render_t1w(labels, **drawn, seed=int(rng.integers(2**31)))
@@ -174,7 +172,7 @@ def cases_of_labels(
 
 
 def bend_labels(labels: Volume, rng: np.random.Generator) -> Volume:
-    """A label map with a random person's shape, (1, X, Y, Z): nearest labels at smoothly displaced points."""
+    """Give a label map a random person's shape: nearest labels at smoothly displaced points, (1, X, Y, Z)."""
     grid = labels.grid
     coarse = grid.with_voxel_size(_SHAPE_VOXEL_MM)
     moved_mm = resample(random_displacement(coarse, rng), coarse, grid, padding_mode="border")
@@ -188,7 +186,7 @@ def bend_labels(labels: Volume, rng: np.random.Generator) -> Volume:
 
 
 def _align(brain: Volume, tissue: Volume) -> np.ndarray:
-    """Template mm -> scan mm, as the engines find it."""
+    """Linear registration as in the engines, template mm -> scan mm."""
     linear = register_brain(brain, tissue.data[0] > 0, template_pyramid(torch.device("cpu")))
     template = assets.template()
     gm_wm = Volume(tissue_fractions(tissue.data[0])[:2], tissue.grid)
@@ -201,15 +199,15 @@ def _size(grid: Grid) -> torch.Tensor:
 
 
 def _input(folder: Path, stem: str, inputs: Sequence[Path]) -> Path:
-    """The scan of which a run's record tells the name and the hash."""
+    """The original scan, by the name and hash in the run's record."""
     entry = storage.read_json(folder / "report" / f"vbmstat_{stem}.json")["inputs"][0]
     return find_file(entry["path"], entry["sha256"], inputs)
 
 
-def _beside(p0: Path, prefix: str) -> Path:
-    """Another map of the same scan."""
+def _sibling(p0: Path, prefix: str) -> Path:
+    """Path of another map of the same scan."""
     path = p0.with_name(prefix + p0.name.removeprefix("p0"))
     if not path.is_file():
-        msg = f"{path}: missing beside {p0.name}; preprocess this scan again"
+        msg = f"{path}: missing next to {p0.name}; preprocess this scan again"
         raise VbmstatError(msg)
     return path

@@ -1,8 +1,8 @@
 """The training loop: one-cycle schedule, checkpoints after every epoch, a log, and the trained networks.
 
-A run lives in a folder: ``checkpoint.pt`` (numbers only, read without executing code), ``log.tsv`` (a line an epoch),
-and the networks as they are finished. Randomness comes from (seed, stage, epoch), so that a run that was stopped and
-resumed is the same as one that was not.
+The folder of a run holds ``checkpoint.pt`` (numbers only, read without executing code), ``log.tsv`` (one line per
+epoch) and the finished networks. Random numbers depend only on (seed, stage, epoch), so that a resumed run equals an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from vbmstat.training.folds import grouped_folds
 from vbmstat.training.tasks import Stage, Task, make_task
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
-# One-cycle and optimiser as the paper says: "the default settings of the fastai library".
+# One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
 _WARM_UP, _DIVISOR, _FINAL_DIVISOR, _MOMENTUM = 0.25, 25.0, 4000.0, (0.85, 0.95)
 _SECOND_MOMENT, _EPSILON, _WEIGHT_DECAY = 0.99, 1e-5, 0.01
 
 
 @dataclass
 class _State:
-    """What a checkpoint holds beside the network: where the run is."""
+    """Position of the run, stored in the checkpoint."""
 
     stage: int = 0
     epoch: int = 0
@@ -48,22 +48,22 @@ def train(
     minutes: float | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> bool:
-    """Train networks of a kind, or go on with it.
+    """Train networks of one kind, or resume their training.
 
     Parameters
     ----------
     kind : {"segmentation", "patches", "gm-mask", "registration"}
-        What to train.
+        Kind of network.
     config_path : Path
-        TOML file of :class:`RunConfig`.
+        TOML file of a :class:`RunConfig`.
     out : Path
-        Folder of the run; one that has a checkpoint is resumed.
+        Folder of the run; a run with a checkpoint is resumed.
     device : torch.device or str
-        Where.
+        Where to train.
     minutes : float, optional
-        Stop before an epoch that would last longer than this from now.
+        Stop before an epoch that would end later than this from now.
     on_epoch : callable
-        Told the log's line of each epoch.
+        Called with the log line of each epoch.
 
     Returns
     -------
@@ -73,14 +73,14 @@ def train(
     Raises
     ------
     VbmstatError
-        If the configuration or data cannot be used, or the folder holds a run of another configuration.
+        If the configuration or the data are invalid, or the folder holds a run with another configuration.
     """
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     device = torch.device(device)
     config = read_config(config_path)
     cases = CaseFile(config_path.parent / config.data)
     task = make_task(kind, cases, config, device, config_path.parent)
-    learning, judging = _split(cases, config)
+    training, validation = _split(cases, config)
     run: dict[str, Any] = {"kind": kind, "config": config.as_dict(), "cases": assets.sha256(cases.path)}
     if task.start:
         run["start"] = assets.sha256(task.start)
@@ -89,16 +89,16 @@ def train(
     stages = task.stages()
     while state.stage < len(stages):
         stage = stages[state.stage]
-        fit = _Fit(task, stage, config, learning, device, out)
+        fit = _Fit(task, stage, config, training, device, out)
         if saved and state.epoch:
             fit.load(saved)
         while state.epoch < stage.epochs:
-            took = state.rows[-1]["seconds"] if state.rows else 0.0
-            if time.monotonic() + took > end:
+            expected = state.rows[-1]["seconds"] if state.rows else 0.0
+            if time.monotonic() + expected > end:
                 return False
             start = time.monotonic()
             row = {"stage": stage.name, "epoch": state.epoch + 1, "loss": fit.epoch(state.stage, state.epoch)}
-            row |= {f"validation_{name}": value for name, value in fit.judge(judging).items()}
+            row |= {f"validation_{name}": value for name, value in fit.validate(validation).items()}
             row |= {"learning_rate": fit.rate, "seconds": round(time.monotonic() - start, 2)}
             state.rows.append(row)
             state.epoch += 1
@@ -111,13 +111,13 @@ def train(
 
 
 class _Fit:
-    """One stage: network, optimiser and schedule."""
+    """Network, optimiser and schedule of one stage."""
 
     def __init__(
-        self, task: Task, stage: Stage, config: RunConfig, learning: list[str], device: torch.device, out: Path
+        self, task: Task, stage: Stage, config: RunConfig, names: list[str], device: torch.device, out: Path
     ) -> None:
-        self.task, self.stage, self.config, self.learning, self.device, self.out = (
-            task, stage, config, learning, device, out,
+        self.task, self.stage, self.config, self.names, self.device, self.out = (
+            task, stage, config, names, device, out,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -129,7 +129,7 @@ class _Fit:
             self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),
             eps=_EPSILON, weight_decay=_WEIGHT_DECAY,
         )  # fmt: skip
-        steps = -(-len(learning) * task.n_examples(stage) // config.batch_size)
+        steps = -(-len(names) * task.n_examples(stage) // config.batch_size)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, config.max_learning_rate, total_steps=stage.epochs * steps + 1, pct_start=_WARM_UP,
             div_factor=_DIVISOR, final_div_factor=_FINAL_DIVISOR, base_momentum=_MOMENTUM[0],
@@ -138,11 +138,11 @@ class _Fit:
 
     @property
     def rate(self) -> float:
-        """The learning rate."""
+        """Current learning rate."""
         return float(self.schedule.get_last_lr()[0])
 
     def epoch(self, stage_number: int, number: int) -> float:
-        """One pass over the cases; mean loss."""
+        """Train one pass over the cases; return the mean loss."""
         source = torch.Generator().manual_seed(_seed(self.config.seed, stage_number, number))
         self.network.train()
         total, n = 0.0, 0
@@ -160,18 +160,18 @@ class _Fit:
             n += len(inputs)
         return total / n
 
-    def judge(self, names: list[str]) -> dict[str, float]:
-        """Mean scores over validation cases."""
+    def validate(self, names: list[str]) -> dict[str, float]:
+        """Mean scores over the validation cases."""
         self.network.eval()
         scores = []
         with torch.inference_mode(), self._precision():
             for name in names:
                 for inputs, targets in self.task.examples(name, self.stage, None):
-                    scores.append(self.task.score(self.network, _laid_out(inputs), targets))
+                    scores.append(self.task.score(self.network, _channels_last(inputs), targets))
         return {name: sum(score[name] for score in scores) / len(scores) for name in (scores[0] if scores else {})}
 
     def finish(self, rows: list[dict[str, Any]], sources: dict[str, str]) -> None:
-        """Write the network with what was measured last, and the hashes of what it was made from."""
+        """Write the network with its last scores and the hashes of its sources."""
         kind, index = self.stage.file
         config = self.config
         last = {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
@@ -182,21 +182,21 @@ class _Fit:
         save_network(own_file(self.out, kind, index), self.network, self.task.kind, settings)
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.schedule.load_state_dict(saved["schedule"])
 
     def _batches(self, source: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for index in torch.randperm(len(self.learning), generator=source).tolist():
-            for example in self.task.examples(self.learning[index], self.stage, source):
+        for index in torch.randperm(len(self.names), generator=source).tolist():
+            for example in self.task.examples(self.names[index], self.stage, source):
                 waiting.append(example)
                 if len(waiting) == self.config.batch_size:
-                    yield _together(waiting)
+                    yield _batch(waiting)
                     waiting = []
         if waiting:
-            yield _together(waiting)
+            yield _batch(waiting)
 
     def _precision(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
@@ -211,17 +211,17 @@ def _weights_to_start_from(path: Path, kind: str) -> dict[str, torch.Tensor]:
     return network.state_dict()
 
 
-def _together(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     inputs, targets = (torch.cat(parts) for parts in zip(*examples, strict=True))
-    return _laid_out(inputs), targets
+    return _channels_last(inputs), targets
 
 
-def _laid_out(inputs: torch.Tensor) -> torch.Tensor:
+def _channels_last(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _split(cases: CaseFile, config: RunConfig) -> tuple[list[str], list[str]]:
-    """Names of the cases that train, and of those that validate."""
+    """Names of the training and of the validation cases."""
     if config.n_folds == 1:
         return cases.names, cases.names[: config.n_validation]
     try:
@@ -249,7 +249,7 @@ def _read_checkpoint(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         same = saved["run"] == run
     except Exception as error:
-        msg = f"{path}: not a checkpoint of vbmstat ({type(error).__name__}); delete it to begin anew"
+        msg = f"{path}: not a checkpoint of vbmstat ({type(error).__name__}); delete it to start again"
         raise VbmstatError(msg) from error
     if not same:
         differing = [name for name in run if saved["run"].get(name) != run[name]]

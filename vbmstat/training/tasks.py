@@ -1,4 +1,4 @@
-"""What each network is shown and should say: examples, losses and scores of the four kinds of networks."""
+"""Inputs, targets, losses and scores of the four kinds of networks."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
 
 Example = tuple[torch.Tensor, torch.Tensor]  # inputs and targets, (B, C, X, Y, Z)
-_N_SIDES = 9  # patches of the left; their networks serve the right, too, and see no flips
+_N_SIDES = 9  # patches of the left; their networks also serve the right, so they get no flips
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One network's training.
+    """Training of one network.
 
     Attributes
     ----------
     name : str
-        For the log.
+        Name in the log.
     epochs : int
         Passes over the cases.
     file : (kind, index)
-        Of :func:`vbmstat.preproc.networks.weights.own_file`.
+        Arguments of :func:`vbmstat.preproc.networks.weights.own_file`.
     start : Path, optional
-        Network that it goes on from; a bare name is one of this run's own.
+        Network to start from; a bare name is a network of this run.
     settings : dict
-        What the network's file says beside the network's own.
+        Further settings to store in the network's file.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Task(ABC):
     Parameters
     ----------
     cases : CaseFile
-        What to learn from.
+        Training and validation cases.
     config : RunConfig
-        The run.
+        Configuration of the run.
     device : torch.device
         Where examples are made.
     folder : Path
-        Where the configuration's paths begin.
+        Folder to which paths in the configuration are relative.
     """
 
     kind: str
@@ -86,29 +86,29 @@ class Task(ABC):
             raise VbmstatError(msg)
 
     def build(self) -> nn.Module:
-        """The network, with random weights."""
+        """A network with random weights."""
         return build_network(self.kind, {"n_channels": self.config.n_channels, "depth": self.config.depth})
 
     def stages(self) -> list[Stage]:
-        """In the order in which they are trained."""
+        """Stages in the order of training."""
         return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, {"shape": list(self.cases.shape)})]
 
     def n_examples(self, stage: Stage) -> int:
-        """Examples a case gives in an epoch."""
+        """Number of examples per case and epoch."""
         del stage
         return 1
 
     @abstractmethod
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Of a case, each with batch size 1; augmented and shuffled if there is a source of randomness."""
+        """Examples of a case, each with batch size 1; augmented and shuffled if a random generator is given."""
 
     @abstractmethod
     def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of a batch."""
+        """Loss of a batch."""
 
     @abstractmethod
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Figures that a person understands."""
+        """Scores that are meaningful to a reader of the log."""
 
     def _load(self, name: str) -> dict[str, torch.Tensor]:
         return {key: values.to(self.device) for key, values in self.cases.load(name).items()}
@@ -120,10 +120,10 @@ class Segmentation(Task):
     kind = "segmentation"
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """The scaled image, and p0."""
+        """The scaled image and p0."""
         del stage
         case = self._load(name)
-        image, p0 = self._seen(case["t1w"][0], case["p0"][0], source, flips=True)
+        image, p0 = self._augmented(case["t1w"][0], case["p0"][0], source, flips=True)
         yield image[None, None], p0[None, None]
 
     def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -131,13 +131,13 @@ class Segmentation(Task):
         return losses.tissue_loss(network(inputs).float(), targets)
 
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Dice of the tissues."""
+        """Dice of each tissue."""
         return tissue_dice(network(inputs).float(), targets)
 
-    def _seen(
+    def _augmented(
         self, t1w: torch.Tensor, p0: torch.Tensor, source: torch.Generator | None, flips: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augmented and scaled image, and p0 moved with it."""
+        """The augmented and scaled image, and p0 shifted and flipped with it."""
         probability = self.config.augment if source is not None else 0.0
         if source is None or probability == 0:
             return scale_intensity(t1w, *brain_range(t1w)), p0
@@ -152,7 +152,7 @@ class Segmentation(Task):
 
 
 class Patches(Segmentation):
-    """The second stage: patches of image and first-stage prediction -> p0."""
+    """The second stage: patches of image and first-stage p0 -> p0."""
 
     kind = "patches"
 
@@ -170,7 +170,7 @@ class Patches(Segmentation):
         self.positions: list[Position] = optimise_positions(masks, self.patch)
 
     def stages(self) -> list[Stage]:
-        """The foundation on all positions, then each of 18."""
+        """A foundation on all positions, then 18 networks, one per position."""
         foundation = Stage("foundation", self.config.foundation_epochs, ("foundation", None), self.start, {})
         start = own_file(Path(), "foundation") if foundation.epochs else self.start
         single = [
@@ -180,20 +180,18 @@ class Patches(Segmentation):
         return [foundation, *single] if foundation.epochs else single
 
     def n_examples(self, stage: Stage) -> int:
-        """All 27 for the foundation, both sides for a patch of the left."""
+        """27 for the foundation, 2 for a patch that serves both sides, otherwise 1."""
         return len(self._served(stage))
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Patches of the image and the first stage's p0, those of the right mirrored."""
+        """Patches of the image and the first-stage p0; those on the right are mirrored."""
         case = self._load(name)
         served = self._served(stage)
         flips = all(_N_SIDES <= index < 2 * _N_SIDES for index in served)
-        image, p0 = self._seen(case["t1w"][0], case["p0"][0], source, flips)
+        image, p0 = self._augmented(case["t1w"][0], case["p0"][0], source, flips)
         with torch.no_grad():
             small = functional.interpolate(image[None, None], self.first_shape, mode="trilinear", align_corners=True)
-            first = functional.interpolate(
-                self.first_stage(small), image.shape, mode="trilinear", align_corners=True
-            )
+            first = functional.interpolate(self.first_stage(small), image.shape, mode="trilinear", align_corners=True)
         both = torch.cat([image[None, None], first], dim=1)
         order = range(len(served)) if source is None else torch.randperm(len(served), generator=source).tolist()
         for index in (served[n] for n in order):
@@ -203,27 +201,27 @@ class Patches(Segmentation):
             yield (inputs.flip(2), target.flip(2)) if mirrored else (inputs, target)
 
     def _served(self, stage: Stage) -> list[int]:
-        """Indices of the patches that a stage's network sees."""
+        """Indices of the patches that train a stage's network."""
         wanted = stage.file[1]
         return [index for index in range(len(self.positions)) if wanted is None or network_of(index)[0] == wanted]
 
 
 class GmMask(Task):
-    """p0 of half a brain -> where there is no GM."""
+    """p0 of half a brain -> mask of voxels without GM."""
 
     kind = "gm-mask"
 
     def n_examples(self, stage: Stage) -> int:
-        """Two halves."""
+        """The two halves."""
         del stage
         return 2
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Left half, and right half mirrored."""
+        """The left half and the mirrored right half."""
         del stage
         case = self._load(name)
         if "no_gm" not in case:
-            msg = f"{self.cases.path}: case {name} does not say where there is no GM; prepare it from label maps"
+            msg = f"{self.cases.path}: case {name} has no mask of voxels without GM; prepare it from label maps"
             raise VbmstatError(msg)
         both = torch.stack([case["p0"][0], case["no_gm"][0]])
         if source is not None and self.config.augment > 0:
@@ -238,9 +236,9 @@ class GmMask(Task):
 
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Dice of the mask."""
-        found = network(inputs).float().softmax(1)[:, 1:] > 0.5
-        known = targets > 0.5
-        return {"dice": float(2 * (found & known).sum() / (found.sum() + known.sum()).clamp(min=1))}
+        predicted = network(inputs).float().softmax(1)[:, 1:] > 0.5
+        target = targets > 0.5
+        return {"dice": float(2 * (predicted & target).sum() / (predicted.sum() + target.sum()).clamp(min=1))}
 
 
 class Registration(Task):
@@ -255,12 +253,12 @@ class Registration(Task):
         self.template = resample_low_passed(template.data, template.grid, view)[None].to(device)
 
     def stages(self) -> list[Stage]:
-        """One."""
+        """A single stage."""
         settings = {"refine": self.config.refine, "shape": list(self.cases.shape)}
         return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, settings)]
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Tissues of both, and the forward half velocity; the paper's augmentation of warps is none."""
+        """Tissues of scan and template, and the forward half velocity; as in the paper, without augmentation."""
         del stage, source
         case = self._load(name)
         velocity = functional.interpolate(
@@ -269,25 +267,25 @@ class Registration(Task):
         yield torch.cat([case["scan"][None], self.template], dim=1), velocity
 
     def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Of supervised SYMNet."""
+        """Loss of supervised SYMNet."""
         return losses.registration_loss(
             self._velocities(network, inputs), Velocities(targets, -targets), inputs[:, :2], inputs[:, 2:]
         )
 
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Mean squared difference to the template after, before, and with the target; least Jacobian determinant.
+        """Mean squared difference to the template with the predicted, the target and no warp; smallest Jacobian.
 
-        And the error of the forward velocity relative to its size: 1 for a network that moves nothing.
+        Also the error of the forward velocity relative to its norm, which is 1 for a network that predicts no motion.
         """
         scan, template = inputs[:, :2], inputs[:, 2:]
-        found = self._velocities(network, inputs)
-        warp = compose_warps(found).forward
-        known = compose_warps(Velocities(targets, -targets)).forward
+        predicted = self._velocities(network, inputs)
+        warp = compose_warps(predicted).forward
+        target_warp = compose_warps(Velocities(targets, -targets)).forward
         return {
             "mse": float(functional.mse_loss(pull(scan, warp), template)),
-            "mse_target": float(functional.mse_loss(pull(scan, known), template)),
+            "mse_target": float(functional.mse_loss(pull(scan, target_warp), template)),
             "mse_affine": float(functional.mse_loss(scan, template)),
-            "velocity_error": float((found.forward - targets).norm() / targets.norm()),
+            "velocity_error": float((predicted.forward - targets).norm() / targets.norm()),
             "least_jacobian": float(jacobian_determinant(warp).min()),
         }
 
@@ -298,7 +296,7 @@ class Registration(Task):
 
 
 def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> Task:
-    """The task of a kind; `folder` is where the configuration's paths begin."""
+    """Create the task of a kind; paths in the configuration are relative to `folder`."""
     wanted = Registration.kind if kind == Registration.kind else "tissue"
     if cases.settings.get("kind") != wanted:
         msg = f"{cases.path}: expected cases of {wanted}, got {cases.settings.get('kind')}"
@@ -308,13 +306,13 @@ def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.devic
 
 
 def registration_grid(shape: Sequence[int]) -> Grid:
-    """The template's field of view with another number of voxels, first and last centres kept."""
+    """The template's field of view with another number of voxels and the same first and last voxel centres."""
     return view_grid(assets.template().grid, tuple(shape))  # type: ignore[arg-type]
 
 
-def tissue_dice(found: torch.Tensor, known: torch.Tensor) -> dict[str, float]:
-    """Dice of GM, WM and CSF, and their mean, of tissue maps rounded to classes, (B, 1, X, Y, Z)."""
-    a, b = found.round(), known.round()
+def tissue_dice(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    """Dice of CSF, GM and WM, and their mean, of tissue maps (B, 1, X, Y, Z) rounded to classes."""
+    a, b = predicted.round(), target.round()
     dice = {
         name: float(2 * ((a == label) & (b == label)).sum() / ((a == label).sum() + (b == label).sum()).clamp(min=1))
         for name, label in (("csf", 1), ("gm", 2), ("wm", 3))

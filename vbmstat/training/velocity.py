@@ -1,9 +1,9 @@
-"""Half velocities that make a given warp: the targets of supervised registration.
+"""Half velocities of a given warp: the targets of supervised registration.
 
-The paper determined them "using an iterative approach" from CAT12's fields. Here the stationary velocity V with
-``exp(V) = phi`` is found by fixed-point iteration: what is left of phi after exp(-V) is a small displacement, and is
-added to V (the first term of Baker-Campbell-Hausdorff, as in Bossa et al. 2007, doi:10.1007/978-3-540-75757-3_81).
-The halves are V/2 forwards and -V/2 backwards.
+The paper computes them "using an iterative approach" from CAT12's fields. Here, fixed-point iteration finds the
+stationary velocity V with ``exp(V) = phi``: the small displacement that remains of phi after exp(-V) is added to V (the
+first term of Baker-Campbell-Hausdorff, as in Bossa et al. 2007, doi:10.1007/978-3-540-75757-3_81). The halves are V/2
+forward and -V/2 backward.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def find_velocities(displacement: torch.Tensor, n_iterations: int = _N_ITERATION
     Parameters
     ----------
     displacement : Tensor, (B, 3, X, Y, Z), voxels
-        Of a diffeomorphism: template voxel -> scan voxel.
+        Displacement of a diffeomorphism, template voxel -> scan voxel.
     n_iterations : int
-        More come nearer, as far as interpolation allows.
+        More iterations reduce the error down to that of interpolation.
 
     Returns
     -------

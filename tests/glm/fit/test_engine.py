@@ -403,7 +403,8 @@ def test_scan_scale_multiplies_rows():
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n_scans=st.integers(6, 40), n_numeric=st.integers(0, 3), n_levels=st.integers(0, 3), has_intercept=st.booleans(),
-    seed=st.integers(0, 10_000), path=st.sampled_from([(np.float64, "stacked"), *((np.float32, path) for path in PATHS)]),
+    seed=st.integers(0, 10_000),
+    path=st.sampled_from([(np.float64, "stacked"), *((np.float32, path) for path in PATHS)]),
 )
 def test_any_design(n_scans, n_numeric, n_levels, has_intercept, seed, path):
     """Random designs, rank-deficient ones among them: estimable contrasts agree with least squares."""

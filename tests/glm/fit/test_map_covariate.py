@@ -104,7 +104,7 @@ def test_what_a_map_cannot_be_combined_with(two_tissues, table):
     path = two_tissues[0]
     with pytest.raises(DesignError, match="takes t-contrasts only"):
         fit_glm(None, "gm ~ age + map(wm)", path, ["F(age)"])
-    with pytest.raises(DesignError, match="map\(\) takes --variance ols, got hc3"):
+    with pytest.raises(DesignError, match=r"map\(\) takes --variance ols, got hc3"):
         fit_glm(None, "gm ~ age + map(wm)", path, variance="hc3")
     with pytest.raises(TableError, match="csf needs a column s6mwp3"):
         fit_glm(None, "gm ~ age + map(csf)", path)

@@ -79,7 +79,7 @@ def test_replication_is_the_share_of_significant_subsets(images, table):  # noqa
     assert "replication" not in fit_glm(inside, "gm ~ age", table, repeats=0).maps["age"]
 
 
-@pytest.mark.parametrize("backend", ["mm", "compiled"])
+@pytest.mark.parametrize("backend", ["stacked", "compiled"])
 def test_every_backend_counts_replications(images, table, backend):  # noqa: F811
     inside = images.reshape(len(images), -1)[:, (images.min(axis=0) > 0.1).ravel()]
     single = fit_glm(inside, "gm ~ age + sex", table, ["age"], repeats=30, backend=backend)

@@ -21,6 +21,7 @@ from vbmstat.glm.inference.permute.checkpoint import analysis_key
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import make_permuted, smallest_p
+from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.groups import fit_grouped, group_labels
 from vbmstat.maps.store import ArrayMaps
 
@@ -70,8 +71,10 @@ class Case:
         )  # fmt: skip
 
     def nulls(self, permuted, settings=None, **options):
+        of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
+        asked = settings or NullSettings()
         return permutation_nulls(
-            self.maps, self.plan, 0, permuted, self.fit.statistic[0], settings or NullSettings(), **options
+            self.maps, self.plan, 0, permuted, self.fit.statistic[0], asked, Compute(**options), **of_file
         )
 
     def naive(self, permuted):
@@ -203,7 +206,7 @@ def test_v_keeps_its_level_where_t_does_not():
     options = {"repeats": 0, "inference": "fwe", "permutations": 200}
     share = {}
     for groups in (None, "wild"):
-        found = fit_glm(values, "v ~ wild", table, variance_groups=groups, **options)
+        found = fit_glm(values, "v ~ wild", table, variance="ols" if groups is None else f"groups:{groups}", **options)
         share[groups] = (found.inference["wild[T.True]"].nulls.p_uncorrected <= 0.05).mean()
     assert share[None] > 0.15
     assert 0.04 < share["wild"] < 0.075
@@ -215,7 +218,7 @@ def test_cutting_the_work_does_not_matter(monkeypatch, tmp_path):
     whole = case.nulls(permuted, n_threads=1)
     monkeypatch.setattr(grouped_scores, "_BYTES", 2**19)
     monkeypatch.setattr(run, "_ROWS_BYTES", 2**17)
-    other = case.nulls(permuted, n_threads=2, chunk_voxels=512, backend="linear", checkpoint=tmp_path / "p", key="k")
+    other = case.nulls(permuted, n_threads=2, chunk_voxels=512, checkpoint=tmp_path / "p", key="k")
     np.testing.assert_allclose(other.maxima["statistic"], whole.maxima["statistic"], rtol=1e-9)
     np.testing.assert_array_equal(other.p_uncorrected, whole.p_uncorrected)
 
@@ -283,15 +286,14 @@ def test_whole_analysis(path, tmp_path):
     ("gm ~ age", {"variance": "groups:participant"}, "no residuals to estimate a variance of p0"),
     ("gm ~ age", {"variance": "groups:hole"}, r"no hole \(variance group\) for sub-000"),
     ("gm ~ age", {"variance": "groups:auto"}, "give --blocks, or name a column"),
-    ("gm ~ age", {"variance": "groups:sex", "variance": "hc3"}, "leave out --repeated, --robust"),
-    ("gm ~ age", {"variance": "groups:sex", "scheme": "smith", "inference": "fwe"}, "are for --scheme freedman-lane"),
+    ("gm ~ age", {"variance": "groups:sex", "scheme": "smith", "inference": "fwe"}, "is for --scheme freedman-lane"),
 ])  # fmt: skip
 def test_what_is_refused(path, formula, options, message):
     table = pd.read_csv(path, sep="\t", dtype={"participant_id": str})
     table["participant"] = ["p0", *["p1"] * 25]
     table["hole"] = [None, *["h"] * 25]
     table.to_csv(path, sep="\t", index=False)
-    if options["variance_groups"] == "participant":
+    if options["variance"] == "groups:participant":
         formula += " + participant"
     with pytest.raises((DesignError, TableError), match=message):
         fit_glm(None, formula, path, **options)

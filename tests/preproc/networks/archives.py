@@ -1,4 +1,4 @@
-"""Sets of networks made here: TorchScript archives of the published layout, and small ones of this project."""
+"""Sets of networks for tests: TorchScript archives in the published layout, and small ones of this project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALL = {"n_channels": 2, "depth": 2}
 
 
 class ByIntensity(nn.Module):
-    """p0 by intensity alone: what a good network would say of a noise-free image."""
+    """p0 from intensity alone, as a good network would predict for a noise-free image."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = image[:, :1]
@@ -34,7 +34,7 @@ class Everywhere(nn.Module):
 
 
 class Shift(nn.Module):
-    """The same two velocities everywhere, normalised (z, y, x), as the published network gives them."""
+    """The same two velocities everywhere, normalised (z, y, x), as from the published network."""
 
     def __init__(self, forward: list[float], backward: list[float]) -> None:
         super().__init__()
@@ -62,13 +62,13 @@ def write_published(folder: Path, networks: dict[str, nn.Module] | None = None) 
 
 
 def save_script(path: Path, network: nn.Module) -> None:
-    with warnings.catch_warnings():  # torch would like to see TorchScript gone
+    with warnings.catch_warnings():  # torch deprecates TorchScript
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(network.eval()).save(str(path))
 
 
 def write_own(folder: Path, kinds: tuple[str, ...] = ("segmentation", "gm-mask", "registration")) -> Path:
-    """A set of this project with random weights: a whole view of 3 mm, small networks."""
+    """A set of this project with small networks, random weights and a 3 mm whole view."""
     torch.manual_seed(1)
     coarse = [n // 6 for n in REGION_SHAPE]
     more = {"segmentation": {"shape": coarse}, "gm-mask": {"shape": coarse}, "registration": {"refine": False}}

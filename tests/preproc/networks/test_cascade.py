@@ -1,4 +1,4 @@
-"""The cascade: what each network sees, how patches come together, and what becomes of holes and of GM where none is."""
+"""The cascade: inputs of each network, merging of patches, filled holes, and the mask of voxels without GM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL_PATCH, SMALL_REGION = (32, 36, 32), (84, 96, 84)  # a quarter
 
 
 class Seen(nn.Module):
-    """A network that notes what it is shown, and gives one of its channels."""
+    """A network that records its inputs and returns one of their channels."""
 
     def __init__(self, channel: int = 0) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Seen(nn.Module):
 
 @pytest.fixture
 def small(monkeypatch):
-    """The geometry of the second stage at a quarter of its size."""
+    """The geometry of the second stage at a quarter of the size."""
     monkeypatch.setattr(cascade, "PATCH_SHAPE", SMALL_PATCH)
     monkeypatch.setattr(cascade, "importance", lambda shape=SMALL_PATCH, sigma=8.0: importance(shape, sigma))
     return tuple(regular_positions(SMALL_REGION, SMALL_PATCH))
@@ -53,7 +53,7 @@ def test_the_region_is_the_paper_s(region):
     brain = assets.template_brain()
     outside = brain.data[0].clone()
     outside[1:337, 15:399, :336] = 0
-    assert float((outside > 0.05).float().mean()) == 0  # no tissue is cut off
+    assert float((outside > 0.05).float().mean()) == 0  # no tissue is cropped
 
 
 def test_a_view_has_the_corners_of_its_region(region):
@@ -72,8 +72,8 @@ def test_patches_that_return_the_first_stage_return_the_first_stage(small):
 def test_each_patch_goes_to_its_network_and_right_ones_are_mirrored_both_ways(small):
     networks = tuple(Seen(0) for _ in range(18))
     image = torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, torch.zeros_like(image), TissueNetworks(nn.Identity(), COARSE, networks, small))
-    assert torch.allclose(found, image, atol=1e-5)  # mirrored back
+    result = cascade._refine(image, torch.zeros_like(image), TissueNetworks(nn.Identity(), COARSE, networks, small))
+    assert torch.allclose(result, image, atol=1e-5)  # mirrored back
     assert [len(network.shown) for network in networks] == 9 * [2] + 9 * [1]
     left, right = networks[4].shown
     x, y, z = (slice(start, start + n) for start, n in zip(small[4], SMALL_PATCH, strict=True))
@@ -82,7 +82,7 @@ def test_each_patch_goes_to_its_network_and_right_ones_are_mirrored_both_ways(sm
 
 
 def test_voxels_near_a_patch_s_border_count_less(small):
-    """Two networks that disagree: in the overlap each rules near its own middle."""
+    """Of two networks that disagree, each dominates near its own centre."""
 
     class Constant(nn.Module):
         def __init__(self, value):
@@ -95,10 +95,10 @@ def test_voxels_near_a_patch_s_border_count_less(small):
     values = [0.0] * 9 + [1.0] * 9  # sides 0, middle 1
     networks = TissueNetworks(nn.Identity(), COARSE, tuple(Constant(v) for v in values), small)
     image = torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, torch.zeros_like(image), networks)[0, 0, :, 48, 42]
-    assert float(found[0]) == 0
-    assert float(found[42]) == 1
-    overlap = found[26:32]  # these voxels belong to both
+    result = cascade._refine(image, torch.zeros_like(image), networks)[0, 0, :, 48, 42]
+    assert float(result[0]) == 0
+    assert float(result[42]) == 1
+    overlap = result[26:32]  # these voxels belong to both
     assert (overlap.diff() > 0).all()
     assert ((overlap > 0) & (overlap < 1)).all()
 
@@ -106,9 +106,9 @@ def test_voxels_near_a_patch_s_border_count_less(small):
 def test_where_no_patch_lies_the_first_stage_stays_and_empty_patches_run_no_network(small):
     networks = TissueNetworks(nn.Identity(), COARSE, 18 * (Seen(0),), small[:1])
     image, first = torch.zeros(1, 1, *SMALL_REGION), torch.rand(1, 1, *SMALL_REGION)
-    found = cascade._refine(image, first, networks)
-    assert torch.equal(found[0, 0, 32:], first[0, 0, 32:])
-    assert float(found[0, 0, :32, :36, :32].abs().max()) == 0
+    result = cascade._refine(image, first, networks)
+    assert torch.equal(result[0, 0, 32:], first[0, 0, 32:])
+    assert float(result[0, 0, :32, :36, :32].abs().max()) == 0
     assert networks.patches[0].shown == []
 
 
@@ -120,12 +120,12 @@ def test_fractions_of_a_tissue_map():
     assert torch.allclose(csf, torch.tensor([0, 0.4, 1, 0.5, 0, 0, 0]))
 
 
-def test_gm_that_is_none_goes_to_wm_and_csf_by_halves():
+def test_masked_gm_goes_half_to_wm_and_half_to_csf():
     fractions = torch.tensor([0.5, 0.3, 0.2]).reshape(3, 1, 1, 1).repeat(1, 2, 1, 1)
     where = torch.tensor([True, False]).reshape(2, 1, 1)
-    found = cascade.without_gm(fractions, where)
-    assert torch.allclose(found[:, 0, 0, 0], torch.tensor([0.0, 0.55, 0.45]))
-    assert torch.equal(found[:, 1], fractions[:, 1])
+    result = cascade.without_gm(fractions, where)
+    assert torch.allclose(result[:, 0, 0, 0], torch.tensor([0.0, 0.55, 0.45]))
+    assert torch.equal(result[:, 1], fractions[:, 1])
 
 
 def test_holes_in_tissue_become_csf():
@@ -137,11 +137,11 @@ def test_holes_in_tissue_become_csf():
     assert float(filled.sum()) == pytest.approx(float(p0.sum()) + 0.8)
 
 
-def test_both_halves_of_the_mask_look_like_the_left():
+def test_the_right_half_of_the_mask_is_mirrored():
     network = Seen()
     network.forward = lambda half: torch.cat([-half, network.shown.append(half.clone()) or half], 1)
     p0 = torch.rand(*SMALL_REGION)
-    found = cascade.find_no_gm(p0, network)
+    result = cascade.find_no_gm(p0, network)
     (left, right) = network.shown
     at = cascade.mask_windows(SMALL_REGION)
     assert torch.equal(left[0, 0], p0[at[0]])
@@ -149,12 +149,12 @@ def test_both_halves_of_the_mask_look_like_the_left():
     inside = torch.zeros_like(p0)
     inside[at[0]] = inside[at[1]] = 1
     expected = torch.sigmoid(2 * p0) * inside
-    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(result, expected, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
 def ball():
-    """WM in GM in CSF, off the axes of the region, in a scan of 2 mm; its fractions."""
+    """WM in GM in CSF, off-centre, in a 2 mm scan; its brain mask and fractions."""
     shape = (60, 72, 60)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = (-58.0, -90.0, -60.0)
@@ -176,27 +176,27 @@ def test_tissue_is_found_where_it_is(ball, region, small, stages):
     linear = np.eye(4)
     linear[:3, 3] = (3.0, 0.0, -2.0)
     with torch.inference_mode():
-        found = cascade.segment_tissue(image, mask, linear, region, networks)
-    assert found.grid.shape == (SMALL_REGION if stages == "patches" else COARSE)
-    back = resample(found.data, found.grid, image.grid, np.linalg.inv(linear))
+        result = cascade.segment_tissue(image, mask, linear, region, networks)
+    assert result.grid.shape == (SMALL_REGION if stages == "patches" else COARSE)
+    back = resample(result.data, result.grid, image.grid, np.linalg.inv(linear))
     for tissue, known in zip(back, truth, strict=True):
         dice = 2 * (tissue * known).sum() / (tissue.square() + known.square()).sum()
         assert float(dice) > 0.85
 
 
 def test_the_second_stage_sees_the_scan_again(ball, region, small):
-    """A first stage that is blind does no harm if the patches are not."""
+    """Patches recover from a first stage that predicts nothing."""
     image, mask, _ = ball
     blind = nn.Conv3d(1, 1, 1).requires_grad_(False)
     blind.weight[:] = blind.bias[:] = 0
     coarse = cascade.view_grid(region, SMALL_REGION)
-    found = cascade.segment_tissue(image, mask, np.eye(4), coarse, TissueNetworks(blind, COARSE))
-    assert float(found.data.max()) == 0
+    result = cascade.segment_tissue(image, mask, np.eye(4), coarse, TissueNetworks(blind, COARSE))
+    assert float(result.data.max()) == 0
     networks = TissueNetworks(blind, COARSE, 18 * (ByIntensity(),), small)
     assert float(cascade.segment_tissue(image, mask, np.eye(4), coarse, networks).data[1].max()) > 0.9
 
 
-def test_a_mask_that_forbids_gm_everywhere_leaves_none(ball, region):
+def test_a_mask_without_gm_removes_all_gm(ball, region):
     image, mask, _ = ball
     allowed, forbidden = (
         cascade.segment_tissue(

@@ -1,4 +1,4 @@
-"""Input scaling: percentiles of the brain, and a logarithm above 1."""
+"""Intensity scaling: percentiles of the brain, logarithmic above 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multilevel activation makes the six peaks of a tissue map out of a normal distribution."""
+"""The multilevel activation turns a normal distribution into the six peaks of a tissue map."""
 
 from __future__ import annotations
 

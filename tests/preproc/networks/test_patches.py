@@ -1,4 +1,4 @@
-"""The 27 patches: which network serves which, where they lie, and that they keep all tissue."""
+"""The 27 patches: their networks and positions, which cover all tissue."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_moved_patches_keep_all_tissue_and_meet_it():
         for axis, (a, b) in enumerate(zip(before, after, strict=True)):
             centre = (SMALL_REGION[axis] - SMALL_PATCH[axis]) // 2
             assert abs(b - centre) <= abs(a - centre)
-            if 0 < abs(b - centre) < abs(a - centre):  # one more step would lose tissue of its own
+            if 0 < abs(b - centre) < abs(a - centre):  # one more step would lose tissue
                 own = torch.zeros_like(tissue)
                 own[window(before, SMALL_PATCH)] = tissue[window(before, SMALL_PATCH)]
                 step = list(after)
@@ -75,7 +75,7 @@ def test_moved_patches_keep_all_tissue_and_meet_it():
 
 
 def test_left_and_right_move_in_lockstep():
-    positions = optimise_positions([ellipsoid((11, 19, 15), (17, 24, 19))], SMALL_PATCH)  # a brain off the middle
+    positions = optimise_positions([ellipsoid((11, 19, 15), (17, 24, 19))], SMALL_PATCH)  # an off-centre brain
     for left, right in zip(positions[:9], positions[18:], strict=True):
         assert right == (SMALL_REGION[0] - SMALL_PATCH[0] - left[0], *left[1:])
 

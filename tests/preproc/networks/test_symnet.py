@@ -1,4 +1,4 @@
-"""SYMNet: its layers, and that its two warps are inverse to one another."""
+"""SYMNet: its layers, and its two warps as inverses of each other."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def test_velocities_are_between_minus_one_and_one_of_half_the_field_of_view_and_
     network = SymNet(n_channels=2)
     scan, template = torch.rand(2, 1, 2, *SHAPE).unbind()
     with torch.inference_mode():
-        found = predict(network, scan, template)
-        assert found.forward.shape == found.backward.shape == (1, 3, *SHAPE)
-        assert 0 < float(found.forward.abs().max()) < 0.12
+        velocities = predict(network, scan, template)
+        assert velocities.forward.shape == velocities.backward.shape == (1, 3, *SHAPE)
+        assert 0 < float(velocities.forward.abs().max()) < 0.12
         network.unet.last.bias[:3] = torch.tensor([50.0, -50.0, 0.0])  # z, y, x
         saturated = predict(network, scan, template).forward
     assert saturated[0, :, 0, 0, 0].tolist() == pytest.approx([0, -(SHAPE[1] - 1) / 2, (SHAPE[2] - 1) / 2], abs=0.05)
 
 
 def test_a_rotation_s_velocity_gives_the_rotation():
-    """exp of the generator, where all stays in the field of view."""
+    """The exponential of the generator, for points that stay in the field of view."""
     angle, shape = 0.3, (33, 33, 3)
     at = voxel_indices(shape)[None] - torch.tensor([16.0, 16.0, 1.0]).reshape(3, 1, 1, 1)
     x, y, zero = at[:, 0], at[:, 1], torch.zeros_like(at[:, 0])
-    found = exponentiate(angle * torch.stack([-y, x, zero], 1))
+    displacement = exponentiate(angle * torch.stack([-y, x, zero], 1))
     c, s = math.cos(angle), math.sin(angle)
     expected = torch.stack([c * x - s * y, s * x + c * y, zero], 1) - torch.stack([x, y, zero], 1)
     middle = (slice(None), slice(None), slice(8, -8), slice(8, -8))
-    assert torch.allclose(found[middle], expected[middle], atol=5e-3)
+    assert torch.allclose(displacement[middle], expected[middle], atol=5e-3)
 
 
 def test_forward_and_backward_warp_are_inverse():
@@ -63,7 +63,7 @@ def test_forward_and_backward_warp_are_inverse():
 
 
 def test_half_warps_meet_half_way():
-    """Scan = template moved: with v forward and -v backward, the halves bring both to the same image."""
+    """The scan is the warped template: with v forward and -v backward, the half warps give the same image."""
     velocity = smooth_field(0.4, 2)
     template = smooth_field(1.0, 6)
     scan = pull(template, exponentiate(-2 * velocity))  # so that scan(exp(2v)) is the template
@@ -94,5 +94,5 @@ def test_sampling_a_batch_is_sampling_each():
     images = torch.rand(2, 3, *SHAPE)
     points = voxel_indices(SHAPE) + smooth_field(1.5, 5)[0]
     both = sample_batch(images, points.expand(2, -1, -1, -1, -1))
-    for image, found in zip(images, both, strict=True):
-        assert torch.allclose(found, sample(image, points, padding_mode="border"), atol=1e-5)
+    for image, sampled in zip(images, both, strict=True):
+        assert torch.allclose(sampled, sample(image, points, padding_mode="border"), atol=1e-5)

@@ -13,7 +13,7 @@ from vbmstat.preproc.networks.unet import UNet, n_parameters, receptive_field
 
 
 def counted_by_hand(inputs: int, outputs: int) -> int:
-    """Weights of the layers that the text names, 8 channels doubling four times."""
+    """Number of weights in the layers of the paper: 8 channels that double four times."""
     widths = [8, 16, 32, 64, 128]
     convolutions = 27 * (inputs * 8 + 8 * 8)
     convolutions += sum(27 * (a * b + b * b) for a, b in pairwise(widths))  # down
@@ -46,7 +46,7 @@ def test_output_has_the_shape_of_the_input(shape):
 
 
 def test_padding_goes_to_both_ends_and_is_cut_off_again():
-    """An image padded by hand gives the same as one that the network pads."""
+    """Padding by hand and by the network give the same output."""
     network = UNet(1, 1, n_channels=2).eval()
     image = torch.rand(1, 1, 30, 32, 32)
     with torch.inference_mode():
@@ -56,7 +56,7 @@ def test_padding_goes_to_both_ends_and_is_cut_off_again():
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_receptive_field_is_what_a_single_voxel_can_change(depth):
-    """Without the norm, which sees all. The reach depends on where a voxel lies among the pooled ones: the largest."""
+    """Largest reach over positions within a pooling block; without the norm, which depends on all voxels."""
     network = UNet(1, 1, n_channels=2, depth=depth, activation=nn.Identity)
     network.down = nn.ModuleList([without_norm(block) for block in network.down])
     network.up = nn.ModuleList([without_norm(block) for block in network.up])
@@ -71,7 +71,7 @@ def test_receptive_field_is_what_a_single_voxel_can_change(depth):
         (slope,) = torch.autograd.grad(network(image)[0, 0, at, 4, 4], image)
         seen = slope[0, 0].abs().sum((1, 2)).nonzero().flatten()
         widest = max(widest, int(seen.max() - seen.min()) + 1)
-    # maximum pooling takes one of the two voxels, so that half of the pooling's own reach cannot be seen at a time
+    # max pooling passes one of two voxels, so half of its own reach is invisible at any one position
     assert receptive_field(depth) - (2**depth - 1) <= widest <= receptive_field(depth)
 
 

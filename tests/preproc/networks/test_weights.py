@@ -1,4 +1,4 @@
-"""Sets of networks: which files make one, and that no archive's code runs before its hash is known."""
+"""Sets of networks: their files, and no code of an archive runs before its hash is checked."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def published(tmp_path_factory) -> Path:
 
 def test_fetched_archives_are_loaded_with_their_hashes(cache, published):
     downloads.fetch("deepmriprep", str(published))
-    found = weights.find_set("deepmriprep")
-    assert len(found.tissue.patches) == 18
-    assert len(found.tissue.positions) == 27
-    assert found.sha256 == downloads.weights_sha256("deepmriprep")
-    assert found.sha256["warp_model.pt"] == assets.sha256(published / "warp_model.pt")
-    assert not found.refine_warp
+    networks = weights.find_set("deepmriprep")
+    assert len(networks.tissue.patches) == 18
+    assert len(networks.tissue.positions) == 27
+    assert networks.sha256 == downloads.weights_sha256("deepmriprep")
+    assert networks.sha256["warp_model.pt"] == assets.sha256(published / "warp_model.pt")
+    assert not networks.refine_warp
     torch.manual_seed(0)
-    same = nn.Conv3d(1, 1, 1)  # the first that was made
+    same = nn.Conv3d(1, 1, 1)  # same seed as the first archive
     image = torch.rand(1, 1, 4, 4, 4)
-    assert torch.equal(found.tissue.whole(image), same(image))
-    assert found.tissue.patches[7](torch.rand(1, 2, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
+    assert torch.equal(networks.tissue.whole(image), same(image))
+    assert networks.tissue.patches[7](torch.rand(1, 2, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
 
 
 def test_archives_of_a_folder_load_once_their_hashes_are_recorded(cache, published):
@@ -53,7 +53,7 @@ def test_archives_of_a_folder_load_once_their_hashes_are_recorded(cache, publish
     assert weights.find_set(str(published)).sha256 == downloads.weights_sha256("deepmriprep")
 
 
-def test_nothing_of_an_archive_runs_before_its_hash_was_compared(cache, published, tmp_path, monkeypatch):
+def test_no_archive_is_loaded_before_its_hash_is_checked(cache, published, tmp_path, monkeypatch):
     folder = archives.write_published(tmp_path / "exchanged", {"warp_model.pt": archives.Shift([0.5] * 3, [0.0] * 3)})
     downloads.fetch("deepmriprep", str(published))
     loaded = []
@@ -61,7 +61,7 @@ def test_nothing_of_an_archive_runs_before_its_hash_was_compared(cache, publishe
     with pytest.raises(AssetError, match=r"warp_model.pt: its sha256 .* differs from the recorded") as caught:
         weights.find_set(str(folder))
     assert "\n" not in str(caught.value)
-    assert len(loaded) == 20  # the others are what was recorded
+    assert len(loaded) == 20  # the others match their record
 
 
 def test_positions_are_those_of_the_published_package():
@@ -76,34 +76,34 @@ def test_positions_are_those_of_the_published_package():
 
 def test_another_list_of_positions_is_refused(monkeypatch):
     monkeypatch.setattr(weights, "_POSITIONS_SHA256", "0" * 64)
-    with pytest.raises(AssetError, match="not the patches that vbmstat was tested with"):
+    with pytest.raises(AssetError, match="not the patches tested with vbmstat"):
         weights.published_positions()
 
 
 def test_own_networks_come_back_as_they_were_saved(tmp_path):
     folder = archives.write_own(tmp_path, ("segmentation", "patches", "gm-mask", "registration"))
-    found = weights.find_set(str(folder))
-    assert found.tissue.whole_shape == found.tissue.mask_shape == (56, 64, 56)
-    assert len(found.tissue.patches) == 18
-    assert found.tissue.positions[18:] == tuple((208 - x, y, z) for x, y, z in found.tissue.positions[:9])
-    assert isinstance(found.warp, SymNet)
-    assert len(found.sha256) == 21
+    networks = weights.find_set(str(folder))
+    assert networks.tissue.whole_shape == networks.tissue.mask_shape == (56, 64, 56)
+    assert len(networks.tissue.patches) == 18
+    assert networks.tissue.positions[18:] == tuple((208 - x, y, z) for x, y, z in networks.tissue.positions[:9])
+    assert isinstance(networks.warp, SymNet)
+    assert len(networks.sha256) == 21
     torch.manual_seed(1)
     first = weights.build_network("segmentation", archives.SMALL).eval()
     image = torch.rand(1, 1, 8, 8, 8)
     with torch.inference_mode():
-        assert torch.allclose(found.tissue.whole(image), first(image), atol=1e-6)
+        assert torch.allclose(networks.tissue.whole(image), first(image), atol=1e-6)
 
 
-def test_a_set_needs_no_more_than_the_whole_view(tmp_path):
-    found = weights.find_set(str(archives.write_own(tmp_path, ("segmentation",))))
-    assert found.tissue.patches == ()
-    assert found.tissue.gm_mask is None
-    assert found.warp is None
+def test_a_set_needs_only_the_whole_view(tmp_path):
+    networks = weights.find_set(str(archives.write_own(tmp_path, ("segmentation",))))
+    assert networks.tissue.patches == ()
+    assert networks.tissue.gm_mask is None
+    assert networks.warp is None
 
 
 @pytest.mark.parametrize("refine", [True, False])
-def test_a_registration_says_whether_it_is_to_be_optimised(tmp_path, refine):
+def test_a_registration_records_whether_to_refine_its_velocity(tmp_path, refine):
     archives.write_own(tmp_path, ("segmentation",))
     settings = {**archives.SMALL, "refine": refine}
     network = weights.build_network("registration", settings)
@@ -111,7 +111,7 @@ def test_a_registration_says_whether_it_is_to_be_optimised(tmp_path, refine):
     assert weights.find_set(str(tmp_path)).refine_warp is refine
 
 
-def test_no_set_says_what_was_expected(tmp_path, cache):
+def test_a_missing_set_is_an_error_that_says_what_to_do(tmp_path, cache):
     with pytest.raises(AssetError, match="there is no folder nowhere"):
         weights.find_set("nowhere")
     with pytest.raises(AssetError, match="has neither"):
@@ -120,21 +120,21 @@ def test_no_set_says_what_was_expected(tmp_path, cache):
         weights.find_set("deepmriprep")
 
 
-def test_this_project_s_networks_are_in_the_package_as_they_were_released(tmp_path, monkeypatch):
-    found = weights.find_set("vbmstat")
-    assert dict(found.sha256) == weights.SHIPPED
-    assert found.tissue.is_coarse
-    assert found.refine_warp
+def test_the_shipped_networks_are_the_released_ones(tmp_path, monkeypatch):
+    networks = weights.find_set("vbmstat")
+    assert dict(networks.sha256) == weights.SHIPPED
+    assert networks.tissue.is_coarse
+    assert networks.refine_warp
     assert all((weights.shipped_folder() / name).stat().st_size < 10e6 for name in weights.SHIPPED)
     shutil.copytree(weights.shipped_folder(), tmp_path / "weights")
     archives.write_own(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "segmentation.safetensors", tmp_path / "weights")
     monkeypatch.setattr(weights, "shipped_folder", lambda: tmp_path / "weights")
-    with pytest.raises(AssetError, match=r"segmentation\.safetensors differs from what was released; install vbmstat"):
+    with pytest.raises(AssetError, match=r"segmentation\.safetensors differs from the released version"):
         weights.find_set("vbmstat")
 
 
-def test_files_that_are_none_of_ours_are_named(tmp_path):
+def test_files_of_other_programs_are_named(tmp_path):
     from safetensors.torch import save_file  # noqa: PLC0415 - heavy
 
     path = weights.own_file(tmp_path, "segmentation")

@@ -1,8 +1,8 @@
-"""Tissue of a brain by the cascade: the whole view, 27 patches, and the mask of what is no GM.
+"""Tissue segmentation by the cascade: the whole view, 27 patches, and the mask of voxels without GM.
 
-The region is the crop of the template's 0.5 mm grid that the paper's networks see, 336 × 384 × 336 voxels; the paper
-does not say where it begins, the published package does. A set may lack patches and GM mask; it then knows the whole
-view only, at whatever resolution its network was trained.
+The region is the crop of the template's 0.5 mm grid that the paper's networks see, 336 × 384 × 336 voxels; its start
+is not in the paper but in the published package. A set of networks without patches and GM mask uses the whole view
+only, at the resolution its network was trained for.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from vbmstat.preproc.steps.smooth import smooth
 
 REGION_START = (1, 15, 0)  # in the template brain's grid, 339 × 411 × 339 at 0.5 mm
 WHOLE_VIEW_SHAPE = (224, 256, 224)  # 0.75 mm
-_TISSUE_FROM = 0.9  # of p0: what it encloses is tissue
-_MASK_START, _MASK_SHAPE = (56, 28, 0), (128, 288, 256)  # left half that the mask's network sees, in the region
+_TISSUE_FROM = 0.9  # of p0: holes enclosed by such voxels are filled
+_MASK_START, _MASK_SHAPE = (56, 28, 0), (128, 288, 256)  # left half, as the mask's network sees it, in the region
 _IS_BRAIN_FROM = 1e-3
 
 
 @dataclass(frozen=True)
 class TissueNetworks:
-    """Networks of the cascade, on the device where they run.
+    """Networks of the cascade, on their device.
 
     Attributes
     ----------
     whole : callable
         Scaled image (B, 1, X, Y, Z) -> p0, on the whole view's grid.
     whole_shape : tuple of three ints
-        Shape of the whole view; its first and last voxels have the centres of the region's.
+        Shape of the whole view; its first and last voxel centres are those of the region.
     patches : tuple of 18 callables, or empty
-        Scaled image and first stage (B, 2, 128, 128, 128) -> p0.
+        Scaled image and first-stage p0 (B, 2, 128, 128, 128) -> p0.
     positions : list of 27 positions
         First voxels of the patches in the region.
     gm_mask : callable, optional
         p0 of half a brain (B, 1, 128, 288, 256) -> logits of "GM may be here" and "no GM here".
     mask_shape : tuple of three ints
-        Shape of the view whose halves it sees; centres as those of the whole view.
+        Shape of the view whose halves the mask's network sees, placed like the whole view.
     """
 
     whole: nn.Module
@@ -65,7 +65,7 @@ class TissueNetworks:
 
     @property
     def is_coarse(self) -> bool:
-        """Whether there is no second stage, so that the scan shows more than the networks do."""
+        """Whether there is no second stage, so that the scan has more detail than the result."""
         return not self.patches
 
 
@@ -76,7 +76,7 @@ def region_grid(template_brain: Grid) -> Grid:
 
 
 def view_grid(region: Grid, shape: tuple[int, int, int]) -> Grid:
-    """The grid of another number of voxels whose first and last centres are those of a region."""
+    """A grid with another number of voxels and the same first and last voxel centres as a region."""
     step = [(n - 1) / (m - 1) for n, m in zip(region.shape, shape, strict=True)]
     return Grid(shape, region.affine @ np.diag([*step, 1.0]))
 
@@ -84,7 +84,7 @@ def view_grid(region: Grid, shape: tuple[int, int, int]) -> Grid:
 def resample_low_passed(
     data: torch.Tensor, source: Grid, target: Grid, linear: np.ndarray | None = None
 ) -> torch.Tensor:
-    """Images on another grid, low-passed first along axes where that is coarser, (C, *target.shape).
+    """Resample images to another grid, with a low-pass along axes where it is coarser, (C, *target.shape).
 
     Parameters
     ----------
@@ -103,30 +103,30 @@ def resample_low_passed(
 def segment_tissue(
     brain: Volume, mask: torch.Tensor, linear: np.ndarray, region: Grid, networks: TissueNetworks
 ) -> Volume:
-    """GM, WM and CSF fractions in the template's frame.
+    """Segment a brain into GM, WM and CSF fractions in the template's frame.
 
     Parameters
     ----------
     brain : Volume
-        T1w scan with its own intensities, one channel.
+        T1w scan, one channel, original intensities.
     mask : Tensor, (X, Y, Z), bool
-        Brain in it.
+        Brain mask.
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     region : Grid
-        Of :func:`region_grid`.
+        Result of :func:`region_grid`.
     networks : TissueNetworks
-        What to run.
+        Networks to run.
 
     Returns
     -------
     Volume, (3, X, Y, Z)
-        On the region, or on the whole view's grid if there are no patches.
+        On the region's grid, or on the whole view's if there are no patches.
 
     Raises
     ------
     ValueError
-        If the brain has no range of intensities.
+        If all intensities of the brain are equal.
     """
     low, high = brain_range(brain.data[0] * mask)
 
@@ -150,14 +150,14 @@ def segment_tissue(
 
 
 def run(network: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-    """A network's output in float32; half precision on CUDA, channels last everywhere."""
+    """Run a network in half precision on CUDA, channels last everywhere; output in float32."""
     image = image.to(memory_format=torch.channels_last_3d)
     with torch.autocast("cuda", torch.float16, enabled=image.device.type == "cuda"):
         return network(image).float()
 
 
 def tissue_fractions(p0: torch.Tensor) -> torch.Tensor:
-    """GM, WM, CSF of a tissue map in which CSF is 1, GM 2 and WM 3, (3, X, Y, Z); what is below 1 is background."""
+    """GM, WM, CSF from a tissue map (CSF 1, GM 2, WM 3), (3, X, Y, Z); values below 1 are partly background."""
     gm = (1 - (p0 - 2).abs()).clamp(0, 1)
     wm = (p0 - 2).clamp(0, 1)
     csf = (1 - (p0 - 1).abs()).clamp(0, 1)
@@ -165,14 +165,14 @@ def tissue_fractions(p0: torch.Tensor) -> torch.Tensor:
 
 
 def without_gm(fractions: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """GM, WM, CSF with the GM of some voxels given to WM and CSF, half to each."""
+    """Move the GM of some voxels to WM and CSF, half to each."""
     gm, wm, csf = fractions
     moved = gm * where
     return torch.stack([gm - moved, wm + moved / 2, csf + moved / 2])
 
 
 def _refine(image: torch.Tensor, first: torch.Tensor, networks: TissueNetworks) -> torch.Tensor:
-    """Second stage, (1, 1, X, Y, Z): patches weighted by their Gaussians; the first stage where no patch is."""
+    """Second stage, (1, 1, X, Y, Z): the Gaussian-weighted mean of patches; the first stage outside all patches."""
     weight = importance().to(image)
     total, weights = torch.zeros_like(first), torch.zeros_like(first)
     background = image.amin()
@@ -181,22 +181,22 @@ def _refine(image: torch.Tensor, first: torch.Tensor, networks: TissueNetworks) 
         both = torch.cat([image[at], first[at]], dim=1)
         weights[at] += weight
         if not bool((both[:, 0] > background).any()):
-            continue  # nothing but background, whose tissue is 0
+            continue  # only background, whose p0 is 0
         network, mirrored = network_of(index)
-        patch = run(networks.patches[network], both.flip(2) if mirrored else both)
-        total[at] += weight * (patch.flip(2) if mirrored else patch)
+        p0 = run(networks.patches[network], both.flip(2) if mirrored else both)
+        total[at] += weight * (p0.flip(2) if mirrored else p0)
     return torch.where(weights > 0, total / weights, first)
 
 
 def _filled(p0: torch.Tensor) -> torch.Tensor:
-    """p0 with holes in the tissue made CSF."""
+    """p0 with holes in the tissue filled with CSF."""
     tissue = (p0[0] > _TISSUE_FROM).cpu().numpy()
     holes = torch.from_numpy(fill_voids.fill(tissue) & ~tissue).to(p0.device)
     return torch.where(holes, torch.ones_like(p0), p0)
 
 
 def mask_windows(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """The left and right half of a view that the GM mask's network sees; the right one is mirrored for it.
+    """The left and right half of a view, as inputs of the GM mask's network; the right one is mirrored for it.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def mask_windows(shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice
 
 
 def find_no_gm(p0: torch.Tensor, network: nn.Module) -> torch.Tensor:
-    """Probability that there is no GM (in ventricles, at the brain stem), (X, Y, Z), for p0 (X, Y, Z) on a view."""
+    """Probability that a voxel has no GM (ventricles, brainstem), (X, Y, Z), from p0 (X, Y, Z) on a view."""
     total, weights = torch.zeros_like(p0), torch.zeros_like(p0)
     for at, mirrored in zip(mask_windows(p0.shape), (False, True), strict=True):
         half = p0[at][None, None]

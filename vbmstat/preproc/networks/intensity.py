@@ -1,4 +1,4 @@
-"""Intensities as the tissue networks were trained to see them."""
+"""Scaling of intensities to what the tissue networks were trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def brain_range(image: torch.Tensor) -> tuple[float, float]:
     Raises
     ------
     ValueError
-        If there are none, or the two coincide.
+        If there are none, or the two percentiles are equal.
     """
     values = image[image > 0]
     if values.numel() == 0:
@@ -27,21 +27,21 @@ def brain_range(image: torch.Tensor) -> tuple[float, float]:
 
 
 def scale_intensity(image: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """Intensities from `low` to `high` as 0 to 1; above that, ``1 + log10(x)``, so that bright vessels are not clipped.
+    """Scale `low` to `high` to 0 to 1; above, ``1 + log10(x)`` compresses bright vessels without clipping.
 
     Parameters
     ----------
     image : Tensor, any shape
-        Brain; zero outside, which comes out at or below zero.
+        Brain, zero outside; zeros stay at or below zero.
     low, high : float
-        Of :func:`brain_range`.
+        Result of :func:`brain_range`.
     """
     scaled = (image - low) / (high - low)
     return torch.where(scaled > 1, 1 + scaled.clamp(min=1).log10(), scaled)
 
 
 def _quantile(values: torch.Tensor, quantile: float) -> float:
-    """Linear between order statistics, as numpy's; torch's own stops at 16 million values."""
+    """Quantile as in numpy (linear between order statistics); torch's own is limited to 16 million values."""
     position = quantile * (values.numel() - 1)
     below = int(position)
     first = float(values.kthvalue(below + 1).values)

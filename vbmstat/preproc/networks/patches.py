@@ -1,7 +1,7 @@
-"""The 27 patches of the second stage: their positions, the network of each, and how they are merged.
+"""The 27 patches of the second stage: positions, their networks, and weights for merging.
 
-Patches of 128³ voxels in the region of 336 × 384 × 336 voxels of 0.5 mm, three along each axis. A patch of the right
-third is mirrored, so that it looks like one of the left third and the same network serves both: 18 networks.
+Patches of 128³ voxels in the region of 336 × 384 × 336 voxels of 0.5 mm, three along each axis. A patch in the right
+third is mirrored, so that it looks like one in the left third and one network serves both: 18 networks in all.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Position = tuple[int, int, int]
 def regular_positions(
     region: tuple[int, int, int] = REGION_SHAPE, patch: tuple[int, int, int] = PATCH_SHAPE
 ) -> list[Position]:
-    """First voxels of 3 × 3 × 3 patches that cover a region evenly, x slowest: left, middle and right nine."""
+    """First voxels of 3 × 3 × 3 patches that cover a region evenly, x slowest: 9 left, 9 middle, 9 right."""
     starts = [(0, (n - size) // 2, n - size) for n, size in zip(region, patch, strict=True)]
     return list(product(*starts))  # type: ignore[arg-type]
 
 
 def network_of(index: int) -> tuple[int, bool]:
-    """Which of the 18 networks serves a patch, and whether the patch is mirrored for it.
+    """Index of the network (of 18) for a patch, and whether the patch is mirrored.
 
     Examples
     --------
@@ -38,12 +38,12 @@ def network_of(index: int) -> tuple[int, bool]:
 
 
 def optimise_positions(masks: Iterable[torch.Tensor], patch: tuple[int, int, int] = PATCH_SHAPE) -> list[Position]:
-    """Move patches from the regular grid towards the centre until one more voxel would lose tissue.
+    """Move patches from the regular grid towards the centre until one more step would lose tissue.
 
     Parameters
     ----------
     masks : iterable of Tensor, (X, Y, Z), bool
-        Tissue of many scans on one region. Left and right are pooled, because patches of both sides move in lockstep.
+        Tissue masks of many scans on one region. Left and right are pooled, because both sides move symmetrically.
     patch : tuple of three ints
         Shape of a patch.
 
@@ -54,9 +54,9 @@ def optimise_positions(masks: Iterable[torch.Tensor], patch: tuple[int, int, int
 
     Notes
     -----
-    A patch loses tissue if a voxel of tissue that it covered in the regular grid is no longer in it. Moving "stepwise
-    by one voxel toward the image center" until that happens, along each axis for itself, ends where the patch's outer
-    face meets the box around that tissue, or in the centre: that is what is computed.
+    A patch loses tissue if it no longer contains a tissue voxel that it covered in the regular grid. Moving "stepwise
+    by one voxel toward the image center" along each axis until that happens ends where the patch's outer face meets
+    the bounding box of that tissue, or in the centre; this end point is computed directly.
     """
     tissue = _pooled(masks)
     region = tuple(tissue.shape)
@@ -67,12 +67,12 @@ def optimise_positions(masks: Iterable[torch.Tensor], patch: tuple[int, int, int
 def with_right_side(
     left_and_middle: list[Position], region: Sequence[int] = REGION_SHAPE, patch: tuple[int, int, int] = PATCH_SHAPE
 ) -> list[Position]:
-    """27 positions from the 18 of the left and middle: the right nine mirror the left nine."""
+    """27 positions from the 18 on the left and in the middle; the 9 on the right mirror those on the left."""
     return left_and_middle + [(region[0] - patch[0] - x, y, z) for x, y, z in left_and_middle[:9]]
 
 
 def importance(patch: tuple[int, int, int] = PATCH_SHAPE, sigma: float = SIGMA_VOXELS) -> torch.Tensor:
-    """Gaussian weight of each voxel of a patch, 1 in the middle, (X, Y, Z)."""
+    """Gaussian weight of each voxel of a patch, 1 at the centre, (X, Y, Z)."""
     axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / sigma) ** 2) for n in patch]
     return torch.einsum("i,j,k->ijk", *axes)
 
@@ -84,7 +84,7 @@ def window(position: Position, patch: tuple[int, int, int] = PATCH_SHAPE) -> tup
 
 
 def _pooled(masks: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Where any scan or its mirror image has tissue."""
+    """Voxels where any scan or its mirror image has tissue."""
     tissue: torch.Tensor | None = None
     for mask in masks:
         tissue = mask.bool() if tissue is None else tissue | mask
@@ -95,7 +95,7 @@ def _pooled(masks: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _move_inwards(tissue: torch.Tensor, start: Position, patch: tuple[int, int, int]) -> Position:
-    """One patch, from its regular position to where its outer faces meet tissue."""
+    """Move a patch from its regular position until its outer faces meet tissue."""
     own = tissue[window(start, patch)].nonzero()  # (n, 3)
     moved = []
     for axis, first in enumerate(start):

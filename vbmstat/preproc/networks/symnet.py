@@ -1,13 +1,13 @@
-"""SYMNet: two half velocities from a network, and the symmetric warps that they make.
+"""SYMNet: two half velocities from a network, and the symmetric warps from them.
 
-After Mok & Chung 2020 (doi:10.1109/CVPR42600.2020.00470), as the paper uses it. The network sees the scan's tissues
-and the template's, both on the template's grid, and gives a velocity of the scan (forward) and of the template
-(backward), which meet half-way. Each is integrated by scaling and squaring in 7 steps. With h(v) for the flow of v
+After Mok & Chung 2020 (doi:10.1109/CVPR42600.2020.00470), as used in the paper. From the tissues of scan and template,
+both on the template's grid, the network predicts a velocity of the scan (forward) and of the template (backward), which
+meet half-way. Each is integrated by scaling and squaring in 7 steps. With h(v) for the flow of v
 after unit time, the warps are ``h(forward) ∘ h(-backward)`` (template -> scan) and ``h(backward) ∘ h(-forward)``, each
 the inverse of the other.
 
-The network's own fields are in torch's normalised coordinates, between -1 and 1, which is what its hyperbolic tangent
-is for; everything else here is in voxels.
+The network's output is in torch's normalised coordinates, -1 to 1 by its hyperbolic tangent; everything else here is in
+voxels.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from vbmstat.image.grid import from_normalised, sample_batch, voxel_indices
 from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS, UNet
 
 N_STEPS = 7
-_SMALL = 1e-4  # sd of the last convolution's first weights: the first warps are near the identity
+_SMALL = 1e-4  # sd of the last convolution's initial weights: initial warps are near the identity
 
 
 class SymNet(nn.Module):
-    """UNet with LeakyReLU that gives two velocities, by tanh between -1 and 1.
+    """UNet with LeakyReLU and tanh that predicts two velocities between -1 and 1.
 
     Parameters
     ----------
     n_tissues : int
-        Channels of the scan, and of the template.
+        Channels of the scan and of the template each.
     n_channels, depth : int
-        Of the UNet.
+        Channels of the finest level and depth of the UNet.
     """
 
     def __init__(self, n_tissues: int = 2, n_channels: int = N_CHANNELS, depth: int = DEPTH) -> None:
@@ -60,9 +60,9 @@ class Warps(NamedTuple):
     Attributes
     ----------
     forward, backward : Tensor
-        Template voxel -> scan voxel, and the inverse of it.
+        Template voxel -> scan voxel, and its inverse.
     half_forward, half_backward : Tensor
-        From half-way to the scan, and to the template.
+        From half-way to the scan and to the template.
     """
 
     forward: torch.Tensor
@@ -72,13 +72,13 @@ class Warps(NamedTuple):
 
 
 def predict(network: nn.Module, scan: torch.Tensor, template: torch.Tensor) -> Velocities:
-    """Velocities of a network such as :class:`SymNet`, in voxels, for tissues (B, n_tissues, X, Y, Z)."""
+    """Velocities (voxels) predicted by a network such as :class:`SymNet` for tissues (B, n_tissues, X, Y, Z)."""
     forward, backward = network(torch.cat([scan, template], dim=1))
     return Velocities(from_normalised(forward), from_normalised(backward))
 
 
 def compose_warps(velocities: Velocities, n_steps: int = N_STEPS) -> Warps:
-    """The symmetric warps of two half velocities."""
+    """Symmetric warps from two half velocities."""
     n = len(velocities.forward)
     signed = torch.cat([velocities.forward, velocities.backward, -velocities.forward, -velocities.backward])
     half_forward, half_backward, back_from_scan, back_from_template = exponentiate(signed, n_steps).split(n)
@@ -107,7 +107,7 @@ def exponentiate(velocity: torch.Tensor, n_steps: int = N_STEPS) -> torch.Tensor
 
 
 def pull(images: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, X, Y, Z) at ``x + displacement(x)``, displacement (B, 3, X, Y, Z) in voxels."""
+    """Sample images (B, C, X, Y, Z) at ``x + displacement(x)``; displacement (B, 3, X, Y, Z) in voxels."""
     return sample_batch(images, voxel_indices(displacement.shape[2:], displacement.device) + displacement)
 
 

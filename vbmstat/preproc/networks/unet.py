@@ -1,10 +1,10 @@
-"""The 3-D UNet that all networks of the paper share: depth 4, channels doubling from 8, instance norm.
+"""The 3-D UNet of all networks in the paper: depth 4, channels doubling from 8, instance norm.
 
 Where the paper's text is silent, the layout is that of Ronneberger et al. 2015 (doi:10.1007/978-3-319-24574-4_28),
 which it cites: at each level two convolutions of 3 × 3 × 3, each followed by instance norm and activation; 2 × 2 × 2
-maximum pooling before a level's convolutions on the way down; transposed convolutions of 2 × 2 × 2 on the way up, whose
+max pooling before a level's convolutions on the way down; transposed convolutions of 2 × 2 × 2 on the way up, whose
 result is concatenated with the level's own features; a convolution of 1 × 1 × 1 at the end. Instance norm has no
-parameters, as is torch's default, and the convolutions before it have no bias, which it would take out again.
+parameters, as is torch's default, and the convolutions before it have no bias, which it would remove.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ N_CHANNELS, DEPTH = 8, 4
 
 
 class UNet(nn.Module):
-    """3-D UNet; images of any shape are padded with zeros to a multiple of ``2 ** depth`` inside.
+    """3-D UNet; pads images of any shape with zeros to a multiple of ``2 ** depth``.
 
     Parameters
     ----------
@@ -30,9 +30,9 @@ class UNet(nn.Module):
     depth : int
         Number of poolings.
     activation : callable
-        Makes the activation that follows each norm; it is called with ``inplace=True``.
+        Creates the activation after each norm; called with ``inplace=True``.
     final : Module, optional
-        What follows the last convolution; nothing by default.
+        Layer after the last convolution; none by default.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class UNet(nn.Module):
 
 
 def receptive_field(depth: int = DEPTH) -> int:
-    """Edge length in voxels of the cube of input that the convolutions let one output voxel see.
+    """Edge length (voxels) of the input cube that one output voxel depends on through convolutions.
 
-    Instance norm adds the mean and variance of the whole image to that.
+    Instance norm also makes it depend on the mean and variance of the whole image.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def receptive_field(depth: int = DEPTH) -> int:
 
 
 def n_parameters(network: nn.Module) -> int:
-    """Number of trained numbers of a network."""
+    """Number of parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -100,7 +100,7 @@ def _two_convolutions(before: int, after: int, activation: Callable[..., nn.Modu
 
 
 def _padding(shape: torch.Size, multiple: int) -> list[int]:
-    """Zeros before and after each axis, last axis first, in the order of torch's `pad`."""
+    """Zeros before and after each axis, last axis first, as torch's `pad` expects."""
     pads: list[int] = []
     for n in reversed(shape):
         missing = -n % multiple

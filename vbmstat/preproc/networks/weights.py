@@ -1,8 +1,8 @@
 """Sets of trained networks: the published ones (TorchScript), and this project's own (safetensors).
 
-A TorchScript archive carries code that runs when it is loaded. It is loaded only if its sha256 is recorded, which
-``vbmstat assets fetch deepmriprep`` does when it first sees the file, from the internet or from the folder of somebody
-who trusts it (``--source FOLDER``). safetensors files hold numbers only.
+A TorchScript archive contains code that runs on loading. It is loaded only if its sha256 is on record;
+``vbmstat assets fetch deepmriprep`` records it on first download, or from a local folder that the user trusts
+(``--source FOLDER``). safetensors files hold only numbers.
 """
 
 from __future__ import annotations
@@ -40,26 +40,25 @@ SHIPPED = {  # sha256 of this project's networks in the package
     "segmentation.safetensors": "d7cddc6c575f4c98eecc895cf1418a9b801036c5b95dd7116cb3865feaefc2a7",
     "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
 }
-KINDS = ("segmentation", "patches", "gm-mask", "registration")  # of this project's networks
-_KEY = "vbmstat"  # of the settings in a safetensors file
+_KEY = "vbmstat"  # metadata key of the settings in a safetensors file
 
 
 @dataclass(frozen=True)
 class NetworkSet:
-    """Trained networks and where they came from.
+    """Trained networks and their hashes.
 
     Attributes
     ----------
     tissue : TissueNetworks
         The cascade.
     warp : Module, optional
-        Network of :func:`vbmstat.preproc.networks.symnet.predict`.
+        Network for :func:`vbmstat.preproc.networks.symnet.predict`.
     refine_warp : bool
-        Whether its velocity is where an optimisation starts, and not the result.
+        Whether its velocity is refined by optimisation instead of used directly.
     sha256 : dict
         File name -> hash.
     warp_shape : tuple of three ints, optional
-        Shape of the view of the template's grid that the warp's network sees, if not the grid itself.
+        Shape of the view that the warp's network sees, if it is not the template's own grid.
     """
 
     tissue: TissueNetworks
@@ -70,20 +69,20 @@ class NetworkSet:
 
 
 def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
-    """Networks by name or folder.
+    """Load networks by name or from a folder.
 
     Parameters
     ----------
     name : str
-        ``deepmriprep`` (what ``vbmstat assets fetch deepmriprep`` brought), ``vbmstat`` (what comes with this package),
-        or a folder with files of either kind.
+        ``deepmriprep`` (fetched by ``vbmstat assets fetch deepmriprep``), ``vbmstat`` (shipped with this package), or
+        a folder with files of either kind.
     device : torch.device or str
-        Where they will run.
+        Where the networks run.
 
     Raises
     ------
     AssetError
-        If the set is not there completely, an archive's hash is not recorded, or a file cannot be read or is another.
+        If the set is incomplete, an archive's hash is not on record, or a file is unreadable or has changed.
     """
     if name == PUBLISHED:
         return _published_set(downloads.weights_folder(PUBLISHED), torch.device(device))
@@ -102,7 +101,7 @@ def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
 
 
 def shipped_folder() -> Path:
-    """Where this project's networks are in the package."""
+    """Folder of this project's networks in the package."""
     return Path(str(resources.files("vbmstat") / "weights"))
 
 
@@ -118,7 +117,7 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
     ----------
     kind : {"segmentation", "patches", "gm-mask", "registration"}
     settings : dict
-        ``n_channels`` and ``depth``, of the UNet; the paper's by default.
+        ``n_channels`` and ``depth`` of the UNet; the paper's by default.
     """
     n_channels, depth = int(settings.get("n_channels", N_CHANNELS)), int(settings.get("depth", DEPTH))
     if kind == "registration":
@@ -129,19 +128,19 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
 
 
 def save_network(path: Path, network: nn.Module, kind: str, settings: Mapping[str, Any]) -> None:
-    """Write a network of this project as safetensors, whole or not at all.
+    """Write a network of this project as safetensors, atomically.
 
     Parameters
     ----------
     path : Path
-        Of :func:`own_file`.
+        Path from :func:`own_file`.
     network : Module
-        Of :func:`build_network`.
+        Network from :func:`build_network`.
     kind : str
-        As there.
+        As in :func:`build_network`.
     settings : dict
-        ``n_channels`` and ``depth``; ``shape`` of the view (but for patches); ``position`` (patches); ``refine``
-        (registration); and anything else that a reader may want to know.
+        ``n_channels`` and ``depth``; ``shape`` of the view (except for patches); ``position`` (patches); ``refine``
+        (registration); and anything else worth recording.
     """
     from safetensors.torch import save_file  # noqa: PLC0415 - only where it is needed
 
@@ -151,12 +150,12 @@ def save_network(path: Path, network: nn.Module, kind: str, settings: Mapping[st
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
-    """A network of :func:`save_network`, ready to run, and its settings.
+    """Load a network written by :func:`save_network`, ready to run, and its settings.
 
     Raises
     ------
     AssetError
-        If the file is missing, damaged or of another program.
+        If the file is missing, damaged or not from vbmstat.
     """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
@@ -168,18 +167,18 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
         network.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         why = "missing" if not path.is_file() else f"not a network of vbmstat ({type(error).__name__})"
-        msg = f"{path}: {why}; expected what 'vbmstat train' writes"
+        msg = f"{path}: {why}; expected a file written by 'vbmstat train'"
         raise AssetError(msg) from error
     return _ready(network, torch.device(device)), settings
 
 
 def _shipped_set(device: torch.device) -> NetworkSet:
-    shipped = _own_set(shipped_folder(), device)
-    if shipped.sha256 != SHIPPED:
-        changed = [name for name, digest in SHIPPED.items() if shipped.sha256.get(name) != digest]
-        msg = f"{shipped_folder()}: {', '.join(changed)} differs from what was released; install vbmstat again"
+    networks = _own_set(shipped_folder(), device)
+    if networks.sha256 != SHIPPED:
+        changed = [name for name, digest in SHIPPED.items() if networks.sha256.get(name) != digest]
+        msg = f"{shipped_folder()}: {', '.join(changed)} differs from the released version; reinstall vbmstat"
         raise AssetError(msg)
-    return shipped
+    return networks
 
 
 def _own_set(folder: Path, device: torch.device) -> NetworkSet:
@@ -232,21 +231,21 @@ def _recorded_beside(folder: Path) -> dict[str, str]:
 
 
 def _load_torchscript(path: Path, expected: str | None, device: torch.device) -> tuple[nn.Module, str]:
-    """A network from the very bytes whose hash was compared, and the hash."""
+    """Load a network from exactly the bytes whose hash was checked; return it and the hash."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); a set has {N_NETWORKS + 3} files"
+        msg = f"{path}: cannot be read ({error.strerror}); a set consists of {N_NETWORKS + 3} files"
         raise AssetError(msg) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         known = f"differs from the recorded {expected[:12]}…" if expected else "is not recorded"
         msg = (
-            f"{path}: its sha256 {digest[:12]}… {known}, and TorchScript files run code; if you trust these files: "
-            f"vbmstat assets fetch {PUBLISHED} --source {path.parent}, then --weights {PUBLISHED}"
+            f"{path}: its sha256 {digest[:12]}… {known}, and TorchScript files run code; if you trust these files, run "
+            f"vbmstat assets fetch {PUBLISHED} --source {path.parent} and use --weights {PUBLISHED}"
         )
         raise AssetError(msg)
-    with warnings.catch_warnings():  # torch would like to see TorchScript gone
+    with warnings.catch_warnings():  # torch deprecates TorchScript
         warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
         network = torch.jit.load(BytesIO(content), map_location=device)
     return _ready(network, device), digest
@@ -259,16 +258,16 @@ def _ready(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def published_positions() -> tuple[Position, ...]:
-    """First voxels of the 27 patches that the published networks were trained on.
+    """First voxels of the 27 patches on which the published networks were trained.
 
     Raises
     ------
     AssetError
-        If the file of the installed deepmriprep is not the one that vbmstat was tested with.
+        If the installed deepmriprep has another list than the one tested with vbmstat.
     """
     path = assets.distribution_file(*_POSITIONS)
     if assets.sha256(path) != _POSITIONS_SHA256:
-        msg = f"{path}: not the patches that vbmstat was tested with; install deepmriprep as in constraints.txt"
+        msg = f"{path}: not the patches tested with vbmstat; install the deepmriprep version in constraints.txt"
         raise AssetError(msg)
     lines = path.read_text(encoding="ascii").split()[1:]
     return tuple(_position([int(number) for number in line.split(",")]) for line in lines)

@@ -19,13 +19,15 @@ from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
-from vbmstat.glm.inference.permute import run
+from vbmstat.glm.fit.product import through_onednn
+from vbmstat.glm.inference.permute import run, scores
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree, level_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings, is_decided
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import SCHEMES, make_permuted
 from vbmstat.glm.inference.permute.scores import working_precision
 from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import as_nifti
 from vbmstat.image.volume import Volume
@@ -63,8 +65,10 @@ class Case:
         )
 
     def nulls(self, permuted, settings=None, **options):
+        of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
+        asked = settings or NullSettings()
         return permutation_nulls(
-            self.maps, self.plan, 0, permuted, self.statistic, settings or NullSettings(), **options
+            self.maps, self.plan, 0, permuted, self.statistic, asked, Compute(**options), **of_file
         )
 
 
@@ -261,7 +265,8 @@ def test_chunks_threads_and_batches_do_not_matter(monkeypatch):
     permuted = case.permuted(permutations=300)
     whole = everything(case, permuted, n_threads=1)
     assert_same(whole, everything(case, permuted, n_threads=2, chunk_voxels=512))
-    assert_same(whole, everything(case, permuted, backend="linear"))
+    monkeypatch.setattr(scores, "choose_product", lambda _: through_onednn)
+    assert_same(whole, everything(case, permuted))
     monkeypatch.setattr(run, "_MAPS_BYTES", 4 * 37 * int(MASK.sum()))  # 37 maps a batch
     assert_same(whole, everything(case, permuted))
 
@@ -455,7 +460,7 @@ def test_null_cohorts_keep_five_percent():
     for seed in range(150):
         case = Case("group + age", "group", n=15, seed=seed, dtype=np.float32)
         permuted = case.permuted(permutations=40, seed=seed)
-        nulls = case.nulls(permuted, NullSettings(True, True, 2.5), n_threads=1, backend="stacked")
+        nulls = case.nulls(permuted, NullSettings(True, True, 2.5), n_threads=1)
         for name, p in (("fwe", nulls.p_fwe), ("tfce", nulls.p_tfce_fwe), ("extent", nulls.p_extent_fwe)):
             errors[name] += p.min(initial=1.0) <= 0.05 + 1e-9
         ps.append(nulls.p_uncorrected[100])

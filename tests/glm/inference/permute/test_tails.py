@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vbmstat.glm.inference.permute.tails import FEWEST, fit_tail, pareto_p, smallest_tail_p
+from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p, smallest_tail_p
+from vbmstat.glm.spec import FEWEST_FOR_TAIL
 
 FLOOR = 1e-9
 LAWS = {"exponential": stats.expon(2, 3), "light tail": stats.genpareto(-0.2, 1, 2), "Gumbel": stats.gumbel_r(4, 0.4)}
@@ -50,10 +51,10 @@ def test_nothing_fits():
     null = np.random.default_rng(2).integers(0, 3, 500).astype(float)
     assert fit_tail(null, FLOOR) is None
     assert fit_tail(np.ones(500), FLOOR) is None
-    assert fit_tail(np.arange(FEWEST - 1.0), FLOOR) is None
+    assert fit_tail(np.arange(FEWEST_FOR_TAIL - 1.0), FLOOR) is None
     _, is_approximated = pareto_p(null[:, None], np.array([9.0]), FLOOR)
     assert not is_approximated.any()
-    assert not pareto_p(null[: FEWEST - 1, None], np.array([9.0]), FLOOR)[1].any()
+    assert not pareto_p(null[: FEWEST_FOR_TAIL - 1, None], np.array([9.0]), FLOOR)[1].any()
 
 
 def test_p_is_never_zero():

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from vbmstat.glm.variance.repeated import subject_labels
 
 from tests.glm.conftest import GRID, SHAPE
 from tests.glm.variance.test_sandwich import COLUMNS, visits
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.design.subjects import subject_labels
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -52,7 +52,8 @@ def test_t_and_p_are_those_of_r(sessions):
 
 def test_f_and_fdr(sessions):
     contrast = "F(time, group[T.p]:time)"
-    found = fit_glm(matrix(sessions), FORMULA, sessions, [contrast], variance="sandwich:id", inference="fdr").maps[contrast]
+    options = {"variance": "sandwich:id", "inference": "fdr"}
+    found = fit_glm(matrix(sessions), FORMULA, sessions, [contrast], **options).maps[contrast]
     assert found["p"].values[0] == pytest.approx(0.03923586134, rel=1e-6)  # Wald_test(..., test = "HTZ")
     np.testing.assert_allclose(found["qfdr"].values, stats.false_discovery_control(found["p"].values))
     assert stats.norm.sf(found["z"].values[0]) == pytest.approx(0.03923586134, rel=1e-6)
@@ -73,7 +74,7 @@ def test_maps_in_files(sessions, tmp_path):
     assert back.reshape(-1)[results.space.voxel_index[voxel]] == pytest.approx(ours[voxel], rel=1e-6)
     record = json.loads((tmp_path / "glm" / "glm.json").read_text())
     assert record["sandwich"]["subject"] == "participant_id"
-    assert record["options"]["repeated"] == "participant_id"
+    assert record["spec"]["variance"] == "sandwich:participant_id"
 
 
 def test_repeated_scans_that_pass_for_independent_are_told(sessions):
@@ -104,8 +105,7 @@ def test_subjects_come_from_ids_or_columns():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"inference": "fwe"}, "takes fdr only"),
-        ({"variance": "hc3"}, "leave out --robust"),
+        ({"inference": "fwe"}, "permutations take --variance ols or groups:COLUMN, got sandwich:id"),
         ({"variance": "sandwich:group"}, "2 subjects cannot carry"),
     ],
 )
