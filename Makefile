@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Where the CPU build of torch comes from. For CUDA: make TORCH_INDEX=https://pypi.org/simple
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Processes that run the tests, of one thread each; 0 runs them in pytest's own process.
+JOBS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := .venv/.installed
@@ -20,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
 
 test-all: lint
 	$(BIN)/python -m pytest -q

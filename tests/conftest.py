@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from tests import hostile
@@ -21,6 +25,8 @@ from vbmstat.preproc import pipeline
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.simulate import Settings, simulate_cohort
+
+Made = TypeVar("Made")
 
 
 def pytest_collection_modifyitems(items):
@@ -48,6 +54,22 @@ def stored_as():
     return store
 
 
+@contextmanager
+def coarse_figures() -> Iterator[None]:
+    """Figures are drawn with few pixels, which is sooner done."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mosaic.DPI", "publication.DPI", "side_by_side.DPI", "robustness._DPI", "worst_case._DPI"):
+            patch.setattr(f"vbmstat.figures.{name}", 50)
+        yield
+
+
+@pytest.fixture
+def coarse_drawing() -> Iterator[None]:
+    """Figures of few pixels."""
+    with coarse_figures():
+        yield
+
+
 @pytest.fixture(scope="session")
 def local() -> Iterator[Cluster]:
     """Two worker processes of this machine, started once."""
@@ -64,15 +86,39 @@ def simulated(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def segmented(simulated) -> Segmented:
-    """That person after the engine `classic`, as far as the tissues."""
-    return segment_scan(io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz"))
+def engine_run(simulated, tmp_path_factory) -> tuple[Segmented, Preprocessed]:
+    """That person after the engine `classic`, as far as the tissues and all the way."""
+
+    def make() -> tuple[Segmented, Preprocessed]:
+        scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+        segmented = segment_scan(scan)
+        with pytest.MonkeyPatch.context() as patched:  # to save the time of another segmentation
+            patched.setattr(pipeline, "segment_scan", lambda *_: segmented)
+            return segmented, preprocess_scan(scan, PreprocSpec(device="cpu"))
+
+    return _made_once("engine_run", tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
-def preprocessed(simulated, segmented) -> Preprocessed:
-    """The same after the whole engine, which goes on from that segmentation here, to save the time of another."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pipeline, "segment_scan", lambda *_: segmented)
-        scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
-        return preprocess_scan(scan, PreprocSpec(device="cpu"))
+def segmented(engine_run) -> Segmented:
+    """The tissues alone."""
+    return engine_run[0]
+
+
+@pytest.fixture(scope="session")
+def preprocessed(engine_run) -> Preprocessed:
+    """The result of the whole engine, which went on from that segmentation."""
+    return engine_run[1]
+
+
+def _made_once(name: str, tmp_path_factory: pytest.TempPathFactory, make: Callable[[], Made]) -> Made:
+    """What `make` returns; of several test processes (pytest-xdist) the first makes it, and the others read it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return make()
+    path = tmp_path_factory.getbasetemp().parent / f"{name}.pt"  # the folder that the processes share
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            made = make()
+            torch.save(made, path)
+            return made
+    return torch.load(path, weights_only=False)

@@ -27,11 +27,10 @@ from tests import hostile
 from tests.assets.test_downloads import cache, server  # noqa: F401 - fixtures
 from tests.glm.conftest import GRID, cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat import rerun
-from vbmstat.assets import downloads
+from vbmstat.assets import downloads, sha256
 from vbmstat.batch import derivatives
 from vbmstat.batch.run import preprocess
 from vbmstat.cli import app
-from vbmstat.cli.rerun import glm_arguments
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import AssetError, DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
@@ -221,8 +220,13 @@ def test_names_in_a_plan_are_no_paths(tmp_path, name, place):
 
 
 def test_a_record_from_elsewhere_writes_nowhere_and_calls_nobody(tmp_path):
-    call = {"formula": "gm ~ age", "out": "/etc", "store": "/etc", "scheduler": "tcp://evil:8786", "jobs": 99}
-    assert glm_arguments({"call": call, "maps": {}}, [tmp_path]) == ["glm", "gm ~ age"]
+    file = tmp_path / "cohort.tsv"
+    file.write_text("participant_id\tage\n")
+    data = {"table": {"file": "cohort.tsv", "sha256": sha256(file)}, "maps": "table"}
+    spec = {"formula": "gm ~ age", "store": "/etc", "scratch": "/etc", "cluster": "tcp://evil:8786"}
+    model = {"spec": spec, "data": data, "outputs": {"atlas": "none"}, "maps": {}, "out": "/etc"}
+    with pytest.raises(VbmstatError, match="it is damaged"):
+        rerun.rerun_model(model, tmp_path / "glm.json", [tmp_path], tmp_path / "out")
     for stem in ("../../evil", "a/b"):
         record = {"command": "preprocess", "engine": "classic", "scan": stem, "spec": PreprocSpec().record(),
                   "inputs": [{"path": "x.nii", "sha256": "0" * 64}]}  # fmt: skip
@@ -330,7 +334,7 @@ def connections() -> list[str]:
 def test_nothing_is_sent_anywhere(connections, cohort_folder, cache, preprocessed, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(pipeline, "preprocess_scan", lambda *_, **__: preprocessed)
     monkeypatch.setattr(derivatives, "_write_picture", lambda path, *_: storage.write_text(path, "picture"))
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     hostile.nifti(hostile.phantom()).to_filename(tmp_path / "sub-01_T1w.nii.gz")
     out = tmp_path / "out"
     for arguments in (

@@ -26,6 +26,7 @@ from vbmstat.preproc.steps.quality import Quality
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.progress import OnStep
 
+SCAN = Grid((16, 18, 16), np.diag([12.0, 12.0, 12.0, 1.0]))
 TEMPLATE = Grid((12, 14, 12), np.diag([15.0, 15.0, 15.0, 1.0]))
 STEPS = ("brain", "segment", "warp")
 KILLS = 666.0  # intensity of a scan's first voxel that kills the process, as the system does for want of memory
@@ -71,10 +72,9 @@ def asked(**options: object) -> tuple[PreprocSpec, Execution]:
 def write_scans(folder: Path, n_scans: int, marks: dict[int, float] | None = None) -> Path:
     """A folder of small images, each different, ``sub-01_T1w.nii.gz`` and so on; `marks` by number from 1."""
     for number in range(1, n_scans + 1):
-        data = torch.rand(1, 16, 18, 16, generator=torch.Generator().manual_seed(number))
+        data = torch.rand(1, *SCAN.shape, generator=torch.Generator().manual_seed(number))
         data[0, 0, 0, 0] = (marks or {}).get(number, 0.0)
-        grid = Grid((16, 18, 16), np.diag([12.0, 12.0, 12.0, 1.0]))
-        io.write_volume(folder / f"sub-{number:02d}_T1w.nii.gz", Volume(data, grid))
+        io.write_volume(folder / f"sub-{number:02d}_T1w.nii.gz", Volume(data, SCAN))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -10,6 +11,8 @@ from vbmstat.cli import app
 from vbmstat.errors import ScanError
 from vbmstat.evaluate import engines
 from vbmstat.simulate import tissue_labels
+
+pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
 
 
 def call(*arguments: object):

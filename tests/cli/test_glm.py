@@ -53,11 +53,11 @@ def test_glm_writes_maps_tables_and_pictures(vbmstat, cohort_folder, monkeypatch
     t = read_volume(out / "contrast-age_stat-t_statmap.nii.gz").data[0].numpy()
     assert t[8, 6, 4] < -3  # the simulated decline with age is on the right
     record = json.loads((out / "glm.json").read_text())
-    assert record["options"]["repeats"] == 5
+    assert record["spec"]["subsets"]["repeats"] == 5
 
 
 def test_pack_then_glm(vbmstat, cohort_folder, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     cohort = cohort_folder / "cohort.tsv"
     assert "26 scans" in vbmstat("pack", "gm", "--cohort", cohort, "--out", tmp_path / "gm.maps")
     stored = ("--store", tmp_path / "gm.maps")
@@ -93,7 +93,7 @@ def test_a_second_model_takes_the_place_of_the_first(vbmstat, cohort_folder, mon
         for contrast in results.contrasts:
             (place / f"contrast-{contrast.label}_glassbrain.png").write_bytes(b"")
 
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", picture)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", picture)
     monkeypatch.chdir(cohort_folder)
     out = cohort_folder / "out"
     vbmstat("glm", "gm ~ age + sex", "--repeats", 3, "--inference", "fdr", "--spm-names", "--out", out)
@@ -116,7 +116,7 @@ def test_a_second_model_takes_the_place_of_the_first(vbmstat, cohort_folder, mon
 
 
 def test_a_model_of_regions_takes_the_place_of_one_of_voxels(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     monkeypatch.chdir(cohort_folder)
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(1, 4, (1, *GRID.shape))).float()
@@ -152,7 +152,7 @@ def test_each_formula_and_level_has_a_folder_of_its_own():
 
 
 def test_levels_that_differ_in_signs_have_maps_of_their_own(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     monkeypatch.chdir(cohort_folder)
     data = pd.read_csv("cohort.tsv", sep="\t")
     data.assign(grp=np.resize(["=65", "<65", ">65"], len(data))).to_csv("cohort.tsv", sep="\t", index=False)
@@ -174,7 +174,7 @@ def test_no_cohort_anywhere(vbmstat, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
 def test_corrected_inference_is_told_and_tabulated(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     monkeypatch.chdir(cohort_folder)
     said = vbmstat("glm", "gm ~ age", "--repeats", 0, "--inference", "fdr,fwe,tfce,cluster", "--permutations", 50,
                    "--cluster-threshold", 0.01, "--one-sided", "--blocks", "site", "--scheme", "smith",

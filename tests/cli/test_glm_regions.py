@@ -40,7 +40,7 @@ def test_bad_input(study):  # noqa: F811
     for arguments, match in (
         (("--level", "lobe"), "expected one of roi, region"),
         (("--random", "participant_id"), "mixed model. is for --level roi"),
-        (("--level", "roi", "--random", "participant_id", "--robust", "hc3"), "takes no robust"),
+        (("--level", "roi", "--random", "participant_id", "--robust", "hc3"), "takes no variance"),
         (("--level", "roi", "--random", "participant_id"), "every subject has one scan"),
     ):
         with pytest.raises(DesignError, match=match) as caught:

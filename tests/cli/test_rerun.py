@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
-from vbmstat.cli import app, rerun
-from vbmstat.cli.glm import call_record
+from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
+from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
+from vbmstat.report.results import write_results
+from vbmstat.tables.cohort import read_cohort
 
 mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
@@ -29,7 +31,7 @@ def run(*arguments, code=0) -> str:
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    monkeypatch.setattr("vbmstat.cli.glm._write_figures", lambda *_: None)
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
 
 
 @pytest.fixture
@@ -47,8 +49,6 @@ def test_a_model_again(fitted, tmp_path):
     said = run("rerun", fitted / "glm.json")
     n = len([path for path in fitted.iterdir() if path.is_file()])
     assert f"{n} of {n} files have the same bytes" in said
-    assert " --repeats 4 " in said
-    assert " --seed 3 " in said
     assert not list(tmp_path.glob("again*"))
     said = run("rerun", fitted / "glm.json", "--out", tmp_path / "again")
     assert f"new outputs in {tmp_path / 'again'}" in said
@@ -88,31 +88,36 @@ def test_maps_that_changed_are_named(fitted):
     changed = folder / "mri" / "s6mwp1sub-004_T1w.nii.gz"
     volume = io.read_volume(changed)
     io.write_volume(changed, type(volume)(volume.data * 1.01, volume.grid))
-    assert "not as it was: the map of sub-004" in run("rerun", fitted / "glm.json", code=1)
+    assert "differs: map of sub-004" in run("rerun", fitted / "glm.json", code=1)
 
 
-def test_models_from_python_are_refused(fitted):
+def test_a_model_from_python_again(cohort_folder, tmp_path, no_pictures):  # noqa: F811
+    results = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=3, variance="hc3")
+    write_results(results, cohort_folder / "mine", atlas="none")
+    said = run("rerun", cohort_folder / "mine" / "glm.json")
+    n = len([path for path in (cohort_folder / "mine").iterdir() if path.is_file()])
+    assert f"{n} of {n} files have the same bytes" in said
+
+
+def test_data_from_memory_are_told(cohort_folder, no_pictures):  # noqa: F811
+    results = fit_glm(None, "gm ~ age", read_cohort(cohort_folder / "cohort.tsv"), repeats=0)
+    write_results(results, cohort_folder / "mine", atlas="none")
+    with pytest.raises(VbmstatError, match="were in memory, not in files: run the script that made them"):
+        run("rerun", cohort_folder / "mine" / "glm.json")
+
+
+def test_older_records_are_told(fitted):
     record = json.loads((fitted / "glm.json").read_text())
-    record.pop("call")
+    record.pop("spec")
     (fitted / "glm.json").write_text(json.dumps(record))
-    with pytest.raises(VbmstatError, match="made from Python or by an older version"):
+    with pytest.raises(VbmstatError, match="it is damaged or older than that"):
         run("rerun", fitted / "glm.json")
 
 
-def test_regions_again(cohort_folder, no_pictures):  # noqa: F811
-    record = {"call": {"formula": "gm ~ age", "level": "roi", "one_sided": False, "global_scaling": True}, "maps": {}}
-    arguments = rerun.glm_arguments(record, [cohort_folder])
-    assert arguments == ["glm", "gm ~ age", "--global-scaling", "--two-sided", "--level", "roi"]
-
-
-def test_the_record_of_a_command_names_no_folder_of_the_machine(cohort_folder):  # noqa: F811
-    table_file = cohort_folder / "cohort.tsv"
-    parameters = {
-        "formula": "gm ~ age", "maps": str(cohort_folder / "mri"), "participants": table_file, "repeats": 3,
-        "mask": table_file, "out": cohort_folder, "store": cohort_folder, "contrast": ["age", str(table_file)],
-        "draws": None, "atlas": str(table_file),
-    }  # fmt: skip
-    record = call_record(parameters, table_file)
-    assert record["maps"] == {"folder": "mri"}
-    assert record["participants"]["file"] == record["mask"]["file"] == "cohort.tsv"
-    assert set(record) == {"formula", "maps", "participants", "repeats", "mask", "contrast", "atlas"}
+def test_the_record_names_no_folder_of_the_machine(fitted):
+    text = (fitted / "glm.json").read_text()
+    assert str(fitted.parents[1]) not in text
+    record = json.loads(text)
+    assert record["data"]["maps"] == "table"
+    assert record["data"]["table"]["file"] == "cohort.tsv"
+    assert record["spec"]["contrasts"][0]["file"] == "contrasts.json"

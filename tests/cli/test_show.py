@@ -9,15 +9,15 @@ import torch
 from typer.testing import CliRunner
 
 from vbmstat.cli import app
-from vbmstat.figures import publication
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 
+pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
+
 
 @pytest.fixture
-def image(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(publication, "DPI", 60)
+def image(tmp_path) -> Path:
     data = torch.zeros(1, 12, 12, 12)
     data[0, 4:8, 4:8, 4:8] = -2.0
     io.write_volume(tmp_path / "map.nii.gz", Volume(data, Grid((12, 12, 12), np.diag([8.0, 8, 8, 1]))))

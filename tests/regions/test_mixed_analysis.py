@@ -6,6 +6,7 @@ import pytest
 
 from tests.regions.test_mixed import null_columns, persons
 from vbmstat.errors import DesignError, TableError
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.regions.mixed_analysis import fit_mixed_glm
 
 
@@ -17,7 +18,7 @@ def regions(n_scans, n_regions, icc, seed=0):
 
 
 def notes(table, values, formula="gm ~ age + time"):
-    return " | ".join(fit_mixed_glm(values, formula, table, ["age"], random="id").record["notes"])
+    return " | ".join(fit_mixed_glm(values, ModelSpec(formula, ["age"]), table, "id").record["notes"])
 
 
 def test_regions_without_variance_between_subjects_are_told():
@@ -40,7 +41,7 @@ def test_regions_without_a_result_are_named_and_the_record_says_how():
     table, values = regions([3] * 12, 4, 0.9)
     values["r1"] = 0.0
     values["r3"] = table["age"].to_numpy()
-    results = fit_mixed_glm(values, "gm ~ age + time", table, ["age"], random="id")
+    results = fit_mixed_glm(values, ModelSpec("gm ~ age + time", ["age"]), table, "id")
     assert results.record["notes"][-1].endswith("(constant, or fitted exactly): r1, r3")
     assert np.isfinite(results.fit.p[0]).tolist() == [True, False, True, False]
     assert results.record["mixed_model"] == {
@@ -54,7 +55,7 @@ def test_contrasts_that_cannot_be_estimated_are_refused():
     table["group"] = np.repeat(list("aabb"), 9)
     table["site"] = np.repeat(list("klmn"), 9)
     with pytest.raises(DesignError, match=r"'group\[T.b\]' cannot be estimated"):
-        fit_mixed_glm(values, "gm ~ group + site + time", table, ["group[T.b]"], random="id")
+        fit_mixed_glm(values, ModelSpec("gm ~ group + site + time", ["group[T.b]"]), table, "id")
 
 
 def test_scans_without_a_subject_are_refused_or_dropped():
@@ -64,8 +65,8 @@ def test_scans_without_a_subject_are_refused_or_dropped():
     table.loc[5, "family"] = "n/a"
     values = pd.DataFrame({"a": rng.standard_normal(24)}, index=table["participant_id"])
     with pytest.raises(TableError, match=r"no family \(subject\) for s5; fill it in or leave .* --missing drop"):
-        fit_mixed_glm(values, "gm ~ age", table, random="family")
-    results = fit_mixed_glm(values, "gm ~ age", table, random="family", missing="drop")
+        fit_mixed_glm(values, ModelSpec("gm ~ age"), table, "family")
+    results = fit_mixed_glm(values, ModelSpec("gm ~ age", missing="drop"), table, "family")
     assert "dropped 1 scans without family: s5" in results.record["notes"]
     assert len(results.design.scan_ids) == 23
     assert results.record["covariates"][0]["line"].startswith("age: number, ")

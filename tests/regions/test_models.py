@@ -187,7 +187,7 @@ def test_sandwich_variances(sessions):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"variance": "hc3"}, "a mixed model takes no robust"),
+        ({"variance": "hc3"}, "a mixed model takes no variance"),
         ({"inference": "fwe"}, "a mixed model has no permutations"),
         ({"tiv": "proportional"}, "a mixed model takes TIV as a covariate"),
     ],

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vbmstat.figures import publication
+from tests.conftest import coarse_figures
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
@@ -98,9 +98,8 @@ def model_folder(cohort_folder) -> Path:
 
 
 def coarse_report(folder: Path) -> Path:
-    """The page with figures of few pixels, which are drawn sooner."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publication, "DPI", 60)
+    """The page with figures of few pixels."""
+    with coarse_figures():
         return write_report(folder)
 
 

@@ -13,8 +13,10 @@ def text(record: dict, **options) -> str:
     """The paragraph of a model with other options, or other entries of its record."""
     changed = copy.deepcopy(record)
     for name, value in options.items():
-        places = (changed["spec"], changed["spec"]["subsets"], changed)
-        next(place for place in places if (name in place and name != "inference") or place is changed)[name] = value
+        spec = changed["spec"]
+        of_spec = name in spec and name not in ("inference", "contrasts")
+        place = spec if of_spec else spec["subsets"] if name in spec["subsets"] else changed
+        place[name] = value
     return glm_methods(changed).paragraphs[0]
 
 
@@ -73,11 +75,11 @@ def test_fewer_degrees_of_freedom_of_hc3_in_words(record) -> None:
 def test_variance_groups_in_words(record) -> None:
     changed = {**record, "variance_groups": {"column": "sex", "scans_per_group": [6, 7], "df": {"age": 9.2}}}
     said = glm_methods(changed).paragraphs[0]
-    assert "for each of the 2 groups of scans that the column sex names (v of Aspin and Welch" in said
+    assert "for each of the 2 groups of scans in the column sex (v of Aspin and Welch" in said
     assert "residual degrees of freedom" not in said
     assert "Cohen" not in said
     changed["variance_groups"]["column"] = "auto"
-    assert "groups of scans that the exchangeability blocks make" in glm_methods(changed).paragraphs[0]
+    assert "groups of scans in the exchangeability blocks" in glm_methods(changed).paragraphs[0]
 
 
 def test_early_stop_and_tails_in_words(record) -> None:
@@ -89,8 +91,8 @@ def test_early_stop_and_tails_in_words(record) -> None:
     entry["permutations"] = 256
     entry["approximated"] = {"tails": {"statistic": {"kind": "gpd", "floor": 2e-4}, "tfce": None}}
     said = text(record, inference=inference)
-    assert "500 were planned, and stopped where enough had reached the strongest finding (Besag" in said
-    assert "generalised Pareto distributions fitted to the upper tails (Winkler et al., 2016), not below 0.0002" in said
+    assert "Of 500 planned, permutations stopped once enough exceeded the strongest result (Besag" in said
+    assert "generalised Pareto distributions fitted to the upper tails (Winkler et al., 2016), with a floor of 0.0002" in said
 
 
 def test_no_subsets_no_sentence(record) -> None:
@@ -113,7 +115,7 @@ def test_permutations_in_words(record) -> None:
     said = text(record, inference=inference)
     assert "5,000 permutations of the residuals of the reduced model (Freedman and Lane, 1983)" in said
     assert "within exchangeability blocks of family" in said
-    assert "the largest statistic and threshold-free cluster enhancement" in said
+    assert "the maximum statistic and threshold-free cluster enhancement" in said
     assert "cluster-forming threshold 3.40" in said
     assert "q-values of Benjamini and Hochberg" in said
     assert "not corrected" not in said
@@ -125,7 +127,7 @@ def test_every_engine_has_its_methods(engine) -> None:
     said = methods.paragraphs[0]
     assert said.startswith("20 T1-weighted scans were processed for voxel-based morphometry (Ashburner and Friston")
     assert f"with vbmstat 1.0, engine {engine}; 2 more could not" in said
-    assert "3 scans came without skull" in said
+    assert "3 scans were already skull-stripped" in said
     assert "Gaussian of 6 mm" in said
     assert "registered" in said
     assert {"ashburner2000", "fisch2024bet", "gaser2024"} <= set(methods.keys) <= set(references())

@@ -12,7 +12,6 @@ from scipy import stats
 
 from tests.report.conftest import EFFECT_AT_MM, GRID
 from vbmstat.errors import VbmstatError
-from vbmstat.figures import publication
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
@@ -36,7 +35,7 @@ def test_the_page_tells_the_model(model_page) -> None:
     assert "dropped 1 scans with missing covariates: sub-01" in page
     assert '<th scope="row" data-sort="sub-01">sub-01</th> <td data-sort="no value of iq">no value of iq</td>' in page
     assert "&lt;i&gt;Insula&lt;/i&gt; 80 %" in page  # the table of clusters
-    assert re.search(r"How each covariate was taken.*sex</th>.*factor f \d+ \(reference\), m \d+</td>", page)
+    assert re.search(r"Coding of the covariates.*sex</th>.*factor f \d+ \(reference\), m \d+</td>", page)
     assert page.count("<iframe") == 1
     assert "it has no p-value" in page
     names = {path.name for path in (model_page.parent / "figures").iterdir()}
@@ -86,7 +85,7 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) ->
     for path in copied.glob("*_stat-[dqm]*"):
         path.unlink()  # no subset maps
     page = write_model_report(copied, copied / "report.html").read_text()
-    assert "The maps came without vbmstat" in page
+    assert "The maps have no vbmstat" in page
     assert "Stability over subsets" not in page
     assert "Scans of the cohort that are not in the model" not in page
 
@@ -94,7 +93,8 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, monkeypatch) ->
 @pytest.mark.parametrize("prefix", ["sub-", ""])
 def test_the_table_of_a_model_of_maps_in_a_folder_is_matched_as_glm_matches_it(tmp_path, monkeypatch, prefix) -> None:
     """Ids without ``sub-``, a row for both sessions, a row without a map; the table is called as the user likes."""
-    monkeypatch.setattr(publication, "DPI", 40)
+    monkeypatch.setattr(model, "publish", lambda *_: Picture("data:,", "alt", "caption", 1, 1))  # drawing takes long
+    monkeypatch.setattr(model, "viewer_html", lambda *_: "")
     rng = np.random.default_rng(3)
     for person in range(1, 7):
         for session in "12":
@@ -121,7 +121,7 @@ def test_the_given_cohort_must_hold_the_scans(copied, cohort_folder, tmp_path) -
     with pytest.raises(VbmstatError, match=r"nowhere.tsv: no such cohort table"):
         write_model_report(copied, copied / "report.html", tmp_path / "nowhere.tsv")
     storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["x"], "gm_ml": [1.0]}))
-    with pytest.raises(VbmstatError, match=r"has no row for <script>.*, sub-02, sub-03.*which the model used"):
+    with pytest.raises(VbmstatError, match=r"no row for <script>.*, sub-02, sub-03.*which the model used"):
         write_model_report(copied, copied / "report.html", tmp_path / "cohort.tsv")
 
 

@@ -22,7 +22,7 @@ def test_what_a_folder_holds(cohort_folder, model_folder) -> None:
     assert run.engine_versions == [("classic", "0.1.0")]
     assert run.flags["sub-03"] == "strong <b>noise</b>"
     assert (run.flags != "").sum() == 1
-    assert "(1 scan came without skull and kept its own mask)" in run.methods.paragraphs[0]
+    assert "(1 scan was already skull-stripped and kept its own mask)" in run.methods.paragraphs[0]
     assert run.output(SCRIPT_ID, "picture").name == f"vbmreport_scan{N_SCANS - 1}_T1w.png"
     assert run.output("sub-01", "mwp1") is None
     assert run.fwhm_mm == [6.0]

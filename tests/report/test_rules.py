@@ -18,7 +18,7 @@ def test_there_are_ten_and_rationale_limits_and_caution_are_never_ticked(record)
 
 def test_uncorrected_p_do_not_satisfy_the_fifth_rule(record) -> None:
     assert rule(5, record).status == PARTLY
-    assert "no voxel may be called significant" in rule(5, record).text
+    assert "they make no voxel significant" in rule(5, record).text
     corrected = rule(5, {**record, "inference": {"kinds": ["fwe", "tfce"]}})
     assert (corrected.status, "(fwe, tfce)" in corrected.text) == (HERE, True)
 

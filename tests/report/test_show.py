@@ -7,10 +7,11 @@ from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
 from vbmstat.errors import VbmstatError
-from vbmstat.figures import publication
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.report.show import minus_log10_p, show_map, statistic_symbol
+
+pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
 
 
 def write(path, values: np.ndarray, **header):
@@ -33,8 +34,7 @@ def test_what_a_file_is(tmp_path, values, header, expected) -> None:
     assert statistic_symbol(path, io.read_volume(path).data) == expected
 
 
-def test_a_statistic_is_coloured_and_any_other_image_grey(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(publication, "DPI", 60)
+def test_a_statistic_is_coloured_and_any_other_image_grey(tmp_path) -> None:
     statistic = write(tmp_path / "t.nii.gz", 5.0 * blob((0, 0, 12)), intent=("t test", (9.0,)))
     tissue = write(tmp_path / "gm.nii.gz", blob((0, 0, 12), 50.0))
 
@@ -57,8 +57,7 @@ def drawn(path, threshold=0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("outside", [1.0, 0.0, np.nan])
-def test_a_p_map_is_coloured_where_p_is_small_over_the_brain(tmp_path, monkeypatch, outside) -> None:
-    monkeypatch.setattr(publication, "DPI", 60)
+def test_a_p_map_is_coloured_where_p_is_small_over_the_brain(tmp_path, outside) -> None:
     values = {"small": 1e-6, "large": 0.06, "none": 0.5}
     pictures = {
         name: drawn(write(tmp_path / f"{name}.nii.gz", p_map(p, outside), intent=("p value", ())))
@@ -75,11 +74,10 @@ def test_a_p_map_is_coloured_where_p_is_small_over_the_brain(tmp_path, monkeypat
         assert 0.1 < (picture[:, bar].max(axis=-1) < 0.95).mean() < 0.9
 
 
-def test_the_threshold_of_a_p_map_is_a_p(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(publication, "DPI", 60)
+def test_the_threshold_of_a_p_map_is_a_p(tmp_path) -> None:
     path = write(tmp_path / "p.nii.gz", p_map(0.01), intent=("p value", ()))
     assert np.ptp(drawn(path, 0.02), axis=-1).max() > 0.2 > np.ptp(drawn(path, 0.005)[:, :300], axis=-1).max()
-    with pytest.raises(VbmstatError, match=r"--threshold 3.1: of a p map expected a p between 0 and 1"):
+    with pytest.raises(VbmstatError, match=r"--threshold 3.1: for a p map expected a p between 0 and 1"):
         show_map(path, tmp_path / "p.png", 3.1)
     assert "<canvas" in show_map(path, tmp_path / "p.html").read_text()
 

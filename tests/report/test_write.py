@@ -5,9 +5,10 @@ import re
 import pytest
 
 from vbmstat.errors import VbmstatError
-from vbmstat.figures import publication
 from vbmstat.image.storage import listed_files, read_json
 from vbmstat.report.write import write_report
+
+pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
 
 
 def test_the_page_is_where_it_is_asked_for(model_page, run_page, model_folder, cohort_folder) -> None:
@@ -28,7 +29,6 @@ def test_a_folder_of_something_else_is_one_line(tmp_path) -> None:
 def test_figures_of_an_earlier_page_go_and_pages_of_other_names_keep_theirs(
     model_folder, cohort_folder, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(publication, "DPI", 40)
     monkeypatch.setattr("vbmstat.report.model.viewer_html", lambda *_: "")
     first = write_report(model_folder, tmp_path / "report.html")
     own = write_report(model_folder, tmp_path / "model.html")

@@ -22,7 +22,7 @@ def test_scans_of_one_name_in_two_folders_have_label_images_of_their_own(tmp_pat
     )
     measure = spaces.InScan(None, tmp_path / "images")  # type: ignore[arg-type]
     for path in [*number, *number]:
-        measure._bring_atlas(path, grid)
+        measure._warp_atlas(path, grid)
     made = {path.name: spaces.io.read_volume(path).data.max().item() for path in (tmp_path / "images").iterdir()}
     assert sorted(made.values()) == [1, 2]
     assert made["T1.nii.gz"] == 1

@@ -221,7 +221,7 @@ def _notes(a: Statistic, b: Statistic, row: dict[str, float]) -> list[str]:
         which = "A" if floors[0] else "B"
         notes.append(
             f"only {which} has SPM's variance floor (1e-3 of the largest residual variance), which lowers |t| where "
-            "the variance is small; fit the other with --spm-resms"
+            "the variance is small; fit the other with --variance spm"
         )
     if row["r"] < _OPPOSITE:
         notes.append("the maps are anticorrelated: is one contrast the negative of the other?")

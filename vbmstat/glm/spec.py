@@ -276,7 +276,12 @@ class ModelSpec:
 
     def record(self) -> dict[str, Any]:
         """The spec for JSON: nested, files by name only."""
-        return _plain(asdict(self))
+        image, draws = self.mask.image, self.subsets.draws
+        named = replace(
+            self, mask=replace(self.mask, image=None if image is None else Path(image).name),
+            subsets=replace(self.subsets, draws=None if draws is None else Path(draws).name),
+        )  # fmt: skip
+        return dict(_plain(asdict(named)))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""One self-contained page about a run: what was done, what came out, and how to report it."""
+"""Self-contained HTML reports of a run: what was done, the results, and how to report them."""

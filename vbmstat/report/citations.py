@@ -1,4 +1,4 @@
-"""The papers behind the steps of a run, as a list and as BibTeX."""
+"""The papers to cite for a run, as a list and as BibTeX."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN_AUTHORS = 3
 
 @dataclass(frozen=True)
 class Reference:
-    """One entry of ``references.bib``; `label` is how the text cites it."""
+    """One entry of ``references.bib``; `label` is its citation in the text."""
 
     bibtex: str
     label: str
@@ -32,9 +32,9 @@ class Reference:
 def references() -> dict[str, Reference]:
     """All papers that a report can cite, by key."""
     text = resources.files("vbmstat.report").joinpath("references.bib").read_text(encoding="utf-8")
-    found = {match["key"]: dict(_FIELD.findall(match.group())) for match in _ENTRY.finditer(text)}
+    entries = {match["key"]: dict(_FIELD.findall(match.group())) for match in _ENTRY.finditer(text)}
     by_year: dict[str, list[str]] = {}
-    for key, fields in found.items():
+    for key, fields in entries.items():
         by_year.setdefault(f"{_cited_names(fields['author'])}, {fields['year']}", []).append(key)
     labels = {
         key: f"{label}{chr(97 + number) if len(keys) > 1 else ''}"  # 2024a, 2024b
@@ -44,26 +44,20 @@ def references() -> dict[str, Reference]:
 
 
 def cited(keys: Iterable[str]) -> list[Reference]:
-    """Entries of the keys, each once, in order of first author and year.
-
-    Raises
-    ------
-    KeyError
-        If a key has no entry.
-    """
+    """Entries of these keys, each once, by first author and year."""
     known = references()
     return sorted({known[key] for key in keys}, key=lambda entry: (entry.authors, entry.year))
 
 
 def bibtex(entries: Iterable[Reference]) -> str:
-    """A .bib file of the entries, with one for this program."""
+    """A .bib file of these entries and this program's."""
     fields = {"author": "{The vbmstat developers}", "title": "vbmstat", "version": __version__}
     own = f"@software{{vbmstat, {', '.join(f'{name} = {{{value}}}' for name, value in fields.items())}}}"
     return "\n".join([own, *(entry.bibtex for entry in entries)]) + "\n"
 
 
 def in_text(key: str) -> str:
-    """``Ashburner and Friston, 2000``.
+    """The citation of a key.
 
     Examples
     --------
@@ -74,7 +68,7 @@ def in_text(key: str) -> str:
 
 
 def _cited_names(author: str) -> str:
-    """First author and what follows: `Smith`, `Smith and Nichols`, `Winkler et al.`."""
+    """Authors as cited: `Smith`, `Smith and Nichols`, `Winkler et al.`."""
     names = [name.split(",")[0].strip("{} ") for name in author.split(" and ")]
     return f"{names[0]} et al." if "others" in names or len(names) > 2 else " and ".join(names)
 

@@ -1,4 +1,4 @@
-"""The methods section of a run, in sentences made from what was recorded of it."""
+"""The methods section of a run, written from its records."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEPS = {
         "[@wells1996], and segmented into grey matter, white matter and cerebrospinal fluid by an adaptive maximum a "
         "posteriori scheme with partial-volume classes, local class means, template priors and a Markov random field "
         "[@rajapakse1997; @tohka2004; @gaser2024]. Tissue maps were registered to the template by the exponential of a "
-        "stationary velocity field, found by Gauss-Newton from coarse to fine [@ashburner2007; @vercauteren2008]."
+        "stationary velocity field, estimated by Gauss-Newton from coarse to fine [@ashburner2007; @vercauteren2008]."
     ),
     "cat": (
         "Images were denoised by spatially adaptive non-local means [@manjon2010], corrected for intensity "
@@ -35,8 +35,8 @@ _STEPS = {
         "shooting [@ashburner2011]."
     ),
     "deep": (
-        "Grey matter, white matter and cerebrospinal fluid were found by convolutional networks that see the affinely "
-        "aligned brain, and registered to the template by way of a network that predicts symmetric half velocities "
+        "Grey matter, white matter and cerebrospinal fluid were segmented by convolutional networks from the affinely "
+        "aligned brain, and registered to the template with a network that predicts symmetric half velocities "
         "[@fisch2026; @mok2020]; the scans' sidecar files have the hashes of the networks."
     ),
 }
@@ -44,13 +44,12 @@ _STEPS = {
 
 @dataclass(frozen=True)
 class Methods:
-    """Paragraphs to paste, and the keys of the papers that they cite."""
+    """Paragraphs to paste, and the keys of the papers they cite."""
 
     paragraphs: tuple[str, ...]
     keys: tuple[str, ...]
 
     def __add__(self, other: Methods) -> Methods:
-        """Both, one after the other."""
         return Methods(self.paragraphs + other.paragraphs, self.keys + other.keys)
 
 
@@ -58,26 +57,27 @@ def preprocessing_methods(
     n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]],
     fwhm_mm: Sequence[float],
 ) -> Methods:
-    """How scans became maps.
+    """Methods of preprocessing.
 
     Parameters
     ----------
     n_scans, n_failed, n_stripped : int
-        Scans that are complete; that failed; that came without skull.
+        Scans that are complete; that failed; that were already skull-stripped.
     engine_versions : sequence of (str, str)
-        Engines and versions of vbmstat that made them.
+        Engines, and versions of vbmstat, that made the maps.
     fwhm_mm : sequence of float
-        Widths of the smoothed maps; empty for none.
+        Smoothing widths; empty for none.
     """
     widths = " or ".join(f"{width:g}" for width in fwhm_mm)
     smoothed = f", and smoothed with a Gaussian of {widths} mm full width at half maximum" if widths else ""
     how = ", ".join(f"vbmstat {version}, engine {engine}" for engine, version in engine_versions)
     failed = f"; {n_failed} more could not be processed and were left out" if n_failed else ""
-    came = _count(n_stripped, "scan came without skull and kept its", "scans came without skull and kept their")
-    kept = f" ({came} own mask)" if n_stripped else ""
+    stripped = _count(n_stripped, "scan was already skull-stripped and kept its",
+                      "scans were already skull-stripped and kept their")  # fmt: skip
+    kept = f" ({stripped} own mask)" if n_stripped else ""
     brains = f"Brains were extracted with deepbet [@fisch2024bet]{kept} and"
     if n_stripped == n_scans:
-        brains = "Scans came without skull and kept their own brain mask; they were"
+        brains = "Scans were already skull-stripped and kept their own brain mask; they were"
     first = (
         f"{_count(n_scans, 'T1-weighted scan was', 'T1-weighted scans were')} processed for voxel-based morphometry "
         f"[@ashburner2000] with {how}{failed}. {brains} aligned to the template by an affine transform "
@@ -87,20 +87,14 @@ def preprocessing_methods(
     last = (
         "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011] with voxels of "
         "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that "
-        f"they hold local volume{smoothed}. Total "
-        "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid of the unwarped scan."
+        f"they measure local volume{smoothed}. Total "
+        "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid in the unwarped scan."
     )
     return _with_citations([" ".join([first, *steps, last])])
 
 
 def glm_methods(record: Mapping[str, Any]) -> Methods:
-    """How maps became statistics.
-
-    Parameters
-    ----------
-    record : mapping
-        Content of ``glm.json``.
-    """
+    """Methods of a model, from the content of its ``glm.json``."""
     spec = record["spec"]
     left = record["formula"].split("~")[0].strip()
     tissue = TISSUES.get(left, left)
@@ -167,22 +161,22 @@ def _mixed(record: Mapping[str, Any]) -> list[str]:
 def _sandwich(record: Mapping[str, Any]) -> list[str]:
     if "sandwich" not in record:
         return []
-    found = record["sandwich"]
-    freedom = ", ".join(f"{df:.1f} for {name}" for name, df in found["df"].items())
+    sandwich = record["sandwich"]
+    freedom = ", ".join(f"{df:.1f} for {name}" for name, df in sandwich["df"].items())
     return [
-        f"Standard errors were robust to dependence between scans of one {found['subject']} (sandwich estimator over "
-        f"{found['n_subjects']} of them, {found['correction']} correction) [@guillaume2014]; degrees of freedom are "
-        f"{found['degrees_of_freedom']}'s (median over voxels {freedom})."
+        f"Standard errors were robust to dependence between scans of one {sandwich['subject']} (sandwich estimator "
+        f"over {sandwich['n_subjects']} of them, {sandwich['correction']} correction) [@guillaume2014]; degrees of "
+        f"freedom are {sandwich['degrees_of_freedom']}'s (median over voxels {freedom})."
     ]
 
 
 def _variance_groups(record: Mapping[str, Any]) -> list[str]:
-    found = record.get("variance_groups")
-    if found is None:
+    groups = record.get("variance_groups")
+    if groups is None:
         return []
-    which = "the exchangeability blocks make" if found["column"] == "auto" else f"the column {found['column']} names"
+    which = "the exchangeability blocks" if groups["column"] == "auto" else f"the column {groups['column']}"
     return [
-        f"Variances were estimated for each of the {len(found['scans_per_group'])} groups of scans that {which} (v of "
+        f"Variances were estimated for each of the {len(groups['scans_per_group'])} groups of scans in {which} (v of "
         "Aspin and Welch, G for several rows) [@winkler2014]."
     ]
 
@@ -214,7 +208,7 @@ def _contrast(entry: Mapping[str, Any]) -> str:
 
 
 def _inference(record: Mapping[str, Any]) -> list[str]:
-    """What was done about multiple comparisons."""
+    """Correction for multiple comparisons."""
     inference = record.get("inference")
     of_regions = record.get("level", "voxel") != "voxel"
     places = "regions" if of_regions else "voxels"
@@ -227,7 +221,7 @@ def _inference(record: Mapping[str, Any]) -> list[str]:
     sentences = []
     if "permutations" in first:
         what = {
-            "fwe": "the largest statistic",
+            "fwe": "the maximum statistic",
             "tfce": "threshold-free cluster enhancement (H = 2, E = 0.5) [@smith2009]",
             "cluster": f"cluster extent and mass (cluster-forming threshold {_threshold(first)})",
         }
@@ -254,13 +248,13 @@ def _shortcuts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
     if any(entry["permutations"] < entry.get("permutations_planned", 0) for entry in contrasts):
         planned = max(entry["permutations_planned"] for entry in contrasts)
         sentences.append(
-            f"{planned:,} were planned, and stopped where enough had reached the strongest finding [@besag1991]."
+            f"Of {planned:,} planned, permutations stopped once enough exceeded the strongest result [@besag1991]."
         )
     tails = [tail for entry in contrasts for tail in entry.get("approximated", {}).get("tails", {}).values() if tail]
     if tails:
         sentences.append(
-            "Small p-values are those of generalised Pareto distributions fitted to the upper tails [@winkler2016], "
-            f"not below {min(tail['floor'] for tail in tails):.2g}."
+            "Small p-values come from generalised Pareto distributions fitted to the upper tails [@winkler2016], "
+            f"with a floor of {min(tail['floor'] for tail in tails):.2g}."
         )
     return sentences
 
@@ -276,22 +270,22 @@ def _subsets(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     sizes = " or ".join(map(str, record["scans_per_subset"]))
     strata = f", keeping the shares of {asked['stratify']}" if asked["stratify"] else ""
     return [
-        f"To see how stable effects are, the model was fitted again in {record['n_subsets']} random subsets of {sizes} "
-        f"scans drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "
-        "taken at each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
+        f"To assess stability, the model was refitted in {record['n_subsets']} random subsets of {sizes} scans drawn "
+        f"without replacement{strata}, and the median and quartiles of the statistic over subsets were computed at "
+        "each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
     ]
 
 
 def _with_citations(paragraphs: Sequence[str]) -> Methods:
     """``[@ashburner2000; @gaser2024]`` -> ``(Ashburner and Friston, 2000; Gaser et al., 2024)``."""
-    keys = [key for text in paragraphs for found in _CITATION.findall(text) for key in _keys(found)]
+    keys = [key for text in paragraphs for citation in _CITATION.findall(text) for key in _keys(citation)]
     done = [_CITATION.sub(lambda m: f"({'; '.join(in_text(key) for key in _keys(m[1]))})", text) for text in paragraphs]
     done = [text.replace("the rules of (Ridgway et al., 2008)", "the rules of Ridgway et al. (2008)") for text in done]
     return Methods(tuple(done), tuple(dict.fromkeys(keys)))
 
 
-def _keys(found: str) -> list[str]:
-    return [key.removeprefix("@") for key in found.split("; ")]
+def _keys(citation: str) -> list[str]:
+    return [key.removeprefix("@") for key in citation.split("; ")]
 
 
 def _count(n: int, one: str, many: str) -> str:

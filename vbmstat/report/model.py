@@ -1,4 +1,7 @@
-"""The report of a linear model: the design, the results of each contrast, and how stable they are."""
+"""The report of a model: its design, the results of each contrast, and their stability.
+
+Over 300 lines: one short function for each part of the page.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from vbmstat.errors import TableError, VbmstatError
+from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
 from vbmstat.glm.record import has_own_df
@@ -42,17 +45,16 @@ from vbmstat.report.viewer import viewer_html
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort, find_column, read_table
 
-_P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # where pictures draw outlines
+_P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # of the outlines in pictures
 _MAX_VIEWERS = 8  # 0.6 MB each
 _ATLAS = "lpba40"
 _MAX_TABLE_ROWS = 200
-_LISTED = 5  # scans in a message
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
 @dataclass(frozen=True)
 class ContrastReport:
-    """What the page shows of one contrast."""
+    """The page's content about one contrast."""
 
     anchor: str
     name: str
@@ -85,15 +87,15 @@ class Model:
 
     @property
     def is_of_regions(self) -> bool:
-        """Whether regions of an atlas were modelled, not voxels."""
+        """Whether the model is of atlas regions, not voxels."""
         return bool(self.record.get("level", "voxel") != "voxel")
 
     def path(self, contrast: Mapping[str, Any], stat: str) -> Path:
-        """Where a map is."""
+        """Path of a map."""
         return self.folder / f"contrast-{contrast['label']}_stat-{stat}_statmap.nii.gz"
 
     def map(self, contrast: Mapping[str, Any], stat: str) -> Volume | None:
-        """A map without NaN, None if it was not written."""
+        """A map with 0 for NaN; None if it was not written."""
         path = self.path(contrast, stat)
         if not path.is_file():
             return None
@@ -101,10 +103,10 @@ class Model:
         return Volume(torch.nan_to_num(volume.data), volume.grid)
 
     def outline(self, contrast: Mapping[str, Any], statistic: Volume) -> tuple[float, str]:
-        """Where pictures draw outlines, and what that is in words.
+        """Threshold of the outlines in pictures, and its meaning in words.
 
-        The statistic at the corrected p of 0.05 if permutations gave one and a voxel reaches it, else at the
-        uncorrected p of 0.001.
+        The statistic at corrected p = 0.05 if permutations gave one and a voxel reaches it, else at uncorrected
+        p = 0.001.
         """
         df = contrast.get("df") or self.record["df_resid"]
         if contrast["kind"] == "t":
@@ -126,13 +128,7 @@ class Model:
 
 
 def read_model(folder: Path) -> Model:
-    """A result folder of ``vbmstat glm``.
-
-    Raises
-    ------
-    VbmstatError
-        If glm.json or design.tsv cannot be read.
-    """
+    """Read a result folder of ``vbmstat glm``; raises VbmstatError if glm.json or design.tsv cannot be read."""
     try:
         record = storage.read_json(folder / "glm.json")
         design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
@@ -160,8 +156,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     out : Path
         The page.
     cohort : Path, optional
-        Table of the scans, as the model was given it; by default a cohort.tsv in one of the two folders above that has
-        them all.
+        The model's table of scans; by default a cohort.tsv with all of them, in one of the two folders above.
     """
     model = read_model(folder)
     run = _preprocessing(model, cohort)
@@ -203,16 +198,14 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
 
 
 def _preprocessing(model: Model, cohort: Path | None) -> Preprocessing | None:
-    """The table of the model's scans, with the run that made their maps; None if no table has every scan."""
+    """The table of the model's scans, with the run that made their maps; None if no table has all scans."""
     if cohort is not None:
         if not cohort.is_file():
             msg = f"{cohort}: no such cohort table"
             raise VbmstatError(msg)
         run, without = _matched(read_preprocessing(cohort.parent, cohort), model.record["scan_ids"])
         if without:
-            more = f" and {len(without) - _LISTED} more" if len(without) > _LISTED else ""
-            scans = f"{', '.join(without[:_LISTED])}{more}"
-            msg = f"{cohort}: has no row for {scans}, which the model used; give the model's own table"
+            msg = f"{cohort}: no row for {listed(without, 5)}, which the model used; give the model's own table"
             raise VbmstatError(msg)
         return run
     for path in (parent / "cohort.tsv" for parent in model.folder.absolute().parents[:2]):
@@ -224,13 +217,10 @@ def _preprocessing(model: Model, cohort: Path | None) -> Preprocessing | None:
 
 
 def _matched(run: Preprocessing, scans: list[str]) -> tuple[Preprocessing, list[str]]:
-    """The run with rows called as the model's scans are, others behind; and scans without a row.
-
-    Rows are matched as for ``glm --maps``: ``01`` is ``sub-01``, and a row without session holds for all sessions.
-    """
+    """The run with the model's scans first, and the scans without a row; ids are matched as in ``glm --maps``."""
     try:
         rows, without, used = rows_of(list(scans), run.cohort, "the table")
-    except TableError:  # not one scan has a row
+    except TableError:  # no scan has a row
         return run, list(scans)
     if without:
         return run, without
@@ -266,13 +256,13 @@ def _left_out(model: Model, run: Preprocessing | None) -> Table | None:
     for scan in left:
         missing = [word for word in words if pd.isna(run.table.at[scan, word])]
         named = [note for note in model.record["notes"] if re.search(rf"(?<![\w-]){re.escape(scan)}(?![\w-])", note)]
-        reason = named[0].split(":")[0] if named else "its map was not given to the model"
+        reason = named[0].split(":")[0] if named else "the model was not given its map"
         rows.append((scan, f"no value of {', '.join(missing)}" if missing else reason))
     return table_of(pd.DataFrame(rows, columns=["scan", "why"]), "Scans of the cohort that are not in the model")
 
 
 def _overview(model: Model) -> Table:
-    """One row a contrast: its extreme values and where they are."""
+    """One row per contrast: its extreme values and their positions."""
     atlas = _atlas()
     rows = []
     for index, entry in enumerate(model.record["contrasts"]):
@@ -308,7 +298,7 @@ def _atlas() -> Atlas | None:
 
 
 def region_at(atlas: Atlas | None, position_mm: np.ndarray) -> str:
-    """Name of the region that holds a point, "" outside all."""
+    """Name of the region at a point; "" outside all regions."""
     if atlas is None:
         return ""
     index = np.rint(np.linalg.inv(atlas.image.grid.affine) @ [*position_mm, 1.0])[:3].astype(int)
@@ -333,9 +323,7 @@ def _design_pictures(model: Model, folder: Path) -> list[Picture]:
     ]  # fmt: skip
     varying = model.design.loc[:, model.design.nunique() > 1]
     if varying.shape[1] > 1:
-        text = "; ".join(
-            f"{a} and {b} {value:.2f}" for (a, b), value in varying.corr().stack().items() if a < b
-        )
+        text = "; ".join(f"{a} and {b} {value:.2f}" for (a, b), value in varying.corr().stack().items() if a < b)
         figure = publication.correlation_figure(varying.corr())
         alt, caption = f"Correlations of the columns: {text}", "Correlation of the columns"
         pictures.append(publish(folder, "correlations", figure, alt, caption))
@@ -346,20 +334,20 @@ def _design_table(model: Model) -> Table:
     frame = pd.DataFrame(model.record["design_report"])
     frame = frame.drop(columns=[name for name in frame if frame[name].isna().all()])
     names = {"vif": "variance inflation", "r_tiv": "r with TIV", "r2_site": "R² of sites"}
-    return table_of(frame, "What the columns share with one another and with TIV", lambda name: names.get(name, name))
+    return table_of(frame, "Collinearity of the columns, and with TIV", lambda name: names.get(name, name))
 
 
 def _covariates(model: Model) -> Table | None:
-    """How each covariate was taken; None for records of earlier versions, which do not say."""
-    taken = model.record.get("covariates") or []
-    rows = tuple((Cell(one["name"]), Cell(one["line"].removeprefix(f"{one['name']}: "))) for one in taken)
-    return Table("How each covariate was taken", ("covariate", "taken as"), rows) if rows else None
+    """How each covariate was coded; None for records of earlier versions, which do not say."""
+    covariates = model.record.get("covariates") or []
+    rows = tuple((Cell(one["name"]), Cell(one["line"].removeprefix(f"{one['name']}: "))) for one in covariates)
+    return Table("Coding of the covariates", ("covariate", "coded as"), rows) if rows else None
 
 
 def _contrast(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
     symbol, label, name = entry["kind"], entry["label"], entry["name"]
     statistic = model.map(entry, symbol)
-    if statistic is None:  # a model of a plain table
+    if statistic is None:  # a model of a table
         return ContrastReport(f"contrast-{index}", name, "", (), "", _tables(model, entry), (), "", ())
     threshold, meaning = model.outline(entry, statistic)
     values = statistic.data[0].numpy()
@@ -409,9 +397,8 @@ def _stability(
     model: Model, entry: Mapping[str, Any], values: np.ndarray, threshold: float, folder: Path
 ) -> tuple[tuple[Picture, ...], str]:
     symbol, name, label = entry["kind"], entry["name"], entry["label"]
-    found = [model.map(entry, quantile + symbol) for quantile in ("median", "q25", "q75")]
-    maps = [volume for volume in found if volume is not None]
-    if len(maps) < len(found) or not model.record["n_subsets"]:
+    maps = [volume for quantile in ("median", "q25", "q75") if (volume := model.map(entry, quantile + symbol))]
+    if len(maps) < 3 or not model.record["n_subsets"]:
         return (), ""
     median, low, high = (volume.data[0].numpy() for volume in maps)
     inside = values != 0
@@ -428,8 +415,8 @@ def _stability(
         publication.stability_figure(values[inside], median[inside], low[inside], high[inside], symbol,
                                         math.sqrt(share)),
         f"Median {symbol} over subsets against {symbol} of all scans, and the quartile range against it",
-        "Left: voxels, darker where there are more. Right: quartile range over subsets; line and band are its "
-        "median and quartiles over voxels.",
+        "Left: density of voxels. Right: interquartile range over subsets; line and band are its median and quartiles "
+        "over voxels.",
     )  # fmt: skip
     beyond = inside & (np.abs(values) > threshold)
     if not beyond.any():
@@ -441,11 +428,11 @@ def _stability(
     text = (
         f"Of {which} beyond {threshold:.2f} in the full sample, "
         f"{100 * float((near_zero > 0).mean()):.0f} % have the same sign in at least three quarters of the subsets, "
-        f"and {100 * float((near_zero > threshold).mean()):.0f} % lie beyond the same {symbol} in as many."
+        f"and {100 * float((near_zero > threshold).mean()):.0f} % are beyond the same {symbol} in as many."
     )
     if replication is not None:
         share = 100 * float(np.median(replication.data[0].numpy()[beyond]))
-        text += f" In their median voxel {share:.0f} % of the subsets have an uncorrected p below 0.05."
+        text += f" In the median of these voxels, {share:.0f} % of the subsets have an uncorrected p below 0.05."
     return (mosaic, scatter), text
 
 
@@ -457,17 +444,17 @@ def _cluster_files(model: Model, entry: Mapping[str, Any]) -> list[Path]:
 
 
 def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
-    """Cluster tables, and the statistics of a model of a plain table."""
+    """Cluster tables, and the statistics of a model of a table."""
     paths = _cluster_files(model, entry)
     paths += [path for path in (model.folder / f"contrast-{entry['label']}_stats.tsv",) if path.is_file()]
     tables = []
     for path in paths:
-        text = pd.read_csv(path, sep="\t", na_values=["n/a"])
-        text = text[sorted(text.columns, key=lambda name: (name != "cluster", name not in ("region", "regions")))]
-        more = f", the first {_MAX_TABLE_ROWS} of {len(text)} rows" if len(text) > _MAX_TABLE_ROWS else ""
+        frame = pd.read_csv(path, sep="\t", na_values=["n/a"])
+        frame = frame[sorted(frame.columns, key=lambda name: (name != "cluster", name not in ("region", "regions")))]
+        more = f", the first {_MAX_TABLE_ROWS} of {len(frame)} rows" if len(frame) > _MAX_TABLE_ROWS else ""
         what = path.name.removeprefix(f"contrast-{entry['label']}_").removesuffix(".tsv").replace("_", " ")
         tables.append(
-            table_of(text.head(_MAX_TABLE_ROWS), f"{entry['name']}: {what}{more} ({path.name})",
+            table_of(frame.head(_MAX_TABLE_ROWS), f"{entry['name']}: {what}{more} ({path.name})",
                      lambda name: name.replace("_", " "))
         )  # fmt: skip
     return tuple(tables)
@@ -482,7 +469,7 @@ def _roi_tables(model: Model) -> list[Table]:
     tables = []
     for path in _roi_paths(model.folder):
         frame = read_table(path).dropna(axis=1, how="all")
-        caption = f"Regions of {model.record.get('atlas', 'the atlas')}; headings sort ({path.name})"
+        caption = f"Regions of {model.record.get('atlas', 'the atlas')}; click a heading to sort ({path.name})"
         tables.append(table_of(frame, caption, lambda name: name.replace("_", " ")))
     return tables
 

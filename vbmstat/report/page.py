@@ -1,6 +1,6 @@
-"""The parts of a page, and how they become one HTML file that needs nothing from anywhere.
+"""The parts of a report page, and its rendering as one self-contained HTML file.
 
-Templates escape everything; the page forbids itself every request by its content security policy.
+Templates escape everything, and the page's content security policy forbids any request.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DEFAULT_PAGE = "report.html"
-_PAGE_PIXELS = 1440  # width of a figure in the page: sharp on a dense screen
+_PAGE_PIXELS = 1440  # width of a figure in the page: sharp on a high-resolution screen
 _WEBP_QUALITY, _JPEG_QUALITY = 85, 70
-_MAX_LEVELS = 6  # of a text covariate that is described level by level
+_MAX_LEVELS = 6  # of a text covariate whose levels are counted
 _MAX_GROUPS = 4
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: its text, what it is sorted by, where it leads, whether it stands out."""
+    """One cell of a table: its text, sort key, link, and whether it is highlighted."""
 
     text: str
     sort: str = ""
@@ -44,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first cell of a row is its heading."""
+    """A table with a caption; the first cell of a row is its header."""
 
     caption: str
     columns: tuple[str, ...]
@@ -60,11 +60,11 @@ class Picture:
     source : str
         ``data:`` URI.
     alt, caption : str
-        What it shows, for who cannot see it and for who can.
+        Text in place of the image (screen readers), and below it.
     width, height : int
         Pixels.
     files : tuple of str
-        The same figure as files, relative to the page.
+        The figure's own files, relative to the page.
     anchor : str
         Its id in the page.
     """
@@ -79,12 +79,12 @@ class Picture:
 
 
 def figures_folder(page: Path) -> Path:
-    """Folder of a page's figures beside it: ``figures/`` for ``report.html``, ``NAME_figures/`` for another."""
+    """Folder of a page's figures: ``figures/`` for ``report.html``, ``NAME_figures/`` for any other page."""
     return page.parent / ("figures" if page.name == DEFAULT_PAGE else f"{page.stem}_figures")
 
 
 def publish(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> Picture:
-    """Write a figure into a page's folder of figures (SVG, PNG) and make it a picture of the page."""
+    """Write a figure to the figures folder (SVG, PNG), and return it as a picture for the page."""
     files = publication.save_publication(folder / name, figure)
     with Image.open(files[1]) as image:
         image.draft("RGB", None)
@@ -96,7 +96,7 @@ def publish(folder: Path, name: str, figure: Figure, alt: str, caption: str) -> 
 
 
 def photograph(path: Path, width: int, alt: str, caption: str, anchor: str) -> Picture:
-    """A picture file made smaller, as JPEG."""
+    """A picture file, downsampled, as JPEG."""
     with Image.open(path) as image:
         height = round(image.height * width / image.width)
         small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -111,7 +111,7 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> str:
 
 
 def number(value: Any, digits: int = 3) -> Cell:
-    """A number with that many significant digits; whole numbers stay whole.
+    """A number with `digits` significant digits; whole numbers keep all theirs.
 
     Examples
     --------
@@ -132,12 +132,12 @@ def number(value: Any, digits: int = 3) -> Cell:
 
 
 def fixed(value: float, decimals: int = 2) -> Cell:
-    """A number with that many decimals."""
+    """A number with fixed decimals."""
     return Cell(f"{value:.{decimals}f}".replace("-", "−"), repr(value), is_number=True)
 
 
 def cell(value: Any) -> Cell:
-    """A value as it should look: numbers short, missing values as a dash, all else as text."""
+    """A value as a cell: short numbers, a dash for missing values, all else as text."""
     if isinstance(value, Cell):
         return value
     if value is None or (not isinstance(value, str) and pd.isna(value)):
@@ -148,20 +148,20 @@ def cell(value: Any) -> Cell:
 
 
 def table_of(frame: pd.DataFrame, caption: str, headings: Callable[[str], str] = lambda name: name) -> Table:
-    """A DataFrame as a table; cells may be :class:`Cell` already."""
+    """A DataFrame as a table; its values may be :class:`Cell`."""
     rows = tuple(tuple(cell(value) for value in row) for row in frame.itertuples(index=False, name=None))
     return Table(caption, tuple(headings(str(name)) for name in frame.columns), rows)
 
 
 def described(frame: pd.DataFrame, caption: str, by: str | None = None) -> Table:
-    """Mean, standard deviation and range of numbers, counts of levels of text.
+    """Mean, standard deviation and range of numeric columns; counts of the levels of text columns.
 
     Parameters
     ----------
     frame : DataFrame
-        One row a scan.
+        One row per scan.
     caption : str
-        Of the table.
+        Caption of the table.
     by : str, optional
         Column whose levels get a column each.
     """
@@ -206,5 +206,5 @@ def _environment() -> jinja2.Environment:
 
 
 def render(template: str, **content: Any) -> str:
-    """The page of a template."""
+    """Render a template to a page."""
     return _environment().get_template(template).render(version=__version__, **content)

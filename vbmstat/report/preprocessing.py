@@ -1,4 +1,7 @@
-"""The report of a preprocessing run: what became of each scan, and which ones to look at."""
+"""The report of a preprocessing run: the status and quality of each scan, and which ones to check.
+
+Over 300 lines: one short function for each part of the page.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ from vbmstat.tables.cohort import Cohort, read_cohort
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
-MAX_PICTURES = 120  # in a page: about 15 MB; beyond, the marked scans and an even sample of the others
-_SHARE_MARKED = 0.75  # of the pictures that marked scans may take in a large cohort
+MAX_PICTURES = 120  # in a page: about 15 MB; larger cohorts show marked scans and an even sample of the others
+_SHARE_MARKED = 0.75  # largest share of marked scans among the pictures of a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
 
@@ -51,11 +54,11 @@ class Preprocessing:
     folder : Path
         The folder.
     cohort : Cohort
-        The scans that are complete.
+        The complete scans.
     failures : DataFrame
-        scan, path, step, reason of each one that failed in the last run.
+        Scans that failed in the last run: scan, path, step, reason.
     sidecars : dict of str to dict
-        Provenance by scan id; a scan without a readable sidecar is missing.
+        Provenance by scan id, for scans with a readable sidecar.
     """
 
     folder: Path
@@ -65,7 +68,7 @@ class Preprocessing:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a scan, indexed by scan id."""
+        """One row per scan, indexed by scan id."""
         return self.cohort.table.set_axis(pd.Index(self.cohort.scan_ids, name="scan_id"))
 
     @property
@@ -76,7 +79,7 @@ class Preprocessing:
 
     @property
     def fwhm_mm(self) -> list[float]:
-        """Widths of the smoothed maps, mm."""
+        """FWHM of the smoothed maps, mm."""
         return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
 
     @property
@@ -89,14 +92,14 @@ class Preprocessing:
 
     @property
     def flags(self) -> pd.Series:
-        """Warnings of each scan, "" where there is none."""
+        """Warnings of each scan, "" for none."""
         if "qc_warnings" not in self.table:
             return pd.Series("", index=self.table.index)
         return self.table["qc_warnings"].fillna("").astype(str)
 
     @property
     def engine_versions(self) -> list[tuple[str, str]]:
-        """Engine and version pairs, the commonest first."""
+        """Pairs of engine and version, the most common first."""
         if "engine" not in self.table:
             return []
         pairs = zip(self.table["engine"].astype(str), self.table["vbmstat_version"].astype(str), strict=True)
@@ -111,7 +114,7 @@ class Preprocessing:
         )
 
     def output(self, scan: str, kind: str) -> Path | None:
-        """An output file of a scan, whatever the names; None if it is not there."""
+        """An output file of a scan, in any naming style; None if absent."""
         stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
         entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
         paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
@@ -119,14 +122,14 @@ class Preprocessing:
 
 
 def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
-    """An output folder of ``vbmstat preprocess``, or a table of scans in a folder.
+    """Read an output folder of ``vbmstat preprocess``.
 
     Parameters
     ----------
     folder : Path
         The folder.
     table : Path, optional
-        A row a scan; ``cohort.tsv`` in the folder by default.
+        Table with one row per scan; by default ``cohort.tsv`` in the folder.
 
     Raises
     ------
@@ -187,16 +190,16 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
 
 
 def unusual_values(table: pd.DataFrame) -> pd.Series:
-    """Which values of each scan lie far from the cohort's: ``"tiv ml (z = 4.1)"``, or "".
+    """Values of each scan that are far from the cohort's: ``"tiv ml (z = 4.1)"``, or "".
 
     Parameters
     ----------
     table : DataFrame
-        Numeric columns.
+        Numeric columns; those that are z-scores themselves are left out.
 
     Notes
     -----
-    By :func:`vbmstat.metrics.homogeneity.robust_z`, from 8 scans on; columns that are such z themselves are left out.
+    By :func:`vbmstat.metrics.homogeneity.robust_z`, for 8 scans or more.
     """
     texts = pd.Series("", index=table.index)
     for name in table.columns:
@@ -211,7 +214,7 @@ def unusual_values(table: pd.DataFrame) -> pd.Series:
 
 
 def pictured_scans(scans: list[str], is_marked: np.ndarray, limit: int = MAX_PICTURES) -> list[str]:
-    """Scans whose pictures go into the page: all, or in a large cohort the marked ones and an even sample of the rest.
+    """Scans with a picture in the page: all, or, in a large cohort, marked ones and an even sample of the others.
 
     Examples
     --------
@@ -221,8 +224,8 @@ def pictured_scans(scans: list[str], is_marked: np.ndarray, limit: int = MAX_PIC
     if len(scans) <= limit:
         return scans
     marked = np.flatnonzero(is_marked)[: int(_SHARE_MARKED * limit)]
-    rest = np.flatnonzero(~is_marked)
-    even = rest[np.linspace(0, len(rest) - 1, min(limit - len(marked), len(rest))).round().astype(int)]
+    others = np.flatnonzero(~is_marked)
+    even = others[np.linspace(0, len(others) - 1, min(limit - len(marked), len(others))).round().astype(int)]
     return [scans[index] for index in sorted({*marked.tolist(), *even.tolist()})]
 
 
@@ -255,8 +258,8 @@ def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) ->
         anchor = _anchor(run, scan)
         head = Cell(scan, scan, f"#{anchor}" if anchor in anchors else "", bool(notes))
         rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
-    headings = ("scan", "to look at", *(readable(name) for name in columns))
-    return Table("Quality of each scan; names lead to their pictures, headings sort", headings, tuple(rows))
+    headings = ("scan", "to check", *(readable(name) for name in columns))
+    return Table("Quality of each scan; click a name for its picture, a heading to sort", headings, tuple(rows))
 
 
 def _failures(run: Preprocessing) -> Table | None:
@@ -266,33 +269,33 @@ def _failures(run: Preprocessing) -> Table | None:
 def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
     columns = [*(name for name in VOLUMES if name in run.table), *run.quality_columns]
     figure = publication.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
-    caption = "One point a scan, the line is the median. Orange: flagged, or far from the cohort's other scans."
-    return publish(folder, "quality", figure, "Strips of points: volumes and quality figures of all scans", caption)
+    caption = "One point per scan; the line is the median. Orange: flagged, or far from the other scans."
+    return publish(folder, "quality", figure, "Strip plots: volumes and quality measures of all scans", caption)
 
 
 def _alike(run: Preprocessing) -> Picture | None:
-    """The picture of how alike the scans are, that preprocess draws for five scans and more."""
+    """The picture of the scans' similarity, which preprocess draws for five scans or more."""
     path = run.folder / "report" / "cohort.png"
     if not path.is_file():
         return None
     alt = "Mean correlation of each scan's grey matter map with the others', sorted, and against the image rating"
-    return photograph(path, 1100, alt, "How alike the scans are: grey matter maps against one another", "")
+    return photograph(path, 1100, alt, "Similarity of the scans: correlations of grey matter maps", "")
 
 
-def _asked(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """Spec and parameters of a scan, without what other columns show."""
+def _parameters(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """Spec and parameters of a scan, without those in other columns."""
     both = {**sidecar.get("spec", {}), **sidecar.get("parameters", {})}
     shown = both.keys() - {"assets", "engine", "device"}
     return {name: both[name] for name in shown if both[name] is not None}
 
 
 def _provenance(run: Preprocessing) -> Table:
-    """How scans were made: one row a combination of engine, device, parameters and versions."""
+    """How the maps were made: one row per combination of engine, device, parameters and versions."""
     ways = Counter(
         (
             f"{entry.get('engine', '?')} on {entry.get('device', '?')}",
             ", ".join(f"{name} {version}" for name, version in entry.get("versions", {}).items()),
-            json.dumps(_asked(entry), sort_keys=True),
+            json.dumps(_parameters(entry), sort_keys=True),
             ", ".join(f"{k} {v[:12]}…" for k, v in entry.get("parameters", {}).get("assets", {}).items()),
         )
         for entry in run.sidecars.values()
@@ -301,7 +304,7 @@ def _provenance(run: Preprocessing) -> Table:
         [(*way, n) for way, n in ways.most_common()], columns=["engine", "versions", "parameters", "assets", "scans"]
     )
     licences = "; ".join(f"{asset.name}: {asset.licence}" for asset in ASSETS.values())
-    return table_of(frame, f"What made the maps. Licences of the assets: {licences}")
+    return table_of(frame, f"How the maps were made. Licences of the assets: {licences}")
 
 
 def _inputs(run: Preprocessing) -> Table:

@@ -25,18 +25,18 @@ def write_results(
     Parameters
     ----------
     results : GlmResults
-        Their record gets `atlas`, `spm_names` and `outside`.
+        The results; `atlas`, `spm_names` and `outside` are added to their record.
     folder : Path
-        Made if need be.
+        Created if absent.
     atlas : path or str
-        Atlas that names clusters and peaks, or ``none``.
+        Atlas for the regions of clusters and peaks, or ``none``.
     spm_names, outside
-        As :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+        As in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
 
     Returns
     -------
     Atlas or None
-        The atlas that was used, if there was anything to name.
+        The atlas, if it was used.
     """
     used = load_atlas(atlas) if atlas != "none" and results.space is not None and results.inference else None
     regions = None
@@ -52,7 +52,7 @@ def write_results(
 
 
 def write_figures(results: GlmResults, folder: Path) -> None:
-    """The design, and a glass brain of each contrast."""
+    """Draw the design, and a glass brain for each contrast."""
     design = results.design
     pictures = {"design.png": design_figure(design.matrix, design.columns, design.scan_ids)}
     for contrast in results.contrasts:

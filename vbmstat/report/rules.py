@@ -1,4 +1,4 @@
-"""Ten rules for reporting VBM (Ridgway et al. 2008, doi:10.1016/j.neuroimage.2008.01.003), and a run's part in each."""
+"""Ten rules for reporting VBM (Ridgway et al. 2008, doi:10.1016/j.neuroimage.2008.01.003), as a run satisfies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HIGH_VIF, _HIGH_R = 5.0, 0.5
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule: its number and title, how far this page satisfies it, and how."""
+    """One rule: number, title, whether this page satisfies it, and how."""
 
     number: int
     title: str
@@ -42,10 +42,10 @@ def preprocessing_rules(n_flagged: int, is_mixed: bool) -> list[Rule]:
     is_mixed : bool
         Whether several engines or versions made the maps.
     """
-    later = "After vbmstat glm: its report says."
-    pitfalls = f"{n_flagged} scans are flagged and none was dropped: look at the pictures and say what you left out."
+    later = "See the report of vbmstat glm."
+    pitfalls = f"{n_flagged} scans are flagged and none was dropped: check the pictures and report what you left out."
     if is_mixed:
-        pitfalls += " The maps come from several engines or versions: run preprocess again before a model."
+        pitfalls += " The maps come from several engines or versions: run preprocess again before fitting a model."
     answers = (
         _DATA, (HERE, "Methods, with versions, parameters and the hash of every input."), (HERE, "Methods."),
         (YOURS, later), (YOURS, later), (YOURS, later), (YOURS, later), (PARTLY, pitfalls), _LIMITS, _CAUTION,
@@ -63,27 +63,28 @@ def glm_rules(
     record : mapping
         Content of ``glm.json``.
     has_preprocessing : bool
-        Whether the sidecars of the maps were found.
+        Whether the maps have sidecars.
     n_flagged : int
         Scans in the model that quality control flagged.
     has_clusters : bool
         Whether there are tables of clusters.
     """
-    other = (PARTLY, "The maps came without vbmstat's sidecars: take this from the program that made them.")
+    other = (PARTLY, "The maps have no vbmstat sidecars: take this from the program that made them.")
     made = (HERE, "Methods, with versions, parameters and the hash of every map.") if has_preprocessing else other
     corrected = (record.get("inference") or {}).get("kinds", [])
     significance = (
-        (HERE, f"P are corrected for multiple comparisons ({', '.join(corrected)}); uncorrected ones stand beside.")
+        (HERE, f"P-values are corrected for multiple comparisons ({', '.join(corrected)}); uncorrected ones are given "
+               "too.")
         if corrected
-        else (PARTLY, "P-values are two-sided and uncorrected over voxels: no voxel may be called significant from "
-              "them. The outlines in the pictures mark p = 0.001 for orientation only.")
+        else (PARTLY, "P-values are two-sided and not corrected over voxels: they make no voxel significant. "
+              "The outlines in the pictures mark p = 0.001 for orientation only.")
     )  # fmt: skip
     tables = "clusters with peaks in MNI mm and regions; " if has_clusters else "peaks in MNI mm; "
     of_regions = record.get("level", "voxel") != "voxel"
     results = (HERE, "Every region of the atlas is listed, by name, with its effect.") if of_regions else (
         HERE,
-        f"Template and space are named; {tables}left is left; one symmetric colour scale; what is below the threshold "
-        "is faded, not hidden; all maps are NIfTI files to share.",
+        f"Template and space are named; {tables}left is left; one symmetric colour scale; values below the threshold "
+        "are faded, not hidden; all maps are NIfTI files to share.",
     )
     unusual = _unusual(record)
     nonstandard = (PARTLY, f"Justify these: {'; '.join(unusual)}.") if unusual else (HERE, "Nothing non-standard.")
@@ -95,13 +96,13 @@ def glm_rules(
     return _numbered(answers)
 
 
-_DATA = (PARTLY, "The table of participants is here. Rationale, recruitment, scanner and sequence are yours to add.")
+_DATA = (PARTLY, "The table of participants is here. Add the rationale, recruitment, scanner and sequence.")
 _LIMITS = (
     YOURS,
-    "VBM sees local volume as the segmentation and the warp deliver it: registration error, partial volume at the "
-    "cortex, lesions and atrophy can look like effects. Limits of each step are in vbmstat's docs/algorithms.md.",
+    "VBM measures local volume through segmentation and warp: registration error, partial volume at the cortex, "
+    "lesions and atrophy can look like effects. docs/algorithms.md of vbmstat lists the limits of each step.",
 )
-_CAUTION = (YOURS, "Relate effects to their size and to earlier work; no finding does not mean no effect.")
+_CAUTION = (YOURS, "Discuss the size of effects and earlier work; a null result does not mean no effect.")
 
 
 def _numbered(answers: tuple[tuple[str, str], ...]) -> list[Rule]:
@@ -116,23 +117,21 @@ def _unusual(record: Mapping[str, Any]) -> list[str]:
         (spec["weights"], "weighted least squares"),
         (spec["tiv"] == "proportional", "proportional scaling by TIV"),
         (spec["global_scaling"], "global scaling"),
-        (rule["share"] != 1, "a mask that not all scans must pass"),
+        (rule["share"] != 1, "a mask with voxels that some scans lack"),
         (spec["allow_mixed"], "maps of several engines or versions"),
     )
     return [text for applies, text in named if applies]
 
 
 def _pitfalls(record: Mapping[str, Any], n_flagged: int) -> str:
-    found = []
+    pitfalls = []
     if record.get("level", "voxel") == "voxel":
-        found.append(f"{record['n_voxels']:,} voxels are in the mask: see that it covers the regions you ask about.")
+        pitfalls.append(f"{record['n_voxels']:,} voxels are in the mask: check that it covers your regions.")
     for row in record["design_report"]:
         if (row.get("vif") or 0) > _HIGH_VIF:
-            found.append(f"{row['column']} is nearly a combination of the other columns (VIF {row['vif']:.1f}).")
+            pitfalls.append(f"{row['column']} is nearly a combination of the other columns (VIF {row['vif']:.1f}).")
         if row["column"] != "tiv" and abs(row.get("r_tiv") or 0) > _HIGH_R:
-            found.append(f"{row['column']} correlates with TIV (r = {row['r_tiv']:.2f}): they share their effect.")
-    found.append(
-        f"{n_flagged} scans in the model are flagged by quality control." if n_flagged else "No scan in it is flagged."
-    )
-    found.append("Looking at every segmentation stays yours.")
-    return " ".join(found)
+            pitfalls.append(f"{row['column']} correlates with TIV (r = {row['r_tiv']:.2f}): they share their effect.")
+    pitfalls.append(f"{n_flagged or 'No'} scans in the model are flagged by quality control.")
+    pitfalls.append("Check every segmentation yourself.")
+    return " ".join(pitfalls)

@@ -1,4 +1,4 @@
-"""A quick look at one image file."""
+"""Draw one image file."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import viewer_html
 
-_P_SHOWN = 0.05  # p maps are coloured below it
+_P_SHOWN = 0.05  # p maps are coloured below this
 _P_SYMBOL = "−log10 p"
-# NIfTI intents that are drawn as such
+# NIfTI intent -> symbol of the colour bar
 _STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": _P_SYMBOL}
 
 
 def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
-    """Draw a map as PNG, or as a page to click through.
+    """Draw a map as a PNG, or as an interactive page.
 
-    A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space. So
-    is a p map, as -log10 p where p is below the threshold. Any other image is drawn in grey as it is.
+    A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space; so
+    is a p map, as -log10 p where p is below the threshold. Any other image is drawn in grey.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     out : path
         ``.png``, or ``.html`` for a page that needs no network.
     threshold : float
-        Of a statistic: values below fade (PNG) or are transparent (page). Of p: larger ones are not drawn; 0 stands for
-        0.05.
+        For a statistic: smaller values are faded (PNG) or transparent (page). For p: larger values are not drawn; 0
+        means 0.05.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     ScanError
         If the image cannot be read.
     VbmstatError
-        If `out` ends in neither, or the map holds no value.
+        If `out` has another suffix, or every value of the map is 0 or NaN.
     """
     path, out = Path(path), Path(out)
     if out.suffix not in (".png", ".html"):
@@ -60,7 +60,7 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     if symbol == _P_SYMBOL:
         largest = threshold or _P_SHOWN
         if not 0 < largest < 1:
-            msg = f"--threshold {threshold:g}: of a p map expected a p between 0 and 1, e.g. 0.05"
+            msg = f"--threshold {threshold:g}: for a p map expected a p between 0 and 1, e.g. 0.05"
             raise VbmstatError(msg)
         values, threshold = minus_log10_p(values, largest), -math.log10(largest)
         title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
@@ -77,8 +77,8 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
 def minus_log10_p(p: torch.Tensor, largest: float) -> torch.Tensor:
     """-log10 p where p is below `largest`, 0 elsewhere; float32, the shape of `p`.
 
-    A p of 0 inside the brain is one that float32 cannot hold. Where the image's corner is 0, so is its background, as
-    other programs leave it, and zeros are not drawn.
+    A p of 0 inside the brain is too small for float32. If the image's corner is 0, so is its background (other programs
+    write it so), and zeros are not drawn.
     """
     is_background = (p == 0) & (p.flatten()[0] == 0)
     smallest = torch.finfo(torch.float32).tiny
@@ -86,6 +86,6 @@ def minus_log10_p(p: torch.Tensor, largest: float) -> torch.Tensor:
 
 
 def statistic_symbol(path: Path, values: torch.Tensor) -> str | None:
-    """Symbol of a statistic or p map, "" for another map with negative values, None for any other image."""
+    """Symbol of a statistic or p map, "" for another map with negative values, None for other images."""
     known = _STATISTICS.get(io.read_statistic_header(path)[0])
     return known if known is not None else "" if float(values.min()) < 0 else None

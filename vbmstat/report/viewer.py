@@ -1,4 +1,4 @@
-"""nilearn's interactive slice viewer as a page of its own that asks nothing of the network."""
+"""nilearn's interactive slice viewer as a self-contained page that needs no network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vbmstat.figures.style import DIVERGING, SEQUENTIAL
 from vbmstat.image.io import as_nifti
 from vbmstat.image.volume import Volume
 
-_BACKGROUND_MM = 2.0  # voxels of the average brain below: a viewer of 0.5 MB
+_BACKGROUND_MM = 2.0  # voxels of the average brain: a viewer of 0.5 MB
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _OUTSIDE_LINK = re.compile(r"<link[^>]*\bhref=[\"']?https?:[^>]*>")
 
 
 def viewer_html(statistic: Volume, title: str, threshold: float) -> str:
-    """A page with three linked slices to click through, opened at the largest absolute value.
+    """An interactive page of three linked slices, opened at the largest absolute value.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def viewer_html(statistic: Volume, title: str, threshold: float) -> str:
     title : str
         Shown in the picture.
     threshold : float
-        Voxels below in absolute value are transparent.
+        Voxels with a smaller absolute value are transparent.
     """
     from nilearn.plotting import view_img  # noqa: PLC0415 - slow import, only for this page
 
@@ -37,7 +37,7 @@ def viewer_html(statistic: Volume, title: str, threshold: float) -> str:
     peak_mm = peak_position_mm(Volume(values, statistic.grid))
     one_sided = bool(values.min() >= 0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # numpy's about masked arrays, which nilearn hands it
+        warnings.simplefilter("ignore", UserWarning)  # from numpy, about nilearn's masked arrays
         view = view_img(
             as_nifti(Volume(values, statistic.grid)), bg_img=as_nifti(_background()), black_bg=False,
             threshold=min(threshold, float(values.abs().max()) * 0.999) or 1e-6, title=title,

@@ -1,4 +1,4 @@
-"""``write_report``: the page of whatever a folder holds."""
+"""``write_report``: the report of a preprocessing run or a model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def write_report(folder: Path | str, out: Path | str | None = None, cohort: Path
     folder : path
         Output folder of ``vbmstat preprocess`` or result folder of ``vbmstat glm``.
     out : path, optional
-        The page; ``report.html`` in the folder by default. Figures go into ``figures/`` beside it, those of a page of
-        another name into ``NAME_figures/``. The page and its figures appear together; those of an earlier one go.
+        The page; by default ``report.html`` in the folder. Figures go into ``figures/`` beside it, or ``NAME_figures/``
+        for a page of another name. Page and figures appear together and replace earlier ones.
     cohort : path, optional
-        For results of a model: the cohort table of its scans, where it is not found in the folders above.
+        For a model: the cohort table of its scans, if it is not in the folders above.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def write_report(folder: Path | str, out: Path | str | None = None, cohort: Path
     Raises
     ------
     VbmstatError
-        If the folder holds neither, or what it holds cannot be read.
+        If the folder has neither, or its files cannot be read.
     """
     folder = Path(folder)
     page = Path(out) if out is not None else folder / DEFAULT_PAGE

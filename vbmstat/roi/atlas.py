@@ -23,10 +23,8 @@ from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import closest, read_table
 
-LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
 _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
-_SCHAEFER = "Schaefer2018_{}Parcels_17Networks_order"
 _SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
 _FREESURFER_TABLE = "FreeSurferColorLUT.txt"
@@ -42,61 +40,43 @@ class AtlasSource:
 
     stem: str
     sha256: str
-    licence: str = _NO_NOTE
+    licence: str
 
 
-SOURCES = {
-    "aal3": AtlasSource("aal3", "8cce393837491455f43fd700b5dff782f448cb78a7ed21014f155a7118ab151d"),
-    "anatomy3": AtlasSource("anatomy3", "498bae211e4d8014624f0f2a16ea72ff784ec8b7a233bb0900ff05d3feb25368"),
-    "cobra": AtlasSource("cobra", "56f3b1e2958e1d31ded3ef2dbf591b0e62c6b28520ae21625918bf96c6577615"),
-    "hammers": AtlasSource(
-        "hammers", "b40bd6c774b1125b9122ca8c561bebeb5b64e92007e827f11268798ec2d2286d",
-        "academic, non-commercial research after filling out its licence agreement (brain-development.org); "
-        "no redistribution",
-    ),
-    "ibsr": AtlasSource(
-        "ibsr",
-        "45c5ece8888340596dec095459bac19ca3dca6e92844c9276b6c10bb2834782e",
-        "all rights reserved; no anatomical or morphological studies without explicit permission of the IBSR",
-    ),
-    "julichbrain": AtlasSource("julichbrain", "5eebef7a2aee12fd49f7409385b28579027fe748684b468133fef3dd5f259570"),
-    "lpba40": AtlasSource(
-        "lpba40",
-        "59c8dfd72a9fc021241d41b7b7fd415385911e0d3d6ef05371badd7d1ed5a05c",
-        "free for non-commercial use only; cite doi:10.1016/j.neuroimage.2007.09.031",
-    ),
-    "mori": AtlasSource("mori", "59d29b19131db756a6e6d59fc4a1d2329170fb777669b23fe4d29425ad6ecd54"),
-    "neuromorphometrics": AtlasSource(
-        "neuromorphometrics",
-        "0abcb25b0f06c9d0e9229b2be4215a340ba08ad068f1cf29796f1c003c79c189",
-        "CC BY-NC: non-commercial use only, with attribution",
-    ),
-    "schaefer100": AtlasSource(
-        _SCHAEFER.format(100), "203697d7e99c2781d6018cb45539edde4a644248597606692216e633d9af3f90"
-    ),
-    "schaefer200": AtlasSource(
-        _SCHAEFER.format(200), "ccaf22cb67d34a7db87cb6d193c24dfda6b88bb9044f100ecb90dcfba5462520"
-    ),
-    "schaefer400": AtlasSource(
-        _SCHAEFER.format(400), "499d70327494febec2ee360e01f0b1288944f46268cf00f7e1efabebae2a4ca4"
-    ),
-    "schaefer600": AtlasSource(
-        _SCHAEFER.format(600), "ea8a611e9322e37c2d01cbf67a05c49d1ce6f02603eba138ac0a7be85f2b1b47"
-    ),
-    "suit": AtlasSource(
-        "suit",
-        "09e6525bcbddf9d35687c53c64d02ba02628ae18d58610ce8724651c416cb2e1",
-        "CC BY-NC 3.0: non-commercial use only, with attribution",
-    ),
-    "thalamic_nuclei": AtlasSource(
-        "thalamic_nuclei",
-        "ab796595f05992ee5ee8b92237e7770d61e4aa25987714ec7ef5685673831fcd",
-        "CC BY 4.0: with attribution",
-    ),
-    "thalamus": AtlasSource(
-        "thalamus", "db495e90111827cd4d559e875d717e3ea9e511ef265ebb787fb6b0031916850b", "all rights reserved (Lausanne)"
-    ),
+# Images in the deepmriprep wheel
+_SHA256 = {
+    "aal3": "8cce393837491455f43fd700b5dff782f448cb78a7ed21014f155a7118ab151d",
+    "anatomy3": "498bae211e4d8014624f0f2a16ea72ff784ec8b7a233bb0900ff05d3feb25368",
+    "cobra": "56f3b1e2958e1d31ded3ef2dbf591b0e62c6b28520ae21625918bf96c6577615",
+    "hammers": "b40bd6c774b1125b9122ca8c561bebeb5b64e92007e827f11268798ec2d2286d",
+    "ibsr": "45c5ece8888340596dec095459bac19ca3dca6e92844c9276b6c10bb2834782e",
+    "julichbrain": "5eebef7a2aee12fd49f7409385b28579027fe748684b468133fef3dd5f259570",
+    "lpba40": "59c8dfd72a9fc021241d41b7b7fd415385911e0d3d6ef05371badd7d1ed5a05c",
+    "mori": "59d29b19131db756a6e6d59fc4a1d2329170fb777669b23fe4d29425ad6ecd54",
+    "neuromorphometrics": "0abcb25b0f06c9d0e9229b2be4215a340ba08ad068f1cf29796f1c003c79c189",
+    "schaefer100": "203697d7e99c2781d6018cb45539edde4a644248597606692216e633d9af3f90",
+    "schaefer200": "ccaf22cb67d34a7db87cb6d193c24dfda6b88bb9044f100ecb90dcfba5462520",
+    "schaefer400": "499d70327494febec2ee360e01f0b1288944f46268cf00f7e1efabebae2a4ca4",
+    "schaefer600": "ea8a611e9322e37c2d01cbf67a05c49d1ce6f02603eba138ac0a7be85f2b1b47",
+    "suit": "09e6525bcbddf9d35687c53c64d02ba02628ae18d58610ce8724651c416cb2e1",
+    "thalamic_nuclei": "ab796595f05992ee5ee8b92237e7770d61e4aa25987714ec7ef5685673831fcd",
+    "thalamus": "db495e90111827cd4d559e875d717e3ea9e511ef265ebb787fb6b0031916850b",
 }
+_LICENCES = {
+    "hammers": "academic, non-commercial research after filling out its licence agreement (brain-development.org); "
+               "no redistribution",
+    "ibsr": "all rights reserved; no anatomical or morphological studies without explicit permission of the IBSR",
+    "lpba40": "free for non-commercial use only; cite doi:10.1016/j.neuroimage.2007.09.031",
+    "neuromorphometrics": "CC BY-NC: non-commercial use only, with attribution",
+    "suit": "CC BY-NC 3.0: non-commercial use only, with attribution",
+    "thalamic_nuclei": "CC BY 4.0: with attribution",
+    "thalamus": "all rights reserved (Lausanne)",
+}
+SOURCES = {
+    name: AtlasSource(re.sub(r"^schaefer(\d+)$", r"Schaefer2018_\1Parcels_17Networks_order", name), digest,
+                      _LICENCES.get(name, _NO_NOTE))
+    for name, digest in _SHA256.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,9 +112,9 @@ def load_atlas(atlas: str | Path) -> Atlas:
     ----------
     atlas : str or path
         One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. Its label
-        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name`
-        (or CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table
-        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
+        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name` (or
+        CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table (``NAME.txt``,
+        ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
 
     Raises
     ------

@@ -82,7 +82,10 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
         found = fit_glm(matrix(sessions), FORMULA, sessions, ["age"], repeats=0, **options)
         return [note for note in found.record["notes"] if "several scans" in note]
 
-    expected = "9 participants have several scans, which this fit takes for independent; see --repeated and --blocks"
+    expected = (
+        "9 participants have several scans, which this fit takes for independent; see --variance "
+        "sandwich:participant_id and --blocks"
+    )
     assert notes() == [expected]
     shuffled = notes(blocks="id", exchange="whole", inference="fwe", permutations=5)
     assert notes(variance="sandwich:participant_id") == shuffled == []

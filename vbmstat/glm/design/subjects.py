@@ -59,7 +59,10 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.nda
     if is_accounted_for or "participant_id" not in table.index.names:
         return ()
     n = int(_without_own_mean(table.index.get_level_values("participant_id"), matrix).sum())
-    wrong = f"{n} participants have several scans, which this fit takes for independent; see --repeated and --blocks"
+    wrong = (
+        f"{n} participants have several scans, which this fit takes for independent; see --variance "
+        "sandwich:participant_id and --blocks"
+    )
     return (wrong,) if n else ()
 
 

@@ -19,7 +19,7 @@ from vbmstat.glm.fit.leverage import hc3_weights, leave_out, null_share, spread_
 from vbmstat.glm.fit.plan import ContrastPlan, Plan, critical_values
 
 ESTIMATOR = "HC3"
-CURE = "leave the scan or the column out, or test it without --robust hc3"
+CURE = "leave the scan or the column out, or test it without --variance hc3"
 _ALLOWED = {0.05: 0.06, 0.001: 0.002}  # share of null voxels that n - r degrees of freedom may find at these p
 _FEWEST = 1.0  # degrees of freedom: no variance is worse than χ²(1)
 

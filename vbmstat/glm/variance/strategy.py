@@ -332,8 +332,8 @@ class Groups(_LocalDf):
         if len(np.unique(places * (groups.max() + 1) + groups)) == len(np.unique(places)):
             return tried
         unequal = (
-            "permutations swap scans between groups of different variance, so permutation p are approximate in small "
-            "samples"
+            "Permutations swap scans between groups of different variance, so permutation p are approximate in small "
+            "samples."
         )
         return (*tried, unequal)
 

@@ -11,7 +11,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const order = (a, b) => numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true });
     rows.sort((one, two) => {
       const [a, b] = [value(one), value(two)];
-      if (a === "" || b === "") return (a === "") - (b === "");  // what is missing comes last
+      if (a === "" || b === "") return (a === "") - (b === "");  // missing values last
       return down ? order(b, a) : order(a, b);
     });
     body.append(...rows);
