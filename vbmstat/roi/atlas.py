@@ -112,9 +112,9 @@ def load_atlas(atlas: str | Path) -> Atlas:
     ----------
     atlas : str or path
         One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. Its label
-        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name` (or
-        CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table (``NAME.txt``,
-        ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
+        table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name`
+        (or CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table
+        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
 
     Raises
     ------
