@@ -192,3 +192,17 @@ def test_corrected_inference_is_told_and_tabulated(vbmstat, cohort_folder, monke
     assert asked["contrasts"][0]["two_sided"] is False
     vbmstat("glm", "gm ~ age", "--repeats", 0, "--inference", "fdr", "--atlas", "none", "--out", "plain")
     assert not (cohort_folder / "plain" / "contrast-age_clusters.tsv").read_text().splitlines()[0].endswith("regions")
+
+
+def test_degrees_of_freedom_stand_where_they_hold(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(cohort_folder)
+    common = ["glm", "gm ~ age + sex", "--repeats", 0, "--atlas", "none"]
+    assert "3 columns (Intercept, age, sex[T.M]), 23 degrees of freedom\n" in vbmstat(*common)
+    said = vbmstat(*common, "--variance", "groups:sex")
+    header = next(line for line in said.splitlines() if line.startswith("26 scans"))
+    assert header.endswith("3 columns (Intercept, age, sex[T.M])")
+    record = json.loads((cohort_folder / "glm" / "gm_age_sex" / "glm.json").read_text())
+    for entry in record["contrasts"]:
+        line = next(line for line in said.splitlines() if line.startswith(f"  {entry['name']}: "))
+        assert line.endswith(f", {entry['df']:.4g} degrees of freedom (median over voxels)")
+    assert "1 column (Intercept), 25 degrees" in vbmstat("glm", "gm ~ 1", "--repeats", 0, "--atlas", "none")

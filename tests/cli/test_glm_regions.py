@@ -47,3 +47,12 @@ def test_bad_input(study):  # noqa: F811
             run(study, *arguments)
         assert "\n" not in str(caught.value)
         assert not (study / "glm").exists()
+
+
+def test_regions_of_one_name_are_told_apart(study):  # noqa: F811
+    table = (study / "own.tsv").read_text().replace("Left A", "A").replace("Right A", "A")
+    (study / "own.tsv").write_text(table)
+    said = run(study, "--level", "roi", "--permutations", 99, "--repeats", 0)
+    assert "    A (label 3): t = -" in said
+    assert "    A (label 7): t = " in said
+    assert "    B: t = " in said

@@ -140,3 +140,16 @@ def test_a_point_has_the_name_of_its_region() -> None:
     assert region_at(atlas, np.array([-4.0, -4.0, -2.0])) == ""
     assert region_at(atlas, np.array([500.0, 0.0, 0.0])) == ""
     assert region_at(None, np.zeros(3)) == ""
+
+
+def test_degrees_of_freedom_stand_beside_their_contrasts(copied, tmp_path) -> None:
+    plain = " ".join(write_model_report(copied, tmp_path / "plain.html").read_text().split())
+    assert "residual degrees of freedom</p>" in plain or "residual degrees of freedom ·" in plain
+    record = storage.read_json(copied / "glm.json")
+    record["contrasts"][0]["df"] = 4.25
+    storage.write_json(copied / "glm.json", {**record, "n_subsets": 0})
+    page = " ".join(write_model_report(copied, tmp_path / "own.html").read_text().split())
+    assert "with 4.25 degrees of freedom; " in page
+    assert "residual degrees of freedom</p>" not in page
+    overview = page[page.index('id="overview"') : page.index('id="scans"')]
+    assert ">none</td>" in overview

@@ -272,7 +272,7 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
         near = closest(without[0], written) or "none"
         msg = (
             f"{source}: no scan has a row in the table, whose first id is {written[0]!r} (first scan {without[0]!r}, "
-            f"nearest id {near}); write participant_id as the scans have it"
+            f"nearest id {near}); participant_id must be equal to the scan's"
         )
         raise TableError(msg)
     joined = people[columns].reindex([-1 if at is None else at for at in positions])

@@ -339,6 +339,7 @@ def pairs(n_people=8):
 @pytest.mark.parametrize(("formula", "options", "share"), [
     ("v ~ time + C(participant_id)", {}, r"5\d"),  # a pair's flip leaves half
     ("v ~ time + C(participant_id)", {"blocks": "participant_id", "exchange": "whole"}, None),
+    ("v ~ time + C(participant_id)", {"scheme": "smith"}, None),
     ("v ~ 1", {"blocks": "participant_id", "exchange": "whole"}, None), ("v ~ 1", {}, None),
 ])  # fmt: skip
 def test_flips_that_move_residuals_into_the_model_are_noted(formula, options, share):

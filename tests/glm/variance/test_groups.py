@@ -262,7 +262,7 @@ def test_whole_analysis(path, tmp_path):
     assert len(results.draws) == 0
     assert not {"d", "g", "n80fwe"} & set(results.maps["age"])
     assert results.record["variance_groups"]["column"] == "sex"
-    assert any("change places" in note for note in results.record["notes"])
+    assert any("swap scans between groups" in note for note in results.record["notes"])
     q = stats.false_discovery_control(2 * stats.t.sf(np.abs(t), df)[results.mask])
     np.testing.assert_allclose(results.maps["age"]["qfdr"].values[results.mask], q)
     assert results.maps["age"]["ptfce"].values.min() == 1 / 120
@@ -275,7 +275,7 @@ def test_whole_analysis(path, tmp_path):
         None, "gm ~ age", path, variance="groups:auto", blocks="sex", inference="fwe", permutations=30, one_sided=True
     )
     assert auto.record["variance_groups"]["scans_per_group"] == [13, 13]
-    assert not any("change places" in note for note in auto.record["notes"])
+    assert not any("swap scans between groups" in note for note in auto.record["notes"])
     alone = fit_glm(None, "gm ~ age + sex", path, variance="groups:sex")
     np.testing.assert_allclose(alone.maps["age"]["t"].values, t)
 

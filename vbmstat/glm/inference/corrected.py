@@ -24,7 +24,7 @@ from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls,
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips, make_permuted
 from vbmstat.glm.inference.smoothness import Smoothness
-from vbmstat.glm.spec import Compute, InferenceSpec
+from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
 from vbmstat.maps.store import Maps
 
 KEPT_BY_FLIPS = 0.9  # of the residuals; below, more than 6 % of null studies reach p < .05 (docs/inference.md)
@@ -183,7 +183,7 @@ def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) ->
             "This gives false positives; add --exchange whole."
         )
     kept = min(kept_by_flips(one) for one in done)
-    if kept < KEPT_BY_FLIPS:
+    if kept < KEPT_BY_FLIPS and asked.scheme == SCHEMES[0]:  # Smith's scheme makes up for it
         notes.append(
             f"sign flips move {100 * (1 - kept):.0f} % of the residuals into the other columns of the model, so p are "
             "too small; flip people as wholes (--blocks PERSON --exchange whole), fit maps of differences with gm ~ 1, "
