@@ -318,6 +318,16 @@ def test_two_maps_cut_off_alike_are_named(tmp_path):
         assert all(f"sub-{i:03d} (" in told[0] for i in cut_ones)
 
 
+@pytest.mark.parametrize("n_cut", [2, 3])
+def test_maps_that_lack_a_fifth_alike_are_named(tmp_path, n_cut):
+    odd = dict.fromkeys(range(4, 4 + n_cut), lambda image: cut(image, slice(0, 4)))
+    paths, values = write_many(tmp_path, 20, odd=odd)
+    present = (values > 0.1).reshape(20, -1).sum(axis=1)
+    assert 0.75 < present[4] / np.median(present) < 0.9
+    (told,) = pack_maps(paths, tmp_path / "store").manifest["mask_notes"]
+    assert all(f"sub-{i:03d} ({1 - present[i] / np.median(present):.0%})" in told for i in range(4, 4 + n_cut))
+
+
 def test_scans_that_are_added_are_named_and_those_before_are_not_forgotten(tmp_path):
     paths, values = write_many(tmp_path, 20, odd={3: cut, 17: lambda image: cut(image, slice(8, 9))})
     ids = list(paths)

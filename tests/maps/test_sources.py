@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
@@ -69,6 +69,30 @@ def test_kinds_of_a_covariates_maps_are_not_mixed(tmp_path, people, images):
     write_all(tmp_path, people[3:], images[3:] + 0.1, "s8mwp2{}.nii")
     with pytest.raises(ScanError, match=r"several kinds .*s6mwp2"):
         fit_glm(tmp_path, "gm ~ age + map(wm)", people, ["age"], repeats=0)
+
+
+def test_a_scan_that_was_not_smoothed_is_named(tmp_path, people, images):
+    write_all(tmp_path, people, images, "mwp1{}.nii")
+    write_all(tmp_path, people[:-1], images[:-1])
+    found = fit_glm(tmp_path, "gm ~ age", people, repeats=0)
+    what = "1 scans have an unsmoothed map only, beside smoothed ones of others, and are left out: S025 (mwp1S025.nii)"
+    assert f"{what}; smooth them" in found.record["notes"]
+    without = fit_glm(tmp_path, "gm ~ age", people[:-1], repeats=0)  # maps of strangers are not looked at
+    assert not any("unsmoothed" in note for note in without.record["notes"])
+
+
+def test_a_session_in_the_table_alone(tmp_path, people, images):
+    write_all(tmp_path, people, images)
+    plain = fit_glm(tmp_path, "gm ~ age", people, repeats=0)
+    found = fit_glm(tmp_path, "gm ~ age", people.assign(session_id=1), repeats=0)
+    np.testing.assert_array_equal(found.maps["age"]["t"].values, plain.maps["age"]["t"].values)
+
+
+def test_ids_in_other_letters_are_explained(tmp_path, people, images):
+    write_all(tmp_path, people, images)
+    ids = people["participant_id"].tolist()
+    with pytest.raises(TableError, match=r"no row in .* for S000 .*'s000' of the table differs in letter case only"):
+        fit_glm(tmp_path, "gm ~ age", people.assign(participant_id=["s000", *ids[1:]]), repeats=0)
 
 
 def test_both_models_of_cat12_in_one_folder(tmp_path, people, images):

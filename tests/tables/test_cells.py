@@ -66,9 +66,22 @@ def test_spellings_of_one_word_are_grouped_once(words):
     assert all(len(group) > 1 for group in groups)
 
 
-@pytest.mark.parametrize("other", ["m", " M", "M\u200b", "M\u00a0", "\uff2d"])
+@pytest.mark.parametrize("other", ["m", " M", "M\u200b", "M\u00a0", "\uff2d", "m.", "M,", "\u041c", "\u043c"])
 def test_what_prints_alike_is_one_word(other):
     assert cells.same_but_for_spelling(["M", "F", other]) == [["M", other]]
+
+
+def test_signs_that_mean_something_keep_words_apart():
+    assert cells.same_but_for_spelling(["A", "A+", "A-", "<65", ">65", "65", "...", "?", "."]) == []
+
+
+def test_points_among_whole_hundreds():
+    """A German spreadsheet writes 843 and 2.561 for whole numbers."""
+    assert cells.points_among_hundreds(pd.Series(["2.561", "1.006", None, "595", "843"]))
+    for plain in ("84", "1843", "0.5", "843.1"):
+        assert not cells.points_among_hundreds(pd.Series(["2.561", "1.006", "595", plain]))
+    assert not cells.points_among_hundreds(pd.Series(["2.561", "1.006"]))
+    assert not cells.points_among_hundreds(pd.Series(["595", "843"]))
 
 
 def test_accents_composed_and_not_are_one_word():

@@ -254,6 +254,45 @@ def test_ids_are_equal_or_they_are_not(tmp_path):
         cohort.join_participants(scans("sub-01", "sub-02"), numbers, "p")
 
 
+@pytest.mark.parametrize("ses", ["1", "ses-01", "baseline"])
+def test_a_session_of_all_rows_is_not_asked_of_maps_without_one(tmp_path, ses):
+    participants = people(tmp_path, f"participant_id\tsession_id\tage\n01\t{ses}\t31\n02\t{ses}\t32\n")
+    joined, without = cohort.join_participants(scans("sub-02", "sub-01"), participants, "p")
+    assert (joined["age"].tolist(), without) == ([32, 31], [])
+
+
+def test_sessions_that_differ_are_named(tmp_path):
+    participants = people(tmp_path, "participant_id\tsession_id\tage\n01\t1\t31\n01\t2\t32\n")
+    with pytest.raises(TableError, match=r"sub-01 has session_id '1', '2' in the table, but none in the map's name"):
+        cohort.join_participants(scans("sub-01"), participants, "p")
+    with pytest.raises(TableError, match=r"sub-01 has session_id 'ses-1', 'ses-2' in the table, but 'ses-3' in"):
+        cohort.join_participants(scans("sub-01_ses-3"), participants, "p")
+
+
+@pytest.mark.parametrize(
+    ("ids", "hint"),
+    [
+        (("SUB-01", "SUB-02"), "'SUB-01' of the table differs in letter case only; write its ids as the maps'"),
+        (("1", "2"), r"'sub-1' of the table differs in leading zeros only; .* do \(format them as text in"),
+        (("sub-001", "sub-002"), "'sub-001' of the table differs in leading zeros only"),
+        (("sub-a1", "sub-a2"), "participant_id must be equal to the scan's"),
+    ],
+)
+def test_ids_that_differ_in_spelling_are_explained(tmp_path, ids, hint):
+    participants = people(tmp_path, f"participant_id\tage\n{ids[0]}\t31\n{ids[1]}\t32\n")
+    with pytest.raises(TableError, match=hint):
+        cohort.join_participants(scans("sub-01", "sub-02"), participants, "p")
+
+
+def test_points_among_whole_hundreds_are_noted(tmp_path):
+    text = "participant_id\tlesion\ttiv\n01\t2.561\t1.502\n02\t595\t1.601\n03\t843\t1.4\n"
+    (note,) = cohort.read_cohort(write(tmp_path / "a.tsv", text)).notes
+    assert note == (
+        "column lesion: 2.561 is read with a decimal point, though all numbers without one lie from 100 to 999; "
+        "leave the point out if it separates thousands"
+    )
+
+
 def test_the_nearest_id_is_one_of_the_table(tmp_path):
     participants = people(tmp_path, "participant_id\tage\nSUB-01\t31\nSUB-02\t32\n")
     with pytest.raises(TableError, match=r"nearest id SUB-01, SUB-02\)"):

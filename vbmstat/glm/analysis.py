@@ -30,6 +30,7 @@ from vbmstat.glm.design.matrix import (
 from vbmstat.glm.design.sites import HARMONIZED, site_notes
 from vbmstat.glm.design.subjects import block_notes, repetition_notes, subject_labels
 from vbmstat.glm.design.subsets import draw_subsets, read_draws
+from vbmstat.glm.fit.leverage import weight_notes
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
 from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
 from vbmstat.glm.fit.tensors import Fit, LocalDfFit
@@ -217,7 +218,8 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
     setup = _Setup(
         spec, right, map_name, source, design, variance, contrasts, _draws(source, spec, variance), weights,
         _tiv_scale(source) if spec.tiv == "proportional" else None, None, [None] * len(contrasts),
-        (*source.notes, *tiv_notes, *design.notes, *_cohort_notes(source, design, spec), *left_out, *notes),
+        (*source.notes, *tiv_notes, *design.notes, *_cohort_notes(source, design, spec), *left_out, *notes,
+         *(() if weights is None else weight_notes(design.matrix, weights, design.scan_ids))),
     )  # fmt: skip
     setup = replace(setup, plan=setup.make_plan(setup.draws, setup.scale))
     if not spec.inference.permutes:

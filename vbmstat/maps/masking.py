@@ -16,7 +16,8 @@ _UNIT_RATIO = 30.0  # mean of a map over the median mean; beyond, its unit diffe
 _MIN_SCANS_FOR_UNITS = 3
 _MIN_SCANS_FOR_CULPRITS = 3
 _CULPRIT = 0.03  # reported: a scan that alone removes this share of the voxels of all other scans from the mask
-_SHORT = 0.75  # voxels above the threshold over the median scan's; below, a map is cut off or not of a brain
+_SHORT = 0.1  # of the median scan's voxels: a scan that lacks this share, and is an outlier, is cut off
+_OUTLIER = 6.0  # median absolute deviations from the median
 _MAX_NAMED = 3  # scans in a note
 
 
@@ -163,10 +164,12 @@ class Tally:
         return {scan: n for scan, n in self.alone(rule).items() if n >= _CULPRIT * (n + n_inside)}
 
     def short(self) -> dict[str, float]:
-        """Scans that lack more than a quarter of the columns of the median scan, with the share they lack."""
+        """Share of the columns present in most scans that each scan lacks, where that is much: see `_SHORT`."""
         n_present = {scan: self.low.size - n for scan, n in self.n_lacking.items()}
-        usual = float(np.median(list(n_present.values()))) if n_present else 0.0
-        lacking = {scan: 1 - n / usual for scan, n in n_present.items() if n < _SHORT * usual}
+        counts = np.array(list(n_present.values()) or [0])
+        usual = float(np.median(counts))
+        lowest = usual - max(_SHORT * usual, _OUTLIER * float(np.median(np.abs(counts - usual))))
+        lacking = {scan: 1 - n / usual for scan, n in n_present.items() if n < lowest}
         return dict(sorted(lacking.items(), key=lambda entry: -entry[1]))
 
     def notes(self, rule: MaskRule, mask: np.ndarray) -> list[str]:

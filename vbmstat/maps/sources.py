@@ -29,7 +29,7 @@ from vbmstat.files.search import images_instead
 from vbmstat.image import storage
 from vbmstat.maps.store import ArrayMaps, PackedMaps
 from vbmstat.tables.cells import label, normalized, without_missing_words
-from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort
+from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort, spelling_hint
 
 NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one
 
@@ -119,7 +119,8 @@ def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
     source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
     parsed = parse_map_name(next(iter(paths.values())).name)
     is_unsmoothed = parsed is not None and not parsed[2]
-    return replace(source, notes=(*source.notes, "the maps are not smoothed")) if is_unsmoothed else source
+    note = ["the maps are not smoothed"] if is_unsmoothed else _only_unsmoothed(Path(maps), response, paths, cohort)
+    return replace(source, notes=(*source.notes, *note))
 
 
 def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
@@ -294,6 +295,26 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
         wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
         msg = f"{folder}: {wanted}; {images_instead(folder)}"
         raise ScanError(msg)
+    return _by_id(folder, maps)
+
+
+def _only_unsmoothed(folder: Path, response: str, smoothed: Mapping[str, Path], cohort: Cohort) -> list[str]:
+    """A note on scans of the table whose maps are in the folder, but were not smoothed as the others' were."""
+    if len(smoothed) >= len(cohort.scan_ids):
+        return []
+    raw = _by_id(folder, find_maps(folder, TISSUE_NUMBER[response], smoothed=False))
+    left = by_known_ids({scan: path for scan, path in raw.items() if scan not in smoothed}, set(cohort.scan_ids))
+    people = set(cohort.table.index.get_level_values("participant_id"))
+    lost = [
+        f"{scan} ({path.name})" for scan, path in sorted(left.items())
+        if split_ids(scan)[0] in people or split_ids(scan)[0].removeprefix("sub-") in people
+    ]  # fmt: skip
+    what = "scans have an unsmoothed map only, beside smoothed ones of others, and are left out"
+    return [f"{len(lost)} {what}: {listed(lost)}; smooth them"] if lost else []
+
+
+def _by_id(folder: Path, maps: Mapping[str, Path]) -> dict[str, Path]:
+    """Maps by scan id, of maps by stem."""
     by_id: dict[str, Path] = {}
     for stem, path in maps.items():
         participant, session = split_ids(stem)
@@ -310,10 +331,10 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
     paths = by_known_ids(paths, set(cohort.scan_ids))
     joined, without, used = rows_of(list(paths), cohort, source)
     if without and missing == "raise":
-        near = closest(without[0], cohort.scan_ids)
+        near, hint = closest(without[0], cohort.scan_ids), spelling_hint(without[0], cohort.scan_ids)
         msg = (
             f"{source}: no row in the table for {listed(without)} (nearest to the first: {near or 'none'}); "
-            "add the rows, or leave these maps out with --missing drop"
+            f"{hint + ', ' if hint else ''}add the rows, or leave these maps out with --missing drop"
         )
         raise TableError(msg)
     kept = [scan not in set(without) for scan in paths]

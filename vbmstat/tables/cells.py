@@ -30,11 +30,13 @@ _PADDED = re.compile(r"[+-]?0\d")
 _GROUPS = r"[+-]?[1-9]\d{0,2}(?:%s\d{3})+"
 _COMMAS_OF_THOUSANDS = re.compile(_GROUPS % ",")
 _POINTS_OF_THOUSANDS = re.compile(_GROUPS % r"\.")
+_HUNDREDS = re.compile(r"[+-]?[1-9]\d{2}")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:(?P<sign>[.,'’ \u00a0\u2009\u202f])\d{3})(?:(?P=sign)\d{3})*(?:[.,]\d+)?")
 _NUMBER_WITH_WORD = re.compile(
     r"[<>=≤≥~±≈]*\s*(?P<number>[+-]?\d+(?:[.,]\d+)?)\s*(?P<unit>[^\d\s.,<>=-][^\d]{0,11})?", re.DOTALL
 )
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})(?:[ T][\d:.]+)?")
+_LOOK_ALIKE = str.maketrans("авекмнорстухіјѕ", "abekmhopctyxijs")  # Cyrillic, Latin
 _SIGNS = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\uff0b": "+"})  # minus, hyphens, wide plus
 
 
@@ -101,7 +103,9 @@ def sorted_labels(values: Iterable[str]) -> list[str]:
 
 
 def same_but_for_spelling(words: Iterable[str]) -> list[list[str]]:
-    """Groups of words that differ only in letter case, blanks or invisible characters.
+    """Groups of different words that only letter case, blanks, a full stop at the end or the keyboard tell apart.
+
+    Invisible characters do not count, and Cyrillic letters are those of Latin that look like them.
 
     Examples
     --------
@@ -112,7 +116,8 @@ def same_but_for_spelling(words: Iterable[str]) -> list[list[str]]:
     for word in dict.fromkeys(words):
         plain = unicodedata.normalize("NFKC", word)
         visible = "".join(c for c in plain if unicodedata.category(c) != "Cf" and not c.isspace())
-        groups.setdefault(visible.casefold(), []).append(word)
+        folded = visible.casefold().translate(_LOOK_ALIKE)
+        groups.setdefault(folded.rstrip(".,;:") or folded, []).append(word)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -151,6 +156,18 @@ def points_may_separate_thousands(text: pd.Series) -> bool:
     """Whether every cell with a point is like ``1.502``."""
     with_point = text[text.str.contains(".", regex=False, na=False)]
     return len(with_point) > 0 and bool(with_point.str.fullmatch(_POINTS_OF_THOUSANDS).all())
+
+
+def points_among_hundreds(text: pd.Series) -> bool:
+    """Whether every cell with a point is like ``1.502`` and all others like ``843``: points that separate thousands.
+
+    Examples
+    --------
+    >>> points_among_hundreds(pd.Series(["2.561", "843"])), points_among_hundreds(pd.Series(["2.561", "0.843"]))
+    (True, False)
+    """
+    plain = text[~text.str.contains(".", regex=False, na=False)].dropna()
+    return points_may_separate_thousands(text) and len(plain) > 0 and bool(plain.str.fullmatch(_HUNDREDS).all())
 
 
 def is_decimal_comma(text: pd.Series) -> bool:

@@ -8,7 +8,8 @@ columns of participants.tsv, volumes in mL (``tiv_ml``, ``gm_ml``, ``wm_ml``, ``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vbmstat.tables.cells import (
     label,
     labels,
     normalized,
+    points_among_hundreds,
     points_may_separate_thousands,
     without_missing_words,
 )
@@ -37,6 +39,7 @@ MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
     *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
 )  # fmt: skip
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 @dataclass(frozen=True)
@@ -137,21 +140,26 @@ def _typed(sheet: Sheet) -> tuple[pd.DataFrame, list[str]]:
     """The table with missing values and numeric columns, and notes on ambiguous decimal points."""
     table = sheet.cells.apply(without_missing_words)
     as_text = {*_ID_ALIASES, *map(id_name, TEXT_COLUMNS)}
-    with_points, has_decimal_commas = [], False
+    read_with_point: dict[str, str] = {}  # column -> why that is doubtful
+    of_points, has_decimal_commas = [], False
     for name in table.columns:
         if id_name(name) in as_text:
             continue
         text = table[name]
         table[name] = as_numbers(text, sheet.decimal_comma)
-        if sheet.decimal_comma and pd.api.types.is_numeric_dtype(table[name]):
+        if points_among_hundreds(text):
+            read_with_point[name] = "though all numbers without one lie from 100 to 999"
+        elif sheet.decimal_comma and pd.api.types.is_numeric_dtype(table[name]):
             has_decimal_commas |= bool(text.str.contains(",", regex=False, na=False).any())
-            with_points += [name] if points_may_separate_thousands(text) else []
-    notes = [
+            of_points += [name] if points_may_separate_thousands(text) else []
+    if has_decimal_commas:
+        read_with_point |= dict.fromkeys(of_points, "though other columns have decimal commas")
+    doubtful = [
         f"column {name}: {next(cell for cell in sheet.cells[name] if '.' in cell)} is read with a decimal point, "
-        "though other columns have decimal commas; leave the point out if it separates thousands"
-        for name in with_points if has_decimal_commas
-    ]  # fmt: skip
-    return table, notes
+        f"{why}; leave the point out if it separates thousands"
+        for name, why in read_with_point.items()
+    ]
+    return table, doubtful
 
 
 def find_column(name: str, table: pd.DataFrame) -> str | None:
@@ -247,8 +255,9 @@ def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = 
 def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
     """Add the participants' columns to a table of scans, strictly by id.
 
-    A participants row without a session applies to all sessions of the participant; the prefix ``sub-`` (or ``ses-``)
-    may be missing in the participants' ids if it is missing in all of them.
+    A participants row without a session holds for all sessions of its participant, as does a session that all rows
+    share where no scan has one; ``sub-`` (and ``ses-``) may be missing in front of the participants' ids if it is
+    missing everywhere.
 
     Returns
     -------
@@ -261,23 +270,54 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
     written = list(people["participant_id"])
     for name, prefix in zip(ID_COLUMNS, ("sub-", "ses-"), strict=True):
         ours = scans.index.get_level_values(name)
-        theirs = people[name]
-        if ours[ours != ""].str.startswith(prefix).all() and not theirs.str.casefold().str.startswith(prefix).any():
+        ours, theirs = ours[ours != ""], people[name]
+        if len(ours) and ours.str.startswith(prefix).all() and not theirs.str.casefold().str.startswith(prefix).any():
             people[name] = theirs.where(theirs == "", prefix + theirs)
+    if people["session_id"].nunique() == 1 and not any(scans.index.get_level_values("session_id")):
+        people["session_id"] = ""
     by_key = {(row.participant_id, row.session_id): position for position, row in enumerate(people.itertuples())}
     columns = [column for column in people.columns if column not in (*ID_COLUMNS, *scans.columns)]
     positions = [by_key.get(key, by_key.get((key[0], ""))) for key in scans.index]
     without = ["_".join(filter(None, key)) for key, at in zip(scans.index, positions, strict=True) if at is None]
     if len(without) == len(scans):
         near = closest(without[0], written) or "none"
+        why = _why_apart(scans.index[0], by_key) or "participant_id must be equal to the scan's"
         msg = (
             f"{source}: no scan has a row in the table, whose first id is {written[0]!r} (first scan {without[0]!r}, "
-            f"nearest id {near}); participant_id must be equal to the scan's"
+            f"nearest id {near}); {why}"
         )
         raise TableError(msg)
     joined = people[columns].reindex([-1 if at is None else at for at in positions])
     joined.index = scans.index
     return pd.concat([joined, scans], axis=1), without
+
+
+def _why_apart(scan: tuple[str, str], rows: Collection[tuple[str, str]]) -> str:
+    """Why a scan has no row though its participant has one; empty if there is no such participant."""
+    sessions = [session for participant, session in rows if participant == scan[0]]
+    if sessions:
+        theirs = f"session_id {', '.join(map(repr, sessions))}"
+        return f"{scan[0]} has {theirs} in the table, but {repr(scan[1]) if scan[1] else 'none'} in the map's name"
+    return spelling_hint(scan[0], [participant for participant, _ in rows])
+
+
+def spelling_hint(scan: str, ids: Collection[str]) -> str:
+    """What to do about an id that a table has in other letter case or with other leading zeros; empty if it has not.
+
+    Examples
+    --------
+    >>> spelling_hint("sub-01", ["SUB-01", "SUB-02"])
+    "'SUB-01' of the table differs in letter case only; write its ids as the maps' names do"
+    """
+    for how, plain in (
+        ("letter case only", str.casefold),
+        ("leading zeros only", lambda name: _LEADING_ZEROS.sub("", name.casefold())),
+    ):
+        near = next((one for one in ids if plain(one) == plain(scan) and one != scan), None)
+        if near is not None:
+            as_text = "" if how.startswith("letter") else " (format them as text in a spreadsheet)"
+            return f"{near!r} of the table differs in {how}; write its ids as the maps' names do{as_text}"
+    return ""
 
 
 def closest(name: str, candidates: Iterable[str], n: int = 3) -> str:

@@ -107,7 +107,57 @@ def test_wrong_number_of_weights(design):
 
 def test_equal_names(design):
     with pytest.raises(DesignError, match="two contrasts would be called age"):
-        build_contrasts(["age", "age = sex"], design)
+        build_contrasts(["age", "age = age"], design)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "age = sex[T.M]", "age = -age", "sex = age", "site = age", "sex[T.F] = sex[T.M]", "age=0.5*age - sex",
+        {"age": [0, 0, 1, 0, 0, 0, 0, 0, 0]}, {"site": "F(age, sex)"}, {"sex[T.M]": {"age": 1}},
+    ],
+)  # fmt: skip
+def test_a_name_of_the_design_tests_what_it_says(design, spec):
+    specs = spec if isinstance(spec, dict) else [spec]
+    with pytest.raises(DesignError, match="has the name of a column or level of the design, but tests something else"):
+        build_contrasts(specs, design)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "age = age", "age = 2 * age", "sex = sex[T.M]", {"age": [0, 1, 0, 0, 0, 0, 0, 0, 0]},
+        {"site": "F(site[T.ulm], site[T.köln])"},
+    ],
+)  # fmt: skip
+def test_its_own_name_is_allowed(design, spec):
+    (contrast,) = build_contrasts(spec if isinstance(spec, dict) else [spec], design)
+    assert contrast.name in ("age", "sex", "site")
+
+
+@pytest.mark.parametrize("name", ["M > F", "a>b", "😀", "1) sex: men", "[x]", "patients < controls", "%"])
+def test_any_name_before_the_sign(design, name):
+    contrast = only(f"{name} = sex[T.M] - sex[T.F]", design)
+    assert contrast.name == name
+    assert contrast.label.isalnum()
+    np.testing.assert_array_equal(contrast.weights, only("sex", design).weights)
+
+
+@pytest.mark.parametrize(
+    ("spec", "match"),
+    [
+        ("a>b = sex[T.M] - sex[T.X]", r"contrast 'a>b', right of '=': no column 'sex\[T.X\]'"),
+        ("older = agee", "contrast 'older', right of '=': no column 'agee' .nearest age"),
+        ("= age", "expected 'name = contrast' with something on each side"),
+        ("age = ", "expected 'name = contrast' with something on each side"),
+        ("age == sex", "expected 'name = contrast'"),
+        ("age >= sex", "expected 'name = contrast'"),
+        ("bs(tiv, df=5)[1]", r"no column"),
+    ],
+)
+def test_the_wrong_side_is_named(design, spec, match):
+    with pytest.raises(DesignError, match=match):
+        build_contrasts([spec], design)
 
 
 @pytest.mark.parametrize("levels", [("<65", "=65", ">65"), ("3T", "1.5T", "15T")])

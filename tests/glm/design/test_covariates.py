@@ -173,6 +173,61 @@ def test_ordinary_values_are_no_codes(values):
     assert build("x", x=values).notes == ()
 
 
+def test_a_code_beside_zero_and_one_is_noted():
+    (note,) = build("age + dx", dx=[0, 1] * 9 + [-999, 0]).notes
+    assert note == "dx: −999 of sub-19 lies apart from all others (0–1); write n/a if it means missing"
+
+
+@pytest.mark.parametrize(
+    ("formula", "column", "note"),
+    [
+        ("C(g)", {"g": [1, 2] * 9 + [-999, -999]},
+         "g: −999 of sub-19, sub-20 lies apart from all others (1–2) and is the reference level; write n/a"),
+        ("site", {"site": [1, 2, 3, 4] * 4 + [99] * 4}, "site: 99 of sub-17, sub-18, sub-19, sub-20 lies apart from"),
+        ("sex", {"sex": ["M", "F"] * 9 + ["9", "9"]},
+         "sex: '9' of sub-19, sub-20 is taken as a level, the reference; write n/a if it means missing"),
+        ("C(sex)", {"sex": ["M", "F"] * 9 + ["-999", "F"]}, "sex: '-999' of sub-19 is taken as a level, the"),
+    ],
+)  # fmt: skip
+def test_codes_among_the_levels_of_a_factor_are_noted(formula, column, note):
+    (found,) = build(formula, **column).notes
+    assert found.startswith(note)
+
+
+@pytest.mark.parametrize(
+    ("formula", "column"),
+    [
+        ("site", {"site": [101, 102, 205, 99]}), ("C(g)", {"g": [0, 1, 2]}), ("subject", {"subject": [1, 2, 3, 99]}),
+        ("sex", {"sex": ["M", "F", "unknown"]}),
+    ],
+)  # fmt: skip
+def test_ordinary_levels_are_no_codes(formula, column):
+    assert not [note for note in build(formula, **column).notes if "apart" in note or "levels" in note]
+
+
+@pytest.mark.parametrize("name", ["sex", "Gender"])
+def test_a_third_sex_may_be_a_spelling(name):
+    (note,) = build(name, **{name: ["M", "F", "male", "female"]}).notes
+    assert note.startswith(f"{name}: 4 levels ('F' 5, 'M' 5, 'female' 5, 'male' 5); if some are spellings of")
+    assert build(name, **{name: ["M", "F"]}).notes == ()
+
+
+@pytest.mark.parametrize("other", ["m.", "\u041c"])  # a Cyrillic M
+def test_more_spellings_of_one_level_are_refused(other):
+    with pytest.raises(DesignError, match=rf"column sex: 'M' \(7 scans\) and '{other}' \(6 scans\) differ only in"):
+        build("age + sex", sex=["M", "F", other])
+
+
+@pytest.mark.parametrize("form", ["{} Mar 1990", "{}y{}m", "({})", "{}:30", "#{}"])
+def test_text_with_a_level_for_most_scans_is_noted(form):
+    words = [form.format(i, i) for i in [*range(1, 17), 1, 2, 3, 4]]
+    (note,) = build("x", x=words).notes
+    assert note.startswith(f"x: text with 16 levels in 20 scans, e.g. {words[0]!r}, is taken as a factor; write plain")
+    assert build("C(x)", x=words).notes == ()
+    assert build("site", site=words).notes == ()
+    assert build("x", x=words[:10]).notes == ()
+
+
 def test_tiv_that_is_no_number():
     design = build("age + tiv", tiv_ml=["large", "small"])
     assert design.columns[-1] == "tiv[T.small]"

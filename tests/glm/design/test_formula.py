@@ -15,6 +15,7 @@ def test_a_formula_has_two_sides(formula):
 def test_names_of_an_expression():
     assert expression_names("bs(age, df=4) + log(tiv)") == ["age", "tiv"]
     assert expression_names("C(site, contr.treatment('ulm'))") == ["site"]
+    assert expression_names("C(site, Treatment('b')) + C(g, Sum)") == ["site", "g"]
     assert expression_names("log(`years of school`)") == ["years of school"]
     assert expression_names("I((age - 50)**2)") == ["age"]
 

@@ -132,11 +132,12 @@ def test_missing_covariates_are_listed_or_dropped():
     assert len(build("tiv", table).scan_ids) == 26  # a missing value in an unused column is nobody's business
 
 
-def test_infinite_covariate_is_missing():
+@pytest.mark.parametrize("missing", ["raise", "drop"])
+def test_infinite_numbers_are_not_called_missing(missing):
     table = make_table()
     table.loc[4, "age"] = np.inf
-    with pytest.raises(TableError, match="age: sub-004"):
-        build("age", table)
+    with pytest.raises(TableError, match="covariate age: an infinite or too large number for sub-004; correct it"):
+        build("age", table, missing=missing)
 
 
 def test_text_that_should_be_numbers():
@@ -238,3 +239,15 @@ def test_two_columns_that_differ_in_letter_case_are_not_guessed_at():
     table = pd.DataFrame({"TIV": [1.0, 2, 3, 4], "Tiv": [1.0, 3, 2, 4]})
     with pytest.raises(DesignError, match=r"no column tiv in the table \(tiv: nearest (TIV|Tiv)"):
         build_design("tiv", table, list("abcd"))
+
+
+@pytest.mark.parametrize("patsy", ["Treatment('ulm')", 'Treatment("ulm")', "Treatment(reference='ulm')"])
+def test_codings_in_the_spelling_of_patsy(patsy):
+    table = make_table()
+    ids = list(table["participant_id"])
+    ours = build_design(f"age + C(site, {patsy})", table, ids)
+    np.testing.assert_array_equal(ours.matrix, build_design("age + C(site, contr.treatment('ulm'))", table, ids).matrix)
+    sums = [build_design(f"age + C(site, {name})", table, ids).matrix for name in ("Sum", "contr.sum")]
+    np.testing.assert_array_equal(*sums)
+    with pytest.raises(DesignError, match=r"no column Treatment in the table"):
+        build_design("C(site, Treatment)", table, ids)

@@ -8,7 +8,14 @@ from scipy import stats
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.fit.leverage import hc3_weights, leave_out, null_share, spread_of_variance, unestimated_blocks
+from vbmstat.glm.fit.leverage import (
+    hc3_weights,
+    leave_out,
+    null_share,
+    spread_of_variance,
+    unestimated_blocks,
+    weight_notes,
+)
 
 
 def basis_of(*columns):
@@ -86,3 +93,20 @@ def test_distribution_of_an_hc3_variance_is_that_of_simulated_residuals(n):
     t = np.abs(on[1, 0] @ (q.T @ y)) / np.sqrt(variance)
     for critical in (1.5, 2.0, 3.0):
         assert null_share(critical, form) == pytest.approx((t > critical).mean(), rel=0.04)
+
+
+def test_a_scan_that_dominates_by_its_weight_is_named():
+    """The leverage of statsmodels: sm.WLS(y, X, weights=w).fit() has hat values whose maximum is that of the note."""
+    ids, x = [f"s{i:02d}" for i in range(24)], np.linspace(20, 80, 24)
+    matrix, weights = np.column_stack([np.ones(24), x]), np.ones(24)
+    assert weight_notes(matrix, weights, ids) == ()
+    assert weight_notes(matrix, np.random.default_rng(0).uniform(0.2, 5, 24), ids) == ()
+    weights[7] = 1000
+    root = np.sqrt(weights)[:, None] * matrix
+    hat = np.diag(root @ np.linalg.pinv(root))
+    (note,) = weight_notes(matrix, weights, ids)
+    assert f"s07 (leverage {hat[7]:.2f}, 98% of the sum of the weights)" in note
+    assert hat[7] > 0.9
+    flag = np.column_stack([matrix, np.arange(24) == 3])
+    assert weight_notes(flag, np.ones(24), ids) == ()  # the design's doing, not the weights'
+    assert weight_notes(matrix, np.where(np.arange(24) == 7, np.nan, 1), ids) == ()

@@ -21,7 +21,6 @@ from vbmstat.tables.cohort import closest
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _VECTOR = re.compile(rf"\[?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})+\s*\]?")  # 0 1 0, as in SPM
 _F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
-_NAMED = re.compile(r"^(?P<name>[\w][\w .-]*?)\s*=\s*(?P<rest>[^=].*)$", re.DOTALL)
 ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to unit length
 
 
@@ -143,6 +142,7 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
             items += _from_json(Path(spec)) if spec.endswith(".json") else [(None, spec)]
     contrasts = [_build(name, spec, design) for name, spec in items]
     for contrast in contrasts:
+        _check_name(contrast, design)
         check_estimable(contrast, design)
     names = [contrast.name for contrast in contrasts]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -174,10 +174,69 @@ def _build(name: str | None, spec: Any, design: Design) -> Contrast:
         return _from_numbers(name or "contrast", spec, design)
     text = _as_in_design(spec.strip(), design)
     known = text in design.columns or text in design.terms or text in design.references
-    named = None if known else _NAMED.match(text)
-    if named:
-        name, text = named["name"], named["rest"].strip()
-    return _from_text(name or text, text, design)
+    named = None if known else _split_name(text)
+    if named is None:
+        return _from_text(name or text, text, design)
+    name, text = named
+    try:
+        return _from_text(name, _as_in_design(text, design), design)
+    except DesignError as error:
+        msg = f"contrast {name!r}, right of '=': {str(error).removeprefix('contrast: ')}"
+        raise DesignError(msg) from error
+
+
+def _split_name(text: str) -> tuple[str, str] | None:
+    """Name and contrast of ``name = contrast``, split at the first ``=`` outside brackets; None without one.
+
+    Examples
+    --------
+    >>> _split_name("a > b = g[T.a] - g[T.b]"), _split_name("bs(age, df=4)[1]")
+    (('a > b', 'g[T.a] - g[T.b]'), None)
+    """
+    depth = 0
+    for at, character in enumerate(text):
+        depth = max(depth + (character in "([{") - (character in ")]}"), 0)
+        if character == "=" and depth == 0:
+            name, rest = text[:at].strip(), text[at + 1 :].strip()
+            if not name or not rest or rest[0] == "=" or text[at - 1] in "<>!":
+                msg = f"contrast {text!r}: expected 'name = contrast' with something on each side, or a contrast alone"
+                raise DesignError(msg)
+            return name, rest
+    return None
+
+
+def _check_name(contrast: Contrast, design: Design) -> None:
+    """Refuse a contrast that has the name of a column, term or reference level and tests something else.
+
+    Raises
+    ------
+    DesignError
+        Naming both.
+    """
+    name = _as_in_design(contrast.name, design)
+    if name in design.references:
+        same = False
+    elif name in design.columns or name in design.terms:
+        same = _is_same_test(contrast, _from_text(name, name, design))
+    else:
+        return
+    if not same:
+        msg = (
+            f"contrast {contrast.name!r} has the name of a column or level of the design, but tests something else; "
+            f"give it another name, e.g. 'my {contrast.name} = …', or write {contrast.name!r} alone to test it"
+        )
+        raise DesignError(msg)
+
+
+def _is_same_test(one: Contrast, other: Contrast) -> bool:
+    """Whether two contrasts test the same: the same direction of t, the same space of F."""
+    a, b = one.weights, other.weights
+    if one.kind != other.kind:
+        return False
+    if one.kind == "t":
+        return bool(np.allclose(a * np.linalg.norm(b), b * np.linalg.norm(a)))
+    ranks = {int(np.linalg.matrix_rank(rows)) for rows in (a, b, np.vstack([a, b]))}
+    return len(ranks) == 1
 
 
 def _as_in_design(text: str, design: Design) -> str:
@@ -300,8 +359,9 @@ def _evaluate(node: ast.AST, vectors: Mapping[str, np.ndarray], text: str, desig
     """Value of a linear expression: a number or a row of weights."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
         return float(node.value)
-    if isinstance(node, ast.Name):
-        return vectors[node.id] if node.id in vectors else _lookup(node.id, design, text)
+    if isinstance(node, ast.Name | ast.Subscript):  # with a bracket: a level that the design lacks
+        name = ast.unparse(node)
+        return vectors[name] if name in vectors else _lookup(name, design, text)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _evaluate(node.operand, vectors, text, design)
         return -value if isinstance(node.op, ast.USub) else value

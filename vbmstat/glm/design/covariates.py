@@ -18,6 +18,7 @@ from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.design.sites import is_site_name
 from vbmstat.tables import cells
 from vbmstat.tables.cohort import is_id_name, is_tiv_name
+from vbmstat.tables.missing_codes import is_missing_code, suspects
 
 TIV_RANGE_ML = (300.0, 5000.0)  # beyond: litres or mm³
 _MAX_LISTED = 12
@@ -25,10 +26,9 @@ _MAX_LEVELS_SHOWN = 8
 _MAX_CODES = 10  # so many whole numbers may be codes of groups, if each has three scans, or two and few are left out
 _MOST_LIKE_NUMBERS = 4  # different numbers in a column of text that may still be names of groups (1.5T, 3T)
 _NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-# Numbers that tables write for "no value", also 8s and 7s of questionnaires.
-_SENTINELS = frozenset({-1.0, 0.0}) | {
-    sign * float(digit * n) for sign in (-1, 1) for digit in "789" for n in range(1, 6)
-}  # fmt: skip
+_SEXES = ("sex", "gender")  # columns of which two levels are expected
+_NEARLY_ALL = 2 / 3  # levels, relative to the scans, from which on text may be misread numbers
+_MOST_GROUPS = 6  # levels that are not told as too many, however few the scans
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def check_tiv_unit(column: pd.Series) -> None:
 
 
 def check_spelling(name: str, words: Sequence[str], cure: str) -> None:
-    """Refuse levels that only letter case or blanks tell apart.
+    """Refuse levels that only letter case, blanks or the like tell apart.
 
     Parameters
     ----------
@@ -202,7 +202,8 @@ def check_spelling(name: str, words: Sequence[str], cure: str) -> None:
     if groups:
         n_scans = Counter(words)
         which = "; ".join(" and ".join(f"{word!r} ({n_scans[word]} scans)" for word in one) for one in groups)
-        msg = f"column {name}: {which} differ only in letter case or blanks; spell them alike in the table{cure}"
+        how = "differ only in letter case, blanks or a full stop, or look alike"
+        msg = f"column {name}: {which} {how}; spell them alike in the table{cure}"
         raise DesignError(msg)
 
 
@@ -319,8 +320,48 @@ def _describe_factor(
     shown = [f"{level} {n}{' (reference)' if level == first else ''}" for level, n in counts.items()]
     more = f" and {len(shown) - _MAX_LEVELS_SHOWN} more levels" if len(shown) > _MAX_LEVELS_SHOWN else ""
     line = f"{name}: factor {', '.join(shown[:_MAX_LEVELS_SHOWN])}{more}{f'; {remark}' if remark else ''}"
-    notes = [] if _is_number(column) else [*_ambiguous_words(name, text), *_like_numbers(name, text, use)]
-    return Covariate(name, "factor", {"levels": counts, "reference": first}, line, tuple(notes))
+    notes = [*_codes_among_levels(name, text, first), *_many_levels(name, text, use)]
+    if not _is_number(column):
+        notes += [*_ambiguous_words(name, text), *(_like_numbers(name, text, use) if not notes else [])]
+    return Covariate(name, "factor", {"levels": counts, "reference": first}, line, (*notes, *_sexes(name, text)))
+
+
+def _codes_among_levels(name: str, text: pd.Series, reference: str | None) -> list[str]:
+    """Notes on levels that are numbers for "no value": beside words, or apart from other numbers."""
+    if is_id_name(name):
+        return []
+    numbers = cells.numbers_in(text)
+    if numbers.notna().all():
+        return _missing_codes(name, numbers, reference)
+    return [
+        f"{name}: {level!r} of {listed(text.index[text == level])} is taken as a level"
+        f"{', the reference' if level == reference else ''}; write n/a if it means missing"
+        for level in cells.sorted_labels(text[numbers.map(is_missing_code)])
+    ]
+
+
+def _many_levels(name: str, text: pd.Series, use: Collection[str]) -> list[str]:
+    """A note where text has nearly as many levels as there are scans: numbers that were not understood, or names."""
+    n_levels = text.nunique()
+    is_name = "factor" in use or is_id_name(name) or is_site_name(name)
+    if is_name or n_levels <= max(_MOST_GROUPS, _NEARLY_ALL * len(text) - 1e-9):
+        return []
+    return [
+        f"{name}: text with {n_levels} levels in {len(text)} scans, e.g. {text.iloc[0]!r}, is taken as a factor; write "
+        "plain numbers if it is a number"
+    ]
+
+
+def _sexes(name: str, text: pd.Series) -> list[str]:
+    """A note on a third level of sex, which may be another spelling of one of the two."""
+    levels = [
+        level for level in cells.sorted_labels(text)
+        if not cells.may_mean_missing(level) and not cells.numbers_in(pd.Series([level])).map(is_missing_code).all()
+    ]  # fmt: skip
+    if name.casefold() not in _SEXES or len(levels) <= 2:
+        return []
+    shown = ", ".join(f"{level!r} {int((text == level).sum())}" for level in levels[:_MAX_LEVELS_SHOWN])
+    return [f"{name}: {len(levels)} levels ({shown}); if some are spellings of one, write them alike in the table"]
 
 
 def _ambiguous_words(name: str, text: pd.Series) -> list[str]:
@@ -361,46 +402,22 @@ def _describe_number(name: str, column: pd.Series, use: Collection[str], remark:
     if remark:
         parts.append(remark)
     hint = f": C({name}) for a factor?" if is_code and "plain" in use else ""
-    notes = tuple(
-        f"{name}: {_shown(value)} of {listed(column.index[values == value])} lies apart from all others "
-        f"({_shown(rest[0])}–{_shown(rest[1])}); write n/a if it means missing"
-        for value, rest in sentinels(values).items()
-    )
     content = {"range": [low, high], "n_values": len(each)}
-    return Covariate(name, "number", content, ", ".join(parts) + hint, notes)
+    return Covariate(name, "number", content, ", ".join(parts) + hint, tuple(_missing_codes(name, column)))
+
+
+def _missing_codes(name: str, numbers: pd.Series, reference: str | None = None) -> list[str]:
+    """Notes on numbers, also levels of a factor, that may stand for missing values."""
+    notes = []
+    for value, (low, high) in suspects(numbers.to_numpy(dtype=float)).items():
+        rest = _shown(low) if low == high else f"{_shown(low)}–{_shown(high)}"
+        role = " and is the reference level" if reference == cells.label(value) else ""
+        notes.append(
+            f"{name}: {_shown(value)} of {listed(numbers.index[numbers == value])} lies apart from all others "
+            f"({rest}){role}; write n/a if it means missing"
+        )
+    return notes
 
 
 def _shown(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
-
-
-def sentinels(values: np.ndarray) -> dict[float, tuple[float, float]]:
-    """Numbers such as −999, −9, 99 that lie apart from the other values, with the range of these.
-
-    Parameters
-    ----------
-    values : ndarray, (n_scans,)
-        Finite.
-
-    Notes
-    -----
-    Apart: below zero where the others are not, or further from them than twice their widest gap. A zero must be rare,
-    too, and the others of at least three values.
-
-    Examples
-    --------
-    >>> sentinels(np.array([20.0, 31, 44, 52, 60, -999]))
-    {-999.0: (20.0, 60.0)}
-    """
-    is_code = np.isin(values, list(_SENTINELS))
-    while True:  # a candidate beside the others is one of them, and may have the next beside it
-        others = np.unique(values[~is_code])
-        if len(others) < 2:
-            return {}
-        low, high, gap = float(others[0]), float(others[-1]), float(np.diff(others).max())
-        apart = np.maximum(low - values, values - high)
-        is_apart = ((values < 0) & (low >= 0)) | (apart > 2 * gap)
-        is_apart &= (values != 0) | ((np.mean(values == 0) <= 0.1) & (len(others) > 2))
-        if (is_apart | ~is_code).all():
-            return {float(value): (low, high) for value in np.unique(values[is_code])}
-        is_code &= is_apart

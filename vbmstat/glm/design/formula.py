@@ -16,6 +16,7 @@ from vbmstat.tables.cells import normalized
 
 TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
 _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
+_PATSY_CODINGS = ("Sum", "Helmert", "Diff", "Poly")  # and Treatment("reference level")
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 _PLAIN = (ast.Expression, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd, ast.List, ast.Tuple, ast.keyword, *_OPERATORS)
 _QUOTED = re.compile(r"`([^`]*)`")
@@ -170,7 +171,7 @@ def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
 
 def _check_call(node: ast.Call, expression: str) -> None:
     function = node.func
-    if _is_coding(function):
+    if _is_coding(function) or (isinstance(function, ast.Name) and function.id == "Treatment"):
         return
     if isinstance(function, ast.Attribute):
         _refuse(expression, "an attribute")
@@ -183,7 +184,9 @@ def _check_call(node: ast.Call, expression: str) -> None:
 
 
 def _is_coding(node: ast.AST) -> bool:
-    """Whether a node names a coding of factors, such as ``contr.sum``."""
+    """Whether a node names a coding of factors, such as ``contr.sum``, or as patsy writes it, ``Sum``."""
+    if isinstance(node, ast.Name):
+        return node.id in _PATSY_CODINGS
     return (
         isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "contr"
         and node.attr in _CODINGS

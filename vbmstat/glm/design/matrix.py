@@ -245,9 +245,12 @@ def _without_missing(data: pd.DataFrame, missing: str) -> tuple[pd.DataFrame, li
     if missing not in ("raise", "drop"):
         msg = f"missing={missing!r}: expected 'raise' or 'drop'"
         raise DesignError(msg)
-    absent = data.isna()
     for name in data.select_dtypes("number"):
-        absent[name] |= ~np.isfinite(data[name].to_numpy(dtype=float))
+        infinite = data.index[np.isinf(data[name].to_numpy(dtype=float))]
+        if len(infinite):
+            msg = f"covariate {name}: an infinite or too large number for {listed(infinite)}; correct it or write n/a"
+            raise TableError(msg)
+    absent = data.isna()
     rows = absent.any(axis=1)
     dropped = [str(scan) for scan in data.index[rows]]
     if dropped and missing == "raise":
@@ -272,7 +275,7 @@ def _evaluate(
             evaluated = model_matrix(parsed, data, context=_context(parsed, data), na_action="ignore")
             matrix = np.asarray(evaluated, dtype=np.float64)
     except (
-        FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError, ArithmeticError, MemoryError,
+        FormulaicError, DataMismatchWarning, ValueError, TypeError, LookupError, ArithmeticError, MemoryError,
         np.linalg.LinAlgError,
     ) as error:  # fmt: skip
         reason = _one_line(error)

@@ -23,6 +23,7 @@ _STEADY = 20.0  # Satterthwaite's degrees of freedom from which his approximatio
 _MOST_DF = 200.0  # of that gamma variable, which keeps the integrand smooth
 _STEPS = 45  # of the integral, for each factor e
 _MAX_LISTED = 6
+_DOMINANT = 0.9  # leverage that a weight alone gives a scan: from here on the fit follows that scan
 
 
 def unestimated_parts(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -59,6 +60,36 @@ def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) 
     parts = rows @ unestimated_parts(basis, starts).T  # (m, n)
     shares = np.add.reduceat((parts**2).sum(axis=0), starts) / (rows**2).sum() * len(rows)
     return np.flatnonzero(shares > MISSING)
+
+
+def weight_notes(matrix: np.ndarray, weights: np.ndarray, scan_ids: Sequence[str]) -> tuple[str, ...]:
+    """A note on scans that the fit follows because of their weights.
+
+    Parameters
+    ----------
+    matrix : ndarray, (n_scans, n_regressors)
+        The design, without weights.
+    weights : ndarray, (n_scans,)
+        Of the scans; what is no weight is refused elsewhere.
+    scan_ids : sequence of str
+        Names of the rows.
+    """
+    if not (np.isfinite(weights) & (weights > 0)).all():
+        return ()
+    leverage, without = (_leverages(matrix * root[:, None]) for root in (np.sqrt(weights), np.ones(len(weights))))
+    heavy = np.flatnonzero((leverage >= _DOMINANT) & (without < _DOMINANT))
+    told = ", ".join(
+        f"{scan_ids[i]} (leverage {leverage[i]:.2f}, {weights[i] / weights.sum():.0%} of the sum of the weights)"
+        for i in heavy[:_MAX_LISTED]
+    )
+    return (f"by their weights the fit nearly passes through {told}; are these weights meant?",) if told else ()
+
+
+def _leverages(matrix: np.ndarray) -> np.ndarray:
+    """Diagonal of the projection on the columns of a matrix (n, p), (n,)."""
+    norms = np.linalg.norm(matrix, axis=0)
+    left, singular, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
+    return np.asarray((left[:, singular > SINGULAR * singular[0]] ** 2).sum(axis=1))
 
 
 class Named(Protocol):
