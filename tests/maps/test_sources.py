@@ -131,7 +131,7 @@ def test_what_is_there_in_place_of_maps(tmp_path, people, images, name, told):
 def test_a_file_of_all_maps_is_told(tmp_path, people, images):
     nib.save(nib.Nifti1Image(np.moveaxis(images, 0, -1), GRID.affine), tmp_path / "GM_mod_merg_s3.nii.gz")
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(ScanError, match=r"there: GM_mod_merg_s3.nii.gz, 4-D with 26 volumes: split it into one file a"):
+    with pytest.raises(ScanError, match=r"there: GM_mod_merg_s3.nii.gz, 4-D with 26 volumes: split it into one file per scan"):
         fit_glm(tmp_path, "gm ~ age", people, repeats=0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match="there is no image"):
