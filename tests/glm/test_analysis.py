@@ -251,7 +251,7 @@ def test_ids_are_strings(tmp_path, images):
     table.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
     for i, image in enumerate(images):
         write_volume(tmp_path / "maps" / f"mwp1{i}.nii", Volume(torch.from_numpy(image)[None], GRID))
-    with pytest.raises(TableError, match="participant_id must be equal"):
+    with pytest.raises(TableError, match="'000' of the table differs in leading zeros only; write its ids as"):
         fit_glm(tmp_path / "maps", "gm ~ age", tmp_path / "p.tsv")
 
 
@@ -480,3 +480,12 @@ def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):
     results = fit_glm(None, "gm ~ age + edu + site", cohort, ["age"], repeats=0, tiv="by-group")
     assert "TIV was added with its own slope in each level of site" in results.record["notes"]
     assert len(results.design.terms["center(tiv):site"]) == 3
+
+
+def test_a_weight_that_dominates_is_told(cohort_folder):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["w"] = np.where(np.arange(26) == 3, 999.0, 1.0)
+    notes = fit_glm(None, "gm ~ age", cohort, repeats=0, weights="w").record["notes"]
+    told = [note for note in notes if "weight" in note]
+    assert len(told) == 1
+    assert told[0].startswith("by their weights the fit nearly passes through sub-003 (leverage 1.00, 98% of the sum of")
