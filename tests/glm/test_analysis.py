@@ -251,7 +251,7 @@ def test_ids_are_strings(tmp_path, images):
     table.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
     for i, image in enumerate(images):
         write_volume(tmp_path / "maps" / f"mwp1{i}.nii", Volume(torch.from_numpy(image)[None], GRID))
-    with pytest.raises(TableError, match="participant_id must be equal"):
+    with pytest.raises(TableError, match="'000' of the table differs in leading zeros only; write its ids as"):
         fit_glm(tmp_path / "maps", "gm ~ age", tmp_path / "p.tsv")
 
 
@@ -417,6 +417,15 @@ def test_columns_that_must_be_numbers(cohort_folder, option, name, text, match):
     cohort.table[name] = text
     with pytest.raises(TableError, match=f"column {name}: .*{match}"):
         fit_glm(None, "gm ~ age", cohort, repeats=0, **option)
+
+
+def test_a_weight_that_dominates_is_told(cohort_folder):
+    cohort = read_cohort(cohort_folder / "cohort.tsv")
+    cohort.table["w"] = np.where(np.arange(26) == 3, 999.0, 1.0)
+    notes = fit_glm(None, "gm ~ age", cohort, repeats=0, weights="w").record["notes"]
+    told = [note for note in notes if "weight" in note]
+    assert len(told) == 1
+    assert told[0].startswith("by their weights the fit nearly passes through sub-003 (leverage 0.99, 98% of the sum")
 
 
 def test_text_beside_numbers_is_not_a_traceback(cohort_folder):

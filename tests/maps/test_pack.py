@@ -313,7 +313,7 @@ def test_two_maps_cut_off_alike_are_named(tmp_path):
         paths, values = write_many(folder, n_scans, odd=dict.fromkeys(cut_ones, cut))
         store = pack_maps(paths, folder / "store")
         assert np.array_equal(store.space.unmask(store.mask) > 0, expected_mask(values))
-        told = [note for note in store.manifest["mask_notes"] if "scans that lack many" in note]
+        told = [note for note in store.manifest["mask_notes"] if note.startswith("scans that lack many voxels")]
         assert len(told) == 1
         assert all(f"sub-{i:03d} (" in told[0] for i in cut_ones)
 
@@ -347,7 +347,7 @@ def test_an_empty_mask_names_the_culprit(tmp_path, n_scans, at, nan):
     with pytest.raises(ScanError, match=rf"maps with the same value at every voxel read: sub-{at:03d} \(0\); make"):
         pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
     write(paths[f"sub-{at:03d}"], np.full(SHAPE, np.nan))
-    inside, flat = rf"NaN or .* inside the mask: sub-{at:03d} \(\d+ voxels\)", rf"value at every voxel read: sub-{at:03d} \(nan\)"
+    inside, flat = rf"NaN or .* inside the mask: sub-{at:03d} \(\d+ voxels\)", rf"voxel read: sub-{at:03d} \(nan\)"
     with pytest.raises(ScanError, match=inside if nan == "raise" else flat):
         pack_maps(paths, tmp_path / "store", MaskRule(nan=nan))
     write(paths[f"sub-{at:03d}"], values[0] * 0.1)
@@ -357,7 +357,7 @@ def test_an_empty_mask_names_the_culprit(tmp_path, n_scans, at, nan):
 
 def test_halves_that_have_nothing_in_common_are_both_named(tmp_path):
     paths, _ = write_many(tmp_path, 20, odd={3: cut, 4: lambda image: cut(image, slice(6, 11))})
-    with pytest.raises(ScanError, match=r"no voxel .* remove voxels: sub-003 \(\d+ voxels\), sub-004 \(\d+ voxels\); ch"):
+    with pytest.raises(ScanError, match=r"no voxel .* remove voxels: sub-003 \(\d+ voxels\), sub-004 \(\d+ v"):
         pack_maps(paths, tmp_path / "store")
 
 

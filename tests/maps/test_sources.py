@@ -95,6 +95,14 @@ def test_ids_in_other_letters_are_explained(tmp_path, people, images):
         fit_glm(tmp_path, "gm ~ age", people.assign(participant_id=["s000", *ids[1:]]), repeats=0)
 
 
+def test_numbers_of_a_spreadsheet_for_ids_are_explained(tmp_path, table, images):
+    """1 … 26 for sub-000 …: those from 10 on fit, so that most scans have a row."""
+    write_all(tmp_path, table, images, "s6mwp1{}.nii")
+    numbers = table.assign(participant_id=[f"{i:02d}" if i < 10 else f"{i:03d}" for i in range(len(table))])
+    with pytest.raises(TableError, match=r"for sub-000, .*; '00' of the table differs in leading zeros only"):
+        fit_glm(tmp_path, "gm ~ age", numbers, repeats=0)
+
+
 def test_both_models_of_cat12_in_one_folder(tmp_path, people, images):
     write_all(tmp_path, people, images, "mwp1r{}.nii")
     write_all(tmp_path, people, images, "mwmwp1r{}.nii")
@@ -131,7 +139,7 @@ def test_what_is_there_in_place_of_maps(tmp_path, people, images, name, told):
 def test_a_file_of_all_maps_is_told(tmp_path, people, images):
     nib.save(nib.Nifti1Image(np.moveaxis(images, 0, -1), GRID.affine), tmp_path / "GM_mod_merg_s3.nii.gz")
     (tmp_path / "readme.txt").write_text("x")
-    with pytest.raises(ScanError, match=r"there: GM_mod_merg_s3.nii.gz, 4-D with 26 volumes: split it into one file per scan"):
+    with pytest.raises(ScanError, match=r"there: GM_mod_merg_s3.nii.gz, 4-D with 26 volumes: split it into one"):
         fit_glm(tmp_path, "gm ~ age", people, repeats=0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ScanError, match="there is no image"):

@@ -309,14 +309,16 @@ def spelling_hint(scan: str, ids: Collection[str]) -> str:
     >>> spelling_hint("sub-01", ["SUB-01", "SUB-02"])
     "'SUB-01' of the table differs in letter case only; write its ids as the maps' names do"
     """
-    for how, plain in (
-        ("letter case only", str.casefold),
-        ("leading zeros only", lambda name: _LEADING_ZEROS.sub("", name.casefold())),
-    ):
-        near = next((one for one in ids if plain(one) == plain(scan) and one != scan), None)
-        if near is not None:
-            as_text = "" if how.startswith("letter") else " (format them as text in a spreadsheet)"
-            return f"{near!r} of the table differs in {how}; write its ids as the maps' names do{as_text}"
+    write = "write its ids as the maps' names do"
+    folded = scan.casefold()
+    near = next((one for one in ids if one.casefold() == folded and one != scan), None)
+    if near is not None:
+        return f"{near!r} of the table differs in letter case only; {write}"
+    bare = folded.removeprefix("sub-")
+    for one in ids:
+        other = one.casefold().removeprefix("sub-")
+        if other != bare and _LEADING_ZEROS.sub("", other) == _LEADING_ZEROS.sub("", bare):
+            return f"{one!r} of the table differs in leading zeros only; {write} (format them as text in a spreadsheet)"
     return ""
 
 
