@@ -22,22 +22,14 @@ ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "architecture.svg"
 PACKAGE = "vbmstat"
 # Box -> its modules (prefixes); every other module and sub-package has a box of its own.
-BOXES = {
-    "evaluate": ("evaluate",),
-    "batch": ("batch", "derivatives"), "tables": ("tables", "schema"),
-    "cluster": ("cluster", "scheduler"),
-}  # fmt: skip
+BOXES: dict[str, tuple[str, ...]] = {}
 WORDS = {
-    "cli": "the commands", "batch": "many scans", "catalogue": "assets, all", "report": "one HTML page",
-    "compare": "two pipelines", "agreement": "r, slope, limits",
-    "evaluate": "Dice, elasticity", "evaluate_folders": "scan by scan", "robustness": "artefacts, atrophy",
-    "outputs": "files of a run", "figures": "matplotlib", "cohort_quality": "scans among scans", "harmonize": "ComBat",
-    "roi_glm": "GLM over regions", "preproc": "T1w to maps", "glm": "maps to t", "roi": "maps to mL",
-    "sheets": "cells of a file", "cells": "what they mean",
-    "simulate": "known truth", "cohort": "one row a scan", "tables": "TSV + dictionary", "assets": "templates, weights",
-    "runlog": "when", "folders": "links followed",
-    "naming": "CAT12, BIDS, SPM", "device": "CPU, CUDA", "cluster": "dask, SLURM",
-    "image": "grids, files, nibabel", "errors": "one clear line",
+    "cli": "the commands", "rerun": "same bytes?", "batch": "many scans", "report": "one HTML page",
+    "compare": "two pipelines", "evaluate": "engines and the truth", "training": "networks", "figures": "matplotlib",
+    "metrics": "Dice, r, elasticity", "harmonize": "ComBat", "regions": "models of regions", "preproc": "T1w to maps",
+    "glm": "maps to t", "roi": "maps to mL", "simulate": "known truth", "maps": "masked, packed",
+    "tables": "cohorts, columns", "files": "names, BIDS", "assets": "templates, weights", "distributed": "dask, SLURM",
+    "device": "CPU, CUDA", "progress": "how far", "image": "grids, files, nibabel", "errors": "one clear line",
 }  # fmt: skip
 # Width and height of a box, gaps between boxes and rows, margin, px.
 WIDTH, HEIGHT, GAP, ROW_GAP, MARGIN = 150, 54, 22, 46, 20

@@ -152,7 +152,7 @@ def test_every_axis_order_gives_the_same_maps(preprocessed, reoriented, axcodes)
         (torch.full((1, 40, 40, 40), 5.0), 4.0, "every voxel is 5"),
         (torch.full((1, 40, 40, 40), torch.nan), 4.0, "NaN or infinite"),
         (torch.rand(1, 12, 14, 10), 2.0, r"field of view .* got \[24 28 20\] mm"),
-        (torch.rand(1, 40, 40, 40), 20.0, "80 to 600 mm an axis"),
+        (torch.rand(1, 40, 40, 40), 20.0, "80 to 600 mm along each axis"),
     ],
 )
 def test_what_is_no_scan_of_a_head_is_refused(data, size_mm, message):

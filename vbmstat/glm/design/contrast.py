@@ -142,7 +142,8 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
             items += _from_json(Path(spec)) if spec.endswith(".json") else [(None, spec)]
     contrasts = [_build(name, spec, design) for name, spec in items]
     for contrast in contrasts:
-        _check_name(contrast, design)
+        if not isinstance(specs, Mapping):  # whose names are the caller's labels
+            _check_name(contrast, design)
         check_estimable(contrast, design)
     names = [contrast.name for contrast in contrasts]
     twice = sorted({name for name in names if names.count(name) > 1})
