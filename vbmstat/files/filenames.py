@@ -19,6 +19,11 @@ _MAX_BYTES = 200  # of a text inside a file name: 255 are allowed, and suffixes 
 _DIGITS = 6  # of a hash in a name
 
 
+def normalized(text: str) -> str:
+    """Text in Unicode's composed form (NFC; macOS decomposes file names), without blanks around it."""
+    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
+
+
 def same_file_key(name: str) -> str:
     """A key that two names share if a file system may treat them as one file.
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from vbmstat.errors import ScanError
-from vbmstat.files.filenames import same_file_key, unique_names
+from vbmstat.files.filenames import normalized, same_file_key, unique_names
 from vbmstat.files.folders import files_below, is_hidden, is_same_file
 from vbmstat.image.headers import NIFTI_SUFFIXES, SCAN_SUFFIXES
-from vbmstat.tables.cells import normalized
 
 TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}  # in the order of p1, p2, p3
 TISSUE_NUMBER = {tissue: number for number, tissue in enumerate(TISSUES, 1)}  # as in mwp1, mwp2, mwp3

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from vbmstat.errors import ScanError, TableError, listed
+from vbmstat.files.filenames import normalized
 from vbmstat.files.naming import (
     TISSUE_NUMBER,
     by_known_ids,
@@ -28,7 +29,7 @@ from vbmstat.files.naming import (
 from vbmstat.files.search import images_instead
 from vbmstat.image import storage
 from vbmstat.maps.store import ArrayMaps, PackedMaps
-from vbmstat.tables.cells import label, normalized, without_missing_words
+from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort, spelling_hint
 
 NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one

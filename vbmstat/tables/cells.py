@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from vbmstat.files.filenames import normalized
+
 # Letter case ignored: empty cells, BIDS, R, pandas, numpy, SPSS and SAS (.), error values of spreadsheets.
 _MISSING = frozenset({
     "", "n.a", "(null)", "\\n", "n/a", "na", "nan", "-nan", "null", "nat", ".", "<na>", "n.a.", "#n/a", "#na",
@@ -38,11 +40,6 @@ _NUMBER_WITH_WORD = re.compile(
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})(?:[ T][\d:.]+)?")
 _LOOK_ALIKE = str.maketrans("авекмнорстухіјѕ", "abekmhopctyxijs")  # Cyrillic, Latin
 _SIGNS = str.maketrans({"\u2212": "-", "\u2010": "-", "\u2011": "-", "\uff0b": "+"})  # minus, hyphens, wide plus
-
-
-def normalized(text: str) -> str:
-    """Text in Unicode's composed form (NFC; macOS decomposes file names), without blanks around it."""
-    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
 
 
 def is_missing(word: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.errors import TableError
-from vbmstat.tables.cells import normalized
+from vbmstat.files.filenames import normalized
 
 _SEPARATORS = ("\t", ",", ";")
 _SEARCHED_ROWS = 10  # for a header line below a title

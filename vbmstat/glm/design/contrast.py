@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import DesignError
-from vbmstat.files.filenames import unique_names
+from vbmstat.files.filenames import normalized, unique_names
 from vbmstat.glm.design.matrix import INTERCEPT, RANK_TOLERANCE, Design
 from vbmstat.image import storage
-from vbmstat.tables.cells import normalized
 from vbmstat.tables.cohort import closest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from vbmstat.errors import DesignError
-from vbmstat.tables.cells import normalized
+from vbmstat.files.filenames import normalized
 
 TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
 _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
