@@ -25,7 +25,7 @@ PACKAGE = "vbmstat"
 BOXES: dict[str, tuple[str, ...]] = {}
 WORDS = {
     "cli": "the commands", "rerun": "same bytes?", "batch": "many scans", "report": "one HTML page",
-    "compare": "two pipelines", "evaluate": "engines and the truth", "training": "networks", "figures": "matplotlib",
+    "compare": "two pipelines", "evaluate": "engines and truth", "training": "networks", "figures": "matplotlib",
     "metrics": "Dice, r, elasticity", "harmonize": "ComBat", "regions": "models of regions", "preproc": "T1w to maps",
     "glm": "maps to t", "roi": "maps to mL", "simulate": "known truth", "maps": "masked, packed",
     "tables": "cohorts, columns", "files": "names, BIDS", "assets": "templates, weights", "distributed": "dask, SLURM",
