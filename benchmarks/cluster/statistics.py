@@ -40,6 +40,7 @@ from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
@@ -106,11 +107,11 @@ def make_works(maps: PackedMaps, table: pd.DataFrame, permutations: int) -> dict
     permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(len(table))), permutations=permutations)
 
     def fit(cluster: Cluster | None, progress: Callable[..., None] | None) -> list[np.ndarray]:
-        return arrays(fit_voxels(maps, with_subsets, backend="compiled", cluster=cluster, progress=progress))
+        return arrays(fit_voxels(maps, with_subsets, Compute(backend="compiled", cluster=cluster, progress=progress)))
 
     def permute(settings: NullSettings) -> Work:
         return lambda cluster, progress: arrays(permutation_nulls(
-            maps, plan, 0, permuted, statistic, settings, cluster=cluster, progress=progress
+            maps, plan, 0, permuted, statistic, settings, Compute(cluster=cluster, progress=progress)
         ))  # fmt: skip
 
     return dict(zip(TASKS, (fit, permute(NullSettings()), permute(NullSettings(wants_tfce=True))), strict=True))

@@ -35,9 +35,10 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import default_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.subsets import draw_subsets
-from vbmstat.glm.fit.backend import choose_backend, has_compiler
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.fit.product import choose_product
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
@@ -170,7 +171,7 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
     draws = draw_subsets(design.scan_ids, arguments.subsets, 0.8, 0)
     plan = make_plan(design, default_contrasts(design), draws)
     options = {"repeats": arguments.subsets, "n_threads": arguments.threads, "device": arguments.device}
-    engine = {"n_threads": arguments.threads, "device": arguments.device}
+    engine = Compute(arguments.device, arguments.threads)
     command = [sys.executable, "-c", COMMAND, "glm", f"gm ~ {FORMULA}", "--cohort", str(cohort), "--out", str(out),
                "--repeats", str(arguments.subsets), "--device", arguments.device]  # fmt: skip
 
@@ -179,8 +180,8 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
 
     jobs: dict[str, Callable[[], object]] = {
         "decode all maps (read, SHA-256, inflate, gather)": lambda: decode(paths, store, arguments.threads),
-        "engine alone (a tile in memory, again and again)": lambda: fit_voxels(Tiles(store), plan, **engine),
-        "engine from the packed store": lambda: fit_voxels(store, plan, **engine),
+        "engine alone (a tile in memory, again and again)": lambda: fit_voxels(Tiles(store), plan, engine),
+        "engine from the packed store": lambda: fit_voxels(store, plan, engine),
         "analysis from .nii.gz, with all outputs written": whole,
         "vbmstat glm, a new process, with figures": lambda: run_command(command),
         "numpy lstsq, a loop over subsets": lambda: peer("numpy", lstsq, store, design, draws),
@@ -312,7 +313,7 @@ def curve(arguments: argparse.Namespace) -> list[Row]:
         plan = make_plan(design, default_contrasts(design), draw_subsets(ids, at["n_subsets"], 0.8, 0))
         tile = rng.normal(0.5, 0.05, (len(ids), CHUNK_VOXELS)).astype(np.float32)
         maps = Tiles(Constant(tile), at["n_voxels"])  # type: ignore[arg-type]
-        fit = partial(fit_voxels, maps, plan, n_threads=arguments.threads, device=arguments.device)
+        fit = partial(fit_voxels, maps, plan, Compute(arguments.device, arguments.threads))
         value = min(timed(fit) for _ in range(arguments.rounds))
         rows.append({**at, "what": f"curve: {name}", "value": value, "unit": "s"})
     return rows
@@ -339,8 +340,8 @@ def points(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
 def report(rows: list[Row], arguments: argparse.Namespace) -> None:
     machine = {
         "platform": platform.platform(), "cpus": os.cpu_count(), "threads": arguments.threads,
-        "torch": torch.__version__, "device": arguments.device, "backend": choose_backend(),
-        "compiled": has_compiler(), "quick": arguments.quick,
+        "torch": torch.__version__, "device": arguments.device, "product": choose_product(arguments.device).__name__,
+        "quick": arguments.quick,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     stem = "glm-quick" if arguments.quick else "glm"

@@ -37,6 +37,7 @@ from vbmstat.glm.inference.permute.blocks import block_tree, free_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import resample
 from vbmstat.maps.store import ArrayMaps, Space
 
@@ -120,13 +121,13 @@ def run(situation: str, cohort: int, permutations: int) -> dict[str, object]:
     contrasts = build_contrasts(["group"], design)
     plan = make_plan(design, contrasts, np.empty((0, N_SCANS), bool))
     maps = ArrayMaps(values, tuple(ids), space())
-    fit = fit_voxels(maps, plan, n_threads=1, backend="stacked")
+    fit = fit_voxels(maps, plan, Compute(n_threads=1, backend="stacked"))
     rows = range(N_SCANS)
     tree = block_tree(site.tolist(), "within", rows) if blocks else free_tree(rows)
     permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=permutations, seed=cohort, scheme=scheme)
     threshold = forming_threshold(FORMING_P, "t", True, 1, fit.df_resid)
     nulls = permutation_nulls(
-        maps, plan, 0, permuted, fit.statistic[0], NullSettings(True, True, threshold), n_threads=1, backend="stacked"
+        maps, plan, 0, permuted, fit.statistic[0], NullSettings(True, True, threshold), Compute(n_threads=1)
     )
     assert nulls.p_tfce_fwe is not None  # noqa: S101
     assert nulls.p_extent_fwe is not None  # noqa: S101

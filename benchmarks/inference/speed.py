@@ -32,13 +32,14 @@ from scipy import ndimage
 from vbmstat.assets import template
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
-from vbmstat.glm.fit.backend import choose_backend
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.fit.product import choose_product
 from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import resample
 from vbmstat.image.io import as_nifti
 from vbmstat.image.volume import Volume
@@ -104,10 +105,10 @@ def ours(
     contrasts = build_contrasts(["age"], design)
     plan = make_plan(design, contrasts, np.empty((0, len(values)), bool))
     maps = ArrayMaps(values, design.scan_ids, space)
-    statistic = fit_voxels(maps, plan, n_threads=n_threads).statistic[0]
+    statistic = fit_voxels(maps, plan, Compute(n_threads=n_threads)).statistic[0]
     tree = free_tree(range(len(values)))
     permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=n_permutations, scheme=scheme)
-    return permutation_nulls(maps, plan, 0, permuted, statistic, settings or NullSettings(), n_threads=n_threads)
+    return permutation_nulls(maps, plan, 0, permuted, statistic, settings or NullSettings(), Compute(n_threads=n_threads))
 
 
 def theirs(
@@ -209,7 +210,7 @@ def power(n_cohorts: int, n_permutations: int, tfce: bool) -> list[dict[str, obj
 def report(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None:
     machine = {
         "platform": platform.platform(), "cpus": os.cpu_count(), "threads": arguments.threads,
-        "torch": torch.__version__, "backend": choose_backend(), "quick": arguments.quick, "rounds": arguments.rounds,
+        "torch": torch.__version__, "product": choose_product("cpu").__name__, "quick": arguments.quick, "rounds": arguments.rounds,
     }  # fmt: skip
     lines = [
         "| what | scans | voxels | permutations | vbmstat | nilearn, scaled up | × faster | nilearn was measured on |",

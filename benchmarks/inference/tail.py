@@ -39,6 +39,7 @@ from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
 from vbmstat.glm.inference.permute.scores import PermutedScores
 from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p, smallest_tail_p
+from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import read_volume
 from vbmstat.maps.store import ArrayMaps, Space
@@ -91,7 +92,7 @@ class Test:
         self.design, self.contrast = design, contrasts[0]
         self.plan: Plan = make_plan(design, contrasts, np.empty((0, len(values)), bool))
         self.values, self.maps = values, ArrayMaps(values, design.scan_ids, where)
-        self.statistic = fit_voxels(self.maps, self.plan, n_threads=1).statistic[0]
+        self.statistic = fit_voxels(self.maps, self.plan, Compute(n_threads=1)).statistic[0]
         self.threshold = forming_threshold(FORMING_P, "t", True, 1, self.plan.df_resid)
 
     def permuted(self, count: int, seed: int) -> Permuted:
@@ -102,7 +103,7 @@ class Test:
     def nulls(self, permuted: Permuted, **settings: Any) -> Nulls:
         """Everything at once, two-sided."""
         asked = NullSettings(True, True, self.threshold, **settings)
-        return permutation_nulls(self.maps, self.plan, 0, permuted, self.statistic, asked, n_threads=1)
+        return permutation_nulls(self.maps, self.plan, 0, permuted, self.statistic, asked, Compute(n_threads=1))
 
     def null_of_voxels(self, permuted: Permuted, columns: np.ndarray) -> np.ndarray:
         """|t| of every permutation at some voxels, (count, v)."""
