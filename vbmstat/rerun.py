@@ -197,6 +197,13 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
 
 def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
     """The folder of maps, found by one of them."""
+    if not record["maps"]:  # a model of regions, whose maps are not recorded one by one
+        below = (folder for place in places for folder in (place / name, *place.glob(f"*/{name}")) if folder.is_dir())
+        folder = next(below, None)
+        if folder is None:
+            msg = f"no folder {name} (the maps) in {', '.join(map(str, places))}; give its folder with --inputs"
+            raise VbmstatError(msg)
+        return folder.absolute()
     entry = next(iter(record["maps"].values()))
     a_map = find_file(entry["path"], entry["sha256"], places).absolute()
     return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)

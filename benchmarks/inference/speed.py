@@ -108,7 +108,8 @@ def ours(
     statistic = fit_voxels(maps, plan, Compute(n_threads=n_threads)).statistic[0]
     tree = free_tree(range(len(values)))
     permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=n_permutations, scheme=scheme)
-    return permutation_nulls(maps, plan, 0, permuted, statistic, settings or NullSettings(), Compute(n_threads=n_threads))
+    compute = Compute(n_threads=n_threads)
+    return permutation_nulls(maps, plan, 0, permuted, statistic, settings or NullSettings(), compute)
 
 
 def theirs(
@@ -210,7 +211,8 @@ def power(n_cohorts: int, n_permutations: int, tfce: bool) -> list[dict[str, obj
 def report(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None:
     machine = {
         "platform": platform.platform(), "cpus": os.cpu_count(), "threads": arguments.threads,
-        "torch": torch.__version__, "product": choose_product("cpu").__name__, "quick": arguments.quick, "rounds": arguments.rounds,
+        "torch": torch.__version__, "product": choose_product("cpu").__name__,
+        "quick": arguments.quick, "rounds": arguments.rounds,
     }  # fmt: skip
     lines = [
         "| what | scans | voxels | permutations | vbmstat | nilearn, scaled up | × faster | nilearn was measured on |",

@@ -6,12 +6,13 @@ import json
 import shutil
 
 import matplotlib as mpl
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import app
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.report.results import write_results
@@ -121,3 +122,24 @@ def test_the_record_names_no_folder_of_the_machine(fitted):
     assert record["data"]["maps"] == "table"
     assert record["data"]["table"]["file"] == "cohort.tsv"
     assert record["spec"]["contrasts"][0]["file"] == "contrasts.json"
+
+
+@pytest.mark.parametrize("more", [("--variance", "sandwich:family"), ("--random", "family")])
+def test_regions_of_a_folder_of_maps_again(cohort_folder, no_pictures, more):  # noqa: F811
+    people = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t", dtype={"participant_id": str})
+    people["family"] = [f"f{i // 2}" for i in range(len(people))]
+    people.to_csv(cohort_folder / "p.tsv", sep="\t", index=False)
+    raw = cohort_folder / "raw"
+    raw.mkdir()
+    for path in (cohort_folder / "mri").iterdir():
+        shutil.copy(path, raw / path.name.removeprefix("s6"))
+    run("glm", "gm ~ age + sex", "--maps", raw, "--participants", cohort_folder / "p.tsv", "--repeats", 0,
+        "--level", "roi", *more, "--out", cohort_folder / "regions")  # fmt: skip
+    said = run("rerun", cohort_folder / "regions" / "glm.json")
+    assert "differs" not in said
+    assert "have the same bytes" in said
+
+
+def test_an_old_keyword_beside_the_new_one_is_refused(cohort_folder):  # noqa: F811
+    with pytest.raises(DesignError, match="beside robust for 'hc3': leave the old keyword out"):
+        fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", robust="hc3", variance="sandwich:family")

@@ -409,7 +409,11 @@ def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]
     old = {name: value for name, value in keywords.items() if name in OLD_VARIANCES}
     variance = new_spelling(**old)
     if variance is not None:
-        warnings.warn(f"{', '.join(old)}: write variance={variance!r}", FutureWarning, stacklevel=3)
+        if keywords.get("variance", variance) != variance:
+            named = ", ".join(old)
+            msg = f"variance={keywords['variance']!r} beside {named} for {variance!r}: leave the old keyword out"
+            raise DesignError(msg)
+        warnings.warn(f"{', '.join(old)}: write variance={variance!r}", FutureWarning, stacklevel=4)
         keywords = {**keywords, "variance": variance}
     keywords = {name: value for name, value in keywords.items() if name not in old}
     own = {name: value for name, value in keywords.items() if name in Compute.names()}

@@ -110,7 +110,7 @@ def fit_mixed_glm(
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *left_out, *warnings))
     record = fit_record(spec, right, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)
     record |= {
-        "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
+        "device": "cpu", "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
         "p_values": "two-sided (F: upper tail), with Satterthwaite's degrees of freedom",
         "mixed_model": {
             "random_intercept": random, "n_subjects": len(set(subjects)), "estimation": "REML",

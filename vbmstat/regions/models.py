@@ -23,7 +23,7 @@ from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
 from vbmstat.glm.record import RECORD, data_record, file_record
 from vbmstat.glm.results import GlmResults
-from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
+from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec, split_keywords
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
 from vbmstat.progress import ignore
@@ -148,10 +148,11 @@ def fit_roi_glm(
     DesignError, TableError, ScanError, AssetError
         If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
     """
-    if isinstance(model, str) and "inference" not in keywords and random is None:
-        variance = choose_variance(keywords.get("variance", VARIANCES[0]))
-        keywords = {**keywords, "inference": "fwe" if variance.permutes else "fdr"}
-    spec, compute = as_spec(model, contrasts, compute, keywords)
+    of_model, of_compute = split_keywords(keywords)
+    if isinstance(model, str) and "inference" not in of_model and random is None:
+        variance = choose_variance(of_model.get("variance", VARIANCES[0]))
+        of_model = {**of_model, "inference": "fwe" if variance.permutes else "fdr"}
+    spec, compute = as_spec(model, contrasts, compute or of_compute, of_model)
     spatial = [kind for kind in spec.inference.kinds if kind in ("tfce", "cluster")]
     if spatial:
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
