@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat.errors import DesignError, ScanError
+from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import TISSUES
 from vbmstat.glm.analysis import as_spec, fit_glm
 from vbmstat.glm.design.formula import split_formula
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from vbmstat.glm.spec import GlmKeywords
 
 LEVELS = ("roi", "region")
-_MAX_LISTED = 12
 _LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 _STATISTICS = {  # statistic of the fit -> column of the table
     "effect": "effect", "p": "p_uncorrected", "pfwe": "p_fwe", "r": "partial_r", "d": "cohens_d",
@@ -230,21 +229,16 @@ def volume_matrix(
     notes = []
     if failed and (missing == "raise" or not ok.any()):
         scan, reason = next(iter(failed.items()))
-        more = f"; also {_listed(list(failed)[1:])}" if len(failed) > 1 else ""
+        more = f"; also {listed(list(failed)[1:])}" if len(failed) > 1 else ""
         msg = f"{scan} cannot be measured: {reason}{more}; make these maps again, or leave them out with --missing drop"
         raise ScanError(msg)
     if failed:
         notes.append(f"left out {len(failed)} scans that could not be measured: {', '.join(failed)}")
     present = np.isfinite(values[ok]).all(axis=0)
     if not present.all():
-        notes.append(f"the atlas image lacks {_listed(features[~present].tolist())}; no row for them")
+        notes.append(f"the atlas image lacks {listed(features[~present].tolist())}; no row for them")
     volumes = pd.DataFrame(values[ok][:, present], index=list(np.array(scan_ids)[ok]), columns=features[present])
     return volumes, names[present].reset_index(drop=True), notes
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat.errors import DesignError, TableError
+from vbmstat.errors import DesignError, TableError, listed
 from vbmstat.glm.design.sites import is_site_name
 from vbmstat.tables import cells
 from vbmstat.tables.cohort import is_id_name, is_tiv_name
@@ -205,12 +205,6 @@ def check_spelling(name: str, words: Sequence[str], cure: str) -> None:
         how = "differ only in letter case, blanks or a full stop, or look alike"
         msg = f"column {name}: {which} {how}; spell them alike in the table{cure}"
         raise DesignError(msg)
-
-
-def listed(ids: Sequence[str] | pd.Index) -> str:
-    """Up to twelve scans."""
-    shown = ", ".join(str(i) for i in ids[:_MAX_LISTED])
-    return shown + (f" and {len(ids) - _MAX_LISTED} more" if len(ids) > _MAX_LISTED else "")
 
 
 def _is_number(column: pd.Series) -> bool:

@@ -17,9 +17,9 @@ from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.transforms.cubic_spline import cubic_spline
 from formulaic.utils.stateful_transforms import stateful_transform
 
-from vbmstat.errors import DesignError, TableError
+from vbmstat.errors import DesignError, TableError, listed
 from vbmstat.files.filenames import normalized
-from vbmstat.glm.design.covariates import Covariate, describe, listed, take
+from vbmstat.glm.design.covariates import Covariate, describe, take
 from vbmstat.glm.design.formula import check_size, expression_names
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import ALIASES, closest, find_column, read_column
