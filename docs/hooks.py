@@ -36,8 +36,10 @@ def commands_page() -> str:
             if parameter.name == "help":
                 continue
             option = parameter.param_type_name == "option"
-            called = " ".join(f"`{word}`" for word in [*parameter.opts, *parameter.secondary_opts]) if option else (
-                f"`{parameter.name.upper()}`"
+            called = (
+                " ".join(f"`{word}`" for word in [*parameter.opts, *parameter.secondary_opts])
+                if option
+                else (f"`{parameter.name.upper()}`")
             )
             default = "" if parameter.default in (None, False, ()) or callable(parameter.default) else parameter.default
             help_text = (getattr(parameter, "help", "") or "").replace("|", "\\|")

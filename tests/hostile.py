@@ -267,9 +267,7 @@ BAD = [
     Case("gzip bomb in an extension", _bomb_in_extension, "the image at byte 2.68"),
     Case("gzipped twice", _raw(gzip.compress(gzip.compress(_PLAIN))), "gzipped twice; unpack it once"),
     Case("garbage after gzip", _raw(gzip.compress(_PLAIN) + b"garbage" * 100), "cannot be read|complete image"),
-    Case(
-        "gzipped but named .nii", _raw(gzip.compress(_PLAIN), "scan.nii"), r"not say so; rename it to scan\.nii\.gz"
-    ),
+    Case("gzipped but named .nii", _raw(gzip.compress(_PLAIN), "scan.nii"), r"not say so; rename it to scan\.nii\.gz"),
     Case("not gzipped but named .gz", _raw(_PLAIN), r"not gzipped, though its name says so; rename it to scan\.nii$"),
     Case("bzip2 named .gz", _raw(bz2.compress(_PLAIN)), "cannot be read"),
     Case("web page named .gz", _raw(b"<!DOCTYPE html><title>log in</title>" * 20), "cannot be read"),

@@ -118,9 +118,7 @@ def write(args: argparse.Namespace, cores: int, seconds: dict[str, list[float]])
     )  # fmt: skip
     lines = ["| way | s a scan | scans an hour | against 1 process, 1 thread |", "|---|---|---|---|"]
     for name, value in least.items():
-        lines.append(
-            f"| {name} | {value / args.scans:.1f} | {3600 * args.scans / value:.0f} | {one / value:.2f} |"
-        )
+        lines.append(f"| {name} | {value / args.scans:.1f} | {3600 * args.scans / value:.0f} | {one / value:.2f} |")
     of = f"{args.scans} simulated scans of {args.voxel_size:g} mm, engine {args.engine}, {cores} cores"
     lines += ["", f"{of}, least of {args.rounds} rounds. `{command}`"]
     storage.write_text(RESULTS / "batch_throughput.md", "\n".join(lines) + "\n")

@@ -251,6 +251,7 @@ def read_only_disk(scan: Path, folder: Path) -> tuple[list[str], Path, Callable[
 
 def file_size_limit(scan: Path, folder: Path) -> tuple[list[str], Path, Callable[[], None], str]:
     """As of a quota: no file above 200 kB."""
+
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 

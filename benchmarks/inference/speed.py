@@ -98,8 +98,13 @@ def make_design(n_scans: int, seed: int = 0) -> Design:
 
 
 def ours(
-    design: Design, values: np.ndarray, space: Space, n_permutations: int, scheme: str = "freedman-lane",
-    settings: NullSettings | None = None, n_threads: int | None = None,
+    design: Design,
+    values: np.ndarray,
+    space: Space,
+    n_permutations: int,
+    scheme: str = "freedman-lane",
+    settings: NullSettings | None = None,
+    n_threads: int | None = None,
 ) -> Nulls:
     """The whole test: fit, permutations, p."""
     contrasts = build_contrasts(["age"], design)
@@ -120,7 +125,13 @@ def theirs(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return permuted_ols(
-            x[:, [1]], values, x[:, 2:], n_perm=n_permutations, output_type="dict", masker=masker, tfce=tfce,
+            x[:, [1]],
+            values,
+            x[:, 2:],
+            n_perm=n_permutations,
+            output_type="dict",
+            masker=masker,
+            tfce=tfce,
             random_state=0,
         )
 
@@ -220,8 +231,10 @@ def report(rows: list[dict[str, object]], arguments: argparse.Namespace) -> None
     ]
     for row in rows:
         if "seconds" in row:
-            note = "" if row["measured_permutations"] == row["permutations"] else (
-                f" (scaled from {row['measured_permutations']} permutations)"
+            note = (
+                ""
+                if row["measured_permutations"] == row["permutations"]
+                else (f" (scaled from {row['measured_permutations']} permutations)")
             )
             lines.append(
                 f"| {row['what']} | {row['n_scans']} | {row['n_voxels']:,} | {row['permutations']:,} | "

@@ -184,7 +184,8 @@ def measure(test: Test, full: int) -> dict[str, Any]:
         ratios = np.array([[_p_voxels(part, value, way) for value in values] for part in parts])  # (sets, 4, v)
         rows += _rows("uncorrected", way, true, ratios.transpose(0, 2, 1).reshape(-1, len(TRUE_P)) / true)
     for way, settings, count in (
-        ("gpd", {"tail": "gpd"}, FEW), ("stop", {"stop_after": STOP_AFTER}, STOPPED),
+        ("gpd", {"tail": "gpd"}, FEW),
+        ("stop", {"stop_after": STOP_AFTER}, STOPPED),
     ):
         start = time.perf_counter()
         runs[way] = _run(test.nulls(test.permuted(count, 1), **settings), start)

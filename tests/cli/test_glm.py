@@ -89,6 +89,7 @@ def held(folder) -> set[str]:
 
 def test_a_second_model_takes_the_place_of_the_first(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
     """Maps, tables, pictures and the report of the first go; a checkpoint and what is not listed stay."""
+
     def picture(results, place):
         for contrast in results.contrasts:
             (place / f"contrast-{contrast.label}_glassbrain.png").write_bytes(b"")

@@ -84,6 +84,8 @@ SOUND_IMAGES = {
 }
 with tempfile.TemporaryDirectory() as _folder:
     SOUND_IMAGES["extension"] = SOUND_IMAGES["extension"](Path(_folder)).read_bytes()
+
+
 def _bytes_of(value: float, kind: str) -> bytes:
     with np.errstate(all="ignore"):
         if kind[0] == "i":
@@ -148,6 +150,8 @@ _CELL = st.one_of(
     ]),
     st.text(max_size=8), st.floats().map(str), st.integers().map(str),
 )  # fmt: skip
+
+
 def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 

@@ -133,9 +133,7 @@ def test_fits_have_the_same_bits_however_they_are_cut(maps, model, local, backen
     seen = []
     for tasks in (1, 50):
         monkeypatch.setattr(stream, "_TASKS_A_WORKER", tasks)
-        compute = Compute(
-            backend=backend, chunk_voxels=1024, cluster=local, progress=lambda *told: seen.append(told)
-        )
+        compute = Compute(backend=backend, chunk_voxels=1024, cluster=local, progress=lambda *told: seen.append(told))
         together = fit_voxels(maps, model.with_subsets, compute, spm_floor=True)
         assert_same_fit(alone, together)
     assert alone.quantiles

@@ -101,5 +101,3 @@ def test_a_damaged_sidecar_is_passed_over(cohort_folder, tmp_path) -> None:
     storage.write_table(tmp_path / "cohort.tsv", cohort)
     storage.write_text(tmp_path / "report" / "vbmstat_a.json", "{")
     assert read_preprocessing(tmp_path).sidecars == {}
-
-

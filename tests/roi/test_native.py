@@ -224,8 +224,9 @@ def test_a_field_that_leads_nowhere_is_a_failure(folder) -> None:
     nowhere = Volume(torch.full_like(field.data, torch.nan), field.grid)
     io.write_volume(folder / "mri" / "iy_one.nii.gz", nowhere, space="scanner")
     tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
-    assert "p1one.nii.gz: expected a modulated tissue map, got one without any voxel in a label" in (
-        tables.failures["reason"][0]
+    assert (
+        "p1one.nii.gz: expected a modulated tissue map, got one without any voxel in a label"
+        in (tables.failures["reason"][0])
     )
     assert tables.labels["gm_ml"].isna().all()
 

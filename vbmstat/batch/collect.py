@@ -95,9 +95,7 @@ def write_cohort(
     return table
 
 
-def cohort_of(
-    out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str
-) -> cohort.Cohort:
+def cohort_of(out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str) -> cohort.Cohort:
     """The complete scans of a run, neither written nor compared; arguments as in :func:`write_cohort`."""
     if not own:
         return cohort.Cohort(pd.DataFrame(columns=list(cohort.ID_COLUMNS)).set_index(list(cohort.ID_COLUMNS)), out)
@@ -175,4 +173,3 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
     if len(table.table) >= homogeneity.LEAST_SCANS:
         scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged
-

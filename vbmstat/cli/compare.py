@@ -11,9 +11,7 @@ import typer
 def command(
     a: Annotated[Path, typer.Argument(help="Statistic map, glm (or SPM) folder, folder of maps of scans, ROI table.")],
     b: Annotated[Path, typer.Argument(help="Another of the same kind; A is the reference.")],
-    names: Annotated[
-        tuple[str, str] | None, typer.Option("--names", help="Names of A and B in figures.")
-    ] = None,
+    names: Annotated[tuple[str, str] | None, typer.Option("--names", help="Names of A and B in figures.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Statistic maps: voxels to compare, on A's grid.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of tables and figures.")] = Path("comparison"),
 ) -> None:

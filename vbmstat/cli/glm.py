@@ -245,10 +245,14 @@ def _corrected(results: GlmResults, contrast: str) -> list[str]:
     if contrast not in results.inference:
         return []
     maps, inference = results.maps[contrast], results.inference[contrast]
-    lines = [] if inference.nulls is None else [
-        f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
-        f"smallest p {inference.nulls.smallest_p:.2g}"
-    ]
+    lines = (
+        []
+        if inference.nulls is None
+        else [
+            f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
+            f"smallest p {inference.nulls.smallest_p:.2g}"
+        ]
+    )
     for stat, what in _CORRECTED.items():
         if stat in maps:
             p = maps[stat].values[results.mask]

@@ -16,7 +16,12 @@ _SHOWN = 5  # regions listed on the screen
 
 
 def fit_regions(
-    formula: str, table: Path, contrasts: Sequence[str] | None, folder: Path, keywords: ModelKeywords, compute: Compute,
+    formula: str,
+    table: Path,
+    contrasts: Sequence[str] | None,
+    folder: Path,
+    keywords: ModelKeywords,
+    compute: Compute,
     **of_regions: Any,
 ) -> None:
     """Fit, write the tidy table, and print a summary.

@@ -57,9 +57,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done, the time and the resources, and stop.")
     ] = False,
-    lock: Annotated[
-        bool, typer.Option("--lock/--no-lock", help="Lock scans in progress against other runs.")
-    ] = True,
+    lock: Annotated[bool, typer.Option("--lock/--no-lock", help="Lock scans in progress against other runs.")] = True,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html, one page about the cohort.")
     ] = True,

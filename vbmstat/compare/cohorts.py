@@ -224,7 +224,11 @@ def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
 
 
 def _compare_models(
-    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], failures: _Failures, report: OnProgress,
+    plan: Plan,
+    figures: Path,
+    cohorts: Mapping[str, CohortData],
+    failures: _Failures,
+    report: OnProgress,
     notes: list[str],
 ) -> pd.DataFrame:
     """One row per cohort, tissue, pair, variable and statistic; draws the slices of each cohort and tissue."""
@@ -250,9 +254,7 @@ def _compare_models(
                     notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in pair.notes
                               if not n.startswith("masks differ")]  # fmt: skip
                 if name not in groups:
-                    groups[name] = [
-                        side_by_side.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines
-                    ]
+                    groups[name] = [side_by_side.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines]
                     shown = "median t" if statistic == "mediant" else "t"
         if groups:
             figure = side_by_side.panels_figure(groups, shown)

@@ -150,8 +150,13 @@ def short_names(a: Path, b: Path) -> tuple[str, str]:
 
 
 def _statistics(
-    kind: str, paths: Sequence[tuple[str, Path, Path]], notes: Sequence[str], names: tuple[str, str], mask: Path | None,
-    levels: Sequence[float], report: OnProgress,
+    kind: str,
+    paths: Sequence[tuple[str, Path, Path]],
+    notes: Sequence[str],
+    names: tuple[str, str],
+    mask: Path | None,
+    levels: Sequence[float],
+    report: OnProgress,
 ) -> Comparison:
     pairs = []
     for done, (name, one, other) in enumerate(paths, 1):

@@ -29,7 +29,10 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
     if comparison.kind == "scans":
         return {
             f"volumes_{tissue}": side_by_side.agreement_figure(
-                part["a_ml"].to_numpy(), part["b_ml"].to_numpy(), comparison.names, f"{str(tissue).upper()} volume",
+                part["a_ml"].to_numpy(),
+                part["b_ml"].to_numpy(),
+                comparison.names,
+                f"{str(tissue).upper()} volume",
                 "mL",
             )
             for tissue, part in comparison.values.groupby("tissue", sort=False)

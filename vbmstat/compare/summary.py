@@ -19,15 +19,22 @@ PAPER_R = {
     "wm": {"age": "> .8", "sex": ".73", "education": "> .8", "iq": "> .8", "diagnosis": "> .8", "bmi": "lowest of all"},
 }  # correlation of median t-maps, all three cohorts
 PAPER_T = {
-    "age": "larger in deepmriprep, similar", "sex": "larger in deepmriprep", "bmi": "larger in CAT12",
-    "iq": "larger in CAT12", "education": "larger in CAT12", "diagnosis": "similar",
+    "age": "larger in deepmriprep, similar",
+    "sex": "larger in deepmriprep",
+    "bmi": "larger in CAT12",
+    "iq": "larger in CAT12",
+    "education": "larger in CAT12",
+    "diagnosis": "similar",
 }  # max |t| of grey matter, all three cohorts
 PAPER_ROI = {
     "gm": {"": "> .9", "Brainstem": ".75"},
     "wm": {"": "> .9", "Caudate": ".80", "Hippocampus": ".81", "Cerebellum": ".89"},
 }  # correlation over scans of the volumes of the 29 regions of LPBA40; "" is any other region
 PAPER_SEGMENTATION = {
-    "dice_gm": "0.960", "dice_wm": "0.974", "dice_csf": "0.859", "mse_to_template": "0.0099 (CAT12 0.0092)",
+    "dice_gm": "0.960",
+    "dice_wm": "0.974",
+    "dice_csf": "0.859",
+    "mse_to_template": "0.0099 (CAT12 0.0092)",
     "published_elasticity": "250 (CAT12 240)",
 }  # medians: Dice over 8,279 scans, registration over 685
 PAPER_SECONDS = "4.6 with GPU, 209 low-end (CAT12 173 on 16 cores, 1,096)"

@@ -171,7 +171,10 @@ def _check_job(script: str) -> None:
         file.write(script)
         file.flush()
         answer = subprocess.run(  # noqa: S603 - the user's own SLURM
-            ["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False  # noqa: S607
+            ["sbatch", "--test-only", file.name],
+            capture_output=True,
+            text=True,
+            check=False,  # noqa: S607
         )
     if answer.returncode:
         reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"

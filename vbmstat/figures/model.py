@@ -69,8 +69,15 @@ def glass_brain_figure(statistic: Volume, title: str, threshold: float, symbol: 
         axes.set_title(plain(title))
         return figure
     plot_glass_brain(
-        as_nifti(Volume(values, statistic.grid)), figure=figure, threshold=threshold, colorbar=True, plot_abs=False,
-        vmax=peak, cmap=DIVERGING, symmetric_cbar=True, display_mode="lyrz",
+        as_nifti(Volume(values, statistic.grid)),
+        figure=figure,
+        threshold=threshold,
+        colorbar=True,
+        plot_abs=False,
+        vmax=peak,
+        cmap=DIVERGING,
+        symmetric_cbar=True,
+        display_mode="lyrz",
     )
     figure.suptitle(plain(f"{title}: |{symbol}| > {threshold:.2f}"), fontsize=10, y=0.99)
     return figure

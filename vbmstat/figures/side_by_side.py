@@ -95,7 +95,9 @@ def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title
 
 
 def panels_figure(
-    groups: Mapping[str, Sequence[PanelRow]], symbol: str, threshold: float = 2.0,
+    groups: Mapping[str, Sequence[PanelRow]],
+    symbol: str,
+    threshold: float = 2.0,
     slices_mm: Sequence[float] = SLICES_MM,
 ) -> Figure:
     """Statistic maps of several pipelines on the same axial slices of the average brain.

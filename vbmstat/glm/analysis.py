@@ -232,8 +232,13 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
 
 
 def _results(
-    setup: _Setup, fit: Fit | LocalDfFit, inference: Mapping[str, Inference], smooth: Smoothness | None,
-    matrix: ArrayMaps | PackedMaps, covariate: PackedMaps | None, compute: Compute,
+    setup: _Setup,
+    fit: Fit | LocalDfFit,
+    inference: Mapping[str, Inference],
+    smooth: Smoothness | None,
+    matrix: ArrayMaps | PackedMaps,
+    covariate: PackedMaps | None,
+    compute: Compute,
 ) -> GlmResults:
     """Maps, notes and record of a fit."""
     spec, contrasts, variance, n_scans = setup.spec, setup.contrasts, setup.variance, len(setup.design.scan_ids)
@@ -266,7 +271,11 @@ def _results(
 
 
 def _pack_covariate(
-    name: str, paths: Mapping[str, Path], maps: ArrayMaps | PackedMaps, spec: ModelSpec, compute: Compute,
+    name: str,
+    paths: Mapping[str, Path],
+    maps: ArrayMaps | PackedMaps,
+    spec: ModelSpec,
+    compute: Compute,
     stack: ExitStack,
 ) -> PackedMaps:
     """Maps of a voxelwise covariate in the same columns as the maps, in a folder that is deleted after the fit."""
@@ -282,7 +291,13 @@ def _pack_covariate(
     rule = MaskRule(None, nan=spec.mask.nan)
     try:
         packed = pack_maps(
-            paths, Path(folder), rule, None, compute.n_threads, compute.progress, durable=False,
+            paths,
+            Path(folder),
+            rule,
+            None,
+            compute.n_threads,
+            compute.progress,
+            durable=False,
             voxels=maps.space.voxel_index,
         )
     except ScanError as error:
@@ -335,16 +350,15 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
         one = groups[0] if groups else "group"
         msg = (
             f"--tiv by-group needs one factor in the formula, found {', '.join(groups) or 'none'}; "
-            + ("choose one and " if groups else "") + f"write the interaction out in place of --tiv: "
+            + ("choose one and " if groups else "")
+            + f"write the interaction out in place of --tiv: "
             f"'gm ~ {right if groups else 'group'} + center(tiv):{one}'"
         )
         raise DesignError(msg)
     return f"{right} + center(tiv):{groups[0]}", (f"TIV was added with its own slope in each level of {groups[0]}",)
 
 
-def _design(
-    right: str, source: Source, spec: ModelSpec, variance: Ols, compute: Compute
-) -> tuple[Design, Source]:
+def _design(right: str, source: Source, spec: ModelSpec, variance: Ols, compute: Compute) -> tuple[Design, Source]:
     """The design, and the source without the scans that lack a covariate, weight, TIV, block, group or subject."""
     source = with_columns(source, _columns_beside(spec, source, variance), spec.missing)
     design = build_design(right, source.table, source.scan_ids, spec.missing)
@@ -436,8 +450,10 @@ def _open(
     if scratch is not None and not Path(scratch).exists():
         Path(scratch).mkdir(parents=True)
         stack.callback(_remove_if_empty, Path(scratch))  # nothing is left of a fit that fails
-    folder = Path(store) if store is not None else Path(
-        stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch))
+    folder = (
+        Path(store)
+        if store is not None
+        else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch)))
     )
     scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
     return pack_maps(

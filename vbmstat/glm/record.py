@@ -23,7 +23,11 @@ RECORD = "glm.json"
 
 
 def fit_record(
-    spec: ModelSpec, right: str, design: Design, draws: np.ndarray, maps: ArrayMaps | PackedMaps,
+    spec: ModelSpec,
+    right: str,
+    design: Design,
+    draws: np.ndarray,
+    maps: ArrayMaps | PackedMaps,
     scale: np.ndarray | None,
 ) -> dict[str, Any]:
     """What goes into ``glm.json``."""
@@ -42,7 +46,9 @@ def fit_record(
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
         "mask_rule": {**asdict(spec.mask.rule), "image": spec.record()["mask"]["image"]},
-        "design_report": report.replace([np.inf, -np.inf], np.nan).astype(object).where(report.notna(), None)
+        "design_report": report.replace([np.inf, -np.inf], np.nan)
+        .astype(object)
+        .where(report.notna(), None)
         .to_dict("records"),
         "scan_scale": None if scale is None else scale.tolist(),
         "notes": list(design.notes),

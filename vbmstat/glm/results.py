@@ -139,7 +139,11 @@ class GlmResults:
         return {name: found[stat].values for stat, name in names.items() if stat in found} | flags
 
     def to_directory(
-        self, folder: Path | str, spm_names: bool = False, outside: str = "zero", regions: Regions | None = None,
+        self,
+        folder: Path | str,
+        spm_names: bool = False,
+        outside: str = "zero",
+        regions: Regions | None = None,
         more: Callable[[Path], object] | None = None,
     ) -> list[Path]:
         """Write everything but the pictures, in place of what an earlier model left in the folder.
@@ -204,7 +208,10 @@ class GlmResults:
     def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
         paths = [folder / "mask.nii.gz"]
         io.write_volume(
-            paths[0], _to_volume(space, self.mask, 0.0), dtype="uint8", axcodes=space.axcodes,
+            paths[0],
+            _to_volume(space, self.mask, 0.0),
+            dtype="uint8",
+            axcodes=space.axcodes,
             description="vbmstat analysis mask",
         )
         for number, contrast in enumerate(self.contrasts, start=1):
@@ -215,11 +222,13 @@ class GlmResults:
                 for name in names:
                     paths.append(folder / name)
                     io.write_volume(
-                        paths[-1], self.volume(contrast.name, stat, outside), axcodes=space.axcodes,
-                        intent=found.intent, description=found.description,
+                        paths[-1],
+                        self.volume(contrast.name, stat, outside),
+                        axcodes=space.axcodes,
+                        intent=found.intent,
+                        description=found.description,
                     )
         return paths
-
 
     def _write_inference(self, folder: Path, regions: Regions | None) -> list[Path]:
         """Tables of clusters, peaks and null maxima, and the clusters' labels."""
@@ -235,14 +244,19 @@ class GlmResults:
             if inference.clusters is None or self.space is None:
                 continue
             for name, table in (
-                ("clusters", self.clusters(contrast.name, regions)), ("peaks", self.peaks(contrast.name, regions)),
+                ("clusters", self.clusters(contrast.name, regions)),
+                ("peaks", self.peaks(contrast.name, regions)),
             ):
                 paths.append(folder / f"{start}_{name}.tsv")
                 dictionary.write_table(paths[-1], table, name)
             paths.append(folder / f"{start}_clusters.nii.gz")
             io.write_volume(
-                paths[-1], _to_volume(self.space, inference.clusters.labels, 0.0), dtype="int32",
-                axcodes=self.space.axcodes, intent=("label", ()), description=f"clusters: {contrast.name}"[:79],
+                paths[-1],
+                _to_volume(self.space, inference.clusters.labels, 0.0),
+                dtype="int32",
+                axcodes=self.space.axcodes,
+                intent=("label", ()),
+                description=f"clusters: {contrast.name}"[:79],
             )
         return paths
 

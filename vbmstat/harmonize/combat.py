@@ -167,9 +167,7 @@ def learn_site_effects(
         shift = (site_means[i, adjusted] - mean[adjusted]) / sd[adjusted]  # γ̂: the mean of Z over the site
         spread = squares[i, adjusted] / sd[adjusted] ** 2 / (n - 1)  # δ̂²: the variance of Z over the site
         gamma[i, adjusted], delta[i, adjusted] = shrink(shift, spread, int(n))
-    return SiteEffects(
-        tuple(names.tolist()), n_scans, centre, mean, slopes, sd, gamma, delta, adjusted, constant
-    )
+    return SiteEffects(tuple(names.tolist()), n_scans, centre, mean, slopes, sd, gamma, delta, adjusted, constant)
 
 
 def _check_sites(names: np.ndarray, n_scans: np.ndarray) -> None:

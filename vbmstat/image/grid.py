@@ -124,7 +124,10 @@ def sample(
         torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # zyx
     batch = batch.reshape(n_slabs, slab, *points.shape[2:], 3)
     out = functional.grid_sample(
-        data[None].expand(n_slabs, -1, -1, -1, -1), batch, mode=mode, padding_mode=padding_mode,
+        data[None].expand(n_slabs, -1, -1, -1, -1),
+        batch,
+        mode=mode,
+        padding_mode=padding_mode,
         align_corners=True,
     )  # (n, C, a, B, D)
     return out.transpose(0, 1).reshape(data.shape[0], n_slabs * slab, *points.shape[2:])[:, : points.shape[1]]

@@ -29,7 +29,11 @@ _DTYPES = {2: "u1", 4: "<i2", 8: "<i4", 16: "<f4", 64: "<f8", 256: "i1", 512: "<
 _GEOMETRY = ((40, 56), (76, 92), (252, 328))  # bytes of dim; qfac and voxel sizes; q- and s-form
 _RAS_AXIS = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 _READ_ERRORS: tuple[type[Exception], ...] = (
-    OSError, EOFError, ValueError, cast("type[Exception]", IsalError), struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    cast("type[Exception]", IsalError),
+    struct.error,
 )
 
 

@@ -126,7 +126,8 @@ def _as_maps(folder: Path, manifest: dict[str, Any]) -> PackedMaps:
             raise ValueError(f"{path.name} has a wrong size")  # noqa: EM102
     space = Space(
         Grid(tuple(manifest["shape"]), np.array(manifest["affine"])),
-        _array(folder / "voxels.npy"), manifest["axcodes"],
+        _array(folder / "voxels.npy"),
+        manifest["axcodes"],
     )
     mask = _array(folder / manifest["mask_file"])
     ids = tuple(map(str, manifest["scan_ids"]))
@@ -158,18 +159,25 @@ def _is_current(
     files = store.manifest["files"]
     shared = [scan for scan in paths if scan in files]
     same_files = all(
-        files[scan]["path"] == str(paths[scan].absolute()) and {k: files[scan][k] for k in ("size", "mtime_ns")}
-        == file_stamp(paths[scan]) for scan in shared
+        files[scan]["path"] == str(paths[scan].absolute())
+        and {k: files[scan][k] for k in ("size", "mtime_ns")} == file_stamp(paths[scan])
+        for scan in shared
     )
     scales = {scan: float(v) for scan, v in (scale or {}).items()}
-    return bool(shared) and same_files and store.manifest["rule"] == rule.as_dict() and (
-        store.manifest["scale"] == scales
+    return (
+        bool(shared) and same_files and store.manifest["rule"] == rule.as_dict() and (store.manifest["scale"] == scales)
     )
 
 
 def _pack(
-    paths: Mapping[str, Path], folder: Path, rule: MaskRule, scale: Mapping[str, float],
-    n_threads: int | None, progress: OnProgress | None, durable: bool, voxels: np.ndarray | None,
+    paths: Mapping[str, Path],
+    folder: Path,
+    rule: MaskRule,
+    scale: Mapping[str, float],
+    n_threads: int | None,
+    progress: OnProgress | None,
+    durable: bool,
+    voxels: np.ndarray | None,
 ) -> PackedMaps:
     scans = list(paths)
     reader = MapReader.like(paths[scans[0]])
@@ -187,10 +195,16 @@ def _pack(
     tally.check(mask, rule)
     np.save(folder / "voxels.npy", voxels)
     manifest = {
-        "format": _FORMAT, "chunk_voxels": CHUNK_VOXELS, "n_voxels": int(voxels.size),
-        "shape": list(reader.grid.shape), "affine": reader.grid.affine.tolist(), "axcodes": reader.axcodes,
-        "rule": rule.as_dict(), "scale": {scan: float(v) for scan, v in scale.items()},
-        "scan_ids": scans, "files": _file_records(paths, digests),
+        "format": _FORMAT,
+        "chunk_voxels": CHUNK_VOXELS,
+        "n_voxels": int(voxels.size),
+        "shape": list(reader.grid.shape),
+        "affine": reader.grid.affine.tolist(),
+        "axcodes": reader.axcodes,
+        "rule": rule.as_dict(),
+        "scale": {scan: float(v) for scan, v in scale.items()},
+        "scan_ids": scans,
+        "files": _file_records(paths, digests),
         "segments": [{"file": "segment-0000.f32", "n_scans": len(scans)}],
     }
     return _finish(folder, manifest, mask, tally, rule)
@@ -205,7 +219,11 @@ def _finish(folder: Path, manifest: dict[str, Any], mask: np.ndarray, tally: Tal
     }  # fmt: skip
     np.save(folder / manifest["mask_file"], mask)
     np.savez(
-        folder / manifest["tally_file"], low=tally.low, high=tally.high, n_absent=tally.n_absent, n_nan=tally.n_nan,
+        folder / manifest["tally_file"],
+        low=tally.low,
+        high=tally.high,
+        n_absent=tally.n_absent,
+        n_nan=tally.n_nan,
         last_absent=tally.last_absent,
     )
     store = _as_maps(folder, manifest)
@@ -222,7 +240,10 @@ def _file_records(paths: Mapping[str, Path], digests: Mapping[str, str]) -> dict
 
 
 def _superset(
-    paths: Mapping[str, Path], reader: MapReader, rule: MaskRule, scale: Mapping[str, float],
+    paths: Mapping[str, Path],
+    reader: MapReader,
+    rule: MaskRule,
+    scale: Mapping[str, float],
     pool: ThreadPoolExecutor,
 ) -> np.ndarray:
     """Voxels that may pass the mask, in storage order of the first file: those in the mask image and in some scans."""
@@ -271,8 +292,16 @@ def _batches(scans: Sequence[str], size: int = _BLOCK_SCANS) -> Iterator[Sequenc
 
 
 def _write_segment(
-    path: Path, paths: Mapping[str, Path], reader: MapReader, voxels: np.ndarray, tally: Tally, rule: MaskRule,
-    scale: Mapping[str, float], pool: ThreadPoolExecutor, progress: OnProgress | None, durable: bool = True,
+    path: Path,
+    paths: Mapping[str, Path],
+    reader: MapReader,
+    voxels: np.ndarray,
+    tally: Tally,
+    rule: MaskRule,
+    scale: Mapping[str, float],
+    pool: ThreadPoolExecutor,
+    progress: OnProgress | None,
+    durable: bool = True,
 ) -> dict[str, str]:
     """Decode maps into a chunk-major raw file, one block of scans while the last is written; return the sha256s."""
     n_scans, n_chunks = len(paths), -(-voxels.size // CHUNK_VOXELS)
@@ -315,8 +344,12 @@ def _write_segment(
 
 
 def _append(
-    store: PackedMaps, paths: Mapping[str, Path], rule: MaskRule, scale: Mapping[str, float],
-    n_threads: int | None, progress: OnProgress | None,
+    store: PackedMaps,
+    paths: Mapping[str, Path],
+    rule: MaskRule,
+    scale: Mapping[str, float],
+    n_threads: int | None,
+    progress: OnProgress | None,
 ) -> PackedMaps:
     """Append the scans that a store lacks as a new segment; the mask can only shrink."""
     new = {scan: path for scan, path in paths.items() if scan not in store.manifest["files"]}

@@ -367,7 +367,8 @@ def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame
     joined, without = join_participants(pd.DataFrame(index=index), cohort.table, source)
     participants = {key[0] for key in keys}
     used = {
-        scan for scan, (participant, _) in zip(cohort.scan_ids, cohort.table.index, strict=True)
+        scan
+        for scan, (participant, _) in zip(cohort.scan_ids, cohort.table.index, strict=True)
         if participant in participants or f"sub-{participant}" in participants
     }
     return joined, without, used
@@ -375,8 +376,11 @@ def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame
 
 def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Source:
     """Covariates for a matrix with row names."""
-    twice = sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1}) if len(
-        set(maps.scan_ids)) < len(maps.scan_ids) else []
+    twice = (
+        sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1})
+        if len(set(maps.scan_ids)) < len(maps.scan_ids)
+        else []
+    )
     if twice:
         msg = f"duplicate id {listed(twice)} in the maps; keep one row per scan"
         raise TableError(msg)

@@ -89,9 +89,7 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return (values - median) / sigma if sigma > 0 else np.full(len(values), np.nan)
 
 
-def measure_cohort(
-    cohort: Cohort, column: str | None = None, report: OnProgress = ignore
-) -> CohortQuality:
+def measure_cohort(cohort: Cohort, column: str | None = None, report: OnProgress = ignore) -> CohortQuality:
     """Compare each scan of a cohort with the others.
 
     Parameters
@@ -202,9 +200,7 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return values / np.sqrt(np.square(values, dtype=np.float64).sum()).astype(np.float32)
 
 
-def _first_pass(
-    maps: _Maps, report: OnProgress
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _first_pass(maps: _Maps, report: OnProgress) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Sum of standardised maps, mean and sd of the maps scaled to mean 1, and probes, (n_scans, _N_PROBES)."""
     n = len(maps.paths)
     total = mean = squares = np.zeros(0)

@@ -212,8 +212,12 @@ class _Subjects:
 
 
 def _test(
-    contrast: ContrastPlan, likelihood: Likelihood, ratio: np.ndarray,
-    coefficients: np.ndarray, covariance: np.ndarray, slope: np.ndarray,
+    contrast: ContrastPlan,
+    likelihood: Likelihood,
+    ratio: np.ndarray,
+    coefficients: np.ndarray,
+    covariance: np.ndarray,
+    slope: np.ndarray,
 ) -> np.ndarray:
     """Effect, standard error, statistic, degrees of freedom and p of one contrast, (5, v)."""
     rows = contrast.rows
@@ -232,9 +236,7 @@ def _test(
     return np.stack([missing, missing, f, df, stats.f.sf(f, len(rows), df)])
 
 
-def _satterthwaite(
-    likelihood: Likelihood, ratio: np.ndarray, spread: np.ndarray, change: np.ndarray
-) -> np.ndarray:
+def _satterthwaite(likelihood: Likelihood, ratio: np.ndarray, spread: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Degrees of freedom of variances σ² `spread`, (q, v), with derivative `change` of `spread` by γ.
 
     2 V² / var(V) with var(V) = g' (H / 2)⁻¹ g, H the Hessian of -2 log L and g the gradient of V by γ and log σ². Where

@@ -53,7 +53,10 @@ class MixedResults:
 
 
 def fit_mixed_glm(
-    values: pd.DataFrame, spec: ModelSpec, cohort: Cohort | pd.DataFrame | Path | str, random: str,
+    values: pd.DataFrame,
+    spec: ModelSpec,
+    cohort: Cohort | pd.DataFrame | Path | str,
+    random: str,
     progress: OnProgress | None = None,
 ) -> MixedResults:
     """Fit a mixed model with a random intercept to every column of a table.

@@ -54,7 +54,10 @@ class Methods:
 
 
 def preprocessing_methods(
-    n_scans: int, n_failed: int, n_stripped: int, engine_versions: Sequence[tuple[str, str]],
+    n_scans: int,
+    n_failed: int,
+    n_stripped: int,
+    engine_versions: Sequence[tuple[str, str]],
     fwhm_mm: Sequence[float],
 ) -> Methods:
     """Methods of preprocessing.
@@ -187,9 +190,13 @@ def _variance(record: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Scans were weighted by the column {spec['weights']}.")
     if spec["variance"] == "hc3":
         fewer = [c for c in record["contrasts"] if c.get("df") is not None and c["df"] < record["df_resid"]]
-        freedom = "" if not fewer else "; t had effective degrees of freedom of the design (" + ", ".join(
-            f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer
-        ) + ")"
+        freedom = (
+            ""
+            if not fewer
+            else "; t had effective degrees of freedom of the design ("
+            + ", ".join(f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer)
+            + ")"
+        )
         sentences.append(f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{freedom}.")
     if spec["variance"] == "spm":
         sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")

@@ -53,9 +53,7 @@ def preprocessing_rules(n_flagged: int, is_mixed: bool) -> list[Rule]:
     return _numbered(answers)
 
 
-def glm_rules(
-    record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, has_clusters: bool
-) -> list[Rule]:
+def glm_rules(record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, has_clusters: bool) -> list[Rule]:
     """The rules after a model.
 
     Parameters
@@ -81,10 +79,14 @@ def glm_rules(
     )  # fmt: skip
     tables = "clusters with peaks in MNI mm and regions; " if has_clusters else "peaks in MNI mm; "
     of_regions = record.get("level", "voxel") != "voxel"
-    results = (HERE, "Every region of the atlas is listed, by name, with its effect.") if of_regions else (
-        HERE,
-        f"Template and space are named; {tables}left is left; one symmetric colour scale; values below the threshold "
-        "are faded, not hidden; all maps are NIfTI files to share.",
+    results = (
+        (HERE, "Every region of the atlas is listed, by name, with its effect.")
+        if of_regions
+        else (
+            HERE,
+            f"Template and space are named; {tables}left is left; one symmetric colour scale; values below the threshold "
+            "are faded, not hidden; all maps are NIfTI files to share.",
+        )
     )
     unusual = _unusual(record)
     nonstandard = (PARTLY, f"Justify these: {'; '.join(unusual)}.") if unusual else (HERE, "Nothing non-standard.")

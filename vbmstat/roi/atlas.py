@@ -64,7 +64,7 @@ _SHA256 = {
 }
 _LICENCES = {
     "hammers": "academic, non-commercial research after filling out its licence agreement (brain-development.org); "
-               "no redistribution",
+    "no redistribution",
     "ibsr": "all rights reserved; no anatomical or morphological studies without explicit permission of the IBSR",
     "lpba40": "free for non-commercial use only; cite doi:10.1016/j.neuroimage.2007.09.031",
     "neuromorphometrics": "CC BY-NC: non-commercial use only, with attribution",

@@ -71,8 +71,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         limits = {
-            "n_scans": (1, 10**5), "voxel_size_mm": (0.5, 4.0), "noise_percent": (0.0, 30.0),
-            "bias_percent": (0.0, 150.0), "variation": (0.0, 1.5), "seed": (0, 2**63),
+            "n_scans": (1, 10**5),
+            "voxel_size_mm": (0.5, 4.0),
+            "noise_percent": (0.0, 30.0),
+            "bias_percent": (0.0, 150.0),
+            "variation": (0.0, 1.5),
+            "seed": (0, 2**63),
         }
         for name, (low, high) in limits.items():
             value = getattr(self, name)

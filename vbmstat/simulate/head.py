@@ -84,8 +84,10 @@ def draw_person(
     signal = (fractions[0] * sampled[3] + _SIGNAL_WM * fractions[1] + _SIGNAL_CSF * fractions[2]).numpy()
     outside = _outer_head(points.numpy(), distance, thickness, smooth_noise(on, 9.0, rng))
     return Person(
-        fractions * torch.from_numpy(brain), region.weight(points),
-        (brain * signal + (1.0 - brain) * outside).astype(np.float32), on,
+        fractions * torch.from_numpy(brain),
+        region.weight(points),
+        (brain * signal + (1.0 - brain) * outside).astype(np.float32),
+        on,
     )
 
 

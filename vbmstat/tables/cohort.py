@@ -86,9 +86,7 @@ def read_cohort(path: Path | str) -> Cohort:
     return Cohort(index_by_id(table, str(path), sheet.lines), path.parent, (*sheet.notes, *notes))
 
 
-def write_cohort(
-    path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None
-) -> None:
+def write_cohort(path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Write a cohort as TSV with its data dictionary, without the session column if no scan has a session.
 
     Parameters

@@ -103,7 +103,7 @@ def read_config(path: Path) -> RunConfig:
             msg = f"{path}: {name}: expected {_KINDS_OF[wanted]}, got {value!r}"
             raise VbmstatError(msg)
     if "data" not in content:
-        msg = f"{path}: expected a line data = \"….npz\""
+        msg = f'{path}: expected a line data = "….npz"'
         raise VbmstatError(msg)
     config = RunConfig(**content)
     _check(config, path)

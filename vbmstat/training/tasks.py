@@ -159,7 +159,7 @@ class Patches(Segmentation):
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
         super().__init__(cases, config, device, folder)
         if not config.first_stage:
-            msg = "patches: expected first_stage = \"….safetensors\" in the configuration"
+            msg = 'patches: expected first_stage = "….safetensors" in the configuration'
             raise VbmstatError(msg)
         self.first_stage, settings = load_network(folder / config.first_stage, device)
         self.first_shape = tuple(int(n) for n in settings["shape"])

@@ -165,7 +165,13 @@ def test_several_codes_and_questionnaires():
 @pytest.mark.parametrize(
     "values",
     [
-        AGE + 29, np.linspace(-3, 3, N), [0, 1], [-1, 1], range(1, 10), [0, 0, 0, 100, 150, 200], [7, 8, 9],
+        AGE + 29,
+        np.linspace(-3, 3, N),
+        [0, 1],
+        [-1, 1],
+        range(1, 10),
+        [0, 0, 0, 100, 150, 200],
+        [7, 8, 9],
         range(-9, 10),
     ],
 )

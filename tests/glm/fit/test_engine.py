@@ -322,9 +322,12 @@ def test_nist_longley_to_nine_digits():
     contrasts = [Contrast(f"b{i}", np.eye(7)[[i]], "t") for i in range(7)]
     fit = run(data[["TOTEMP"]].to_numpy(float), design, contrasts)
     certified = [
-        (-3482258.63459582, 890420.383607373), (15.0618722713733, 84.9149257747669),
-        (-0.358191792925910e-01, 0.334910077722432e-01), (-2.02022980381683, 0.488399681651699),
-        (-1.03322686717359, 0.214274163161675), (-0.511041056535807e-01, 0.226073200069370),
+        (-3482258.63459582, 890420.383607373),
+        (15.0618722713733, 84.9149257747669),
+        (-0.358191792925910e-01, 0.334910077722432e-01),
+        (-2.02022980381683, 0.488399681651699),
+        (-1.03322686717359, 0.214274163161675),
+        (-0.511041056535807e-01, 0.226073200069370),
         (1829.15146461355, 455.478499142212),
     ]
     for k, (estimate, deviation) in enumerate(certified):
@@ -402,7 +405,10 @@ def test_scan_scale_multiplies_rows():
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    n_scans=st.integers(6, 40), n_numeric=st.integers(0, 3), n_levels=st.integers(0, 3), has_intercept=st.booleans(),
+    n_scans=st.integers(6, 40),
+    n_numeric=st.integers(0, 3),
+    n_levels=st.integers(0, 3),
+    has_intercept=st.booleans(),
     seed=st.integers(0, 10_000),
     path=st.sampled_from([(np.float64, "stacked"), *((np.float32, path) for path in PATHS)]),
 )

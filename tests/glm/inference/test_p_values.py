@@ -31,7 +31,6 @@ def test_p_and_z_agree_with_scipy():
     np.testing.assert_allclose(stats.norm.sf(z_of_f(f, 2, 30)), p_of_f(f, 2, 30), rtol=1e-9)
 
 
-
 def test_extreme_values_stay_finite():
     t = np.array([-1e6, 1e6, 0.0])
     assert np.isfinite(z_of_t(t, 4000)).all()

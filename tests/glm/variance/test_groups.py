@@ -165,9 +165,7 @@ def test_all_relabellings_by_hand():
     plan = make_plan(design, contrasts, np.empty((0, 7), bool))
     labels, maps = group_labels(table["g"].tolist(), plan, "g"), ArrayMaps(y[:, None], ids)
     fit = fit_grouped(maps, plan, design, contrasts, labels)
-    permuted = make_permuted(
-        design, contrasts[0], plan, 0, free_tree(range(7)), permutations=1000, groups=labels
-    )
+    permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(7)), permutations=1000, groups=labels)
     nulls = permutation_nulls(maps, plan, 0, permuted, fit.statistic[0], NullSettings())
     every = [
         stats.ttest_ind(y[list(b)], np.delete(y, list(b)), equal_var=False).statistic
@@ -187,9 +185,7 @@ def test_the_smallest_p_with_groups():
 
     def smallest(column):
         labels = group_labels(table[column].tolist(), plan, column)
-        permuted = make_permuted(
-            design, contrasts[0], plan, 0, free_tree(range(6)), permutations=1000, groups=labels
-        )
+        permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(6)), permutations=1000, groups=labels)
         return smallest_p(permuted, True) * permuted.rearrangements.count, permuted.rearrangements.count
 
     assert smallest("g") == (2, 20)  # 6 choose 3

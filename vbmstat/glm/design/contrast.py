@@ -80,9 +80,9 @@ def file_label(name: str) -> str:
 def default_contrasts(design: Design) -> list[Contrast]:
     """One t-contrast for every column but the intercept that can be estimated."""
     unit = np.eye(len(design.columns))
-    every = [
-        Contrast(name, unit[i : i + 1], "t") for i, name in enumerate(design.columns) if name != INTERCEPT
-    ] or [Contrast(INTERCEPT, unit[:1], "t")]
+    every = [Contrast(name, unit[i : i + 1], "t") for i, name in enumerate(design.columns) if name != INTERCEPT] or [
+        Contrast(INTERCEPT, unit[:1], "t")
+    ]
     kept = [contrast for contrast in every if is_estimable(contrast, design)]
     if not kept:
         msg = f"no column of {', '.join(design.columns)} can be estimated on its own; give contrasts"

@@ -76,9 +76,7 @@ def block_notes(blocks: pd.DataFrame, matrix: np.ndarray) -> tuple[str, ...]:
     matrix : ndarray, (n_scans, n_regressors)
         The design: blocks whose own means it holds, as those of persons in a paired design, are known to all p.
     """
-    if not len(blocks.columns) or (
-        len(blocks.columns) == 1 and not _without_own_mean(blocks.iloc[:, 0], matrix).any()
-    ):
+    if not len(blocks.columns) or (len(blocks.columns) == 1 and not _without_own_mean(blocks.iloc[:, 0], matrix).any()):
         return ()
     return ("p, z and confidence limits take scans as independent; use the permutation p (pperm, pfwe)",)
 

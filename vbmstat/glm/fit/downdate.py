@@ -154,9 +154,7 @@ def _fit(values: np.ndarray, to: Downdating) -> Fitted:
     return Fitted(rest, coordinates + plan.ones[:, None] * centre, sigma.numpy(), rss, doubtful.numpy())
 
 
-def _fit_subsets(
-    full: Fitted, to: Downdating, floor: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _fit_subsets(full: Fitted, to: Downdating, floor: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Statistics (K, B, 512), variances (B, 512) in units of sigma², and the columns to be fitted again."""
     plan, n_subsets = to.plan, len(to.plan.members)
     per_sigma = reciprocal(torch.from_numpy(full.sigma)).numpy()

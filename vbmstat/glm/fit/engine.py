@@ -110,9 +110,7 @@ def _fit_tile(
     return solve_tile(tiles, inside, first, first if solvers[0] is solvers[1] else exact)
 
 
-def _largest_variances(
-    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver]
-) -> np.ndarray:
+def _largest_variances(tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver]) -> np.ndarray:
     """Largest σ² over the mask's voxels of a tile (n, v) in the whole sample and in every subset, (1 + B,)."""
     values, (first, exact) = tiles[0][:, inside], solvers
     largest, cancelled = first.largest_variances(pad_tile(values))

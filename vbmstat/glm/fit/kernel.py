@@ -56,9 +56,7 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
 
 
 @_compiled
-def centre_rows(
-    values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, rest: Array
-) -> None:
+def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, rest: Array) -> None:
     """Rows (values · scale - centre) · weights of a tile.
 
     Parameters

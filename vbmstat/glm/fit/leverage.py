@@ -105,7 +105,10 @@ Tested = TypeVar("Tested", bound=Named)
 
 
 def leave_out(
-    contrasts: Sequence[Tested], unestimated: Sequence[Sequence[str]], estimator: str, cure: str,
+    contrasts: Sequence[Tested],
+    unestimated: Sequence[Sequence[str]],
+    estimator: str,
+    cure: str,
     is_default: bool = False,
 ) -> tuple[list[Tested], tuple[str, ...]]:
     """Contrasts whose variance can be estimated, and notes on those that were left out.

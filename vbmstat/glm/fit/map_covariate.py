@@ -22,9 +22,7 @@ from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
 
 
-def fit_voxels_with_map(
-    maps: Maps, covariate: Maps, plan: CovariatePlan, compute: Compute | None = None
-) -> Fit:
+def fit_voxels_with_map(maps: Maps, covariate: Maps, plan: CovariatePlan, compute: Compute | None = None) -> Fit:
     """Fit y = X β + w γ at every voxel, in the whole sample and in all subsets.
 
     Parameters
@@ -62,9 +60,7 @@ def _fit_tile(
     return solve_tile(tiles, inside, first, first if tensors is exact else again)
 
 
-def _solve(
-    y: torch.Tensor, w: torch.Tensor, plan: CovariatePlan, tensors: Tensors
-) -> tuple[Tile, np.ndarray]:
+def _solve(y: torch.Tensor, w: torch.Tensor, plan: CovariatePlan, tensors: Tensors) -> tuple[Tile, np.ndarray]:
     ours, theirs = fit_full_sample(y, tensors), fit_full_sample(w, tensors)
     ours = _over_sigma(ours)
     theirs = _over_sigma(theirs)
@@ -122,9 +118,7 @@ def _subset_statistics(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """T of each contrast in its subsets, (b, v) each, and where digits are lost (v,)."""
     n_subsets, n_voxels = len(tensors.members), crossed.shape[1]
-    z_y, z_w = (
-        tensors.product(tensors.subset_basis, one.rest).view(n_subsets, -1, n_voxels) for one in (ours, theirs)
-    )
+    z_y, z_w = (tensors.product(tensors.subset_basis, one.rest).view(n_subsets, -1, n_voxels) for one in (ours, theirs))
     present = [tensors.product(tensors.members, x) for x in (ours.squares, theirs.squares, crossed)]  # (B, v) each
     sums = [p - (a * b).sum(dim=1) for p, (a, b) in zip(present, ((z_y, z_y), (z_w, z_w), (z_y, z_w)), strict=True)]
     gamma, rss, cancelled = _partial(sums, tensors)

@@ -186,9 +186,7 @@ def _checked_weights(weights: np.ndarray, design: Design) -> np.ndarray:
     return weights
 
 
-def _factorise_subsets(
-    basis: np.ndarray, draws: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _factorise_subsets(basis: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Eigenvalues (B, r) and vectors (B, r, r) of Q_S'Q_S, T (B, r, r), and the bases T'Q_S' (B, r, n)."""
     rank = basis.shape[1]
     if not len(draws):
@@ -203,7 +201,11 @@ def _factorise_subsets(
 
 
 def _plan_contrast(
-    contrast: Contrast, to_basis: np.ndarray, values: np.ndarray, vectors: np.ndarray, subset_df: np.ndarray,
+    contrast: Contrast,
+    to_basis: np.ndarray,
+    values: np.ndarray,
+    vectors: np.ndarray,
+    subset_df: np.ndarray,
     df_resid: float,
 ) -> ContrastPlan:
     rows = contrast.weights @ to_basis  # (m, r)
@@ -241,9 +243,7 @@ def _why_in_none(subset_df: np.ndarray, outside: np.ndarray) -> str:
     if (subset_df <= 0).all():
         return "(too few scans: a subset leaves no degree of freedom); raise --fraction, or --repeats 0"
     if outside.any(axis=1).all():
-        return (
-            "(a level or person too rare for the fraction drawn); raise --fraction, use --stratify, or --repeats 0"
-        )
+        return "(a level or person too rare for the fraction drawn); raise --fraction, use --stratify, or --repeats 0"
     return "(a level is too rare in some, others leave no degree of freedom); raise --fraction, or --repeats 0"
 
 
@@ -319,6 +319,10 @@ def make_covariate_plan(
         repetitions.append(kept)
         on_rest.append((in_subset * root)[kept])
     return CovariatePlan(
-        base, rows, np.array([contrast.weights[0, -1] for contrast in contrasts]), tuple(repetitions), tuple(on_rest),
+        base,
+        rows,
+        np.array([contrast.weights[0, -1] for contrast in contrasts]),
+        tuple(repetitions),
+        tuple(on_rest),
         tuple(critical_values(base.subset_df[kept] - 1, 1, "t") for kept in repetitions),
     )

@@ -182,9 +182,7 @@ def _subset_estimate(index: int, scaled: torch.Tensor, z: torch.Tensor, tensors:
     return estimate
 
 
-def _subset_hc3(
-    index: int, full: FullFit, per_sigma: torch.Tensor, z: torch.Tensor, tensors: Tensors
-) -> torch.Tensor:
+def _subset_hc3(index: int, full: FullFit, per_sigma: torch.Tensor, z: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     """One over HC3's standard error of a whitened estimate in its subsets, (b, v)."""
     weights, on_basis, gram = tensors.subset_leverage[index]
     z = z[tensors.repetitions[index]]  # (b, r, v)

@@ -149,8 +149,11 @@ class Tile:
         """The first voxels."""
         quantiles = {name: values[:, :width] for name, values in self.quantiles.items()}
         return Tile(
-            self.residual_variance[:width], self.effect[:, :width], self.variance[:, :width],
-            self.statistic[:, :width], quantiles,
+            self.residual_variance[:width],
+            self.effect[:, :width],
+            self.variance[:, :width],
+            self.statistic[:, :width],
+            quantiles,
         )
 
 

@@ -196,8 +196,13 @@ def region_name(label: int, regions: Regions) -> str:
 
 
 def cluster_table(
-    statistic: np.ndarray, clusters: Clusters, space: Space, corrected: Mapping[str, np.ndarray],
-    at_peak: Mapping[str, np.ndarray], regions: Regions | None = None, kind: str = "t",
+    statistic: np.ndarray,
+    clusters: Clusters,
+    space: Space,
+    corrected: Mapping[str, np.ndarray],
+    at_peak: Mapping[str, np.ndarray],
+    regions: Regions | None = None,
+    kind: str = "t",
 ) -> pd.DataFrame:
     """One row a cluster.
 
@@ -240,8 +245,12 @@ def cluster_table(
 
 
 def peak_table(
-    statistic: np.ndarray, clusters: Clusters, space: Space, at_peak: Mapping[str, np.ndarray],
-    regions: Regions | None = None, kind: str = "t",
+    statistic: np.ndarray,
+    clusters: Clusters,
+    space: Space,
+    at_peak: Mapping[str, np.ndarray],
+    regions: Regions | None = None,
+    kind: str = "t",
 ) -> pd.DataFrame:
     """One row a peak: at most three a cluster, more than 8 mm apart; arguments as in :func:`cluster_table`.
 

@@ -83,14 +83,27 @@ def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[
 
 
 def prepare_permutations(
-    design: Design, contrasts: Sequence[Contrast], plan: Plan, tree: Node, asked: InferenceSpec, seed: int,
+    design: Design,
+    contrasts: Sequence[Contrast],
+    plan: Plan,
+    tree: Node,
+    asked: InferenceSpec,
+    seed: int,
     groups: np.ndarray | None = None,
 ) -> list[Permuted | None]:
     """The permutations of each contrast."""
     return [
         make_permuted(
-            design, contrast, plan, index, tree, permutations=asked.permutations, seed=seed,
-            scheme=asked.scheme, flip=asked.sign_flip, groups=groups,
+            design,
+            contrast,
+            plan,
+            index,
+            tree,
+            permutations=asked.permutations,
+            seed=seed,
+            scheme=asked.scheme,
+            flip=asked.sign_flip,
+            groups=groups,
         )
         for index, contrast in enumerate(contrasts)
     ]
@@ -106,8 +119,13 @@ def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: f
 
 
 def infer(
-    maps: Maps, plan: Plan, fit: Fit | LocalDfFit, contrasts: Sequence[Contrast], permuted: Sequence[Permuted | None],
-    asked: InferenceSpec, compute: Compute,
+    maps: Maps,
+    plan: Plan,
+    fit: Fit | LocalDfFit,
+    contrasts: Sequence[Contrast],
+    permuted: Sequence[Permuted | None],
+    asked: InferenceSpec,
+    compute: Compute,
 ) -> dict[str, Inference]:
     """Corrected inference on every contrast of a fit, by its name; nothing where none is asked for.
 
@@ -247,9 +265,7 @@ def _shortcut_notes(name: str, nulls: Nulls, asked: InferenceSpec, verb: str) ->
     return notes
 
 
-def inference_record(
-    found: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None
-) -> dict[str, Any]:
+def inference_record(found: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None) -> dict[str, Any]:
     """What ``glm.json`` says of the corrected inference."""
     record: dict[str, Any] = {
         "kinds": list(asked.kinds), "blocks": list(asked.blocks),

@@ -96,9 +96,7 @@ def null_shares(fit: Fit | LocalDfFit, contrasts: Sequence[Contrast]) -> list[fl
     return shares
 
 
-def calibration_notes(
-    fits: Mapping[float, Fit | LocalDfFit], contrasts: Sequence[Contrast]
-) -> tuple[str, ...]:
+def calibration_notes(fits: Mapping[float, Fit | LocalDfFit], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
     """A line for the contrasts whose p, tried on noise, are too small, and one for those whose p are too large.
 
     Parameters

@@ -67,9 +67,7 @@ class Weighting:
         free = members @ (1 - (columns**2).sum(axis=1))
         return cls(columns, members, grams, free, n_tested)
 
-    def test(
-        self, estimate: torch.Tensor, rss: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def test(self, estimate: torch.Tensor, rss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The statistic of estimates.
 
         Parameters
@@ -145,7 +143,11 @@ def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
 
 
 def fit_grouped(
-    maps: Maps, plan: Plan, design: Design, contrasts: Sequence[Contrast], labels: np.ndarray,
+    maps: Maps,
+    plan: Plan,
+    design: Design,
+    contrasts: Sequence[Contrast],
+    labels: np.ndarray,
     compute: Compute | None = None,
 ) -> LocalDfFit:
     """Fit a linear model by least squares and test it with a variance for each group of scans.
@@ -184,8 +186,12 @@ def fit_grouped(
 
 
 def _test_tile(
-    tiles: list[torch.Tensor], inside: torch.Tensor, tensors: Tensors, plans: Sequence[ContrastPlan],
-    weightings: Sequence[Weighting], coordinates: Sequence[np.ndarray],
+    tiles: list[torch.Tensor],
+    inside: torch.Tensor,
+    tensors: Tensors,
+    plans: Sequence[ContrastPlan],
+    weightings: Sequence[Weighting],
+    coordinates: Sequence[np.ndarray],
 ) -> np.ndarray:
     """Effect, variance, statistic and df of some voxels, (4, n_contrasts, v)."""
     full = fit_full_sample(tiles[0], tensors)

@@ -191,9 +191,7 @@ def _expected(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.
     return np.asarray(weights @ weights.T - np.einsum("kir,lir->kl", on_basis, on_basis))
 
 
-def _test_voxels(
-    values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray
-) -> np.ndarray:
+def _test_voxels(values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray) -> np.ndarray:
     """Effect, variance, statistic and df (4, K, v) of a chunk (n, v)."""
     coefficients = basis.T @ values
     rest = values - basis @ coefficients

@@ -139,7 +139,11 @@ class Ols:
         return {}
 
     def notes(
-        self, permuted: Sequence[Permuted | None], plan: Plan, design: Design, contrasts: Sequence[Contrast],
+        self,
+        permuted: Sequence[Permuted | None],
+        plan: Plan,
+        design: Design,
+        contrasts: Sequence[Contrast],
         compute: Compute,
     ) -> tuple[str, ...]:
         """What the user should know: the ordinary t and F are exact."""
@@ -178,7 +182,11 @@ class _Robust(Ols):
         return leave_out(contrasts, self.unestimated(plan, scan_ids), self.estimator, self.cure, is_default)
 
     def notes(
-        self, permuted: Sequence[Permuted | None], plan: Plan, design: Design, contrasts: Sequence[Contrast],
+        self,
+        permuted: Sequence[Permuted | None],
+        plan: Plan,
+        design: Design,
+        contrasts: Sequence[Contrast],
         compute: Compute,
     ) -> tuple[str, ...]:
         """A line for each contrast whose p are wrong on noise."""
@@ -320,7 +328,11 @@ class Groups(_LocalDf):
         return {"variance_groups": {"column": self.column, "scans_per_group": sizes, "df": df}}
 
     def notes(
-        self, permuted: Sequence[Permuted | None], plan: Plan, design: Design, contrasts: Sequence[Contrast],
+        self,
+        permuted: Sequence[Permuted | None],
+        plan: Plan,
+        design: Design,
+        contrasts: Sequence[Contrast],
         compute: Compute,
     ) -> tuple[str, ...]:
         """Also a note where scans of unequal variance change places."""

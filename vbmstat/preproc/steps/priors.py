@@ -19,9 +19,7 @@ _DEEP_FROM, _DEEP_TO = 0.15, 0.40  # template GM: below, white matter (or pallid
 _DEEP_GM = 0.9
 
 
-def tissue_priors(
-    template: Volume, linear: np.ndarray, grid: Grid, coordinates: Volume | None = None
-) -> torch.Tensor:
+def tissue_priors(template: Volume, linear: np.ndarray, grid: Grid, coordinates: Volume | None = None) -> torch.Tensor:
     """Priors of GM, WM, CSF on a scan's grid.
 
     Parameters

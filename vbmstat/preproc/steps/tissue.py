@@ -103,8 +103,16 @@ def _state_means(local: torch.Tensor) -> torch.Tensor:
 def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     csf, gm, wm = local
     means = _state_means(local)
-    spread = torch.stack([sd.expand_as(csf), ((gm - csf) / 4).clamp(min=sd), sd.expand_as(csf),
-                          ((wm - gm) / 4).clamp(min=sd), sd.expand_as(csf), ((wm - csf) / 4).clamp(min=sd)])
+    spread = torch.stack(
+        [
+            sd.expand_as(csf),
+            ((gm - csf) / 4).clamp(min=sd),
+            sd.expand_as(csf),
+            ((wm - gm) / 4).clamp(min=sd),
+            sd.expand_as(csf),
+            ((wm - csf) / 4).clamp(min=sd),
+        ]
+    )
     z = (intensity - means) / spread
     z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessel walls
     z[4] = torch.where(intensity > wm, z[4] * 0.5, z[4])

@@ -40,8 +40,10 @@ def by_definition(labels, exchange):
         stays = all(sorted(moved[label]) == blocks[label] for label in blocks)
         whole = all(sorted(rows) in list(blocks.values()) for rows in moved.values())
         in_order = all(rows == sorted(rows) for rows in moved.values())
-        if (exchange == "within" and stays) or (exchange == "whole" and whole and in_order) or (
-            exchange == "both" and whole
+        if (
+            (exchange == "within" and stays)
+            or (exchange == "whole" and whole and in_order)
+            or (exchange == "both" and whole)
         ):
             found.add(order)
     return found

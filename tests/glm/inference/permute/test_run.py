@@ -60,9 +60,7 @@ class Case:
 
     def permuted(self, tree=None, **options):
         tree = tree or free_tree(range(self.n))
-        return make_permuted(
-            self.design, self.contrasts[0], self.plan, 0, tree, **{"permutations": 60} | options
-        )
+        return make_permuted(self.design, self.contrasts[0], self.plan, 0, tree, **{"permutations": 60} | options)
 
     def nulls(self, permuted, settings=None, **options):
         of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
@@ -150,9 +148,7 @@ def nilearn_order(n, n_perm, seed):
 def test_max_t_is_nilearn_s_with_the_same_permutations(two_sided):
     case = Case("age + group + tiv", "age", effect=0.02)
     permuted = case.permuted(permutations=200)
-    rearranged = replace(
-        permuted.rearrangements, listed=nilearn_order(case.n, 199, 11), count=200, existing=200
-    )
+    rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 199, 11), count=200, existing=200)
     nulls = case.nulls(replace(permuted, rearrangements=rearranged), NullSettings(two_sided=two_sided))
     x = case.design.matrix
     theirs = permuted_ols(
@@ -176,7 +172,13 @@ def test_clusters_are_nilearn_s_with_the_same_permutations():
     x = case.design.matrix
     masker = NiftiMasker(as_nifti(Volume(torch.from_numpy(MASK.astype(np.float32))[None], GRID))).fit()
     theirs = permuted_ols(
-        x[:, [1]], case.values, x[:, 2:], n_perm=39, random_state=11, output_type="dict", masker=masker,
+        x[:, [1]],
+        case.values,
+        x[:, 2:],
+        n_perm=39,
+        random_state=11,
+        output_type="dict",
+        masker=masker,
         threshold=0.1,
     )
     np.testing.assert_allclose(nulls.maxima["extent"][1:], theirs["h0_max_size"][0])
@@ -562,7 +564,11 @@ def test_flips_that_leave_nothing_have_no_effect(n_pairs, dtype, has_groups):
     rearranged = replace(permuted.rearrangements, flips=np.eye(n), count=2, existing=3)
     object.__setattr__(rearranged, "_flipped", lambda start, stop: (1 - signs[start:stop]) / 2)
     nulls = permutation_nulls(
-        maps, plan, 0, replace(permuted, rearrangements=rearranged), fit_voxels(maps, plan).statistic[0],
+        maps,
+        plan,
+        0,
+        replace(permuted, rearrangements=rearranged),
+        fit_voxels(maps, plan).statistic[0],
         NullSettings(),
     )
     assert nulls.maxima["statistic"][1] < 1e-2

@@ -27,8 +27,16 @@ def analysis_key(maps: Maps, plan: Plan, permuted: Permuted, settings: NullSetti
     found = permuted.rearrangements
     digest = hashlib.sha256()
     for array in (
-        plan.basis, plan.scan_weights, plan.scan_scale, permuted.parts.interest, permuted.parts.tested,
-        permuted.moving, permuted.groups, maps.mask, found.tree.rows, *found.sources(0, min(found.count, BLOCK)),
+        plan.basis,
+        plan.scan_weights,
+        plan.scan_scale,
+        permuted.parts.interest,
+        permuted.parts.tested,
+        permuted.moving,
+        permuted.groups,
+        maps.mask,
+        found.tree.rows,
+        *found.sources(0, min(found.count, BLOCK)),
     ):
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     text = [_VERSION, found.count, found.seed, found.tree.structure, permuted.scheme, list(vars(settings).values())]

@@ -36,7 +36,6 @@ _MAP_TIES = 1e-4  # of a TFCE value or mass: sums over a float32 map
 _SAVE_SECONDS = 10.0  # between checkpoints
 
 
-
 def permutation_nulls(
     maps: Maps,
     plan: Plan,
@@ -130,7 +129,10 @@ def _batches(done: int, count: int, size: int) -> list[range]:
 
 
 def _scored(
-    engine: PermutedScores, images: StatisticImages | None, batches: Sequence[range], cluster: Cluster | None,
+    engine: PermutedScores,
+    images: StatisticImages | None,
+    batches: Sequence[range],
+    cluster: Cluster | None,
     progress: OnProgress | None,
 ) -> Generator[tuple[dict[str, np.ndarray], Scored], None, None]:
     """Maxima of each batch by name, and its scores."""
@@ -186,8 +188,13 @@ def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels
 
 
 def _summarise(
-    state: dict[str, np.ndarray], statistic: np.ndarray, engine: PermutedScores, settings: NullSettings,
-    images: StatisticImages | None, ties: Mapping[str, float], progress: OnProgress | None,
+    state: dict[str, np.ndarray],
+    statistic: np.ndarray,
+    engine: PermutedScores,
+    settings: NullSettings,
+    images: StatisticImages | None,
+    ties: Mapping[str, float],
+    progress: OnProgress | None,
 ) -> Nulls:
     """P-values from null maxima."""
     scale, rearrangements, mask = engine.scale, engine.permuted.rearrangements, engine.maps.mask

@@ -198,7 +198,11 @@ class PermutedScores:
 
 
 def tail_p(
-    engine: PermutedScores, size: np.ndarray, wanted: np.ndarray, count: int, floor: float,
+    engine: PermutedScores,
+    size: np.ndarray,
+    wanted: np.ndarray,
+    count: int,
+    floor: float,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Uncorrected p of voxels, each by a generalised Pareto tail of its own permutations, in another pass.
