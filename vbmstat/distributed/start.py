@@ -174,7 +174,7 @@ def _check_job(script: str) -> None:
             ["sbatch", "--test-only", file.name],
             capture_output=True,
             text=True,
-            check=False,  # noqa: S607
+            check=False,
         )
     if answer.returncode:
         reason = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"

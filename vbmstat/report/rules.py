@@ -84,8 +84,8 @@ def glm_rules(record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int
         if of_regions
         else (
             HERE,
-            f"Template and space are named; {tables}left is left; one symmetric colour scale; values below the threshold "
-            "are faded, not hidden; all maps are NIfTI files to share.",
+            f"Template and space are named; {tables}left is left; one symmetric colour scale; values below the "
+            "threshold are faded, not hidden; all maps are NIfTI files to share.",
         )
     )
     unusual = _unusual(record)
