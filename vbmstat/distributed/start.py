@@ -172,7 +172,7 @@ def _check_job(script: str) -> None:
         file.flush()
         answer = subprocess.run(  # noqa: S603 - the user's own SLURM
             ["sbatch", "--test-only", file.name],
-            capture_output=True,
+            capture_output=True,  # noqa: S607
             text=True,
             check=False,
         )
