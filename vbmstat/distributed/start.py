@@ -171,8 +171,8 @@ def _check_job(script: str) -> None:
         file.write(script)
         file.flush()
         answer = subprocess.run(  # noqa: S603 - the user's own SLURM
-            ["sbatch", "--test-only", file.name],
-            capture_output=True,  # noqa: S607
+            ["sbatch", "--test-only", file.name],  # noqa: S607
+            capture_output=True,
             text=True,
             check=False,
         )
