@@ -1,9 +1,9 @@
-"""Smoothness of the residuals: FWHM and resels.
+"""Smoothness of the residuals, as SPM estimates it: FWHM, and resels at every voxel.
 
-For Gaussian smoothness, neighbours at distance δ correlate with ρ = exp(−2 ln 2 δ² / FWHM²), so that
-FWHM = δ sqrt(−2 ln 2 / ln ρ), from the mean squared difference of neighbours over scans and mask (Forman et al. 1995,
-doi:10.1002/mrm.1910330508). It is Kiebel's estimator (1999, doi:10.1006/nimg.1999.0508) on standardised residuals with
-the difference quotient's bias on a lattice taken out.
+Λ is the covariance of the spatial derivatives (forward differences) of standardised residuals e / sqrt(RSS / df), times
+n / df; a voxel has sqrt(det Λ / (4 ln 2)³) resels (Kiebel et al. 1999, doi:10.1006/nimg.1999.0508; Hayasaka et al.
+2004, doi:10.1016/j.neuroimage.2004.01.041). Forward differences take noise for a little smoother than it is: by 2 % at
+a FWHM of 4 voxels, by 9 % at 2.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Smoothness:
     Attributes
     ----------
     fwhm_mm : tuple of 3 float
-        Along x, y, z of the grid, averaged over the mask; NaN where no neighbours are, infinite for constant maps.
-    resels : float
-        Volume of the mask over the product of the FWHM.
+        Along x, y, z of the grid, averaged over the mask; NaN where no voxel has neighbours or maps are constant.
+    resels_per_voxel : ndarray, (n_voxels,), float64
+        Local roughness (SPM's RPV image); NaN outside the mask and where a forward neighbour is.
     """
 
     fwhm_mm: tuple[float, float, float]
-    resels: float
+    resels_per_voxel: np.ndarray
 
 
 def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) -> Smoothness | None:
@@ -71,28 +71,38 @@ def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) ->
 
     for start, part in stream([maps], tile_layout(Compute(n_threads=n_threads)), lambda y, _: standardised(y[0])):
         residuals[:, start : start + part.shape[1]] = part
-    residuals[:, ~maps.mask] = 0
-    return smoothness(residuals, maps.mask, maps.space)
+    return smoothness(residuals, maps.mask, maps.space, plan.df_resid, n_scans)
 
 
-def smoothness(residuals: np.ndarray, mask: np.ndarray, space: Space) -> Smoothness:
-    """Smoothness of standardised residuals (n_scans, n_voxels) inside a mask (n_voxels,)."""
-    padded_mask = np.append(mask, False)
-    fwhm = []
-    # the half neighbourhood is (0, 0, 1), (0, 1, 0), (1, 0, 0): z, y, x
-    for theirs, voxel_mm in zip(neighbour_table(space, 6).T[::-1], space.grid.voxel_size_mm, strict=True):
-        ours = np.flatnonzero(mask & padded_mask[theirs])
-        differences = squares = 0.0
-        for row in residuals:
-            here, there = row[ours], row[theirs[ours]]
-            differences += float(((here - there) ** 2).sum(dtype=np.float64))
-            squares += float((here**2).sum(dtype=np.float64) + (there**2).sum(dtype=np.float64))
-        rho = 1 - differences / squares if squares else np.nan
-        if rho > 0:
-            fwhm.append(float(voxel_mm * np.sqrt(-2 * np.log(2) / np.log(rho))) if rho < 1 else np.inf)
-        else:
-            fwhm.append(0.0 if rho <= 0 else np.nan)  # neighbours that do not correlate: rougher than the grid
-    volume = float(mask.sum() * np.prod(space.grid.voxel_size_mm))
-    x, y, z = fwhm
-    product = x * y * z
-    return Smoothness((x, y, z), volume / product if product > 0 else float("nan"))
+def smoothness(residuals: np.ndarray, mask: np.ndarray, space: Space, df_resid: float, n_scans: int) -> Smoothness:
+    """Smoothness of residuals inside a mask.
+
+    Parameters
+    ----------
+    residuals : ndarray, (k, n_voxels)
+        Residuals of some of the scans, each voxel over its sqrt(RSS / df).
+    mask : ndarray, (n_voxels,), bool
+        Voxels to look at; one counts where its three forward neighbours are inside, too.
+    space : Space
+        Where columns lie.
+    df_resid, n_scans : float, int
+        Of the model.
+    """
+    ahead = neighbour_table(space, 6)[:, ::-1]  # the half neighbourhood is z, y, x: now x, y, z
+    inside = np.flatnonzero(mask & np.append(mask, False)[ahead].all(axis=1))
+    voxel_mm = np.asarray(space.grid.voxel_size_mm)
+    resels = np.full(len(mask), np.nan)
+    if not inside.size:
+        return Smoothness((np.nan,) * 3, resels)
+    products = np.zeros((3, 3, inside.size))
+    for row in residuals:
+        slopes = row[ahead[inside]].T.astype(np.float64) - row[inside]  # (3, k)
+        products += slopes[:, None] * slopes[None]
+    roughness = products * (n_scans / df_resid / len(residuals))
+    determinant = np.maximum(np.linalg.det(np.moveaxis(roughness, -1, 0)), 0)
+    resels[inside] = np.sqrt(determinant / (4 * np.log(2)) ** 3)
+    along = np.sqrt(roughness[range(3), range(3)] / (4 * np.log(2))).mean(axis=1)  # resels a voxel along x, y, z
+    with np.errstate(divide="ignore", invalid="ignore"):
+        along *= (resels[inside].mean() / along.prod()) ** (1 / 3)  # their product is the mean of resels
+        x, y, z = (float(mm) for mm in voxel_mm / along)
+    return Smoothness((x, y, z), resels)

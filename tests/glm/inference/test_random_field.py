@@ -1,0 +1,114 @@
+"""Random field theory against nipy 0.6.1 (densities, heights) and SPM's formulas worked out apart (extents)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vbmstat.glm.inference.random_field import (
+    Field,
+    SearchVolume,
+    extent_threshold,
+    height_threshold,
+    p_extent,
+    p_height,
+    p_peak_above,
+    p_set,
+)
+
+RESELS = {"A": [1, 20, 150, 600], "B": [1, 30, 300, 1500], "D": [1, 10, 40, 100]}
+Z, F3_50 = Field("z"), Field("F", 50, 3)
+
+
+def search(name, n_voxels=10**12, sides=1):
+    return SearchVolume(np.array(RESELS[name], float), n_voxels, sides)
+
+
+@pytest.mark.parametrize(
+    ("field", "height", "densities"),
+    [
+        (Field("t", 50), 5.0, [3.7166061e-6, 1.2853666e-5, 4.2479410e-5, 1.3329089e-4]),
+        (Field("t", 20), 4.0, [3.517616e-4, 9.958044e-4, 2.6131264e-3, 6.2397615e-3]),
+        (Z, 4.5, [3.3976731e-6, 1.0617719e-5, 3.1739241e-5, 9.0191902e-5]),
+        (F3_50, 12.0, [4.9172355e-6, 1.8820015e-5, 6.8997521e-5, 2.4087336e-4]),
+    ],
+)
+def test_densities(field, height, densities):
+    np.testing.assert_allclose(field.densities(height), densities, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "p", "heights"),
+    [
+        ("A", 0.05, [6.59748, 5.18106, 4.83551, 4.63053]),
+        ("A", 0.01, [7.59377, 5.72732, 5.28914, 5.03271]),
+        ("B", 0.05, [7.14493, 5.48603, 5.09002, 4.85690]),
+        ("B", 0.01, [8.17046, 6.02180, 5.52816, 5.24146]),
+        ("D", 0.05, [5.56888, 4.56588, 4.31050, 4.15668]),
+        ("D", 0.01, [6.52336, 5.14185, 4.80343, 4.60238]),
+    ],
+)
+def test_heights_of_t(name, p, heights):
+    mine = [height_threshold(Field("t", df), search(name), p) for df in (20, 50, 100, 300)]
+    np.testing.assert_allclose(mine, heights, atol=6e-6)
+
+
+def test_heights_of_z_and_f():
+    mine = [height_threshold(field, search(name)) for name in "ABD" for field in (Z, F3_50)]
+    np.testing.assert_allclose(mine[:4] + mine[4:5], [4.53475, 13.58120, 4.74844, 14.91483, 4.08417], atol=6e-6)
+
+
+def test_p_of_heights():
+    assert p_height(Field("t", 50), 5.0, search("A")) == pytest.approx(0.08296279, rel=1e-6)
+    assert p_height(Z, 4.5, search("A")) == pytest.approx(0.05737975, rel=1e-6)
+
+
+def test_bonferroni_where_it_is_smaller():
+    few = search("A", n_voxels=100)
+    field = Field("t", 50)
+    assert p_height(field, 4.0, few) == pytest.approx(100 * stats.t.sf(4.0, 50))
+    assert height_threshold(field, few) == pytest.approx(stats.t.isf(0.05 / 100, 50), rel=1e-9)
+
+
+def test_two_sides_are_two_searches():
+    field = Field("t", 50)
+    one, two = search("B"), search("B", sides=2)
+    assert two.expected_ec(field, 5.0) == pytest.approx(2 * one.expected_ec(field, 5.0))
+    assert height_threshold(field, two) == pytest.approx(height_threshold(field, one, -np.expm1(np.log(0.95) / 2)), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "df", "size", "p_unc", "p_fwe"),
+    [("A", 50, 2.0, 1.55112e-4, 1.0341e-3), ("B", 300, 1.0, 6.14725e-3, 0.0849), ("D", 20, 1.5, None, 3.18156e-4)],
+)
+def test_extents(name, df, size, p_unc, p_fwe):
+    field = Field("t", df)
+    uncorrected, corrected = p_extent(field, field.height(0.001), size, search(name))
+    assert corrected == pytest.approx(p_fwe, rel=2e-5)
+    if p_unc:
+        assert uncorrected == pytest.approx(p_unc, rel=5e-6)
+
+
+@pytest.mark.parametrize(("name", "df", "size"), [("A", 50, 0.826868), ("B", 100, 1.124357), ("D", 20, 0.377968)])
+def test_critical_extent(name, df, size):
+    field = Field("t", df)
+    assert extent_threshold(field, field.height(0.001), search(name)) == pytest.approx(size, abs=1e-6)
+
+
+def test_any_cluster_is_significant_where_none_is_expected():
+    assert extent_threshold(Z, 7.0, search("D")) == 0
+
+
+def test_peaks_above_a_height():
+    field = Field("t", 50)
+    mine = p_peak_above(field, np.array([4.0, 5.0, 6.0]), field.height(0.001), search("A"))
+    np.testing.assert_allclose(mine, [0.190062, 0.0129841, 6.53204e-4], rtol=5e-6)
+
+
+def test_a_set_of_one_cluster_is_its_extent():
+    field = Field("t", 50)
+    forming = field.height(0.001)
+    _, corrected = p_extent(field, forming, 2.0, search("A"))
+    assert p_set(field, forming, 1, 2.0, search("A")) == pytest.approx(corrected, rel=1e-10)
+    assert p_set(field, forming, 3, 0.0, search("A")) == pytest.approx(stats.poisson.sf(2, 6.67028), rel=1e-5)
