@@ -75,7 +75,9 @@ def test_two_sides_are_two_searches():
     field = Field("t", 50)
     one, two = search("B"), search("B", sides=2)
     assert two.expected_ec(field, 5.0) == pytest.approx(2 * one.expected_ec(field, 5.0))
-    assert height_threshold(field, two) == pytest.approx(height_threshold(field, one, -np.expm1(np.log(0.95) / 2)), 1e-6)
+    assert height_threshold(field, two) == pytest.approx(
+        height_threshold(field, one, -np.expm1(np.log(0.95) / 2)), 1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""Random field inference on one statistic map: heights, peaks, clusters and their number, as in SPM's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from vbmstat.glm.inference.clusters import Clusters, local_maxima
+from vbmstat.glm.inference.p_values import q_fdr
+from vbmstat.glm.inference.random_field import (
+    Field,
+    SearchVolume,
+    extent_threshold,
+    height_threshold,
+    p_extent,
+    p_height,
+    p_peak_above,
+    p_set,
+)
+from vbmstat.glm.inference.resels import resel_counts
+from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.maps.store import Space
+
+_SURFACE = np.array([1 / 2, 2 / 3, 2 / 3, 1])  # SPM's correction of a cluster's intrinsic volumes for its surface
+_RPV_FWHM = 3.0  # voxels by which the local roughness is smoothed for extents, as in SPM
+LEAST_FWHM, LEAST_DF, LARGEST_FORMING_P, LEAST_SMOOTHING_MM = 3.0, 30.0, 0.001, 12.0
+
+
+@dataclass(frozen=True)
+class FieldInference:
+    """What random field theory says of one contrast.
+
+    Attributes
+    ----------
+    field, search
+        Kind of field; resel counts and voxels of the search volume, sides of the test.
+    fwhm_voxels : tuple of 3 float
+        Smoothness along x, y, z.
+    p_fwe : ndarray, (n_voxels,)
+        Corrected p of the height at each voxel; 1 outside the search volume.
+    critical_height, critical_extent : float
+        At p = .05, corrected: t or F, and resels.
+    extents : ndarray, (k,)
+        Resels of each cluster, by the local roughness.
+    p_extent, p_extent_fwe, q_extent : ndarray, (k,)
+        Uncorrected and FWE-corrected p of extents, topological FDR.
+    q_peak : ndarray, (n_voxels,)
+        Topological FDR at the peaks inside clusters; 1 elsewhere.
+    p_set : float
+        P of so many clusters.
+    """
+
+    field: Field
+    search: SearchVolume
+    fwhm_voxels: tuple[float, float, float]
+    p_fwe: np.ndarray
+    critical_height: float
+    critical_extent: float
+    extents: np.ndarray
+    p_extent: np.ndarray
+    p_extent_fwe: np.ndarray
+    q_extent: np.ndarray
+    q_peak: np.ndarray
+    p_set: float
+
+
+def field_inference(
+    statistic: np.ndarray, field: Field, clusters: Clusters, forming: float, where: SmoothSpace
+) -> FieldInference:
+    """Random field inference on a map.
+
+    Parameters
+    ----------
+    statistic : ndarray, (n_voxels,)
+        T or F.
+    field : Field
+        Its kind and degrees of freedom.
+    clusters : Clusters
+        Beyond the forming height, of both signs in a two-sided test.
+    forming : float
+        Cluster-forming height.
+    where : SmoothSpace
+        Search volume and smoothness.
+    """
+    search, size = where.search, np.abs(statistic)
+    p_fwe = np.ones(len(statistic))
+    p_fwe[where.mask] = p_height(field, size[where.mask], search)
+    extents = where.extents(clusters)
+    uncorrected, corrected = p_extent(field, forming, extents, search)
+    peaks = local_maxima(statistic, clusters.labels, where.space)
+    q_peak = np.ones(len(statistic))
+    q_peak[peaks] = q_fdr(p_peak_above(field, size[peaks], forming, search))
+    return FieldInference(
+        field,
+        search,
+        where.fwhm_voxels,
+        p_fwe,
+        height_threshold(field, search),
+        extent_threshold(field, forming, search),
+        extents,
+        uncorrected,
+        corrected,
+        q_fdr(uncorrected),
+        q_peak,
+        p_set(field, forming, len(extents), 0.0, search) if len(extents) else 1.0,
+    )
+
+
+@dataclass(frozen=True)
+class SmoothSpace:
+    """A search volume with its smoothness.
+
+    Attributes
+    ----------
+    space : Space
+        Where columns lie.
+    mask : ndarray, (n_voxels,), bool
+        The search volume.
+    smooth : Smoothness
+        Of the residuals.
+    sides : {1, 2}
+        Of the test.
+    """
+
+    space: Space
+    mask: np.ndarray
+    smooth: Smoothness
+    sides: int
+
+    @property
+    def fwhm_voxels(self) -> tuple[float, float, float]:
+        """Smoothness in voxels."""
+        x, y, z = np.asarray(self.smooth.fwhm_mm) / self.space.grid.voxel_size_mm
+        return float(x), float(y), float(z)
+
+    @property
+    def search(self) -> SearchVolume:
+        """Resel counts and voxels."""
+        inside = self.space.unmask(self.mask) > 0
+        return SearchVolume(resel_counts(inside, self.fwhm_voxels), int(self.mask.sum()), self.sides)
+
+    def extents(self, clusters: Clusters) -> np.ndarray:
+        """Resels of each cluster, (k,): its intrinsic volumes times its mean local roughness (Hayasaka et al. 2004)."""
+        known = np.isfinite(self.smooth.resels_per_voxel)
+        sigma = _RPV_FWHM / np.sqrt(8 * np.log(2))
+        roughness, weight = (
+            ndimage.gaussian_filter(self.space.unmask(values), sigma, mode="constant")
+            for values in (np.where(known, self.smooth.resels_per_voxel, 0.0), known)
+        )
+        local = np.divide(roughness, weight, out=np.zeros_like(roughness), where=weight > 0)
+        labels = self.space.unmask(clusters.labels).astype(np.int32)
+        boxes = ndimage.find_objects(labels, max_label=len(clusters.sizes))
+        extents = np.zeros(len(clusters.sizes))
+        for index, box in enumerate(boxes):
+            inside = labels[box] == index + 1
+            extents[index] = local[box][inside].mean() * (_SURFACE @ resel_counts(inside, (1, 1, 1)))
+        return extents
+
+
+def validity_notes(result: FieldInference, forming: float, smoothing_mm: float | None) -> tuple[str, ...]:
+    """Where random field theory is known to fail (Nichols & Hayasaka 2003; Silver et al. 2011; Flandin & Friston 2019).
+
+    Parameters
+    ----------
+    result : FieldInference
+    forming : float
+        Cluster-forming height.
+    smoothing_mm : float, optional
+        FWHM by which the maps were smoothed, where it is known.
+    """
+    notes = []
+    narrow = min(result.fwhm_voxels)
+    if not narrow >= LEAST_FWHM:
+        notes.append(
+            f"the maps are rough for random fields (FWHM {narrow:.1f} voxels, 3 are needed): p of heights are conservative"
+        )
+    if result.field.df_resid < LEAST_DF:
+        notes.append(
+            f"{result.field.df_resid:.0f} residual degrees of freedom are few for random fields (30): p of heights are "
+            "conservative, p of extents unreliable"
+        )
+    p = float(result.field.tail(forming))
+    if p > LARGEST_FORMING_P * (1 + 1e-6):
+        notes.append(
+            f"clusters formed at p = {p:.2g} have too small p by random fields; use --cluster-threshold 0.001 or less"
+        )
+    if smoothing_mm is None or smoothing_mm < LEAST_SMOOTHING_MM:
+        width = "" if smoothing_mm is None else f" (here {smoothing_mm:g} mm)"
+        notes.append(
+            f"p of extents by random fields were too small in grey-matter maps smoothed by less than 12 mm{width} "
+            "(Silver et al. 2011); for clusters take --inference cluster"
+        )
+    return tuple(notes)
