@@ -7,7 +7,6 @@ import pytest
 
 from vbmstat.glm.inference.resels import resel_counts
 
-
 RADII = np.sqrt(((np.indices((61, 61, 61)) - 30) ** 2).sum(axis=0))
 
 
