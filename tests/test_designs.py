@@ -29,7 +29,9 @@ ORACLES = {
     "Adjusted for TIV, with a slope for each group": (
         "group + age + sex + center(tiv):group", "group[T.patient]", "patientsMinusControls_stat-t",
     ),
-    "Does the slope of age differ between groups?": ("group * age + sex + tiv", "group[T.patient]:age", "steeperInPatients_stat-t"),
+    "Does the slope of age differ between groups?": (
+        "group * age + sex + tiv", "group[T.patient]:age", "steeperInPatients_stat-t",
+    ),
     "Correlation with a score": ("score + age + sex + tiv", "score", "score_stat-t"),
     "Three groups": ("stage + age + sex + tiv", "stage[T.late]", "lateMinusEarly_stat-t"),
     "Two factors": (
@@ -39,7 +41,9 @@ ORACLES = {
     "Several sites": ("group + age + sex + tiv + site", "group[T.patient]", "groupPatient_stat-t"),
     "One sample: maps of differences": ("1", "Intercept", "Intercept_stat-t"),
     "Two scans of each person": ("time + C(participant_id)", "-time[T.pre]", "postMinusPre_stat-t"),
-    "Does the change differ between groups?": ("group * time", "group[T.patient]:time[T.pre]", "changeDiffers_stat-effect"),
+    "Does the change differ between groups?": (
+        "group * time", "group[T.patient]:time[T.pre]", "changeDiffers_stat-effect",
+    ),
 }  # fmt: skip
 
 
