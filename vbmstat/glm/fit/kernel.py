@@ -1,12 +1,12 @@
-"""Compiled inner loops of the engine: one tile of voxels, all scans, all subsets, in the processor's caches.
+"""Compiled inner loops of the engine: one tile of voxels, all scans, all subsets, inside the processor's caches.
 
-On full-sample residuals E the basis Q gives Q'E = 0, so what a subset S keeps follows from the rows L that it leaves
-out: with u = Σ_L q_i e_i, its coordinates are z = Q_S'E_S = -T'u, where T makes Q orthonormal on S, and its sum of
-squares is |E_S|² = |E|² - Σ_L e_i². An 80 % subset thus costs a fifth of a dense product. Where a subset keeps fewer
-rows than it leaves out, its own rows are summed instead (`signs` is +1, else -1).
+Since Q'E = 0 for full-sample residuals E and their basis Q, the sums over a subset S follow from the rows L that it
+leaves out: with u = Σ_L q_i e_i, its coordinates are z = Q_S'E_S = -T'u, where T makes Q orthonormal on S, and its sum
+of squares is |E_S|² = |E|² - Σ_L e_i². Where a subset keeps fewer rows than it leaves out, its own are summed instead
+(`signs` is +1, else -1).
 
-Voxels are the innermost axis and always TILE of them, so that every loop is whole vectors and a voxel's bits do not
-depend on its neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
+The innermost axis is always TILE voxels, so that every loop is whole vectors and a voxel's bits do not depend on its
+neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _njit = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Machine code without the interpreter's lock; kept on the disk where that can be written to."""
+    """Machine code that releases the interpreter's lock; cached on disk where possible."""
     try:
         return _njit(cache=True)(function)
-    except RuntimeError:  # no folder for the cache: compiled anew in every process
+    except RuntimeError:  # the cache folder cannot be written: compile in every process
         return _njit()(function)
 
 
@@ -57,20 +57,9 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
 
 @_compiled
 def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, rest: Array) -> None:
-    """Rows (values · scale - centre) · weights of a tile.
+    """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `rest` (n', TILE), zeros from n on.
 
-    Parameters
-    ----------
-    values : (n, TILE)
-        Maps.
-    scale, weights : (n,)
-        Factors on the rows before and after centring.
-    is_centred : bool
-        Whether a constant may be taken off first.
-    centre : (TILE,)
-        Receives it.
-    rest : (n', TILE)
-        Receives the rows, and zeros from n on.
+    `scale` and `weights` (n,) are factors before and after centring; `centre` (TILE,) receives what is subtracted.
     """
     n = values.shape[0]
     step = max(n // _CENTRE_ROWS, 1)
@@ -91,20 +80,10 @@ def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, c
 
 @_compiled
 def reduce_rows(rest: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
-    """Take basis times coefficients off the rows of a tile, and sum what is left.
+    """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `rest` (n', TILE), and sum what is left.
 
-    Parameters
-    ----------
-    rest : (n', TILE)
-        Rows; n' is a multiple of ROWS.
-    basis : (n', 4 groups)
-        Q, padded with zeros.
-    coefficients : (5, groups, TILE)
-        The last of the five is not used.
-    part : (5, groups, TILE)
-        Zeros, to work in.
-    totals : (5, groups, TILE), float64
-        Zeros; receives the products of the new rows with the basis, and in ``totals[4]`` their sums of squares.
+    `totals`, zeros, float64, receives products of the new rows with the basis, and in ``totals[4]`` their sums of
+    squares; `part`, zeros, is to work in; both have the shape of `coefficients`, whose last of five is not used.
     """
     for i in range(0, rest.shape[0], ROWS):
         for j in range(i, i + ROWS):
@@ -140,20 +119,9 @@ def _sum_subset(rest: Array, basis: Array, rows: Array, sums: Array) -> None:
 def _fit_subset(
     sums: Array, sign: np.float32, to_subset: Array, total: Array, per_sigma: Array, z: Array, rss: Array, least: Array
 ) -> None:
-    """Coordinates and residual sum of squares of a subset, in units of σ.
+    """Coordinates `z` (r, TILE) and `rss` (TILE,) of a subset in units of σ, from `sums` of its rows or those left out.
 
-    Parameters
-    ----------
-    sums : (5, groups, TILE), sign : float32
-        Of the subset's own rows and +1, or of those left out and -1.
-    to_subset : (r, r)
-        T.
-    total, per_sigma : (TILE,)
-        The whole sample's sum of squares, 1/σ.
-    z : (r, TILE), rss : (TILE,)
-        Receive the results.
-    least : (TILE,)
-        Is lowered to RSS as a share of the sum that it is taken from: digits are lost where this is small.
+    `least` (TILE,) is lowered to RSS as a share of the sum that it is taken from: digits are lost where this is small.
     """
     whole = np.float32(sign < 0)
     for v in range(TILE):
@@ -175,23 +143,9 @@ def _fit_subset(
 
 @_compiled
 def _contrast_in_subset(
-    z: Array, variance: Array, estimate: Array, whiten: Array, on_rest: Array, is_f: bool, line: Array, out: Array
+    z: Array, variance: Array, estimate: Array, whiten: Array, on_residual: Array, is_f: bool, line: Array, out: Array
 ) -> None:
-    """T or F of one contrast in a subset.
-
-    Parameters
-    ----------
-    z : (r, TILE), variance : (TILE,)
-        Coordinates; σ² of the subset, 0 or less for none.
-    estimate : (m, TILE)
-        The contrast's rows in the whole sample.
-    whiten : (m, m), on_rest : (m, r)
-        Weights on `estimate` and on z.
-    is_f : bool
-        Mean square of the rows, in place of the only one.
-    line, out : (TILE,)
-        To work in; receives the statistic.
-    """
+    """T or F of one contrast in a subset, into `out` (TILE,); `variance` is 0 or less for none, `line` to work in."""
     n_rows = estimate.shape[0]
     share = _ONE / np.float32(n_rows)
     for v in range(TILE):
@@ -204,7 +158,7 @@ def _contrast_in_subset(
                 line[v] += whiten[j, m] * estimate[m, v]
         for d in range(z.shape[0]):
             for v in range(TILE):
-                line[v] += on_rest[j, d] * z[d, v]
+                line[v] += on_residual[j, d] * z[d, v]
         for v in range(TILE):
             out[v] += share * line[v] * line[v] if is_f else line[v]
     for v in range(TILE):
@@ -215,15 +169,15 @@ def _contrast_in_subset(
 @_compiled
 def fit_subsets(
     rest: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
-    per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_rest: Array, position: Array,
+    per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_residual: Array, position: Array,
     variance: Array, statistic: Array, least: Array,
 ) -> None:  # fmt: skip
-    """Statistics of a tile in all subsets, everything float32; see the functions above.
+    """Statistics of a tile in all subsets.
 
     Parameters
     ----------
     rest : (n', TILE), basis : (n', 4 groups)
-        Residuals and Q, with rows of zeros from n on.
+        Residuals and Q, with rows of zeros from n on. Arrays are float32 unless another type is named.
     rows : (B, multiple of ROWS), int
         Rows to sum in each subset, filled up with rows of zeros.
     signs, df, floor : (B,)
@@ -236,7 +190,7 @@ def fit_subsets(
         Rows of all contrasts, one after the other, in the whole sample, in units of σ.
     ends : (K + 1,), int, is_f : (K,), bool
         Where each contrast's rows start and end; its kind.
-    whiten : (B, M, m), on_rest : (B, M, r)
+    whiten : (B, M, m), on_residual : (B, M, r)
         Weights on a contrast's own rows of `estimate`, and on z.
     position : (K, B), int
         Row of each subset in a contrast's statistics, -1 where it cannot be estimated.
@@ -258,5 +212,12 @@ def fit_subsets(
             if position[c, b] >= 0:
                 at = slice(ends[c], ends[c + 1])
                 _contrast_in_subset(
-                    z, floored, estimate[at], whiten[b, at], on_rest[b, at], is_f[c], line, statistic[c, position[c, b]]
+                    z,
+                    floored,
+                    estimate[at],
+                    whiten[b, at],
+                    on_residual[b, at],
+                    is_f[c],
+                    line,
+                    statistic[c, position[c, b]],
                 )

@@ -1,33 +1,36 @@
-"""What the design alone says about a robust variance: whose residuals vanish, and how many degrees of freedom it has.
+"""Leverage and robust variances, from the design alone: which cannot be estimated, and how they are distributed.
 
 A contrast is Cβ = A y with A = D Q', Q an orthonormal basis of the design. HC3 and the sandwich estimate its variance
 from the residuals e = (I - Q Q') y of blocks of rows: of single scans, or of all scans of a subject. Where the design
-fits a block exactly (a scan of leverage 1), its residual is zero whatever the data. If the contrast rests on that
-block, a part of its variance is missing and no estimate of it is valid. All float64, before any map is read.
+fits a block exactly (a scan of leverage 1), its residual is zero for any data. If the contrast depends on that block,
+a part of its variance is missing and no estimate of it is valid. All float64, before any map is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
-from vbmstat.errors import DesignError
+from vbmstat.errors import DesignError, listed
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.fit.plan import ContrastPlan
 
-SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
+Tested = TypeVar("Tested", Contrast, ContrastPlan)
+SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero for any data
 MISSING = 1e-12  # of a contrast's variance, carried by such residuals: more than rounding
-_EXACT = 100  # blocks whose part of the variance is followed exactly; the others' is a gamma variable
-_STEADY = 20.0  # Satterthwaite's degrees of freedom from which his approximation is good to the third digit
-_MOST_DF = 200.0  # of that gamma variable, which keeps the integrand smooth
+_EXACT = 100  # blocks whose part of the variance is exact; that of the others is a gamma variable
+_STEADY = 20.0  # Satterthwaite's degrees of freedom from which the approximation is good to the third digit
+_MOST_DF = 200.0  # of that gamma variable; keeps the integrand smooth
 _STEPS = 45  # of the integral, for each factor e
-_MAX_LISTED = 6
+MOST_LISTED = 6  # scans or groups in a message
 _DOMINANT = 0.9  # leverage that a weight alone gives a scan: from here on the fit follows that scan
 
 
-def unestimated_parts(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Rows of Q in the directions in which the residuals of their block are zero, (n_scans, r).
+def residual_spectra(basis: np.ndarray, starts: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Rows of each block, and eigenvalues and vectors of the block I - H_ii of the residual-forming matrix.
 
     Parameters
     ----------
@@ -36,28 +39,29 @@ def unestimated_parts(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
     starts : ndarray, (n_blocks,), int
         First row of each block.
     """
-    if len(starts) == len(basis):
-        return np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
-    lost = np.zeros_like(basis)
     for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
         block = basis[start:stop]
-        values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
-        null = vectors[:, values <= SINGULAR]
-        lost[start:stop] = null @ (null.T @ block)
-    return lost
+        yield slice(start, stop), *np.linalg.eigh(np.eye(len(block)) - block @ block.T)
 
 
 def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Blocks on which a contrast rests and whose part of its variance no residual can estimate, (k,), int.
+    """Blocks that carry a part of a contrast's variance which no residual can estimate, (k,), int.
 
     Parameters
     ----------
     rows : ndarray, (m, r)
         D.
     basis, starts
-        As in :func:`unestimated_parts`.
+        As in :func:`residual_spectra`.
     """
-    parts = rows @ unestimated_parts(basis, starts).T  # (m, n)
+    if len(starts) == len(basis):
+        lost = np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
+    else:
+        lost = np.zeros_like(basis)  # Q in the directions in which the residuals of its block are zero
+        for at, values, vectors in residual_spectra(basis, starts):
+            null = vectors[:, values <= SINGULAR]
+            lost[at] = null @ (null.T @ basis[at])
+    parts = rows @ lost.T  # (m, n)
     shares = np.add.reduceat((parts**2).sum(axis=0), starts) / (rows**2).sum() * len(rows)
     return np.flatnonzero(shares > MISSING)
 
@@ -70,7 +74,7 @@ def weight_notes(matrix: np.ndarray, weights: np.ndarray, scan_ids: Sequence[str
     matrix : ndarray, (n_scans, n_regressors)
         The design, without weights.
     weights : ndarray, (n_scans,)
-        Of the scans; what is no weight is refused elsewhere.
+        Of the scans; :func:`vbmstat.glm.fit.plan.make_plan` refuses invalid ones.
     scan_ids : sequence of str
         Names of the rows.
     """
@@ -78,11 +82,17 @@ def weight_notes(matrix: np.ndarray, weights: np.ndarray, scan_ids: Sequence[str
         return ()
     leverage, without = (_leverages(matrix * root[:, None]) for root in (np.sqrt(weights), np.ones(len(weights))))
     heavy = np.flatnonzero((leverage >= _DOMINANT) & (without < _DOMINANT))
-    told = ", ".join(
-        f"{scan_ids[i]} (leverage {leverage[i]:.2f}, {weights[i] / weights.sum():.0%} of the sum of the weights)"
-        for i in heavy[:_MAX_LISTED]
+    if not heavy.size:
+        return ()
+    shares = weights / weights.sum()
+    scans = listed(
+        [
+            f"{scan_ids[i]} (leverage {leverage[i]:.2f}, {shares[i]:.0%} of the sum of the weights)"
+            for i in heavy.tolist()
+        ],
+        MOST_LISTED,
     )
-    return (f"by their weights the fit nearly passes through {told}; are these weights meant?",) if told else ()
+    return (f"because of their weights, the fit nearly passes through {scans}; are these weights meant?",)
 
 
 def _leverages(matrix: np.ndarray) -> np.ndarray:
@@ -90,18 +100,6 @@ def _leverages(matrix: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(matrix, axis=0)
     left, singular, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
     return np.asarray((left[:, singular > SINGULAR * singular[0]] ** 2).sum(axis=1))
-
-
-class Named(Protocol):
-    """A contrast or its plan."""
-
-    @property
-    def name(self) -> str:
-        """As the user wrote it."""
-        ...
-
-
-Tested = TypeVar("Tested", bound=Named)
 
 
 def leave_out(
@@ -118,7 +116,7 @@ def leave_out(
     contrasts : sequence of Contrast or ContrastPlan
         All of them.
     unestimated : sequence of sequence of str
-        Scans or subjects that make the variance of each contrast unknowable.
+        For each contrast, scans or subjects whose part of its variance cannot be estimated.
     estimator, cure : str
         For the message.
     is_default : bool
@@ -130,20 +128,19 @@ def leave_out(
         If the user chose a contrast whose variance cannot be estimated, or none is left.
     """
     kept, notes = [], []
-    for contrast, who in zip(contrasts, unestimated, strict=True):
-        if not len(who):
+    for contrast, names in zip(contrasts, unestimated, strict=True):
+        if not names:
             kept.append(contrast)
             continue
-        more = f" and {len(who) - _MAX_LISTED} more" if len(who) > _MAX_LISTED else ""
         why = (
-            f"{estimator} cannot estimate its variance, because the model fits "
-            f"{', '.join(who[:_MAX_LISTED])}{more} exactly (leverage 1)"
+            f"{estimator} cannot estimate its variance, because the model fits {listed(names, MOST_LISTED)} exactly "
+            "(leverage 1)"
         )
         if not is_default:
             msg = f"contrast {contrast.name!r}: {why}; {cure}"
             raise DesignError(msg)
         notes.append(f"contrast {contrast.name!r} left out: {why}; {cure}")
-    if not kept:
+    if notes and not kept:
         msg = f"no contrast can be tested: {'; '.join(notes)}"
         raise DesignError(msg)
     return kept, tuple(notes)

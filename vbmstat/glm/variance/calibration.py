@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.fit.plan import ContrastPlan, Plan
+from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.inference.p_values import p_of_f, p_two_sided
 from vbmstat.maps.store import Scratch, Space
 
@@ -76,7 +75,7 @@ class NoiseMaps:
         if self.correlation:
             shared = rng.standard_normal((self.subjects.max() + 1, stop - start))[self.subjects]
             noise = np.sqrt(1 - self.correlation) * noise + np.sqrt(self.correlation) * shared
-        return noise * self.scale[:, None]
+        return np.asarray(noise * self.scale[:, None])
 
     def select(self, scan_ids: Sequence[str]) -> NoiseMaps:
         """The rows of these scans; other noise."""
@@ -84,26 +83,23 @@ class NoiseMaps:
         return replace(self, scan_ids=tuple(scan_ids), scale=self.scale[rows], subjects=self.subjects[rows])
 
 
-def null_shares(fit: Fit | LocalDfFit, contrasts: Sequence[Contrast]) -> list[float]:
+def null_shares(fit: Fit, contrasts: Sequence[ContrastPlan]) -> list[float]:
     """Share of a fit's voxels with an uncorrected p below .05, of each contrast."""
     shares = []
     for statistic, df, contrast in zip(fit.statistic, fit.df, contrasts, strict=True):
-        if contrast.kind == "t":
-            p = p_two_sided(statistic, df)
-        else:
-            p = p_of_f(statistic, float(np.linalg.matrix_rank(contrast.weights)), df)
+        p = p_two_sided(statistic, df) if contrast.kind == "t" else p_of_f(statistic, len(contrast.rows), df)
         shares.append(float((p[fit.mask] < _LEVEL).mean()))
     return shares
 
 
-def calibration_notes(fits: Mapping[float, Fit | LocalDfFit], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
+def calibration_notes(fits: Mapping[float, Fit], contrasts: Sequence[ContrastPlan]) -> tuple[str, ...]:
     """A line for the contrasts whose p, tried on noise, are too small, and one for those whose p are too large.
 
     Parameters
     ----------
-    fits : mapping of float to (Fit or LocalDfFit)
+    fits : mapping of float to Fit
         Of :class:`NoiseMaps`, by the correlation inside a subject.
-    contrasts : sequence of Contrast
+    contrasts : sequence of ContrastPlan
         In the order of the fits.
     """
     shares = {correlation: null_shares(fit, contrasts) for correlation, fit in fits.items()}
