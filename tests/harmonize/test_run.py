@@ -14,8 +14,8 @@ from vbmstat.cli import app
 from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.sites import HARMONIZED
+from vbmstat.harmonize import run
 from vbmstat.harmonize.model import load_model
-from vbmstat.harmonize.run import harmonize_maps, harmonize_table
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -39,6 +39,14 @@ def with_site_effect(folder: Path, images: np.ndarray) -> np.ndarray:  # noqa: F
     for path, image in zip(scans["s6mwp1"], images, strict=True):
         write_volume(folder / path, Volume(torch.from_numpy(image)[None], GRID))
     return images
+
+
+def harmonize_maps(cohort, site, out, **options):
+    return run.harmonize_maps(cohort, run.HarmonizeSpec(site, **options), out)
+
+
+def harmonize_table(path, cohort, site, out, **options):
+    return run.harmonize_table(path, cohort, run.HarmonizeSpec(site, **options), out)
 
 
 def values(folder: Path) -> np.ndarray:

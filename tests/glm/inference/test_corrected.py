@@ -17,7 +17,6 @@ from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.inference.clusters import Regions
 from vbmstat.glm.inference.corrected import forming_threshold
-from vbmstat.glm.inference.permute import checkpoint
 from vbmstat.image.io import read_volume
 from vbmstat.image.volume import Volume
 
@@ -315,16 +314,6 @@ def test_interrupted_analysis_goes_on(path, tmp_path, monkeypatch):
         np.testing.assert_allclose(again.maxima[name], maxima, rtol=1e-5)
     fit_glm(None, "gm ~ age", path, progress=lambda *a: seen.append(a[0]), **options | {"seed": 4})
     assert "permutations" in seen  # another analysis begins anew
-
-
-def test_a_damaged_checkpoint_is_ignored(tmp_path):
-    file = tmp_path / "c.npz"
-    file.write_bytes(b"PK\x03\x04 not an archive")
-    assert checkpoint.resume(file, "key", 10, 5, ["statistic"])[0] == 0
-    checkpoint.save(file, "key", 4, {"statistic": np.arange(10.0), "reached": np.zeros(5, np.int64)})
-    done, state = checkpoint.resume(file, "key", 10, 5, ["statistic"])
-    assert (done, state["statistic"].tolist()) == (4, list(range(10)))
-    assert checkpoint.resume(file, "other", 10, 5, ["statistic"])[0] == 0
 
 
 def pairs(n_people=8):
