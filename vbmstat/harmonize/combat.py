@@ -27,39 +27,19 @@ _MIN_VOXELS = 3  # to have a variance over voxels
 
 @dataclass(frozen=True)
 class SiteEffects:
-    """What ComBat learned, arrays over voxels, float64.
+    """What ComBat learned, arrays over voxels, float64."""
 
-    Attributes
-    ----------
-    sites : tuple of str
-        Sorted.
-    n_scans : ndarray, (S,), int
-        Scans of each site.
-    centre : ndarray, (p,)
-        Means of the preserved covariates, which α refers to.
-    mean : ndarray, (n_voxels,)
-        α at the covariates' means: the mean of the sites weighted by their scans.
-    slopes : ndarray, (p, n_voxels)
-        β of the preserved covariates.
-    sd : ndarray, (n_voxels,)
-        σ: root of the mean squared residual.
-    gamma, delta : ndarray, (S, n_voxels)
-        γ* (in units of σ) and δ* squared, each site's.
-    adjusted : ndarray, (n_voxels,), bool
-        Voxels that are harmonised.
-    constant : ndarray, (n_voxels,), bool
-        Voxels that do not vary over all scans, or over those of one site: left alone.
-    """
-
-    sites: tuple[str, ...]
-    n_scans: np.ndarray
-    centre: np.ndarray
-    mean: np.ndarray
-    slopes: np.ndarray
-    sd: np.ndarray
+    sites: tuple[str, ...]  # sorted
+    n_scans: np.ndarray  # (S,), int: scans of each site
+    centre: np.ndarray  # (p,): means of the preserved covariates, which α refers to
+    mean: np.ndarray  # (n_voxels,): α at the covariates' means, the mean of the sites weighted by their scans
+    slopes: np.ndarray  # (p, n_voxels): β of the preserved covariates
+    sd: np.ndarray  # (n_voxels,): σ: root of the mean squared residual
+    # (S, n_voxels): γ* (in units of σ) and δ* squared, each site's
     gamma: np.ndarray
     delta: np.ndarray
-    adjusted: np.ndarray
+    adjusted: np.ndarray  # (n_voxels,), bool: voxels that are harmonised
+    # (n_voxels,), bool: voxels that do not vary over all scans, or over those of one site: left alone
     constant: np.ndarray
 
     def adjust(self, values: np.ndarray, sites: Sequence[str], covariates: np.ndarray) -> np.ndarray:

@@ -29,30 +29,15 @@ _INVENTED = 60  # scans, at least, in place of those learned from when a design 
 
 @dataclass(frozen=True)
 class CombatModel:
-    """Site effects of one kind of map, with what is needed to apply them to other scans.
+    """Site effects of one kind of map, with what is needed to apply them to other scans."""
 
-    Attributes
-    ----------
-    effects : SiteEffects
-        What was learned.
-    preserve : str
-        Right-hand side of the preserved covariates; empty for none.
-    columns : tuple of str
-        The preserved columns.
-    covariates : dict
-        Of each covariate its ``values`` (levels of a factor) or its ``range`` (two numbers).
-    space : Space or None
-        Where voxels lie.
-    features : tuple of str
-        Columns of a table.
-    """
-
-    effects: SiteEffects
-    preserve: str
-    columns: tuple[str, ...]
+    effects: SiteEffects  # what was learned
+    preserve: str  # right-hand side of the preserved covariates; empty for none
+    columns: tuple[str, ...]  # the preserved columns
+    # of each covariate its ``values`` (levels of a factor) or its ``range`` (two numbers)
     covariates: Mapping[str, Mapping[str, Any]]
-    space: Space | None = None
-    features: tuple[str, ...] = ()
+    space: Space | None = None  # where voxels lie
+    features: tuple[str, ...] = ()  # columns of a table
 
     def covariate_rows(self, table: pd.DataFrame, scan_ids: Sequence[str]) -> np.ndarray:
         """The preserved covariates of any scans, (n_scans, p), coded as in learning.
@@ -122,27 +107,13 @@ def load_model(path: Path | str) -> CombatModel:
 
 @dataclass(frozen=True)
 class Preserved:
-    """Covariates that harmonisation preserves.
+    """Covariates that harmonisation preserves."""
 
-    Attributes
-    ----------
-    formula : str
-        Right-hand side; empty for none.
-    matrix : ndarray, (n_scans, p), float64
-        Their columns, without the constant, which the sites hold.
-    columns : tuple of str
-        Names of the columns.
-    covariates : dict
-        See :class:`CombatModel`.
-    notes : tuple of str
-        How each covariate is taken.
-    """
-
-    formula: str
-    matrix: np.ndarray
-    columns: tuple[str, ...] = ()
-    covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    formula: str  # right-hand side; empty for none
+    matrix: np.ndarray  # (n_scans, p), float64: their columns, without the constant, which the sites hold
+    columns: tuple[str, ...] = ()  # names of the columns
+    covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see :class:`CombatModel`
+    notes: tuple[str, ...] = ()  # how each covariate is taken
 
 
 def preserved_covariates(formula: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> Preserved:

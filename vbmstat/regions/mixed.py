@@ -31,30 +31,23 @@ _SAME_DF = 1e-8  # degrees of freedom that differ by less are equal, as in lmerT
 
 @dataclass(frozen=True)
 class MixedFit:
-    """A mixed model of each column; NaN where `converged` is False.
+    """A mixed model of each column; NaN where `converged` is False."""
 
-    Attributes
-    ----------
-    effect, se, statistic, df, p : ndarray, (n_contrasts, n_columns), float64
-        For t-contrasts c'β, its standard error, t, Satterthwaite's degrees of freedom and two-sided p; for F-contrasts
-        F, its denominator degrees of freedom and p, without effect and standard error (NaN).
-    random_variance, residual_variance : ndarray, (n_columns,)
-        σ_b², which may be 0, and σ².
-    converged : ndarray, (n_columns,), bool
-        Whether the restricted likelihood has its maximum there: its derivative by γ vanishes, or does not rise at
-        γ = 0. False for columns without variance within subjects, such as constant ones.
-    df_between, df_within : int
-        Degrees of freedom that the fixed effects leave between and within subjects.
-    """
-
+    # (n_contrasts, n_columns), float64: for t-contrasts c'β, its standard error, t, Satterthwaite's degrees of freedom
+    # and two-sided p; for F-contrasts F, its denominator degrees of freedom and p, without effect and standard error
+    # (NaN)
     effect: np.ndarray
     se: np.ndarray
     statistic: np.ndarray
     df: np.ndarray
     p: np.ndarray
+    # (n_columns,): σ_b², which may be 0, and σ²
     random_variance: np.ndarray
     residual_variance: np.ndarray
+    # (n_columns,), bool: whether the restricted likelihood has its maximum there: its derivative by γ vanishes, or does
+    # not rise at γ = 0. False for columns without variance within subjects, such as constant ones
     converged: np.ndarray
+    # degrees of freedom that the fixed effects leave between and within subjects
     df_between: int
     df_within: int
 

@@ -32,24 +32,12 @@ _KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "infer
 
 @dataclass(frozen=True)
 class MixedResults:
-    """A fitted mixed model.
+    """A fitted mixed model."""
 
-    Attributes
-    ----------
-    design : Design
-        Fixed effects; rows are the scans that were used.
-    contrasts : tuple of Contrast
-        In the order given.
-    fit : MixedFit
-        Columns are those of the table.
-    record : dict
-        All that is needed to repeat it.
-    """
-
-    design: Design
-    contrasts: tuple[Contrast, ...]
-    fit: MixedFit
-    record: dict[str, Any]
+    design: Design  # fixed effects; rows are the scans that were used
+    contrasts: tuple[Contrast, ...]  # in the order given
+    fit: MixedFit  # columns are those of the table
+    record: dict[str, Any]  # all that is needed to repeat it
 
 
 def fit_mixed_glm(

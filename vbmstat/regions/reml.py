@@ -21,24 +21,12 @@ _STATIONARY = 1e-8  # |γ d(-2 log L)/dγ| / m below: converged
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The restricted likelihood of each column as a function of γ, (n_columns,); s eigenvalues.
+    """The restricted likelihood of each column as a function of γ, (n_columns,); s eigenvalues."""
 
-    Attributes
-    ----------
-    eigenvalues : ndarray, (s, 1)
-        λ.
-    between : ndarray, (s, n_columns)
-        η².
-    within : ndarray, (n_columns,)
-        w, positive.
-    df_resid : int
-        m.
-    """
-
-    eigenvalues: np.ndarray
-    between: np.ndarray
-    within: np.ndarray
-    df_resid: int
+    eigenvalues: np.ndarray  # (s, 1): λ
+    between: np.ndarray  # (s, n_columns): η²
+    within: np.ndarray  # (n_columns,): w, positive
+    df_resid: int  # m
 
     def select(self, columns: np.ndarray) -> Likelihood:
         """The likelihood of some of the columns."""

@@ -24,83 +24,40 @@ REPLICATION_P = 0.05  # uncorrected; a subset with a smaller p counts as a repli
 
 @dataclass(frozen=True)
 class ContrastPlan:
-    """One contrast in the coordinates of Q.
-
-    Attributes
-    ----------
-    name, kind : str
-        As in :class:`Contrast`.
-    rows : ndarray, (m, r)
-        D for t (so that ``rows @ coefficients`` is the effect), orthonormal rows of the same space for F.
-    norm : float
-        For t, |D|: the variance of the effect is σ² |D|².
-    interest : ndarray, (n_scans, rows of C)
-        X C⁺ of the weighted design: the regressors that a permutation test moves.
-    repetitions : ndarray, (b,), int
-        Subsets in which the contrast can be estimated.
-    whiten : ndarray, (b, m, m)
-        Makes the estimates of a subset uncorrelated, with variance σ².
-    on_residual : ndarray, (b, m, r)
-        Whitened weights on the subset's coordinates of the full-sample residual.
-    critical : ndarray, (b,)
-        |t| or F that a subset must exceed to count as a replication.
-    df : float
-        (Denominator) degrees of freedom of t or F in the whole sample.
-    """
+    """One contrast in the coordinates of Q."""
 
     name: str
-    kind: str
+    kind: str  # t or F
+    # (m, r): D for t (so that ``rows @ coefficients`` is the effect), orthonormal rows of the same space for F
     rows: np.ndarray
-    norm: float
+    norm: float  # for t, |D|: the variance of the effect is σ² |D|²
+    # (n_scans, rows of C): X C⁺ of the weighted design: the regressors that a permutation test moves
     interest: np.ndarray
-    repetitions: np.ndarray
-    whiten: np.ndarray
-    on_residual: np.ndarray
-    critical: np.ndarray
-    df: float
+    repetitions: np.ndarray  # (b,), int: subsets in which the contrast can be estimated
+    whiten: np.ndarray  # (b, m, m): makes the estimates of a subset uncorrelated, with variance σ²
+    on_residual: np.ndarray  # (b, m, r): whitened weights on the subset's coordinates of the full-sample residual
+    critical: np.ndarray  # (b,): |t| or F that a subset must exceed to count as a replication
+    df: float  # (denominator) degrees of freedom of t or F in the whole sample
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The factorised design, its contrasts and subsets: what a fit needs beside the maps.
+    """The factorised design, its contrasts and subsets: what a fit needs beside the maps."""
 
-    Attributes
-    ----------
-    scan_weights : ndarray, (n_scans,)
-        Square roots of the weights; ones for ordinary least squares.
-    scan_scale : ndarray, (n_scans,)
-        Factor on each scan's values (proportional scaling).
-    basis : ndarray, (n_scans, r)
-        Q.
-    ones : ndarray, (r,)
-        Coordinates of the constant vector, zeros if the design does not hold it (then nothing is centred).
-    df_resid : float
-        n_scans - r.
-    contrasts : tuple of ContrastPlan
-        In the order given.
-    members : ndarray, (B, n_scans), bool
-        Subsets.
-    subset_basis : ndarray, (B, r, n_scans)
-        Rows: orthonormal basis of each subset's design, zero outside the subset and for lost directions.
-    subset_df : ndarray, (B,)
-        Residual degrees of freedom of each subset.
-    to_subset : ndarray, (B, r, r)
-        T: Q T is orthonormal on the rows of the subset, with zero columns for lost directions.
-    is_hc3 : bool
-        Whether repetitions and degrees of freedom are those of HC3 (:func:`vbmstat.glm.variance.hc3.hc3_plan`).
-    """
-
-    scan_weights: np.ndarray
-    scan_scale: np.ndarray
-    basis: np.ndarray
+    scan_weights: np.ndarray  # (n_scans,): square roots of the weights; ones for ordinary least squares
+    scan_scale: np.ndarray  # (n_scans,): factor on each scan's values (proportional scaling)
+    basis: np.ndarray  # (n_scans, r): Q
+    # (r,): coordinates of the constant vector, zeros if the design does not hold it (then nothing is centred)
     ones: np.ndarray
-    df_resid: float
-    contrasts: tuple[ContrastPlan, ...]
-    members: np.ndarray
+    df_resid: float  # n_scans - r
+    contrasts: tuple[ContrastPlan, ...]  # in the order given
+    members: np.ndarray  # (B, n_scans), bool: subsets
+    # (B, r, n_scans): rows of orthonormal bases of the subsets' designs, zero outside them and for lost directions
     subset_basis: np.ndarray
-    subset_df: np.ndarray
+    subset_df: np.ndarray  # (B,): residual degrees of freedom of each subset
+    # (B, r, r): T, such that Q T is orthonormal on the rows of the subset, with zero columns for lost directions
     to_subset: np.ndarray
-    is_hc3: bool = False
+    is_hc3: bool = False  # whether repetitions and degrees of freedom are those of HC3, see `hc3_plan`
 
     @property
     def is_plain(self) -> bool:
@@ -244,30 +201,14 @@ def critical_values(df: np.ndarray, n_rows: int, kind: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CovariatePlan:
-    """A plan for a design with one more column that differs from voxel to voxel.
+    """A plan for a design with one more column that differs from voxel to voxel."""
 
-    Attributes
-    ----------
-    base : Plan
-        Of the common columns, without contrasts.
-    rows : ndarray, (K, r)
-        D of each contrast's common part.
-    on_map : ndarray, (K,)
-        Weight of each contrast on the voxelwise column.
-    repetitions : tuple of ndarray, (b,)
-        Subsets in which each contrast can be estimated.
-    on_residual : tuple of ndarray, (b, r)
-        Weights on the subsets' coordinates of a residual, not whitened.
-    critical : tuple of ndarray, (b,)
-        |t| that a subset must exceed to count as a replication.
-    """
-
-    base: Plan
-    rows: np.ndarray
-    on_map: np.ndarray
-    repetitions: tuple[np.ndarray, ...]
-    on_residual: tuple[np.ndarray, ...]
-    critical: tuple[np.ndarray, ...]
+    base: Plan  # of the common columns, without contrasts
+    rows: np.ndarray  # (K, r): D of each contrast's common part
+    on_map: np.ndarray  # (K,): weight of each contrast on the voxelwise column
+    repetitions: tuple[np.ndarray, ...]  # (b,): subsets in which each contrast can be estimated
+    on_residual: tuple[np.ndarray, ...]  # (b, r): weights on the subsets' coordinates of a residual, not whitened
+    critical: tuple[np.ndarray, ...]  # (b,): |t| that a subset must exceed to count as a replication
 
 
 def make_covariate_plan(base: Plan, design: Design, contrasts: Sequence[Contrast]) -> CovariatePlan:

@@ -133,25 +133,14 @@ class Stacked:
 
 @dataclass
 class FullFit:
-    """The whole sample's fit of one tile.
+    """The whole sample's fit of one tile."""
 
-    Attributes
-    ----------
-    coefficients : Tensor, (r, v), float64
-        Coordinates of the fit in the basis.
-    residuals, squares : Tensor, (n, v)
-        Residuals, and their squares.
-    sigma : Tensor, (v,), float64
-        Residual standard deviation; 0 where the fit is exact.
-    doubtful : Tensor, (v,), bool
-        Where float32 has too few digits for the residual.
-    """
-
-    coefficients: torch.Tensor
+    coefficients: torch.Tensor  # (r, v): coordinates of the fit in the basis
+    # (n, v): residuals, and their squares
     residuals: torch.Tensor
     squares: torch.Tensor
-    sigma: torch.Tensor
-    doubtful: torch.Tensor
+    sigma: torch.Tensor  # (v,): residual standard deviation; 0 where the fit is exact
+    doubtful: torch.Tensor  # (v,): where float32 has too few digits for the residual
 
 
 def fit_full_sample(values: torch.Tensor, tensors: Tensors) -> FullFit:

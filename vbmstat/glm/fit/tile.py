@@ -15,27 +15,18 @@ _OUTSIDE = {"df": 1.0}  # values outside the mask that are not 0
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Statistics of some voxels; arrays are float64, their last axis the voxels.
+    """Statistics of some voxels; arrays are float64, their last axis the voxels."""
 
-    Attributes
-    ----------
-    effect, variance, statistic : ndarray, (n_contrasts, n_voxels)
-        c'β and its variance (for F: the mean square and σ²); t or F. With local degrees of freedom F has neither of
-        the first two.
-    residual_variance : ndarray, (n_voxels,), optional
-        σ² = RSS / df_resid, where all scans share it.
-    df : ndarray, (n_contrasts, n_voxels), optional
-        (Denominator) degrees of freedom, where they are local: differ between voxels.
-    quantiles : dict of str to ndarray, (n_contrasts, n_voxels)
-        ``median``, ``q25``, ``q75`` of the statistic over repetitions, and ``replication``, the share of them with an
-        uncorrected p below .05; empty without repetitions.
-    """
-
+    # (n_contrasts, n_voxels): c'β and its variance (for F: the mean square and σ²); t or F. With local degrees of
+    # freedom F has neither of the first two
     effect: np.ndarray
     variance: np.ndarray
     statistic: np.ndarray
-    residual_variance: np.ndarray | None = None
+    residual_variance: np.ndarray | None = None  # (n_voxels,): σ² = RSS / df_resid, where all scans share it
+    # (n_contrasts, n_voxels): (denominator) degrees of freedom, where they are local: differ between voxels
     df: np.ndarray | None = None
+    # (n_contrasts, n_voxels): ``median``, ``q25``, ``q75`` of the statistic over repetitions, and ``replication``, the
+    # share of them with an uncorrected p below .05; empty without repetitions
     quantiles: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -67,25 +58,14 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Tile):
-    """Statistics of all voxels; those outside the mask hold zeros (local `df`: 1).
+    """Statistics of all voxels; those outside the mask hold zeros (local `df`: 1)."""
 
-    Attributes
-    ----------
-    mask : ndarray, (n_voxels,), bool
-        Voxels that were fitted.
-    df : ndarray, (n_contrasts,) or (n_contrasts, n_voxels)
-        (Denominator) degrees of freedom of each contrast: one number, or local ones. With HC3 perhaps fewer than
-        `df_resid`.
-    df_resid : float
-        Of the full sample; where `df` are local, the fewest of any contrast.
-    repetitions : tuple of int
-        How many subsets could estimate each contrast.
-    """
-
-    mask: np.ndarray
+    mask: np.ndarray  # (n_voxels,), bool: voxels that were fitted
+    # (n_contrasts,) or (n_contrasts, n_voxels): (denominator) degrees of freedom of each contrast: one number, or local
+    # ones. With HC3 perhaps fewer than `df_resid`
     df: np.ndarray
-    df_resid: float
-    repetitions: tuple[int, ...]
+    df_resid: float  # of the full sample; where `df` are local, the fewest of any contrast
+    repetitions: tuple[int, ...]  # how many subsets could estimate each contrast
 
     @classmethod
     def empty(

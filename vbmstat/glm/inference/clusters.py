@@ -29,39 +29,20 @@ _MIN_SHARE = 0.05  # a region with less of a cluster is not named
 
 @dataclass(frozen=True)
 class Regions:
-    """An atlas for naming: any label image and the names of its labels.
+    """An atlas for naming: any label image and the names of its labels."""
 
-    Attributes
-    ----------
-    image : Volume, (1, X, Y, Z)
-        Whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region.
-    names : mapping of int to str
-        Name of each label.
-    """
-
-    image: Volume
-    names: Mapping[int, str]
+    image: Volume  # (1, X, Y, Z): whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region
+    names: Mapping[int, str]  # name of each label
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of a statistic map beyond a threshold.
+    """Clusters of a statistic map beyond a threshold."""
 
-    Attributes
-    ----------
-    labels : ndarray, (n_voxels,), int32
-        0 outside; clusters are numbered from 1, the largest first.
-    signs : ndarray, (k,), int
-        1 or -1.
-    sizes : ndarray, (k,), int
-        Voxels.
-    masses : ndarray, (k,), float64
-        Sum over the cluster of what exceeds the threshold (Bullmore 1999, doi:10.1109/42.750253).
-    """
-
-    labels: np.ndarray
-    signs: np.ndarray
-    sizes: np.ndarray
+    labels: np.ndarray  # (n_voxels,), int32: 0 outside; clusters are numbered from 1, the largest first
+    signs: np.ndarray  # (k,), int: 1 or -1
+    sizes: np.ndarray  # (k,), int: voxels
+    # (k,), float64: sum over the cluster of what exceeds the threshold (Bullmore 1999, doi:10.1109/42.750253)
     masses: np.ndarray
 
 

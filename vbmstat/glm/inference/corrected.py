@@ -31,30 +31,14 @@ KEPT_BY_FLIPS = 0.9  # of the residuals; below, more than 6 % of null studies re
 
 @dataclass(frozen=True)
 class Inference:
-    """Corrected inference on one contrast.
+    """Corrected inference on one contrast."""
 
-    Attributes
-    ----------
-    kinds : tuple of str
-        What was asked: fdr, fwe, tfce, cluster.
-    two_sided : bool
-        False for F.
-    q_fdr : ndarray, (n_voxels,)
-        False discovery rate; 1 outside the mask.
-    threshold : float
-        Cluster-forming threshold in units of t or F.
-    clusters : Clusters or None
-        Of the statistic beyond the threshold; None for a plain matrix.
-    nulls : Nulls or None
-        Of the permutations; None if only FDR was asked for.
-    """
-
-    kinds: tuple[str, ...]
-    two_sided: bool
-    q_fdr: np.ndarray
-    threshold: float
-    clusters: Clusters | None
-    nulls: Nulls | None
+    kinds: tuple[str, ...]  # what was asked: fdr, fwe, tfce, cluster
+    two_sided: bool  # False for F
+    q_fdr: np.ndarray  # (n_voxels,): false discovery rate; 1 outside the mask
+    threshold: float  # cluster-forming threshold in units of t or F
+    clusters: Clusters | None  # of the statistic beyond the threshold; None for a plain matrix
+    nulls: Nulls | None  # of the permutations; None if only FDR was asked for
 
 
 def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:

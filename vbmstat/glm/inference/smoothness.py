@@ -25,18 +25,11 @@ MAX_SCANS = 64  # whose residuals are used, as in SPM
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How smooth the residuals are.
+    """How smooth the residuals are."""
 
-    Attributes
-    ----------
-    fwhm_mm : tuple of 3 float
-        Along x, y, z of the grid, averaged over the mask; NaN where no neighbours are, infinite for constant maps.
-    resels : float
-        Volume of the mask over the product of the FWHM.
-    """
-
+    # along x, y, z of the grid, averaged over the mask; NaN where no neighbours are, infinite for constant maps
     fwhm_mm: tuple[float, float, float]
-    resels: float
+    resels: float  # volume of the mask over the product of the FWHM
 
 
 def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) -> Smoothness | None:

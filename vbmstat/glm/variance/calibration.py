@@ -26,27 +26,13 @@ _SEED = 20250707
 
 @dataclass(frozen=True)
 class NoiseMaps:
-    """Noise in place of maps: normal errors whose variance is that of the model; the same at every call.
+    """Noise in place of maps: normal errors whose variance is that of the model; the same at every call."""
 
-    Attributes
-    ----------
-    scan_ids : tuple of str
-        Row names.
-    scale : ndarray, (n_scans,)
-        Standard deviation of each scan.
-    subjects : ndarray, (n_scans,), int
-        Who each scan belongs to.
-    correlation : float
-        Of the scans of one subject; scans of different ones are independent.
-    n_voxels : int
-        How many columns.
-    """
-
-    scan_ids: tuple[str, ...]
-    scale: np.ndarray
-    subjects: np.ndarray
-    correlation: float = 0.0
-    n_voxels: int = N_VOXELS
+    scan_ids: tuple[str, ...]  # row names
+    scale: np.ndarray  # (n_scans,): standard deviation of each scan
+    subjects: np.ndarray  # (n_scans,), int: who each scan belongs to
+    correlation: float = 0.0  # of the scans of one subject; scans of different ones are independent
+    n_voxels: int = N_VOXELS  # how many columns
     space: Space | None = None
 
     @classmethod

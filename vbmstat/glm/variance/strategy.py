@@ -40,15 +40,9 @@ AUTO = "auto"  # groups:auto, from the exchangeability blocks
 
 @dataclass(frozen=True)
 class Ols:
-    """The ordinary t and F; the base of the others.
+    """The ordinary t and F; the base of the others."""
 
-    Attributes
-    ----------
-    column : str
-        The column that the variance reads, if it does.
-    """
-
-    column: str = ""
+    column: str = ""  # that the variance reads, if it does
     name: ClassVar[str] = "ols"
     role: ClassVar[str] = ""  # what the column holds
     permutes: ClassVar[bool] = True

@@ -23,18 +23,10 @@ from vbmstat.glm.spec import EXCHANGES
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the tree.
+    """A node of the tree."""
 
-    Attributes
-    ----------
-    swaps : bool
-        Whether branches of equal structure may change places.
-    branches : tuple of Node or int
-        Branches, ordered by structure; an int is a row.
-    """
-
-    swaps: bool
-    branches: tuple[Node | int, ...]
+    swaps: bool  # whether branches of equal structure may change places
+    branches: tuple[Node | int, ...]  # branches, ordered by structure; an int is a row
 
     @cached_property
     def rows(self) -> np.ndarray:

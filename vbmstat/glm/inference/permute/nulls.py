@@ -25,29 +25,16 @@ _LARGEST = 1 - 1e-12  # s²: float64 does not tell a perfect fit from a larger t
 
 @dataclass(frozen=True)
 class NullSettings:
-    """What a permutation test is to count.
+    """What a permutation test is to count."""
 
-    Attributes
-    ----------
-    two_sided : bool
-        For t: the largest |t|, clusters of either sign. F is one-sided by nature.
-    wants_tfce : bool
-        TFCE as well.
-    cluster_threshold : float, optional
-        Forming threshold in units of the statistic; None for no clusters.
-    wants_fwe : bool
-        Whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it.
-    tail : {"none", "gpd"}
-        Distribution that gives small p; see :mod:`vbmstat.glm.inference.permute.tails`.
-    stop_after : int
-        Stop when so many permutations reach the largest value of everything that is asked; 0 for never.
-    """
-
-    two_sided: bool = True
-    wants_tfce: bool = False
-    cluster_threshold: float | None = None
+    two_sided: bool = True  # for t: the largest |t|, clusters of either sign. F is one-sided by nature
+    wants_tfce: bool = False  # TFCE as well
+    cluster_threshold: float | None = None  # forming threshold in units of the statistic; None for no clusters
+    # whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it
     wants_fwe: bool = True
+    # "none" or "gpd": distribution that gives small p; see :mod:`vbmstat.glm.inference.permute.tails`
     tail: str = "none"
+    # stop when so many permutations reach the largest value of everything that is asked; 0 for never
     stop_after: int = 0
 
     @property
@@ -73,49 +60,27 @@ class NullSettings:
 
 @dataclass(frozen=True)
 class Nulls:
-    """Results of the permutations of one contrast.
+    """Results of the permutations of one contrast."""
 
-    Attributes
-    ----------
-    count : int
-        Permutations, the unpermuted data among them.
-    planned : int
-        How many there would be without early stopping.
-    is_exhaustive : bool
-        Whether they are all that exist.
-    smallest_p : float
-        No counted p can be smaller.
-    maxima : dict of str to ndarray, (count,)
-        Largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first.
-    p_uncorrected : ndarray, (n_voxels,)
-        Share of the permutations that reach a voxel's statistic there; 1 outside the mask.
-    p_fwe : ndarray, (n_voxels,)
-        Share whose largest statistic reaches it.
-    tfce, p_tfce_fwe : ndarray, (n_voxels,), or None
-        TFCE value and its corrected p.
-    clusters : Clusters or None
-        Of the observed map.
-    p_extent_fwe, p_mass_fwe : ndarray, (k,), or None
-        Corrected p of each cluster.
-    tails : dict of str to Tails or None
-        Fitted to the null maxima, where asked; None where nothing fits.
-    approximated : dict of str to ndarray, bool
-        Which p are not counted: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,).
-    """
-
-    count: int
-    planned: int
-    is_exhaustive: bool
-    smallest_p: float
+    count: int  # permutations, the unpermuted data among them
+    planned: int  # how many there would be without early stopping
+    is_exhaustive: bool  # whether they are all that exist
+    smallest_p: float  # no counted p can be smaller
+    # (count,): largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first
     maxima: dict[str, np.ndarray]
+    # (n_voxels,): share of the permutations that reach a voxel's statistic there; 1 outside the mask
     p_uncorrected: np.ndarray
-    p_fwe: np.ndarray
+    p_fwe: np.ndarray  # (n_voxels,): share whose largest statistic reaches it
+    # (n_voxels,): TFCE value and its corrected p
     tfce: np.ndarray | None = None
     p_tfce_fwe: np.ndarray | None = None
-    clusters: Clusters | None = None
+    clusters: Clusters | None = None  # of the observed map
+    # (k,): corrected p of each cluster
     p_extent_fwe: np.ndarray | None = None
     p_mass_fwe: np.ndarray | None = None
+    # fitted to the null maxima, where asked; None where nothing fits
     tails: Mapping[str, Tails | None] = field(default_factory=dict)
+    # which p are not counted, bool: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,)
     approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def critical(self, name: str = "statistic") -> float | None:

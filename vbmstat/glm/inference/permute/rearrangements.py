@@ -139,28 +139,15 @@ def _flipped_together(block: Node) -> Iterator[tuple[Node, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Rearrangements:
-    """The rearrangements of a test, the identity first; any range of them can be drawn again.
+    """The rearrangements of a test, the identity first; any range of them can be drawn again."""
 
-    Attributes
-    ----------
-    tree : Node
-        What may be exchanged.
-    count, existing : int
-        How many there are, the identity among them, and how many distinguishable ones exist.
-    flips : ndarray, (n_flips, n_scans), or None
-        Sign flips in place of permutations.
-    seed : int
-        Of the random ones, and of the order of all that exist.
-    listed : ndarray, (count, n_scans), or None
-        All permutations, if no more exist.
-    """
-
-    tree: Node
+    tree: Node  # what may be exchanged
+    # how many there are, the identity among them, and how many distinguishable ones exist
     count: int
     existing: int
-    flips: np.ndarray | None
-    seed: int
-    listed: np.ndarray | None = None
+    flips: np.ndarray | None  # (n_flips, n_scans): sign flips in place of permutations
+    seed: int  # of the random ones, and of the order of all that exist
+    listed: np.ndarray | None = None  # (count, n_scans): all permutations, if no more exist
 
     @property
     def is_exhaustive(self) -> bool:

@@ -34,24 +34,12 @@ _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the 
 
 @dataclass(frozen=True)
 class Partition:
-    """A design split by a contrast, rows weighted.
+    """A design split by a contrast, rows weighted."""
 
-    Attributes
-    ----------
-    interest : ndarray, (n_scans, m)
-        X1 = X C⁺.
-    tested : ndarray, (n_scans, m)
-        Q1, orthonormal: what the contrast tests, orthogonal to Z.
-    nuisance : ndarray, (n_scans, q)
-        Z, orthonormal: the space of X β with C β = 0.
-    coordinates : ndarray, (m, r)
-        Q1 in the plan's basis.
-    """
-
-    interest: np.ndarray
-    tested: np.ndarray
-    nuisance: np.ndarray
-    coordinates: np.ndarray
+    interest: np.ndarray  # (n_scans, m): X1 = X C⁺
+    tested: np.ndarray  # (n_scans, m): Q1, orthonormal: what the contrast tests, orthogonal to Z
+    nuisance: np.ndarray  # (n_scans, q): Z, orthonormal: the space of X β with C β = 0
+    coordinates: np.ndarray  # (m, r): Q1 in the plan's basis
 
 
 def partition(plan: Plan, index: int) -> Partition:
@@ -66,58 +54,29 @@ def partition(plan: Plan, index: int) -> Partition:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How a test rearranges scans.
+    """How a test rearranges scans."""
 
-    Attributes
-    ----------
-    tree : Node
-        Which rows may be exchanged.
-    permutations : int
-        How many, the unpermuted data counted in; all that exist where they are no more.
-    seed : int
-        Of the draws.
-    scheme : {"freedman-lane", "smith"}
-        See the module's docstring.
-    flip : bool
-        Flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors.
-    groups : ndarray, (n_scans,), int, optional
-        Variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`.
-    """
-
-    tree: Node
-    permutations: int
-    seed: int = 0
-    scheme: str = SCHEMES[0]
+    tree: Node  # which rows may be exchanged
+    permutations: int  # how many, the unpermuted data counted in; all that exist where they are no more
+    seed: int = 0  # of the draws
+    scheme: str = SCHEMES[0]  # "freedman-lane" or "smith"; see the module's docstring
+    # flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors
     flip: bool = False
+    # (n_scans,), int: variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`
     groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Permuted:
-    """The design of a permutation test.
+    """The design of a permutation test."""
 
-    Attributes
-    ----------
-    index : int
-        Of the contrast, in its plan.
-    scheme : str
-        One of ``SCHEMES``.
-    parts : Partition
-        Interest and nuisance.
-    moving : ndarray, (n_scans, q')
-        Directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes.
-    rearrangements : Rearrangements
-        Of the design's rows.
-    groups : ndarray, (n_scans,), int, or None
-        Variance groups.
-    """
-
-    index: int
-    scheme: str
-    parts: Partition
+    index: int  # of the contrast, in its plan
+    scheme: str  # one of ``SCHEMES``
+    parts: Partition  # interest and nuisance
+    # (n_scans, q'): directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes
     moving: np.ndarray
-    rearrangements: Rearrangements
-    groups: np.ndarray | None = None
+    rearrangements: Rearrangements  # of the design's rows
+    groups: np.ndarray | None = None  # (n_scans,), int: variance groups
 
     @property
     def n_tested(self) -> int:

@@ -43,24 +43,12 @@ def working_precision(dtype: np.dtype, df_resid: float) -> torch.dtype:
 
 
 class Scored(NamedTuple):
-    """Scores of some permutations, over the voxels of a tile or over all.
+    """Scores of some permutations, over the voxels of a tile or over all."""
 
-    Attributes
-    ----------
-    largest : ndarray, (b,)
-        Largest score of each permutation.
-    reached : ndarray, (v,), int
-        How many permutations reach a voxel's own score, the unpermuted data among them.
-    own : ndarray, (v,)
-        Score of the unpermuted data; 0 outside the mask.
-    fields : ndarray, (b, v), or None
-        Maps of the statistic, where they are kept.
-    """
-
-    largest: np.ndarray
-    reached: np.ndarray
-    own: np.ndarray
-    fields: np.ndarray | None
+    largest: np.ndarray  # (b,): largest score of each permutation
+    reached: np.ndarray  # (v,), int: how many permutations reach a voxel's own score, the unpermuted data among them
+    own: np.ndarray  # (v,): score of the unpermuted data; 0 outside the mask
+    fields: np.ndarray | None  # (b, v): maps of the statistic, where they are kept
 
 
 class PermutedScores:

@@ -28,28 +28,15 @@ _CRITICAL = (2.62, 1.58, 1.21, 1.05, 0.95, 0.90)
 
 @dataclass(frozen=True)
 class Tails:
-    """Generalised Pareto distributions that give the p of large values, one a test: upper tail (1 - k x / scale)^(1/k).
+    """Generalised Pareto distributions for the p of large values, one a test: upper tail (1 - k x / scale)^(1/k)."""
 
-    Attributes
-    ----------
-    fits : ndarray, (n_tests,), bool
-        Whether there is one.
-    beyond : ndarray, (n_tests,)
-        Threshold: p of values above are approximated, others counted.
-    share : ndarray, (n_tests,)
-        P at `beyond`.
-    shape, scale : ndarray, (n_tests,)
-        k, and the scale.
-    floor : float
-        No p is given below.
-    """
-
-    fits: np.ndarray
-    beyond: np.ndarray
-    share: np.ndarray
+    fits: np.ndarray  # (n_tests,), bool: whether there is one
+    beyond: np.ndarray  # (n_tests,): p of values above are approximated, others counted
+    share: np.ndarray  # (n_tests,): P at `beyond`
+    # (n_tests,): k, and the scale
     shape: np.ndarray
     scale: np.ndarray
-    floor: float
+    floor: float  # no p is given below
 
     def p(self, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """P of observed values, and whose p are approximated (the others' mean nothing); one a test, or all of one."""
