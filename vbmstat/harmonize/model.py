@@ -78,13 +78,7 @@ class CombatModel:
 
 
 def load_model(path: Path | str) -> CombatModel:
-    """Read a model that :meth:`CombatModel.save` wrote.
-
-    Raises
-    ------
-    VbmstatError
-        If the file is no such model.
-    """
+    """Read a model that :meth:`CombatModel.save` wrote; VbmstatError if the file is no such model."""
     try:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))

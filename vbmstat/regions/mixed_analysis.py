@@ -113,15 +113,7 @@ def fit_mixed_glm(
 
 
 def mixed_notes(fit: MixedFit, features: Sequence[str]) -> tuple[str, ...]:
-    """What a user must know before they trust the p-values: a line each.
-
-    Parameters
-    ----------
-    fit : MixedFit
-        Of the columns named `features`.
-    features : sequence of str
-        Regions.
-    """
+    """What a user must know before they trust the p-values: a line each."""
     notes = []
     if fit.df_between < FEW_BETWEEN or fit.df_within < FEW_WITHIN:
         notes.append(

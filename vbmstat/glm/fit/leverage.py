@@ -30,14 +30,9 @@ _DOMINANT = 0.9  # leverage that a weight alone gives a scan: from here on the f
 
 
 def residual_spectra(basis: np.ndarray, starts: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Rows of each block, and eigenvalues and vectors of the block I - H_ii of the residual-forming matrix.
+    """Rows of each block of Q, and eigenvalues and vectors of its block I - H_ii of the residual-forming matrix.
 
-    Parameters
-    ----------
-    basis : ndarray, (n_scans, r)
-        Q, rows of a block side by side.
-    starts : ndarray, (n_blocks,), int
-        First row of each block.
+    `basis` is Q (n_scans, r) with the rows of a block side by side, `starts` (n_blocks,) the first row of each.
     """
     for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
         block = basis[start:stop]
@@ -47,12 +42,7 @@ def residual_spectra(basis: np.ndarray, starts: np.ndarray) -> Iterator[tuple[sl
 def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """Blocks that carry a part of a contrast's variance which no residual can estimate, (k,), int.
 
-    Parameters
-    ----------
-    rows : ndarray, (m, r)
-        D.
-    basis, starts
-        As in :func:`residual_spectra`.
+    `rows` is D (m, r); `basis` and `starts` as in :func:`residual_spectra`.
     """
     if len(starts) == len(basis):
         lost = np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
@@ -69,14 +59,8 @@ def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) 
 def weight_notes(matrix: np.ndarray, weights: np.ndarray, scan_ids: Sequence[str]) -> tuple[str, ...]:
     """A note on scans that the fit follows because of their weights.
 
-    Parameters
-    ----------
-    matrix : ndarray, (n_scans, n_regressors)
-        The design, without weights.
-    weights : ndarray, (n_scans,)
-        Of the scans; :func:`vbmstat.glm.fit.plan.make_plan` refuses invalid ones.
-    scan_ids : sequence of str
-        Names of the rows.
+    `matrix` is the design (n_scans, n_regressors) without the `weights` (n_scans,), of which
+    :func:`vbmstat.glm.fit.plan.make_plan` refuses invalid ones.
     """
     if not (np.isfinite(weights) & (weights > 0)).all():
         return ()
@@ -111,21 +95,13 @@ def leave_out(
 ) -> tuple[list[Tested], tuple[str, ...]]:
     """Contrasts whose variance can be estimated, and notes on those that were left out.
 
-    Parameters
-    ----------
-    contrasts : sequence of Contrast or ContrastPlan
-        All of them.
-    unestimated : sequence of sequence of str
-        For each contrast, scans or subjects whose part of its variance cannot be estimated.
-    estimator, cure : str
-        For the message.
-    is_default : bool
-        Whether the program chose the contrasts: then some may be left out.
+    `unestimated` lists, for each contrast, the scans or subjects whose part of its variance cannot be estimated;
+    `estimator` and `cure` are for the message.
 
     Raises
     ------
     DesignError
-        If the user chose a contrast whose variance cannot be estimated, or none is left.
+        If the user chose such a contrast (`is_default` is False), or none is left.
     """
     kept, notes = [], []
     for contrast, names in zip(contrasts, unestimated, strict=True):
@@ -149,12 +125,8 @@ def leave_out(
 def hc3_weights(on_basis: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Weights g / (1 - h) on the residuals whose sum of squares is HC3's variance, (..., n).
 
-    Parameters
-    ----------
-    on_basis : ndarray, (..., r)
-        A contrast's only row in the coordinates of the basis.
-    basis : ndarray, (..., n, r)
-        Q; rows of zeros do not count.
+    `on_basis` (..., r) is a contrast's only row in the coordinates of `basis`, Q (..., n, r); its rows of zeros do not
+    count.
     """
     g = (basis @ on_basis[..., None])[..., 0]
     free = 1 - (basis**2).sum(axis=-1)
@@ -162,14 +134,12 @@ def hc3_weights(on_basis: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 
 def spread_of_variance(weights: np.ndarray, basis: np.ndarray, norm2: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distribution of an estimated variance Σ (w_i e_i)² over the true one, for errors that are normal and alike.
+    """Distribution of an estimated variance Σ (w_i e_i)² over the true one, for normal errors that are alike.
 
     Parameters
     ----------
-    weights : ndarray, (n,)
-        w.
-    basis : ndarray, (n, r)
-        Q.
+    weights, basis : ndarray, (n,) and (n, r)
+        w and Q.
     norm2 : float
         The true variance over σ².
 
@@ -196,17 +166,11 @@ def spread_of_variance(weights: np.ndarray, basis: np.ndarray, norm2: float) -> 
 
 
 def null_share(critical: float, form: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of null voxels with |t| beyond a critical value, for errors that are normal, independent and alike.
+    """Share of null voxels with |t| beyond a positive critical value, for independent normal errors of equal variance.
 
     With V / var(Cβ) = Σ scale_j χ²(df_j) independent of Cβ it is P(Z² - critical² Σ scale_j χ²(df_j) > 0), by Imhof's
-    integral; for many degrees of freedom by a t distribution with Satterthwaite's.
-
-    Parameters
-    ----------
-    critical : float
-        Positive.
-    form : (ndarray, ndarray)
-        From :func:`spread_of_variance`.
+    integral; for many degrees of freedom by a t distribution with Satterthwaite's. `form` is from
+    :func:`spread_of_variance`.
 
     References
     ----------

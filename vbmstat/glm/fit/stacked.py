@@ -76,21 +76,9 @@ class Stacked:
     tensors: Tensors
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile.
+        """All statistics of a tile (n, v), and the columns with too few digits left (v,), bool.
 
-        Parameters
-        ----------
-        values : Tensor, (n, v)
-            Maps.
-        floor : ndarray, (1 + B,), or None
-            SPM's addend to σ² in the whole sample and in every subset.
-
-        Returns
-        -------
-        Tile
-            (n_contrasts, v) each.
-        ndarray, (v,), bool
-            Columns with too few digits left.
+        `floor` is SPM's addend to σ² in the whole sample and in every subset, (1 + B,).
         """
         full = fit_full_sample(values, self.tensors)
         robust = None
@@ -243,18 +231,8 @@ def full_statistics(
 ) -> Tile:
     """Effect, variance and t or F of every contrast in the whole sample, float64.
 
-    Parameters
-    ----------
-    plan : Plan
-        Contrasts.
-    coefficients : ndarray, (r, v)
-        Coordinates of the fit in the basis.
-    sigma : ndarray, (v,)
-        Residual standard deviation.
-    floor : float
-        SPM's addend to σ².
-    robust : ndarray, (K, v), optional
-        HC3 variances of the effects.
+    From the coordinates of the fit in the basis (r, v), the residual standard deviation (v,), SPM's addend to σ² and,
+    if given, HC3 variances of the effects (K, v).
     """
     residual_variance = sigma**2 + floor * (sigma > 0)
     effect, variance, statistic = np.zeros((3, len(plan.contrasts), len(sigma)))

@@ -144,15 +144,8 @@ Solve = Callable[..., tuple[Tile, np.ndarray]]
 def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve, exact: Solve | None) -> Tile:
     """All statistics of one tile of each map (n, v); columns of the mask with too few digits are solved in float64.
 
-    Parameters
-    ----------
-    tiles : sequence of Tensor, (n, v)
-        Aligned.
-    inside : Tensor, (v,), bool
-        The mask.
-    solve, exact : callable
-        Padded tiles to a `Tile` and the columns with too few digits (v,); in the maps' precision and in float64. None
-        if that is their precision.
+    `solve` and `exact`, in the maps' precision and in float64 (None if that is theirs), turn padded tiles into a `Tile`
+    and the columns with too few digits (v,).
     """
     width = tiles[0].shape[1]
     tile, cancelled = solve(*map(pad_tile, tiles))

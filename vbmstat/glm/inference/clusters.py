@@ -49,17 +49,7 @@ class Clusters:
 def neighbour_table(space: Space, connectivity: int = CONNECTIVITY) -> np.ndarray:
     """Half of each column's neighbours (the others have it as theirs), (n_voxels, connectivity / 2), int32.
 
-    Parameters
-    ----------
-    space : Space
-        Where columns lie.
-    connectivity : {6, 18, 26}
-        Neighbours share a face; or an edge; or a corner.
-
-    Returns
-    -------
-    ndarray
-        ``n_voxels`` stands for no neighbour.
+    Neighbours share a face (6), an edge (18) or a corner (26); ``n_voxels`` stands for none.
     """
     n_voxels = space.voxel_index.size
     shape = space.grid.shape
@@ -91,18 +81,9 @@ class StatisticMap(NamedTuple):
 
 
 def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neighbours: np.ndarray) -> Clusters:
-    """Clusters beyond a threshold; positive and negative values never join.
+    """Clusters beyond a threshold, and if two-sided below minus the threshold; positive and negative values never join.
 
-    Parameters
-    ----------
-    statistic : ndarray, (n_voxels,)
-        T or F, 0 outside the mask.
-    threshold : float
-        Positive.
-    two_sided : bool
-        Clusters below minus the threshold as well.
-    neighbours : ndarray
-        From :func:`neighbour_table`.
+    `statistic` is t or F, (n_voxels,), 0 outside the mask; `neighbours` is from :func:`neighbour_table`.
     """
     labels = np.zeros(len(statistic), dtype=np.int32)
     by_sign: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # sign, size, mass of each cluster

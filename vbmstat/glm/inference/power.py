@@ -71,19 +71,6 @@ def power_maps(fit: Fit, index: int, n_scans: int, name: str, nulls: Nulls | Non
     """The map ``n80`` of a t-contrast, or with permutations ``n80fwe``, at their threshold of family-wise error.
 
     No map if the permutations have no such threshold; a note of `inference_notes` says so.
-
-    Parameters
-    ----------
-    fit : Fit
-        Of all contrasts.
-    index : int
-        Which contrast.
-    n_scans : int
-        Scans of the fit.
-    name : str
-        Of the contrast.
-    nulls : Nulls, optional
-        Its permutations.
     """
     stat, what, threshold = "n80", f"p < {ALPHA:g} uncorrected", None
     if nulls is not None:

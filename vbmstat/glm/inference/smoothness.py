@@ -33,21 +33,9 @@ class Smoothness:
 
 
 def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) -> Smoothness | None:
-    """Estimate the smoothness of a model's residuals.
+    """Estimate the smoothness of a model's residuals; None for a plain matrix, whose columns have no neighbours.
 
-    Parameters
-    ----------
-    maps : Maps
-        (n_scans, n_voxels).
-    plan : Plan
-        Factorised design.
-    n_threads : int, optional
-        Tiles worked on at a time.
-
-    Returns
-    -------
-    Smoothness or None
-        None of a plain matrix, whose columns have no neighbours.
+    `maps` are (n_scans, n_voxels), rows in the order of the plan; `n_threads` tiles are worked on at a time.
     """
     if maps.space is None:
         return None

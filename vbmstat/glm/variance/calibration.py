@@ -79,14 +79,9 @@ def null_shares(fit: Fit, contrasts: Sequence[ContrastPlan]) -> list[float]:
 
 
 def calibration_notes(fits: Mapping[float, Fit], contrasts: Sequence[ContrastPlan]) -> tuple[str, ...]:
-    """A line for the contrasts whose p, tried on noise, are too small, and one for those whose p are too large.
+    """A line on contrasts whose p are too small on noise, and one on those whose p are too large.
 
-    Parameters
-    ----------
-    fits : mapping of float to Fit
-        Of :class:`NoiseMaps`, by the correlation inside a subject.
-    contrasts : sequence of ContrastPlan
-        In the order of the fits.
+    `fits` are fits of :class:`NoiseMaps` by the correlation inside a subject.
     """
     shares = {correlation: null_shares(fit, contrasts) for correlation, fit in fits.items()}
     small, large = {}, {}

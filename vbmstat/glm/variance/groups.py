@@ -35,14 +35,8 @@ _EXACT = 1e-12  # of all residuals: a group's are not taken for smaller
 class Weighting:
     """What the variance of a contrast needs of the design.
 
-    Parameters
-    ----------
-    columns : ndarray, (n_scans, r)
-        Orthonormal basis of the design, the m tested directions first.
-    labels : ndarray, (n_scans,), int from 0
-        Group of each scan.
-    n_tested : int
-        m.
+    `columns` (n_scans, r) are an orthonormal basis of the design, the m = `n_tested` tested directions first; `labels`
+    (n_scans,), int from 0, the group of each scan.
     """
 
     def __init__(self, columns: np.ndarray, labels: np.ndarray, n_tested: int) -> None:
@@ -52,7 +46,7 @@ class Weighting:
         self.free = self.members @ (1 - (columns**2).sum(axis=1))  # Σ R_nn of each group, (G,)
 
     def test(self, estimate: torch.Tensor, rss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The statistic of estimates.
+        """Statistic, precision and degrees of freedom of estimates, (..., v) each.
 
         Parameters
         ----------
@@ -63,12 +57,8 @@ class Weighting:
 
         Returns
         -------
-        statistic : Tensor, (..., v)
-            V with its sign for m = 1, else G.
-        precision : Tensor, (..., v)
-            1 / variance of the first coordinate given the others.
-        df : Tensor, (..., v)
-            Denominator degrees of freedom.
+        statistic, precision, df : Tensor, (..., v)
+            v with its sign for m = 1, else G; 1 / variance of the first coordinate given the others; denominator's df.
         """
         s, shape = self.n_tested, (-1,) + (1,) * (rss.ndim - 1)
         free = torch.as_tensor(self.free).to(rss).view(shape)

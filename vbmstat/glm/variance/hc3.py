@@ -36,13 +36,6 @@ def unestimated_scans(plan: Plan, scan_ids: Sequence[str]) -> list[list[str]]:
 def hc3_plan(plan: Plan, scan_ids: Sequence[str]) -> Plan:
     """The plan with degrees of freedom for HC3, without the subsets in which a variance cannot be estimated.
 
-    Parameters
-    ----------
-    plan : Plan
-        Of t-contrasts.
-    scan_ids : sequence of str
-        For messages.
-
     Raises
     ------
     DesignError
@@ -74,20 +67,11 @@ def _with_hc3(contrast: ContrastPlan, plan: Plan) -> ContrastPlan:
 
 
 def hc3_df(on_basis: np.ndarray, basis: np.ndarray, df_resid: float) -> float:
-    """Degrees of freedom of an HC3 t, from the design alone.
+    """Degrees of freedom of an HC3 t, from the design alone: the contrast on the basis (r,), Q (n, r) and n - r.
 
     They are n - r as usual (R's ``coeftest``), unless with these more than 6 % of null voxels would reach p < .05, or
     more than .2 % p < .001, for independent normal errors of equal variance. Then they are the most with which at most
     5 % and .1 % do. The shares are exact (:func:`vbmstat.glm.fit.leverage.null_share`).
-
-    Parameters
-    ----------
-    on_basis : ndarray, (r,)
-        The contrast in the coordinates of the basis.
-    basis : ndarray, (n, r)
-        Q.
-    df_resid : float
-        n - r.
     """
     form = spread_of_variance(hc3_weights(on_basis, basis), basis, float((on_basis**2).sum()))
 

@@ -31,16 +31,7 @@ if TYPE_CHECKING:
 def statistic_maps(fit: Fit, index: int, contrast: Contrast, how: str = "") -> dict[str, StatMap]:
     """The maps of one contrast; without effect sizes and subsets if its degrees of freedom are local.
 
-    Parameters
-    ----------
-    fit : Fit
-        Of all contrasts.
-    index : int
-        Which contrast of the fit.
-    contrast : Contrast
-        Its name and kind.
-    how : str
-        Whose variance it is, for the description.
+    `index` is that of the contrast in the fit; `how` says whose variance it is, for the description.
     """
     df, typical, inside, statistic = fit.df[index], fit.typical_df[index], fit.mask, fit.statistic[index]
     of_size = fit.df_resid  # effect sizes depend on the scans, p on what the variance is estimated from
@@ -96,16 +87,7 @@ def inference_maps(
 ) -> dict[str, StatMap]:
     """The maps of corrected inference on one contrast, and effect sizes with their intervals.
 
-    Parameters
-    ----------
-    inference : Inference
-        What was found.
-    contrast : Contrast
-        Its name and kind.
-    statistic : ndarray, (n_voxels,)
-        T or F.
-    df : float or None
-        Residual degrees of freedom; None leaves effect sizes out.
+    `statistic` is t or F, (n_voxels,); without the residual degrees of freedom `df` there are no effect sizes.
     """
     sides = "two-sided" if inference.two_sided else "one-sided"
     p_value, estimate = ("p value", ()), ("estimate", ())

@@ -122,22 +122,11 @@ def _prepare(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, s
 
 
 def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> float:
-    """Degrees of freedom of S from the design alone, for independent scans of equal variance.
+    """Degrees of freedom ν of S from the design alone, for independent scans of equal variance.
 
-    Parameters
-    ----------
-    weights : ndarray, (m, n_scans)
-        D Q' A of a contrast.
-    basis : ndarray, (n_scans, r)
-        Q.
-    starts : ndarray, (n_subjects,), int
-        First row of each subject.
-
-    Returns
-    -------
-    float
-        ν with ν S distributed about as Wishart: E and total variance of S, after bringing E(S) to I, are matched:
-        ν = m (m + 1) / Σ_kl var(S_kl). For t it is Bell & McCaffrey's (2002) 2 E(S)² / var(S).
+    ν S is distributed about as Wishart: E and total variance of S, after bringing E(S) to I, are matched, so that
+    ν = m (m + 1) / Σ_kl var(S_kl). For t it is Bell & McCaffrey's (2002) 2 E(S)² / var(S). `weights` are D Q' A of a
+    contrast (m, n_scans), `basis` is Q (n_scans, r), `starts` the first row of each subject.
 
     References
     ----------

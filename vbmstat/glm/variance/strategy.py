@@ -80,14 +80,7 @@ class Ols:
     def bind(self, labels: Callable[[str], list[str]], plan: Plan, tree: Node | None) -> Ols:
         """The variance with what it reads from the table.
 
-        Parameters
-        ----------
-        labels : callable
-            Name of a column to its values, a text a scan.
-        plan : Plan
-            Factorised design.
-        tree : Node, optional
-            Which scans may be exchanged, if there are blocks.
+        `labels` returns the values of a column, a text a scan; `tree` says which scans may be exchanged.
         """
         return self
 

@@ -185,20 +185,10 @@ class Rearrangements:
 
 
 def make_rearrangements(tree: Node, keys: np.ndarray, wanted: int, seed: int, flip: bool) -> Rearrangements:
-    """All rearrangements in random order if there are no more than wanted, else random ones.
+    """All rearrangements in random order if no more are wanted (the identity counted in), else random ones.
 
-    Parameters
-    ----------
-    tree : Node
-        What may be exchanged.
-    keys : ndarray, (n_scans,), int
-        Equal for rows whose exchange changes nothing.
-    wanted : int
-        How many at most, the identity among them.
-    seed : int
-        Of NumPy's PCG64.
-    flip : bool
-        Flip signs in place of permuting.
+    `keys` (n_scans,) are equal for rows whose exchange changes nothing; the seed is of NumPy's PCG64; `flip` flips signs
+    in place of permuting.
 
     Raises
     ------

@@ -141,15 +141,11 @@ class PermutedScores:
             Permutations that were done. If their rows exceed 256 MB (above 20,000 scans), the first of them serve.
         floor : float
             Smallest p to give.
-        progress : callable, optional
-            Called with (stage, done, total).
 
         Returns
         -------
-        p : ndarray, (n_voxels,)
-            Meaningless where not approximated.
-        is_approximated : ndarray, (n_voxels,), bool
-            Where a tail fits and the value lies in it.
+        p, is_approximated : ndarray, (n_voxels,)
+            P, and where a tail fits and the value lies in it; elsewhere p mean nothing.
         """
         p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
         count = min(count, _TAIL_BYTES // (4 * self.rows_each * len(self.plan.basis)))

@@ -64,20 +64,10 @@ def smallest_tail_p(count: int, existing: int) -> float:
 
 
 def fit_tails(null: np.ndarray, floor: float) -> Tails | None:
-    """Fit the upper tails of null distributions.
+    """Fit the upper tails of null distributions (count, n_tests), the unpermuted data first.
 
-    Parameters
-    ----------
-    null : ndarray, (count, n_tests)
-        Statistic of each permutation, the unpermuted data first.
-    floor : float
-        Smallest p to give.
-
-    Returns
-    -------
-    Tails or None
-        Beyond the lowest threshold at which a distribution fits. None where none does, or fewer than 100 permutations
-        are there: then p are counted.
+    Each beyond the lowest threshold at which a distribution fits. None if none does, or fewer than 100 permutations are
+    there: then p are counted. No p is given below `floor`.
     """
     if len(null) < FEWEST_FOR_TAIL:
         return None
