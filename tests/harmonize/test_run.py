@@ -197,7 +197,7 @@ def test_bad_input_is_one_line_and_writes_nothing(cohort_folder, tmp_path):  # n
     for arguments, match in (
         ({"site": "sit"}, r"no column 'sit' in the table \(nearest site"),
         ({"preserve": "bs(age, df=3)"}, "depend on the scans"),
-        ({"preserve": "site"}, "site and .* cannot be told apart"),
+        ({"preserve": "site"}, "site and .* cannot be separated"),
         ({"out": cohort_folder}, "would replace the old ones of sub-000"),
     ):
         with pytest.raises(VbmstatError, match=match) as caught:

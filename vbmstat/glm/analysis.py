@@ -245,7 +245,8 @@ def _results(
     notes = (
         *setup.notes, *_mask_note(matrix),
         *variance.notes(setup.permuted, setup.bare, setup.design.scan_ids, compute),
-        *exchange_notes(setup.permuted, spec.inference), *inference_notes(inference, spec.inference),
+        *exchange_notes(setup.permuted, spec.inference, setup.source.table, setup.design.matrix),
+        *inference_notes(inference, spec.inference),
     )  # fmt: skip
     design = replace(setup.design, notes=notes)
     named = design if setup.map_name is None else with_map_column(design, setup.map_name)

@@ -108,7 +108,7 @@ def learn_site_effects(
     Raises
     ------
     DesignError
-        If there is one site, a site has one scan, covariates cannot be told from sites, or fewer than 3 voxels vary.
+        If there is one site, one with one scan, covariates cannot be separated from sites, or fewer than 3 voxels vary.
 
     Notes
     -----
@@ -171,7 +171,7 @@ def _least_squares(members: np.ndarray, centred: np.ndarray, names: np.ndarray, 
     design = np.hstack([np.eye(len(names))[members], centred / scale])
     if np.linalg.matrix_rank(design, tol=1e-9 * np.sqrt(len(members))) < design.shape[1]:
         what = ", ".join(columns) or "the covariates"
-        msg = f"site and {what} cannot be told apart: a covariate is constant within every site, or a sum of others"
+        msg = f"site and {what} cannot be separated: a covariate is constant within every site, or a sum of others"
         raise DesignError(msg)
     return np.asarray(np.linalg.pinv(design) / np.concatenate([np.ones(len(names)), scale])[:, None])
 

@@ -93,7 +93,7 @@ def load_model(path: Path | str) -> CombatModel:
         effects = SiteEffects(sites=tuple(about["sites"]), **arrays)
         columns, features = tuple(about["columns"]), tuple(about["features"])
         model = CombatModel(effects, str(about["preserve"]), columns, dict(about["covariates"]), space, features)
-    except Exception as error:  # whatever numpy makes of a damaged file
+    except Exception as error:  # numpy raises many kinds for a damaged file
         msg = f"{path}: expected a model of vbmstat harmonize (.npz), but reading it failed: {error!r:.200}"
         raise VbmstatError(msg) from error
     return model

@@ -1,5 +1,7 @@
 """Harmonised maps and tables of a cohort: ComBat over files, learned on one set of scans and applied to any.
 
+One module, as maps and tables share the site column, the model and the record.
+
 Learning reads the packed maps once in voxel chunks; applying goes scan by scan. The output is a folder like that of
 ``preprocess``, which ``glm`` reads: maps under their names and a ``cohort.tsv`` that says what was done.
 """
@@ -233,7 +235,7 @@ def _site_labels(column: pd.Series) -> list[str]:
 
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
     """Where each map goes: its path below `folder`, or where maps lie elsewhere, below the folder they share."""
-    # without "..", which would lead out of the output folder
+    # without "..", which could point outside the output folder
     paths = {scan: Path(os.path.normpath(path.absolute())) for scan, path in source.paths.items()}
     home = Path(os.path.normpath(folder.absolute()))
     inside = all(path.is_relative_to(home) for path in paths.values())

@@ -119,7 +119,9 @@ class _Subjects:
         groups = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)[1]
         counts = np.bincount(groups)
         if counts.max() == 1:
-            msg = "every subject has one scan: a random intercept cannot be told from the residual; leave --random out"
+            msg = (
+                "every subject has one scan: a random intercept cannot be separated from residuals; leave --random out"
+            )
             raise DesignError(msg)
         self.order = np.argsort(groups, kind="stable")  # (n_scans,)
         self.counts = counts  # scans of each subject

@@ -215,16 +215,7 @@ def _tissue(formula: str, level: str) -> str:
 def volume_matrix(
     measured: RoiTables, scan_ids: Sequence[str], tissue: str, level: str, missing: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Scans by regions (mL), the regions' names, and notes on what was left out.
-
-    Returns
-    -------
-    volumes : DataFrame, (n_scans, n_regions), float64
-        Indexed by scan id; a column a region.
-    names : DataFrame
-        One row a region: label, hemisphere, name, region (only region for merged ones).
-    notes : list of str
-        Labels and scans that were left out.
+    """Volumes in mL (n_scans, n_regions) by scan id, the regions' names (a row each), and notes on what was left out.
 
     Raises
     ------
@@ -255,17 +246,7 @@ def volume_matrix(
 
 
 def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
-    """One row a region and contrast, from a fit whose columns are the regions.
-
-    Parameters
-    ----------
-    fit : GlmResults
-        Of a plain matrix (n_scans, n_regions).
-    names : DataFrame
-        One row a region, in the order of the matrix.
-    means : ndarray, (n_regions,)
-        Mean volumes, mL.
-    """
+    """One row a region and contrast, from a fit of a plain matrix (n_scans, n_regions); mean volumes in mL."""
     parts = []
     for contrast in fit.contrasts:
         values = {name: one.values for name, one in fit.maps[contrast.name].items()}

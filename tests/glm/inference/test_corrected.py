@@ -343,6 +343,26 @@ def test_flips_that_move_residuals_into_the_model_are_noted(formula, options, sh
 
 
 @pytest.mark.parametrize(("formula", "options", "is_noted"), [
+    ("v ~ 1", {}, True),  # the pair is in a column that nothing names
+    ("v ~ 1", {"blocks": "site", "exchange": "within"}, True),
+    ("v ~ 1", {"blocks": "site", "exchange": "whole"}, False),
+    ("v ~ 1", {"blocks": "pair", "exchange": "whole"}, False),
+    ("v ~ time + pair", {"scheme": "smith"}, False),  # the model has the pairs' means
+])  # fmt: skip
+def test_flips_of_scans_that_depend_on_one_another_are_noted(formula, options, is_noted):
+    table, values = pairs()
+    table["participant_id"] = [f"sub-{i:02d}" for i in range(len(table))]
+    table = table.rename(columns={"person": "pair"}).assign(site=np.repeat(["a", "b", "c", "d"], 4))
+    contrast = ["Intercept"] if formula == "v ~ 1" else ["time[T.pre]"]
+    asked = {"repeats": 0, "inference": "fwe", "permutations": 16, "sign_flip": True}
+    notes = fit_glm(values, formula, table, contrast, **asked, **options).record["notes"]
+    expected = "Signs of scans with the same pair are flipped one by one"
+    apart = "Signs are flipped scan by scan, as if a person's scans (site)"
+    assert any(note.startswith((expected, apart)) for note in notes) == is_noted
+    assert any(note.startswith(expected) for note in notes) == (is_noted and not options)
+
+
+@pytest.mark.parametrize(("formula", "options", "is_noted"), [
     ("v ~ time", {"blocks": "person"}, True), ("v ~ time", {}, False),
     ("v ~ time + person", {"blocks": "person"}, False),
 ])  # fmt: skip

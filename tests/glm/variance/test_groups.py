@@ -275,7 +275,7 @@ def test_whole_analysis(path, tmp_path):
 
 @pytest.mark.parametrize(("formula", "options", "message"), [
     ("gm ~ age", {"variance": "groups:scanner"}, "no column 'scanner'"),
-    ("gm ~ age", {"variance": "groups:engine"}, r"variance groups \(engine\): one group only"),
+    ("gm ~ age", {"variance": "groups:engine"}, r"variance groups \(engine\): only one group"),
     ("gm ~ age", {"variance": "groups:participant"}, "no residuals to estimate the variance of p0"),
     ("gm ~ age", {"variance": "groups:hole"}, r"no hole \(variance group\) for sub-000"),
     ("gm ~ age", {"variance": "groups:auto"}, "give --blocks, or name a column"),

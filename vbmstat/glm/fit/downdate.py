@@ -1,8 +1,8 @@
 """All subsets of a tile by subtracting the left-out rows from the whole sample, in compiled loops.
 
 The CPU's way to fit images (float32, no HC3); :mod:`vbmstat.glm.fit.kernel` has the formula and the loops. An 80 %
-subset costs a fifth of the stacked products, which serve the rest. A voxel in which a subset keeps too little of the
-whole sample's sum of squares is reported, to be fitted again in float64.
+subset costs a fifth of the stacked products, which serve all other fits. A voxel in which a subset keeps too little of
+the whole sample's sum of squares is reported, to be fitted again in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CANCELLED = 0.1  # RSS over the sum it is taken from, below: rounding of that s
 
 
 class _FullFit(NamedTuple):
-    """The whole sample's fit of a tile; `residuals` are in the precision of the fit, the rest is float64."""
+    """The whole sample's fit of a tile; `residuals` are in the precision of the fit, all else is float64."""
 
     residuals: np.ndarray  # (n', 512)
     coefficients: np.ndarray  # in the basis, (r, 512)
@@ -59,7 +59,7 @@ class Downdating:
         self.scratch = Scratch()
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile (n, 512), and the columns with too few digits left."""
+        """All statistics of a tile (n, 512), and the numerically unstable columns."""
         full = self._fit_full_sample(values.numpy())
         tile = full_statistics(self.plan, full.coefficients, full.sigma, 0.0 if floor is None else floor[0])
         if not len(self.plan.members):
@@ -72,7 +72,7 @@ class Downdating:
         return tile, cancelled
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Largest σ² in the whole sample and every subset, (1 + B,), but for columns with too few digits (512,)."""
+        """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (512,)."""
         full = self._fit_full_sample(values.numpy())
         variances, lost = full.sigma[None] ** 2, full.doubtful
         if len(self.plan.members):

@@ -72,16 +72,16 @@ class Solver(Protocol):
     """A way to fit tiles of whole 512 voxels: `Stacked`, or `Downdating` where it pays."""
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile (n, v), and the columns with too few digits left, (v,)."""
+        """All statistics of a tile (n, v), and which columns are numerically unstable, (v,)."""
         ...
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Largest σ² in the whole sample and every subset, (1 + B,), but for columns with too few digits (v,)."""
+        """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         ...
 
 
 def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, Solver | None]:
-    """The solver of tiles, and one in float64 for columns with too few digits (None if the first is)."""
+    """The solver of tiles, and one in float64 for unstable columns (None if the first is)."""
     device, backend = compute.device, compute.backend
     can_compile = torch.device(device).type == "cpu" and maps.dtype == np.float32 and not plan.is_hc3
     if backend == "compiled" and not can_compile:

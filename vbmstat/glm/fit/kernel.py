@@ -38,7 +38,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @_compiled
-def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sums: Array) -> None:
+def _add_rows(residuals: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sums: Array) -> None:
     """Add the products of four rows with the basis, and their squares, to sums (5, groups, TILE)."""
     for g in range(sums.shape[1]):
         k = g * DIRECTIONS
@@ -47,7 +47,7 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
         c0, c1, c2, c3 = basis[i2, k], basis[i2, k + 1], basis[i2, k + 2], basis[i2, k + 3]
         d0, d1, d2, d3 = basis[i3, k], basis[i3, k + 1], basis[i3, k + 2], basis[i3, k + 3]
         for v in range(TILE):
-            a, b, c, d = rest[i0, v], rest[i1, v], rest[i2, v], rest[i3, v]
+            a, b, c, d = residuals[i0, v], residuals[i1, v], residuals[i2, v], residuals[i3, v]
             sums[0, g, v] += a0 * a + b0 * b + c0 * c + d0 * d
             sums[1, g, v] += a1 * a + b1 * b + c1 * c + d1 * d
             sums[2, g, v] += a2 * a + b2 * b + c2 * c + d2 * d
@@ -56,8 +56,8 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
 
 
 @_compiled
-def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, rest: Array) -> None:
-    """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `rest` (n', TILE), zeros from n on.
+def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, residuals: Array) -> None:
+    """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `residuals` (n', TILE), zeros from n on.
 
     `scale` and `weights` (n,) are factors before and after centring; `centre` (TILE,) receives what is subtracted.
     """
@@ -72,31 +72,31 @@ def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, c
                 centre[v] += values[i, v] * scale[i] * share
     for i in range(n):
         for v in range(TILE):
-            rest[i, v] = (values[i, v] * scale[i] - centre[v]) * weights[i]
-    for i in range(n, rest.shape[0]):
+            residuals[i, v] = (values[i, v] * scale[i] - centre[v]) * weights[i]
+    for i in range(n, residuals.shape[0]):
         for v in range(TILE):
-            rest[i, v] = 0
+            residuals[i, v] = 0
 
 
 @_compiled
-def reduce_rows(rest: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
-    """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `rest` (n', TILE), and sum what is left.
+def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
+    """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `residuals` (n', TILE), and sum them.
 
     `totals`, zeros, float64, receives products of the new rows with the basis, and in ``totals[4]`` their sums of
     squares; `part`, zeros, is to work in; both have the shape of `coefficients`, whose last of five is not used.
     """
-    for i in range(0, rest.shape[0], ROWS):
+    for i in range(0, residuals.shape[0], ROWS):
         for j in range(i, i + ROWS):
             for g in range(totals.shape[1]):
                 k = g * DIRECTIONS
                 q0, q1, q2, q3 = basis[j, k], basis[j, k + 1], basis[j, k + 2], basis[j, k + 3]
                 for v in range(TILE):
-                    rest[j, v] -= (
+                    residuals[j, v] -= (
                         q0 * coefficients[0, g, v] + q1 * coefficients[1, g, v]
                         + q2 * coefficients[2, g, v] + q3 * coefficients[3, g, v]
                     )  # fmt: skip
-        _add_rows(rest, basis, i, i + 1, i + 2, i + 3, part)
-        if i % _BLOCK == _BLOCK - ROWS or i + ROWS >= rest.shape[0]:
+        _add_rows(residuals, basis, i, i + 1, i + 2, i + 3, part)
+        if i % _BLOCK == _BLOCK - ROWS or i + ROWS >= residuals.shape[0]:
             for d in range(DIRECTIONS + 1):
                 for g in range(totals.shape[1]):
                     for v in range(TILE):
@@ -105,14 +105,14 @@ def reduce_rows(rest: Array, basis: Array, coefficients: Array, part: Array, tot
 
 
 @_compiled
-def _sum_subset(rest: Array, basis: Array, rows: Array, sums: Array) -> None:
+def _sum_subset(residuals: Array, basis: Array, rows: Array, sums: Array) -> None:
     """Sums (5, groups, TILE) over some rows, a multiple of ROWS: products with the basis, then squares."""
     for d in range(sums.shape[0]):
         for g in range(sums.shape[1]):
             for v in range(TILE):
                 sums[d, g, v] = 0
     for i in range(0, rows.shape[0], ROWS):
-        _add_rows(rest, basis, rows[i], rows[i + 1], rows[i + 2], rows[i + 3], sums)
+        _add_rows(residuals, basis, rows[i], rows[i + 1], rows[i + 2], rows[i + 3], sums)
 
 
 @_compiled
@@ -168,7 +168,7 @@ def _contrast_in_subset(
 
 @_compiled
 def fit_subsets(
-    rest: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
+    residuals: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
     per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_residual: Array, position: Array,
     variance: Array, statistic: Array, least: Array,
 ) -> None:  # fmt: skip
@@ -176,7 +176,7 @@ def fit_subsets(
 
     Parameters
     ----------
-    rest : (n', TILE), basis : (n', 4 groups)
+    residuals : (n', TILE), basis : (n', 4 groups)
         Residuals and Q, with rows of zeros from n on. Arrays are float32 unless another type is named.
     rows : (B, multiple of ROWS), int
         Rows to sum in each subset, filled up with rows of zeros.
@@ -203,7 +203,7 @@ def fit_subsets(
     for v in range(TILE):
         least[v] = 1
     for b in range(rows.shape[0]):
-        _sum_subset(rest, basis, rows[b], sums)
+        _sum_subset(residuals, basis, rows[b], sums)
         _fit_subset(sums, signs[b], to_subset[b], total, per_sigma, z, rss, least)
         for v in range(TILE):
             variance[b, v] = rss[v] / df[b]

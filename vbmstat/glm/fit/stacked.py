@@ -76,7 +76,7 @@ class Stacked:
     tensors: Tensors
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile (n, v), and the columns with too few digits left (v,), bool.
+        """All statistics of a tile (n, v), and which columns are numerically unstable, (v,), bool.
 
         `floor` is SPM's addend to σ² in the whole sample and in every subset, (1 + B,).
         """
@@ -109,7 +109,7 @@ class Stacked:
         return tile, cancelled.cpu().numpy()
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Largest σ² in the whole sample and every subset, (1 + B,), but for columns with too few digits (v,)."""
+        """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         full = fit_full_sample(values, self.tensors)
         variances, lost = full.sigma[None] ** 2, full.doubtful
         if len(self.plan.members):
@@ -183,7 +183,7 @@ def _subset_residuals(
 
 
 def _is_cancelled(full: FullFit, rss: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Where too few digits of a residual are left in some subset, (v,)."""
+    """Where the residuals of some subset are numerically unstable, (v,)."""
     return (rss < CANCELLED[rss.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
 
 

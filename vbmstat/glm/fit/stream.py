@@ -24,7 +24,7 @@ from vbmstat.maps.store import CHUNK_VOXELS, Maps, Scratch
 _CUDA_TILE = 32 * CHUNK_VOXELS
 _CUDA_BYTES = 1 << 30  # of a tile; about ten such are held at a time
 _CUDA_WORKERS = 2  # one reads while the other computes
-_TASKS_A_WORKER = 8  # in a pass over the voxels: few for the scheduler, and enough to share out to the end
+_TASKS_A_WORKER = 8  # in a pass over the voxels: little to schedule, yet enough to keep all workers busy to the end
 
 Result = TypeVar("Result")
 
@@ -142,10 +142,10 @@ Solve = Callable[..., tuple[Tile, np.ndarray]]
 
 
 def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve, exact: Solve | None) -> Tile:
-    """All statistics of one tile of each map (n, v); columns of the mask with too few digits are solved in float64.
+    """All statistics of one tile of each map (n, v); unstable columns of the mask are solved in float64.
 
     `solve` and `exact`, in the maps' precision and in float64 (None if that is theirs), turn padded tiles into a `Tile`
-    and the columns with too few digits (v,).
+    and the numerically unstable columns (v,).
     """
     width = tiles[0].shape[1]
     tile, cancelled = solve(*map(pad_tile, tiles))

@@ -66,8 +66,8 @@ def connected(inside: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, i
     rank = np.full(len(neighbours) + 1, -1, dtype=np.int32)
     rank[inside] = np.arange(inside.size)
     theirs = rank[neighbours[inside]]  # (k, half)
-    ours, which = np.nonzero(theirs >= 0)
-    graph = coo_array((np.ones(ours.size, bool), (ours, theirs[ours, which])), shape=(inside.size, inside.size))
+    ours, side = np.nonzero(theirs >= 0)
+    graph = coo_array((np.ones(ours.size, bool), (ours, theirs[ours, side])), shape=(inside.size, inside.size))
     n_components, component = connected_components(graph, directed=False)
     return component, int(n_components)
 

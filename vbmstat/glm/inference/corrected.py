@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from scipy import stats
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.design.subjects import without_own_mean
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
@@ -25,7 +27,10 @@ from vbmstat.glm.inference.permute.run import permutation_nulls
 from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, kept_by_flips, make_permuted
 from vbmstat.glm.inference.smoothness import Smoothness
 from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
+from vbmstat.tables.cohort import read_column
 
+# names of columns whose equal values stand for scans that depend on one another
+_DEPENDENT = re.compile(r"(participant|subject|person|pair|twin|family)s?([ _.-]?(id|no|nr|number|code|name))?", re.I)
 KEPT_BY_FLIPS = 0.9  # of the residuals; below, more than 6 % of null studies reach p < .05 (docs/inference.md)
 
 
@@ -149,16 +154,27 @@ def checkpoint_name(contrast: Contrast) -> str:
     return f"contrast-{contrast.label}_permutations.npz"
 
 
-def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) -> tuple[str, ...]:
-    """Notes where sign flips treat the scans of a block as independent, or move residuals into the nuisance."""
+def exchange_notes(
+    permuted: Sequence[Permuted | None], asked: InferenceSpec, table: pd.DataFrame, matrix: np.ndarray
+) -> tuple[str, ...]:
+    """Notes where sign flips treat a person's scans as independent, or move residuals into the nuisance.
+
+    `table` has a row a scan; `matrix` (n_scans, n_regressors) is the design.
+    """
     flipped = [one for one in permuted if one is not None]
     if not flipped or not asked.sign_flip:
         return ()
     notes = []
+    column = _flipped_apart(np.asarray(flipped[0].rearrangements.flips), table, matrix)
     if blocks_flipped_apart(flipped[0].rearrangements.tree):
         notes.append(
             f"Signs are flipped scan by scan, as if a person's scans ({', '.join(asked.blocks)}) were independent. "
             "This gives false positives; add --exchange whole."
+        )
+    elif column is not None:
+        notes.append(
+            f"Signs of scans with the same {column} are flipped one by one, as if they were independent. If they are "
+            f"not, this gives false positives; use --blocks {column} --exchange whole."
         )
     kept = min(kept_by_flips(one) for one in flipped)
     if kept < KEPT_BY_FLIPS and asked.scheme == SCHEMES[0]:  # Smith's scheme corrects for it
@@ -168,6 +184,18 @@ def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) ->
             "or leave columns out"
         )
     return tuple(notes)
+
+
+def _flipped_apart(flips: np.ndarray, table: pd.DataFrame, matrix: np.ndarray) -> str | None:
+    """The first column of persons, pairs or families whose scans flip apart and whose means are not in the design."""
+    flip_of_scan = flips.argmax(axis=0)  # (n_scans,)
+    for name in (name for name in [*table.index.names, *table] if _DEPENDENT.fullmatch(str(name))):
+        values = pd.Series(np.asarray(read_column(name, table), dtype=object))
+        values = values.where(values.isna(), values.astype(str))
+        flip_apart = pd.Series(flip_of_scan).groupby(values).nunique() > 1
+        if (flip_apart & without_own_mean(values.dropna(), matrix[values.notna()])).any():
+            return str(name)
+    return None
 
 
 def inference_notes(inferences: Mapping[str, Inference], asked: InferenceSpec) -> tuple[str, ...]:
@@ -228,7 +256,7 @@ def _shortcut_notes(name: str, nulls: Nulls, asked: InferenceSpec, verb: str) ->
 def inference_record(
     inferences: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None
 ) -> dict[str, Any]:
-    """What ``glm.json`` says of the corrected inference."""
+    """The corrected inference, for ``glm.json``."""
     order = "scan id" if len(asked.blocks) == 1 else "last block column, then scan id"  # of scans in whole blocks
     record: dict[str, Any] = {
         "kinds": list(asked.kinds), "blocks": list(asked.blocks),

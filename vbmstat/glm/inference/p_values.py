@@ -109,7 +109,7 @@ def noncentrality(t: np.ndarray, df: np.ndarray | float, p: float) -> np.ndarray
     δ = t E(s) + sign(z) sqrt(z² + t² (s_p - E(s))²),
 
     with the upper p quantiles z of Z and s_p of s, is right to 1e-3 of the width of an interval: it is exact where s is
-    normal (many df) and where Z is nothing beside t s (few).
+    normal (many df) and where Z is negligible beside t s (few df).
 
     Examples
     --------
@@ -143,7 +143,7 @@ def d_interval(t: np.ndarray, df_resid: float, level: float = 0.95) -> tuple[np.
     -------
     ndarray, ndarray
         Lower and upper limit of d as :func:`cohens_d` defines it: 2 δ / sqrt(df) with the noncentralities δ at which
-        the t found lies at the upper or lower end of the interval.
+        the observed t lies at the upper or lower end of the interval.
 
     References
     ----------

@@ -30,7 +30,7 @@ def n_for_power(
     n_scans : int
         Its scans.
     threshold : float, optional
-        |t| to be exceeded whatever the size, e.g. that of family-wise error; by default the two-sided p of .05.
+        |t| to be exceeded for any size, e.g. that of family-wise error; by default the two-sided p of .05.
     power : float
         Probability of exceeding it.
 

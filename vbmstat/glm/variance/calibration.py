@@ -1,8 +1,8 @@
-"""How often a test finds something where there is nothing, tried on noise with the design at hand.
+"""False positives of a test on noise with the design of the model.
 
-Robust variances and effective degrees of freedom are approximations that fail in small or lopsided designs, each in its
-own way. So the estimator itself is run on a few thousand voxels of noise that have the same design and no effect, and
-what it finds at p < .05 is told where that is not about 5 %.
+Robust variances and effective degrees of freedom are approximations that fail in small or unbalanced designs, each in
+its own way. So the estimator is run on a few thousand voxels of noise with the same design and no effect, and a note
+gives the share of p < .05 if that is not about 5 %.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vbmstat.glm.inference.p_values import p_of_f, p_two_sided
 from vbmstat.maps.store import Scratch, Space
 
 N_VOXELS = 16384  # of noise: the standard error of a share of 5 % is .17 %
-BAND = (0.04, 0.06)  # of null voxels with p < .05: nothing to tell
+BAND = (0.04, 0.06)  # of null voxels with p < .05 that need no note
 REPEATED = (0.0, 0.8)  # correlations of repeated scans that are tried
 _LEVEL = 0.05
 _SEED = 20250707
@@ -30,7 +30,7 @@ class NoiseMaps:
 
     scan_ids: tuple[str, ...]  # row names
     scale: np.ndarray  # (n_scans,): standard deviation of each scan
-    subjects: np.ndarray  # (n_scans,), int: who each scan belongs to
+    subjects: np.ndarray  # (n_scans,), int: subject of each scan
     correlation: float = 0.0  # of the scans of one subject; scans of different ones are independent
     n_voxels: int = N_VOXELS  # how many columns
     space: Space | None = None
@@ -39,9 +39,9 @@ class NoiseMaps:
     def of_plan(
         cls, plan: Plan, scan_ids: Sequence[str], subjects: Sequence[str] | None = None, correlation: float = 0.0
     ) -> NoiseMaps:
-        """Errors with the variances that a plan's weights say, before its scaling of scans."""
-        who = scan_ids if subjects is None else subjects
-        codes = np.unique(np.asarray(who, dtype=object).astype(str), return_inverse=True)[1]
+        """Errors with the variances that a plan's weights imply, before its scaling of scans."""
+        names = scan_ids if subjects is None else subjects
+        codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)[1]
         return cls(tuple(scan_ids), 1 / (plan.scan_weights * plan.scan_scale), codes.reshape(-1), correlation)
 
     @property
@@ -100,11 +100,10 @@ def calibration_notes(fits: Mapping[float, Fit], contrasts: Sequence[ContrastPla
 
 
 def _calibration_note(shares: Mapping[str, float], what: str, advice: str) -> str:
-    """What contrasts find on noise; empty for none."""
+    """The note on contrasts with such shares; empty for none."""
     if not shares:
         return ""
     low, high = (f"{100 * edge:.1f}" for edge in (min(shares.values()), max(shares.values())))
-    found = low if low == high else f"{low} to {high}"
-    names = ", ".join(map(repr, shares))
-    who = f"contrast{'s' if len(shares) > 1 else ''} {names}"
-    return f"{who}: {what}: on pure noise {found} % instead of 5 % of voxels reach p < .05{advice}"
+    share = low if low == high else f"{low} to {high}"
+    names = f"contrast{'s' if len(shares) > 1 else ''} {', '.join(map(repr, shares))}"
+    return f"{names}: {what}: on pure noise {share} % instead of 5 % of voxels reach p < .05{advice}"

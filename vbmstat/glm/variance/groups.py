@@ -102,7 +102,7 @@ def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
     """
     names, labels = np.unique(np.asarray(values, dtype=object).astype(str), return_inverse=True)
     if len(names) == 1:
-        msg = f"variance groups ({name}): one group only, which is the ordinary t or F; leave them out"
+        msg = f"variance groups ({name}): only one group, so this is the ordinary t or F; leave --variance groups out"
         raise DesignError(msg)
     free = np.bincount(labels, 1 - (plan.basis**2).sum(axis=1))
     each = zip(names, free, np.bincount(labels), strict=True)

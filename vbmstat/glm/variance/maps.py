@@ -91,11 +91,11 @@ def inference_maps(
     """
     sides = "two-sided" if inference.two_sided else "one-sided"
     p_value, estimate = ("p value", ()), ("estimate", ())
-    found = []
+    maps = []
 
     def add(stat: str, values: np.ndarray | None, what: str, intent: tuple[str, tuple[float, ...]] = p_value) -> None:
         if values is not None:
-            found.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
+            maps.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
 
     if "fdr" in inference.kinds:
         add("qfdr", inference.q_fdr, f"q of false discovery rate, {sides}")
@@ -115,10 +115,10 @@ def inference_maps(
         add("g", hedges_g(cohens_d(statistic, df), df), "Hedges' g", estimate)
         add("dlow", np.where(inside, low, 0.0), "lower 95 % limit of Cohen's d", estimate)
         add("dhigh", np.where(inside, high, 0.0), "upper 95 % limit of Cohen's d", estimate)
-    return {one.stat: one for one in found}
+    return {one.stat: one for one in maps}
 
 
 def _how(nulls: Nulls, name: str) -> str:
-    """Says of a map's p that some are not counted."""
+    """Says if some p of a map are not counted."""
     chosen = nulls.approximated.get(name)
     return "" if chosen is None or not chosen.any() else f" (Pareto tail, {nulls.count} perm.)"

@@ -1,4 +1,4 @@
-"""The sandwich estimator: t and F of repeated scans and families, valid whatever the correlation inside a subject.
+"""The sandwich estimator: t and F of repeated scans and families, valid for any correlation inside a subject.
 
 The model is marginal: Y = X β + ε, with any covariance inside a subject (or family) and none between them. β is that of
 least squares, and its variance is estimated by the subjects' own residuals, Σ_i (X'X)⁻ X_i' ê_i ê_i' X_i (X'X)⁻ (the
@@ -84,10 +84,10 @@ def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(members)
     rank = plan.basis.shape[1]
     if counts.max() == 1:
-        msg = "every subject has one scan: there is nothing repeated; leave the column of the repetition out"
+        msg = "every subject has one scan: nothing is repeated; leave --variance sandwich out"
         raise DesignError(msg)
     if len(counts) <= rank:
-        msg = f"{len(counts)} subjects cannot carry a design of rank {rank}; simplify the formula or add subjects"
+        msg = f"{len(counts)} subjects are too few for a design of rank {rank}; simplify the formula or add subjects"
         raise DesignError(msg)
     return np.argsort(members, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]])
 
@@ -116,7 +116,7 @@ def _prepare(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, s
     weights = contrast.rows @ corrected.T  # (m, n)
     nu, n_rows = satterthwaite(weights, basis, starts), len(weights)
     if nu <= n_rows - 1:
-        msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {n_rows} rows; too few subjects carry it"
+        msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {n_rows} rows; too few subjects contribute"
         raise DesignError(msg)
     return _Sandwich(contrast.rows, weights, nu)
 

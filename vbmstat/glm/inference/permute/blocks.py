@@ -113,7 +113,7 @@ def level_tree(levels: np.ndarray, order: Sequence[int]) -> Node:
     if (levels == 0).any() or len(np.unique(levels[:, 0])) != 1:
         msg = (
             "several block columns follow PALM: the first holds one value, each further one splits the blocks before "
-            "it, and the sign says whether what lies under a block may be exchanged; found "
+            "it, and the sign says whether what lies under a block may be exchanged; got "
             f"{len(np.unique(levels[:, 0]))} values in the first column and {int((levels == 0).sum())} zeros"
         )
         raise DesignError(msg)

@@ -185,9 +185,9 @@ class Rearrangements:
 
 
 def make_rearrangements(tree: Node, keys: np.ndarray, wanted: int, seed: int, flip: bool) -> Rearrangements:
-    """All rearrangements in random order if no more are wanted (the identity counted in), else random ones.
+    """All rearrangements in random order, identity first, if no more exist than wanted, else random ones.
 
-    `keys` (n_scans,) are equal for rows whose exchange changes nothing; the seed is of NumPy's PCG64; `flip` flips signs
+    `keys` (n_scans,) are equal for rows whose exchange changes nothing; the seed is of PCG64; `flip` flips signs
     in place of permuting.
 
     Raises

@@ -19,7 +19,7 @@ from vbmstat.glm.spec import FEWEST_FOR_TAIL
 TAIL_SHARE = 0.25  # of the null that the first GPD is fitted to
 _STEP = 0.01  # by which the share shrinks while the fit is bad
 _FEWEST_BEYOND = 25  # permutations that a GPD is fitted to
-_FARTHEST = 0.1  # of 1 / permutations: p are not extrapolated beyond, where a shape from few values means nothing
+_FARTHEST = 0.1  # of 1 / permutations: p are not extrapolated beyond, where a shape from few values is unreliable
 # Critical values of A² at 5 % by shape k, from 8,000 samples of 125 each, k and scale fitted by moments (the tables of
 # Choulakian & Stephens 2001, doi:10.1198/00401700152672573, are for maximum likelihood).
 _SHAPES = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1)
