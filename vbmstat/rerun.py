@@ -27,7 +27,7 @@ from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.models import RegionSpec, fit_roi_glm
 from vbmstat.report.results import write_results
 
 COMMANDS = ("preprocess", "glm")
@@ -184,8 +184,7 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     atlas = outputs["atlas"]
     atlas = str(find_file(atlas["file"], atlas["sha256"], places)) if isinstance(atlas, Mapping) else atlas
     if level != "voxel":
-        of_regions = fit_roi_glm(spec, cohort, maps=where, atlas=atlas, level=level, random=record.get("random"))
-        of_regions.to_directory(out)
+        fit_roi_glm(spec, cohort, regions=RegionSpec(atlas, level, record.get("random"), where)).to_directory(out)
     else:
         results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
         write_results(results, out, atlas=atlas, spm_names=outputs["spm_names"], outside=outputs["outside"])

@@ -39,10 +39,11 @@ def fit_regions(
     **of_regions
         ``maps``, ``atlas``, ``level``, ``random`` as the command got them.
     """
-    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.regions.models import RegionSpec, fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
 
     announced = replace(compute, announce=None, scratch=None, checkpoint=None)
-    results = fit_roi_glm(formula, table, contrasts, compute=announced, **of_regions, **keywords)
+    regions = RegionSpec(**of_regions)
+    results = fit_roi_glm(formula, table, contrasts, regions=regions, compute=announced, **keywords)
     results.to_directory(folder)
     for covariate in results.design.taken:
         typer.echo(covariate.line)

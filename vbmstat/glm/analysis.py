@@ -33,7 +33,7 @@ from vbmstat.glm.design.subsets import draw_subsets, read_draws
 from vbmstat.glm.fit.leverage import weight_notes
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
 from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
-from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.fit.tile import Fit, Fitted
 from vbmstat.glm.inference.corrected import (
     Inference,
     exchange_notes,
@@ -128,7 +128,8 @@ def fit_glm(
             paths = covariate_paths(maps, map_name, table, setup.source.scan_ids)
             covariate = _pack_covariate(map_name, paths, matrix, spec, compute, stack)
         fit = setup.fit(matrix, covariate, compute)
-        inference = infer(matrix, setup.bare, fit, setup.contrasts, setup.permuted, spec.inference, compute)
+        fitted = Fitted(matrix, setup.bare, fit)
+        inference = infer(fitted, setup.contrasts, setup.permuted, spec.inference, compute)
         smooth = residual_smoothness(matrix, setup.bare, compute.n_threads) if inference and covariate is None else None
     results = _results(setup, fit, inference, smooth, matrix, covariate, compute)
     results.record["data"] = data_record(maps, cohort)
@@ -177,9 +178,10 @@ class _Setup:
 
     def make_plan(self, draws: np.ndarray, scale: np.ndarray | None) -> Plan | CovariatePlan:
         """The design factorised, with subsets."""
+        contrasts = self.contrasts if self.map_name is None else ()
+        plan = make_plan(self.design, contrasts, draws, self.weights, scale)
         if self.map_name is not None:
-            return make_covariate_plan(self.design, self.contrasts, draws, self.weights, scale)
-        plan = make_plan(self.design, self.contrasts, draws, self.weights, scale)
+            return make_covariate_plan(plan, self.design, self.contrasts)
         return self.variance.prepare(plan, self.design.scan_ids)
 
     def scaled(self, scale: np.ndarray) -> _Setup:
@@ -192,11 +194,11 @@ class _Setup:
         contrasts = self.contrasts if self.map_name is None else ()
         return make_plan(self.design, contrasts, self.draws[:0], self.weights, self.scale)
 
-    def fit(self, maps: Maps, covariate: Maps | None, compute: Compute) -> Fit | LocalDfFit:
+    def fit(self, maps: Maps, covariate: Maps | None, compute: Compute) -> Fit:
         """The model at every voxel."""
         if covariate is not None and isinstance(self.plan, CovariatePlan):
             return fit_voxels_with_map(maps, covariate, self.plan, compute)
-        return self.variance.fit(maps, cast("Plan", self.plan), self.design, self.contrasts, compute)
+        return self.variance.fit(maps, cast("Plan", self.plan), compute)
 
 
 def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, compute: Compute) -> _Setup:
@@ -226,14 +228,12 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
         return setup
     plan = make_plan(design, contrasts, none, weights)
     groups = variance.labels if isinstance(variance, Groups) else None
-    return replace(
-        setup, permuted=prepare_permutations(design, contrasts, plan, tree, spec.inference, spec.seed, groups)
-    )
+    return replace(setup, permuted=prepare_permutations(plan, tree, spec.inference, spec.seed, groups))
 
 
 def _results(
     setup: _Setup,
-    fit: Fit | LocalDfFit,
+    fit: Fit,
     inference: Mapping[str, Inference],
     smooth: Smoothness | None,
     matrix: ArrayMaps | PackedMaps,
@@ -244,8 +244,9 @@ def _results(
     spec, contrasts, variance, n_scans = setup.spec, setup.contrasts, setup.variance, len(setup.design.scan_ids)
     notes = (
         *setup.notes, *_mask_note(matrix),
-        *variance.notes(setup.permuted, setup.bare, setup.design, contrasts, compute),
-        *exchange_notes(setup.permuted, spec.inference), *inference_notes(inference, spec.inference),
+        *variance.notes(setup.permuted, setup.bare, setup.design.scan_ids, compute),
+        *exchange_notes(setup.permuted, spec.inference, setup.source.table, setup.design.matrix),
+        *inference_notes(inference, spec.inference),
     )  # fmt: skip
     design = replace(setup.design, notes=notes)
     named = design if setup.map_name is None else with_map_column(design, setup.map_name)
@@ -261,7 +262,7 @@ def _results(
         record["inference"] = inference_record(inference, spec.inference, smooth)
     maps = {}
     for index, contrast in enumerate(contrasts):
-        maps[contrast.name] = variance.maps(fit, index, contrast, spec, n_scans)
+        maps[contrast.name] = variance.maps(fit, index, contrast, n_scans)
         if contrast.name in inference:
             maps[contrast.name] |= variance.corrected_maps(inference[contrast.name], fit, index, contrast, n_scans)
     features = matrix.features if isinstance(matrix, ArrayMaps) else ()

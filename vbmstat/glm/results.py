@@ -16,7 +16,7 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.inference.clusters import Clusters, Regions, cluster_table, peak_table
+from vbmstat.glm.inference.clusters import Clusters, Regions, StatisticMap, cluster_table, peak_table
 from vbmstat.glm.inference.corrected import Inference
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.statmap import StatMap
@@ -113,14 +113,15 @@ class GlmResults:
                 if name in nulls.approximated
             }  # fmt: skip
         statistic = self.maps[contrast][kind].values
-        table = cluster_table(statistic, clusters, space, corrected, self._at_peak(contrast), regions, kind)
-        return _name_flags(table)
+        image = StatisticMap(statistic, kind, space)
+        return _name_flags(cluster_table(image, clusters, corrected, self._at_peak(contrast), regions))
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
         """One row a peak of a contrast with corrected inference; see `peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
-        return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
+        image = StatisticMap(statistic, kind, space)
+        return _name_flags(peak_table(image, clusters, self._at_peak(contrast), regions))
 
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
         """Clusters of a contrast, where they lie, and the statistic's name."""

@@ -32,24 +32,12 @@ _KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "infer
 
 @dataclass(frozen=True)
 class MixedResults:
-    """A fitted mixed model.
+    """A fitted mixed model."""
 
-    Attributes
-    ----------
-    design : Design
-        Fixed effects; rows are the scans that were used.
-    contrasts : tuple of Contrast
-        In the order given.
-    fit : MixedFit
-        Columns are those of the table.
-    record : dict
-        All that is needed to repeat it.
-    """
-
-    design: Design
-    contrasts: tuple[Contrast, ...]
-    fit: MixedFit
-    record: dict[str, Any]
+    design: Design  # fixed effects; rows are the scans that were used
+    contrasts: tuple[Contrast, ...]  # in the order given
+    fit: MixedFit  # columns are those of the table
+    record: dict[str, Any]  # all that is needed to repeat it
 
 
 def fit_mixed_glm(
@@ -125,15 +113,7 @@ def fit_mixed_glm(
 
 
 def mixed_notes(fit: MixedFit, features: Sequence[str]) -> tuple[str, ...]:
-    """What a user must know before they trust the p-values: a line each.
-
-    Parameters
-    ----------
-    fit : MixedFit
-        Of the columns named `features`.
-    features : sequence of str
-        Regions.
-    """
+    """What a user must know before they trust the p-values: a line each."""
     notes = []
     if fit.df_between < FEW_BETWEEN or fit.df_within < FEW_WITHIN:
         notes.append(

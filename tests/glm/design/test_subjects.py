@@ -109,7 +109,7 @@ def test_subjects_come_from_ids_or_columns():
     ("options", "match"),
     [
         ({"inference": "fwe"}, "permutations take --variance ols or groups:COLUMN, got sandwich:id"),
-        ({"variance": "sandwich:group"}, "2 subjects cannot carry"),
+        ({"variance": "sandwich:group"}, "2 subjects are too few"),
     ],
 )
 def test_what_does_not_go_together(sessions, options, match):

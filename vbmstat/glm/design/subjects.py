@@ -58,7 +58,7 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.nda
     """
     if is_accounted_for or "participant_id" not in table.index.names:
         return ()
-    n = int(_without_own_mean(table.index.get_level_values("participant_id"), matrix).sum())
+    n = int(without_own_mean(table.index.get_level_values("participant_id"), matrix).sum())
     wrong = (
         f"{n} participants have several scans, which this fit takes for independent; see --variance "
         "sandwich:participant_id and --blocks"
@@ -76,14 +76,14 @@ def block_notes(blocks: pd.DataFrame, matrix: np.ndarray) -> tuple[str, ...]:
     matrix : ndarray, (n_scans, n_regressors)
         The design: blocks whose own means it holds, as those of persons in a paired design, are known to all p.
     """
-    if not len(blocks.columns) or (len(blocks.columns) == 1 and not _without_own_mean(blocks.iloc[:, 0], matrix).any()):
+    if not len(blocks.columns) or (len(blocks.columns) == 1 and not without_own_mean(blocks.iloc[:, 0], matrix).any()):
         return ()
     return ("p, z and confidence limits take scans as independent; use the permutation p (pperm, pfwe)",)
 
 
-def _without_own_mean(groups: Sequence[str] | pd.Index | pd.Series, matrix: np.ndarray) -> np.ndarray:
-    """Whether each group has several scans, and a mean that is not in the space of the design."""
-    members, people = pd.factorize(np.asarray(groups))
+def without_own_mean(groups: Sequence[str] | pd.Index | pd.Series, matrix: np.ndarray) -> np.ndarray:
+    """Whether each group, in sorted order, has several scans, and a mean that is not in the space of the design."""
+    members, people = pd.factorize(np.asarray(groups), sort=True)
     counts = np.bincount(members)
     norms = np.linalg.norm(matrix, axis=0)
     left, singular, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
