@@ -32,7 +32,9 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.sources import Source, as_cohort, gather, map_column, with_columns
+from vbmstat.maps.paths import map_column
+from vbmstat.maps.segment import Packing
+from vbmstat.maps.sources import Source, as_cohort, gather, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import labels
@@ -289,9 +291,9 @@ def _learn_maps(
     covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
-        packed = pack_maps(
-            source.paths, Path(folder), MaskRule(mask_threshold), None, None, progress, durable=False
-        ).select(source.scan_ids)
+        how = Packing(durable=False)
+        packed = pack_maps(source.paths, Path(folder), MaskRule(mask_threshold), how, progress)
+        packed = packed.select(source.scan_ids)
         effects = learn_site_effects(packed, sites, covariates, columns, progress)
         notes = (*packed.manifest["mask_notes"], *identity_notes(packed))
     return CombatModel(effects, preserve, columns, summary, packed.space), notes

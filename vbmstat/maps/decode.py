@@ -1,4 +1,4 @@
-"""Read maps from disk into rows of a masked matrix, as fast as they decompress.
+"""Read maps from disk into rows of a masked matrix, as fast as they decompress; smooth them on the way if asked.
 
 A NIfTI-1 file is inflated with igzip, its header compared with the first map's byte for byte, and the masked voxels
 gathered straight from the stored order; nothing is reoriented, and there is no float64 copy. Unusual files (another
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from isal import igzip
 from isal.igzip_lib import IsalError
 
 from vbmstat.errors import ScanError
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
+from vbmstat.image.smooth import smooth_map
+from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Scratch
 
 _HEADER_BYTES = 348
@@ -49,19 +53,26 @@ class MapReader:
         Axis order of the first map on disk.
     reference : Path
         The first map.
+    fwhm_mm : float
+        Width of the Gaussian that every map is smoothed with; 0 for none.
     """
 
     grid: Grid
     axcodes: str
     reference: Path
+    fwhm_mm: float = 0.0
     _scratch: Scratch = field(default_factory=Scratch, repr=False)
     _orders: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def like(cls, path: Path) -> MapReader:
+    def like(cls, path: Path, fwhm_mm: float = 0.0) -> MapReader:
         """A reader for maps on the grid of this map."""
-        return cls(io.read_grid(path), io.read_axcodes(path), path)
+        return cls(io.read_grid(path), io.read_axcodes(path), path, fwhm_mm)
+
+    @cached_property
+    def _all_voxels(self) -> np.ndarray:
+        return np.arange(np.prod(self.grid.shape), dtype=np.int32)
 
     def stored_order(self) -> np.ndarray:
         """RAS+ C-order index of each voxel of the first map, in storage order."""
@@ -71,7 +82,9 @@ class MapReader:
         return inverse
 
     def read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
-        """Read a map's values at some voxels.
+        """Read a map's values, smoothed if `fwhm_mm` is not 0, at some voxels.
+
+        Infinite values and NaN count as 0 in the smoothing of their neighbours, and stay what they are.
 
         Parameters
         ----------
@@ -92,6 +105,20 @@ class MapReader:
         ScanError
             If the file is unreadable or truncated, or on another grid.
         """
+        if not self.fwhm_mm:
+            return self._read(path, voxel_index, out)
+        whole = self._scratch.array("whole", (len(self._all_voxels),))
+        digest = self._read(path, self._all_voxels, whole)
+        bad = ~np.isfinite(whole)
+        image = np.where(bad, 0, whole) if bad.any() else whole
+        volume = Volume(torch.from_numpy(image.reshape(1, *self.grid.shape)), self.grid)  # (1, X, Y, Z)
+        smoothed = smooth_map(volume, self.fwhm_mm).data.numpy().reshape(-1)
+        smoothed[bad] = whole[bad]
+        np.take(smoothed, voxel_index, out=out, mode="clip")
+        return digest
+
+    def _read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
+        """Read a map's values as stored at some voxels; return the file's SHA-256."""
         try:
             packed = path.read_bytes()
             raw = self._inflated(packed) if path.name.endswith(".gz") else packed

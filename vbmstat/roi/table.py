@@ -16,7 +16,7 @@ import pandas as pd
 
 from vbmstat.assets.provenance import provenance
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_names, naming
 from vbmstat.files.filenames import tell_apart
 from vbmstat.files.search import images_instead
 from vbmstat.image import storage
@@ -134,14 +134,14 @@ def measure_rois(
 
 
 def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
-    """A cohort of the unsmoothed modulated maps in a folder, with the names of any program in `files.naming`.
+    """A cohort of the unsmoothed modulated maps in a folder, with the names of any program in `files.map_names`.
 
     Parameters
     ----------
     folder : path
         Searched with its sub-folders.
     known : container of str
-        Ids of the table that the scans will be joined to; see :func:`vbmstat.files.naming.by_known_ids`.
+        Ids of the table that the scans will be joined to; see :func:`vbmstat.files.map_names.by_known_ids`.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     maps_of = {
-        column: naming.by_known_ids(naming.find_maps(folder, tissue, smoothed=False), known)
+        column: map_names.by_known_ids(map_names.find_maps(folder, tissue, smoothed=False), known)
         for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})
@@ -163,7 +163,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
             f"{images_instead(folder)}"
         )
         raise ScanError(msg)
-    for kinds in filter(None, map(naming.several_kinds, maps_of.values())):
+    for kinds in filter(None, map(map_names.several_kinds, maps_of.values())):
         msg = f"{folder}: the maps are of several kinds ({kinds}); keep only one kind there"
         raise ScanError(msg)
     ids = [naming.split_ids(stem) for stem in stems]

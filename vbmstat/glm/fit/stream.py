@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
@@ -16,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from vbmstat.device import n_cores
+from vbmstat.device import n_cores, single_threaded
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tensors import Tile
 from vbmstat.glm.spec import Compute
@@ -116,17 +115,6 @@ class _Chunks(Generic[Result]):
 def _owned(values: np.ndarray) -> np.ndarray:
     """An array that torch may call its own."""
     return values if values.flags.writeable else values.copy()
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def pad_tile(values: torch.Tensor) -> torch.Tensor:
