@@ -107,7 +107,7 @@ def command(
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
-    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
+    from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
     _check_level(level, random, scheduler, atlas, fwhm_mm)
     table = cohort_path(cohort, maps, participants)

@@ -45,7 +45,7 @@ class Grid:
     @property
     def voxel_size_mm(self) -> np.ndarray:
         """Edge lengths of a voxel, (3,), mm."""
-        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
     def voxel_volume_ml(self) -> float:
@@ -92,7 +92,7 @@ def voxel_indices(shape: tuple[int, int, int] | torch.Size, device: torch.device
 def apply_affine(matrix: np.ndarray, points: torch.Tensor) -> torch.Tensor:
     """``matrix @ points`` for points of shape (3, ...); the matrix is 4 × 4."""
     m = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
-    moved = torch.tensordot(m[:3, :3], points, dims=1)
+    moved: torch.Tensor = torch.tensordot(m[:3, :3], points, dims=1)
     return moved.add_(m[:3, 3].reshape(3, *[1] * (points.ndim - 1)))
 
 
@@ -167,10 +167,9 @@ def resample(
     source: Grid,
     target: Grid,
     linear: np.ndarray | None = None,
-    mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Images resampled to another grid.
+    """Images resampled to another grid, trilinear.
 
     Parameters
     ----------
@@ -180,7 +179,7 @@ def resample(
         Grids of `data` and of the result.
     linear : ndarray, (4, 4), optional
         Target-frame RAS+ mm to source-frame RAS+ mm (pull direction); identity by default.
-    mode, padding_mode : str
+    padding_mode : str
         As in :func:`sample`.
 
     Returns
@@ -198,5 +197,5 @@ def resample(
         moved = to_source_voxel.copy()
         moved[:3, 3] += start * to_source_voxel[:3, 0]
         points = apply_affine(moved, voxel_indices(part.shape[1:], data.device))
-        part.copy_(sample(data, points, mode, padding_mode))
+        part.copy_(sample(data, points, padding_mode=padding_mode))
     return out

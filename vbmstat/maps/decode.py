@@ -109,12 +109,10 @@ class MapReader:
             return self._read(path, voxel_index, out)
         whole = self._scratch.array("whole", (len(self._all_voxels),))
         digest = self._read(path, self._all_voxels, whole)
-        bad = ~np.isfinite(whole)
-        image = np.where(bad, 0, whole) if bad.any() else whole
-        volume = Volume(torch.from_numpy(image.reshape(1, *self.grid.shape)), self.grid)  # (1, X, Y, Z)
-        smoothed = smooth_map(volume, self.fwhm_mm).data.numpy().reshape(-1)
-        smoothed[bad] = whole[bad]
-        np.take(smoothed, voxel_index, out=out, mode="clip")
+        finite = np.isfinite(whole)
+        image = np.where(finite, whole, 0).reshape(1, *self.grid.shape)  # (1, X, Y, Z)
+        smoothed = smooth_map(Volume(torch.from_numpy(image), self.grid), self.fwhm_mm).data.numpy().reshape(-1)
+        np.copyto(out, np.where(finite, smoothed, whole)[voxel_index])
         return digest
 
     def _read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
@@ -126,34 +124,30 @@ class MapReader:
             io.read_grid(path)  # raises a better error if the header is at fault
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
-        digest = hashlib.sha256(packed).hexdigest()
         values = self._values(path, raw, voxel_index)
         if values is None:
-            out[:] = self._slow(path, voxel_index)
-            return digest
-        flat, slope, intercept, positions = values
-        if flat.dtype == out.dtype and (slope, intercept) == (1, 0):
-            np.take(flat, positions, out=out, mode="clip")  # "raise" would make a copy
-            return digest
-        gathered = flat[positions]
-        np.multiply(gathered, slope, out=out, casting="unsafe") if (slope, intercept) != (1, 0) else np.copyto(
-            out, gathered, casting="same_kind"
-        )
-        if intercept:
+            self.check_grid(path)
+            out[:] = io.read_volume(path).data.numpy().ravel()[voxel_index]
+        elif values[0].dtype == out.dtype and values[1:3] == (1, 0):
+            np.take(values[0], values[3], out=out, mode="clip")  # "raise" would make a copy
+        else:
+            flat, slope, intercept, positions = values
+            np.multiply(flat[positions], slope, out=out, casting="unsafe")
             out += intercept
-        return digest
+        return hashlib.sha256(packed).hexdigest()
 
     def _inflated(self, packed: bytes) -> memoryview | bytes:
         """The content of a gzip file, in memory that this thread reuses; its CRC is checked."""
         n_bytes = struct.unpack("<I", packed[-4:])[0] if len(packed) > 4 else 0  # of the last, usually only, member
-        if n_bytes > _MAX_INFLATION * len(packed):
-            return igzip.decompress(packed)
-        held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
-        n_read = 0
-        with igzip.GzipFile(fileobj=BytesIO(packed)) as stream:
-            while count := stream.readinto(held[n_read:]):
-                n_read += count
-        return held[:n_bytes] if n_read == n_bytes else igzip.decompress(packed)
+        if n_bytes <= _MAX_INFLATION * len(packed):
+            held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
+            n_read = 0
+            with igzip.GzipFile(fileobj=BytesIO(packed)) as stream:
+                while count := stream.readinto(held[n_read:]):
+                    n_read += count
+            if n_read == n_bytes:
+                return held[:n_bytes]
+        return bytes(igzip.decompress(packed))
 
     def _values(
         self, path: Path, raw: memoryview | bytes, voxel_index: np.ndarray
@@ -186,7 +180,7 @@ class MapReader:
         if geometry not in self._orders:
             self.check_grid(path)
             self._orders[geometry] = storage_index(self.grid.shape, io.read_axcodes(path))
-        positions = self._orders[geometry][voxel_index]
+        positions: np.ndarray = self._orders[geometry][voxel_index]
         self._positions[geometry] = (voxel_index, positions)
         return positions
 
@@ -200,10 +194,6 @@ class MapReader:
                 "resample it or leave this scan out"
             )
             raise ScanError(msg)
-
-    def _slow(self, path: Path, voxel_index: np.ndarray) -> np.ndarray:
-        self.check_grid(path)
-        return io.read_volume(path).data.numpy().ravel()[voxel_index]
 
 
 def storage_index(shape: tuple[int, int, int], axcodes: str) -> np.ndarray:

@@ -144,7 +144,7 @@ class Tally:
         """Columns present in enough scans for the rule, whether they vary or not."""
         with_value = self.n_scans - self.n_nan
         may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
-        return (self.n_absent <= may_lack) & (with_value > 0)
+        return np.asarray((self.n_absent <= may_lack) & (with_value > 0))
 
     def alone(self, rule: MaskRule) -> dict[str, int]:
         """Number of columns that each scan alone removes from the mask (all others have them); only for share 1."""

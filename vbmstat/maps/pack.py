@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import ScanError, listed
-from vbmstat.image import io, storage
+from vbmstat.image import storage
 from vbmstat.image.grid import Grid
+from vbmstat.image.stored import no_file
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.duplicates import identical_scans
 from vbmstat.maps.masking import MaskRule, Tally, file_stamp
@@ -69,7 +70,7 @@ def _check_paths(paths: Mapping[str, Path]) -> None:
     if absent:
         first = paths[absent[0]]
         msg = (
-            f"no map file for {listed(absent)} ({first}: {io.no_file(first)}); "
+            f"no map file for {listed(absent)} ({first}: {no_file(first)}); "
             "run preprocess for them or leave their rows out"
         )
         raise ScanError(msg)

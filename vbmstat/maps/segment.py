@@ -99,7 +99,7 @@ class Decoder:
             kept |= _lost_to_few(tally, rule, rows <= self.thresholds(seeds)[:, None])
         if not kept.any():
             raise ScanError(tally.why_empty(rule))
-        return voxels[kept].astype(np.int64)
+        return np.asarray(voxels[kept], dtype=np.int64)
 
     def write(
         self, segment: Path, paths: Mapping[str, Path], voxels: np.ndarray, tally: Tally
@@ -165,7 +165,7 @@ def _lost_to_few(tally: Tally, rule: MaskRule, absent: np.ndarray) -> np.ndarray
     """Columns that only unusual seed scans lack; kept, so that the tally of all scans reports these scans."""
     odd = [tally.scans.index(scan) for scan in tally.culprits(rule, int(tally.common(rule).sum()))]
     short = [tally.scans.index(scan) for scan in tally.short()]
-    lost = (tally.n_absent == 1) & np.isin(tally.last_absent, odd)
+    lost: np.ndarray = (tally.n_absent == 1) & np.isin(tally.last_absent, odd)
     return lost if not short else lost | ~np.delete(absent, short, axis=0).any(axis=0)
 
 

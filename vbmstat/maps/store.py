@@ -64,7 +64,7 @@ class Scratch(threading.local):
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if name not in self._held or self._held[name].size < n_bytes:
             self._held[name] = np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)
-        return self._held[name][:n_bytes].view(dtype).reshape(shape)
+        return np.asarray(self._held[name][:n_bytes].view(dtype).reshape(shape))
 
 
 class Maps(Protocol):
