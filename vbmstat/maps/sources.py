@@ -131,8 +131,8 @@ def _from_files(maps: Any, response: str, cohort: Cohort, missing: str, fwhm_mm:
     if "{" in str(maps):
         return _with_origin(_joined(cohort.table, cohort.scan_ids, from_template(str(maps), cohort), []))
     paths = in_folder(Path(maps), response, fwhm_mm)
-    source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
     left = only_unsmoothed(Path(maps), response, paths, cohort) if fwhm_mm is None else []
+    source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
     return replace(source, notes=(*source.notes, *left))
 
 
@@ -233,17 +233,13 @@ def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     if isinstance(maps, pd.DataFrame):
         keys = [key if isinstance(key, tuple) else (key,) for key in maps.index]
         index = ["_".join(filter(None, map(label, key))) for key in keys]
-        return ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
+        return ArrayMaps(maps.to_numpy(), tuple(index), features=tuple(map(str, maps.columns)))
     values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
     if values.ndim != 2 or len(values) != len(cohort.scan_ids):
         expected = f"one row for each of the {len(cohort.scan_ids)} scans of the table"
         msg = f"expected a matrix with {expected}, got shape {values.shape}; give a DataFrame indexed by scan id"
         raise ScanError(msg)
-    return ArrayMaps(_floating(values), tuple(cohort.scan_ids))
-
-
-def _floating(values: np.ndarray) -> np.ndarray:
-    return values if values.dtype == np.float32 else values.astype(np.float64)
+    return ArrayMaps(values, tuple(cohort.scan_ids))
 
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
@@ -257,15 +253,13 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
             f"{hint + ', ' if hint else ''}add the rows, or leave these maps out with --missing drop"
         )
         raise TableError(msg)
-    kept = [scan not in set(without) for scan in paths]
-    ids = [scan for scan, keep in zip(paths, kept, strict=True) if keep]
     spare = [scan for scan in cohort.scan_ids if scan not in used]
     notes = []
     if without:
         notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
     if spare:
         notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
-    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
+    return _joined(joined, list(paths), {scan: paths[scan] for scan in paths if scan not in set(without)}, notes)
 
 
 def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
@@ -309,12 +303,7 @@ def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Sour
 
 
 def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
-    kept = [scan in paths for scan in ids]
-    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, notes)
-
-
-def _sorted(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
-    """Rows in the order of their ids, so that results do not depend on the order of a table."""
-    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    """Rows with a map, in the order of their ids, so that results do not depend on the order of a table."""
+    order = sorted((i for i, scan in enumerate(ids) if scan in paths), key=lambda i: ids[i])
     names = tuple(ids[i] for i in order)
     return Source(table.iloc[order], names, {scan: paths[scan] for scan in names}, None, tuple(notes))

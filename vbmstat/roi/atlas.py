@@ -20,7 +20,7 @@ from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
-from vbmstat.roi.labels import by_label, read_colours, read_labels, split_side
+from vbmstat.roi.labels import by_label, read_colours, read_labels, with_sides
 from vbmstat.tables.cohort import closest
 
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
@@ -186,10 +186,8 @@ def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> 
     if raw["ROIid"].duplicated().any():
         msg = f"{path}: a label has two rows; install the tested version of {DISTRIBUTION}"
         raise AssetError(msg)
-    words = [" ".join(name.split()) for name in named.values()]
-    sides = [split_side(name) for name in words]
-    table = pd.DataFrame({"label": list(named), "hemisphere": [side for side, _ in sides], "name": words})
-    return table.assign(region=[region for _, region in sides]).set_index("label")
+    table = with_sides(pd.DataFrame({"label": list(named), "name": list(named.values())}))
+    return table.set_index("label")[["hemisphere", "name", "region"]]
 
 
 def _join(name: str, image: Volume, table: pd.DataFrame, licence: str, source: str) -> Atlas:

@@ -87,17 +87,20 @@ def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
     named = by_name.get("roiname", by_name.get("roiabbr"))
     if "roiid" in by_name and named is not None and "label" not in table:
         table = table.rename(columns={by_name["roiid"]: "label", named: "name"})
-        if "hemisphere" not in table:
-            words = table["name"].map(lambda name: " ".join(str(name).split()), na_action="ignore")
-            sides = [("both", None) if pd.isna(name) else split_side(name) for name in words]
-            table = table.assign(name=words, hemisphere=[side for side, _ in sides], region=[rest for _, rest in sides])
-        return table
+        return table if "hemisphere" in table else with_sides(table)
     if "index" not in table:
         return table
     if "label" not in table:
         return table.rename(columns={"index": "label"})
     is_words = pd.to_numeric(table["label"], errors="coerce").isna().all()
     return table.rename(columns={"label": "name", "index": "label"}) if is_words and "name" not in table else table
+
+
+def with_sides(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with hemisphere and region from its names; a missing name has none."""
+    words = table["name"].map(lambda name: " ".join(str(name).split()), na_action="ignore")
+    sides = [("both", None) if pd.isna(name) else split_side(name) for name in words]
+    return table.assign(name=words, hemisphere=[side for side, _ in sides], region=[rest for _, rest in sides])
 
 
 def split_side(name: str) -> tuple[str, str]:

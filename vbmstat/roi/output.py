@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -47,7 +46,12 @@ def write_rois(
         If an earlier ``STEM.json`` does not list its files.
     """
     out = Path(out)
-    about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
+    about = {
+        "atlas": rois.atlas.name, "licence": rois.atlas.licence, "space": rois.space,
+        "labels_absent_from_the_image": list(rois.atlas.absent), "tissues_without_maps": list(rois.not_measured),
+        "n_failures": len(rois.failures),
+        "provenance": provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs),
+    }  # fmt: skip
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
     numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
     written = []
@@ -117,16 +121,3 @@ def column_name(name: str) -> str:
 def licence_notice(atlas: Atlas) -> str:
     """What the authors of an atlas allow, in one line."""
     return f"Atlas {atlas.name}: {atlas.licence}."
-
-
-def _about(rois: RoiTables, origin: dict[str, Any]) -> dict[str, Any]:
-    """The record of the tables."""
-    return {
-        "atlas": rois.atlas.name,
-        "licence": rois.atlas.licence,
-        "space": rois.space,
-        "labels_absent_from_the_image": list(rois.atlas.absent),
-        "tissues_without_maps": list(rois.not_measured),
-        "n_failures": len(rois.failures),
-        "provenance": origin,
-    }

@@ -128,7 +128,8 @@ def measure_rois(
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
     columns = [f"{tissue}_ml" for tissue in tissues]
-    regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_all).round(6).reset_index()
+    sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
+    regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
     return RoiTables(atlas, labels, regions, failures, not_measured, space if isinstance(space, str) else "native")
 
@@ -221,8 +222,3 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
     middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
     right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
     return pd.concat([left, middle, right.round(6)], axis=1)
-
-
-def _sum_of_all(values: pd.Series) -> float:
-    """Sum of a region's labels; missing if any of them is."""
-    return float(values.sum(skipna=False))
