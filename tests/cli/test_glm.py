@@ -64,7 +64,7 @@ def test_unsmoothed_maps_by_several_widths(vbmstat, cohort_folder, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     maps = ("--maps", cohort_folder / "mri", "--participants", cohort_folder / "cohort.tsv", "--repeats", 0)
     said = {width: vbmstat("glm", "gm ~ age", *maps, "--fwhm", width) for width in (6, 7.5)}
-    assert "smoothed with a Gaussian of 7.5 mm FWHM while they are read" in said[7.5]
+    assert "smoothed with a Gaussian of 7.5 mm FWHM before they are masked" in said[7.5]
     warned = vbmstat("glm", "gm ~ age", *maps)
     assert warned.index("WARNING: the maps are not smoothed") < warned.index("26 scans, ")  # before the maps are read
     folders = [cohort_folder / "glm" / f"gm_age{end}" for end in ("", "-s6", "-s7.5")]

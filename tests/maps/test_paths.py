@@ -66,7 +66,7 @@ def test_equals_maps_smoothed_beforehand(tmp_path, folder, table, spiky, store):
     assert found.record["spec"]["fwhm_mm"] == 4
     assert found.record["smoothing"] == {"of_files_fwhm_mm": 0.0, "applied_fwhm_mm": 4}
     assert expected.record["smoothing"] == {"of_files_fwhm_mm": 4.0, "applied_fwhm_mm": 0.0}
-    assert "smoothed with a Gaussian of 4 mm FWHM while they are read" in notes(found)
+    assert "unsmoothed maps are smoothed with a Gaussian of 4 mm FWHM before they are masked" in notes(found)
 
 
 @pytest.mark.parametrize("fwhm_mm", [3.0, 8.0])
@@ -144,7 +144,12 @@ def test_the_width_is_part_of_a_stores_identity(tmp_path, folder, table):
     assert np.array_equal(appended.read(0, 900), whole.read(0, 900))
     manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
     assert manifest["fwhm_mm"] == 8.0
-    fit = fit_glm(whole, "gm ~ age", table, repeats=0)
+    told = []
+    fit = fit_glm(whole, "gm ~ age", table, repeats=0, announce=told.append)
+    assert not any(WARNING in line for line in told)
+    assert "Gaussian of 8 mm FWHM" in notes(fit)
+    rough = pack_maps(paths, tmp_path / "rough", MaskRule(None))
+    assert WARNING in notes(fit_glm(rough, "gm ~ age", table, repeats=0))
     assert fit.record["smoothing"] == {"of_files_fwhm_mm": 0.0, "applied_fwhm_mm": 8.0}
     with pytest.raises(ScanError, match="only maps in files can be smoothed"):
         fit_glm(whole, "gm ~ age", table, fwhm_mm=8)
@@ -206,10 +211,16 @@ def test_which_column_of_a_cohort_is_taken(tmp_path, folder, table, spiky):
         found = fit_glm(None, "gm ~ age", both, repeats=0, fwhm_mm=width)
         assert f"gm maps are read from the column {column}" in notes(found)
         assert found.record["smoothing"]["applied_fwhm_mm"] == applied
-    with pytest.raises(TableError, match=r"s8mwp1, choose one|choose one width with --fwhm"):
+    with pytest.raises(TableError, match=r"columns s6mwp1, s8mwp1; choose one width with --fwhm"):
         fit_glm(None, "gm ~ age", both)
+    both.loc[4, "s8mwp1"] = None  # all are smoothed here where one scan lacks the smoothed map
+    found = fit_glm(None, "gm ~ age", both, repeats=0, fwhm_mm=8)
+    assert (found.record["smoothing"]["applied_fwhm_mm"], found.record["n_scans"]) == (8, 26)
+    both.loc[4, "mwp1"] = None
+    found = fit_glm(None, "gm ~ age", both, repeats=0, fwhm_mm=8, missing="drop")
+    assert (found.record["smoothing"]["applied_fwhm_mm"], found.record["n_scans"]) == (0, 25)
     only = both.drop(columns=["mwp1", "s8mwp1"])
-    with pytest.raises(TableError, match=r"^--fwhm 8: expected a column s8mwp1 or mwp1, the table has s6mwp1; run"):
+    with pytest.raises(TableError, match=r"^--fwhm 8: expected a column s8mwp1 or mwp1, the table has s6mwp1; make"):
         fit_glm(None, "gm ~ age", only, fwhm_mm=8)
     with pytest.raises(TableError, match=r"^--fwhm 0: expected a column mwp1, the table has s6mwp1"):
         fit_glm(None, "gm ~ age", only, fwhm_mm=0)

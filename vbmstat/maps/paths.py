@@ -26,7 +26,7 @@ class Smoothing:
     of_files_mm : float or None
         Width that the files have, by their names: 0 for unsmoothed ones, None if it is not known.
     applied_mm : float
-        Width that they are smoothed with while they are read; 0 for none.
+        Width that they are smoothed with while they are packed; 0 for none.
     is_asked : bool
         Whether the user named the width.
     """
@@ -43,7 +43,7 @@ class Smoothing:
     @property
     def warning(self) -> str:
         """What to print before a model of unsmoothed maps is fitted; empty if they are smoothed, or 0 was asked for."""
-        if self.of_files_mm != 0 or self.is_asked:
+        if self.of_files_mm != 0 or self.applied_mm or self.is_asked:
             return ""
         return (
             "WARNING: the maps are not smoothed, so voxelwise results are speckle; "
@@ -54,7 +54,7 @@ class Smoothing:
     def note(self) -> str:
         """One line for the results; empty if there is nothing to say."""
         if self.applied_mm:
-            return f"the maps are smoothed with a Gaussian of {self.applied_mm:g} mm FWHM while they are read"
+            return f"unsmoothed maps are smoothed with a Gaussian of {self.applied_mm:g} mm FWHM before they are masked"
         if self.is_asked and self.of_files_mm:
             return f"the maps are smoothed by {self.of_files_mm:g} mm FWHM already and are used as they are"
         return self.warning
@@ -133,14 +133,15 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
     candidates = map_columns(table.columns, number)
     if candidates and fwhm_mm is not None:
         kinds = [*([smoothed_kind(fwhm_mm, number)] if fwhm_mm else []), f"mwp{number}"]
-        column = next((kind for kind in kinds if kind in candidates), None)
-        if column is None:
+        found = [kind for kind in kinds if kind in candidates]
+        if not found:
             msg = (
                 f"--fwhm {fwhm_mm:g}: expected a column {' or '.join(kinds)}, the table has {', '.join(candidates)}; "
-                f"run vbmstat preprocess --fwhm {fwhm_mm:g}, or leave --fwhm out"
+                "make these maps with vbmstat preprocess, or leave --fwhm out"
             )
             raise TableError(msg)
-        return column
+        lacks = table[found[0]].isna() & table[found[-1]].notna()  # smoothed maps of some scans only
+        return found[-1] if lacks.any() else found[0]
     smoothed = [name for name in candidates if fwhm_of(name) is not None]
     if len(smoothed) > 1:
         msg = f"formula: {response} may be any of the columns {', '.join(smoothed)}; choose one width with --fwhm"

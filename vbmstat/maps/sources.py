@@ -98,7 +98,7 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
         Whether maps without a row, and rows without a path, are an error or left out.
     fwhm_mm : float, optional
         Width that the maps shall be smoothed with: those that have it are used as they are, unsmoothed ones are to be
-        smoothed while they are read; 0 for unsmoothed maps. By default maps are used as they are, smoothed ones first.
+        smoothed when they are packed; 0 for unsmoothed maps. By default maps are used as they are, smoothed ones first.
 
     Raises
     ------
@@ -110,18 +110,17 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
             msg = "only maps in files can be smoothed: leave --fwhm out, or smooth them in vbmstat pack --fwhm"
             raise ScanError(msg)
         source = _matched(cohort, _as_matrix(maps, cohort), missing)
-        return replace(source, notes=(*cohort.notes, *source.notes))
-    column = map_column(response, cohort.table, fwhm_mm) if maps is None else ""
-    if column:
+    elif maps is None:
+        column = map_column(response, cohort.table, fwhm_mm)
         paths, dropped = from_cohort(cohort, column, missing)
         raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
         notes = [f"{response} maps are read from the column {column}{raw}", *dropped]
         source = _joined(cohort.table, cohort.scan_ids, paths, notes)
+        source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm, column))
     else:
         source = _from_files(maps, response, cohort, missing, fwhm_mm)
-    smoothing = smoothing_of(source.paths, fwhm_mm, column)
-    notes = [*cohort.notes, *source.notes, *filter(None, [smoothing.note])]
-    return replace(source, smoothing=smoothing, notes=tuple(notes))
+        source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm))
+    return replace(source, notes=(*cohort.notes, *source.notes, *filter(None, [source.smoothing.note])))
 
 
 def _from_files(maps: Any, response: str, cohort: Cohort, missing: str, fwhm_mm: float | None) -> Source:
