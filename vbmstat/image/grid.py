@@ -52,13 +52,16 @@ class Grid:
         """Volume of a voxel in mL."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
+    @property
+    def corners_mm(self) -> np.ndarray:
+        """Centres of the eight corner voxels, (4, 8): RAS+ mm, and a row of ones."""
+        return np.asarray(self.affine @ np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T)
+
     def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
         """Whether both grids have the same shape and their corners agree within the tolerance."""
         if self.shape != other.shape:
             return False
-        corners = np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T  # (4, 8), voxels
-        apart = ((self.affine - other.affine) @ corners)[:3]
-        return bool((np.sqrt((apart**2).sum(axis=0)) <= tolerance_mm).all())
+        return bool((np.linalg.norm(self.corners_mm - other.corners_mm, axis=0) <= tolerance_mm).all())
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Grid:
         """The sub-grid of voxels ``start <= index < stop``."""

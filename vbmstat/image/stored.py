@@ -241,12 +241,13 @@ def _check_geometry(stored: StoredImage) -> None:
         rows = "none" if affine is None else np.array2string(affine[:3], precision=3).replace("\n", "")
         msg = f"{path}: expected an invertible voxel-to-mm matrix in the header, got {rows}; repair the header"
         raise ScanError(msg)
-    corners = affine[:3, :3] @ ((np.array(shape[:3]) - 1) * np.indices((2, 2, 2)).reshape(3, -1).T).T + affine[:3, 3:]
-    if np.abs(corners).max() > _MAX_EXTENT_MM:
-        size = "×".join(f"{n * mm:.4g}" for n, mm in zip(shape, np.linalg.norm(affine[:3, :3], axis=0), strict=False))
+    grid = Grid((shape[0], shape[1], shape[2]), affine)
+    farthest = np.abs(grid.corners_mm[:3]).max()
+    if farthest > _MAX_EXTENT_MM:
+        size = "×".join(f"{extent:.4g}" for extent in shape[:3] * grid.voxel_size_mm)
         msg = (
             f"{path}: expected an image within {_MAX_EXTENT_MM:g} mm of the scanner's origin, got one of {size} mm "
-            f"whose corner is {np.abs(corners).max():.4g} mm away; check the voxel size and the origin in the header"
+            f"whose corner is {farthest:.4g} mm away; check the voxel size and the origin in the header"
         )
         raise ScanError(msg)
 
