@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -115,6 +116,17 @@ def n_cores() -> int:
     if allocated.isdecimal():
         cores.append(int(allocated))
     return max(min([*cores, _cores_of_control_group()]), 1)
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _cores_of_control_group() -> int:

@@ -20,7 +20,7 @@ from tests import hostile
 from tests.batch.light import SCAN, light, read_failures, write_scans
 from vbmstat.batch import plan, run
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.files import naming, search
+from vbmstat.files import map_names, naming, search
 from vbmstat.image import io, storage
 from vbmstat.metrics import homogeneity
 from vbmstat.preproc import pipeline
@@ -211,7 +211,7 @@ def test_two_runs_of_one_session_are_two_rows_with_ids_of_their_own(folder, tmp_
 
 def test_bids_names_are_read_back(folder, tmp_path):
     run.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
-    maps = naming.find_maps(tmp_path / "out", 1)
+    maps = map_names.find_maps(tmp_path / "out", 1)
     assert list(maps) == ["sub-01"]
     assert maps["sub-01"].parent == tmp_path / "out" / "sub-01" / "anat"
     assert "desc-modulatedS6_" in maps["sub-01"].name

@@ -76,7 +76,7 @@ def test_a_scan_that_was_not_smoothed_is_named(tmp_path, people, images):
     write_all(tmp_path, people[:-1], images[:-1])
     found = fit_glm(tmp_path, "gm ~ age", people, repeats=0)
     what = "1 scans have an unsmoothed map only, beside smoothed ones of others, and are left out: S025 (mwp1S025.nii)"
-    assert f"{what}; smooth them" in found.record["notes"]
+    assert f"{what}; smooth them, or all with --fwhm" in found.record["notes"]
     without = fit_glm(tmp_path, "gm ~ age", people[:-1], repeats=0)  # maps of strangers are not looked at
     assert not any("unsmoothed" in note for note in without.record["notes"])
 

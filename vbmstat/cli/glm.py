@@ -35,6 +35,10 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     stratify: Annotated[str | None, typer.Option(help="Column whose levels keep their share in every subset.")] = None,
     draws: Annotated[Path | None, typer.Option(help="draws.tsv of another run, to use the same subsets.")] = None,
+    fwhm_mm: Annotated[
+        float | None,
+        typer.Option("--fwhm", help="Smooth unsmoothed maps by this FWHM, mm; 0 to leave them so.", metavar="MM"),
+    ] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
     mask_share: Annotated[float, typer.Option(help="Share of scans that must exceed it; 1 is SPM's rule.")] = 1.0,
     mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
@@ -103,11 +107,11 @@ def command(
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
-    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
+    from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
-    _check_level(level, random, scheduler, atlas)
+    _check_level(level, random, scheduler, atlas, fwhm_mm)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / _folder_name(formula, level)
+    folder = out or table.parent / "glm" / _folder_name(formula, level, fwhm_mm)
     keywords = model_keywords(ctx.params)
     earlier = listed_files(folder, RECORD)
     keep_freed_memory()
@@ -156,13 +160,16 @@ def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
         typer.echo(f"report in {write_report(folder, cohort=run)}")
 
 
-def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str) -> None:
+def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str, fwhm_mm: float | None) -> None:
     """Refuse options of the other level, and an unknown atlas, before the work begins."""
     from vbmstat.errors import ClusterError, DesignError  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
 
     if level == "voxel" and random is not None:
         msg = "--random (a mixed model) is for --level roi or region; at every voxel take --variance sandwich:COLUMN"
+        raise DesignError(msg)
+    if level != "voxel" and fwhm_mm is not None:
+        msg = "--fwhm is for voxels; volumes of regions are sums over unsmoothed maps, so leave it out"
         raise DesignError(msg)
     if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second here"
@@ -192,12 +199,13 @@ def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None
     raise TableError(msg)
 
 
-def _folder_name(formula: str, level: str) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
+def _folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``, with --fwhm 8 ``gm_age_sex-s8``."""
     from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.regions.models import LEVELS  # noqa: PLC0415
 
-    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
+    smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}") + smoothed
 
 
 def print_summary(results: GlmResults, folder: Path) -> None:

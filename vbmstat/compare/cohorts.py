@@ -38,7 +38,8 @@ from vbmstat.maps.masking import file_stamp
 from vbmstat.maps.pack import find_store, pack_maps
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
+from vbmstat.roi.output import licence_notice, write_rois
+from vbmstat.roi.table import TISSUE_COLUMNS, measure_rois
 from vbmstat.tables.cohort import Cohort
 from vbmstat.tables.dictionary import write_table
 

@@ -18,7 +18,7 @@ from vbmstat.compare.inputs import by_scan
 from vbmstat.compare.statistics import MapPair, compare_pair, find_statistics, pair_statistics
 from vbmstat.compare.tables import join_rois, roi_agreement
 from vbmstat.errors import ScanError, TableError, listed
-from vbmstat.files import naming
+from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.image import io
 from vbmstat.image.grid import resample
@@ -118,7 +118,7 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if find_statistics(path):
             return "results"
-        if any(naming.find_maps(path, tissue) for tissue in TISSUES.values()):
+        if any(map_names.find_maps(path, tissue) for tissue in TISSUES.values()):
             return "scans"
         msg = (
             f"{path}: expected statistic maps (contrast-*_statmap.nii.gz, spmT_*.nii) or modulated maps of scans "
@@ -210,7 +210,7 @@ def compare_scans(a: Path, b: Path, names: tuple[str, str], report: OnProgress =
 
 def _maps_alike(a: Path, b: Path, number: int) -> tuple[dict[str, Path], dict[str, Path]] | None:
     for smoothed in (True, False):
-        one, other = (naming.find_maps(folder, number, smoothed) for folder in (a, b))
+        one, other = (map_names.find_maps(folder, number, smoothed) for folder in (a, b))
         if one and other:
             return one, other
     return None

@@ -12,11 +12,11 @@ import pandas as pd
 
 from vbmstat.compare.config import TISSUES, CohortPlan
 from vbmstat.errors import TableError, listed
-from vbmstat.files import naming
+from vbmstat.files import map_names, naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
+from vbmstat.image.smooth import smooth_map
 from vbmstat.metrics import agreement
-from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
@@ -145,7 +145,7 @@ def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
     maps: dict[str, dict[str, Path]] = {}
     smoothed: dict[str, dict[str, Path]] = {}
     for tissue in tissues:
-        raw, smooth = (naming.find_maps(folder, TISSUES[tissue], smoothed=wanted) for wanted in (False, True))
+        raw, smooth = (map_names.find_maps(folder, TISSUES[tissue], smoothed=wanted) for wanted in (False, True))
         maps[tissue], smoothed[tissue] = by_scan(raw), by_scan(smooth)
         stems |= {scan: Path(stem) for stem, scan in zip(raw, maps[tissue], strict=True)}
         stems |= {scan: Path(stem) for stem, scan in zip(smooth, smoothed[tissue], strict=True)}
@@ -267,7 +267,8 @@ def smoothed_maps(
         Map of each scan, and a note on maps whose name does not give this smoothing.
     """
     source = data.pipelines[pipeline]
-    own = {s: p for s, p in source.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
+    named = {s: map_names.parse_map_name(p.name) for s, p in source.smoothed[tissue].items()}
+    own = {s: source.smoothed[tissue][s] for s, name in named.items() if name and name.fwhm_mm == fwhm_mm}
     if set(own) >= set(data.scans):
         return {scan: own[scan] for scan in data.scans}, None
     raw = dict(source.maps[tissue])
@@ -277,7 +278,7 @@ def smoothed_maps(
     made = {}
     for done, scan in enumerate(data.scans, 1):
         name = scan if data.is_pooled else f"{data.name}_{scan}"  # the same file, pooled or not
-        made[scan] = out / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
+        made[scan] = out / pipeline / f"{naming.smoothed_kind(fwhm_mm, TISSUES[tissue])}{name}.nii.gz"
         if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
             io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
         report(f"smoothing {pipeline} {tissue}", done, len(data.scans))

@@ -29,10 +29,10 @@ from vbmstat.evaluate.outputs import (
 from vbmstat.files import naming
 from vbmstat.image import io
 from vbmstat.image.grid import resample
+from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.metrics import accuracy
 from vbmstat.preproc.steps.modulate import normalise
-from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import read_table
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_names
 from vbmstat.files.folders import files_below, is_same_file
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
@@ -126,7 +126,7 @@ def find_outputs(folder: Path, name: str | None = None) -> Outputs:
                 paths = paths[_NAMES.get(groups["n"]) or int(groups["n"])]
             _add(outputs, paths, groups["stem"], path)
     for tissue in (1, 2):
-        for stem, path in naming.find_maps(folder, tissue, smoothed=False).items():
+        for stem, path in map_names.find_maps(folder, tissue, smoothed=False).items():
             _add(outputs, outputs.modulated[tissue], stem, path)
     if not outputs.stems:
         msg = (

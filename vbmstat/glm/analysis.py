@@ -53,7 +53,9 @@ from vbmstat.image import io
 from vbmstat.maps.duplicates import equal_scans, identity_notes
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
+from vbmstat.maps.paths import Smoothing, refuse_mixed_kinds
+from vbmstat.maps.segment import Packing
+from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, with_columns
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 from vbmstat.tables.cells import labels
 from vbmstat.tables.cohort import Cohort, closest, find_column, is_tiv_name, read_column
@@ -116,8 +118,10 @@ def fit_glm(
     table = as_cohort(cohort)
     response, right = split_formula(spec.formula)
     right, map_name = split_map_term(right)
-    source = gather(maps, response, table, spec.missing)
+    source = gather(maps, response, table, spec.missing, spec.fwhm_mm)
     refuse_mixtures(source.table, spec.allow_mixed, source.paths)
+    if compute.announce is not None and source.smoothing.warning:
+        compute.announce(source.smoothing.warning)
     setup = _set_up(spec, right, map_name, source, compute)
     with ExitStack() as stack:
         matrix = _open(setup.source, spec, setup.scale, compute, stack)
@@ -125,8 +129,8 @@ def fit_glm(
             setup = setup.scaled(_global_scale(matrix, setup.scale))
         covariate = None
         if map_name is not None:
-            paths = covariate_paths(maps, map_name, table, setup.source.scan_ids)
-            covariate = _pack_covariate(map_name, paths, matrix, spec, compute, stack)
+            files = covariate_paths(maps, map_name, table, setup.source.scan_ids, spec.fwhm_mm)
+            covariate = _pack_covariate(map_name, files, matrix, spec, compute, stack)
         fit = setup.fit(matrix, covariate, compute)
         fitted = Fitted(matrix, setup.bare, fit)
         inference = infer(fitted, setup.contrasts, setup.permuted, spec.inference, compute)
@@ -255,6 +259,8 @@ def _results(
         "contrasts": contrast_record(contrasts, named, fit.repetitions, fit.typical_df), "df_resid": fit.df_resid,
         "n_voxels": int(fit.mask.sum()), "device": device_label(torch.device(compute.device)),
     }  # fmt: skip
+    if setup.source.paths or isinstance(matrix, PackedMaps):
+        record["smoothing"] = setup.source.smoothing.record
     if covariate is not None:
         record["map_covariate"] = {"name": setup.map_name, "maps": map_record(covariate)}
     record |= variance.record(fit, contrasts)
@@ -273,7 +279,7 @@ def _results(
 
 def _pack_covariate(
     name: str,
-    paths: Mapping[str, Path],
+    files: tuple[Mapping[str, Path], Smoothing],
     maps: ArrayMaps | PackedMaps,
     spec: ModelSpec,
     compute: Compute,
@@ -283,6 +289,7 @@ def _pack_covariate(
     if maps.space is None:
         msg = "map() needs maps in files on both sides of the formula"
         raise DesignError(msg)
+    paths, smoothing = files
     refuse_mixed_kinds(paths, spec.allow_mixed)
     ours, theirs = maps.space.grid, io.read_grid(next(iter(paths.values())))
     if not theirs.matches(ours):
@@ -290,17 +297,9 @@ def _pack_covariate(
         raise ScanError(msg)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=compute.scratch))
     rule = MaskRule(None, nan=spec.mask.nan)
+    how = Packing(smoothing.applied_mm, {}, maps.space.voxel_index, compute.n_threads, durable=False)
     try:
-        packed = pack_maps(
-            paths,
-            Path(folder),
-            rule,
-            None,
-            compute.n_threads,
-            compute.progress,
-            durable=False,
-            voxels=maps.space.voxel_index,
-        )
+        packed = pack_maps(paths, Path(folder), rule, how, compute.progress)
     except ScanError as error:
         msg = f"map({name}): {error}"
         raise ScanError(msg) from error
@@ -456,10 +455,9 @@ def _open(
         if store is not None
         else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch)))
     )
-    scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
-    return pack_maps(
-        source.paths, folder, spec.mask.rule, scales, compute.n_threads, compute.progress, durable=store is not None
-    )
+    scales = {} if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
+    how = Packing(source.smoothing.applied_mm, scales, n_threads=compute.n_threads, durable=store is not None)
+    return pack_maps(source.paths, folder, spec.mask.rule, how, compute.progress)
 
 
 def _cohort_notes(source: Source, design: Design, spec: ModelSpec) -> tuple[str, ...]:

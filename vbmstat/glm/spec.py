@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
+from vbmstat.maps.paths import check_fwhm
 from vbmstat.progress import OnProgress
 from vbmstat.tables.cohort import closest
 
@@ -180,6 +181,9 @@ class ModelSpec:
         Scale each map to the same mean inside the mask.
     weights : str, optional
         Column with positive weights (inverse variances).
+    fwhm_mm : float, optional
+        Width (FWHM) of the Gaussian for unsmoothed maps; maps that have it already are used as they are. 0 takes
+        unsmoothed maps as they are; by default maps are used as they are, smoothed ones where there are both.
     missing : {"raise", "drop"}
         What becomes of scans without a covariate, or maps without a row.
     allow_mixed : bool
@@ -196,12 +200,14 @@ class ModelSpec:
     tiv: str = TIV_RECIPES[0]
     global_scaling: bool = False
     weights: str | None = None
+    fwhm_mm: float | None = None
     missing: str = "raise"
     allow_mixed: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("tiv", self.tiv, TIV_RECIPES)
         _check_choice("missing", self.missing, ("raise", "drop"))
+        check_fwhm(self.fwhm_mm)
         name, _, column = self.variance.partition(":")
         if (f"{name}:COLUMN" if column else name) not in VARIANCES:
             msg = f"variance={self.variance!r}: expected one of {', '.join(VARIANCES)}"
@@ -365,6 +371,7 @@ class ModelKeywords(TypedDict, total=False):
     tiv: str
     global_scaling: bool
     weights: str | None
+    fwhm_mm: float | None
     missing: str
     allow_mixed: bool
 

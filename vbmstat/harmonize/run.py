@@ -33,7 +33,9 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.sources import Source, as_cohort, gather, map_column, with_columns
+from vbmstat.maps.paths import map_column
+from vbmstat.maps.segment import Packing
+from vbmstat.maps.sources import Source, as_cohort, gather, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.progress import OnProgress
 from vbmstat.tables import dictionary
@@ -138,7 +140,7 @@ def harmonize_maps(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
             rule = MaskRule(spec.mask_threshold)
-            packed = pack_maps(source.paths, Path(folder), rule, None, None, progress, durable=False)
+            packed = pack_maps(source.paths, Path(folder), rule, Packing(durable=False), progress)
             packed = packed.select(source.scan_ids)
             model = learn_model(packed, sites, preserved, progress)
             return model, (*packed.manifest["mask_notes"], *identity_notes(packed))

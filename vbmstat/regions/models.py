@@ -26,7 +26,8 @@ from vbmstat.image import storage
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
+from vbmstat.roi.output import licence_notice
+from vbmstat.roi.table import RoiTables, cohort_of_maps, measure_rois
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
 from vbmstat.tables.schema import TABLES

@@ -114,6 +114,7 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     sentences = [
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
+        *([] if of_regions else _smoothing(record.get("smoothing"))),
         *_tiv(spec["tiv"]),
         *([] if of_regions else [_mask(record["mask_rule"])]),
         *_variance(record),
@@ -131,6 +132,17 @@ def glm_methods(record: Mapping[str, Any]) -> Methods:
     sentences.append(f"Models were fitted with vbmstat {versions['vbmstat']} ({used}).")
     sentences.append("Reporting follows the rules of [@ridgway2008].")
     return _with_citations([" ".join(sentences)])
+
+
+def _smoothing(smoothing: Mapping[str, Any] | None) -> list[str]:
+    """How the maps were smoothed; nothing where it is not known."""
+    of_files, applied = (smoothing or {}).get("of_files_fwhm_mm"), (smoothing or {}).get("applied_fwhm_mm")
+    gaussian = f"with a Gaussian of {applied or of_files or 0:g} mm full width at half maximum"
+    if applied:
+        return [f"Maps were smoothed {gaussian} before they were masked."]
+    if of_files is None:
+        return []
+    return [f"Maps had been smoothed {gaussian}." if of_files else "Maps were not smoothed."]
 
 
 def _tiv(recipe: str) -> list[str]:

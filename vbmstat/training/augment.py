@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vbmstat.preproc.steps.smooth import smooth
+from vbmstat.image.smooth import smooth
 from vbmstat.simulate import artefacts
 
 Source = torch.Generator

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Generic, TypeVar
@@ -15,7 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from vbmstat.device import n_cores
+from vbmstat.device import n_cores, single_threaded
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
@@ -105,17 +104,6 @@ class _Chunks(Generic[Result]):
                 tiles = [torch.from_numpy(values[:, at - start : end - start]) for values in chunks]
                 results.append((at, self.work(tiles, torch.from_numpy(self.inside[at:end]))))
         return results
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """One torch thread a product, so that results do not depend on the number of threads."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def pad_tile(values: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,10 @@ from scipy.ndimage import distance_transform_edt
 
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.engines.classic import Classic, Start, without_implausible
 from vbmstat.preproc.steps.denoise import noise_sigma
-from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.preproc.steps.working import Brain

@@ -17,8 +17,8 @@ import torch
 
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])
 _START_ROLL = np.deg2rad([-25.0, 0.0, 25.0])

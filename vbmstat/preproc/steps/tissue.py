@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
 _LOCAL_FWHM_MM = 14.0  # reach of the local class means
