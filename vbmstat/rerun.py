@@ -1,7 +1,7 @@
-"""Run again what made a result, from the record beside it, and compare the outputs byte by byte.
+"""Run a command again from the record beside its result, and compare the outputs byte by byte.
 
 A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
-and the sha256 of every input; inputs are found by name and sha256, wherever they are now.
+and the sha256 of every input; inputs are found by name and sha256, also in other folders.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def read_record(path: Path) -> dict[str, Any]:
 def differences(record: Mapping[str, Any]) -> list[str]:
     """What has changed since a result was made: versions, machine, device, assets; a line each."""
     now = {**versions(), "formulaic": metadata.version("formulaic")}
-    pairs: list[tuple[str, Any, Any]]
-    pairs = [(name, then, now.get(name, "not installed")) for name, then in record["versions"].items()]
+    pairs: list[tuple[str, Any, Any]] = [
+        (name, then, now.get(name, "not installed")) for name, then in record["versions"].items()
+    ]
     pairs.append(("device", record.get("device", ""), _device_now(record)))
     if record["command"] == "preprocess":
         then = record["parameters"]
@@ -93,12 +94,12 @@ def _device_now(record: Mapping[str, Any]) -> str:
 
 
 def device_name(record: Mapping[str, Any]) -> str:
-    """``cpu`` or ``cuda``, whatever the model."""
+    """``cpu`` or ``cuda``, without the name of the graphics card."""
     return str(record.get("device", "cpu")).split(" ")[0]
 
 
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine would record now; nothing if that is unknown, such as weights in a folder of the user's."""
+    """The engine's parameters now; empty if it cannot be set up, as with weights in a folder that has moved."""
     try:
         return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
     except VbmstatError:
@@ -171,8 +172,10 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     places = list(inputs) or [*folder.parents[:3], Path()]
     try:
         spec = ModelSpec.from_record(record["spec"], lambda name, digest: find_file(name, digest, places))
-        table, maps, outputs, level = (record["data"]["table"], record["data"]["maps"], record["outputs"],
-                                       record.get("level", "voxel"))  # fmt: skip
+        table, maps, outputs = record["data"]["table"], record["data"]["maps"], record["outputs"]
+        level = record.get("level", "voxel")
+        if isinstance(maps, Mapping) and not record["maps"]:
+            raise KeyError
     except (KeyError, TypeError, ValueError, AttributeError, DesignError) as error:
         msg = f"{path}: expected the record of a model (spec, data, outputs); it is damaged or older than that"
         raise VbmstatError(msg) from error
@@ -196,14 +199,7 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
 
 
 def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
-    """The folder of maps, found by one of them."""
-    if not record["maps"]:  # a model of regions, whose maps are not recorded one by one
-        below = (folder for place in places for folder in (place / name, *place.glob(f"*/{name}")) if folder.is_dir())
-        folder = next(below, None)
-        if folder is None:
-            msg = f"no folder {name} (the maps) in {', '.join(map(str, places))}; give its folder with --inputs"
-            raise VbmstatError(msg)
-        return folder.absolute()
+    """The folder of this name that holds one of the recorded maps."""
     entry = next(iter(record["maps"].values()))
     a_map = find_file(entry["path"], entry["sha256"], places).absolute()
     return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)
@@ -228,7 +224,7 @@ def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
 
 @contextmanager
 def _under_name(path: Path, name: str) -> Iterator[Path]:
-    """A file under the name that it had, which the sidecar records."""
+    """A file under the name that the sidecar records."""
     if path.name == name:
         yield path.absolute()
         return

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from vbmstat.glm.spec import Compute, ModelKeywords
+    from vbmstat.glm.keywords import ModelKeywords
+    from vbmstat.glm.spec import Compute
 
 _SHOWN = 5  # regions listed on the screen
 

@@ -1,4 +1,4 @@
-"""All that is needed to repeat a fit, as ``glm.json`` holds it."""
+"""All that is needed to repeat a fit: the content of ``glm.json``."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ RECORD = "glm.json"
 
 
 def fit_record(
-    spec: ModelSpec,
-    right: str,
-    design: Design,
-    draws: np.ndarray,
-    maps: ArrayMaps | PackedMaps,
-    scale: np.ndarray | None,
+    spec: ModelSpec, design: Design, draws: np.ndarray, maps: ArrayMaps | PackedMaps, scale: np.ndarray | None
 ) -> dict[str, Any]:
-    """What goes into ``glm.json``."""
+    """The content of ``glm.json``, but for what the fit adds.
+
+    Parameters
+    ----------
+    spec, design, maps
+        The model and its maps.
+    draws : ndarray, (B, n_scans), bool
+        The subsets.
+    scale : ndarray, (n_scans,), optional
+        Factors on the scans' values.
+    """
     report = variance_inflation(design)
     return {
         "command": "glm",
         "spec": spec_record(spec),
         "formula": spec.formula,
-        "design_formula": right,
+        "design_formula": design.formula,
         "columns": list(design.columns),
         "covariates": [covariate.record for covariate in design.taken],
         "rank": design.rank,
@@ -59,7 +64,7 @@ def fit_record(
 
 
 def spec_record(spec: ModelSpec) -> dict[str, Any]:
-    """A spec for JSON; files by name and sha256, so that they are found again wherever they are."""
+    """A spec for JSON; files by name and sha256, to find them again in another place."""
     record = spec.record()
     if spec.mask.image is not None:
         record["mask"]["image"] = file_record(spec.mask.image)
@@ -78,7 +83,7 @@ def file_record(path: Path | str) -> dict[str, str]:
 def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
     """Where the data of a model came from: a table by name and sha256, maps of a folder or of the table.
 
-    What was handed over in memory is None, and only the script that made it can give it again.
+    Data that were passed in memory are None: only the script that made them has them.
     """
     is_path = isinstance(maps, Path | str)
     return {
@@ -87,8 +92,16 @@ def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
     }
 
 
+def file_records(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """File name, size and sha256 of the map of each scan."""
+    return {
+        scan: {"path": path_label(path), "size": path.stat().st_size, "sha256": sha256(path)}
+        for scan, path in paths.items()
+    }
+
+
 def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
-    """File name, size and sha256 of every map (when it was written says nothing about it); nothing for a matrix."""
+    """File name, size and sha256 of every map; empty for a matrix."""
     if isinstance(maps, ArrayMaps):
         return {}
     files = maps.manifest["files"]

@@ -62,24 +62,35 @@ def split_map_term(right: str) -> tuple[str, str | None]:
     >>> split_map_term("age + map(wm)")
     ('age', 'wm')
     """
-    parts, depth = [""], 0
-    for character in right:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "+" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    found = [_MAP_TERM.match(part.strip()) for part in parts]
-    names = [match.group(1) for match in found if match]
-    kept = [part.strip() for part, match in zip(parts, found, strict=True) if not match]
+    parts = [part.strip() for part in split_outside_brackets(right, "+")]
+    names = [match.group(1) for part in parts if (match := _MAP_TERM.match(part))]
+    kept = [part for part in parts if not _MAP_TERM.match(part)]
     if len(names) > 1 or any(re.search(r"\bmap\(", part) for part in kept):
         msg = f"formula {right!r}: map() stands once and as a term of its own, e.g. 'gm ~ age + map(wm)'"
         raise DesignError(msg)
     return " + ".join(kept) or "1", names[0] if names else None
 
 
+def split_outside_brackets(text: str, sign: str) -> list[str]:
+    """Parts of a text between the signs that are in no brackets.
+
+    Examples
+    --------
+    >>> split_outside_brackets("age, bs(tiv, df=4)[1]", ",")
+    ['age', ' bs(tiv, df=4)[1]']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(depth + (character in "([{") - (character in ")]}"), 0)
+        if character == sign and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def check_size(formula: str) -> None:
-    """Refuse interactions of so many terms that reading the formula would not end, such as ``(a + b)**100``.
+    """Refuse interactions of too many terms to multiply out, such as ``(a + b)**100``.
 
     Raises
     ------
@@ -92,7 +103,7 @@ def check_size(formula: str) -> None:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        tree = None  # the parser of formulas will say what is wrong; but it must not count to 100 first
+        tree = None  # formulaic will say what is wrong, but must not multiply out a power first
     powers = [int(power) for power in re.findall(r"(?:\*\*|\^)\s*(\d+)", formula)]
     too_many = max(powers, default=0) > _MAX_POWER or (tree is None and len(powers) > 0)
     if too_many or (tree is not None and _n_terms(tree) > _MAX_TERMS):
@@ -101,12 +112,12 @@ def check_size(formula: str) -> None:
 
 
 def _n_terms(node: ast.AST) -> int:
-    """Upper bound of the steps that it takes to multiply out a formula; more than `_MAX_TERMS` is not counted."""
+    """Upper bound of the steps to multiply out a formula, at most `_MAX_TERMS` + 1."""
     if not isinstance(node, ast.BinOp):
         return _n_terms(node.operand) if isinstance(node, ast.UnaryOp) else 1
     left, right = _n_terms(node.left), _n_terms(node.right)
     if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int):
-        count = left ** min(abs(node.right.value), 20)
+        count = int(left ** min(abs(node.right.value), 20))
     elif isinstance(node.op, ast.Add | ast.Sub):
         count = left + right
     else:

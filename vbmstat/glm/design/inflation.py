@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.glm.design.matrix import INTERCEPT, Design
+from vbmstat.glm.design.rank import unit_columns
 from vbmstat.glm.design.sites import site_column, site_confounding
 from vbmstat.tables.cohort import is_tiv_name
 
@@ -29,12 +30,10 @@ def variance_inflation(design: Design) -> pd.DataFrame:
         if name == INTERCEPT:
             continue
         column = design.matrix[:, index]
-        others = np.delete(design.matrix, index, axis=1)
-        norms = np.linalg.norm(others, axis=0)
-        scaled = others / np.where(norms > 0, norms, 1)
-        rest = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
+        scaled, _ = unit_columns(np.delete(design.matrix, index, axis=1))
+        residuals = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
         total = float(((column - column.mean()) ** 2).sum())
-        unexplained = float((rest**2).sum())
+        unexplained = float((residuals**2).sum())
         vif = total / unexplained if unexplained > 1e-12 * total else np.inf
         r_tiv = _correlation(column, tiv) if tiv is not None else np.nan
         r2 = np.nan if sites is None else site_confounding(column[:, None], [name], sites)["r2_site"][0]

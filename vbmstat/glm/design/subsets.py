@@ -69,7 +69,7 @@ def _stratum_sizes(sizes: np.ndarray, fraction: float) -> np.ndarray:
     short = int(np.floor(fraction * sizes.sum() + 1e-9)) - counts.sum()
     for label in np.argsort(-(exact - np.floor(exact)), kind="stable")[: max(short, 0)]:
         counts[label] += 1
-    return np.minimum(counts, sizes)
+    return np.asarray(np.minimum(counts, sizes))
 
 
 def draws_hash(draws: np.ndarray, scan_ids: Sequence[str]) -> str:
