@@ -75,22 +75,19 @@ def read_record(path: Path) -> dict[str, Any]:
 def differences(record: Mapping[str, Any]) -> list[str]:
     """What has changed since a result was made: versions, machine, device, assets; a line each."""
     now = {**versions(), "formulaic": metadata.version("formulaic")}
+    try:
+        device = device_label(choose_device(device_name(record)))
+    except VbmstatError:
+        device = "no such device"
     pairs: list[tuple[str, Any, Any]] = [
-        (name, then, now.get(name, "not installed")) for name, then in record["versions"].items()
+        *((name, then, now.get(name, "not installed")) for name, then in record["versions"].items()),
+        ("device", record.get("device", ""), device),
     ]
-    pairs.append(("device", record.get("device", ""), _device_now(record)))
     if record["command"] == "preprocess":
         then = record["parameters"]
         pairs += [(f"asset {name}", then["assets"].get(name), asset.sha256) for name, asset in ASSETS.items()]
         pairs += [(name, then.get(name), value) for name, value in _engine_now(record).items()]
     return [f"{name}: {_short(then)} then, {_short(here)} now" for name, then, here in pairs if then != here]
-
-
-def _device_now(record: Mapping[str, Any]) -> str:
-    try:
-        return device_label(choose_device(device_name(record)))
-    except VbmstatError:
-        return "no such device"
 
 
 def device_name(record: Mapping[str, Any]) -> str:
@@ -183,7 +180,11 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
         msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
         raise VbmstatError(msg)
     cohort = find_file(table["file"], table["sha256"], places)
-    where = None if maps == "table" else _map_folder(record, maps["folder"], places)
+    where = None
+    if maps != "table":  # the folder of this name that holds one of the recorded maps
+        entry = next(iter(record["maps"].values()))
+        parents = find_file(entry["path"], entry["sha256"], places).absolute().parents
+        where = next((parent for parent in parents if parent.name == maps["folder"]), parents[0])
     atlas = outputs["atlas"]
     atlas = str(find_file(atlas["file"], atlas["sha256"], places)) if isinstance(atlas, Mapping) else atlas
     if level != "voxel":
@@ -192,23 +193,12 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     else:
         results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
         write_results(results, out, atlas=atlas, spm_names=outputs["spm_names"], outside=outputs["outside"])
-    compared = compare_outputs(folder, out, _model_files(folder, out))
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    names |= {path.name for path in folder.glob("contrast-*") if path.is_file()}  # of the earlier contrasts
+    compared = compare_outputs(folder, out, sorted(names))
     now = read_record(out / "glm.json")["maps"]
     changed = [scan for scan, entry in record["maps"].items() if now.get(scan, {}).get("sha256") != entry["sha256"]]
     return [*(Compared(f"map of {scan}", "differs", "another file") for scan in changed), *compared]
-
-
-def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
-    """The folder of this name that holds one of the recorded maps."""
-    entry = next(iter(record["maps"].values()))
-    a_map = find_file(entry["path"], entry["sha256"], places).absolute()
-    return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)
-
-
-def _model_files(before: Path, now: Path) -> list[str]:
-    """Files of a model: those of the new run, and the earlier ones of its contrasts."""
-    names = {path.relative_to(now).as_posix() for path in now.rglob("*") if path.is_file()}
-    return sorted(names | {path.name for path in before.glob("contrast-*") if path.is_file()})
 
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.glm.conftest import make_table
+from vbmstat.assets.provenance import find_file
 from vbmstat.errors import DesignError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.spec import Masking, ModelSpec
@@ -48,7 +51,14 @@ def test_what_does_not_go_together(options, match):
         ModelSpec.make("gm ~ age", **options)
 
 
-def test_the_record_names_files_without_their_folders():
-    record = ModelSpec.make("gm ~ age", mask="/a/m.nii", draws="/b/draws.tsv").record()
-    assert (record["mask"]["image"], record["subsets"]["draws"]) == ("m.nii", "draws.tsv")
+def test_a_record_is_read_back_and_names_no_folder(tmp_path):
+    for name in ("m.nii", "draws.tsv", "c.json"):
+        (tmp_path / name).write_text(name)
+    spec = ModelSpec.make(
+        "gm ~ age", ["age", str(tmp_path / "c.json")], mask=str(tmp_path / "m.nii"), draws=str(tmp_path / "draws.tsv"),
+        inference="fwe", blocks=["a", "b"], variance="groups:a", mask_share=0.5, seed=3,
+    )  # fmt: skip
+    text = json.dumps(spec.record())
+    assert str(tmp_path) not in text
+    assert ModelSpec.from_record(json.loads(text), lambda name, digest: find_file(name, digest, [tmp_path])) == spec
     assert ModelSpec("gm ~ age").record()["mask"]["image"] is None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vbmstat.assets import sha256
-from vbmstat.assets.provenance import path_label, versions
+from vbmstat.assets.provenance import file_record, path_label, versions
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
@@ -39,7 +39,7 @@ def fit_record(
     report = variance_inflation(design)
     return {
         "command": "glm",
-        "spec": spec_record(spec),
+        "spec": spec.record(),
         "formula": spec.formula,
         "design_formula": design.formula,
         "columns": list(design.columns),
@@ -50,7 +50,7 @@ def fit_record(
         "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "mask_rule": {**asdict(spec.mask.rule), "image": spec.record()["mask"]["image"]},
+        "mask_rule": {**asdict(spec.mask.rule), "image": spec.mask.image and Path(spec.mask.image).name},
         "design_report": report.replace([np.inf, -np.inf], np.nan)
         .astype(object)
         .where(report.notna(), None)
@@ -61,23 +61,6 @@ def fit_record(
         "maps": map_record(maps),
         "versions": {**versions(), "formulaic": metadata.version("formulaic")},
     }
-
-
-def spec_record(spec: ModelSpec) -> dict[str, Any]:
-    """A spec for JSON; files by name and sha256, to find them again in another place."""
-    record = spec.record()
-    if spec.mask.image is not None:
-        record["mask"]["image"] = file_record(spec.mask.image)
-    if spec.subsets.draws is not None:
-        record["subsets"]["draws"] = file_record(spec.subsets.draws)
-    if isinstance(record["contrasts"], list):
-        record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
-    return record
-
-
-def file_record(path: Path | str) -> dict[str, str]:
-    """Name and sha256 of a file."""
-    return {"file": Path(path).name, "sha256": sha256(Path(path))}
 
 
 def data_record(maps: Any, cohort: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbmstat.assets.provenance import file_record
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
@@ -248,7 +249,7 @@ class ModelSpec:
         Parameters
         ----------
         record : mapping
-            As :func:`vbmstat.glm.record.spec_record` makes it.
+            As :meth:`record` makes it.
         find : callable
             From name and sha256 of a file to its path.
 
@@ -278,10 +279,12 @@ class ModelSpec:
         return getattr(getattr(self, part) if part else self, name)
 
     def record(self) -> dict[str, Any]:
-        """The spec for JSON: nested, files by name only."""
+        """The spec for JSON: nested, files by name and sha256; :meth:`from_record` reads it back."""
         record = dict(_plain(asdict(self)))
-        for part, name in (("mask", "image"), ("subsets", "draws")):
-            record[part][name] = record[part][name] and Path(record[part][name]).name
+        for part, name in ((record["mask"], "image"), (record["subsets"], "draws")):
+            part[name] = None if part[name] is None else file_record(part[name])
+        if isinstance(record["contrasts"], list):
+            record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
         return record
 
 
@@ -371,7 +374,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, Path):
-        return value.name
+        return str(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(one) for one in value]
     return value.tolist() if hasattr(value, "tolist") else value

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import TISSUES
 from vbmstat.glm.analysis import fit_glm
@@ -22,7 +23,7 @@ from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
 from vbmstat.glm.keywords import as_spec, split_keywords
-from vbmstat.glm.record import RECORD, data_record, file_record, file_records
+from vbmstat.glm.record import RECORD, data_record, file_records
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
