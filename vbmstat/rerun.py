@@ -163,7 +163,7 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     Raises
     ------
     VbmstatError
-        If the record is damaged or of an older version, data came from memory, or an input is not found.
+        If the record is damaged or of an older version, the data were in memory, or an input is not found.
     """
     folder = path.absolute().parent
     places = list(inputs) or [*folder.parents[:3], Path()]

@@ -110,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _use_cores(n_cores: int | None) -> None:
-    """Restrict this process and its children to some cores, where the system can."""
+    """Restrict this process and its children to some cores, where the system supports it."""
     if n_cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
 

@@ -69,12 +69,14 @@ def command(
     blocks: Annotated[
         list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
     ] = None,
-    exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
+    exchange: Annotated[
+        str, typer.Option(help="What --blocks exchanges: scans within, whole blocks, or both.")
+    ] = "within",
     tail: Annotated[
         str, typer.Option(help="Small p from a Pareto distribution fitted to 500 permutations: none or gpd.")
     ] = "none",
     stop_after: Annotated[
-        int, typer.Option(help="Stop when so many permutations reach the strongest finding, e.g. 20; 0 for never.")
+        int, typer.Option(help="Stop once this many permutations reach the strongest finding, e.g. 20; 0 for never.")
     ] = 0,
     atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
     level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
@@ -196,7 +198,7 @@ def folder_name(formula: str, level: str) -> str:
 
 
 def print_summary(results: GlmResults, folder: Path) -> None:
-    """What was fitted and what survives correction."""
+    """Print what was fitted and what survives correction."""
     import numpy as np  # noqa: PLC0415 - heavy imports inside the command
 
     from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415

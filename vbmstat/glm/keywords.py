@@ -85,7 +85,7 @@ def as_spec(
 
 
 def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]:
-    """Keywords of ``fit_glm`` parted into those of the model and a `Compute`.
+    """Split keywords of ``fit_glm`` into those of the model and a `Compute`.
 
     Examples
     --------
@@ -114,13 +114,13 @@ def new_spelling(
     Raises
     ------
     DesignError
-        If there are several: a contrast has one variance.
+        If there are several.
     """
     asked = [
         *([robust] if robust != "none" else []), *(["spm"] if spm_resms else []),
         *([f"sandwich:{repeated}"] if repeated else []), *([f"groups:{variance_groups}"] if variance_groups else []),
     ]  # fmt: skip
     if len(asked) > 1:
-        msg = f"several variances ({', '.join(asked)}): a contrast has one, choose it with --variance"
+        msg = f"several variances ({', '.join(asked)}): choose one with --variance"
         raise DesignError(msg)
     return asked[0] if asked else None

@@ -97,7 +97,7 @@ def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
 def contrast_record(
     contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int], df: Sequence[float] | None = None
 ) -> list[dict[str, Any]]:
-    """Contrasts as they go into ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
+    """Contrasts for ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
     freedom = [None] * len(contrasts) if df is None else [round(float(one), 4) for one in df]
     return [
         {
@@ -113,7 +113,7 @@ def contrast_record(
 
 
 def has_own_df(record: Mapping[str, Any]) -> bool:
-    """Whether contrasts of a recorded model have degrees of freedom of their own, not the residual ones."""
+    """Whether contrasts of a recorded model have degrees of freedom other than the residual ones."""
     resid = record.get("df_resid")
     return bool({"sandwich", "variance_groups"} & set(record)) or any(
         entry.get("df") is not None and abs(entry["df"] - resid) > 1e-3 for entry in record["contrasts"]

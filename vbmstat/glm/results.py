@@ -87,7 +87,7 @@ class GlmResults:
         return _to_volume(self.space, values, empty)
 
     def table(self, contrast: str) -> pd.DataFrame:
-        """All statistics of one contrast, one row a fitted column; ``feature`` in front for a plain matrix."""
+        """All statistics of one contrast, one row per fitted column; ``feature`` first for a plain matrix."""
         table = pd.DataFrame({name: one.values for name, one in self.maps[contrast].items()})
         if self.features:
             table.insert(0, "feature", list(self.features))
@@ -95,7 +95,7 @@ class GlmResults:
         return _name_flags(table.assign(**flags)[self.mask].reset_index(drop=True))
 
     def approximated(self, contrast: str) -> dict[str, np.ndarray]:
-        """Whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
+        """Voxels whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
         inference = self.inference.get(contrast)
         chosen = {} if inference is None or inference.nulls is None else inference.nulls.approximated
         names = {"uncorrected": "pperm", "statistic": "pfwe", "tfce": "ptfce"}
@@ -103,7 +103,7 @@ class GlmResults:
         return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a cluster of a contrast with corrected inference; see `cluster_table`."""
+        """One row per cluster of a contrast with corrected inference; see `cluster_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         corrected, nulls = {}, self.inference[contrast].nulls
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
@@ -117,7 +117,7 @@ class GlmResults:
         return _name_flags(table)
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a peak of a contrast with corrected inference; see `peak_table`."""
+        """One row per peak of a contrast with corrected inference; see `peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
         return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
@@ -233,7 +233,7 @@ class GlmResults:
 
 
 def _name_flags(table: pd.DataFrame) -> pd.DataFrame:
-    """One column ``approximated`` with the names of a row's p that come from a fitted tail, in place of their flags."""
+    """Replace the flags by one column ``approximated``: the names of a row's p that come from a fitted tail."""
     flags = [name for name in table if name.endswith(_FLAG)]
     if not flags:
         return table

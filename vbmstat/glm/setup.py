@@ -174,7 +174,7 @@ def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str
 def _sample_notes(
     spec: ModelSpec, source: Source, design: Design, variance: Ols, blocks: pd.DataFrame
 ) -> tuple[str, ...]:
-    """Notes on what the model leaves out of account: sites, repeated scans, subsets that the variance does not fit."""
+    """Notes on what the model does not account for: sites, repeated scans, subsets that the variance does not fit."""
     knows_subjects = variance.role == "subject" or bool(spec.inference.blocks)
     unused = [] if variance.takes_subsets else spec.subsets.asked
     return (

@@ -92,23 +92,23 @@ class InferenceSpec:
     kinds : tuple of str
         Any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
     permutations : int
-        How many, the unpermuted data counted in; all that exist where they are no more.
+        How many, including the unpermuted data; all of them where fewer exist.
     scheme : {"freedman-lane", "smith"}
         See :mod:`vbmstat.glm.inference.permute.schemes`.
     sign_flip : bool
         Flip signs in place of permuting: one-sample designs and maps of paired differences.
     one_sided : bool
-        Corrected p and q of t-contrasts against a positive effect only.
+        Corrected p and q of t-contrasts for a positive effect only.
     cluster_threshold : float
         Cluster-forming threshold: below 1 an uncorrected p, else t or F itself.
     blocks : tuple of str
         Columns of exchangeability blocks; one column of labels, or PALM's several.
     exchange : {"within", "whole", "both"}
-        What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
+        What one block column exchanges: scans inside blocks, whole blocks of equal size, or both.
     tail : {"none", "gpd"}
         Small p by permutation from a fitted distribution; see :mod:`vbmstat.glm.inference.permute.tails`.
     stop_after : int
-        Stop when so many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0 for never.
+        Stop once this many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0: never.
     """
 
     kinds: tuple[str, ...] = ()
@@ -270,7 +270,7 @@ class ModelSpec:
         return cls(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in plain.items()})
 
     def changed(self) -> list[str]:
-        """Keywords whose values are not the default ones."""
+        """Keywords with other than default values."""
         default = type(self)(self.formula)
         return [keyword for keyword in _PLACES if self._value(keyword) != default._value(keyword)]
 
@@ -297,22 +297,22 @@ class Compute:
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     n_threads, chunk_voxels : int, optional
-        Tiles worked on at a time, and voxels read at a time.
+        Tiles computed at a time, and voxels read at a time.
     backend : {"auto", "compiled", "stacked"}
-        Loops over the left-out rows of subsets, or stacked matrix products; ``auto`` takes what is faster.
+        Loops over the left-out rows of subsets, or stacked matrix products; ``auto`` takes the faster.
     store : path, optional
         Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
     scratch : path, optional
         Folder for packed maps that are deleted (4 bytes a voxel and scan); by default the system's.
     checkpoint : path, optional
-        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
+        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations resume.
     cluster : Cluster, optional
         Workers of :func:`vbmstat.distributed.pool.open_cluster` for fits and permutations. They read the packed maps,
-        so `store` or `scratch` must be a folder that they see.
+        so `store` or `scratch` must be a folder that they share.
     progress : callable, optional
         Called with (stage, done, total).
     announce : callable, optional
-        Called with a line on each covariate, how it is taken, before any map is read.
+        Called with a line on the coding of each covariate, before any map is read.
     """
 
     device: str = "cpu"
@@ -339,7 +339,7 @@ class Compute:
 
     @property
     def quiet(self) -> Compute:
-        """The same in this process, without progress."""
+        """The same in this process and without progress."""
         return replace(self, cluster=None, progress=None, announce=None, chunk_voxels=None)
 
 

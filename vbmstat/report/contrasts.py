@@ -38,19 +38,7 @@ class ContrastReport:
 
 
 def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
-    """The page's part on a contrast; figures are written to a folder.
-
-    Parameters
-    ----------
-    model : Model
-        The model.
-    entry : mapping
-        The contrast in its ``glm.json``.
-    index : int
-        Its place there.
-    folder : Path
-        For the figures.
-    """
+    """The page's part on the `index`-th contrast, `entry` of ``glm.json``; figures are written to `folder`."""
     symbol, label, name = entry["kind"], entry["label"], entry["name"]
     statistic = model.map(entry, symbol)
     if statistic is None:  # a model of a table
@@ -82,7 +70,7 @@ def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: 
 
 
 def _freedom(model: Model, entry: Mapping[str, Any]) -> str:
-    """The degrees of freedom of a contrast, where they are not those of all."""
+    """The degrees of freedom of a contrast, where contrasts differ in them."""
     if not has_own_df(model.record) or entry.get("df") is None:
         return ""
     is_local = model.path(entry, "df").is_file()
@@ -144,10 +132,8 @@ def _stability(
 
 def cluster_files(model: Model, entry: Mapping[str, Any]) -> list[Path]:
     """Tables of a contrast's clusters and peaks."""
-    return sorted(
-        path for path in model.folder.glob("contrast-*.tsv")
-        if path.name.startswith(f"contrast-{entry['label']}_") and ("cluster" in path.name or "peak" in path.name)
-    )  # fmt: skip
+    paths = (model.folder / f"contrast-{entry['label']}_{name}.tsv" for name in ("clusters", "peaks"))
+    return [path for path in paths if path.is_file()]
 
 
 def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:

@@ -73,12 +73,12 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
 
 
 def unusual_values(table: pd.DataFrame) -> pd.Series:
-    """Values of each scan that are far from the cohort's: ``"tiv ml (z = 4.1)"``, or "".
+    """Values of each scan that are outliers in the cohort: ``"tiv ml (z = 4.1)"``, or "".
 
     Parameters
     ----------
     table : DataFrame
-        Numeric columns; those that are z-scores themselves are left out.
+        Numeric columns; columns of z-scores are left out.
 
     Notes
     -----
@@ -154,7 +154,7 @@ def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
 
 
 def _alike(run: Preprocessing) -> Picture | None:
-    """The picture of the scans' similarity, which preprocess draws for five scans or more."""
+    """The picture of the scans' similarity, if preprocess drew one."""
     path = run.folder / "report" / "cohort.png"
     if not path.is_file():
         return None

@@ -40,7 +40,7 @@ class Contrast:
     kind : {"t", "F"}
         Which statistic.
     label : str
-        The name as part of file names, letters and digits only; by default of a contrast that stands alone.
+        The name in file names, letters and digits only; by default that of a single contrast.
     """
 
     name: str
@@ -115,7 +115,7 @@ def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
 
 
 def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> list[Contrast]:
-    """Contrasts from what a user writes.
+    """Contrasts as a user writes them.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def _check_name(contrast: Contrast, design: Design) -> None:
 
 
 def _is_same_test(one: Contrast, other: Contrast) -> bool:
-    """Whether two contrasts test the same: the same direction of t, the same space of F."""
+    """Whether two contrasts test the same hypothesis: the same direction of t, the same space of F."""
     a, b = one.weights, other.weights
     if one.kind != other.kind:
         return False

@@ -42,13 +42,7 @@ def text_weights(text: str, design: Design, name: str) -> tuple[np.ndarray, str]
 
 
 def vector_weights(weights: Any, design: Design, name: str) -> tuple[np.ndarray, str]:
-    """Weights (n_rows, n_regressors) and kind of a vector of weights of all columns, or of rows of them.
-
-    Raises
-    ------
-    DesignError
-        If they are no numbers, or not as many as columns.
-    """
+    """Weights (n_rows, n_regressors) and kind of one weight per column, or of rows of them; DesignError if not so."""
     rows = np.atleast_2d(finite_weights(weights, name))
     if rows.ndim != 2 or rows.shape[1] != len(design.columns):
         columns = ", ".join(design.columns)
@@ -58,13 +52,7 @@ def vector_weights(weights: Any, design: Design, name: str) -> tuple[np.ndarray,
 
 
 def finite_weights(weights: Any, name: str, n_dimensions: int | None = None) -> np.ndarray:
-    """Weights as a float64 array.
-
-    Raises
-    ------
-    DesignError
-        If they are not finite numbers, or have another number of dimensions.
-    """
+    """Weights as a float64 array; DesignError if they are not finite or have another number of dimensions."""
     try:
         numbers = np.asarray(weights, dtype=np.float64)
         is_sound = bool(np.isfinite(numbers).all()) and n_dimensions in (None, numbers.ndim)
@@ -77,13 +65,7 @@ def finite_weights(weights: Any, name: str, n_dimensions: int | None = None) -> 
 
 
 def column_row(column: str, design: Design, text: str = "") -> np.ndarray:
-    """Unit row (1, n_regressors) of a column in `text`; zeros for a reference level, whose coefficient is zero.
-
-    Raises
-    ------
-    DesignError
-        If there is no such column, with the nearest ones.
-    """
+    """Unit row (1, n_regressors) of a column in `text`, zeros for a reference level; DesignError if there is none."""
     if column in design.columns:
         return np.eye(len(design.columns))[[design.columns.index(column)]]
     if len(design.terms.get(column, ())) == 1:
@@ -97,11 +79,6 @@ def column_row(column: str, design: Design, text: str = "") -> np.ndarray:
 
 def split_name(text: str) -> tuple[str, str] | None:
     """Name and contrast of ``name = contrast``, split at the first ``=`` outside brackets; None without one.
-
-    Raises
-    ------
-    DesignError
-        If a side is empty, or the sign is a comparison.
 
     Examples
     --------
@@ -137,7 +114,7 @@ def _rows_and_kind(rows: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def _columns_and_hint(text: str, design: Design) -> str:
-    """The design's columns, and how a difference of levels is written, of a factor that the text names if it can."""
+    """The design's columns, and how to write a difference of levels, if possible of a factor that the text names."""
     hints = [(-1, "")]
     for reference in design.references:
         factor, _, level = reference.rpartition("[T.")

@@ -1,7 +1,7 @@
-"""Formulas as text: the name of the maps, the names of the covariates, and what may be written at all.
+"""Formulas as text: their parts, the columns they name, and a whitelist of what they may contain.
 
-Formulas come from configuration files too, so nothing in them is ever evaluated before this module has parsed
-it: only the functions of `TRANSFORMS`, numbers, strings, column names and arithmetic pass.
+Formulas also come from configuration files, so nothing is evaluated before this module has parsed it: only the
+functions of `TRANSFORMS`, numbers, strings, column names and arithmetic pass.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _QUOTED = re.compile(r"`([^`]*)`")
 _MAP_TERM = re.compile(r"^map\((\w+)\)$")
 _MAX_POWER = 10
 _BASES = ("bs", "cr", "poly")  # functions that make several columns
-_MAX_DF = 100  # columns, or degree, that one of them may make
+_MAX_DF = 100  # largest number of columns, or degree, of one of them
 _PLACES = ("knots", "lower_bound", "upper_bound")  # their arguments in the covariate's own unit
-_MAX_TERMS = 100_000  # that the interactions of a formula may be multiplied out to
-_AS_PYTHON = (("%in%", "@"), (":", "@"), ("^", "**"))  # how Python writes what R's formulas do between terms
+_MAX_TERMS = 100_000  # most terms that interactions may multiply out to
+_AS_PYTHON = (("%in%", "@"), (":", "@"), ("^", "**"))  # R's operators between terms -> Python's
 
 
 def split_formula(formula: str) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def split_map_term(right: str) -> tuple[str, str | None]:
 
 
 def split_outside_brackets(text: str, sign: str) -> list[str]:
-    """Parts of a text between the signs that are in no brackets.
+    """Split a text at a sign, but not inside brackets.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def check_size(formula: str) -> None:
     powers = [int(power) for power in re.findall(r"(?:\*\*|\^)\s*(\d+)", formula)]
     too_many = max(powers, default=0) > _MAX_POWER or (tree is None and len(powers) > 0)
     if too_many or (tree is not None and _n_terms(tree) > _MAX_TERMS):
-        msg = f"formula {formula[:200]!r}: too many interactions to multiply out; write the ones that you want"
+        msg = f"formula {formula[:200]!r}: too many interactions to multiply out; write only those you need"
         raise DesignError(msg)
 
 
@@ -195,7 +195,7 @@ def _check_call(node: ast.Call, expression: str) -> None:
 
 
 def _is_coding(node: ast.AST) -> bool:
-    """Whether a node names a coding of factors, such as ``contr.sum``, or as patsy writes it, ``Sum``."""
+    """Whether a node names a coding of factors: ``contr.sum``, or patsy's ``Sum``."""
     if isinstance(node, ast.Name):
         return node.id in _PATSY_CODINGS
     return (
@@ -216,7 +216,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _is_small(node: ast.AST) -> bool:
-    """Whether an option is a constant that asks for no more than `_MAX_DF` columns."""
+    """Whether an option is a constant of at most `_MAX_DF`."""
     if not isinstance(node, ast.Constant):
         return False
     return not isinstance(node.value, int | float) or abs(node.value) <= _MAX_DF

@@ -1,4 +1,4 @@
-"""How much of each covariate the others explain: what a design costs in precision."""
+"""Collinearity of a design: how much of each covariate the others explain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a non-intercept column: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
+        One row per column but the intercept: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
         in a rank-deficient design), ``r_tiv`` (missing where the table used has no TIV), ``r2_site`` of the column on
         the sites (missing where the formula uses none).
     """

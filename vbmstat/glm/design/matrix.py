@@ -130,10 +130,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
 
 
 def with_map_column(design: Design, name: str) -> Design:
-    """The design with one more column that stands for a voxelwise covariate when contrasts are read.
-
-    Its values are arbitrary: a vector outside the space of the other columns.
-    """
+    """The design with a placeholder for a voxelwise covariate, so that contrasts can name it; its values are random."""
     column = np.random.default_rng(0).standard_normal(len(design.matrix))
     label = f"map({name})"
     return replace(
@@ -207,7 +204,7 @@ def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str
 def _select_columns(
     parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
-    """Columns by their names in the formula, notes on stand-ins, and remarks on names in another letter case."""
+    """Columns by their names in the formula, notes on aliases, and remarks on names in another letter case."""
     notes, sources, chosen, unknown = [], {}, {}, []
     for name in column_uses(parsed):
         source = find_column(name, table)
