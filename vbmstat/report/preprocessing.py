@@ -56,7 +56,13 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         failures=table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None,
         cohort=described(run.table[[*run.covariates, *run.volumes]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
-        strips=_strips(run, is_marked, figures_folder(out)),
+        strips=publish(
+            figures_folder(out), "quality",
+            publication.strips_figure(run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable),
+                                      is_marked.to_numpy()),
+            "Strip plots: volumes and quality measures of all scans",
+            "One point per scan; the line is the median. Orange: flagged, or far from the other scans.",
+        ),
         alike=_alike(run),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
@@ -143,14 +149,6 @@ def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) ->
         rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
     headings = ("scan", "to check", *(readable(name) for name in columns))
     return Table("Quality of each scan; click a name for its picture, a heading to sort", headings, tuple(rows))
-
-
-def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
-    figure = publication.strips_figure(
-        run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable), is_marked.to_numpy()
-    )
-    caption = "One point per scan; the line is the median. Orange: flagged, or far from the other scans."
-    return publish(folder, "quality", figure, "Strip plots: volumes and quality measures of all scans", caption)
 
 
 def _alike(run: Preprocessing) -> Picture | None:

@@ -94,11 +94,9 @@ def default_contrasts(design: Design) -> list[Contrast]:
 
 def left_out_notes(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> tuple[str, ...]:
     """One line if columns have no default contrast because the design cannot separate their effects."""
-    if specs:
-        return ()
-    kept = {contrast.name for contrast in default_contrasts(design)}
+    kept = set(design.columns) if specs else {contrast.name for contrast in default_contrasts(design)}
     missing = [name for name in design.columns if name not in kept and name != INTERCEPT]
-    if not missing or kept == {INTERCEPT}:
+    if not missing:
         return ()
     what = "they are combinations of others" if len(missing) > 1 else "it is a combination of others"
     rank = f"the design has rank {design.rank} of {len(design.columns)} columns"

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator
 
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import normalized
@@ -149,49 +148,64 @@ def expression_names(expression: str) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         msg = f"formula: {expression!r} cannot be read ({error})"
         raise DesignError(msg) from error
-    names: list[str] = []
-    _walk(tree, expression, names)
+    names = []
+    for node in _nodes(tree):
+        offence = _offence(node)
+        if offence:
+            allowed = f"columns, numbers, + - * / ** and {', '.join(TRANSFORMS)}"
+            msg = f"formula: {expression!r} uses {offence}; allowed are {allowed}"
+            raise DesignError(msg)
+        if isinstance(node, ast.Name):
+            names.append(node.id)
     return [quoted[int(name[7:-1])] if re.fullmatch(r"_quoted\d+_", name) else name for name in names]
 
 
-def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and those below it, but for functions' names and codings of factors."""
+    yield node
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.Call):
-        _check_call(node, expression)
-        children: Iterable[ast.AST] = [*(arg for arg in node.args if not _is_coding(arg)), *node.keywords]
-    elif isinstance(node, ast.Name):
-        names.append(node.id)
-        return
-    elif isinstance(node, ast.Constant):
-        if not isinstance(node.value, int | float | str | None):
-            _refuse(expression, f"the constant {node.value!r}")
-        return
-    elif isinstance(node, ast.BinOp):
-        if not isinstance(node.op, _OPERATORS):
-            _refuse(expression, f"the operator {type(node.op).__name__}")
-        _check_power(node, expression)
-        if any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right)):
-            _refuse(expression, "arithmetic with text or lists")
-        children = [node.left, node.right]
-    elif isinstance(node, _PLAIN):
-        children = ast.iter_child_nodes(node)
-    else:
-        _refuse(expression, type(node).__name__)
+        children = [*(argument for argument in node.args if not _is_coding(argument)), *node.keywords]
     for child in children:
-        _walk(child, expression, names)
+        yield from _nodes(child)
 
 
-def _check_call(node: ast.Call, expression: str) -> None:
+def _offence(node: ast.AST) -> str:
+    """What is not allowed about a node; empty if nothing."""
+    if isinstance(node, ast.Call):
+        return _call_offence(node)
+    if isinstance(node, ast.Constant):
+        return "" if isinstance(node.value, int | float | str | None) else f"the constant {node.value!r}"
+    if isinstance(node, ast.BinOp):
+        return _arithmetic_offence(node)
+    return "" if isinstance(node, (ast.Name, *_PLAIN)) else type(node).__name__
+
+
+def _arithmetic_offence(node: ast.BinOp) -> str:
+    if not isinstance(node.op, _OPERATORS):
+        return f"the operator {type(node.op).__name__}"
+    if isinstance(node.op, ast.Pow) and any(isinstance(inner, ast.Pow) for inner in ast.walk(node.left)):
+        return "a power of a power"
+    if isinstance(node.op, ast.Pow) and (not _is_small(node.right, _MAX_POWER) or _is_text(node.right)):
+        return f"a power other than a number up to {_MAX_POWER}"
+    is_odd = any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right))
+    return "arithmetic with text or lists" if is_odd else ""
+
+
+def _call_offence(node: ast.Call) -> str:
     function = node.func
     if _is_coding(function) or (isinstance(function, ast.Name) and function.id == "Treatment"):
-        return
+        return ""
     if isinstance(function, ast.Attribute):
-        _refuse(expression, "an attribute")
+        return "an attribute"
     if not isinstance(function, ast.Name) or function.id not in TRANSFORMS:
-        _refuse(expression, f"the function {ast.unparse(function)}")
+        return f"the function {ast.unparse(function)}"
     if any(keyword.arg is None for keyword in node.keywords):
-        _refuse(expression, "**")
-    if function.id in _BASES:
-        _check_options(node, function.id, expression)
+        return "**"
+    options = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg not in _PLACES)]
+    if function.id in _BASES and not all(_is_small(option, _MAX_DF) for option in options):
+        return f"an option of {function.id} other than a number up to {_MAX_DF}"
+    return ""
 
 
 def _is_coding(node: ast.AST) -> bool:
@@ -204,34 +218,11 @@ def _is_coding(node: ast.AST) -> bool:
     )  # fmt: skip
 
 
-def _check_options(node: ast.Call, function: str, expression: str) -> None:
-    given: list[tuple[str | None, ast.AST]] = [(None, value) for value in node.args[1:]]
-    given += [(word.arg, word.value) for word in node.keywords]
-    if any(name not in _PLACES and not _is_small(value) for name, value in given):
-        _refuse(expression, f"an option of {function} other than a number up to {_MAX_DF}")
-
-
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return isinstance(node, ast.Constant) and not isinstance(node.value, int | float)
 
 
-def _is_small(node: ast.AST) -> bool:
-    """Whether an option is a constant of at most `_MAX_DF`."""
-    if not isinstance(node, ast.Constant):
-        return False
-    return not isinstance(node.value, int | float) or abs(node.value) <= _MAX_DF
-
-
-def _check_power(node: ast.BinOp, expression: str) -> None:
-    if not isinstance(node.op, ast.Pow):
-        return
-    power = node.right
-    if any(isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Pow) for inner in ast.walk(node.left)):
-        _refuse(expression, "a power of a power")
-    if not isinstance(power, ast.Constant) or not isinstance(power.value, int | float) or abs(power.value) > _MAX_POWER:
-        _refuse(expression, f"a power other than a number up to {_MAX_POWER}")
-
-
-def _refuse(expression: str, what: str) -> NoReturn:
-    msg = f"formula: {expression!r} uses {what}; allowed are columns, numbers, + - * / ** and {', '.join(TRANSFORMS)}"
-    raise DesignError(msg)
+def _is_small(node: ast.AST, largest: int) -> bool:
+    """Whether a node is a constant, and if a number of at most this size."""
+    is_number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+    return abs(node.value) <= largest if is_number else isinstance(node, ast.Constant)
