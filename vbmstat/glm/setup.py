@@ -178,7 +178,7 @@ def _sample_notes(
     knows_subjects = variance.role == "subject" or bool(spec.inference.blocks)
     unused = [] if variance.takes_subsets else spec.subsets.asked
     return (
-        *site_notes(source.table, design.matrix, design.terms, design.columns),
+        *site_notes(source.table, design),
         *repetition_notes(source.table, knows_subjects, design.matrix), *block_notes(blocks, design.matrix),
         *([f"{', '.join(unused)} not used: --variance {spec.variance} fits no subsets"] if unused else []),
     )  # fmt: skip

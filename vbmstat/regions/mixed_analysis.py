@@ -108,7 +108,7 @@ def fit_mixed_glm(
         raise DesignError(msg)
     matrix = source.maps.select(design.scan_ids)
     fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
-    sites = site_notes(source.table[kept], design.matrix, design.terms, design.columns)
+    sites = site_notes(source.table[kept], design)
     left_out = left_out_notes(spec.contrasts, design)
     warnings = mixed_notes(fit, matrix.features)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *left_out, *warnings))

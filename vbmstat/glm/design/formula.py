@@ -224,5 +224,6 @@ def _is_text(node: ast.AST) -> bool:
 
 def _is_small(node: ast.AST, largest: int) -> bool:
     """Whether a node is a constant, and if a number of at most this size."""
-    is_number = isinstance(node, ast.Constant) and isinstance(node.value, int | float)
-    return abs(node.value) <= largest if is_number else isinstance(node, ast.Constant)
+    if not isinstance(node, ast.Constant):
+        return False
+    return not isinstance(node.value, int | float) or abs(node.value) <= largest

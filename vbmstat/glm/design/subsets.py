@@ -11,7 +11,6 @@ import pandas as pd
 
 from vbmstat.errors import DesignError, TableError
 from vbmstat.tables import dictionary
-from vbmstat.tables.cohort import read_table
 
 
 def draw_subsets(
@@ -100,7 +99,7 @@ def read_draws(path: Path | str, scan_ids: Sequence[str]) -> np.ndarray:
         raise TableError(msg)
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     if list(table.columns) != ["scan_id", "repetitions"] or table["scan_id"].duplicated().any():
-        msg = f"{path}: expected columns scan_id, repetitions with one row a scan, got {', '.join(read_table(path))}"
+        msg = f"{path}: expected columns scan_id, repetitions with one row a scan, got {', '.join(table)}"
         raise TableError(msg)
     stored = dict(zip(table["scan_id"], table["repetitions"], strict=True))
     differing = sorted(set(stored) ^ set(scan_ids))
