@@ -225,3 +225,10 @@ def test_pairs_of_files(tmp_path, table, images, suffix):
     assert np.array_equal(found.maps["age"]["t"].values, expected.maps["age"]["t"].values)
     with pytest.raises(ScanError, match=r"52 .img or .hdr, .*: convert them to .nii \(e.g. s6mwp1sub-000.hdr"):
         fit_glm(tmp_path / "pairs", "gm ~ age", table, repeats=0)
+
+
+def test_packed_maps_in_place_of_a_folder(tmp_path, table, images):
+    write_all(tmp_path / "maps", table, images)
+    fit_glm(tmp_path / "maps", "gm ~ age", table, repeats=0, store=tmp_path / "gm.maps")
+    with pytest.raises(ScanError, match=r"gm.maps: packed maps; give them as --store, beside --cohort or --maps"):
+        fit_glm(tmp_path / "gm.maps", "gm ~ age", table, repeats=0)

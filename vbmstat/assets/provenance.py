@@ -132,6 +132,11 @@ def _plain(value: Any, root: Path | str | None) -> Any:
     return str(value)
 
 
+def file_record(path: Path | str) -> dict[str, str]:
+    """Name and sha256 of a file, by which :func:`find_file` finds it again."""
+    return {"file": Path(path).name, "sha256": sha256(Path(path))}
+
+
 def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
     """Find a file by its sha256: first at its relative path in a folder, then by name anywhere below, then by any name.
 

@@ -69,7 +69,7 @@ def folders(
 
 
 def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
-    """Give a test of engines its command line: the options are the same for all of them."""
+    """Add the command of an engine test; all tests take the same options."""
 
     def command(
         heads: _Heads,

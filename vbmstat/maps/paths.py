@@ -182,6 +182,9 @@ def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, P
     if not folder.is_dir():
         msg = f"{folder}: no such folder of maps"
         raise ScanError(msg)
+    if (folder / "manifest.json").is_file() and (folder / "voxels.npy").is_file():
+        msg = f"{folder}: packed maps; give them as --store, beside --cohort or --maps with the folder they came from"
+        raise ScanError(msg)
     if response not in TISSUE_NUMBER:
         msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
         raise TableError(msg)

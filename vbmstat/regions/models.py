@@ -11,23 +11,25 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import TISSUES
-from vbmstat.glm.analysis import as_spec, fit_glm
+from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.record import RECORD, data_record, file_record
+from vbmstat.glm.keywords import as_spec, split_keywords
+from vbmstat.glm.record import RECORD, data_record, file_records
 from vbmstat.glm.results import GlmResults
-from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec, split_keywords
+from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.output import licence_notice
-from vbmstat.roi.table import RoiTables, cohort_of_maps, measure_rois
+from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
 from vbmstat.tables.schema import TABLES
@@ -35,7 +37,7 @@ from vbmstat.tables.schema import TABLES
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from vbmstat.glm.spec import GlmKeywords
+    from vbmstat.glm.keywords import GlmKeywords
 
 LEVELS = ("roi", "region")
 _LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
@@ -186,7 +188,11 @@ def fit_roi_glm(
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
     record = {**record, "level": level, "atlas": atlas.name, "atlas_licence": atlas.licence, "random": random}
-    record |= {"data": data_record(maps, cohort), "outputs": {"atlas": atlas_record(regions.atlas)}}
+    kept = source.table[[scan in set(design.scan_ids) for scan in source.scan_ids]]
+    measured_maps = Cohort(kept, source.folder)
+    paths = dict(zip(measured_maps.scan_ids, measured_maps.paths(TISSUE_COLUMNS[tissue]), strict=True))
+    record |= {"maps": file_records(paths), "data": data_record(maps, cohort)}
+    record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
 

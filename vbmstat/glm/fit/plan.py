@@ -15,7 +15,8 @@ from scipy import stats
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.design.matrix import RANK_TOLERANCE, Design
+from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.rank import RANK_TOLERANCE
 
 _LOST = 1e-9  # an eigenvalue of Q_S'Q_S below is a lost direction
 _ESTIMABLE = 1e-6
