@@ -18,7 +18,7 @@ from vbmstat.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Security
-    from distributed.deploy import Cluster as DaskCluster
+    from distributed.deploy.cluster import Cluster as DaskCluster
 
 LOCAL, SLURM = "local", "slurm"
 DEATHS = 3  # of workers before a task is given up; more would let a task that eats memory empty a cluster
@@ -129,7 +129,7 @@ def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
 def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> Iterator[DaskCluster]:
     """SLURM jobs; partition, account and time limit come from dask's own configuration."""
     import dask  # noqa: PLC0415
-    from dask_jobqueue import SLURMCluster  # noqa: PLC0415
+    from dask_jobqueue.slurm import SLURMCluster  # noqa: PLC0415
 
     if shutil.which("sbatch") is None:
         msg = "--scheduler slurm: sbatch not found; run the command on a machine that can submit jobs"

@@ -132,4 +132,5 @@ def _coloured(reference: np.ndarray, lacking: np.ndarray) -> np.ndarray:
     amount = np.abs(lacking).clip(max=1.0)[..., None]
     colour = np.where(lacking[..., None] > 0, to_rgb(SKY_BLUE), to_rgb(ORANGE))
     grey = _DIMMED * (reference / _HIGHEST).clip(0.0, 1.0)[..., None]
-    return (1 - amount) * grey + amount * colour
+    shown: np.ndarray = (1 - amount) * grey + amount * colour
+    return shown

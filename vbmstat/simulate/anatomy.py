@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 import torch
 from scipy import ndimage, optimize
+from scipy.spatial.transform import Rotation
 
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
@@ -162,7 +163,7 @@ def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, var
     proportions = np.exp(variation * rng.normal(0.0, 0.02, size=3))
     proportions *= (volume_factor / proportions.prod()) ** (1.0 / 3.0)
     person = np.eye(4)  # template -> scan
-    person[:3, :3] = _rotation(angles) @ np.diag(proportions)
+    person[:3, :3] = Rotation.from_euler("xyz", angles).as_matrix() @ np.diag(proportions)
     person[:3, 3] = rng.normal(0.0, 3.0, size=3)
     coarse = head.grid.with_voxel_size(_VELOCITY_VOXEL_MM)
     return Shape(np.linalg.inv(person), random_displacement(coarse, rng, variation), coarse)
@@ -176,21 +177,12 @@ def random_displacement(on: Grid, rng: np.random.Generator, variation: float = 1
     return exponential(torch.from_numpy(velocity), on)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotation about x, then y, then z, radians, (3, 3)."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
-
-
 def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
     """Displacement (mm) of a stationary velocity (mm) by scaling and squaring, (3, X, Y, Z)."""
     to_voxel = np.eye(4)
     to_voxel[:3, :3] = np.linalg.inv(on.affine[:3, :3])
     voxels = grid.voxel_indices(on.shape)
-    displacement = velocity / 2**_SQUARINGS
+    displacement = velocity / 2.0**_SQUARINGS
     for _ in range(_SQUARINGS):
         at = voxels + grid.apply_affine(to_voxel, displacement)
         displacement = displacement + grid.sample(displacement, at, padding_mode="border")

@@ -124,7 +124,8 @@ def _outer_head(points: np.ndarray, distance: np.ndarray, thickness: np.ndarray,
     below = z + 66.0
     signal = _blend(signal, _SIGNAL_CSF, _inside(np.maximum(_ellipse((x, axis_y), (11.0, 10.0)), below)))
     signal = _blend(signal, _CORD, _inside(np.maximum(_ellipse((x, axis_y), (6.5, 5.5)), below)))
-    return signal * _inside(surface)
+    head: np.ndarray = signal * _inside(surface)
+    return head
 
 
 def _inside(distance: np.ndarray) -> np.ndarray:
@@ -139,5 +140,5 @@ def _blend(signal: np.ndarray, value: float, share: np.ndarray) -> np.ndarray:
 
 def _ellipse(offsets: tuple[np.ndarray, ...], radii: tuple[float, ...]) -> np.ndarray:
     """Approximate signed distance (mm) to an ellipsoid or elliptic cylinder."""
-    norm = np.sqrt(np.sum(np.stack([(o / r) ** 2 for o, r in zip(offsets, radii, strict=True)]), axis=0))
+    norm: np.ndarray = np.linalg.norm([o / r for o, r in zip(offsets, radii, strict=True)], axis=0)
     return (norm - 1.0) * min(radii)

@@ -144,8 +144,8 @@ def bias_field(brain: np.ndarray, grid: Grid, percent: float, rng: np.random.Gen
     weights = rng.normal(size=(4, 4, 4)) / (1.0 + orders) ** 1.5 * ((orders > 0) & (orders <= 3))
     field = np.einsum("abc,ai,bj,ck->ijk", weights, *waves, optimize=True).astype(np.float32)
     low, high = field[brain].min(), field[brain].max()
-    relative = (field - (low + high) / 2) / (high - low)  # -0.5 to 0.5 over the brain
-    return 1.0 + percent / 100.0 * np.clip(relative, -1.0, 1.0)
+    relative: np.ndarray = (field - (low + high) / 2) / (high - low)  # -0.5 to 0.5 over the brain
+    return 1.0 + percent / 100.0 * relative.clip(-1.0, 1.0)
 
 
 def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -154,7 +154,8 @@ def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
         return signal.astype(np.float32)
     real = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma) + signal
     imaginary = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma)
-    return np.hypot(real, imaginary).astype(np.float32)
+    magnitude: np.ndarray = np.hypot(real, imaginary)
+    return magnitude.astype(np.float32)
 
 
 def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.ndarray:
@@ -165,13 +166,14 @@ def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.nda
     coarse = grid.with_voxel_size(np.maximum(fwhm_mm / 4.0, grid.voxel_size_mm))
     white = rng.standard_normal(coarse.shape, dtype=np.float32)
     sigma_voxels = fwhm_mm * _FWHM_TO_SIGMA / coarse.voxel_size_mm
-    smooth = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
+    smooth: np.ndarray = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
     if coarse.shape != grid.shape:  # both grids share their outer faces, as align_corners=False assumes
         fine = functional.interpolate(
             torch.from_numpy(smooth)[None, None], size=grid.shape, mode="trilinear", align_corners=False
         )
         smooth = fine[0, 0].numpy()
-    return smooth / smooth.std()
+    smooth /= smooth.std()
+    return smooth
 
 
 def _add_fat(signal: np.ndarray, labels: Volume, rng: np.random.Generator) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.errors import TableError
+from vbmstat.files.filenames import normalized
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import (
     as_numbers,
     label,
     labels,
-    normalized,
     points_among_hundreds,
     points_may_separate_thousands,
     without_missing_words,
