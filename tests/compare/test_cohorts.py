@@ -17,6 +17,7 @@ from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.evaluate.folders import Evaluation
 from vbmstat.figures import side_by_side
+from vbmstat.figures.mosaic import Image
 from vbmstat.glm.design.subsets import read_draws
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
@@ -48,7 +49,7 @@ def coarse(monkeypatch, request):
         monkeypatch.setattr(side_by_side, "panels_figure", lambda *_: None)
         monkeypatch.setattr(side_by_side, "roi_figure", lambda *_: None)
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
+    monkeypatch.setattr(side_by_side, "grey_average_brain", lambda: Image(np.ones(GRID.shape), GRID))
     monkeypatch.setattr(module, "save_publication", lambda stem, _: DRAWN.append(stem.name))
     monkeypatch.setattr(module, "evaluate_folders", fake_evaluation)
     DRAWN.clear()

@@ -14,6 +14,7 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import scans
+from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
 from vbmstat.metrics import homogeneity
@@ -171,5 +172,5 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
         log.warning("%d of %d scans are outliers: %s; see qc_warnings in cohort.tsv",
                     len(outliers), len(table.table), listed(outliers, 10))  # fmt: skip
     if len(table.table) >= homogeneity.LEAST_SCANS:
-        scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
+        save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged

@@ -15,6 +15,7 @@ import torch
 
 from vbmstat import assets
 from vbmstat.figures import scans
+from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
@@ -241,10 +242,11 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
     figure = scans.scan_report(
-        result.segmented.corrected, result.segmented.label, result.warped.channel(0), assets.template().channel(0),
+        scans.Overlay(result.segmented.corrected, result.segmented.label),
+        scans.Overlay(result.warped.channel(0), assets.template().channel(0)),
         f"{scan.stem} · engine {result.segmented.engine}", metrics,
     )  # fmt: skip
-    scans.save_png(path, figure)
+    save_png(path, figure)
 
 
 def _rounded(coordinates: Volume) -> Volume:

@@ -101,7 +101,7 @@ def artefacts(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Ca
     """Segment images with noise, bias field, blur, ghosting, motion, ringing and spikes, medium and strong."""
     from vbmstat.evaluate.artefacts import ArtefactHead, captioned_images, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415 - heavy imports
-    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.files.naming import image_stem  # noqa: PLC0415
 
     name = image_stem(heads[0])
@@ -119,7 +119,7 @@ def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Call
     """Segment heads whose cortex is 0.1 to 1 mm thinner, and compare the GM volume with the true one."""
     from vbmstat.evaluate.atrophy import AtrophyHead, changes, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415
-    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     del heads, seed, force
@@ -133,7 +133,7 @@ def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Call
 def _worst_cases(evaluation: Evaluation, out: Path) -> None:
     """Draw each compared folder's worst scan; without label maps, print its name."""
     from vbmstat.evaluate.folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
-    from vbmstat.figures.scans import save_png  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
     from vbmstat.files.filenames import unique_names  # noqa: PLC0415
 

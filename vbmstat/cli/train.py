@@ -64,7 +64,7 @@ def _add_command(kind: str, summary: str) -> None:
         import pandas as pd  # noqa: PLC0415 - heavy imports
 
         from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-        from vbmstat.figures.scans import save_png  # noqa: PLC0415
+        from vbmstat.figures.style import save_png  # noqa: PLC0415
         from vbmstat.figures.training import curves_figure  # noqa: PLC0415
         from vbmstat.training.run import LOG, open_task, train  # noqa: PLC0415
 

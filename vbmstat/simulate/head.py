@@ -13,7 +13,7 @@ import torch
 
 from vbmstat.image import grid
 from vbmstat.image.grid import Grid
-from vbmstat.simulate.anatomy import Head, Shape, Sphere
+from vbmstat.simulate.anatomy import Head
 from vbmstat.simulate.render import smooth_noise
 
 FIELD_OF_VIEW_MM = (192.0, 240.0, 228.0)
@@ -32,8 +32,6 @@ class Person:
     ----------
     fractions : Tensor, (3, X, Y, Z), float32
         True GM, WM and CSF fractions; their sum is below 1 at the edge of the brain and 0 outside.
-    region_weight : Tensor, (X, Y, Z)
-        Weight of the effect's region.
     signal : ndarray, (X, Y, Z), float32
         T1w intensity relative to WM.
     grid : Grid
@@ -41,7 +39,6 @@ class Person:
     """
 
     fractions: torch.Tensor
-    region_weight: torch.Tensor
     signal: np.ndarray
     grid: Grid
 
@@ -54,9 +51,7 @@ def scan_grid(voxel_size_mm: float) -> Grid:
     return Grid(shape, affine)  # type: ignore[arg-type]
 
 
-def draw_person(
-    head: Head, scores: torch.Tensor, shape: Shape, on: Grid, region: Sphere, rng: np.random.Generator
-) -> Person:
+def draw_person(head: Head, scores: torch.Tensor, points: torch.Tensor, on: Grid, rng: np.random.Generator) -> Person:
     """A person's tissue fractions and signal on a scan's grid.
 
     Parameters
@@ -65,16 +60,13 @@ def draw_person(
         The template's head.
     scores : Tensor, (3, X, Y, Z)
         The person's tissue scores on the head's grid, effect included.
-    shape : Shape
-        The person's shape.
+    points : Tensor, (3, X, Y, Z)
+        Template point (mm) of each voxel of the scan, from the person's shape.
     on : Grid
         Grid of the scan.
-    region : Sphere
-        Region of the effect.
     rng : Generator
         Random numbers for the thickness of skull and scalp and the pattern of fat.
     """
-    points = shape.to_template(on)  # (3, X, Y, Z), template mm
     layers = torch.cat([scores, head.gm_signal])
     sampled = grid.sample(layers, grid.apply_affine(np.linalg.inv(head.grid.affine), points), padding_mode="border")
     distance = _distance(head, points)
@@ -83,12 +75,8 @@ def draw_person(
     fractions = torch.softmax(sampled[:3], dim=0)
     signal = (fractions[0] * sampled[3] + _SIGNAL_WM * fractions[1] + _SIGNAL_CSF * fractions[2]).numpy()
     outside = _outer_head(points.numpy(), distance, thickness, smooth_noise(on, 9.0, rng))
-    return Person(
-        fractions * torch.from_numpy(brain),
-        region.weight(points),
-        (brain * signal + (1.0 - brain) * outside).astype(np.float32),
-        on,
-    )
+    whole = (brain * signal + (1.0 - brain) * outside).astype(np.float32)
+    return Person(fractions * torch.from_numpy(brain), whole, on)
 
 
 def _distance(head: Head, points: torch.Tensor) -> np.ndarray:

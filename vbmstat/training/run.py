@@ -100,7 +100,11 @@ def train(
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     training, validation = _split(task.cases, task.config)
     sources = {"cases": task.cases.path} | ({"start": task.start} if task.start else {})
-    run = {"kind": task.kind, "config": task.config.as_dict(), **{n: assets.sha256(p) for n, p in sources.items()}}
+    run: dict[str, Any] = {
+        "kind": task.kind,
+        "config": task.config.as_dict(),
+        **{n: assets.sha256(p) for n, p in sources.items()},
+    }
     saved = _read_checkpoint(out, run)
     state = _State(**saved["state"]) if saved else _State()
     stages = task.stages()

@@ -35,7 +35,7 @@ class UNet(nn.Module):
         Layer after the last convolution; none by default.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the six hyperparameters of the network
         self,
         in_channels: int,
         out_channels: int,
