@@ -64,7 +64,7 @@ class Head:
     Attributes
     ----------
     kind : str
-        Stem of the table's file and key of :data:`vbmstat.tables.schema.TABLES`.
+        Stem of the table's file and key of :func:`vbmstat.tables.schema.tables`.
     n_images : int
         Number of images made from one head.
     """
@@ -197,7 +197,7 @@ def run_trials(
         The table, ``.tsv``, written after every scan. Rows of earlier calls stay; a row is repeated only if it failed
         or if its image, engine, weights or versions differ.
     kind : str
-        Key of :data:`vbmstat.tables.schema.TABLES`.
+        Key of :func:`vbmstat.tables.schema.tables`.
     engines, device, force, report
         As in :func:`evaluate_heads`.
 

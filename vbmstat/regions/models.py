@@ -32,7 +32,7 @@ from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
-from vbmstat.tables.schema import TABLES
+from vbmstat.tables.schema import tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -269,7 +269,7 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
         part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    order = [column.name for column in TABLES["roi_glm"].columns if column.name in table]
+    order = [column.name for column in tables()["roi_glm"].columns if column.name in table]
     return table[order]
 
 
@@ -286,7 +286,7 @@ def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -
         part["icc"], part["converged"] = fit.random_variance / total, fit.converged
         parts.append(part)
     table = pd.concat(parts, ignore_index=True)
-    return table[[column.name for column in TABLES["roi_glm"].columns if column.name in table]]
+    return table[[column.name for column in tables()["roi_glm"].columns if column.name in table]]
 
 
 def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:
