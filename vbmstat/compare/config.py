@@ -74,7 +74,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """The plan of ``vbmstat compare-cohorts``.
 
     Attributes
@@ -102,7 +102,7 @@ class Plan:
     glm: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> ComparisonPlan:
     """Read and check a plan; paths in it are relative to the file.
 
     Raises
@@ -147,7 +147,7 @@ def read_plan(path: Path) -> Plan:
     out, atlas = (_text(content.get(k, d), f"{where}: {k}") for k, d in (("out", "comparison"), ("atlas", "lpba40")))
     if atlas.endswith((".nii", ".nii.gz")):
         atlas = str(path.parent / atlas)
-    return Plan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
+    return ComparisonPlan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
 
 
 def _check_names(content: Mapping[str, Any], where: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.compare.config import TISSUES, CohortPlan
+from vbmstat.compare.config import TISSUES, CohortPlan, ComparisonPlan
 from vbmstat.errors import TableError, listed
 from vbmstat.files import naming
 from vbmstat.files.runlog import scan_times
@@ -84,6 +84,16 @@ class CohortData:
         """Covariates with the pipeline's own TIV, engine and version."""
         own = self.pipelines[pipeline].table[list(_OF_PIPELINE)].dropna(axis=1, how="all")
         return self.covariates.join(own)
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """One pipeline's smoothed maps of a tissue, by scan."""
+
+    data: CohortData
+    pipeline: str
+    tissue: str
+    paths: Mapping[str, Path]
 
 
 def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
@@ -244,9 +254,9 @@ def _pooled(parts: Sequence[tuple[str, PipelineData]]) -> PipelineData:
 
 
 def smoothed_maps(
-    data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: OnProgress = ignore
-) -> tuple[dict[str, Path], str | None]:
-    """Maps of all scans smoothed by `fwhm_mm`: the pipeline's own if their names say so, else smoothed here.
+    data: CohortData, pipeline: str, tissue: str, plan: ComparisonPlan, report: OnProgress = ignore
+) -> tuple[MapSet, str | None]:
+    """Smoothed maps of all scans: the pipeline's own if their names give the plan's FWHM, else smoothed here.
 
     Parameters
     ----------
@@ -254,31 +264,30 @@ def smoothed_maps(
         The cohort.
     pipeline, tissue : str
         Pipeline and tissue of the maps.
-    fwhm_mm : float
-        Full width at half maximum.
-    out : Path
-        Folder for maps that are smoothed here; those newer than their source are kept.
+    plan : ComparisonPlan
+        With the FWHM; maps are smoothed to its folder ``smoothed``, where those newer than their source are kept.
     report : callable
         Called with (stage, done, total).
 
     Returns
     -------
-    dict of str to Path, str or None
-        Map of each scan, and a note on maps whose name does not give this smoothing.
+    MapSet, str or None
+        The maps, and a note on maps whose name does not give this smoothing.
     """
-    source = data.pipelines[pipeline]
+    source, fwhm_mm = data.pipelines[pipeline], plan.fwhm_mm
     own = {s: p for s, p in source.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
     if set(own) >= set(data.scans):
-        return {scan: own[scan] for scan in data.scans}, None
+        return MapSet(data, pipeline, tissue, {scan: own[scan] for scan in data.scans}), None
     raw = dict(source.maps[tissue])
     if not set(raw) >= set(data.scans):
         note = f"{data.name}: {pipeline}'s {tissue} maps are used as they are; their names do not say s{fwhm_mm:g}"
-        return {scan: (raw | dict(source.smoothed[tissue]))[scan] for scan in data.scans}, note
+        every = raw | dict(source.smoothed[tissue])
+        return MapSet(data, pipeline, tissue, {scan: every[scan] for scan in data.scans}), note
     made = {}
     for done, scan in enumerate(data.scans, 1):
         name = scan if data.is_pooled else f"{data.name}_{scan}"  # the same file, pooled or not
-        made[scan] = out / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
+        made[scan] = plan.out / "smoothed" / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
         if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
             io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
         report(f"smoothing {pipeline} {tissue}", done, len(data.scans))
-    return made, None
+    return MapSet(data, pipeline, tissue, made), None
