@@ -104,6 +104,25 @@ def _left_in_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS
     return left
 
 
+def start_peak() -> None:
+    """Reset the peak of :func:`peak_bytes` (only Linux; elsewhere the peak is since the process began)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): VmHWM to the current memory
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process, bytes; 0 if unknown."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def n_cores() -> int:
     """Processor cores that this process may use: the least of affinity, control groups and SLURM's allocation.
 

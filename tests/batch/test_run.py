@@ -239,6 +239,11 @@ def test_unknown_options(folder, tmp_path, option, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_misspelt_option_is_named_with_the_nearest(folder, tmp_path):
+    with pytest.raises(TypeError, match=r"no option .fwhm. \(nearest fwhm_mm"):
+        run.preprocess(folder, tmp_path / "out", fwhm=6)
+
+
 def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(VbmstatError, match=r"cannot create the output folder .* --out"):

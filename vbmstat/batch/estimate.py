@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from vbmstat.batch.plan import Plan
-from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
+from vbmstat.batch.plan import RunPlan
+from vbmstat.batch.resources import Allotment, allot, disk_free_bytes, probe, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
@@ -47,6 +49,16 @@ def disk_bytes(scans: Sequence[Grid]) -> int:
     return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
 
 
+def share_out(plan: RunPlan, n_todo: int) -> Allotment:
+    """How the scans of a plan share this machine."""
+    bytes_a_scan = memory_bytes(plan.workload, grids(plan.tasks))
+    share = allot(probe(plan.spec.device), plan.execution, bytes_a_scan, len(plan.tasks), n_todo)
+    threads = plan.execution.threads
+    if share.jobs == 1 and threads is None:  # this process, whose user may have limited its threads
+        threads = min(torch.get_num_threads(), share.threads)
+    return replace(share, threads=threads or share.threads)
+
+
 def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
     """Time of a scan and the source of the estimate; 0 if unknown."""
     known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
@@ -67,7 +79,7 @@ def sharing(share: Allotment, workers: Workers | None = None) -> str:
     return f"{text}; {share.note}" if share.note else text
 
 
-def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
+def outlook(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]:
     """Lines of `--dry-run`: scans to do, time, disk."""
     n_todo, sampled = len(plan.tasks) - n_complete, grids(plan.tasks)
     skipped = f", {len(plan.inputs.skipped)} files skipped" if plan.inputs.skipped else ""

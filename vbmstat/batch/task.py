@@ -17,8 +17,8 @@ from typing import Any, Literal
 from vbmstat.assets.provenance import provenance
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
-from vbmstat.batch.execution import Execution
-from vbmstat.batch.memory import peak_bytes, start_peak
+from vbmstat.batch.resources import Execution
+from vbmstat.device import peak_bytes, start_peak
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.files import naming
 from vbmstat.image import io, storage
