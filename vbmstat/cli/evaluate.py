@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vbmstat.evaluate.engines import Head
+    from vbmstat.evaluate.engines import HeadFile
     from vbmstat.evaluate.folders import Evaluation
 
 app = typer.Typer(help="Evaluate output folders, or engines on images whose truth is known.", no_args_is_help=True)
@@ -45,7 +45,8 @@ def folders(
     worst_FOLDER.png shows each folder's worst scan in the slices that disagree most.
     """
     from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.evaluate.folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.evaluate.folders import evaluate_folders  # noqa: PLC0415
+    from vbmstat.evaluate.summary import side_by_side, with_ages  # noqa: PLC0415
     from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     with stages() as report:
@@ -82,13 +83,13 @@ def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
         from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-        from vbmstat.evaluate.engines import evaluate_heads, find_engines  # noqa: PLC0415
+        from vbmstat.evaluate.engines import Bench, evaluate_heads, find_engines  # noqa: PLC0415
 
-        def evaluate(kind: type[Head]) -> pd.DataFrame:
+        def evaluate(kind: type[HeadFile]) -> pd.DataFrame:
             engines, where = find_engines(engine, weights), choose_device(device)
             keep_freed_memory()
             with stages() as report:
-                return evaluate_heads(kind, heads, engines, out, device=where, seed=seed, force=force, report=report)
+                return evaluate_heads(kind, heads, Bench(engines, where, force, report), out, seed)
 
         test(heads, out, seed, force, evaluate)
 
@@ -132,7 +133,8 @@ def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Call
 
 def _worst_cases(evaluation: Evaluation, out: Path) -> None:
     """Draw each compared folder's worst scan; without label maps, print its name."""
-    from vbmstat.evaluate.folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.folders import read_pair  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.summary import worst_scans  # noqa: PLC0415
     from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
     from vbmstat.files.filenames import unique_names  # noqa: PLC0415
@@ -146,11 +148,11 @@ def _worst_cases(evaluation: Evaluation, out: Path) -> None:
             worst = f"{scan} (highest {row['measure']}, {row['max']:.4g})"
             typer.echo(f"{folder}: worst scan {worst}; no figure, because there are no label maps to compare")
             continue
-        case = read_case(evaluation, folder, reference, scan)
-        dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in case.dice.items()}
+        pair = read_pair(evaluation, folder, reference, scan)
+        dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in pair.dice.items()}
         title = f"{scan}: {folder} against {reference}, lowest Dice of GM among {row['n_scans']} scans"
         path = out / f"worst_{part[folder]}.png"
-        save_png(path, worst_case_figure(case.tissue, case.reference_tissue, (folder, reference), title, dice))
+        save_png(path, worst_case_figure(pair.tissue, pair.reference_tissue, (folder, reference), title, dice))
         typer.echo(str(path))
 
 

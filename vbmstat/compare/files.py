@@ -14,6 +14,7 @@ from vbmstat.compare.regions import compare_rois
 from vbmstat.compare.scans import compare_scans
 from vbmstat.compare.statistics import find_statistics
 from vbmstat.errors import ScanError
+from vbmstat.evaluate import folders
 from vbmstat.files import naming
 from vbmstat.files.search import images_instead
 from vbmstat.progress import OnProgress, ignore
@@ -97,9 +98,7 @@ def short_names(a: Path, b: Path) -> Names:
     >>> short_names(Path("x/one.nii.gz"), Path("x/one.nii.gz"))
     ('one', 'one (again)')
     """
-    parts = [list(path.absolute().parts)[::-1] for path in (a, b)]
-    for one, other in zip(*parts, strict=False):
-        if one != other:
-            return naming.image_stem(Path(one)), naming.image_stem(Path(other))
-    name = naming.image_stem(a)
-    return name, f"{name} (again)"
+    if a.absolute() == b.absolute():
+        return naming.image_stem(a), f"{naming.image_stem(a)} (again)"
+    one, other = (naming.image_stem(Path(name)) for name in folders.short_names([a, b]))
+    return one, other
