@@ -225,6 +225,21 @@ def test_bids_names_that_collide_are_refused(folder, tmp_path):
     assert len(events(folder, out=tmp_path / "out", device="cpu")) == 3
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_later_run_does_not_replace_another_scan_of_the_same_bids_names(folder, tmp_path, force):
+    first, second = (tmp_path / f"{name}.nii.gz" for name in ("a-b", "ab"))
+    for path in (first, second):
+        shutil.copy(folder / "sub-01_T1w.nii.gz", path)
+    out, options = tmp_path / "out", {"names": "bids", "device": "cpu", "process": light}
+    run.preprocess(first, out, **options)
+    sidecar = next(out.rglob("*_provenance.json"))
+    before = sidecar.read_bytes()
+    with pytest.raises(ScanError, match=r"ab: its outputs would replace those of a-b .*rename the file"):
+        run.preprocess(second, out, **options, force=force)
+    assert sidecar.read_bytes() == before
+    assert run.preprocess(first, out, **options).scan_ids
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -344,6 +344,20 @@ def test_folders_named_by_their_paths_get_separate_figures(trio, monkeypatch):
     assert {path.name for path in (trio / "tables").glob("*.png")} == {"worst_other.png", "worst_again_other.png"}
 
 
+def test_figures_of_an_earlier_run_go(trio, monkeypatch):
+    monkeypatch.setattr(worst_case, "worst_case_figure", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.chdir(trio)
+    shutil.copytree("other", "third")
+    for arguments, names in ((["one", "other", "third"], {"worst_other.png", "worst_third.png"}),
+                             (["one", "third"], {"worst_third.png"})):  # fmt: skip
+        done = CliRunner().invoke(app, ["evaluate", "folders", *arguments, "--out", "tables"])
+        assert done.exit_code == 0, done.output
+        (trio / "tables" / "worst_mine.svg").write_text("")
+        assert {path.name for path in (trio / "tables").glob("*.png")} == names
+    assert "removed 1 files of the earlier run in tables: worst_other.png" in done.output
+    assert (trio / "tables" / "worst_mine.svg").exists()
+
+
 def test_without_label_maps_the_worst_scan_is_named_and_nothing_drawn(tmp_path):
     template = assets.template()
     for name, gains in (("one", (1.0, 1.0)), ("other", (0.5, 0.9))):

@@ -20,7 +20,7 @@ from vbmstat.training.cases import Case, CaseFile, write_cases
 from vbmstat.training.config import read_config
 from vbmstat.training.registration import registration_grid
 from vbmstat.training.run import open_task
-from vbmstat.training.tissue import Patches, tissue_dice
+from vbmstat.training.tissue import PatchesTask, tissue_dice
 
 
 def table(out):
@@ -146,7 +146,7 @@ def test_the_cascade_trains_a_foundation_and_18_positions(onions, whole, configu
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
     networks = [load_network(own_file(tmp_path / "out", "patches", n)) for n in range(18)]
     task = open_task("patches", config)
-    assert isinstance(task, Patches)
+    assert isinstance(task, PatchesTask)
     assert [tuple(settings["position"]) for _, settings in networks] == task.positions[:18]
     weights = [network.last.weight.flatten().tolist() for network, _ in networks]
     assert len({tuple(w) for w in weights}) == 18  # all have diverged

@@ -2,14 +2,17 @@
 
 This is the only module that opens a connection, and only in :func:`fetch`. A file without a pinned sha256 is trusted
 at its first download, and `fetch` says so; after that its recorded sha256 counts. Files appear whole or not at all. Of
-several processes one downloads while the others wait.
+several processes one downloads while the others wait. Over 300 lines, as what is trusted is decided where it arrives.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE, OFFLINE_VARIABLE = "VBMSTAT_ASSETS", "VBMSTAT_OFFLINE"
 RECORD = "fetched.json"  # in the folder of a set: sha256, size and source of each file
-_TIMEOUT_S = (4.0, 10.0)  # to connect; between two packets
-_RETRIES = 1  # of a file, by pooch, before the next source is asked
-_WEB = ("http://", "https://")
+_TIMEOUT_S = (4.0, 10.0)  # for any source to answer; between two packets
+_RETRIES = 1  # of a file whose transfer broke off, by pooch, before the next source is asked
+_WEB, _PORTS = ("http://", "https://"), {"http": 80, "https": 443}
 _HEADERS = {"Accept": "application/vnd.github.raw+json, application/octet-stream, */*"}
 _TORCH_MAGIC = b"PK\x03\x04"  # torch writes zip archives
 _FILE_MODE = 0o644  # pooch's temporary files are private to their owner, a cache may be shared
@@ -241,13 +244,17 @@ def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callabl
     for stale in folder.glob("tmp*"):  # pooch's, of a process that was killed
         stale.unlink()
     reasons = []
+    silent = _silent([place for place in places if place.startswith(_WEB)])
     for place in places:
+        if place in silent:
+            reasons.append(f"{urlsplit(place).hostname}: no answer")
+            continue
         registry = _expected_sha256(weights, folder)
         source = pooch.Pooch(folder.absolute(), place, registry, retry_if_failed=_RETRIES)
         try:
             for file in weights.files:
                 _bring(source, file, tell)
-        except (requests.RequestException, FileNotFoundError) as error:
+        except (requests.RequestException, FileNotFoundError, ConnectionError) as error:
             reasons.append(f"{urlsplit(place).hostname or place}: {_reason(error)}")
         except ValueError as error:
             msg = f"{place}: {error} Give another --source, or delete {folder} to trust anew"
@@ -259,6 +266,25 @@ def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callabl
         f"{FOLDER_VARIABLE} to that folder, or give --source"
     )
     raise AssetError(msg)
+
+
+def _silent(addresses: Sequence[str]) -> set[str]:
+    """Addresses whose host does not answer in time, whatever number of machines it names; proxies are not tested."""
+    from requests.utils import get_environ_proxies  # noqa: PLC0415 - only where it is needed
+
+    answered: dict[str, threading.Event] = {a: threading.Event() for a in addresses if not get_environ_proxies(a)}
+    for address, event in answered.items():
+        threading.Thread(target=_knock, args=(address, event), daemon=True).start()
+    end = time.monotonic() + _TIMEOUT_S[0]
+    return {address for address, event in answered.items() if not event.wait(max(end - time.monotonic(), 0))}
+
+
+def _knock(address: str, answered: threading.Event) -> None:
+    """Connect to a host; a refusal is an answer, too, which the download will report."""
+    parts = urlsplit(address)
+    with suppress(OSError), socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme])):
+        pass
+    answered.set()
 
 
 def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
@@ -279,10 +305,15 @@ def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
 
 def _transfer(url: str, target: str, _: object) -> None:
     """Download or copy a file to pooch's temporary path; pooch compares its hash before it gets its name."""
-    from pooch import HTTPDownloader  # noqa: PLC0415 - only where it is needed
+    import requests  # noqa: PLC0415 - only where it is needed
+    from pooch import HTTPDownloader  # noqa: PLC0415
 
     if url.startswith(_WEB):
-        HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_S, headers=_HEADERS)(url, target, None)
+        download = HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_S, headers=_HEADERS)
+        try:
+            download(url, target, None)
+        except requests.ConnectionError as error:  # pooch would ask in vain again
+            raise ConnectionError(_reason(error)) from error
     else:
         shutil.copyfile(url, target)
     _check_archive(Path(target), url)

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
@@ -145,6 +146,18 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
         for kind in kinds:
             path = naming.output_path(out, scan, kind, names)
             storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
+
+
+def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
+    """Raise ScanError if another scan of an earlier run has the same output names, as ``a-b`` and ``ab`` in BIDS."""
+    sidecar = naming.output_path(out, scan, "sidecar", names)
+    owner = _read_sidecar(sidecar).get("scan", scan.stem)
+    if owner != scan.stem:
+        msg = (
+            f"{scan.stem}: its outputs would replace those of {owner} ({sidecar}), because their names become equal; "
+            "rename the file, or choose another --out"
+        )
+        raise ScanError(msg)
 
 
 def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:

@@ -207,6 +207,7 @@ class ScanRun:
             return self._ended("busy")
         self._begin("read")
         naming.check_name_length(task.scan, spec.names, spec.fwhm_mm)
+        derivatives.check_owner(task.out, task.scan, spec.names)
         completed = task.completed()
         if completed is None:
             return (yield from self._preprocess(held.folder))

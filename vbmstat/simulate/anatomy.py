@@ -72,7 +72,7 @@ def parse_region(text: str) -> Sphere:
 
 
 @dataclass(frozen=True)
-class Head:
+class TemplateHead:
     """The template as a head.
 
     Attributes
@@ -109,7 +109,7 @@ class Shape:
 
 
 @cache
-def template_head() -> Head:
+def template_head() -> TemplateHead:
     """The head from which all simulated people are derived (template with a margin, 1.5 mm)."""
     template, brain = assets.template(), assets.template_brain()
     margins = [
@@ -128,7 +128,7 @@ def template_head() -> Head:
     hull = ndimage.binary_fill_holes(hull)
     size = template.grid.voxel_size_mm
     distance = ndimage.distance_transform_edt(~hull, size) - ndimage.distance_transform_edt(hull, size)
-    return Head(_float32(scores), _float32(distance[None]), _float32(_gm_signal(average, gm)[None]), head_grid)
+    return TemplateHead(_float32(scores), _float32(distance[None]), _float32(_gm_signal(average, gm)[None]), head_grid)
 
 
 def _float32(array: np.ndarray) -> torch.Tensor:
@@ -145,12 +145,12 @@ def _gm_signal(average: np.ndarray, gm: np.ndarray) -> np.ndarray:
     return 0.70 + 0.6 * np.where(weight > 1e-3, local - typical, 0.0)
 
 
-def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
+def random_shape(head: TemplateHead, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
     """A random person: pose (a few degrees and mm), size, proportions and smooth local differences.
 
     Parameters
     ----------
-    head : Head
+    head : TemplateHead
         The template's head.
     rng : Generator
         Random number generator.
@@ -189,7 +189,7 @@ def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
     return displacement
 
 
-def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
+def own_scores(head: TemplateHead, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
     """The template's tissue scores plus a smooth individual deviation, (3, X, Y, Z)."""
     noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])
     return head.scores + variation * SCORE_SD * torch.from_numpy(noise)

@@ -13,7 +13,7 @@ import torch
 
 from vbmstat.image import grid
 from vbmstat.image.grid import Grid
-from vbmstat.simulate.anatomy import Head
+from vbmstat.simulate.anatomy import TemplateHead
 from vbmstat.simulate.render import smooth_noise
 
 FIELD_OF_VIEW_MM = (192.0, 240.0, 228.0)
@@ -51,12 +51,14 @@ def scan_grid(voxel_size_mm: float) -> Grid:
     return Grid(shape, affine)  # type: ignore[arg-type]
 
 
-def draw_person(head: Head, scores: torch.Tensor, points: torch.Tensor, on: Grid, rng: np.random.Generator) -> Person:
+def draw_person(
+    head: TemplateHead, scores: torch.Tensor, points: torch.Tensor, on: Grid, rng: np.random.Generator
+) -> Person:
     """A person's tissue fractions and signal on a scan's grid.
 
     Parameters
     ----------
-    head : Head
+    head : TemplateHead
         The template's head.
     scores : Tensor, (3, X, Y, Z)
         The person's tissue scores on the head's grid, effect included.
@@ -79,7 +81,7 @@ def draw_person(head: Head, scores: torch.Tensor, points: torch.Tensor, on: Grid
     return Person(fractions * torch.from_numpy(brain), whole, on)
 
 
-def _distance(head: Head, points: torch.Tensor) -> np.ndarray:
+def _distance(head: TemplateHead, points: torch.Tensor) -> np.ndarray:
     """Signed distance to the hull of the brain at template points; it keeps growing beyond the head's grid."""
     voxels = grid.apply_affine(np.linalg.inv(head.grid.affine), points)
     last = torch.tensor(head.grid.shape).reshape(3, 1, 1, 1) - 1

@@ -20,7 +20,7 @@ from vbmstat.training.config import RunConfig
 from vbmstat.training.task import Example, Stage, Task
 
 
-class Registration(Task):
+class RegistrationTask(Task):
     """GM and WM of scan and template -> half velocities."""
 
     kind = cases_kind = "registration"

@@ -23,11 +23,13 @@ from vbmstat.preproc.networks.weights import load_network, own_file, save_networ
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config
 from vbmstat.training.folds import grouped_folds
-from vbmstat.training.registration import Registration
+from vbmstat.training.registration import RegistrationTask
 from vbmstat.training.task import Stage, Task
-from vbmstat.training.tissue import GmMask, Patches, Segmentation
+from vbmstat.training.tissue import GmMaskTask, PatchesTask, SegmentationTask
 
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Segmentation, Patches, GmMask, Registration)}
+TASKS: dict[str, type[Task]] = {
+    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask)
+}
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
 # One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
 _WARM_UP, _DIVISOR, _FINAL_DIVISOR, _MOMENTUM = 0.25, 25.0, 4000.0, (0.85, 0.95)

@@ -29,7 +29,7 @@ from vbmstat.training.task import Example, Stage, Task
 _N_SIDES = 9  # patches of the left; their networks also serve the right, so they get no flips
 
 
-class Segmentation(Task):
+class SegmentationTask(Task):
     """The first stage: T1w -> p0 on the whole view."""
 
     kind = "segmentation"
@@ -66,7 +66,7 @@ class Segmentation(Task):
         return image, p0
 
 
-class Patches(Segmentation):
+class PatchesTask(SegmentationTask):
     """The second stage: patches of image and first-stage p0 -> p0."""
 
     kind = "patches"
@@ -121,7 +121,7 @@ class Patches(Segmentation):
         return [index for index in range(len(self.positions)) if wanted is None or network_of(index)[0] == wanted]
 
 
-class GmMask(Task):
+class GmMaskTask(Task):
     """p0 of half a brain -> mask of voxels without GM."""
 
     kind = "gm-mask"
