@@ -216,7 +216,8 @@ class _Run:
 
     def _regions(self, data: CohortData, pipeline: str, atlas: Atlas) -> pd.DataFrame | None:
         """Region volumes of a pipeline (tidy), measured now or earlier; None if unsmoothed maps are missing."""
-        maps, tissues = data.pipelines[pipeline].maps, self.plan.tissues
+        tissues = self.plan.tissues
+        maps = {tissue: data.maps(pipeline, tissue) for tissue in tissues}
         if any(scan not in maps[tissue] for tissue in tissues for scan in data.scans):
             return None
         folder = self.plan.out / "roi" / data.name / pipeline
@@ -271,8 +272,8 @@ def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
 def _times(cohorts: Mapping[str, CohortData]) -> pd.DataFrame:
     """Recorded seconds of each scan and pipeline."""
     parts = [
-        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.table.index,
-                      "seconds": source.table["seconds"].to_numpy()})
+        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.index,
+                      "seconds": source["seconds"].to_numpy()})
         for name, data in cohorts.items() for key, source in data.pipelines.items()
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True).dropna(subset="seconds")

@@ -53,12 +53,7 @@ _USUAL = Acquisition()
 
 
 def render_t1w(
-    labels: Volume,
-    *,
-    contrast: float = 1.0,
-    structure_sd: float = STRUCTURE_SD,
-    seed: int = 0,
-    **acquisition: float,
+    labels: Volume, *, contrast: float = 1.0, structure_sd: float = STRUCTURE_SD, seed: int = 0, **acquisition: float
 ) -> Volume:
     """Render a whole-head T1w image from a FreeSurfer-type label map.
 
@@ -108,11 +103,7 @@ def brain_of(labels: Volume) -> np.ndarray:
 
 
 def image_from_signal(
-    signal: np.ndarray,
-    brain: np.ndarray,
-    grid: Grid,
-    rng: np.random.Generator,
-    acquisition: Acquisition = _USUAL,
+    signal: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator, acquisition: Acquisition = _USUAL
 ) -> Volume:
     """Apply texture, point spread, bias field and Rician noise to noise-free intensities.
 

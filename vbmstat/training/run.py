@@ -71,10 +71,7 @@ def open_task(kind: str, config_path: Path, device: torch.device | str = "cpu") 
 
 
 def train(
-    task: Task,
-    out: Path,
-    minutes: float | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
+    task: Task, out: Path, minutes: float | None = None, on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> bool:
     """Train the networks of a task, or resume their training.
 

@@ -12,14 +12,7 @@ from torch.nn import functional
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc.networks.cascade import mask_windows
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
-from vbmstat.preproc.networks.patches import (
-    PATCH_SHAPE,
-    REGION_SHAPE,
-    Position,
-    network_of,
-    optimise_positions,
-    window,
-)
+from vbmstat.preproc.networks.patches import PATCH_SHAPE, REGION_SHAPE, Position, network_of, optimise_positions, window
 from vbmstat.preproc.networks.weights import load_network, own_file
 from vbmstat.training import augment, losses
 from vbmstat.training.cases import CaseFile
