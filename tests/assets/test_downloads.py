@@ -49,7 +49,7 @@ def digest(name: str) -> str:
 
 def fetched(**options) -> list[str]:
     lines: list[str] = []
-    downloads.fetch("few", **options, tell=lines.append)
+    downloads.fetch("few", **options, report=lines.append)
     return lines
 
 

@@ -100,7 +100,7 @@ def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, limits, ex
     with scheduled_workers(plan, scheduler) as workers:
         assert workers is None
     if expected.get("memory") == 1.3:
-        expected = expected | {"memory": int(1.3 * estimate.share_out(plan, 3).bytes_a_scan)}
+        expected = expected | {"memory": int(1.3 * estimate.share_out(plan, 3).bytes_per_scan)}
     assert given["scheduler"] == scheduler
     assert {name: given[name] for name in expected} == expected
     assert given["folder"] == plan.out / FOLDER / "slurm"

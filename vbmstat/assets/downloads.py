@@ -1,8 +1,8 @@
 """Network weights that no wheel carries: fetched once, by pooch, into a cache folder that machines may share.
 
 This is the only module that opens a connection, and only in :func:`fetch`. A file without a pinned sha256 is trusted
-at its first download, and `fetch` says so; after that its recorded sha256 counts. Files appear whole or not at all. Of
-several processes one downloads while the others wait. Over 300 lines, as what is trusted is decided where it arrives.
+at its first download, and `fetch` says so; after that its recorded sha256 counts. Files are written atomically.
+Of several processes one downloads while the others wait. Over 300 lines: each file is verified where it arrives.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from vbmstat.assets import distribution_file, sha256
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import read_json, write_json
+from vbmstat.progress import OnStep, ignore
 
 if TYPE_CHECKING:
     from pooch import Pooch
@@ -157,9 +158,7 @@ def _expected_sha256(weights: WeightSet, folder: Path) -> dict[str, str | None]:
     return {file: weights.known_sha256.get(file) or recorded.get(file, {}).get("sha256") for file in weights.files}
 
 
-def fetch(
-    name: str, source: str | None = None, *, offline: bool = False, tell: Callable[[str], None] = lambda _: None
-) -> Path:
+def fetch(name: str, source: str | None = None, *, offline: bool = False, report: OnStep = ignore) -> Path:
     """Bring all files of a set of weights into the cache; a complete cache is only read.
 
     Parameters
@@ -170,7 +169,7 @@ def fetch(
         A folder, or a web address to which file names are appended, in place of the known ones.
     offline : bool
         Open no connection, as with the environment variable ``VBMSTAT_OFFLINE``.
-    tell : callable
+    report : callable
         Called with one line per file.
 
     Returns
@@ -195,12 +194,12 @@ def fetch(
         try:
             held = lock.acquire(timeout=1)
         except Timeout:
-            tell(f"another process is filling {folder}; waiting for it")
+            report(f"another process is filling {folder}; waiting for it")
             held = lock.acquire()
         with held:
             with suppress(AssetError):  # unless another process has filled it meanwhile
                 return _verify(name, folder)
-            _fill(weights, folder, _places(weights, folder, source, offline or _is_offline()), tell)
+            _fill(weights, folder, _places(weights, folder, source, offline or _is_offline()), report)
     except (OSError, NotImplementedError) as error:
         msg = (
             f"{folder}: files are missing, and it cannot be written to ({error}); "
@@ -235,12 +234,12 @@ def _places(weights: WeightSet, folder: Path, source: str | None, offline: bool)
     return [source.rstrip("/") + "/"] if source is not None else list(weights.sources)
 
 
-def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callable[[str], None]) -> None:
+def _fill(weights: WeightSet, folder: Path, places: Sequence[str], report: OnStep) -> None:
     """Fetch what is missing or damaged from the first place that delivers; record what is there."""
     import pooch  # noqa: PLC0415 - only where it is needed
     import requests  # noqa: PLC0415
 
-    pooch.get_logger().setLevel("WARNING")  # `tell` says it
+    pooch.get_logger().setLevel("WARNING")  # `report` says it
     for stale in folder.glob("tmp*"):  # pooch's, of a process that was killed
         stale.unlink()
     reasons = []
@@ -253,7 +252,7 @@ def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callabl
         source = pooch.Pooch(folder.absolute(), place, registry, retry_if_failed=_RETRIES)
         try:
             for file in weights.files:
-                _bring(source, file, tell)
+                _bring(source, file, report)
         except (requests.RequestException, FileNotFoundError, ConnectionError) as error:
             reasons.append(f"{urlsplit(place).hostname or place}: {_reason(error)}")
         except ValueError as error:
@@ -269,7 +268,7 @@ def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callabl
 
 
 def _silent(addresses: Sequence[str]) -> set[str]:
-    """Addresses whose host does not answer in time, whatever number of machines it names; proxies are not tested."""
+    """Addresses whose host does not answer in time, however many machines share its name; proxies are not tested."""
     from requests.utils import get_environ_proxies  # noqa: PLC0415 - only where it is needed
 
     answered: dict[str, threading.Event] = {a: threading.Event() for a in addresses if not get_environ_proxies(a)}
@@ -287,7 +286,7 @@ def _knock(address: str, answered: threading.Event) -> None:
     answered.set()
 
 
-def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
+def _bring(source: Pooch, file: str, report: OnStep) -> None:
     """Let pooch fetch one file unless the right one is there, and record it."""
     action = source.fetch(file, processor=lambda _path, action, _pooch: action, downloader=_transfer)
     folder, expected = Path(source.path), source.registry[file]
@@ -300,7 +299,7 @@ def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
     recorded[file] = {"sha256": digest, "bytes": size, "source": place}
     write_json(folder / RECORD, {"files": dict(sorted(recorded.items()))})
     trust = "as expected" if expected else "first seen, trusted from now on"
-    tell(f"{file}: {size / 1e6:.1f} MB from {place}, sha256 {digest} ({trust})")
+    report(f"{file}: {size / 1e6:.1f} MB from {place}, sha256 {digest} ({trust})")
 
 
 def _transfer(url: str, target: str, _: object) -> None:

@@ -31,7 +31,7 @@ def scheduled_workers(plan: RunPlan, scheduler: str | None) -> Iterator[Workers 
     share = share_out(plan, len(plan.tasks))
     cores, memory = share.threads, None
     if scheduler == SLURM:
-        cores, memory = _JOB_CORES, int(_SPARE * share.bytes_a_scan)
+        cores, memory = _JOB_CORES, int(_SPARE * share.bytes_per_scan)
         if jobs is not None and memory_gb is not None:
             memory = int(memory_gb * 1e9 / jobs)
     workers = share.jobs if scheduler == LOCAL else jobs

@@ -99,7 +99,7 @@ class Allotment:
         Scans at once.
     threads : int
         Threads of each.
-    bytes_a_scan : int
+    bytes_per_scan : int
         Expected memory of each.
     note : str
         A remark for the user, or empty.
@@ -107,7 +107,7 @@ class Allotment:
 
     jobs: int
     threads: int
-    bytes_a_scan: int
+    bytes_per_scan: int
     note: str = ""
 
 
@@ -127,7 +127,7 @@ def taken_bytes(workload: str, n_voxels: Iterable[int]) -> int:
 
 
 def allot(
-    machine: Machine, execution: Execution, bytes_a_scan: int, n_scans: int, n_todo: int | None = None
+    machine: Machine, execution: Execution, bytes_per_scan: int, n_scans: int, n_todo: int | None = None
 ) -> Allotment:
     """Share a machine: run as many scans at once as cores and memory allow, and divide the cores among them.
 
@@ -140,7 +140,7 @@ def allot(
         Its resources.
     execution : Execution
         With the user's `jobs`, of which `memory_gb` may allow only some, and `memory_gb`.
-    bytes_a_scan : int
+    bytes_per_scan : int
         Memory of a process.
     n_scans : int
         Scans of the run.
@@ -155,8 +155,8 @@ def allot(
     Examples
     --------
     >>> machine = Machine(cores=16, free_bytes=12 * 10**9, total_bytes=20 * 10**9)
-    >>> allot(machine, Execution(jobs=None), bytes_a_scan=3 * 10**9, n_scans=99)
-    Allotment(jobs=3, threads=2, bytes_a_scan=3000000000, note='10.8 GB are enough for 3 at once')
+    >>> allot(machine, Execution(jobs=None), bytes_per_scan=3 * 10**9, n_scans=99)
+    Allotment(jobs=3, threads=2, bytes_per_scan=3000000000, note='10.8 GB are enough for 3 at once')
     """
     jobs, memory_gb = execution.jobs, execution.memory_gb
     if jobs is not None and jobs < 1:
@@ -165,21 +165,21 @@ def allot(
     if memory_gb is not None and not memory_gb > 0:
         msg = f"expected --memory above 0 GB, got {memory_gb:g}"
         raise VbmstatError(msg)
-    now, ever = _SHARE * machine.free_bytes, _SHARE * machine.total_bytes
+    free, total = _SHARE * machine.free_bytes, _SHARE * machine.total_bytes
     if memory_gb is not None:
-        now = ever = memory_gb * _GB
+        free = total = memory_gb * _GB
     wanted = max(min(jobs or _by_processors(machine), n_scans), 1)
     is_bounded = jobs is None or memory_gb is not None
-    at_best = min(wanted, _fitting(ever, bytes_a_scan)) if is_bounded else wanted
-    together = min(at_best, _fitting(now, bytes_a_scan)) if is_bounded else wanted
+    at_best = min(wanted, _fitting(total, bytes_per_scan)) if is_bounded else wanted
+    together = min(at_best, _fitting(free, bytes_per_scan)) if is_bounded else wanted
     together = min(together, max(n_scans if n_todo is None else n_todo, 1))
     return Allotment(
-        together, max(machine.cores // at_best, 1), bytes_a_scan, _note(together, wanted, bytes_a_scan, now)
+        together, max(machine.cores // at_best, 1), bytes_per_scan, _note(together, wanted, bytes_per_scan, free)
     )
 
 
-def _fitting(memory: float, bytes_a_scan: int) -> int:
-    return max(int(memory // bytes_a_scan), 1)
+def _fitting(memory: float, bytes_per_scan: int) -> int:
+    return max(int(memory // bytes_per_scan), 1)
 
 
 def _by_processors(machine: Machine) -> int:
@@ -190,14 +190,14 @@ def _by_processors(machine: Machine) -> int:
     return min(machine.gpus * sharers, machine.cores)
 
 
-def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
-    needed = together * bytes_a_scan
+def _note(together: int, wanted: int, bytes_per_scan: int, memory: float) -> str:
+    needed = together * bytes_per_scan
     if needed > memory:
         return (
             f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are available: "
             "a scan whose process is killed for that is run again alone"
         )
-    if together < wanted and together == _fitting(memory, bytes_a_scan):
+    if together < wanted and together == _fitting(memory, bytes_per_scan):
         return f"{memory / _GB:.1f} GB are enough for {together} at once"
     return ""
 

@@ -153,7 +153,7 @@ def _segmentation(evaluation: pd.DataFrame) -> pd.DataFrame:
 
 
 def _time(times: pd.DataFrame) -> pd.DataFrame:
-    """Seconds a scan."""
+    """Seconds per scan."""
     grouped = times.groupby(["cohort", "pipeline"], sort=False)["seconds"]
     table = grouped.agg(n_scans="count", median="median", min="min", max="max").round(1).reset_index()
     return table.assign(paper=PAPER_SECONDS)
@@ -174,7 +174,7 @@ def as_markdown(
         "roi_correlation": f"Correlation over scans of region volumes ({plan.atlas}, left and right summed; "
         "the paper's Figs 16–21)",
         "segmentation": "Segmentation and registration, median over scans",
-        "time": "Processing time, seconds a scan",
+        "time": "Processing time, seconds per scan",
     }
     for name, caption in captions.items():
         if name in tables:

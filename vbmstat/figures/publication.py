@@ -195,7 +195,7 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
 
 
 def save_publication(stem: Path, figure: Figure) -> list[Path]:
-    """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), whole or not at all."""
+    """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), atomically."""
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
     with storage.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(

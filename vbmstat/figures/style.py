@@ -36,7 +36,7 @@ def minus(text: str) -> str:
 
 
 def save_png(path: Path | str, figure: Figure) -> None:
-    """Write a figure as PNG at its own dpi, whole or not at all."""
+    """Write a figure as PNG at its own dpi, atomically."""
     with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"},
                        pil_kwargs={"compress_level": 4})  # fmt: skip

@@ -23,7 +23,7 @@ def write_table(
     given: Mapping[str, Mapping[str, Any]] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a TSV and its data dictionary, each whole or not at all.
+    """Write a TSV and its data dictionary, each atomically.
 
     Parameters
     ----------
