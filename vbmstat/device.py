@@ -14,6 +14,8 @@ import torch
 from vbmstat.errors import VbmstatError
 
 DEVICES = ("auto", "cpu", "cuda")
+# read by libraries when they are imported
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # glibc, malloc.h. By default large blocks are mapped and unmapped one by one, so every temporary tensor causes page
 # faults; these two settings keep freed memory in the process.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4

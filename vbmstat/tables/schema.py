@@ -5,17 +5,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vbmstat.tables.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Table:
 @cache
 def tables() -> Mapping[str, Table]:
     """Every kind of table by its name."""
-    content = tomllib.loads((resources.files(__package__) / "schema.toml").read_text(encoding="utf-8"))
+    content = read_toml(Path(__file__).with_suffix(".toml"), "the schema of tables")
     groups = content["groups"]
     return {
         kind: Table(**{**entry, "columns": tuple(_columns(entry["columns"], groups))})
