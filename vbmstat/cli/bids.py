@@ -126,8 +126,8 @@ def _jobs(options: argparse.Namespace) -> int | None:
 
 def _participants(options: argparse.Namespace) -> int:
     """Participant level: maps of every selected scan."""
-    from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
+    from vbmstat.batch.resources import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.cli.live import screen, stoppable  # noqa: PLC0415
     from vbmstat.preproc.spec import DEFAULT_FWHM_MM, PreprocSpec  # noqa: PLC0415

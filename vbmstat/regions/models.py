@@ -32,7 +32,7 @@ from vbmstat.roi.output import licence_notice
 from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
-from vbmstat.tables.schema import TABLES
+from vbmstat.tables.schema import tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -276,7 +276,7 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
 def _in_order(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The tables one below the other, columns in the order of the data dictionary."""
     table = pd.concat(parts, ignore_index=True)
-    return table[[column.name for column in TABLES["roi_glm"].columns if column.name in table]]
+    return table[[column.name for column in tables()["roi_glm"].columns if column.name in table]]
 
 
 def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:

@@ -106,8 +106,7 @@ def _stability(
     )  # fmt: skip
     scatter = publish(
         folder, f"contrast-{label}_stability",
-        publication.stability_figure(values[inside], median[inside], low[inside], high[inside], symbol,
-                                        math.sqrt(share)),
+        publication.stability_figure(values[inside], median[inside], (high - low)[inside], symbol, math.sqrt(share)),
         f"Median {symbol} over subsets against {symbol} of all scans, and the quartile range against it",
         "Left: density of voxels. Right: interquartile range over subsets; line and band are its median and quartiles "
         "over voxels.",
