@@ -23,7 +23,7 @@ def count_arrangements(tree: Node, keys: np.ndarray) -> int:
 
     Examples
     --------
-    >>> count_arrangements(free_tree(range(6)), np.array([0, 0, 0, 1, 1, 1]))  # 6 choose 3
+    >>> count_arrangements(Node(True, tuple(range(6))), np.array([0, 0, 0, 1, 1, 1]))  # 6 choose 3
     20
     """
     total = math.prod(count_arrangements(branch, keys) for branch in tree.branches if isinstance(branch, Node))
