@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import app
-from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.errors import VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.report.results import write_results
@@ -152,8 +152,3 @@ def test_regions_of_a_folder_of_maps_again(cohort_folder, no_pictures, more):  #
     (cohort_folder / "regions" / "glm.json").write_text(json.dumps(record | {"maps": {}}))
     with pytest.raises(VbmstatError, match="it is damaged or older than that"):
         run("rerun", cohort_folder / "regions" / "glm.json")
-
-
-def test_an_old_keyword_beside_the_new_one_is_refused(cohort_folder):  # noqa: F811
-    with pytest.raises(DesignError, match="beside robust for 'hc3': leave the old keyword out"):
-        fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", robust="hc3", variance="sandwich:family")

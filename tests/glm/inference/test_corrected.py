@@ -246,7 +246,7 @@ def test_one_sample(table, images):
 @pytest.mark.parametrize(("formula", "options", "message"), [
     ("gm ~ site", {"blocks": "site", "inference": "fwe"}, "blocks leave nothing to permute"),
     ("gm ~ age", {"blocks": "family", "inference": "fwe"}, "no column 'family'"),
-    ("gm ~ age", {"inference": "bonferroni"}, "inference='bonferroni': expected some of fdr, fwe, tfce, cluster"),
+    ("gm ~ age", {"inference": "bonferroni"}, "inference='bonferroni': expected one of fdr, fwe, tfce, cluster"),
     ("gm ~ age", {"blocks": "site"}, "blocks and sign flips need permutations"),
     ("gm ~ age", {"inference": "fdr", "sign_flip": True}, "blocks and sign flips need permutations"),
     ("gm ~ age", {"inference": "fwe", "exchange": "whole"}, "is for one column of blocks, got 0"),
