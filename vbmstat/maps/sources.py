@@ -1,4 +1,4 @@
-"""Maps of a model, in files or a matrix, joined with covariates strictly by id."""
+"""Maps of a model, in files or a matrix, joined with covariates strictly by id: long by the messages of these joins."""
 
 from __future__ import annotations
 
