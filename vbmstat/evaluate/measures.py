@@ -14,10 +14,10 @@ from vbmstat import assets
 from vbmstat.evaluate.outputs import Outputs, TissueMaps, read_labels, read_linear, read_tissue_maps, read_tissues
 from vbmstat.image import io
 from vbmstat.image.grid import resample
+from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.metrics import accuracy
 from vbmstat.preproc.steps.modulate import normalise
-from vbmstat.image.smooth import smooth_map
 
 FWHM_MM = 6.0
 KEYS = ["scan", "folder", "reference"]
