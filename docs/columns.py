@@ -1,4 +1,4 @@
-"""Write `docs/columns.md` from `vbmstat/tables/schema.py`; a test compares the two.
+"""Write `docs/columns.md` from `vbmstat/tables/schema.toml`; a test compares the two.
 
 python docs/columns.py
 """

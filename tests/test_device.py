@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +155,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     if faults["leave"] < 100_000:
         pytest.skip("this system has large pages or keeps freed memory by itself")
     assert faults["keep"] < faults["leave"] / 3
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it is the peak since the start")
+def test_the_peak_rises_with_what_is_taken_and_starts_anew():
+    size = 200 << 20
+    device.start_peak()
+    before = device.peak_bytes()
+    taken = np.ones(size, dtype=np.uint8)
+    assert device.peak_bytes() - before > 0.9 * size
+    del taken
+    assert device.peak_bytes() - before > 0.9 * size
+    device.start_peak()
+    assert device.peak_bytes() - before < 0.5 * size

@@ -35,7 +35,7 @@ from vbmstat.compare.config import read_plan
 from vbmstat.errors import AssetError, DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.harmonize.model import load_model
-from vbmstat.harmonize.run import harmonize_maps
+from vbmstat.harmonize.run import HarmonizeSpec, harmonize_maps
 from vbmstat.image import io, storage
 from vbmstat.maps.pack import open_store, pack_maps
 from vbmstat.preproc import pipeline
@@ -180,7 +180,7 @@ def test_a_cohort_table_cannot_send_harmonised_maps_elsewhere(cohort_folder, tab
     cohort["s6mwp1"] = "../" + cohort["s6mwp1"]
     cohort.to_csv(cohort_folder / "sub" / "cohort.tsv", sep="\t", index=False)
     before = files_in(cohort_folder)
-    harmonize_maps(cohort_folder / "sub" / "cohort.tsv", "site", out, preserve="age")
+    harmonize_maps(cohort_folder / "sub" / "cohort.tsv", HarmonizeSpec("site", "age"), out)
     new = files_in(cohort_folder) - before
     assert new
     assert all(path.is_relative_to(out) for path in new)
@@ -196,7 +196,7 @@ def test_links_to_folders_are_read_and_never_written_through(cohort_folder, tabl
     table.to_csv(cohort_folder / "participants.tsv", sep="\t", index=False)
     out = cohort_folder / "out"
     before = {path: path.read_bytes() for path in files_in(cohort_folder)}
-    harmonize_maps(cohort_folder / "participants.tsv", "site", out, preserve="age", maps=maps)
+    harmonize_maps(cohort_folder / "participants.tsv", HarmonizeSpec("site", "age"), out, maps)
     new = files_in(cohort_folder) - set(before)
     assert len([path for path in new if path.name.startswith("s6mwp1")]) == len(table)
     assert all(path.resolve().is_relative_to(out) for path in new)

@@ -16,7 +16,7 @@ from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.simulate import Settings, Sphere, parse_region, render_t1w, simulate_cohort, tissue_labels
 from vbmstat.simulate import anatomy as shape_of
-from vbmstat.simulate.cohort import AGE_SD_YEARS, draw_participants, gm_factor, simulate_person
+from vbmstat.simulate.cohort import _TEMPLATE_TIV_ML, AGE_SD_YEARS, draw_participants, gm_factor, simulate_person
 from vbmstat.simulate.labels import INTENSITY, TISSUE
 from vbmstat.simulate.render import STRUCTURE_SD, WM_INTENSITY
 from vbmstat.tables import cohort
@@ -145,8 +145,10 @@ def test_impossible_effect_says_what_is_possible() -> None:
 def test_effect_is_local_and_takes_gm_to_csf() -> None:
     settings = Settings(1, voxel_size_mm=3.0)
     (without, before), (with_effect, after) = (simulate_person(settings, 0, f, 1500.0) for f in (1.0, 0.7))
-    reach = ndimage.binary_dilation(without.region_weight.numpy() > 0, iterations=2)  # reach of the interpolation
-    outside = torch.from_numpy(~reach)
+    rng = np.random.default_rng([settings.seed, 0, 0])
+    shape = shape_of.random_shape(shape_of.template_head(), rng, 1500.0 / _TEMPLATE_TIV_ML)
+    weight = settings.region.weight(shape.to_template(without.grid)).numpy()
+    outside = torch.from_numpy(~ndimage.binary_dilation(weight > 0, iterations=2))  # reach of the interpolation
     assert torch.equal(without.fractions[:, outside], with_effect.fractions[:, outside])
     assert after["region_gm_ml"] / before["region_gm_ml"] == pytest.approx(0.7, abs=0.06)
     lost_ml = before["gm_ml"] - after["gm_ml"]

@@ -1,4 +1,4 @@
-"""Where the work is done: the choice of device, its free memory, and the reuse of freed memory."""
+"""The choice of device, free and peak memory, cores, and the reuse of freed memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,8 +15,10 @@ import torch
 from vbmstat.errors import VbmstatError
 
 DEVICES = ("auto", "cpu", "cuda")
-# glibc, malloc.h. Large blocks are normally mapped and unmapped one by one, so that every temporary tensor
-# is paid for again in page faults; these two settings keep freed memory in the process.
+# read by libraries when they are imported
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+# glibc, malloc.h. By default large blocks are mapped and unmapped one by one, so every temporary tensor causes page
+# faults; these two settings keep freed memory in the process.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER_TRIM_BYTES = 2**31 - 1  # mallopt takes an int
 _CONTROL_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -27,12 +30,12 @@ def choose_device(name: str = "auto") -> torch.device:
     Parameters
     ----------
     name : {"auto", "cpu", "cuda"}
-        ``auto`` is CUDA where there is one, else the CPU. ``cuda:1`` names one of several GPUs.
+        ``auto`` is CUDA if available, else the CPU. ``cuda:1`` selects one of several GPUs.
 
     Raises
     ------
     VbmstatError
-        If the name is none of these, or CUDA is asked for and there is no such device.
+        If the name is unknown, or the CUDA device does not exist.
 
     Examples
     --------
@@ -52,11 +55,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def free_memory_bytes(device: torch.device | str) -> int:
-    """Memory that a process may still take on a device, bytes.
-
-    On the CPU the memory that the kernel calls available, or what is left under the control group's limit
-    (containers, SLURM) where that is less.
-    """
+    """Free memory of a device, bytes; on the CPU, within the limit of the control group (containers, SLURM)."""
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -64,7 +63,7 @@ def free_memory_bytes(device: torch.device | str) -> int:
 
 
 def total_memory_bytes() -> int:
-    """Memory that this process may ever have, bytes: that of the machine, or the least limit of its control groups."""
+    """Total memory of the machine within the limits of this process's control groups, bytes."""
     sizes = [sys.maxsize]
     with contextlib.suppress(AttributeError, ValueError, OSError):  # Windows
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -75,7 +74,7 @@ def total_memory_bytes() -> int:
 
 
 def _available_bytes() -> int:
-    """Available memory of the machine; half of the installed memory where that is all that can be known."""
+    """Available memory of the machine; half of the installed memory if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -88,10 +87,7 @@ def _available_bytes() -> int:
 
 
 def _left_in_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS) -> int:
-    """What this process's control groups still allow; very large where there is no limit.
-
-    What the disk cache holds counts as free: the kernel gives it up when memory is asked for.
-    """
+    """Memory left under the limits of this process's control groups; the disk cache counts as free."""
     left = sys.maxsize
     for folder in _groups("memory", root, own):
         for limit_file, use_file in (
@@ -104,10 +100,29 @@ def _left_in_control_group(root: Path = _CONTROL_GROUPS, own: Path = _OWN_GROUPS
     return left
 
 
-def n_cores() -> int:
-    """Processor cores that this process may use: the least of affinity, control groups and SLURM's allocation.
+def start_peak() -> None:
+    """Reset the peak of :func:`peak_bytes` (only Linux; elsewhere the peak is since the process began)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): VmHWM to the current memory
 
-    joblib's ``cpu_count`` looks at the outermost control group alone, and knows nothing of SLURM.
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process, bytes; 0 if unknown."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def n_cores() -> int:
+    """Processor cores within affinity, control groups and SLURM's allocation.
+
+    joblib's ``cpu_count`` checks only the outermost control group, and not SLURM.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     cores = [len(affinity(0)) if affinity else os.cpu_count() or 1]
@@ -117,8 +132,19 @@ def n_cores() -> int:
     return max(min([*cores, _cores_of_control_group()]), 1)
 
 
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 def _cores_of_control_group() -> int:
-    """Cores that the quotas of this process's control groups amount to, rounded up; very large where there is none."""
+    """Cores within the CPU quotas of this process's control groups, rounded up; very large without a quota."""
     cores = sys.maxsize
     for folder in _groups("cpu", _CONTROL_GROUPS, _OWN_GROUPS):
         quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
@@ -130,7 +156,7 @@ def _cores_of_control_group() -> int:
 
 
 def _groups(controller: str, root: Path, own: Path) -> list[Path]:
-    """Folders of this process's control group and of those around it (versions 2 and 1)."""
+    """Folders of this process's control groups and their parents (versions 2 and 1)."""
     folders = [root, root / controller]
     with contextlib.suppress(OSError):
         for line in own.read_text(encoding="utf-8").splitlines():
@@ -153,7 +179,7 @@ def _cached_bytes(path: Path) -> int:
 
 
 def _number(path: Path) -> int | None:
-    """A whole number that a file holds; None where there is no such file, or it says ``max``."""
+    """The whole number in a file; None if the file is missing or says ``max``."""
     try:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -161,18 +187,17 @@ def _number(path: Path) -> int | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees, for its next large temporaries.
+    """Keep freed memory in this process, for its next large temporaries.
 
-    Page faults cost more than the arithmetic in networks and warps of whole brains, above all on virtual
-    machines: forty temporaries of 16 to 32 MB took 1.6 s, and 0.15 s after this call. Memory goes back to the
-    system only when the process ends, and the peak grows somewhat (blocks are not reused at their exact size),
-    so this is for the command line, not for a notebook. Call it before the first tensor is made: torch then
-    also asks for huge pages.
+    Page faults cost more than the arithmetic in networks and warps of whole brains, above all on virtual machines:
+    forty temporaries of 16 to 32 MB took 1.6 s, and 0.15 s after this call. Memory returns to the system only when the
+    process ends, and the peak grows somewhat, so this is for the command line, not for notebooks. Call it before the
+    first tensor is made: torch then also requests huge pages.
 
     Returns
     -------
     bool
-        Whether the C library took the settings (glibc on Linux); nothing happens elsewhere.
+        Whether the C library accepted the settings (glibc on Linux only).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
     if not sys.platform.startswith("linux"):

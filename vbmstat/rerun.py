@@ -1,7 +1,7 @@
-"""Run again what made a result, from the record beside it, and compare the outputs byte by byte.
+"""Run a command again from the record beside its result, and compare the outputs byte by byte.
 
 A record (``report/vbmstat_NAME.json`` of ``preprocess``, ``glm.json`` of ``glm``) holds every parameter, the versions
-and the sha256 of every input; inputs are found by name and sha256, wherever they are now.
+and the sha256 of every input; inputs are found by name and sha256, also in other folders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.models import RegionSpec, fit_roi_glm
 from vbmstat.report.results import write_results
 
 COMMANDS = ("preprocess", "glm")
@@ -75,9 +75,14 @@ def read_record(path: Path) -> dict[str, Any]:
 def differences(record: Mapping[str, Any]) -> list[str]:
     """What has changed since a result was made: versions, machine, device, assets; a line each."""
     now = {**versions(), "formulaic": metadata.version("formulaic")}
-    pairs: list[tuple[str, Any, Any]]
-    pairs = [(name, then, now.get(name, "not installed")) for name, then in record["versions"].items()]
-    pairs.append(("device", record.get("device", ""), _device_now(record)))
+    try:
+        device = device_label(choose_device(device_name(record)))
+    except VbmstatError:
+        device = "no such device"
+    pairs: list[tuple[str, Any, Any]] = [
+        *((name, then, now.get(name, "not installed")) for name, then in record["versions"].items()),
+        ("device", record.get("device", ""), device),
+    ]
     if record["command"] == "preprocess":
         then = record["parameters"]
         pairs += [(f"asset {name}", then["assets"].get(name), asset.sha256) for name, asset in ASSETS.items()]
@@ -85,20 +90,13 @@ def differences(record: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {_short(then)} then, {_short(here)} now" for name, then, here in pairs if then != here]
 
 
-def _device_now(record: Mapping[str, Any]) -> str:
-    try:
-        return device_label(choose_device(device_name(record)))
-    except VbmstatError:
-        return "no such device"
-
-
 def device_name(record: Mapping[str, Any]) -> str:
-    """``cpu`` or ``cuda``, whatever the model."""
+    """``cpu`` or ``cuda``, without the name of the graphics card."""
     return str(record.get("device", "cpu")).split(" ")[0]
 
 
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the engine would record now; nothing if that is unknown, such as weights in a folder of the user's."""
+    """The engine's parameters now; empty if it cannot be set up, as with weights in a folder that has moved."""
     try:
         return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
     except VbmstatError:
@@ -165,14 +163,16 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     Raises
     ------
     VbmstatError
-        If the record is damaged or of an older version, data came from memory, or an input is not found.
+        If the record is damaged or of an older version, the data were in memory, or an input is not found.
     """
     folder = path.absolute().parent
     places = list(inputs) or [*folder.parents[:3], Path()]
     try:
         spec = ModelSpec.from_record(record["spec"], lambda name, digest: find_file(name, digest, places))
-        table, maps, outputs, level = (record["data"]["table"], record["data"]["maps"], record["outputs"],
-                                       record.get("level", "voxel"))  # fmt: skip
+        table, maps, outputs = record["data"]["table"], record["data"]["maps"], record["outputs"]
+        level = record.get("level", "voxel")
+        if isinstance(maps, Mapping) and not record["maps"]:
+            raise KeyError
     except (KeyError, TypeError, ValueError, AttributeError, DesignError) as error:
         msg = f"{path}: expected the record of a model (spec, data, outputs); it is damaged or older than that"
         raise VbmstatError(msg) from error
@@ -180,39 +180,24 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
         msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
         raise VbmstatError(msg)
     cohort = find_file(table["file"], table["sha256"], places)
-    where = None if maps == "table" else _map_folder(record, maps["folder"], places)
+    where = None
+    if maps != "table":  # the folder of this name that holds one of the recorded maps
+        entry = next(iter(record["maps"].values()))
+        parents = find_file(entry["path"], entry["sha256"], places).absolute().parents
+        where = next((parent for parent in parents if parent.name == maps["folder"]), parents[0])
     atlas = outputs["atlas"]
     atlas = str(find_file(atlas["file"], atlas["sha256"], places)) if isinstance(atlas, Mapping) else atlas
     if level != "voxel":
-        of_regions = fit_roi_glm(spec, cohort, maps=where, atlas=atlas, level=level, random=record.get("random"))
-        of_regions.to_directory(out)
+        fit_roi_glm(spec, cohort, regions=RegionSpec(atlas, level, record.get("random"), where)).to_directory(out)
     else:
         results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
         write_results(results, out, atlas=atlas, spm_names=outputs["spm_names"], outside=outputs["outside"])
-    compared = compare_outputs(folder, out, _model_files(folder, out))
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    names |= {path.name for path in folder.glob("contrast-*") if path.is_file()}  # of the earlier contrasts
+    compared = compare_outputs(folder, out, sorted(names))
     now = read_record(out / "glm.json")["maps"]
     changed = [scan for scan, entry in record["maps"].items() if now.get(scan, {}).get("sha256") != entry["sha256"]]
     return [*(Compared(f"map of {scan}", "differs", "another file") for scan in changed), *compared]
-
-
-def _map_folder(record: Mapping[str, Any], name: str, places: Sequence[Path]) -> Path:
-    """The folder of maps, found by one of them."""
-    if not record["maps"]:  # a model of regions, whose maps are not recorded one by one
-        below = (folder for place in places for folder in (place / name, *place.glob(f"*/{name}")) if folder.is_dir())
-        folder = next(below, None)
-        if folder is None:
-            msg = f"no folder {name} (the maps) in {', '.join(map(str, places))}; give its folder with --inputs"
-            raise VbmstatError(msg)
-        return folder.absolute()
-    entry = next(iter(record["maps"].values()))
-    a_map = find_file(entry["path"], entry["sha256"], places).absolute()
-    return next((folder for folder in a_map.parents if folder.name == name), a_map.parent)
-
-
-def _model_files(before: Path, now: Path) -> list[str]:
-    """Files of a model: those of the new run, and the earlier ones of its contrasts."""
-    names = {path.relative_to(now).as_posix() for path in now.rglob("*") if path.is_file()}
-    return sorted(names | {path.name for path in before.glob("contrast-*") if path.is_file()})
 
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
@@ -228,7 +213,7 @@ def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
 
 @contextmanager
 def _under_name(path: Path, name: str) -> Iterator[Path]:
-    """A file under the name that it had, which the sidecar records."""
+    """A file under the name that the sidecar records."""
     if path.name == name:
         yield path.absolute()
         return

@@ -28,8 +28,11 @@ WARM_UP = 20
 
 def of_steps(scan: Path, engine: str, keeps: bool) -> dict:
     """Peak memory (MB) of each step for a scan in this process."""
-    from vbmstat.batch.memory import peak_bytes, start_peak  # noqa: PLC0415
-    from vbmstat.device import keep_freed_memory  # noqa: PLC0415
+    from vbmstat.device import (  # noqa: PLC0415
+        keep_freed_memory,
+        peak_bytes,
+        start_peak,
+    )
     from vbmstat.preproc.pipeline import preprocess_scan  # noqa: PLC0415
     from vbmstat.preproc.spec import PreprocSpec  # noqa: PLC0415
 

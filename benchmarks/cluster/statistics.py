@@ -35,11 +35,12 @@ from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.design.subsets import draw_subsets
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.permute import run
 from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.inference.permute.schemes import Resampling, make_permuted
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import write_volume
@@ -103,15 +104,15 @@ def make_works(maps: PackedMaps, table: pd.DataFrame, permutations: int) -> dict
     contrasts = build_contrasts(["age"], design)
     draws = draw_subsets(design.scan_ids, 100, 0.8, 0)
     with_subsets, plan = make_plan(design, contrasts, draws), make_plan(design, contrasts, draws[:0])
-    statistic = fit_voxels(maps, plan).statistic[0]
-    permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(len(table))), permutations=permutations)
+    fitted = Fitted(maps, plan, fit_voxels(maps, plan))
+    permuted = make_permuted(plan, 0, Resampling(free_tree(range(len(table))), permutations))
 
     def fit(cluster: Cluster | None, progress: Callable[..., None] | None) -> list[np.ndarray]:
         return arrays(fit_voxels(maps, with_subsets, Compute(backend="compiled", cluster=cluster, progress=progress)))
 
     def permute(settings: NullSettings) -> Work:
         return lambda cluster, progress: arrays(permutation_nulls(
-            maps, plan, 0, permuted, statistic, settings, Compute(cluster=cluster, progress=progress)
+            fitted, permuted, settings, Compute(cluster=cluster, progress=progress)
         ))  # fmt: skip
 
     return dict(zip(TASKS, (fit, permute(NullSettings()), permute(NullSettings(wants_tfce=True))), strict=True))

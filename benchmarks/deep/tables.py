@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vbmstat.evaluate.folders import side_by_side
+from vbmstat.evaluate.summary import side_by_side
 from vbmstat.image import storage
 
 RESULTS = Path(__file__).parents[1] / "results"

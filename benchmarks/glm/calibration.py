@@ -26,7 +26,7 @@ from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import build_design, with_map_column
 from vbmstat.glm.design.subsets import draw_subsets
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
-from vbmstat.glm.fit.plan import make_covariate_plan
+from vbmstat.glm.fit.plan import make_covariate_plan, make_plan
 from vbmstat.glm.inference.p_values import p_two_sided
 from vbmstat.maps.store import ArrayMaps
 from vbmstat.regions.mixed_analysis import fit_mixed_glm
@@ -156,7 +156,8 @@ def with_map() -> Iterator[tuple[str, ...]]:
     ids = tuple(study.table["participant_id"])
     design = build_design("age + group", study.table, ids)
     contrasts = build_contrasts(["age", "group[T.p]", "map(wm)"], with_map_column(design, "wm"))
-    plan = make_covariate_plan(design, contrasts, draw_subsets(ids, REPEATS, 0.8, 0))
+    base = make_plan(design, (), draw_subsets(ids, REPEATS, 0.8, 0))
+    plan = make_covariate_plan(base, design, contrasts)
     covariate = np.random.default_rng(1).standard_normal((N_SCANS, N_VOXELS)).astype(np.float32)
     fit = fit_voxels_with_map(ArrayMaps(study.noise().astype(np.float32), ids), ArrayMaps(covariate, ids), plan)
     for k, contrast in enumerate(contrasts):

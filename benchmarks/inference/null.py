@@ -31,12 +31,13 @@ from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.corrected import forming_threshold
 from vbmstat.glm.inference.p_values import p_two_sided
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.inference.permute.schemes import Resampling, make_permuted
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import resample
 from vbmstat.maps.store import ArrayMaps, Space
@@ -124,11 +125,10 @@ def run(situation: str, cohort: int, permutations: int) -> dict[str, object]:
     fit = fit_voxels(maps, plan, Compute(n_threads=1, backend="stacked"))
     rows = range(N_SCANS)
     tree = block_tree(site.tolist(), "within", rows) if blocks else free_tree(rows)
-    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=permutations, seed=cohort, scheme=scheme)
+    permuted = make_permuted(plan, 0, Resampling(tree, permutations, cohort, scheme))
     threshold = forming_threshold(FORMING_P, "t", True, 1, fit.df_resid)
-    nulls = permutation_nulls(
-        maps, plan, 0, permuted, fit.statistic[0], NullSettings(True, True, threshold), Compute(n_threads=1)
-    )
+    settings = NullSettings(True, True, threshold)
+    nulls = permutation_nulls(Fitted(maps, plan, fit), permuted, settings, Compute(n_threads=1))
     assert nulls.p_tfce_fwe is not None  # noqa: S101
     assert nulls.p_extent_fwe is not None  # noqa: S101
     assert nulls.p_mass_fwe is not None  # noqa: S101

@@ -35,10 +35,11 @@ from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.fit.product import choose_product
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.inference.permute.schemes import Resampling, make_permuted
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import resample
 from vbmstat.image.io import as_nifti
@@ -110,11 +111,10 @@ def ours(
     contrasts = build_contrasts(["age"], design)
     plan = make_plan(design, contrasts, np.empty((0, len(values)), bool))
     maps = ArrayMaps(values, design.scan_ids, space)
-    statistic = fit_voxels(maps, plan, Compute(n_threads=n_threads)).statistic[0]
-    tree = free_tree(range(len(values)))
-    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=n_permutations, scheme=scheme)
     compute = Compute(n_threads=n_threads)
-    return permutation_nulls(maps, plan, 0, permuted, statistic, settings or NullSettings(), compute)
+    fitted = Fitted(maps, plan, fit_voxels(maps, plan, compute))
+    permuted = make_permuted(plan, 0, Resampling(free_tree(range(len(values))), n_permutations, scheme=scheme))
+    return permutation_nulls(fitted, permuted, settings or NullSettings(), compute)
 
 
 def theirs(

@@ -32,13 +32,15 @@ from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.corrected import forming_threshold
-from vbmstat.glm.inference.permute.blocks import BLOCK, free_tree
+from vbmstat.glm.inference.permute.blocks import free_tree
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, Scale, is_decided
+from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import Permuted, make_permuted
+from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, make_permuted
 from vbmstat.glm.inference.permute.scores import PermutedScores
-from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p, smallest_tail_p
+from vbmstat.glm.inference.permute.tails import fit_tails, smallest_tail_p
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import read_volume
@@ -89,26 +91,27 @@ class Test:
 
     def __init__(self, design: Design, spec: str, values: np.ndarray, where: Space) -> None:
         contrasts = build_contrasts([spec], design)
-        self.design, self.contrast = design, contrasts[0]
+        self.design = design
         self.plan: Plan = make_plan(design, contrasts, np.empty((0, len(values)), bool))
         self.values, self.maps = values, ArrayMaps(values, design.scan_ids, where)
-        self.statistic = fit_voxels(self.maps, self.plan, Compute(n_threads=1)).statistic[0]
+        self.fitted = Fitted(self.maps, self.plan, fit_voxels(self.maps, self.plan, Compute(n_threads=1)))
+        self.statistic = self.fitted.fit.statistic[0]
         self.threshold = forming_threshold(FORMING_P, "t", True, 1, self.plan.df_resid)
 
     def permuted(self, count: int, seed: int) -> Permuted:
         """Its permutations, Freedman–Lane."""
         tree = free_tree(range(len(self.design.scan_ids)))
-        return make_permuted(self.design, self.contrast, self.plan, 0, tree, permutations=count, seed=seed)
+        return make_permuted(self.plan, 0, Resampling(tree, count, seed))
 
     def nulls(self, permuted: Permuted, **settings: Any) -> Nulls:
         """Everything at once, two-sided."""
         asked = NullSettings(True, True, self.threshold, **settings)
-        return permutation_nulls(self.maps, self.plan, 0, permuted, self.statistic, asked, Compute(n_threads=1))
+        return permutation_nulls(self.fitted, permuted, asked, Compute(n_threads=1))
 
     def null_of_voxels(self, permuted: Permuted, columns: np.ndarray) -> np.ndarray:
         """|t| of every permutation at some voxels, (count, v)."""
         scale = Scale("t", True, self.plan.df_resid, 1)
-        engine = PermutedScores(self.maps, self.plan, permuted, scale, "cpu", "auto", None, 1)
+        engine = PermutedScores(self.maps, self.plan, permuted, scale, Compute(n_threads=1))
         blocks = engine.rows(0, permuted.rearrangements.count)
         values = torch.from_numpy(np.ascontiguousarray(self.values[:, columns]))
         parts = [engine.null(values[:, at : at + 64], blocks) for at in range(0, len(columns), 64)]
@@ -198,15 +201,19 @@ def measure(test: Test, full: int) -> dict[str, Any]:
 def _p(null: np.ndarray, values: np.ndarray, way: str) -> np.ndarray:
     """P of values from few permutations, the first being the data."""
     counted = (1 + (null[1:] >= values[:, None]).sum(axis=1)) / len(null)
-    tail = None if way == "counted" else fit_tail(null, FLOOR)
-    return counted if tail is None else np.where(tail.covers(values), tail.p(values), counted)
+    tails = None if way == "counted" else fit_tails(null[:, None], FLOOR)
+    if tails is None:
+        return counted
+    p, chosen = tails.p(values)
+    return np.where(chosen, p, counted)
 
 
 def _p_voxels(null: np.ndarray, values: np.ndarray, way: str) -> np.ndarray:
     counted = (1 + (null >= values).sum(axis=0)) / (len(null) + 1)
-    if way == "counted":
+    tails = None if way == "counted" else fit_tails(np.concatenate([values[None], null]), FLOOR)
+    if tails is None:
         return counted
-    p, chosen = pareto_p(np.concatenate([values[None], null]), values, FLOOR)
+    p, chosen = tails.p(values)
     return np.where(chosen, p, counted)
 
 

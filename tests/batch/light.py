@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from vbmstat.batch import derivatives
-from vbmstat.batch.execution import Execution
+from vbmstat.batch.resources import Execution
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume

@@ -34,12 +34,12 @@ def test_some_headers_are_looked_at_and_bad_ones_passed_by(tmp_path, tasks):
 
 
 def test_time_is_that_of_this_folder_or_a_measured_one(tmp_path):
-    classic, cat = (estimate.seconds_a_scan(tmp_path, engine, "cpu", 2)[0] for engine in ("classic", "cat"))
+    classic, cat = (estimate.seconds_per_scan(tmp_path, engine, "cpu", 2)[0] for engine in ("classic", "cat"))
     assert 0 < classic < cat
-    assert estimate.seconds_a_scan(tmp_path, "classic", "cuda", 1) == (0.0, "")
+    assert estimate.seconds_per_scan(tmp_path, "classic", "cuda", 1) == (0.0, "")
     for scan, seconds in (("a", 10.0), ("b", 30.0), ("c", 11.0)):
         runlog.append(tmp_path / "logs" / "status.jsonl", {"scan": scan, "seconds": {"x": seconds - 1, "y": 1.0}})
-    assert estimate.seconds_a_scan(tmp_path, "classic", "cuda", 1) == (11.0, "median of 3 scans in this folder")
+    assert estimate.seconds_per_scan(tmp_path, "classic", "cuda", 1) == (11.0, "median of 3 scans in this folder")
 
 
 def test_outlook(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import KILLS, asked, light, read_failures, write_scans
-from vbmstat.batch import derivatives, on_cluster, run
+from vbmstat.batch import derivatives, estimate, on_cluster, run
 from vbmstat.batch.on_cluster import of_cluster, scheduled_workers
 from vbmstat.batch.plan import make_plan
 from vbmstat.files.runlog import FOLDER
@@ -100,7 +100,7 @@ def test_what_workers_are_asked_for(tmp_path, monkeypatch, scheduler, limits, ex
     with scheduled_workers(plan, scheduler) as workers:
         assert workers is None
     if expected.get("memory") == 1.3:
-        expected = expected | {"memory": int(1.3 * run.share_out(plan, 3).bytes_a_scan)}
+        expected = expected | {"memory": int(1.3 * estimate.share_out(plan, 3).bytes_per_scan)}
     assert given["scheduler"] == scheduler
     assert {name: given[name] for name in expected} == expected
     assert given["folder"] == plan.out / FOLDER / "slurm"

@@ -5,16 +5,20 @@ from __future__ import annotations
 import pytest
 
 from vbmstat.batch import resources
-from vbmstat.batch.resources import Machine, allot, disk_free_bytes, probe, taken_bytes
+from vbmstat.batch.resources import Execution, Machine, allot, disk_free_bytes, probe, taken_bytes
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc.spec import find_engine
 
 GB = 10**9
 
 
-def shared(cores=16, free=60, total=64, *, gpus=0, gpu_gb=0, a_scan=3, n_scans=100, **options) -> tuple[int, int]:
+def as_asked(jobs=None, memory_gb=None) -> Execution:
+    return Execution(jobs=jobs, memory_gb=memory_gb)
+
+
+def shared(cores=16, free=60, total=64, *, gpus=0, gpu_gb=0, n_scans=100, n_todo=None, **options) -> tuple[int, int]:
     machine = Machine(cores, free * GB, total * GB, gpus, gpu_gb * GB)
-    share = allot(machine, n_scans, a_scan * GB, **options)
+    share = allot(machine, as_asked(**options), 3 * GB, n_scans, n_todo)
     return share.jobs, share.threads
 
 
@@ -43,10 +47,10 @@ def test_shares(given, expected):
 
 def test_what_a_user_should_know_is_said():
     machine = Machine(8, 10 * GB, 64 * GB)
-    assert allot(machine, 100, GB).note == ""
-    assert allot(machine, 100, 3 * GB).note == "9.0 GB are enough for 3 at once"
-    assert allot(machine, 2, 3 * GB).note == ""
-    assert "5 at once may take 15.0 GB and 9.0 GB are available" in allot(machine, 100, 3 * GB, jobs=5).note
+    assert allot(machine, as_asked(), GB, 100).note == ""
+    assert allot(machine, as_asked(), 3 * GB, 100).note == "9.0 GB are enough for 3 at once"
+    assert allot(machine, as_asked(), 3 * GB, 2).note == ""
+    assert "5 at once may take 15.0 GB and 9.0 GB are available" in allot(machine, as_asked(jobs=5), 3 * GB, 100).note
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_what_a_user_should_know_is_said():
 )
 def test_impossible_wishes(given, message):
     with pytest.raises(VbmstatError, match=message):
-        allot(Machine(8, GB, GB), 1, GB, **given)
+        allot(Machine(8, GB, GB), as_asked(**given), GB, 1)
 
 
 def test_larger_scans_take_more_and_engines_differ():

@@ -20,7 +20,7 @@ from tests import hostile
 from tests.batch.light import SCAN, light, read_failures, write_scans
 from vbmstat.batch import plan, run
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.files import naming, search
+from vbmstat.files import map_names, naming, search
 from vbmstat.image import io, storage
 from vbmstat.metrics import homogeneity
 from vbmstat.preproc import pipeline
@@ -211,7 +211,7 @@ def test_two_runs_of_one_session_are_two_rows_with_ids_of_their_own(folder, tmp_
 
 def test_bids_names_are_read_back(folder, tmp_path):
     run.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
-    maps = naming.find_maps(tmp_path / "out", 1)
+    maps = map_names.find_maps(tmp_path / "out", 1)
     assert list(maps) == ["sub-01"]
     assert maps["sub-01"].parent == tmp_path / "out" / "sub-01" / "anat"
     assert "desc-modulatedS6_" in maps["sub-01"].name
@@ -223,6 +223,21 @@ def test_bids_names_that_collide_are_refused(folder, tmp_path):
     with pytest.raises(ScanError, match=r"a-b.nii.gz and .*ab.nii.gz would write the same output names"):
         run.preprocess(folder, tmp_path / "out", names="bids", device="cpu")
     assert len(events(folder, out=tmp_path / "out", device="cpu")) == 3
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_later_run_does_not_replace_another_scan_of_the_same_bids_names(folder, tmp_path, force):
+    first, second = (tmp_path / f"{name}.nii.gz" for name in ("a-b", "ab"))
+    for path in (first, second):
+        shutil.copy(folder / "sub-01_T1w.nii.gz", path)
+    out, options = tmp_path / "out", {"names": "bids", "device": "cpu", "process": light}
+    run.preprocess(first, out, **options)
+    sidecar = next(out.rglob("*_provenance.json"))
+    before = sidecar.read_bytes()
+    with pytest.raises(ScanError, match=r"ab: its outputs would replace those of a-b .*rename the file"):
+        run.preprocess(second, out, **options, force=force)
+    assert sidecar.read_bytes() == before
+    assert run.preprocess(first, out, **options).scan_ids
 
 
 @pytest.mark.parametrize(
@@ -237,6 +252,11 @@ def test_unknown_options(folder, tmp_path, option, message):
     with pytest.raises(VbmstatError, match=message) as caught:
         run.preprocess(folder, tmp_path / "out", **option)
     assert "\n" not in str(caught.value)
+
+
+def test_a_misspelt_option_is_named_with_the_nearest(folder, tmp_path):
+    with pytest.raises(TypeError, match=r"no option .fwhm. \(nearest fwhm_mm"):
+        run.preprocess(folder, tmp_path / "out", fwhm=6)
 
 
 def test_an_output_folder_that_cannot_be_written(folder, tmp_path, monkeypatch):

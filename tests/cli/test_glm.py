@@ -17,6 +17,7 @@ from vbmstat.cli import glm, pack
 from vbmstat.errors import VbmstatError
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
+from vbmstat.rerun import rerun_model
 
 mpl.use("Agg")
 
@@ -54,6 +55,33 @@ def test_glm_writes_maps_tables_and_pictures(vbmstat, cohort_folder, monkeypatch
     assert t[8, 6, 4] < -3  # the simulated decline with age is on the right
     record = json.loads((out / "glm.json").read_text())
     assert record["spec"]["subsets"]["repeats"] == 5
+
+
+def test_unsmoothed_maps_by_several_widths(vbmstat, cohort_folder, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
+    for path in (cohort_folder / "mri").iterdir():
+        path.rename(path.with_name(path.name.removeprefix("s6")))
+    monkeypatch.chdir(tmp_path)
+    maps = ("--maps", cohort_folder / "mri", "--participants", cohort_folder / "cohort.tsv", "--repeats", 0)
+    said = {width: vbmstat("glm", "gm ~ age", *maps, "--fwhm", width) for width in (6, 7.5)}
+    assert "smoothed with a Gaussian of 7.5 mm FWHM before they are masked" in said[7.5]
+    warned = vbmstat("glm", "gm ~ age", *maps)
+    assert warned.index("WARNING: the maps are not smoothed") < warned.index("26 scans, ")  # before the maps are read
+    folders = [cohort_folder / "glm" / f"gm_age{end}" for end in ("", "-s6", "-s7.5")]
+    t = [read_volume(folder / "contrast-age_stat-t_statmap.nii.gz").data for folder in folders]
+    assert not torch.equal(t[0], t[1])
+    assert not torch.equal(t[1], t[2])
+    said = vbmstat("pack", "gm", *maps[:-2], "--fwhm", 6, "--out", tmp_path / "gm.maps")
+    assert "6 mm FWHM" in said
+    vbmstat("glm", "gm ~ age", *maps, "--fwhm", 6, "--store", tmp_path / "gm.maps", "--out", tmp_path / "stored")
+    assert torch.equal(read_volume(tmp_path / "stored" / "contrast-age_stat-t_statmap.nii.gz").data, t[1])
+    with pytest.raises(VbmstatError, match=r"--fwhm -6\.0: expected 0\.1 to 50 mm"):
+        vbmstat("pack", "gm", *maps[:-2], "--fwhm", -6, "--out", tmp_path / "gm.maps")
+    path = folders[2] / "glm.json"
+    compared = rerun_model(json.loads(path.read_text()), path, [cohort_folder], tmp_path / "again")
+    assert {one.status for one in compared} == {"same bytes"}
+    with pytest.raises(VbmstatError, match="sums over unsmoothed maps"):
+        vbmstat("glm", "gm ~ age", *maps, "--fwhm", 6, "--level", "roi")
 
 
 def test_pack_then_glm(vbmstat, cohort_folder, tmp_path, monkeypatch):  # noqa: F811
@@ -147,8 +175,10 @@ def test_results_that_do_not_list_their_files_are_not_mixed_with_new_ones(vbmsta
 
 def test_each_formula_and_level_has_a_folder_of_its_own():
     formulas = ["gm ~ age + sex", "gm ~ age * sex", "gm ~ age + sex + roi", "gm ~ age + sex_roi", "gm ~ Age + sex"]
-    names = [glm._folder_name(formula, level) for formula in formulas for level in ("voxel", "roi", "region")]
+    names = [glm.folder_name(formula, level) for formula in formulas for level in ("voxel", "roi", "region")]
     assert names[:3] == ["gm_age_sex", "gm_age_sex_roi", "gm_age_sex_region"]
+    names += [glm._folder_name(formula, "voxel", width) for formula in [*formulas, "gm ~ age + s8"] for width in (0, 8)]
+    assert names[-1] == "gm_age_s8-s8"
     assert len({name.casefold() for name in names}) == len(names)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import app
-from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.errors import VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.report.results import write_results
@@ -138,8 +138,17 @@ def test_regions_of_a_folder_of_maps_again(cohort_folder, no_pictures, more):  #
     said = run("rerun", cohort_folder / "regions" / "glm.json")
     assert "differs" not in said
     assert "have the same bytes" in said
-
-
-def test_an_old_keyword_beside_the_new_one_is_refused(cohort_folder):  # noqa: F811
-    with pytest.raises(DesignError, match="beside robust for 'hc3': leave the old keyword out"):
-        fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", robust="hc3", variance="sandwich:family")
+    shutil.move(raw, cohort_folder / "moved" / "raw")
+    shutil.copy(cohort_folder / "moved" / "raw" / "mwp1sub-003_T1w.nii.gz", cohort_folder / "a copy.nii.gz")
+    said = run("rerun", cohort_folder / "regions" / "glm.json", "--inputs", cohort_folder)
+    assert "differs" not in said
+    changed = cohort_folder / "moved" / "raw" / "mwp1sub-004_T1w.nii.gz"
+    volume = io.read_volume(changed)
+    io.write_volume(changed, type(volume)(volume.data * 1.01, volume.grid))
+    said = run("rerun", cohort_folder / "regions" / "glm.json", "--inputs", cohort_folder, code=1)
+    assert "differs: map of sub-004 (another file)" in said
+    record = json.loads((cohort_folder / "regions" / "glm.json").read_text())
+    assert len(record["maps"]) == 26
+    (cohort_folder / "regions" / "glm.json").write_text(json.dumps(record | {"maps": {}}))
+    with pytest.raises(VbmstatError, match="it is damaged or older than that"):
+        run("rerun", cohort_folder / "regions" / "glm.json")

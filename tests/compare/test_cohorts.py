@@ -11,12 +11,13 @@ import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
 from vbmstat.compare import cohorts as module
-from vbmstat.compare import inputs
+from vbmstat.compare import models, pipelines
 from vbmstat.compare.cohorts import compare_cohorts
 from vbmstat.compare.config import read_plan
 from vbmstat.errors import TableError, VbmstatError
 from vbmstat.evaluate.folders import Evaluation
 from vbmstat.figures import side_by_side
+from vbmstat.figures.mosaic import Image
 from vbmstat.glm.design.subsets import read_draws
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
@@ -48,7 +49,7 @@ def coarse(monkeypatch, request):
         monkeypatch.setattr(side_by_side, "panels_figure", lambda *_: None)
         monkeypatch.setattr(side_by_side, "roi_figure", lambda *_: None)
     monkeypatch.setattr("os.fsync", lambda _: None)
-    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
+    monkeypatch.setattr(side_by_side, "grey_average_brain", lambda: Image(np.ones(GRID.shape), GRID))
     monkeypatch.setattr(module, "save_publication", lambda stem, _: DRAWN.append(stem.name))
     monkeypatch.setattr(module, "evaluate_folders", fake_evaluation)
     DRAWN.clear()
@@ -182,7 +183,7 @@ def test_what_is_done_is_not_done_again_until_something_changes(folder):
 
 def test_a_run_that_broke_off_goes_on_where_it_was(folder, monkeypatch):
     fitted = []
-    real = module.fit_glm
+    real = models.fit_glm
 
     def break_at_third(*args, **keywords):
         if len(fitted) == 2:
@@ -190,10 +191,10 @@ def test_a_run_that_broke_off_goes_on_where_it_was(folder, monkeypatch):
         fitted.append(args[1])
         return real(*args, **keywords)
 
-    monkeypatch.setattr(module, "fit_glm", break_at_third)
+    monkeypatch.setattr(models, "fit_glm", break_at_third)
     with pytest.raises(KeyboardInterrupt):
         run(folder)
-    monkeypatch.setattr(module, "fit_glm", real)
+    monkeypatch.setattr(models, "fit_glm", real)
     found = run(folder)
     assert (found.n_fitted, found.n_kept) == (2, 2)
 
@@ -207,9 +208,9 @@ def test_unsmoothed_maps_are_smoothed_first_and_once(folder, monkeypatch):
     assert len(made) == 13
     raw = io.read_volume(folder / "cat" / "mri" / "mwp1sub-000_T1w.nii.gz")
     smoothed = io.read_volume(made[0])
-    expected = inputs.smooth_map(raw, 6.0)
+    expected = pipelines.smooth_map(raw, 6.0)
     assert torch.allclose(smoothed.data, expected.data, atol=1e-6)
-    monkeypatch.setattr(inputs, "smooth_map", lambda *_: pytest.fail("smoothed again"))
+    monkeypatch.setattr(pipelines, "smooth_map", lambda *_: pytest.fail("smoothed again"))
     assert run(folder).n_fitted == 0
 
 
@@ -263,9 +264,11 @@ def test_missing_covariates_leave_the_same_scans_out_of_both(folder):
     assert counts.to_dict() == {"age": 12, "sex": 13}
 
 
-def test_tiv_is_each_pipelines_own_and_missed_where_it_is_missing(folder):
+@pytest.mark.parametrize("name", ["tiv", "TIV", "log(tiv_ml)"])
+def test_tiv_is_each_pipelines_own_and_missed_where_it_is_missing(folder, name):
     (folder / "ours" / "volumes.tsv").unlink()
-    found = run(folder)
+    (folder / "plan.toml").write_text(PLAN.replace("+ tiv", f"+ {name}"))
+    found = compare_cohorts(read_plan(folder / "plan.toml"))
     assert len(found.failures) == 2
     assert "one: ours gives no TIV for sub-000, " in found.failures[0]
     assert "report/cat_*.xml" in found.failures[0]

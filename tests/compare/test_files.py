@@ -15,6 +15,7 @@ from vbmstat.compare.files import compare_files, short_names
 from vbmstat.compare.output import write_comparison
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import side_by_side
+from vbmstat.figures.mosaic import Image
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
@@ -24,7 +25,7 @@ COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 
 
 @pytest.fixture(autouse=True)
 def coarse_brain(monkeypatch):
-    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *COARSE.shape), COARSE))
+    monkeypatch.setattr(side_by_side, "grey_average_brain", lambda: Image(np.ones(COARSE.shape), COARSE))
 
 
 def write_map(path, seed, gain=1.0, grid=COARSE):

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vbmstat.compare.statistics import compare_pair, describe, find_statistics, pair_statistics, read_statistic
+from vbmstat.compare.pairs import compare_pair, pair_statistics
+from vbmstat.compare.statistics import describe, find_statistics, read_statistic
 from vbmstat.errors import ScanError
 
 SHAPE = (20, 24, 20)

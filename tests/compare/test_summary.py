@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from vbmstat.compare import summary
-from vbmstat.compare.config import Plan, Variable
+from vbmstat.compare.config import ComparisonPlan, Variable
 
-PLAN = Plan(
+PLAN = ComparisonPlan(
     Path("out"), ("gm", "wm"), 6.0, "lpba40", {},
     {name: Variable(name, "age + gender", name, paper) for name, paper in (("gender", "sex"), ("BDI", ""))},
     {"repeats": 20, "fraction": 0.5},
@@ -86,7 +86,7 @@ def test_regions_have_the_papers_number_for_its_atlas_alone(tables):
     assert table.loc[("wm", "Caudate"), "paper"] == ".80"
     assert table.loc[("gm", "Caudate"), "one: CAT12, cat"] == 0.95
     assert np.isnan(table.loc[("gm", "Insula"), "one: CAT12, cat"])
-    other = Plan(PLAN.out, PLAN.tissues, 6.0, "aal3", {}, PLAN.variables)
+    other = ComparisonPlan(PLAN.out, PLAN.tissues, 6.0, "aal3", {}, PLAN.variables)
     found = summary.make_tables(other, pd.DataFrame(), rois(), pd.DataFrame(), pd.DataFrame())
     assert "paper" not in found["roi_correlation"]
 

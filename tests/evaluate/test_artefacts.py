@@ -10,14 +10,13 @@ from tests.evaluate.conftest import GRID, as_segmented, head_labels
 from vbmstat.errors import ScanError
 from vbmstat.evaluate import artefacts, engines
 from vbmstat.evaluate.artefacts import ArtefactHead, captioned_images, summarise
-from vbmstat.evaluate.engines import evaluate_heads
+from vbmstat.evaluate.engines import Bench, evaluate_heads
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.labels import is_label_map
 
-CPU = torch.device("cpu")
 CLASSIC = [Classic()]
 
 
@@ -44,7 +43,7 @@ def perfect(monkeypatch):
 
 
 def test_truth_gives_dice_one_and_no_error(head, tmp_path, perfect):
-    table = evaluate_heads(ArtefactHead, [head], CLASSIC, tmp_path, device=CPU)
+    table = evaluate_heads(ArtefactHead, [head], Bench(CLASSIC), tmp_path)
     assert len(table) == ArtefactHead.n_images == 15 == len(perfect)
     for tissue in ("gm", "wm", "csf"):
         assert table[f"dice_{tissue}"].tolist() == [1.0] * 15
@@ -55,8 +54,8 @@ def test_truth_gives_dice_one_and_no_error(head, tmp_path, perfect):
 
 
 def test_the_images_are_those_of_the_seed_and_the_sheet_shows_them(head, tmp_path, perfect):
-    evaluate_heads(ArtefactHead, [head], CLASSIC, tmp_path / "a", device=CPU, seed=3)
-    evaluate_heads(ArtefactHead, [head], CLASSIC, tmp_path / "b", device=CPU, seed=4)
+    evaluate_heads(ArtefactHead, [head], Bench(CLASSIC), tmp_path / "a", seed=3)
+    evaluate_heads(ArtefactHead, [head], Bench(CLASSIC), tmp_path / "b", seed=4)
     sheet = captioned_images(head, 3)
     assert [torch.equal(image.data, seen.data) for (_, image), seen in zip(sheet, perfect, strict=False)] == [True] * 15
     assert not torch.equal(perfect[0].data, perfect[15].data)
@@ -70,7 +69,7 @@ def test_dice_and_volume_error_of_an_engine_that_is_wrong(head, tmp_path, monkey
     half = labels.clone()
     half[:, :14][half[:, :14] == 2] = 1  # GM of the left half becomes CSF
     replace_engine(monkeypatch, lambda *_, **__: as_segmented(one_hot(half)))
-    row = evaluate_heads(ArtefactHead, [head], CLASSIC, tmp_path, device=CPU).iloc[0]
+    row = evaluate_heads(ArtefactHead, [head], Bench(CLASSIC), tmp_path).iloc[0]
     left, whole = int((half == 2).sum()), int((labels == 2).sum())
     assert row["dice_gm"] == pytest.approx(2 * left / (left + whole), abs=1e-4)
     assert row["gm_error_percent"] == pytest.approx(100 * (left / whole - 1), abs=0.01)
@@ -95,14 +94,14 @@ def bright(image: Volume, *_, **__):
 def test_a_scan_is_compared_with_the_engines_own_result(scan, tmp_path, monkeypatch):
     calls = []
     replace_engine(monkeypatch, lambda *a, **k: calls.append(1) or bright(*a))
-    table = evaluate_heads(ArtefactHead, [scan], CLASSIC, tmp_path, device=CPU)
+    table = evaluate_heads(ArtefactHead, [scan], Bench(CLASSIC), tmp_path)
     assert set(table["truth"]) == {"own"}
     assert table["dice_gm"][0] == 1
     assert table["dice_gm"][1:].max() < 1
     assert len(calls) == 15
     text = (tmp_path / "evaluation_artefacts.tsv").read_text().splitlines()
     (tmp_path / "evaluation_artefacts.tsv").write_text("\n".join(text[:-1]) + "\n")
-    again = evaluate_heads(ArtefactHead, [scan], CLASSIC, tmp_path, device=CPU)
+    again = evaluate_heads(ArtefactHead, [scan], Bench(CLASSIC), tmp_path)
     assert len(calls) == 17  # the last image, and the clean scan that it is compared with
     assert again["dice_gm"].tolist() == table["dice_gm"].tolist()
 
@@ -118,7 +117,7 @@ def test_a_clean_scan_that_fails_is_the_reason_of_every_row_and_is_tried_only_tw
         return bright(image)
 
     replace_engine(monkeypatch, segment)
-    table = evaluate_heads(ArtefactHead, [scan], CLASSIC, tmp_path, device=CPU)
+    table = evaluate_heads(ArtefactHead, [scan], Bench(CLASSIC), tmp_path)
     assert table["reason"].tolist() == ["no brain", *["the unchanged scan failed too: no brain"] * 14]
     assert len(calls) == 16
     summary = summarise(table)
@@ -126,7 +125,7 @@ def test_a_clean_scan_that_fails_is_the_reason_of_every_row_and_is_tried_only_tw
 
 
 def test_the_summary_has_medians_and_the_worst_head(head, tmp_path, perfect):
-    table = evaluate_heads(ArtefactHead, [head], CLASSIC, tmp_path, device=CPU)
+    table = evaluate_heads(ArtefactHead, [head], Bench(CLASSIC), tmp_path)
     worse = table.assign(head="worse", dice_gm=0.8)
     both = summarise(pd.concat([table, worse], ignore_index=True))
     assert list(both.columns)[:5] == ["engine", "artefact", "strength", "n_scans", "n_failed"]

@@ -10,12 +10,11 @@ import torch
 from tests.evaluate.conftest import GRID, as_segmented
 from vbmstat.evaluate import atrophy, engines
 from vbmstat.evaluate.atrophy import AtrophyHead, changes, summarise
-from vbmstat.evaluate.engines import evaluate_heads
+from vbmstat.evaluate.engines import Bench, evaluate_heads
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.simulate.atrophy import LEVELS_MM
 
-CPU = torch.device("cpu")
 CLASSIC = [Classic()]
 
 
@@ -28,7 +27,7 @@ def test_a_perfect_engine_has_slope_one_and_falls_at_every_level(head, tmp_path,
 
     monkeypatch.setattr(atrophy, "render_thinned", render_gm)
     monkeypatch.setattr(engines, "segment_scan", segment)
-    table = changes(evaluate_heads(AtrophyHead, [head], CLASSIC, tmp_path, device=CPU))
+    table = changes(evaluate_heads(AtrophyHead, [head], Bench(CLASSIC), tmp_path))
     assert table["thinning_mm"].tolist() == list(LEVELS_MM)
     assert table["gm_ml"].tolist() == pytest.approx(table["true_gm_ml"].tolist(), abs=2e-3)
     (row,) = summarise(table).to_dict("records")
@@ -46,7 +45,7 @@ def test_images_of_one_seed_differ_only_in_thinning(head, tmp_path, monkeypatch)
         return as_segmented(torch.ones(3, *GRID.shape))
 
     monkeypatch.setattr(engines, "segment_scan", segment)
-    evaluate_heads(AtrophyHead, [head], CLASSIC, tmp_path, device=CPU, seed=2)
+    evaluate_heads(AtrophyHead, [head], Bench(CLASSIC), tmp_path, seed=2)
     assert len(shown) == len(LEVELS_MM)
     corner = [image[0, :3, :3, :3] for image in shown]
     assert all(torch.equal(corner[0], other) for other in corner[1:])  # the same noise in air

@@ -11,11 +11,10 @@ import torch
 from tests.evaluate.conftest import as_segmented, head_labels
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.evaluate import engines
-from vbmstat.evaluate.engines import Trial, find_engines, find_heads, run_trials
+from vbmstat.evaluate.engines import Bench, HeadFile, Trial, check_heads, find_engines, run_trials
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
 
-CPU = torch.device("cpu")
 KIND = "evaluation_atrophy"
 
 
@@ -52,7 +51,7 @@ def trials(*names, **origin):
 
 
 def run(path, engines, made, **options):
-    return run_trials(made, len(made), engines, path, KIND, device=CPU, **options)
+    return run_trials(made, len(made), Bench(engines, **options), path, KIND)
 
 
 def test_every_image_goes_through_every_engine_and_is_written(tmp_path):
@@ -135,12 +134,10 @@ def test_heads_need_unique_names_and_have_their_own_seeds(head, tmp_path):
     other = tmp_path / "b" / head.name
     other.write_bytes(head.read_bytes())
     with pytest.raises(VbmstatError, match="different names"):
-        find_heads([head, other], 0)
+        check_heads([head, other])
     with pytest.raises(VbmstatError, match=r"missing\.nii"):
-        find_heads([tmp_path / "missing.nii"], 0)
-    (one,) = find_heads([head], 0)
-    (same,) = find_heads([other], 0)
-    (seeded,) = find_heads([head], 1)
+        check_heads([tmp_path / "missing.nii"])
+    one, same, seeded = HeadFile(head, 0), HeadFile(other, 0), HeadFile(head, 1)
     assert (one.name, one.seed) == ("head01", same.seed)
     assert seeded.seed != one.seed
     assert torch.equal(one.volume.data, head_labels().data)

@@ -14,14 +14,8 @@ from typer.testing import CliRunner
 from vbmstat import assets
 from vbmstat.cli import app
 from vbmstat.errors import ScanError
-from vbmstat.evaluate.folders import (
-    evaluate_folders,
-    read_case,
-    short_names,
-    side_by_side,
-    with_ages,
-    worst_scans,
-)
+from vbmstat.evaluate.folders import evaluate_folders, read_pair, short_names
+from vbmstat.evaluate.summary import side_by_side, with_ages, worst_scans
 from vbmstat.figures import worst_case
 from vbmstat.files import naming
 from vbmstat.image import io, storage
@@ -293,7 +287,7 @@ def test_the_worst_case_is_the_scan_with_the_lowest_gm_dice(trio):
     evaluation = evaluate_folders([trio / "one", trio / "other"])
     (row,) = worst_scans(evaluation.summary).to_dict("records")
     assert (row["folder"], row["reference"], row["worst_scan"]) == ("other", "one", "sub-03_T1w")
-    case = read_case(evaluation, "other", "one", "sub-03_T1w")
+    case = read_pair(evaluation, "other", "one", "sub-03_T1w")
     assert case.reference_tissue.data.equal(label_map(3))
     assert case.tissue.data.equal(damaged(label_map(3), 3))
     assert case.dice["gm"] == pytest.approx(row["min"])
@@ -306,7 +300,7 @@ def test_with_a_truth_each_folder_is_compared_with_it(trio):
     assert rows["folder"].tolist() == ["other", "one"]
     assert set(rows["reference"]) == {"truth"}
     assert set(rows["worst_scan"]) == {"sub-02_T1w"}
-    assert read_case(evaluation, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
+    assert read_pair(evaluation, "one", "truth", "sub-02_T1w").reference_tissue.data.sum() == 8
 
 
 def test_mixed_tissue_is_kept_for_the_figure(tmp_path):
@@ -314,14 +308,14 @@ def test_mixed_tissue_is_kept_for_the_figure(tmp_path):
     for name in ("one", "other"):
         io.write_volume(tmp_path / name / "p0a.nii", Volume(mixed, NATIVE), space="scanner")
     evaluation = evaluate_folders([tmp_path / "one", tmp_path / "other"])
-    torch.testing.assert_close(read_case(evaluation, "other", "one", "a").tissue.data, mixed)
+    torch.testing.assert_close(read_pair(evaluation, "other", "one", "a").tissue.data, mixed)
 
 
 def test_a_scan_without_label_maps_is_no_case(pair, tmp_path):
     io.write_volume(tmp_path / "bare" / "wp1sub-02_T1w.nii", assets.template().channel(0))
     evaluation = evaluate_folders([pair[0], tmp_path / "bare"])
     with pytest.raises(ScanError, match=r"sub-02_T1w: expected label maps in bare and one, found none in bare"):
-        read_case(evaluation, "bare", "one", "sub-02_T1w")
+        read_pair(evaluation, "bare", "one", "sub-02_T1w")
 
 
 def test_the_command_draws_the_worst_scan_of_each_compared_folder(trio, monkeypatch):
@@ -348,6 +342,20 @@ def test_folders_named_by_their_paths_get_separate_figures(trio, monkeypatch):
     done = CliRunner().invoke(app, ["evaluate", "folders", "one", "other", "again/other", "--out", "tables"])
     assert done.exit_code == 0, done.output
     assert {path.name for path in (trio / "tables").glob("*.png")} == {"worst_other.png", "worst_again_other.png"}
+
+
+def test_figures_of_an_earlier_run_go(trio, monkeypatch):
+    monkeypatch.setattr(worst_case, "worst_case_figure", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.chdir(trio)
+    shutil.copytree("other", "third")
+    for arguments, names in ((["one", "other", "third"], {"worst_other.png", "worst_third.png"}),
+                             (["one", "third"], {"worst_third.png"})):  # fmt: skip
+        done = CliRunner().invoke(app, ["evaluate", "folders", *arguments, "--out", "tables"])
+        assert done.exit_code == 0, done.output
+        (trio / "tables" / "worst_mine.svg").write_text("")
+        assert {path.name for path in (trio / "tables").glob("*.png")} == names
+    assert "removed 1 files of the earlier run in tables: worst_other.png" in done.output
+    assert (trio / "tables" / "worst_mine.svg").exists()
 
 
 def test_without_label_maps_the_worst_scan_is_named_and_nothing_drawn(tmp_path):

@@ -123,7 +123,7 @@ def test_correlations_are_written_in_their_cells() -> None:
 
 def test_stability_shows_the_slope_and_the_spread() -> None:
     full = np.linspace(-5, 5, 2000)
-    figure = publication.stability_figure(full, 0.9 * full, 0.9 * full - 1, 0.9 * full + 1, "t", 0.894)
+    figure = publication.stability_figure(full, 0.9 * full, np.full_like(full, 2.0), "t", 0.894)
     left, right = figure.axes
     assert left.get_legend().get_texts()[0].get_text() == "slope √share = 0.89"
     assert right.lines[0].get_ydata() == pytest.approx(2.0)

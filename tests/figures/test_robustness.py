@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from vbmstat.figures.publication import save_png
 from vbmstat.figures.robustness import artefacts_figure, atrophy_figure, contact_sheet
+from vbmstat.figures.style import save_png
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from vbmstat.figures import scans
+from vbmstat.figures.scans import Overlay
+from vbmstat.figures.style import save_png
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 
@@ -33,8 +35,8 @@ def report(scan: np.ndarray | None = None, tissue: np.ndarray | None = None, **c
     tissue = nested() if tissue is None else tissue
     gm = volume((nested() == 2).astype(np.float32))
     arguments = {
-        "t1w": volume(100 * nested() if scan is None else scan), "tissue": volume(tissue), "warped_gm": gm,
-        "template_gm": gm, "title": "sub-01", "metrics": {"GM": "700 mL"},
+        "scan": Overlay(volume(100 * nested() if scan is None else scan), volume(tissue)),
+        "warped": Overlay(gm, gm), "title": "sub-01", "metrics": {"GM": "700 mL"},
     }  # fmt: skip
     return scans.scan_report(**{**arguments, **changes})
 
@@ -96,11 +98,13 @@ def test_voxels_keep_their_proportions() -> None:
     for axes in (figure.axes[0], figure.axes[7], figure.axes[14]):
         assert not axes.axison
         box = axes.get_position(original=True)  # before matplotlib shrinks it to the aspect
+        expected = np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim())
+        assert box.height * height / (box.width * width) == pytest.approx(expected)
+        assert axes.get_aspect() == 1.0
         rows, columns = np.asarray(axes.images[0].get_array()).shape
         mm = {0: (2.0, 1.5), 7: (2.0, 3.0), 14: (1.5, 3.0)}[figure.axes.index(axes)]
-        expected = rows * mm[1] / (columns * mm[0])
-        assert box.height * height / (box.width * width) == pytest.approx(expected, rel=0.02)
-        assert axes.get_aspect() == pytest.approx(mm[1] / mm[0])
+        left, right, bottom, top = axes.images[0].get_extent()
+        assert (right - left, top - bottom) == pytest.approx((columns * mm[0], rows * mm[1]))
 
 
 def test_title_and_metrics_are_plain_text() -> None:
@@ -122,13 +126,11 @@ def test_empty_segmentation_and_constant_scan_still_draw() -> None:
 
 def test_images_of_a_pair_must_share_their_grid() -> None:
     other = Grid(SHAPE, np.diag([1.0, 2.0, 3.0, 1.0]))
-    with pytest.raises(ValueError, match="tissue: expected the grid"):
-        report(t1w=volume(nested(), other))
-    with pytest.raises(ValueError, match="template_gm: expected the grid"):
-        report(template_gm=volume(nested(), other))
+    with pytest.raises(ValueError, match=r"expected the grid .* of the image below"):
+        Overlay(volume(nested()), volume(nested(), other))
 
 
 def test_save_writes_a_whole_png(tmp_path) -> None:
-    scans.save_png(tmp_path / "new" / "report.png", report())
+    save_png(tmp_path / "new" / "report.png", report())
     assert imread(tmp_path / "new" / "report.png").shape[1] == 1600
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.png"]

@@ -9,8 +9,9 @@ import torch
 from matplotlib.collections import PathCollection, PolyCollection
 
 from vbmstat.figures import side_by_side
+from vbmstat.figures.mosaic import Image
 from vbmstat.figures.side_by_side import PanelRow, agreement_figure, panels_figure, roi_figure
-from vbmstat.image.grid import Grid
+from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import agreement
 
@@ -20,7 +21,7 @@ GRID = Grid((26, 32, 26), np.array([[6.0, 0, 0, -75], [0, 6, 0, -108], [0, 0, 6,
 @pytest.fixture(autouse=True)
 def coarse_brain(monkeypatch):
     """An average brain of coarse voxels: the real one takes seconds to resample."""
-    monkeypatch.setattr(side_by_side, "average_brain", lambda: Volume(torch.ones(1, *GRID.shape), GRID))
+    monkeypatch.setattr(side_by_side, "grey_average_brain", lambda: Image(np.ones(GRID.shape), GRID))
 
 
 def statistic(peak_mm=(39.0, -48.0, 30.0), value=6.0):
@@ -111,14 +112,18 @@ def test_what_lies_below_the_threshold_fades_and_zero_shows_all():
     assert shown[0, 0, 3] == 0.0  # outside the mask
 
 
-def test_a_map_on_another_grid_is_shown_on_that_of_the_first():
-    shifted = GRID.affine.copy()
-    shifted[:3, 3] += 3.0
-    moved = Volume(statistic().data, Grid(GRID.shape, shifted))
-    figure = panels_figure({"x": [PanelRow("A", statistic()), PanelRow("B", moved)]}, "t", slices_mm=(30.0,))
-    first, second = (axes.images[1].get_array() for axes in slices(figure))
-    assert first.shape == second.shape
-    assert not np.array_equal(first, second)
+def test_maps_on_different_grids_are_drawn_at_the_same_coordinates():
+    fine = statistic().grid.with_voxel_size(3.0)
+    same = Volume(resample(statistic().data.nan_to_num(), GRID, fine), fine)
+    figure = panels_figure({"x": [PanelRow("A", statistic()), PanelRow("B", same)]}, "t", slices_mm=(30.0,))
+    centres = []
+    for axes in slices(figure):
+        left, right, bottom, top = axes.images[1].get_extent()
+        shown = axes.images[1].get_array()[..., 3] == 1.0
+        row, column = (np.mean(at) + 0.5 for at in np.nonzero(shown))
+        rows, columns = shown.shape
+        centres.append((left + column * (right - left) / columns, bottom + row * (top - bottom) / rows))
+    assert centres[0] == pytest.approx(centres[1], abs=1.5)
 
 
 def regions(n_regions, n_scans=5):

@@ -12,9 +12,10 @@ from vbmstat.assets.provenance import find_file, sha256
 from vbmstat.errors import ScanError
 from vbmstat.evaluate.folders import _truth_labels
 from vbmstat.evaluate.outputs import find_outputs
-from vbmstat.files import naming
+from vbmstat.files import map_names
 from vbmstat.files.folders import files_below
-from vbmstat.files.naming import Scan, find_maps, find_sidecars, output_path
+from vbmstat.files.map_names import find_maps
+from vbmstat.files.naming import Scan, find_sidecars, output_path
 from vbmstat.files.search import find_inputs
 
 
@@ -74,7 +75,7 @@ def test_hidden_files_are_no_maps(tmp_path, names_of, kind):
     touch(path.with_name(f"._{path.name}"))
     touch(tmp_path / ".git" / "annex" / path.name)
     assert list(find_maps(tmp_path, 1).values()) == [path]
-    assert naming.parse_map_name(f"._{path.name}") is None
+    assert map_names.parse_map_name(f"._{path.name}") is None
 
 
 def test_hidden_files_are_nowhere_taken(tmp_path):

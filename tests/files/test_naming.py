@@ -1,8 +1,7 @@
-"""Names: where outputs go, what other programs call their maps."""
+"""Names of scans and of their outputs."""
 
 from __future__ import annotations
 
-import random
 import re
 from pathlib import Path
 
@@ -12,14 +11,6 @@ from vbmstat.errors import ScanError
 from vbmstat.files import naming
 
 KINDS = naming.output_kinds((4.0, 6.0, 7.5))
-
-
-def make(folder: Path, *names: str) -> None:
-    """Empty files."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
 
 
 def test_every_output_has_a_path_of_its_own(tmp_path):
@@ -67,115 +58,6 @@ def test_scans_whose_names_differ_in_case_only_are_refused(names):
     naming.check_output_names(scans[:1], names)
     with pytest.raises(ScanError, match="would write the same output names"):
         naming.check_output_names(scans, names)
-
-
-CLINICA = "sub-01_ses-M00_T1w_segm-{}_space-Ixi549Space_modulated-{}{}_probability.nii.gz"
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("s6mwp1sub-01_T1w.nii.gz", ("sub-01_T1w", 1, True)),  # vbmstat, T1Prep
-        ("mwp2sub-01_T1w.nii", ("sub-01_T1w", 2, False)),  # CAT12
-        ("smwp1ixi002.nii", ("ixi002", 1, True)),
-        ("mwp1rsub-01_ses-1_T1w.nii", ("sub-01_ses-1_T1w", 1, False)),  # CAT12, longitudinal
-        ("s6mwmwp1rsub-01_ses-1_T1w.nii", ("sub-01_ses-1_T1w", 1, True)),
-        ("mwp1rat07.nii", ("rat07", 1, False)),  # the r is the animal's
-        ("smwc1ixi002.nii", ("ixi002", 1, True)),  # SPM
-        ("mwc3ixi002.nii", ("ixi002", 3, False)),
-        ("smwrc2ixi002_Template.nii", ("ixi002", 2, True)),  # SPM after DARTEL
-        ("sub-01_s6mwp1.nii.gz", ("sub-01", 1, True)),  # deepmriprep in a BIDS folder
-        ("sub-01_mwp2.nii.gz", ("sub-01", 2, False)),
-        (CLINICA.format("graymatter", "on", ""), ("sub-01_ses-M00_T1w", 1, False)),
-        (CLINICA.format("graymatter", "on", "_fwhm-8mm"), ("sub-01_ses-M00_T1w", 1, True)),
-        (CLINICA.format("whitematter", "on", "_fwhm-8mm"), ("sub-01_ses-M00_T1w", 2, True)),
-        (CLINICA.format("csf", "on", ""), ("sub-01_ses-M00_T1w", 3, False)),
-        (
-            "sub-01_T1w_space-MNI152NLin2009cAsym-nonlinear-modulated_desc-T1Prep_label-WM_probseg.nii.gz",
-            ("sub-01_T1w", 2, False),
-        ),
-        *(
-            (name, None)
-            for name in (
-                "wp1sub-01_T1w.nii", "p1sub-01_T1w.nii", "m0wp1sub-01.nii", "mwp4sub-01.nii", "wc1ixi.nii",
-                "mc1ixi.nii", "swc1ixi.nii", "sub-01_T1w.nii.gz", "mwp1.nii", "mwp1sub-01.txt", "mwp1sub-01.nii.json",
-                CLINICA.format("graymatter", "off", "_fwhm-8mm"),
-                CLINICA.format("softtissue", "on", ""),
-                "sub-01_space-MNI152NLin2009cAsym_label-GM_probseg.nii.gz",
-                ".partial-xyz_mwp1.nii.gz",
-            )
-        ),
-    ],
-)  # fmt: skip
-def test_names_of_maps(name, expected):
-    assert naming.parse_map_name(name) == expected
-
-
-@pytest.mark.parametrize("names", naming.NAME_STYLES)
-@pytest.mark.parametrize("kind", ["mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2", "s12mwp1", "s7.5mwp2"])
-def test_own_maps_are_recognised(tmp_path, names, kind):
-    scan = naming.Scan(Path("x"), "sub-01_ses-2_T1w", "sub-01", "ses-2")
-    stem, tissue, is_smoothed = naming.parse_map_name(naming.output_path(tmp_path, scan, kind, names).name)
-    assert naming.split_ids(stem) == ("sub-01", "ses-2")
-    assert (tissue, is_smoothed) == (int(kind[-1]), kind.startswith("s"))
-
-
-def test_find_maps_prefers_the_smoothed(tmp_path):
-    names = ["s6mwp1b.nii", "mwp1a.nii", "mwp1b.nii", "s6mwp1a.nii", "mwp2a.nii", "wp1a.nii"]
-    random.Random(0).shuffle(names)  # noqa: S311
-    make(tmp_path, *(f"mri/{name}" for name in names))
-    assert {stem: path.name for stem, path in naming.find_maps(tmp_path, 1).items()} == {
-        "a": "s6mwp1a.nii", "b": "s6mwp1b.nii",
-    }  # fmt: skip
-    assert sorted(path.name for path in naming.find_maps(tmp_path, 1, smoothed=False).values()) == [
-        "mwp1a.nii", "mwp1b.nii",
-    ]  # fmt: skip
-    assert [path.name for path in naming.find_maps(tmp_path, 2).values()] == ["mwp2a.nii"]
-    assert naming.find_maps(tmp_path, 3) == {}
-
-
-def test_two_maps_of_one_scan(tmp_path):
-    make(tmp_path, "s6mwp1a.nii", "s8mwp1a.nii")
-    with pytest.raises(ScanError, match=r"two maps of a: .*s6mwp1a.nii and .*s8mwp1a.nii; keep one"):
-        naming.find_maps(tmp_path, 1)
-
-
-def by_known(folder, *known):
-    return {scan: path.name for scan, path in naming.by_known_ids(naming.find_maps(folder, 1), known).items()}
-
-
-def test_an_r_before_the_id_is_cat12s_where_the_table_has_the_id_without_it(tmp_path):
-    make(tmp_path, "s6mwp1rS001.nii", "s6mwp1rob.nii", "s6mwp1chris_T1w.nii", "s6mwp1rS002_T1w.nii")
-    assert by_known(tmp_path, "S001", "rob", "ob", "chris", "S002") == {
-        "S001": "s6mwp1rS001.nii", "rob": "s6mwp1rob.nii", "chris": "s6mwp1chris_T1w.nii",
-        "S002": "s6mwp1rS002_T1w.nii",
-    }  # fmt: skip
-    assert by_known(tmp_path, "rS001", "S001")["rS001"] == "s6mwp1rS001.nii"
-    assert list(by_known(tmp_path)) == ["chris_T1w", "rS001", "rS002_T1w", "rob"]
-
-
-@pytest.mark.parametrize("other", ["mwp1S001.nii", "mwp1rS001_T1w.nii"])
-def test_two_maps_of_one_scan_of_a_table(tmp_path, other):
-    make(tmp_path, "mwp1rS001.nii", other)
-    with pytest.raises(ScanError, match=r"two maps of S001: .*; keep one of them"):
-        by_known(tmp_path, "S001")
-
-
-@pytest.mark.parametrize(
-    ("names", "kinds"),
-    [
-        (("mwp1S001.nii", "mwp1rS002.nii"), "mwp1*: 1 scans, e.g. S001; mwp1r*: 1 scans, e.g. S002"),
-        (("mwp1rS001.nii", "mwmwp1rS002.nii"), "mwmwp1r*: 1 scans, e.g. S002; mwp1r*: 1 scans, e.g. S001"),
-        (("s6mwp1S001.nii", "s8mwp1S002.nii.gz"), "s6mwp1*: 1 scans, e.g. S001; s8mwp1*: 1 scans, e.g. S002"),
-        (("smwc1S001.nii", "smwp1S002.nii"), "smwc1*: 1 scans, e.g. S001; smwp1*: 1 scans, e.g. S002"),
-        (("mwp1rS001.nii", "mwp1rS002.nii.gz"), ""),
-        (("mwp1S001_a_T1w.nii", "mwp1S002.nii"), ""),
-        (("one.nii", "mwp1S002.nii"), ""),
-    ],
-)
-def test_kinds_of_maps(names, kinds):
-    paths = {re.search("S00.", name)[0] if "S00" in name else "S001": Path(name) for name in names}
-    assert naming.several_kinds(paths) == kinds
 
 
 def test_map_columns_are_in_order_of_width_with_the_unsmoothed_last():

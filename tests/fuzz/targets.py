@@ -27,7 +27,7 @@ from vbmstat.batch.collect import People
 from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
 from vbmstat.errors import VbmstatError
-from vbmstat.files import naming, runlog, search
+from vbmstat.files import map_names, naming, runlog, search
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.inflation import variance_inflation
@@ -407,7 +407,7 @@ def read_plan(content: bytes, folder: Path) -> None:
 def read_words(text: str, _: Path) -> None:
     """Small arguments of the command line, and names of files."""
     _each(lambda: parse_region(text), lambda: parse_shard(text))
-    naming.parse_map_name(text)
+    map_names.parse_map_name(text)
     naming.split_ids(text)
 
 

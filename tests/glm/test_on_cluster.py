@@ -25,11 +25,13 @@ from vbmstat.glm.design.subsets import draw_subsets
 from vbmstat.glm.fit import stream
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.fit.tile import Fit, Fitted
 from vbmstat.glm.inference.permute import run
 from vbmstat.glm.inference.permute.blocks import free_tree
+from vbmstat.glm.inference.permute.checkpoint import Checkpoint
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import make_permuted
+from vbmstat.glm.inference.permute.schemes import Resampling, make_permuted
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import write_volume
@@ -80,7 +82,7 @@ class Model(NamedTuple):
     contrasts: list[Contrast]
     with_subsets: Plan
     plan: Plan
-    statistic: np.ndarray
+    fit: Fit
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def model(folder, maps) -> Model:
     contrasts = build_contrasts(["age", "sex[T.M]", "F(age, sex[T.M])"], design)
     draws = draw_subsets(design.scan_ids, 10, 0.8, 3)
     plan = make_plan(design, contrasts, draws[:0])
-    return Model(design, contrasts, make_plan(design, contrasts, draws), plan, fit_voxels(maps, plan).statistic)
+    return Model(design, contrasts, make_plan(design, contrasts, draws), plan, fit_voxels(maps, plan))
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,9 @@ def test_a_worker_killed_in_the_middle_of_a_fit(maps, model, local, tmp_path):
 
 
 def everything(maps, model, settings=WITH_MAPS, index=0, permutations=96, **options):
-    design, contrasts, _, plan, statistic = model
-    tree = free_tree(range(N_SCANS))
-    permuted = make_permuted(design, contrasts[index], plan, index, tree, permutations=permutations)
-    of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
-    return permutation_nulls(maps, plan, index, permuted, statistic[index], settings, Compute(**options), **of_file)
+    permuted = make_permuted(model.plan, index, Resampling(free_tree(range(N_SCANS)), permutations))
+    checkpoint = Checkpoint(options.pop("checkpoint"), options.pop("key")) if "checkpoint" in options else None
+    return permutation_nulls(Fitted(maps, model.plan, model.fit), permuted, settings, Compute(**options), checkpoint)
 
 
 @pytest.fixture

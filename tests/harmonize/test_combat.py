@@ -104,7 +104,7 @@ def test_shrink_solves_its_equations():
     [
         (["a"] * 6 + ["b"], [], "site b has one scan"),
         (["a"] * 7, [], "one site a"),
-        (["a"] * 3 + ["b"] * 4, [0, 0, 0, 1, 1, 1, 1], "site and group cannot be told apart"),
+        (["a"] * 3 + ["b"] * 4, [0, 0, 0, 1, 1, 1, 1], "site and group cannot be separated"),
     ],
 )
 def test_what_cannot_be_learned(sites, covariates, match):

@@ -14,8 +14,8 @@ from vbmstat.cli import app
 from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.sites import HARMONIZED
+from vbmstat.harmonize import run
 from vbmstat.harmonize.model import load_model
-from vbmstat.harmonize.run import harmonize_maps, harmonize_table
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -39,6 +39,14 @@ def with_site_effect(folder: Path, images: np.ndarray) -> np.ndarray:  # noqa: F
     for path, image in zip(scans["s6mwp1"], images, strict=True):
         write_volume(folder / path, Volume(torch.from_numpy(image)[None], GRID))
     return images
+
+
+def harmonize_maps(cohort, site, out, **options):
+    return run.harmonize_maps(cohort, run.HarmonizeSpec(site, **options), out)
+
+
+def harmonize_table(path, cohort, site, out, **options):
+    return run.harmonize_table(path, cohort, run.HarmonizeSpec(site, **options), out)
 
 
 def values(folder: Path) -> np.ndarray:
@@ -189,7 +197,7 @@ def test_bad_input_is_one_line_and_writes_nothing(cohort_folder, tmp_path):  # n
     for arguments, match in (
         ({"site": "sit"}, r"no column 'sit' in the table \(nearest site"),
         ({"preserve": "bs(age, df=3)"}, "depend on the scans"),
-        ({"preserve": "site"}, "site and .* cannot be told apart"),
+        ({"preserve": "site"}, "site and .* cannot be separated"),
         ({"out": cohort_folder}, "would replace the old ones of sub-000"),
     ):
         with pytest.raises(VbmstatError, match=match) as caught:

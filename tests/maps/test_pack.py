@@ -16,6 +16,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.decode import MapReader, storage_index
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import find_store, open_store, pack_maps
+from vbmstat.maps.segment import Packing
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, row_positions
 
 
@@ -117,7 +118,7 @@ def test_mask_rules(tmp_path, maps, images):
     vary = images.max(axis=0) > images.min(axis=0)
     assert np.array_equal(store.space.unmask(store.mask) > 0, (half > 0) & vary)
     scale = {scan: 1.0 + (i == 4) for i, scan in enumerate(maps)}
-    store = pack_maps(maps, tmp_path / "d", MaskRule(0.4), scale)
+    store = pack_maps(maps, tmp_path / "d", MaskRule(0.4), Packing(scale=scale))
     factors = np.array(list(scale.values()))[:, None, None, None]
     assert np.array_equal(store.space.unmask(store.mask) > 0, expected_mask(images * factors, 0.4))
 

@@ -76,7 +76,7 @@ def test_a_scan_that_was_not_smoothed_is_named(tmp_path, people, images):
     write_all(tmp_path, people[:-1], images[:-1])
     found = fit_glm(tmp_path, "gm ~ age", people, repeats=0)
     what = "1 scans have an unsmoothed map only, beside smoothed ones of others, and are left out: S025 (mwp1S025.nii)"
-    assert f"{what}; smooth them" in found.record["notes"]
+    assert f"{what}; smooth them, or all with --fwhm" in found.record["notes"]
     without = fit_glm(tmp_path, "gm ~ age", people[:-1], repeats=0)  # maps of strangers are not looked at
     assert not any("unsmoothed" in note for note in without.record["notes"])
 
@@ -225,3 +225,10 @@ def test_pairs_of_files(tmp_path, table, images, suffix):
     assert np.array_equal(found.maps["age"]["t"].values, expected.maps["age"]["t"].values)
     with pytest.raises(ScanError, match=r"52 .img or .hdr, .*: convert them to .nii \(e.g. s6mwp1sub-000.hdr"):
         fit_glm(tmp_path / "pairs", "gm ~ age", table, repeats=0)
+
+
+def test_packed_maps_in_place_of_a_folder(tmp_path, table, images):
+    write_all(tmp_path / "maps", table, images)
+    fit_glm(tmp_path / "maps", "gm ~ age", table, repeats=0, store=tmp_path / "gm.maps")
+    with pytest.raises(ScanError, match=r"gm.maps: packed maps; give them as --store, beside --cohort or --maps"):
+        fit_glm(tmp_path / "gm.maps", "gm ~ age", table, repeats=0)

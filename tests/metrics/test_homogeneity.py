@@ -14,9 +14,9 @@ from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.image import io
 from vbmstat.image.grid import resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import homogeneity
-from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
 N_SCANS = 12

@@ -10,9 +10,9 @@ import torch
 
 from vbmstat import assets
 from vbmstat.image.grid import resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.priors import tissue_priors
-from vbmstat.preproc.steps.smooth import smooth
 
 MEANS = {"gm": 70.0, "wm": 100.0, "csf": 25.0}
 VOXEL_MM = 2.0

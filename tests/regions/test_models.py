@@ -15,7 +15,7 @@ from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.regions.mixed import fit_mixed
-from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.models import RegionSpec, fit_roi_glm
 from vbmstat.roi.table import measure_rois
 from vbmstat.tables.cohort import read_cohort
 
@@ -46,7 +46,9 @@ def study(tmp_path):
 
 
 def fit(study, formula="gm ~ age + sex", contrasts=("age", "F(age, sex)"), **options):
-    return fit_roi_glm(formula, study / "cohort.tsv", contrasts, atlas=study / "own.nii.gz", **options)
+    measured = {name: options.pop(name) for name in ("level", "random") if name in options}
+    regions = RegionSpec(study / "own.nii.gz", **measured)
+    return fit_roi_glm(formula, study / "cohort.tsv", contrasts, regions=regions, **options)
 
 
 def test_agrees_with_statsmodels_on_measured_volumes(study):
@@ -90,8 +92,9 @@ def test_maps_of_another_program(study):
     covariates = study / "participants.tsv"
     pd.read_csv(study / "cohort.tsv", sep="\t").drop(columns="mwp1").to_csv(covariates, sep="\t", index=False)
     ours = fit(study, repeats=0, permutations=50).table
-    theirs = fit_roi_glm("gm ~ age + sex", covariates, ["age", "F(age, sex)"], maps=study,
-                         atlas=study / "own.nii.gz", repeats=0, permutations=50).table  # fmt: skip
+    regions = RegionSpec(study / "own.nii.gz", maps=study)
+    contrasts = ["age", "F(age, sex)"]
+    theirs = fit_roi_glm("gm ~ age + sex", covariates, contrasts, regions=regions, repeats=0, permutations=50).table
     pd.testing.assert_frame_equal(ours, theirs)
 
 

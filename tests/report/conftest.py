@@ -18,6 +18,8 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.report import contrasts, model
+from vbmstat.report.page import Picture
 from vbmstat.report.write import write_report
 
 SCRIPT_ID = "<script>document.title='owned'</script>"
@@ -95,6 +97,20 @@ def model_folder(cohort_folder) -> Path:
     clusters = pd.DataFrame({"cluster": [1], "size_ml": [3.2], "x_mm": [-36.0], "regions": ["Left <i>Insula</i> 80 %"]})
     storage.write_table(folder / "contrast-age_clusters.tsv", clusters)
     return folder
+
+
+@pytest.fixture
+def copied(model_folder, tmp_path):
+    """The results in a folder of their own, without the cohort table above."""
+    return shutil.copytree(model_folder, tmp_path / "deep" / "er" / "age")
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Leave out the pictures, which take long to draw."""
+    for module in (model, contrasts):
+        monkeypatch.setattr(module, "publish", lambda *_: Picture("data:,", "alt", "caption", 1, 1))
+    monkeypatch.setattr(contrasts, "viewer_html", lambda *_: "")
 
 
 def coarse_report(folder: Path) -> Path:

@@ -33,6 +33,23 @@ def test_a_model_in_words(record) -> None:
 
 
 @pytest.mark.parametrize(
+    ("of_files", "applied", "expected"),
+    [
+        (0, 8, "Maps were smoothed with a Gaussian of 8 mm full width at half maximum before they were masked."),
+        (7.5, 0, "Maps had been smoothed with a Gaussian of 7.5 mm full width at half maximum."),
+        (0, 0, "Maps were not smoothed."),
+        (None, 0, ""),
+    ],
+)
+def test_smoothing_in_words(record, of_files, applied, expected) -> None:
+    said = text(record, smoothing={"of_files_fwhm_mm": of_files, "applied_fwhm_mm": applied})
+    assert expected in said
+    assert ("smoothed" in said) == bool(expected)
+    record.pop("smoothing", None)  # of an earlier version
+    assert "smoothed" not in text(record)
+
+
+@pytest.mark.parametrize(
     ("change", "expected"),
     [
         ({"tiv": "by-group"}, "with a slope for each group"),

@@ -5,38 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from tests.report.conftest import N_SCANS, SCRIPT_ID
-from vbmstat.files import naming, runlog
+from tests.report.conftest import N_SCANS
+from vbmstat.files import runlog
 from vbmstat.image import storage
 from vbmstat.report import preprocessing
-from vbmstat.report.preprocessing import pictured_scans, read_preprocessing, unusual_values, write_preprocessing_report
-
-
-def test_what_a_folder_holds(cohort_folder, model_folder) -> None:
-    run = read_preprocessing(cohort_folder)
-    assert len(run.table) == len(run.sidecars) == N_SCANS
-    assert run.covariates == ["age", "sex", "iq"]
-    assert run.quality_columns == ["qc_noise_percent", "qc_contrast_percent"]
-    assert run.engine_versions == [("classic", "0.1.0")]
-    assert run.flags["sub-03"] == "strong <b>noise</b>"
-    assert (run.flags != "").sum() == 1
-    assert "(1 scan was already skull-stripped and kept its own mask)" in run.methods.paragraphs[0]
-    assert run.output(SCRIPT_ID, "picture").name == f"vbmreport_scan{N_SCANS - 1}_T1w.png"
-    assert run.output("sub-01", "mwp1") is None
-    assert run.fwhm_mm == [6.0]
-    assert "smoothed with a Gaussian of 6 mm full width" in run.methods.paragraphs[0]
-
-
-def test_a_bids_folder_is_understood(tmp_path) -> None:
-    scan = naming.Scan(tmp_path / "sub-1_ses-2_T1w.nii.gz", "sub-1_ses-2_T1w", "sub-1", "ses-2")
-    picture = naming.output_path(tmp_path, scan, "picture", "bids")
-    picture.parent.mkdir(parents=True)
-    Image.new("RGB", (20, 20)).save(picture)
-    row = {"participant_id": "sub-1", "session_id": "ses-2", "scan": scan.stem, "tiv_ml": 1.0}
-    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame([row]))
-    assert read_preprocessing(tmp_path).output("sub-1_ses-2", "picture") == picture
+from vbmstat.report.preprocessing import pictured_scans, unusual_values, write_preprocessing_report
 
 
 def test_values_far_from_the_cohort_are_found_by_their_robust_z() -> None:
@@ -94,10 +68,3 @@ def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
     storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
     page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
     assert "Preprocessing of 2 scans" in page
-
-
-def test_a_damaged_sidecar_is_passed_over(cohort_folder, tmp_path) -> None:
-    cohort = pd.DataFrame({"participant_id": ["a"], "scan": ["a"], "gm_ml": [600.0]})
-    storage.write_table(tmp_path / "cohort.tsv", cohort)
-    storage.write_text(tmp_path / "report" / "vbmstat_a.json", "{")
-    assert read_preprocessing(tmp_path).sidecars == {}

@@ -38,7 +38,7 @@ def test_figures_of_an_earlier_page_go_and_pages_of_other_names_keep_theirs(
         return files
 
     monkeypatch.setattr(publication, "save_publication", sketch)
-    monkeypatch.setattr("vbmstat.report.model.viewer_html", lambda *_: "")
+    monkeypatch.setattr("vbmstat.report.contrasts.viewer_html", lambda *_: "")
     first = write_report(model_folder, tmp_path / "report.html")
     own = write_report(model_folder, tmp_path / "model.html")
     assert (tmp_path / "figures" / "contrast-age_t.png").is_file()

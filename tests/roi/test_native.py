@@ -16,7 +16,8 @@ from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.measure import label_shares, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
-from vbmstat.roi.table import cohort_of_maps, measure_rois, write_rois
+from vbmstat.roi.output import write_rois
+from vbmstat.roi.table import cohort_of_maps, measure_rois
 
 # Template mm of a scan point, axis by axis: a scale, a shift and a wave, so that the inverse is known on a fine line.
 SCALE, SHIFT_MM, WAVE_MM, PERIOD_MM = 0.9, 1.7, 1.2, 25.0

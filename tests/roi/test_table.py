@@ -15,7 +15,8 @@ from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import SOURCES, load_atlas
-from vbmstat.roi.table import cohort_of_maps, column_name, measure_rois, to_wide, write_rois
+from vbmstat.roi.output import column_name, to_wide, write_rois
+from vbmstat.roi.table import cohort_of_maps, measure_rois
 from vbmstat.tables.cohort import Cohort, index_by_id, read_cohort
 
 GRID = Grid((6, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -16,7 +16,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.metrics import homogeneity
 from vbmstat.preproc.steps import quality
 from vbmstat.tables import cohort, dictionary
-from vbmstat.tables.schema import TABLES, Column
+from vbmstat.tables.schema import Column, tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "columns.md"
 
@@ -59,7 +59,7 @@ def test_the_schema_knows_what_the_program_writes() -> None:
     }
     for kind, columns in made.items():
         unknown = [name for name in columns if dictionary._entry(kind, name) is None]
-        assert not unknown, f"{kind}: describe {unknown} in vbmstat/tables/schema.py"
+        assert not unknown, f"{kind}: describe {unknown} in vbmstat/tables/schema.toml"
 
 
 def quality_columns() -> list[str]:
@@ -72,9 +72,9 @@ def comparison_columns() -> list[str]:
     return list(homogeneity.CohortQuality(**dict.fromkeys(fields, np.zeros(0))).columns())
 
 
-@pytest.mark.parametrize("kind", sorted(TABLES))
+@pytest.mark.parametrize("kind", sorted(tables()))
 def test_every_description_is_one_phrase_that_its_placeholders_fit(kind: str) -> None:
-    for column in TABLES[kind].columns:
+    for column in tables()[kind].columns:
         name = column.name.replace("<", "").replace(">", "")
         entry = dictionary._entry(kind, name)
         assert entry is not None
@@ -84,7 +84,7 @@ def test_every_description_is_one_phrase_that_its_placeholders_fit(kind: str) ->
 
 
 def test_the_first_matching_column_counts() -> None:
-    names = [column.name for column in TABLES["design"].columns]
+    names = [column.name for column in tables()["design"].columns]
     assert names.index("Intercept") < names.index("<column>")
     assert dictionary.describe("design", ["Intercept"])["Intercept"]["Description"] == "1 for every scan"
     assert dictionary._pattern(Column("a.b", "")).fullmatch("a.b")

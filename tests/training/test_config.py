@@ -28,7 +28,7 @@ def test_defaults_are_the_paper_s(tmp_path):
         ('data = "a.npz"\nepochs = 0', "epochs: expected at least 1, got 0"),
         ('data = "a.npz"\nfold = 5', "fold: expected 0 to 4, got 5"),
         ('data = "a.npz"\nprecision = "half"', "precision: expected float32 or bfloat16, got 'half'"),
-        ("data = ", "cannot be read as TOML"),
+        ("data = ", "expected a run.s TOML file, but it cannot be read"),
     ],
 )
 def test_what_is_refused(tmp_path, text, message):
@@ -40,5 +40,8 @@ def test_what_is_refused(tmp_path, text, message):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(VbmstatError, match=r"none.toml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        VbmstatError,
+        match=r"none.toml: expected a run's TOML file, but it cannot be read \(No such file or directory\)",
+    ):
         read_config(tmp_path / "none.toml")

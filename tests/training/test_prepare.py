@@ -44,21 +44,21 @@ def bent():
 
 def test_the_linear_part_of_a_deformation_is_recovered(bent):
     _, _, deformation = bent
-    assert np.allclose(prepare.linear_part(deformation)[:3, :3], LINEAR[:3, :3], atol=0.1)  # of the warp
+    assert np.allclose(prepare.brain_linear(deformation)[:3, :3], LINEAR[:3, :3], atol=0.1)  # of the warp
     mm = apply_affine(LINEAR @ deformation.grid.affine, voxel_indices(deformation.grid.shape))
-    assert np.allclose(prepare.linear_part(Volume(mm, deformation.grid)), LINEAR, atol=1e-4)
+    assert np.allclose(prepare.brain_linear(Volume(mm, deformation.grid)), LINEAR, atol=1e-4)
 
 
 def test_a_registration_case_warps_the_scan_onto_the_template(bent):
     _, gm_wm, deformation = bent
     view = prepare.template_view(4.0)
-    case = prepare.registration_case("a", "b", gm_wm, deformation, view)
-    assert case.arrays["scan"].shape == (2, *view.shape)
-    velocity = case.arrays["velocity"][None]
+    arrays = prepare.registration_arrays(gm_wm, deformation, view)
+    assert arrays["scan"].shape == (2, *view.shape)
+    velocity = arrays["velocity"][None]
     assert velocity.shape == (1, 3, *view.shape)
     template = assets.template()
     known = resample(template.data, template.grid, view)[None]
-    scan = case.arrays["scan"][None]
+    scan = arrays["scan"][None]
     warp = compose_warps(Velocities(velocity, -velocity)).forward
     before, after = (float((image - known).square().mean()) for image in (scan, pull(scan, warp)))
     assert after < 0.8 * before
@@ -67,10 +67,9 @@ def test_a_registration_case_warps_the_scan_onto_the_template(bent):
 def test_finer_views_keep_velocities_of_3_mm(bent):
     _, gm_wm, deformation = bent
     view = prepare.template_view(2.0)
-    case = prepare.registration_case("a", "b", gm_wm, deformation, view)
-    fine, coarse = case.arrays["velocity"], prepare.registration_case(
-        "a", "b", gm_wm, deformation, prepare.template_view(3.0)
-    ).arrays["velocity"]  # fmt: skip
+    arrays = prepare.registration_arrays(gm_wm, deformation, view)
+    fine = arrays["velocity"]
+    coarse = prepare.registration_arrays(gm_wm, deformation, prepare.template_view(3.0))["velocity"]
     assert fine.shape == coarse.shape
     assert torch.allclose(fine, coarse * 1.5, atol=1e-4)  # in voxels of 2 mm, and of 3 mm
 
@@ -79,8 +78,8 @@ def test_a_tissue_case_lies_in_the_template_s_frame(bent):
     p0, gm_wm, _ = bent
     brain = Volume(100 * p0.data, p0.grid)
     view = prepare.view_of(4.0)
-    case = prepare.tissue_case("a", "b", brain, p0, LINEAR, view)
-    t1w, known = case.arrays["t1w"], case.arrays["p0"]
+    arrays = prepare.tissue_arrays(brain, p0, LINEAR, view)
+    t1w, known = arrays["t1w"], arrays["p0"]
     assert t1w.shape == known.shape == (1, *view.shape)
     at = apply_affine(np.linalg.inv(gm_wm.grid.affine) @ LINEAR @ view.affine, voxel_indices(view.shape))
     wm = sample(gm_wm.data[1:], at)[0]
@@ -160,7 +159,7 @@ def test_scans_as_they_came_are_found_by_their_hash(tmp_path, run_folder, bent):
         storage.write_json(run_folder / "report" / f"vbmstat_{stem}.json", {"inputs": [entry]})
     view = prepare.view_of(8.0)
     corrected, _ = prepare.cases_of_run(run_folder, False, view)
-    (first,) = prepare.cases_of_run(run_folder, False, view, n_scans=1, inputs=[tmp_path / "raw"])
+    first = next(prepare.cases_of_run(run_folder, False, view, inputs=[tmp_path / "raw"]))
     inside = corrected.arrays["p0"] > 1.8
     r = torch.corrcoef(torch.stack([case.arrays["t1w"][inside] for case in (corrected, first)]))[0, 1]
     assert float(r) < -0.8  # the scan is the negative of the corrected brain

@@ -18,7 +18,9 @@ from vbmstat.preproc.networks.weights import find_set, load_network, own_file
 from vbmstat.training import run
 from vbmstat.training.cases import Case, CaseFile, write_cases
 from vbmstat.training.config import read_config
-from vbmstat.training.tasks import Patches, make_task, registration_grid, tissue_dice
+from vbmstat.training.registration import registration_grid
+from vbmstat.training.run import open_task
+from vbmstat.training.tissue import PatchesTask, tissue_dice
 
 
 def table(out):
@@ -32,7 +34,7 @@ def whole(onions, tmp_path_factory):
     (folder / "run.toml").write_text(
         f'data = "{onions}"\nn_channels = 4\ndepth = 2\nepochs = 9\nmax_learning_rate = 0.1\naugment = 0\nn_folds = 3\n'
     )
-    assert run.train("segmentation", folder / "run.toml", folder / "out")
+    assert run.train(open_task("segmentation", folder / "run.toml"), folder / "out")
     return folder / "out"
 
 
@@ -48,15 +50,13 @@ def test_segmentation_learns_and_generalises(whole):
 def test_the_trained_network_is_a_set_of_engine_deep(whole, onions):
     networks = find_set(str(whole))
     assert networks.tissue.whole_shape == SHAPE
-    cases = CaseFile(onions)
-    config = read_config(whole.parent / "run.toml")
-    task = make_task("segmentation", cases, config, torch.device("cpu"), whole)
+    task = open_task("segmentation", whole.parent / "run.toml")
     ((image, p0),) = task.examples("onion5", task.stages()[0], None)
     with torch.inference_mode():
         assert tissue_dice(networks.tissue.whole(image), p0)["dice"] > 0.85
     _, settings = load_network(own_file(whole, "segmentation"))
     assert settings["cases_sha256"] == assets.sha256(onions)
-    assert settings["config"] == config.as_dict()
+    assert settings["config"] == task.config.as_dict()
     assert settings["validation_dice"] > 0.85
 
 
@@ -68,11 +68,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(onions, configure, tmp_path):
         raise Interrupted
 
     config = configure(onions, epochs=3, n_folds=3, n_validation=1)
-    assert run.train("segmentation", config, tmp_path / "at once")
+    assert run.train(open_task("segmentation", config), tmp_path / "at once")
     for _ in range(3):
         with pytest.raises(Interrupted):
-            run.train("segmentation", config, tmp_path / "in pieces", on_epoch=stop)
-    assert run.train("segmentation", config, tmp_path / "in pieces")
+            run.train(open_task("segmentation", config), tmp_path / "in pieces", on_epoch=stop)
+    assert run.train(open_task("segmentation", config), tmp_path / "in pieces")
     first, second = (load_network(own_file(tmp_path / name, "segmentation"))[0] for name in ("at once", "in pieces"))
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -82,38 +82,38 @@ def test_a_resumed_run_equals_an_uninterrupted_one(onions, configure, tmp_path):
 def test_a_run_can_start_from_the_network_of_another(onions, whole, configure, tmp_path):
     start = own_file(whole, "segmentation")
     same = {"epochs": 1, "n_folds": 3, "n_channels": 4, "max_learning_rate": 1e-4}
-    run.train("segmentation", configure(onions, **same), tmp_path / "from nothing")
-    run.train("segmentation", configure(onions, **same, start=str(start)), tmp_path / "on")
+    run.train(open_task("segmentation", configure(onions, **same)), tmp_path / "from nothing")
+    run.train(open_task("segmentation", configure(onions, **same, start=str(start))), tmp_path / "on")
     nothing, on = (table(tmp_path / name)["validation_dice"].iloc[-1] for name in ("from nothing", "on"))
     assert on > max(0.85, nothing + 0.3)
     assert load_network(own_file(tmp_path / "on", "segmentation"))[1]["start_sha256"] == assets.sha256(start)
     with pytest.raises(VbmstatError, match="expected a network of kind gm-mask to start from, got segmentation"):
-        run.train("gm-mask", configure(onions, **same, start=str(start)), tmp_path / "other kind")
+        run.train(open_task("gm-mask", configure(onions, **same, start=str(start))), tmp_path / "other kind")
     with pytest.raises(VbmstatError, match=r"none: no such file; expected the network to start from"):
-        run.train("segmentation", configure(onions, **same, start="none"), tmp_path / "none")
+        run.train(open_task("segmentation", configure(onions, **same, start="none")), tmp_path / "none")
 
 
 def test_the_time_limit_stops_before_the_next_epoch(onions, configure, tmp_path, monkeypatch):
     config = configure(onions, epochs=2, n_folds=3, n_validation=0)
-    assert not run.train("segmentation", config, tmp_path / "out", minutes=-1.0)
+    assert not run.train(open_task("segmentation", config), tmp_path / "out", minutes=-1.0)
     assert not (tmp_path / "out" / run.CHECKPOINT).exists()
     clock = iter(range(0, 1000, 50))  # an epoch takes a minute or more
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(clock)))  # other threads have their own
-    assert not run.train("segmentation", config, tmp_path / "out", minutes=2.0)
+    assert not run.train(open_task("segmentation", config), tmp_path / "out", minutes=2.0)
     assert len(table(tmp_path / "out")) == 1
-    assert run.train("segmentation", config, tmp_path / "out")
+    assert run.train(open_task("segmentation", config), tmp_path / "out")
     assert len(table(tmp_path / "out")) == 2
 
 
 def test_a_folder_with_another_run_is_refused(onions, configure, tmp_path):
-    run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+    run.train(open_task("segmentation", configure(onions, epochs=1, n_folds=3)), tmp_path / "out")
     with pytest.raises(VbmstatError, match="holds a run with another config; choose another --out"):
-        run.train("segmentation", configure(onions, epochs=2, n_folds=3), tmp_path / "out")
+        run.train(open_task("segmentation", configure(onions, epochs=2, n_folds=3)), tmp_path / "out")
     with pytest.raises(VbmstatError, match="holds a run with another kind"):
-        run.train("gm-mask", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+        run.train(open_task("gm-mask", configure(onions, epochs=1, n_folds=3)), tmp_path / "out")
     (tmp_path / "out" / run.CHECKPOINT).write_bytes(b"nonsense")
     with pytest.raises(VbmstatError, match="not a checkpoint of vbmstat"):
-        run.train("segmentation", configure(onions, epochs=1, n_folds=3), tmp_path / "out")
+        run.train(open_task("segmentation", configure(onions, epochs=1, n_folds=3)), tmp_path / "out")
 
 
 def test_no_group_trains_and_validates(onions, configure):
@@ -132,7 +132,7 @@ def test_no_group_trains_and_validates(onions, configure):
 def test_a_nan_loss_stops_the_run(onions, configure, tmp_path, monkeypatch):
     monkeypatch.setattr("vbmstat.training.losses.tissue_loss", lambda predicted, _: predicted.sum() * float("nan"))
     with pytest.raises(VbmstatError, match="segmentation: the loss became nan; use a smaller max_learning_rate"):
-        run.train("segmentation", configure(onions, epochs=1, n_folds=1), tmp_path / "out")
+        run.train(open_task("segmentation", configure(onions, epochs=1, n_folds=1)), tmp_path / "out")
 
 
 def test_the_cascade_trains_a_foundation_and_18_positions(onions, whole, configure, tmp_path, monkeypatch):
@@ -140,22 +140,20 @@ def test_the_cascade_trains_a_foundation_and_18_positions(onions, whole, configu
         onions, epochs=1, foundation_epochs=1, n_folds=3, n_channels=2, batch_size=2, n_validation=1,
         first_stage=str(own_file(whole, "segmentation")),
     )  # fmt: skip
-    assert run.train("patches", config, tmp_path / "out")
+    assert run.train(open_task("patches", config), tmp_path / "out")
     log = table(tmp_path / "out")
     assert list(log["stage"]) == ["foundation", *(f"patch {n:02d}" for n in range(18))]
     assert log["loss"].iloc[-1] < log["loss"].iloc[0]
     networks = [load_network(own_file(tmp_path / "out", "patches", n)) for n in range(18)]
-    cases = CaseFile(onions)
-    task = make_task("patches", cases, read_config(config), torch.device("cpu"), tmp_path)
-    assert isinstance(task, Patches)
+    task = open_task("patches", config)
+    assert isinstance(task, PatchesTask)
     assert [tuple(settings["position"]) for _, settings in networks] == task.positions[:18]
     weights = [network.last.weight.flatten().tolist() for network, _ in networks]
     assert len({tuple(w) for w in weights}) == 18  # all have diverged
 
 
 def test_patches_on_the_right_are_mirrored(onions, whole, configure, tmp_path):
-    config = read_config(configure(onions, first_stage=str(own_file(whole, "segmentation"))))
-    task = make_task("patches", CaseFile(onions), config, torch.device("cpu"), tmp_path)
+    task = open_task("patches", configure(onions, first_stage=str(own_file(whole, "segmentation"))))
     foundation, *single = task.stages()
     assert task.n_examples(foundation) == 27
     assert [task.n_examples(stage) for stage in single] == 9 * [2] + 9 * [1]
@@ -166,12 +164,12 @@ def test_patches_on_the_right_are_mirrored(onions, whole, configure, tmp_path):
     assert torch.equal(left[1][0, 0], case["p0"][0][x, y, z])
     assert torch.equal(right[1][0, 0], case["p0"][0].flip(0)[x, y, z])
     with pytest.raises(VbmstatError, match="patches: expected first_stage"):
-        make_task("patches", CaseFile(onions), read_config(configure(onions)), torch.device("cpu"), tmp_path)
+        open_task("patches", configure(onions))
 
 
 def test_the_gm_mask_learns(onions, configure, tmp_path):
     config = configure(onions, epochs=8, n_folds=3, max_learning_rate=0.05, batch_size=2)
-    assert run.train("gm-mask", config, tmp_path / "out")
+    assert run.train(open_task("gm-mask", config), tmp_path / "out")
     log = table(tmp_path / "out")
     assert log["loss"].iloc[-1] < 0.7 * log["loss"].iloc[0]
     assert log["validation_dice"].iloc[-1] > log["validation_dice"].iloc[0]
@@ -196,7 +194,7 @@ def pairs(tmp_path_factory):
 
 def test_registration_learns_velocities(pairs, configure, tmp_path):
     config = configure(pairs, epochs=8, n_folds=2, max_learning_rate=0.03, refine=False)
-    assert run.train("registration", config, tmp_path / "out")
+    assert run.train(open_task("registration", config), tmp_path / "out")
     log = table(tmp_path / "out")
     assert log["loss"].iloc[-1] < 0.8 * log["loss"].iloc[0]
     last = log.iloc[-1]
@@ -211,9 +209,9 @@ def test_registration_learns_velocities(pairs, configure, tmp_path):
 
 def test_cases_of_another_task_are_refused(onions, pairs, configure, tmp_path):
     with pytest.raises(VbmstatError, match="expected cases of tissue, got registration"):
-        run.train("segmentation", configure(pairs), tmp_path / "out")
+        run.train(open_task("segmentation", configure(pairs)), tmp_path / "out")
     with pytest.raises(VbmstatError, match="expected cases of registration, got tissue"):
-        run.train("registration", configure(onions), tmp_path / "out")
+        run.train(open_task("registration", configure(onions)), tmp_path / "out")
 
 
 def test_a_case_without_a_gm_mask_is_refused(tmp_path, configure):
@@ -221,14 +219,13 @@ def test_a_case_without_a_gm_mask_is_refused(tmp_path, configure):
     arrays = {"t1w": ball(9, (13, 15, 13))[None], "p0": ball(9, (13, 15, 13))[None]}
     write_cases(path, [Case("a", "b", arrays)], {"kind": "tissue", "shape": list(SHAPE)})
     with pytest.raises(VbmstatError, match="case a has no mask of voxels without GM"):
-        run.train("gm-mask", configure(path, n_folds=1), tmp_path / "out")
+        run.train(open_task("gm-mask", configure(path, n_folds=1)), tmp_path / "out")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_augmented_examples_differ_and_move_together(onions, configure, precision, monkeypatch):
     monkeypatch.setattr("vbmstat.training.augment.MAX_SHIFT_VOXELS", 60.0)  # voxels of 0.5 mm: 3 voxels here
-    config = read_config(configure(onions, augment=1.0, n_folds=1, precision=precision))
-    task = make_task("segmentation", CaseFile(onions), config, torch.device("cpu"), onions.parent)
+    task = open_task("segmentation", configure(onions, augment=1.0, n_folds=1, precision=precision))
     stage = task.stages()[0]
     seen = [next(task.examples("onion0", stage, torch.Generator().manual_seed(n))) for n in range(4)]
     plain, known = next(task.examples("onion0", stage, None))

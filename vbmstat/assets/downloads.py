@@ -1,16 +1,19 @@
 """Network weights that no wheel carries: fetched once, by pooch, into a cache folder that machines may share.
 
 This is the only module that opens a connection, and only in :func:`fetch`. A file without a pinned sha256 is trusted
-at its first download, and `fetch` says so; after that its recorded sha256 counts. Files appear whole or not at all. Of
-several processes one downloads while the others wait.
+at its first download, and `fetch` says so; after that its recorded sha256 counts. Files are written atomically.
+Of several processes one downloads while the others wait. Over 300 lines: each file is verified where it arrives.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,15 +24,16 @@ from urllib.parse import urlsplit
 from vbmstat.assets import distribution_file, sha256
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import read_json, write_json
+from vbmstat.progress import OnStep, ignore
 
 if TYPE_CHECKING:
     from pooch import Pooch
 
 FOLDER_VARIABLE, OFFLINE_VARIABLE = "VBMSTAT_ASSETS", "VBMSTAT_OFFLINE"
 RECORD = "fetched.json"  # in the folder of a set: sha256, size and source of each file
-_TIMEOUT_S = (4.0, 10.0)  # to connect; between two packets
-_RETRIES = 1  # of a file, by pooch, before the next source is asked
-_WEB = ("http://", "https://")
+_TIMEOUT_S = (4.0, 10.0)  # for any source to answer; between two packets
+_RETRIES = 1  # of a file whose transfer broke off, by pooch, before the next source is asked
+_WEB, _PORTS = ("http://", "https://"), {"http": 80, "https": 443}
 _HEADERS = {"Accept": "application/vnd.github.raw+json, application/octet-stream, */*"}
 _TORCH_MAGIC = b"PK\x03\x04"  # torch writes zip archives
 _FILE_MODE = 0o644  # pooch's temporary files are private to their owner, a cache may be shared
@@ -154,9 +158,7 @@ def _expected_sha256(weights: WeightSet, folder: Path) -> dict[str, str | None]:
     return {file: weights.known_sha256.get(file) or recorded.get(file, {}).get("sha256") for file in weights.files}
 
 
-def fetch(
-    name: str, source: str | None = None, *, offline: bool = False, tell: Callable[[str], None] = lambda _: None
-) -> Path:
+def fetch(name: str, source: str | None = None, *, offline: bool = False, report: OnStep = ignore) -> Path:
     """Bring all files of a set of weights into the cache; a complete cache is only read.
 
     Parameters
@@ -167,7 +169,7 @@ def fetch(
         A folder, or a web address to which file names are appended, in place of the known ones.
     offline : bool
         Open no connection, as with the environment variable ``VBMSTAT_OFFLINE``.
-    tell : callable
+    report : callable
         Called with one line per file.
 
     Returns
@@ -192,12 +194,12 @@ def fetch(
         try:
             held = lock.acquire(timeout=1)
         except Timeout:
-            tell(f"another process is filling {folder}; waiting for it")
+            report(f"another process is filling {folder}; waiting for it")
             held = lock.acquire()
         with held:
             with suppress(AssetError):  # unless another process has filled it meanwhile
                 return _verify(name, folder)
-            _fill(weights, folder, _places(weights, folder, source, offline or _is_offline()), tell)
+            _fill(weights, folder, _places(weights, folder, source, offline or _is_offline()), report)
     except (OSError, NotImplementedError) as error:
         msg = (
             f"{folder}: files are missing, and it cannot be written to ({error}); "
@@ -232,22 +234,26 @@ def _places(weights: WeightSet, folder: Path, source: str | None, offline: bool)
     return [source.rstrip("/") + "/"] if source is not None else list(weights.sources)
 
 
-def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callable[[str], None]) -> None:
+def _fill(weights: WeightSet, folder: Path, places: Sequence[str], report: OnStep) -> None:
     """Fetch what is missing or damaged from the first place that delivers; record what is there."""
     import pooch  # noqa: PLC0415 - only where it is needed
     import requests  # noqa: PLC0415
 
-    pooch.get_logger().setLevel("WARNING")  # `tell` says it
+    pooch.get_logger().setLevel("WARNING")  # `report` says it
     for stale in folder.glob("tmp*"):  # pooch's, of a process that was killed
         stale.unlink()
     reasons = []
+    silent = _silent([place for place in places if place.startswith(_WEB)])
     for place in places:
+        if place in silent:
+            reasons.append(f"{urlsplit(place).hostname}: no answer")
+            continue
         registry = _expected_sha256(weights, folder)
         source = pooch.Pooch(folder.absolute(), place, registry, retry_if_failed=_RETRIES)
         try:
             for file in weights.files:
-                _bring(source, file, tell)
-        except (requests.RequestException, FileNotFoundError) as error:
+                _bring(source, file, report)
+        except (requests.RequestException, FileNotFoundError, ConnectionError) as error:
             reasons.append(f"{urlsplit(place).hostname or place}: {_reason(error)}")
         except ValueError as error:
             msg = f"{place}: {error} Give another --source, or delete {folder} to trust anew"
@@ -261,7 +267,26 @@ def _fill(weights: WeightSet, folder: Path, places: Sequence[str], tell: Callabl
     raise AssetError(msg)
 
 
-def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
+def _silent(addresses: Sequence[str]) -> set[str]:
+    """Addresses whose host does not answer in time, however many machines share its name; proxies are not tested."""
+    from requests.utils import get_environ_proxies  # noqa: PLC0415 - only where it is needed
+
+    answered: dict[str, threading.Event] = {a: threading.Event() for a in addresses if not get_environ_proxies(a)}
+    for address, event in answered.items():
+        threading.Thread(target=_knock, args=(address, event), daemon=True).start()
+    end = time.monotonic() + _TIMEOUT_S[0]
+    return {address for address, event in answered.items() if not event.wait(max(end - time.monotonic(), 0))}
+
+
+def _knock(address: str, answered: threading.Event) -> None:
+    """Connect to a host; a refusal is an answer, too, which the download will report."""
+    parts = urlsplit(address)
+    with suppress(OSError), socket.create_connection((parts.hostname, parts.port or _PORTS[parts.scheme])):
+        pass
+    answered.set()
+
+
+def _bring(source: Pooch, file: str, report: OnStep) -> None:
     """Let pooch fetch one file unless the right one is there, and record it."""
     action = source.fetch(file, processor=lambda _path, action, _pooch: action, downloader=_transfer)
     folder, expected = Path(source.path), source.registry[file]
@@ -274,15 +299,20 @@ def _bring(source: Pooch, file: str, tell: Callable[[str], None]) -> None:
     recorded[file] = {"sha256": digest, "bytes": size, "source": place}
     write_json(folder / RECORD, {"files": dict(sorted(recorded.items()))})
     trust = "as expected" if expected else "first seen, trusted from now on"
-    tell(f"{file}: {size / 1e6:.1f} MB from {place}, sha256 {digest} ({trust})")
+    report(f"{file}: {size / 1e6:.1f} MB from {place}, sha256 {digest} ({trust})")
 
 
 def _transfer(url: str, target: str, _: object) -> None:
     """Download or copy a file to pooch's temporary path; pooch compares its hash before it gets its name."""
-    from pooch import HTTPDownloader  # noqa: PLC0415 - only where it is needed
+    import requests  # noqa: PLC0415 - only where it is needed
+    from pooch import HTTPDownloader  # noqa: PLC0415
 
     if url.startswith(_WEB):
-        HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_S, headers=_HEADERS)(url, target, None)
+        download = HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=_TIMEOUT_S, headers=_HEADERS)
+        try:
+            download(url, target, None)
+        except requests.ConnectionError as error:  # pooch would ask in vain again
+            raise ConnectionError(_reason(error)) from error
     else:
         shutil.copyfile(url, target)
     _check_archive(Path(target), url)

@@ -30,8 +30,6 @@ def provenance(
     *,
     engine: str | None = None,
     device: torch.device | str | None = None,
-    seed: int | None = None,
-    root: Path | str | None = None,
 ) -> dict[str, Any]:
     """Provenance record of an output.
 
@@ -44,10 +42,8 @@ def provenance(
         as lists.
     inputs : iterable of path
         Files that were read; each is recorded with its sha256.
-    engine, device, seed : optional
-        Preprocessing engine, torch device, random seed; omitted if None.
-    root : path, optional
-        Folder that the inputs' paths are relative to; of a path elsewhere only the name is recorded.
+    engine, device : optional
+        Preprocessing engine and torch device; omitted if None.
 
     Returns
     -------
@@ -64,10 +60,8 @@ def provenance(
         content["engine"] = engine
     if device is not None:
         content["device"] = device_label(device)
-    if seed is not None:
-        content["seed"] = int(seed)
-    content["parameters"] = {key: _plain(value, root) for key, value in parameters.items()}
-    content["inputs"] = [{"path": path_label(path, root), "sha256": _input_sha256(path)} for path in inputs]
+    content["parameters"] = _plain(parameters)
+    content["inputs"] = [{"path": path_label(path), "sha256": _input_sha256(path)} for path in inputs]
     content["versions"] = versions()
     return content
 
@@ -116,20 +110,25 @@ def path_label(path: Path | str, root: Path | str | None = None) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def _plain(value: Any, root: Path | str | None) -> Any:
+def _plain(value: Any) -> Any:
     """A value as JSON types."""
     if isinstance(value, Path):
-        return path_label(value, root)
+        return path_label(value)
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return _plain(value.tolist(), root)
+        return _plain(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry, root) for key, entry in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        entries = [_plain(entry, root) for entry in value]
+        entries = [_plain(entry) for entry in value]
         return sorted(entries, key=str) if isinstance(value, set | frozenset) else entries
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
+
+
+def file_record(path: Path | str) -> dict[str, str]:
+    """Name and sha256 of a file, by which :func:`find_file` finds it again."""
+    return {"file": Path(path).name, "sha256": sha256(Path(path))}
 
 
 def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:

@@ -14,6 +14,7 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import scans
+from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
 from vbmstat.metrics import homogeneity
@@ -89,50 +90,53 @@ def write_cohort(
     asked = {scan.stem for scan in scans}
     in_folder = derivatives.completed_scans(out, names)
     earlier = {scan: one for scan, one in in_folder.items() if scan.stem not in asked}
-    table = _with_quality(_joined(out, own, earlier, people, names, scans))
-    cohort.write_cohort(out / "cohort.tsv", table, people.descriptions() if people else {})
+    everything = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else own
+    table = _with_people(_rows(out, everything, names), people, own)
+    table = _with_earlier_covariates(table, out / "cohort.tsv", {scan.stem for scan in earlier})
+    whole = _with_quality(cohort.Cohort(_with_unique_ids(table, list(everything), [*scans, *earlier]), out))
+    cohort.write_cohort(out / "cohort.tsv", whole, people.descriptions() if people else {})
     bids.write_dataset_files(out, scans, names)
-    return table
+    return whole
 
 
 def cohort_of(out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str) -> cohort.Cohort:
     """The complete scans of a run, neither written nor compared; arguments as in :func:`write_cohort`."""
-    if not own:
-        return cohort.Cohort(pd.DataFrame(columns=list(cohort.ID_COLUMNS)).set_index(list(cohort.ID_COLUMNS)), out)
-    return _joined(out, own, {}, people, names, list(own))
+    table = _with_people(_rows(out, own, names), people, own)
+    return cohort.Cohort(_with_unique_ids(table, list(own), list(own)), out)
 
 
-def _joined(
-    folder: Path,
-    own: Mapping[naming.Scan, CompletedScan],
-    earlier: Mapping[naming.Scan, CompletedScan],
-    people: People | None,
-    names: str,
-    scans: Sequence[naming.Scan],
-) -> cohort.Cohort:
-    """One row per scan, covariates in front, with unique ids."""
-    rows = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else dict(own)
+def _rows(folder: Path, completed: Mapping[naming.Scan, CompletedScan], names: str) -> pd.DataFrame:
+    """One row per scan, indexed by its ids."""
     records = []
-    for scan, one in rows.items():
+    for scan, one in completed.items():
         maps = {kind: naming.output_path(folder, scan, kind, names) for kind in one.maps}
         records.append({
             "participant_id": scan.participant_id, "session_id": scan.session_id, "scan": scan.stem, **one.columns,
             **{kind: path.relative_to(folder).as_posix() for kind, path in maps.items()},
         })  # fmt: skip
-    table = pd.DataFrame(records).set_index(list(cohort.ID_COLUMNS))
-    if people is not None:
-        table, without = cohort.join_participants(table, people.table, people.source)
-        missing = sorted(set(without) & {"_".join(filter(None, _ids(scan))) for scan in own})
-        if missing:
-            log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(missing))
-    table = _with_earlier_covariates(table, folder / "cohort.tsv", {scan.stem for scan in earlier})
-    ids = naming.distinct_ids([*scans, *earlier])
+    return pd.DataFrame(records, columns=None if records else [*cohort.ID_COLUMNS]).set_index([*cohort.ID_COLUMNS])
+
+
+def _with_people(table: pd.DataFrame, people: People | None, own: Iterable[naming.Scan]) -> pd.DataFrame:
+    """The table with covariates in front."""
+    if people is None or table.empty:
+        return table
+    table, without = cohort.join_participants(table, people.table, people.source)
+    missing = sorted(set(without) & {"_".join(filter(None, _ids(scan))) for scan in own})
+    if missing:
+        log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(missing))
+    return table
+
+
+def _with_unique_ids(table: pd.DataFrame, rows: list[naming.Scan], known: list[naming.Scan]) -> pd.DataFrame:
+    """The table with ids that tell all known scans apart."""
+    ids = naming.distinct_ids(known)
     several = ["_".join(filter(None, ids[scan])) for scan in rows if ids[scan] != _ids(scan)]
-    if several:
-        table.index = pd.MultiIndex.from_tuples([ids[scan] for scan in rows], names=cohort.ID_COLUMNS)
-        log.warning("several scans of one participant and session: the rows %s; keep one of each in a model",
-                    ", ".join(several))  # fmt: skip
-    return cohort.Cohort(table, folder)
+    if not several:
+        return table
+    log.warning("several scans of one participant and session: the rows %s; keep one of each in a model",
+                ", ".join(several))  # fmt: skip
+    return table.set_axis(pd.MultiIndex.from_tuples([ids[scan] for scan in rows], names=cohort.ID_COLUMNS))
 
 
 def _ids(scan: naming.Scan) -> tuple[str, str]:
@@ -171,5 +175,5 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
         log.warning("%d of %d scans are outliers: %s; see qc_warnings in cohort.tsv",
                     len(outliers), len(table.table), listed(outliers, 10))  # fmt: skip
     if len(table.table) >= homogeneity.LEAST_SCANS:
-        scans.save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
+        save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     return flagged

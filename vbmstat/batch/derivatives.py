@@ -14,7 +14,9 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.errors import ScanError
 from vbmstat.figures import scans
+from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
@@ -146,6 +148,18 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
             storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
 
 
+def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
+    """Raise ScanError if another scan of an earlier run has the same output names, as ``a-b`` and ``ab`` in BIDS."""
+    sidecar = naming.output_path(out, scan, "sidecar", names)
+    owner = _read_sidecar(sidecar).get("scan", scan.stem)
+    if owner != scan.stem:
+        msg = (
+            f"{scan.stem}: its outputs would replace those of {owner} ({sidecar}), because their names become equal; "
+            "rename the file, or choose another --out"
+        )
+        raise ScanError(msg)
+
+
 def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:
     """Smoothed maps of a scan's earlier run that a run with these widths does not replace."""
     record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
@@ -241,10 +255,11 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
     figure = scans.scan_report(
-        result.segmented.corrected, result.segmented.label, result.warped.channel(0), assets.template().channel(0),
+        scans.Overlay(result.segmented.corrected, result.segmented.label),
+        scans.Overlay(result.warped.channel(0), assets.template().channel(0)),
         f"{scan.stem} · engine {result.segmented.engine}", metrics,
     )  # fmt: skip
-    scans.save_png(path, figure)
+    save_png(path, figure)
 
 
 def _rounded(coordinates: Volume) -> Volume:

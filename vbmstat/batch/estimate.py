@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from vbmstat.batch.plan import Plan
-from vbmstat.batch.resources import Allotment, disk_free_bytes, taken_bytes
+from vbmstat.batch.plan import RunPlan
+from vbmstat.batch.resources import Allotment, allot, disk_free_bytes, probe, taken_bytes
 from vbmstat.batch.task import ScanTask
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
@@ -19,7 +21,7 @@ from vbmstat.image.grid import Grid
 
 _N_SAMPLED = 32  # scans, spread evenly
 # Size of a scan's outputs: those in template space, plus 13.5 bytes per voxel of the brain's box (from 44 scans)
-_TEMPLATE_SPACE_BYTES, _BYTES_A_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
+_TEMPLATE_SPACE_BYTES, _BYTES_PER_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
 # CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
 _HOUR_S, _MINUTE_S = 3600, 60
@@ -44,10 +46,20 @@ def memory_bytes(workload: str, scans: Sequence[Grid]) -> int:
 def disk_bytes(scans: Sequence[Grid]) -> int:
     """Mean size of a scan's outputs, over some scans."""
     sizes = [grid.voxel_volume_ml * 1000 for grid in scans] or [1.0]
-    return int(_TEMPLATE_SPACE_BYTES + _BYTES_A_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
+    return int(_TEMPLATE_SPACE_BYTES + _BYTES_PER_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
 
 
-def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
+def share_out(plan: RunPlan, n_todo: int) -> Allotment:
+    """How the scans of a plan share this machine."""
+    bytes_per_scan = memory_bytes(plan.workload, grids(plan.tasks))
+    share = allot(probe(plan.spec.device), plan.execution, bytes_per_scan, len(plan.tasks), n_todo)
+    threads = plan.execution.threads
+    if share.jobs == 1 and threads is None:  # this process, whose user may have limited its threads
+        threads = min(torch.get_num_threads(), share.threads)
+    return replace(share, threads=threads or share.threads)
+
+
+def seconds_per_scan(out: Path, workload: str, device: str, threads: int) -> tuple[float, str]:
     """Time of a scan and the source of the estimate; 0 if unknown."""
     known = [sum(entry["seconds"].values()) for entry in scan_times(out).values()]
     if known:
@@ -60,14 +72,14 @@ def seconds_a_scan(out: Path, workload: str, device: str, threads: int) -> tuple
 def sharing(share: Allotment, workers: Workers | None = None) -> str:
     """How scans share the machine, in words."""
     if workers is not None:
-        return f"up to {workers.slots} scans at once on the given workers, {share.bytes_a_scan / 1e9:.1f} GB each"
+        return f"up to {workers.slots} scans at once on the given workers, {share.bytes_per_scan / 1e9:.1f} GB each"
     threads = f"{share.threads} thread{'s' * (share.threads > 1)}{' each' * (share.jobs > 1)}"
     at_once = f"{share.jobs} scans at once" if share.jobs > 1 else "one scan at a time"
-    text = f"{at_once}, {threads}, up to {share.bytes_a_scan / 1e9:.1f} GB per scan"
+    text = f"{at_once}, {threads}, up to {share.bytes_per_scan / 1e9:.1f} GB per scan"
     return f"{text}; {share.note}" if share.note else text
 
 
-def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
+def outlook(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]:
     """Lines of `--dry-run`: scans to do, time, disk."""
     n_todo, sampled = len(plan.tasks) - n_complete, grids(plan.tasks)
     skipped = f", {len(plan.inputs.skipped)} files skipped" if plan.inputs.skipped else ""
@@ -76,7 +88,7 @@ def outlook(plan: Plan, n_complete: int, share: Allotment) -> list[str]:
         f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to do{skipped}; output in {plan.out}",
         f"engine {plan.spec.engine} on {plan.spec.device}: {sharing(share)}",
     ]
-    seconds, source = seconds_a_scan(plan.out, plan.workload, plan.spec.device, share.threads)
+    seconds, source = seconds_per_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s per scan, {source})")
     size, free = disk_bytes(sampled) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9

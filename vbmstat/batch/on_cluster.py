@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vbmstat.batch.plan import Plan
-from vbmstat.batch.run import share_out
+from vbmstat.batch.estimate import share_out
+from vbmstat.batch.plan import RunPlan
 from vbmstat.batch.workers import Workers
 from vbmstat.distributed.pool import Cluster
 from vbmstat.distributed.start import LOCAL, SLURM, open_cluster
@@ -17,12 +17,12 @@ _SPARE = 1.3  # memory of a job over that of a scan: dask kills a worker at 95 %
 
 
 @contextmanager
-def scheduled_workers(plan: Plan, scheduler: str | None) -> Iterator[Workers | None]:
+def scheduled_workers(plan: RunPlan, scheduler: str | None) -> Iterator[Workers | None]:
     """Workers of a dask scheduler for the scans of a plan.
 
     Parameters
     ----------
-    plan : Plan
+    plan : RunPlan
         The size of its scans determines the memory of a worker, its execution the number of workers.
     scheduler : str, optional
         As in :func:`vbmstat.distributed.start.open_cluster`, also for errors; None for no cluster.
@@ -31,7 +31,7 @@ def scheduled_workers(plan: Plan, scheduler: str | None) -> Iterator[Workers | N
     share = share_out(plan, len(plan.tasks))
     cores, memory = share.threads, None
     if scheduler == SLURM:
-        cores, memory = _JOB_CORES, int(_SPARE * share.bytes_a_scan)
+        cores, memory = _JOB_CORES, int(_SPARE * share.bytes_per_scan)
         if jobs is not None and memory_gb is not None:
             memory = int(memory_gb * 1e9 / jobs)
     workers = share.jobs if scheduler == LOCAL else jobs

@@ -12,8 +12,8 @@ from typing import Any
 from vbmstat.assets import ASSETS
 from vbmstat.batch.collect import People, read_people
 from vbmstat.batch.derivatives import CompletedScan
-from vbmstat.batch.execution import Execution
 from vbmstat.batch.manifest import manifest, manifest_hash, shard_of
+from vbmstat.batch.resources import Execution
 from vbmstat.batch.task import ScanTask, origin_of
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
@@ -27,7 +27,7 @@ _HERE = Execution()
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A run before it begins; nothing is written yet.
 
     Attributes
@@ -87,7 +87,7 @@ def make_plan(
     spec: PreprocSpec,
     execution: Execution = _HERE,
     participants: Path | str | None = None,
-) -> Plan:
+) -> RunPlan:
     """Find scans and covariates and check all that can be checked; parameters and errors as in ``run.preprocess``."""
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
@@ -100,7 +100,7 @@ def make_plan(
     tasks = tuple(ScanTask(scan, folder, spec, execution, parameters) for scan in scans)
     people = read_people(places, participants)
     content = manifest(inputs.scans, origin_of(spec, parameters))
-    return Plan(inputs, tasks, folder, people, content, spec, execution)
+    return RunPlan(inputs, tasks, folder, people, content, spec, execution)
 
 
 def default_output(inputs: Iterable[Path | str]) -> Path:
@@ -111,7 +111,7 @@ def default_output(inputs: Iterable[Path | str]) -> Path:
     return Path("vbmstat-out")
 
 
-def completed(plan: Plan) -> dict[naming.Scan, CompletedScan]:
+def completed(plan: RunPlan) -> dict[naming.Scan, CompletedScan]:
     """The scans of a plan that need no work; reads their inputs to compute hashes."""
     with ThreadPoolExecutor(_READERS) as readers:
         results = readers.map(_completed, plan.tasks)

@@ -1,9 +1,9 @@
-"""Resources of this machine, needs of a scan, and so the number of scans that run at once."""
+"""How to run: what the user asks, what this machine has, what a scan needs, and so how many scans run at once."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,10 @@ import torch
 
 from vbmstat.device import free_memory_bytes, n_cores, total_memory_bytes
 from vbmstat.errors import VbmstatError
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.progress import OnStep
 
 _GB = 1e9
 _SHARE = 0.9  # of the free memory; the disk cache and other programs get the rest
@@ -22,6 +26,44 @@ _TAKEN = {"classic": (4.1e9, 24.0), "cat": (4.1e9, 24.0), "deep": (4.1e9, 36.0),
 _TAKEN_BY_UNKNOWN = (5e9, 40.0)
 _GPU_TAKEN_BYTES = 8e9
 _VOXELS_UNKNOWN = 256**3
+
+
+Process = Callable[[Volume, PreprocSpec, OnStep], Preprocessed]  # as vbmstat.preproc.pipeline.preprocess_scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to run; nothing here changes the outputs of a scan. Picklable.
+
+    Attributes
+    ----------
+    jobs : int, optional
+        Scans at once, each in its own process; 1 uses this process. None runs as many as cores and memory allow.
+        Scripts with more than 1 need ``if __name__ == "__main__":``.
+    memory_gb : float, optional
+        Memory of all scans together, GB; nine tenths of the free memory by default.
+    threads : int, optional
+        Threads of each scan; by default the cores are divided among the scans.
+    shard : (int, int), optional
+        Run only the i-th of n parts, from 1 to n, and leave the tables to a run without a shard.
+    force : bool
+        Whether to run complete scans again.
+    locking : bool
+        Whether to lock scans in progress against other runs; False only where files cannot be locked.
+    stop_on_first_failure : bool
+        Whether to end the run when a scan fails.
+    process : callable, optional
+        Replaces :func:`vbmstat.preproc.pipeline.preprocess_scan`.
+    """
+
+    jobs: int | None = 1
+    memory_gb: float | None = None
+    threads: int | None = None
+    shard: tuple[int, int] | None = None
+    force: bool = False
+    locking: bool = True
+    stop_on_first_failure: bool = False
+    process: Process | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +99,7 @@ class Allotment:
         Scans at once.
     threads : int
         Threads of each.
-    bytes_a_scan : int
+    bytes_per_scan : int
         Expected memory of each.
     note : str
         A remark for the user, or empty.
@@ -65,7 +107,7 @@ class Allotment:
 
     jobs: int
     threads: int
-    bytes_a_scan: int
+    bytes_per_scan: int
     note: str = ""
 
 
@@ -85,12 +127,7 @@ def taken_bytes(workload: str, n_voxels: Iterable[int]) -> int:
 
 
 def allot(
-    machine: Machine,
-    n_scans: int,
-    bytes_a_scan: int,
-    jobs: int | None = None,
-    memory_gb: float | None = None,
-    n_todo: int | None = None,
+    machine: Machine, execution: Execution, bytes_per_scan: int, n_scans: int, n_todo: int | None = None
 ) -> Allotment:
     """Share a machine: run as many scans at once as cores and memory allow, and divide the cores among them.
 
@@ -101,14 +138,12 @@ def allot(
     ----------
     machine : Machine
         Its resources.
+    execution : Execution
+        With the user's `jobs`, of which `memory_gb` may allow only some, and `memory_gb`.
+    bytes_per_scan : int
+        Memory of a process.
     n_scans : int
         Scans of the run.
-    bytes_a_scan : int
-        Memory of a process.
-    jobs : int, optional
-        Scans at once, from the user; fewer only if `memory_gb` requires it.
-    memory_gb : float, optional
-        Memory of all scans together, GB, from the user; by default nine tenths of the free memory.
     n_todo : int, optional
         Scans left to do; all by default.
 
@@ -119,30 +154,32 @@ def allot(
 
     Examples
     --------
-    >>> allot(Machine(cores=16, free_bytes=12 * 10**9, total_bytes=20 * 10**9), n_scans=99, bytes_a_scan=3 * 10**9)
-    Allotment(jobs=3, threads=2, bytes_a_scan=3000000000, note='10.8 GB are enough for 3 at once')
+    >>> machine = Machine(cores=16, free_bytes=12 * 10**9, total_bytes=20 * 10**9)
+    >>> allot(machine, Execution(jobs=None), bytes_per_scan=3 * 10**9, n_scans=99)
+    Allotment(jobs=3, threads=2, bytes_per_scan=3000000000, note='10.8 GB are enough for 3 at once')
     """
+    jobs, memory_gb = execution.jobs, execution.memory_gb
     if jobs is not None and jobs < 1:
         msg = f"expected --jobs of 1 or more, got {jobs}"
         raise VbmstatError(msg)
     if memory_gb is not None and not memory_gb > 0:
         msg = f"expected --memory above 0 GB, got {memory_gb:g}"
         raise VbmstatError(msg)
-    now, ever = _SHARE * machine.free_bytes, _SHARE * machine.total_bytes
+    free, total = _SHARE * machine.free_bytes, _SHARE * machine.total_bytes
     if memory_gb is not None:
-        now = ever = memory_gb * _GB
+        free = total = memory_gb * _GB
     wanted = max(min(jobs or _by_processors(machine), n_scans), 1)
     is_bounded = jobs is None or memory_gb is not None
-    at_best = min(wanted, _fitting(ever, bytes_a_scan)) if is_bounded else wanted
-    together = min(at_best, _fitting(now, bytes_a_scan)) if is_bounded else wanted
+    at_best = min(wanted, _fitting(total, bytes_per_scan)) if is_bounded else wanted
+    together = min(at_best, _fitting(free, bytes_per_scan)) if is_bounded else wanted
     together = min(together, max(n_scans if n_todo is None else n_todo, 1))
     return Allotment(
-        together, max(machine.cores // at_best, 1), bytes_a_scan, _note(together, wanted, bytes_a_scan, now)
+        together, max(machine.cores // at_best, 1), bytes_per_scan, _note(together, wanted, bytes_per_scan, free)
     )
 
 
-def _fitting(memory: float, bytes_a_scan: int) -> int:
-    return max(int(memory // bytes_a_scan), 1)
+def _fitting(memory: float, bytes_per_scan: int) -> int:
+    return max(int(memory // bytes_per_scan), 1)
 
 
 def _by_processors(machine: Machine) -> int:
@@ -153,14 +190,14 @@ def _by_processors(machine: Machine) -> int:
     return min(machine.gpus * sharers, machine.cores)
 
 
-def _note(together: int, wanted: int, bytes_a_scan: int, memory: float) -> str:
-    needed = together * bytes_a_scan
+def _note(together: int, wanted: int, bytes_per_scan: int, memory: float) -> str:
+    needed = together * bytes_per_scan
     if needed > memory:
         return (
             f"{together} at once may take {needed / _GB:.1f} GB and {memory / _GB:.1f} GB are available: "
             "a scan whose process is killed for that is run again alone"
         )
-    if together < wanted and together == _fitting(memory, bytes_a_scan):
+    if together < wanted and together == _fitting(memory, bytes_per_scan):
         return f"{memory / _GB:.1f} GB are enough for {together} at once"
     return ""
 

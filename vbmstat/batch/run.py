@@ -10,20 +10,19 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from vbmstat.batch import estimate, resources
+from vbmstat.batch import estimate
 from vbmstat.batch.claim import claim, sweep, tables_claim
 from vbmstat.batch.collect import cohort_of, write_cohort
 from vbmstat.batch.derivatives import CompletedScan
-from vbmstat.batch.execution import Execution, Process
 from vbmstat.batch.manifest import write_inputs, write_manifest
-from vbmstat.batch.plan import Places, Plan, completed, make_plan
+from vbmstat.batch.plan import Places, RunPlan, completed, make_plan
+from vbmstat.batch.resources import Execution
 from vbmstat.batch.status import OnEvent, Status
 from vbmstat.batch.task import ScanOutcome, ScanTask
 from vbmstat.batch.workers import Work, Workers, workforce
@@ -71,22 +70,9 @@ def preprocess(
     out: Path | str | None = None,
     spec: PreprocSpec | None = None,
     *,
-    engine: str | None = None,
-    weights: str | None = None,
-    fwhm_mm: float | Sequence[float] | None = None,
-    device: str | None = None,
-    names: str | None = None,
-    participants: Path | str | None = None,
-    jobs: int | None = 1,
-    memory_gb: float | None = None,
-    threads: int | None = None,
-    shard: tuple[int, int] | None = None,
-    force: bool = False,
-    locking: bool = True,
-    stop_on_first_failure: bool = False,
-    process: Process | None = None,
     workers: Workers | None = None,
     on_event: OnEvent = ignore,
+    **options: Any,
 ) -> cohort.Cohort:
     """Preprocess T1-weighted scans into smoothed, modulated tissue maps.
 
@@ -98,40 +84,15 @@ def preprocess(
     out : path, optional
         Output folder; ``derivatives/vbmstat`` in a BIDS folder, else ``vbmstat-out`` in the working folder.
     spec : PreprocSpec, optional
-        How to preprocess. The five keywords that follow replace its fields; most scripts need only these.
-    engine : {"classic", "cat", "deep"}
-        Preprocessing engine, ``classic`` by default; ``cat`` needs the extra ``vbmstat[cat]``.
-    weights : str
-        Networks of engine ``deep``: ``vbmstat`` (default), ``deepmriprep`` or a folder.
-    fwhm_mm : float or sequence of float
-        Widths of the smoothed maps, 6 mm by default; 0 for none.
-    device : {"auto", "cpu", "cuda"}
-        Device to compute on.
-    names : {"cat12", "bids"}
-        Naming convention of the outputs.
-    participants : path, optional
-        Table of covariates; the BIDS folder's participants.tsv by default.
-    jobs : int, optional
-        Scans at once, each in its own process; 1 uses this process. None runs as many as cores and memory allow.
-        Scripts with more than 1 need ``if __name__ == "__main__":``.
-    memory_gb : float, optional
-        Memory of all scans together, GB; nine tenths of the free memory by default.
-    threads : int, optional
-        Threads of each scan; by default the cores are divided among the scans.
-    shard : (int, int), optional
-        Run only the i-th of n parts, from 1 to n, and leave the tables to a run without a shard.
-    force : bool
-        Whether to run complete scans again.
-    locking : bool
-        Whether to lock scans in progress against other runs; False only where files cannot be locked.
-    stop_on_first_failure : bool
-        Whether to end the run when a scan fails.
-    process : callable, optional
-        Replaces :func:`vbmstat.preproc.pipeline.preprocess_scan`.
+        How to preprocess.
     workers : Workers, optional
         Other processes that run the scans in place of `jobs`, such as those of a cluster.
     on_event : callable
         Called at every step, finished scan and failure.
+    **options
+        ``participants``, a table of covariates (by default the BIDS folder's participants.tsv), and any field of
+        :class:`vbmstat.preproc.spec.PreprocSpec` (``engine``, ``weights``, ``fwhm_mm``, ``device``, ``names``) or
+        :class:`vbmstat.batch.resources.Execution` (``jobs``, ``memory_gb``, ``threads``, ``shard``, ``force``, …).
 
     Returns
     -------
@@ -141,26 +102,31 @@ def preprocess(
 
     Raises
     ------
+    TypeError
+        If there is no such option.
     VbmstatError
-        If no scan is found, an option is unknown, the participants table cannot be used, or every scan fails.
+        If no scan is found, a value is not allowed, the participants table cannot be used, or every scan fails.
 
     Notes
     -----
     A complete scan is not run again. If it only lacks smoothed maps of some widths, these are computed from its
     modulated maps.
     """
-    given = {"engine": engine, "weights": weights, "fwhm_mm": fwhm_mm, "device": device, "names": names}
-    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    execution = Execution(
-        jobs=jobs, memory_gb=memory_gb, threads=threads, shard=shard, force=force, locking=locking,
-        stop_on_first_failure=stop_on_first_failure, process=process,
-    )  # fmt: skip
-    plan = make_plan(inputs, out, replace(spec or PreprocSpec(), **asked), execution, participants)
-    return run_plan(plan, workers, on_event).cohort
+    of_spec, of_execution = ({one.name for one in fields(kind)} for kind in (PreprocSpec, Execution))
+    participants = options.pop("participants", None)
+    unknown = options.keys() - of_spec - of_execution
+    if unknown:
+        name = min(unknown)
+        near = cohort.closest(name, [*of_spec, *of_execution, "participants"]) or "none"
+        msg = f"preprocess has no option {name!r} (nearest {near})"
+        raise TypeError(msg)
+    spec = replace(spec or PreprocSpec(), **{name: value for name, value in options.items() if name in of_spec})
+    execution = Execution(**{name: value for name, value in options.items() if name in of_execution})
+    return run_plan(make_plan(inputs, out, spec, execution, participants), workers, on_event).cohort
 
 
 def run_plan(
-    plan: Plan, workers: Workers | None = None, on_event: OnEvent = ignore, on_start: OnStep = ignore
+    plan: RunPlan, workers: Workers | None = None, on_event: OnEvent = ignore, on_start: OnStep = ignore
 ) -> Result:
     """Run a plan; parameters and errors are those of :func:`preprocess`.
 
@@ -181,7 +147,7 @@ def run_plan(
     for scan, one in completed(plan).items():
         progress.add(ScanOutcome(scan, "resumed", one))
     todo = [task for task in plan.tasks if task.scan not in progress.completed]
-    share = share_out(plan, len(todo))
+    share = estimate.share_out(plan, len(todo))
     on_start(estimate.sharing(share, workers))
     status.write(
         "start", scans=len(plan.tasks), complete=len(progress.completed), jobs=share.jobs, threads=share.threads
@@ -198,22 +164,11 @@ def run_plan(
     return _finished(plan, progress)
 
 
-def share_out(plan: Plan, n_todo: int) -> resources.Allotment:
-    """How the scans of a plan share this machine."""
-    bytes_a_scan = estimate.memory_bytes(plan.workload, estimate.grids(plan.tasks))
-    machine = resources.probe(plan.spec.device)
-    jobs, memory_gb, threads = plan.execution.jobs, plan.execution.memory_gb, plan.execution.threads
-    share = resources.allot(machine, len(plan.tasks), bytes_a_scan, jobs, memory_gb, n_todo)
-    if share.jobs == 1 and threads is None:  # this process, whose user may have limited its threads
-        threads = min(torch.get_num_threads(), share.threads)
-    return replace(share, threads=threads or share.threads)
-
-
 @dataclass
 class _Progress:
     """The finished scans."""
 
-    plan: Plan
+    plan: RunPlan
     status: Status
     completed: dict[naming.Scan, CompletedScan] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
@@ -263,7 +218,7 @@ def _is_free(task: ScanTask) -> bool:
     return held is not None
 
 
-def _finished(plan: Plan, progress: _Progress) -> Result:
+def _finished(plan: RunPlan, progress: _Progress) -> Result:
     """Write the cohort table, unless this is a shard."""
     path = write_failures(plan, progress.failures)
     own = {task.scan: progress.completed[task.scan] for task in plan.tasks if task.scan in progress.completed}
@@ -280,7 +235,7 @@ def _finished(plan: Plan, progress: _Progress) -> Result:
     return Result(plan.out, len(own), whole, progress.failures, path, progress.is_whole)
 
 
-def write_failures(plan: Plan, failures: list[dict[str, str]]) -> Path:
+def write_failures(plan: RunPlan, failures: list[dict[str, str]]) -> Path:
     """Write ``failures.tsv``; for a shard, its own table in the logs."""
     folder = plan.out if plan.shard is None else plan.out / FOLDER
     path = folder / plan.log_name("failures", ".tsv")

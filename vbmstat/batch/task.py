@@ -17,8 +17,8 @@ from typing import Any, Literal
 from vbmstat.assets.provenance import provenance
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
-from vbmstat.batch.execution import Execution
-from vbmstat.batch.memory import peak_bytes, start_peak
+from vbmstat.batch.resources import Execution
+from vbmstat.device import peak_bytes, start_peak
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.files import naming
 from vbmstat.image import io, storage
@@ -207,6 +207,7 @@ class ScanRun:
             return self._ended("busy")
         self._begin("read")
         naming.check_name_length(task.scan, spec.names, spec.fwhm_mm)
+        derivatives.check_owner(task.out, task.scan, spec.names)
         completed = task.completed()
         if completed is None:
             return (yield from self._preprocess(held.folder))

@@ -27,12 +27,11 @@ import torch
 from vbmstat.batch.claim import under_way
 from vbmstat.batch.resources import Allotment
 from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
-from vbmstat.device import keep_freed_memory
+from vbmstat.device import THREAD_VARIABLES, keep_freed_memory
 
 OnTaskStep = Callable[[ScanTask, str], None]  # a scan, and the step that begins
 Work = Callable[[Sequence[ScanTask], OnTaskStep], Generator[ScanOutcome, None, None]]
 _POLL_S = 1.0  # interval at which the steps of other processes are read
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
 _KILLED = "its process was killed at the step {step}, most likely because memory ran out; free memory, lower --jobs or "
 _KILLED += "--memory, or use a larger machine"
 
@@ -210,8 +209,8 @@ def stop(executor: Executor) -> None:
 @contextlib.contextmanager
 def local_workers(jobs: int, threads: int, device: str = "cpu") -> Iterator[Workers]:
     """Spawned processes with some threads each, spread over GPUs; they ignore Ctrl-C and end with their parent."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ |= dict.fromkeys(_THREADS, str(threads))  # read by the processes before they load torch
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, str(threads))  # read by the processes before they load torch
     context = multiprocessing.get_context("spawn")
 
     def make(n: int) -> Executor:

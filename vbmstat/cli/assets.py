@@ -50,7 +50,7 @@ def fetch_weights(
     from vbmstat.assets.downloads import WEIGHTS, fetch  # noqa: PLC0415 - heavy imports inside the command
 
     for name in names or list(WEIGHTS):
-        typer.echo(f"{name}: in {fetch(name, source, offline=offline, tell=typer.echo)}")
+        typer.echo(f"{name}: in {fetch(name, source, offline=offline, report=typer.echo)}")
 
 
 @app.command("verify")

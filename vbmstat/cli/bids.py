@@ -110,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _use_cores(n_cores: int | None) -> None:
-    """Restrict this process and its children to some cores, where the system can."""
+    """Restrict this process and its children to some cores, where the system supports it."""
     if n_cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_cores])
 
@@ -126,8 +126,8 @@ def _jobs(options: argparse.Namespace) -> int | None:
 
 def _participants(options: argparse.Namespace) -> int:
     """Participant level: maps of every selected scan."""
-    from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
+    from vbmstat.batch.resources import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.cli.live import screen, stoppable  # noqa: PLC0415
     from vbmstat.preproc.spec import DEFAULT_FWHM_MM, PreprocSpec  # noqa: PLC0415
@@ -144,7 +144,8 @@ def _participants(options: argparse.Namespace) -> int:
         jobs=_jobs(options), memory_gb=options.memory_gb, force=options.force,
         stop_on_first_failure=options.stop_on_first_crash,
     )  # fmt: skip
-    plan = make_plan(inputs, options.output_dir, spec, execution, _people(options))
+    people = options.bids_dir / "participants.tsv"
+    plan = make_plan(inputs, options.output_dir, spec, execution, people if people.is_file() else None)
     with screen() as shown, stoppable(shown.stopped):
         result = run_plan(plan, on_event=shown.show, on_start=shown.say)
         shown.say(f"{len(result.cohort.table)} scans in {plan.out / 'cohort.tsv'}")
@@ -187,23 +188,18 @@ def _inputs(options: argparse.Namespace) -> Inputs:
 
     filters = read_filter(options.bids_filter_file) if options.bids_filter_file else {}
     wanted = Selection(tuple(options.participant_label), tuple(options.session_label), filters)
-    everything = find_inputs([options.bids_dir])
-    known = {scan.participant_id.removeprefix("sub-") for scan in everything.scans}
+    found = find_inputs([options.bids_dir])
+    known = {scan.participant_id.removeprefix("sub-") for scan in found.scans}
     unknown = [label for label in wanted.participants if label.removeprefix("sub-") not in known]
     if unknown:
         msg = f"{options.bids_dir}: no T1w scan of participant {', '.join(unknown)}; there are {listed(sorted(known))}"
         raise VbmstatError(msg)
-    chosen = everything.without(wanted.why_not)
+    chosen = found.without(wanted.why_not)
     if not chosen.scans:
-        why = next(iter(filter(None, map(wanted.why_not, everything.scans))), "")
-        msg = f"{options.bids_dir}: none of {len(everything.scans)} T1w scans is selected ({why})"
+        why = next(filter(None, map(wanted.why_not, found.scans)), "")
+        msg = f"{options.bids_dir}: none of {len(found.scans)} T1w scans is selected ({why})"
         raise VbmstatError(msg)
     return chosen
-
-
-def _people(options: argparse.Namespace) -> Path | None:
-    table: Path = options.bids_dir / "participants.tsv"
-    return table if table.is_file() else None
 
 
 def main() -> None:

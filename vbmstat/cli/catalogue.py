@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,7 +66,7 @@ def entries(names: Iterable[str] = ()) -> list[Entry]:
     AssetError
         If a name is unknown, or a package is not installed.
     """
-    known = [*_assets(), *_networks(), *_atlases(), *_weights()]
+    known = list(_known())
     wanted = list(names)
     for name in wanted:
         if not any(name in (entry.name, entry.name.split("/")[0]) for entry in known):
@@ -103,30 +103,16 @@ def path(name: str) -> Path:
     return entry.path
 
 
-def _assets() -> list[Entry]:
-    return [
-        Entry(a.name, "asset", distribution_file(a.distribution, a.path), a.sha256, a.licence, _wheel(a.distribution))
-        for a in ASSETS.values()
-    ]
-
-
-def _networks() -> list[Entry]:
-    return [
-        Entry(f"network-{Path(file).stem}", "asset", shipped_folder() / file, digest, "BSD-3-Clause", "vbmstat itself")
-        for file, digest in SHIPPED.items()
-    ]
-
-
-def _atlases() -> list[Entry]:
-    return [
-        Entry(name, "atlas", distribution_file(atlas.DISTRIBUTION, f"{atlas.FOLDER}/{known.stem}.nii.gz"),
-              known.sha256, known.licence, _wheel(atlas.DISTRIBUTION))
-        for name, known in atlas.SOURCES.items()
-    ]  # fmt: skip
-
-
-def _weights() -> list[Entry]:
-    files = []
+def _known() -> Iterator[Entry]:
+    for a in ASSETS.values():
+        path = distribution_file(a.distribution, a.path)
+        yield Entry(a.name, "asset", path, a.sha256, a.licence, _wheel(a.distribution))
+    for file, digest in SHIPPED.items():
+        path = shipped_folder() / file
+        yield Entry(f"network-{path.stem}", "asset", path, digest, "BSD-3-Clause", "vbmstat itself")
+    for name, known in atlas.SOURCES.items():
+        path = distribution_file(atlas.DISTRIBUTION, f"{atlas.FOLDER}/{known.stem}.nii.gz")
+        yield Entry(name, "atlas", path, known.sha256, known.licence, _wheel(atlas.DISTRIBUTION))
     for weights in downloads.WEIGHTS.values():
         folder = downloads.cache_folder() / weights.name
         recorded = downloads.read_record(folder)
@@ -134,8 +120,7 @@ def _weights() -> list[Entry]:
             entry = recorded.get(file, {})
             digest = weights.known_sha256.get(file) or entry.get("sha256", "")
             source = str(entry.get("source", weights.sources[0]))
-            files.append(Entry(f"{weights.name}/{file}", "weights", folder / file, digest, weights.licence, source))
-    return files
+            yield Entry(f"{weights.name}/{file}", "weights", folder / file, digest, weights.licence, source)
 
 
 def _wheel(distribution: str) -> str:

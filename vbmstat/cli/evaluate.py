@@ -11,9 +11,10 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vbmstat.evaluate.engines import Head
+    from vbmstat.evaluate.engines import HeadFile
     from vbmstat.evaluate.folders import Evaluation
 
+RECORD = "evaluation_folders.json"  # of `evaluate folders`; lists its files
 app = typer.Typer(help="Evaluate output folders, or engines on images whose truth is known.", no_args_is_help=True)
 
 _Heads = Annotated[
@@ -44,15 +45,24 @@ def folders(
 
     worst_FOLDER.png shows each folder's worst scan in the slices that disagree most.
     """
-    from vbmstat.cli.progress import stages  # noqa: PLC0415
-    from vbmstat.evaluate.folders import evaluate_folders, side_by_side, with_ages  # noqa: PLC0415
-    from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
+    from vbmstat.assets.provenance import provenance  # noqa: PLC0415 - heavy imports
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
+    from vbmstat.evaluate.folders import evaluate_folders  # noqa: PLC0415
+    from vbmstat.evaluate.summary import side_by_side, with_ages  # noqa: PLC0415
+    from vbmstat.image import storage  # noqa: PLC0415
+    from vbmstat.tables import dictionary  # noqa: PLC0415
 
     with stages() as report:
         evaluation = evaluate_folders(folders, truth, report, reference)
     scans = with_ages(evaluation.scans, folders)
-    dictionary.write_table(out / "evaluation_scans.tsv", scans, "evaluation_scans")
-    dictionary.write_table(out / "evaluation_summary.tsv", evaluation.summary, "evaluation_summary")
+    earlier = storage.listed_files(out, RECORD)
+    with storage.replacing(out, RECORD) as staged:
+        dictionary.write_table(staged / "evaluation_scans.tsv", scans, "evaluation_scans")
+        dictionary.write_table(staged / "evaluation_summary.tsv", evaluation.summary, "evaluation_summary")
+        worst = _worst_cases(evaluation, staged)
+        parameters = {"folders": list(evaluation.outputs), "truth": truth is not None}
+        storage.write_json(staged / RECORD, provenance("evaluate folders", parameters))
+    print_removed(out, earlier)
     typer.echo("Median [worst scan]:")
     typer.echo(side_by_side(evaluation.summary).to_string())
     if "age_flag" in scans:
@@ -64,12 +74,12 @@ def folders(
         if stems:
             some = ", ".join(stems[:5])
             typer.echo(f"{name}: left out {len(stems)} scans that other folders lack ({some})", err=True)
-    _worst_cases(evaluation, out)
-    typer.echo(str(out / "evaluation_scans.tsv"))
+    for line in [*worst, "evaluation_scans.tsv"]:
+        typer.echo(str(out / line) if line.endswith((".png", ".tsv")) else line)
 
 
 def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
-    """Give a test of engines its command line: the options are the same for all of them."""
+    """Add the command of an engine test; all tests take the same options."""
 
     def command(
         heads: _Heads,
@@ -82,13 +92,13 @@ def _engine_test(test: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from vbmstat.cli.progress import stages  # noqa: PLC0415 - heavy imports
         from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-        from vbmstat.evaluate.engines import evaluate_heads, find_engines  # noqa: PLC0415
+        from vbmstat.evaluate.engines import Bench, evaluate_heads, find_engines  # noqa: PLC0415
 
-        def evaluate(kind: type[Head]) -> pd.DataFrame:
+        def evaluate(kind: type[HeadFile]) -> pd.DataFrame:
             engines, where = find_engines(engine, weights), choose_device(device)
             keep_freed_memory()
             with stages() as report:
-                return evaluate_heads(kind, heads, engines, out, device=where, seed=seed, force=force, report=report)
+                return evaluate_heads(kind, heads, Bench(engines, where, force, report), out, seed)
 
         test(heads, out, seed, force, evaluate)
 
@@ -101,7 +111,7 @@ def artefacts(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Ca
     """Segment images with noise, bias field, blur, ghosting, motion, ringing and spikes, medium and strong."""
     from vbmstat.evaluate.artefacts import ArtefactHead, captioned_images, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415 - heavy imports
-    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.files.naming import image_stem  # noqa: PLC0415
 
     name = image_stem(heads[0])
@@ -119,7 +129,7 @@ def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Call
     """Segment heads whose cortex is 0.1 to 1 mm thinner, and compare the GM volume with the true one."""
     from vbmstat.evaluate.atrophy import AtrophyHead, changes, summarise  # noqa: PLC0415
     from vbmstat.figures import robustness as figures  # noqa: PLC0415
-    from vbmstat.figures.publication import save_png  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.tables import dictionary  # noqa: PLC0415 - heavy imports
 
     del heads, seed, force
@@ -130,13 +140,15 @@ def atrophy(heads: list[Path], out: Path, seed: int, force: bool, evaluate: Call
     _write_summary(table, summarise(table), out, kind)
 
 
-def _worst_cases(evaluation: Evaluation, out: Path) -> None:
-    """Draw each compared folder's worst scan; without label maps, print its name."""
-    from vbmstat.evaluate.folders import read_case, worst_scans  # noqa: PLC0415 - heavy imports
-    from vbmstat.figures.scans import save_png  # noqa: PLC0415
+def _worst_cases(evaluation: Evaluation, out: Path) -> list[str]:
+    """Draw each compared folder's worst scan; return the names of the figures, or a line where there is none."""
+    from vbmstat.evaluate.folders import read_pair  # noqa: PLC0415 - heavy imports
+    from vbmstat.evaluate.summary import worst_scans  # noqa: PLC0415
+    from vbmstat.figures.style import save_png  # noqa: PLC0415
     from vbmstat.figures.worst_case import worst_case_figure  # noqa: PLC0415
     from vbmstat.files.filenames import unique_names  # noqa: PLC0415
 
+    lines = []
     rows = worst_scans(evaluation.summary).to_dict("records")
     folders = list(dict.fromkeys(row["folder"] for row in rows))
     part = dict(zip(folders, unique_names(folders, lambda name: name.replace("/", "_")), strict=True))
@@ -144,14 +156,15 @@ def _worst_cases(evaluation: Evaluation, out: Path) -> None:
         folder, reference, scan = row["folder"], row["reference"], row["worst_scan"]
         if row["measure"] != "dice_gm":
             worst = f"{scan} (highest {row['measure']}, {row['max']:.4g})"
-            typer.echo(f"{folder}: worst scan {worst}; no figure, because there are no label maps to compare")
+            lines.append(f"{folder}: worst scan {worst}; no figure, because there are no label maps to compare")
             continue
-        case = read_case(evaluation, folder, reference, scan)
-        dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in case.dice.items()}
+        pair = read_pair(evaluation, folder, reference, scan)
+        dice = {f"Dice of {tissue.upper()}": f"{value:.3f}" for tissue, value in pair.dice.items()}
         title = f"{scan}: {folder} against {reference}, lowest Dice of GM among {row['n_scans']} scans"
-        path = out / f"worst_{part[folder]}.png"
-        save_png(path, worst_case_figure(case.tissue, case.reference_tissue, (folder, reference), title, dice))
-        typer.echo(str(path))
+        figure = worst_case_figure(pair.tissue, pair.reference_tissue, (folder, reference), title, dice)
+        lines.append(f"worst_{part[folder]}.png")
+        save_png(out / lines[-1], figure)
+    return lines
 
 
 def _write_summary(table: Any, summary: Any, out: Path, kind: str) -> None:

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from vbmstat.glm.keywords import ModelKeywords
     from vbmstat.glm.results import GlmResults
-    from vbmstat.glm.spec import ModelKeywords
 
 _COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
 
@@ -35,6 +35,10 @@ def command(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     stratify: Annotated[str | None, typer.Option(help="Column whose levels keep their share in every subset.")] = None,
     draws: Annotated[Path | None, typer.Option(help="draws.tsv of another run, to use the same subsets.")] = None,
+    fwhm_mm: Annotated[
+        float | None,
+        typer.Option("--fwhm", help="Smooth unsmoothed maps by this FWHM, mm; 0 to leave them so.", metavar="MM"),
+    ] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
     mask_share: Annotated[float, typer.Option(help="Share of scans that must exceed it; 1 is SPM's rule.")] = 1.0,
     mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
@@ -52,7 +56,7 @@ def command(
     repeated: Annotated[str | None, typer.Option(hidden=True)] = None,
     variance_groups: Annotated[str | None, typer.Option(hidden=True)] = None,
     inference: Annotated[
-        str | None, typer.Option(help="Corrected inference: any of fdr, fwe, tfce, cluster, with commas.")
+        str | None, typer.Option(help="Corrected inference: any of fdr, rft, fwe, tfce, cluster, with commas.")
     ] = None,
     permutations: Annotated[int, typer.Option(help="For fwe, tfce, cluster; all where fewer exist.")] = 5000,
     cluster_threshold: Annotated[
@@ -69,12 +73,14 @@ def command(
     blocks: Annotated[
         list[str] | None, typer.Option(help="Column of exchangeability blocks; several as PALM's levels.")
     ] = None,
-    exchange: Annotated[str, typer.Option(help="What --blocks lets be exchanged: within, whole or both.")] = "within",
+    exchange: Annotated[
+        str, typer.Option(help="What --blocks exchanges: scans within, whole blocks, or both.")
+    ] = "within",
     tail: Annotated[
         str, typer.Option(help="Small p from a Pareto distribution fitted to 500 permutations: none or gpd.")
     ] = "none",
     stop_after: Annotated[
-        int, typer.Option(help="Stop when so many permutations reach the strongest finding, e.g. 20; 0 for never.")
+        int, typer.Option(help="Stop once this many permutations reach the strongest finding, e.g. 20; 0 for never.")
     ] = 0,
     atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
     level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
@@ -103,11 +109,12 @@ def command(
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
-    from vbmstat.roi.table import licence_notice  # noqa: PLC0415
+    from vbmstat.report.write import write_report  # noqa: PLC0415
+    from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
-    _check_level(level, random, scheduler, atlas)
+    _check_level(level, random, scheduler, atlas, fwhm_mm)
     table = cohort_path(cohort, maps, participants)
-    folder = out or table.parent / "glm" / _folder_name(formula, level)
+    folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords(ctx.params)
     earlier = listed_files(folder, RECORD)
     keep_freed_memory()
@@ -116,28 +123,30 @@ def command(
             device, jobs, store=store, scratch=folder, checkpoint=folder, cluster=cluster, progress=progress,
             announce=typer.echo,
         )  # fmt: skip
-        if level != "voxel":
+        if level == "voxel":
+            results = fit_glm(maps, ModelSpec.make(formula, contrast, **keywords), table, compute=compute)
+        else:
             fit_regions(
                 formula, table, contrast, folder, keywords, compute, maps=maps, atlas=atlas, level=level, random=random
             )
-        else:
-            results = fit_glm(maps, ModelSpec.make(formula, contrast, **keywords), table, compute=compute)
     if level == "voxel":
         used = write_results(results, folder, atlas=atlas, spm_names=spm_names, outside=outside)
         if used is not None:
             typer.echo(licence_notice(used))
         print_summary(results, folder)
     print_removed(folder, earlier)
-    _write_report(folder, table if level != "voxel" or not maps else None, report)
+    if report:  # with the preprocessing run whose table the model was given
+        run = table if table.name == "cohort.tsv" and (level != "voxel" or not maps) else None
+        typer.echo(f"report in {write_report(folder, cohort=run)}")
 
 
 def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
     """Keywords of the model among a command's parameters; old options are translated, and the new spelling printed."""
-    from vbmstat.glm.spec import OLD_VARIANCES, ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.keywords import OLD_VARIANCES, ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports
 
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     given = {name: value for name, value in parameters.items() if name in ModelKeywords.__annotations__}
-    given = {name: value for name, value in given.items() if value is not None}
-    variance = new_spelling(**{name: parameters[name] for name in OLD_VARIANCES if parameters.get(name) is not None})
+    variance = new_spelling(**{name: parameters[name] for name in OLD_VARIANCES if name in parameters})
     if variance is not None:
         typer.echo(f"--variance {variance} is the new spelling of this option")
         if given.get("variance", "ols") not in ("ols", variance):
@@ -147,25 +156,19 @@ def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
     return given  # type: ignore[return-value]
 
 
-def _write_report(folder: Path, table: Path | None, wanted: bool) -> None:
-    """One page about the results, with the preprocessing run whose table the model was given."""
-    from vbmstat.report.write import write_report  # noqa: PLC0415
-
-    if wanted:
-        run = table if table is not None and table.name == "cohort.tsv" else None
-        typer.echo(f"report in {write_report(folder, cohort=run)}")
-
-
-def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str) -> None:
-    """Refuse options of the other level, and an unknown atlas, before the work begins."""
+def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str, fwhm_mm: float | None) -> None:
+    """Refuse options of the other level, and an unknown atlas, before any work."""
     from vbmstat.errors import ClusterError, DesignError  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
 
     if level == "voxel" and random is not None:
         msg = "--random (a mixed model) is for --level roi or region; at every voxel take --variance sandwich:COLUMN"
         raise DesignError(msg)
+    if level != "voxel" and fwhm_mm is not None:
+        msg = "--fwhm is for voxels; volumes of regions are sums over unsmoothed maps, so leave it out"
+        raise DesignError(msg)
     if level != "voxel" and scheduler is not None:
-        msg = "--scheduler is for voxels; a model of regions takes a second here"
+        msg = "--scheduler is for voxels; a model of regions takes a second without it"
         raise ClusterError(msg)
     if atlas not in ("none", "lpba40"):
         load_atlas(atlas)
@@ -176,10 +179,11 @@ def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None
     from vbmstat.errors import TableError  # noqa: PLC0415
 
     if maps is not None:
-        if (participants or cohort) is None:
+        table = participants or cohort
+        if table is None:
             msg = "--maps needs --participants, the table of covariates"
             raise TableError(msg)
-        return participants or cohort  # type: ignore[return-value]
+        return table
     if participants is not None:
         msg = "--participants goes with --maps; a cohort table already holds the covariates (--cohort)"
         raise TableError(msg)
@@ -192,33 +196,39 @@ def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None
     raise TableError(msg)
 
 
-def _folder_name(formula: str, level: str) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``; a folder for each formula and level."""
+def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``, with --fwhm 8 ``gm_age_sex-s8``."""
     from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.regions.models import LEVELS  # noqa: PLC0415
 
-    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}")
+    smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}") + smoothed
 
 
 def print_summary(results: GlmResults, folder: Path) -> None:
-    """What was fitted and what survives correction."""
-    from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415 - heavy imports inside the command
+    """Print what was fitted and what survives correction."""
+    import numpy as np  # noqa: PLC0415 - heavy imports inside the command
+
+    from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415
     from vbmstat.glm.record import has_own_df  # noqa: PLC0415
 
     record = results.record
     for note in record["notes"]:
         typer.echo(f"note: {note}")
-    is_one_df = not has_own_df(record) and not any("df" in found for found in results.maps.values())
+    is_one_df = not has_own_df(record) and not any("df" in maps for maps in results.maps.values())
     columns = f"{len(record['columns'])} column{'' if len(record['columns']) == 1 else 's'}"
     typer.echo(
         f"{record['n_scans']} scans, {record['n_voxels']} voxels, {columns} ({', '.join(record['columns'])})"
         + (f", {results.df_resid:g} degrees of freedom" if is_one_df else "")
     )
     for contrast, entry in zip(results.contrasts, record["contrasts"], strict=True):
-        values = results.maps[contrast.name][contrast.kind].values
+        maps = results.maps[contrast.name]
+        values = maps[contrast.kind].values
         counted = entry["repetitions_estimated"]
         of = f", median over {counted} of {record['n_subsets']} subsets" if record["n_subsets"] else ""
-        freedom = "" if is_one_df else f", {entry['df']:.4g} degrees of freedom{median_df(results, contrast.name)}"
+        differs = "df" in maps and len(np.unique(maps["df"].values[results.mask])) > 1
+        median = " (median over voxels)" if differs else ""
+        freedom = "" if is_one_df else f", {entry['df']:.4g} degrees of freedom{median}"
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{freedom}{of}")
         if contrast.label != file_label(contrast.name):
             typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
@@ -227,15 +237,9 @@ def print_summary(results: GlmResults, folder: Path) -> None:
     typer.echo(f"results in {folder}")
 
 
-def median_df(results: GlmResults, contrast: str) -> str:
-    """Says so where degrees of freedom differ between voxels."""
-    found = results.maps[contrast].get("df")
-    differs = found is not None and len(set(found.values[results.mask].tolist())) > 1
-    return " (median over voxels)" if differs else ""
-
-
 _CORRECTED = {
-    "qfdr": "q of FDR", "pfwe": "FWE-corrected p of the peak", "ptfce": "FWE-corrected p of TFCE",
+    "qfdr": "q of FDR", "prft": "FWE-corrected p of the peak by random fields",
+    "pfwe": "FWE-corrected p of the peak", "ptfce": "FWE-corrected p of TFCE",
     "pextent": "FWE-corrected p of cluster extent", "pmass": "FWE-corrected p of cluster mass",
 }  # fmt: skip
 
@@ -244,15 +248,11 @@ def _corrected(results: GlmResults, contrast: str) -> list[str]:
     """What survives correction, a line each."""
     if contrast not in results.inference:
         return []
-    maps, inference = results.maps[contrast], results.inference[contrast]
-    lines = (
-        []
-        if inference.nulls is None
-        else [
-            f"{inference.nulls.count} permutations, {'two' if inference.two_sided else 'one'}-sided, "
-            f"smallest p {inference.nulls.smallest_p:.2g}"
-        ]
-    )
+    maps, inference, lines = results.maps[contrast], results.inference[contrast], []
+    if inference.nulls is not None:
+        sides = "two" if inference.two_sided else "one"
+        nulls = inference.nulls
+        lines.append(f"{nulls.count} permutations, {sides}-sided, smallest p {nulls.smallest_p:.2g}")
     for stat, what in _CORRECTED.items():
         if stat in maps:
             p = maps[stat].values[results.mask]

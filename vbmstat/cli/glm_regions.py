@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from vbmstat.glm.spec import Compute, ModelKeywords
+    from vbmstat.glm.keywords import ModelKeywords
+    from vbmstat.glm.spec import Compute
 
 _SHOWN = 5  # regions listed on the screen
 
@@ -24,25 +25,12 @@ def fit_regions(
     compute: Compute,
     **of_regions: Any,
 ) -> None:
-    """Fit, write the tidy table, and print a summary.
-
-    Parameters
-    ----------
-    formula, table, contrasts
-        As the command got them.
-    folder : path
-        Output folder.
-    keywords : mapping
-        Of the model.
-    compute : Compute
-        Where and how fast.
-    **of_regions
-        ``maps``, ``atlas``, ``level``, ``random`` as the command got them.
-    """
-    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
+    """Fit, write the tidy table, and print a summary; `of_regions` are ``maps``, ``atlas``, ``level``, ``random``."""
+    from vbmstat.regions.models import RegionSpec, fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
 
     announced = replace(compute, announce=None, scratch=None, checkpoint=None)
-    results = fit_roi_glm(formula, table, contrasts, compute=announced, **of_regions, **keywords)
+    regions = RegionSpec(**of_regions)
+    results = fit_roi_glm(formula, table, contrasts, regions=regions, compute=announced, **keywords)
     results.to_directory(folder)
     for covariate in results.design.taken:
         typer.echo(covariate.line)

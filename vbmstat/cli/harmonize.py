@@ -26,7 +26,7 @@ def command(
     from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
     from vbmstat.harmonize.model import load_model  # noqa: PLC0415
-    from vbmstat.harmonize.run import RECORD, harmonize_maps, harmonize_table  # noqa: PLC0415
+    from vbmstat.harmonize.run import RECORD, HarmonizeSpec, harmonize_maps, harmonize_table  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
 
     if roi_table is not None and (maps is not None or participants is not None):
@@ -38,14 +38,12 @@ def command(
     table = cohort_path(cohort, None if maps is None else str(maps), participants)
     earlier = listed_files(out, RECORD)
     learned = None if model is None else load_model(model)
+    spec = HarmonizeSpec(site, preserve, learned, missing, tissue, mask_threshold)
     if roi_table is not None:
-        result = harmonize_table(roi_table, table, site, out, preserve=preserve, model=learned, missing=missing)
+        result = harmonize_table(roi_table, table, spec, out)
     else:
         with stages() as progress:
-            result = harmonize_maps(
-                table, site, out, preserve=preserve, response=tissue, maps=maps, model=learned,
-                mask_threshold=mask_threshold, missing=missing, progress=progress,
-            )  # fmt: skip
+            result = harmonize_maps(table, spec, out, maps, progress)
     if save_model is not None:
         result.model.save(save_model)
     for note in result.notes:

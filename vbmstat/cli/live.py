@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -21,40 +21,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     from vbmstat.batch.status import Event
 
-_COLOURS = {"done": "", "failed": "red", "busy": "yellow"}
 _MOST_SHOWN = 3  # running scans beside the bar
 
 
-class Screen(Protocol):
-    """Output of a batch's progress."""
-
-    n_complete: int
-    n_scans: int
-
-    def show(self, event: Event) -> None:
-        """Show an event of a scan."""
-
-    def say(self, text: str, colour: str = "") -> None:
-        """Print a message about the whole run."""
-
-    def stopped(self, by: str) -> None:
-        """Say that a signal stopped the run."""
-
-
-class _Base(ABC):
-    """Counts scans and prints a line for each that ends."""
+class Screen(ABC):
+    """Output of a batch's progress: counts scans, and prints a line for each that ends."""
 
     def __init__(self) -> None:
-        self.n_complete = self.n_scans = self.n_resumed = 0
+        self.n_complete = self.n_scans = 0
 
     @abstractmethod
     def say(self, text: str, colour: str = "") -> None:
         """Print a message about the whole run."""
 
     def show(self, event: Event) -> None:
+        """Show an event of a scan."""
         self.n_scans = event.total
         self.n_complete += event.what in ("done", "resumed")
-        self.n_resumed += event.what == "resumed"
         if event.what == "failed":
             self.say(f"[{event.done}/{event.total}] failed {event.detail}", "red")
         elif event.what == "done":
@@ -64,11 +47,12 @@ class _Base(ABC):
             self.say(f"{event.scan.stem}: in use by another run; will retry later")
 
     def stopped(self, by: str) -> None:
+        """Say that a signal stopped the run."""
         known = f"{self.n_complete} of {self.n_scans} scans are complete; " if self.n_scans else ""
         self.say(f"stopped by {by}: {known}run the same command to resume", "yellow")
 
 
-class _Lines(_Base):
+class _Lines(Screen):
     """Lines with a time stamp, for files and SLURM."""
 
     def say(self, text: str, colour: str = "") -> None:
@@ -78,7 +62,7 @@ class _Lines(_Base):
         sys.stderr.flush()
 
 
-class _Bar(_Base):
+class _Bar(Screen):
     """A bar with the running scans, and lines above it."""
 
     def __init__(self, progress: Progress) -> None:

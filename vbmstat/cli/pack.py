@@ -14,6 +14,9 @@ def command(
     cohort: Annotated[Path | None, typer.Option(help="Cohort table; default ./cohort.tsv …")] = None,
     maps: Annotated[str | None, typer.Option(help="Folder of maps, or path with {participant_id}.")] = None,
     participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
+    fwhm: Annotated[
+        float | None, typer.Option(help="Smooth unsmoothed maps by this FWHM, mm; 0 to leave them so.", metavar="MM")
+    ] = None,
     mask_threshold: Annotated[float | None, typer.Option(help="Absolute threshold; 0.1 without --mask.")] = None,
     mask_share: Annotated[float, typer.Option(help="Share of scans above the threshold; 1 is SPM's rule.")] = 1.0,
     mask: Annotated[Path | None, typer.Option(help="Mask image on the grid of the maps.")] = None,
@@ -27,15 +30,16 @@ def command(
     from vbmstat.glm.spec import Masking  # noqa: PLC0415
     from vbmstat.maps.duplicates import identity_notes  # noqa: PLC0415
     from vbmstat.maps.pack import pack_maps  # noqa: PLC0415
+    from vbmstat.maps.segment import Packing  # noqa: PLC0415
     from vbmstat.maps.sources import as_cohort, gather  # noqa: PLC0415
 
     rule = Masking(mask_threshold, mask_share, mask, nan).rule
-    source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing)
+    source = gather(maps, tissue, as_cohort(cohort_path(cohort, maps, participants)), missing, fwhm)
     if not source.paths:
         msg = "expected maps in files to pack, but there are none"
         raise ScanError(msg)
     with stages() as progress:
-        store = pack_maps(source.paths, out, rule, progress=progress)
+        store = pack_maps(source.paths, out, rule, Packing(source.smoothing.applied_mm), progress)
     for note in (*source.notes, *store.manifest["mask_notes"], *identity_notes(store)):
         typer.echo(f"note: {note}")
     gigabytes = sum(path.stat().st_size for path, _ in store.segments) / 1e9

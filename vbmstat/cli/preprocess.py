@@ -11,7 +11,7 @@ import typer
 from vbmstat.cli.live import Screen, screen, stoppable
 
 if TYPE_CHECKING:
-    from vbmstat.batch.plan import Plan
+    from vbmstat.batch.plan import RunPlan
     from vbmstat.batch.run import Result
 
 
@@ -66,10 +66,10 @@ def command(
 
     Exit code: 0 all scans are complete, 1 some failed, 2 nothing was done, 130 stopped by Ctrl-C, 143 by SIGTERM.
     """
-    from vbmstat.batch.execution import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.manifest import parse_shard  # noqa: PLC0415
     from vbmstat.batch.on_cluster import scheduled_workers  # noqa: PLC0415
     from vbmstat.batch.plan import make_plan  # noqa: PLC0415
+    from vbmstat.batch.resources import Execution  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.run import run_plan  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.preproc.spec import DEFAULT_FWHM_MM, PreprocSpec  # noqa: PLC0415
@@ -94,17 +94,16 @@ def command(
         sys.exit(1)
 
 
-def _print_outlook(plan: Plan) -> None:
+def _print_outlook(plan: RunPlan) -> None:
     from vbmstat.batch import estimate  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import completed  # noqa: PLC0415
-    from vbmstat.batch.run import share_out  # noqa: PLC0415
 
     n_complete = len(completed(plan))
-    for line in estimate.outlook(plan, n_complete, share_out(plan, len(plan.tasks) - n_complete)):
+    for line in estimate.outlook(plan, n_complete, estimate.share_out(plan, len(plan.tasks) - n_complete)):
         typer.echo(line)
 
 
-def _print_summary(plan: Plan, result: Result, shown: Screen) -> None:
+def _print_summary(plan: RunPlan, result: Result, shown: Screen) -> None:
     n_complete = result.n_complete
     if plan.shard is not None:
         shown.say(
@@ -119,7 +118,7 @@ def _print_summary(plan: Plan, result: Result, shown: Screen) -> None:
         shown.say(f"stopped at the first failure; {len(plan.tasks) - n_complete - 1} scans were not run", "red")
 
 
-def _write_report(plan: Plan, shown: Screen) -> None:
+def _write_report(plan: RunPlan, shown: Screen) -> None:
     """Write the report of the cohort; an error is only printed."""
     from vbmstat.batch.claim import tables_claim  # noqa: PLC0415 - heavy imports
     from vbmstat.errors import VbmstatError  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""What commands tell while they run: one bar per stage; files of an earlier run that are gone."""
+"""Progress of commands: one bar per stage; and the files of an earlier run that were removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stages() -> Iterator[OnProgress]:
 
 
 def print_removed(folder: Path, earlier: Sequence[str]) -> None:
-    """Say which files of an earlier run are gone; nothing if new ones of the same names replaced them all."""
+    """Print the files of an earlier run that are gone; nothing if new ones replaced them all."""
     gone = [name for name in earlier if not (folder / name).exists()]
     if gone:
         more = f", {gone[1]} …" if len(gone) > 1 else ""

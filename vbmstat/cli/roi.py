@@ -33,13 +33,8 @@ def command(
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
-    from vbmstat.roi.table import (  # noqa: PLC0415
-        cohort_of_maps,
-        licence_notice,
-        measure_rois,
-        stem,
-        write_rois,
-    )
+    from vbmstat.roi.output import licence_notice, write_rois  # noqa: PLC0415
+    from vbmstat.roi.table import Native, cohort_of_maps, measure_rois, stem  # noqa: PLC0415
     from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
 
     if cohort is not None and maps is not None:
@@ -56,7 +51,7 @@ def command(
     earlier = listed_files(folder, f"{stem(loaded.name, space)}.json")
     with _images_folder(folder if label_images else None) as images:
         with stages() as report:
-            tables = measure_rois(scans, loaded, space=space, label_images=images, report=report)
+            tables = measure_rois(scans, loaded, space=Native(images) if images else space, report=report)
         written = write_rois(folder, tables, inputs=tables_read, label_images=images)
     for path in written:
         typer.echo(str(path))

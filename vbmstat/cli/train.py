@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,7 @@ def prepare(
 
     def cases() -> Any:
         for folder in teacher or []:
-            yield from source.cases_of_run(folder, registration, view, typer.echo, scans, inputs or [])
+            yield from islice(source.cases_of_run(folder, registration, view, inputs or [], typer.echo), scans)
         yield from source.cases_of_labels(labels or [], images, view, seed, typer.echo)
 
     settings = {"kind": "registration" if registration else "tissue", "shape": list(view.shape)}
@@ -63,12 +64,12 @@ def _add_command(kind: str, summary: str) -> None:
         import pandas as pd  # noqa: PLC0415 - heavy imports
 
         from vbmstat.device import choose_device, keep_freed_memory  # noqa: PLC0415
-        from vbmstat.figures.scans import save_png  # noqa: PLC0415
+        from vbmstat.figures.style import save_png  # noqa: PLC0415
         from vbmstat.figures.training import curves_figure  # noqa: PLC0415
-        from vbmstat.training.run import LOG, train  # noqa: PLC0415
+        from vbmstat.training.run import LOG, open_task, train  # noqa: PLC0415
 
         keep_freed_memory()
-        complete = train(kind, config, out, choose_device(device), minutes, _print_epoch)
+        complete = train(open_task(kind, config, choose_device(device)), out, minutes, _print_epoch)
         if (out / LOG).is_file():
             save_png(out / CURVES, curves_figure(pd.read_csv(out / LOG, sep="\t")))
         typer.echo(f"complete: networks in {out}" if complete else f"out of time; run again to resume {out}")

@@ -1,54 +1,41 @@
-"""Compare pipelines on cohorts: fit every model in every pipeline, then write tables and figures.
-
-Results are in ``glm/COHORT/VARIABLE_TISSUE/PIPELINE``; the packed maps in ``maps/`` may be deleted. Models already
-fitted with the same maps, covariates, options and version are kept: ``stamp.json``, written last, records these.
-Over 300 lines, as each step of the comparison is one function here.
-"""
+"""Compare pipelines on cohorts: fit every model in every pipeline, then write tables and figures."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from vbmstat import __version__
 from vbmstat.compare import summary
-from vbmstat.compare.config import TISSUES, Plan, Variable
-from vbmstat.compare.inputs import CohortData, load_cohort, pool_cohorts, smoothed_maps
-from vbmstat.compare.statistics import compare_pair, masked, read_statistic
-from vbmstat.compare.tables import join_rois, roi_agreement
-from vbmstat.errors import DesignError, ScanError, TableError, VbmstatError
+from vbmstat.compare.config import TISSUES, ComparisonPlan
+from vbmstat.compare.models import Stamp, fit_model, model_folder
+from vbmstat.compare.pairs import compare_pair
+from vbmstat.compare.pipelines import CohortData, load_cohort, pool_cohorts, smoothed_maps
+from vbmstat.compare.regions import join_rois, read_rois, roi_agreement
+from vbmstat.compare.statistics import masked, read_statistic
+from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.evaluate.folders import evaluate_folders
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
 from vbmstat.files.filenames import same_file_key
 from vbmstat.files.folders import files_below
 from vbmstat.files.naming import split_ids
-from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import file_labels
-from vbmstat.glm.spec import ModelSpec
 from vbmstat.image import storage
 from vbmstat.maps.masking import file_stamp
-from vbmstat.maps.pack import find_store, pack_maps
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.table import TISSUE_COLUMNS, licence_notice, measure_rois, write_rois
-from vbmstat.tables.cohort import Cohort
+from vbmstat.roi.output import licence_notice, write_rois
+from vbmstat.roi.table import TISSUE_COLUMNS, measure_rois
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 from vbmstat.tables.dictionary import write_table
-
-_STAMP = "stamp.json"
-_NEEDED = "draws.tsv"
-_Failures = dict[tuple[str, str, str], str]  # cohort, variable and tissue -> reason
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CohortComparison:
     """Result of :func:`compare_cohorts`.
 
     Attributes
@@ -73,19 +60,19 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
+def compare_cohorts(plan: ComparisonPlan, report: OnProgress = ignore) -> CohortComparison:
     """Fit every model of a plan in every pipeline on the same subsets, and compare.
 
     Parameters
     ----------
-    plan : Plan
+    plan : ComparisonPlan
         From :func:`vbmstat.compare.config.read_plan`.
     report : callable
         Called with (stage, done, total).
 
     Returns
     -------
-    Outcome
+    CohortComparison
         Also written below ``plan.out``: tables (TSV), figures (SVG and PNG), summary.md and summary.json.
 
     Raises
@@ -93,25 +80,22 @@ def compare_cohorts(plan: Plan, report: OnProgress = ignore) -> Outcome:
     VbmstatError
         If a cohort has no scan in all pipelines, or a map cannot be read; finished models are kept.
     """
-    cohorts = _load(plan)
-    notes = [note for data in cohorts.values() for note in data.notes]
-    failures: _Failures = {}
     with storage.replacing(plan.out, "summary.json") as staged:
-        fitted = _fit_all(plan, cohorts, report, notes, failures)
-        maps = _compare_models(plan, staged / "figures", cohorts, failures, report, notes)
-        rois = _compare_rois(plan, staged / "figures", cohorts, report, notes)
-        agreement = _evaluate(plan, cohorts, report, notes)
-        tables = summary.make_tables(plan, maps, rois, agreement, _times(cohorts))
-        kept = tuple(dict.fromkeys([*notes, *(f"not fitted: {reason}" for reason in failures.values())]))
-        text = summary.as_markdown(plan, {name: len(data.scans) for name, data in cohorts.items()}, tables, kept)
+        run = _Run(plan, load_cohorts(plan), staged / "figures", report)
+        fitted = run.fit_models()
+        maps, rois, scans = run.compare_models(), run.compare_regions(), run.evaluate()
+        tables = summary.make_tables(plan, maps, rois, scans, _times(run.cohorts))
+        failures = tuple(run.failures.values())
+        notes = tuple(dict.fromkeys([*run.notes, *(f"not fitted: {reason}" for reason in failures)]))
+        text = summary.as_markdown(plan, {name: len(data.scans) for name, data in run.cohorts.items()}, tables, notes)
         for name, table in tables.items():
             write_table(staged / f"{name}.tsv", table, name)
         storage.write_text(staged / "summary.md", text)
-        storage.write_json(staged / "summary.json", summary.as_json(tables, kept))
-    return Outcome(tables, text, kept, sum(fitted), len(fitted) - sum(fitted), tuple(failures.values()))
+        storage.write_json(staged / "summary.json", summary.as_json(tables, notes))
+    return CohortComparison(tables, text, notes, sum(fitted), len(fitted) - sum(fitted), failures)
 
 
-def _load(plan: Plan) -> dict[str, CohortData]:
+def load_cohorts(plan: ComparisonPlan) -> dict[str, CohortData]:
     """Load every cohort with its maps and covariates; refuse scans of two cohorts with the same COHORT_SCAN."""
     cohorts = {name: load_cohort(entry, plan.tissues) for name, entry in plan.cohorts.items() if not entry.pool}
     owner: dict[str, tuple[str, str]] = {}
@@ -127,214 +111,152 @@ def _load(plan: Plan) -> dict[str, CohortData]:
     return {name: cohorts[name] for name in plan.cohorts}
 
 
-def _fit_all(
-    plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str], failures: _Failures
-) -> list[bool]:
-    """Fit the models that are not done, adding to `failures`; return for each model whether it was fitted now."""
-    jobs = [
-        (data, pipeline, tissue) for name, data in cohorts.items() for tissue in plan.tissues
-        for pipeline in data.pipelines if plan.cohorts[name].variables
-    ]  # fmt: skip
-    done = []
-    for number, (data, pipeline, tissue) in enumerate(jobs, 1):
-        paths, note = smoothed_maps(data, pipeline, tissue, plan.fwhm_mm, plan.out / "smoothed", report)
-        notes += [note] if note else []
-        for name in plan.cohorts[data.name].variables:
-            try:
-                done.append(_fit(plan, data, pipeline, tissue, plan.variables[name], paths))
-            except DesignError as error:
-                failures[data.name, name, tissue] = str(error)
-        report("fitting models", number, len(jobs))
-    return done
+@dataclass
+class _Run:
+    """A comparison under way; notes and failures (by cohort, variable and tissue) add up."""
 
+    plan: ComparisonPlan
+    cohorts: Mapping[str, CohortData]
+    figures: Path
+    report: OnProgress
+    notes: list[str] = field(default_factory=list)
+    failures: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-def _model_folder(plan: Plan, data: CohortData, variable: str, tissue: str, pipeline: str) -> Path:
-    return plan.out / "glm" / data.name / f"{variable}_{tissue}" / pipeline
+    def __post_init__(self) -> None:
+        self.notes += [note for data in self.cohorts.values() for note in data.notes]
 
+    def fit_models(self) -> list[bool]:
+        """Fit the models that are not done; return for each model whether it was fitted now."""
+        jobs = [
+            (data, pipeline, tissue) for data, tissue in self._modelled() for pipeline in data.pipelines
+        ]  # fmt: skip
+        done = []
+        for number, (data, pipeline, tissue) in enumerate(jobs, 1):
+            maps, note = smoothed_maps(data, pipeline, tissue, self.plan, self.report)
+            self.notes += [note] if note else []
+            for name in self.plan.cohorts[data.name].variables:
+                try:
+                    done.append(fit_model(self.plan, maps, self.plan.variables[name]))
+                except DesignError as error:
+                    self.failures[data.name, name, tissue] = str(error)
+            self.report("fitting models", number, len(jobs))
+        return done
 
-def _fit(
-    plan: Plan, data: CohortData, pipeline: str, tissue: str, variable: Variable, paths: Mapping[str, Path]
-) -> bool:
-    """Fit one model unless it is done; return whether it was fitted now."""
-    folder = _model_folder(plan, data, variable.name, tissue, pipeline)
-    reference = next(iter(data.pipelines))
-    table = data.table(pipeline)
-    _check_tiv(variable, table, data, pipeline)
-    options: dict[str, Any] = {"missing": "drop", **plan.glm}
-    if pipeline != reference:
-        draws = _model_folder(plan, data, variable.name, tissue, reference) / _NEEDED
-        options |= {"draws": draws} if draws.is_file() else {}
-    stamp = {
-        "version": __version__, "formula": variable.formula, "contrast": variable.contrast, "options": plan.glm,
-        "maps": {scan: file_stamp(path) for scan, path in paths.items()}, "covariates": _digest(table),
-        "draws": _file_digest(options["draws"]) if "draws" in options else None,
-    }  # fmt: skip
-    if _is_done(folder, stamp):
-        return False
-    mask = ModelSpec.make(variable.formula, **options).mask
-    store = plan.out / "maps" / f"{data.name}_{pipeline}_{tissue}"
-    existing = find_store(store)
-    if existing is not None and set(existing.scan_ids) != set(paths):
-        shutil.rmtree(store)  # its mask is that of all its scans
-    try:
-        packed = pack_maps(paths, store, mask.rule)
-        keep = {key: value for key, value in options.items() if key not in ("mask_threshold", "mask_share")}
-        fit = fit_glm(packed, f"{tissue} ~ {variable.formula}", table, {variable.name: variable.contrast}, **keep)
-    except (DesignError, TableError, ScanError) as error:
-        msg = f"{data.name}, {variable.name}, {tissue}, {pipeline}: {error}"
-        raise DesignError(msg) from error
-    if fit.contrasts[0].kind != "t":
-        msg = f"{data.name}, {variable.name}: contrast {variable.contrast!r} is an F-test; give a t-contrast"
-        raise DesignError(msg)
-    (folder / _STAMP).unlink(missing_ok=True)
-    fit.to_directory(folder)
-    storage.write_json(folder / _STAMP, stamp)
-    return True
+    def _modelled(self) -> list[tuple[CohortData, str]]:
+        """Cohorts with models, by tissue."""
+        used = [data for name, data in self.cohorts.items() if self.plan.cohorts[name].variables]
+        return [(data, tissue) for data in used for tissue in self.plan.tissues]
 
+    def compare_models(self) -> pd.DataFrame:
+        """One row per cohort, tissue, pair, variable and statistic; draws the slices of each cohort and tissue."""
+        rows: list[dict[str, Any]] = []
+        for done, (data, tissue) in enumerate(self._modelled(), 1):
+            panels: dict[str, list[side_by_side.PanelRow]] = {}
+            shown = "median t"
+            for name in self.plan.cohorts[data.name].variables:
+                for statistic, paths in self._maps(data, tissue, name).items():
+                    rows += self._compare_maps(data, tissue, name, paths)
+                    if name not in panels:
+                        maps = [(pipeline, read_statistic(path)) for pipeline, path in paths.items()]
+                        panels[name] = [side_by_side.PanelRow(pipeline, masked(one)) for pipeline, one in maps]
+                        shown = statistic
+            if panels:
+                figure = side_by_side.panels_figure(panels, shown)
+                save_publication(self.figures / f"slices_{data.name}_{tissue}", figure)
+            self.report("comparing t-maps", done, len(self._modelled()))
+        return pd.DataFrame(rows)
 
-def _check_tiv(variable: Variable, table: pd.DataFrame, data: CohortData, pipeline: str) -> None:
-    words = "".join(letter if letter.isalnum() or letter == "_" else " " for letter in variable.formula).split()
-    if not {"tiv", "tiv_ml"} & set(words):
-        return
-    values = table["tiv_ml"] if "tiv_ml" in table else pd.Series(index=table.index, dtype=float)
-    without = list(values.index[values.isna()])
-    if without:
-        msg = (
-            f"{data.name}: {pipeline} gives no TIV for {', '.join(without[:6])}{' …' if len(without) > 6 else ''}; "
-            "expected sidecars (report/vbmstat_*.json), cohort.tsv or volumes.tsv with tiv_ml, or CAT12's "
-            "report/cat_*.xml in its folder"
-        )
-        raise DesignError(msg)
+    def _maps(self, data: CohortData, tissue: str, variable: str) -> dict[str, dict[str, Path]]:
+        """Maps of a variable by statistic and pipeline; no median without subsets, none if a model failed."""
+        if (data.name, variable, tissue) in self.failures:
+            return {}
+        every = {}
+        for stem, statistic in (("mediant", "median t"), ("t", "t")):
+            file = f"contrast-{file_labels([variable])[0]}_stat-{stem}_statmap.nii.gz"
+            paths = {p: model_folder(self.plan, data.name, variable, tissue, p) / file for p in data.pipelines}
+            if all(path.is_file() for path in paths.values()):
+                every[statistic] = paths
+        return every
 
-
-def _digest(table: pd.DataFrame) -> str:
-    return hashlib.sha256(table.to_csv().encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _is_done(folder: Path, stamp: Mapping[str, Any]) -> bool:
-    """Whether a folder has the same stamp."""
-    try:
-        return bool(json.loads((folder / _STAMP).read_text(encoding="utf-8")) == json.loads(json.dumps(stamp)))
-    except (OSError, ValueError):
-        return False
-
-
-def _compare_models(
-    plan: Plan,
-    figures: Path,
-    cohorts: Mapping[str, CohortData],
-    failures: _Failures,
-    report: OnProgress,
-    notes: list[str],
-) -> pd.DataFrame:
-    """One row per cohort, tissue, pair, variable and statistic; draws the slices of each cohort and tissue."""
-    rows: list[dict[str, Any]] = []
-    todo = [(data, tissue) for name, data in cohorts.items() if plan.cohorts[name].variables for tissue in plan.tissues]
-    for done, (data, tissue) in enumerate(todo, 1):
-        groups: dict[str, list[side_by_side.PanelRow]] = {}
-        shown = "median t"
-        for name in plan.cohorts[data.name].variables:
-            if (data.name, name, tissue) in failures:
-                continue
-            label = f"contrast-{file_labels([name])[0]}"
-            for statistic in ("mediant", "t"):
-                file = f"{label}_stat-{statistic}_statmap.nii.gz"
-                paths = {p: _model_folder(plan, data, name, tissue, p) / file for p in data.pipelines}
-                if not all(path.is_file() for path in paths.values()):
-                    continue  # a model without subsets
-                pairs = {pair: compare_pair(paths[pair[0]], paths[pair[1]]) for pair in data.pairs}
-                for (a, b), pair in pairs.items():
-                    n_scans = json.loads((paths[a].parent / "glm.json").read_text(encoding="utf-8"))["n_scans"]
-                    keys = {"cohort": data.name, "tissue": tissue, "a": a, "b": b, "variable": name}
-                    rows.append({**keys, "statistic": pair.kind, "n_scans": n_scans, **pair.row})
-                    notes += [f"{data.name}, {name}, {tissue}, {a} and {b}: {n}" for n in pair.notes
-                              if not n.startswith("masks differ")]  # fmt: skip
-                if name not in groups:
-                    groups[name] = [side_by_side.PanelRow(p, masked(read_statistic(paths[p]))) for p in data.pipelines]
-                    shown = "median t" if statistic == "mediant" else "t"
-        if groups:
-            figure = side_by_side.panels_figure(groups, shown)
-            save_publication(figures / f"slices_{data.name}_{tissue}", figure)
-        report("comparing t-maps", done, len(todo))
-    return pd.DataFrame(rows)
-
-
-def _compare_rois(
-    plan: Plan, figures: Path, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]
-) -> pd.DataFrame:
-    """Agreement of the pipelines' region volumes; draws the scatter panels."""
-    atlas = load_atlas(plan.atlas)
-    notes.append(licence_notice(atlas))
-    parts = []
-    for done, data in enumerate(cohorts.values(), 1):
-        tables = {name: _regions(plan, data, name, atlas) for name in data.pipelines}
+    def _compare_maps(
+        self, data: CohortData, tissue: str, variable: str, paths: Mapping[str, Path]
+    ) -> list[dict[str, Any]]:
+        """A row per pair of pipelines."""
+        rows = []
         for a, b in data.pairs:
-            one, other = tables[a], tables[b]
-            if one is None or other is None:
-                lacks = a if one is None else b
-                notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
-                continue
-            joined = join_rois(one, other, "region")
-            agreement = roi_agreement(joined, "region")
-            keys = {"cohort": data.name, "a": a, "b": b}
-            parts.append(pd.DataFrame([keys] * len(agreement)).join(agreement))
-            for tissue, part in joined.groupby("tissue", sort=False):
-                stem = figures / f"rois_{data.name}_{tissue}_{a}_{b}"
-                save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
-        report("comparing regions", done, len(cohorts))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+            pair = compare_pair(paths[a], paths[b])
+            n_scans = storage.read_json(paths[a].parent / "glm.json")["n_scans"]
+            keys = {"cohort": data.name, "tissue": tissue, "a": a, "b": b, "variable": variable}
+            rows.append({**keys, "statistic": pair.kind, "n_scans": n_scans, **pair.row})
+            where = f"{data.name}, {variable}, {tissue}, {a} and {b}"
+            self.notes += [f"{where}: {note}" for note in pair.notes if not note.startswith("masks differ")]
+        return rows
 
+    def compare_regions(self) -> pd.DataFrame:
+        """Agreement of the pipelines' region volumes; draws the scatter panels."""
+        atlas = load_atlas(self.plan.atlas)
+        self.notes.append(licence_notice(atlas))
+        parts = []
+        for done, data in enumerate(self.cohorts.values(), 1):
+            tables = {name: self._regions(data, name, atlas) for name in data.pipelines}
+            for a, b in data.pairs:
+                one, other = tables[a], tables[b]
+                if one is None or other is None:
+                    lacks = a if one is None else b
+                    self.notes.append(f"{data.name}: {lacks} has no unsmoothed maps of all scans, so no region volumes")
+                    continue
+                joined = join_rois(one, other, "region")
+                agreement = roi_agreement(joined, "region")
+                agreement.insert(0, "cohort", data.name)
+                parts.append(agreement.assign(a=a, b=b))
+                for tissue, part in joined.groupby("tissue", sort=False):
+                    stem = self.figures / f"rois_{data.name}_{tissue}_{a}_{b}"
+                    save_publication(stem, side_by_side.roi_figure(part, (a, b), str(tissue)))
+            self.report("comparing regions", done, len(self.cohorts))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-def _regions(plan: Plan, data: CohortData, pipeline: str, atlas: Atlas) -> pd.DataFrame | None:
-    """Region volumes of a pipeline (tidy), measured now or earlier; None if unsmoothed maps are missing."""
-    maps = data.pipelines[pipeline].maps
-    if any(scan not in maps[tissue] for tissue in plan.tissues for scan in data.scans):
-        return None
-    folder = plan.out / "roi" / data.name / pipeline
-    file = folder / f"roi_{atlas.name}_regions.tsv"
-    stamp = {
-        "version": __version__, "atlas": atlas.name,
-        "maps": {tissue: {scan: file_stamp(maps[tissue][scan]) for scan in data.scans} for tissue in plan.tissues},
-    }  # fmt: skip
-    if not (_is_done(folder, stamp) and file.is_file()):
-        columns = {TISSUE_COLUMNS[t]: [str(maps[t][scan].absolute()) for scan in data.scans] for t in plan.tissues}
-        ids = pd.MultiIndex.from_tuples([(scan, "") for scan in data.scans], names=["participant_id", "session_id"])
-        tables = measure_rois(Cohort(pd.DataFrame(columns, index=ids), Path()), atlas, plan.tissues)
-        if len(tables.failures):
-            msg = f"{data.name}, {pipeline}: {tables.failures['reason'].iloc[0]}"
-            raise DesignError(msg)
-        (folder / _STAMP).unlink(missing_ok=True)
-        write_rois(folder, tables)
-        storage.write_json(folder / _STAMP, stamp)
-    return pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"participant_id": str})
+    def _regions(self, data: CohortData, pipeline: str, atlas: Atlas) -> pd.DataFrame | None:
+        """Region volumes of a pipeline (tidy), measured now or earlier; None if unsmoothed maps are missing."""
+        tissues = self.plan.tissues
+        maps = {tissue: data.maps(pipeline, tissue) for tissue in tissues}
+        if any(scan not in maps[tissue] for tissue in tissues for scan in data.scans):
+            return None
+        folder = self.plan.out / "roi" / data.name / pipeline
+        file = folder / f"roi_{atlas.name}_regions.tsv"
+        stamps = {tissue: {scan: file_stamp(maps[tissue][scan]) for scan in data.scans} for tissue in tissues}
+        stamp = Stamp(folder, {"atlas": atlas.name, "maps": stamps})
+        if not (stamp.matches() and file.is_file()):
+            columns = {TISSUE_COLUMNS[t]: [str(maps[t][scan].absolute()) for scan in data.scans] for t in tissues}
+            ids = pd.MultiIndex.from_tuples([(scan, "") for scan in data.scans], names=ID_COLUMNS)
+            tables = measure_rois(Cohort(pd.DataFrame(columns, index=ids), Path()), atlas, tissues)
+            if len(tables.failures):
+                msg = f"{data.name}, {pipeline}: {tables.failures['reason'].iloc[0]}"
+                raise DesignError(msg)
+            stamp.clear()
+            write_rois(folder, tables)
+            stamp.write()
+        return read_rois(file)
 
-
-def _evaluate(plan: Plan, cohorts: Mapping[str, CohortData], report: OnProgress, notes: list[str]) -> pd.DataFrame:
-    """Evaluate segmentation and registration, scan by scan, of cohorts that are not pooled."""
-    parts = []
-    single = [data for name, data in cohorts.items() if not plan.cohorts[name].pool]
-    for data in single:
-        folder = plan.out / "evaluation" / data.name
-        folders = plan.cohorts[data.name].pipelines
-        stamp = {"version": __version__, "files": {n: _files(path, data.scans) for n, path in folders.items()}}
-        file = folder / "evaluation_scans.tsv"
-        if not (_is_done(folder, stamp) and file.is_file()):
-            try:
-                evaluation = evaluate_folders(list(folders.values()), report=report, names=list(folders))
-            except VbmstatError as error:
-                notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
-                continue
-            notes += [f"{data.name}: {note}" for note in evaluation.notes]
-            kept = evaluation.scans[[_scan_of(stem) in set(data.scans) for stem in evaluation.scans["scan"]]]
-            write_table(file, kept, "evaluation_scans")
-            storage.write_json(folder / _STAMP, stamp)
-        table = pd.read_csv(file, sep="\t", na_values="n/a", keep_default_na=False, dtype={"scan": str})
-        parts.append(table.assign(cohort=data.name))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    def evaluate(self) -> pd.DataFrame:
+        """Evaluate segmentation and registration, scan by scan, of cohorts that are not pooled."""
+        parts = []
+        for data in self.cohorts.values():
+            folders = self.plan.cohorts[data.name].pipelines
+            file = self.plan.out / "evaluation" / data.name / "evaluation_scans.tsv"
+            stamp = Stamp(file.parent, {"files": {name: _files(path, data.scans) for name, path in folders.items()}})
+            if folders and not (stamp.matches() and file.is_file()):
+                try:
+                    evaluation = evaluate_folders(list(folders.values()), report=self.report, names=list(folders))
+                except VbmstatError as error:
+                    self.notes.append(f"{data.name}: segmentation and registration were not compared: {error}")
+                    continue
+                self.notes += [f"{data.name}: {note}" for note in evaluation.notes]
+                kept = evaluation.scans[[_scan_of(stem) in set(data.scans) for stem in evaluation.scans["scan"]]]
+                write_table(file, kept, "evaluation_scans")
+                stamp.write()
+            if folders:
+                parts.append(read_table(file).assign(cohort=data.name))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _scan_of(stem: str) -> str:
@@ -351,8 +273,8 @@ def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
 def _times(cohorts: Mapping[str, CohortData]) -> pd.DataFrame:
     """Recorded seconds of each scan and pipeline."""
     parts = [
-        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.table.index,
-                      "seconds": source.table["seconds"].to_numpy()})
+        pd.DataFrame({"cohort": name, "pipeline": key, "scan": source.index,
+                      "seconds": source["seconds"].to_numpy()})
         for name, data in cohorts.items() for key, source in data.pipelines.items()
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True).dropna(subset="seconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,7 @@ from vbmstat.errors import TableError
 from vbmstat.files.filenames import is_reserved, same_file_key
 from vbmstat.files.naming import TISSUE_NUMBER
 from vbmstat.tables.cohort import closest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vbmstat.tables.toml import read_toml
 
 TISSUES = {tissue: TISSUE_NUMBER[tissue] for tissue in ("gm", "wm")}
 GLM_OPTIONS = ("repeats", "fraction", "seed", "stratify", "mask_threshold", "mask_share", "spm_resms", "robust",
@@ -74,7 +69,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """The plan of ``vbmstat compare-cohorts``.
 
     Attributes
@@ -102,7 +97,7 @@ class Plan:
     glm: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> ComparisonPlan:
     """Read and check a plan; paths in it are relative to the file.
 
     Raises
@@ -111,12 +106,7 @@ def read_plan(path: Path) -> Plan:
         If the file cannot be read, a key is unknown or missing, a folder does not exist, or a pooled cohort names a
         cohort that is not in the file.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        msg = f"{path}: expected a TOML file with [cohorts.NAME] and [variables.NAME], but {reason}"
-        raise TableError(msg) from error
+    content = read_toml(path, "a TOML file with [cohorts.NAME] and [variables.NAME]")
     where = str(path)
     _check_keys(content, _TOP, where)
     for name in ("cohorts", "variables"):
@@ -147,7 +137,7 @@ def read_plan(path: Path) -> Plan:
     out, atlas = (_text(content.get(k, d), f"{where}: {k}") for k, d in (("out", "comparison"), ("atlas", "lpba40")))
     if atlas.endswith((".nii", ".nii.gz")):
         atlas = str(path.parent / atlas)
-    return Plan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
+    return ComparisonPlan(path.parent / out, tissues, float(fwhm), atlas, cohorts, variables, glm)
 
 
 def _check_names(content: Mapping[str, Any], where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.compare.config import Plan
+from vbmstat.compare.config import ComparisonPlan
 
 PAPER = "deepmriprep and CAT12, 4,017 scans (arXiv:2408.10656)"
 PAPER_R = {
@@ -48,13 +48,13 @@ _PAIR = ["cohort", "a", "b"]
 
 
 def make_tables(
-    plan: Plan, maps: pd.DataFrame, rois: pd.DataFrame, evaluation: pd.DataFrame, times: pd.DataFrame
+    plan: ComparisonPlan, maps: pd.DataFrame, rois: pd.DataFrame, evaluation: pd.DataFrame, times: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
     """All tables by file name.
 
     Parameters
     ----------
-    plan : Plan
+    plan : ComparisonPlan
         With each variable's name in the paper.
     maps : DataFrame
         One row per cohort, tissue, pair, variable and statistic, with the measures of
@@ -91,7 +91,7 @@ def _main_statistic(maps: pd.DataFrame) -> pd.DataFrame:
     return median if len(median) else maps
 
 
-def _correlation(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def _correlation(maps: pd.DataFrame, plan: ComparisonPlan) -> pd.DataFrame:
     """Correlation of t-maps: a row per cohort, tissue and pair, a column per variable; the paper's in extra rows."""
     wide = _wide(maps, ["cohort", "tissue", "a", "b"], "r").round(3)
     paper = [
@@ -102,7 +102,7 @@ def _correlation(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     return pd.concat([wide.astype(object), pd.DataFrame(paper)], ignore_index=True)
 
 
-def _max_t(maps: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def _max_t(maps: pd.DataFrame, plan: ComparisonPlan) -> pd.DataFrame:
     """Largest |t| of each pipeline: a row per cohort, tissue and pipeline, a column per variable."""
     keys = ["cohort", "tissue", "variable"]
     sides = [
@@ -153,14 +153,14 @@ def _segmentation(evaluation: pd.DataFrame) -> pd.DataFrame:
 
 
 def _time(times: pd.DataFrame) -> pd.DataFrame:
-    """Seconds a scan."""
+    """Seconds per scan."""
     grouped = times.groupby(["cohort", "pipeline"], sort=False)["seconds"]
     table = grouped.agg(n_scans="count", median="median", min="min", max="max").round(1).reset_index()
     return table.assign(paper=PAPER_SECONDS)
 
 
 def as_markdown(
-    plan: Plan, n_scans: Mapping[str, int], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]
+    plan: ComparisonPlan, n_scans: Mapping[str, int], tables: Mapping[str, pd.DataFrame], notes: Sequence[str]
 ) -> str:
     """The tables with captions, as Markdown."""
     repeats, share = plan.glm.get("repeats", 100), 100 * float(plan.glm.get("fraction", 0.8))
@@ -174,7 +174,7 @@ def as_markdown(
         "roi_correlation": f"Correlation over scans of region volumes ({plan.atlas}, left and right summed; "
         "the paper's Figs 16–21)",
         "segmentation": "Segmentation and registration, median over scans",
-        "time": "Processing time, seconds a scan",
+        "time": "Processing time, seconds per scan",
     }
     for name, caption in captions.items():
         if name in tables:

@@ -54,7 +54,7 @@ class Cluster:
     @property
     def n_workers(self) -> int:
         """Number of tasks that run at a time, one per worker thread."""
-        return max(sum(self._client.nthreads().values()), self._wanted)
+        return max(int(sum(self._client.nthreads().values())), self._wanted)
 
     def map(self, job: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield ``job(item)`` in the order of the items, each as soon as it and all earlier ones are done.
@@ -87,7 +87,7 @@ class Cluster:
         _wait_for_a_worker(self._client, self._scheduler)
         return _ClusterExecutor(self._client)
 
-    def _submit(self, job: Callable[[Item], Result], items: Iterable[Item]) -> list[Future]:
+    def _submit(self, job: Callable[[Item], Result], items: Iterable[Item]) -> list[Future[Any]]:
         """One task per item; the job is a task itself, so that dask recreates it if its worker dies."""
         sent = self._client.submit(bytes, pickle.dumps(job), pure=False)
         name = uuid4().hex
@@ -99,7 +99,7 @@ class _ClusterExecutor(Executor):
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._under_way: set[Future] = set()
+        self._under_way: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> PlainFuture[Result]:
         """Run ``fn(*args, **kwargs)`` on a worker."""
@@ -110,7 +110,7 @@ class _ClusterExecutor(Executor):
         future.add_done_callback(partial(self._pass_on, to=result))
         return result
 
-    def _pass_on(self, future: Future, to: PlainFuture[Any]) -> None:
+    def _pass_on(self, future: Future[Any], to: PlainFuture[Any]) -> None:
         self._under_way.discard(future)
         try:
             to.set_result(_result(future))
@@ -122,7 +122,7 @@ class _ClusterExecutor(Executor):
         self._client.cancel(list(self._under_way))
 
 
-def _result(future: Future) -> Any:
+def _result(future: Future[Any]) -> Any:
     """Result of a task; a failure of the cluster becomes a one-line ClusterError."""
     from distributed import KilledWorker  # noqa: PLC0415 - an extra
     from distributed.client import FutureCancelledError  # noqa: PLC0415

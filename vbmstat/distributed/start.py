@@ -12,18 +12,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbmstat.device import n_cores
+from vbmstat.device import THREAD_VARIABLES, n_cores
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import ClusterError
 
 if TYPE_CHECKING:
     from distributed import Security
-    from distributed.deploy import Cluster as DaskCluster
+    from distributed.deploy.cluster import Cluster as DaskCluster
 
 LOCAL, SLURM = "local", "slurm"
 DEATHS = 3  # of workers before a task is given up; more would let a task that eats memory empty a cluster
 _SLURM_WORKERS, _SLURM_MEMORY = 2, "4 GB"
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")  # read at import
 _ROLES = ("scheduler", "worker", "client")
 _CONNECT_SECONDS = 10
 _SETTINGS = {
@@ -119,7 +118,7 @@ def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
     cluster = LocalCluster(
         n_workers=workers, threads_per_worker=1, processes=True, memory_limit=memory or "auto",
         security=Security.temporary(), dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
-        env=dict.fromkeys(_THREADS, str(cores)),
+        env=dict.fromkeys(THREAD_VARIABLES, str(cores)),
     )  # fmt: skip
     cluster.adapt(minimum=workers, maximum=workers)  # replaces workers that die
     return cluster
@@ -129,7 +128,7 @@ def _local(workers: int, cores: int, memory: int | None) -> DaskCluster:
 def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> Iterator[DaskCluster]:
     """SLURM jobs; partition, account and time limit come from dask's own configuration."""
     import dask  # noqa: PLC0415
-    from dask_jobqueue import SLURMCluster  # noqa: PLC0415
+    from dask_jobqueue.slurm import SLURMCluster  # noqa: PLC0415
 
     if shutil.which("sbatch") is None:
         msg = "--scheduler slurm: sbatch not found; run the command on a machine that can submit jobs"
@@ -143,7 +142,7 @@ def _slurm(workers: int, cores: int, memory: int | None, folder: Path) -> Iterat
             cores=1, processes=1, job_cpu=cores, memory=job_memory, job_name="vbmstat", python=sys.executable,
             log_directory=str(folder.absolute()), security=stack.enter_context(_certificate(folder.absolute())),
             protocol="tls://", scheduler_options={"dashboard_address": ":0"}, silence_logs=logging.CRITICAL,
-            job_script_prologue=[*before, *(f"export {name}={cores}" for name in _THREADS)],
+            job_script_prologue=[*before, *(f"export {name}={cores}" for name in THREAD_VARIABLES)],
         ))  # fmt: skip
         _check_job(cluster.job_script())
         cluster.adapt(minimum=workers, maximum=workers)  # replaces jobs that end, e.g. at their time limit

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from vbmstat.errors import VbmstatError
-from vbmstat.evaluate.engines import CPU, Head, Row, Trial
+from vbmstat.evaluate.engines import CPU, HeadFile, Row, Trial
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import accuracy
@@ -37,7 +37,7 @@ class _Truth:
     tiv_ml: float
 
 
-class ArtefactHead(Head):
+class ArtefactHead(HeadFile):
     """A whole-head label map, from which a T1w image is rendered, or a T1w scan; the content of the file decides."""
 
     kind = "evaluation_artefacts"

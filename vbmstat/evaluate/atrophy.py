@@ -8,14 +8,14 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from vbmstat.evaluate.engines import Head, Row, Trial
+from vbmstat.evaluate.engines import HeadFile, Row, Trial
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.pipeline import Segmented
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
 
 
-class AtrophyHead(Head):
+class AtrophyHead(HeadFile):
     """A whole-head label map with its pial surface."""
 
     kind = "evaluation_atrophy"

@@ -49,7 +49,29 @@ def find_engines(names: Sequence[str], weights: str | None = None) -> list[Class
     return engines
 
 
-class Head:
+@dataclass(frozen=True)
+class Bench:
+    """Engines to test, and how.
+
+    Attributes
+    ----------
+    engines : sequence of Classic
+        Engines to run on every image.
+    device : torch.device
+        Where to compute.
+    force : bool
+        Whether to repeat rows that are already in the table.
+    report : callable
+        Progress, called as ``report(stage, n_done, n_total)``.
+    """
+
+    engines: Sequence[Classic]
+    device: torch.device = CPU
+    force: bool = False
+    report: OnProgress = ignore
+
+
+class HeadFile:
     """A file from which the images of an evaluation are made.
 
     Parameters
@@ -64,7 +86,7 @@ class Head:
     Attributes
     ----------
     kind : str
-        Stem of the table's file and key of :data:`vbmstat.tables.schema.TABLES`.
+        Stem of the table's file and key of :func:`vbmstat.tables.schema.tables`.
     n_images : int
         Number of images made from one head.
     """
@@ -97,16 +119,14 @@ class Head:
         raise NotImplementedError
 
 
-def find_heads(paths: Iterable[Path], seed: int) -> list[Head]:
-    """Heads from files, which must be readable and have unique names, because tables identify heads by name."""
-    heads = [Head(path, seed) for path in paths]
+def check_heads(paths: Iterable[Path]) -> None:
+    """Raise VbmstatError unless files are readable and have unique names: tables identify heads by name."""
     by_name: dict[str, Path] = {}
-    for head in heads:
+    for head in (HeadFile(path, seed=0) for path in paths):
         if by_name.setdefault(head.name, head.path) != head.path:
             msg = f"expected files with different names, got {by_name[head.name]} and {head.path}; rename one"
             raise VbmstatError(msg)
         _ = head.sha256
-    return heads
 
 
 @dataclass(frozen=True)
@@ -131,17 +151,7 @@ class Trial:
     measure: Callable[[Classic, Segmented], Row]
 
 
-def evaluate_heads(
-    test: type[Head],
-    paths: Sequence[Path],
-    engines: Sequence[Classic],
-    out: Path,
-    *,
-    device: torch.device,
-    seed: int = 0,
-    force: bool = False,
-    report: OnProgress = ignore,
-) -> pd.DataFrame:
+def evaluate_heads(test: type[HeadFile], paths: Sequence[Path], bench: Bench, out: Path, seed: int = 0) -> pd.DataFrame:
     """Segment all images of all heads with all engines.
 
     Parameters
@@ -150,41 +160,24 @@ def evaluate_heads(
         ``ArtefactHead`` or ``AtrophyHead``.
     paths : sequence of Path
         Files that `test` reads.
-    engines : sequence of Classic
-        Engines to run.
+    bench : Bench
+        Engines and device.
     out : Path
         Folder of the table, ``KIND.tsv``, which is written after every scan and resumed by the next call.
-    device : torch.device
-        Where to compute.
     seed : int
         Same seed, same images.
-    force : bool
-        Repeat rows that are already in the table.
-    report : callable
-        Progress, called as ``report(stage, n_done, n_total)``.
 
     Returns
     -------
     DataFrame
         One row per head, image and engine; columns as in :func:`run_trials`.
     """
-    find_heads(paths, seed)
-    trials = (trial for path in paths for trial in test(path, seed, device).trials())
-    table, n_trials = out / f"{test.kind}.tsv", len(paths) * test.n_images
-    return run_trials(trials, n_trials, engines, table, test.kind, device=device, force=force, report=report)
+    check_heads(paths)
+    trials = (trial for path in paths for trial in test(path, seed, bench.device).trials())
+    return run_trials(trials, len(paths) * test.n_images, bench, out / f"{test.kind}.tsv", test.kind)
 
 
-def run_trials(
-    trials: Iterable[Trial],
-    n_trials: int,
-    engines: Sequence[Classic],
-    path: Path,
-    kind: str,
-    *,
-    device: torch.device,
-    force: bool = False,
-    report: OnProgress = ignore,
-) -> pd.DataFrame:
+def run_trials(trials: Iterable[Trial], n_trials: int, bench: Bench, path: Path, kind: str) -> pd.DataFrame:
     """Segment every image with every engine and keep a table of the measures.
 
     Parameters
@@ -193,13 +186,13 @@ def run_trials(
         The images.
     n_trials : int
         Number of images.
+    bench : Bench
+        Engines and device.
     path : Path
         The table, ``.tsv``, written after every scan. Rows of earlier calls stay; a row is repeated only if it failed
         or if its image, engine, weights or versions differ.
     kind : str
-        Key of :data:`vbmstat.tables.schema.TABLES`.
-    engines, device, force, report
-        As in :func:`evaluate_heads`.
+        Key of :func:`vbmstat.tables.schema.tables`.
 
     Returns
     -------
@@ -207,18 +200,18 @@ def run_trials(
         Columns of the keys, engine, the measures, seconds, reason (of a failure) and made_with (hash).
     """
     rows = {} if not path.exists() else _read(path)
-    done, total = 0, n_trials * len(engines)
+    done, total = 0, n_trials * len(bench.engines)
     for trial in trials:
-        for engine in engines:
+        for engine in bench.engines:
             key = (*map(str, trial.keys.values()), engine.label)
-            made_with = _fingerprint(trial, engine, device)
+            made_with = _fingerprint(trial, engine, bench.device)
             old = rows.get(key)
-            if force or old is None or old["made_with"] != made_with or isinstance(old.get("reason"), str):
-                rows[key] = {**trial.keys, "engine": engine.label, **_attempt(trial, engine, device)}
+            if bench.force or old is None or old["made_with"] != made_with or isinstance(old.get("reason"), str):
+                rows[key] = {**trial.keys, "engine": engine.label, **_attempt(trial, engine, bench.device)}
                 rows[key]["made_with"] = made_with
                 dictionary.write_table(path, _table(rows), kind)
             done += 1
-            report("scans", done, total)
+            bench.report("scans", done, total)
     return _table(rows)
 
 

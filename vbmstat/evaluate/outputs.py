@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_names
 from vbmstat.files.folders import files_below, is_same_file
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
@@ -82,7 +82,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class TissueMaps:
     """Tissues of a scan on its own grid.
 
     Attributes
@@ -126,7 +126,7 @@ def find_outputs(folder: Path, name: str | None = None) -> Outputs:
                 paths = paths[_NAMES.get(groups["n"]) or int(groups["n"])]
             _add(outputs, paths, groups["stem"], path)
     for tissue in (1, 2):
-        for stem, path in naming.find_maps(folder, tissue, smoothed=False).items():
+        for stem, path in map_names.find_maps(folder, tissue, smoothed=False).items():
             _add(outputs, outputs.modulated[tissue], stem, path)
     if not outputs.stems:
         msg = (
@@ -159,7 +159,7 @@ def _add(outputs: Outputs, paths: dict[str, Path], stem: str, path: Path) -> Non
     outputs.stems.setdefault(scan, stem)
 
 
-def read_segmentation(outputs: Outputs, scan: str) -> Segmentation | None:
+def read_tissue_maps(outputs: Outputs, scan: str) -> TissueMaps | None:
     """Tissues of a scan from its label map, or else from its GM, WM and CSF maps; None if it has neither."""
     if scan in outputs.label:
         return read_labels(outputs.label[scan])
@@ -170,13 +170,13 @@ def read_segmentation(outputs: Outputs, scan: str) -> Segmentation | None:
     background = (1 - maps.data.sum(0)).clamp(min=0)
     labels = torch.stack([background, csf, gm, wm]).argmax(0)[None].float()
     fractions = {"gm": gm[None], "wm": wm[None], "csf": csf[None]}
-    return Segmentation(labels, fractions, maps.grid, outputs.tissue[1][scan])
+    return TissueMaps(labels, fractions, maps.grid, outputs.tissue[1][scan])
 
 
-def read_labels(path: Path) -> Segmentation:
+def read_labels(path: Path) -> TissueMaps:
     """Read a label map (CSF 1, GM 2, WM 3, mixtures in between)."""
     volume = io.read_volume(path)
-    return Segmentation(volume.data.round(), accuracy.tissue_fractions(volume.data), volume.grid, path)
+    return TissueMaps(volume.data.round(), accuracy.tissue_fractions(volume.data), volume.grid, path)
 
 
 def read_tissues(outputs: Outputs, scan: str, kind: str = "tissue") -> Volume:

@@ -16,11 +16,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from vbmstat import assets
-from vbmstat.figures.style import DPI, PRINT_STYLE, WIDTH_INCH, plain
+from vbmstat.figures.style import DPI, PRINT_STYLE, WIDTH_INCH, minus, plain
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
+CLIPPED_PERCENTILE = 99.95  # colours end at this percentile of |value|
 _GAP_MM = 4.0
 _TOP_INCH, _LABEL_INCH = 0.26, 0.14
 _BAR_INCH, _BAR_SPACE_INCH = 0.09, 1.0
@@ -133,7 +134,7 @@ class Mosaic:
                 for number, at in enumerate(places):
                     x = number * (size[across] + _GAP_MM)
                     self.panels.append((view, float(at), x - box_mm[across, 0], y - box_mm[up, 0]))
-                    name = f"{letter} = {at:.0f}".replace("-", "−")
+                    name = minus(f"{letter} = {at:.0f}")
                     self.axes.text(x + size[across] / 2, y + size[up] + 3.0, name, fontsize=6, ha="center")
                 for side, x, align in ((sides[0], 0.0, "left"), (sides[1], size[across], "right")):
                     self.axes.text(x, y, side, fontsize=6, ha=align, va="bottom", color=ink)
@@ -148,29 +149,16 @@ class Mosaic:
     def draw(self, grey: Image) -> None:
         """Draw a grey-scale background in all panels; NaN is white."""
         for axes, cut, extent in self.cuts(grey):
-            axes.imshow(cut, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, aspect="auto",
-                        interpolation="nearest")  # fmt: skip
+            draw_background(axes, cut, extent)
 
     def add_scale(self, colours: ScalarMappable, symbol: str, threshold: float, is_clipped: bool) -> None:
-        """Add the colour bar: its ends labelled on the right, the threshold on the left."""
-        low, high = (float(value) for value in colours.get_clim())
-        one_sided = low >= 0
+        """Add the colour bar."""
         with rc_context(PRINT_STYLE):
             bar = self.figure.add_axes((
                 (WIDTH_INCH - 0.55 * _BAR_SPACE_INCH) / WIDTH_INCH, 0.12 * self.row_inch / self.height,
                 _BAR_INCH / WIDTH_INCH, 0.7 * self.row_inch / self.height,
             ))  # fmt: skip
-            ends = ("max" if one_sided else "both") if is_clipped else "neither"
-            scale = self.figure.colorbar(colours, cax=bar, extend=ends)
-            scale.outline.set_linewidth(0.4)
-            at = [low, high] if one_sided else [low, 0.0, high]
-            bar.set_yticks(at, [_tick(value) for value in at], fontsize=6)
-            for value in (threshold,) if one_sided else (threshold, -threshold):
-                if threshold > 0:
-                    bar.axhline(value, color="black", linewidth=0.6)
-                    bar.annotate(_tick(value), (0, value), (-3, 0), xycoords=("axes fraction", "data"),
-                                 textcoords="offset points", ha="right", va="center", fontsize=6)  # fmt: skip
-            bar.set_title(plain(symbol), fontsize=7, pad=9)
+            fill_colour_bar(bar, colours, symbol, threshold, is_clipped)
 
     def finished(self) -> Figure:
         """The figure, with its axes set to scale."""
@@ -186,5 +174,49 @@ def grey_average_brain() -> Image:
     return Image(np.where(brain.data > _BRAIN_FROM, brain.data, np.nan), brain.grid)
 
 
-def _tick(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+def mark_sides(axes: Axes, sides: tuple[str, str], colour: str, size: float) -> None:
+    """Write letters at the left and right end of a panel."""
+    for side, x, align in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
+        axes.text(x, 0.02, side, color=colour, fontsize=size, ha=align, va="bottom", transform=axes.transAxes)
+
+
+def draw_background(axes: Axes, cut: np.ndarray, extent: Extent) -> None:
+    """Draw a slice of the average brain in grey; NaN is white."""
+    axes.imshow(cut, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, aspect="auto",
+                interpolation="nearest")  # fmt: skip
+
+
+def draw_statistic(axes: Axes, cut: np.ndarray, extent: Extent, colours: ScalarMappable, threshold: float) -> None:
+    """Draw a slice of a statistic over a background.
+
+    Voxels beyond ±threshold are outlined; below, opacity falls with the square of the value. 0 shows all.
+    """
+    size = np.abs(cut)
+    shown = colours.to_rgba(cut)  # (rows, columns, 4)
+    shown[..., 3] = size > 0 if threshold <= 0 else np.clip((size / threshold) ** 2, 0.0, 1.0)
+    axes.imshow(shown, origin="lower", extent=extent, interpolation="nearest", aspect="auto")
+    if size.min(initial=0.0) < threshold < size.max(initial=0.0):
+        axes.contour(size, levels=[threshold], colors="black", linewidths=0.35, origin="lower", extent=extent)
+
+
+def colour_limit(images: Sequence[np.ndarray], threshold: float) -> float:
+    """End of the colour scale of some images: near the largest absolute value, which a single voxel does not set."""
+    size = np.abs(np.concatenate([image[image != 0] for image in images]))
+    return max(float(np.percentile(size, CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
+
+
+def fill_colour_bar(bar: Axes, colours: ScalarMappable, symbol: str, threshold: float, is_clipped: bool = True) -> None:
+    """Draw a colour bar in its axes: the ends labelled on the right, the threshold on the left."""
+    low, high = (float(value) for value in colours.get_clim())
+    one_sided = low >= 0
+    ends = ("max" if one_sided else "both") if is_clipped else "neither"
+    scale = bar.figure.colorbar(colours, cax=bar, extend=ends)
+    scale.outline.set_linewidth(0.4)
+    at = [low, high] if one_sided else [low, 0.0, high]
+    bar.set_yticks(at, [minus(f"{value:.3g}") for value in at], fontsize=6)
+    for value in (threshold,) if one_sided else (threshold, -threshold):
+        if threshold > 0:
+            bar.axhline(value, color="black", linewidth=0.6)
+            bar.annotate(minus(f"{value:.3g}"), (0, value), (-3, 0), xycoords=("axes fraction", "data"),
+                         textcoords="offset points", ha="right", va="center", fontsize=6)  # fmt: skip
+    bar.set_title(plain(symbol), fontsize=7, pad=9)

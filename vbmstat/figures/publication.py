@@ -18,12 +18,33 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat.figures.mosaic import VIEWS, Image, Mosaic, axis_parallel, content_box, grey_average_brain, spread_over
-from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, SEQUENTIAL, WIDTH_INCH, plain
+from vbmstat.figures.mosaic import (
+    VIEWS,
+    Image,
+    Mosaic,
+    axis_parallel,
+    colour_limit,
+    content_box,
+    draw_statistic,
+    grey_average_brain,
+    spread_over,
+)
+from vbmstat.figures.style import (
+    BLUE,
+    DIVERGING,
+    DPI,
+    GREY,
+    ORANGE,
+    PRINT_STYLE,
+    SEQUENTIAL,
+    WIDTH_INCH,
+    minus,
+    plain,
+    save_png,
+)
 from vbmstat.image import storage
 from vbmstat.image.volume import Volume
 
-CLIPPED_PERCENTILE = 99.95  # colours end at this percentile of |value|, so that no single voxel sets them
 _TEMPLATE_BOX_MM = np.array([[-74.0, 74.0], [-108.0, 74.0], [-70.0, 84.0]])  # around the template's brain
 _TEMPLATE_ROWS = (  # view and MNI coordinates (mm) of each row of slices
     ("axial", tuple(range(-44, 5, 8))), ("axial", tuple(range(12, 61, 8))),
@@ -57,19 +78,13 @@ def stat_map_figure(
     image = axis_parallel(statistic)
     values = np.nan_to_num(image.data)
     one_sided = bool(values.min() >= 0.0)
-    limit = limit or max(_colour_limit(values), 1.5 * threshold)
-    norm = Normalize(0.0 if one_sided else -limit, limit)
-    cmap = SEQUENTIAL if one_sided else DIVERGING
+    limit = limit or colour_limit([values], threshold)
+    colours = ScalarMappable(Normalize(0.0 if one_sided else -limit, limit), SEQUENTIAL if one_sided else DIVERGING)
     mosaic = Mosaic(title, _TEMPLATE_BOX_MM, _TEMPLATE_ROWS)
     mosaic.draw(grey_average_brain())
     for axes, cut, extent in mosaic.cuts(Image(values, image.grid)):
-        size = np.abs(cut)
-        colours = cmap(norm(cut))  # (rows, columns, 4)
-        colours[..., 3] = size > 0 if threshold <= 0 else np.clip((size / threshold) ** 2, 0.0, 1.0)
-        axes.imshow(colours, origin="lower", extent=extent, interpolation="nearest", aspect="auto")
-        if size.min(initial=0.0) < threshold < size.max(initial=0.0):
-            axes.contour(size, levels=[threshold], colors="black", linewidths=0.35, origin="lower", extent=extent)
-    mosaic.add_scale(ScalarMappable(norm, cmap), symbol, threshold, float(np.abs(values).max()) > limit)
+        draw_statistic(axes, cut, extent, colours, threshold)
+    mosaic.add_scale(colours, symbol, threshold, float(np.abs(values).max()) > limit)
     return mosaic.finished()
 
 
@@ -113,7 +128,7 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
         axes.tick_params(length=0)
         for row, column in np.ndindex(n, n):
             value = correlations.iat[row, column]
-            text = "–" if not np.isfinite(value) else f"{value:.2f}".replace("-", "−")
+            text = "–" if not np.isfinite(value) else minus(f"{value:.2f}")
             axes.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
         for spine in axes.spines.values():
             spine.set_visible(False)
@@ -121,14 +136,14 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
 
 
 def stability_figure(
-    full: np.ndarray, median: np.ndarray, low: np.ndarray, high: np.ndarray, symbol: str, expected_slope: float
+    full: np.ndarray, median: np.ndarray, quartile_range: np.ndarray, symbol: str, expected_slope: float
 ) -> Figure:
     """The statistic of subsets against that of all scans.
 
     Parameters
     ----------
-    full, median, low, high : ndarray, (n_voxels,)
-        Statistic of all scans; its median, lower and upper quartile over the subsets.
+    full, median, quartile_range : ndarray, (n_voxels,)
+        Statistic of all scans; its median and interquartile range over the subsets.
     symbol : str
         Symbol of the statistic.
     expected_slope : float
@@ -146,7 +161,7 @@ def stability_figure(
         bins = np.linspace(-reach, reach, 41)
         centre = (bins[1:] + bins[:-1]) / 2
         which = np.clip(np.digitize(full, bins) - 1, 0, len(centre) - 1)
-        spread = pd.Series(high - low).groupby(which).quantile([0.25, 0.5, 0.75]).unstack()
+        spread = pd.Series(quartile_range).groupby(which).quantile([0.25, 0.5, 0.75]).unstack()
         at = centre[spread.index]
         right.fill_between(at, spread[0.25], spread[0.75], color=BLUE, alpha=0.25, linewidth=0)
         right.plot(at, spread[0.5], color=BLUE, linewidth=1)
@@ -180,7 +195,7 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
 
 
 def save_publication(stem: Path, figure: Figure) -> list[Path]:
-    """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), whole or not at all."""
+    """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), atomically."""
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
     with storage.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(
@@ -188,17 +203,3 @@ def save_publication(stem: Path, figure: Figure) -> list[Path]:
         )
     save_png(pixels, figure)
     return [vector, pixels]
-
-
-def save_png(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG at 300 dpi, whole or not at all."""
-    with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
-        figure.savefig(
-            temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": "vbmstat"},
-            pil_kwargs={"compress_level": 4},
-        )  # fmt: skip
-
-
-def _colour_limit(values: np.ndarray) -> float:
-    size = np.abs(values[values != 0])
-    return float(np.percentile(size, CLIPPED_PERCENTILE)) if size.size else 1.0

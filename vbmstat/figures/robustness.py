@@ -10,11 +10,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from vbmstat.figures.scans import GREEN, SKY_BLUE
-from vbmstat.figures.style import BLUE, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH
+from vbmstat.figures.style import BLUE, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH
 from vbmstat.image.volume import Volume
 
 _COLOURS = (BLUE, ORANGE, GREEN, SKY_BLUE, "#CC79A7", "#D55E00", GREY)
-_DPI = 300
 _N_COLUMNS = 5
 _HEAD_FROM = 0.15  # of the 99.5th percentile
 _HIGHEST_SLICE = 0.62  # of the image's height: the middle of most brains
@@ -34,7 +33,7 @@ def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = 
     names = [artefact for artefact in dict.fromkeys(table["artefact"]) if artefact != "none"]
     width = 0.8 / (2 * len(engines))
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, 3.2), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCH, 3.2), dpi=DPI, layout="constrained")
         axes = figure.subplots()
         for number, engine in enumerate(engines):
             own = table[table["engine"] == engine]
@@ -83,7 +82,7 @@ def contact_sheet(images: Sequence[tuple[str, Volume]], title: str) -> Figure:
     n_rows = -(-len(images) // _N_COLUMNS)
     panel = WIDTH_INCH / _N_COLUMNS
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, n_rows * (panel * shape + 0.3) + 0.3), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCH, n_rows * (panel * shape + 0.3) + 0.3), dpi=DPI, layout="constrained")
         figure.suptitle(title, fontsize=8, fontweight="bold", parse_math=False)
         panels = figure.subplots(n_rows, _N_COLUMNS, squeeze=False).ravel()
         for axes in panels:
@@ -106,7 +105,7 @@ def atrophy_figure(table: pd.DataFrame) -> Figure:
     n_rows = -(-len(engines) // n_columns)
     with rc_context(PRINT_STYLE):
         side = WIDTH_INCH / max(n_columns, 2)
-        figure = Figure(figsize=(side * n_columns, side * n_rows), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(side * n_columns, side * n_rows), dpi=DPI, layout="constrained")
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes in panels[len(engines) :]:
             axes.set_axis_off()

@@ -7,14 +7,15 @@ colour-blind readers can distinguish.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vbmstat.image import storage
+from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box, mark_sides
+from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import Cohort
 
@@ -22,34 +23,37 @@ ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BACKGROUND, TEXT = "black", "white"
 _WIDTH_INCH, _DPI = 16.0, 100
 _N_COLUMNS = 7
-_SPAN = (0.12, 0.88)  # part of the brain's extent that the slices are spread over
+_SPAN = np.linspace(0.12, 0.88, _N_COLUMNS)  # positions of the slices in the brain's extent
 _MARGIN_MM = 6.0  # shown around the brain
 _GAP_INCH, _LINE_INCH = 0.04, 0.27
+_PANEL_INCH = (_WIDTH_INCH - _GAP_INCH * (_N_COLUMNS + 1)) / _N_COLUMNS
 _CSF_GM, _GM_WM = 1.5, 2.5  # borders in a p0 map (0 background, 1 CSF, 2 GM, 3 WM)
 _TEMPLATE_LEVEL = 0.5
 _MOST_NAMES = 20  # in a figure of a cohort
-# view -> (sliced axis, horizontal axis, vertical axis, labels of the horizontal ends)
-_VIEWS = {"axial": (2, 0, 1, ("L", "R")), "coronal": (1, 0, 2, ("L", "R")), "sagittal": (0, 1, 2, ("P", "A"))}
-
-_Contours = Sequence[tuple[np.ndarray, float, str]]  # (image (X, Y, Z), level, colour)
-_Box = tuple[slice, slice, slice]
 
 
-def scan_report(
-    t1w: Volume, tissue: Volume, warped_gm: Volume, template_gm: Volume, title: str, metrics: Mapping[str, str]
-) -> Figure:
+@dataclass(frozen=True)
+class Overlay:
+    """An image, (1, X, Y, Z), and the one that is outlined on it; raises ValueError if their grids differ."""
+
+    image: Volume
+    outlined: Volume
+
+    def __post_init__(self) -> None:
+        if not self.image.grid.matches(self.outlined.grid):
+            msg = f"expected the grid {self.image.grid} of the image below, got {self.outlined.grid}"
+            raise ValueError(msg)
+
+
+def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str, str]) -> Figure:
     """One scan's segmentation and registration, for visual checks.
 
     Parameters
     ----------
-    t1w : Volume, (1, X, Y, Z)
-        The scan, RAS+, any unit.
-    tissue : Volume, (1, X, Y, Z)
-        Its p0 map on the same grid: 0 background, 1 CSF, 2 GM, 3 WM, values between for partial volume.
-    warped_gm : Volume, (1, A, B, C)
-        The scan's GM in template space, 0 to 1 (unmodulated).
-    template_gm : Volume, (1, A, B, C)
-        The template's GM on the same grid.
+    scan : Overlay
+        The scan (RAS+, any unit) and its p0 map: 0 background, 1 CSF, 2 GM, 3 WM, values between for partial volume.
+    warped : Overlay
+        The scan's unmodulated GM in template space (0 to 1) and the template's.
     title : str
         Scan id and engine.
     metrics : mapping of str to str
@@ -60,21 +64,13 @@ def scan_report(
     Figure
         1600 pixels wide at its own dpi; rows of axial, coronal and sagittal slices of the scan with the outlines of
         WM and of the cortex, then of the warped GM with the template's outline.
-
-    Raises
-    ------
-    ValueError
-        If the two images of a pair are on different grids.
     """
-    for name, image, overlay in (("tissue", t1w, tissue), ("template_gm", warped_gm, template_gm)):
-        if not image.grid.matches(overlay.grid):
-            msg = f"{name}: expected the grid {image.grid} of the image below it, got {overlay.grid}"
-            raise ValueError(msg)
-    scan, labels = t1w.data[0].cpu().numpy(), tissue.data[0].cpu().numpy()
-    gm, template = warped_gm.data[0].cpu().numpy(), template_gm.data[0].cpu().numpy()
-    brain, head = labels > 0.5, template > 0.1
-    scan_rows = _Rows(scan, t1w.grid.voxel_size_mm, brain, _window(scan, brain))
-    warp_rows = _Rows(gm, warped_gm.grid.voxel_size_mm, head, (0.0, 1.0))
+    t1w, labels, gm, template = map(axis_parallel, (scan.image, scan.outlined, warped.image, warped.outlined))
+    brain = labels.data > 0.5
+    outlines = [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)]
+    scan_rows = _Rows(t1w, _window(t1w.data, brain), _box(brain, labels.grid), outlines)
+    head = _box(template.data > 0.1, template.grid)
+    warp_rows = _Rows(gm, (0.0, 1.0), head, [(template, _TEMPLATE_LEVEL, ORANGE)])
     header = [title, *_wrapped([f"{name} {value}" for name, value in metrics.items()], n_characters=200)]
     heights = scan_rows.heights_inch + warp_rows.heights_inch
     captions = 2 * _LINE_INCH
@@ -82,9 +78,9 @@ def scan_report(
     figure.set_facecolor(BACKGROUND)
     y = write_header(figure, header)
     y = caption(figure, y, "Scan, outlines:", [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)])
-    y = scan_rows.draw(figure, y, [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)])
+    y = scan_rows.draw(figure, y)
     y = caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
-    warp_rows.draw(figure, y, [(template, _TEMPLATE_LEVEL, ORANGE)])
+    warp_rows.draw(figure, y)
     return figure
 
 
@@ -136,84 +132,57 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
         )  # fmt: skip
 
 
-def save_png(path: Path | str, figure: Figure) -> None:
-    """Write a figure as PNG at its own dpi, whole or not at all."""
-    with storage.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"})
-
-
+@dataclass(frozen=True)
 class _Rows:
-    """Rows of axial, coronal and sagittal slices of one image around one mask."""
+    """Rows of axial, coronal and sagittal slices of an image around the box of its content, with outlines."""
 
-    def __init__(
-        self, image: np.ndarray, voxel_size_mm: np.ndarray, mask: np.ndarray, window: tuple[float, float]
-    ) -> None:
-        self.image, self.window, self.size = image, window, voxel_size_mm
-        self.tight = _bounding_box(mask, np.zeros(3))
-        self.box = _bounding_box(mask, np.ceil(_MARGIN_MM / voxel_size_mm))
-        self.panel_inch = (_WIDTH_INCH - _GAP_INCH * (_N_COLUMNS + 1)) / _N_COLUMNS
+    image: Image
+    window: tuple[float, float]
+    tight_mm: np.ndarray
+    outlines: Sequence[tuple[Image, float, str]]  # image, level, colour
+
+    @property
+    def box_mm(self) -> np.ndarray:
+        """Field of view of the panels, (3, 2)."""
+        box: np.ndarray = self.tight_mm + np.array([-_MARGIN_MM, _MARGIN_MM])
+        return box
 
     @property
     def heights_inch(self) -> list[float]:
         """Height of each row with its gap."""
-        return [self.panel_inch * self._aspect(view) + _GAP_INCH for view in _VIEWS]
+        size = np.ptp(self.box_mm, axis=1)
+        ratios = [float(np.clip(size[up] / size[across], 0.3, 2.0)) for _, across, up, _, _ in VIEWS.values()]
+        return [_PANEL_INCH * ratio + _GAP_INCH for ratio in ratios]
 
-    def _aspect(self, view: str) -> float:
-        """Height over width of the view's panels."""
-        _, across, up, _ = _VIEWS[view]
-        extent = [(part.stop - part.start) * size for part, size in zip(self.box, self.size, strict=True)]
-        return float(np.clip(extent[up] / extent[across], 0.3, 2.0))
-
-    def draw(self, figure: Figure, y_inch: float, contours: _Contours) -> float:
+    def draw(self, figure: Figure, y_inch: float) -> float:
         """Draw all rows below `y_inch` (from the figure's bottom); return their lower end."""
         width, height = figure.get_size_inches()
-        for view, row_inch in zip(_VIEWS, self.heights_inch, strict=True):
+        for view, row_inch in zip(VIEWS, self.heights_inch, strict=True):
             y_inch -= row_inch
-            for column, index in enumerate(self._slices(view)):
-                x_inch = _GAP_INCH + column * (self.panel_inch + _GAP_INCH)
-                place = (x_inch / width, y_inch / height, self.panel_inch / width, (row_inch - _GAP_INCH) / height)
+            for column, at_mm in enumerate(self.tight_mm[VIEWS[view][0]] @ np.array([1 - _SPAN, _SPAN])):
+                x_inch = _GAP_INCH + column * (_PANEL_INCH + _GAP_INCH)
+                place = (x_inch / width, y_inch / height, _PANEL_INCH / width, (row_inch - _GAP_INCH) / height)
                 axes = figure.add_axes(place)
-                self._draw_slice(axes, view, index, contours)
+                self._draw_slice(axes, view, at_mm)
                 if column == 0:
-                    mark_sides(axes, _VIEWS[view][3])
+                    mark_sides(axes, VIEWS[view][4], TEXT, 11)
         return y_inch
 
-    def _slices(self, view: str) -> list[int]:
-        """Indices of the slices, spread evenly over the mask's extent."""
-        part = self.tight[_VIEWS[view][0]]
-        n = part.stop - part.start - 1
-        return [round(part.start + n * at) for at in np.linspace(*_SPAN, _N_COLUMNS)]
-
-    def _draw_slice(self, axes: Axes, view: str, index: int, contours: _Contours) -> None:
-        across, up = _VIEWS[view][1:3]
-        aspect = self.size[up] / self.size[across]
+    def _draw_slice(self, axes: Axes, view: str, at_mm: float) -> None:
+        cut, extent = self.image.cut(view, at_mm, self.box_mm)
         low, high = self.window
-        axes.imshow(
-            self._cut(self.image, view, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect,
-        )  # fmt: skip
-        for overlay, level, colour in contours:
-            cut = self._cut(overlay, view, index)
+        axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
+        for overlay, level, colour in self.outlines:
+            cut, extent = overlay.cut(view, at_mm, self.box_mm)
             if cut.min() < level < cut.max():
-                axes.contour(cut, levels=[level], colors=[colour], linewidths=0.6)
+                axes.contour(cut, levels=[level], colors=[colour], linewidths=0.6, origin="lower", extent=extent)
+        _, across, up, _, _ = VIEWS[view]
+        axes.set(xlim=self.box_mm[across], ylim=self.box_mm[up])
         axes.set_axis_off()
 
-    def _cut(self, image: np.ndarray, view: str, index: int) -> np.ndarray:
-        """One slice as rows from bottom to top, (up, across)."""
-        part: list[slice | int] = list(self.box)
-        part[_VIEWS[view][0]] = index
-        return image[tuple(part)].T  # remaining axes are (across, up) in this order for all views
 
-
-def _bounding_box(mask: np.ndarray, margin: np.ndarray) -> _Box:
-    """The box around a mask with a margin in voxels; the whole image if the mask is empty."""
-    if not mask.any():
-        mask = np.ones_like(mask)
-    parts = []
-    for axis in range(3):
-        used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        start, stop = used[0] - int(margin[axis]), used[-1] + 1 + int(margin[axis])
-        parts.append(slice(max(int(start), 0), min(int(stop), mask.shape[axis])))
-    return parts[0], parts[1], parts[2]
+def _box(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    return content_box(Image(mask.astype(np.float32), grid))
 
 
 def _window(image: np.ndarray, brain: np.ndarray) -> tuple[float, float]:
@@ -256,9 +225,3 @@ def caption(figure: Figure, y_inch: float, text: str, keys: Sequence[tuple[str, 
         figure.text(x_inch / width, y_inch / height, part, color=colour, va="top", fontsize=11, parse_math=False)
         x_inch += 0.095 * len(part) + 0.15
     return y_inch - _LINE_INCH
-
-
-def mark_sides(axes: Axes, sides: tuple[str, str]) -> None:
-    """Write letters at the left and right end of a panel."""
-    for side, x, align in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
-        axes.text(x, 0.02, side, color=TEXT, fontsize=11, ha=align, va="bottom", transform=axes.transAxes)

@@ -11,24 +11,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat.figures.mosaic import average_brain
-from vbmstat.figures.publication import CLIPPED_PERCENTILE
-from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, plain
-from vbmstat.image.grid import Grid, resample
+from vbmstat.figures.mosaic import (
+    Image,
+    axis_parallel,
+    colour_limit,
+    draw_background,
+    draw_statistic,
+    fill_colour_bar,
+    grey_average_brain,
+    mark_sides,
+)
+from vbmstat.figures.style import BLUE, DIVERGING, DPI, GREY, ORANGE, PRINT_STYLE, WIDTH_INCH, minus, plain
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import agreement
 
 SLICES_MM = (-44, -30, -16, -4, 8, 20, 32, 44, 58)  # axial, from the cerebellum to the vertex
 _MAX_DOTS = 2000  # more points are shown as a density
-_BOX_MM = ((-76.0, 76.0), (-110.0, 78.0))  # x and y around the template's brain
-_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
+_BOX_MM = np.array([[-76.0, 76.0], [-110.0, 78.0], [-70.0, 84.0]])  # around the template's brain
 _LEFT_INCH, _RIGHT_INCH, _TOP_INCH, _GAP_INCH, _TITLE_INCH = 0.75, 0.66, 0.06, 0.03, 0.32
 _MANY_REGIONS = 36
 
@@ -113,10 +118,8 @@ def panels_figure(
     slices_mm : sequence of float
         MNI z.
     """
-    grid = next(iter(groups.values()))[0].volume.grid
-    brain_volume = average_brain()
-    brain = resample(brain_volume.data, brain_volume.grid, grid)[0].numpy()
-    width_mm, height_mm = (high - low for low, high in _BOX_MM)
+    brain = grey_average_brain()
+    width_mm, height_mm, _ = np.ptp(_BOX_MM, axis=1)
     panel = (WIDTH_INCH - _LEFT_INCH - _RIGHT_INCH) / len(slices_mm)
     row_inch = (panel - _GAP_INCH) * height_mm / width_mm + _GAP_INCH
     n_rows = sum(len(rows) for rows in groups.values())
@@ -127,8 +130,10 @@ def panels_figure(
         for title, rows in groups.items():
             y -= _TITLE_INCH
             figure.text(0.005, (y + 0.16) / height, title, fontsize=8, fontweight="bold", parse_math=False)
-            images = [_on(row.volume, grid) for row in rows]
-            limit = _colour_limit(images, threshold)
+            upright = [axis_parallel(row.volume) for row in rows]
+            images = [Image(np.nan_to_num(image.data), image.grid) for image in upright]
+            limit = colour_limit([image.data for image in images], threshold)
+            colours = ScalarMappable(Normalize(-limit, limit), DIVERGING)
             top = y
             for number, (row, image) in enumerate(zip(rows, images, strict=True)):
                 y -= row_inch
@@ -137,12 +142,17 @@ def panels_figure(
                     x = (_LEFT_INCH + column * panel) / WIDTH_INCH
                     size = (panel - _GAP_INCH) / WIDTH_INCH, (row_inch - _GAP_INCH) / height
                     axes = figure.add_axes((x, y / height, *size))
-                    _draw_slice(axes, brain, image, grid, z, limit, threshold)
+                    axes.set_axis_off()
+                    draw_background(axes, *brain.cut("axial", z, _BOX_MM))
+                    draw_statistic(axes, *image.cut("axial", z, _BOX_MM), colours, threshold)
+                    axes.set(xlim=_BOX_MM[0], ylim=_BOX_MM[1])
                     if number == 0:
-                        axes.set_title(f"z = {z:g}".replace("-", "−"), fontsize=6, pad=1.5)
+                        axes.set_title(minus(f"z = {z:g}"), fontsize=6, pad=1.5)
                     if column == 0:
-                        _sides(axes)
-            _colour_bar(figure, limit, symbol, (y / height, top / height), threshold)
+                        mark_sides(axes, ("L", "R"), "black", 6)
+            span = (top - y) / height
+            place = ((WIDTH_INCH - 0.46) / WIDTH_INCH, y / height + 0.16 * span, 0.08 / WIDTH_INCH, 0.6 * span)
+            fill_colour_bar(figure.add_axes(place), colours, symbol, threshold)
     return figure
 
 
@@ -183,7 +193,7 @@ def _region(axes: Axes, region: str, a: np.ndarray, b: np.ndarray) -> None:
         ends = np.array([a.min(), a.max()])
         axes.plot(ends, fit.intercept + fit.slope * ends, color=ORANGE, linewidth=0.9)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    r = "r = n/a" if np.isnan(fit.r) else f"r = {fit.r:.2f}".replace("-", "−")
+    r = "r = n/a" if np.isnan(fit.r) else minus(f"r = {fit.r:.2f}")
     axes.set_title(f"{plain(region)}\n{r}", fontsize=5.5, pad=2)
     axes.tick_params(labelsize=5, length=1.5, pad=1)
     axes.locator_params(nbins=3)
@@ -207,64 +217,4 @@ def _range(values: np.ndarray) -> tuple[float, float]:
 
 def _note(axes: Axes, text: str) -> None:
     """Numbers above a plot, where they cover nothing."""
-    axes.set_title(text.replace("-", "−"), loc="left", fontsize=7)
-
-
-def _on(volume: Volume, grid: Grid) -> np.ndarray:
-    """Values (X, Y, Z) on a grid, NaN outside the mask."""
-    if volume.grid.matches(grid):
-        return volume.data[0].numpy()
-    moved, inside = agreement.on_grid(volume, torch.isfinite(volume.data[0]), grid)
-    return torch.where(inside, moved.data[0], torch.tensor(torch.nan)).numpy()
-
-
-def _colour_limit(images: Sequence[np.ndarray], threshold: float) -> float:
-    """Limit of the colour scale (−limit to limit) of all maps in a group."""
-    size = np.abs(np.concatenate([image[np.isfinite(image) & (image != 0)] for image in images]))
-    return max(float(np.percentile(size, CLIPPED_PERCENTILE)) if size.size else 1.0, 1.5 * threshold)
-
-
-def _draw_slice(
-    axes: Axes, brain: np.ndarray, image: np.ndarray, grid: Grid, z_mm: float, limit: float, threshold: float
-) -> None:
-    """One axial slice: the average brain in grey, the statistic over it."""
-    (step_x, step_y, step_z), first = np.diag(grid.affine)[:3], grid.affine[:3, 3]
-    extent = (
-        first[0] - step_x / 2, first[0] + step_x * (grid.shape[0] - 0.5),
-        first[1] - step_y / 2, first[1] + step_y * (grid.shape[1] - 0.5),
-    )  # fmt: skip
-    index = int(np.rint((z_mm - first[2]) / step_z))
-    axes.set_axis_off()
-    axes.set(xlim=_BOX_MM[0], ylim=_BOX_MM[1])
-    if not 0 <= index < grid.shape[2]:
-        return
-    under = brain[:, :, index].T
-    grey = np.where(under > _BRAIN_FROM, under, np.nan)
-    axes.imshow(grey, cmap="gray", vmin=-0.6, vmax=1.05, origin="lower", extent=extent, interpolation="bilinear")
-    values = np.nan_to_num(image[:, :, index]).T
-    size = np.abs(values)
-    colours = DIVERGING(Normalize(-limit, limit)(values))  # (rows, columns, 4)
-    colours[..., 3] = size > 0 if threshold <= 0 else np.clip((size / threshold) ** 2, 0.0, 1.0)
-    axes.imshow(colours, origin="lower", extent=extent, interpolation="nearest")
-    if size.min() < threshold < size.max():
-        axes.contour(size, levels=[threshold], colors="black", linewidths=0.3, origin="lower", extent=extent)
-    axes.set(xlim=_BOX_MM[0], ylim=_BOX_MM[1])
-
-
-def _sides(axes: Axes) -> None:
-    for side, end, align in (("L", 0.0, "left"), ("R", 1.0, "right")):
-        axes.text(end, 0.0, side, fontsize=6, ha=align, va="bottom", transform=axes.transAxes)
-
-
-def _colour_bar(figure: Figure, limit: float, symbol: str, span: tuple[float, float], threshold: float) -> None:
-    """The colour bar of a group at the right, with the threshold marked."""
-    height = span[1] - span[0]
-    bar = figure.add_axes(((WIDTH_INCH - 0.46) / WIDTH_INCH, span[0] + 0.16 * height, 0.08 / WIDTH_INCH, 0.6 * height))
-    scale = figure.colorbar(ScalarMappable(Normalize(-limit, limit), DIVERGING), cax=bar, extend="both")
-    scale.outline.set_linewidth(0.4)
-    at = [-limit, 0.0, limit]
-    bar.set_yticks(at, [f"{value:.3g}".replace("-", "−") for value in at], fontsize=6)
-    for value in (threshold, -threshold):
-        if threshold > 0:
-            bar.axhline(value, color="black", linewidth=0.5)
-    bar.set_title(plain(symbol), fontsize=7, pad=7)
+    axes.set_title(minus(text), loc="left", fontsize=7)

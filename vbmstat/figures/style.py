@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from vbmstat.image import storage
 
 # Negative values are blue and positive ones orange: colour-blind readers can distinguish them.
 BLUE, ORANGE, GREY = "#2166AC", "#D9660F", "#8A8A8A"
@@ -23,3 +28,15 @@ PRINT_STYLE: dict[Any, Any] = {  # text stays text in SVG, and equal figures giv
 def plain(text: str) -> str:
     """Text escaped so that matplotlib does not read it as mathematics."""
     return text.replace("$", r"\$")
+
+
+def minus(text: str) -> str:
+    """A number with a true minus sign."""
+    return text.replace("-", "−")
+
+
+def save_png(path: Path | str, figure: Figure) -> None:
+    """Write a figure as PNG at its own dpi, atomically."""
+    with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
+        figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"},
+                       pil_kwargs={"compress_level": 4})  # fmt: skip

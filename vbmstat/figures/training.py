@@ -16,7 +16,7 @@ def curves_figure(log: pd.DataFrame) -> Figure:
     Parameters
     ----------
     log : DataFrame
-        ``log.tsv`` of a run: one row an epoch, stages after one another.
+        ``log.tsv`` of a run: one row per epoch, stages in order.
     """
     scores = [name for name in log if str(name).startswith(_SCORE)]
     measures = ["loss", *scores, "learning_rate"]

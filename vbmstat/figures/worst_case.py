@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box
-from vbmstat.figures.scans import BACKGROUND, ORANGE, SKY_BLUE, TEXT, caption, mark_sides, write_header
+from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box, mark_sides
+from vbmstat.figures.scans import BACKGROUND, ORANGE, SKY_BLUE, TEXT, caption, write_header
+from vbmstat.figures.style import minus
 from vbmstat.image.volume import Volume
 
 _N_SLICES = 3  # of each view
@@ -21,8 +22,6 @@ _GAP_INCH, _LINE_INCH, _LABEL_INCH = 0.04, 0.27, 0.17
 _HIGHEST = 3.0  # white matter in a tissue map
 _DIMMED = 0.38  # the reference below the differences
 _GREY: dict[str, Any] = {"cmap": "gray", "vmin": 0.0, "vmax": _HIGHEST}
-
-_Panels = list[tuple[str, float, float, float]]  # view, position (mm), left end and width on the page (inch)
 
 
 def worst_case_figure(
@@ -60,19 +59,18 @@ def worst_case_figure(
     lacking = Image(true.data - own.data, true.grid)
     either = Image(np.maximum(own.data, true.data), true.grid)
     box = content_box(either) + np.array([-_MARGIN_MM, _MARGIN_MM])
-    panels, inch = _panels(box, [(view, at) for view in VIEWS for at in worst_slices(lacking, either, view)])
-    row_inch = inch * max(np.ptp(box[VIEWS[view][2]]) for view in VIEWS) + _LABEL_INCH + 2 * _GAP_INCH
+    row = _Row(box, [(view, at) for view in VIEWS for at in worst_slices(lacking, either, view)])
     header = [title, "  ·  ".join(f"{name} {value}" for name, value in metrics.items())]
-    figure = Figure(figsize=(_WIDTH_INCH, _LINE_INCH * (len(header) + 3.6) + 3 * row_inch), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH_INCH, _LINE_INCH * (len(header) + 3.6) + 3 * row.height), dpi=_DPI)
     figure.set_facecolor(BACKGROUND)
     y = write_header(figure, header)
     y = caption(figure, y, f"{names[0]}: CSF dark, grey matter grey, white matter white", [])
-    y = _draw(figure, y - row_inch, row_inch, panels, box, (own,))
+    y = row.draw(figure, y, own)
     y = caption(figure, y, names[1], [])
-    y = _draw(figure, y - row_inch, row_inch, panels, box, (true,))
+    y = row.draw(figure, y, true)
     keys = [(f"blue: {names[1]} has the higher value", SKY_BLUE), ("orange: the lower", ORANGE)]
     y = caption(figure, y, "Difference:", keys)
-    _draw(figure, y - row_inch, row_inch, panels, box, (true, lacking))
+    row.draw(figure, y, true, lacking)
     return figure
 
 
@@ -92,39 +90,36 @@ def worst_slices(difference: Image, content: Image, view: str) -> list[float]:
     return sorted(float(first + step * index) for index in chosen[:_N_SLICES])
 
 
-def _panels(box_mm: np.ndarray, slices: list[tuple[str, float]]) -> tuple[_Panels, float]:
-    """Positions of the slices on the page, and inches per mm."""
-    widths_mm = [float(np.ptp(box_mm[VIEWS[view][1]])) for view, _ in slices]
-    inch = (_WIDTH_INCH - _GAP_INCH * (len(slices) + 1)) / sum(widths_mm)
-    panels, x = [], _GAP_INCH
-    for (view, at), width_mm in zip(slices, widths_mm, strict=True):
-        panels.append((view, at, x, width_mm * inch))
-        x += width_mm * inch + _GAP_INCH
-    return panels, inch
+class _Row:
+    """Slices at one scale beside one another; lengths in inches."""
 
+    def __init__(self, box_mm: np.ndarray, slices: list[tuple[str, float]]) -> None:
+        self.box, self.slices = box_mm, slices
+        widths_mm = [float(np.ptp(box_mm[VIEWS[view][1]])) for view, _ in slices]
+        self.inch = (_WIDTH_INCH - _GAP_INCH * (len(slices) + 1)) / sum(widths_mm)  # of a mm
+        tallest_mm = max(np.ptp(box_mm[up]) for _, _, up, _, _ in VIEWS.values())
+        self.height = float(self.inch * tallest_mm) + _LABEL_INCH + 2 * _GAP_INCH
 
-def _draw(
-    figure: Figure, y_inch: float, row_inch: float, panels: _Panels, box_mm: np.ndarray, images: tuple[Image, ...]
-) -> float:
-    """Draw a row of slices of a tissue map, or of reference and difference, above `y_inch`; return `y_inch`."""
-    width, height = figure.get_size_inches()
-    seen: set[str] = set()
-    for view, at, x_inch, panel_inch in panels:
-        _, across, up, letter, sides = VIEWS[view]
-        tall_inch = panel_inch * np.ptp(box_mm[up]) / np.ptp(box_mm[across])
-        bottom = y_inch + (row_inch - _LABEL_INCH - tall_inch) / 2
-        axes = figure.add_axes((x_inch / width, bottom / height, panel_inch / width, tall_inch / height))
-        cuts, extents = zip(*(image.cut(view, at, box_mm) for image in images), strict=True)
-        shown = cuts[0] if len(cuts) == 1 else _coloured(*cuts)
-        axes.imshow(shown, origin="lower", extent=extents[0], interpolation="nearest", aspect="auto", **_GREY)
-        axes.set(xlim=box_mm[across], ylim=box_mm[up])
-        axes.set_axis_off()
-        name = f"{letter} = {at:.0f} mm".replace("-", "−")
-        axes.set_title(name, color=TEXT, fontsize=9, pad=2)
-        if view not in seen:
-            mark_sides(axes, sides)
-        seen.add(view)
-    return y_inch
+    def draw(self, figure: Figure, top: float, image: Image, lacking: Image | None = None) -> float:
+        """Draw a tissue map, or a reference and the difference to it, below `top`; return the lower end."""
+        width, height = figure.get_size_inches()
+        x, seen = _GAP_INCH, set[str]()
+        for view, at in self.slices:
+            _, across, up, letter, sides = VIEWS[view]
+            wide, tall = (float(np.ptp(self.box[axis])) * self.inch for axis in (across, up))
+            bottom = top - self.height + (self.height - _LABEL_INCH - tall) / 2
+            axes = figure.add_axes((x / width, bottom / height, wide / width, tall / height))
+            cut, extent = image.cut(view, at, self.box)
+            shown = cut if lacking is None else _coloured(cut, lacking.cut(view, at, self.box)[0])
+            axes.imshow(shown, origin="lower", extent=extent, interpolation="nearest", aspect="auto", **_GREY)
+            axes.set(xlim=self.box[across], ylim=self.box[up])
+            axes.set_axis_off()
+            axes.set_title(minus(f"{letter} = {at:.0f} mm"), color=TEXT, fontsize=9, pad=2)
+            if view not in seen:
+                mark_sides(axes, sides, TEXT, 11)
+            seen.add(view)
+            x += wide + _GAP_INCH
+        return top - self.height
 
 
 def _coloured(reference: np.ndarray, lacking: np.ndarray) -> np.ndarray:
@@ -132,4 +127,5 @@ def _coloured(reference: np.ndarray, lacking: np.ndarray) -> np.ndarray:
     amount = np.abs(lacking).clip(max=1.0)[..., None]
     colour = np.where(lacking[..., None] > 0, to_rgb(SKY_BLUE), to_rgb(ORANGE))
     grey = _DIMMED * (reference / _HIGHEST).clip(0.0, 1.0)[..., None]
-    return (1 - amount) * grey + amount * colour
+    shown: np.ndarray = (1 - amount) * grey + amount * colour
+    return shown

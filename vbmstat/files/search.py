@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below
-from vbmstat.files.naming import Scan, image_stem, parse_map_name, split_ids
+from vbmstat.files.map_names import parse_map_name
+from vbmstat.files.naming import Scan, image_stem, split_ids
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES, SCAN_SUFFIXES
 
@@ -121,7 +122,7 @@ def images_instead(folder: Path) -> str:
         why = next((why for pattern, why in _OTHER_MAPS.items() if re.fullmatch(pattern, stem)), "")
         parsed = parse_map_name(path.name)
         if parsed:
-            why = f"{'smoothed' if parsed[2] else 'unsmoothed'} {('gm', 'wm', 'csf')[parsed[1] - 1]}"
+            why = f"{'unsmoothed' if parsed.fwhm_mm == 0 else 'smoothed'} {('gm', 'wm', 'csf')[parsed.tissue - 1]}"
         if why:
             kinds.setdefault(why, []).append(path.name)
         else:

@@ -1,4 +1,4 @@
-"""All that is needed to repeat a fit, as ``glm.json`` holds it."""
+"""All that is needed to repeat a fit: the content of ``glm.json``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vbmstat.assets import sha256
-from vbmstat.assets.provenance import path_label, versions
+from vbmstat.assets.provenance import file_record, path_label, versions
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
@@ -23,20 +23,25 @@ RECORD = "glm.json"
 
 
 def fit_record(
-    spec: ModelSpec,
-    right: str,
-    design: Design,
-    draws: np.ndarray,
-    maps: ArrayMaps | PackedMaps,
-    scale: np.ndarray | None,
+    spec: ModelSpec, design: Design, draws: np.ndarray, maps: ArrayMaps | PackedMaps, scale: np.ndarray | None
 ) -> dict[str, Any]:
-    """What goes into ``glm.json``."""
+    """The content of ``glm.json``, but for what the fit adds.
+
+    Parameters
+    ----------
+    spec, design, maps
+        The model and its maps.
+    draws : ndarray, (B, n_scans), bool
+        The subsets.
+    scale : ndarray, (n_scans,), optional
+        Factors on the scans' values.
+    """
     report = variance_inflation(design)
     return {
         "command": "glm",
-        "spec": spec_record(spec),
+        "spec": spec.record(),
         "formula": spec.formula,
-        "design_formula": right,
+        "design_formula": design.formula,
         "columns": list(design.columns),
         "covariates": [covariate.record for covariate in design.taken],
         "rank": design.rank,
@@ -45,7 +50,7 @@ def fit_record(
         "scans_per_subset": sorted({int(n) for n in draws.sum(axis=1)}),
         "draws_sha256": draws_hash(draws, design.scan_ids) if len(draws) else None,
         "p_values": "two-sided, uncorrected, of the full sample; a median t over subsets has none",
-        "mask_rule": {**asdict(spec.mask.rule), "image": spec.record()["mask"]["image"]},
+        "mask_rule": {**asdict(spec.mask.rule), "image": spec.mask.image and Path(spec.mask.image).name},
         "design_report": report.replace([np.inf, -np.inf], np.nan)
         .astype(object)
         .where(report.notna(), None)
@@ -58,27 +63,10 @@ def fit_record(
     }
 
 
-def spec_record(spec: ModelSpec) -> dict[str, Any]:
-    """A spec for JSON; files by name and sha256, so that they are found again wherever they are."""
-    record = spec.record()
-    if spec.mask.image is not None:
-        record["mask"]["image"] = file_record(spec.mask.image)
-    if spec.subsets.draws is not None:
-        record["subsets"]["draws"] = file_record(spec.subsets.draws)
-    if isinstance(record["contrasts"], list):
-        record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
-    return record
-
-
-def file_record(path: Path | str) -> dict[str, str]:
-    """Name and sha256 of a file."""
-    return {"file": Path(path).name, "sha256": sha256(Path(path))}
-
-
 def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
     """Where the data of a model came from: a table by name and sha256, maps of a folder or of the table.
 
-    What was handed over in memory is None, and only the script that made it can give it again.
+    Data that were passed in memory are None: only the script that made them has them.
     """
     is_path = isinstance(maps, Path | str)
     return {
@@ -87,8 +75,16 @@ def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
     }
 
 
+def file_records(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """File name, size and sha256 of the map of each scan."""
+    return {
+        scan: {"path": path_label(path), "size": path.stat().st_size, "sha256": sha256(path)}
+        for scan, path in paths.items()
+    }
+
+
 def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
-    """File name, size and sha256 of every map (when it was written says nothing about it); nothing for a matrix."""
+    """File name, size and sha256 of every map; empty for a matrix."""
     if isinstance(maps, ArrayMaps):
         return {}
     files = maps.manifest["files"]
@@ -101,7 +97,7 @@ def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
 def contrast_record(
     contrasts: Sequence[Contrast], design: Design, repetitions: Sequence[int], df: Sequence[float] | None = None
 ) -> list[dict[str, Any]]:
-    """Contrasts as they go into ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
+    """Contrasts for ``glm.json``; `df` are their (denominator) degrees of freedom, if they have any."""
     freedom = [None] * len(contrasts) if df is None else [round(float(one), 4) for one in df]
     return [
         {
@@ -117,7 +113,7 @@ def contrast_record(
 
 
 def has_own_df(record: Mapping[str, Any]) -> bool:
-    """Whether contrasts of a recorded model have degrees of freedom of their own, not the residual ones."""
+    """Whether contrasts of a recorded model have degrees of freedom other than the residual ones."""
     resid = record.get("df_resid")
     return bool({"sandwich", "variance_groups"} & set(record)) or any(
         entry.get("df") is not None and abs(entry["df"] - resid) > 1e-3 for entry in record["contrasts"]

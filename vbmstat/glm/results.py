@@ -1,9 +1,10 @@
-"""What a fit found: maps and tables by contrast, and how they are written."""
+"""Results of a fit: maps and tables by contrast, and how they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.inference.clusters import Clusters, Regions, cluster_table, peak_table
+from vbmstat.glm.inference.clusters import Clusters, Regions, StatisticMap, cluster_table, peak_table
 from vbmstat.glm.inference.corrected import Inference
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.statmap import StatMap
@@ -25,8 +26,8 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Space
 from vbmstat.tables import dictionary
 
-_P_STATS = ("p", "qfdr", "pperm", "pfwe", "ptfce", "pextent", "pmass")
-_FLAG = " approximated"  # ends the name of a column that says which p of another are so
+_P_STATS = ("p", "qfdr", "prft", "pperm", "pfwe", "ptfce", "pextent", "pmass")
+_FLAG = " approximated"  # suffix of the column that flags the approximated p of another
 _OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
@@ -53,7 +54,7 @@ class GlmResults:
     df_resid : float
         Residual degrees of freedom of the full sample.
     record : dict
-        All that is needed to repeat the fit.
+        What is needed to repeat the fit.
     inference : dict of str to Inference
         By contrast, where corrected inference was asked for.
     """
@@ -78,7 +79,7 @@ class GlmResults:
             If there is no such contrast or statistic, or the fit was of a plain matrix.
         """
         if self.space is None or contrast not in self.maps or stat not in self.maps[contrast]:
-            have = ", ".join(f"{name}: {' '.join(found)}" for name, found in self.maps.items())
+            have = ", ".join(f"{name}: {' '.join(maps)}" for name, maps in self.maps.items())
             msg = f"no image of {stat!r} for {contrast!r}; the fit {'has ' + have if self.space else 'was of a matrix'}"
             raise DesignError(msg)
         empty = np.nan if outside == "nan" else _OUTSIDE.get(stat, 0.0)
@@ -86,57 +87,69 @@ class GlmResults:
         return _to_volume(self.space, values, empty)
 
     def table(self, contrast: str) -> pd.DataFrame:
-        """All statistics of one contrast, one row a fitted column; ``feature`` in front for a plain matrix."""
-        columns = {name: found.values for name, found in self.maps[contrast].items()}
-        table = pd.DataFrame(columns)
+        """All statistics of one contrast, one row per fitted column; ``feature`` first for a plain matrix."""
+        table = pd.DataFrame({name: one.values for name, one in self.maps[contrast].items()})
         if self.features:
             table.insert(0, "feature", list(self.features))
         flags = {f"{stat}{_FLAG}": chosen for stat, chosen in self.approximated(contrast).items()}
         return _name_flags(table.assign(**flags)[self.mask].reset_index(drop=True))
 
     def approximated(self, contrast: str) -> dict[str, np.ndarray]:
-        """Whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
-        found = self.inference.get(contrast)
-        chosen = {} if found is None or found.nulls is None else found.nulls.approximated
+        """Voxels whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
+        inference = self.inference.get(contrast)
+        chosen = {} if inference is None or inference.nulls is None else inference.nulls.approximated
         names = {"uncorrected": "pperm", "statistic": "pfwe", "tfce": "ptfce"}
         have = self.maps[contrast]
         return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
     def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a cluster of a contrast with corrected inference; see `cluster_table`."""
+        """One row per cluster of a contrast with corrected inference; see `cluster_table`."""
         clusters, space, kind = self._with_clusters(contrast)
-        corrected, nulls = {}, self.inference[contrast].nulls
+        inference = self.inference[contrast]
+        nulls, field = inference.nulls, inference.random_field
+        corrected = {"true_discoveries": inference.true_discoveries}
+        if field is not None:
+            corrected |= {
+                "resels": field.extents, "p_extent_rft": field.p_extent, "p_extent_fwe_rft": field.p_extent_fwe,
+                "q_extent_rft": field.q_extent,
+            }  # fmt: skip
         if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
-            corrected = {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
+            corrected |= {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
             corrected |= {
                 f"p_{name}_fwe{_FLAG}": nulls.approximated[name] for name in ("extent", "mass")
                 if name in nulls.approximated
             }  # fmt: skip
         statistic = self.maps[contrast][kind].values
-        table = cluster_table(statistic, clusters, space, corrected, self._at_peak(contrast), regions, kind)
-        return _name_flags(table)
+        image = StatisticMap(statistic, kind, space)
+        return _name_flags(cluster_table(image, clusters, corrected, self._at_peak(contrast), regions))
 
     def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row a peak of a contrast with corrected inference; see `peak_table`."""
+        """One row per peak of a contrast with corrected inference; see `peak_table`."""
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
-        return _name_flags(peak_table(statistic, clusters, space, self._at_peak(contrast), regions, kind))
+        image = StatisticMap(statistic, kind, space)
+        return _name_flags(peak_table(image, clusters, self._at_peak(contrast), regions))
 
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
-        """Clusters of a contrast, where they lie, and the statistic's name."""
-        found = self.inference.get(contrast)
-        if found is None or found.clusters is None or self.space is None:
+        """Clusters of a contrast, their space, and the statistic's name."""
+        inference = self.inference.get(contrast)
+        if inference is None or inference.clusters is None or self.space is None:
             have = ", ".join(self.inference) or "none"
             msg = f"no clusters for {contrast!r} (corrected inference on maps in files: {have}); ask with inference="
             raise DesignError(msg)
-        return found.clusters, self.space, "t" if "t" in self.maps[contrast] else "F"
+        return inference.clusters, self.space, "t" if "t" in self.maps[contrast] else "F"
 
     def _at_peak(self, contrast: str) -> dict[str, np.ndarray]:
-        """What is listed beside a peak's statistic."""
-        names = {"z": "z", "p": "p_uncorrected", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe", "qfdr": "q_fdr", "g": "g"}
-        found = self.maps[contrast]
+        """Columns beside a peak's statistic."""
+        names = {
+            "z": "z", "p": "p_uncorrected", "prft": "p_fwe_rft", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe",
+            "qfdr": "q_fdr", "g": "g",
+        }  # fmt: skip
+        maps = self.maps[contrast]
         flags = {f"{names[s]}{_FLAG}": chosen for s, chosen in self.approximated(contrast).items() if s in names}
-        return {name: found[stat].values for stat, name in names.items() if stat in found} | flags
+        field = self.inference[contrast].random_field
+        topological = {} if field is None else {"q_rft": field.q_peak}
+        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | topological | flags
 
     def to_directory(
         self,
@@ -146,12 +159,12 @@ class GlmResults:
         regions: Regions | None = None,
         more: Callable[[Path], object] | None = None,
     ) -> list[Path]:
-        """Write everything but the pictures, in place of what an earlier model left in the folder.
+        """Write everything but the pictures, in place of an earlier model's files.
 
         Parameters
         ----------
         folder : path
-            Made if need be. Files appear together, ``glm.json`` last; what an earlier ``glm.json`` lists is removed.
+            Created if absent. Files appear together, ``glm.json`` last; those that an earlier one lists are removed.
         spm_names : bool
             ``spmT_0001``, ``spmF_0002``, ``con_0001``, ``ResMS``, ``mask`` as well.
         outside : {"zero", "nan"}
@@ -159,7 +172,7 @@ class GlmResults:
         regions : Regions, optional
             Atlas that names the places in tables of clusters and peaks.
         more : callable, optional
-            Writes further files, such as pictures, into the folder that it is given.
+            Writes further files, such as pictures, into the folder that it is called with.
 
         Returns
         -------
@@ -189,80 +202,56 @@ class GlmResults:
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
-        if self.space is None:
-            written += self._write_tables(folder)
-        else:
+        if self.space is not None:
             written += self._write_maps(self.space, folder, spm_names, outside)
-        written += self._write_inference(folder, regions)
+        for contrast in self.contrasts:
+            for name, table, kind in self._tables(contrast.name, regions):
+                written.append(folder / f"contrast-{contrast.label}_{name}.tsv")
+                dictionary.write_table(written[-1], table, kind)
         written.append(folder / RECORD)
         storage.write_json(written[-1], self.record)
         return written
 
-    def _write_tables(self, folder: Path) -> list[Path]:
-        paths = []
-        for contrast in self.contrasts:
-            paths.append(folder / f"contrast-{contrast.label}_stats.tsv")
-            dictionary.write_table(paths[-1], self.table(contrast.name), "glm_table")
-        return paths
+    def _tables(self, contrast: str, regions: Regions | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
+        """Tables of a contrast: file name, content, and kind in the data dictionary."""
+        if self.space is None:
+            yield "stats", self.table(contrast), "glm_table"
+        inference = self.inference.get(contrast)
+        if inference is not None and inference.nulls is not None:
+            yield "nullmaxima", pd.DataFrame(inference.nulls.maxima), "null_maxima"
+        if inference is not None and inference.clusters is not None and self.space is not None:
+            yield "clusters", self.clusters(contrast, regions), "clusters"
+            yield "peaks", self.peaks(contrast, regions), "peaks"
 
     def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
-        paths = [folder / "mask.nii.gz"]
-        io.write_volume(
-            paths[0],
-            _to_volume(space, self.mask, 0.0),
-            dtype="uint8",
-            axcodes=space.axcodes,
-            description="vbmstat analysis mask",
-        )
+        """The mask, and the maps and cluster labels of each contrast."""
+        written = [folder / "mask.nii.gz"]
+        write = partial(io.write_volume, axcodes=space.axcodes)
+        write(written[0], _to_volume(space, self.mask, 0.0), dtype="uint8", description="vbmstat analysis mask")
         for number, contrast in enumerate(self.contrasts, start=1):
-            for stat, found in self.maps[contrast.name].items():
+            for stat, one in self.maps[contrast.name].items():
                 names = [f"contrast-{contrast.label}_stat-{stat}_statmap.nii.gz"]
-                if spm_names:
-                    names += _spm_name(stat, number, contrast.kind)
-                for name in names:
-                    paths.append(folder / name)
-                    io.write_volume(
-                        paths[-1],
-                        self.volume(contrast.name, stat, outside),
-                        axcodes=space.axcodes,
-                        intent=found.intent,
-                        description=found.description,
-                    )
-        return paths
-
-    def _write_inference(self, folder: Path, regions: Regions | None) -> list[Path]:
-        """Tables of clusters, peaks and null maxima, and the clusters' labels."""
-        paths = []
-        for contrast in self.contrasts:
+                names += _spm_names(stat, number, contrast.kind) if spm_names else []
+                for path in (folder / name for name in names):
+                    volume = self.volume(contrast.name, stat, outside)
+                    write(path, volume, intent=one.intent, description=one.description)
+                    written.append(path)
             inference = self.inference.get(contrast.name)
-            if inference is None:
-                continue
-            start = f"contrast-{contrast.label}"
-            if inference.nulls is not None:
-                paths.append(folder / f"{start}_nullmaxima.tsv")
-                dictionary.write_table(paths[-1], pd.DataFrame(inference.nulls.maxima), "null_maxima")
-            if inference.clusters is None or self.space is None:
-                continue
-            for name, table in (
-                ("clusters", self.clusters(contrast.name, regions)),
-                ("peaks", self.peaks(contrast.name, regions)),
-            ):
-                paths.append(folder / f"{start}_{name}.tsv")
-                dictionary.write_table(paths[-1], table, name)
-            paths.append(folder / f"{start}_clusters.nii.gz")
-            io.write_volume(
-                paths[-1],
-                _to_volume(self.space, inference.clusters.labels, 0.0),
-                dtype="int32",
-                axcodes=self.space.axcodes,
-                intent=("label", ()),
-                description=f"clusters: {contrast.name}"[:79],
-            )
-        return paths
+            if inference is not None and inference.clusters is not None:
+                written.append(folder / f"contrast-{contrast.label}_clusters.nii.gz")
+                labels = _to_volume(space, inference.clusters.labels, 0.0)
+                about = f"clusters: {contrast.name}"[:79]
+                write(written[-1], labels, dtype="int32", intent=("label", ()), description=about)
+        field = next((one.random_field for one in self.inference.values() if one.random_field is not None), None)
+        if field is not None:
+            written.append(folder / "resels_per_voxel.nii.gz")
+            local = _to_volume(space, np.nan_to_num(field.resels_per_voxel), 0.0)
+            write(written[-1], local, description="resels per voxel of the residuals")
+        return written
 
 
 def _name_flags(table: pd.DataFrame) -> pd.DataFrame:
-    """One column ``approximated`` with the names of a row's p that come from a fitted tail, in place of their flags."""
+    """Replace the flags by one column ``approximated``: the names of a row's p that come from a fitted tail."""
     flags = [name for name in table if name.endswith(_FLAG)]
     if not flags:
         return table
@@ -275,7 +264,7 @@ def _to_volume(space: Space, values: np.ndarray, outside: float) -> Volume:
     return Volume(torch.from_numpy(space.unmask(values, outside))[None], space.grid)
 
 
-def _spm_name(stat: str, number: int, kind: str) -> list[str]:
+def _spm_names(stat: str, number: int, kind: str) -> list[str]:
     names = {"t": f"spmT_{number:04d}.nii", "F": f"spmF_{number:04d}.nii"}
     if kind == "t":
         names["effect"] = f"con_{number:04d}.nii"

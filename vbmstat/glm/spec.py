@@ -2,28 +2,32 @@
 
 A `ModelSpec` decides the results. The command line builds it, ``fit_glm`` takes it, ``glm.json`` records it and
 ``rerun`` reads it back. A `Compute` decides only where and how fast: results do not depend on it.
+Over 300 lines: a field with its meaning and its check for each option.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from vbmstat.assets.provenance import file_record
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
+from vbmstat.maps.paths import check_fwhm
 from vbmstat.progress import OnProgress
 from vbmstat.tables.cohort import closest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from vbmstat.glm.keywords import ModelKeywords
+
 VARIANCES = ("ols", "hc3", "spm", "sandwich:COLUMN", "groups:COLUMN")
 TIV_RECIPES = ("none", "covariate", "by-group", "proportional")
-INFERENCE_KINDS = ("fdr", "fwe", "tfce", "cluster")
+INFERENCE_KINDS = ("fdr", "rft", "fwe", "tfce", "cluster")
 SCHEMES = ("freedman-lane", "smith")
 EXCHANGES = ("within", "whole", "both")
 TAILS = ("none", "gpd")
@@ -51,6 +55,13 @@ class Subsets:
     fraction: float = 0.8
     stratify: str | None = None
     draws: Path | str | None = None
+
+    @property
+    def asked(self) -> list[str]:
+        """Options that ask for other subsets than the default ones, as the command line spells them."""
+        default = Subsets()
+        changed = [one.name for one in fields(self) if getattr(self, one.name) != getattr(default, one.name)]
+        return [] if self.repeats == 0 and self.draws is None else [f"--{name}" for name in changed]
 
 
 @dataclass(frozen=True)
@@ -80,25 +91,26 @@ class InferenceSpec:
     Attributes
     ----------
     kinds : tuple of str
-        Any of ``fdr``, ``fwe`` (largest statistic), ``tfce``, ``cluster`` (extent and mass).
+        Any of ``fdr``, ``rft`` (random fields), and by permutation ``fwe`` (largest statistic), ``tfce``, ``cluster``
+        (extent and mass).
     permutations : int
-        How many, the unpermuted data counted in; all that exist where they are no more.
+        How many, including the unpermuted data; all of them where fewer exist.
     scheme : {"freedman-lane", "smith"}
         See :mod:`vbmstat.glm.inference.permute.schemes`.
     sign_flip : bool
         Flip signs in place of permuting: one-sample designs and maps of paired differences.
     one_sided : bool
-        Corrected p and q of t-contrasts against a positive effect only.
+        Corrected p and q of t-contrasts for a positive effect only.
     cluster_threshold : float
         Cluster-forming threshold: below 1 an uncorrected p, else t or F itself.
     blocks : tuple of str
         Columns of exchangeability blocks; one column of labels, or PALM's several.
     exchange : {"within", "whole", "both"}
-        What one block column lets be exchanged: scans inside blocks, whole blocks of equal size, or both.
+        What one block column exchanges: scans inside blocks, whole blocks of equal size, or both.
     tail : {"none", "gpd"}
         Small p by permutation from a fitted distribution; see :mod:`vbmstat.glm.inference.permute.tails`.
     stop_after : int
-        Stop when so many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0 for never.
+        Stop once this many permutations reach the strongest finding of every kind (Besag & Clifford 1991); 0: never.
     """
 
     kinds: tuple[str, ...] = ()
@@ -113,41 +125,30 @@ class InferenceSpec:
     stop_after: int = 0
 
     def __post_init__(self) -> None:
-        # one text with commas, or several: kept as a tuple
         object.__setattr__(self, "kinds", _words(self.kinds))
         object.__setattr__(self, "blocks", _words(self.blocks))
         for name, allowed in {"scheme": SCHEMES, "exchange": EXCHANGES, "tail": TAILS}.items():
             _check_choice(name, getattr(self, name), allowed)
         for kind in self.kinds:
-            if kind not in INFERENCE_KINDS:
-                msg = f"inference={kind!r}: expected some of {', '.join(INFERENCE_KINDS)}"
+            _check_choice("inference", kind, INFERENCE_KINDS)
+        permutations, has_tail = self.permutations, self.tail != TAILS[0]
+        add = "need permutations: add --inference fwe, tfce or cluster, or leave them out"
+        for is_wrong, msg in (
+            (not self.cluster_threshold > 0,
+             f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"),
+            (self.exchange != EXCHANGES[0] and len(self.blocks) != 1,
+             f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"),
+            (not self.permutes and (self.blocks or self.sign_flip), f"blocks and sign flips {add}"),
+            (not self.permutes and (has_tail or self.stop_after), f"tail and stop_after {add}"),
+            (self.permutes and permutations < 2,
+             f"permutations={permutations}: expected at least 2, the unpermuted data being one of them"),
+            (self.stop_after and not 0 < self.stop_after < permutations,
+             f"stop_after={self.stop_after}: expected 0 (never) or below permutations={permutations}"),
+            (has_tail and permutations < FEWEST_FOR_TAIL,
+             f"a tail takes at least {FEWEST_FOR_TAIL} permutations (500 are usual), got {permutations}"),
+        ):  # fmt: skip
+            if is_wrong:
                 raise DesignError(msg)
-        if not self.cluster_threshold > 0:
-            msg = f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"
-            raise DesignError(msg)
-        if self.exchange != EXCHANGES[0] and len(self.blocks) != 1:
-            msg = f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"
-            raise DesignError(msg)
-        if not self.permutes:
-            self._refuse_without_permutations()
-        elif self.permutations < 2:
-            msg = f"permutations={self.permutations}: expected at least 2, the unpermuted data being one of them"
-            raise DesignError(msg)
-        if self.stop_after and not 0 < self.stop_after < self.permutations:
-            msg = f"stop_after={self.stop_after}: expected 0 (never) or below permutations={self.permutations}"
-            raise DesignError(msg)
-        if self.tail != "none" and self.permutations < FEWEST_FOR_TAIL:
-            msg = f"a tail takes at least {FEWEST_FOR_TAIL} permutations (500 are usual), got {self.permutations}"
-            raise DesignError(msg)
-
-    def _refuse_without_permutations(self) -> None:
-        """Refuse what only permutations use."""
-        if self.blocks or self.sign_flip:
-            msg = "blocks and sign flips need permutations: add --inference fwe, tfce or cluster, or leave them out"
-            raise DesignError(msg)
-        if self.tail != "none" or self.stop_after:
-            msg = "tail and stop_after need permutations: add --inference fwe, tfce or cluster, or leave them out"
-            raise DesignError(msg)
 
     @property
     def permutes(self) -> bool:
@@ -157,7 +158,7 @@ class InferenceSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that decides the results of a model, but for the data.
+    """Everything but the data that decides the results of a model.
 
     Attributes
     ----------
@@ -168,7 +169,7 @@ class ModelSpec:
     variance : str
         How the variance of a contrast is estimated: ``ols``; ``hc3``; ``spm`` (SPM's variance floor);
         ``sandwich:COLUMN`` (repeated scans or families; the column has the subject of each scan); ``groups:COLUMN`` (a
-        variance for each group of scans; ``groups:auto`` takes the sets of scans that the blocks let change places).
+        variance for each group of scans; ``groups:auto`` groups the scans that the blocks let change places).
     subsets, inference, mask
         Nested choices.
     seed : int
@@ -180,8 +181,11 @@ class ModelSpec:
         Scale each map to the same mean inside the mask.
     weights : str, optional
         Column with positive weights (inverse variances).
+    fwhm_mm : float, optional
+        Width (FWHM) of the Gaussian for unsmoothed maps; maps that have it already are used as they are. 0 takes
+        unsmoothed maps as they are; by default maps are used as they are, smoothed ones where there are both.
     missing : {"raise", "drop"}
-        What becomes of scans without a covariate, or maps without a row.
+        Whether scans without a covariate, or maps without a row, are an error or left out.
     allow_mixed : bool
         Accept maps of several engines, versions or kinds.
     """
@@ -196,37 +200,40 @@ class ModelSpec:
     tiv: str = TIV_RECIPES[0]
     global_scaling: bool = False
     weights: str | None = None
+    fwhm_mm: float | None = None
     missing: str = "raise"
     allow_mixed: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("tiv", self.tiv, TIV_RECIPES)
         _check_choice("missing", self.missing, ("raise", "drop"))
-        name, _, column = self.variance.partition(":")
+        check_fwhm(self.fwhm_mm)
+        name, _, column = str(self.variance).partition(":")
         if (f"{name}:COLUMN" if column else name) not in VARIANCES:
             msg = f"variance={self.variance!r}: expected one of {', '.join(VARIANCES)}"
             raise DesignError(msg)
 
     @classmethod
     def make(cls, formula: str, contrasts: Contrasts = None, **keywords: Unpack[ModelKeywords]) -> ModelSpec:
-        """A spec from keywords that name the nested fields directly.
+        """A spec from keywords that name the nested fields directly; raises as :meth:`replace`.
 
         Examples
         --------
         >>> ModelSpec.make("gm ~ age", repeats=0, inference="fwe").inference.kinds
         ('fwe',)
+        """
+        return cls(formula, contrasts).replace(**keywords)
+
+    def replace(self, **keywords: Unpack[ModelKeywords]) -> ModelSpec:
+        """Copy the spec with other values of some fields, nested ones named directly (``permutations=1000``).
 
         Raises
         ------
         TypeError
             If a keyword is unknown.
         DesignError
-            If a value is not allowed.
+            If a value is not allowed, or None where only a value makes sense.
         """
-        return cls(formula, contrasts).replace(**keywords)
-
-    def replace(self, **keywords: Unpack[ModelKeywords]) -> ModelSpec:
-        """Copy the spec with other values of some fields, nested ones named directly (``permutations=1000``)."""
         nested: dict[str, dict[str, Any]] = {}
         for keyword, value in keywords.items():
             if keyword not in _PLACES:
@@ -234,6 +241,10 @@ class ModelSpec:
                 msg = f"fit_glm has no option {keyword!r} (nearest {near})"
                 raise TypeError(msg)
             part, name = _PLACES[keyword]
+            default = type(self)("")._value(keyword)
+            if value is None and default is not None:
+                msg = f"{keyword}=None: expected a value; leave it out for the default, {default!r}"
+                raise DesignError(msg)
             nested.setdefault(part, {})[name] = value
         own = nested.pop("", {})
         return replace(self, **own, **{part: replace(getattr(self, part), **new) for part, new in nested.items()})
@@ -245,9 +256,9 @@ class ModelSpec:
         Parameters
         ----------
         record : mapping
-            As :func:`vbmstat.glm.record.spec_record` makes it.
+            As :meth:`record` makes it.
         find : callable
-            Name and sha256 of a file to where it is now.
+            From name and sha256 of a file to its path.
 
         Raises
         ------
@@ -255,18 +266,18 @@ class ModelSpec:
             If it is not such a record.
         """
 
-        def here(value: Any) -> Any:
+        def with_paths(value: Any) -> Any:
             if isinstance(value, Mapping) and value.keys() == {"file", "sha256"}:
                 return str(find(value["file"], value["sha256"]))
             if isinstance(value, Mapping):
-                return {name: here(one) for name, one in value.items()}
-            return [here(one) for one in value] if isinstance(value, list) else value
+                return {name: with_paths(one) for name, one in value.items()}
+            return [with_paths(one) for one in value] if isinstance(value, list) else value
 
-        plain = {name: here(value) for name, value in record.items()}
+        plain = with_paths(record)
         return cls(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in plain.items()})
 
     def changed(self) -> list[str]:
-        """Keywords whose values are not the default ones."""
+        """Keywords with other than default values."""
         default = type(self)(self.formula)
         return [keyword for keyword in _PLACES if self._value(keyword) != default._value(keyword)]
 
@@ -275,13 +286,13 @@ class ModelSpec:
         return getattr(getattr(self, part) if part else self, name)
 
     def record(self) -> dict[str, Any]:
-        """The spec for JSON: nested, files by name only."""
-        image, draws = self.mask.image, self.subsets.draws
-        named = replace(
-            self, mask=replace(self.mask, image=None if image is None else Path(image).name),
-            subsets=replace(self.subsets, draws=None if draws is None else Path(draws).name),
-        )  # fmt: skip
-        return dict(_plain(asdict(named)))
+        """The spec for JSON: nested, files by name and sha256; :meth:`from_record` reads it back."""
+        record = dict(_plain(asdict(self)))
+        for part, name in ((record["mask"], "image"), (record["subsets"], "draws")):
+            part[name] = None if part[name] is None else file_record(part[name])
+        if isinstance(record["contrasts"], list):
+            record["contrasts"] = [file_record(one) if one.endswith(".json") else one for one in record["contrasts"]]
+        return record
 
 
 @dataclass(frozen=True)
@@ -293,22 +304,22 @@ class Compute:
     device : str
         ``"cpu"``, ``"cuda"`` or ``"auto"``.
     n_threads, chunk_voxels : int, optional
-        Tiles worked on at a time, and voxels read at a time.
+        Tiles computed at a time, and voxels read at a time.
     backend : {"auto", "compiled", "stacked"}
-        Loops over the left-out rows of subsets, or stacked matrix products; ``auto`` takes what is faster.
+        Loops over the left-out rows of subsets, or stacked matrix products; ``auto`` takes the faster.
     store : path, optional
         Folder in which the packed maps are kept for the next model; by default they are deleted after the fit.
     scratch : path, optional
         Folder for packed maps that are deleted (4 bytes a voxel and scan); by default the system's.
     checkpoint : path, optional
-        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations go on.
+        Folder of ``contrast-NAME_permutations.npz``, from which interrupted permutations resume.
     cluster : Cluster, optional
         Workers of :func:`vbmstat.distributed.pool.open_cluster` for fits and permutations. They read the packed maps,
-        so `store` or `scratch` must be a folder that they see.
+        so `store` or `scratch` must be a folder that they share.
     progress : callable, optional
         Called with (stage, done, total).
     announce : callable, optional
-        Called with a line on each covariate, how it is taken, before any map is read.
+        Called with a line on the coding of each covariate, before any map is read.
     """
 
     device: str = "cpu"
@@ -335,53 +346,8 @@ class Compute:
 
     @property
     def quiet(self) -> Compute:
-        """The same in this process, without progress."""
+        """The same in this process and without progress."""
         return replace(self, cluster=None, progress=None, announce=None, chunk_voxels=None)
-
-
-class ModelKeywords(TypedDict, total=False):
-    """Keywords of :meth:`ModelSpec.make`: the fields of `ModelSpec` and of its parts."""
-
-    variance: str
-    repeats: int
-    fraction: float
-    stratify: str | None
-    draws: Path | str | None
-    inference: str | Sequence[str]
-    permutations: int
-    scheme: str
-    sign_flip: bool
-    one_sided: bool
-    cluster_threshold: float
-    blocks: str | Sequence[str]
-    exchange: str
-    tail: str
-    stop_after: int
-    mask_threshold: float | None
-    mask_share: float
-    mask: Path | str | None
-    nan: str
-    seed: int
-    tiv: str
-    global_scaling: bool
-    weights: str | None
-    missing: str
-    allow_mixed: bool
-
-
-class GlmKeywords(ModelKeywords, total=False):
-    """Keywords of ``fit_glm``: those of the model and the fields of `Compute`."""
-
-    device: str
-    n_threads: int | None
-    chunk_voxels: int | None
-    backend: str
-    store: Path | str | None
-    scratch: Path | str | None
-    checkpoint: Path | str | None
-    cluster: Cluster | None
-    progress: OnProgress | None
-    announce: Callable[[str], None] | None
 
 
 _RENAMED = {  # fields of a part whose keyword has another name
@@ -398,51 +364,6 @@ _PLACES = {  # keyword -> (part, field); "" for the spec's own fields
 }  # fmt: skip
 
 
-def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]:
-    """Keywords of ``fit_glm`` parted into those of the model and a `Compute`.
-
-    Examples
-    --------
-    >>> split_keywords({"repeats": 0, "n_threads": 2})[1].n_threads
-    2
-    """
-    old = {name: value for name, value in keywords.items() if name in OLD_VARIANCES}
-    variance = new_spelling(**old)
-    if variance is not None:
-        if keywords.get("variance", variance) != variance:
-            named = ", ".join(old)
-            msg = f"variance={keywords['variance']!r} beside {named} for {variance!r}: leave the old keyword out"
-            raise DesignError(msg)
-        warnings.warn(f"{', '.join(old)}: write variance={variance!r}", FutureWarning, stacklevel=4)
-        keywords = {**keywords, "variance": variance}
-    keywords = {name: value for name, value in keywords.items() if name not in old}
-    own = {name: value for name, value in keywords.items() if name in Compute.names()}
-    return {name: value for name, value in keywords.items() if name not in own}, Compute(**own)  # type: ignore[return-value]
-
-
-OLD_VARIANCES = ("robust", "spm_resms", "repeated", "variance_groups")  # options that `variance` replaces
-
-
-def new_spelling(
-    robust: str = "none", spm_resms: bool = False, repeated: str | None = None, variance_groups: str | None = None
-) -> str | None:
-    """The ``variance`` that the old options ``robust``, ``spm_resms``, ``repeated``, ``variance_groups`` stood for.
-
-    Raises
-    ------
-    DesignError
-        If there are several: a contrast has one variance.
-    """
-    asked = [
-        *([robust] if robust != "none" else []), *(["spm"] if spm_resms else []),
-        *([f"sandwich:{repeated}"] if repeated else []), *([f"groups:{variance_groups}"] if variance_groups else []),
-    ]  # fmt: skip
-    if len(asked) > 1:
-        msg = f"several variances ({', '.join(asked)}): a contrast has one, choose it with --variance"
-        raise DesignError(msg)
-    return asked[0] if asked else None
-
-
 def _check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         msg = f"{name}={value!r}: expected one of {', '.join(allowed)}"
@@ -456,11 +377,11 @@ def _words(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value for JSON."""
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, Path):
-        return value.name
+        return str(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(one) for one in value]
     return value.tolist() if hasattr(value, "tolist") else value

@@ -1,4 +1,4 @@
-"""One statistic of one contrast, as it is written."""
+"""One statistic of one contrast, ready to write."""
 
 from __future__ import annotations
 

@@ -1,22 +1,23 @@
-"""ComBat: site effects on mean and variance, estimated by empirical Bayes over voxels, and taken out of maps.
+"""ComBat: site effects on mean and variance, estimated by empirical Bayes over voxels, and removed from maps.
 
 The model of a scan of site i at voxel v is Y = α_v + x'β_v + γ_iv + δ_iv ε with ε ~ N(0, σ_v²). After least squares,
 Z = (Y - α - x'β) / σ; then γ_iv ~ N(γ̄_i, τ_i²) and δ²_iv ~ inverse gamma(λ_i, θ_i), whose parameters come from moments
 over the voxels, give the posterior means γ* and δ²* (Johnson, Li & Rabinovic 2007, section 3.2,
 doi:10.1093/biostatistics/kxj037; for images Fortin et al. 2017, doi:10.1016/j.neuroimage.2017.08.047, and 2018,
-doi:10.1016/j.neuroimage.2017.11.024). All that is needed of a voxel are its coefficients and a sum of squares a site:
-maps are read once, in voxel chunks, float64.
+doi:10.1016/j.neuroimage.2017.11.024). A voxel enters by its coefficients and a sum of squares a site, so that maps are
+read once, in voxel chunks, float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vbmstat.errors import DesignError
 from vbmstat.maps.store import CHUNK_VOXELS, Maps
+from vbmstat.progress import OnProgress
 
 _READ_VOXELS = 16 * CHUNK_VOXELS
 _TOLERANCE = 1e-8  # of γ* (in residual standard deviations) and of δ²* (relative)
@@ -26,43 +27,23 @@ _MIN_VOXELS = 3  # to have a variance over voxels
 
 @dataclass(frozen=True)
 class SiteEffects:
-    """What ComBat learned, arrays over voxels, float64.
+    """What ComBat learned, arrays over voxels, float64."""
 
-    Attributes
-    ----------
-    sites : tuple of str
-        Sorted.
-    n_scans : ndarray, (S,), int
-        Scans of each site.
-    centre : ndarray, (p,)
-        Means of the preserved covariates, which α refers to.
-    mean : ndarray, (n_voxels,)
-        α at the covariates' means: the mean of the sites weighted by their scans.
-    slopes : ndarray, (p, n_voxels)
-        β of the preserved covariates.
-    sd : ndarray, (n_voxels,)
-        σ: root of the mean squared residual.
-    gamma, delta : ndarray, (S, n_voxels)
-        γ* (in units of σ) and δ* squared, each site's.
-    adjusted : ndarray, (n_voxels,), bool
-        Voxels that are harmonised.
-    constant : ndarray, (n_voxels,), bool
-        Voxels that do not vary over all scans, or over those of one site: left alone.
-    """
-
-    sites: tuple[str, ...]
-    n_scans: np.ndarray
-    centre: np.ndarray
-    mean: np.ndarray
-    slopes: np.ndarray
-    sd: np.ndarray
+    sites: tuple[str, ...]  # sorted
+    n_scans: np.ndarray  # (S,), int: scans of each site
+    centre: np.ndarray  # (p,): means of the preserved covariates, which α refers to
+    mean: np.ndarray  # (n_voxels,): α at the covariates' means, the mean of the sites weighted by their scans
+    slopes: np.ndarray  # (p, n_voxels): β of the preserved covariates
+    sd: np.ndarray  # (n_voxels,): σ: root of the mean squared residual
+    # (S, n_voxels): γ* (in units of σ) and δ* squared, each site's
     gamma: np.ndarray
     delta: np.ndarray
-    adjusted: np.ndarray
+    adjusted: np.ndarray  # (n_voxels,), bool: voxels that are harmonised
+    # (n_voxels,), bool: voxels that do not vary over all scans, or over those of one site: left alone
     constant: np.ndarray
 
     def adjust(self, values: np.ndarray, sites: Sequence[str], covariates: np.ndarray) -> np.ndarray:
-        """Take the site effects out of maps.
+        """Remove the site effects from maps.
 
         Parameters
         ----------
@@ -93,8 +74,8 @@ class SiteEffects:
         for row, site in enumerate(sites):
             i = self.sites.index(site)
             expected = self.mean[at] + (covariates[row] - self.centre) @ self.slopes[:, at]
-            rest = values[row, at] - expected - self.sd[at] * self.gamma[i, at]
-            out[row, at] = expected + rest / np.sqrt(self.delta[i, at])
+            residual = values[row, at] - expected - self.sd[at] * self.gamma[i, at]
+            out[row, at] = expected + residual / np.sqrt(self.delta[i, at])
         return out
 
 
@@ -103,7 +84,7 @@ def learn_site_effects(
     sites: Sequence[str],
     covariates: np.ndarray,
     columns: Sequence[str] = (),
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> SiteEffects:
     """Estimate site effects by parametric empirical Bayes.
 
@@ -127,7 +108,7 @@ def learn_site_effects(
     Raises
     ------
     DesignError
-        If there is one site, a site has one scan, covariates cannot be told from sites, or fewer than 3 voxels vary.
+        If there is one site, one with one scan, covariates cannot be separated from sites, or fewer than 3 voxels vary.
 
     Notes
     -----
@@ -190,9 +171,9 @@ def _least_squares(members: np.ndarray, centred: np.ndarray, names: np.ndarray, 
     design = np.hstack([np.eye(len(names))[members], centred / scale])
     if np.linalg.matrix_rank(design, tol=1e-9 * np.sqrt(len(members))) < design.shape[1]:
         what = ", ".join(columns) or "the covariates"
-        msg = f"site and {what} cannot be told apart: a covariate is constant within every site, or a sum of others"
+        msg = f"site and {what} cannot be separated: a covariate is constant within every site, or a sum of others"
         raise DesignError(msg)
-    return np.linalg.pinv(design) / np.concatenate([np.ones(len(names)), scale])[:, None]
+    return np.asarray(np.linalg.pinv(design) / np.concatenate([np.ones(len(names)), scale])[:, None])
 
 
 def shrink(shift: np.ndarray, spread: np.ndarray, n_scans: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +14,30 @@ import pandas as pd
 
 from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.design.matrix import INTERCEPT, Design, build_design
-from vbmstat.harmonize.combat import SiteEffects
+from vbmstat.harmonize.combat import SiteEffects, learn_site_effects
 from vbmstat.image import storage
 from vbmstat.image.grid import Grid
-from vbmstat.maps.store import Space
+from vbmstat.maps.store import ArrayMaps, PackedMaps, Space
+from vbmstat.progress import OnProgress
 from vbmstat.tables.cells import label, labels
 from vbmstat.tables.cohort import find_column, read_column
 
 _FORMAT = 1
-_STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # what they do depends on the scans they are given
-_INVENTED = 60  # scans, at least, that stand in for those learned from when a design is coded
+_STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # their result depends on the other scans
+_INVENTED = 60  # scans, at least, in place of those learned from when a design is coded
 
 
 @dataclass(frozen=True)
 class CombatModel:
-    """Site effects of one kind of map, with what is needed to apply them to other scans.
+    """Site effects of one kind of map, with what is needed to apply them to other scans."""
 
-    Attributes
-    ----------
-    effects : SiteEffects
-        What was learned.
-    preserve : str
-        Right-hand side of the preserved covariates; empty for none.
-    columns : tuple of str
-        The preserved columns.
-    covariates : dict
-        Of each covariate its ``values`` (levels of a factor) or its ``range`` (two numbers).
-    space : Space or None
-        Where voxels lie.
-    features : tuple of str
-        Columns of a table.
-    """
-
-    effects: SiteEffects
-    preserve: str
-    columns: tuple[str, ...]
+    effects: SiteEffects  # what was learned
+    preserve: str  # right-hand side of the preserved covariates; empty for none
+    columns: tuple[str, ...]  # the preserved columns
+    # of each covariate its ``values`` (levels of a factor) or its ``range`` (two numbers)
     covariates: Mapping[str, Mapping[str, Any]]
-    space: Space | None = None
-    features: tuple[str, ...] = ()
+    space: Space | None = None  # where voxels lie
+    features: tuple[str, ...] = ()  # columns of a table
 
     def covariate_rows(self, table: pd.DataFrame, scan_ids: Sequence[str]) -> np.ndarray:
         """The preserved covariates of any scans, (n_scans, p), coded as in learning.
@@ -92,13 +78,7 @@ class CombatModel:
 
 
 def load_model(path: Path | str) -> CombatModel:
-    """Read a model that :meth:`CombatModel.save` wrote.
-
-    Raises
-    ------
-    VbmstatError
-        If the file is no such model.
-    """
+    """Read a model that :meth:`CombatModel.save` wrote; VbmstatError if the file is no such model."""
     try:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
@@ -113,33 +93,48 @@ def load_model(path: Path | str) -> CombatModel:
         effects = SiteEffects(sites=tuple(about["sites"]), **arrays)
         columns, features = tuple(about["columns"]), tuple(about["features"])
         model = CombatModel(effects, str(about["preserve"]), columns, dict(about["covariates"]), space, features)
-    except Exception as error:  # whatever numpy makes of a damaged file
+    except Exception as error:  # numpy raises many kinds for a damaged file
         msg = f"{path}: expected a model of vbmstat harmonize (.npz), but reading it failed: {error!r:.200}"
         raise VbmstatError(msg) from error
     return model
 
 
-def preserved_columns(
-    preserve: str, table: pd.DataFrame, scan_ids: Sequence[str]
-) -> tuple[np.ndarray, tuple[str, ...], dict[str, dict[str, Any]]]:
-    """Columns of the covariates to preserve, their names, and how they are coded.
+@dataclass(frozen=True)
+class Preserved:
+    """Covariates that harmonisation preserves."""
 
-    Returns
-    -------
-    matrix : ndarray, (n_scans, p), float64
-        Without the constant, which the sites hold.
-    columns : tuple of str
-        Their names.
-    covariates : dict
-        See :class:`CombatModel`.
+    formula: str  # right-hand side; empty for none
+    matrix: np.ndarray  # (n_scans, p), float64: their columns, without the constant, which the sites hold
+    columns: tuple[str, ...] = ()  # names of the columns
+    covariates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # see :class:`CombatModel`
+    notes: tuple[str, ...] = ()  # how each covariate is taken
+
+
+def preserved_covariates(formula: str, table: pd.DataFrame, scan_ids: Sequence[str]) -> Preserved:
+    """The covariates of a right-hand side, for scans to learn from.
+
+    Raises
+    ------
+    DesignError, TableError
+        If the coding of a covariate depends on the scans, or as :func:`build_design` says.
     """
-    if not preserve.strip():
-        return np.empty((len(scan_ids), 0)), (), {}
-    if _STATEFUL.search(preserve):
-        msg = f"--preserve {preserve!r}: bs, cr, poly, center, scale depend on the scans; write e.g. 'age + I(age**2)'"
+    if not formula.strip():
+        return Preserved(formula, np.empty((len(scan_ids), 0)))
+    if _STATEFUL.search(formula):
+        msg = f"--preserve {formula!r}: bs, cr, poly, center, scale depend on the scans; write e.g. 'age + I(age**2)'"
         raise DesignError(msg)
-    design = build_design(preserve, table, scan_ids)
-    return (*_without_intercept(design), covariate_summary(design))
+    design = build_design(formula, table, scan_ids)
+    notes = (*(one.line for one in design.taken), *design.notes)
+    return Preserved(formula, *_without_intercept(design), covariate_summary(design), notes)
+
+
+def learn_model(
+    maps: ArrayMaps | PackedMaps, sites: Sequence[str], preserved: Preserved, progress: OnProgress | None = None
+) -> CombatModel:
+    """The model of maps or columns, (n_scans, n_voxels), with the site of each scan."""
+    effects = learn_site_effects(maps, sites, preserved.matrix, preserved.columns, progress)
+    features = maps.features if isinstance(maps, ArrayMaps) else ()
+    return CombatModel(effects, preserved.formula, preserved.columns, preserved.covariates, maps.space, features)
 
 
 def covariate_summary(design: Design) -> dict[str, dict[str, Any]]:
@@ -158,7 +153,7 @@ def _without_intercept(design: Design) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _invent(covariates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Scans with every level and random numbers in range: they bring a design the columns that it had in learning."""
+    """Scans with every level and random numbers in range, so that a design has the columns that it had in learning."""
     rng = np.random.default_rng(0)
     n = max([_INVENTED, *(8 * len(about["values"]) for about in covariates.values() if "values" in about)])
     frame = {}
@@ -183,10 +178,9 @@ def _check_levels(name: str, column: pd.Series, about: Mapping[str, Any], scan_i
     if "values" not in about:
         return
     learned = labels(about["values"])
-    strange = {label(value): scan for value, scan in zip(column, scan_ids, strict=True)
+    unknown = {label(value): scan for value, scan in zip(column, scan_ids, strict=True)
                if not pd.isna(value) and label(value) not in learned}  # fmt: skip
-    if strange:
-        listed = ", ".join(f"{value} ({scan})" for value, scan in strange.items())
-        known = ", ".join(learned)
-        msg = f"{name}: {listed} was not among the scans that were learned from ({known}); learn with it"
+    if unknown:
+        levels = ", ".join(f"{value} ({scan})" for value, scan in unknown.items())
+        msg = f"{name}: {levels} was not among the scans that were learned from ({', '.join(learned)}); learn with it"
         raise DesignError(msg)

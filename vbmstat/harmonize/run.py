@@ -1,7 +1,9 @@
 """Harmonised maps and tables of a cohort: ComBat over files, learned on one set of scans and applied to any.
 
-Learning reads the packed maps once in voxel chunks; applying goes scan by scan. What is written is a folder like that
-of ``preprocess``, so that ``glm`` reads it: maps under their names and a ``cohort.tsv`` that says what was done.
+One module, as maps and tables share the site column, the model and the record.
+
+Learning reads the packed maps once in voxel chunks; applying goes scan by scan. The output is a folder like that of
+``preprocess``, which ``glm`` reads: maps under their names and a ``cohort.tsv`` that says what was done.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -19,39 +22,39 @@ import torch
 
 from vbmstat.assets.provenance import provenance
 from vbmstat.device import n_cores
-from vbmstat.errors import ScanError, TableError
+from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files import naming
 from vbmstat.files.naming import TISSUE_NUMBER
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
-from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.design.sites import HARMONIZED, confounding_notes, site_confounding
-from vbmstat.harmonize.combat import learn_site_effects
-from vbmstat.harmonize.model import CombatModel, preserved_columns
+from vbmstat.harmonize.model import CombatModel, Preserved, learn_model, preserved_covariates
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.sources import Source, as_cohort, gather, map_column, with_columns
+from vbmstat.maps.paths import map_column
+from vbmstat.maps.segment import Packing
+from vbmstat.maps.sources import Source, as_cohort, gather, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
+from vbmstat.progress import OnProgress
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import labels
 from vbmstat.tables.cohort import Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
 
-Progress = Callable[[str, int, int], None]
 RECORD = "harmonize.json"
 
 
 @dataclass(frozen=True)
 class Harmonized:
-    """What a run wrote and found.
+    """Results of a run.
 
     Attributes
     ----------
     files : tuple of Path
         Everything written, ``harmonize.json`` last.
     model : CombatModel
-        What was learned or applied.
+        Learned from these scans, or given.
     confounding : DataFrame
         Share of each preserved covariate's variance between sites.
     notes : tuple of str
@@ -64,43 +67,55 @@ class Harmonized:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class HarmonizeSpec:
+    """How site effects are removed.
+
+    Attributes
+    ----------
+    site : str
+        Column with the site.
+    preserve : str
+        Right-hand side of what must survive, e.g. ``"age + sex"``.
+    model : CombatModel, optional
+        Learned before; by default it is learned from these scans.
+    missing : {"raise", "drop"}
+        What becomes of scans without a covariate or site, or maps without a row.
+    response : str
+        ``gm``, ``wm``, ``csf`` or a column with map paths; for maps.
+    mask_threshold : float
+        Voxels above it in all scans that are learned from are harmonised; for maps. Voxels that are constant in a site
+        are left alone; all others become 0, so that no unharmonised value reaches a model.
+    """
+
+    site: str
+    preserve: str = ""
+    model: CombatModel | None = None
+    missing: str = "raise"
+    response: str = "gm"
+    mask_threshold: float = MASK_THRESHOLD
+
+
 def harmonize_maps(
     cohort: Cohort | Path | str,
-    site: str,
+    spec: HarmonizeSpec,
     out: Path | str,
-    *,
-    preserve: str = "",
-    response: str = "gm",
     maps: Path | str | None = None,
-    model: CombatModel | None = None,
-    mask_threshold: float = MASK_THRESHOLD,
-    missing: str = "raise",
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Harmonized:
-    """Take site effects out of a cohort's maps and write the new maps with their cohort table.
+    """Remove site effects from a cohort's maps and write the new maps with their cohort table.
 
     Parameters
     ----------
     cohort : Cohort or path
         One row a scan, with the site and the preserved covariates.
-    site : str
-        Column with the site.
+    spec : HarmonizeSpec
+        Site, what is preserved, which maps.
     out : path
         Folder for the maps (names and subfolders kept) and ``cohort.tsv``; not the folder of the maps themselves. Maps
-        of an earlier run go, but for other tissues of the same scans that were harmonised alike.
-    preserve : str
-        Right-hand side of what must survive, e.g. ``"age + sex"``.
-    response : str
-        ``gm``, ``wm``, ``csf`` or a column with map paths.
+        of an earlier run are removed, but for other tissues of the same scans that were harmonised alike.
     maps : path, optional
         Folder of maps of any program; by default the cohort's own paths.
-    model : CombatModel, optional
-        Learned before; by default it is learned from these scans.
-    mask_threshold : float
-        Voxels above it in all scans that are learned from are harmonised. Voxels that are constant in a site are left
-        alone; all others become 0, so that no unharmonised value reaches a model.
-    missing : {"raise", "drop"}
-        What becomes of scans without a covariate or site, or maps without a row.
     progress : callable, optional
         Called with (stage, done, total).
 
@@ -111,61 +126,54 @@ def harmonize_maps(
     Raises
     ------
     TableError, DesignError, ScanError
-        If the site column is unknown or empty, a map would overwrite its source, or as :func:`learn_site_effects`,
-        :meth:`CombatModel.covariate_rows` and :func:`vbmstat.maps.pack.pack_maps` say.
+        If the site column is unknown or empty, a map would overwrite its source, or as
+        :func:`~vbmstat.harmonize.combat.learn_site_effects`, :meth:`CombatModel.covariate_rows` and
+        :func:`vbmstat.maps.pack.pack_maps` say.
     """
     out, table = Path(out), as_cohort(cohort)
     earlier = storage.listed_files(out, RECORD)
-    source = gather(maps, response, table, missing)
-    source = with_site(source, site, missing)
-    column = f"s6mwp{TISSUE_NUMBER[response]}" if maps is not None else map_column(response, table.table)
+    source = _with_site(gather(maps, spec.response, table, spec.missing), spec.site, spec.missing)
+    column = f"s6mwp{TISSUE_NUMBER[spec.response]}" if maps is not None else map_column(spec.response, table.table)
     targets = _targets(source, out, table.folder if maps is None else Path(maps))
-    sites = site_labels(source.table[site])
-    if model is None:
-        model, notes = _learn_maps(source, sites, preserve, mask_threshold, out, progress)
-        source = replace(source, notes=(*source.notes, *notes))
-        source = _told(source, preserve)
-    rows = model.covariate_rows(source.table, source.scan_ids)
-    space = _space_of(model)
-    mark = f"ComBat by {site}" + (f", preserving {model.preserve}" if model.preserve else "")
+
+    def learn(sites: list[str], preserved: Preserved) -> tuple[CombatModel, tuple[str, ...]]:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
+            rule = MaskRule(spec.mask_threshold)
+            packed = pack_maps(source.paths, Path(folder), rule, Packing(durable=False), progress)
+            packed = packed.select(source.scan_ids)
+            model = learn_model(packed, sites, preserved, progress)
+            return model, (*packed.manifest["mask_notes"], *identity_notes(packed))
+
+    task = _task(spec, source, learn)
+    model, source = task.model, task.source
+    if model.space is None:
+        msg = "the model was learned from a table, not from maps"
+        raise ScanError(msg)
+    mark = f"ComBat by {spec.site}" + (f", preserving {model.preserve}" if model.preserve else "")
     kept = source.table.drop(columns=[name for name in source.table if naming.is_map_column(name)])
     others = {name: paths for name, paths in _earlier_maps(out, kept.index, mark).items() if name != column}
     relative = {scan: target.relative_to(out) for scan, target in targets.items()}
     own = {column: [relative[scan].as_posix() for scan in source.scan_ids]}
     new = kept.assign(**{HARMONIZED: mark}, **others, **own)
     valid = {*(path for paths in others.values() for path in paths), *_tables(earlier)}
-    with storage.replacing(out, RECORD, keep=valid) as staged:
-
-        def convert(index: int) -> None:
-            scan = source.scan_ids[index]
-            _convert(source.paths[scan], staged / relative[scan], space, model, sites[index], rows[index])
-
-        with ThreadPoolExecutor(n_cores()) as pool:
-            for done, _ in enumerate(pool.map(convert, range(len(sites))), 1):
-                if progress:
-                    progress("writing maps", done, len(sites))
+    with storage.replacing(out, RECORD, keep=valid) as staged, ThreadPoolExecutor(n_cores()) as pool:
+        written = [staged / relative[scan] for scan in source.scan_ids]
+        for done, _ in enumerate(pool.map(task.write_map, range(len(written)), written), 1):
+            if progress:
+                progress("writing maps", done, len(written))
         write_cohort(staged / "cohort.tsv", Cohort(new, out))
-        found = _finish(staged, model, source, site, sites, rows)
-    return replace(found, files=(*targets.values(), out / "cohort.tsv", out / RECORD))
+        return task.finish(staged, (*targets.values(), out / "cohort.tsv", out / RECORD))
 
 
-def harmonize_table(
-    table: Path | str,
-    cohort: Cohort | Path | str,
-    site: str,
-    out: Path | str,
-    *,
-    preserve: str = "",
-    model: CombatModel | None = None,
-    missing: str = "raise",
-) -> Harmonized:
-    """Take site effects out of the volumes of a wide ROI table (columns ``*_ml``, one row a scan).
+def harmonize_table(table: Path | str, cohort: Cohort | Path | str, spec: HarmonizeSpec, out: Path | str) -> Harmonized:
+    """Remove site effects from the volumes of a wide ROI table (columns ``*_ml``, one row a scan).
 
     Parameters
     ----------
     table : path
         As ``vbmstat roi`` writes it; joined to the cohort by id. Columns without any value stay empty.
-    cohort, site, out, preserve, model, missing
+    cohort, spec, out
         As for :func:`harmonize_maps`; the new table has the old one's name.
 
     Returns
@@ -190,41 +198,29 @@ def harmonize_table(
     scan_ids = Cohort(wide, out).scan_ids
     numbers = [as_numbers(wide[name].set_axis(scan_ids), name).to_numpy() for name in names]
     values = ArrayMaps(np.column_stack(numbers), tuple(scan_ids), features=tuple(names))
-    source = with_site(gather(values, "volume", as_cohort(cohort), missing), site, missing)
+    source = _with_site(gather(values, "volume", as_cohort(cohort), spec.missing), spec.site, spec.missing)
     values = values.select(source.scan_ids)
-    sites = site_labels(source.table[site])
-    if model is None:
-        covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
-        effects = learn_site_effects(values, sites, covariates, columns)
-        model = CombatModel(effects, preserve, columns, summary, features=tuple(names))
-        source = _told(source, preserve)
+    task = _task(spec, source, lambda sites, preserved: (learn_model(values, sites, preserved), ()))
+    model = task.model
     if model.features != tuple(names):
-        other = sorted(set(model.features) ^ set(names))[:12]
-        msg = f"{path}: the model was learned from other columns ({', '.join(other) or 'another order'} differ)"
+        other = sorted(set(model.features) ^ set(names))
+        msg = f"{path}: the model was learned from other columns ({listed(other) or 'another order'} differ)"
         raise TableError(msg)
-    rows = model.covariate_rows(source.table, source.scan_ids)
-    new = pd.DataFrame(model.effects.adjust(values.data, sites, rows).round(6), source.scan_ids, names)
+    new = pd.DataFrame(model.effects.adjust(values.data, task.sites, task.rows).round(6), source.scan_ids, names)
     order = [scan for scan in scan_ids if scan in new.index]
     written = wide[[scan in new.index for scan in scan_ids]].copy()
     written[names] = new.loc[order].to_numpy()
     columns_out = written.reset_index()
     if not columns_out["session_id"].any():
         columns_out = columns_out.drop(columns="session_id")
-    about = {"harmonized": f"ComBat by {site}", "preserved": model.preserve, "from": path.name}
+    about = {"harmonized": f"ComBat by {spec.site}", "preserved": model.preserve, "from": path.name}
     with storage.replacing(out, RECORD, keep=earlier) as staged:
         dictionary.write_table(staged / path.name, columns_out, "roi_wide", about=about)
-        found = _finish(staged, model, source, site, sites, rows)
-    return replace(found, files=(out / path.name, out / RECORD))
+        return task.finish(staged, (out / path.name, out / RECORD))
 
 
-def with_site(source: Source, site: str, missing: str) -> Source:
-    """The source, after its site column is known to be complete (or without the scans that lack it).
-
-    Raises
-    ------
-    TableError
-        If there is no such column, or scans lack a site and `missing` is ``"raise"``.
-    """
+def _with_site(source: Source, site: str, missing: str) -> Source:
+    """The source with a complete site column; without the scans that lack a site if `missing` is ``"drop"``."""
     if site not in source.table:
         near = closest(site, source.table.columns) or "none"
         msg = f"no column {site!r} in the table (nearest {near}); --site names the column with the site"
@@ -232,30 +228,16 @@ def with_site(source: Source, site: str, missing: str) -> Source:
     return with_columns(source, {site: ""}, missing)
 
 
-def site_labels(column: pd.Series) -> list[str]:
-    """Sites as text, whole numbers without a decimal point: the levels that ``glm`` makes of them.
-
-    Raises
-    ------
-    DesignError
-        If two sites differ only in letter case or blanks.
-    """
+def _site_labels(column: pd.Series) -> list[str]:
+    """Sites as text, the levels that ``glm`` makes of them; refuses two that differ only in letter case or blanks."""
     names = labels(column)
     check_spelling(str(column.name), names, "")
     return names
 
 
-def _told(source: Source, preserve: str) -> Source:
-    """The source with notes on how each preserved covariate is taken."""
-    if not preserve.strip():
-        return source
-    design = build_design(preserve, source.table, source.scan_ids)
-    return replace(source, notes=(*source.notes, *(one.line for one in design.taken), *design.notes))
-
-
 def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
     """Where each map goes: its path below `folder`, or where maps lie elsewhere, below the folder they share."""
-    # without "..", which would lead out of the output folder
+    # without "..", which could point outside the output folder
     paths = {scan: Path(os.path.normpath(path.absolute())) for scan, path in source.paths.items()}
     home = Path(os.path.normpath(folder.absolute()))
     inside = all(path.is_relative_to(home) for path in paths.values())
@@ -263,11 +245,11 @@ def _targets(source: Source, out: Path, folder: Path) -> dict[str, Path]:
     targets = {scan: out / path.relative_to(base) for scan, path in paths.items()}
     bad = [scan for scan, target in targets.items() if not target.name.endswith((".nii", ".nii.gz"))]
     if bad:
-        msg = f"maps of {', '.join(bad[:12])} are no NIfTI files; convert them to .nii.gz"
+        msg = f"maps of {listed(bad)} are no NIfTI files; convert them to .nii.gz"
         raise ScanError(msg)
     same = [scan for scan, target in targets.items() if target.resolve() == source.paths[scan].resolve()]
     if same:
-        msg = f"{out}: the new maps would replace the old ones of {', '.join(same[:12])}; give another --out"
+        msg = f"{out}: the new maps would replace the old ones of {listed(same)}; give another --out"
         raise ScanError(msg)
     return targets
 
@@ -282,67 +264,65 @@ def _earlier_maps(out: Path, scans: pd.Index, mark: str) -> dict[str, list[str]]
     return {name: old[name].tolist() for name in old if naming.is_map_column(name)}
 
 
-def _learn_maps(
-    source: Source, sites: Sequence[str], preserve: str, mask_threshold: float, out: Path, progress: Progress | None
-) -> tuple[CombatModel, tuple[str, ...]]:
-    """The model of these maps, and what is to be said of their mask."""
-    covariates, columns, summary = preserved_columns(preserve, source.table, source.scan_ids)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=out.parent) as folder:
-        packed = pack_maps(
-            source.paths, Path(folder), MaskRule(mask_threshold), None, None, progress, durable=False
-        ).select(source.scan_ids)
-        effects = learn_site_effects(packed, sites, covariates, columns, progress)
-        notes = (*packed.manifest["mask_notes"], *identity_notes(packed))
-    return CombatModel(effects, preserve, columns, summary, packed.space), notes
+@dataclass(frozen=True)
+class _Task:
+    """The scans of a run and the model that is applied to them: sites (n_scans,), preserved covariates (n_scans, p)."""
+
+    site: str
+    source: Source
+    sites: list[str]
+    model: CombatModel
+    rows: np.ndarray
+
+    def write_map(self, index: int, target: Path) -> None:
+        """Harmonise the map of one scan."""
+        space, effects = cast("Space", self.model.space), self.model.effects
+        path = self.source.paths[self.source.scan_ids[index]]
+        volume = io.read_volume(path)
+        if not volume.grid.matches(space.grid):
+            msg = f"{path}: grid {volume.grid} differs from {space.grid} of the maps learned from; resample it"
+            raise ScanError(msg)
+        flat = volume.data.numpy().reshape(-1)
+        values = effects.adjust(flat[space.voxel_index][None], [self.sites[index]], self.rows[[index]])[0]
+        image = space.unmask(np.where(effects.adjusted | effects.constant, values, 0))
+        new = Volume(torch.from_numpy(image)[None], space.grid)
+        io.write_volume(target, new, axcodes=space.axcodes, description="vbmstat ComBat")
+
+    def finish(self, folder: Path, files: tuple[Path, ...]) -> Harmonized:
+        """Write ``harmonize.json`` into a folder; `files` are all that is written."""
+        model, effects = self.model, self.model.effects
+        confounding = site_confounding(self.rows, model.columns, self.sites)
+        notes = [*self.source.notes, *confounding_notes(confounding, self.site)]
+        n_constant = int(effects.constant.sum())
+        if n_constant:
+            notes.append(f"{n_constant} voxels or columns are constant within a site and were left alone")
+        inputs = list(self.source.paths.values())
+        origin = provenance("harmonize", {"site": self.site, "preserve": model.preserve}, inputs)
+        shares = confounding.replace([np.inf], np.nan).astype(object).where(confounding.notna(), None)
+        record = {
+            **origin, "method": "ComBat, parametric empirical Bayes",
+            "sites_learned": dict(zip(effects.sites, effects.n_scans.tolist(), strict=True)),
+            "scans": dict(zip(self.source.scan_ids, self.sites, strict=True)),
+            "n_adjusted": int(effects.adjusted.sum()), "n_constant": n_constant,
+            "confounding": shares.to_dict("records"), "notes": notes,
+        }  # fmt: skip
+        storage.write_json(folder / RECORD, record)
+        return Harmonized(files, model, confounding, tuple(notes))
 
 
-def _space_of(model: CombatModel) -> Space:
-    if model.space is None:
-        msg = "the model was learned from a table, not from maps"
-        raise ScanError(msg)
-    return model.space
-
-
-def _convert(path: Path, target: Path, space: Space, model: CombatModel, site: str, covariates: np.ndarray) -> None:
-    """Harmonise one map file."""
-    volume = io.read_volume(path)
-    if not volume.grid.matches(space.grid):
-        msg = f"{path}: grid {volume.grid} differs from {space.grid} of the maps that were learned from; resample it"
-        raise ScanError(msg)
-    flat = volume.data.numpy().reshape(-1)
-    effects = model.effects
-    values = effects.adjust(flat[space.voxel_index][None], [site], covariates[None])[0]
-    image = space.unmask(np.where(effects.adjusted | effects.constant, values, 0))
-    new = Volume(torch.from_numpy(image)[None], space.grid)
-    io.write_volume(target, new, axcodes=space.axcodes, description="vbmstat ComBat")
+def _task(
+    spec: HarmonizeSpec, source: Source, learn: Callable[[list[str], Preserved], tuple[CombatModel, tuple[str, ...]]]
+) -> _Task:
+    """The scans with the spec's model, or the one that `learn` makes, with notes, of sites and preserved covariates."""
+    sites, model = _site_labels(source.table[spec.site]), spec.model
+    if model is None:
+        preserved = preserved_covariates(spec.preserve, source.table, source.scan_ids)
+        model, notes = learn(sites, preserved)
+        source = replace(source, notes=(*source.notes, *notes, *preserved.notes))
+    return _Task(spec.site, source, sites, model, model.covariate_rows(source.table, source.scan_ids))
 
 
 def _tables(files: Sequence[str]) -> list[str]:
     """Tables of volumes, with their dictionaries, among the files of an earlier run."""
     tsv = [name for name in files if name.endswith(".tsv") and name != "cohort.tsv"]
     return [*tsv, *(name.removesuffix(".tsv") + ".json" for name in tsv)]
-
-
-def _finish(
-    out: Path, model: CombatModel, source: Source, site: str, sites: Sequence[str], rows: np.ndarray
-) -> Harmonized:
-    """Write ``harmonize.json`` and say what a reader should know."""
-    confounding = site_confounding(rows, model.columns, sites)
-    effects = model.effects
-    notes = [*source.notes, *confounding_notes(confounding, site)]
-    if effects.constant.any():
-        notes.append(f"{int(effects.constant.sum())} voxels or columns are constant within a site and were left alone")
-    inputs = list(source.paths.values())
-    origin = provenance("harmonize", {"site": site, "preserve": model.preserve}, inputs)
-    learned = dict(zip(effects.sites, effects.n_scans.tolist(), strict=True))
-    record = {
-        **origin, "method": "ComBat, parametric empirical Bayes", "sites_learned": learned,
-        "scans": dict(zip(source.scan_ids, sites, strict=True)), "n_adjusted": int(effects.adjusted.sum()),
-        "n_constant": int(effects.constant.sum()),
-        "confounding": confounding.replace([np.inf], np.nan).astype(object).where(confounding.notna(), None)
-        .to_dict("records"),
-        "notes": notes,
-    }  # fmt: skip
-    storage.write_json(out / RECORD, record)
-    return Harmonized((), model, confounding, tuple(notes))

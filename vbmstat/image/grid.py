@@ -45,20 +45,23 @@ class Grid:
     @property
     def voxel_size_mm(self) -> np.ndarray:
         """Edge lengths of a voxel, (3,), mm."""
-        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
     def voxel_volume_ml(self) -> float:
         """Volume of a voxel in mL."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
+    @property
+    def corners_mm(self) -> np.ndarray:
+        """Centres of the eight corner voxels, (4, 8): RAS+ mm, and a row of ones."""
+        return np.asarray(self.affine @ np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T)
+
     def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
         """Whether both grids have the same shape and their corners agree within the tolerance."""
         if self.shape != other.shape:
             return False
-        corners = np.array(list(product(*((0, n - 1) for n in self.shape), (1,)))).T  # (4, 8), voxels
-        apart = ((self.affine - other.affine) @ corners)[:3]
-        return bool((np.sqrt((apart**2).sum(axis=0)) <= tolerance_mm).all())
+        return bool((np.linalg.norm(self.corners_mm - other.corners_mm, axis=0) <= tolerance_mm).all())
 
     def crop(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> Grid:
         """The sub-grid of voxels ``start <= index < stop``."""
@@ -92,7 +95,7 @@ def voxel_indices(shape: tuple[int, int, int] | torch.Size, device: torch.device
 def apply_affine(matrix: np.ndarray, points: torch.Tensor) -> torch.Tensor:
     """``matrix @ points`` for points of shape (3, ...); the matrix is 4 × 4."""
     m = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
-    moved = torch.tensordot(m[:3, :3], points, dims=1)
+    moved: torch.Tensor = torch.tensordot(m[:3, :3], points, dims=1)
     return moved.add_(m[:3, 3].reshape(3, *[1] * (points.ndim - 1)))
 
 
@@ -167,10 +170,9 @@ def resample(
     source: Grid,
     target: Grid,
     linear: np.ndarray | None = None,
-    mode: str = "bilinear",
     padding_mode: str = "zeros",
 ) -> torch.Tensor:
-    """Images resampled to another grid.
+    """Images resampled to another grid, trilinear.
 
     Parameters
     ----------
@@ -180,7 +182,7 @@ def resample(
         Grids of `data` and of the result.
     linear : ndarray, (4, 4), optional
         Target-frame RAS+ mm to source-frame RAS+ mm (pull direction); identity by default.
-    mode, padding_mode : str
+    padding_mode : str
         As in :func:`sample`.
 
     Returns
@@ -198,5 +200,5 @@ def resample(
         moved = to_source_voxel.copy()
         moved[:3, 3] += start * to_source_voxel[:3, 0]
         points = apply_affine(moved, voxel_indices(part.shape[1:], data.device))
-        part.copy_(sample(data, points, mode, padding_mode))
+        part.copy_(sample(data, points, padding_mode=padding_mode))
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
@@ -77,5 +79,5 @@ def wrong_header(head: bytes) -> str:
 
 def _is_little_endian(head: bytes, version: int) -> bool:
     """Byte order, from the number of dimensions, which must be 1 to 7."""
-    n_dimensions = np.frombuffer(head, "<i2" if version == 1 else "<i8", 1, 40 if version == 1 else 16)[0]
-    return 0 <= n_dimensions <= 7
+    (n_dimensions,) = struct.unpack_from(*(("<h", head, 40) if version == 1 else ("<q", head, 16)))
+    return 0 <= int(n_dimensions) <= 7

@@ -1,4 +1,4 @@
-"""Read maps from disk into rows of a masked matrix, as fast as they decompress.
+"""Read maps from disk into rows of a masked matrix, as fast as they decompress; smooth them on the way if asked.
 
 A NIfTI-1 file is inflated with igzip, its header compared with the first map's byte for byte, and the masked voxels
 gathered straight from the stored order; nothing is reoriented, and there is no float64 copy. Unusual files (another
@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from isal import igzip
 from isal.igzip_lib import IsalError
 
 from vbmstat.errors import ScanError
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
+from vbmstat.image.smooth import smooth_map
+from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Scratch
 
 _HEADER_BYTES = 348
@@ -49,19 +53,26 @@ class MapReader:
         Axis order of the first map on disk.
     reference : Path
         The first map.
+    fwhm_mm : float
+        Width of the Gaussian that every map is smoothed with; 0 for none.
     """
 
     grid: Grid
     axcodes: str
     reference: Path
+    fwhm_mm: float = 0.0
     _scratch: Scratch = field(default_factory=Scratch, repr=False)
     _orders: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
     _positions: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def like(cls, path: Path) -> MapReader:
+    def like(cls, path: Path, fwhm_mm: float = 0.0) -> MapReader:
         """A reader for maps on the grid of this map."""
-        return cls(io.read_grid(path), io.read_axcodes(path), path)
+        return cls(io.read_grid(path), io.read_axcodes(path), path, fwhm_mm)
+
+    @cached_property
+    def _all_voxels(self) -> np.ndarray:
+        return np.arange(np.prod(self.grid.shape), dtype=np.int32)
 
     def stored_order(self) -> np.ndarray:
         """RAS+ C-order index of each voxel of the first map, in storage order."""
@@ -71,7 +82,9 @@ class MapReader:
         return inverse
 
     def read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
-        """Read a map's values at some voxels.
+        """Read a map's values, smoothed if `fwhm_mm` is not 0, at some voxels.
+
+        Infinite values and NaN count as 0 in the smoothing of their neighbours, and stay what they are.
 
         Parameters
         ----------
@@ -92,6 +105,18 @@ class MapReader:
         ScanError
             If the file is unreadable or truncated, or on another grid.
         """
+        if not self.fwhm_mm:
+            return self._read(path, voxel_index, out)
+        whole = self._scratch.array("whole", (len(self._all_voxels),))
+        digest = self._read(path, self._all_voxels, whole)
+        finite = np.isfinite(whole)
+        image = np.where(finite, whole, 0).reshape(1, *self.grid.shape)  # (1, X, Y, Z)
+        smoothed = smooth_map(Volume(torch.from_numpy(image), self.grid), self.fwhm_mm).data.numpy().reshape(-1)
+        np.copyto(out, np.where(finite, smoothed, whole)[voxel_index])
+        return digest
+
+    def _read(self, path: Path, voxel_index: np.ndarray, out: np.ndarray) -> str:
+        """Read a map's values as stored at some voxels; return the file's SHA-256."""
         try:
             packed = path.read_bytes()
             raw = self._inflated(packed) if path.name.endswith(".gz") else packed
@@ -99,34 +124,30 @@ class MapReader:
             io.read_grid(path)  # raises a better error if the header is at fault
             msg = f"{path}: expected a complete map, but reading failed ({error}); make or copy it again"
             raise ScanError(msg) from error
-        digest = hashlib.sha256(packed).hexdigest()
         values = self._values(path, raw, voxel_index)
         if values is None:
-            out[:] = self._slow(path, voxel_index)
-            return digest
-        flat, slope, intercept, positions = values
-        if flat.dtype == out.dtype and (slope, intercept) == (1, 0):
-            np.take(flat, positions, out=out, mode="clip")  # "raise" would make a copy
-            return digest
-        gathered = flat[positions]
-        np.multiply(gathered, slope, out=out, casting="unsafe") if (slope, intercept) != (1, 0) else np.copyto(
-            out, gathered, casting="same_kind"
-        )
-        if intercept:
+            self.check_grid(path)
+            out[:] = io.read_volume(path).data.numpy().ravel()[voxel_index]
+        elif values[0].dtype == out.dtype and values[1:3] == (1, 0):
+            np.take(values[0], values[3], out=out, mode="clip")  # "raise" would make a copy
+        else:
+            flat, slope, intercept, positions = values
+            np.multiply(flat[positions], slope, out=out, casting="unsafe")
             out += intercept
-        return digest
+        return hashlib.sha256(packed).hexdigest()
 
     def _inflated(self, packed: bytes) -> memoryview | bytes:
         """The content of a gzip file, in memory that this thread reuses; its CRC is checked."""
         n_bytes = struct.unpack("<I", packed[-4:])[0] if len(packed) > 4 else 0  # of the last, usually only, member
-        if n_bytes > _MAX_INFLATION * len(packed):
-            return igzip.decompress(packed)
-        held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
-        n_read = 0
-        with igzip.GzipFile(fileobj=BytesIO(packed)) as stream:
-            while count := stream.readinto(held[n_read:]):
-                n_read += count
-        return held[:n_bytes] if n_read == n_bytes else igzip.decompress(packed)
+        if n_bytes <= _MAX_INFLATION * len(packed):
+            held = self._scratch.array("map", (n_bytes + 1,), np.uint8).data
+            n_read = 0
+            with igzip.GzipFile(fileobj=BytesIO(packed)) as stream:
+                while count := stream.readinto(held[n_read:]):
+                    n_read += count
+            if n_read == n_bytes:
+                return held[:n_bytes]
+        return bytes(igzip.decompress(packed))
 
     def _values(
         self, path: Path, raw: memoryview | bytes, voxel_index: np.ndarray
@@ -159,7 +180,7 @@ class MapReader:
         if geometry not in self._orders:
             self.check_grid(path)
             self._orders[geometry] = storage_index(self.grid.shape, io.read_axcodes(path))
-        positions = self._orders[geometry][voxel_index]
+        positions: np.ndarray = self._orders[geometry][voxel_index]
         self._positions[geometry] = (voxel_index, positions)
         return positions
 
@@ -173,10 +194,6 @@ class MapReader:
                 "resample it or leave this scan out"
             )
             raise ScanError(msg)
-
-    def _slow(self, path: Path, voxel_index: np.ndarray) -> np.ndarray:
-        self.check_grid(path)
-        return io.read_volume(path).data.numpy().ravel()[voxel_index]
 
 
 def storage_index(shape: tuple[int, int, int], axcodes: str) -> np.ndarray:

@@ -144,7 +144,7 @@ class Tally:
         """Columns present in enough scans for the rule, whether they vary or not."""
         with_value = self.n_scans - self.n_nan
         may_lack = with_value - np.ceil(rule.share * with_value - 1e-9)
-        return (self.n_absent <= may_lack) & (with_value > 0)
+        return np.asarray((self.n_absent <= may_lack) & (with_value > 0))
 
     def alone(self, rule: MaskRule) -> dict[str, int]:
         """Number of columns that each scan alone removes from the mask (all others have them); only for share 1."""
@@ -201,7 +201,7 @@ class Tally:
         if flat and len(flat) < self.n_scans:
             msg = f"maps with the same value at every voxel read: {listed(flat)}; make them again or leave them out"
             raise ScanError(msg)
-        check_units(self.means)
+        _check_units(self.means)
         if not mask.any():
             raise ScanError(self.why_empty(rule))
 
@@ -229,16 +229,8 @@ class Tally:
         return f"{what}; {largest}: lower --mask-threshold, or check that these are the right maps"
 
 
-def check_units(means: Mapping[str, float]) -> None:
-    """Refuse maps whose mean is far from the others': they have another unit (mm³ or percent, not mL).
-
-    A mean of 0 passes: a lesion map of a healthy person.
-
-    Raises
-    ------
-    ScanError
-        With the scans.
-    """
+def _check_units(means: Mapping[str, float]) -> None:
+    """Refuse maps in mm³ or percent among maps in mL: their mean is far off. A mean of 0 (no lesion) passes."""
     values = np.array(list(means.values()))
     if np.isfinite(values).sum() < _MIN_SCANS_FOR_UNITS:
         return

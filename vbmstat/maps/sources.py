@@ -1,12 +1,10 @@
-"""Maps of a model from a cohort's paths, a folder, a path template or a matrix, joined with covariates strictly by id.
-
-Over 300 lines, as each of these sources has its own checks and messages.
-"""
+"""Maps of a model, in files or a matrix, joined with covariates strictly by id: long by the messages of these joins."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,18 @@ import torch
 
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.filenames import normalized
-from vbmstat.files.naming import (
-    TISSUE_NUMBER,
-    by_known_ids,
-    find_maps,
-    fwhm_of,
-    map_columns,
-    parse_map_name,
-    several_kinds,
-    split_ids,
-)
-from vbmstat.files.search import images_instead
+from vbmstat.files.map_names import by_known_ids, parse_map_name
+from vbmstat.files.naming import split_ids
 from vbmstat.image import storage
+from vbmstat.maps.paths import (
+    Smoothing,
+    from_cohort,
+    from_template,
+    in_folder,
+    map_column,
+    only_unsmoothed,
+    smoothing_of,
+)
 from vbmstat.maps.store import ArrayMaps, PackedMaps
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort, spelling_hint
@@ -50,7 +48,9 @@ class Source:
     maps : ArrayMaps or PackedMaps or None
         The maps themselves if they are not files.
     notes : tuple of str
-        What was left out.
+        What was left out, and how the maps are smoothed.
+    smoothing : Smoothing
+        Of the maps.
     """
 
     table: pd.DataFrame
@@ -58,6 +58,7 @@ class Source:
     paths: dict[str, Path]
     maps: ArrayMaps | PackedMaps | None
     notes: tuple[str, ...]
+    smoothing: Smoothing = field(default_factory=Smoothing)
 
     def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
         """The source with the rows where `kept` is true."""
@@ -80,7 +81,7 @@ def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
     return read_cohort(cohort)
 
 
-def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> Source:
+def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwhm_mm: float | None = None) -> Source:
     """Join maps and covariates by id.
 
     Parameters
@@ -95,33 +96,43 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
         The covariates.
     missing : {"raise", "drop"}
         Whether maps without a row, and rows without a path, are an error or left out.
+    fwhm_mm : float, optional
+        Width that the maps shall be smoothed with: those that have it are used as they are, unsmoothed ones are to be
+        smoothed when they are packed; 0 for unsmoothed maps. By default maps are used as they are, smoothed ones first.
 
     Raises
     ------
     TableError, ScanError
-        If a map has no row, a row no path, or no id is in both.
+        If a map has no row, a row no path, or no id is in both; if maps are smoothed by another width than `fwhm_mm`.
     """
-    source = _gather(maps, response, cohort, missing)
-    return replace(source, notes=(*cohort.notes, *source.notes))
-
-
-def _gather(maps: Any, response: str, cohort: Cohort, missing: str) -> Source:
-    if maps is None:
-        paths, notes = _from_cohort(cohort, response, missing)
-        return _joined(cohort.table, cohort.scan_ids, paths, notes)
     if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
-        return _matched(cohort, _as_matrix(maps, cohort), missing)
+        if fwhm_mm is not None:
+            msg = "only maps in files can be smoothed: leave --fwhm out, or smooth them in vbmstat pack --fwhm"
+            raise ScanError(msg)
+        source = _matched(cohort, _as_matrix(maps, cohort), missing)
+    elif maps is None:
+        column = map_column(response, cohort.table, fwhm_mm)
+        paths, dropped = from_cohort(cohort, column, missing)
+        raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
+        notes = [f"{response} maps are read from the column {column}{raw}", *dropped]
+        source = _joined(cohort.table, cohort.scan_ids, paths, notes)
+        source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm, column))
+    else:
+        source = _from_files(maps, response, cohort, missing, fwhm_mm)
+        source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm))
+    return replace(source, notes=(*cohort.notes, *source.notes, *filter(None, [source.smoothing.note])))
+
+
+def _from_files(maps: Any, response: str, cohort: Cohort, missing: str, fwhm_mm: float | None) -> Source:
     if isinstance(maps, Mapping):
         paths = {normalized(str(scan)): Path(path) for scan, path in maps.items()}
         return _with_origin(_by_folder(cohort, paths, "the given maps", missing))
     if "{" in str(maps):
-        return _with_origin(_joined(cohort.table, cohort.scan_ids, _from_template(str(maps), cohort), []))
-    paths = _in_folder(Path(maps), response)
+        return _with_origin(_joined(cohort.table, cohort.scan_ids, from_template(str(maps), cohort), []))
+    paths = in_folder(Path(maps), response, fwhm_mm)
+    left = only_unsmoothed(Path(maps), response, paths, cohort) if fwhm_mm is None else []
     source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
-    parsed = parse_map_name(next(iter(paths.values())).name)
-    is_unsmoothed = parsed is not None and not parsed[2]
-    note = ["the maps are not smoothed"] if is_unsmoothed else _only_unsmoothed(Path(maps), response, paths, cohort)
-    return replace(source, notes=(*source.notes, *note))
+    return replace(source, notes=(*source.notes, *left))
 
 
 def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
@@ -161,18 +172,24 @@ def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Sour
     return source
 
 
-def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str]) -> dict[str, Path]:
+def covariate_paths(
+    maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str], fwhm_mm: float | None = None
+) -> tuple[dict[str, Path], Smoothing]:
     """Maps of a voxelwise covariate for these scans, from the cohort's columns or the folder of the other maps.
+
+    The second value says how they are to be smoothed, as `gather` says it of the other maps.
 
     Raises
     ------
     TableError, ScanError
         If the maps are not files, or a scan has none.
     """
+    column = ""
     if maps is None:
-        paths, _ = _from_cohort(cohort, name, "drop")
+        column = map_column(name, cohort.table, fwhm_mm)
+        paths, _ = from_cohort(cohort, column, "drop")
     elif isinstance(maps, str | Path) and "{" not in str(maps):
-        paths = by_known_ids(_in_folder(Path(maps), name), set(scan_ids))
+        paths = by_known_ids(in_folder(Path(maps), name, fwhm_mm), set(scan_ids))
     else:
         msg = f"map({name}) needs maps from a cohort table or a folder"
         raise TableError(msg)
@@ -180,15 +197,8 @@ def covariate_paths(maps: Any, name: str, cohort: Cohort, scan_ids: Sequence[str
     if without:
         msg = f"map({name}): no {name} map for {listed(without)}; make them or leave these scans out"
         raise TableError(msg)
-    return {scan: paths[scan] for scan in scan_ids}
-
-
-def refuse_mixed_kinds(paths: Mapping[str, Path], allowed: bool) -> None:
-    """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless allowed."""
-    kinds = "" if allowed else several_kinds(paths)
-    if kinds:
-        msg = f"the maps are of several kinds ({kinds}); make all of one kind, or give --allow-mixed"
-        raise ScanError(msg)
+    paths = {scan: paths[scan] for scan in scan_ids}
+    return paths, smoothing_of(paths, fwhm_mm, column)
 
 
 def _with_origin(source: Source) -> Source:
@@ -204,7 +214,7 @@ def _with_origin(source: Source) -> Source:
 def _origin(path: Path) -> dict[str, str]:
     """Engine and version in a map's sidecar, under its CAT12 or BIDS name; empty without one."""
     parsed = parse_map_name(path.name)
-    stem = path.name if parsed is None else parsed[0]
+    stem = path.name if parsed is None else parsed.stem
     for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
                     path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
         try:
@@ -222,109 +232,13 @@ def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     if isinstance(maps, pd.DataFrame):
         keys = [key if isinstance(key, tuple) else (key,) for key in maps.index]
         index = ["_".join(filter(None, map(label, key))) for key in keys]
-        return ArrayMaps(_floating(maps.to_numpy()), tuple(index), features=tuple(map(str, maps.columns)))
+        return ArrayMaps(maps.to_numpy(), tuple(index), features=tuple(map(str, maps.columns)))
     values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
     if values.ndim != 2 or len(values) != len(cohort.scan_ids):
         expected = f"one row for each of the {len(cohort.scan_ids)} scans of the table"
         msg = f"expected a matrix with {expected}, got shape {values.shape}; give a DataFrame indexed by scan id"
         raise ScanError(msg)
-    return ArrayMaps(_floating(values), tuple(cohort.scan_ids))
-
-
-def _floating(values: np.ndarray) -> np.ndarray:
-    return values if values.dtype == np.float32 else values.astype(np.float64)
-
-
-def map_column(response: str, table: pd.DataFrame) -> str:
-    """Column with the map paths for a formula's left side; smoothed maps are preferred."""
-    if response in TISSUE_NUMBER:
-        number = TISSUE_NUMBER[response]
-        candidates = map_columns(table.columns, number)
-        smoothed = [name for name in candidates if fwhm_of(name) is not None]
-        if len(smoothed) > 1:
-            msg = f"formula: {response} may be any of the columns {', '.join(smoothed)}; keep one of them in the table"
-            raise TableError(msg)
-        if candidates:
-            return candidates[0]
-        msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"
-        raise TableError(msg)
-    if response in table:
-        return response
-    near = closest(response, [*TISSUE_NUMBER, *table.columns])
-    msg = (
-        f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths "
-        f"(nearest {near or 'none'})"
-    )
-    raise TableError(msg)
-
-
-def _from_cohort(cohort: Cohort, response: str, missing: str) -> tuple[dict[str, Path], list[str]]:
-    column = map_column(response, cohort.table)
-    raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
-    notes = [f"{response} maps are read from the column {column}{raw}"]
-    if missing == "drop":
-        empty = cohort.table[column].isna().to_numpy()
-        dropped = [scan for scan, gone in zip(cohort.scan_ids, empty, strict=True) if gone]
-        if dropped:
-            notes.append(f"dropped {len(dropped)} scans without a {column} map: {', '.join(dropped)}")
-        cohort = Cohort(cohort.table[~empty], cohort.folder)
-    return dict(zip(cohort.scan_ids, cohort.paths(column), strict=True)), notes
-
-
-def _from_template(template: str, cohort: Cohort) -> dict[str, Path]:
-    paths = {}
-    for scan, (participant, session) in zip(cohort.scan_ids, cohort.table.index, strict=True):
-        try:
-            name = template.format(participant_id=participant, session_id=session, scan_id=scan)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            msg = f"{template}: expected only {{participant_id}}, {{session_id}} and {{scan_id}} in braces ({error})"
-            raise TableError(msg) from error
-        paths[scan] = Path(name)
-    return paths
-
-
-def _in_folder(folder: Path, response: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        msg = f"{folder}: no such folder of maps"
-        raise ScanError(msg)
-    if response not in TISSUE_NUMBER:
-        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
-        raise TableError(msg)
-    maps = find_maps(folder, TISSUE_NUMBER[response])
-    if not maps:
-        number = TISSUE_NUMBER[response]
-        wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
-        msg = f"{folder}: {wanted}; {images_instead(folder)}"
-        raise ScanError(msg)
-    return _by_id(folder, maps)
-
-
-def _only_unsmoothed(folder: Path, response: str, smoothed: Mapping[str, Path], cohort: Cohort) -> list[str]:
-    """A note on scans of the table whose maps are in the folder, but were not smoothed as the others' were."""
-    if len(smoothed) >= len(cohort.scan_ids):
-        return []
-    raw = _by_id(folder, find_maps(folder, TISSUE_NUMBER[response], smoothed=False))
-    left = by_known_ids({scan: path for scan, path in raw.items() if scan not in smoothed}, set(cohort.scan_ids))
-    people = set(cohort.table.index.get_level_values("participant_id"))
-    lost = [
-        f"{scan} ({path.name})" for scan, path in sorted(left.items())
-        if split_ids(scan)[0] in people or split_ids(scan)[0].removeprefix("sub-") in people
-    ]  # fmt: skip
-    what = "scans have an unsmoothed map only, beside smoothed ones of others, and are left out"
-    return [f"{len(lost)} {what}: {listed(lost)}; smooth them"] if lost else []
-
-
-def _by_id(folder: Path, maps: Mapping[str, Path]) -> dict[str, Path]:
-    """Maps by scan id, of maps by stem."""
-    by_id: dict[str, Path] = {}
-    for stem, path in maps.items():
-        participant, session = split_ids(stem)
-        scan = "_".join(filter(None, (participant, session)))
-        if scan in by_id:
-            msg = f"{folder}: two maps of {scan}: {by_id[scan]} and {path}; keep one of them"
-            raise ScanError(msg)
-        by_id[scan] = path
-    return by_id
+    return ArrayMaps(values, tuple(cohort.scan_ids))
 
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
@@ -338,15 +252,13 @@ def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str
             f"{hint + ', ' if hint else ''}add the rows, or leave these maps out with --missing drop"
         )
         raise TableError(msg)
-    kept = [scan not in set(without) for scan in paths]
-    ids = [scan for scan, keep in zip(paths, kept, strict=True) if keep]
     spare = [scan for scan in cohort.scan_ids if scan not in used]
     notes = []
     if without:
         notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
     if spare:
         notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
-    return _sorted(joined[kept], ids, {scan: paths[scan] for scan in ids}, notes)
+    return _joined(joined, list(paths), {scan: paths[scan] for scan in paths if scan not in set(without)}, notes)
 
 
 def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
@@ -376,26 +288,21 @@ def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame
 
 def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Source:
     """Covariates for a matrix with row names."""
-    twice = (
-        sorted({scan for scan in maps.scan_ids if list(maps.scan_ids).count(scan) > 1})
-        if len(set(maps.scan_ids)) < len(maps.scan_ids)
-        else []
-    )
+    twice = sorted(scan for scan, count in Counter(maps.scan_ids).items() if count > 1)
     if twice:
         msg = f"duplicate id {listed(twice)} in the maps; keep one row per scan"
         raise TableError(msg)
     stand_in = {scan: Path(scan) for scan in maps.scan_ids}
     source = _by_folder(cohort, stand_in, "the given maps", missing)
-    return Source(source.table, source.scan_ids, {}, maps.select(source.scan_ids), source.notes)
+    smoothing = Smoothing()
+    if isinstance(maps, PackedMaps):
+        files = {scan: Path(maps.manifest["files"][scan]["path"]) for scan in source.scan_ids}
+        smoothing = replace(smoothing_of(files, None), applied_mm=maps.manifest.get("fwhm_mm", 0.0))
+    return replace(source, paths={}, maps=maps.select(source.scan_ids), smoothing=smoothing)
 
 
 def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
-    kept = [scan in paths for scan in ids]
-    return _sorted(table[kept], [scan for scan in ids if scan in paths], paths, notes)
-
-
-def _sorted(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
-    """Rows in the order of their ids, so that results do not depend on the order of a table."""
-    order = sorted(range(len(ids)), key=lambda i: ids[i])
+    """Rows with a map, in the order of their ids, so that results do not depend on the order of a table."""
+    order = sorted((i for i, scan in enumerate(ids) if scan in paths), key=lambda i: ids[i])
     names = tuple(ids[i] for i in order)
     return Source(table.iloc[order], names, {scan: paths[scan] for scan in names}, None, tuple(notes))

@@ -64,7 +64,7 @@ class Scratch(threading.local):
         n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if name not in self._held or self._held[name].size < n_bytes:
             self._held[name] = np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)
-        return self._held[name][:n_bytes].view(dtype).reshape(shape)
+        return np.asarray(self._held[name][:n_bytes].view(dtype).reshape(shape))
 
 
 class Maps(Protocol):
@@ -73,35 +73,28 @@ class Maps(Protocol):
     @property
     def scan_ids(self) -> tuple[str, ...]:
         """Row names."""
-        ...
 
     @property
     def space(self) -> Space | None:
         """Voxel positions of the columns."""
-        ...
 
     @property
     def n_voxels(self) -> int:
         """Number of columns."""
-        ...
 
     @property
     def dtype(self) -> np.dtype:
         """float32 or float64, the type that products are computed in."""
-        ...
 
     @property
     def mask(self) -> np.ndarray:
         """Columns to analyse, (n_voxels,), bool."""
-        ...
 
     def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
         """Columns ``start`` to ``stop``, (n_scans, stop - start); may use the memory of `scratch`."""
-        ...
 
     def select(self, scan_ids: Sequence[str]) -> Maps:
         """The rows of these scans, in this order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class ArrayMaps:
     Attributes
     ----------
     data : ndarray, (n_scans, n_voxels), float32 or float64
-        One row per scan.
+        One row per scan; other types become float64.
     scan_ids : tuple of str
         Row names.
     space : Space, optional
@@ -126,6 +119,8 @@ class ArrayMaps:
     features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.data.dtype != np.float32:
+            object.__setattr__(self, "data", self.data.astype(np.float64, copy=False))
         if self.data.ndim != 2 or len(self.data) != len(self.scan_ids):
             msg = f"expected a matrix with {len(self.scan_ids)} rows (one per scan), got shape {self.data.shape}"
             raise ScanError(msg)

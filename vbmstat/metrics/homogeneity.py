@@ -197,7 +197,7 @@ class _Maps:
 
 def _standardised(values: np.ndarray) -> np.ndarray:
     values = values - values.mean(dtype=np.float64).astype(np.float32)
-    return values / np.sqrt(np.square(values, dtype=np.float64).sum()).astype(np.float32)
+    return values / np.float32(np.linalg.norm(values.astype(np.float64)))
 
 
 def _first_pass(maps: _Maps, report: OnProgress) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -27,10 +27,11 @@ from vbmstat import assets
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import smooth, smooth_map
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, smooth, working
+from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, working
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.progress import OnStep, ignore
 
@@ -178,7 +179,7 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
 
 def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volume]:
     """Modulated maps (GM, WM, CSF) smoothed by each width, mm."""
-    return {width: smooth.smooth_map(modulated, width) for width in fwhm_mm}
+    return {width: smooth_map(modulated, width) for width in fwhm_mm}
 
 
 def segment_scan(
@@ -284,6 +285,6 @@ def template_pyramid(device: torch.device) -> linear.Pyramid:
     """The template brain for the linear registration; cached for all scans of a run."""
     brain_ = assets.template_brain()
     grid = brain_.grid.with_voxel_size(_PYRAMID_MM)
-    low_passed = smooth.smooth(brain_.data, np.full(3, _PYRAMID_MM / 0.5 - 1), 2.0)
+    low_passed = smooth(brain_.data, np.full(3, _PYRAMID_MM / 0.5 - 1), 2.0)
     image = Volume(resample(low_passed, brain_.grid, grid).to(device), grid)
     return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)

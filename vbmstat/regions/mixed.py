@@ -9,8 +9,9 @@ doi:10.18637/jss.v082.i13). Float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -19,6 +20,7 @@ from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast, check_estimable
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import ContrastPlan, make_plan
+from vbmstat.progress import OnProgress
 from vbmstat.regions.reml import Likelihood, is_maximum, maximise
 
 _CHUNK = 512  # columns at a time
@@ -29,30 +31,23 @@ _SAME_DF = 1e-8  # degrees of freedom that differ by less are equal, as in lmerT
 
 @dataclass(frozen=True)
 class MixedFit:
-    """A mixed model of each column; NaN where `converged` is False.
+    """A mixed model of each column; NaN where `converged` is False."""
 
-    Attributes
-    ----------
-    effect, se, statistic, df, p : ndarray, (n_contrasts, n_columns), float64
-        For t-contrasts c'β, its standard error, t, Satterthwaite's degrees of freedom and two-sided p; for F-contrasts
-        F, its denominator degrees of freedom and p, without effect and standard error (NaN).
-    random_variance, residual_variance : ndarray, (n_columns,)
-        σ_b², which may be 0, and σ².
-    converged : ndarray, (n_columns,), bool
-        Whether the restricted likelihood has its maximum there: its derivative by γ vanishes, or does not rise at
-        γ = 0. False for columns without variance within subjects, such as constant ones.
-    df_between, df_within : int
-        Degrees of freedom that the fixed effects leave between and within subjects.
-    """
-
+    # (n_contrasts, n_columns), float64: for t-contrasts c'β, its standard error, t, Satterthwaite's degrees of freedom
+    # and two-sided p; for F-contrasts F, its denominator degrees of freedom and p, without effect and standard error
+    # (NaN)
     effect: np.ndarray
     se: np.ndarray
     statistic: np.ndarray
     df: np.ndarray
     p: np.ndarray
+    # (n_columns,): σ_b², which may be 0, and σ²
     random_variance: np.ndarray
     residual_variance: np.ndarray
+    # (n_columns,), bool: whether the restricted likelihood has its maximum there: its derivative by γ vanishes, or does
+    # not rise at γ = 0. False for columns without variance within subjects, such as constant ones
     converged: np.ndarray
+    # degrees of freedom that the fixed effects leave between and within subjects
     df_between: int
     df_within: int
 
@@ -62,7 +57,7 @@ def fit_mixed(
     design: Design,
     contrasts: Sequence[Contrast],
     subjects: Sequence[str],
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> MixedFit:
     """Fit a random intercept of each subject to every column of a table.
 
@@ -92,7 +87,7 @@ def fit_mixed(
     for contrast in contrasts:
         check_estimable(contrast, design)
     plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool))
-    model = _Subjects.make(plan.basis, subjects)
+    model = _Subjects(plan.basis, subjects)
     n_columns = values.shape[1]
     tests = np.full((5, len(contrasts), n_columns), np.nan)
     variances = np.full((2, n_columns), np.nan)
@@ -103,9 +98,9 @@ def fit_mixed(
         usable = np.flatnonzero(likelihood.within > _EXACT_FIT * (y**2).sum(axis=0))
         likelihood, y, at = likelihood.select(usable), y[:, usable], usable + start
         ratio = maximise(likelihood)
-        generalised = model.coefficients(y, ratio)
+        generalised = model.generalised(y, ratio)
         for k, planned in enumerate(plan.contrasts):
-            tests[:, k, at] = _test(planned, likelihood, ratio, *generalised)
+            tests[:, k, at] = _test(planned, likelihood, ratio, generalised)
         residual = likelihood.residual_variance(ratio)
         variances[:, at] = ratio * residual, residual
         converged[at] = is_maximum(likelihood, ratio)
@@ -117,69 +112,36 @@ def fit_mixed(
     return MixedFit(effect, se, statistic, df, p, of_subject, of_scan, converged, model.df_between, df_within)
 
 
-@dataclass(frozen=True)
 class _Subjects:
-    """What the design and the subjects alone give.
+    """What the design and the subjects alone determine; rows are ordered so that scans of a subject are together."""
 
-    Attributes
-    ----------
-    order : ndarray, (n_scans,), int
-        Brings the scans of a subject together.
-    starts : ndarray, (n_subjects,), int
-        First row of each subject, in that order.
-    basis : ndarray, (n_scans, r)
-        Q, in that order.
-    within : ndarray, (r, r)
-        Q'Q of deviations from the subjects' means.
-    sizes, squares : ndarray, (n_sizes,) and (n_sizes, r, r)
-        Numbers of scans that subjects have, and Q'ZZ'Q of the subjects with each of them.
-    eigenvalues, eigenvectors : ndarray, (s, 1) and (n_subjects, s)
-        λ, and eigenvectors of Z'PZ, from which u = P Z `eigenvectors` / √λ.
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-    basis: np.ndarray
-    within: np.ndarray
-    sizes: np.ndarray
-    squares: np.ndarray
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
-
-    @classmethod
-    def make(cls, basis: np.ndarray, subjects: Sequence[str]) -> _Subjects:
-        """Order scans by subject and find λ and the subjects' part of u."""
+    def __init__(self, basis: np.ndarray, subjects: Sequence[str]) -> None:
         groups = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)[1]
         counts = np.bincount(groups)
         if counts.max() == 1:
-            msg = "every subject has one scan: a random intercept cannot be told from the residual; leave --random out"
+            msg = (
+                "every subject has one scan: a random intercept cannot be separated from residuals; leave --random out"
+            )
             raise DesignError(msg)
-        order, starts = np.argsort(groups, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]])
-        basis = basis[order]
-        sums = np.add.reduceat(basis, starts)  # Z'Q, (n_subjects, r)
+        self.order = np.argsort(groups, kind="stable")  # (n_scans,)
+        self.counts = counts  # scans of each subject
+        self.starts = np.concatenate([[0], np.cumsum(counts)[:-1]])  # first row of each subject
+        self.basis = basis = basis[self.order]  # Q, (n_scans, r)
+        self.df_resid = basis.shape[0] - basis.shape[1]  # m
+        sums = np.add.reduceat(basis, self.starts)  # Z'Q, (n_subjects, r)
         values, vectors = np.linalg.eigh(np.diag(counts) - sums @ sums.T)  # Z'PZ
         kept = values > _NO_EIGENVALUE * counts.max()
-        df_resid = len(basis) - basis.shape[1]
-        if not 0 < kept.sum() < df_resid:
+        if not 0 < kept.sum() < self.df_resid:
             where = "between subjects" if not kept.any() else "within subjects"
             msg = f"the formula leaves no differences {where} to estimate their variance; leave terms or --random out"
             raise DesignError(msg)
-        sizes, size_of = np.unique(counts, return_inverse=True)
-        squares = np.stack([sums[size_of == k].T @ sums[size_of == k] for k in range(len(sizes))])
+        self.eigenvalues = values[kept, None]  # λ, (s, 1)
+        self.eigenvectors = vectors[:, kept]  # of Z'PZ, (n_subjects, s); u = P Z eigenvectors / √λ
+        self.sizes, size_of = np.unique(counts, return_inverse=True)  # numbers of scans that subjects have
+        each = [sums[size_of == k] for k in range(len(self.sizes))]
+        self.squares = np.stack([one.T @ one for one in each])  # Q'ZZ'Q of the subjects of each size, (n_sizes, r, r)
         deviations = basis - (sums / counts[:, None]).repeat(counts, axis=0)
-        return cls(
-            order, starts, basis, deviations.T @ deviations, sizes, squares, values[kept, None], vectors[:, kept]
-        )
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Scans of each subject."""
-        return np.diff([*self.starts, len(self.basis)])
-
-    @property
-    def df_resid(self) -> int:
-        """Scans less rank of the fixed effects, m."""
-        return self.basis.shape[0] - self.basis.shape[1]
+        self.within = deviations.T @ deviations  # Q'Q of deviations from the subjects' means, (r, r)
 
     @property
     def df_between(self) -> int:
@@ -195,35 +157,32 @@ class _Subjects:
         residuals -= explained - self.basis @ (self.basis.T @ explained)
         return Likelihood(self.eigenvalues, scaled**2 * self.eigenvalues, (residuals**2).sum(axis=0), self.df_resid)
 
-    def coefficients(self, y: np.ndarray, ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coefficients of Q by generalised least squares (v, r), their covariance over σ² (v, r, r), and its d/dγ.
-
-        (I + γ ZZ')⁻¹ divides the mean of a subject with k scans by 1 + γ k and leaves deviations from it alone.
-        """
+    def generalised(self, y: np.ndarray, ratio: np.ndarray) -> _Generalised:
+        """Generalised least squares: (I + γ ZZ')⁻¹ divides the mean of a subject with k scans by 1 + γ k."""
         grown = 1 + self.sizes[:, None] * ratio  # (n_sizes, v)
         precision = self.within + np.einsum("kv,kij->vij", 1 / (grown * self.sizes[:, None]), self.squares)
         covariance = np.linalg.inv(precision)
         slope = covariance @ np.einsum("kv,kij->vij", 1 / grown**2, self.squares) @ covariance
-        counts = self.counts
-        means = np.add.reduceat(y, self.starts) / counts[:, None]  # (n_subjects, v)
-        shrunk = (means / (1 + counts[:, None] * ratio)).repeat(counts, axis=0)
-        weighted = self.basis.T @ (y - means.repeat(counts, axis=0) + shrunk)  # (r, v)
-        return np.einsum("vij,jv->vi", covariance, weighted), covariance, slope
+        means = np.add.reduceat(y, self.starts) / self.counts[:, None]  # (n_subjects, v)
+        shrunk = (means / (1 + self.counts[:, None] * ratio)).repeat(self.counts, axis=0)
+        weighted = self.basis.T @ (y - means.repeat(self.counts, axis=0) + shrunk)  # (r, v)
+        return _Generalised(np.einsum("vij,jv->vi", covariance, weighted), covariance, slope)
 
 
-def _test(
-    contrast: ContrastPlan,
-    likelihood: Likelihood,
-    ratio: np.ndarray,
-    coefficients: np.ndarray,
-    covariance: np.ndarray,
-    slope: np.ndarray,
-) -> np.ndarray:
+class _Generalised(NamedTuple):
+    """Generalised least squares given γ."""
+
+    coefficients: np.ndarray  # of Q, (v, r)
+    covariance: np.ndarray  # of the coefficients, over σ², (v, r, r)
+    slope: np.ndarray  # d covariance / dγ
+
+
+def _test(contrast: ContrastPlan, likelihood: Likelihood, ratio: np.ndarray, fit: _Generalised) -> np.ndarray:
     """Effect, standard error, statistic, degrees of freedom and p of one contrast, (5, v)."""
     rows = contrast.rows
-    estimate = coefficients @ rows.T  # (v, q)
-    spread, axes = np.linalg.eigh(rows @ covariance @ rows.T)  # (v, q), (v, q, q)
-    change = np.einsum("vij,vik,vkj->vj", axes, rows @ slope @ rows.T, axes)  # d spread / dγ of each axis
+    estimate = fit.coefficients @ rows.T  # (v, q)
+    spread, axes = np.linalg.eigh(rows @ fit.covariance @ rows.T)  # (v, q), (v, q, q)
+    change = np.einsum("vij,vik,vkj->vj", axes, rows @ fit.slope @ rows.T, axes)  # d spread / dγ of each axis
     along = np.einsum("vi,vij->vj", estimate, axes)
     variance = likelihood.residual_variance(ratio)
     nu = _satterthwaite(likelihood, ratio, spread.T, change.T)
@@ -237,11 +196,9 @@ def _test(
 
 
 def _satterthwaite(likelihood: Likelihood, ratio: np.ndarray, spread: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """Degrees of freedom of variances σ² `spread`, (q, v), with derivative `change` of `spread` by γ.
-
-    2 V² / var(V) with var(V) = g' (H / 2)⁻¹ g, H the Hessian of -2 log L and g the gradient of V by γ and log σ². Where
-    γ = 0 the variance of subjects is no parameter, and they are those of least squares, m.
-    """
+    """Degrees of freedom of variances V = σ² `spread`, (q, v), with derivative `change` of `spread` by γ."""
+    # 2 V² / var(V) with var(V) = g' (H / 2)⁻¹ g, H the Hessian of -2 log L and g the gradient of V by γ and log σ²;
+    # where γ = 0 it is no parameter, and they are those of least squares, m
     lam, m = likelihood.eigenvalues, likelihood.df_resid
     shrunk = lam / (1 + ratio * lam)
     explained = likelihood.between * shrunk / (1 + ratio * lam) / likelihood.residual_variance(ratio)

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.analysis import apply_tiv_recipe, refuse_mixtures
+from vbmstat.glm.data import refuse_mixtures
+from vbmstat.glm.design.columns import column_name, read_labels
 from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.sites import site_notes
-from vbmstat.glm.design.subjects import subject_labels
+from vbmstat.glm.design.tiv import apply_tiv_recipe
 from vbmstat.glm.record import contrast_record, fit_record
 from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.sources import as_cohort, gather, with_columns
@@ -32,24 +33,12 @@ _KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "infer
 
 @dataclass(frozen=True)
 class MixedResults:
-    """A fitted mixed model.
+    """A fitted mixed model."""
 
-    Attributes
-    ----------
-    design : Design
-        Fixed effects; rows are the scans that were used.
-    contrasts : tuple of Contrast
-        In the order given.
-    fit : MixedFit
-        Columns are those of the table.
-    record : dict
-        All that is needed to repeat it.
-    """
-
-    design: Design
-    contrasts: tuple[Contrast, ...]
-    fit: MixedFit
-    record: dict[str, Any]
+    design: Design  # fixed effects; rows are the scans that were used
+    contrasts: tuple[Contrast, ...]  # in the order given
+    fit: MixedFit  # columns are those of the table
+    record: dict[str, Any]  # all that is needed to repeat it
 
 
 def fit_mixed_glm(
@@ -95,23 +84,23 @@ def fit_mixed_glm(
         raise DesignError(msg)
     formula, missing, allow_mixed = spec.formula, spec.missing, spec.allow_mixed
     source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
-    source = with_columns(source, {random: "subject"}, missing)
+    source = with_columns(source, {column_name(random, source.table): "subject"}, missing)
     refuse_mixtures(source.table, allow_mixed)
     right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], spec.tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)
     kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
-    subjects = subject_labels(random, source.table[kept], design.scan_ids)
+    subjects = read_labels(random, source.table[kept])
     hypotheses = build_contrasts(spec.contrasts, design)
     if not isinstance(source.maps, ArrayMaps):
         msg = "expected a table or matrix of region volumes for a mixed model, got maps in files; measure regions first"
         raise DesignError(msg)
     matrix = source.maps.select(design.scan_ids)
     fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
-    sites = site_notes(source.table[kept], design.matrix, design.terms, design.columns)
+    sites = site_notes(source.table[kept], design)
     left_out = left_out_notes(spec.contrasts, design)
     warnings = mixed_notes(fit, matrix.features)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *left_out, *warnings))
-    record = fit_record(spec, right, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)
+    record = fit_record(spec, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)
     record |= {
         "device": "cpu", "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
         "p_values": "two-sided (F: upper tail), with Satterthwaite's degrees of freedom",
@@ -125,15 +114,7 @@ def fit_mixed_glm(
 
 
 def mixed_notes(fit: MixedFit, features: Sequence[str]) -> tuple[str, ...]:
-    """What a user must know before they trust the p-values: a line each.
-
-    Parameters
-    ----------
-    fit : MixedFit
-        Of the columns named `features`.
-    features : sequence of str
-        Regions.
-    """
+    """What a user must know before they trust the p-values: a line each."""
     notes = []
     if fit.df_between < FEW_BETWEEN or fit.df_within < FEW_WITHIN:
         notes.append(

@@ -1,7 +1,4 @@
-"""Linear models of atlas regions: volumes of ``roi``, formulas, contrasts and engine of ``glm``, one tidy table.
-
-``roi`` and ``glm`` do not know one another; this module joins them through a table of scans by labels.
-"""
+"""Linear models of atlas regions: ``glm`` on the volumes of ``roi``, as one tidy table."""
 
 from __future__ import annotations
 
@@ -14,30 +11,33 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import TISSUES
-from vbmstat.glm.analysis import as_spec, fit_glm
+from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.record import RECORD, data_record, file_record
+from vbmstat.glm.keywords import as_spec, split_keywords
+from vbmstat.glm.record import RECORD, data_record, file_records
 from vbmstat.glm.results import GlmResults
-from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec, split_keywords
+from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.table import RoiTables, cohort_of_maps, licence_notice, measure_rois
+from vbmstat.roi.output import licence_notice
+from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, read_cohort
-from vbmstat.tables.schema import TABLES
+from vbmstat.tables.schema import tables
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from vbmstat.glm.spec import GlmKeywords
+    from vbmstat.glm.keywords import GlmKeywords
 
 LEVELS = ("roi", "region")
 _LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
@@ -100,15 +100,35 @@ class RoiResults:
         return [*written, folder / RECORD]
 
 
+@dataclass(frozen=True)
+class RegionSpec:
+    """What is measured, and the random effect.
+
+    Attributes
+    ----------
+    atlas : Atlas, str or path
+        See :func:`vbmstat.roi.atlas.load_atlas`.
+    level : {"roi", "region"}
+        One row a label (left and right apart), or a merged region.
+    random : str, optional
+        Column with the subject of each scan: a mixed model with a random intercept of each
+        (:func:`vbmstat.regions.mixed.fit_mixed`) in place of least squares.
+    maps : path, optional
+        Folder of unsmoothed modulated maps of any program; the cohort then is the table of covariates.
+    """
+
+    atlas: Atlas | Path | str = "lpba40"
+    level: str = "roi"
+    random: str | None = None
+    maps: Path | str | None = None
+
+
 def fit_roi_glm(
     model: ModelSpec | str,
     cohort: Cohort | Path | str,
     contrasts: Contrasts = None,
     *,
-    maps: Path | str | None = None,
-    atlas: Atlas | Path | str = "lpba40",
-    level: str = "roi",
-    random: str | None = None,
+    regions: RegionSpec | None = None,
     compute: Compute | None = None,
     **keywords: Unpack[GlmKeywords],
 ) -> RoiResults:
@@ -117,22 +137,16 @@ def fit_roi_glm(
     Parameters
     ----------
     model : ModelSpec or str
-        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. Beside a
-        formula without ``inference=`` there is family-wise error wherever the variance permits permutations; the false
-        discovery rate is always there.
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. A formula
+        without ``inference=`` is given family-wise error if the variance permits permutations; the false discovery rate
+        is always there.
     cohort : Cohort or path
-        One row a scan, with covariates and (without `maps`) the columns ``mwp1`` … of unsmoothed modulated maps.
+        One row a scan, with covariates and (without ``regions.maps``) the columns ``mwp1`` … of unsmoothed modulated
+        maps.
     contrasts : sequence of str or mapping, optional
         As for :func:`vbmstat.glm.analysis.fit_glm`.
-    maps : path, optional
-        Folder of unsmoothed modulated maps of any program; `cohort` then is the table of covariates.
-    atlas : Atlas, str or path
-        See :func:`vbmstat.roi.atlas.load_atlas`.
-    level : {"roi", "region"}
-        One row a label (left and right apart), or a merged region.
-    random : str, optional
-        Column with the subject of each scan: a mixed model with a random intercept of each
-        (:func:`vbmstat.regions.mixed.fit_mixed`) in place of least squares.
+    regions : RegionSpec, optional
+        Atlas, level, random effect, folder of maps.
     compute : Compute, optional
         Where and how fast.
     **keywords
@@ -147,6 +161,8 @@ def fit_roi_glm(
     DesignError, TableError, ScanError, AssetError
         If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
     """
+    regions = regions or RegionSpec()
+    maps, level, random = regions.maps, regions.level, regions.random
     of_model, of_compute = split_keywords(keywords)
     if isinstance(model, str) and "inference" not in of_model and random is None:
         variance = choose_variance(of_model.get("variance", VARIANCES[0]))
@@ -159,8 +175,8 @@ def fit_roi_glm(
     tissue = _tissue(spec.formula, level)
     table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
     source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
-    loaded = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    measured = measure_rois(source, loaded, [tissue], report=compute.progress or ignore)
+    atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
+    measured = measure_rois(source, atlas, [tissue], report=compute.progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
     if random is not None:
         mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
@@ -171,10 +187,14 @@ def fit_roi_glm(
         fit = fit_glm(volumes, spec, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
-    record = {**record, "level": level, "atlas": loaded.name, "atlas_licence": loaded.licence, "random": random}
-    record |= {"data": data_record(maps, cohort), "outputs": {"atlas": atlas_record(atlas)}}
+    record = {**record, "level": level, "atlas": atlas.name, "atlas_licence": atlas.licence, "random": random}
+    kept = source.table[[scan in set(design.scan_ids) for scan in source.scan_ids]]
+    measured_maps = Cohort(kept, source.folder)
+    paths = dict(zip(measured_maps.scan_ids, measured_maps.paths(TISSUE_COLUMNS[tissue]), strict=True))
+    record |= {"maps": file_records(paths), "data": data_record(maps, cohort)}
+    record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*notes, *record["notes"]]
-    return RoiResults(rows, design, draws, loaded, record)
+    return RoiResults(rows, design, draws, atlas, record)
 
 
 def atlas_record(atlas: Atlas | Path | str) -> Any:
@@ -202,16 +222,7 @@ def _tissue(formula: str, level: str) -> str:
 def volume_matrix(
     measured: RoiTables, scan_ids: Sequence[str], tissue: str, level: str, missing: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Scans by regions (mL), the regions' names, and notes on what was left out.
-
-    Returns
-    -------
-    volumes : DataFrame, (n_scans, n_regions), float64
-        Indexed by scan id; a column a region.
-    names : DataFrame
-        One row a region: label, hemisphere, name, region (only region for merged ones).
-    notes : list of str
-        Labels and scans that were left out.
+    """Volumes in mL (n_scans, n_regions) by scan id, the regions' names (a row each), and notes on what was left out.
 
     Raises
     ------
@@ -242,35 +253,30 @@ def volume_matrix(
 
 
 def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
-    """One row a region and contrast, from a fit whose columns are the regions.
-
-    Parameters
-    ----------
-    fit : GlmResults
-        Of a plain matrix (n_scans, n_regions).
-    names : DataFrame
-        One row a region, in the order of the matrix.
-    means : ndarray, (n_regions,)
-        Mean volumes, mL.
-    """
+    """One row a region and contrast, from a fit of a plain matrix (n_scans, n_regions); mean volumes in mL."""
     parts = []
     for contrast in fit.contrasts:
-        found = {name: one.values for name, one in fit.maps[contrast.name].items()}
+        values = {name: one.values for name, one in fit.maps[contrast.name].items()}
         part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
         for stat, column in _STATISTICS.items():
-            if stat in found:
-                part[column] = found[stat]
-        part["value"] = found[contrast.kind]
-        part["se"] = np.sqrt(found["variance"]) if contrast.kind == "t" else np.nan
-        part["df"] = found.get("df", fit.df_resid)
-        part["q_fdr"] = _fdr(found["p"], fit.mask)
-        if "pfwe" in fit.approximated(contrast.name):
-            part["approximated"] = ["p_fwe" if chosen else None for chosen in fit.approximated(contrast.name)["pfwe"]]
+            if stat in values:
+                part[column] = values[stat]
+        part["value"] = values[contrast.kind]
+        part["se"] = np.sqrt(values["variance"]) if contrast.kind == "t" else np.nan
+        part["df"] = values.get("df", fit.df_resid)
+        part["q_fdr"] = _fdr(values["p"], fit.mask)
+        approximated = fit.approximated(contrast.name).get("pfwe")
+        if approximated is not None:
+            part["approximated"] = ["p_fwe" if chosen else None for chosen in approximated]
         part.loc[~fit.mask, [c for c in part if c not in (*names, "contrast", "statistic", "mean_ml")]] = np.nan
         parts.append(part)
+    return _in_order(parts)
+
+
+def _in_order(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The tables one below the other, columns in the order of the data dictionary."""
     table = pd.concat(parts, ignore_index=True)
-    order = [column.name for column in TABLES["roi_glm"].columns if column.name in table]
-    return table[order]
+    return table[[column.name for column in tables()["roi_glm"].columns if column.name in table]]
 
 
 def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -> pd.DataFrame:
@@ -285,8 +291,7 @@ def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -
         part["random_variance"], part["residual_variance"] = fit.random_variance, fit.residual_variance
         part["icc"], part["converged"] = fit.random_variance / total, fit.converged
         parts.append(part)
-    table = pd.concat(parts, ignore_index=True)
-    return table[[column.name for column in TABLES["roi_glm"].columns if column.name in table]]
+    return _in_order(parts)
 
 
 def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:

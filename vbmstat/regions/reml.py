@@ -1,9 +1,9 @@
-"""Restricted maximum likelihood of a random intercept, exactly: a function of one number for each column.
+"""Restricted maximum likelihood of a random intercept, exact: a function of one number for each column.
 
-Y has the covariance σ² (I + γ ZZ'), Z the indicators of the subjects, γ >= 0. Take the fixed effects off, P = I - QQ'
-with X = Q R, and let λ_s > 0 and u_s be the eigenvalues and eigenvectors of P ZZ' P. A column enters the likelihood
-only through η_s = u_s'y, which lie between subjects, and the sum of squares w of the rest, which lies within them (Kang
-et al. 2008, doi:10.1534/genetics.107.080101, eq. 7):
+Y has the covariance σ² (I + γ ZZ'), Z the indicators of the subjects, γ >= 0. P = I - QQ', X = Q R, removes the fixed
+effects; let λ_s > 0 and u_s be the eigenvalues and eigenvectors of P ZZ' P. A column enters the likelihood only
+through η_s = u_s'y (between subjects) and the sum of squares w of the remainder (within subjects; Kang et al. 2008,
+doi:10.1534/genetics.107.080101, eq. 7):
 
     -2 log L(γ) = Σ_s log(1 + γ λ_s) + m log(w + Σ_s η_s² / (1 + γ λ_s)),  m = n_scans - rank(X).
 """
@@ -21,24 +21,12 @@ _STATIONARY = 1e-8  # |γ d(-2 log L)/dγ| / m below: converged
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The restricted likelihood of each column as a function of γ, (n_columns,); s eigenvalues.
+    """The restricted likelihood of each column as a function of γ, (n_columns,); s eigenvalues."""
 
-    Attributes
-    ----------
-    eigenvalues : ndarray, (s, 1)
-        λ.
-    between : ndarray, (s, n_columns)
-        η².
-    within : ndarray, (n_columns,)
-        w, positive.
-    df_resid : int
-        m.
-    """
-
-    eigenvalues: np.ndarray
-    between: np.ndarray
-    within: np.ndarray
-    df_resid: int
+    eigenvalues: np.ndarray  # (s, 1): λ
+    between: np.ndarray  # (s, n_columns): η²
+    within: np.ndarray  # (n_columns,): w, positive
+    df_resid: int  # m
 
     def select(self, columns: np.ndarray) -> Likelihood:
         """The likelihood of some of the columns."""
@@ -46,28 +34,24 @@ class Likelihood:
 
     def residual_variance(self, ratio: np.ndarray) -> np.ndarray:
         """σ² at γ."""
-        return (self.within + (self.between / (1 + ratio * self.eigenvalues)).sum(axis=0)) / self.df_resid
+        left = self.within + (self.between / (1 + ratio * self.eigenvalues)).sum(axis=0)
+        return np.asarray(left / self.df_resid)
 
     def deviance(self, ratio: np.ndarray) -> np.ndarray:
         """-2 log L at γ, up to a constant."""
         determinant = np.log1p(ratio * self.eigenvalues).sum(axis=0)
-        return determinant + self.df_resid * np.log(self.residual_variance(ratio))
+        return np.asarray(determinant + self.df_resid * np.log(self.residual_variance(ratio)))
 
     def slope(self, ratio: np.ndarray) -> np.ndarray:
         """d(-2 log L) / dγ."""
         shrunk = self.eigenvalues / (1 + ratio * self.eigenvalues)
         explained = (self.between * shrunk**2 / self.eigenvalues).sum(axis=0) / self.residual_variance(ratio)
-        return shrunk.sum(axis=0) - explained
+        return np.asarray(shrunk.sum(axis=0) - explained)
 
     def largest_ratio(self) -> np.ndarray:
-        """A γ beyond which the slope is positive.
-
-        Notes
-        -----
-        From λ_min γ >= 1 on, the slope is at least s / (2 γ) - m Σ(η²/λ) / (γ² w).
-        """
+        """A γ beyond which the slope is positive: for λ_min γ >= 1 it is at least s / (2 γ) - m Σ(η²/λ) / (γ² w)."""
         bound = 2 * self.df_resid * (self.between / self.eigenvalues).sum(axis=0) / (len(self.between) * self.within)
-        return np.maximum(bound, 1 / self.eigenvalues.min())
+        return np.asarray(np.maximum(bound, 1 / self.eigenvalues.min()))
 
 
 def maximise(likelihood: Likelihood) -> np.ndarray:
@@ -75,9 +59,9 @@ def maximise(likelihood: Likelihood) -> np.ndarray:
 
     Notes
     -----
-    A minimum of -2 log L is 0 where the slope there is not negative, or lies where the slope turns positive. All turns
-    between neighbours of a fine grid are bisected, and the lowest of all minima is taken: with unequal numbers of
-    scans there may be several.
+    A minimum of -2 log L is at 0 if the slope there is not negative, or where the slope turns positive. All turns
+    between neighbours of a fine grid are bisected, and the lowest minimum is taken: with unequal numbers of scans there
+    may be several.
     """
     n_columns = len(likelihood.within)
     smallest = 1e-3 / likelihood.eigenvalues.max()
@@ -94,10 +78,10 @@ def maximise(likelihood: Likelihood) -> np.ndarray:
     at_zero = np.flatnonzero(slopes[0] >= 0)
     ratios = np.concatenate([np.zeros(len(at_zero)), high])
     columns = np.concatenate([at_zero, column])
-    best = np.argsort(-likelihood.select(columns).deviance(ratios), kind="stable")  # the lowest is written last
-    found = np.zeros(n_columns)
-    found[columns[best]] = ratios[best]
-    return found
+    order = np.argsort(-likelihood.select(columns).deviance(ratios), kind="stable")  # the lowest is written last
+    best = np.zeros(n_columns)
+    best[columns[order]] = ratios[order]
+    return best
 
 
 def is_maximum(likelihood: Likelihood, ratio: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,11 @@ _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")
 _SCHEMES = {
     "freedman-lane": " of the residuals of the reduced model [@freedman1983]",
     "smith": " of the regressor of interest, orthogonalised to the others",
+}
+_TIV = {
+    "covariate": "Total intracranial volume was a covariate.",
+    "by-group": "Total intracranial volume was a covariate with a slope for each group.",
+    "proportional": "Each map was multiplied by the mean over the scan's total intracranial volume.",
 }
 _REGIONS_FDR = (
     "False discovery rates over the regions of each contrast are q-values of Benjamini and Hochberg, from two-sided p."
@@ -98,111 +103,100 @@ def preprocessing_methods(
 
 def glm_methods(record: Mapping[str, Any]) -> Methods:
     """Methods of a model, from the content of its ``glm.json``."""
-    spec = record["spec"]
-    left = record["formula"].split("~")[0].strip()
-    tissue = TISSUES.get(left, left)
-    of_regions = record.get("level", "voxel") != "voxel"
-    if of_regions:
-        data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"
-        where = "in each region"
-    else:
-        data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
-    df = record.get("df_resid")
-    has_own_variances = "sandwich" in record or "variance_groups" in record
-    has_no_sizes = has_own_variances or "mixed_model" in record
-    freedom = "" if df is None or has_own_variances else f"; {df:g} residual degrees of freedom"
+    has_sizes = not {"sandwich", "variance_groups", "mixed_model"} & set(record)
+    versions = record["versions"]
+    used = ", ".join(
+        f"{name} {versions[name]}" for name in ("torch", "numpy", "scipy", "formulaic") if name in versions
+    )
     sentences = [
-        f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
-        f"matrix with the columns {', '.join(record['columns'])}{freedom}).",
-        *_tiv(spec["tiv"]),
-        *([] if of_regions else [_mask(record["mask_rule"])]),
+        *_model(record),
         *_variance(record),
-        *_sandwich(record),
-        *_variance_groups(record),
-        *_mixed(record),
         "Contrasts: " + "; ".join(_contrast(entry) for entry in record["contrasts"]) + ".",
         *_inference(record),
-        *_subsets(record, spec["subsets"]),
-        *([] if has_no_sizes else ["Effect sizes are partial correlations r and Cohen's d."]),
+        *_subsets(record),
+        *(["Effect sizes are partial correlations r and Cohen's d."] if has_sizes else []),
+        f"Models were fitted with vbmstat {versions['vbmstat']} ({used}).",
+        "Reporting follows the rules of [@ridgway2008].",
     ]
-    versions = record["versions"]
-    packages = [name for name in ("torch", "numpy", "scipy", "formulaic") if name in versions]
-    used = ", ".join(f"{name} {versions[name]}" for name in packages)
-    sentences.append(f"Models were fitted with vbmstat {versions['vbmstat']} ({used}).")
-    sentences.append("Reporting follows the rules of [@ridgway2008].")
     return _with_citations([" ".join(sentences)])
 
 
-def _tiv(recipe: str) -> list[str]:
-    sentence = {
-        "covariate": "Total intracranial volume was a covariate.",
-        "by-group": "Total intracranial volume was a covariate with a slope for each group.",
-        "proportional": "Each map was multiplied by the mean over the scan's total intracranial volume.",
-    }
-    return [sentence[recipe]] if recipe in sentence else []
+def _smoothing(smoothing: Mapping[str, Any] | None) -> list[str]:
+    """How the maps were smoothed; nothing where it is not known."""
+    of_files, applied = (smoothing or {}).get("of_files_fwhm_mm"), (smoothing or {}).get("applied_fwhm_mm")
+    gaussian = f"with a Gaussian of {applied or of_files or 0:g} mm full width at half maximum"
+    if applied:
+        return [f"Maps were smoothed {gaussian} before they were masked."]
+    if of_files is None:
+        return []
+    return [f"Maps had been smoothed {gaussian}." if of_files else "Maps were not smoothed."]
 
 
-def _mask(rule: Mapping[str, Any]) -> str:
-    threshold, share = rule["threshold"], rule["share"]
+def _model(record: Mapping[str, Any]) -> Iterator[str]:
+    """Data, formula, TIV and mask."""
+    left = record["formula"].split("~")[0].strip()
+    tissue = TISSUES.get(left, left)
+    of_regions = record.get("level", "voxel") != "voxel"
+    data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
+    if of_regions:
+        data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"
+        where = "in each region"
+    df = record.get("df_resid")
+    is_local = "sandwich" in record or "variance_groups" in record
+    freedom = "" if df is None or is_local else f"; {df:g} residual degrees of freedom"
+    yield (
+        f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
+        f"matrix with the columns {', '.join(record['columns'])}{freedom})."
+    )
+    if not of_regions:
+        yield from _smoothing(record.get("smoothing"))
+    recipe = record["spec"]["tiv"]
+    if recipe in _TIV:
+        yield _TIV[recipe]
+    rule = record["mask_rule"]
     image = f" inside the mask {rule['image']}" if rule["image"] else ""
-    if threshold is None:
-        return f"Voxels{image} that were not constant over scans were analysed."
-    who = "every scan" if share == 1 else f"{100 * share:g} % of the scans"
-    return f"Voxels{image} where {who} exceeded {threshold:g} were analysed [@ridgway2009]."
+    if not of_regions and rule["threshold"] is None:
+        yield f"Voxels{image} that were not constant over scans were analysed."
+    elif not of_regions:
+        who = "every scan" if rule["share"] == 1 else f"{100 * rule['share']:g} % of the scans"
+        yield f"Voxels{image} where {who} exceeded {rule['threshold']:g} were analysed [@ridgway2009]."
 
 
-def _mixed(record: Mapping[str, Any]) -> list[str]:
-    if "mixed_model" not in record:
-        return []
-    mixed = record["mixed_model"]
-    return [
-        f"Scans of one {mixed['random_intercept']} ({mixed['n_subjects']}) shared a random intercept, estimated by "
-        "restricted maximum likelihood; degrees of freedom are Satterthwaite's."
-    ]
-
-
-def _sandwich(record: Mapping[str, Any]) -> list[str]:
-    if "sandwich" not in record:
-        return []
-    sandwich = record["sandwich"]
-    freedom = ", ".join(f"{df:.1f} for {name}" for name, df in sandwich["df"].items())
-    return [
-        f"Standard errors were robust to dependence between scans of one {sandwich['subject']} (sandwich estimator "
-        f"over {sandwich['n_subjects']} of them, {sandwich['correction']} correction) [@guillaume2014]; degrees of "
-        f"freedom are {sandwich['degrees_of_freedom']}'s (median over voxels {freedom})."
-    ]
-
-
-def _variance_groups(record: Mapping[str, Any]) -> list[str]:
-    groups = record.get("variance_groups")
-    if groups is None:
-        return []
-    which = "the exchangeability blocks" if groups["column"] == "auto" else f"the column {groups['column']}"
-    return [
-        f"Variances were estimated for each of the {len(groups['scans_per_group'])} groups of scans in {which} (v of "
-        "Aspin and Welch, G for several rows) [@winkler2014]."
-    ]
-
-
-def _variance(record: Mapping[str, Any]) -> list[str]:
-    sentences, spec = [], record["spec"]
+def _variance(record: Mapping[str, Any]) -> Iterator[str]:
+    """Weights, scaling, and how the variance of a contrast was estimated."""
+    spec = record["spec"]
     if spec["weights"]:
-        sentences.append(f"Scans were weighted by the column {spec['weights']}.")
+        yield f"Scans were weighted by the column {spec['weights']}."
     if spec["variance"] == "hc3":
         fewer = [c for c in record["contrasts"] if c.get("df") is not None and c["df"] < record["df_resid"]]
-        freedom = (
-            ""
-            if not fewer
-            else "; t had effective degrees of freedom of the design ("
-            + ", ".join(f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer)
-            + ")"
-        )
-        sentences.append(f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{freedom}.")
+        freedom = ", ".join(f"{contrast['df']:.1f} for {contrast['name']}" for contrast in fewer)
+        effective = f"; t had effective degrees of freedom of the design ({freedom})" if fewer else ""
+        yield f"Standard errors were robust to heteroscedasticity (HC3) [@mackinnon1985]{effective}."
     if spec["variance"] == "spm":
-        sentences.append("As in SPM, 0.001 of the largest residual mean square was added to every voxel's.")
+        yield "As in SPM, 0.001 of the largest residual mean square was added to every voxel's."
     if spec["global_scaling"]:
-        sentences.append("Maps were scaled to one mean inside the mask.")
-    return sentences
+        yield "Maps were scaled to one mean inside the mask."
+    if "sandwich" in record:
+        sandwich = record["sandwich"]
+        freedom = ", ".join(f"{df:.1f} for {name}" for name, df in sandwich["df"].items())
+        yield (
+            f"Standard errors were robust to dependence between scans of one {sandwich['subject']} (sandwich estimator "
+            f"over {sandwich['n_subjects']} of them, {sandwich['correction']} correction) [@guillaume2014]; degrees of "
+            f"freedom are {sandwich['degrees_of_freedom']}'s (median over voxels {freedom})."
+        )
+    if "variance_groups" in record:
+        groups = record["variance_groups"]
+        which = "the exchangeability blocks" if groups["column"] == "auto" else f"the column {groups['column']}"
+        yield (
+            f"Variances were estimated for each of the {len(groups['scans_per_group'])} groups of scans in {which} (v "
+            "of Aspin and Welch, G for several rows) [@winkler2014]."
+        )
+    if "mixed_model" in record:
+        mixed = record["mixed_model"]
+        yield (
+            f"Scans of one {mixed['random_intercept']} ({mixed['n_subjects']}) shared a random intercept, estimated by "
+            "restricted maximum likelihood; degrees of freedom are Satterthwaite's."
+        )
 
 
 def _contrast(entry: Mapping[str, Any]) -> str:
@@ -214,73 +208,73 @@ def _contrast(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']} ({entry['kind']}-test" + (")" if what == entry["name"] else f" of {what})")
 
 
-def _inference(record: Mapping[str, Any]) -> list[str]:
+def _inference(record: Mapping[str, Any]) -> Iterator[str]:
     """Correction for multiple comparisons."""
-    inference = record.get("inference")
-    of_regions = record.get("level", "voxel") != "voxel"
-    places = "regions" if of_regions else "voxels"
-    if of_regions and (not inference or "fwe" not in inference["kinds"]):
-        return [f"P-values are two-sided. {_REGIONS_FDR}"]
-    if not inference or not inference["kinds"]:
-        return ["P-values are two-sided and not corrected for multiple comparisons."]
-    kinds, first = inference["kinds"], next(iter(inference["contrasts"]), {"two_sided": True})
+    inference = record.get("inference") or {"kinds": []}
+    kinds, of_regions = inference["kinds"], record.get("level", "voxel") != "voxel"
+    if of_regions and "fwe" not in kinds:
+        yield f"P-values are two-sided. {_REGIONS_FDR}"
+        return
+    if not kinds:
+        yield "P-values are two-sided and not corrected for multiple comparisons."
+        return
+    first: Mapping[str, Any] = next(iter(inference["contrasts"]), {"two_sided": True})
     sides = "two-sided" if first["two_sided"] else "one-sided"
-    sentences = []
+    if "random_field" in first:
+        yield (
+            f"Family-wise error of peaks and cluster extents was controlled by random field theory [@worsley1996] "
+            f"({sides}; residual FWHM {' × '.join(f'{mm:.1f}' for mm in inference['smoothness']['fwhm_mm'])} mm, "
+            f"{first['random_field']['resels'][3]:,.0f} resels). Clusters were formed at "
+            f"{first['cluster_forming_threshold']:.2f}; extents account for local smoothness [@hayasaka2004]."
+        )
     if "permutations" in first:
+        threshold = first.get("cluster_forming_threshold")
         what = {
             "fwe": "the maximum statistic",
             "tfce": "threshold-free cluster enhancement (H = 2, E = 0.5) [@smith2009]",
-            "cluster": f"cluster extent and mass (cluster-forming threshold {_threshold(first)})",
+            "cluster": "cluster extent and mass (cluster-forming threshold "
+            f"{'as recorded' if threshold is None else f'{threshold:.2f}'})",
         }
         ways = " and ".join(what[kind] for kind in what if kind in kinds)
-        numbers = sorted({entry["permutations"] for entry in inference["contrasts"] if "permutations" in entry})
+        counts = sorted({entry["permutations"] for entry in inference["contrasts"] if "permutations" in entry})
         verb = "sign flips" if inference["sign_flip"] else "permutations"
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
         blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
-        sentences.append(
-            f"Family-wise error over {places} was controlled by {' or '.join(f'{n:,}' for n in numbers)} {verb}{scheme}"
-            f"{blocks} [@winkler2014], for {ways}; corrected p-values are {sides}."
+        yield (
+            f"Family-wise error over {'regions' if of_regions else 'voxels'} was controlled by "
+            f"{' or '.join(f'{n:,}' for n in counts)} {verb}{scheme}{blocks} [@winkler2014], for {ways}; corrected "
+            f"p-values are {sides}."
         )
-        sentences += _shortcuts(inference["contrasts"])
+        yield from _shortcuts(inference["contrasts"])
     if of_regions:
-        sentences.append(_REGIONS_FDR)
+        yield _REGIONS_FDR
     elif "fdr" in kinds:
-        sentences.append(f"False discovery rates over voxels are {sides} q-values of Benjamini and Hochberg.")
-    return sentences
+        yield f"False discovery rates over voxels are {sides} q-values of Benjamini and Hochberg."
 
 
-def _shortcuts(contrasts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _shortcuts(contrasts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Early stopping and fitted tails."""
-    sentences = []
     if any(entry["permutations"] < entry.get("permutations_planned", 0) for entry in contrasts):
         planned = max(entry["permutations_planned"] for entry in contrasts)
-        sentences.append(
-            f"Of {planned:,} planned, permutations stopped once enough exceeded the strongest result [@besag1991]."
-        )
+        yield f"Of {planned:,} planned, permutations stopped once enough exceeded the strongest result [@besag1991]."
     tails = [tail for entry in contrasts for tail in entry.get("approximated", {}).get("tails", {}).values() if tail]
     if tails:
-        sentences.append(
+        yield (
             "Small p-values come from generalised Pareto distributions fitted to the upper tails [@winkler2016], "
             f"with a floor of {min(tail['floor'] for tail in tails):.2g}."
         )
-    return sentences
 
 
-def _threshold(entry: Mapping[str, Any]) -> str:
-    threshold = entry.get("cluster_forming_threshold")
-    return "as recorded" if threshold is None else f"{threshold:.2f}"
-
-
-def _subsets(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    if not record["n_subsets"]:
-        return []
-    sizes = " or ".join(map(str, record["scans_per_subset"]))
-    strata = f", keeping the shares of {asked['stratify']}" if asked["stratify"] else ""
-    return [
-        f"To assess stability, the model was refitted in {record['n_subsets']} random subsets of {sizes} scans drawn "
-        f"without replacement{strata}, and the median and quartiles of the statistic over subsets were computed at "
-        "each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
-    ]
+def _subsets(record: Mapping[str, Any]) -> Iterator[str]:
+    """Stability over random subsets."""
+    if record["n_subsets"]:
+        sizes, stratify = " or ".join(map(str, record["scans_per_subset"])), record["spec"]["subsets"]["stratify"]
+        strata = f", keeping the shares of {stratify}" if stratify else ""
+        yield (
+            f"To assess stability, the model was refitted in {record['n_subsets']} random subsets of {sizes} scans "
+            f"drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "
+            "computed at each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
+        )
 
 
 def _with_citations(paragraphs: Sequence[str]) -> Methods:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io as bytes_io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -168,33 +168,23 @@ def described(frame: pd.DataFrame, caption: str, by: str | None = None) -> Table
     groups: list[tuple[str, pd.DataFrame]] = [(f"all (n = {len(frame)})", frame)]
     if by is not None and frame[by].nunique() <= _MAX_GROUPS:
         groups += [(f"{by} {level} (n = {len(part)})", part) for level, part in frame.groupby(by)]
-    rows = []
-    for name in frame.columns:
-        if name == by:
-            continue
-        if pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
-            rows.append((Cell(name), *(Cell(_spread(part[name])) for _, part in groups)))
-        elif frame[name].nunique() <= _MAX_LEVELS:
-            levels = sorted(map(str, frame[name].dropna().unique()))
-            rows.append((Cell(name), *(Cell(_counts(part[name], levels)) for _, part in groups)))
-        else:
-            rows.append((Cell(name), *(Cell(f"{part[name].nunique()} different values") for _, part in groups)))
-    return Table(caption, ("", *(name for name, _ in groups)), tuple(rows))
+    rows = tuple(
+        (Cell(name), *(Cell(_summary(part[name], frame[name])) for _, part in groups)) for name in frame if name != by
+    )
+    return Table(caption, ("", *(name for name, _ in groups)), rows)
 
 
-def _spread(values: pd.Series) -> str:
+def _summary(values: pd.Series, every: pd.Series) -> str:
+    """Mean ± standard deviation (range) of numbers, or how often each level of `every` occurs in `values`."""
     known = values.dropna()
-    if known.empty:
-        return "–"
-    texts = [number(value).text for value in (known.mean(), known.std(), known.min(), known.max())]
     missing = f", {len(values) - len(known)} missing" if len(known) < len(values) else ""
-    return f"{texts[0]} ± {texts[1]} ({texts[2]} to {texts[3]}){missing}"
-
-
-def _counts(values: pd.Series, levels: Sequence[str]) -> str:
-    text = values.dropna().astype(str)
-    missing = f", {len(values) - len(text)} missing" if len(text) < len(values) else ""
-    return ", ".join(f"{level}: {(text == level).sum()}" for level in levels) + missing
+    if pd.api.types.is_numeric_dtype(every) and not pd.api.types.is_bool_dtype(every):
+        mean, sd, low, high = (number(value).text for value in (known.mean(), known.std(), known.min(), known.max()))
+        return "–" if known.empty else f"{mean} ± {sd} ({low} to {high}){missing}"
+    if every.nunique() > _MAX_LEVELS:
+        return f"{values.nunique()} different values"
+    levels = sorted(map(str, every.dropna().unique()))
+    return ", ".join(f"{level}: {(known.astype(str) == level).sum()}" for level in levels) + missing
 
 
 @cache

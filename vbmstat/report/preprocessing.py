@@ -1,14 +1,10 @@
-"""The report of a preprocessing run: the status and quality of each scan, and which ones to check.
-
-Over 300 lines: one short function for each part of the page.
-"""
+"""The report of a preprocessing run: the status and quality of each scan, and which ones to check."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,9 @@ import pandas as pd
 
 from vbmstat.assets import ASSETS
 from vbmstat.figures import publication
-from vbmstat.files import naming
 from vbmstat.image import storage
 from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
 from vbmstat.report.citations import bibtex, cited
-from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import (
     Cell,
     Picture,
@@ -35,132 +29,21 @@ from vbmstat.report.page import (
     table_of,
 )
 from vbmstat.report.rules import preprocessing_rules
-from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.report.run_folder import Preprocessing, read_preprocessing
 
-VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
 MAX_PICTURES = 120  # in a page: about 15 MB; larger cohorts show marked scans and an even sample of the others
 _SHARE_MARKED = 0.75  # largest share of marked scans among the pictures of a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    cohort : Cohort
-        The complete scans.
-    failures : DataFrame
-        Scans that failed in the last run: scan, path, step, reason.
-    sidecars : dict of str to dict
-        Provenance by scan id, for scans with a readable sidecar.
-    """
-
-    folder: Path
-    cohort: Cohort
-    failures: pd.DataFrame
-    sidecars: dict[str, dict[str, Any]]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row per scan, indexed by scan id."""
-        return self.cohort.table.set_axis(pd.Index(self.cohort.scan_ids, name="scan_id"))
-
-    @property
-    def covariates(self) -> list[str]:
-        """Columns of the participants table."""
-        names = [name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_")]
-        return [name for name in names if not naming.is_map_column(name)]
-
-    @property
-    def fwhm_mm(self) -> list[float]:
-        """FWHM of the smoothed maps, mm."""
-        return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
-
-    @property
-    def quality_columns(self) -> list[str]:
-        """Numeric qc_* columns."""
-        return [
-            name for name in self.table.columns
-            if name.startswith("qc_") and pd.api.types.is_numeric_dtype(self.table[name])
-        ]  # fmt: skip
-
-    @property
-    def flags(self) -> pd.Series:
-        """Warnings of each scan, "" for none."""
-        if "qc_warnings" not in self.table:
-            return pd.Series("", index=self.table.index)
-        return self.table["qc_warnings"].fillna("").astype(str)
-
-    @property
-    def engine_versions(self) -> list[tuple[str, str]]:
-        """Pairs of engine and version, the most common first."""
-        if "engine" not in self.table:
-            return []
-        pairs = zip(self.table["engine"].astype(str), self.table["vbmstat_version"].astype(str), strict=True)
-        return [pair for pair, _ in Counter(pairs).most_common()]
-
-    @property
-    def methods(self) -> Methods:
-        """The methods section."""
-        stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
-        return preprocessing_methods(
-            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
-        )
-
-    def output(self, scan: str, kind: str) -> Path | None:
-        """An output file of a scan, in any naming style; None if absent."""
-        stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
-        entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-        paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
-        return next((path for path in paths if path.is_file()), None)
-
-
-def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
-    """Read an output folder of ``vbmstat preprocess``.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    table : Path, optional
-        Table with one row per scan; by default ``cohort.tsv`` in the folder.
-
-    Raises
-    ------
-    TableError
-        If the table cannot be read.
-    """
-    cohort = read_cohort(table or folder / "cohort.tsv")
-    failures = folder / "failures.tsv"
-    columns = ["scan", "path", "step", "reason"]
-    failed = (
-        pd.read_csv(failures, sep="\t", dtype=str, keep_default_na=False)
-        if failures.is_file()
-        else pd.DataFrame(columns=columns)
-    )
-    run = Preprocessing(folder, cohort, failed, {})
-    for scan in cohort.scan_ids:
-        path = run.output(scan, "sidecar")
-        try:
-            run.sidecars[scan] = storage.read_json(path) if path else {}
-        except (OSError, ValueError):
-            continue
-    return run
-
-
 def write_preprocessing_report(folder: Path, out: Path) -> Path:
     """Write the page of a preprocessing run, and its figures as files beside it."""
     run = read_preprocessing(folder)
-    unusual = unusual_values(run.table[[*run.quality_columns, *(name for name in VOLUMES if name in run.table)]])
-    is_marked = (run.flags != "") | (unusual != "")
-    shown = pictured_scans(list(run.table.index), is_marked.to_numpy())
-    pictures = _pictures(run, shown, unusual)
+    unusual = unusual_values(run.table[[*run.quality_columns, *run.volumes]])
+    is_flagged = run.flags != ""
+    is_marked = is_flagged | (unusual != "")
+    pictures = _pictures(run, pictured_scans(list(run.table.index), is_marked.to_numpy()), unusual)
     methods = run.methods
     entries = cited([*methods.keys, "ridgway2008"])
     page = render(
@@ -168,12 +51,18 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         title=f"Preprocessing of {len(run.table)} scan{'s' if len(run.table) != 1 else ''}",
         run=run,
         n_found=len(run.table) + len(run.failures),
-        n_flagged=int((run.flags != "").sum()),
+        n_flagged=int(is_flagged.sum()),
         n_unusual=int((unusual != "").sum()),
-        failures=_failures(run),
-        cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
+        failures=table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None,
+        cohort=described(run.table[[*run.covariates, *run.volumes]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
-        strips=_strips(run, is_marked, figures_folder(out)),
+        strips=publish(
+            figures_folder(out), "quality",
+            publication.strips_figure(run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable),
+                                      is_marked.to_numpy()),
+            "Strip plots: volumes and quality measures of all scans",
+            "One point per scan; the line is the median. Orange: flagged, or far from the other scans.",
+        ),
         alike=_alike(run),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
@@ -181,7 +70,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         provenance=_provenance(run),
         inputs=_inputs(run),
         methods=methods,
-        rules=preprocessing_rules(int((run.flags != "").sum()), len(run.engine_versions) > 1),
+        rules=preprocessing_rules(int(is_flagged.sum()), len(run.engine_versions) > 1),
         references=entries,
         bibtex=bibtex(entries),
     )  # fmt: skip
@@ -190,12 +79,12 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
 
 
 def unusual_values(table: pd.DataFrame) -> pd.Series:
-    """Values of each scan that are far from the cohort's: ``"tiv ml (z = 4.1)"``, or "".
+    """Values of each scan that are outliers in the cohort: ``"tiv ml (z = 4.1)"``, or "".
 
     Parameters
     ----------
     table : DataFrame
-        Numeric columns; those that are z-scores themselves are left out.
+        Numeric columns; columns of z-scores are left out.
 
     Notes
     -----
@@ -234,47 +123,36 @@ def readable(column: str) -> str:
     return column.removeprefix("qc_").replace("_", " ")
 
 
-def _anchor(run: Preprocessing, scan: str) -> str:
-    return f"scan-{run.table.index.get_loc(scan)}"
-
-
 def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[Picture]:
+    """Pictures of these scans, each with the anchor ``scan-ROW``."""
     pictures = []
     for scan in scans:
         path = run.output(scan, "picture")
-        if path is None:
-            continue
-        caption = ": ".join(filter(None, (scan, "; ".join(filter(None, (run.flags[scan], unusual[scan]))))))
-        alt = f"Tissue outlines on slices of {scan}, and its warped grey matter with the template's outline"
-        pictures.append(photograph(path, _PICTURE_PIXELS, alt, caption, _anchor(run, scan)))
+        if path is not None:
+            caption = ": ".join(filter(None, (scan, _to_check(run, unusual, scan))))
+            alt = f"Tissue outlines on slices of {scan}, and its warped grey matter with the template's outline"
+            anchor = f"scan-{run.table.index.get_loc(scan)}"
+            pictures.append(photograph(path, _PICTURE_PIXELS, alt, caption, anchor))
     return pictures
 
 
+def _to_check(run: Preprocessing, unusual: pd.Series, scan: str) -> str:
+    return "; ".join(filter(None, (run.flags[scan], unusual[scan])))
+
+
 def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) -> Table:
-    columns = [*run.quality_columns, *(name for name in VOLUMES if name in run.table)]
+    columns = [*run.quality_columns, *run.volumes]
     rows = []
-    for scan, values in zip(run.table.index, run.table[columns].itertuples(index=False), strict=True):
-        notes = "; ".join(filter(None, (run.flags[scan], unusual[scan])))
-        anchor = _anchor(run, scan)
+    for row, (scan, *values) in enumerate(run.table[columns].itertuples(name=None)):
+        notes, anchor = _to_check(run, unusual, scan), f"scan-{row}"
         head = Cell(scan, scan, f"#{anchor}" if anchor in anchors else "", bool(notes))
         rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
     headings = ("scan", "to check", *(readable(name) for name in columns))
     return Table("Quality of each scan; click a name for its picture, a heading to sort", headings, tuple(rows))
 
 
-def _failures(run: Preprocessing) -> Table | None:
-    return table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None
-
-
-def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
-    columns = [*(name for name in VOLUMES if name in run.table), *run.quality_columns]
-    figure = publication.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
-    caption = "One point per scan; the line is the median. Orange: flagged, or far from the other scans."
-    return publish(folder, "quality", figure, "Strip plots: volumes and quality measures of all scans", caption)
-
-
 def _alike(run: Preprocessing) -> Picture | None:
-    """The picture of the scans' similarity, which preprocess draws for five scans or more."""
+    """The picture of the scans' similarity, if preprocess drew one."""
     path = run.folder / "report" / "cohort.png"
     if not path.is_file():
         return None
@@ -285,8 +163,7 @@ def _alike(run: Preprocessing) -> Picture | None:
 def _parameters(sidecar: Mapping[str, Any]) -> dict[str, Any]:
     """Spec and parameters of a scan, without those in other columns."""
     both = {**sidecar.get("spec", {}), **sidecar.get("parameters", {})}
-    shown = both.keys() - {"assets", "engine", "device"}
-    return {name: both[name] for name in shown if both[name] is not None}
+    return {k: v for k, v in both.items() if k not in ("assets", "engine", "device") and v is not None}
 
 
 def _provenance(run: Preprocessing) -> Table:

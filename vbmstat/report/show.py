@@ -9,6 +9,7 @@ import torch
 
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
+from vbmstat.figures.style import save_png
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import viewer_html
@@ -68,9 +69,9 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     if out.suffix == ".html":
         storage.write_text(out, viewer_html(image, title, threshold))
     elif symbol is not None:
-        publication.save_png(out, publication.stat_map_figure(image, title, symbol, threshold))
+        save_png(out, publication.stat_map_figure(image, title, symbol, threshold))
     else:
-        publication.save_png(out, publication.image_figure(image, title))
+        save_png(out, publication.image_figure(image, title))
     return out
 
 

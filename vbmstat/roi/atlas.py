@@ -1,8 +1,7 @@
 """Atlases: a label image and a table of its labels, joined by label and never by position.
 
 Images are read from the deepmriprep wheel. Label tables are `atlases/<name>/labels.tsv` of this project, or else the
-wheel's csv. Licences are those that CAT12 states. Over 300 lines: the list of atlases, and readers of three kinds of
-label table.
+wheel's csv. Licences are those that CAT12 states.
 """
 
 from __future__ import annotations
@@ -21,17 +20,13 @@ from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
-from vbmstat.tables.cohort import closest, read_table
+from vbmstat.roi.labels import by_label, read_colours, read_labels, with_sides
+from vbmstat.tables.cohort import closest
 
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
 _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
-_SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right"}
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
 _FREESURFER_TABLE = "FreeSurferColorLUT.txt"
-_FREESURFER_SIDE = re.compile(r"^(?P<kind>(?:ctx|wm)[-_])?(?P<side>left|right|lh|rh)[-_](?P<name>.+)$", re.IGNORECASE)
-_SIDE_FIRST = re.compile(r"^(left|right|bothside)\s+(?P<name>.+)$", re.IGNORECASE)
-_SIDE_LAST = re.compile(r"^(?P<name>.+)\s+(L|R)$")  # hammers
-_SIDE_WITHIN = re.compile(r"_(LH|RH)_")  # Schaefer, whose left and right parcels are not pairs
 
 
 @dataclass(frozen=True)
@@ -140,7 +135,7 @@ def load_atlas(atlas: str | Path) -> Atlas:
         msg = f"{path}: sha256 {digest[:12]}… differs from the tested {source.sha256[:12]}…; install the tested version"
         raise AssetError(msg)
     table_path = _project_table(name)
-    table = wheel_table(source) if table_path is None else _read_table(table_path)
+    table = wheel_table(source) if table_path is None else read_labels(table_path)
     return _join(name, io.read_volume(path), table, source.licence, str(path))
 
 
@@ -156,46 +151,14 @@ def _own_atlas(path: Path) -> Atlas:
             f"colour table ({name}.txt, {_FREESURFER_TABLE}) beside it"
         )
         raise TableError(msg)
-    table = _read_colours(table_path)
+    table = read_colours(table_path)
     if table is None:
-        return _join(name, image, _read_table(table_path), "the user's own atlas", str(path))
+        return _join(name, image, read_labels(table_path), "the user's own atlas", str(path))
     held = table[table["label"].isin(torch.unique(image.data).tolist())]
     if (held["label"] > 0).sum() == 0:
         msg = f"{table_path}: none of its labels is in {path}; expected the colour table of this image"
         raise TableError(msg)
-    return _join(name, image, _by_label(held, str(table_path)), "the user's own atlas", str(path))
-
-
-def _read_colours(path: Path) -> pd.DataFrame | None:
-    """A FreeSurfer colour table (number, name, red, green, blue, alpha); None if the file is another kind of table."""
-    lines = [line.split("#")[0].split() for line in path.read_text("utf-8-sig", "replace").splitlines()]
-    entries = {number: cells for number, cells in enumerate(lines, 1) if cells}
-    broken = [n for n, cells in entries.items() if len(cells) != 6 or not "".join(cells[:1] + cells[2:]).isdecimal()]
-    if list(entries)[:1] == broken[:1]:  # the first line is another, or there is none
-        return None
-    if broken:
-        what = f"'number name red green blue alpha' in line {broken[0]}"
-        msg = f"{path}: expected {what}, got {' '.join(entries[broken[0]])!r:.80}"
-        raise TableError(msg)
-    sides = [_freesurfer_side(cells[1]) for cells in entries.values()]
-    return pd.DataFrame({
-        "label": [int(cells[0]) for cells in entries.values()], "name": [cells[1] for cells in entries.values()],
-        "hemisphere": [side for side, _ in sides], "region": [region for _, region in sides],
-    })  # fmt: skip
-
-
-def _freesurfer_side(name: str) -> tuple[str, str]:
-    """Hemisphere, and the name without it, from a FreeSurfer name.
-
-    Examples
-    --------
-    >>> _freesurfer_side("Left-Hippocampus"), _freesurfer_side("ctx-rh-insula"), _freesurfer_side("Brain-Stem")
-    (('left', 'Hippocampus'), ('right', 'ctx-insula'), ('both', 'Brain-Stem'))
-    """
-    match = _FREESURFER_SIDE.match(name)
-    if match is None:
-        return "both", name
-    return _SIDES[match["side"].lower()], f"{match['kind'] or ''}{match['name']}"
+    return _join(name, image, by_label(held, str(table_path)), "the user's own atlas", str(path))
 
 
 def _project_table(name: str) -> Path | None:
@@ -205,45 +168,6 @@ def _project_table(name: str) -> Path | None:
         if (folder / name / "labels.tsv").is_file():
             return folder / name / "labels.tsv"
     return None
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """A label table in this project's form, indexed by label."""
-    raw = _with_label_and_name(read_table(path))
-    missing = [column for column in ("label", "name") if column not in raw]
-    if missing:
-        columns = ", ".join(map(str, raw.columns))
-        msg = f"{path}: expected columns label (or index) and name, or ROIid and ROIname, got {columns}"
-        raise TableError(msg)
-    labels = pd.to_numeric(raw["label"], errors="coerce")
-    bad = ~(labels.abs() < 2**31) | (labels != labels.round()) | raw["name"].isna()
-    if bad.any():
-        label, name = raw.loc[bad, ["label", "name"]].iloc[0]
-        msg = f"{path}: expected a whole-number label and a name in every row, got label {label!s} with name {name!s}"
-        raise TableError(msg)
-    table = pd.DataFrame({"label": labels.astype(int), "name": raw["name"].astype(str)})
-    table["hemisphere"] = raw["hemisphere"].fillna("both").astype(str) if "hemisphere" in raw else "both"
-    table["region"] = raw["region"].fillna(table["name"]).astype(str) if "region" in raw else table["name"]
-    return _by_label(table, str(path))
-
-
-def _with_label_and_name(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with BIDS's `index`, or CAT12's `ROIid`, as `label`; a `label` of words beside it becomes `name`."""
-    by_name = {str(column).casefold(): column for column in table}
-    named = by_name.get("roiname", by_name.get("roiabbr"))
-    if "roiid" in by_name and named is not None and "label" not in table:
-        table = table.rename(columns={by_name["roiid"]: "label", named: "name"})
-        if "hemisphere" not in table:
-            words = table["name"].map(lambda name: " ".join(str(name).split()), na_action="ignore")
-            sides = [("both", None) if pd.isna(name) else split_side(name) for name in words]
-            table = table.assign(name=words, hemisphere=[side for side, _ in sides], region=[rest for _, rest in sides])
-        return table
-    if "index" not in table:
-        return table
-    if "label" not in table:
-        return table.rename(columns={"index": "label"})
-    is_words = pd.to_numeric(table["label"], errors="coerce").isna().all()
-    return table.rename(columns={"label": "name", "index": "label"}) if is_words and "name" not in table else table
 
 
 def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> pd.DataFrame:
@@ -262,41 +186,7 @@ def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> 
     if raw["ROIid"].duplicated().any():
         msg = f"{path}: a label has two rows; install the tested version of {DISTRIBUTION}"
         raise AssetError(msg)
-    words = [" ".join(name.split()) for name in named.values()]
-    sides = [split_side(name) for name in words]
-    table = pd.DataFrame({"label": list(named), "hemisphere": [side for side, _ in sides], "name": words})
-    return table.assign(region=[region for _, region in sides]).set_index("label")
-
-
-def split_side(name: str) -> tuple[str, str]:
-    """Hemisphere, and the label's name without it.
-
-    Examples
-    --------
-    >>> split_side("Left Insula")
-    ('left', 'Insula')
-    >>> split_side("TL hippocampus R")
-    ('right', 'TL hippocampus')
-    >>> split_side("17Networks_LH_VisCent_ExStr_1")
-    ('left', '17Networks_LH_VisCent_ExStr_1')
-    >>> split_side("Vermis VI")
-    ('both', 'Vermis VI')
-    """
-    within = _SIDE_WITHIN.search(name)
-    if within:
-        return _SIDES[within[1].lower()], name
-    match = _SIDE_FIRST.match(name)
-    if match:
-        return _SIDES.get(match[1].lower(), "both"), match["name"].strip()
-    match = _SIDE_LAST.match(name)
-    return (_SIDES[match[2].lower()], match["name"]) if match else ("both", name)
-
-
-def _by_label(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    twice = sorted(set(table.loc[table["label"].duplicated(), "label"]))
-    if twice:
-        msg = f"{source}: label {', '.join(map(str, twice))} has two rows; keep one"
-        raise TableError(msg)
+    table = with_sides(pd.DataFrame({"label": list(named), "name": list(named.values())}))
     return table.set_index("label")[["hemisphere", "name", "region"]]
 
 

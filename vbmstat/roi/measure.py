@@ -77,7 +77,7 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
     if wrong:
         msg = f"expected a modulated tissue map, got {wrong}"
         raise ScanError(msg)
-    return (shares @ values.astype(np.float64)) * tissue.grid.voxel_volume_ml
+    return np.asarray(shares @ values.astype(np.float64)) * tissue.grid.voxel_volume_ml
 
 
 def _axis_overlap(on: Grid, atlas: Grid, axis: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def _axis_overlap(on: Grid, atlas: Grid, axis: int) -> np.ndarray:
             raise ScanError(msg)
     (low, high), (atlas_low, atlas_high) = (_intervals(grid, axis) for grid in (on, atlas))
     common = np.minimum(high[:, None], atlas_high) - np.maximum(low[:, None], atlas_low)
-    return (common.clip(min=0.0) / (high - low)[:, None]).astype(np.float32)
+    return np.asarray(common.clip(min=0.0) / (high - low)[:, None], dtype=np.float32)
 
 
 def _intervals(grid: Grid, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -87,8 +87,7 @@ def field_box(field: Volume, on: Grid) -> Box:
     ScanError
         If the two do not overlap.
     """
-    corners = np.array(list(product(*((0, n - 1) for n in field.grid.shape), (1,)))).T  # (4, 8)
-    at = (np.linalg.inv(on.affine) @ field.grid.affine @ corners)[:3]
+    at = (np.linalg.inv(on.affine) @ field.grid.corners_mm)[:3]  # (3, 8), voxels
     start = np.maximum(np.floor(at.min(axis=1) + 1e-3).astype(int) - 1, 0)
     stop = np.minimum(np.ceil(at.max(axis=1) - 1e-3).astype(int) + 2, on.shape)
     if (stop - start < 2).any():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class InTemplate:
         if self.grid is None or not self.grid.matches(tissue.grid):
             self.shares = label_shares(self.atlas, tissue.grid)
             self.grid = tissue.grid
-        return _measured(path, tissue, self.shares)
+        with _naming(path):
+            return measure_map(tissue, self.shares)
 
 
 class InScan:
@@ -68,12 +70,9 @@ class InScan:
         fractions = io.read_volume(paths[tissue])
         if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
             self._warp_atlas(paths["field"], fractions.grid)
-        try:
+        with _naming(paths[tissue]):
             check_coverage(fractions, self.field)
-        except ScanError as error:
-            msg = f"{paths[tissue]}: {error}"
-            raise ScanError(msg) from error
-        return _measured(paths[tissue], fractions, self.shares)
+            return measure_map(fractions, self.shares)
 
     def _warp_atlas(self, path: Path, grid: Grid) -> None:
         """Read a scan's inverse field and compute the label shares on its grid."""
@@ -102,10 +101,11 @@ def _inverse_field(path: Path) -> Volume:
     return field
 
 
-def _measured(path: Path, tissue: Volume, shares: Any) -> np.ndarray:
-    """Volumes of one map, (n_labels,), mL; an error names the file."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file in front of an error's message."""
     try:
-        return measure_map(tissue, shares)
+        yield
     except ScanError as error:
         msg = f"{path}: {error}"
         raise ScanError(msg) from error

@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vbmstat.assets.provenance import provenance
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.files import naming
-from vbmstat.files.filenames import tell_apart
+from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
-from vbmstat.image import storage
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
-from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
+
+
+@dataclass(frozen=True)
+class Native:
+    """Measure in each scan's own space; the atlas on each scan's grid is written to `label_images`, if given."""
+
+    label_images: Path | str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ def measure_rois(
     atlas: Atlas | str | Path = "lpba40",
     tissues: Sequence[str] = ("gm", "wm", "csf"),
     *,
-    space: str = "template",
-    label_images: Path | str | None = None,
+    space: str | Native = "template",
     report: OnProgress = ignore,
 ) -> RoiTables:
     """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
@@ -88,10 +89,8 @@ def measure_rois(
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str
         Any of ``gm``, ``wm``, ``csf``.
-    space : {"template", "native"}
+    space : {"template", "native"} or Native
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
-    label_images : path, optional
-        Folder for the atlas on each scan's grid, ``NAME.nii.gz``; native space only.
     report : callable, optional
         Called with (stage, done, total) after each scan.
 
@@ -112,36 +111,38 @@ def measure_rois(
     if unknown:
         msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
         raise TableError(msg)
-    if space not in SPACES:
+    if space not in SPACES and not isinstance(space, Native):
         msg = f"space {space!r}: expected {' or '.join(SPACES)}"
         raise TableError(msg)
-    present = [tissue for tissue in tissues if _has_maps(cohort, TISSUE_COLUMNS[tissue])]
+    present = _present(cohort, tissues)
     if not present:
         wanted = ", ".join(TISSUE_COLUMNS[tissue] for tissue in tissues)
         msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    if space == "native":
+    measure: InTemplate | InScan = InTemplate(atlas)
+    if space != "template":
         check_some_field(cohort, [TISSUE_COLUMNS[tissue] for tissue in present])
-    measure = InTemplate(atlas) if space == "template" else InScan(atlas, label_images)
-    volumes, failures = _measure_scans(cohort, atlas, tissues, present, measure, report)
+        measure = InScan(atlas, space.label_images if isinstance(space, Native) else None)
+    volumes, failures = _measure_scans(cohort, atlas, tissues, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
     columns = [f"{tissue}_ml" for tissue in tissues]
-    regions = labels.groupby(keys, sort=False)[columns].agg(_sum_of_all).round(6).reset_index()
+    sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
+    regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
-    return RoiTables(atlas, labels, regions, failures, not_measured, space)
+    return RoiTables(atlas, labels, regions, failures, not_measured, space if isinstance(space, str) else "native")
 
 
 def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
-    """A cohort of the unsmoothed modulated maps in a folder, with the names of any program in `files.naming`.
+    """A cohort of the unsmoothed modulated maps in a folder, with the names of any program in `files.map_names`.
 
     Parameters
     ----------
     folder : path
         Searched with its sub-folders.
     known : container of str
-        Ids of the table that the scans will be joined to; see :func:`vbmstat.files.naming.by_known_ids`.
+        Ids of the table that the scans will be joined to; see :func:`vbmstat.files.map_names.by_known_ids`.
 
     Raises
     ------
@@ -153,7 +154,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     maps_of = {
-        column: naming.by_known_ids(naming.find_maps(folder, tissue, smoothed=False), known)
+        column: map_names.by_known_ids(map_names.find_maps(folder, tissue, smoothed=False), known)
         for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})
@@ -163,7 +164,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
             f"{images_instead(folder)}"
         )
         raise ScanError(msg)
-    for kinds in filter(None, map(naming.several_kinds, maps_of.values())):
+    for kinds in filter(None, map(map_names.several_kinds, maps_of.values())):
         msg = f"{folder}: the maps are of several kinds ({kinds}); keep only one kind there"
         raise ScanError(msg)
     ids = [naming.split_ids(stem) for stem in stems]
@@ -178,117 +179,16 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
     return Cohort(pd.DataFrame(rows, index=index), folder)
 
 
-def write_rois(
-    out: Path | str, rois: RoiTables, inputs: Sequence[Path] = (), label_images: Path | str | None = None
-) -> list[Path]:
-    """Write tidy and wide tables with data dictionaries, the licence note, and failures if any.
-
-    All files appear together; ``STEM.json``, which lists them, comes last. Files listed by an earlier ``STEM.json``
-    are removed.
-
-    Parameters
-    ----------
-    out : path
-        Folder; file names start with :attr:`RoiTables.stem`.
-    rois : RoiTables
-        From :func:`measure_rois`.
-    inputs : sequence of path
-        Input files to record with their sha256 (the cohort table).
-    label_images : path, optional
-        Folder with the label images of :func:`measure_rois`, on the same file system; it becomes ``STEM/``.
-
-    Returns
-    -------
-    list of Path
-        The tables written.
-
-    Raises
-    ------
-    VbmstatError
-        If an earlier ``STEM.json`` does not list its files.
-    """
-    out = Path(out)
-    about = _about(rois, provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs))
-    lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
-    numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
-    written = []
-    record = f"{rois.stem}.json"
-    with storage.replacing(out, record) as staged:
-        for unit, tidy, wide in (
-            ("labels", rois.labels, to_wide(rois.labels, "name")),
-            ("regions", rois.regions, to_wide(numbered, "region")),
-        ):
-            for shape, table in (("", tidy), ("_wide", wide)):
-                name = f"{rois.stem}_{unit}{shape}.tsv"
-                dictionary.write_table(staged / name, table, "roi_wide" if shape else f"roi_{unit}", about=about)
-                written.append(out / name)
-        storage.write_text(staged / f"{rois.stem}_LICENCE.txt", licence_notice(rois.atlas) + "\n")
-        if len(rois.failures):
-            dictionary.write_table(staged / f"{rois.stem}_failures.tsv", rois.failures, "roi_failures")
-        if label_images is not None:
-            Path(label_images).rename(staged / rois.stem)
-        storage.write_json(staged / record, about)
-    return written
-
-
-def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
-    """One row per scan, with a column ``<name>_<tissue>_ml`` for each label or region, in the atlas's order.
-
-    Parameters
-    ----------
-    tidy : DataFrame
-        As in :class:`RoiTables`: one row per scan and `label`, or, without that column, per scan and name.
-    column : str
-        Column with the names. Where two names give the same column name, as ``Area 1`` and ``area-1`` do, the label's
-        number is appended to both.
-
-    Examples
-    --------
-    >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "gm_ml": [5.0]})
-    >>> to_wide(tidy, "region").to_dict("list")
-    {'participant_id': ['01'], 'gyrus_rectus_gm_ml': [5.0]}
-    >>> tidy = pd.DataFrame({"participant_id": "01", "label": [4, 9], "name": ["A 1", "a-1"], "gm_ml": [5.0, 6.0]})
-    >>> to_wide(tidy, "name").to_dict("list")
-    {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
-    """
-    keys = [key for key in ID_COLUMNS if key in tidy]
-    values = [name for name in tidy if str(name).endswith("_ml")]
-    row = "label" if "label" in tidy else column
-    rows = tidy.drop_duplicates(row)
-    marks = rows["label"] if "label" in rows else range(1, len(rows) + 1)
-    named = tell_apart([column_name(name) for name in rows[column]], [f"_{mark}" for mark in marks])
-    wide = tidy.pivot_table(index=keys, columns=row, values=values, sort=False, dropna=False, aggfunc="first")
-    wide = wide.reindex(columns=pd.MultiIndex.from_product([values, rows[row]]))
-    wide.columns = [f"{name}_{value}" for value in values for name in named]
-    scans = tidy[keys].drop_duplicates()
-    return scans.merge(wide.reset_index(), on=keys, how="left", validate="one_to_one")
-
-
-def column_name(name: str) -> str:
-    """A label's name as a column name: lower case, words joined by underscores; ``label`` if it has no word.
-
-    Examples
-    --------
-    >>> column_name("Area 4p (PreCG)")
-    'area_4p_precg'
-    """
-    return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split()) or "label"
-
-
-def licence_notice(atlas: Atlas) -> str:
-    """What the authors of an atlas allow, in one line."""
-    return f"Atlas {atlas.name}: {atlas.licence}."
-
-
-def _has_maps(cohort: Cohort, column: str) -> bool:
-    return column in cohort.table and bool(cohort.table[column].notna().any())
+def _present(cohort: Cohort, tissues: Sequence[str]) -> list[str]:
+    """Tissues with at least one map in the cohort."""
+    columns = {tissue: TISSUE_COLUMNS[tissue] for tissue in tissues}
+    return [t for t, column in columns.items() if column in cohort.table and cohort.table[column].notna().any()]
 
 
 def _measure_scans(
     cohort: Cohort,
     atlas: Atlas,
     tissues: Sequence[str],
-    present: Sequence[str],
     measure: Callable[[Path, str], np.ndarray],
     report: OnProgress,
 ) -> tuple[np.ndarray, pd.DataFrame]:
@@ -296,7 +196,7 @@ def _measure_scans(
     volumes = np.full((len(cohort.table), len(atlas.table), len(tissues)), np.nan)
     failures = []
     for row, scan_id in enumerate(cohort.scan_ids):
-        for tissue in present:
+        for tissue in _present(cohort, tissues):
             entry = cohort.table[TISSUE_COLUMNS[tissue]].iloc[row]
             try:
                 if pd.isna(entry):
@@ -322,21 +222,3 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
     middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
     right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
     return pd.concat([left, middle, right.round(6)], axis=1)
-
-
-def _sum_of_all(values: pd.Series) -> float:
-    """Sum of a region's labels; missing if any of them is."""
-    return float(values.sum(skipna=False))
-
-
-def _about(rois: RoiTables, origin: dict[str, Any]) -> dict[str, Any]:
-    """The record of the tables."""
-    return {
-        "atlas": rois.atlas.name,
-        "licence": rois.atlas.licence,
-        "space": rois.space,
-        "labels_absent_from_the_image": list(rois.atlas.absent),
-        "tissues_without_maps": list(rois.not_measured),
-        "n_failures": len(rois.failures),
-        "provenance": origin,
-    }

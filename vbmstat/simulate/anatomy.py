@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 import torch
 from scipy import ndimage, optimize
+from scipy.spatial.transform import Rotation
 
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
@@ -71,7 +72,7 @@ def parse_region(text: str) -> Sphere:
 
 
 @dataclass(frozen=True)
-class Head:
+class TemplateHead:
     """The template as a head.
 
     Attributes
@@ -108,7 +109,7 @@ class Shape:
 
 
 @cache
-def template_head() -> Head:
+def template_head() -> TemplateHead:
     """The head from which all simulated people are derived (template with a margin, 1.5 mm)."""
     template, brain = assets.template(), assets.template_brain()
     margins = [
@@ -127,7 +128,7 @@ def template_head() -> Head:
     hull = ndimage.binary_fill_holes(hull)
     size = template.grid.voxel_size_mm
     distance = ndimage.distance_transform_edt(~hull, size) - ndimage.distance_transform_edt(hull, size)
-    return Head(_float32(scores), _float32(distance[None]), _float32(_gm_signal(average, gm)[None]), head_grid)
+    return TemplateHead(_float32(scores), _float32(distance[None]), _float32(_gm_signal(average, gm)[None]), head_grid)
 
 
 def _float32(array: np.ndarray) -> torch.Tensor:
@@ -144,12 +145,12 @@ def _gm_signal(average: np.ndarray, gm: np.ndarray) -> np.ndarray:
     return 0.70 + 0.6 * np.where(weight > 1e-3, local - typical, 0.0)
 
 
-def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
+def random_shape(head: TemplateHead, rng: np.random.Generator, volume_factor: float, variation: float = 1.0) -> Shape:
     """A random person: pose (a few degrees and mm), size, proportions and smooth local differences.
 
     Parameters
     ----------
-    head : Head
+    head : TemplateHead
         The template's head.
     rng : Generator
         Random number generator.
@@ -162,7 +163,7 @@ def random_shape(head: Head, rng: np.random.Generator, volume_factor: float, var
     proportions = np.exp(variation * rng.normal(0.0, 0.02, size=3))
     proportions *= (volume_factor / proportions.prod()) ** (1.0 / 3.0)
     person = np.eye(4)  # template -> scan
-    person[:3, :3] = _rotation(angles) @ np.diag(proportions)
+    person[:3, :3] = Rotation.from_euler("xyz", angles).as_matrix() @ np.diag(proportions)
     person[:3, 3] = rng.normal(0.0, 3.0, size=3)
     coarse = head.grid.with_voxel_size(_VELOCITY_VOXEL_MM)
     return Shape(np.linalg.inv(person), random_displacement(coarse, rng, variation), coarse)
@@ -176,28 +177,19 @@ def random_displacement(on: Grid, rng: np.random.Generator, variation: float = 1
     return exponential(torch.from_numpy(velocity), on)
 
 
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotation about x, then y, then z, radians, (3, 3)."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
-
-
 def exponential(velocity: torch.Tensor, on: Grid) -> torch.Tensor:
     """Displacement (mm) of a stationary velocity (mm) by scaling and squaring, (3, X, Y, Z)."""
     to_voxel = np.eye(4)
     to_voxel[:3, :3] = np.linalg.inv(on.affine[:3, :3])
     voxels = grid.voxel_indices(on.shape)
-    displacement = velocity / 2**_SQUARINGS
+    displacement = velocity / 2.0**_SQUARINGS
     for _ in range(_SQUARINGS):
         at = voxels + grid.apply_affine(to_voxel, displacement)
         displacement = displacement + grid.sample(displacement, at, padding_mode="border")
     return displacement
 
 
-def own_scores(head: Head, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
+def own_scores(head: TemplateHead, rng: np.random.Generator, variation: float = 1.0) -> torch.Tensor:
     """The template's tissue scores plus a smooth individual deviation, (3, X, Y, Z)."""
     noise = np.stack([smooth_noise(head.grid, SCORE_FWHM_MM, rng) for _ in range(3)])
     return head.scores + variation * SCORE_SD * torch.from_numpy(noise)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from vbmstat.image.grid import apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Volume
@@ -35,13 +36,7 @@ _SPIKE_PERIODS = (6, 40)  # periods over the field of view, per axis
 
 def moved(image: torch.Tensor, angles: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Rotate an image (X, Y, Z) about its centre by three angles (radians) and shift it by voxels, trilinear."""
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles.tolist()):
-        turn = np.eye(3)
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn[a, a] = turn[b, b] = math.cos(angle)
-        turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-        rotation = rotation @ turn
+    rotation = Rotation.from_euler("XYZ", angles.numpy()).as_matrix()
     middle = (np.array(image.shape) - 1) / 2
     matrix = np.eye(4)
     matrix[:3, :3] = rotation
@@ -66,13 +61,15 @@ def read_while_moved(
         Axis along which `during` selects lines.
     """
     lines = during.reshape([-1 if a == axis else 1 for a in range(3)])
-    return torch.fft.ifftn(torch.where(lines, torch.fft.fftn(moved(image, angles, shift)), torch.fft.fftn(image))).abs()
+    spectrum = torch.where(lines, torch.fft.fftn(moved(image, angles, shift)), torch.fft.fftn(image))
+    return _magnitude(spectrum)
 
 
 def with_line_gains(image: torch.Tensor, gain: torch.Tensor, axis: int) -> torch.Tensor:
     """Magnitude after multiplying k-space along an axis by gains (n,), in the order of ``fftfreq``."""
-    spectrum = torch.fft.fft(image, dim=axis)
-    return torch.fft.ifft(spectrum * gain.reshape([-1 if a == axis else 1 for a in range(3)]), dim=axis).abs()
+    spectrum = torch.fft.fft(image, dim=axis) * gain.reshape([-1 if a == axis else 1 for a in range(3)])
+    lines: torch.Tensor = torch.fft.ifft(spectrum, dim=axis)
+    return lines.abs()
 
 
 def ghosts(image: torch.Tensor, loss: float, every: int, axis: int) -> torch.Tensor:
@@ -92,7 +89,12 @@ def with_spike(image: torch.Tensor, at: list[int], value: torch.Tensor) -> torch
     """Magnitude after adding a complex value to one point of k-space."""
     spectrum = torch.fft.fftn(image)
     spectrum[at[0], at[1], at[2]] += value.to(spectrum)
-    return torch.fft.ifftn(spectrum).abs()
+    return _magnitude(spectrum)
+
+
+def _magnitude(spectrum: torch.Tensor) -> torch.Tensor:
+    image: torch.Tensor = torch.fft.ifftn(spectrum)
+    return image.abs()
 
 
 @dataclass(frozen=True)

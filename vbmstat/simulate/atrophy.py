@@ -132,7 +132,8 @@ def _signed_distance(inside: np.ndarray, size_mm: np.ndarray) -> np.ndarray:
         smooth = np.where(inside, np.maximum(smooth, 0.0), np.minimum(smooth, 0.0))
         smooth = narrow * rough + (1 - narrow) * smooth  # keeps narrow sulci open
     trust, slope = _trust(smooth, size_mm)
-    return (trust * smooth / np.maximum(slope, _NO_SLOPE) + (1 - trust) * rough).astype(np.float32)
+    distance: np.ndarray = trust * smooth / np.maximum(slope, _NO_SLOPE) + (1 - trust) * rough
+    return distance.astype(np.float32)
 
 
 def _trust(distance: np.ndarray, size_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from vbmstat.image.volume import Displacement, Volume
 from vbmstat.simulate import anatomy
 from vbmstat.simulate.anatomy import Sphere
 from vbmstat.simulate.head import Person, draw_person, scan_grid
-from vbmstat.simulate.render import image_from_signal
+from vbmstat.simulate.render import Acquisition, image_from_signal
 from vbmstat.tables import dictionary
 
 AGE_RANGE_YEARS = (20.0, 80.0)
@@ -131,7 +131,11 @@ def simulate_cohort(
     for position, factor in enumerate(factors):
         participant = str(people["participant_id"].iloc[position])
         person, facts = simulate_person(settings, position, factor, float(people["tiv_aim_ml"].iloc[position]))
-        _write_person(out, participant, person, settings, position, write_maps)
+        rng = np.random.default_rng([settings.seed, position, 1])
+        acquisition = Acquisition(settings.noise_percent, settings.bias_percent, psf_fwhm_mm=settings.voxel_size_mm)
+        brain = person.fractions.sum(0).numpy() > 0.5
+        t1w = image_from_signal(person.signal, brain, person.grid, rng, acquisition)
+        _write_scan(out, participant, t1w, person.fractions if write_maps else None)
         rows.append({"participant_id": participant, **facts})
         if report is not None:
             report(position + 1, settings.n_scans)
@@ -180,11 +184,13 @@ def simulate_person(
     shift = anatomy.csf_shift(scores, weight, factor)
     scores[2] += shift * weight
     on = scan_grid(settings.voxel_size_mm)
-    person = draw_person(head, scores, shape, on, settings.region, rng)
+    points = shape.to_template(on)
+    person = draw_person(head, scores, points, on, rng)
+    inside = person.fractions[:1] * settings.region.weight(points)
     gm_ml, wm_ml, csf_ml = Volume(person.fractions, on).sums_ml
     facts = {
         "tiv_ml": gm_ml + wm_ml + csf_ml, "gm_ml": gm_ml, "wm_ml": wm_ml, "csf_ml": csf_ml,
-        "region_gm_ml": Volume((person.fractions[0] * person.region_weight)[None], on).sums_ml[0],
+        "region_gm_ml": Volume(inside, on).sums_ml[0],
         "region_gm_factor": factor, "csf_score_shift": shift,
         "smallest_jacobian": float(Displacement(shape.displacement, shape.grid).jacobian_determinant.min()),
     }  # fmt: skip
@@ -228,21 +234,14 @@ def _write_truth_of_effect(out: Path, settings: Settings, extreme_factor: float)
         io.write_volume(folder / f"{name}.nii.gz", Volume(on_template, template.grid), dtype=dtype)
 
 
-def _write_person(
-    out: Path, participant: str, person: Person, settings: Settings, position: int, write_maps: bool
-) -> None:
-    """Write the noisy scan and, on request, the true fractions."""
-    t1w = image_from_signal(
-        person.signal, person.fractions.sum(0).numpy() > 0.5, person.grid,
-        np.random.default_rng([settings.seed, position, 1]), noise_percent=settings.noise_percent,
-        bias_percent=settings.bias_percent, psf_fwhm_mm=settings.voxel_size_mm,
-    )  # fmt: skip
+def _write_scan(out: Path, participant: str, t1w: Volume, fractions: torch.Tensor | None) -> None:
+    """Write a scan and, if given, its true fractions of GM, WM and CSF."""
     stem = Path(participant, "anat", participant)
     io.write_volume(out / f"{stem}_T1w.nii.gz", t1w, dtype="int16", axcodes="RAS", space="scanner")
-    if write_maps:
-        for channel, tissue in enumerate(map(str.upper, TISSUES)):
-            path = out / _TRUTH / f"{stem}_label-{tissue}_probseg.nii.gz"
-            io.write_volume(path, Volume(person.fractions[channel][None], person.grid), axcodes="RAS", space="scanner")
+    if fractions is not None:
+        for tissue, fraction in zip(TISSUES, fractions, strict=True):
+            path = out / _TRUTH / f"{stem}_label-{tissue.upper()}_probseg.nii.gz"
+            io.write_volume(path, Volume(fraction[None], t1w.grid), axcodes="RAS", space="scanner")
 
 
 def _write_tables(out: Path, settings: Settings, people: pd.DataFrame, facts: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from vbmstat.image import grid
 from vbmstat.image.grid import Grid
-from vbmstat.simulate.anatomy import Head, Shape, Sphere
+from vbmstat.simulate.anatomy import TemplateHead
 from vbmstat.simulate.render import smooth_noise
 
 FIELD_OF_VIEW_MM = (192.0, 240.0, 228.0)
@@ -32,8 +32,6 @@ class Person:
     ----------
     fractions : Tensor, (3, X, Y, Z), float32
         True GM, WM and CSF fractions; their sum is below 1 at the edge of the brain and 0 outside.
-    region_weight : Tensor, (X, Y, Z)
-        Weight of the effect's region.
     signal : ndarray, (X, Y, Z), float32
         T1w intensity relative to WM.
     grid : Grid
@@ -41,7 +39,6 @@ class Person:
     """
 
     fractions: torch.Tensor
-    region_weight: torch.Tensor
     signal: np.ndarray
     grid: Grid
 
@@ -55,26 +52,23 @@ def scan_grid(voxel_size_mm: float) -> Grid:
 
 
 def draw_person(
-    head: Head, scores: torch.Tensor, shape: Shape, on: Grid, region: Sphere, rng: np.random.Generator
+    head: TemplateHead, scores: torch.Tensor, points: torch.Tensor, on: Grid, rng: np.random.Generator
 ) -> Person:
     """A person's tissue fractions and signal on a scan's grid.
 
     Parameters
     ----------
-    head : Head
+    head : TemplateHead
         The template's head.
     scores : Tensor, (3, X, Y, Z)
         The person's tissue scores on the head's grid, effect included.
-    shape : Shape
-        The person's shape.
+    points : Tensor, (3, X, Y, Z)
+        Template point (mm) of each voxel of the scan, from the person's shape.
     on : Grid
         Grid of the scan.
-    region : Sphere
-        Region of the effect.
     rng : Generator
         Random numbers for the thickness of skull and scalp and the pattern of fat.
     """
-    points = shape.to_template(on)  # (3, X, Y, Z), template mm
     layers = torch.cat([scores, head.gm_signal])
     sampled = grid.sample(layers, grid.apply_affine(np.linalg.inv(head.grid.affine), points), padding_mode="border")
     distance = _distance(head, points)
@@ -83,15 +77,11 @@ def draw_person(
     fractions = torch.softmax(sampled[:3], dim=0)
     signal = (fractions[0] * sampled[3] + _SIGNAL_WM * fractions[1] + _SIGNAL_CSF * fractions[2]).numpy()
     outside = _outer_head(points.numpy(), distance, thickness, smooth_noise(on, 9.0, rng))
-    return Person(
-        fractions * torch.from_numpy(brain),
-        region.weight(points),
-        (brain * signal + (1.0 - brain) * outside).astype(np.float32),
-        on,
-    )
+    whole = (brain * signal + (1.0 - brain) * outside).astype(np.float32)
+    return Person(fractions * torch.from_numpy(brain), whole, on)
 
 
-def _distance(head: Head, points: torch.Tensor) -> np.ndarray:
+def _distance(head: TemplateHead, points: torch.Tensor) -> np.ndarray:
     """Signed distance to the hull of the brain at template points; it keeps growing beyond the head's grid."""
     voxels = grid.apply_affine(np.linalg.inv(head.grid.affine), points)
     last = torch.tensor(head.grid.shape).reshape(3, 1, 1, 1) - 1
@@ -124,7 +114,8 @@ def _outer_head(points: np.ndarray, distance: np.ndarray, thickness: np.ndarray,
     below = z + 66.0
     signal = _blend(signal, _SIGNAL_CSF, _inside(np.maximum(_ellipse((x, axis_y), (11.0, 10.0)), below)))
     signal = _blend(signal, _CORD, _inside(np.maximum(_ellipse((x, axis_y), (6.5, 5.5)), below)))
-    return signal * _inside(surface)
+    head: np.ndarray = signal * _inside(surface)
+    return head
 
 
 def _inside(distance: np.ndarray) -> np.ndarray:
@@ -139,5 +130,5 @@ def _blend(signal: np.ndarray, value: float, share: np.ndarray) -> np.ndarray:
 
 def _ellipse(offsets: tuple[np.ndarray, ...], radii: tuple[float, ...]) -> np.ndarray:
     """Approximate signed distance (mm) to an ellipsoid or elliptic cylinder."""
-    norm = np.sqrt(np.sum(np.stack([(o / r) ** 2 for o, r in zip(offsets, radii, strict=True)]), axis=0))
+    norm: np.ndarray = np.linalg.norm([o / r for o, r in zip(offsets, radii, strict=True)], axis=0)
     return (norm - 1.0) * min(radii)

@@ -115,6 +115,7 @@ def lookup(labels: Volume, table: dict[int, float] | dict[int, int]) -> torch.Te
 
 def _height_mm(volume: Volume) -> torch.Tensor:
     """RAS+ z of every voxel in mm, (X, Y, Z)."""
-    x, y, z, offset = volume.grid.affine[2]
+    x, y, z, offset = volume.grid.affine[2].tolist()
     i, j, k = (torch.arange(n, dtype=torch.float32) for n in volume.grid.shape)
-    return x * i[:, None, None] + y * j[None, :, None] + (z * k + offset)[None, None, :]
+    height: torch.Tensor = x * i[:, None, None] + y * j[None, :, None] + (z * k + offset)
+    return height

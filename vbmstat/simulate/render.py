@@ -8,6 +8,8 @@ is the sigma of each complex channel relative to the brightest brain tissue, bia
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -18,7 +20,6 @@ from vbmstat.image.volume import Volume
 from vbmstat.simulate import labels as label_map
 
 WM_INTENSITY = 600.0  # mean of cerebral WM in the image, before bias; keeps fat below 1000
-NOISE_PERCENT, BIAS_PERCENT, TEXTURE_PERCENT, PSF_FWHM_MM = 3.0, 40.0, 2.0, 1.0  # defaults
 TEXTURE_FWHM_MM = 7.0
 STRUCTURE_SD = 0.015  # sd of a structure's mean around its table value, relative to WM
 _FWHM_TO_SIGMA = 1.0 / np.sqrt(8.0 * np.log(2.0))
@@ -26,23 +27,12 @@ _FAT, _MUSCLE = 1.20, 0.50  # relative to WM
 _SUBCUTANEOUS_MM = 5.0  # fat lies within this distance of the skin
 
 
-def render_t1w(
-    labels: Volume,
-    *,
-    noise_percent: float = NOISE_PERCENT,
-    bias_percent: float = BIAS_PERCENT,
-    texture_percent: float = TEXTURE_PERCENT,
-    psf_fwhm_mm: float = PSF_FWHM_MM,
-    contrast: float = 1.0,
-    structure_sd: float = STRUCTURE_SD,
-    seed: int = 0,
-) -> Volume:
-    """Render a whole-head T1w image from a FreeSurfer-type label map.
+@dataclass(frozen=True)
+class Acquisition:
+    """What the scanner adds to noise-free intensities.
 
-    Parameters
+    Attributes
     ----------
-    labels : Volume, (1, X, Y, Z)
-        Whole-head label map (see :mod:`vbmstat.simulate.labels`).
     noise_percent : float
         Rician sigma in percent of the WM intensity (BrainWeb's definition).
     bias_percent : float
@@ -51,12 +41,34 @@ def render_t1w(
         Standard deviation of the smooth variation within structures, in percent of WM.
     psf_fwhm_mm : float
         Full width at half maximum of the Gaussian point-spread function, which creates partial volume.
+    """
+
+    noise_percent: float = 3.0
+    bias_percent: float = 40.0
+    texture_percent: float = 2.0
+    psf_fwhm_mm: float = 1.0
+
+
+_USUAL = Acquisition()
+
+
+def render_t1w(
+    labels: Volume, *, contrast: float = 1.0, structure_sd: float = STRUCTURE_SD, seed: int = 0, **acquisition: float
+) -> Volume:
+    """Render a whole-head T1w image from a FreeSurfer-type label map.
+
+    Parameters
+    ----------
+    labels : Volume, (1, X, Y, Z)
+        Whole-head label map (see :mod:`vbmstat.simulate.labels`).
     contrast : float
         Exponent of the structures' intensities relative to WM: above 1, GM and CSF get darker.
     structure_sd : float
         Standard deviation of a structure's mean around its table value, relative to WM.
     seed : int
         Same seed, same image.
+    **acquisition
+        Fields of :class:`Acquisition`.
 
     Returns
     -------
@@ -69,11 +81,8 @@ def render_t1w(
         If the map holds an unknown label.
     """
     rng = np.random.default_rng(seed)
-    return image_from_signal(
-        structure_signal(labels, rng, contrast, structure_sd), brain_of(labels), labels.grid, rng,
-        noise_percent=noise_percent, bias_percent=bias_percent, texture_percent=texture_percent,
-        psf_fwhm_mm=psf_fwhm_mm,
-    )  # fmt: skip
+    signal = structure_signal(labels, rng, contrast, structure_sd)
+    return image_from_signal(signal, brain_of(labels), labels.grid, rng, Acquisition(**acquisition))
 
 
 def structure_signal(
@@ -94,15 +103,7 @@ def brain_of(labels: Volume) -> np.ndarray:
 
 
 def image_from_signal(
-    signal: np.ndarray,
-    brain: np.ndarray,
-    grid: Grid,
-    rng: np.random.Generator,
-    *,
-    noise_percent: float = NOISE_PERCENT,
-    bias_percent: float = BIAS_PERCENT,
-    texture_percent: float = TEXTURE_PERCENT,
-    psf_fwhm_mm: float = PSF_FWHM_MM,
+    signal: np.ndarray, brain: np.ndarray, grid: Grid, rng: np.random.Generator, acquisition: Acquisition = _USUAL
 ) -> Volume:
     """Apply texture, point spread, bias field and Rician noise to noise-free intensities.
 
@@ -116,20 +117,21 @@ def image_from_signal(
         Grid of both arrays.
     rng : Generator
         Random numbers for texture, field and noise.
-    noise_percent, bias_percent, texture_percent, psf_fwhm_mm : float
-        As in :func:`render_t1w`.
+    acquisition : Acquisition
+        Noise, bias field, texture and point spread.
 
     Returns
     -------
     Volume, (1, X, Y, Z), float32
     """
     texture = smooth_noise(grid, TEXTURE_FWHM_MM, rng)
-    signal = signal + texture * (texture_percent / 100.0) * (signal > 0.1)  # bone and air stay dark
-    if psf_fwhm_mm > 0:
-        sigma_voxels = psf_fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_size_mm
+    signal = signal + texture * (acquisition.texture_percent / 100.0) * (signal > 0.1)  # bone and air stay dark
+    if acquisition.psf_fwhm_mm > 0:
+        sigma_voxels = acquisition.psf_fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_size_mm
         signal = ndimage.gaussian_filter(signal, sigma_voxels, truncate=3.0)
-    signal *= bias_field(brain, grid, bias_percent, rng)
-    return Volume(torch.from_numpy(rician(signal, noise_percent / 100.0, rng) * np.float32(WM_INTENSITY))[None], grid)
+    signal *= bias_field(brain, grid, acquisition.bias_percent, rng)
+    noisy = rician(signal, acquisition.noise_percent / 100.0, rng)
+    return Volume(torch.from_numpy(noisy * np.float32(WM_INTENSITY))[None], grid)
 
 
 def bias_field(brain: np.ndarray, grid: Grid, percent: float, rng: np.random.Generator) -> np.ndarray:
@@ -144,8 +146,8 @@ def bias_field(brain: np.ndarray, grid: Grid, percent: float, rng: np.random.Gen
     weights = rng.normal(size=(4, 4, 4)) / (1.0 + orders) ** 1.5 * ((orders > 0) & (orders <= 3))
     field = np.einsum("abc,ai,bj,ck->ijk", weights, *waves, optimize=True).astype(np.float32)
     low, high = field[brain].min(), field[brain].max()
-    relative = (field - (low + high) / 2) / (high - low)  # -0.5 to 0.5 over the brain
-    return 1.0 + percent / 100.0 * np.clip(relative, -1.0, 1.0)
+    relative: np.ndarray = (field - (low + high) / 2) / (high - low)  # -0.5 to 0.5 over the brain
+    return 1.0 + percent / 100.0 * relative.clip(-1.0, 1.0)
 
 
 def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -154,7 +156,8 @@ def rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nda
         return signal.astype(np.float32)
     real = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma) + signal
     imaginary = rng.standard_normal(signal.shape, dtype=np.float32) * np.float32(sigma)
-    return np.hypot(real, imaginary).astype(np.float32)
+    magnitude: np.ndarray = np.hypot(real, imaginary)
+    return magnitude.astype(np.float32)
 
 
 def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.ndarray:
@@ -165,13 +168,14 @@ def smooth_noise(grid: Grid, fwhm_mm: float, rng: np.random.Generator) -> np.nda
     coarse = grid.with_voxel_size(np.maximum(fwhm_mm / 4.0, grid.voxel_size_mm))
     white = rng.standard_normal(coarse.shape, dtype=np.float32)
     sigma_voxels = fwhm_mm * _FWHM_TO_SIGMA / coarse.voxel_size_mm
-    smooth = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
+    smooth: np.ndarray = ndimage.gaussian_filter(white, sigma_voxels, truncate=3.0, mode="wrap")
     if coarse.shape != grid.shape:  # both grids share their outer faces, as align_corners=False assumes
         fine = functional.interpolate(
             torch.from_numpy(smooth)[None, None], size=grid.shape, mode="trilinear", align_corners=False
         )
         smooth = fine[0, 0].numpy()
-    return smooth / smooth.std()
+    smooth /= smooth.std()
+    return smooth
 
 
 def _add_fat(signal: np.ndarray, labels: Volume, rng: np.random.Generator) -> None:

@@ -2,7 +2,8 @@
 
 Columns of ``cohort.tsv``: ``participant_id`` and ``session_id`` (strings; the session is empty if there is none), the
 columns of participants.tsv, volumes in mL (``tiv_ml``, ``gm_ml``, ``wm_ml``, ``csf_ml``), quality measures (``qc_*``),
-``engine`` and ``vbmstat_version``, and paths of maps relative to the table's folder (``mwp1`` … ``s6mwp2``).
+``engine`` and ``vbmstat_version``, and paths of maps relative to the table's folder (``mwp1`` … ``s6mwp2``). Over 300
+lines: reading, indexing and joining share the rules of ids.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.errors import TableError
+from vbmstat.files.filenames import normalized
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import (
     as_numbers,
     label,
     labels,
-    normalized,
     points_among_hundreds,
     points_may_separate_thousands,
     without_missing_words,
@@ -183,7 +184,7 @@ def find_column(name: str, table: pd.DataFrame) -> str | None:
 
 
 def read_column(name: str, table: pd.DataFrame) -> pd.Series:
-    """Values of a column or id level that the table has, a row each."""
+    """Values of a column or id level of the table, one per row."""
     if name in table:
         return table[name]
     return pd.Series(table.index.get_level_values(name), index=table.index, name=name)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.image import storage
-from vbmstat.tables.schema import TABLES, Column
+from vbmstat.tables.schema import Column, tables
 
 ABOUT = "vbmstat"  # key of the dictionary that describes the table itself
 _PLACEHOLDER = re.compile(r"<(\w+)>")
@@ -23,7 +23,7 @@ def write_table(
     given: Mapping[str, Mapping[str, Any]] | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a TSV and its data dictionary, each whole or not at all.
+    """Write a TSV and its data dictionary, each atomically.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def write_table(
     table : DataFrame
         Columns only; the index is not written.
     kind : str
-        Key of :data:`vbmstat.tables.schema.TABLES`.
+        Key of :func:`vbmstat.tables.schema.tables`.
     given : mapping, optional
         Descriptions of the user's own columns, as a participants.json holds them.
     about : mapping, optional
@@ -41,7 +41,7 @@ def write_table(
     path = Path(path)
     storage.write_table(path, table)
     content = describe(kind, map(str, table.columns), given)
-    storage.write_json(path.with_suffix(".json"), {**content, ABOUT: {"table": TABLES[kind].rows, **(about or {})}})
+    storage.write_json(path.with_suffix(".json"), {**content, ABOUT: {"table": tables()[kind].rows, **(about or {})}})
 
 
 def describe(
@@ -71,7 +71,7 @@ def describe(
 
 def _entry(kind: str, name: str) -> dict[str, Any] | None:
     """The schema's entry for a column; None if there is none."""
-    for column in TABLES[kind].columns:
+    for column in tables()[kind].columns:
         match = _pattern(column).fullmatch(name)
         if match:
             entry: dict[str, Any] = {"Description": column.description.format(**match.groupdict())}
@@ -91,11 +91,11 @@ def columns_page() -> str:
         "# Every table and column",
         "",
         "Tables are tab-separated, UTF-8, with `n/a` for missing values (BIDS). Each has a data dictionary of the same "
-        "name with the suffix `.json`, which says the same as this page; it is made from `vbmstat/tables/schema.py`.",
+        "name with the suffix `.json`, which says the same as this page; it is made from `vbmstat/tables/schema.toml`.",
         "In R: `read.delim(file, na.strings = \"n/a\", colClasses = c(participant_id = \"character\"))`; in pandas: "
         "`pd.read_csv(file, sep=\"\\t\", dtype={\"participant_id\": str})`.",
     ]  # fmt: skip
-    for kind in TABLES.values():
+    for kind in tables().values():
         lines += ["", f"## {kind.files}", "", f"`vbmstat {kind.command}`; a row is {kind.rows}.", ""]
         lines += ["| column | unit | meaning |", "|---|---|---|"]
         for column in kind.columns:

@@ -1,4 +1,4 @@
-"""Numbers that tables write for "no value", such as −999 and 99: which values of a column they may be."""
+"""Missing-value codes such as −999 and 99: which values of a column may be such codes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 import numpy as np
 
 _SAME_DIGIT = re.compile(r"([789])\1*(?:\.\1+)?")  # 9, 99, 999.9; 8s and 7s of questionnaires
-_RARE = 0.2  # share of the scans below which a lone zero, a lone negative number, or the only other value is doubtful
-_STEPS = 3  # mean steps between neighbours that a code is away from the other values, at least
+_RARE = 0.2  # share of the scans; rarer zeros, negative numbers or second values may be codes
+_STEPS = 3  # least distance of a code to the other values, in mean steps between these
 
 
 def is_missing_code(value: float) -> bool:
-    """Whether a number is one that tables write for "no value".
+    """Whether a number is in use as a missing-value code.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def is_missing_code(value: float) -> bool:
 
 
 def suspects(values: np.ndarray) -> dict[float, tuple[float, float]]:
-    """Codes that lie apart from the other values, with the range of these.
+    """Codes that lie apart from the other values, with the range of the others.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def suspects(values: np.ndarray) -> dict[float, tuple[float, float]]:
 
     Notes
     -----
-    Apart: further from all other values than their widest gap and than three of their mean steps. So is a rare code
-    below zero where the others are not, and, of whatever digits, an only negative number that is apart. A zero must
-    be rare, too, and the others of at least three values. Rare: less than a fifth of the scans.
+    A code lies apart if its distance to the others exceeds both their widest gap and three of their mean steps, or if
+    it is rare, negative, and the others are not. A single negative number counts as a code whatever its digits. A zero
+    must also be rare, among at least three other values. Rare: in less than a fifth of the scans.
 
     Examples
     --------
@@ -49,7 +49,7 @@ def suspects(values: np.ndarray) -> dict[float, tuple[float, float]]:
     doubtful = {value for value in share if is_missing_code(value) or [value] == negative}
     others = sorted(share.keys() - doubtful) or [float(each[counts.argmax()])]
     doubtful -= set(others)
-    while True:  # a code beside the others is one of them, and may have the next beside it
+    while True:  # a code next to the ordinary values is one of them, and may have another next to it
         beside = [value for value in doubtful if not _is_apart(value, share[value], others)]
         if not beside:
             return {value: (others[0], others[-1]) for value in sorted(doubtful)}
@@ -63,7 +63,7 @@ def _distance(value: float, others: list[float]) -> float:
 
 
 def _is_apart(value: float, share: float, others: list[float]) -> bool:
-    """Whether a value lies apart from others in order; one other value counts as whole numbers do, with steps of 1."""
+    """Whether a value lies apart from sorted others; a single other value counts as having steps of 1."""
     steps = np.diff(others) if len(others) > 1 else np.ones(1)
     is_far = _distance(value, others) > max(steps.max(), _STEPS * steps.mean() * (1 - 1e-9))
     is_rare = share < _RARE

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vbmstat.preproc.steps.smooth import smooth
+from vbmstat.image.smooth import smooth
 from vbmstat.simulate import artefacts
 
 Source = torch.Generator
@@ -36,7 +36,7 @@ def bias_field(image: torch.Tensor, strength: float, source: Source) -> torch.Te
             for z in range(min(_N_LOW_FREQUENCIES + 1, spectrum.shape[2])):
                 spectrum[x, y, z] = torch.complex(*torch.randn(2, generator=source)) / (1 + x * x + y * y + z * z)
     spectrum[0, 0, 0] = 0
-    field = torch.fft.irfftn(spectrum, s=image.shape).to(image.device)
+    field: torch.Tensor = torch.fft.irfftn(spectrum, s=image.shape).to(image.device)
     return image * (1 + strength * field / field.abs().max())
 
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vbmstat.errors import VbmstatError
 from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vbmstat.tables.toml import read_toml
 
 PRECISIONS = ("float32", "bfloat16")
 _KINDS_OF = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -85,14 +80,7 @@ def read_config(path: Path) -> RunConfig:
     VbmstatError
         If the file is missing or not TOML, or has an unknown name or an invalid value.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror}); expected a run's TOML file"
-        raise VbmstatError(msg) from error
-    except ValueError as error:  # of encoding or syntax
-        msg = f"{path}: cannot be read as TOML ({error})"
-        raise VbmstatError(msg) from error
+    content = read_toml(path, "a run's TOML file")
     kinds = {entry.name: type(entry.default) for entry in fields(RunConfig) if entry.name != "data"} | {"data": str}
     for name, value in content.items():
         if name not in kinds:

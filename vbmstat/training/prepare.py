@@ -20,6 +20,7 @@ from vbmstat.errors import VbmstatError
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Volume
+from vbmstat.metrics.accuracy import displacement_of, fit_linear
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
@@ -30,7 +31,7 @@ from vbmstat.simulate.anatomy import random_displacement
 from vbmstat.simulate.labels import tissue_labels
 from vbmstat.simulate.render import render_t1w
 from vbmstat.training.cases import Case
-from vbmstat.training.tasks import registration_grid
+from vbmstat.training.registration import registration_grid
 from vbmstat.training.velocity import find_velocities
 
 _VELOCITY_MM = 3.0  # finest voxel size of stored velocities
@@ -56,13 +57,11 @@ def template_view(voxel_size_mm: float) -> Grid:
     return registration_grid([round((n - 1) * 1.5 / voxel_size_mm) + 1 for n in grid.shape])
 
 
-def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.ndarray, view: Grid) -> Case:
-    """Resample a brain (zero outside) and its tissue map to a view of the template's region.
+def tissue_arrays(brain: Volume, p0: Volume, linear: np.ndarray, view: Grid) -> dict[str, torch.Tensor]:
+    """Arrays of a tissue case: a brain (zero outside) and its tissue map on a view of the template's region.
 
     Parameters
     ----------
-    name, group : str
-        Name and group of the case.
     brain, p0 : Volume, (1, X, Y, Z)
         Both on the scan's grid.
     linear : ndarray, (4, 4)
@@ -74,16 +73,16 @@ def tissue_case(name: str, group: str, brain: Volume, p0: Volume, linear: np.nda
     gm, wm, csf = resample_low_passed(fractions, p0.grid, view, linear)
     target = (csf + 2 * gm + 3 * wm)[None]
     image = resample_low_passed(brain.data * (p0.data > 0), brain.grid, view, linear)
-    return Case(name, group, {"t1w": image / brain_range(image)[1], "p0": target})
+    return {"t1w": image / brain_range(image)[1], "p0": target}
 
 
-def registration_case(name: str, group: str, gm_wm: Volume, deformation: Volume, view: Grid) -> Case:
-    """Linearly aligned GM and WM, and the half velocity of their warp, at 3 mm or the view's voxel size if coarser.
+def registration_arrays(gm_wm: Volume, deformation: Volume, view: Grid) -> dict[str, torch.Tensor]:
+    """Arrays of a registration case: linearly aligned GM and WM, and the half velocity of their warp.
+
+    The velocity is stored at 3 mm, or at the view's voxel size if that is coarser.
 
     Parameters
     ----------
-    name, group : str
-        Name and group of the case.
     gm_wm : Volume, (2, X, Y, Z)
         GM and WM on the scan's grid.
     deformation : Volume, (3, X, Y, Z)
@@ -91,36 +90,26 @@ def registration_case(name: str, group: str, gm_wm: Volume, deformation: Volume,
     view : Grid
         The template's field of view at the network's resolution.
     """
-    linear = linear_part(deformation)
+    linear = brain_linear(deformation)
     scan = resample_low_passed(gm_wm.data, gm_wm.grid, view, linear).clamp(0, 1)
-    template_mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
-    moved_mm = apply_affine(np.linalg.inv(linear), deformation.data) - template_mm
+    moved_mm = displacement_of(deformation, linear).data
     coarse = view if view.voxel_size_mm.mean() > _VELOCITY_MM else template_view(_VELOCITY_MM)
     moved = resample(moved_mm, deformation.grid, coarse, padding_mode="border") / _size(coarse)  # voxels
     velocity = find_velocities(moved[None]).forward[0] * _size(coarse) / _size(view)
-    return Case(name, group, {"scan": scan, "velocity": velocity})
+    return {"scan": scan, "velocity": velocity}
 
 
-def linear_part(deformation: Volume) -> np.ndarray:
-    """Linear part of a deformation ``y_`` by least squares over the brain: template mm -> scan mm, (4, 4)."""
+def brain_linear(deformation: Volume) -> np.ndarray:
+    """Linear part of a deformation ``y_`` in the template's brain: template mm -> scan mm, (4, 4)."""
     template = assets.template()
     brain = resample(template.data, template.grid, deformation.grid).sum(0) > _BRAIN_FROM
-    mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))[:, brain].double().numpy()
-    scan = deformation.data[:, brain].double().numpy()
-    linear = np.eye(4)
-    linear[:3] = np.linalg.lstsq(np.vstack([mm, np.ones(mm.shape[1])]).T, scan.T, rcond=None)[0].T
-    return linear
+    return fit_linear(Volume(deformation.data.where(brain, torch.nan), deformation.grid))
 
 
 def cases_of_run(
-    folder: Path,
-    registration: bool,
-    view: Grid,
-    report: OnStep = ignore,
-    n_scans: int | None = None,
-    inputs: Sequence[Path] = (),
+    folder: Path, registration: bool, view: Grid, inputs: Sequence[Path] = (), report: OnStep = ignore
 ) -> Iterator[Case]:
-    """A case for each of a preprocessing run's first `n_scans` scans, or all; the folder's name is their group.
+    """A case for each scan of a preprocessing run; the folder's name is their group.
 
     The image of a tissue case is the original scan, found by name and hash below the folders `inputs`, or, without
     `inputs`, the run's corrected brain.
@@ -135,18 +124,18 @@ def cases_of_run(
         msg = f"{folder}: expected mri/p0… of 'vbmstat preprocess --names cat12', found none"
         raise VbmstatError(msg)
     group = folder.resolve().name
-    for path in label_maps[:n_scans]:
+    for path in label_maps:
         stem = path.name.removeprefix("p0").split(".nii")[0]
         report(f"{group}/{stem}")
         p0 = io.read_volume(path)
         deformation = io.read_channels(_sibling(path, "y_"))
-        name = f"{group}_{stem}"
         if registration:
             gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
-            yield registration_case(name, group, gm_wm, deformation, view)
+            arrays = registration_arrays(gm_wm, deformation, view)
         else:
             brain = io.read_volume(_input(folder, stem, inputs) if inputs else _sibling(path, "m"))
-            yield tissue_case(name, group, brain, p0, linear_part(deformation), view)
+            arrays = tissue_arrays(brain, p0, brain_linear(deformation), view)
+        yield Case(f"{group}_{stem}", group, arrays)
 
 
 def cases_of_labels(
@@ -165,10 +154,9 @@ def cases_of_labels(
             brain = render_t1w(labels, **drawn, seed=int(rng.integers(2**31)))
             brain = Volume(brain.data * (tissue.data > 0), labels.grid)
             linear = _align(brain, tissue)
-            case = tissue_case(f"{stem}_{number}", stem, brain, tissue, linear, view)
             no_gm = torch.isin(labels.data, torch.tensor(_NO_GM_LABELS, dtype=labels.data.dtype)).float()
             where = (resample(no_gm, labels.grid, view, linear) > 0.5).float()
-            yield Case(case.name, case.group, {**case.arrays, "no_gm": where})
+            yield Case(f"{stem}_{number}", stem, {**tissue_arrays(brain, tissue, linear, view), "no_gm": where})
 
 
 def bend_labels(labels: Volume, rng: np.random.Generator) -> Volume:

@@ -23,8 +23,13 @@ from vbmstat.preproc.networks.weights import load_network, own_file, save_networ
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config
 from vbmstat.training.folds import grouped_folds
-from vbmstat.training.tasks import Stage, Task, make_task
+from vbmstat.training.registration import RegistrationTask
+from vbmstat.training.task import Stage, Task
+from vbmstat.training.tissue import GmMaskTask, PatchesTask, SegmentationTask
 
+TASKS: dict[str, type[Task]] = {
+    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask)
+}
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
 # One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
 _WARM_UP, _DIVISOR, _FINAL_DIVISOR, _MOMENTUM = 0.25, 25.0, 4000.0, (0.85, 0.95)
@@ -40,26 +45,42 @@ class _State:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(
-    kind: str,
-    config_path: Path,
-    out: Path,
-    device: torch.device | str = "cpu",
-    minutes: float | None = None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> bool:
-    """Train networks of one kind, or resume their training.
+def open_task(kind: str, config_path: Path, device: torch.device | str = "cpu") -> Task:
+    """Read a run's configuration and open its cases.
 
     Parameters
     ----------
     kind : {"segmentation", "patches", "gm-mask", "registration"}
         Kind of network.
     config_path : Path
-        TOML file of a :class:`RunConfig`.
-    out : Path
-        Folder of the run; a run with a checkpoint is resumed.
+        TOML file of a :class:`RunConfig`; paths in it are relative to its folder.
     device : torch.device or str
         Where to train.
+
+    Raises
+    ------
+    VbmstatError
+        If the configuration is invalid, or the cases are of another kind.
+    """
+    config = read_config(config_path)
+    cases, task = CaseFile(config_path.parent / config.data), TASKS[kind]
+    if cases.settings.get("kind") != task.cases_kind:
+        msg = f"{cases.path}: expected cases of {task.cases_kind}, got {cases.settings.get('kind')}"
+        raise VbmstatError(msg)
+    return task(cases, config, torch.device(device), config_path.parent)
+
+
+def train(
+    task: Task, out: Path, minutes: float | None = None, on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
+) -> bool:
+    """Train the networks of a task, or resume their training.
+
+    Parameters
+    ----------
+    task : Task
+        From :func:`open_task`.
+    out : Path
+        Folder of the run; a run with a checkpoint is resumed.
     minutes : float, optional
         Stop before an epoch that would end later than this from now.
     on_epoch : callable
@@ -73,23 +94,22 @@ def train(
     Raises
     ------
     VbmstatError
-        If the configuration or the data are invalid, or the folder holds a run with another configuration.
+        If the groups of cases are too few, or the folder holds a run with another configuration.
     """
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    device = torch.device(device)
-    config = read_config(config_path)
-    cases = CaseFile(config_path.parent / config.data)
-    task = make_task(kind, cases, config, device, config_path.parent)
-    training, validation = _split(cases, config)
-    run: dict[str, Any] = {"kind": kind, "config": config.as_dict(), "cases": assets.sha256(cases.path)}
-    if task.start:
-        run["start"] = assets.sha256(task.start)
+    training, validation = _split(task.cases, task.config)
+    sources = {"cases": task.cases.path} | ({"start": task.start} if task.start else {})
+    run: dict[str, Any] = {
+        "kind": task.kind,
+        "config": task.config.as_dict(),
+        **{n: assets.sha256(p) for n, p in sources.items()},
+    }
     saved = _read_checkpoint(out, run)
     state = _State(**saved["state"]) if saved else _State()
     stages = task.stages()
     while state.stage < len(stages):
         stage = stages[state.stage]
-        fit = _Fit(task, stage, config, training, device, out)
+        fit = _Fit(task, stage, training, out)
         if saved and state.epoch:
             fit.load(saved)
         while state.epoch < stage.epochs:
@@ -103,7 +123,7 @@ def train(
             state.rows.append(row)
             state.epoch += 1
             if state.epoch == stage.epochs:
-                fit.finish(state.rows, {name: run[name] for name in ("cases", "start") if name in run})
+                fit.finish(state.rows, {name: run[name] for name in sources})
             _write_checkpoint(out, run, state, fit)
             on_epoch(row)
         state.stage, state.epoch, saved = state.stage + 1, 0, None
@@ -113,15 +133,12 @@ def train(
 class _Fit:
     """Network, optimiser and schedule of one stage."""
 
-    def __init__(
-        self, task: Task, stage: Stage, config: RunConfig, names: list[str], device: torch.device, out: Path
-    ) -> None:
-        self.task, self.stage, self.config, self.names, self.device, self.out = (
-            task, stage, config, names, device, out,
-        )  # fmt: skip
+    def __init__(self, task: Task, stage: Stage, names: list[str], out: Path) -> None:
+        self.task, self.stage, self.names, self.out = task, stage, names, out
+        self.config = config = task.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = task.build().to(device)
+            self.network = task.build().to(task.device)
         if stage.start:
             self.network.load_state_dict(_weights_to_start_from(out / stage.start, task.kind))
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -200,7 +217,7 @@ class _Fit:
 
     def _precision(self) -> torch.autocast:
         wanted = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        return torch.autocast(self.task.device.type, torch.bfloat16, enabled=wanted)
 
 
 def _weights_to_start_from(path: Path, kind: str) -> dict[str, torch.Tensor]:

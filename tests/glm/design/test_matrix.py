@@ -8,7 +8,7 @@ import pytest
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.design.inflation import variance_inflation
-from vbmstat.glm.design.matrix import build_design, collinear_columns
+from vbmstat.glm.design.matrix import build_design
 
 
 def build(formula: str, table: pd.DataFrame | None = None, **options):
@@ -84,35 +84,11 @@ def test_no_python_is_run():
         build("{open('x', 'w')}")
 
 
-def test_constant_covariate():
-    with pytest.raises(DesignError, match=r"covariate age is constant \(40\) in these 26 scans"):
-        build("age + sex", make_table().assign(age=40.0))
-
-
-def test_collinear_covariate_names_its_partners():
-    table = make_table()
-    table["months"] = table["age"] * 12 + 3
-    with pytest.raises(DesignError, match="covariate months is a linear combination of Intercept, age; leave"):
-        build("sex + age + months", table)
-
-
-def test_scales_do_not_make_columns_collinear():
-    table = make_table()
-    table["tiny"] = table["age"] * 1e-9 + np.sin(np.arange(26)) * 1e-10
-    assert build("age + tiny + tiv", table).rank == 4
-    assert collinear_columns(build("age + tiny + tiv", table).matrix) == []
-
-
 def test_empty_cells_of_factors_are_allowed():
     table = make_table()
     table["group"] = np.where(table["sex"] == "F", "a", table["site"])
     design = build("sex * group", table)
     assert design.rank < len(design.columns)
-
-
-def test_fewer_scans_than_columns():
-    with pytest.raises(DesignError, match="3 scans cannot estimate 3 columns"):
-        build("age + tiv", make_table().head(3))
 
 
 def test_one_level_factor():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 
 from vbmstat.glm.design.inflation import variance_inflation
-from vbmstat.glm.design.matrix import build_design
+from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.sites import confounding_notes, site_confounding, site_notes
 
 
@@ -36,17 +38,18 @@ def test_notes_of_a_model():
     table = pd.DataFrame({"site": ["a"] * 10 + ["b"] * 10, "harmonization": "ComBat by site"})
     dose = np.arange(20.0)
     matrix = np.column_stack([np.ones(20), table["site"] == "b", dose, rng.normal(size=20)])
-    columns = ["Intercept", "site[T.b]", "dose", "age"]
-    terms = {"Intercept": ["Intercept"], "site": ["site[T.b]"], "dose": ["dose"], "age": ["age"]}
-    notes = site_notes(table, matrix, terms, columns)
+    columns = ("Intercept", "site[T.b]", "dose", "age")
+    terms = {"Intercept": ("Intercept",), "site": ("site[T.b]",), "dose": ("dose",), "age": ("age",)}
+    design = Design(matrix, columns, tuple("abcdefghijklmnopqrst"), terms=terms)
+    notes = site_notes(table, design)
     assert notes[0] == "the maps were harmonised: ComBat by site"
     assert [note[:40] for note in notes[1:]] == ["site explains 75% of the variance of dos"]
     raw = table[["site"]]
-    without = {name: found for name, found in terms.items() if name != "site"}
-    notes = site_notes(raw, matrix[:, [0, 3]], without, ["Intercept", "age"])
+    without = {name: terms[name] for name in ("Intercept", "age")}
+    notes = site_notes(raw, Design(matrix[:, [0, 3]], ("Intercept", "age"), design.scan_ids, terms=without))
     assert notes == ("The table has a column site (2 sites) that is not in the model.",)
-    assert site_notes(raw.iloc[:10], matrix[:10], terms, columns) == ()
-    assert site_notes(table[[]], matrix, terms, columns) == ()
+    assert site_notes(raw.iloc[:10], replace(design, matrix=matrix[:10])) == ()
+    assert site_notes(table[[]], design) == ()
 
 
 def test_design_report_has_the_share_of_each_column_between_sites():

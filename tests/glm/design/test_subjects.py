@@ -10,9 +10,8 @@ from scipy import stats
 
 from tests.glm.conftest import GRID, SHAPE
 from tests.glm.variance.test_sandwich import COLUMNS, visits
-from vbmstat.errors import DesignError, TableError
+from vbmstat.errors import DesignError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.design.subjects import subject_labels
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
 
@@ -83,7 +82,7 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
         return [note for note in found.record["notes"] if "several scans" in note]
 
     expected = (
-        "9 participants have several scans, which this fit takes for independent; see --variance "
+        "9 participants have several scans, which this fit takes as independent; see --variance "
         "sandwich:participant_id and --blocks"
     )
     assert notes() == [expected]
@@ -94,22 +93,11 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
     assert not [note for note in found.record["notes"] if "several scans" in note]
 
 
-def test_subjects_come_from_ids_or_columns():
-    table = pd.DataFrame({"family": [1.0, 1.0, 2.0], "participant_id": ["a", "b", "c"]}).set_index("participant_id")
-    assert subject_labels("family", table, ["a", "b", "c"]) == ["1", "1", "2"]
-    assert subject_labels("participant_id", table, ["a", "b", "c"]) == ["a", "b", "c"]
-    with pytest.raises(TableError, match=r"no column 'famly' in the table \(nearest family"):
-        subject_labels("famly", table, ["a", "b", "c"])
-    table.loc["b", "family"] = np.nan
-    with pytest.raises(TableError, match="no family for b"):
-        subject_labels("family", table, ["a", "b", "c"])
-
-
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"inference": "fwe"}, "permutations take --variance ols or groups:COLUMN, got sandwich:id"),
-        ({"variance": "sandwich:group"}, "2 subjects cannot carry"),
+        ({"variance": "sandwich:group"}, "2 subjects are too few"),
     ],
 )
 def test_what_does_not_go_together(sessions, options, match):
@@ -117,7 +105,7 @@ def test_what_does_not_go_together(sessions, options, match):
         fit_glm(matrix(sessions), FORMULA, sessions, ["age"], **{"variance": "sandwich:id", **options})
 
 
-NOTE = "participants have several scans, which this fit takes for independent"
+NOTE = "participants have several scans, which this fit takes as independent"
 
 
 @pytest.mark.parametrize("person", ["C(participant_id)", "id", "0 + id"])
@@ -134,9 +122,3 @@ def test_persons_that_a_model_joins_are_counted(sessions):
     joined = sessions.assign(person=sessions["id"].replace(second, first))
     notes = fit_glm(matrix(joined), "gm ~ time + person", joined, ["time"], repeats=0).record["notes"]
     assert [note for note in notes if note.startswith(f"2 {NOTE}")]
-
-
-def test_subjects_with_long_numbers_stay_apart(sessions):
-    numbers = sessions.assign(family=[1_000_000.0 + int("".join(filter(str.isdigit, i)) or 0) for i in sessions["id"]])
-    labels = subject_labels("family", numbers, [str(i) for i in range(len(numbers))])
-    assert len(set(labels)) == numbers["family"].nunique() > 1

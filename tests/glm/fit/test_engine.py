@@ -172,7 +172,7 @@ def test_threads_of_torch_are_given_back():
 @pytest.mark.parametrize("backend", PATHS)
 @pytest.mark.parametrize("multiply", [matmul, through_onednn])
 def test_every_backend_and_product_is_right(backend, multiply, monkeypatch):
-    monkeypatch.setattr("vbmstat.glm.fit.tensors.choose_product", lambda _: multiply)
+    monkeypatch.setattr("vbmstat.glm.fit.stacked.choose_product", lambda _: multiply)
     design = design_of("age + sex")
     y = np.random.default_rng(2).standard_normal((60, 100)).astype(np.float32)
     draws = draw_subsets(design.scan_ids, 10, 0.8, 0)

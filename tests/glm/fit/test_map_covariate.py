@@ -18,7 +18,7 @@ from vbmstat.glm.design.formula import split_map_term
 from vbmstat.glm.design.matrix import with_map_column
 from vbmstat.glm.design.subsets import draw_subsets
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
-from vbmstat.glm.fit.plan import make_covariate_plan
+from vbmstat.glm.fit.plan import make_covariate_plan, make_plan
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
 from vbmstat.maps.store import ArrayMaps
@@ -72,7 +72,7 @@ def test_hostile_scales_and_lost_levels(dtype):
     w[:, 7] = 3.0
     contrasts = build_contrasts(["map(wm)", "age"], with_map_column(design, "wm"))
     draws = draw_subsets(design.scan_ids, 9, 0.8, 0)
-    plan = make_covariate_plan(design, contrasts, draws)
+    plan = make_covariate_plan(make_plan(design, (), draws), design, contrasts)
     fit = fit_voxels_with_map(ArrayMaps(y, design.scan_ids), ArrayMaps(w, design.scan_ids), plan)
     assert np.flatnonzero(~fit.mask).tolist() == [7]
     for v in (0, 1, 2, 6, 59):

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from vbmstat.glm.inference.clusters import (
     Regions,
+    StatisticMap,
     cluster_table,
     coordinates_mm,
     find_clusters,
@@ -30,6 +31,7 @@ MASK = RNG.random(SHAPE) < 0.9
 SPACE = Space(GRID, np.flatnonzero(MASK))
 SMOOTH = ndimage.gaussian_filter(RNG.standard_normal(SHAPE), 1.2)
 STATISTIC = (SMOOTH / SMOOTH.std() * 2)[MASK]
+MAP = StatisticMap(STATISTIC, "t", SPACE)
 STRUCTURES = {6: 1, 18: 2, 26: 3}
 
 
@@ -56,10 +58,10 @@ def test_labels_are_ndimage_s(connectivity, two_sided):
 def test_nothing_beyond_the_threshold():
     found = find_clusters(STATISTIC, 99.0, True, neighbour_table(SPACE))
     assert len(found.sizes) == len(found.masses) == found.labels.max() == 0
-    table = cluster_table(STATISTIC, found, SPACE, {"p_extent_fwe": np.empty(0)}, {"z": STATISTIC})
+    table = cluster_table(MAP, found, {"p_extent_fwe": np.empty(0)}, {"z": STATISTIC})
     assert list(table.columns) == ["cluster", "sign", "size_voxels", "size_ml", "mass", "p_extent_fwe", "x_mm", "y_mm",
                                    "z_mm", "peak_t", "peak_z"]  # fmt: skip
-    assert len(table) == len(peak_table(STATISTIC, found, SPACE, {})) == 0
+    assert len(table) == len(peak_table(MAP, found, {})) == 0
 
 
 def test_positive_and_negative_never_join():
@@ -86,7 +88,7 @@ def test_peaks_are_local_maxima():
 
 def test_peaks_keep_their_distance():
     clusters = find_clusters(STATISTIC, 0.5, False, neighbour_table(SPACE))
-    table = peak_table(STATISTIC, clusters, SPACE, {"z": STATISTIC})
+    table = peak_table(MAP, clusters, {"z": STATISTIC})
     assert table.groupby("cluster").size().max() == 3
     for _, part in table.groupby("cluster"):
         mm = part[["x_mm", "y_mm", "z_mm"]].to_numpy()
@@ -108,12 +110,14 @@ def test_tables_say_where():
     fine = Grid(atlas.shape, np.array([[1.0, 0, 0, -11.5], [0, 1.0, 0, -13.5], [0, 0, 1.0, -9.5], [0, 0, 0, 1]]))
     regions = Regions(Volume(torch.from_numpy(atlas)[None], fine), {7: "left\thippocampus", 8: "right"})
     at_peak = {"p_fwe": np.where(statistic > 5, 0.01, 0.5)}
-    row = cluster_table(statistic, clusters, everywhere, {"p_extent_fwe": np.array([0.2])}, at_peak, regions).iloc[0]
+    row = cluster_table(
+        StatisticMap(statistic, "t", everywhere), clusters, {"p_extent_fwe": np.array([0.2])}, at_peak, regions
+    ).iloc[0]
     assert (row["x_mm"], row["y_mm"], row["z_mm"]) == (-3.0, -3.0, -3.0)
     assert (row["size_voxels"], row["size_ml"], row["mass"]) == (2, 0.016, 4.0)
     assert (row["peak_t"], row["peak_p_fwe"], row["p_extent_fwe"], row["sign"]) == (6.0, 0.01, 0.2, 1)
     assert row["regions"] == "left\thippocampus 50 %; right 50 %"
-    peak = peak_table(statistic, clusters, everywhere, at_peak, regions, "F").iloc[0]
+    peak = peak_table(StatisticMap(statistic, "F", everywhere), clusters, at_peak, regions).iloc[0]
     assert (peak["F"], peak["p_fwe"], peak["region"]) == (6.0, 0.01, "left\thippocampus")
 
 

@@ -17,7 +17,6 @@ from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.inference.clusters import Regions
 from vbmstat.glm.inference.corrected import forming_threshold
-from vbmstat.glm.inference.permute import checkpoint
 from vbmstat.image.io import read_volume
 from vbmstat.image.volume import Volume
 
@@ -247,7 +246,7 @@ def test_one_sample(table, images):
 @pytest.mark.parametrize(("formula", "options", "message"), [
     ("gm ~ site", {"blocks": "site", "inference": "fwe"}, "blocks leave nothing to permute"),
     ("gm ~ age", {"blocks": "family", "inference": "fwe"}, "no column 'family'"),
-    ("gm ~ age", {"inference": "bonferroni"}, "inference='bonferroni': expected some of fdr, fwe, tfce, cluster"),
+    ("gm ~ age", {"inference": "bonferroni"}, "inference='bonferroni': expected one of fdr, fwe, tfce, cluster"),
     ("gm ~ age", {"blocks": "site"}, "blocks and sign flips need permutations"),
     ("gm ~ age", {"inference": "fdr", "sign_flip": True}, "blocks and sign flips need permutations"),
     ("gm ~ age", {"inference": "fwe", "exchange": "whole"}, "is for one column of blocks, got 0"),
@@ -317,16 +316,6 @@ def test_interrupted_analysis_goes_on(path, tmp_path, monkeypatch):
     assert "permutations" in seen  # another analysis begins anew
 
 
-def test_a_damaged_checkpoint_is_ignored(tmp_path):
-    file = tmp_path / "c.npz"
-    file.write_bytes(b"PK\x03\x04 not an archive")
-    assert checkpoint.resume(file, "key", 10, 5, ["statistic"])[0] == 0
-    checkpoint.save(file, "key", 4, {"statistic": np.arange(10.0), "reached": np.zeros(5, np.int64)})
-    done, state = checkpoint.resume(file, "key", 10, 5, ["statistic"])
-    assert (done, state["statistic"].tolist()) == (4, list(range(10)))
-    assert checkpoint.resume(file, "other", 10, 5, ["statistic"])[0] == 0
-
-
 def pairs(n_people=8):
     """Two scans of each person, and 30 columns of noise with a mean of each person's own."""
     rng = np.random.default_rng(0)
@@ -351,6 +340,26 @@ def test_flips_that_move_residuals_into_the_model_are_noted(formula, options, sh
     if share:
         expected = rf"sign flips move {share} % of the residuals .*so p are too small; .*--exchange whole"
         assert re.search(expected, notes)
+
+
+@pytest.mark.parametrize(("formula", "options", "is_noted"), [
+    ("v ~ 1", {}, True),  # the pair is in a column that nothing names
+    ("v ~ 1", {"blocks": "site", "exchange": "within"}, True),
+    ("v ~ 1", {"blocks": "site", "exchange": "whole"}, False),
+    ("v ~ 1", {"blocks": "pair", "exchange": "whole"}, False),
+    ("v ~ time + pair", {"scheme": "smith"}, False),  # the model has the pairs' means
+])  # fmt: skip
+def test_flips_of_scans_that_depend_on_one_another_are_noted(formula, options, is_noted):
+    table, values = pairs()
+    table["participant_id"] = [f"sub-{i:02d}" for i in range(len(table))]
+    table = table.rename(columns={"person": "pair"}).assign(site=np.repeat(["a", "b", "c", "d"], 4))
+    contrast = ["Intercept"] if formula == "v ~ 1" else ["time[T.pre]"]
+    asked = {"repeats": 0, "inference": "fwe", "permutations": 16, "sign_flip": True}
+    notes = fit_glm(values, formula, table, contrast, **asked, **options).record["notes"]
+    expected = "Signs of scans with the same pair are flipped one by one"
+    apart = "Signs are flipped scan by scan, as if a person's scans (site)"
+    assert any(note.startswith((expected, apart)) for note in notes) == is_noted
+    assert any(note.startswith(expected) for note in notes) == (is_noted and not options)
 
 
 @pytest.mark.parametrize(("formula", "options", "is_noted"), [

@@ -15,12 +15,13 @@ from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.permute import grouped_scores, run
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree, orbits
-from vbmstat.glm.inference.permute.checkpoint import analysis_key
+from vbmstat.glm.inference.permute.checkpoint import Checkpoint, analysis_key
 from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import make_permuted, smallest_p
+from vbmstat.glm.inference.permute.schemes import Resampling, make_permuted, smallest_p
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.groups import fit_grouped, group_labels
 from vbmstat.maps.store import ArrayMaps
@@ -62,20 +63,16 @@ class Case:
         self.kind, self.maps = self.contrasts[0].kind, ArrayMaps(self.values, ids)
         self.plan = make_plan(self.design, self.contrasts, np.empty((0, n), bool), weights)
         self.groups = group_labels(self.table[groups].astype(str).tolist(), self.plan, groups)
-        self.fit = fit_grouped(self.maps, self.plan, self.design, self.contrasts, self.groups)
+        self.fit = fit_grouped(self.maps, self.plan, self.groups)
 
     def permuted(self, tree=None, **options):
-        return make_permuted(
-            self.design, self.contrasts[0], self.plan, 0, tree or free_tree(range(self.n)),
-            **{"permutations": 60, "groups": self.groups} | options,
-        )  # fmt: skip
+        tree = tree or free_tree(range(self.n))
+        return make_permuted(self.plan, 0, Resampling(tree, **{"permutations": 60, "groups": self.groups} | options))
 
     def nulls(self, permuted, settings=None, **options):
-        of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
-        asked = settings or NullSettings()
-        return permutation_nulls(
-            self.maps, self.plan, 0, permuted, self.fit.statistic[0], asked, Compute(**options), **of_file
-        )
+        checkpoint = Checkpoint(options.pop("checkpoint"), options.pop("key")) if "checkpoint" in options else None
+        fitted = Fitted(self.maps, self.plan, self.fit)
+        return permutation_nulls(fitted, permuted, settings or NullSettings(), Compute(**options), checkpoint)
 
     def naive(self, permuted):
         """V or G of every rearrangement: (P R_Z + H_Z) Y on the design, whose rows keep their groups."""
@@ -99,7 +96,7 @@ def test_two_groups_are_welch_s_t():
     contrasts = build_contrasts(["group[T.b]"], design)
     plan = make_plan(design, contrasts, np.empty((0, len(table)), bool))
     labels, values = group_labels(table["group"].tolist(), plan, "group"), case.values[table.index]
-    fit = fit_grouped(ArrayMaps(values, design.scan_ids), plan, design, contrasts, labels)
+    fit = fit_grouped(ArrayMaps(values, design.scan_ids), plan, labels)
     b, a = (values[(table["group"] == name).to_numpy()] for name in "ba")
     welch = stats.ttest_ind(b, a, equal_var=False)
     np.testing.assert_allclose(fit.statistic[0], welch.statistic)
@@ -164,9 +161,9 @@ def test_all_relabellings_by_hand():
     contrasts = build_contrasts(["g"], design)
     plan = make_plan(design, contrasts, np.empty((0, 7), bool))
     labels, maps = group_labels(table["g"].tolist(), plan, "g"), ArrayMaps(y[:, None], ids)
-    fit = fit_grouped(maps, plan, design, contrasts, labels)
-    permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(7)), permutations=1000, groups=labels)
-    nulls = permutation_nulls(maps, plan, 0, permuted, fit.statistic[0], NullSettings())
+    fit = fit_grouped(maps, plan, labels)
+    permuted = make_permuted(plan, 0, Resampling(free_tree(range(7)), 1000, groups=labels))
+    nulls = permutation_nulls(Fitted(maps, plan, fit), permuted, NullSettings())
     every = [
         stats.ttest_ind(y[list(b)], np.delete(y, list(b)), equal_var=False).statistic
         for b in itertools.combinations(range(7), 3)
@@ -185,7 +182,7 @@ def test_the_smallest_p_with_groups():
 
     def smallest(column):
         labels = group_labels(table[column].tolist(), plan, column)
-        permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(6)), permutations=1000, groups=labels)
+        permuted = make_permuted(plan, 0, Resampling(free_tree(range(6)), 1000, groups=labels))
         return smallest_p(permuted, True) * permuted.rearrangements.count, permuted.rearrangements.count
 
     assert smallest("g") == (2, 20)  # 6 choose 3
@@ -232,7 +229,7 @@ def test_a_group_without_variance_at_a_voxel():
     case = Case("group", "group[T.b]")
     case.values[:, 3] = 7.0
     case.values[(case.table["group"] == "c").to_numpy(), 4] = 0.0
-    fit = fit_grouped(case.maps, case.plan, case.design, case.contrasts, case.groups)
+    fit = fit_grouped(case.maps, case.plan, case.groups)
     assert fit.statistic[0, 3] == 0
     welch = stats.ttest_ind(*(case.values[(case.table["group"] == g).to_numpy(), 4] for g in "ba"), equal_var=False)
     np.testing.assert_allclose(fit.statistic[0, 4], welch.statistic, rtol=1e-5)
@@ -278,8 +275,8 @@ def test_whole_analysis(path, tmp_path):
 
 @pytest.mark.parametrize(("formula", "options", "message"), [
     ("gm ~ age", {"variance": "groups:scanner"}, "no column 'scanner'"),
-    ("gm ~ age", {"variance": "groups:engine"}, r"variance groups \(engine\): one group only"),
-    ("gm ~ age", {"variance": "groups:participant"}, "no residuals to estimate a variance of p0"),
+    ("gm ~ age", {"variance": "groups:engine"}, r"variance groups \(engine\): only one group"),
+    ("gm ~ age", {"variance": "groups:participant"}, "no residuals to estimate the variance of p0"),
     ("gm ~ age", {"variance": "groups:hole"}, r"no hole \(variance group\) for sub-000"),
     ("gm ~ age", {"variance": "groups:auto"}, "give --blocks, or name a column"),
     ("gm ~ age", {"variance": "groups:sex", "scheme": "smith", "inference": "fwe"}, "is for --scheme freedman-lane"),

@@ -147,7 +147,7 @@ def test_satterthwaite_of_many_subjects_needs_no_square_of_them():
     ("subjects", "match"),
     [
         (list(range(27)), "every subject has one scan"),
-        ([0] * 9 + [1] * 9 + [2] * 9, "3 subjects cannot carry a design of rank 5"),
+        ([0] * 9 + [1] * 9 + [2] * 9, "3 subjects are too few for a design of rank 5"),
     ],
 )
 def test_bad_input(subjects, match):

@@ -12,10 +12,10 @@ import torch
 import vbmstat
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.image.grid import Grid, sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines import cat
 from vbmstat.preproc.engines.cat import Cat
-from vbmstat.preproc.steps.smooth import smooth
 
 installed = pytest.mark.skipif(
     find_spec("cat_surf") is None, reason='the optional package cat-surf is absent: pip install "vbmstat[cat]"'

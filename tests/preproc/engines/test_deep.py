@@ -27,6 +27,7 @@ from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.weights import NetworkSet, find_set
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import warp
+from vbmstat.preproc.steps.working import Brain
 
 SPEC = PreprocSpec(engine="deep", device="cpu")
 COARSE = (112, 128, 112)  # 1.5 mm
@@ -127,11 +128,8 @@ def test_networks_without_training_are_refused_by_what_they_make_of_a_scan(use, 
 
 def test_random_networks_give_fractions(phantom, tmp_path):
     found = find_set(str(archives.write_own(tmp_path)))
-    where = assets.template_brain().grid
     with torch.inference_mode():
-        first, second = (
-            deep.segment(phantom.image, phantom.mask, np.eye(4), phantom.image.grid, where, found) for _ in range(2)
-        )
+        first, second = (deep.segment(phantom, np.eye(4), phantom.image.grid, found) for _ in range(2))
     assert torch.equal(first, second)
     assert first.shape == phantom.fractions.shape
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
@@ -140,16 +138,14 @@ def test_random_networks_give_fractions(phantom, tmp_path):
 
 
 def test_tissue_of_the_phantom_is_found(phantom):
-    found = deep.segment(
-        phantom.image, phantom.mask, np.eye(4), phantom.image.grid, assets.template_brain().grid, by_intensity()
-    )
+    found = deep.segment(phantom, np.eye(4), phantom.image.grid, by_intensity())
     check_by_intensity(found, phantom)
 
 
 def test_a_constant_brain_is_a_bad_scan(phantom):
     flat = Volume(phantom.mask[None].float(), phantom.image.grid)
     with pytest.raises(ScanError, match="intensities that vary"):
-        deep.segment(flat, phantom.mask, np.eye(4), flat.grid, assets.template_brain().grid, by_intensity())
+        deep.segment(Brain(flat, phantom.mask), np.eye(4), flat.grid, by_intensity())
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +217,6 @@ def test_published_layout_at_its_full_size(phantom, tmp_path, monkeypatch):
     made = {"segmentation_model.pt": archives.ByIntensity(), "segmentation_nogm_model.pt": mask}
     downloads.fetch("deepmriprep", str(archives.write_published(tmp_path / "made", {**patches, **made})))
     found = find_set("deepmriprep")
-    where = assets.template_brain().grid
     with torch.inference_mode():
-        tissue = deep.segment(phantom.image, phantom.mask, np.eye(4), phantom.image.grid, where, found)
+        tissue = deep.segment(phantom, np.eye(4), phantom.image.grid, found)
     check_by_intensity(tissue, phantom)

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from vbmstat.image.grid import Grid, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.modulate import deformation, inverse_deformation, normalise
-from vbmstat.preproc.steps.smooth import smooth
 
 TEMPLATE = Grid((60, 64, 60), np.array([[1.5, 0, 0, -45], [0, 1.5, 0, -48], [0, 0, 1.5, -45], [0, 0, 0, 1.0]]))
 

@@ -10,10 +10,10 @@ import torch
 
 from vbmstat import assets
 from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.denoise import noise_sigma
 from vbmstat.preproc.steps.quality import ImageQuality, Quality, grade, measure_image, measure_quality
-from vbmstat.preproc.steps.smooth import smooth
 
 IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0)
 GOOD = Quality(**asdict(IMAGE), template_correlation=0.9, template_overlap=0.95, jacobian_min=0.3, jacobian_max=3.0,

@@ -4,9 +4,9 @@ import torch
 
 from vbmstat import assets
 from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps import warp
-from vbmstat.preproc.steps.smooth import smooth
 
 
 def smooth_velocity(amplitude, seed=0, shape=warp.PADDED_SHAPE):

@@ -1,8 +1,7 @@
-"""Contrasts: from column names, expressions, terms and JSON files to weights; whether they can be estimated."""
+"""Contrasts: their names, labels and weights, and whether a design can estimate them."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +11,19 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import DesignError
-from vbmstat.files.filenames import normalized, unique_names
-from vbmstat.glm.design.matrix import INTERCEPT, RANK_TOLERANCE, Design
+from vbmstat.files.filenames import unique_names
+from vbmstat.glm.design.contrast_text import (
+    as_in_design,
+    column_row,
+    finite_weights,
+    split_name,
+    text_weights,
+    vector_weights,
+)
+from vbmstat.glm.design.matrix import INTERCEPT, Design
+from vbmstat.glm.design.rank import spaces, unit_columns
 from vbmstat.image import storage
-from vbmstat.tables.cohort import closest
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_VECTOR = re.compile(rf"\[?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})+\s*\]?")  # 0 1 0, as in SPM
-_F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
 ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to unit length
 
 
@@ -36,7 +40,7 @@ class Contrast:
     kind : {"t", "F"}
         Which statistic.
     label : str
-        The name as part of file names, letters and digits only; by default of a contrast that stands alone.
+        The name in file names, letters and digits only; by default that of a single contrast.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Contrast:
 
 
 def file_labels(names: Sequence[str]) -> list[str]:
-    """Names of contrasts in letters and digits, no two the same file on any system.
+    """Names of contrasts in letters and digits, different on every file system.
 
     Examples
     --------
@@ -79,10 +83,8 @@ def file_label(name: str) -> str:
 
 def default_contrasts(design: Design) -> list[Contrast]:
     """One t-contrast for every column but the intercept that can be estimated."""
-    unit = np.eye(len(design.columns))
-    every = [Contrast(name, unit[i : i + 1], "t") for i, name in enumerate(design.columns) if name != INTERCEPT] or [
-        Contrast(INTERCEPT, unit[:1], "t")
-    ]
+    names = [name for name in design.columns if name != INTERCEPT] or [INTERCEPT]
+    every = [Contrast(name, column_row(name, design), "t") for name in names]
     kept = [contrast for contrast in every if is_estimable(contrast, design)]
     if not kept:
         msg = f"no column of {', '.join(design.columns)} can be estimated on its own; give contrasts"
@@ -91,29 +93,27 @@ def default_contrasts(design: Design) -> list[Contrast]:
 
 
 def left_out_notes(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> tuple[str, ...]:
-    """One line if columns have no default contrast because the design cannot tell them apart."""
-    if specs:
-        return ()
-    kept = {contrast.name for contrast in default_contrasts(design)}
+    """One line if columns have no default contrast because the design cannot separate their effects."""
+    kept = set(design.columns) if specs else {contrast.name for contrast in default_contrasts(design)}
     missing = [name for name in design.columns if name not in kept and name != INTERCEPT]
-    if not missing or kept == {INTERCEPT}:
+    if not missing:
         return ()
     what = "they are combinations of others" if len(missing) > 1 else "it is a combination of others"
     rank = f"the design has rank {design.rank} of {len(design.columns)} columns"
     return (
-        f"no contrast for {', '.join(missing)}: {what}, so that "
-        f"effects cannot be separated ({rank}); leave one of them out of the formula",
+        f"no contrast for {', '.join(missing)}: {what}, so that effects cannot be separated ({rank}); leave one of "
+        "them out of the formula",
     )
 
 
 def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Contrasts with labels that tell them apart."""
+    """Contrasts with different labels."""
     labels = file_labels([contrast.name for contrast in contrasts])
     return [replace(contrast, label=label) for contrast, label in zip(contrasts, labels, strict=True)]
 
 
 def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> list[Contrast]:
-    """Contrasts from what a user writes.
+    """Contrasts as a user writes them.
 
     Parameters
     ----------
@@ -165,62 +165,32 @@ def _from_json(path: Path) -> list[tuple[str | None, Any]]:
 
 
 def _build(name: str | None, spec: Any, design: Design) -> Contrast:
+    """A contrast from text, weights, rows of weights or ``{column: weight}``; only those of a mapping have a name."""
     if isinstance(spec, Mapping):
-        weights = np.zeros((1, len(design.columns)))
-        for column, weight in spec.items():
-            weights += _numbers(name or "contrast", weight, 0) * _lookup(str(column), design)
-        return Contrast(name or "contrast", weights, "t")
+        rows = [finite_weights(one, name or "contrast", 0) * column_row(str(c), design) for c, one in spec.items()]
+        return Contrast(name or "contrast", sum(rows, np.zeros((1, len(design.columns)))), "t")
     if not isinstance(spec, str):
-        return _from_numbers(name or "contrast", spec, design)
-    text = _as_in_design(spec.strip(), design)
-    known = text in design.columns or text in design.terms or text in design.references
-    named = None if known else _split_name(text)
+        return Contrast(name or "contrast", *vector_weights(spec, design, name or "contrast"))
+    text = as_in_design(spec.strip(), design)
+    is_known = text in design.columns or text in design.terms or text in design.references
+    named = None if is_known else split_name(text)
     if named is None:
-        return _from_text(name or text, text, design)
+        return Contrast(name or text, *text_weights(text, design, name or text))
     name, text = named
     try:
-        return _from_text(name, _as_in_design(text, design), design)
+        return Contrast(name, *text_weights(as_in_design(text, design), design, name))
     except DesignError as error:
         msg = f"contrast {name!r}, right of '=': {str(error).removeprefix('contrast: ')}"
         raise DesignError(msg) from error
 
 
-def _split_name(text: str) -> tuple[str, str] | None:
-    """Name and contrast of ``name = contrast``, split at the first ``=`` outside brackets; None without one.
-
-    Examples
-    --------
-    >>> _split_name("a > b = g[T.a] - g[T.b]"), _split_name("bs(age, df=4)[1]")
-    (('a > b', 'g[T.a] - g[T.b]'), None)
-    """
-    depth = 0
-    for at, character in enumerate(text):
-        depth = max(depth + (character in "([{") - (character in ")]}"), 0)
-        if character == "=" and depth == 0:
-            name, rest = text[:at].strip(), text[at + 1 :].strip()
-            if not name or not rest or rest[0] == "=" or text[at - 1] in "<>!":
-                msg = f"contrast {text!r}: expected 'name = contrast' with something on each side, or a contrast alone"
-                raise DesignError(msg)
-            return name, rest
-    return None
-
-
 def _check_name(contrast: Contrast, design: Design) -> None:
-    """Refuse a contrast that has the name of a column, term or reference level and tests something else.
-
-    Raises
-    ------
-    DesignError
-        Naming both.
-    """
-    name = _as_in_design(contrast.name, design)
-    if name in design.references:
-        same = False
-    elif name in design.columns or name in design.terms:
-        same = _is_same_test(contrast, _from_text(name, name, design))
-    else:
+    """Refuse a contrast that has the name of a column, term or reference level and tests something else."""
+    name = as_in_design(contrast.name, design)
+    is_tested = name in design.columns or name in design.terms
+    if is_tested and _is_same_test(contrast, Contrast(name, *text_weights(name, design, name))):
         return
-    if not same:
+    if is_tested or name in design.references:
         msg = (
             f"contrast {contrast.name!r} has the name of a column or level of the design, but tests something else; "
             f"give it another name, e.g. 'my {contrast.name} = …', or write {contrast.name!r} alone to test it"
@@ -229,7 +199,7 @@ def _check_name(contrast: Contrast, design: Design) -> None:
 
 
 def _is_same_test(one: Contrast, other: Contrast) -> bool:
-    """Whether two contrasts test the same: the same direction of t, the same space of F."""
+    """Whether two contrasts test the same hypothesis: the same direction of t, the same space of F."""
     a, b = one.weights, other.weights
     if one.kind != other.kind:
         return False
@@ -239,153 +209,11 @@ def _is_same_test(one: Contrast, other: Contrast) -> bool:
     return len(ranks) == 1
 
 
-def _as_in_design(text: str, design: Design) -> str:
-    """A contrast with the design's spelling of names: single quotes, blanks after commas, composed Unicode."""
-    known = (*design.columns, *design.terms, *design.references)
-    if text in known:
-        return text
-    by_plain = {_plain(name): name for name in known}
-    return by_plain.get(_plain(text), normalized(text) if any('"' in name for name in known) else _single_quoted(text))
-
-
-def _plain(name: str) -> str:
-    return "".join(_single_quoted(name).split())
-
-
-def _single_quoted(text: str) -> str:
-    return normalized(text).replace('"', "'")
-
-
-def _from_numbers(name: str, weights: Any, design: Design) -> Contrast:
-    rows = np.atleast_2d(_numbers(name, weights))
-    if rows.ndim != 2 or rows.shape[1] != len(design.columns):
-        columns = ", ".join(design.columns)
-        msg = f"contrast {name}: {rows.shape[-1]} weights for {len(design.columns)} columns ({columns})"
-        raise DesignError(msg)
-    return Contrast(name, rows, "t" if len(rows) == 1 else "F")
-
-
-def _numbers(name: str, weights: Any, n_dimensions: int | None = None) -> np.ndarray:
-    """Finite weights as an array."""
-    try:
-        numbers = np.asarray(weights, dtype=np.float64)
-        sound = bool(np.isfinite(numbers).all()) and n_dimensions in (None, numbers.ndim)
-    except (TypeError, ValueError, OverflowError):
-        sound = False
-    if not sound:
-        msg = f"contrast {name}: expected numbers as weights, got {str(weights)[:80]}"
-        raise DesignError(msg)
-    return numbers
-
-
-def _from_text(name: str, text: str, design: Design) -> Contrast:
-    if text in design.columns:
-        return Contrast(name, _lookup(text, design), "t")
-    if text in design.terms:
-        rows = np.vstack([_lookup(column, design) for column in design.terms[text]])
-        return Contrast(name, rows, "t" if len(rows) == 1 else "F")
-    if _VECTOR.fullmatch(text):
-        return _from_numbers(name, [float(word) for word in re.findall(_NUMBER, text)], design)
-    joint = _F_TEST.match(text)
-    if joint:
-        parts = _split_outside_brackets(joint["parts"])
-        return Contrast(name, np.vstack([_from_text(part, part, design).weights for part in parts]), "F")
-    return Contrast(name, _linear_expression(text, design), "t")
-
-
-def _split_outside_brackets(text: str) -> list[str]:
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([") - (character in ")]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts]
-
-
-def _lookup(column: str, design: Design, text: str = "") -> np.ndarray:
-    """Unit row (1, p) of a column in `text`; zeros for a reference level, whose coefficient is zero by construction."""
-    if column in design.columns:
-        return np.eye(len(design.columns))[[design.columns.index(column)]]
-    if len(design.terms.get(column, ())) == 1:
-        return _lookup(design.terms[column][0], design)
-    if column in design.references:
-        return np.zeros((1, len(design.columns)))
-    near = closest(column, design.columns)
-    have = f"the design has {', '.join(design.columns)}{_hint(text or column, design)}"
-    msg = f"contrast: no column {column!r} (nearest {near or 'none'}); {have}"
-    raise DesignError(msg)
-
-
-def _hint(text: str, design: Design) -> str:
-    """How a difference of levels is written, with a factor that the text names if there is one."""
-    found = []
-    for reference in design.references:
-        factor, _, level = reference.rpartition("[T.")
-        for column in design.terms.get(factor, ()):
-            first, second = level[:-1], column.rpartition("[T.")[2][:-1]
-            named = sum(bool(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text)) for one in (first, second, factor))
-            found.append((named, f"; for {first} − {second} write -{column}"))
-    return max(found, key=lambda one: one[0])[1] if found else ""
-
-
-def _linear_expression(text: str, design: Design) -> np.ndarray:
-    single = [term for term, columns in design.terms.items() if len(columns) == 1]
-    names = sorted((*design.columns, *design.references, *single), key=len, reverse=True)
-    used: list[str] = []
-
-    def hide(match: re.Match[str]) -> str:
-        used.append(match.group(0))
-        return f"_column{len(used) - 1}_"
-
-    pattern = "|".join(rf"(?<![\w.]){re.escape(name)}(?![\w.\[(])" for name in names)
-    hidden = re.sub(pattern, hide, text)
-    try:
-        tree = ast.parse(hidden, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return _lookup(text, design)  # its message names the nearest columns
-    vectors = {f"_column{i}_": _lookup(name, design) for i, name in enumerate(used)}
-    weights = _evaluate(tree, vectors, text, design)
-    if not isinstance(weights, np.ndarray) or not weights.any():
-        columns = ", ".join(design.columns)
-        hint = _hint(text, design)
-        msg = f"contrast {text!r}: all weights are zero or it names no column; the design has {columns}{hint}"
-        raise DesignError(msg)
-    return weights
-
-
-def _evaluate(node: ast.AST, vectors: Mapping[str, np.ndarray], text: str, design: Design) -> Any:
-    """Value of a linear expression: a number or a row of weights."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        return float(node.value)
-    if isinstance(node, ast.Name | ast.Subscript):  # with a bracket: a level that the design lacks
-        name = ast.unparse(node)
-        return vectors[name] if name in vectors else _lookup(name, design, text)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        value = _evaluate(node.operand, vectors, text, design)
-        return -value if isinstance(node.op, ast.USub) else value
-    if isinstance(node, ast.BinOp):
-        left, right = (_evaluate(side, vectors, text, design) for side in (node.left, node.right))
-        numbers = not isinstance(left, np.ndarray), not isinstance(right, np.ndarray)
-        if isinstance(node.op, ast.Add | ast.Sub) and numbers[0] == numbers[1]:
-            return left + right if isinstance(node.op, ast.Add) else left - right
-        if isinstance(node.op, ast.Mult) and any(numbers):
-            return left * right
-        if isinstance(node.op, ast.Div) and numbers[1] and right != 0:
-            return left / right
-    form = "expected a linear combination of columns, e.g. 'age - 0.5 * tiv'"
-    msg = f"contrast {text!r}: {form}; the design has {', '.join(design.columns)}{_hint(text, design)}"
-    raise DesignError(msg)
-
-
 def is_estimable(contrast: Contrast, design: Design) -> bool:
     """Whether C β is determined by X β: C lies in the row space of X."""
-    norms = np.linalg.norm(design.matrix, axis=0)
-    scale = np.where(norms > 0, norms, 1)
-    _, singular, right = np.linalg.svd(design.matrix / scale, full_matrices=False)
-    row_space = right[singular > RANK_TOLERANCE * singular[0]]  # (rank, p)
-    weights = contrast.weights / scale
+    scaled, norms = unit_columns(design.matrix)
+    _, row_space = spaces(scaled)  # (rank, p)
+    weights = contrast.weights / norms
     outside = weights - weights @ row_space.T @ row_space
     return bool((np.linalg.norm(outside, axis=1) <= ESTIMABLE_TOLERANCE * np.linalg.norm(weights, axis=1)).all())
 

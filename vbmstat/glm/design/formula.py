@@ -1,15 +1,14 @@
-"""Formulas as text: the name of the maps, the names of the covariates, and what may be written at all.
+"""Formulas as text: their parts, the columns they name, and a whitelist of what they may contain.
 
-Formulas come from configuration files too, so nothing in them is ever evaluated before this module has parsed
-it: only the functions of `TRANSFORMS`, numbers, strings, column names and arithmetic pass.
+Formulas also come from configuration files, so nothing is evaluated before this module has parsed it: only the
+functions of `TRANSFORMS`, numbers, strings, column names and arithmetic pass.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Iterable, Iterator
 
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import normalized
@@ -23,10 +22,10 @@ _QUOTED = re.compile(r"`([^`]*)`")
 _MAP_TERM = re.compile(r"^map\((\w+)\)$")
 _MAX_POWER = 10
 _BASES = ("bs", "cr", "poly")  # functions that make several columns
-_MAX_DF = 100  # columns, or degree, that one of them may make
+_MAX_DF = 100  # largest number of columns, or degree, of one of them
 _PLACES = ("knots", "lower_bound", "upper_bound")  # their arguments in the covariate's own unit
-_MAX_TERMS = 100_000  # that the interactions of a formula may be multiplied out to
-_AS_PYTHON = (("%in%", "@"), (":", "@"), ("^", "**"))  # how Python writes what R's formulas do between terms
+_MAX_TERMS = 100_000  # most terms that interactions may multiply out to
+_AS_PYTHON = (("%in%", "@"), (":", "@"), ("^", "**"))  # R's operators between terms -> Python's
 
 
 def split_formula(formula: str) -> tuple[str, str]:
@@ -62,24 +61,35 @@ def split_map_term(right: str) -> tuple[str, str | None]:
     >>> split_map_term("age + map(wm)")
     ('age', 'wm')
     """
-    parts, depth = [""], 0
-    for character in right:
-        depth += (character in "([{") - (character in ")]}")
-        if character == "+" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    found = [_MAP_TERM.match(part.strip()) for part in parts]
-    names = [match.group(1) for match in found if match]
-    kept = [part.strip() for part, match in zip(parts, found, strict=True) if not match]
+    parts = [part.strip() for part in split_outside_brackets(right, "+")]
+    names = [match.group(1) for part in parts if (match := _MAP_TERM.match(part))]
+    kept = [part for part in parts if not _MAP_TERM.match(part)]
     if len(names) > 1 or any(re.search(r"\bmap\(", part) for part in kept):
         msg = f"formula {right!r}: map() stands once and as a term of its own, e.g. 'gm ~ age + map(wm)'"
         raise DesignError(msg)
     return " + ".join(kept) or "1", names[0] if names else None
 
 
+def split_outside_brackets(text: str, sign: str) -> list[str]:
+    """Split a text at a sign, but not inside brackets.
+
+    Examples
+    --------
+    >>> split_outside_brackets("age, bs(tiv, df=4)[1]", ",")
+    ['age', ' bs(tiv, df=4)[1]']
+    """
+    parts, depth = [""], 0
+    for character in text:
+        depth = max(depth + (character in "([{") - (character in ")]}"), 0)
+        if character == sign and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def check_size(formula: str) -> None:
-    """Refuse interactions of so many terms that reading the formula would not end, such as ``(a + b)**100``.
+    """Refuse interactions of too many terms to multiply out, such as ``(a + b)**100``.
 
     Raises
     ------
@@ -92,21 +102,21 @@ def check_size(formula: str) -> None:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        tree = None  # the parser of formulas will say what is wrong; but it must not count to 100 first
+        tree = None  # formulaic will say what is wrong, but must not multiply out a power first
     powers = [int(power) for power in re.findall(r"(?:\*\*|\^)\s*(\d+)", formula)]
     too_many = max(powers, default=0) > _MAX_POWER or (tree is None and len(powers) > 0)
     if too_many or (tree is not None and _n_terms(tree) > _MAX_TERMS):
-        msg = f"formula {formula[:200]!r}: too many interactions to multiply out; write the ones that you want"
+        msg = f"formula {formula[:200]!r}: too many interactions to multiply out; write only those you need"
         raise DesignError(msg)
 
 
 def _n_terms(node: ast.AST) -> int:
-    """Upper bound of the steps that it takes to multiply out a formula; more than `_MAX_TERMS` is not counted."""
+    """Upper bound of the steps to multiply out a formula, at most `_MAX_TERMS` + 1."""
     if not isinstance(node, ast.BinOp):
         return _n_terms(node.operand) if isinstance(node, ast.UnaryOp) else 1
     left, right = _n_terms(node.left), _n_terms(node.right)
     if isinstance(node.op, ast.Pow) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, int):
-        count = left ** min(abs(node.right.value), 20)
+        count = int(left ** min(abs(node.right.value), 20))
     elif isinstance(node.op, ast.Add | ast.Sub):
         count = left + right
     else:
@@ -138,53 +148,68 @@ def expression_names(expression: str) -> list[str]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         msg = f"formula: {expression!r} cannot be read ({error})"
         raise DesignError(msg) from error
-    names: list[str] = []
-    _walk(tree, expression, names)
+    names = []
+    for node in _nodes(tree):
+        offence = _offence(node)
+        if offence:
+            allowed = f"columns, numbers, + - * / ** and {', '.join(TRANSFORMS)}"
+            msg = f"formula: {expression!r} uses {offence}; allowed are {allowed}"
+            raise DesignError(msg)
+        if isinstance(node, ast.Name):
+            names.append(node.id)
     return [quoted[int(name[7:-1])] if re.fullmatch(r"_quoted\d+_", name) else name for name in names]
 
 
-def _walk(node: ast.AST, expression: str, names: list[str]) -> None:
+def _nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and those below it, but for functions' names and codings of factors."""
+    yield node
+    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.Call):
-        _check_call(node, expression)
-        children: Iterable[ast.AST] = [*(arg for arg in node.args if not _is_coding(arg)), *node.keywords]
-    elif isinstance(node, ast.Name):
-        names.append(node.id)
-        return
-    elif isinstance(node, ast.Constant):
-        if not isinstance(node.value, int | float | str | None):
-            _refuse(expression, f"the constant {node.value!r}")
-        return
-    elif isinstance(node, ast.BinOp):
-        if not isinstance(node.op, _OPERATORS):
-            _refuse(expression, f"the operator {type(node.op).__name__}")
-        _check_power(node, expression)
-        if any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right)):
-            _refuse(expression, "arithmetic with text or lists")
-        children = [node.left, node.right]
-    elif isinstance(node, _PLAIN):
-        children = ast.iter_child_nodes(node)
-    else:
-        _refuse(expression, type(node).__name__)
+        children = [*(argument for argument in node.args if not _is_coding(argument)), *node.keywords]
     for child in children:
-        _walk(child, expression, names)
+        yield from _nodes(child)
 
 
-def _check_call(node: ast.Call, expression: str) -> None:
+def _offence(node: ast.AST) -> str:
+    """What is not allowed about a node; empty if nothing."""
+    if isinstance(node, ast.Call):
+        return _call_offence(node)
+    if isinstance(node, ast.Constant):
+        return "" if isinstance(node.value, int | float | str | None) else f"the constant {node.value!r}"
+    if isinstance(node, ast.BinOp):
+        return _arithmetic_offence(node)
+    return "" if isinstance(node, (ast.Name, *_PLAIN)) else type(node).__name__
+
+
+def _arithmetic_offence(node: ast.BinOp) -> str:
+    if not isinstance(node.op, _OPERATORS):
+        return f"the operator {type(node.op).__name__}"
+    if isinstance(node.op, ast.Pow) and any(isinstance(inner, ast.Pow) for inner in ast.walk(node.left)):
+        return "a power of a power"
+    if isinstance(node.op, ast.Pow) and (not _is_small(node.right, _MAX_POWER) or _is_text(node.right)):
+        return f"a power other than a number up to {_MAX_POWER}"
+    is_odd = any(isinstance(side, ast.List | ast.Tuple) or _is_text(side) for side in (node.left, node.right))
+    return "arithmetic with text or lists" if is_odd else ""
+
+
+def _call_offence(node: ast.Call) -> str:
     function = node.func
     if _is_coding(function) or (isinstance(function, ast.Name) and function.id == "Treatment"):
-        return
+        return ""
     if isinstance(function, ast.Attribute):
-        _refuse(expression, "an attribute")
+        return "an attribute"
     if not isinstance(function, ast.Name) or function.id not in TRANSFORMS:
-        _refuse(expression, f"the function {ast.unparse(function)}")
+        return f"the function {ast.unparse(function)}"
     if any(keyword.arg is None for keyword in node.keywords):
-        _refuse(expression, "**")
-    if function.id in _BASES:
-        _check_options(node, function.id, expression)
+        return "**"
+    options = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg not in _PLACES)]
+    if function.id in _BASES and not all(_is_small(option, _MAX_DF) for option in options):
+        return f"an option of {function.id} other than a number up to {_MAX_DF}"
+    return ""
 
 
 def _is_coding(node: ast.AST) -> bool:
-    """Whether a node names a coding of factors, such as ``contr.sum``, or as patsy writes it, ``Sum``."""
+    """Whether a node names a coding of factors: ``contr.sum``, or patsy's ``Sum``."""
     if isinstance(node, ast.Name):
         return node.id in _PATSY_CODINGS
     return (
@@ -193,34 +218,12 @@ def _is_coding(node: ast.AST) -> bool:
     )  # fmt: skip
 
 
-def _check_options(node: ast.Call, function: str, expression: str) -> None:
-    given: list[tuple[str | None, ast.AST]] = [(None, value) for value in node.args[1:]]
-    given += [(word.arg, word.value) for word in node.keywords]
-    if any(name not in _PLACES and not _is_small(value) for name, value in given):
-        _refuse(expression, f"an option of {function} other than a number up to {_MAX_DF}")
-
-
 def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return isinstance(node, ast.Constant) and not isinstance(node.value, int | float)
 
 
-def _is_small(node: ast.AST) -> bool:
-    """Whether an option is a constant that asks for no more than `_MAX_DF` columns."""
+def _is_small(node: ast.AST, largest: int) -> bool:
+    """Whether a node is a constant, and if a number of at most this size."""
     if not isinstance(node, ast.Constant):
         return False
-    return not isinstance(node.value, int | float) or abs(node.value) <= _MAX_DF
-
-
-def _check_power(node: ast.BinOp, expression: str) -> None:
-    if not isinstance(node.op, ast.Pow):
-        return
-    power = node.right
-    if any(isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Pow) for inner in ast.walk(node.left)):
-        _refuse(expression, "a power of a power")
-    if not isinstance(power, ast.Constant) or not isinstance(power.value, int | float) or abs(power.value) > _MAX_POWER:
-        _refuse(expression, f"a power other than a number up to {_MAX_POWER}")
-
-
-def _refuse(expression: str, what: str) -> NoReturn:
-    msg = f"formula: {expression!r} uses {what}; allowed are columns, numbers, + - * / ** and {', '.join(TRANSFORMS)}"
-    raise DesignError(msg)
+    return not isinstance(node.value, int | float) or abs(node.value) <= largest

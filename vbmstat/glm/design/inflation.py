@@ -1,4 +1,4 @@
-"""How much of each covariate the others explain: what a design costs in precision."""
+"""Collinearity of a design: how much of each covariate the others explain."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.glm.design.matrix import INTERCEPT, Design
+from vbmstat.glm.design.rank import unit_columns
 from vbmstat.glm.design.sites import site_column, site_confounding
 from vbmstat.tables.cohort import is_tiv_name
 
@@ -16,7 +17,7 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a non-intercept column: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
+        One row per column but the intercept: ``column``, ``vif`` = 1 / (1 − R²) of the column on all others (infinite
         in a rank-deficient design), ``r_tiv`` (missing where the table used has no TIV), ``r2_site`` of the column on
         the sites (missing where the formula uses none).
     """
@@ -29,12 +30,10 @@ def variance_inflation(design: Design) -> pd.DataFrame:
         if name == INTERCEPT:
             continue
         column = design.matrix[:, index]
-        others = np.delete(design.matrix, index, axis=1)
-        norms = np.linalg.norm(others, axis=0)
-        scaled = others / np.where(norms > 0, norms, 1)
-        rest = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
+        scaled, _ = unit_columns(np.delete(design.matrix, index, axis=1))
+        residuals = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
         total = float(((column - column.mean()) ** 2).sum())
-        unexplained = float((rest**2).sum())
+        unexplained = float((residuals**2).sum())
         vif = total / unexplained if unexplained > 1e-12 * total else np.inf
         r_tiv = _correlation(column, tiv) if tiv is not None else np.nan
         r2 = np.nan if sites is None else site_confounding(column[:, None], [name], sites)["r2_site"][0]

@@ -1,4 +1,7 @@
-"""Design matrices from formulas: the only module that knows formulaic."""
+"""Design matrices from formulas and tables, by formulaic, which no other module imports.
+
+Over 300 lines: one path from a formula's text to a checked matrix.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,14 @@ from formulaic.utils.stateful_transforms import stateful_transform
 
 from vbmstat.errors import DesignError, TableError, listed
 from vbmstat.files.filenames import normalized
-from vbmstat.glm.design.covariates import Covariate, describe, take
+from vbmstat.glm.design.covariates import code_columns, is_number
+from vbmstat.glm.design.describe import Covariate, describe
 from vbmstat.glm.design.formula import check_size, expression_names
+from vbmstat.glm.design.rank import collinear_columns, combined_columns, matrix_rank
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import ALIASES, closest, find_column, read_column
 
 INTERCEPT = "Intercept"
-RANK_TOLERANCE = 1e-9  # of the largest singular value, columns scaled to unit length (as for lm's 1e-7 in R, stricter)
 _CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
 # cr() beside a constant: without the direction that the constant holds already, as in R's mgcv
 _CENTRED_SPLINE = {"cr": stateful_transform(partial(cubic_spline, cyclic=False, constraints="center"))}
@@ -55,7 +59,7 @@ class Design:
     notes : tuple of str
         Decisions taken on the user's behalf (aliases, dropped scans), and what to look at in the covariates.
     taken : tuple of Covariate
-        How each column of the table was taken.
+        How each column of the table was coded.
     """
 
     matrix: np.ndarray
@@ -81,13 +85,6 @@ class Design:
         return matrix_rank(self.matrix)
 
 
-def matrix_rank(matrix: np.ndarray) -> int:
-    """Rank of a matrix (n, p) whose columns are first scaled to unit length."""
-    norms = np.linalg.norm(matrix, axis=0)
-    singular = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), compute_uv=False)
-    return int((singular > RANK_TOLERANCE * singular[0]).sum()) if singular.size else 0
-
-
 def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], missing: str = "raise") -> Design:
     """Design matrix of a right-hand side over a table.
 
@@ -100,7 +97,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
     scan_ids : sequence of str
         Names of the rows.
     missing : {"raise", "drop"}
-        What becomes of scans without a value in a column that the formula uses.
+        Whether scans without a value in a column that the formula uses are an error or left out.
 
     Returns
     -------
@@ -121,22 +118,19 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
     if dropped:
         notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
     uses = column_uses(parsed)
-    data, remarks = take(data, uses)
-    remarks |= {name: "; ".join([*filter(None, [remarks.get(name)]), text]) for name, text in sources.items()}
+    data, remarks = code_columns(data, uses)
+    remarks |= {name: "; ".join(filter(None, (remarks.get(name), text))) for name, text in sources.items()}
     matrix, terms, references, factor_columns = _evaluate(parsed, data, formula)
     columns = tuple(itertools.chain.from_iterable(terms.values()))
-    taken = describe(data, uses, _reference_levels(references, data), remarks)
+    levels = _reference_levels(references, data)
+    taken = tuple(describe(data[name], uses[name], levels.get(name), remarks.get(name)) for name in map(str, data))
     notes += [note for covariate in taken for note in covariate.notes]
-    design = Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes), taken)
-    check_design(design, factor_columns)
-    return design
+    _check_columns(matrix, columns, factor_columns)
+    return Design(matrix, columns, tuple(data.index), formula, terms, references, data, tuple(notes), taken)
 
 
 def with_map_column(design: Design, name: str) -> Design:
-    """The design with one more column that stands for a voxelwise covariate when contrasts are read.
-
-    Its values are arbitrary: a vector outside the space of the other columns.
-    """
+    """The design with a placeholder for a voxelwise covariate, so that contrasts can name it; its values are random."""
     column = np.random.default_rng(0).standard_normal(len(design.matrix))
     label = f"map({name})"
     return replace(
@@ -148,39 +142,32 @@ def with_map_column(design: Design, name: str) -> Design:
 
 
 def parse_formula(formula: str) -> Any:
-    """Parsed right-hand side, after every factor in it has been found harmless."""
+    """Parsed right-hand side; every factor in it was checked by :func:`expression_names`."""
     formula = normalized(formula)
     check_size(formula)
     try:
         parsed = Formula(formula)
-        factors = sorted({factor.expr for term in parsed for factor in term.factors})
+        column_uses(parsed)
     except (FormulaicError, SyntaxError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        reason = "several parts" if isinstance(error, AttributeError) else _one_line(error)
+        reason = "several parts" if isinstance(error, AttributeError) else _without_colours(error)
         msg = f"formula {formula!r} cannot be read ({reason[:120]}); write e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg) from error
-    for factor in factors:
-        if not factor.isidentifier():
-            expression_names(factor if not _is_lookup(parsed, factor) else f"`{factor}`")
     return parsed
 
 
-def _one_line(error: Exception) -> str:
-    """An error of formulaic without line breaks and terminal colours."""
+def _without_colours(error: Exception) -> str:
+    """An error of formulaic on one line, without terminal colours."""
     return " ".join(_COLOURS.sub("", str(error)).split())
 
 
-def _is_lookup(parsed: Any, expression: str) -> bool:
-    """Whether the factor is a plain column name (in backticks where it has odd characters)."""
-    return any(f.expr == expression and f.eval_method.value == "lookup" for term in parsed for f in term.factors)
-
-
-def column_names(parsed: Any) -> list[str]:
-    """Names of the table's columns that a parsed formula uses, in order of appearance."""
-    return list(column_uses(parsed))
-
-
 def column_uses(parsed: Any) -> dict[str, set[str]]:
-    """How a formula uses each column: ``plain``, as ``factor`` in C(name), or in another ``expression``."""
+    """How a formula uses each column of the table: ``plain``, as ``factor`` in C(name), or in an ``expression``.
+
+    Raises
+    ------
+    DesignError
+        If an expression is not harmless; see :func:`expression_names`.
+    """
     uses: dict[str, set[str]] = {}
     for factor in (factor for term in parsed for factor in term.factors):
         if factor.eval_method.value == "lookup":
@@ -194,17 +181,13 @@ def column_uses(parsed: Any) -> dict[str, set[str]]:
 
 def factor_spellings(parsed: Any, factors: Collection[str]) -> list[str]:
     """Main effects of these columns as the formula writes them, e.g. ``group`` or ``C(group)``."""
-    found = []
-    for term in parsed:
-        if len(term.factors) != 1:
-            continue
-        expression = term.factors[0].expr
-        names = [expression] if _is_lookup(parsed, expression) else (
-            expression_names(expression) if expression.startswith("C(") else []
-        )  # fmt: skip
-        if names and names[0] in factors:
-            found.append(expression if expression.isidentifier() or "(" in expression else f"`{expression}`")
-    return found
+    spellings = []
+    for factor in (term.factors[0] for term in parsed if len(term.factors) == 1):
+        if factor.eval_method.value == "lookup" and factor.expr in factors:
+            spellings.append(factor.expr if factor.expr.isidentifier() else f"`{factor.expr}`")
+        elif factor.expr.startswith("C(") and set(expression_names(factor.expr)[:1]) & set(factors):
+            spellings.append(factor.expr)
+    return spellings
 
 
 def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str, str]:
@@ -214,18 +197,16 @@ def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str
         factor, _, level = reference.rpartition("[T.")
         names = [factor] if factor in data else [name for name in expression_names(factor) if name in data]
         for name in names:
-            text = level[:-1]
-            is_number = pd.api.types.is_numeric_dtype(data[name]) and not pd.api.types.is_bool_dtype(data[name])
-            levels[name] = label(float(text)) if is_number else text
+            levels[name] = label(float(level[:-1])) if is_number(data[name]) else level[:-1]
     return levels
 
 
 def _select_columns(
     parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
-    """Columns by their names in the formula, notes on stand-ins, and remarks on names in another letter case."""
+    """Columns by their names in the formula, notes on aliases, and remarks on names in another letter case."""
     notes, sources, chosen, unknown = [], {}, {}, []
-    for name in column_names(parsed):
+    for name in column_uses(parsed):
         source = find_column(name, table)
         if source is None:
             unknown.append(name)
@@ -271,7 +252,7 @@ def _evaluate(
         msg = f"formula {formula!r}: no scan has all covariates"
         raise TableError(msg)
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():  # what log and sqrt could not do is found below
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # failed log and sqrt are refused below
             warnings.simplefilter("error", DataMismatchWarning)  # a level of the data that C(..., levels=...) lacks
             evaluated = model_matrix(parsed, data, context=_context(parsed, data), na_action="ignore")
             matrix = np.asarray(evaluated, dtype=np.float64)
@@ -279,8 +260,8 @@ def _evaluate(
         FormulaicError, DataMismatchWarning, ValueError, TypeError, LookupError, ArithmeticError, MemoryError,
         np.linalg.LinAlgError,
     ) as error:  # fmt: skip
-        reason = _one_line(error)
-        msg = f"formula {formula!r} cannot be evaluated ({reason[:200]}); check its functions and levels"
+        reason = _without_colours(error)[:200]
+        msg = f"formula {formula!r} cannot be evaluated ({reason}); check its functions and levels"
         raise DesignError(msg) from error
     spec = evaluated.model_spec
     names = [str(name) for name in spec.column_names]
@@ -316,54 +297,20 @@ def _context(parsed: Any, data: pd.DataFrame) -> dict[str, Any]:
     return _CONTEXT | (_CENTRED_SPLINE if has_constant else {})
 
 
-def check_design(design: Design, factor_columns: Collection[str] = ()) -> None:
-    """Refuse designs that no scan could estimate.
-
-    Raises
-    ------
-    DesignError
-        If a numeric covariate is constant or a linear combination of earlier columns, or if there are no more
-        scans than the rank. Empty cells among factors are allowed: contrasts are checked for estimability.
-    """
-    matrix = design.matrix
+def _check_columns(matrix: np.ndarray, columns: Sequence[str], factor_columns: Collection[str]) -> None:
+    """Refuse constant or collinear numbers, and too few scans; contrasts of factors may still be estimable."""
     n_scans, n_regressors = matrix.shape
-    for name, column in zip(design.columns, matrix.T, strict=True):
-        if name != INTERCEPT and np.ptp(column) <= 1e-12 * np.abs(column).max() and INTERCEPT in design.columns:
-            if name in factor_columns:
-                continue
+    for name, column in zip(columns, matrix.T, strict=True):
+        is_constant = np.ptp(column) <= 1e-12 * np.abs(column).max()
+        if is_constant and INTERCEPT in columns and name not in (INTERCEPT, *factor_columns):
             msg = f"covariate {name} is constant ({column[0]:g}) in these {n_scans} scans; leave it out of the formula"
             raise DesignError(msg)
-    if n_scans <= n_regressors and n_scans <= design.rank:
-        names = ", ".join(design.columns)
+    if n_scans <= matrix_rank(matrix):
+        names = ", ".join(columns)
         msg = f"{n_scans} scans cannot estimate {n_regressors} columns ({names}); simplify the formula or add scans"
         raise DesignError(msg)
     for index in collinear_columns(matrix):
-        name = design.columns[index]
-        if name not in factor_columns:
-            others = _explaining(matrix, index, design.columns)
-            msg = f"covariate {name} is a linear combination of {', '.join(others)}; leave one of them out"
+        if columns[index] not in factor_columns:
+            others = ", ".join(combined_columns(matrix, index, columns))
+            msg = f"covariate {columns[index]} is a linear combination of {others}; leave one of them out"
             raise DesignError(msg)
-
-
-def collinear_columns(matrix: np.ndarray) -> list[int]:
-    """Indices of columns that are linear combinations of those before them, for a matrix (n, p)."""
-    norms = np.linalg.norm(matrix, axis=0)
-    basis = np.empty((matrix.shape[0], 0))
-    found = []
-    for index, norm in enumerate(norms):
-        column = matrix[:, index] / norm if norm > 0 else matrix[:, index]
-        for _ in range(2):  # twice is enough (Kahan): reorthogonalisation
-            column = column - basis @ (basis.T @ column)
-        rest = np.linalg.norm(column)
-        if rest <= RANK_TOLERANCE:
-            found.append(index)
-        else:
-            basis = np.column_stack([basis, column / rest])
-    return found
-
-
-def _explaining(matrix: np.ndarray, index: int, columns: Sequence[str]) -> list[str]:
-    others = [i for i in range(index) if np.linalg.norm(matrix[:, i]) > 0]
-    scaled = matrix[:, others] / np.linalg.norm(matrix[:, others], axis=0)
-    weights = np.linalg.lstsq(scaled, matrix[:, index], rcond=None)[0]
-    return [columns[i] for i, w in zip(others, weights, strict=True) if abs(w) > 1e-6 * np.abs(weights).max()]

@@ -1,17 +1,21 @@
-"""Sites and covariates: how far one explains the other."""
+"""Sites and covariates: how much of a covariate the sites explain."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from vbmstat.tables.cells import labels
 
+if TYPE_CHECKING:
+    from vbmstat.glm.design.matrix import Design
+
 HARMONIZED = "harmonization"  # column of a cohort table that says what was done to its maps
-# Columns of a table that are taken for the site without being named, in any case, also site_id, scanner no …
+# Names of columns that hold the site, in any letter case, also site_id, scanner no …
 _SITE_NAME = re.compile(r"(site|scanner|centre|center)([ _.-]?(id|no|nr|number|code|name|label))?", re.IGNORECASE)
 CONFOUNDED_R2 = 0.5  # from here on (variance inflation 2) a warning: site explains half of a covariate
 
@@ -80,35 +84,26 @@ def site_column(table: pd.DataFrame) -> str | None:
     return next((name for name in named if table[name].nunique() > 1), None)
 
 
-def site_notes(
-    table: pd.DataFrame, matrix: np.ndarray, terms: Mapping[str, Sequence[str]], columns: Sequence[str]
-) -> tuple[str, ...]:
-    """What a reader of a model should know about sites: harmonised maps, a site left out, a confounded covariate.
+def site_notes(table: pd.DataFrame, design: Design) -> tuple[str, ...]:
+    """Notes on sites: harmonised maps, a site that is not in the model, a covariate confounded with site.
 
     Parameters
     ----------
     table : DataFrame
         The rows of the cohort that the model uses.
-    matrix : ndarray, (n_scans, n_regressors)
-        The design.
-    terms : mapping of str to sequence of str
-        Its terms and their columns.
-    columns : sequence of str
-        Names of its columns.
+    design : Design
+        The model's, over these rows.
     """
-    notes = [f"the maps were harmonised: {value}" for value in _values(table, HARMONIZED)]
+    how = sorted(set(table[HARMONIZED].dropna().astype(str))) if HARMONIZED in table else []
+    notes = [f"the maps were harmonised: {value}" for value in how]
     name = site_column(table)
     if name is None:
         return tuple(notes)
     pattern = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-    of_site = {column for term, found in terms.items() if pattern.search(term) for column in found}
+    of_site = {column for term, columns in design.terms.items() if pattern.search(term) for column in columns}
     if not of_site and not notes:
         n_sites = table[name].nunique()
         notes.append(f"The table has a column {name} ({n_sites} sites) that is not in the model.")
-    others = [i for i, column in enumerate(columns) if column not in of_site]
-    report = site_confounding(matrix[:, others], [columns[i] for i in others], table[name].tolist())
+    others = [i for i, column in enumerate(design.columns) if column not in of_site]
+    report = site_confounding(design.matrix[:, others], [design.columns[i] for i in others], table[name].tolist())
     return (*notes, *confounding_notes(report, name))
-
-
-def _values(table: pd.DataFrame, column: str) -> list[str]:
-    return sorted(set(table[column].dropna().astype(str))) if column in table else []

@@ -1,4 +1,4 @@
-"""Draws of scan subsets without replacement: seeded, stratified on request, stored and used again."""
+"""Subsets of scans drawn without replacement: seeded, stratified on request, stored and reused."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import pandas as pd
 
 from vbmstat.errors import DesignError, TableError
 from vbmstat.tables import dictionary
-from vbmstat.tables.cohort import read_table
 
 
 def draw_subsets(
     scan_ids: Sequence[str], repeats: int, fraction: float, seed: int, strata: Sequence[str] | None = None
 ) -> np.ndarray:
-    """Random subsets of ``floor(fraction · n)`` scans, the same whatever the order of the rows.
+    """Random subsets of ``floor(fraction · n)`` scans, independent of the order of the rows.
 
     Parameters
     ----------
@@ -30,7 +29,7 @@ def draw_subsets(
     seed : int
         Of NumPy's PCG64.
     strata : sequence of str, optional
-        A label each; every label keeps its share (largest remainders) and at least one scan.
+        Label of each scan; every label keeps its share (largest remainders) and at least one scan.
 
     Returns
     -------
@@ -63,13 +62,13 @@ def draw_subsets(
 
 
 def _stratum_sizes(sizes: np.ndarray, fraction: float) -> np.ndarray:
-    """How many to draw from each stratum: largest remainders to ``floor(fraction · n)``, at least one each."""
+    """Scans to draw from each stratum: largest remainders to ``floor(fraction · n)``, at least one each."""
     exact = fraction * sizes
     counts = np.maximum(np.floor(exact), 1).astype(int)
     short = int(np.floor(fraction * sizes.sum() + 1e-9)) - counts.sum()
     for label in np.argsort(-(exact - np.floor(exact)), kind="stable")[: max(short, 0)]:
         counts[label] += 1
-    return np.minimum(counts, sizes)
+    return np.asarray(np.minimum(counts, sizes))
 
 
 def draws_hash(draws: np.ndarray, scan_ids: Sequence[str]) -> str:
@@ -92,7 +91,7 @@ def read_draws(path: Path | str, scan_ids: Sequence[str]) -> np.ndarray:
     Raises
     ------
     TableError
-        If the file lacks a scan or holds others: other scans need other draws.
+        If the file lacks a scan or holds others.
     """
     path = Path(path)
     if not path.is_file():
@@ -100,7 +99,7 @@ def read_draws(path: Path | str, scan_ids: Sequence[str]) -> np.ndarray:
         raise TableError(msg)
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     if list(table.columns) != ["scan_id", "repetitions"] or table["scan_id"].duplicated().any():
-        msg = f"{path}: expected columns scan_id, repetitions with one row a scan, got {', '.join(read_table(path))}"
+        msg = f"{path}: expected columns scan_id, repetitions with one row a scan, got {', '.join(table)}"
         raise TableError(msg)
     stored = dict(zip(table["scan_id"], table["repetitions"], strict=True))
     differing = sorted(set(stored) ^ set(scan_ids))

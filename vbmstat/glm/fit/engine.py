@@ -12,7 +12,6 @@ Updating formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
@@ -21,9 +20,9 @@ import torch
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.stacked import SUMMARIES, Stacked
-from vbmstat.glm.fit.stream import pad_tile, solve_tile, stream, tile_layout
-from vbmstat.glm.fit.tensors import Fit, Tile
+from vbmstat.glm.fit.stacked import SUMMARIES, Stacked, Tensors
+from vbmstat.glm.fit.stream import fit_tiles, pad_tile, solve_tile, stream, tile_layout
+from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
 
@@ -64,85 +63,57 @@ def fit_voxels(maps: Maps, plan: Plan, compute: Compute | None = None, *, spm_fl
         maxima = stream([maps], layout, partial(_largest_variances, solvers=solvers), cluster=compute.cluster)
         for _, largest in maxima:
             np.maximum(floor, SPM_RESMS_FLOOR * largest, out=floor)
-    fit = empty_fit(maps.mask, plan, [len(contrast.repetitions) for contrast in plan.contrasts])
-    tiles = stream([maps], layout, partial(_fit_tile, solvers=solvers, floor=floor), cluster=compute.cluster)
-    for start, tile in tiles:
-        store_tile(fit, start, tile)
-        if compute.progress:
-            compute.progress("fitting voxels", start + tile.width, maps.n_voxels)
-    return fit
+    repetitions, df = [len(one.repetitions) for one in plan.contrasts], [one.df for one in plan.contrasts]
+    fit = Fit.empty(maps.mask, repetitions, df, plan.df_resid, SUMMARIES if len(plan.members) else ())
+    return fit_tiles(fit, [maps], layout, partial(_fit_tile, solvers=solvers, floor=floor), compute)
 
 
 class Solver(Protocol):
     """A way to fit tiles of whole 512 voxels: `Stacked`, or `Downdating` where it pays."""
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile (n, v), and the columns with too few digits left, (v,)."""
+        """All statistics of a tile (n, v), and which columns are numerically unstable, (v,)."""
         ...
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Largest σ² in the whole sample and every subset, (1 + B,), but for columns with too few digits (v,)."""
+        """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         ...
 
 
-def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, Solver]:
-    """The way to fit tiles, and the one in float64 for what has too few digits in it."""
+def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, Solver | None]:
+    """The solver of tiles, and one in float64 for unstable columns (None if the first is)."""
     device, backend = compute.device, compute.backend
     can_compile = torch.device(device).type == "cpu" and maps.dtype == np.float32 and not plan.is_hc3
     if backend == "compiled" and not can_compile:
         msg = "the compiled backend fits float32 maps on the CPU without HC3; leave the backend out"
         raise DesignError(msg)
-    exact = Stacked.make(plan, torch.float64, device)
+    exact = Stacked(plan, Tensors(plan, torch.float64, device))
     if maps.dtype == np.float64:
-        return exact, exact
+        return exact, None
     work = len(plan.basis) * maps.n_voxels * len(plan.members)
     if backend == "compiled" or (backend == "auto" and can_compile and work > _WORTH_COMPILING):
         from vbmstat.glm.fit.downdate import Downdating  # noqa: PLC0415 - half a second to import the compiler
 
-        return Downdating.make(plan), exact
-    return Stacked.make(plan, torch.float32, device), exact
+        return Downdating(plan), exact
+    return Stacked(plan, Tensors(plan, torch.float32, device)), exact
 
 
 def _fit_tile(
-    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver], floor: np.ndarray | None
+    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver | None], floor: np.ndarray | None
 ) -> Tile:
-    first, exact = (partial(solver.solve, floor=floor) for solver in solvers)
-    return solve_tile(tiles, inside, first, first if solvers[0] is solvers[1] else exact)
+    first, exact = solvers
+    return solve_tile(
+        tiles, inside, partial(first.solve, floor=floor), None if exact is None else partial(exact.solve, floor=floor)
+    )
 
 
-def _largest_variances(tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver]) -> np.ndarray:
+def _largest_variances(
+    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver | None]
+) -> np.ndarray:
     """Largest σ² over the mask's voxels of a tile (n, v) in the whole sample and in every subset, (1 + B,)."""
     values, (first, exact) = tiles[0][:, inside], solvers
     largest, cancelled = first.largest_variances(pad_tile(values))
     columns = np.flatnonzero(cancelled[: values.shape[1]])
-    if first is not exact and columns.size:
+    if exact is not None and columns.size:
         largest = np.maximum(largest, exact.largest_variances(pad_tile(values[:, columns]))[0])
     return largest
-
-
-def empty_fit(mask: np.ndarray, plan: Plan, repetitions: Sequence[int], df_used: float = 0.0) -> Fit:
-    """A fit full of zeros, for tiles to be stored in."""
-    shape = (len(repetitions), len(mask))
-    names = SUMMARIES if len(plan.members) else ()
-    return Fit(
-        mask=mask,
-        residual_variance=np.zeros(len(mask)),
-        effect=np.zeros(shape),
-        variance=np.zeros(shape),
-        statistic=np.zeros(shape),
-        quantiles={name: np.zeros(shape) for name in names},
-        df_resid=plan.df_resid - df_used,
-        repetitions=tuple(repetitions),
-        df=tuple(contrast.df for contrast in plan.contrasts) or (plan.df_resid - df_used,) * len(repetitions),
-    )
-
-
-def store_tile(fit: Fit, start: int, tile: Tile) -> None:
-    """Copy a tile into its columns; columns outside the mask stay zero."""
-    here = slice(start, start + tile.width)
-    inside = fit.mask[here]
-    fit.residual_variance[here] = tile.residual_variance * inside
-    for name in ("effect", "variance", "statistic"):
-        getattr(fit, name)[:, here] = np.where(inside, getattr(tile, name), 0.0)
-    for name, values in tile.quantiles.items():
-        fit.quantiles[name][:, here] = np.where(inside, values, 0.0)

@@ -1,12 +1,12 @@
-"""Compiled inner loops of the engine: one tile of voxels, all scans, all subsets, in the processor's caches.
+"""Compiled inner loops of the engine: one tile of voxels, all scans, all subsets, inside the processor's caches.
 
-On full-sample residuals E the basis Q gives Q'E = 0, so what a subset S keeps follows from the rows L that it leaves
-out: with u = Σ_L q_i e_i, its coordinates are z = Q_S'E_S = -T'u, where T makes Q orthonormal on S, and its sum of
-squares is |E_S|² = |E|² - Σ_L e_i². An 80 % subset thus costs a fifth of a dense product. Where a subset keeps fewer
-rows than it leaves out, its own rows are summed instead (`signs` is +1, else -1).
+Since Q'E = 0 for full-sample residuals E and their basis Q, the sums over a subset S follow from the rows L that it
+leaves out: with u = Σ_L q_i e_i, its coordinates are z = Q_S'E_S = -T'u, where T makes Q orthonormal on S, and its sum
+of squares is |E_S|² = |E|² - Σ_L e_i². Where a subset keeps fewer rows than it leaves out, its own are summed instead
+(`signs` is +1, else -1).
 
-Voxels are the innermost axis and always TILE of them, so that every loop is whole vectors and a voxel's bits do not
-depend on its neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
+The innermost axis is always TILE voxels, so that every loop is whole vectors and a voxel's bits do not depend on its
+neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _njit = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Machine code without the interpreter's lock; kept on the disk where that can be written to."""
+    """Machine code that releases the interpreter's lock; cached on disk where possible."""
     try:
         return _njit(cache=True)(function)
-    except RuntimeError:  # no folder for the cache: compiled anew in every process
+    except RuntimeError:  # the cache folder cannot be written: compile in every process
         return _njit()(function)
 
 
 @_compiled
-def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sums: Array) -> None:
+def _add_rows(residuals: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sums: Array) -> None:
     """Add the products of four rows with the basis, and their squares, to sums (5, groups, TILE)."""
     for g in range(sums.shape[1]):
         k = g * DIRECTIONS
@@ -47,7 +47,7 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
         c0, c1, c2, c3 = basis[i2, k], basis[i2, k + 1], basis[i2, k + 2], basis[i2, k + 3]
         d0, d1, d2, d3 = basis[i3, k], basis[i3, k + 1], basis[i3, k + 2], basis[i3, k + 3]
         for v in range(TILE):
-            a, b, c, d = rest[i0, v], rest[i1, v], rest[i2, v], rest[i3, v]
+            a, b, c, d = residuals[i0, v], residuals[i1, v], residuals[i2, v], residuals[i3, v]
             sums[0, g, v] += a0 * a + b0 * b + c0 * c + d0 * d
             sums[1, g, v] += a1 * a + b1 * b + c1 * c + d1 * d
             sums[2, g, v] += a2 * a + b2 * b + c2 * c + d2 * d
@@ -56,21 +56,10 @@ def _add_rows(rest: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sum
 
 
 @_compiled
-def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, rest: Array) -> None:
-    """Rows (values · scale - centre) · weights of a tile.
+def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, residuals: Array) -> None:
+    """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `residuals` (n', TILE), zeros from n on.
 
-    Parameters
-    ----------
-    values : (n, TILE)
-        Maps.
-    scale, weights : (n,)
-        Factors on the rows before and after centring.
-    is_centred : bool
-        Whether a constant may be taken off first.
-    centre : (TILE,)
-        Receives it.
-    rest : (n', TILE)
-        Receives the rows, and zeros from n on.
+    `scale` and `weights` (n,) are factors before and after centring; `centre` (TILE,) receives what is subtracted.
     """
     n = values.shape[0]
     step = max(n // _CENTRE_ROWS, 1)
@@ -83,41 +72,31 @@ def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, c
                 centre[v] += values[i, v] * scale[i] * share
     for i in range(n):
         for v in range(TILE):
-            rest[i, v] = (values[i, v] * scale[i] - centre[v]) * weights[i]
-    for i in range(n, rest.shape[0]):
+            residuals[i, v] = (values[i, v] * scale[i] - centre[v]) * weights[i]
+    for i in range(n, residuals.shape[0]):
         for v in range(TILE):
-            rest[i, v] = 0
+            residuals[i, v] = 0
 
 
 @_compiled
-def reduce_rows(rest: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
-    """Take basis times coefficients off the rows of a tile, and sum what is left.
+def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
+    """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `residuals` (n', TILE), and sum them.
 
-    Parameters
-    ----------
-    rest : (n', TILE)
-        Rows; n' is a multiple of ROWS.
-    basis : (n', 4 groups)
-        Q, padded with zeros.
-    coefficients : (5, groups, TILE)
-        The last of the five is not used.
-    part : (5, groups, TILE)
-        Zeros, to work in.
-    totals : (5, groups, TILE), float64
-        Zeros; receives the products of the new rows with the basis, and in ``totals[4]`` their sums of squares.
+    `totals`, zeros, float64, receives products of the new rows with the basis, and in ``totals[4]`` their sums of
+    squares; `part`, zeros, is to work in; both have the shape of `coefficients`, whose last of five is not used.
     """
-    for i in range(0, rest.shape[0], ROWS):
+    for i in range(0, residuals.shape[0], ROWS):
         for j in range(i, i + ROWS):
             for g in range(totals.shape[1]):
                 k = g * DIRECTIONS
                 q0, q1, q2, q3 = basis[j, k], basis[j, k + 1], basis[j, k + 2], basis[j, k + 3]
                 for v in range(TILE):
-                    rest[j, v] -= (
+                    residuals[j, v] -= (
                         q0 * coefficients[0, g, v] + q1 * coefficients[1, g, v]
                         + q2 * coefficients[2, g, v] + q3 * coefficients[3, g, v]
                     )  # fmt: skip
-        _add_rows(rest, basis, i, i + 1, i + 2, i + 3, part)
-        if i % _BLOCK == _BLOCK - ROWS or i + ROWS >= rest.shape[0]:
+        _add_rows(residuals, basis, i, i + 1, i + 2, i + 3, part)
+        if i % _BLOCK == _BLOCK - ROWS or i + ROWS >= residuals.shape[0]:
             for d in range(DIRECTIONS + 1):
                 for g in range(totals.shape[1]):
                     for v in range(TILE):
@@ -126,34 +105,23 @@ def reduce_rows(rest: Array, basis: Array, coefficients: Array, part: Array, tot
 
 
 @_compiled
-def _sum_subset(rest: Array, basis: Array, rows: Array, sums: Array) -> None:
+def _sum_subset(residuals: Array, basis: Array, rows: Array, sums: Array) -> None:
     """Sums (5, groups, TILE) over some rows, a multiple of ROWS: products with the basis, then squares."""
     for d in range(sums.shape[0]):
         for g in range(sums.shape[1]):
             for v in range(TILE):
                 sums[d, g, v] = 0
     for i in range(0, rows.shape[0], ROWS):
-        _add_rows(rest, basis, rows[i], rows[i + 1], rows[i + 2], rows[i + 3], sums)
+        _add_rows(residuals, basis, rows[i], rows[i + 1], rows[i + 2], rows[i + 3], sums)
 
 
 @_compiled
 def _fit_subset(
     sums: Array, sign: np.float32, to_subset: Array, total: Array, per_sigma: Array, z: Array, rss: Array, least: Array
 ) -> None:
-    """Coordinates and residual sum of squares of a subset, in units of σ.
+    """Coordinates `z` (r, TILE) and `rss` (TILE,) of a subset in units of σ, from `sums` of its rows or those left out.
 
-    Parameters
-    ----------
-    sums : (5, groups, TILE), sign : float32
-        Of the subset's own rows and +1, or of those left out and -1.
-    to_subset : (r, r)
-        T.
-    total, per_sigma : (TILE,)
-        The whole sample's sum of squares, 1/σ.
-    z : (r, TILE), rss : (TILE,)
-        Receive the results.
-    least : (TILE,)
-        Is lowered to RSS as a share of the sum that it is taken from: digits are lost where this is small.
+    `least` (TILE,) is lowered to RSS as a share of the sum that it is taken from: digits are lost where this is small.
     """
     whole = np.float32(sign < 0)
     for v in range(TILE):
@@ -175,23 +143,9 @@ def _fit_subset(
 
 @_compiled
 def _contrast_in_subset(
-    z: Array, variance: Array, estimate: Array, whiten: Array, on_rest: Array, is_f: bool, line: Array, out: Array
+    z: Array, variance: Array, estimate: Array, whiten: Array, on_residual: Array, is_f: bool, line: Array, out: Array
 ) -> None:
-    """T or F of one contrast in a subset.
-
-    Parameters
-    ----------
-    z : (r, TILE), variance : (TILE,)
-        Coordinates; σ² of the subset, 0 or less for none.
-    estimate : (m, TILE)
-        The contrast's rows in the whole sample.
-    whiten : (m, m), on_rest : (m, r)
-        Weights on `estimate` and on z.
-    is_f : bool
-        Mean square of the rows, in place of the only one.
-    line, out : (TILE,)
-        To work in; receives the statistic.
-    """
+    """T or F of one contrast in a subset, into `out` (TILE,); `variance` is 0 or less for none, `line` to work in."""
     n_rows = estimate.shape[0]
     share = _ONE / np.float32(n_rows)
     for v in range(TILE):
@@ -204,7 +158,7 @@ def _contrast_in_subset(
                 line[v] += whiten[j, m] * estimate[m, v]
         for d in range(z.shape[0]):
             for v in range(TILE):
-                line[v] += on_rest[j, d] * z[d, v]
+                line[v] += on_residual[j, d] * z[d, v]
         for v in range(TILE):
             out[v] += share * line[v] * line[v] if is_f else line[v]
     for v in range(TILE):
@@ -214,16 +168,16 @@ def _contrast_in_subset(
 
 @_compiled
 def fit_subsets(
-    rest: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
-    per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_rest: Array, position: Array,
+    residuals: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
+    per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_residual: Array, position: Array,
     variance: Array, statistic: Array, least: Array,
 ) -> None:  # fmt: skip
-    """Statistics of a tile in all subsets, everything float32; see the functions above.
+    """Statistics of a tile in all subsets.
 
     Parameters
     ----------
-    rest : (n', TILE), basis : (n', 4 groups)
-        Residuals and Q, with rows of zeros from n on.
+    residuals : (n', TILE), basis : (n', 4 groups)
+        Residuals and Q, with rows of zeros from n on. Arrays are float32 unless another type is named.
     rows : (B, multiple of ROWS), int
         Rows to sum in each subset, filled up with rows of zeros.
     signs, df, floor : (B,)
@@ -236,7 +190,7 @@ def fit_subsets(
         Rows of all contrasts, one after the other, in the whole sample, in units of σ.
     ends : (K + 1,), int, is_f : (K,), bool
         Where each contrast's rows start and end; its kind.
-    whiten : (B, M, m), on_rest : (B, M, r)
+    whiten : (B, M, m), on_residual : (B, M, r)
         Weights on a contrast's own rows of `estimate`, and on z.
     position : (K, B), int
         Row of each subset in a contrast's statistics, -1 where it cannot be estimated.
@@ -249,7 +203,7 @@ def fit_subsets(
     for v in range(TILE):
         least[v] = 1
     for b in range(rows.shape[0]):
-        _sum_subset(rest, basis, rows[b], sums)
+        _sum_subset(residuals, basis, rows[b], sums)
         _fit_subset(sums, signs[b], to_subset[b], total, per_sigma, z, rss, least)
         for v in range(TILE):
             variance[b, v] = rss[v] / df[b]
@@ -258,5 +212,12 @@ def fit_subsets(
             if position[c, b] >= 0:
                 at = slice(ends[c], ends[c + 1])
                 _contrast_in_subset(
-                    z, floored, estimate[at], whiten[b, at], on_rest[b, at], is_f[c], line, statistic[c, position[c, b]]
+                    z,
+                    floored,
+                    estimate[at],
+                    whiten[b, at],
+                    on_residual[b, at],
+                    is_f[c],
+                    line,
+                    statistic[c, position[c, b]],
                 )

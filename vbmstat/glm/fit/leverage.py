@@ -1,63 +1,57 @@
-"""What the design alone says about a robust variance: whose residuals vanish, and how many degrees of freedom it has.
+"""Leverage and robust variances, from the design alone: which cannot be estimated, and how they are distributed.
 
 A contrast is Cβ = A y with A = D Q', Q an orthonormal basis of the design. HC3 and the sandwich estimate its variance
 from the residuals e = (I - Q Q') y of blocks of rows: of single scans, or of all scans of a subject. Where the design
-fits a block exactly (a scan of leverage 1), its residual is zero whatever the data. If the contrast rests on that
-block, a part of its variance is missing and no estimate of it is valid. All float64, before any map is read.
+fits a block exactly (a scan of leverage 1), its residual is zero for any data. If the contrast depends on that block,
+a part of its variance is missing and no estimate of it is valid. All float64, before any map is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
-from vbmstat.errors import DesignError
+from vbmstat.errors import DesignError, listed
+from vbmstat.glm.design.contrast import Contrast
+from vbmstat.glm.fit.plan import ContrastPlan
 
-SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero whatever the data
+Tested = TypeVar("Tested", Contrast, ContrastPlan)
+SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero for any data
 MISSING = 1e-12  # of a contrast's variance, carried by such residuals: more than rounding
-_EXACT = 100  # blocks whose part of the variance is followed exactly; the others' is a gamma variable
-_STEADY = 20.0  # Satterthwaite's degrees of freedom from which his approximation is good to the third digit
-_MOST_DF = 200.0  # of that gamma variable, which keeps the integrand smooth
+_EXACT = 100  # blocks whose part of the variance is exact; that of the others is a gamma variable
+_STEADY = 20.0  # Satterthwaite's degrees of freedom from which the approximation is good to the third digit
+_MOST_DF = 200.0  # of that gamma variable; keeps the integrand smooth
 _STEPS = 45  # of the integral, for each factor e
-_MAX_LISTED = 6
+MOST_LISTED = 6  # scans or groups in a message
 _DOMINANT = 0.9  # leverage that a weight alone gives a scan: from here on the fit follows that scan
 
 
-def unestimated_parts(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Rows of Q in the directions in which the residuals of their block are zero, (n_scans, r).
+def residual_spectra(basis: np.ndarray, starts: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Rows of each block of Q, and eigenvalues and vectors of its block I - H_ii of the residual-forming matrix.
 
-    Parameters
-    ----------
-    basis : ndarray, (n_scans, r)
-        Q, rows of a block side by side.
-    starts : ndarray, (n_blocks,), int
-        First row of each block.
+    `basis` is Q (n_scans, r) with the rows of a block side by side, `starts` (n_blocks,) the first row of each.
     """
-    if len(starts) == len(basis):
-        return np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
-    lost = np.zeros_like(basis)
     for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
         block = basis[start:stop]
-        values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
-        null = vectors[:, values <= SINGULAR]
-        lost[start:stop] = null @ (null.T @ block)
-    return lost
+        yield slice(start, stop), *np.linalg.eigh(np.eye(len(block)) - block @ block.T)
 
 
 def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Blocks on which a contrast rests and whose part of its variance no residual can estimate, (k,), int.
+    """Blocks that carry a part of a contrast's variance which no residual can estimate, (k,), int.
 
-    Parameters
-    ----------
-    rows : ndarray, (m, r)
-        D.
-    basis, starts
-        As in :func:`unestimated_parts`.
+    `rows` is D (m, r); `basis` and `starts` as in :func:`residual_spectra`.
     """
-    parts = rows @ unestimated_parts(basis, starts).T  # (m, n)
+    if len(starts) == len(basis):
+        lost = np.where(1 - (basis**2).sum(axis=1, keepdims=True) > SINGULAR, 0.0, basis)
+    else:
+        lost = np.zeros_like(basis)  # Q in the directions in which the residuals of its block are zero
+        for at, values, vectors in residual_spectra(basis, starts):
+            null = vectors[:, values <= SINGULAR]
+            lost[at] = null @ (null.T @ basis[at])
+    parts = rows @ lost.T  # (m, n)
     shares = np.add.reduceat((parts**2).sum(axis=0), starts) / (rows**2).sum() * len(rows)
     return np.flatnonzero(shares > MISSING)
 
@@ -65,24 +59,24 @@ def unestimated_blocks(rows: np.ndarray, basis: np.ndarray, starts: np.ndarray) 
 def weight_notes(matrix: np.ndarray, weights: np.ndarray, scan_ids: Sequence[str]) -> tuple[str, ...]:
     """A note on scans that the fit follows because of their weights.
 
-    Parameters
-    ----------
-    matrix : ndarray, (n_scans, n_regressors)
-        The design, without weights.
-    weights : ndarray, (n_scans,)
-        Of the scans; what is no weight is refused elsewhere.
-    scan_ids : sequence of str
-        Names of the rows.
+    `matrix` is the design (n_scans, n_regressors) without the `weights` (n_scans,), of which
+    :func:`vbmstat.glm.fit.plan.make_plan` refuses invalid ones.
     """
     if not (np.isfinite(weights) & (weights > 0)).all():
         return ()
     leverage, without = (_leverages(matrix * root[:, None]) for root in (np.sqrt(weights), np.ones(len(weights))))
     heavy = np.flatnonzero((leverage >= _DOMINANT) & (without < _DOMINANT))
-    told = ", ".join(
-        f"{scan_ids[i]} (leverage {leverage[i]:.2f}, {weights[i] / weights.sum():.0%} of the sum of the weights)"
-        for i in heavy[:_MAX_LISTED]
+    if not heavy.size:
+        return ()
+    shares = weights / weights.sum()
+    scans = listed(
+        [
+            f"{scan_ids[i]} (leverage {leverage[i]:.2f}, {shares[i]:.0%} of the sum of the weights)"
+            for i in heavy.tolist()
+        ],
+        MOST_LISTED,
     )
-    return (f"by their weights the fit nearly passes through {told}; are these weights meant?",) if told else ()
+    return (f"because of their weights, the fit nearly passes through {scans}; are these weights meant?",)
 
 
 def _leverages(matrix: np.ndarray) -> np.ndarray:
@@ -90,18 +84,6 @@ def _leverages(matrix: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(matrix, axis=0)
     left, singular, _ = np.linalg.svd(matrix / np.where(norms > 0, norms, 1), full_matrices=False)
     return np.asarray((left[:, singular > SINGULAR * singular[0]] ** 2).sum(axis=1))
-
-
-class Named(Protocol):
-    """A contrast or its plan."""
-
-    @property
-    def name(self) -> str:
-        """As the user wrote it."""
-        ...
-
-
-Tested = TypeVar("Tested", bound=Named)
 
 
 def leave_out(
@@ -113,37 +95,28 @@ def leave_out(
 ) -> tuple[list[Tested], tuple[str, ...]]:
     """Contrasts whose variance can be estimated, and notes on those that were left out.
 
-    Parameters
-    ----------
-    contrasts : sequence of Contrast or ContrastPlan
-        All of them.
-    unestimated : sequence of sequence of str
-        Scans or subjects that make the variance of each contrast unknowable.
-    estimator, cure : str
-        For the message.
-    is_default : bool
-        Whether the program chose the contrasts: then some may be left out.
+    `unestimated` lists, for each contrast, the scans or subjects whose part of its variance cannot be estimated;
+    `estimator` and `cure` are for the message.
 
     Raises
     ------
     DesignError
-        If the user chose a contrast whose variance cannot be estimated, or none is left.
+        If the user chose such a contrast (`is_default` is False), or none is left.
     """
     kept, notes = [], []
-    for contrast, who in zip(contrasts, unestimated, strict=True):
-        if not len(who):
+    for contrast, names in zip(contrasts, unestimated, strict=True):
+        if not names:
             kept.append(contrast)
             continue
-        more = f" and {len(who) - _MAX_LISTED} more" if len(who) > _MAX_LISTED else ""
         why = (
-            f"{estimator} cannot estimate its variance, because the model fits "
-            f"{', '.join(who[:_MAX_LISTED])}{more} exactly (leverage 1)"
+            f"{estimator} cannot estimate its variance, because the model fits {listed(names, MOST_LISTED)} exactly "
+            "(leverage 1)"
         )
         if not is_default:
             msg = f"contrast {contrast.name!r}: {why}; {cure}"
             raise DesignError(msg)
         notes.append(f"contrast {contrast.name!r} left out: {why}; {cure}")
-    if not kept:
+    if notes and not kept:
         msg = f"no contrast can be tested: {'; '.join(notes)}"
         raise DesignError(msg)
     return kept, tuple(notes)
@@ -152,12 +125,8 @@ def leave_out(
 def hc3_weights(on_basis: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Weights g / (1 - h) on the residuals whose sum of squares is HC3's variance, (..., n).
 
-    Parameters
-    ----------
-    on_basis : ndarray, (..., r)
-        A contrast's only row in the coordinates of the basis.
-    basis : ndarray, (..., n, r)
-        Q; rows of zeros do not count.
+    `on_basis` (..., r) is a contrast's only row in the coordinates of `basis`, Q (..., n, r); its rows of zeros do not
+    count.
     """
     g = (basis @ on_basis[..., None])[..., 0]
     free = 1 - (basis**2).sum(axis=-1)
@@ -165,14 +134,12 @@ def hc3_weights(on_basis: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 
 def spread_of_variance(weights: np.ndarray, basis: np.ndarray, norm2: float) -> tuple[np.ndarray, np.ndarray]:
-    """Distribution of an estimated variance Σ (w_i e_i)² over the true one, for errors that are normal and alike.
+    """Distribution of an estimated variance Σ (w_i e_i)² over the true one, for normal errors that are alike.
 
     Parameters
     ----------
-    weights : ndarray, (n,)
-        w.
-    basis : ndarray, (n, r)
-        Q.
+    weights, basis : ndarray, (n,) and (n, r)
+        w and Q.
     norm2 : float
         The true variance over σ².
 
@@ -199,17 +166,11 @@ def spread_of_variance(weights: np.ndarray, basis: np.ndarray, norm2: float) -> 
 
 
 def null_share(critical: float, form: tuple[np.ndarray, np.ndarray]) -> float:
-    """Share of null voxels with |t| beyond a critical value, for errors that are normal, independent and alike.
+    """Share of null voxels with |t| beyond a positive critical value, for independent normal errors of equal variance.
 
     With V / var(Cβ) = Σ scale_j χ²(df_j) independent of Cβ it is P(Z² - critical² Σ scale_j χ²(df_j) > 0), by Imhof's
-    integral; for many degrees of freedom by a t distribution with Satterthwaite's.
-
-    Parameters
-    ----------
-    critical : float
-        Positive.
-    form : (ndarray, ndarray)
-        From :func:`spread_of_variance`.
+    integral; for many degrees of freedom by a t distribution with Satterthwaite's. `form` is from
+    :func:`spread_of_variance`.
 
     References
     ----------

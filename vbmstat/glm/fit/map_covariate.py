@@ -9,15 +9,15 @@ the sums are those of the full-sample residuals less those of their coordinates,
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from vbmstat.glm.fit.engine import empty_fit, store_tile
 from vbmstat.glm.fit.plan import CovariatePlan
-from vbmstat.glm.fit.stacked import CANCELLED, FullFit, fit_full_sample, quantiles_of, reciprocal
-from vbmstat.glm.fit.stream import solve_tile, stream, tile_layout
-from vbmstat.glm.fit.tensors import Fit, Tensors, Tile, make_tensors
+from vbmstat.glm.fit.stacked import CANCELLED, SUMMARIES, FullFit, Tensors, fit_full_sample, quantiles_of, reciprocal
+from vbmstat.glm.fit.stream import fit_tiles, solve_tile, tile_layout
+from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
 
@@ -40,66 +40,61 @@ def fit_voxels_with_map(maps: Maps, covariate: Maps, plan: CovariatePlan, comput
         Voxels in which either map is constant lie outside its mask.
     """
     compute = compute or Compute()
-    exact = make_tensors(plan.base, torch.float64, compute.device)
-    tensors = exact if maps.dtype == np.float64 else make_tensors(plan.base, torch.float32, compute.device)
-    mask = maps.mask & covariate.mask
-    fit = empty_fit(mask, plan.base, [len(kept) for kept in plan.repetitions], df_used=1.0)
-    layout = tile_layout(compute, len(plan.base.basis))
+    base, device = plan.base, compute.device
+    exact = None if maps.dtype == np.float64 else Tensors(base, torch.float64, device)
+    tensors = Tensors(base, torch.float64 if exact is None else torch.float32, device)
+    repetitions, df_resid = [len(kept) for kept in plan.repetitions], base.df_resid - 1
+    summaries = SUMMARIES if len(base.members) else ()
+    fit = Fit.empty(maps.mask & covariate.mask, repetitions, [df_resid] * len(repetitions), df_resid, summaries)
     work = partial(_fit_tile, plan=plan, tensors=tensors, exact=exact)
-    for start, tile in stream([maps, covariate], layout, work, mask, compute.cluster):
-        store_tile(fit, start, tile)
-        if compute.progress:
-            compute.progress("fitting voxels", start + tile.width, maps.n_voxels)
-    return fit
+    return fit_tiles(fit, [maps, covariate], tile_layout(compute, len(base.basis)), work, compute)
 
 
 def _fit_tile(
-    tiles: list[torch.Tensor], inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors
+    tiles: list[torch.Tensor], inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors | None
 ) -> Tile:
-    first, again = (partial(_solve, plan=plan, tensors=one) for one in (tensors, exact))
-    return solve_tile(tiles, inside, first, first if tensors is exact else again)
+    again = None if exact is None else partial(_solve, plan=plan, tensors=exact)
+    return solve_tile(tiles, inside, partial(_solve, plan=plan, tensors=tensors), again)
 
 
 def _solve(y: torch.Tensor, w: torch.Tensor, plan: CovariatePlan, tensors: Tensors) -> tuple[Tile, np.ndarray]:
-    ours, theirs = fit_full_sample(y, tensors), fit_full_sample(w, tensors)
-    ours = _over_sigma(ours)
-    theirs = _over_sigma(theirs)
-    crossed = ours.rest * theirs.rest  # (n, v)
-    sums = [x.sum(dim=0).double()[None] for x in (ours.squares, theirs.squares, crossed)]  # (1, v) each
-    gamma, rss, cancelled = _partial(sums, tensors)
+    of_y, of_w = (_over_sigma(fit_full_sample(one, tensors)) for one in (y, w))
+    crossed = of_y.residuals * of_w.residuals  # (n, v)
+    sums = [x.sum(dim=0).double()[None] for x in (of_y.squares, of_w.squares, crossed)]  # (1, v) each
+    gamma, rss, cancelled = _regress(sums, tensors)
     sigma2 = rss / (plan.base.df_resid - 1)
-    y_scale, w_scale = ours.sigma, theirs.sigma  # (v,)
+    y_scale, w_scale = of_y.sigma, of_w.sigma  # (v,)
     rows = torch.as_tensor(plan.rows).to(y_scale)  # (K, r)
+    fit_y = rows @ (of_y.coefficients * reciprocal(y_scale))  # (K, v)
+    fit_w = rows @ (of_w.coefficients * reciprocal(w_scale))
     on_map = torch.as_tensor(plan.on_map).to(y_scale)[:, None] * reciprocal(w_scale)  # (K, v)
-    fit_y = rows @ (ours.coefficients * reciprocal(y_scale))  # (K, v)
-    fit_w = rows @ (theirs.coefficients * reciprocal(w_scale))
     lever = on_map - fit_w
     effect = fit_y + gamma * lever
     variance = sigma2 * ((rows**2).sum(dim=1, keepdim=True) + lever**2 * reciprocal(sums[1]))
     statistic = effect * reciprocal(variance.sqrt())
     quantiles = {}
     if len(plan.base.members):
-        values, lost = _subset_statistics(plan, ours, theirs, crossed, (fit_y, fit_w, on_map), tensors)
-        cancelled = cancelled | lost
-        found = [quantiles_of(value, critical) for value, critical in zip(values, plan.critical, strict=True)]
-        quantiles = {name: np.stack([one[name] for one in found]) for name in found[0]}
-    doubtful = (cancelled | ours.doubtful | theirs.doubtful).cpu().numpy()
+        subsets = _regress_subsets(of_y, of_w, crossed, tensors)
+        cancelled = cancelled | subsets.cancelled
+        values = [_subset_t(k, plan, subsets, (fit_y[k], fit_w[k], on_map[k])) for k in range(len(rows))]
+        of_each = [quantiles_of(value, critical) for value, critical in zip(values, plan.critical, strict=True)]
+        quantiles = {name: np.stack([one[name] for one in of_each]) for name in SUMMARIES}
     tile = Tile(
-        (sigma2[0] * y_scale**2).cpu().numpy(), (effect * y_scale).cpu().numpy(),
-        (variance * y_scale**2).cpu().numpy(), statistic.cpu().numpy(), quantiles,
+        residual_variance=(sigma2[0] * y_scale**2).cpu().numpy(), effect=(effect * y_scale).cpu().numpy(),
+        variance=(variance * y_scale**2).cpu().numpy(), statistic=statistic.cpu().numpy(), quantiles=quantiles,
     )  # fmt: skip
-    return tile, doubtful
+    return tile, (cancelled | of_y.doubtful | of_w.doubtful).cpu().numpy()
 
 
 def _over_sigma(full: FullFit) -> FullFit:
     """Residuals in units of their standard deviation."""
-    per_sigma = reciprocal(full.sigma).to(full.rest.dtype)
-    full.rest *= per_sigma
+    per_sigma = reciprocal(full.sigma).to(full.residuals.dtype)
+    full.residuals *= per_sigma
     full.squares *= per_sigma**2
     return full
 
 
-def _partial(sums: list[torch.Tensor], tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _regress(sums: list[torch.Tensor], tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Slope γ and RSS (b, v) from e'e, f'f and f'e (b, v), and where digits are lost (v,)."""
     ee, ff, fe = sums
     gamma = fe * reciprocal(ff)
@@ -108,29 +103,34 @@ def _partial(sums: list[torch.Tensor], tensors: Tensors) -> tuple[torch.Tensor, 
     return gamma, rss.clamp(min=0), cancelled
 
 
-def _subset_statistics(
-    plan: CovariatePlan,
-    ours: FullFit,
-    theirs: FullFit,
-    crossed: torch.Tensor,
-    full: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    tensors: Tensors,
-) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """T of each contrast in its subsets, (b, v) each, and where digits are lost (v,)."""
+class _Subsets(NamedTuple):
+    """Coordinates of e and f (B, r, v), γ, σ² and f'f (B, v) in all subsets, and where digits are lost (v,)."""
+
+    z_y: torch.Tensor
+    z_w: torch.Tensor
+    gamma: torch.Tensor
+    sigma2: torch.Tensor
+    ff: torch.Tensor
+    cancelled: torch.Tensor
+
+
+def _regress_subsets(of_y: FullFit, of_w: FullFit, crossed: torch.Tensor, tensors: Tensors) -> _Subsets:
     n_subsets, n_voxels = len(tensors.members), crossed.shape[1]
-    z_y, z_w = (tensors.product(tensors.subset_basis, one.rest).view(n_subsets, -1, n_voxels) for one in (ours, theirs))
-    present = [tensors.product(tensors.members, x) for x in (ours.squares, theirs.squares, crossed)]  # (B, v) each
+    z_y, z_w = (tensors.product(tensors.subset_basis, x.residuals).view(n_subsets, -1, n_voxels) for x in (of_y, of_w))
+    present = [tensors.product(tensors.members, x) for x in (of_y.squares, of_w.squares, crossed)]  # (B, v) each
     sums = [p - (a * b).sum(dim=1) for p, (a, b) in zip(present, ((z_y, z_y), (z_w, z_w), (z_y, z_w)), strict=True)]
-    gamma, rss, cancelled = _partial(sums, tensors)
-    for total, rest in zip(present[:2], sums[:2], strict=True):
-        cancelled = cancelled | ((rest < CANCELLED[tensors.dtype] * total) & (total > 0)).any(dim=0)
-    sigma2 = rss / (tensors.subset_df - 1)
-    values = []
-    for k, (kept, weights) in enumerate(zip(plan.repetitions, plan.on_rest, strict=True)):
-        at = torch.as_tensor(kept, device=crossed.device)
-        on_rest = torch.as_tensor(weights).to(z_y)  # (b, r)
-        own = full[0][k].to(z_y) + (on_rest[:, :, None] * z_y[at]).sum(dim=1)  # (b, v)
-        lever = full[2][k].to(z_y) - full[1][k].to(z_y) - (on_rest[:, :, None] * z_w[at]).sum(dim=1)
-        spread = (on_rest**2).sum(dim=1, keepdim=True) + lever**2 * reciprocal(sums[1][at])
-        values.append((own + gamma[at] * lever) * reciprocal((sigma2[at] * spread).sqrt()))
-    return values, cancelled
+    gamma, rss, cancelled = _regress(sums, tensors)
+    for total, left in zip(present[:2], sums[:2], strict=True):
+        cancelled = cancelled | ((left < CANCELLED[tensors.dtype] * total) & (total > 0)).any(dim=0)
+    return _Subsets(z_y, z_w, gamma, rss / (tensors.subset_df - 1), sums[1], cancelled)
+
+
+def _subset_t(k: int, plan: CovariatePlan, subsets: _Subsets, full: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """T of one contrast in its subsets, (b, v); `full` are its c'β_y, c'β_w and weight on the map, (v,) each."""
+    at = torch.as_tensor(plan.repetitions[k], device=subsets.gamma.device)
+    weights = torch.as_tensor(plan.on_residual[k]).to(subsets.z_y)  # (b, r)
+    fit_y, fit_w, on_map = (one.to(subsets.z_y) for one in full)
+    own = fit_y + (weights[:, :, None] * subsets.z_y[at]).sum(dim=1)  # (b, v)
+    lever = on_map - fit_w - (weights[:, :, None] * subsets.z_w[at]).sum(dim=1)
+    spread = (weights**2).sum(dim=1, keepdim=True) + lever**2 * reciprocal(subsets.ff[at])
+    return (own + subsets.gamma[at] * lever) * reciprocal((subsets.sigma2[at] * spread).sqrt())

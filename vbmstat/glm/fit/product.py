@@ -34,7 +34,7 @@ def choose_product(device: str) -> Product:
 
 @cache
 def _is_amd() -> bool:
-    """Whether the processor is AMD's, where this system tells."""
+    """Whether the processor is AMD's, if the system reports it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vbmstat.glm.fit.leverage import hc3_weights
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.tensors import Tensors, Tile, make_tensors
+from vbmstat.glm.fit.product import choose_product
+from vbmstat.glm.fit.tile import Tile
 
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
 SUMMARIES = (*QUANTILES, "replication")  # what is kept of a statistic over the repetitions
@@ -25,6 +27,47 @@ _UNDERFLOW = 1e-25  # RSS below: single squares may vanish in float32
 _EXACT_FIT = 1e-26  # RSS / |X B|² below: nothing but float64 rounding is left
 
 
+class Tensors:
+    """A plan in one precision on one device; rows of stacked products are (repetition, direction)."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype, device: str) -> None:
+        def tensor(values: np.ndarray, to: torch.dtype = dtype) -> torch.Tensor:
+            return torch.as_tensor(np.ascontiguousarray(values)).to(device=device, dtype=to)
+
+        full = dtype if plan.is_plain else torch.float64  # else nothing keeps the numbers small
+        has_factors = bool((plan.scan_weights != 1).any() or (plan.scan_scale != 1).any())
+        n_scans, rank = plan.basis.shape
+        n_subsets, contrasts = len(plan.members), plan.contrasts
+        self.dtype = dtype  # of the subset products
+        self.product = choose_product(device)  # (m, n) @ (n, v)
+        self.df_resid = plan.df_resid
+        self.is_centred = plan.is_centred
+        self.scan_scale = tensor(plan.scan_scale[:, None], full) if has_factors else None  # (n, 1)
+        self.scan_weights = tensor(plan.scan_weights[:, None], full) if has_factors else None  # (n, 1)
+        self.basis = tensor(plan.basis, full)  # Q, (n, r)
+        self.ones = tensor(plan.ones[:, None], torch.float64)  # (r, 1)
+        self.members = tensor(plan.members.astype(np.float64))  # (B, n), 0 or 1
+        self.subset_basis = tensor(plan.subset_basis.reshape(-1, n_scans))  # (B·r, n)
+        self.subset_df = tensor(plan.subset_df[:, None])  # (B, 1)
+        self.on_fit = [tensor((c.whiten @ c.rows).reshape(-1, rank), torch.float64) for c in contrasts]  # (b·m, r)
+        self.on_residual = [tensor(c.on_residual) for c in contrasts]  # (b, m, r)
+        self.repetitions = [
+            slice(None) if len(c.repetitions) == n_subsets else torch.as_tensor(c.repetitions, device=device)
+            for c in contrasts
+        ]
+        self.leverage_weights: torch.Tensor | None = None  # HC3's weights on squared residuals, (K, n)
+        self.subset_leverage: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        if plan.is_hc3:
+            self.leverage_weights = tensor(np.stack([hc3_weights(c.rows[0], plan.basis) for c in contrasts]) ** 2)
+        if plan.is_hc3 and n_subsets:
+            for c in contrasts:  # Σ W (E - q'z)² of a subset, expanded in z: W (b, n), W q (b·r, n), q'W q (b, r, r)
+                basis = plan.subset_basis[c.repetitions]  # (b, r, n)
+                w = hc3_weights(c.on_residual[:, 0], basis.transpose(0, 2, 1)) ** 2
+                wq = basis * w[:, None]
+                expanded = w, wq.reshape(-1, n_scans), wq @ basis.transpose(0, 2, 1)
+                self.subset_leverage.append((tensor(expanded[0]), tensor(expanded[1]), tensor(expanded[2])))
+
+
 @dataclass(frozen=True)
 class Stacked:
     """A plan and its tensors, in the precision and on the device of the products."""
@@ -32,27 +75,10 @@ class Stacked:
     plan: Plan
     tensors: Tensors
 
-    @classmethod
-    def make(cls, plan: Plan, dtype: torch.dtype, device: str) -> Stacked:
-        """Tensors for a plan; see :func:`vbmstat.glm.fit.tensors.make_tensors`."""
-        return cls(plan, make_tensors(plan, dtype, device))
-
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
-        """All statistics of a tile.
+        """All statistics of a tile (n, v), and which columns are numerically unstable, (v,), bool.
 
-        Parameters
-        ----------
-        values : Tensor, (n, v)
-            Maps.
-        floor : ndarray, (1 + B,), or None
-            SPM's addend to σ² in the whole sample and in every subset.
-
-        Returns
-        -------
-        Tile
-            (n_contrasts, v) each.
-        ndarray, (v,), bool
-            Columns with too few digits left.
+        `floor` is SPM's addend to σ² in the whole sample and in every subset, (1 + B,).
         """
         full = fit_full_sample(values, self.tensors)
         robust = None
@@ -83,7 +109,7 @@ class Stacked:
         return tile, cancelled.cpu().numpy()
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Largest σ² in the whole sample and every subset, (1 + B,), but for columns with too few digits (v,)."""
+        """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         full = fit_full_sample(values, self.tensors)
         variances, lost = full.sigma[None] ** 2, full.doubtful
         if len(self.plan.members):
@@ -95,47 +121,36 @@ class Stacked:
 
 @dataclass
 class FullFit:
-    """The whole sample's fit of one tile.
+    """The whole sample's fit of one tile."""
 
-    Attributes
-    ----------
-    coefficients : Tensor, (r, v), float64
-        Coordinates of the fit in the basis.
-    rest, squares : Tensor, (n, v)
-        Residuals, and their squares.
-    sigma : Tensor, (v,), float64
-        Residual standard deviation; 0 where the fit is exact.
-    doubtful : Tensor, (v,), bool
-        Where float32 has too few digits for the residual.
-    """
-
-    coefficients: torch.Tensor
-    rest: torch.Tensor
+    coefficients: torch.Tensor  # (r, v): coordinates of the fit in the basis
+    # (n, v): residuals, and their squares
+    residuals: torch.Tensor
     squares: torch.Tensor
-    sigma: torch.Tensor
-    doubtful: torch.Tensor
+    sigma: torch.Tensor  # (v,): residual standard deviation; 0 where the fit is exact
+    doubtful: torch.Tensor  # (v,): where float32 has too few digits for the residual
 
 
 def fit_full_sample(values: torch.Tensor, tensors: Tensors) -> FullFit:
-    """Fit the whole sample, once more on the residual to be rid of rounding; one (n, v) buffer does for it all."""
+    """Fit the whole sample, then the residuals again to remove rounding; works in one (n, v) buffer."""
     basis = tensors.basis
-    rest = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
+    residuals = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
     if tensors.scan_scale is not None:
-        rest = rest * tensors.scan_scale
-    centre = rest.mean(dim=0) if tensors.is_centred else rest.new_zeros(rest.shape[1])
-    rest = rest - centre  # any constant will do: it lies in the column space and is added back to the coordinates
+        residuals = residuals * tensors.scan_scale
+    centre = residuals.mean(dim=0) if tensors.is_centred else residuals.new_zeros(residuals.shape[1])
+    residuals = residuals - centre  # any constant in the column space will do; it is added back to the coordinates
     if tensors.scan_weights is not None:
-        rest *= tensors.scan_weights
-    first = basis.T @ rest
-    rest.addmm_(basis, first, alpha=-1)
-    second = basis.T @ rest
-    rest.addmm_(basis, second, alpha=-1)
-    squares = rest * rest
+        residuals *= tensors.scan_weights
+    first = basis.T @ residuals
+    residuals.addmm_(basis, first, alpha=-1)
+    second = basis.T @ residuals
+    residuals.addmm_(basis, second, alpha=-1)
+    squares = residuals * residuals
     rss = squares.sum(dim=0).double()
     fitted = first.double() + second.double()  # (r, v)
     sigma, doubtful = residual_deviation(rss, (fitted**2).sum(dim=0), tensors.df_resid, basis.dtype == torch.float32)
     coefficients = fitted + tensors.ones * centre.double()
-    return FullFit(coefficients, rest.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
+    return FullFit(coefficients, residuals.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
 
 
 def residual_deviation(
@@ -157,7 +172,7 @@ def _subset_residuals(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Subset coordinates z (B, r, v), RSS (B, v) and |E_S|² (B, v), in units of sigma²: the two big products."""
     n_subsets = len(tensors.members)
-    z = tensors.product(tensors.subset_basis, full.rest).view(n_subsets, -1, len(per_sigma))
+    z = tensors.product(tensors.subset_basis, full.residuals).view(n_subsets, -1, len(per_sigma))
     present = tensors.product(tensors.members, full.squares)
     z *= per_sigma.to(z.dtype)
     present *= (per_sigma**2).to(z.dtype)
@@ -168,17 +183,17 @@ def _subset_residuals(
 
 
 def _is_cancelled(full: FullFit, rss: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Where too few digits of a residual are left in some subset, (v,)."""
+    """Where the residuals of some subset are numerically unstable, (v,)."""
     return (rss < CANCELLED[rss.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
 
 
 def _subset_estimate(index: int, scaled: torch.Tensor, z: torch.Tensor, tensors: Tensors) -> torch.Tensor:
     """Whitened estimates of one contrast in the subsets that can estimate it, (b, m, v), in units of sigma."""
-    on_rest = tensors.on_rest[index]  # (b, m, r)
-    estimate = (tensors.on_fit[index] @ scaled).to(z.dtype).view(*on_rest.shape[:2], -1)  # (b, m, v)
+    on_residual = tensors.on_residual[index]  # (b, m, r)
+    estimate = (tensors.on_fit[index] @ scaled).to(z.dtype).view(*on_residual.shape[:2], -1)  # (b, m, v)
     z = z[tensors.repetitions[index]]
     for direction in range(z.shape[1]):
-        estimate.addcmul_(on_rest[:, :, direction, None], z[:, direction, None, :])
+        estimate.addcmul_(on_residual[:, :, direction, None], z[:, direction, None, :])
     return estimate
 
 
@@ -188,7 +203,7 @@ def _subset_hc3(index: int, full: FullFit, per_sigma: torch.Tensor, z: torch.Ten
     z = z[tensors.repetitions[index]]  # (b, r, v)
     scale = per_sigma.to(z.dtype)
     variance = tensors.product(weights, full.squares) * scale**2  # (b, v)
-    crossed = tensors.product(on_basis, full.rest).view(z.shape) * scale
+    crossed = tensors.product(on_basis, full.residuals).view(z.shape) * scale
     variance += (z * (gram @ z - 2 * crossed)).sum(dim=1)
     return torch.where(variance > 0, variance.clamp(min=1e-30).rsqrt(), 0.0)
 
@@ -216,18 +231,8 @@ def full_statistics(
 ) -> Tile:
     """Effect, variance and t or F of every contrast in the whole sample, float64.
 
-    Parameters
-    ----------
-    plan : Plan
-        Contrasts.
-    coefficients : ndarray, (r, v)
-        Coordinates of the fit in the basis.
-    sigma : ndarray, (v,)
-        Residual standard deviation.
-    floor : float
-        SPM's addend to σ².
-    robust : ndarray, (K, v), optional
-        HC3 variances of the effects.
+    From the coordinates of the fit in the basis (r, v), the residual standard deviation (v,), SPM's addend to σ² and,
+    if given, HC3 variances of the effects (K, v).
     """
     residual_variance = sigma**2 + floor * (sigma > 0)
     effect, variance, statistic = np.zeros((3, len(plan.contrasts), len(sigma)))
@@ -242,4 +247,6 @@ def full_statistics(
             variance[k] = scale = residual_variance
         np.divide(effect[k], scale, out=statistic[k], where=scale > 0)
     quantiles = {name: np.zeros_like(effect) for name in SUMMARIES} if len(plan.members) else {}
-    return Tile(residual_variance, effect, variance, statistic, quantiles)
+    return Tile(
+        effect=effect, variance=variance, statistic=statistic, residual_variance=residual_variance, quantiles=quantiles
+    )

@@ -1,38 +1,36 @@
-"""Voxels in chunks and tiles: read, worked on several at a time, results in the order of the voxels.
+"""Voxels in chunks and tiles, in parallel: :func:`stream` for any pass over the maps, :func:`fit_tiles` for fits.
 
-Every fit, permutation and estimate that goes over all voxels uses :func:`stream`, and :func:`solve_tile` where a tile
-is solved in float32 first: columns in which that leaves too few digits are solved again in float64.
+:func:`solve_tile` solves a tile in float32, and again in float64 the columns in which that leaves too few digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
-from vbmstat.device import n_cores
+from vbmstat.device import n_cores, single_threaded
 from vbmstat.distributed.pool import Cluster
-from vbmstat.glm.fit.tensors import Tile
+from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import CHUNK_VOXELS, Maps, Scratch
 
 _CUDA_TILE = 32 * CHUNK_VOXELS
 _CUDA_BYTES = 1 << 30  # of a tile; about ten such are held at a time
 _CUDA_WORKERS = 2  # one reads while the other computes
-_TASKS_A_WORKER = 8  # in a pass over the voxels: few for the scheduler, and enough to share out to the end
+_TASKS_A_WORKER = 8  # in a pass over the voxels: little to schedule, yet enough to keep all workers busy to the end
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How voxels are dealt out: voxels read at a time, voxels in a tile, tiles worked on at a time."""
+    """Voxels read at a time, voxels in a tile, and tiles worked on at a time."""
 
     chunk: int
     tile: int
@@ -40,10 +38,7 @@ class Layout:
 
 
 def tile_layout(compute: Compute, n_scans: int = 1) -> Layout:
-    """The layout for a device.
-
-    Whole tiles only: a voxel's neighbours in a product, and with them its last bit, never depend on the chunk.
-    """
+    """The layout for a device: whole tiles only, so that no bit of a product depends on the chunk."""
     if torch.device(compute.device).type == "cpu":
         workers = (compute.n_threads or n_cores()) + 1  # one waits for the disk
         return Layout(_whole_tiles(compute.chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
@@ -62,9 +57,9 @@ def stream(
     mask: np.ndarray | None = None,
     cluster: Cluster | None = None,
 ) -> Iterator[tuple[int, Result]]:
-    """Read chunks of aligned maps and work on their tiles, several at a time, leaving out tiles without mask.
+    """Results of `work` on tiles of aligned maps and their mask, with where they start, in the order of the voxels.
 
-    In a thread each, or on a cluster's workers, many chunks at a time; the results come in the order of the voxels.
+    Chunks are read and worked on in parallel, in threads or on a cluster's workers; tiles outside the mask are skipped.
     """
     inside = sources[0].mask if mask is None else mask
     chunks = _Chunks(sources, [Scratch() for _ in sources], layout, work, inside)
@@ -74,7 +69,7 @@ def stream(
         spans = [starts[i : i + a_task] for i in range(0, len(starts), a_task)]
         yield from chain.from_iterable(cluster.map(chunks, spans))
         return
-    # torch's number of threads is each thread's own: that of the main thread is not theirs
+    # torch's number of threads is set for each thread separately
     one_each = ThreadPoolExecutor(layout.workers, initializer=torch.set_num_threads, initargs=(1,))
     with single_threaded(), one_each as pool:
         yield from chain.from_iterable(pool.map(chunks.run, starts))
@@ -82,7 +77,7 @@ def stream(
 
 @dataclass(frozen=True)
 class _Chunks(Generic[Result]):
-    """Work on the tiles of a chunk of voxels, or on those of many chunks, one after the other; see :func:`stream`."""
+    """The task of a thread (one chunk of voxels) or of a cluster's worker (several); see :func:`stream`."""
 
     sources: Sequence[Maps]
     scratches: Sequence[Scratch]
@@ -91,7 +86,7 @@ class _Chunks(Generic[Result]):
     inside: np.ndarray
 
     def __call__(self, starts: range) -> list[tuple[int, Result]]:
-        """Results of the tiles of many chunks, on one thread: a task of a cluster."""
+        """Results of the tiles of several chunks, on one thread."""
         with single_threaded():
             return [result for start in starts for result in self.run(start)]
 
@@ -100,10 +95,8 @@ class _Chunks(Generic[Result]):
         stop = min(start + self.layout.chunk, len(self.inside))
         if not self.inside[start:stop].any():
             return []
-        chunks = [
-            _owned(source.read(start, stop, scratch))
-            for source, scratch in zip(self.sources, self.scratches, strict=True)
-        ]
+        read = [source.read(start, stop, own) for source, own in zip(self.sources, self.scratches, strict=True)]
+        chunks = [values if values.flags.writeable else values.copy() for values in read]  # torch needs them writeable
         results = []
         for at in range(start, stop, self.layout.tile):
             end = min(at + self.layout.tile, stop)
@@ -113,46 +106,38 @@ class _Chunks(Generic[Result]):
         return results
 
 
-def _owned(values: np.ndarray) -> np.ndarray:
-    """An array that torch may call its own."""
-    return values if values.flags.writeable else values.copy()
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
-
-
 def pad_tile(values: torch.Tensor) -> torch.Tensor:
-    """Columns up to a whole tile: one shape of product, whatever is left over at the end."""
+    """Pad columns with zeros to whole tiles: all products have one shape."""
     return torch.nn.functional.pad(values, (0, -values.shape[1] % CHUNK_VOXELS))
+
+
+def fit_tiles(
+    fit: Fit,
+    sources: Sequence[Maps],
+    layout: Layout,
+    work: Callable[[list[torch.Tensor], torch.Tensor], Tile],
+    compute: Compute,
+) -> Fit:
+    """Fill a fit with the tiles that `work` makes of aligned maps; local degrees of freedom give it their fewest."""
+    for start, tile in stream(sources, layout, work, fit.mask, compute.cluster):
+        fit.store(start, tile)
+        if compute.progress:
+            compute.progress("fitting voxels", start + tile.width, len(fit.mask))
+    return replace(fit, df_resid=min(fit.typical_df)) if fit.has_local_df else fit
 
 
 Solve = Callable[..., tuple[Tile, np.ndarray]]
 
 
-def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve, exact: Solve) -> Tile:
-    """All statistics of one tile of each map (n, v); columns of the mask with too few digits are solved in float64.
+def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve, exact: Solve | None) -> Tile:
+    """All statistics of one tile of each map (n, v); unstable columns of the mask are solved in float64.
 
-    Parameters
-    ----------
-    tiles : sequence of Tensor, (n, v)
-        Aligned.
-    inside : Tensor, (v,), bool
-        The mask.
-    solve, exact : callable
-        Padded tiles to a `Tile` and the columns with too few digits (v,); in the maps' precision and in float64.
+    `solve` and `exact`, in the maps' precision and in float64 (None if that is theirs), turn padded tiles into a `Tile`
+    and the numerically unstable columns (v,).
     """
     width = tiles[0].shape[1]
     tile, cancelled = solve(*map(pad_tile, tiles))
     columns = np.flatnonzero(cancelled[:width] & inside.numpy())
-    if solve is not exact and columns.size:
-        again, _ = exact(*(pad_tile(values[:, columns]) for values in tiles))
-        tile.replace(columns, again)
+    if exact is not None and columns.size:
+        tile.replace(columns, exact(*(pad_tile(values[:, columns]) for values in tiles))[0])
     return tile.crop(width)

@@ -1,7 +1,7 @@
 """Clusters and peaks of a statistic map: labels, sizes, and tables with MNI coordinates and region names.
 
-Voxels are columns of a masked matrix; a table of each column's neighbours is made once, so that thresholding and
-labelling a map touches only the voxels above the threshold.
+Voxels are columns of a masked matrix. With a table of each column's neighbours, labelling a map touches only the voxels
+above the threshold.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,56 +29,27 @@ _MIN_SHARE = 0.05  # a region with less of a cluster is not named
 
 @dataclass(frozen=True)
 class Regions:
-    """An atlas for naming: any label image and the names of its labels.
+    """An atlas for naming: any label image and the names of its labels."""
 
-    Attributes
-    ----------
-    image : Volume, (1, X, Y, Z)
-        Whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region.
-    names : mapping of int to str
-        Name of each label.
-    """
-
-    image: Volume
-    names: Mapping[int, str]
+    image: Volume  # (1, X, Y, Z): whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region
+    names: Mapping[int, str]  # name of each label
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Clusters of a statistic map beyond a threshold.
+    """Clusters of a statistic map beyond a threshold."""
 
-    Attributes
-    ----------
-    labels : ndarray, (n_voxels,), int32
-        0 outside; clusters are numbered from 1, the largest first.
-    signs : ndarray, (k,), int
-        1 or -1.
-    sizes : ndarray, (k,), int
-        Voxels.
-    masses : ndarray, (k,), float64
-        Sum over the cluster of what exceeds the threshold (Bullmore 1999, doi:10.1109/42.750253).
-    """
-
-    labels: np.ndarray
-    signs: np.ndarray
-    sizes: np.ndarray
+    labels: np.ndarray  # (n_voxels,), int32: 0 outside; clusters are numbered from 1, the largest first
+    signs: np.ndarray  # (k,), int: 1 or -1
+    sizes: np.ndarray  # (k,), int: voxels
+    # (k,), float64: sum over the cluster of what exceeds the threshold (Bullmore 1999, doi:10.1109/42.750253)
     masses: np.ndarray
 
 
 def neighbour_table(space: Space, connectivity: int = CONNECTIVITY) -> np.ndarray:
-    """Half of each column's neighbours (the other half is seen from them), (n_voxels, connectivity / 2), int32.
+    """Half of each column's neighbours (the others have it as theirs), (n_voxels, connectivity / 2), int32.
 
-    Parameters
-    ----------
-    space : Space
-        Where columns lie.
-    connectivity : {6, 18, 26}
-        Neighbours share a face; or an edge; or a corner.
-
-    Returns
-    -------
-    ndarray
-        ``n_voxels`` stands for no neighbour.
+    Neighbours share a face (6), an edge (18) or a corner (26); ``n_voxels`` stands for none.
     """
     n_voxels = space.voxel_index.size
     shape = space.grid.shape
@@ -94,28 +66,27 @@ def connected(inside: np.ndarray, neighbours: np.ndarray) -> tuple[np.ndarray, i
     rank = np.full(len(neighbours) + 1, -1, dtype=np.int32)
     rank[inside] = np.arange(inside.size)
     theirs = rank[neighbours[inside]]  # (k, half)
-    ours, which = np.nonzero(theirs >= 0)
-    graph = coo_array((np.ones(ours.size, bool), (ours, theirs[ours, which])), shape=(inside.size, inside.size))
+    ours, side = np.nonzero(theirs >= 0)
+    graph = coo_array((np.ones(ours.size, bool), (ours, theirs[ours, side])), shape=(inside.size, inside.size))
     n_components, component = connected_components(graph, directed=False)
     return component, int(n_components)
 
 
-def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neighbours: np.ndarray) -> Clusters:
-    """Clusters beyond a threshold; positive and negative values never join.
+class StatisticMap(NamedTuple):
+    """A statistic map in space: t or F of every column (n_voxels,), its kind, and where columns lie."""
 
-    Parameters
-    ----------
-    statistic : ndarray, (n_voxels,)
-        T or F, 0 outside the mask.
-    threshold : float
-        Positive.
-    two_sided : bool
-        Clusters below minus the threshold as well.
-    neighbours : ndarray
-        From :func:`neighbour_table`.
+    values: np.ndarray
+    kind: str
+    space: Space
+
+
+def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neighbours: np.ndarray) -> Clusters:
+    """Clusters beyond a threshold, and if two-sided below minus the threshold; positive and negative values never join.
+
+    `statistic` is t or F, (n_voxels,), 0 outside the mask; `neighbours` is from :func:`neighbour_table`.
     """
     labels = np.zeros(len(statistic), dtype=np.int32)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # sign, size, mass of each cluster
+    by_sign: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # sign, size, mass of each cluster
     so_far = 0
     for sign in (1, -1) if two_sided else (1,):
         inside = np.flatnonzero(sign * statistic > threshold)
@@ -124,13 +95,12 @@ def find_clusters(statistic: np.ndarray, threshold: float, two_sided: bool, neig
         component, n = connected(inside, neighbours)
         labels[inside] = component + so_far + 1
         excess = np.abs(statistic[inside]).astype(np.float64) - threshold
-        found.append(
-            (np.full(n, sign), np.bincount(component, minlength=n), np.bincount(component, excess, minlength=n))
-        )
+        sizes, masses = np.bincount(component, minlength=n), np.bincount(component, excess, minlength=n)
+        by_sign.append((np.full(n, sign), sizes, masses))
         so_far += n
-    if not found:
+    if not by_sign:
         return Clusters(labels, np.empty(0, int), np.empty(0, int), np.empty(0))
-    signs, sizes, masses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    signs, sizes, masses = (np.concatenate(parts) for parts in zip(*by_sign, strict=True))
     order = np.lexsort((-masses, -sizes))
     new = np.zeros(so_far + 1, dtype=np.int32)
     new[order + 1] = np.arange(1, so_far + 1)
@@ -158,8 +128,8 @@ def spaced(peaks: np.ndarray, labels: np.ndarray, mm: np.ndarray) -> np.ndarray:
     kept: dict[int, list[int]] = {}
     for peak in peaks:
         others = kept.setdefault(int(labels[peak]), [])
-        far = all(np.linalg.norm(mm[peak] - mm[other]) > PEAK_DISTANCE_MM for other in others)
-        if far and len(others) < PEAKS_LISTED:
+        is_apart = all(np.linalg.norm(mm[peak] - mm[other]) > PEAK_DISTANCE_MM for other in others)
+        if is_apart and len(others) < PEAKS_LISTED:
             others.append(int(peak))
     return np.array([peak for label in sorted(kept) for peak in kept[label]], dtype=np.int64)
 
@@ -196,48 +166,43 @@ def region_name(label: int, regions: Regions) -> str:
 
 
 def cluster_table(
-    statistic: np.ndarray,
+    statistic: StatisticMap,
     clusters: Clusters,
-    space: Space,
     corrected: Mapping[str, np.ndarray],
     at_peak: Mapping[str, np.ndarray],
     regions: Regions | None = None,
-    kind: str = "t",
 ) -> pd.DataFrame:
     """One row a cluster.
 
     Parameters
     ----------
-    statistic : ndarray, (n_voxels,)
+    statistic : StatisticMap
         T or F.
     clusters : Clusters
         Of this statistic.
-    space : Space
-        Where columns lie.
     corrected : mapping of str to ndarray, (k,)
         Columns with a value a cluster, e.g. ``p_extent_fwe``.
     at_peak : mapping of str to ndarray, (n_voxels,)
         Maps whose value at the peak is listed, e.g. ``p_fwe``.
     regions : Regions, optional
         Atlas for the share of the cluster in each region.
-    kind : {"t", "F"}
-        Name of the statistic.
 
     Returns
     -------
     DataFrame
-        cluster, sign, size_voxels, size_ml, mass, the corrected values, x_mm, y_mm, z_mm of the peak and what holds
+        cluster, sign, size_voxels, size_ml, mass, the corrected values, x_mm, y_mm, z_mm of the peak and the values
         there, regions.
     """
+    values, space = statistic.values, statistic.space
     mm = coordinates_mm(space)
     order = np.argsort(clusters.labels, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(clusters.labels, minlength=len(clusters.sizes) + 1))[:-1])[1:]
-    peaks = np.array([rows[np.argmax(np.abs(statistic[rows]))] for rows in members], dtype=np.int64)
+    peaks = np.array([rows[np.argmax(np.abs(values[rows]))] for rows in members], dtype=np.int64)
     table = pd.DataFrame({
         "cluster": np.arange(1, len(peaks) + 1), "sign": clusters.signs, "size_voxels": clusters.sizes,
         "size_ml": clusters.sizes * space.grid.voxel_volume_ml, "mass": clusters.masses, **corrected,
-        **_where(peaks, mm), f"peak_{kind}": statistic[peaks],
-        **{f"peak_{name}": values[peaks] for name, values in at_peak.items()},
+        **_where(peaks, mm), f"peak_{statistic.kind}": values[peaks],
+        **{f"peak_{name}": of_all[peaks] for name, of_all in at_peak.items()},
     })  # fmt: skip
     if regions is not None:
         table["regions"] = [region_shares(labels_at(regions, mm[rows]), regions) for rows in members]
@@ -245,25 +210,20 @@ def cluster_table(
 
 
 def peak_table(
-    statistic: np.ndarray,
-    clusters: Clusters,
-    space: Space,
-    at_peak: Mapping[str, np.ndarray],
-    regions: Regions | None = None,
-    kind: str = "t",
+    statistic: StatisticMap, clusters: Clusters, at_peak: Mapping[str, np.ndarray], regions: Regions | None = None
 ) -> pd.DataFrame:
     """One row a peak: at most three a cluster, more than 8 mm apart; arguments as in :func:`cluster_table`.
 
     Returns
     -------
     DataFrame
-        cluster, x_mm, y_mm, z_mm, the statistic, what holds there, region.
+        cluster, x_mm, y_mm, z_mm, the statistic, the values there, region.
     """
-    mm = coordinates_mm(space)
-    peaks = spaced(local_maxima(statistic, clusters.labels, space), clusters.labels, mm)
+    mm = coordinates_mm(statistic.space)
+    peaks = spaced(local_maxima(statistic.values, clusters.labels, statistic.space), clusters.labels, mm)
     table = pd.DataFrame({
-        "cluster": clusters.labels[peaks], **_where(peaks, mm), kind: statistic[peaks],
-        **{name: values[peaks] for name, values in at_peak.items()},
+        "cluster": clusters.labels[peaks], **_where(peaks, mm), statistic.kind: statistic.values[peaks],
+        **{name: of_all[peaks] for name, of_all in at_peak.items()},
     })  # fmt: skip
     if regions is not None:
         table["region"] = [region_name(label, regions) for label in labels_at(regions, mm[peaks])]

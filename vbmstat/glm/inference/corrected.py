@@ -1,9 +1,10 @@
-"""Corrected inference on a fit: from the options to permutations, clusters, q and what is recorded of them."""
+"""Corrected inference on a fit: from the options to permutations, clusters and q, their notes and record."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +12,43 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from vbmstat.errors import DesignError
+from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subjects import without_own_mean
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
 from vbmstat.glm.inference.p_values import p_of_f, p_one_sided, p_two_sided, q_fdr
-from vbmstat.glm.inference.permute.blocks import Node, block_tree, blocks_flipped_apart, free_tree, level_tree
-from vbmstat.glm.inference.permute.checkpoint import analysis_key
+from vbmstat.glm.inference.permute.blocks import Node, block_tree, free_tree, level_tree
+from vbmstat.glm.inference.permute.checkpoint import Checkpoint, analysis_key
 from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls, NullSettings
+from vbmstat.glm.inference.permute.rearrangements import blocks_flipped_apart
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips, make_permuted
+from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, kept_by_flips, make_permuted
+from vbmstat.glm.inference.random_field import Field
+from vbmstat.glm.inference.rft import FieldInference, SmoothSpace, field_inference, validity_notes
 from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.glm.inference.true_discoveries import true_discoveries
 from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
-from vbmstat.maps.store import Maps
+from vbmstat.tables.cohort import read_column
 
+# names of columns whose equal values stand for scans that depend on one another
+_DEPENDENT = re.compile(r"(participant|subject|person|pair|twin|family)s?([ _.-]?(id|no|nr|number|code|name))?", re.I)
 KEPT_BY_FLIPS = 0.9  # of the residuals; below, more than 6 % of null studies reach p < .05 (docs/inference.md)
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Corrected inference on one contrast.
+    """Corrected inference on one contrast."""
 
-    Attributes
-    ----------
-    kinds : tuple of str
-        What was asked: fdr, fwe, tfce, cluster.
-    two_sided : bool
-        False for F.
-    q_fdr : ndarray, (n_voxels,)
-        False discovery rate; 1 outside the mask.
-    threshold : float
-        Cluster-forming threshold in units of t or F.
-    clusters : Clusters or None
-        Of the statistic beyond the threshold; None for a plain matrix.
-    nulls : Nulls or None
-        What permutations tell; None if FDR alone was asked.
-    """
-
-    kinds: tuple[str, ...]
-    two_sided: bool
-    q_fdr: np.ndarray
-    threshold: float
-    clusters: Clusters | None
-    nulls: Nulls | None
+    kinds: tuple[str, ...]  # what was asked: fdr, rft, fwe, tfce, cluster
+    two_sided: bool  # False for F
+    q_fdr: np.ndarray  # (n_voxels,): false discovery rate; 1 outside the mask
+    threshold: float  # cluster-forming threshold in units of t or F
+    clusters: Clusters | None  # of the statistic beyond the threshold; None for a plain matrix
+    true_discoveries: np.ndarray  # (k,): at least so many voxels of each cluster have an effect, with 95 % confidence
+    nulls: Nulls | None  # of the permutations; None if none were asked for
+    random_field: FieldInference | None = None
 
 
 def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
@@ -71,42 +64,23 @@ def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[
         return free_tree(order)
     empty = [scan for scan, gone in zip(scan_ids, table.isna().any(axis=1), strict=True) if gone]
     if empty:
-        msg = f"no value in the block columns {', '.join(asked.blocks)} for {', '.join(empty[:12])}; fill it in"
+        msg = f"no value in the block columns {', '.join(asked.blocks)} for {listed(empty)}; fill it in"
         raise DesignError(msg)
     if len(asked.blocks) == 1:
         return block_tree([str(value) for value in table.iloc[:, 0]], asked.exchange, order)
     levels = table.apply(pd.to_numeric, errors="coerce").to_numpy(float)
     if not (levels == np.rint(levels)).all():
-        msg = f"several block columns ({', '.join(asked.blocks)}) hold PALM's whole numbers; found other values"
+        msg = f"several block columns ({', '.join(asked.blocks)}) hold PALM's whole numbers; got other values"
         raise DesignError(msg)
     return level_tree(levels.astype(np.int64), order)
 
 
 def prepare_permutations(
-    design: Design,
-    contrasts: Sequence[Contrast],
-    plan: Plan,
-    tree: Node,
-    asked: InferenceSpec,
-    seed: int,
-    groups: np.ndarray | None = None,
+    plan: Plan, tree: Node, asked: InferenceSpec, seed: int, groups: np.ndarray | None = None
 ) -> list[Permuted | None]:
-    """The permutations of each contrast."""
-    return [
-        make_permuted(
-            design,
-            contrast,
-            plan,
-            index,
-            tree,
-            permutations=asked.permutations,
-            seed=seed,
-            scheme=asked.scheme,
-            flip=asked.sign_flip,
-            groups=groups,
-        )
-        for index, contrast in enumerate(contrasts)
-    ]
+    """The permutations of each contrast of a plan."""
+    resampling = Resampling(tree, asked.permutations, seed, asked.scheme, asked.sign_flip, groups)
+    return [make_permuted(plan, index, resampling) for index in range(len(plan.contrasts))]
 
 
 def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: float) -> float:
@@ -119,9 +93,7 @@ def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: f
 
 
 def infer(
-    maps: Maps,
-    plan: Plan,
-    fit: Fit | LocalDfFit,
+    fitted: Fitted,
     contrasts: Sequence[Contrast],
     permuted: Sequence[Permuted | None],
     asked: InferenceSpec,
@@ -131,8 +103,10 @@ def infer(
 
     Parameters
     ----------
-    maps, plan, fit, contrasts
-        What was fitted.
+    fitted : Fitted
+        Maps, their plan without subsets, and the fit.
+    contrasts : sequence of Contrast
+        Those of the fit.
     permuted : sequence of Permuted or None
         From :func:`prepare_permutations`.
     asked : InferenceSpec
@@ -145,13 +119,14 @@ def infer(
     DesignError
         If TFCE or clusters are asked of a plain matrix, whose columns have no neighbours.
     """
-    if maps.space is None and {"tfce", "cluster"} & set(asked.kinds):
-        msg = "tfce and cluster need maps in files: the columns of a matrix have no neighbours; use fdr, fwe"
+    maps, fit = fitted.maps, fitted.fit
+    if maps.space is None and {"rft", "tfce", "cluster"} & set(asked.kinds):
+        msg = "rft, tfce and cluster need maps in files: the columns of a matrix have no neighbours; use fdr, fwe"
         raise DesignError(msg)
-    found: dict[str, Inference] = {}
     if not asked.kinds:
-        return found
+        return {}
     neighbours = None if maps.space is None else neighbour_table(maps.space)
+    inferences = {}
     for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
         two_sided = contrast.kind == "t" and not asked.one_sided
         statistic = fit.statistic[index]
@@ -159,23 +134,43 @@ def infer(
         threshold = forming_threshold(asked.cluster_threshold, contrast.kind, two_sided, m, fit.forming_df(index))
         nulls = None
         if permutation is not None:
-            wanted = NullSettings(
-                two_sided, "tfce" in asked.kinds,
-                threshold if "cluster" in asked.kinds else None,
+            settings = NullSettings(
+                two_sided, "tfce" in asked.kinds, threshold if "cluster" in asked.kinds else None,
                 wants_fwe="fwe" in asked.kinds, tail=asked.tail, stop_after=asked.stop_after,
             )  # fmt: skip
-            file = None if compute.checkpoint is None else Path(compute.checkpoint) / checkpoint_name(contrast)
-            key = "" if file is None else analysis_key(maps, plan, permutation, wanted, contrast.weights.tolist())
-            nulls = permutation_nulls(
-                maps, plan, index, permutation, statistic, wanted, compute, checkpoint=file, key=key
-            )
+            checkpoint = None
+            if compute.checkpoint is not None:
+                file = Path(compute.checkpoint) / checkpoint_name(contrast)
+                checkpoint = Checkpoint(file, analysis_key(maps, fitted.plan, permutation, settings))
+            nulls = permutation_nulls(fitted, permutation, settings, compute, checkpoint)
         clusters = None if nulls is None else nulls.clusters
         if clusters is None and neighbours is not None:
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
+        df, p_of_t = fit.df_inside(index), p_two_sided if two_sided else p_one_sided
+        inside = statistic[fit.mask]
+        p = p_of_f(inside, m, df) if contrast.kind == "F" else p_of_t(inside, df)
         q = np.ones(len(statistic))
-        q[fit.mask] = q_fdr(_p(statistic[fit.mask], contrast.kind, two_sided, m, fit.df_inside(index)))
-        found[contrast.name] = Inference(asked.kinds, two_sided, q, threshold, clusters, nulls)
-    return found
+        q[fit.mask] = q_fdr(p)
+        labels = np.zeros(len(p), np.int32) if clusters is None else clusters.labels[fit.mask]
+        discoveries = true_discoveries(p, labels, ALPHA)
+        inferences[contrast.name] = Inference(asked.kinds, two_sided, q, threshold, clusters, discoveries, nulls)
+    return inferences
+
+
+def with_random_fields(
+    inferences: Mapping[str, Inference], fitted: Fitted, contrasts: Sequence[Contrast], smooth: Smoothness
+) -> dict[str, Inference]:
+    """Add random field inference to the contrasts that :func:`infer` was asked for."""
+    fit, added = fitted.fit, {}
+    for index, contrast in enumerate(contrasts):
+        inference = inferences[contrast.name]
+        if fitted.maps.space is not None and inference.clusters is not None:
+            where = SmoothSpace(fitted.maps.space, fit.mask, smooth, 2 if inference.two_sided else 1)
+            field = Field(contrast.kind, fit.df_resid, float(np.linalg.matrix_rank(contrast.weights)))
+            result = field_inference(fit.statistic[index], field, inference.clusters, inference.threshold, where)
+            inference = replace(inference, random_field=result)
+        added[contrast.name] = inference
+    return added
 
 
 def checkpoint_name(contrast: Contrast) -> str:
@@ -183,25 +178,30 @@ def checkpoint_name(contrast: Contrast) -> str:
     return f"contrast-{contrast.label}_permutations.npz"
 
 
-def _p(statistic: np.ndarray, kind: str, two_sided: bool, m: float, df: Any) -> np.ndarray:
-    if kind == "F":
-        return p_of_f(statistic, m, df)
-    return p_two_sided(statistic, df) if two_sided else p_one_sided(statistic, df)
+def exchange_notes(
+    permuted: Sequence[Permuted | None], asked: InferenceSpec, table: pd.DataFrame, matrix: np.ndarray
+) -> tuple[str, ...]:
+    """Notes where sign flips treat a person's scans as independent, or move residuals into the nuisance.
 
-
-def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) -> tuple[str, ...]:
-    """Notes where sign flips take the scans of a block as independent, or move residuals into the nuisance."""
-    done = [one for one in permuted if one is not None]
-    if not done or not asked.sign_flip:
+    `table` has a row a scan; `matrix` (n_scans, n_regressors) is the design.
+    """
+    flipped = [one for one in permuted if one is not None]
+    if not flipped or not asked.sign_flip:
         return ()
     notes = []
-    if blocks_flipped_apart(done[0].rearrangements.tree):
+    column = _flipped_apart(np.asarray(flipped[0].rearrangements.flips), table, matrix)
+    if blocks_flipped_apart(flipped[0].rearrangements.tree):
         notes.append(
             f"Signs are flipped scan by scan, as if a person's scans ({', '.join(asked.blocks)}) were independent. "
             "This gives false positives; add --exchange whole."
         )
-    kept = min(kept_by_flips(one) for one in done)
-    if kept < KEPT_BY_FLIPS and asked.scheme == SCHEMES[0]:  # Smith's scheme makes up for it
+    elif column is not None:
+        notes.append(
+            f"Signs of scans with the same {column} are flipped one by one, as if they were independent. If they are "
+            f"not, this gives false positives; use --blocks {column} --exchange whole."
+        )
+    kept = min(kept_by_flips(one) for one in flipped)
+    if kept < KEPT_BY_FLIPS and asked.scheme == SCHEMES[0]:  # Smith's scheme corrects for it
         notes.append(
             f"sign flips move {100 * (1 - kept):.0f} % of the residuals into the other columns of the model, so p are "
             "too small; flip people as wholes (--blocks PERSON --exchange whole), fit maps of differences with gm ~ 1, "
@@ -210,10 +210,26 @@ def exchange_notes(permuted: Sequence[Permuted | None], asked: InferenceSpec) ->
     return tuple(notes)
 
 
-def inference_notes(found: Mapping[str, Inference], asked: InferenceSpec) -> tuple[str, ...]:
-    """What the user should know of the permutations."""
-    notes = []
-    for name, inference in found.items():
+def _flipped_apart(flips: np.ndarray, table: pd.DataFrame, matrix: np.ndarray) -> str | None:
+    """The first column of persons, pairs or families whose scans flip apart and whose means are not in the design."""
+    flip_of_scan = flips.argmax(axis=0)  # (n_scans,)
+    for name in (name for name in [*table.index.names, *table] if _DEPENDENT.fullmatch(str(name))):
+        values = pd.Series(np.asarray(read_column(name, table), dtype=object))
+        values = values.where(values.isna(), values.astype(str))
+        flip_apart = pd.Series(flip_of_scan).groupby(values).nunique() > 1
+        if (flip_apart & without_own_mean(values.dropna(), matrix[values.notna()])).any():
+            return str(name)
+    return None
+
+
+def inference_notes(
+    inferences: Mapping[str, Inference], asked: InferenceSpec, smoothing_mm: float | None = None
+) -> tuple[str, ...]:
+    """Notes on random fields, in maps smoothed by a known FWHM or not, and on the permutations."""
+    notes: list[str] = []
+    fields = [(one.random_field, one.threshold) for one in inferences.values() if one.random_field is not None]
+    notes += dict.fromkeys(note for field, forming in fields for note in validity_notes(field, forming, smoothing_mm))
+    for name, inference in inferences.items():
         nulls = inference.nulls
         if nulls is None:
             continue
@@ -265,26 +281,22 @@ def _shortcut_notes(name: str, nulls: Nulls, asked: InferenceSpec, verb: str) ->
     return notes
 
 
-def inference_record(found: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None) -> dict[str, Any]:
-    """What ``glm.json`` says of the corrected inference."""
+def inference_record(
+    inferences: Mapping[str, Inference], asked: InferenceSpec, smooth: Smoothness | None
+) -> dict[str, Any]:
+    """The corrected inference, for ``glm.json``."""
+    order = "scan id" if len(asked.blocks) == 1 else "last block column, then scan id"  # of scans in whole blocks
     record: dict[str, Any] = {
         "kinds": list(asked.kinds), "blocks": list(asked.blocks),
         "exchange": asked.exchange if len(asked.blocks) == 1 else None,
-        "order_inside_blocks": _order_inside_blocks(asked),
+        "order_inside_blocks": order if asked.blocks else None,
         "scheme": asked.scheme if asked.permutes else None, "sign_flip": asked.sign_flip,
         "tfce": {"H": 2.0, "E": 0.5, "connectivity": TFCE_CONNECTIVITY}, "cluster_connectivity": CONNECTIVITY,
-        "contrasts": [_contrast_record(name, one) for name, one in found.items()],
+        "contrasts": [_contrast_record(name, one) for name, one in inferences.items()],
     }  # fmt: skip
     if smooth is not None:
         record["smoothness"] = {"fwhm_mm": [round(v, 3) for v in smooth.fwhm_mm], "resels": round(smooth.resels, 2)}
     return record
-
-
-def _order_inside_blocks(asked: InferenceSpec) -> str | None:
-    """What says which scans of two whole blocks correspond."""
-    if not asked.blocks:
-        return None
-    return "scan id" if len(asked.blocks) == 1 else "last block column, then scan id"
 
 
 def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
@@ -292,6 +304,8 @@ def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
     record: dict[str, Any] = {
         "name": name, "two_sided": inference.two_sided, "cluster_forming_threshold": inference.threshold,
     }  # fmt: skip
+    if inference.random_field is not None:
+        record["random_field"] = inference.random_field.record()
     if nulls is not None:
         record |= {
             "permutations": nulls.count, "permutations_planned": nulls.planned, "all_that_exist": nulls.is_exhaustive,
@@ -299,7 +313,7 @@ def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
         }  # fmt: skip
         if nulls.approximated:
             counts = {what: int(chosen.sum()) for what, chosen in nulls.approximated.items()}
-            tails = {what: tail and {"kind": "gpd"} | asdict(tail) for what, tail in nulls.tails.items()}
+            tails = {what: tail and tail.record() for what, tail in nulls.tails.items()}
             record["approximated"] = {"number_of_p": counts, "tails": tails}
         record |= {f"{what}_at_p_fwe_{ALPHA}": nulls.critical(what) for what in nulls.maxima}
     return record

@@ -1,4 +1,4 @@
-"""From t and F to p, q, z and effect sizes. All of it from the full sample; a median t has no p-value."""
+"""From t and F of the full sample to p, q, z and effect sizes; a median t has no p-value."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 from scipy import special, stats
 from scipy.interpolate import CubicSpline
 
+Df = float | np.ndarray  # degrees of freedom: one number, or one a voxel
 _Z_LIMIT = 37.5  # beyond, the normal tail underflows in float64
 _KNOTS = 257  # of arsinh t, between which limits of d are interpolated; their error is below 1e-5 of d
 _LARGE_T = 100.0  # beyond, noncentralities are approximated: SciPy sums a series of a length that grows with t
 
 
-def p_two_sided(t: np.ndarray, df_resid: float) -> np.ndarray:
+def p_two_sided(t: np.ndarray, df_resid: Df) -> np.ndarray:
     """Two-sided uncorrected p of t.
 
     Examples
@@ -22,23 +23,23 @@ def p_two_sided(t: np.ndarray, df_resid: float) -> np.ndarray:
     return np.asarray(2 * special.stdtr(df_resid, -np.abs(t)))
 
 
-def p_of_f(f: np.ndarray, df_contrast: float, df_resid: float) -> np.ndarray:
+def p_of_f(f: np.ndarray, df_contrast: float, df_resid: Df) -> np.ndarray:
     """Upper-tail p of F."""
     return np.asarray(stats.f.sf(f, df_contrast, df_resid))
 
 
-def z_of_t(t: np.ndarray, df_resid: float) -> np.ndarray:
+def z_of_t(t: np.ndarray, df_resid: Df) -> np.ndarray:
     """Standard normal value with the same tail as t (limited to ±37.5)."""
     tail = special.stdtr(df_resid, -np.abs(t))
     return np.asarray(np.sign(t) * np.minimum(-special.ndtri(np.maximum(tail, np.finfo(float).tiny)), _Z_LIMIT))
 
 
-def z_of_f(f: np.ndarray, df_contrast: float, df_resid: float) -> np.ndarray:
+def z_of_f(f: np.ndarray, df_contrast: float, df_resid: Df) -> np.ndarray:
     """Standard normal value with the same upper tail as F (limited to ±37.5)."""
     tail = p_of_f(f, df_contrast, df_resid)
     lower = special.ndtri(stats.f.cdf(f, df_contrast, df_resid))
     z = np.where(tail > 0.5, lower, -special.ndtri(np.maximum(tail, np.finfo(float).tiny)))
-    return np.clip(z, -_Z_LIMIT, _Z_LIMIT)
+    return np.asarray(np.clip(z, -_Z_LIMIT, _Z_LIMIT))
 
 
 def partial_r(t: np.ndarray, df_resid: float) -> np.ndarray:
@@ -51,7 +52,7 @@ def cohens_d(t: np.ndarray, df_resid: float) -> np.ndarray:
     return np.asarray(2 * t / np.sqrt(df_resid))
 
 
-def p_one_sided(t: np.ndarray, df_resid: float) -> np.ndarray:
+def p_one_sided(t: np.ndarray, df_resid: Df) -> np.ndarray:
     """Uncorrected p of t against a positive effect."""
     return np.asarray(special.stdtr(df_resid, -t))
 
@@ -103,12 +104,12 @@ def noncentrality(t: np.ndarray, df: np.ndarray | float, p: float) -> np.ndarray
     Notes
     -----
     T = (Z + δ) / s with s² ~ χ²(df) / df, so δ is the upper p quantile of t s - Z. For |t| <= 100 SciPy inverts the
-    distribution. Beyond, that takes time in proportion to t (a second for one value at t = 1,000,000), and
+    distribution. Beyond, that takes time proportional to t (a second for one value at t = 1,000,000), and
 
     δ = t E(s) + sign(z) sqrt(z² + t² (s_p - E(s))²),
 
     with the upper p quantiles z of Z and s_p of s, is right to 1e-3 of the width of an interval: it is exact where s is
-    normal (many df) and where Z is nothing beside t s (few).
+    normal (many df) and where Z is negligible beside t s (few df).
 
     Examples
     --------
@@ -117,13 +118,13 @@ def noncentrality(t: np.ndarray, df: np.ndarray | float, p: float) -> np.ndarray
     """
     t, df = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(df, dtype=np.float64))
     is_large = np.abs(t) > _LARGE_T
-    near = special.nctdtrinc(df, p, np.where(is_large, 0.0, t))
+    exact = special.nctdtrinc(df, p, np.where(is_large, 0.0, t))
     size, upper = np.where(is_large, np.abs(t), 1.0), np.where(t > 0, p, 1 - p)
     z = -special.ndtri(upper)
     mean = np.sqrt(2 / df) * np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2))
     spread = size * (np.sqrt(stats.chi2.isf(upper, df) / df) - mean)
-    far = np.sign(t) * (size * mean + np.sign(z) * np.hypot(z, spread))
-    return np.where(is_large, far, near)
+    approximate = np.sign(t) * (size * mean + np.sign(z) * np.hypot(z, spread))
+    return np.asarray(np.where(is_large, approximate, exact))
 
 
 def d_interval(t: np.ndarray, df_resid: float, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +143,7 @@ def d_interval(t: np.ndarray, df_resid: float, level: float = 0.95) -> tuple[np.
     -------
     ndarray, ndarray
         Lower and upper limit of d as :func:`cohens_d` defines it: 2 δ / sqrt(df) with the noncentralities δ at which
-        the t found lies at the upper or lower end of the interval.
+        the observed t lies at the upper or lower end of the interval.
 
     References
     ----------

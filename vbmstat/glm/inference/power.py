@@ -1,10 +1,11 @@
-"""How many scans a study needs to find again what was found here: the size for 80 % power at the observed effect."""
+"""How many scans a replication needs: the sample size for 80 % power at the observed effect."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import stats
 
+from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.inference.p_values import noncentrality
 from vbmstat.glm.inference.permute.nulls import ALPHA, Nulls
 from vbmstat.glm.statmap import StatMap
@@ -29,7 +30,7 @@ def n_for_power(
     n_scans : int
         Its scans.
     threshold : float, optional
-        |t| to be exceeded whatever the size, e.g. that of family-wise error; by default the two-sided p of .05.
+        |t| to be exceeded for any size, e.g. that of family-wise error; by default the two-sided p of .05.
     power : float
         Probability of exceeding it.
 
@@ -41,8 +42,8 @@ def n_for_power(
 
     Notes
     -----
-    The observed effect is taken for the true one. One that was picked because it is large is larger than the true one,
-    and so the true N is larger; see ``docs/sites_and_repeated_scans.md``.
+    The observed effect is taken as the true one. Effects selected for their size are overestimated, and N is then
+    underestimated; see ``docs/sites_and_repeated_scans.md``.
 
     Examples
     --------
@@ -53,9 +54,9 @@ def n_for_power(
     sizes = _sizes(int(np.floor(rank)) + 1)
     df = sizes - rank
     critical = stats.t.isf(ALPHA / 2, df) if threshold is None else np.full(len(df), threshold)
-    needed = noncentrality(critical, df, 1 - power) / np.sqrt(sizes / n_scans)  # |t| here that would do, falling
+    needed = noncentrality(critical, df, 1 - power) / np.sqrt(sizes / n_scans)  # |t| here that suffices, falling
     at = np.searchsorted(-needed, -np.abs(t))
-    return np.append(sizes, MOST_SCANS).astype(np.float64)[at]
+    return np.asarray(np.append(sizes, MOST_SCANS).astype(np.float64)[at])
 
 
 def _sizes(first: int) -> np.ndarray:
@@ -66,25 +67,10 @@ def _sizes(first: int) -> np.ndarray:
     return np.concatenate([every, later])
 
 
-def power_maps(
-    statistic: np.ndarray, mask: np.ndarray, df_resid: float, n_scans: int, name: str, nulls: Nulls | None = None
-) -> dict[str, StatMap]:
+def power_maps(fit: Fit, index: int, n_scans: int, name: str, nulls: Nulls | None = None) -> dict[str, StatMap]:
     """The map ``n80`` of a t-contrast, or with permutations ``n80fwe``, at their threshold of family-wise error.
 
-    No map where the permutations have no such threshold; a note of `inference_notes` says so.
-
-    Parameters
-    ----------
-    statistic : ndarray, (n_voxels,)
-        T of the contrast.
-    mask : ndarray, (n_voxels,), bool
-        Voxels that were fitted; 0 outside.
-    df_resid, n_scans
-        Residual degrees of freedom and scans of the fit.
-    name : str
-        Of the contrast.
-    nulls : Nulls, optional
-        Its permutations.
+    No map if the permutations have no such threshold; a note of `inference_notes` says so.
     """
     stat, what, threshold = "n80", f"p < {ALPHA:g} uncorrected", None
     if nulls is not None:
@@ -92,6 +78,6 @@ def power_maps(
         if threshold is None:
             return {}
         stat, what = "n80fwe", f"t beyond {threshold:.2f} (FWE)"
-    values = np.zeros(len(statistic))
-    values[mask] = n_for_power(statistic[mask], df_resid, n_scans, threshold)
+    values = np.zeros(len(fit.mask))
+    values[fit.mask] = n_for_power(fit.statistic[index][fit.mask], fit.df_resid, n_scans, threshold)
     return {stat: StatMap(stat, values, ("estimate", ()), f"scans for {POWER:.0%} power, {what}: {name}")}

@@ -60,7 +60,7 @@ class Field:
         """
         u = np.asarray(height, dtype=np.float64)
         formula = {"z": _gaussian, "t": _student, "F": _fisher}[self.kind]
-        return np.maximum(np.stack([self.tail(u), *formula(u, self.df_resid, self.df_contrast)]), _FLOOR)
+        return np.asarray(np.maximum(np.stack([self.tail(u), *formula(u, self.df_resid, self.df_contrast)]), _FLOOR))
 
 
 def _gaussian(u: np.ndarray, _v: float, _k: float) -> tuple[np.ndarray, ...]:
@@ -88,7 +88,7 @@ def _fisher(u: np.ndarray, v: float, k: float) -> tuple[np.ndarray, ...]:
 
     def term(d: int) -> np.ndarray:
         log_ratio = special.gammaln((v + k - d) / 2) - special.gammaln(v / 2) - special.gammaln(k / 2)
-        return np.exp(log_ratio) * x ** ((k - d) / 2) * (1 + x) ** (-(v + k - 2) / 2)
+        return np.asarray(np.exp(log_ratio) * x ** ((k - d) / 2) * (1 + x) ** (-(v + k - 2) / 2))
 
     return (
         np.sqrt(2 * b) * term(1),
@@ -125,7 +125,7 @@ def p_height(field: Field, height: np.ndarray | float, search: SearchVolume) -> 
     """FWE-corrected p of heights (...): 1 - exp(-E[EC]), or Bonferroni's where that is smaller (SPM's rule)."""
     by_field = -np.expm1(-search.expected_ec(field, height))
     bonferroni = search.sides * search.n_voxels * field.tail(height)
-    return np.minimum(np.minimum(by_field, bonferroni), 1.0)
+    return np.asarray(np.minimum(np.minimum(by_field, bonferroni), 1.0))
 
 
 def height_threshold(field: Field, search: SearchVolume, p: float = 0.05) -> float:
@@ -192,4 +192,4 @@ def p_peak_above(field: Field, height: np.ndarray, forming: float, search: Searc
     doi:10.1016/j.neuroimage.2009.10.090); over the uncorrected p of extents, of clusters (2009,
     doi:10.1016/j.neuroimage.2008.05.021).
     """
-    return np.minimum(search.expected_ec(field, height) / search.expected_ec(field, forming), 1.0)
+    return np.asarray(np.minimum(search.expected_ec(field, height) / search.expected_ec(field, forming), 1.0))

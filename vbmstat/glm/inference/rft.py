@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -25,6 +26,7 @@ from vbmstat.maps.store import Space
 
 _SURFACE = np.array([1 / 2, 2 / 3, 2 / 3, 1])  # SPM's correction of a cluster's intrinsic volumes for its surface
 _RPV_FWHM = 3.0  # voxels by which the local roughness is smoothed for extents, as in SPM
+ALPHA = 0.05
 LEAST_FWHM, LEAST_DF, LARGEST_FORMING_P, LEAST_SMOOTHING_MM = 3.0, 30.0, 0.001, 12.0
 
 
@@ -50,6 +52,8 @@ class FieldInference:
         Topological FDR at the peaks inside clusters; 1 elsewhere.
     p_set : float
         P of so many clusters.
+    resels_per_voxel : ndarray, (n_voxels,)
+        Local roughness (SPM's RPV image); NaN where it is not known.
     """
 
     field: Field
@@ -64,6 +68,15 @@ class FieldInference:
     q_extent: np.ndarray
     q_peak: np.ndarray
     p_set: float
+    resels_per_voxel: np.ndarray
+
+    def record(self) -> dict[str, Any]:
+        """What ``glm.json`` says of it."""
+        return {
+            "resels": self.search.resels.round(3).tolist(), "fwhm_voxels": [round(f, 3) for f in self.fwhm_voxels],
+            "df": [self.field.df_contrast, self.field.df_resid], f"height_at_p_fwe_{ALPHA}": self.critical_height,
+            f"extent_at_p_fwe_{ALPHA}_resels": self.critical_extent, "clusters": len(self.extents), "p_set": self.p_set,
+        }  # fmt: skip
 
 
 def field_inference(
@@ -105,6 +118,7 @@ def field_inference(
         q_fdr(uncorrected),
         q_peak,
         p_set(field, forming, len(extents), 0.0, search) if len(extents) else 1.0,
+        where.smooth.resels_per_voxel,
     )
 
 
@@ -174,7 +188,7 @@ def validity_notes(result: FieldInference, forming: float, smoothing_mm: float |
     narrow = min(result.fwhm_voxels)
     if not narrow >= LEAST_FWHM:
         notes.append(
-            f"the maps are rough for random fields (FWHM {narrow:.1f} voxels, 3 are needed): p of heights are conservative"
+            f"residuals are rough for random fields (FWHM {narrow:.1f} voxels of 3): p of heights are conservative"
         )
     if result.field.df_resid < LEAST_DF:
         notes.append(

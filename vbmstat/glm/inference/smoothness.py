@@ -14,60 +14,45 @@ import numpy as np
 import torch
 
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.stacked import fit_full_sample
+from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
 from vbmstat.glm.fit.stream import pad_tile, stream, tile_layout
-from vbmstat.glm.fit.tensors import make_tensors
 from vbmstat.glm.inference.clusters import neighbour_table
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps, Space
 
-MAX_SCANS = 64  # whose residuals are looked at, as SPM does
+MAX_SCANS = 64  # whose residuals are used, as in SPM
 
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How smooth the residuals are.
+    """How smooth the residuals are."""
 
-    Attributes
-    ----------
-    fwhm_mm : tuple of 3 float
-        Along x, y, z of the grid, averaged over the mask; NaN where no voxel has neighbours or maps are constant.
-    resels_per_voxel : ndarray, (n_voxels,), float64
-        Local roughness (SPM's RPV image); NaN outside the mask and where a forward neighbour is.
-    """
-
+    # along x, y, z of the grid, averaged over the mask; NaN where no voxel has neighbours, or maps are constant
     fwhm_mm: tuple[float, float, float]
-    resels_per_voxel: np.ndarray
+    resels_per_voxel: np.ndarray  # (n_voxels,): SPM's RPV image; NaN outside the mask and where a forward neighbour is
+
+    @property
+    def resels(self) -> float:
+        """Resels of all voxels that have neighbours."""
+        return float(np.nansum(self.resels_per_voxel))
 
 
 def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) -> Smoothness | None:
-    """Estimate the smoothness of a model's residuals.
+    """Estimate the smoothness of a model's residuals; None for a plain matrix, whose columns have no neighbours.
 
-    Parameters
-    ----------
-    maps : Maps
-        (n_scans, n_voxels).
-    plan : Plan
-        Factorised design.
-    n_threads : int, optional
-        Tiles worked on at a time.
-
-    Returns
-    -------
-    Smoothness or None
-        None of a plain matrix, whose columns have no neighbours.
+    `maps` are (n_scans, n_voxels), rows in the order of the plan; `n_threads` tiles are worked on at a time.
     """
     if maps.space is None:
         return None
-    tensors = make_tensors(plan, torch.float32, "cpu")
+    tensors = Tensors(plan, torch.float32, "cpu")
     n_scans = len(plan.basis)
     rows = np.unique(np.linspace(0, n_scans - 1, min(n_scans, MAX_SCANS)).round().astype(int))
     residuals = np.zeros((len(rows), maps.n_voxels), dtype=np.float32)
 
     def standardised(values: torch.Tensor) -> np.ndarray:
         full = fit_full_sample(pad_tile(values), tensors)
-        per_sigma = torch.where(full.sigma > 0, 1 / full.sigma, 0.0).to(full.rest.dtype)
-        return np.asarray((full.rest[rows] * per_sigma)[:, : values.shape[1]].numpy())
+        per_sigma = torch.where(full.sigma > 0, 1 / full.sigma, 0.0).to(full.residuals.dtype)
+        return np.asarray((full.residuals[rows] * per_sigma)[:, : values.shape[1]].numpy())
 
     for start, part in stream([maps], tile_layout(Compute(n_threads=n_threads)), lambda y, _: standardised(y[0])):
         residuals[:, start : start + part.shape[1]] = part

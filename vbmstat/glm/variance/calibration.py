@@ -1,8 +1,8 @@
-"""How often a test finds something where there is nothing, tried on noise with the design at hand.
+"""False positives of a test on noise with the design of the model.
 
-Robust variances and effective degrees of freedom are approximations that fail in small or lopsided designs, each in its
-own way. So the estimator itself is run on a few thousand voxels of noise that have the same design and no effect, and
-what it finds at p < .05 is told where that is not about 5 %.
+Robust variances and effective degrees of freedom are approximations that fail in small or unbalanced designs, each in
+its own way. So the estimator is run on a few thousand voxels of noise with the same design and no effect, and a note
+gives the share of p < .05 if that is not about 5 %.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.fit.plan import ContrastPlan, Plan
+from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.inference.p_values import p_of_f, p_two_sided
 from vbmstat.maps.store import Scratch, Space
 
 N_VOXELS = 16384  # of noise: the standard error of a share of 5 % is .17 %
-BAND = (0.04, 0.06)  # of null voxels with p < .05: nothing to tell
+BAND = (0.04, 0.06)  # of null voxels with p < .05 that need no note
 REPEATED = (0.0, 0.8)  # correlations of repeated scans that are tried
 _LEVEL = 0.05
 _SEED = 20250707
@@ -27,36 +26,22 @@ _SEED = 20250707
 
 @dataclass(frozen=True)
 class NoiseMaps:
-    """Noise in place of maps: normal errors whose variance is that of the model; the same at every call.
+    """Noise in place of maps: normal errors whose variance is that of the model; the same at every call."""
 
-    Attributes
-    ----------
-    scan_ids : tuple of str
-        Row names.
-    scale : ndarray, (n_scans,)
-        Standard deviation of each scan.
-    subjects : ndarray, (n_scans,), int
-        Who each scan belongs to.
-    correlation : float
-        Of the scans of one subject; scans of different ones are independent.
-    n_voxels : int
-        How many columns.
-    """
-
-    scan_ids: tuple[str, ...]
-    scale: np.ndarray
-    subjects: np.ndarray
-    correlation: float = 0.0
-    n_voxels: int = N_VOXELS
+    scan_ids: tuple[str, ...]  # row names
+    scale: np.ndarray  # (n_scans,): standard deviation of each scan
+    subjects: np.ndarray  # (n_scans,), int: subject of each scan
+    correlation: float = 0.0  # of the scans of one subject; scans of different ones are independent
+    n_voxels: int = N_VOXELS  # how many columns
     space: Space | None = None
 
     @classmethod
     def of_plan(
         cls, plan: Plan, scan_ids: Sequence[str], subjects: Sequence[str] | None = None, correlation: float = 0.0
     ) -> NoiseMaps:
-        """Errors with the variances that a plan's weights say, before its scaling of scans."""
-        who = scan_ids if subjects is None else subjects
-        codes = np.unique(np.asarray(who, dtype=object).astype(str), return_inverse=True)[1]
+        """Errors with the variances that a plan's weights imply, before its scaling of scans."""
+        names = scan_ids if subjects is None else subjects
+        codes = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)[1]
         return cls(tuple(scan_ids), 1 / (plan.scan_weights * plan.scan_scale), codes.reshape(-1), correlation)
 
     @property
@@ -76,7 +61,7 @@ class NoiseMaps:
         if self.correlation:
             shared = rng.standard_normal((self.subjects.max() + 1, stop - start))[self.subjects]
             noise = np.sqrt(1 - self.correlation) * noise + np.sqrt(self.correlation) * shared
-        return noise * self.scale[:, None]
+        return np.asarray(noise * self.scale[:, None])
 
     def select(self, scan_ids: Sequence[str]) -> NoiseMaps:
         """The rows of these scans; other noise."""
@@ -84,27 +69,19 @@ class NoiseMaps:
         return replace(self, scan_ids=tuple(scan_ids), scale=self.scale[rows], subjects=self.subjects[rows])
 
 
-def null_shares(fit: Fit | LocalDfFit, contrasts: Sequence[Contrast]) -> list[float]:
+def null_shares(fit: Fit, contrasts: Sequence[ContrastPlan]) -> list[float]:
     """Share of a fit's voxels with an uncorrected p below .05, of each contrast."""
     shares = []
     for statistic, df, contrast in zip(fit.statistic, fit.df, contrasts, strict=True):
-        if contrast.kind == "t":
-            p = p_two_sided(statistic, df)
-        else:
-            p = p_of_f(statistic, float(np.linalg.matrix_rank(contrast.weights)), df)
+        p = p_two_sided(statistic, df) if contrast.kind == "t" else p_of_f(statistic, len(contrast.rows), df)
         shares.append(float((p[fit.mask] < _LEVEL).mean()))
     return shares
 
 
-def calibration_notes(fits: Mapping[float, Fit | LocalDfFit], contrasts: Sequence[Contrast]) -> tuple[str, ...]:
-    """A line for the contrasts whose p, tried on noise, are too small, and one for those whose p are too large.
+def calibration_notes(fits: Mapping[float, Fit], contrasts: Sequence[ContrastPlan]) -> tuple[str, ...]:
+    """A line on contrasts whose p are too small on noise, and one on those whose p are too large.
 
-    Parameters
-    ----------
-    fits : mapping of float to (Fit or LocalDfFit)
-        Of :class:`NoiseMaps`, by the correlation inside a subject.
-    contrasts : sequence of Contrast
-        In the order of the fits.
+    `fits` are fits of :class:`NoiseMaps` by the correlation inside a subject.
     """
     shares = {correlation: null_shares(fit, contrasts) for correlation, fit in fits.items()}
     small, large = {}, {}
@@ -123,11 +100,10 @@ def calibration_notes(fits: Mapping[float, Fit | LocalDfFit], contrasts: Sequenc
 
 
 def _calibration_note(shares: Mapping[str, float], what: str, advice: str) -> str:
-    """What contrasts find on noise; empty for none."""
+    """The note on contrasts with such shares; empty for none."""
     if not shares:
         return ""
     low, high = (f"{100 * edge:.1f}" for edge in (min(shares.values()), max(shares.values())))
-    found = low if low == high else f"{low} to {high}"
-    names = ", ".join(map(repr, shares))
-    who = f"contrast{'s' if len(shares) > 1 else ''} {names}"
-    return f"{who}: {what}: on pure noise {found} % instead of 5 % of voxels reach p < .05{advice}"
+    share = low if low == high else f"{low} to {high}"
+    names = f"contrast{'s' if len(shares) > 1 else ''} {', '.join(map(repr, shares))}"
+    return f"{names}: {what}: on pure noise {share} % instead of 5 % of voxels reach p < .05{advice}"

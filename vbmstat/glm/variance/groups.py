@@ -12,63 +12,41 @@ distributions are approximations, so that permutations are the way to p. Float64
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from vbmstat.errors import DesignError
-from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.design.matrix import Design
+from vbmstat.errors import DesignError, listed
+from vbmstat.glm.fit.leverage import MOST_LISTED
 from vbmstat.glm.fit.plan import ContrastPlan, Plan
-from vbmstat.glm.fit.stacked import fit_full_sample
-from vbmstat.glm.fit.stream import stream, tile_layout
-from vbmstat.glm.fit.tensors import LocalDfFit, Tensors, make_tensors
+from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
+from vbmstat.glm.fit.stream import fit_tiles, tile_layout
+from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.inference.permute.schemes import partition
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
 
-AUTO = "auto"
 _FREE = 1e-6  # degrees of freedom that a group must have left
 _EXACT = 1e-12  # of all residuals: a group's are not taken for smaller
-_MAX_LISTED = 6
 
 
-@dataclass(frozen=True)
 class Weighting:
     """What the variance of a contrast needs of the design.
 
-    Attributes
-    ----------
-    columns : ndarray, (n_scans, r)
-        Orthonormal basis of the design, the m tested directions first.
-    members : ndarray, (G, n_scans), 0 or 1
-        Scans of each group.
-    grams : ndarray, (G, r, r)
-        Q_g'Q_g of the rows of each group.
-    free : ndarray, (G,)
-        Σ R_nn of each group.
-    n_tested : int
-        m.
+    `columns` (n_scans, r) are an orthonormal basis of the design, the m = `n_tested` tested directions first; `labels`
+    (n_scans,), int from 0, the group of each scan.
     """
 
-    columns: np.ndarray
-    members: np.ndarray
-    grams: np.ndarray
-    free: np.ndarray
-    n_tested: int
-
-    @classmethod
-    def make(cls, columns: np.ndarray, labels: np.ndarray, n_tested: int) -> Weighting:
-        """From an orthonormal basis (n_scans, r) and the group of each scan (n_scans,), int from 0."""
-        members = (labels == np.arange(labels.max() + 1)[:, None]).astype(float)
-        grams = np.einsum("gn,ni,nj->gij", members, columns, columns)
-        free = members @ (1 - (columns**2).sum(axis=1))
-        return cls(columns, members, grams, free, n_tested)
+    def __init__(self, columns: np.ndarray, labels: np.ndarray, n_tested: int) -> None:
+        self.columns, self.n_tested = columns, n_tested
+        self.members = (labels == np.arange(labels.max() + 1)[:, None]).astype(float)  # (G, n_scans), 0 or 1
+        self.grams = np.einsum("gn,ni,nj->gij", self.members, columns, columns)  # Q_g'Q_g, (G, r, r)
+        self.free = self.members @ (1 - (columns**2).sum(axis=1))  # Σ R_nn of each group, (G,)
 
     def test(self, estimate: torch.Tensor, rss: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The statistic of estimates.
+        """Statistic, precision and degrees of freedom of estimates, (..., v) each.
 
         Parameters
         ----------
@@ -79,12 +57,8 @@ class Weighting:
 
         Returns
         -------
-        statistic : Tensor, (..., v)
-            V with its sign for m = 1, else G.
-        precision : Tensor, (..., v)
-            1 / variance of the first coordinate given the others.
-        df : Tensor, (..., v)
-            Denominator degrees of freedom.
+        statistic, precision, df : Tensor, (..., v)
+            v with its sign for m = 1, else G; 1 / variance of the first coordinate given the others; denominator's df.
         """
         s, shape = self.n_tested, (-1,) + (1,) * (rss.ndim - 1)
         free = torch.as_tensor(self.free).to(rss).view(shape)
@@ -128,34 +102,29 @@ def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
     """
     names, labels = np.unique(np.asarray(values, dtype=object).astype(str), return_inverse=True)
     if len(names) == 1:
-        msg = f"variance groups ({name}): one group only, which is the ordinary t or F; leave them out"
+        msg = f"variance groups ({name}): only one group, so this is the ordinary t or F; leave --variance groups out"
         raise DesignError(msg)
     free = np.bincount(labels, 1 - (plan.basis**2).sum(axis=1))
-    lost = [f"{who} ({n} scans)" for who, f, n in zip(names, free, np.bincount(labels), strict=True) if f < _FREE]
+    each = zip(names, free, np.bincount(labels), strict=True)
+    lost = [f"{group} ({n} scans)" for group, left, n in each if left < _FREE]
     if lost:
-        more = f" and {len(lost) - _MAX_LISTED} more" if len(lost) > _MAX_LISTED else ""
         msg = (
-            f"variance groups ({name}): the model leaves no residuals to estimate a variance of "
-            f"{', '.join(lost[:_MAX_LISTED])}{more}; merge groups or simplify the formula"
+            f"variance groups ({name}): the model leaves no residuals to estimate the variance of "
+            f"{listed(lost, MOST_LISTED)}; merge groups or simplify the formula"
         )
         raise DesignError(msg)
     return np.asarray(labels.reshape(-1))
 
 
-def fit_grouped(
-    maps: Maps,
-    plan: Plan,
-    design: Design,
-    contrasts: Sequence[Contrast],
-    labels: np.ndarray,
-    compute: Compute | None = None,
-) -> LocalDfFit:
+def fit_grouped(maps: Maps, plan: Plan, labels: np.ndarray, compute: Compute | None = None) -> Fit:
     """Fit a linear model by least squares and test it with a variance for each group of scans.
 
     Parameters
     ----------
-    maps, plan, design, contrasts
-        (n_scans, n_voxels), the factorised design, and what it was made of.
+    maps : Maps
+        (n_scans, n_voxels), rows in the order of the plan.
+    plan : Plan
+        Factorised design and contrasts.
     labels : ndarray, (n_scans,), int
         From :func:`group_labels`.
     compute : Compute, optional
@@ -163,47 +132,39 @@ def fit_grouped(
 
     Returns
     -------
-    LocalDfFit
-        The statistic is v, and G for F.
+    Fit
+        The statistic is v, and G for F; degrees of freedom are local.
     """
     compute = compute or Compute()
-    tensors = make_tensors(plan, torch.float64, compute.device)
-    parts = [partition(design, contrast, plan, index) for index, contrast in enumerate(contrasts)]
-    weightings = [
-        Weighting.make(np.concatenate([part.tested, part.nuisance], axis=1), labels, part.tested.shape[1])
-        for part in parts
-    ]
-    fit = LocalDfFit.empty(maps.mask, len(contrasts))
-    work = partial(
-        _test_tile, tensors=tensors, plans=plan.contrasts, weightings=weightings,
-        coordinates=[part.coordinates for part in parts],
-    )  # fmt: skip
-    for start, found in stream([maps], tile_layout(compute), work, cluster=compute.cluster):
-        done = fit.store(start, found)
-        if compute.progress:
-            compute.progress("fitting voxels", done, maps.n_voxels)
-    return fit
+    tests = []
+    for index, contrast in enumerate(plan.contrasts):
+        parts = partition(plan, index)
+        columns = np.concatenate([parts.tested, parts.nuisance], axis=1)
+        tests.append(_Test(contrast, Weighting(columns, labels, parts.tested.shape[1]), parts.coordinates))
+    work = partial(_test_tile, tensors=Tensors(plan, torch.float64, compute.device), tests=tests)
+    return fit_tiles(Fit.empty(maps.mask, [0] * len(tests)), [maps], tile_layout(compute), work, compute)
 
 
-def _test_tile(
-    tiles: list[torch.Tensor],
-    inside: torch.Tensor,
-    tensors: Tensors,
-    plans: Sequence[ContrastPlan],
-    weightings: Sequence[Weighting],
-    coordinates: Sequence[np.ndarray],
-) -> np.ndarray:
-    """Effect, variance, statistic and df of some voxels, (4, n_contrasts, v)."""
+class _Test(NamedTuple):
+    """A contrast, its weighting, and its tested directions in the coordinates of the fit (m, r)."""
+
+    contrast: ContrastPlan
+    weighting: Weighting
+    coordinates: np.ndarray
+
+
+def _test_tile(tiles: list[torch.Tensor], inside: torch.Tensor, tensors: Tensors, tests: Sequence[_Test]) -> Tile:
+    """Effect, variance, statistic and df of some voxels."""
     full = fit_full_sample(tiles[0], tensors)
-    members = torch.as_tensor(weightings[0].members).to(full.squares)
-    rss = torch.where(full.sigma > 0, members @ full.squares, 0.0)  # (G, v)
-    found = np.zeros((4, len(plans), tiles[0].shape[1]))
-    for index, (plan, weighting, rows) in enumerate(zip(plans, weightings, coordinates, strict=True)):
-        estimate = torch.as_tensor(rows).to(full.coefficients) @ full.coefficients
-        statistic, precision, df = weighting.test(estimate, rss)
-        usable = full.sigma > 0
-        found[2, index], found[3, index] = torch.where(usable, statistic, 0.0).cpu(), torch.where(usable, df, 1.0).cpu()
-        if plan.kind == "t":
-            found[0, index] = (torch.as_tensor(plan.rows).to(full.coefficients) @ full.coefficients)[0].cpu()
-            found[1, index] = torch.where(usable, plan.norm**2 / precision, 0.0).cpu()
-    return found
+    usable = full.sigma > 0
+    members = torch.as_tensor(tests[0].weighting.members).to(full.squares)
+    rss = torch.where(usable, members @ full.squares, 0.0)  # (G, v)
+    effect, variance, statistic, df = np.zeros((4, len(tests), tiles[0].shape[1]))
+    for k, (contrast, weighting, coordinates) in enumerate(tests):
+        estimate = torch.as_tensor(coordinates).to(full.coefficients) @ full.coefficients
+        value, precision, own_df = weighting.test(estimate, rss)
+        statistic[k], df[k] = torch.where(usable, value, 0.0).cpu(), torch.where(usable, own_df, 1.0).cpu()
+        if contrast.kind == "t":
+            effect[k] = (torch.as_tensor(contrast.rows).to(full.coefficients) @ full.coefficients)[0].cpu()
+            variance[k] = torch.where(usable, contrast.norm**2 / precision, 0.0).cpu()
+    return Tile(effect=effect, variance=variance, statistic=statistic, df=df)

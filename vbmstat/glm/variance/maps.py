@@ -8,7 +8,8 @@ import numpy as np
 
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.fit.plan import REPLICATION_P
-from vbmstat.glm.fit.tensors import Fit, LocalDfFit
+from vbmstat.glm.fit.stacked import QUANTILES
+from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.inference.p_values import (
     cohens_d,
     d_interval,
@@ -17,7 +18,6 @@ from vbmstat.glm.inference.p_values import (
     p_two_sided,
     partial_r,
     partial_r2,
-    q_fdr,
     z_of_f,
     z_of_t,
 )
@@ -28,101 +28,58 @@ if TYPE_CHECKING:
     from vbmstat.glm.inference.permute.nulls import Nulls
 
 
-def statistic_maps(fit: Fit, index: int, contrast: Contrast) -> dict[str, StatMap]:
-    """The maps of one contrast.
+def statistic_maps(fit: Fit, index: int, contrast: Contrast, how: str = "") -> dict[str, StatMap]:
+    """The maps of one contrast; without effect sizes and subsets if its degrees of freedom are local.
 
-    Parameters
-    ----------
-    fit : Fit
-        From the engine.
-    index : int
-        Which contrast of the fit.
-    contrast : Contrast
-        Its name and kind.
+    `index` is that of the contrast in the fit; `how` says whose variance it is, for the description.
     """
-    df, inside, statistic = fit.df[index], fit.mask, fit.statistic[index]
-    of_size = fit.df_resid  # effect sizes go by the scans, p by what the variance rests on
+    df, typical, inside, statistic = fit.df[index], fit.typical_df[index], fit.mask, fit.statistic[index]
+    of_size = fit.df_resid  # effect sizes depend on the scans, p on what the variance is estimated from
     m = float(np.linalg.matrix_rank(contrast.weights))
-    t_like = contrast.kind == "t"
-    dofs = f"{df:.1f}" if t_like else f"{m:.1f},{df:.1f}"
-    spm = f"SPM{{{contrast.kind.upper()}_[{dofs}]}} - contrast {index + 1}: {contrast.name}"
-    p = p_two_sided(statistic, df) if t_like else p_of_f(statistic, m, df)
-    z = z_of_t(statistic, df) if t_like else z_of_f(statistic, m, df)
-    intent = ("t test", (df,)) if t_like else ("f test", (m, df))
-    estimate = ("estimate", ())
-    found = [
-        StatMap(contrast.kind, statistic, intent, spm),
-        StatMap("p", np.where(inside, p, 1.0), ("p value", ()), f"two-sided uncorrected p: {contrast.name}"),
-        StatMap("z", np.where(inside, z, 0.0), ("z score", ()), f"SPM{{Z}} - contrast {index + 1}: {contrast.name}"),
-    ]
-    if t_like:
-        found += [
-            StatMap("effect", fit.effect[index], estimate, f"contrast {index + 1}: {contrast.name}"),
-            StatMap("variance", fit.variance[index], estimate, f"variance of contrast {index + 1}: {contrast.name}"),
+    is_t = contrast.kind == "t"
+    dofs = f"{typical:.1f}" if is_t else f"{m:.1f},{typical:.1f}"
+    name, estimate = f"contrast {index + 1}: {contrast.name}", ("estimate", ())
+    p = p_two_sided(statistic, df) if is_t else p_of_f(statistic, m, df)
+    z = z_of_t(statistic, df) if is_t else z_of_f(statistic, m, df)
+    sides = "two-sided uncorrected p" if is_t else "uncorrected p"
+    text = f"effective degrees of freedom: {contrast.name}"
+    effective_df = StatMap("df", np.where(inside, df, 1.0), estimate, text)
+    maps = [
+        StatMap(
+            contrast.kind, statistic, ("t test", (typical,)) if is_t else ("f test", (m, typical)),
+            f"SPM{{{contrast.kind.upper()}_[{dofs}]}} - {name}",
+        ),
+        StatMap("p", np.where(inside, p, 1.0), ("p value", ()), f"{sides}: {contrast.name}"),
+        StatMap("z", np.where(inside, z, 0.0), ("z score", ()), f"SPM{{Z}} - {name}"),
+    ]  # fmt: skip
+    if fit.has_local_df:
+        maps.append(effective_df)
+    if is_t:
+        maps += [
+            StatMap("effect", fit.effect[index], estimate, name),
+            StatMap("variance", fit.variance[index], estimate, f"{how} variance of {name}".strip()),
+        ]
+    if fit.residual_variance is None:
+        return {one.stat: one for one in maps}
+    if is_t:
+        maps += [
             StatMap("r", partial_r(statistic, of_size), ("correlation", (of_size,)), f"partial r: {contrast.name}"),
             StatMap("d", cohens_d(statistic, of_size), estimate, f"Cohen's d: {contrast.name}"),
         ]
     else:
-        found.append(StatMap("r2", partial_r2(statistic, m, of_size), estimate, f"partial R2: {contrast.name}"))
-        found[1] = StatMap("p", found[1].values, ("p value", ()), f"uncorrected p: {contrast.name}")
-    if df < of_size:
-        text = f"effective degrees of freedom: {contrast.name}"
-        found.append(StatMap("df", np.where(inside, df, 1.0), estimate, text))
-    found.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
-    quantiles = dict(fit.quantiles)
-    replication = quantiles.pop("replication", None)
-    if replication is not None:
-        text = f"share of {fit.repetitions[index]} subsets with uncorrected p < {REPLICATION_P:g}: {contrast.name}"
-        found.append(StatMap("replication", replication[index], estimate, text))
-    for name, values in quantiles.items():
-        text = f"{name} {contrast.kind} over {fit.repetitions[index]} subsets (no p): {contrast.name}"
-        found.append(StatMap(name + contrast.kind, values[index], estimate, text))
-    return {one.stat: one for one in found}
-
-
-def local_df_maps(
-    fit: LocalDfFit, index: int, contrast: Contrast, how: str, with_fdr: bool = False
-) -> dict[str, StatMap]:
-    """The maps of one contrast: t or F, p, z, effect, variance, degrees of freedom, and q if wanted.
-
-    Parameters
-    ----------
-    fit : LocalDfFit
-        From :func:`vbmstat.glm.variance.sandwich.fit_sandwich` or :func:`vbmstat.glm.variance.groups.fit_grouped`.
-    index : int
-        Which contrast of the fit.
-    contrast : Contrast
-        Its name and kind.
-    how : str
-        Whose variance it is, for the description.
-    with_fdr : bool
-        Whether the map ``qfdr`` is wanted.
-    """
-    statistic, df, inside = fit.statistic[index], fit.df[index], fit.mask
-    m, middle = float(np.linalg.matrix_rank(contrast.weights)), float(np.median(df[inside]))
-    t_like = contrast.kind == "t"
-    dofs = f"{middle:.1f}" if t_like else f"{m:.1f},{middle:.1f}"
-    intent = ("t test", (middle,)) if t_like else ("f test", (m, middle))
-    p = p_two_sided(statistic, df) if t_like else p_of_f(statistic, m, df)
-    z = z_of_t(statistic, df) if t_like else z_of_f(statistic, m, df)
-    name = f"contrast {index + 1}: {contrast.name}"
-    sides = "two-sided uncorrected p" if t_like else "uncorrected p"
-    found = [
-        StatMap(contrast.kind, statistic, intent, f"SPM{{{contrast.kind.upper()}_[{dofs}]}} - {name}"),
-        StatMap("p", np.where(inside, p, 1.0), ("p value", ()), f"{sides}: {contrast.name}"),
-        StatMap("z", np.where(inside, z, 0.0), ("z score", ()), f"SPM{{Z}} - {name}"),
-        StatMap("df", df, ("estimate", ()), f"effective degrees of freedom: {contrast.name}"),
-    ]
-    if t_like:
-        found += [
-            StatMap("effect", fit.effect[index], ("estimate", ()), name),
-            StatMap("variance", fit.variance[index], ("estimate", ()), f"{how} variance of {name}"),
-        ]
-    if with_fdr:
-        q = np.ones(len(p))
-        q[inside] = q_fdr(p[inside])
-        found.append(StatMap("qfdr", q, ("p value", ()), f"q of false discovery rate: {contrast.name}"))
-    return {one.stat: one for one in found}
+        maps.append(StatMap("r2", partial_r2(statistic, m, of_size), estimate, f"partial R2: {contrast.name}"))
+    if typical < of_size:
+        maps.append(effective_df)
+    maps.append(StatMap("sigma2", fit.residual_variance, estimate, "residual variance"))
+    for stat in ("replication", *QUANTILES) if fit.quantiles else ():
+        values, over = fit.quantiles[stat][index], f"{fit.repetitions[index]} subsets"
+        if stat == "replication":
+            text = f"share of {over} with uncorrected p < {REPLICATION_P:g}: {contrast.name}"
+            maps.append(StatMap(stat, values, estimate, text))
+        else:
+            text = f"{stat} {contrast.kind} over {over} (no p): {contrast.name}"
+            maps.append(StatMap(stat + contrast.kind, values, estimate, text))
+    return {one.stat: one for one in maps}
 
 
 def inference_maps(
@@ -130,27 +87,20 @@ def inference_maps(
 ) -> dict[str, StatMap]:
     """The maps of corrected inference on one contrast, and effect sizes with their intervals.
 
-    Parameters
-    ----------
-    inference : Inference
-        What was found.
-    contrast : Contrast
-        Its name and kind.
-    statistic : ndarray, (n_voxels,)
-        T or F.
-    df : float or None
-        Residual degrees of freedom; None leaves effect sizes out.
+    `statistic` is t or F, (n_voxels,); without the residual degrees of freedom `df` there are no effect sizes.
     """
     sides = "two-sided" if inference.two_sided else "one-sided"
     p_value, estimate = ("p value", ()), ("estimate", ())
-    found = []
+    maps = []
 
     def add(stat: str, values: np.ndarray | None, what: str, intent: tuple[str, tuple[float, ...]] = p_value) -> None:
         if values is not None:
-            found.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
+            maps.append(StatMap(stat, values, intent, f"{what}: {contrast.name}"))
 
     if "fdr" in inference.kinds:
         add("qfdr", inference.q_fdr, f"q of false discovery rate, {sides}")
+    if inference.random_field is not None:
+        add("prft", inference.random_field.p_fwe, f"FWE-corrected p by random fields, {sides}")
     nulls = inference.nulls
     if nulls is not None:
         how = {name: _how(nulls, name) for name in ("uncorrected", "statistic", "tfce", "extent", "mass")}
@@ -167,10 +117,10 @@ def inference_maps(
         add("g", hedges_g(cohens_d(statistic, df), df), "Hedges' g", estimate)
         add("dlow", np.where(inside, low, 0.0), "lower 95 % limit of Cohen's d", estimate)
         add("dhigh", np.where(inside, high, 0.0), "upper 95 % limit of Cohen's d", estimate)
-    return {one.stat: one for one in found}
+    return {one.stat: one for one in maps}
 
 
 def _how(nulls: Nulls, name: str) -> str:
-    """Says of a map's p that some are not counted."""
+    """Says if some p of a map are not counted."""
     chosen = nulls.approximated.get(name)
     return "" if chosen is None or not chosen.any() else f" (Pareto tail, {nulls.count} perm.)"

@@ -1,4 +1,4 @@
-"""The sandwich estimator: t and F of repeated scans and families, valid whatever the correlation inside a subject.
+"""The sandwich estimator: t and F of repeated scans and families, valid for any correlation inside a subject.
 
 The model is marginal: Y = X β + ε, with any covariance inside a subject (or family) and none between them. β is that of
 least squares, and its variance is estimated by the subjects' own residuals, Σ_i (X'X)⁻ X_i' ê_i ê_i' X_i (X'X)⁻ (the
@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
-from vbmstat.glm.fit.leverage import SINGULAR, leave_out, unestimated_blocks
+from vbmstat.glm.fit.leverage import SINGULAR, leave_out, residual_spectra, unestimated_blocks
 from vbmstat.glm.fit.plan import ContrastPlan, Plan
-from vbmstat.glm.fit.stream import Layout, stream
-from vbmstat.glm.fit.tensors import LocalDfFit
+from vbmstat.glm.fit.stream import Layout, fit_tiles
+from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import CHUNK_VOXELS, Maps
 
@@ -34,8 +33,7 @@ ESTIMATOR = "the sandwich"
 CURE = "leave the subject or the column out, or merge levels"
 
 
-@dataclass(frozen=True)
-class _Sandwich:
+class _Sandwich(NamedTuple):
     """One contrast: D (m, r), D Q' A (m, n) with scans of a subject side by side, and ν."""
 
     rows: np.ndarray
@@ -43,7 +41,7 @@ class _Sandwich:
     nu: float
 
 
-def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compute | None = None) -> LocalDfFit:
+def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compute | None = None) -> Fit:
     """Fit a linear model by least squares and test it with sandwich variances.
 
     Parameters
@@ -59,7 +57,7 @@ def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compu
 
     Returns
     -------
-    LocalDfFit
+    Fit
         The statistic of F is Wald's times (ν - q + 1) / (ν q) for q rows; df are ν of a t, ν - q + 1 of an F.
 
     Raises
@@ -75,22 +73,9 @@ def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compu
     corrected = correct_rows(basis, starts)  # A Q, (n, r)
     parts = [_prepare(contrast, basis, corrected, starts) for contrast in plan.contrasts]
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
-    fit = LocalDfFit.empty(maps.mask, len(parts))
-    work = partial(_test_chunk, order=order, scale=scale, basis=basis, parts=parts, starts=starts)
+    work = _Test(order, starts, scale, basis, parts)
     layout = Layout(_READ_VOXELS, _READ_VOXELS, compute.n_threads or n_cores())
-    for start, found in stream([maps], layout, work, cluster=compute.cluster):
-        done = fit.store(start, found)
-        if compute.progress:
-            compute.progress("fitting voxels", done, maps.n_voxels)
-    return fit
-
-
-def _test_chunk(
-    tiles: list[torch.Tensor], inside: torch.Tensor, order: np.ndarray, scale: np.ndarray, **of_voxels: Any
-) -> np.ndarray:
-    """Effect, variance, statistic and df (4, K, v) of a chunk as it is read."""
-    values = tiles[0].numpy()[order].astype(np.float64) * scale  # (n, v)
-    return _test_voxels(values, **of_voxels)
+    return fit_tiles(Fit.empty(maps.mask, [0] * len(parts)), [maps], layout, work, compute)
 
 
 def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
@@ -99,68 +84,49 @@ def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(members)
     rank = plan.basis.shape[1]
     if counts.max() == 1:
-        msg = "every subject has one scan: there is nothing repeated; leave the column of the repetition out"
+        msg = "every subject has one scan: nothing is repeated; leave --variance sandwich out"
         raise DesignError(msg)
     if len(counts) <= rank:
-        msg = f"{len(counts)} subjects cannot carry a design of rank {rank}; simplify the formula or add subjects"
+        msg = f"{len(counts)} subjects are too few for a design of rank {rank}; simplify the formula or add subjects"
         raise DesignError(msg)
     return np.argsort(members, kind="stable"), np.concatenate([[0], np.cumsum(counts)[:-1]])
 
 
 def unestimated_subjects(plan: Plan, subjects: Sequence[str]) -> list[list[str]]:
-    """Subjects that make the variance of each contrast of a plan unknowable; mostly none."""
+    """For each contrast, subjects whose part of its variance cannot be estimated; mostly none."""
     order, starts = _blocks(subjects, plan)
     names = np.asarray(subjects, dtype=object).astype(str)[order[starts]]
     return [[names[i] for i in unestimated_blocks(one.rows, plan.basis[order], starts)] for one in plan.contrasts]
 
 
 def correct_rows(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Rows of Q multiplied by the correction of the residuals they will meet, A Q; zero where these vanish.
+    """Rows of Q times the CR2 correction of their residuals, A Q, (n_scans, r); zero where residuals vanish.
 
-    Parameters
-    ----------
-    basis : ndarray, (n_scans, r)
-        Q, scans of a subject side by side.
-    starts : ndarray, (n_subjects,), int
-        First row of each subject.
+    Parameters as in :func:`vbmstat.glm.fit.leverage.residual_spectra`.
     """
     corrected = np.empty_like(basis)
-    for start, stop in zip(starts, [*starts[1:], len(basis)], strict=True):
-        block = basis[start:stop]
-        values, vectors = np.linalg.eigh(np.eye(len(block)) - block @ block.T)
+    for at, values, vectors in residual_spectra(basis, starts):
         usable = values > SINGULAR
         scaled = np.where(usable, np.where(usable, values, 1.0) ** -0.5, 0.0)
-        corrected[start:stop] = vectors @ (scaled[:, None] * (vectors.T @ block))
+        corrected[at] = vectors @ (scaled[:, None] * (vectors.T @ basis[at]))
     return corrected
 
 
 def _prepare(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray) -> _Sandwich:
     weights = contrast.rows @ corrected.T  # (m, n)
-    nu = satterthwaite(weights, basis, starts)
-    if nu <= len(weights) - 1:
-        rows = len(weights)
-        msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {rows} rows; too few subjects carry it"
+    nu, n_rows = satterthwaite(weights, basis, starts), len(weights)
+    if nu <= n_rows - 1:
+        msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {n_rows} rows; too few subjects contribute"
         raise DesignError(msg)
     return _Sandwich(contrast.rows, weights, nu)
 
 
 def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> float:
-    """Degrees of freedom of S from the design alone, for independent scans of equal variance.
+    """Degrees of freedom ν of S from the design alone, for independent scans of equal variance.
 
-    Parameters
-    ----------
-    weights : ndarray, (m, n_scans)
-        D Q' A of a contrast.
-    basis : ndarray, (n_scans, r)
-        Q.
-    starts : ndarray, (n_subjects,), int
-        First row of each subject.
-
-    Returns
-    -------
-    float
-        ν with ν S distributed about as Wishart: E and total variance of S, after bringing E(S) to I, are matched:
-        ν = m (m + 1) / Σ_kl var(S_kl). For t it is Bell & McCaffrey's (2002) 2 E(S)² / var(S).
+    ν S is distributed about as Wishart: E and total variance of S, after bringing E(S) to I, are matched, so that
+    ν = m (m + 1) / Σ_kl var(S_kl). For t it is Bell & McCaffrey's (2002) 2 E(S)² / var(S). `weights` are D Q' A of a
+    contrast (m, n_scans), `basis` is Q (n_scans, r), `starts` the first row of each subject.
 
     References
     ----------
@@ -168,12 +134,13 @@ def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) ->
     (approximate Hotelling's T², their η).
     """
     m = len(weights)
-    expected = _expected(weights, basis, starts)
+    on_basis = np.add.reduceat(weights[:, :, None] * basis, starts, axis=1)  # (m, S, r)
+    expected = weights @ weights.T - np.einsum("kir,lir->kl", on_basis, on_basis)  # E(S) / σ²
     values, vectors = np.linalg.eigh(expected)
     root = vectors / np.sqrt(np.maximum(values, np.finfo(float).tiny)) @ vectors.T
     whitened = root @ weights
-    # g_ki = (I - H) A_i' Q_i D_k' and u_ik = g_ki'y. The products g_ki'g_lj of all pairs of subjects i and j are
-    # o_kli δ_ij - b_ki'b_lj, so that their sums over i and j are those of single subjects
+    # With g_ki = (I - H) A_i' Q_i D_k' and u_ik = g_ki'y, g_ki'g_lj = o_kli δ_ij - b_ki'b_lj for subjects i and j:
+    # sums over pairs of subjects reduce to sums over subjects
     own = np.add.reduceat(whitened[:, None, :] * whitened[None, :, :], starts, axis=2)  # o, (m, m, S)
     on_basis = np.add.reduceat(whitened[:, :, None] * basis, starts, axis=1)  # b, (m, S, r)
     inner = np.einsum("kir,lir->kli", on_basis, on_basis)
@@ -185,32 +152,35 @@ def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) ->
     return float(m * (m + 1) / total)
 
 
-def _expected(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """E(S) / σ² of independent scans of equal variance, (m, m)."""
-    on_basis = np.add.reduceat(weights[:, :, None] * basis, starts, axis=1)  # (m, S, r)
-    return np.asarray(weights @ weights.T - np.einsum("kir,lir->kl", on_basis, on_basis))
+@dataclass(frozen=True)
+class _Test:
+    """Tests tiles: scans in an order that puts those of a subject side by side, their factors, and the contrasts."""
 
+    order: np.ndarray
+    starts: np.ndarray
+    scale: np.ndarray
+    basis: np.ndarray
+    parts: Sequence[_Sandwich]
 
-def _test_voxels(values: np.ndarray, basis: np.ndarray, parts: Sequence[_Sandwich], starts: np.ndarray) -> np.ndarray:
-    """Effect, variance, statistic and df (4, K, v) of a chunk (n, v)."""
-    coefficients = basis.T @ values
-    rest = values - basis @ coefficients
-    rest[:, (rest**2).sum(axis=0) <= _EXACT_FIT * (coefficients**2).sum(axis=0)] = 0.0
-    found = np.zeros((4, len(parts), values.shape[1]))
-    effect, variance, statistic, df = found
-    df[:] = 1.0
-    for k, part in enumerate(parts):
-        estimate = part.rows @ coefficients  # (m, v)
-        u = np.stack([np.add.reduceat(rest * w[:, None], starts) for w in part.weights])  # (m, S, v)
-        outer = np.einsum("ksv,lsv->vkl", u, u)
-        m = len(estimate)
-        usable = np.einsum("vkk->v", outer) > 0
-        df[k, usable] = part.nu - m + 1
-        if m == 1:
-            effect[k], variance[k] = estimate[0], outer[:, 0, 0]
-            statistic[k, usable] = estimate[0, usable] / np.sqrt(variance[k, usable])
-        else:
-            solved = np.linalg.pinv(outer[usable], hermitian=True) @ estimate.T[usable, :, None]  # (v, m, 1)
-            wald = (estimate.T[usable] * solved[..., 0]).sum(axis=1)
-            statistic[k, usable] = wald * df[k, usable] / (part.nu * m)
-    return found
+    def __call__(self, tiles: list[torch.Tensor], inside: torch.Tensor) -> Tile:
+        values = tiles[0].numpy()[self.order].astype(np.float64) * self.scale  # (n, v)
+        coefficients = self.basis.T @ values
+        residuals = values - self.basis @ coefficients
+        residuals[:, (residuals**2).sum(axis=0) <= _EXACT_FIT * (coefficients**2).sum(axis=0)] = 0.0
+        effect, variance, statistic = np.zeros((3, len(self.parts), values.shape[1]))
+        df = np.ones_like(effect)
+        for k, part in enumerate(self.parts):
+            estimate = part.rows @ coefficients  # (m, v)
+            u = np.stack([np.add.reduceat(residuals * w[:, None], self.starts) for w in part.weights])  # (m, S, v)
+            outer = np.einsum("ksv,lsv->vkl", u, u)
+            m = len(estimate)
+            usable = np.einsum("vkk->v", outer) > 0
+            df[k, usable] = part.nu - m + 1
+            if m == 1:
+                effect[k], variance[k] = estimate[0], outer[:, 0, 0]
+                statistic[k, usable] = estimate[0, usable] / np.sqrt(variance[k, usable])
+            else:
+                solved = np.linalg.pinv(outer[usable], hermitian=True) @ estimate.T[usable, :, None]  # (v, m, 1)
+                wald = (estimate.T[usable] * solved[..., 0]).sum(axis=1)
+                statistic[k, usable] = wald * df[k, usable] / (part.nu * m)
+        return Tile(effect=effect, variance=variance, statistic=statistic, df=df)

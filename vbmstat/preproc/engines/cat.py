@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,10 +23,10 @@ from scipy.ndimage import distance_transform_edt
 
 from vbmstat.errors import AssetError, ScanError
 from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.engines.classic import Classic, Start, without_implausible
 from vbmstat.preproc.steps.denoise import noise_sigma
-from vbmstat.preproc.steps.smooth import smooth
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.preproc.steps.working import Brain
@@ -144,8 +143,8 @@ def register(tissues: Volume, template: Volume) -> Warp:
 
 
 @cache
-def _cat_surf() -> ModuleType:
-    """The optional package."""
+def _cat_surf() -> Any:
+    """The optional package, which has no types."""
     try:
         import cat_surf  # noqa: PLC0415 - GPL, optional
     except ImportError as error:
@@ -172,7 +171,7 @@ def _kmeans_labels(intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Te
 
 def _scale(intensity: torch.Tensor, posterior: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     """CAT12's p0: CSF 1, GM 2, WM 3, values between for mixed classes, (X, Y, Z)."""
-    csf, gm, wm = means
+    csf, gm, wm = means.unbind()
     in_low = 1 + ((intensity - csf) / (gm - csf)).clamp(0, 1)
     in_high = 2 + ((intensity - gm) / (wm - gm)).clamp(0, 1)
     return posterior[0] + posterior[1] * in_low + 2 * posterior[2] + posterior[3] * in_high + 3 * posterior[4]

@@ -76,8 +76,7 @@ class Deep(Classic):
         """The networks' tissues: priors if they are coarse, else the final fractions."""
         grid, device = work.image.grid, raw.image.data.device
         network_set = networks(self.weights, device)
-        region = assets.template_brain().grid
-        fractions = segment(raw.image, raw.mask, linear, grid, region, network_set) * work.mask
+        fractions = segment(raw, linear, grid, network_set) * work.mask
         linear = refine_with_tissues(Volume(fractions[:2], grid), template, linear)
         still = torch.zeros(3, *warp.PADDED_SHAPE, device=device)
         if network_set.tissue.is_coarse:
@@ -104,23 +103,17 @@ def _tissue_means(image: torch.Tensor, fractions: torch.Tensor) -> torch.Tensor:
     return ((pure * image).sum((1, 2, 3)) / pure.sum((1, 2, 3)).clamp(min=1e-6))[[2, 0, 1]]
 
 
-def segment(
-    brain: Volume, mask: torch.Tensor, linear: np.ndarray, on: Grid, template_brain: Grid, network_set: NetworkSet
-) -> torch.Tensor:
+def segment(brain: Brain, linear: np.ndarray, on: Grid, network_set: NetworkSet) -> torch.Tensor:
     """GM, WM and CSF of a brain on a grid of the scan's space, (3, X, Y, Z).
 
     Parameters
     ----------
-    brain : Volume
-        Scan with its own intensities, one channel.
-    mask : Tensor, (X, Y, Z), bool
-        Brain in it.
+    brain : Brain
+        With the scan's own intensities.
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
     on : Grid
         Grid of the result.
-    template_brain : Grid
-        0.5 mm grid that holds the networks' region.
     network_set : NetworkSet
         Networks to run.
 
@@ -130,7 +123,8 @@ def segment(
         If the brain is constant.
     """
     try:
-        tissue = cascade.segment_tissue(brain, mask, linear, cascade.region_grid(template_brain), network_set.tissue)
+        region = cascade.region_grid(assets.template_brain().grid)
+        tissue = cascade.segment_tissue(brain.image, brain.mask, linear, region, network_set.tissue)
     except ValueError as error:
         raise ScanError(str(error)) from error
     back = cascade.resample_low_passed(tissue.data, tissue.grid, on, np.linalg.inv(linear))

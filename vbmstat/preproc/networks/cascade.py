@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
 from vbmstat.preproc.networks.patches import (
@@ -27,7 +28,6 @@ from vbmstat.preproc.networks.patches import (
     network_of,
     window,
 )  # fmt: skip
-from vbmstat.preproc.steps.smooth import smooth
 
 REGION_START = (1, 15, 0)  # in the template brain's grid, 339 × 411 × 339 at 0.5 mm
 WHOLE_VIEW_SHAPE = (224, 256, 224)  # 0.75 mm

@@ -81,7 +81,7 @@ def compose_warps(velocities: Velocities, n_steps: int = N_STEPS) -> Warps:
     """Symmetric warps from two half velocities."""
     n = len(velocities.forward)
     signed = torch.cat([velocities.forward, velocities.backward, -velocities.forward, -velocities.backward])
-    half_forward, half_backward, back_from_scan, back_from_template = exponentiate(signed, n_steps).split(n)
+    half_forward, half_backward, back_from_scan, back_from_template = torch.split(exponentiate(signed, n_steps), n)
     return Warps(
         _compose(half_forward, back_from_template), _compose(half_backward, back_from_scan), half_forward, half_backward
     )
@@ -100,7 +100,7 @@ def exponentiate(velocity: torch.Tensor, n_steps: int = N_STEPS) -> torch.Tensor
     -------
     Tensor, (B, 3, X, Y, Z), voxels
     """
-    moved = velocity / 2**n_steps
+    moved = velocity / 2.0**n_steps
     for _ in range(n_steps):
         moved = _compose(moved, moved)
     return moved

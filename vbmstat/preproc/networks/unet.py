@@ -35,7 +35,7 @@ class UNet(nn.Module):
         Layer after the last convolution; none by default.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the six hyperparameters of the network
         self,
         in_channels: int,
         out_channels: int,
@@ -66,7 +66,7 @@ class UNet(nn.Module):
         kept.pop()
         for enlarge, convolve in zip(self.enlarge, self.up, strict=True):
             features = convolve(torch.cat([kept.pop(), enlarge(features)], dim=1))
-        out = self.final(self.last(features))
+        out: torch.Tensor = self.final(self.last(features))
         for axis, n in enumerate(shape, start=2):
             out = out.narrow(axis, (out.shape[axis] - n) // 2, n)
         return out
@@ -82,9 +82,8 @@ def receptive_field(depth: int = DEPTH) -> int:
     >>> receptive_field()
     200
     """
-    convolutions = 4 * sum(2**level for level in range(depth + 1)) + 4 * sum(2**level for level in range(depth))
-    pooling = sum(2**level for level in range(depth))
-    return 1 + convolutions + pooling
+    below, all_levels = (1 << depth) - 1, (1 << (depth + 1)) - 1  # sums of the levels' voxel sizes
+    return 1 + 4 * (all_levels + below) + below  # four convolutions at each level, down and up; the poolings
 
 
 def n_parameters(network: nn.Module) -> int:

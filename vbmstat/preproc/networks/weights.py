@@ -254,7 +254,8 @@ def _load_torchscript(path: Path, expected: str | None, device: torch.device) ->
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    return network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def published_positions() -> tuple[Position, ...]:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _SPACING_MM = 3.0  # sampling distance of the fit, as in SPM
 _FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10

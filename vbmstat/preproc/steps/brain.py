@@ -150,8 +150,10 @@ def _largest_piece(mask: np.ndarray, filled: bool = True) -> np.ndarray:
     labels = cc3d.connected_components(mask, connectivity=6)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    piece = labels == sizes.argmax()
-    return fill_voids.fill(piece) if filled else piece
+    piece: np.ndarray = labels == sizes.argmax()
+    if filled:
+        piece = fill_voids.fill(piece)
+    return piece
 
 
 def _bounding_box(rough: np.ndarray, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:

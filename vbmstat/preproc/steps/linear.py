@@ -14,11 +14,12 @@ from itertools import product
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])
 _START_ROLL = np.deg2rad([-25.0, 0.0, 25.0])
@@ -130,9 +131,9 @@ def _starting_poses(scan: Volume, template: Volume) -> list[np.ndarray]:
     template_centre, template_ml = _centre_and_volume(template)
     scale = np.cbrt(scan_ml / template_ml)
     poses = []
-    for pitch, roll, yaw in product(_START_PITCH, _START_ROLL, _START_YAW):
+    for angles in product(_START_PITCH, _START_ROLL, _START_YAW):  # about x, then y, then z
         pose = np.eye(4)
-        pose[:3, :3] = scale * _rotation(pitch, roll, yaw)
+        pose[:3, :3] = scale * Rotation.from_euler("xyz", angles).as_matrix()
         pose[:3, 3] = scan_centre - pose[:3, :3] @ template_centre
         poses.append(pose)
     return poses
@@ -144,14 +145,6 @@ def _centre_and_volume(volume: Volume) -> tuple[np.ndarray, float]:
     points = voxel_indices(volume.grid.shape, inside.device).double()
     centre = (points * inside).sum(dim=(1, 2, 3)) / total  # voxels
     return (volume.grid.affine @ np.append(centre.cpu().numpy(), 1.0))[:3], float(total) * volume.grid.voxel_volume_ml
-
-
-def _rotation(pitch: float, roll: float, yaw: float) -> np.ndarray:
-    (cx, cy, cz), (sx, sy, sz) = np.cos([pitch, roll, yaw]), np.sin([pitch, roll, yaw])
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def _gauss_newton(

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _PRIOR_FWHM_MM = 5.0  # blur of linearly aligned priors, to allow for misalignment
 _WARPED_PRIOR_FWHM_MM = 2.5

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
 _LOCAL_FWHM_MM = 14.0  # reach of the local class means
@@ -159,7 +159,8 @@ def _neighbour_cost(posterior: torch.Tensor) -> torch.Tensor:
         n = posterior.shape[dim]
         neighbours.narrow(dim, 1, n - 1).add_(posterior.narrow(dim, 0, n - 1))
         neighbours.narrow(dim, 0, n - 1).add_(posterior.narrow(dim, 1, n - 1))
-    return _MRF_STRENGTH * torch.tensordot(_STATE_DISTANCE.to(posterior), neighbours, dims=1)
+    cost: torch.Tensor = torch.tensordot(_STATE_DISTANCE.to(posterior), neighbours, dims=1)
+    return _MRF_STRENGTH * cost
 
 
 def _split(intensity: torch.Tensor, local: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:

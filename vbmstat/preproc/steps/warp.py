@@ -124,7 +124,7 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
     """
     largest = float(velocity.square().sum(0).max().sqrt())
     n_squarings = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / 0.25))))
-    moved = velocity / 2**n_squarings
+    moved = velocity / 2.0**n_squarings
     identity = voxel_indices(velocity.shape[1:], velocity.device)
     for _ in range(n_squarings):
         moved = moved + sample(moved, identity + moved, padding_mode="border")
@@ -197,15 +197,14 @@ class _Level:
         """L v."""
         spectrum = torch.fft.rfftn(field, dim=(1, 2, 3))
         along = (self.wave.conj() * spectrum).sum(0)
-        out = self.isotropic * spectrum + self.along * self.wave * along
-        return torch.fft.irfftn(out, s=field.shape[1:], dim=(1, 2, 3))
+        return _field(self.isotropic * spectrum + self.along * self.wave * along, field.shape[1:])
 
     def _precondition(self, field: torch.Tensor, stiffness: float) -> torch.Tensor:
         """(L + stiffness)^-1 f, by Sherman and Morrison in each 3 × 3 block."""
         spectrum = torch.fft.rfftn(field, dim=(1, 2, 3))
         a = self.isotropic + stiffness
         along = (self.wave.conj() * spectrum).sum(0) * (self.along / (a + self.along * self.wave_squared))
-        return torch.fft.irfftn((spectrum - self.wave * along) / a, s=field.shape[1:], dim=(1, 2, 3))
+        return _field((spectrum - self.wave * along) / a, field.shape[1:])
 
     def _solve(self, density: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Solve (D H + L) d = target by preconditioned conjugate gradients."""
@@ -242,6 +241,12 @@ def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
     """GM, WM and the remainder of a voxel, (3, X, Y, Z); between 0 and 1."""
     gm_wm = gm_wm.clamp(0, 1)
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp_(min=0)])
+
+
+def _field(spectrum: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Inverse Fourier transform of a half spectrum, (3, X, Y, Z)."""
+    field: torch.Tensor = torch.fft.irfftn(spectrum, s=shape, dim=(1, 2, 3))
+    return field
 
 
 def _energy_symbol(

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import smooth
 
 _FINEST_MM, _COARSEST_MM = 0.7, 1.5  # voxels outside this range are resampled for the segmentation
 _FINE_WORK_MM, _COARSE_WORK_MM = 0.8, 1.0

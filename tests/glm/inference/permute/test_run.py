@@ -20,13 +20,16 @@ from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.engine import fit_voxels
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.fit.product import through_onednn
-from vbmstat.glm.inference.permute import run, scores
+from vbmstat.glm.fit.tile import Fitted
+from vbmstat.glm.inference.clusters import neighbour_table
+from vbmstat.glm.inference.permute import images, run, scores
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree, level_tree
+from vbmstat.glm.inference.permute.checkpoint import Checkpoint
 from vbmstat.glm.inference.permute.nulls import NullSettings, is_decided
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import SCHEMES, make_permuted
+from vbmstat.glm.inference.permute.schemes import SCHEMES, Resampling, make_permuted
 from vbmstat.glm.inference.permute.scores import working_precision
-from vbmstat.glm.inference.permute.tails import fit_tail, pareto_p
+from vbmstat.glm.inference.permute.tails import fit_tails
 from vbmstat.glm.spec import Compute
 from vbmstat.image.grid import Grid
 from vbmstat.image.io import as_nifti
@@ -55,19 +58,18 @@ class Case:
         self.values = np.asarray(values, dtype=dtype)
         self.maps = ArrayMaps(self.values, tuple(ids), SPACE if self.values.shape[1] == MASK.sum() else None)
         self.plan = make_plan(self.design, self.contrasts, np.empty((0, n), bool), weights)
-        self.statistic = fit_voxels(self.maps, self.plan).statistic[0]
+        self.fit = fit_voxels(self.maps, self.plan)
+        self.statistic = self.fit.statistic[0]
         self.n, self.kind = n, self.contrasts[0].kind
 
     def permuted(self, tree=None, **options):
         tree = tree or free_tree(range(self.n))
-        return make_permuted(self.design, self.contrasts[0], self.plan, 0, tree, **{"permutations": 60} | options)
+        return make_permuted(self.plan, 0, Resampling(tree, **{"permutations": 60} | options))
 
     def nulls(self, permuted, settings=None, **options):
-        of_file = {name: options.pop(name) for name in ("checkpoint", "key") if name in options}
-        asked = settings or NullSettings()
-        return permutation_nulls(
-            self.maps, self.plan, 0, permuted, self.statistic, asked, Compute(**options), **of_file
-        )
+        checkpoint = Checkpoint(options.pop("checkpoint"), options.pop("key")) if "checkpoint" in options else None
+        fitted = Fitted(self.maps, self.plan, self.fit)
+        return permutation_nulls(fitted, permuted, settings or NullSettings(), Compute(**options), checkpoint)
 
 
 def naive(case, permuted):
@@ -161,13 +163,14 @@ def test_max_t_is_nilearn_s_with_the_same_permutations(two_sided):
 
 
 @pytest.mark.filterwarnings("ignore:Data array used to create a new image contains 64-bit ints")  # nilearn's own
-def test_clusters_are_nilearn_s_with_the_same_permutations():
+def test_clusters_are_nilearn_s_with_the_same_permutations(monkeypatch):
     """With nilearn's neighbourhood; its TFCE is summed in steps that depend on the map: no equality there."""
     case = Case("age + group + tiv", "age", effect=0.015)
     permuted = case.permuted(permutations=40)
     rearranged = replace(permuted.rearrangements, listed=nilearn_order(case.n, 39, 11), count=40, existing=40)
     threshold = float(stats.t.isf(0.05, case.plan.df_resid))  # two-sided 0.1
-    settings = NullSettings(True, cluster_threshold=threshold, connectivity=6)
+    monkeypatch.setattr(images, "neighbour_table", lambda space: neighbour_table(space, 6))
+    settings = NullSettings(True, cluster_threshold=threshold)
     nulls = case.nulls(replace(permuted, rearrangements=rearranged), settings)
     x = case.design.matrix
     masker = NiftiMasker(as_nifti(Volume(torch.from_numpy(MASK.astype(np.float32))[None], GRID))).fit()
@@ -224,9 +227,8 @@ def test_blocks_by_hand():
     plan = make_plan(design, contrasts, np.empty((0, 6), bool))
     maps = ArrayMaps(values, tuple(ids))
     tree = block_tree(table["pair"].tolist(), "within", range(6))
-    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=100)
-    statistic = fit_voxels(maps, plan).statistic[0]
-    nulls = permutation_nulls(maps, plan, 0, permuted, statistic, NullSettings(two_sided=False))
+    permuted = make_permuted(plan, 0, Resampling(tree, 100))
+    nulls = permutation_nulls(Fitted(maps, plan, fit_voxels(maps, plan)), permuted, NullSettings(two_sided=False))
     assert (nulls.count, nulls.is_exhaustive) == (8, True)
     differences = values[1::2, 0] - values[::2, 0]
     flips = 1 - 2 * ((np.arange(8)[:, None] >> np.arange(3)) & 1)
@@ -399,13 +401,12 @@ def test_tails_are_fitted_to_the_permutations(spec, two_sided):
     floor = 0.1 / 300
     nulls = case.nulls(permuted, NullSettings(two_sided, tail="gpd"))
     assert nulls.smallest_p == 1 / 300
-    tail = fit_tail(t.max(axis=1), floor)
-    chosen = nulls.approximated["statistic"]
-    np.testing.assert_array_equal(chosen, tail.covers(t[0]))
-    np.testing.assert_allclose(nulls.p_fwe[chosen], tail.p(t[0][chosen]), rtol=1e-5)
+    p, chosen = fit_tails(t.max(axis=1, keepdims=True), floor).p(t[0])
+    np.testing.assert_array_equal(nulls.approximated["statistic"], chosen)
+    np.testing.assert_allclose(nulls.p_fwe[chosen], p[chosen], rtol=1e-5)
     np.testing.assert_array_equal(nulls.p_fwe[~chosen], counted.p_fwe[~chosen])
     assert nulls.p_fwe[chosen].size > 0
-    p, chosen = pareto_p(t, t[0], floor)
+    p, chosen = fit_tails(t, floor).p(t[0])
     np.testing.assert_array_equal(nulls.approximated["uncorrected"], chosen)
     np.testing.assert_allclose(nulls.p_uncorrected[chosen], p[chosen], rtol=1e-5)
     np.testing.assert_array_equal(nulls.p_uncorrected[~chosen], counted.p_uncorrected[~chosen])
@@ -419,10 +420,10 @@ def test_tails_of_maps_and_none_where_all_exist():
     for name, p in (("tfce", nulls.p_tfce_fwe), ("extent", nulls.p_extent_fwe), ("mass", nulls.p_mass_fwe)):
         values = {"tfce": np.abs(nulls.tfce), "extent": nulls.clusters.sizes, "mass": nulls.clusters.masses}[name]
         chosen = nulls.approximated[name]
-        tail = fit_tail(nulls.maxima[name], 0.1 / 200)
-        np.testing.assert_array_equal(chosen, (values != 0) & tail.covers(values))
+        expected, covered = fit_tails(nulls.maxima[name][:, None], 0.1 / 200).p(values)
+        np.testing.assert_array_equal(chosen, (values != 0) & covered)
         assert chosen.any()
-        np.testing.assert_allclose(p[chosen], tail.p(values[chosen]))
+        np.testing.assert_allclose(p[chosen], expected[chosen])
     few = Case("group", "group[T.b]", n=14)
     exact = few.nulls(few.permuted(permutations=5000), NullSettings(tail="gpd"))
     assert exact.is_exhaustive
@@ -508,11 +509,11 @@ def test_mirror_images_count_as_well():
         rows = (table["group"] == level).to_numpy()
         rest[rows] -= rest[rows].mean(axis=0)
     rest += 1e-4 * np.random.default_rng(2).standard_normal(1500) * (table["group"] == "b").to_numpy()[:, None]
-    permuted = make_permuted(design, contrasts[0], plan, 0, free_tree(range(12)), permutations=1000)
+    permuted = make_permuted(plan, 0, Resampling(free_tree(range(12)), 1000))
     counts = []
     for dtype in (np.float32, np.float64):
         maps = ArrayMaps(rest.astype(np.float32).astype(dtype), tuple(ids))
-        nulls = permutation_nulls(maps, plan, 0, permuted, fit_voxels(maps, plan).statistic[0], NullSettings())
+        nulls = permutation_nulls(Fitted(maps, plan, fit_voxels(maps, plan)), permuted, NullSettings())
         assert nulls.is_exhaustive
         counts.append(np.rint(nulls.p_uncorrected * 924).astype(int))
     assert (np.array(counts) % 2 == 0).all()
@@ -556,21 +557,13 @@ def test_flips_that_leave_nothing_have_no_effect(n_pairs, dtype, has_groups):
     plan = make_plan(design, contrasts, np.empty((0, n), bool))
     maps = ArrayMaps((100 + np.random.default_rng(0).standard_normal((n, 50))).astype(dtype), tuple(ids))
     groups = np.arange(n) // 2 % 2 if has_groups else None
-    permuted = make_permuted(
-        design, contrasts[0], plan, 0, free_tree(range(n)), permutations=400, seed=1, flip=True, groups=groups
-    )
+    permuted = make_permuted(plan, 0, Resampling(free_tree(range(n)), 400, seed=1, flip=True, groups=groups))
     signs = permuted.rearrangements.sources(0, 400)[1]
     signs[1, ::2], signs[1, 1::2] = 1, -1  # all pairs mixed
     rearranged = replace(permuted.rearrangements, flips=np.eye(n), count=2, existing=3)
-    object.__setattr__(rearranged, "_flipped", lambda start, stop: (1 - signs[start:stop]) / 2)
-    nulls = permutation_nulls(
-        maps,
-        plan,
-        0,
-        replace(permuted, rearrangements=rearranged),
-        fit_voxels(maps, plan).statistic[0],
-        NullSettings(),
-    )
+    object.__setattr__(rearranged, "sources", lambda start, stop: (None, signs[start:stop]))
+    fitted = Fitted(maps, plan, fit_voxels(maps, plan))
+    nulls = permutation_nulls(fitted, replace(permuted, rearrangements=rearranged), NullSettings())
     assert nulls.maxima["statistic"][1] < 1e-2
     assert nulls.maxima["statistic"][0] > 1
 
@@ -607,8 +600,8 @@ def test_p_are_uniform_whatever_the_blocks(columns, regressor, flip):
     contrasts = build_contrasts([spec], design)
     plan = make_plan(design, contrasts, np.empty((0, 30), bool))
     maps = ArrayMaps(values, tuple(ids))
-    permuted = make_permuted(design, contrasts[0], plan, 0, tree, permutations=400, seed=5, flip=flip)
-    nulls = permutation_nulls(maps, plan, 0, permuted, fit_voxels(maps, plan).statistic[0], NullSettings())
+    permuted = make_permuted(plan, 0, Resampling(tree, 400, seed=5, flip=flip))
+    nulls = permutation_nulls(Fitted(maps, plan, fit_voxels(maps, plan)), permuted, NullSettings())
     expected = np.floor(0.05 * nulls.count) / nulls.count
     hits = int((nulls.p_uncorrected <= 0.05).sum())
     assert stats.binomtest(hits, N_COHORTS, expected).pvalue > 1e-3

@@ -12,6 +12,7 @@ from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.inference.permute.blocks import block_tree, free_tree, orbits
 from vbmstat.glm.inference.permute.schemes import (
+    Resampling,
     kept_by_flips,
     make_permuted,
     moving_directions,
@@ -35,14 +36,14 @@ def design():
 def prepared(design, spec, tree=None, **options):
     contrasts = build_contrasts([spec], design)
     plan = make_plan(design, contrasts, np.empty((0, N), bool))
-    return make_permuted(design, contrasts[0], plan, 0, tree or free_tree(range(N)), **{"permutations": 50} | options)
+    return make_permuted(plan, 0, Resampling(tree or free_tree(range(N)), **{"permutations": 50} | options))
 
 
 @pytest.mark.parametrize("spec", ["age", "F(age, group[T.b])", "age - 2 * tiv"])
 def test_partition_spans_the_design(design, spec):
     x = design("age + group + tiv")
     contrasts = build_contrasts([spec], x)
-    parts = partition(x, contrasts[0], make_plan(x, contrasts, np.empty((0, N), bool)), 0)
+    parts = partition(make_plan(x, contrasts, np.empty((0, N), bool)), 0)
     m = len(contrasts[0].weights)
     both = np.column_stack([parts.tested, parts.nuisance])
     np.testing.assert_allclose(both.T @ both, np.eye(4), atol=1e-12)

@@ -27,9 +27,7 @@ _LEAST_LEFT = 1e-12  # of permuted residuals, once Z is projected out: rounding
 class GroupedScores(PermutedScores):
     """Scores of permutations where groups of scans have a variance each: |v|, v or G themselves. In float64."""
 
-    def __init__(
-        self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, compute: Compute, *, groups: np.ndarray
-    ) -> None:
+    def __init__(self, maps: Maps, plan: Plan, permuted: Permuted, scale: Scale, compute: Compute) -> None:
         super().__init__(maps, plan, permuted, scale, compute)
         self.dtype, self.tensors = torch.float64, self.exact
         self.ties = _TIES
@@ -37,7 +35,7 @@ class GroupedScores(PermutedScores):
         still = parts.nuisance - moving @ (moving.T @ parts.nuisance)
         left, singular, _ = np.linalg.svd(still, full_matrices=False)
         columns = np.concatenate([parts.tested, moving, left[:, singular > 0.5]], axis=1)  # singular: 0 or 1
-        self.weighting = Weighting.make(columns, groups, permuted.n_tested)
+        self.weighting = Weighting(columns, np.asarray(permuted.groups), permuted.n_tested)
         self.n_moving = permuted.n_tested + moving.shape[1]  # k
         self.rows_each = 2 * len(self.weighting.members) * (self.n_moving + 1)  # of float32
         self.identity = self._rows(0, 1)

@@ -14,12 +14,12 @@ import numpy as np
 from tfce import tfce
 
 from vbmstat.glm.inference.clusters import Clusters, find_clusters, neighbour_table
-from vbmstat.glm.inference.permute.nulls import NullSettings
+from vbmstat.glm.inference.permute.nulls import TFCE_CONNECTIVITY, NullSettings
 from vbmstat.maps.store import Space
 
 
 class StatisticImages:
-    """Whole maps: TFCE and clusters, several at a time."""
+    """TFCE and clusters of whole maps, several at a time."""
 
     def __init__(self, space: Space, settings: NullSettings) -> None:
         self.settings = settings
@@ -31,7 +31,7 @@ class StatisticImages:
         if settings.cluster_threshold is not None:
             self.find = partial(
                 find_clusters, threshold=settings.cluster_threshold, two_sided=settings.two_sided,
-                neighbours=neighbour_table(space, settings.connectivity),
+                neighbours=neighbour_table(space),
             )  # fmt: skip
 
     def enhance(self, statistic: np.ndarray) -> np.ndarray:
@@ -39,26 +39,26 @@ class StatisticImages:
         box = np.zeros(self.shape, dtype=np.float32)
         box.reshape(-1)[self.flat] = statistic
         # tfce wants Fortran order; the transpose of a C array is one, and neighbourhoods have no axis order
-        enhanced = tfce(box.T, connectivity=self.settings.tfce_connectivity, two_sided=self.settings.two_sided).T
+        enhanced = tfce(box.T, connectivity=TFCE_CONNECTIVITY, two_sided=self.settings.two_sided).T
         if not self.settings.two_sided:
             enhanced = np.maximum(enhanced, 0)
-        return np.ascontiguousarray(enhanced).reshape(-1)[self.flat]
+        return np.asarray(np.ascontiguousarray(enhanced).reshape(-1)[self.flat])
 
-    def maxima(self, fields: np.ndarray, workers: int, tell: Callable[[float], None]) -> dict[str, np.ndarray]:
+    def maxima(self, maps: np.ndarray, workers: int, report: Callable[[float], None]) -> dict[str, np.ndarray]:
         """Largest TFCE value, extent and mass of each map (b, n_voxels)."""
         rows = []
         with ThreadPoolExecutor(workers) as pool:
-            for i, row in enumerate(pool.map(self._largest, fields)):
+            for i, row in enumerate(pool.map(self._largest, maps)):
                 rows.append(row)
-                tell((i + 1) / len(fields))
+                report((i + 1) / len(maps))
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def _largest(self, statistic: np.ndarray) -> dict[str, float]:
-        found: dict[str, float] = {}
+        largest: dict[str, float] = {}
         if self.settings.wants_tfce:
-            found["tfce"] = float(np.abs(self.enhance(statistic)).max(initial=0.0))
+            largest["tfce"] = float(np.abs(self.enhance(statistic)).max(initial=0.0))
         if self.find is not None:
             clusters = self.find(statistic)
-            found["extent"] = float(clusters.sizes.max(initial=0))
-            found["mass"] = float(clusters.masses.max(initial=0.0))
-        return found
+            largest["extent"] = float(clusters.sizes.max(initial=0))
+            largest["mass"] = float(clusters.masses.max(initial=0.0))
+        return largest

@@ -1,4 +1,4 @@
-"""What is asked of a permutation test, what it tells, and how a p is counted.
+"""Settings and results of a permutation test, the scales that it counts on, and how a p is counted.
 
 P-values count the permutations that reach the observed value, the unpermuted data among them (Phipson & Smyth 2010,
 doi:10.2202/1544-6115.1585), unless a tail is fitted (:mod:`vbmstat.glm.inference.permute.tails`).
@@ -13,110 +13,78 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters
-from vbmstat.glm.inference.permute.tails import Tail
+from vbmstat.glm.inference.clusters import Clusters
+from vbmstat.glm.inference.permute.tails import Tails
 
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 TFCE_CONNECTIVITY = 26
 ALPHA = 0.05  # family-wise error of critical values
 _CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding
-_LARGEST = 1 - 1e-12  # s²: float64 does not tell a perfect fit from a larger t
+_LARGEST = 1 - 1e-12  # s²: float64 does not distinguish a perfect fit from a larger t
 
 
 @dataclass(frozen=True)
 class NullSettings:
-    """What is asked of a permutation test.
+    """What a permutation test is to count."""
 
-    Attributes
-    ----------
-    two_sided : bool
-        For t: the largest |t|, clusters of either sign. F is one-sided by nature.
-    wants_tfce : bool
-        TFCE as well.
-    cluster_threshold : float, optional
-        Forming threshold in units of the statistic; None for no clusters.
-    connectivity : {6, 18, 26}
-        Of clusters.
-    tfce_connectivity : {6, 18, 26}
-        Of TFCE.
-    wants_fwe : bool
-        Whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it.
-    tail : {"none", "gpd"}
-        Distribution that gives small p; see :mod:`vbmstat.glm.inference.permute.tails`.
-    stop_after : int
-        Stop when so many permutations reach the largest value of everything that is asked; 0 for never.
-    """
-
-    two_sided: bool = True
-    wants_tfce: bool = False
-    cluster_threshold: float | None = None
-    connectivity: int = CONNECTIVITY
-    tfce_connectivity: int = TFCE_CONNECTIVITY
+    two_sided: bool = True  # for t: the largest |t|, clusters of either sign. F is one-sided by nature
+    wants_tfce: bool = False  # TFCE as well
+    cluster_threshold: float | None = None  # forming threshold in units of the statistic; None for no clusters
+    # whether the largest statistic is asked for. It is always counted, but early stopping does not wait for it
     wants_fwe: bool = True
+    # "none" or "gpd": distribution that gives small p; see :mod:`vbmstat.glm.inference.permute.tails`
     tail: str = "none"
+    # stop when so many permutations reach the largest value of everything that is asked; 0 for never
     stop_after: int = 0
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """Names of the null maxima that are counted."""
+        return "statistic", *(["tfce"] if self.wants_tfce else []), *(["extent", "mass"] if self.wants_clusters else [])
 
     @property
     def asked(self) -> tuple[str, ...]:
         """Names of the null maxima that are asked for."""
-        names = ("statistic",) * self.wants_fwe + ("tfce",) * self.wants_tfce
-        return names + ("extent", "mass") * (self.cluster_threshold is not None)
+        return self.counted if self.wants_fwe else self.counted[1:]
+
+    @property
+    def wants_clusters(self) -> bool:
+        """Whether clusters are asked for."""
+        return self.cluster_threshold is not None
 
     @property
     def wants_maps(self) -> bool:
         """Whether whole maps are needed."""
-        return self.wants_tfce or self.cluster_threshold is not None
+        return self.wants_tfce or self.wants_clusters
 
 
 @dataclass(frozen=True)
 class Nulls:
-    """What the permutations of one contrast tell.
+    """Results of the permutations of one contrast."""
 
-    Attributes
-    ----------
-    count : int
-        Permutations, the unpermuted data among them.
-    planned : int
-        How many there would have been without early stopping.
-    is_exhaustive : bool
-        Whether they are all that exist.
-    smallest_p : float
-        No counted p can be smaller.
-    maxima : dict of str to ndarray, (count,)
-        Largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first.
-    p_uncorrected : ndarray, (n_voxels,)
-        Share of the permutations that reach a voxel's statistic there; 1 outside the mask.
-    p_fwe : ndarray, (n_voxels,)
-        Share whose largest statistic reaches it.
-    tfce, p_tfce_fwe : ndarray, (n_voxels,), or None
-        TFCE value and its corrected p.
-    clusters : Clusters or None
-        Of the observed map.
-    p_extent_fwe, p_mass_fwe : ndarray, (k,), or None
-        Corrected p of each cluster.
-    tails : dict of str to Tail or None
-        Fitted to the null maxima, where asked; None where nothing fits.
-    approximated : dict of str to ndarray, bool
-        Which p are not counted: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,).
-    """
-
-    count: int
-    planned: int
-    is_exhaustive: bool
-    smallest_p: float
+    count: int  # permutations, the unpermuted data among them
+    planned: int  # how many there would be without early stopping
+    is_exhaustive: bool  # whether they are all that exist
+    smallest_p: float  # no counted p can be smaller
+    # (count,): largest ``statistic``, ``tfce``, ``extent``, ``mass`` of each permutation, the unpermuted first
     maxima: dict[str, np.ndarray]
+    # (n_voxels,): share of the permutations that reach a voxel's statistic there; 1 outside the mask
     p_uncorrected: np.ndarray
-    p_fwe: np.ndarray
+    p_fwe: np.ndarray  # (n_voxels,): share whose largest statistic reaches it
+    # (n_voxels,): TFCE value and its corrected p
     tfce: np.ndarray | None = None
     p_tfce_fwe: np.ndarray | None = None
-    clusters: Clusters | None = None
+    clusters: Clusters | None = None  # of the observed map
+    # (k,): corrected p of each cluster
     p_extent_fwe: np.ndarray | None = None
     p_mass_fwe: np.ndarray | None = None
-    tails: Mapping[str, Tail | None] = field(default_factory=dict)
+    # fitted to the null maxima, where asked; None where nothing fits
+    tails: Mapping[str, Tails | None] = field(default_factory=dict)
+    # which p are not counted, bool: by ``uncorrected``, ``statistic``, ``tfce`` (n_voxels,), ``extent``, ``mass`` (k,)
     approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def critical(self, name: str = "statistic") -> float | None:
-        """Smallest null maximum whose counted p is at most .05; None where so few rearrangements have none."""
+        """Smallest null maximum whose counted p is at most .05; None if there are too few rearrangements for one."""
         maxima = self.maxima[name]
         significant = maxima[reach(maxima, maxima, _CRITICAL_TIES) <= ALPHA]
         return float(significant.min()) if significant.size else None
@@ -124,7 +92,7 @@ class Nulls:
 
 @dataclass(frozen=True)
 class Scale:
-    """Between s (or s²) in [-1, 1], which is cheap to compare, and the statistic."""
+    """Converts s (or s²) in [-1, 1], the score that is cheap to compare, to the statistic."""
 
     kind: str
     two_sided: bool
@@ -142,10 +110,7 @@ class Scale:
         return -1.0 if self.is_signed else 0.0
 
     def level(self, score: Values, ties: float) -> Values:
-        """The least score that counts as reaching a score, equal up to `ties` of s counting as equal.
-
-        Rounding of s, a product of unit vectors, does not depend on its size: neither do ties.
-        """
+        """The least score that counts as reaching a score: `ties` of s lower, as rounding does not depend on s."""
         return score - ties if self.is_signed else score - 2 * ties * score**0.5
 
     def statistic(self, score: np.ndarray) -> np.ndarray:
@@ -166,7 +131,7 @@ class PlainScale(Scale):
         return float(np.finfo(np.float32).min) if self.is_signed else 0.0
 
     def level(self, score: Values, ties: float) -> Values:
-        """The least score that counts as reaching a score, equal up to `ties` of it (of 1 below 1) as equal."""
+        """The least score that counts as reaching a score: lower by `ties` of it (of 1 below 1)."""
         return score - ties * abs(score).clip(min=1.0)
 
     def statistic(self, score: np.ndarray) -> np.ndarray:
@@ -175,7 +140,7 @@ class PlainScale(Scale):
 
 
 def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:
-    """Share of the maxima (count,) that reach each observed value, equal up to `ties` of it counting as equal.
+    """Share of the maxima (count,) that reach each observed value, or lie less than `ties` of it below.
 
     Examples
     --------
@@ -189,8 +154,8 @@ def reach(maxima: np.ndarray, observed: np.ndarray, ties: float) -> np.ndarray:
 def is_decided(maxima: Mapping[str, np.ndarray], done: int, settings: NullSettings, ties: Mapping[str, float]) -> bool:
     """Whether `stop_after` permutations reach the unpermuted data's largest value of everything that is asked.
 
-    A p from the permutations up to there is valid whatever the times of looking, as long as they do not depend on the
-    data: Besag & Clifford 1991, doi:10.1093/biomet/78.2.301.
+    The p from the permutations so far is then valid, if the times of checking do not depend on the data: Besag &
+    Clifford 1991, doi:10.1093/biomet/78.2.301.
     """
     if not settings.stop_after or not settings.asked:
         return False

@@ -1,32 +1,30 @@
 """Null distributions by permutation: of the largest statistic, TFCE value, cluster extent and cluster mass.
 
-A batch of permutations is one pass over the voxels. For the maximum alone a tile's statistics are forgotten at once;
-for TFCE and clusters the whole maps of a batch are kept, so the batch bounds the memory. With early stopping the maxima
-are looked at after every 128 permutations, however the work is cut.
+A batch of permutations is one pass over the voxels. For the maximum alone a tile's statistics are not kept; for TFCE
+and clusters the whole maps of a batch are, so the batch bounds the memory. With early stopping the maxima are checked
+after every 128 permutations, for any size of batch.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from vbmstat.distributed.pool import Cluster
-from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.inference.permute.blocks import BLOCK
-from vbmstat.glm.inference.permute.checkpoint import PER_VOXEL, resume, save
+from vbmstat.glm.fit.tile import Fitted
+from vbmstat.glm.inference.permute.checkpoint import Checkpoint
 from vbmstat.glm.inference.permute.grouped_scores import GroupedScores
 from vbmstat.glm.inference.permute.images import StatisticImages
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, PlainScale, Scale, is_decided, reach
+from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.schemes import Permuted, smallest_p
-from vbmstat.glm.inference.permute.scores import PermutedScores, Scored, tail_p
-from vbmstat.glm.inference.permute.tails import TAIL_SHARE, Tail, fit_tail, smallest_tail_p
+from vbmstat.glm.inference.permute.scores import PermutedScores, Scored
+from vbmstat.glm.inference.permute.tails import TAIL_SHARE, Tails, fit_tails, smallest_tail_p
 from vbmstat.glm.spec import Compute
-from vbmstat.maps.store import Maps
 from vbmstat.progress import OnProgress
 
 _ROWS_BYTES = 2**28  # rows of the products of one batch
@@ -37,75 +35,63 @@ _SAVE_SECONDS = 10.0  # between checkpoints
 
 
 def permutation_nulls(
-    maps: Maps,
-    plan: Plan,
-    index: int,
+    fitted: Fitted,
     permuted: Permuted,
-    statistic: np.ndarray,
     settings: NullSettings,
     compute: Compute | None = None,
-    *,
-    checkpoint: Path | None = None,
-    key: str = "",
+    checkpoint: Checkpoint | None = None,
 ) -> Nulls:
     """Permute one contrast.
 
     Parameters
     ----------
-    maps : Maps
-        (n_scans, n_voxels), rows in the order of the plan.
-    plan : Plan
-        Factorised design, without subsets.
-    index : int
-        Which contrast of the plan.
+    fitted : Fitted
+        Maps, their plan without subsets, and t or F of the unpermuted data.
     permuted : Permuted
-        The permutations and their scheme.
-    statistic : ndarray, (n_voxels,)
-        T or F of the unpermuted data, 0 outside the mask.
+        The contrast, the permutations and their scheme.
     settings : NullSettings
-        What is asked.
+        What is to be counted.
     compute : Compute, optional
         Where and how fast. Workers of a cluster share the voxels of a batch, or, where whole maps are needed, the
         batches.
-    checkpoint : Path, optional
-        File that keeps what is done; a run that was interrupted goes on from it, and a finished one is read.
-    key : str
-        Names the analysis; a checkpoint with another key is ignored.
+    checkpoint : Checkpoint, optional
+        Keeps what is done; an interrupted run goes on from it, and a finished one is read.
 
     Returns
     -------
     Nulls
     """
     compute = compute or Compute()
-    cluster, progress = compute.cluster, compute.progress
-    kind = plan.contrasts[index].kind
+    maps, plan, statistic = fitted.maps, fitted.plan, fitted.fit.statistic[permuted.index]
+    progress, n_voxels = compute.progress, len(statistic)
+    kind = plan.contrasts[permuted.index].kind
     settings = replace(settings, two_sided=settings.two_sided and kind == "t")
-    groups = permuted.groups
-    make_scale = Scale if groups is None else PlainScale
-    scale = make_scale(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
-    count = permuted.rearrangements.count
+    grouped = permuted.groups is not None
+    scale = (PlainScale if grouped else Scale)(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
+    alone = compute if compute.cluster is None else replace(compute, n_threads=1)
+    engine = (GroupedScores if grouped else PermutedScores)(maps, plan, permuted, scale, alone)
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
-    asked = (maps, plan, permuted, scale, compute if cluster is None else replace(compute, n_threads=1))
-    engine = PermutedScores(*asked) if groups is None else GroupedScores(*asked, groups=groups)
-    done, state = resume(checkpoint, key, count, len(statistic), _names(settings))
+    scoring = _Scoring(engine, images)
+    count = permuted.rearrangements.count
+    fresh = {name: np.zeros(count) for name in settings.counted}
+    fresh |= {"reached": np.zeros(n_voxels, dtype=np.int64), "own": np.zeros(n_voxels)}
+    done, state = (0, fresh) if checkpoint is None else checkpoint.resume(fresh)
     saved = time.monotonic()
-    ties = {"statistic": engine.ties, "tfce": _MAP_TIES, "extent": 0.0, "mass": _MAP_TIES}
 
     def is_enough() -> bool:
-        return bool(done) and done % BLOCK == 0 and is_decided(state, done, settings, ties)
+        return bool(done) and done % BLOCK == 0 and is_decided(state, done, settings, scoring.ties)
 
-    size = min(_batch_size(engine, images, len(statistic)), BLOCK if settings.stop_after else count)
+    size = min(scoring.batch_size(n_voxels), BLOCK if settings.stop_after else count)
     batches = [] if is_enough() else _batches(done, count, size)
-    state.setdefault("own", np.zeros(len(statistic)))  # a checkpoint that holds permutations holds it
-    with closing(_scored(engine, images, batches, cluster, progress)) as scored:
-        for batch, (found, scores) in zip(batches, scored, strict=True):
-            for name, values in found.items():
+    with closing(_score(scoring, batches, compute.cluster, progress)) as scored:
+        for batch, (maxima, scores) in zip(batches, scored, strict=True):
+            for name, values in maxima.items():
                 state[name][batch.start : batch.stop] = values
             state["reached"] += scores.reached
             state["own"] = scores.own
             done = batch.stop
             if checkpoint is not None and (done == count or time.monotonic() - saved > _SAVE_SECONDS):
-                save(checkpoint, key, done, state)
+                checkpoint.save(done, state)
                 saved = time.monotonic()
             if progress:
                 progress("permutations", done, count)
@@ -113,13 +99,8 @@ def permutation_nulls(
                 break
     if progress and done < count:
         progress("permutations", done, done)
-    state = {name: values if name in PER_VOXEL else values[:done] for name, values in state.items()}
-    return _summarise(state, statistic, engine, settings, images, ties, progress)
-
-
-def _names(settings: NullSettings) -> list[str]:
-    names = ["statistic"] + ["tfce"] * settings.wants_tfce
-    return names + ["extent", "mass"] * (settings.cluster_threshold is not None)
+    state |= {name: state[name][:done] for name in settings.counted}
+    return _summarise(state, statistic, scoring, settings, progress)
 
 
 def _batches(done: int, count: int, size: int) -> list[range]:
@@ -128,20 +109,21 @@ def _batches(done: int, count: int, size: int) -> list[range]:
     return [range(max(start, done), min(start + size, count)) for start in starts]
 
 
-def _scored(
-    engine: PermutedScores,
-    images: StatisticImages | None,
-    batches: Sequence[range],
-    cluster: Cluster | None,
-    progress: OnProgress | None,
+def _score(
+    scoring: _Scoring, batches: Sequence[range], cluster: Cluster | None, progress: OnProgress | None
 ) -> Generator[tuple[dict[str, np.ndarray], Scored], None, None]:
     """Maxima of each batch by name, and its scores."""
-    scoring = _Scoring(engine, images)
-    if cluster is not None and images is not None:
+    if cluster is not None and scoring.images is not None:
         yield from cluster.map(scoring, batches)
         return
+    count = scoring.engine.permuted.rearrangements.count
     for batch in batches:
-        yield scoring.run(batch, _teller(progress, batch, engine.permuted.rearrangements.count), cluster)
+
+        def report(share: float, batch: range = batch) -> None:
+            if progress:
+                progress("permutations", batch.start + int(len(batch) * share), count)
+
+        yield scoring(batch, report, cluster)
 
 
 @dataclass(frozen=True)
@@ -151,62 +133,49 @@ class _Scoring:
     engine: PermutedScores
     images: StatisticImages | None
 
-    def __call__(self, batch: range) -> tuple[dict[str, np.ndarray], Scored]:
-        """A task of a cluster."""
-        return self.run(batch, lambda _: None, None)
-
-    def run(
-        self, batch: range, tell: Callable[[float], None], cluster: Cluster | None
+    def __call__(
+        self, batch: range, report: Callable[[float], None] = lambda _: None, cluster: Cluster | None = None
     ) -> tuple[dict[str, np.ndarray], Scored]:
         """Maxima by name, (b,), and the scores without their maps."""
         share = 1.0 if self.images is None else 0.5
-        scores = self.engine.run(
-            batch.start, batch.stop, self.images is not None, lambda part: tell(share * part), cluster
-        )
-        found = {"statistic": scores.largest}
+        keeps_maps = self.images is not None
+        scores = self.engine.run(batch.start, batch.stop, keeps_maps, lambda part: report(share * part), cluster)
+        maxima = {"statistic": scores.largest}
         if self.images is not None and scores.fields is not None:
-            found |= self.images.maxima(scores.fields, self.engine.workers, lambda part: tell(share + share * part))
-        return found, scores._replace(fields=None)
+            maxima |= self.images.maxima(scores.fields, self.engine.workers, lambda part: report(share + share * part))
+        return maxima, scores._replace(fields=None)
 
+    @property
+    def ties(self) -> dict[str, float]:
+        """Rounding, up to which maxima are equal."""
+        return {"statistic": self.engine.ties, "tfce": _MAP_TIES, "extent": 0.0, "mass": _MAP_TIES}
 
-def _teller(progress: OnProgress | None, batch: range, count: int) -> Callable[[float], None]:
-    """Reports how much of a batch is done."""
-
-    def tell(share: float) -> None:
-        if progress:
-            progress("permutations", batch.start + int(len(batch) * share), count)
-
-    return tell
-
-
-def _batch_size(engine: PermutedScores, images: StatisticImages | None, n_voxels: int) -> int:
-    """Permutations at a time: what rows and maps have room for; a multiple or a whole fraction of 128."""
-    batch = max(min(_ROWS_BYTES // (4 * engine.rows_each * len(engine.plan.basis)), _MAX_BATCH), 1)
-    if images is not None:
-        batch = min(batch, _MAPS_BYTES // (4 * n_voxels))
-    return batch // BLOCK * BLOCK or 1 << max(batch.bit_length() - 1, 0)
+    def batch_size(self, n_voxels: int) -> int:
+        """Permutations at a time that fit rows and maps into memory; a multiple or a whole fraction of 128."""
+        batch = max(min(_ROWS_BYTES // (4 * self.engine.rows_each * len(self.engine.plan.basis)), _MAX_BATCH), 1)
+        if self.images is not None:
+            batch = min(batch, _MAPS_BYTES // (4 * n_voxels))
+        return int(batch // BLOCK * BLOCK or 1 << max(batch.bit_length() - 1, 0))
 
 
 def _summarise(
     state: dict[str, np.ndarray],
     statistic: np.ndarray,
-    engine: PermutedScores,
+    scoring: _Scoring,
     settings: NullSettings,
-    images: StatisticImages | None,
-    ties: Mapping[str, float],
     progress: OnProgress | None,
 ) -> Nulls:
     """P-values from null maxima."""
+    engine, images, ties = scoring.engine, scoring.images, scoring.ties
     scale, rearrangements, mask = engine.scale, engine.permuted.rearrangements, engine.maps.mask
-    count = len(state["statistic"])
-    score = state["own"]
+    score, count = state["own"], len(state["statistic"])
     is_tested = mask & (statistic != 0)
     own = state["statistic"].copy()
     own[0] = score[is_tested].max(initial=own.min())
     size = scale.statistic(score)
     floor = smallest_tail_p(count, rearrangements.existing)
     maxima = {"statistic": scale.statistic(own)}
-    tails: dict[str, Tail | None] = {}
+    tails: dict[str, Tails | None] = {}
     approximated: dict[str, np.ndarray] = {}
 
     def corrected(name: str, counted: np.ndarray, observed: np.ndarray, tested: np.ndarray) -> np.ndarray:
@@ -214,16 +183,15 @@ def _summarise(
         p = np.where(tested, counted, 1.0)
         if settings.tail == "none" or count == rearrangements.existing:
             return p
-        tail = tails[name] = fit_tail(maxima[name], floor)
-        chosen = approximated[name] = np.zeros(len(p), bool) if tail is None else tested & tail.covers(observed)
-        if tail is not None:
-            p[chosen] = tail.p(observed[chosen])
-        return p
+        tail = tails[name] = fit_tails(maxima[name][:, None], floor)
+        tail_p, covered = (p, np.zeros(len(p), dtype=bool)) if tail is None else tail.p(observed)
+        chosen = approximated[name] = tested & covered
+        return np.where(chosen, tail_p, p)
 
     p_uncorrected = np.where(is_tested, state["reached"] / count, 1.0)
     if settings.tail == "gpd" and count < rearrangements.existing:
         wanted = is_tested & (p_uncorrected <= TAIL_SHARE)
-        p, chosen = tail_p(engine, size, wanted, count, floor, progress)
+        p, chosen = engine.tail_p(size, wanted, count, floor, progress)
         p_uncorrected, approximated["uncorrected"] = np.where(chosen, p, p_uncorrected), chosen
     nulls = Nulls(
         count=count,
@@ -244,17 +212,15 @@ def _summarise(
         nulls = replace(nulls, tfce=enhanced, p_tfce_fwe=p_tfce)
     if images is not None and images.find is not None:
         clusters = images.find(statistic)
-        found = {}
+        p_of = {}
         for name, values in (("extent", clusters.sizes), ("mass", clusters.masses)):
             maxima[name] = _with_own(state[name], values)
             counted = reach(maxima[name], values, ties[name])
-            found[name] = corrected(name, counted, values, np.ones(len(values), bool))
-        nulls = replace(nulls, clusters=clusters, p_extent_fwe=found["extent"], p_mass_fwe=found["mass"])
+            p_of[name] = corrected(name, counted, values, np.ones(len(values), bool))
+        nulls = replace(nulls, clusters=clusters, p_extent_fwe=p_of["extent"], p_mass_fwe=p_of["mass"])
     return nulls
 
 
 def _with_own(maxima: np.ndarray, observed: np.ndarray) -> np.ndarray:
     """Null maxima with the unpermuted data's first."""
-    maxima = maxima.copy()
-    maxima[0] = observed.max(initial=0)
-    return maxima
+    return np.append(observed.max(initial=0), maxima[1:])

@@ -21,13 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.design.contrast import Contrast
-from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.inference.permute.blocks import Node, Rearrangements, count_arrangements, make_rearrangements, orbits
+from vbmstat.glm.inference.permute.blocks import Node, orbits
+from vbmstat.glm.inference.permute.rearrangements import Rearrangements, count_arrangements, make_rearrangements
 from vbmstat.glm.spec import SCHEMES
 
-_DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are one
+_DIGITS = 9  # rows of a design that agree to so many digits of its largest entry are equal
 _INVARIANT = 1e-9  # 1 − cosine of a direction with those that no rearrangement moves
 _FLIPS_TRIED = 64  # for the share of the residuals that they keep
 _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the nuisance space
@@ -35,66 +34,54 @@ _COLLINEAR = 1e-9  # of the largest eigenvalue: a permuted regressor inside the 
 
 @dataclass(frozen=True)
 class Partition:
-    """A design split by a contrast, rows weighted.
+    """A design split by a contrast, rows weighted."""
 
-    Attributes
-    ----------
-    interest : ndarray, (n_scans, m)
-        X1 = X C⁺.
-    tested : ndarray, (n_scans, m)
-        Q1, orthonormal: what the contrast tests, orthogonal to Z.
-    nuisance : ndarray, (n_scans, q)
-        Z, orthonormal: the space of X β with C β = 0.
-    coordinates : ndarray, (m, r)
-        Q1 in the plan's basis.
-    """
-
-    interest: np.ndarray
-    tested: np.ndarray
-    nuisance: np.ndarray
-    coordinates: np.ndarray
+    interest: np.ndarray  # (n_scans, m): X1 = X C⁺
+    tested: np.ndarray  # (n_scans, m): Q1, orthonormal: what the contrast tests, orthogonal to Z
+    nuisance: np.ndarray  # (n_scans, q): Z, orthonormal: the space of X β with C β = 0
+    coordinates: np.ndarray  # (m, r): Q1 in the plan's basis
 
 
-def partition(design: Design, contrast: Contrast, plan: Plan, index: int) -> Partition:
+def partition(plan: Plan, index: int) -> Partition:
     """Split a design by the contrast that is the plan's `index`-th."""
-    rows = plan.contrasts[index].rows
+    contrast = plan.contrasts[index]
+    rows = contrast.rows
     _, singular, right = np.linalg.svd(rows)
     m = int((singular > 1e-9 * singular[0]).sum())
     coordinates = rows / np.linalg.norm(rows) if contrast.kind == "t" else right[:m]
-    weighted = design.matrix * plan.scan_weights[:, None]
-    return Partition(
-        weighted @ np.linalg.pinv(contrast.weights), plan.basis @ coordinates.T, plan.basis @ right[m:].T, coordinates
-    )
+    return Partition(contrast.interest, plan.basis @ coordinates.T, plan.basis @ right[m:].T, coordinates)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How a test rearranges scans."""
+
+    tree: Node  # which rows may be exchanged
+    permutations: int  # how many, the unpermuted data counted in; all that exist where they are no more
+    seed: int = 0  # of the draws
+    scheme: str = SCHEMES[0]  # "freedman-lane" or "smith"; see the module's docstring
+    # flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors
+    flip: bool = False
+    # (n_scans,), int: variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Permuted:
-    """The design of a permutation test.
+    """The design of a permutation test."""
 
-    Attributes
-    ----------
-    scheme : str
-        One of ``SCHEMES``.
-    parts : Partition
-        Interest and nuisance.
-    moving : ndarray, (n_scans, q')
-        Directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes.
-    rearrangements : Rearrangements
-        Of the design's rows.
-    groups : ndarray, (n_scans,), int, or None
-        Variance groups.
-    """
-
-    scheme: str
-    parts: Partition
+    index: int  # of the contrast, in its plan
+    scheme: str  # one of ``SCHEMES``
+    parts: Partition  # interest and nuisance
+    # (n_scans, q'): directions of Z that rearrangements move (Freedman–Lane); empty for the other schemes
     moving: np.ndarray
-    rearrangements: Rearrangements
-    groups: np.ndarray | None = None
+    rearrangements: Rearrangements  # of the design's rows
+    groups: np.ndarray | None = None  # (n_scans,), int: variance groups
 
     @property
     def n_tested(self) -> int:
         """Numerator degrees of freedom m."""
-        return self.parts.tested.shape[1]
+        return int(self.parts.tested.shape[1])
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows of the products for some rearrangements, (m + q', b, n_scans), float64."""
@@ -107,81 +94,50 @@ class Permuted:
 def moved(columns: np.ndarray, sources: np.ndarray | None, signs: np.ndarray | None) -> np.ndarray:
     """Columns (n, k) under rearrangements, (k, b, n)."""
     rows = np.ascontiguousarray(columns.T)  # (k, n)
-    moved = rows[:, None, :] if sources is None else rows[:, sources]
-    return moved if signs is None else moved * signs
+    rows = rows[:, None, :] if sources is None else rows[:, sources]
+    return np.asarray(rows if signs is None else rows * signs)
 
 
 def orthonormal_rows(rows: np.ndarray, nuisance: np.ndarray) -> np.ndarray:
-    """Rows (m, b, n) less their part in Z (n, q), and orthonormal in each b."""
+    """Rows (m, b, n) without their part in Z (n, q), made orthonormal in each b."""
     m, b, n = rows.shape
     flat = rows.reshape(m * b, n)
     length = np.linalg.norm(flat)
     flat = flat - (flat @ nuisance) @ nuisance.T
-    rest = flat.reshape(m, b, n)
+    residuals = flat.reshape(m, b, n)
     if m == 1:
         norm = np.linalg.norm(flat, axis=1, keepdims=True)
         usable = norm > np.sqrt(_COLLINEAR) * length / np.sqrt(b)
         return np.asarray(np.where(usable, flat / np.where(usable, norm, 1.0), 0.0)[None])
-    gram = np.einsum("ibn,jbn->bij", rest, rest)
+    gram = np.einsum("ibn,jbn->bij", residuals, residuals)
     values, vectors = np.linalg.eigh(gram)
     usable = values > _COLLINEAR * values.max()
     scaled = vectors * np.where(usable, 1 / np.sqrt(np.where(usable, values, 1.0)), 0.0)[:, None, :]
-    return np.asarray(np.einsum("ibn,bik->kbn", rest, scaled))
+    return np.asarray(np.einsum("ibn,bik->kbn", residuals, scaled))
 
 
-def make_permuted(
-    design: Design,
-    contrast: Contrast,
-    plan: Plan,
-    index: int,
-    tree: Node,
-    *,
-    permutations: int,
-    seed: int = 0,
-    scheme: str = "freedman-lane",
-    flip: bool = False,
-    groups: np.ndarray | None = None,
-) -> Permuted:
-    """Prepare the permutation test of one contrast.
-
-    Parameters
-    ----------
-    design, contrast, plan, index
-        As in :func:`partition`.
-    tree : Node
-        Which rows may be exchanged.
-    permutations : int
-        How many, the unpermuted data counted in; all that exist where they are no more.
-    seed : int
-        Of the draws.
-    scheme : {"freedman-lane", "smith"}
-        See the module's docstring.
-    flip : bool
-        Flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors.
-    groups : ndarray, (n_scans,), int, optional
-        Variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`.
+def make_permuted(plan: Plan, index: int, asked: Resampling) -> Permuted:
+    """Prepare the permutation test of the contrast that is the plan's `index`-th.
 
     Raises
     ------
     DesignError
         If the scheme is unknown, or rearrangements leave the tested regressors as they are.
     """
-    if scheme not in SCHEMES:
-        msg = f"scheme={scheme!r}: expected one of {', '.join(SCHEMES)}"
+    if asked.scheme not in SCHEMES:
+        msg = f"scheme={asked.scheme!r}: expected one of {', '.join(SCHEMES)}"
         raise DesignError(msg)
-    parts = partition(design, contrast, plan, index)
-    if not flip:
-        _check_moves(parts.interest, contrast, tree)
-    columns = parts.tested
-    if scheme == "freedman-lane":
+    parts, tree, groups = partition(plan, index), asked.tree, asked.groups
+    if not asked.flip:
+        _check_moves(parts.interest, plan.contrasts[index].name, tree)
+    columns, moving = parts.tested, np.empty((len(parts.tested), 0))
+    if asked.scheme == "freedman-lane":
         columns = np.concatenate([parts.tested, parts.nuisance], axis=1)
+        moving = parts.nuisance if asked.flip else moving_directions(parts.nuisance, orbits(tree))
     if groups is not None:  # rows of different groups are never alike
         columns = np.column_stack([columns, np.abs(columns).max() * groups / max(groups.max(), 1)])
-    rearrangements = make_rearrangements(tree, row_keys(columns), permutations, seed, flip)
-    moving = np.empty((len(parts.tested), 0))
-    if scheme == "freedman-lane":
-        moving = parts.nuisance if flip else moving_directions(parts.nuisance, orbits(tree))
-    return Permuted(scheme, parts, moving, rearrangements, groups)
+    rearrangements = make_rearrangements(tree, row_keys(columns), asked.permutations, asked.seed, asked.flip)
+    return Permuted(index, asked.scheme, parts, moving, rearrangements, groups)
 
 
 def row_keys(columns: np.ndarray) -> np.ndarray:
@@ -190,17 +146,17 @@ def row_keys(columns: np.ndarray) -> np.ndarray:
     return np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _check_moves(interest: np.ndarray, contrast: Contrast, tree: Node) -> None:
+def _check_moves(interest: np.ndarray, name: str, tree: Node) -> None:
     keys = row_keys(interest)
     if len(np.unique(keys)) == 1:
         msg = (
-            f"contrast {contrast.name!r} tests a mean, which no permutation of scans changes; "
+            f"contrast {name!r} tests a mean, which no permutation of scans changes; "
             "it needs sign flipping (--sign-flip), valid for errors that are symmetric about zero"
         )
         raise DesignError(msg)
     if count_arrangements(tree, keys) < 2:
         msg = (
-            f"contrast {contrast.name!r}: the exchangeability blocks leave nothing to permute, since what it tests "
+            f"contrast {name!r}: the exchangeability blocks leave nothing to permute, since what it tests "
             "does not vary where scans may be exchanged; exchange whole blocks, or choose other blocks"
         )
         raise DesignError(msg)
@@ -212,14 +168,14 @@ def moving_directions(nuisance: np.ndarray, orbit: np.ndarray) -> np.ndarray:
     np.add.at(sums, orbit, nuisance)
     sums /= np.sqrt(np.bincount(orbit))[:, None]  # coordinates of Z among the unit indicators
     cosines2, vectors = np.linalg.eigh(sums.T @ sums)
-    return nuisance @ vectors[:, cosines2 < 1 - _INVARIANT]
+    return np.asarray(nuisance @ vectors[:, cosines2 < 1 - _INVARIANT])
 
 
 def kept_by_flips(permuted: Permuted) -> float:
     """Share of the residuals that sign flips leave outside the nuisance, mean over flips; 1 without flips.
 
-    Of unit noise, tr(R S R S) / tr(R) with R = I − Z Z' and the signs S, which is (n − 2q + |Z'SZ|²) / (n − q). What
-    flips move into Z is projected out again, so that t of the flipped data vary less than t of the data themselves.
+    For unit noise tr(R S R S) / tr(R) = (n − 2q + |Z'SZ|²) / (n − q), with R = I − Z Z' and the signs S. What flips
+    move into Z is projected out again, so that t of flipped data vary less than t of the data.
     """
     if permuted.rearrangements.flips is None:
         return 1.0
@@ -227,18 +183,18 @@ def kept_by_flips(permuted: Permuted) -> float:
     n, q = nuisance.shape
     _, signs = permuted.rearrangements.sources(1, min(1 + _FLIPS_TRIED, permuted.rearrangements.count))
     inside = [float((((nuisance.T * flip) @ nuisance) ** 2).sum()) for flip in np.asarray(signs)]
-    return (n - 2 * q + float(np.mean(inside))) / (n - q)
+    return float((n - 2 * q + np.mean(inside)) / (n - q))
 
 
 def smallest_p(permuted: Permuted, two_sided: bool) -> float:
-    """The smallest p that the test can give: with all rearrangements listed, mirror images of the data count, too."""
-    found = permuted.rearrangements
-    if not (two_sided and found.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
-        return 1 / found.count
+    """The smallest p that the test can give; if all rearrangements are done, mirror images of the data count."""
+    done = permuted.rearrangements
+    if not (two_sided and done.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
+        return 1 / done.count
     x = permuted.parts.tested[:, 0]
-    mirrored = np.abs(permuted.rows(0, found.count)[0] @ x) > 1 - _INVARIANT
-    sources = found.sources(0, found.count)[0]
+    mirrored = np.abs(permuted.rows(0, done.count)[0] @ x) > 1 - _INVARIANT
+    sources = done.sources(0, done.count)[0]
     if permuted.groups is not None and sources is not None:
         pairs = permuted.groups[sources] * (permuted.groups.max() + 1) + permuted.groups  # (count, n)
         mirrored &= [len(np.unique(row)) == permuted.groups.max() + 1 for row in pairs]
-    return int(mirrored.sum()) / found.count
+    return int(mirrored.sum()) / done.count

@@ -1,11 +1,9 @@
 """Statistics of permuted designs at every voxel, as stacked products.
 
 The residuals of a tile of voxels, scaled to unit length, times the rows of
-:mod:`vbmstat.glm.inference.permute.schemes`. In float32 where that has enough digits
-(:func:`working_precision`); there, single voxels without enough are reduced in float64.
-
-The score of the unpermuted data is computed once, and is its score among the permutations too: it reaches itself,
-whatever the rounding.
+:mod:`vbmstat.glm.inference.permute.schemes`, in float32 if that has enough digits (:func:`working_precision`); single
+voxels where it has not are reduced in float64. The score of the unpermuted data is computed once and used among the
+permutations too, so that it reaches itself for any rounding.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ from vbmstat.device import n_cores
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.product import choose_product
-from vbmstat.glm.fit.stacked import fit_full_sample
+from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
 from vbmstat.glm.fit.stream import pad_tile, stream, tile_layout
-from vbmstat.glm.fit.tensors import Tensors, make_tensors
-from vbmstat.glm.inference.permute.blocks import BLOCK
 from vbmstat.glm.inference.permute.nulls import Scale
+from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.schemes import Permuted
-from vbmstat.glm.inference.permute.tails import pareto_p
-from vbmstat.glm.spec import FEWEST_FOR_TAIL, Compute
+from vbmstat.glm.inference.permute.tails import fit_tails
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import Maps
+from vbmstat.progress import OnProgress
 
 _TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
 TIES = {torch.float32: 2e-6, torch.float64: 1e-12}  # of s: equal up to rounding is equal
@@ -40,29 +38,17 @@ _FEWEST_DF = 10.0  # of float32: the largest null t of V voxels has 1 - s² near
 
 
 def working_precision(dtype: np.dtype, df_resid: float) -> torch.dtype:
-    """Precision of the scores of maps: float64 if theirs is, or with fewer than 10 residual degrees of freedom."""
+    """Precision of scores: float64 for float64 maps, or with fewer than 10 residual degrees of freedom."""
     return torch.float64 if dtype == np.float64 or df_resid < _FEWEST_DF else torch.float32
 
 
 class Scored(NamedTuple):
-    """Scores of some permutations, over the voxels of a tile or over all.
+    """Scores of some permutations, over the voxels of a tile or over all."""
 
-    Attributes
-    ----------
-    largest : ndarray, (b,)
-        Largest score of each permutation.
-    reached : ndarray, (v,), int
-        How many permutations reach a voxel's own score, the unpermuted data among them.
-    own : ndarray, (v,)
-        Score of the unpermuted data; 0 outside the mask.
-    fields : ndarray, (b, v), or None
-        Maps of the statistic, where they are kept.
-    """
-
-    largest: np.ndarray
-    reached: np.ndarray
-    own: np.ndarray
-    fields: np.ndarray | None
+    largest: np.ndarray  # (b,): largest score of each permutation
+    reached: np.ndarray  # (v,), int: how many permutations reach a voxel's own score, the unpermuted data among them
+    own: np.ndarray  # (v,): score of the unpermuted data; 0 outside the mask
+    fields: np.ndarray | None  # (b, v): maps of the statistic, where they are kept
 
 
 class PermutedScores:
@@ -73,8 +59,8 @@ class PermutedScores:
         self.product = choose_product(device)
         self.dtype = working_precision(maps.dtype, plan.df_resid)
         self.ties = TIES[self.dtype]
-        self.tensors = make_tensors(plan, self.dtype, device)
-        self.exact = make_tensors(plan, torch.float64, device)
+        self.tensors = Tensors(plan, self.dtype, device)
+        self.exact = Tensors(plan, torch.float64, device)
         self.maps, self.plan, self.permuted, self.scale, self.device = maps, plan, permuted, scale, device
         self.layout = tile_layout(compute)
         self.workers = compute.n_threads or n_cores()
@@ -83,7 +69,7 @@ class PermutedScores:
         self.rows_each = permuted.n_tested + permuted.moving.shape[1]  # of products, a permutation
 
     def run(
-        self, start: int, stop: int, keep: bool, tell: Callable[[float], None], cluster: Cluster | None = None
+        self, start: int, stop: int, keep: bool, report: Callable[[float], None], cluster: Cluster | None = None
     ) -> Scored:
         """Scores of the permutations `start` to `stop` over all voxels, with their maps if they are to be kept."""
         n_voxels = len(self.maps.mask)
@@ -97,15 +83,15 @@ class PermutedScores:
             scored.reached[here], scored.own[here] = tile.reached, tile.own
             if fields is not None:
                 fields[:, here] = tile.fields
-            tell(here.stop / n_voxels)
+            report(here.stop / n_voxels)
         return scored
 
     def null(self, values: torch.Tensor, blocks: Sequence[torch.Tensor]) -> np.ndarray:
         """Statistic of every permutation at some voxels (n, v): t, its size if two-sided, or F, (count, v)."""
         width = values.shape[1]
         unit, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
-        found = [self._scored(rows, unit)[0][:, :width].cpu().numpy() for rows in blocks]
-        return self.scale.statistic(np.concatenate(found))
+        scores = [self._scored(rows, unit)[0][:, :width].cpu().numpy() for rows in blocks]
+        return self.scale.statistic(np.concatenate(scores))
 
     def rows(self, start: int, stop: int) -> list[torch.Tensor]:
         """Rows of the products, a block of permutations each."""
@@ -140,6 +126,44 @@ class PermutedScores:
             own[:width].cpu().numpy(), np.concatenate(kept) if keep else None,
         )  # fmt: skip
 
+    def tail_p(
+        self, size: np.ndarray, wanted: np.ndarray, count: int, floor: float, progress: OnProgress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Uncorrected p of voxels, each by a generalised Pareto tail of its own permutations, in another pass.
+
+        Parameters
+        ----------
+        size : ndarray, (n_voxels,)
+            T (its size if two-sided) or F of the unpermuted data.
+        wanted : ndarray, (n_voxels,), bool
+            Voxels whose p is wanted.
+        count : int
+            Permutations that were done. If their rows exceed 256 MB (above 20,000 scans), the first of them serve.
+        floor : float
+            Smallest p to give.
+
+        Returns
+        -------
+        p, is_approximated : ndarray, (n_voxels,)
+            P, and where a tail fits and the value lies in it; elsewhere p mean nothing.
+        """
+        p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
+        count = min(count, _TAIL_BYTES // (4 * self.rows_each * len(self.plan.basis)))
+        blocks = self.rows(0, count)
+
+        def work(values: list[torch.Tensor], inside: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
+            return len(inside), np.flatnonzero(inside.numpy()), self.null(values[0][:, inside], blocks)
+
+        for at, (width, inside, null) in stream([self.maps], self.layout, work, wanted):
+            columns, tails = at + inside, fit_tails(null, floor)
+            if tails is not None:
+                p[columns], is_approximated[columns] = tails.p(size[columns])
+            if progress:
+                progress("tails of voxels", min(at + width, len(size)), len(size))
+        if progress:
+            progress("tails of voxels", len(size), len(size))
+        return p, is_approximated
+
     def _unit_residuals(self, values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """R_Z y of length 1 (n, v), and which columns are not tested (v,)."""
         unit, doubtful = self._reduced(values, self.tensors)
@@ -159,7 +183,7 @@ class PermutedScores:
         total = full.sigma**2 * self.plan.df_resid + (tested**2).sum(dim=0)
         usable = (full.sigma > 0) & (total > 0)
         per_length = torch.where(usable, total.clamp(min=1e-300).rsqrt(), 0.0)
-        unit = full.rest * per_length.to(full.rest.dtype)
+        unit = full.residuals * per_length.to(full.residuals.dtype)
         unit = unit.addmm_(self.tested.to(unit.dtype), (tested * per_length).to(unit.dtype))
         return unit, full.doubtful
 
@@ -197,60 +221,9 @@ class PermutedScores:
         return torch.copysign((odds * self.scale.df).sqrt(), signed)
 
 
-def tail_p(
-    engine: PermutedScores,
-    size: np.ndarray,
-    wanted: np.ndarray,
-    count: int,
-    floor: float,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Uncorrected p of voxels, each by a generalised Pareto tail of its own permutations, in another pass.
-
-    Parameters
-    ----------
-    engine : PermutedScores
-        Of the permutations.
-    size : ndarray, (n_voxels,)
-        T (its size if two-sided) or F of the unpermuted data.
-    wanted : ndarray, (n_voxels,), bool
-        Voxels whose p is wanted.
-    count : int
-        Permutations that were done. Where their rows exceed 256 MB (above 20,000 scans), the first of them serve.
-    floor : float
-        Smallest p to give.
-    progress : callable, optional
-        Called with (stage, done, total).
-
-    Returns
-    -------
-    p : ndarray, (n_voxels,)
-        Meaningless where not approximated.
-    is_approximated : ndarray, (n_voxels,), bool
-        Where a tail fits and the value lies in it.
-    """
-    p, is_approximated = np.ones(len(size)), np.zeros(len(size), dtype=bool)
-    count = min(count, _TAIL_BYTES // (4 * engine.rows_each * len(engine.plan.basis)))
-    if count < FEWEST_FOR_TAIL:
-        return p, is_approximated
-    blocks = engine.rows(0, count)
-
-    def work(values: list[torch.Tensor], inside: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
-        return len(inside), np.flatnonzero(inside.numpy()), engine.null(values[0][:, inside], blocks)
-
-    for at, (width, inside, null) in stream([engine.maps], engine.layout, work, wanted):
-        columns = at + inside
-        p[columns], is_approximated[columns] = pareto_p(null, size[columns], floor)
-        if progress:
-            progress("tails of voxels", min(at + width, len(size)), len(size))
-    if progress:
-        progress("tails of voxels", len(size), len(size))
-    return p, is_approximated
-
-
 @dataclass(frozen=True)
 class _Batch:
-    """Some permutations over a tile; another process makes their rows for itself."""
+    """Some permutations over a tile; each process makes their rows itself."""
 
     scores: PermutedScores
     start: int

@@ -1,120 +1,28 @@
-"""Inputs, targets, losses and scores of the four kinds of networks."""
+"""Networks that segment: the first stage, patches, and the mask of voxels without GM."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.image.grid import Grid, from_normalised
-from vbmstat.image.volume import jacobian_determinant
-from vbmstat.preproc.networks.cascade import mask_windows, resample_low_passed, view_grid
+from vbmstat.preproc.networks.cascade import mask_windows
 from vbmstat.preproc.networks.intensity import brain_range, scale_intensity
-from vbmstat.preproc.networks.patches import (
-    PATCH_SHAPE,
-    REGION_SHAPE,
-    Position,
-    network_of,
-    optimise_positions,
-    window,
-)  # fmt: skip
-from vbmstat.preproc.networks.symnet import Velocities, compose_warps, pull
-from vbmstat.preproc.networks.weights import build_network, load_network, own_file
+from vbmstat.preproc.networks.patches import PATCH_SHAPE, REGION_SHAPE, Position, network_of, optimise_positions, window
+from vbmstat.preproc.networks.weights import load_network, own_file
 from vbmstat.training import augment, losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
+from vbmstat.training.task import Example, Stage, Task
 
-Example = tuple[torch.Tensor, torch.Tensor]  # inputs and targets, (B, C, X, Y, Z)
 _N_SIDES = 9  # patches of the left; their networks also serve the right, so they get no flips
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Training of one network.
-
-    Attributes
-    ----------
-    name : str
-        Name in the log.
-    epochs : int
-        Passes over the cases.
-    file : (kind, index)
-        Arguments of :func:`vbmstat.preproc.networks.weights.own_file`.
-    start : Path, optional
-        Network to start from; a bare name is a network of this run.
-    settings : dict
-        Further settings to store in the network's file.
-    """
-
-    name: str
-    epochs: int
-    file: tuple[str, int | None]
-    start: Path | None
-    settings: dict[str, Any]
-
-
-class Task(ABC):
-    """A kind of network.
-
-    Parameters
-    ----------
-    cases : CaseFile
-        Training and validation cases.
-    config : RunConfig
-        Configuration of the run.
-    device : torch.device
-        Where examples are made.
-    folder : Path
-        Folder to which paths in the configuration are relative.
-    """
-
-    kind: str
-
-    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
-        self.cases, self.config, self.device = cases, config, device
-        self.start = (folder / config.start).absolute() if config.start else None
-        if self.start and not self.start.is_file():
-            msg = f"{self.start}: no such file; expected the network to start from"
-            raise VbmstatError(msg)
-
-    def build(self) -> nn.Module:
-        """A network with random weights."""
-        return build_network(self.kind, {"n_channels": self.config.n_channels, "depth": self.config.depth})
-
-    def stages(self) -> list[Stage]:
-        """Stages in the order of training."""
-        return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, {"shape": list(self.cases.shape)})]
-
-    def n_examples(self, stage: Stage) -> int:
-        """Number of examples per case and epoch."""
-        del stage
-        return 1
-
-    @abstractmethod
-    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Examples of a case, each with batch size 1; augmented and shuffled if a random generator is given."""
-
-    @abstractmethod
-    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss of a batch."""
-
-    @abstractmethod
-    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Scores that are meaningful to a reader of the log."""
-
-    def _load(self, name: str) -> dict[str, torch.Tensor]:
-        return {key: values.to(self.device) for key, values in self.cases.load(name).items()}
-
-
-class Segmentation(Task):
+class SegmentationTask(Task):
     """The first stage: T1w -> p0 on the whole view."""
 
     kind = "segmentation"
@@ -151,7 +59,7 @@ class Segmentation(Task):
         return image, p0
 
 
-class Patches(Segmentation):
+class PatchesTask(SegmentationTask):
     """The second stage: patches of image and first-stage p0 -> p0."""
 
     kind = "patches"
@@ -206,7 +114,7 @@ class Patches(Segmentation):
         return [index for index in range(len(self.positions)) if wanted is None or network_of(index)[0] == wanted]
 
 
-class GmMask(Task):
+class GmMaskTask(Task):
     """p0 of half a brain -> mask of voxels without GM."""
 
     kind = "gm-mask"
@@ -239,75 +147,6 @@ class GmMask(Task):
         predicted = network(inputs).float().softmax(1)[:, 1:] > 0.5
         target = targets > 0.5
         return {"dice": float(2 * (predicted & target).sum() / (predicted.sum() + target.sum()).clamp(min=1))}
-
-
-class Registration(Task):
-    """GM and WM of scan and template -> half velocities."""
-
-    kind = "registration"
-
-    def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
-        super().__init__(cases, config, device, folder)
-        template = assets.template()
-        view = registration_grid(cases.shape)
-        self.template = resample_low_passed(template.data, template.grid, view)[None].to(device)
-
-    def stages(self) -> list[Stage]:
-        """A single stage."""
-        settings = {"refine": self.config.refine, "shape": list(self.cases.shape)}
-        return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, settings)]
-
-    def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """Tissues of scan and template, and the forward half velocity; as in the paper, without augmentation."""
-        del stage, source
-        case = self._load(name)
-        velocity = functional.interpolate(
-            case["velocity"][None], self.cases.shape, mode="trilinear", align_corners=True
-        )
-        yield torch.cat([case["scan"][None], self.template], dim=1), velocity
-
-    def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Loss of supervised SYMNet."""
-        return losses.registration_loss(
-            self._velocities(network, inputs), Velocities(targets, -targets), inputs[:, :2], inputs[:, 2:]
-        )
-
-    def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-        """Mean squared difference to the template with the predicted, the target and no warp; smallest Jacobian.
-
-        Also the error of the forward velocity relative to its norm, which is 1 for a network that predicts no motion.
-        """
-        scan, template = inputs[:, :2], inputs[:, 2:]
-        predicted = self._velocities(network, inputs)
-        warp = compose_warps(predicted).forward
-        target_warp = compose_warps(Velocities(targets, -targets)).forward
-        return {
-            "mse": float(functional.mse_loss(pull(scan, warp), template)),
-            "mse_target": float(functional.mse_loss(pull(scan, target_warp), template)),
-            "mse_affine": float(functional.mse_loss(scan, template)),
-            "velocity_error": float((predicted.forward - targets).norm() / targets.norm()),
-            "least_jacobian": float(jacobian_determinant(warp).min()),
-        }
-
-    @staticmethod
-    def _velocities(network: nn.Module, inputs: torch.Tensor) -> Velocities:
-        forward, backward = network(inputs)
-        return Velocities(from_normalised(forward.float()), from_normalised(backward.float()))
-
-
-def make_task(kind: str, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> Task:
-    """Create the task of a kind; paths in the configuration are relative to `folder`."""
-    wanted = Registration.kind if kind == Registration.kind else "tissue"
-    if cases.settings.get("kind") != wanted:
-        msg = f"{cases.path}: expected cases of {wanted}, got {cases.settings.get('kind')}"
-        raise VbmstatError(msg)
-    tasks: Sequence[type[Task]] = (Segmentation, Patches, GmMask, Registration)
-    return next(task for task in tasks if task.kind == kind)(cases, config, device, folder)
-
-
-def registration_grid(shape: Sequence[int]) -> Grid:
-    """The template's field of view with another number of voxels and the same first and last voxel centres."""
-    return view_grid(assets.template().grid, tuple(shape))  # type: ignore[arg-type]
 
 
 def tissue_dice(predicted: torch.Tensor, target: torch.Tensor) -> dict[str, float]:

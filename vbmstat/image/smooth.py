@@ -26,7 +26,7 @@ def gaussian_kernel(fwhm_voxels: float, reach_sigma: float = _REACH_SIGMA) -> to
         return torch.ones(1)
     radius = max(1, int(np.ceil(reach_sigma * sigma)))
     edges = torch.arange(-radius, radius + 2, dtype=torch.float64) - 0.5
-    kernel = torch.special.ndtr(edges / sigma).diff()
+    kernel: torch.Tensor = torch.special.ndtr(edges / sigma).diff()
     return (kernel / kernel.sum()).float()
 
 
@@ -62,9 +62,10 @@ def _convolve(data: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tenso
     band = torch.where(distance <= radius, kernel[(radius + distance).clamp(max=2 * radius)], 0.0)
     if dim == data.ndim - 1:
         return data @ band.T
-    return torch.tensordot(data, band, dims=([dim], [1])).movedim(-1, dim)
+    product: torch.Tensor = torch.tensordot(data, band, dims=([dim], [1]))
+    return product.movedim(-1, dim)
 
 
 def smooth_map(volume: Volume, fwhm_mm: float) -> Volume:
-    """Smooth maps with an isotropic Gaussian of `fwhm_mm` full width at half maximum."""
+    """Smooth maps with an isotropic Gaussian of `fwhm_mm` full width at half maximum; beyond the borders is zero."""
     return Volume(smooth(volume.data, fwhm_mm / volume.grid.voxel_size_mm).contiguous(), volume.grid)

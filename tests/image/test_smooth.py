@@ -4,8 +4,8 @@ import torch
 from scipy.ndimage import correlate1d
 
 from vbmstat.image.grid import Grid
+from vbmstat.image.smooth import gaussian_kernel, smooth, smooth_map
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.smooth import gaussian_kernel, smooth, smooth_map
 
 
 @pytest.mark.parametrize("fwhm", [2.0, 4.0, 9.5])

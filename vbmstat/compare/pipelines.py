@@ -10,41 +10,19 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.compare.config import TISSUES, CohortPlan
+from vbmstat.compare.config import TISSUES, CohortPlan, ComparisonPlan
 from vbmstat.errors import TableError, listed
-from vbmstat.files import naming
+from vbmstat.files import map_names, naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
+from vbmstat.image.smooth import smooth_map
 from vbmstat.metrics import agreement
-from vbmstat.preproc.steps.smooth import smooth_map
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
 _CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that differ between pipelines
 _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped")
-
-
-@dataclass(frozen=True)
-class PipelineData:
-    """One pipeline's maps of a cohort.
-
-    Attributes
-    ----------
-    folders : tuple of Path
-        Output folders; several for a pooled cohort.
-    maps : dict of str to dict of str to Path
-        Unsmoothed modulated maps by tissue and scan.
-    smoothed : dict of str to dict of str to Path
-        The pipeline's own smoothed maps.
-    table : DataFrame
-        tiv_ml, engine, vbmstat_version and seconds of each scan (index), missing if unknown.
-    """
-
-    folders: tuple[Path, ...]
-    maps: Mapping[str, Mapping[str, Path]]
-    smoothed: Mapping[str, Mapping[str, Path]]
-    table: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -59,8 +37,10 @@ class CohortData:
         Scans in every pipeline and the table of covariates, sorted.
     covariates : DataFrame
         One row per scan (index).
-    pipelines : dict of str to PipelineData
-        The first is the reference.
+    pipelines : dict of str to DataFrame
+        The first is the reference. One row per scan (index): tiv_ml, engine, vbmstat_version, seconds, and the paths of
+        its modulated maps by tissue, unsmoothed (``gm``) and as the pipeline smoothed them (``gm_smoothed``); missing
+        if unknown.
     notes : tuple of str
         What was left out.
     is_pooled : bool
@@ -70,7 +50,7 @@ class CohortData:
     name: str
     scans: tuple[str, ...]
     covariates: pd.DataFrame
-    pipelines: Mapping[str, PipelineData]
+    pipelines: Mapping[str, pd.DataFrame]
     notes: tuple[str, ...]
     is_pooled: bool = False
 
@@ -82,8 +62,21 @@ class CohortData:
 
     def table(self, pipeline: str) -> pd.DataFrame:
         """Covariates with the pipeline's own TIV, engine and version."""
-        own = self.pipelines[pipeline].table[list(_OF_PIPELINE)].dropna(axis=1, how="all")
-        return self.covariates.join(own)
+        return self.covariates.join(self.pipelines[pipeline][list(_OF_PIPELINE)].dropna(axis=1, how="all"))
+
+    def maps(self, pipeline: str, column: str) -> dict[str, Path]:
+        """Paths in a column of maps by scan, without missing ones."""
+        return dict(self.pipelines[pipeline][column].dropna())
+
+
+@dataclass(frozen=True)
+class MapSet:
+    """One pipeline's smoothed maps of a tissue, by scan."""
+
+    data: CohortData
+    pipeline: str
+    tissue: str
+    paths: Mapping[str, Path]
 
 
 def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
@@ -112,10 +105,10 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     notes = []
     scans: list[str] = []
     for number, (name, pipeline) in enumerate(pipelines.items()):
-        has = list(pipeline.table.index)
+        has = list(pipeline.index)
         if not has:
             lacking = ", ".join(f"mwp{TISSUES[tissue]}*" for tissue in tissues)
-            msg = f"{plan.name}: {pipeline.folders[0]} ({name}) has no scan with all of {lacking}"
+            msg = f"{plan.name}: {plan.pipelines[name]} ({name}) has no scan with all of {lacking}"
             raise TableError(msg)
         scans = has if number == 0 else agreement.match_ids(scans, has)
     source = plan.participants or next(iter(plan.pipelines.values())) / "cohort.tsv"
@@ -128,30 +121,30 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     if lost:
         notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({listed(sorted(lost))})")
     for name, pipeline in pipelines.items():
-        spare = [scan for scan in pipeline.table.index if scan not in set(keep)]
+        spare = [scan for scan in pipeline.index if scan not in set(keep)]
         if spare:
             notes.append(f"{plan.name}: {name} has {len(spare)} more scans ({listed(spare)})")
     names = [str(column) for column in joined]
     drop = [name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or naming.is_map_column(name)]
     return CohortData(
         plan.name, tuple(keep), joined.loc[keep].drop(columns=drop),
-        {name: _select(pipeline, keep) for name, pipeline in pipelines.items()}, tuple(notes),
+        {name: pipeline.loc[keep] for name, pipeline in pipelines.items()}, tuple(notes),
     )  # fmt: skip
 
 
-def _pipeline(folder: Path, tissues: Sequence[str]) -> PipelineData:
-    """Maps in a folder; its scans have an unsmoothed or smoothed map of every tissue."""
-    stems: dict[str, Path] = {}
-    maps: dict[str, dict[str, Path]] = {}
-    smoothed: dict[str, dict[str, Path]] = {}
+def _pipeline(folder: Path, tissues: Sequence[str]) -> pd.DataFrame:
+    """Scans in a folder that have an unsmoothed or smoothed map of every tissue."""
+    stems: dict[str, str] = {}
+    maps = {}
     for tissue in tissues:
-        raw, smooth = (naming.find_maps(folder, TISSUES[tissue], smoothed=wanted) for wanted in (False, True))
-        maps[tissue], smoothed[tissue] = by_scan(raw), by_scan(smooth)
-        stems |= {scan: Path(stem) for stem, scan in zip(raw, maps[tissue], strict=True)}
-        stems |= {scan: Path(stem) for stem, scan in zip(smooth, smoothed[tissue], strict=True)}
-    scans = sorted(s for s in stems if all(s in maps[t] or s in smoothed[t] for t in tissues))
-    rows = scan_rows(folder, {scan: str(stems[scan]) for scan in scans})
-    return PipelineData((folder,), maps, smoothed, rows)
+        for column, smoothed in ((tissue, False), (f"{tissue}_smoothed", True)):
+            found = map_names.find_maps(folder, TISSUES[tissue], smoothed)
+            maps[column] = pd.Series(by_scan(found), dtype=object)
+            stems |= dict(zip(maps[column].index, found, strict=True))
+    paths = pd.DataFrame(maps).sort_index()
+    for tissue in tissues:
+        paths = paths[paths[[tissue, f"{tissue}_smoothed"]].notna().any(axis=1)]
+    return scan_rows(folder, {scan: stems[scan] for scan in paths.index}).join(paths)
 
 
 def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
@@ -203,15 +196,6 @@ def _sidecar(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _select(pipeline: PipelineData, scans: Sequence[str]) -> PipelineData:
-    kept = set(scans)
-    maps, smoothed = (
-        {tissue: {scan: path for scan, path in paths.items() if scan in kept} for tissue, paths in group.items()}
-        for group in (pipeline.maps, pipeline.smoothed)
-    )
-    return PipelineData(pipeline.folders, maps, smoothed, pipeline.table.loc[list(scans)])
-
-
 def pool_cohorts(name: str, members: Sequence[CohortData]) -> CohortData:
     """Pool cohorts: scans get ids COHORT_SCAN, and a column ``cohort``.
 
@@ -225,28 +209,21 @@ def pool_cohorts(name: str, members: Sequence[CohortData]) -> CohortData:
         have = "; ".join(f"{member.name}: {', '.join(member.pipelines)}" for member in members)
         msg = f"{name}: expected at least two pipelines with the same names in all pooled cohorts ({have})"
         raise TableError(msg)
-    tables = [member.covariates.assign(cohort=member.name) for member in members]
-    tables = [table.set_axis([f"{m.name}_{s}" for s in table.index]) for m, table in zip(members, tables, strict=True)]
-    pipelines = {key: _pooled([(m.name, m.pipelines[key]) for m in members]) for key in common}
-    covariates = pd.concat(tables).sort_index()
-    covariates.index.name = "scan_id"
+    covariates = _pooled([(member.name, member.covariates.assign(cohort=member.name)) for member in members])
+    pipelines = {key: _pooled([(member.name, member.pipelines[key]) for member in members]) for key in common}
     return CohortData(name, tuple(covariates.index), covariates, pipelines, (), is_pooled=True)
 
 
-def _pooled(parts: Sequence[tuple[str, PipelineData]]) -> PipelineData:
-    tissues = parts[0][1].maps
-    maps, smoothed = (
-        {t: {f"{n}_{s}": path for n, p in parts for s, path in getattr(p, kind)[t].items()} for t in tissues}
-        for kind in ("maps", "smoothed")
-    )
-    table = pd.concat([p.table.set_axis([f"{n}_{s}" for s in p.table.index]) for n, p in parts]).sort_index()
-    return PipelineData(tuple(folder for _, p in parts for folder in p.folders), maps, smoothed, table)
+def _pooled(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Tables of scans under one another, each scan as COHORT_SCAN."""
+    pooled = pd.concat([table.set_axis([f"{name}_{scan}" for scan in table.index]) for name, table in tables])
+    return pooled.rename_axis("scan_id").sort_index()
 
 
 def smoothed_maps(
-    data: CohortData, pipeline: str, tissue: str, fwhm_mm: float, out: Path, report: OnProgress = ignore
-) -> tuple[dict[str, Path], str | None]:
-    """Maps of all scans smoothed by `fwhm_mm`: the pipeline's own if their names say so, else smoothed here.
+    data: CohortData, pipeline: str, tissue: str, plan: ComparisonPlan, report: OnProgress = ignore
+) -> tuple[MapSet, str | None]:
+    """Smoothed maps of all scans: the pipeline's own if their names give the plan's FWHM, else smoothed here.
 
     Parameters
     ----------
@@ -254,31 +231,30 @@ def smoothed_maps(
         The cohort.
     pipeline, tissue : str
         Pipeline and tissue of the maps.
-    fwhm_mm : float
-        Full width at half maximum.
-    out : Path
-        Folder for maps that are smoothed here; those newer than their source are kept.
+    plan : ComparisonPlan
+        With the FWHM; maps are smoothed to its folder ``smoothed``, where those newer than their source are kept.
     report : callable
         Called with (stage, done, total).
 
     Returns
     -------
-    dict of str to Path, str or None
-        Map of each scan, and a note on maps whose name does not give this smoothing.
+    MapSet, str or None
+        The maps, and a note on maps whose name does not give this smoothing.
     """
-    source = data.pipelines[pipeline]
-    own = {s: p for s, p in source.smoothed[tissue].items() if p.name.startswith(f"s{fwhm_mm:g}mw")}
+    fwhm_mm, raw, smoothed = plan.fwhm_mm, data.maps(pipeline, tissue), data.maps(pipeline, f"{tissue}_smoothed")
+    named = {scan: map_names.parse_map_name(path.name) for scan, path in smoothed.items()}
+    own = {scan: smoothed[scan] for scan, name in named.items() if name and name.fwhm_mm == fwhm_mm}
     if set(own) >= set(data.scans):
-        return {scan: own[scan] for scan in data.scans}, None
-    raw = dict(source.maps[tissue])
+        return MapSet(data, pipeline, tissue, {scan: own[scan] for scan in data.scans}), None
     if not set(raw) >= set(data.scans):
         note = f"{data.name}: {pipeline}'s {tissue} maps are used as they are; their names do not say s{fwhm_mm:g}"
-        return {scan: (raw | dict(source.smoothed[tissue]))[scan] for scan in data.scans}, note
+        every = raw | smoothed
+        return MapSet(data, pipeline, tissue, {scan: every[scan] for scan in data.scans}), note
     made = {}
     for done, scan in enumerate(data.scans, 1):
         name = scan if data.is_pooled else f"{data.name}_{scan}"  # the same file, pooled or not
-        made[scan] = out / pipeline / f"s{fwhm_mm:g}mwp{TISSUES[tissue]}{name}.nii.gz"
+        made[scan] = plan.out / "smoothed" / pipeline / f"{naming.smoothed_kind(fwhm_mm, TISSUES[tissue])}{name}.nii.gz"
         if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
             io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
         report(f"smoothing {pipeline} {tissue}", done, len(data.scans))
-    return made, None
+    return MapSet(data, pipeline, tissue, made), None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from vbmstat.compare.config import CohortPlan
-from vbmstat.compare.inputs import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
+from vbmstat.compare.config import CohortPlan, ComparisonPlan
+from vbmstat.compare.pipelines import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
 from vbmstat.errors import TableError
 from vbmstat.files import runlog
 from vbmstat.image import io, storage
@@ -98,10 +100,11 @@ def test_smoothing_that_a_name_does_not_say_is_told(tmp_path):
     one = write(tmp_path / "one", ["sub-1_T1w"], "smwp1")
     plan = CohortPlan("c", {"A": one, "B": one}, people(tmp_path / "p.tsv", ["sub-1"]), (), ())
     data = load_cohort(plan, ("gm",))
-    paths, note = smoothed_maps(data, "A", "gm", 6.0, tmp_path / "out")
-    assert paths["sub-1"].name == "smwp1sub-1_T1w.nii"
+    whole = ComparisonPlan(tmp_path / "out", ("gm",), 6.0, "lpba40", {}, {})
+    maps, note = smoothed_maps(data, "A", "gm", whole)
+    assert maps.paths["sub-1"].name == "smwp1sub-1_T1w.nii"
     assert note == "c: A's gm maps are used as they are; their names do not say s6"
     write(tmp_path / "one", ["sub-1_T1w"])
-    paths, note = smoothed_maps(load_cohort(plan, ("gm",)), "A", "gm", 8.0, tmp_path / "out")
-    assert paths["sub-1"] == tmp_path / "out" / "A" / "s8mwp1c_sub-1.nii.gz"
+    maps, note = smoothed_maps(load_cohort(plan, ("gm",)), "A", "gm", replace(whole, fwhm_mm=8.0))
+    assert maps.paths["sub-1"] == tmp_path / "out" / "smoothed" / "A" / "s8mwp1c_sub-1.nii.gz"
     assert note is None

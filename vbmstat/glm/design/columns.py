@@ -1,0 +1,50 @@
+"""Columns of the cohort table that a model reads beside those of its formula: weights, strata, blocks, subjects."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from vbmstat.errors import TableError
+from vbmstat.glm.design.covariates import as_numbers, check_spelling
+from vbmstat.maps.sources import Source
+from vbmstat.tables.cells import labels
+from vbmstat.tables.cohort import closest, find_column, read_column
+
+
+def column_name(name: str, table: pd.DataFrame) -> str:
+    """The table's own name of a column or id level; see :func:`vbmstat.tables.cohort.find_column`.
+
+    Raises
+    ------
+    TableError
+        If there is none, with the nearest name.
+    """
+    actual = find_column(name, table)
+    if actual is None:
+        known = [*map(str, table.columns), *map(str, table.index.names)]
+        msg = f"no column {name!r} in the table (nearest {closest(name, known) or 'none'})"
+        raise TableError(msg)
+    return actual
+
+
+def read_named(name: str, table: pd.DataFrame) -> pd.Series:
+    """Values of a column or id level, one a scan; raises as :func:`column_name`."""
+    return read_column(column_name(name, table), table)
+
+
+def read_numbers(name: str, source: Source) -> pd.Series:
+    """A column of numbers, float64, indexed by scan id; raises as :func:`column_name` and :func:`as_numbers`."""
+    values = read_named(name, source.table).set_axis(list(source.scan_ids))
+    return as_numbers(values, column_name(name, source.table))
+
+
+def read_labels(name: str, table: pd.DataFrame) -> list[str]:
+    """Values of a column as text, one a scan: subjects, whose ids may differ in letter case only."""
+    return labels(read_named(name, table))
+
+
+def read_groups(name: str, table: pd.DataFrame) -> list[str]:
+    """Groups or strata of the scans; raises DesignError if two differ only in their spelling."""
+    groups = read_labels(name, table)
+    check_spelling(name, groups, "")
+    return groups

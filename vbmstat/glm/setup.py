@@ -1,0 +1,222 @@
+"""A model before any map is read: design, contrasts, subsets, permutations; what cannot be fitted is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from vbmstat.errors import DesignError
+from vbmstat.glm.data import refuse_mixtures
+from vbmstat.glm.design.columns import column_name, read_groups, read_labels, read_named, read_numbers
+from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
+from vbmstat.glm.design.formula import split_formula, split_map_term
+from vbmstat.glm.design.matrix import Design, build_design, with_map_column
+from vbmstat.glm.design.sites import site_notes
+from vbmstat.glm.design.subjects import block_notes, repetition_notes
+from vbmstat.glm.design.subsets import draw_subsets, read_draws
+from vbmstat.glm.design.tiv import apply_tiv_recipe, tiv_scale
+from vbmstat.glm.fit.leverage import weight_notes
+from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
+from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
+from vbmstat.glm.fit.tile import Fit
+from vbmstat.glm.inference.corrected import exchange_tree, prepare_permutations
+from vbmstat.glm.inference.permute.blocks import Node
+from vbmstat.glm.inference.permute.schemes import Permuted
+from vbmstat.glm.spec import Compute, ModelSpec
+from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
+from vbmstat.maps.paths import Smoothing
+from vbmstat.maps.sources import Source, covariate_paths, gather, with_columns
+from vbmstat.maps.store import Maps
+from vbmstat.tables.cohort import Cohort
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model that can be fitted.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        The model.
+    source : Source
+        Its scans: rows of the cohort table and where their maps are.
+    covariate : (str, dict of str to Path, Smoothing), optional
+        Name and maps of a voxelwise covariate, and how they are smoothed.
+    design, contrasts, variance
+        What is estimated, and how its variance.
+    draws : ndarray, (B, n_scans), bool
+        The subsets.
+    weights, scale : ndarray, (n_scans,), optional
+        Weights of the scans; factors on their maps.
+    permuted : list of Permuted or None
+        The permutations of each contrast.
+    notes : tuple of str
+        What the reader of the results should know.
+    """
+
+    spec: ModelSpec
+    source: Source
+    covariate: tuple[str, Mapping[str, Path], Smoothing] | None
+    design: Design
+    contrasts: list[Contrast]
+    variance: Ols
+    draws: np.ndarray
+    weights: np.ndarray | None
+    scale: np.ndarray | None
+    permuted: list[Permuted | None]
+    notes: tuple[str, ...]
+
+    @property
+    def named_design(self) -> Design:
+        """The design with the column that stands for the voxelwise covariate."""
+        return self.design if self.covariate is None else with_map_column(self.design, self.covariate[0])
+
+    @cached_property
+    def bare(self) -> Plan:
+        """The design factorised without subsets, for inference."""
+        contrasts = self.contrasts if self.covariate is None else ()
+        return make_plan(self.design, contrasts, self.draws[:0], self.weights, self.scale)
+
+    def make_plan(self) -> Plan | CovariatePlan:
+        """The design factorised with its subsets.
+
+        Raises
+        ------
+        DesignError
+            If a contrast can be estimated in no subset.
+        """
+        contrasts = self.contrasts if self.covariate is None else ()
+        plan = make_plan(self.design, contrasts, self.draws, self.weights, self.scale)
+        if self.covariate is not None:
+            return make_covariate_plan(plan, self.design, self.contrasts)
+        return self.variance.prepare(plan, self.design.scan_ids)
+
+    def fit(self, plan: Plan | CovariatePlan, maps: Maps, covariate: Maps | None, compute: Compute) -> Fit:
+        """Fit the model at every voxel."""
+        if covariate is not None:
+            return fit_voxels_with_map(maps, covariate, cast("CovariatePlan", plan), compute)
+        return self.variance.fit(maps, cast("Plan", plan), compute)
+
+
+def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setup:
+    """Make a model ready to fit.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    maps
+        As for :func:`vbmstat.maps.sources.gather`.
+    cohort : Cohort
+        One row a scan.
+    compute : Compute
+        Its `announce` is called with a line on each covariate.
+
+    Raises
+    ------
+    TableError, DesignError, ScanError
+        For whatever cannot be fitted.
+    """
+    response, right = split_formula(spec.formula)
+    right, map_name = split_map_term(right)
+    source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
+    refuse_mixtures(source.table, spec.allow_mixed, source.paths)
+    right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
+    variance = choose_variance(spec.variance)
+    source = with_columns(source, _roles(spec, source.table, variance), spec.missing)
+    design = build_design(right, source.table, source.scan_ids, spec.missing)
+    if compute.announce is not None:
+        for line in (source.smoothing.warning, *(coded.line for coded in design.taken)):
+            if line:
+                compute.announce(line)
+    source = source.select([scan in set(design.scan_ids) for scan in source.scan_ids])
+    named = design if map_name is None else with_map_column(design, map_name)
+    contrasts = build_contrasts(spec.contrasts, named)
+    variance.check(spec, contrasts, map_name)
+    weights = None if spec.weights is None else read_numbers(spec.weights, source).to_numpy(copy=True)
+    blocks = pd.DataFrame({name: read_named(name, source.table) for name in spec.inference.blocks})
+    tree = exchange_tree(spec.inference, blocks, source.scan_ids)
+    notes = [
+        *source.notes, *tiv_notes, *design.notes, *_sample_notes(spec, source, design, variance, blocks),
+        *left_out_notes(spec.contrasts, named),
+    ]  # fmt: skip
+    if map_name is None:
+        plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
+        read = read_labels if variance.role == "subject" else read_groups
+        variance = variance.bind(lambda column: read(column, source.table), plan, tree)
+        contrasts, left_out = variance.testable(plan, contrasts, design.scan_ids, not spec.contrasts)
+        notes += left_out
+    if weights is not None:
+        notes += weight_notes(design.matrix, weights, design.scan_ids)
+    covariate = None
+    if map_name is not None:
+        covariate = (map_name, *covariate_paths(maps, map_name, cohort, source.scan_ids, spec.fwhm_mm))
+    scale = tiv_scale(source) if spec.tiv == "proportional" else None
+    setup = Setup(
+        spec, source, covariate, design, contrasts, variance, _draws(spec, source, variance), weights, scale,
+        [None] * len(contrasts), tuple(notes),
+    )  # fmt: skip
+    return _with_permutations(setup, tree) if spec.inference.permutes else setup
+
+
+def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str]:
+    """Columns that the fit reads beside those of the formula, and their role in it."""
+    named = {
+        "weight": spec.weights, "stratum": spec.subsets.stratify if variance.takes_subsets else None,
+        "TIV": "tiv" if spec.tiv == "proportional" else None,
+        variance.role: variance.column if variance.column not in ("", AUTO) else None,
+    }  # fmt: skip
+    roles = {column_name(name, table): role for role, name in named.items() if name is not None}
+    return roles | {column_name(name, table): "block" for name in spec.inference.blocks}
+
+
+def _sample_notes(
+    spec: ModelSpec, source: Source, design: Design, variance: Ols, blocks: pd.DataFrame
+) -> tuple[str, ...]:
+    """Notes on what the model does not account for: sites, repeated scans, subsets that the variance does not fit."""
+    knows_subjects = variance.role == "subject" or bool(spec.inference.blocks)
+    unused = [] if variance.takes_subsets else spec.subsets.asked
+    return (
+        *site_notes(source.table, design),
+        *repetition_notes(source.table, knows_subjects, design.matrix), *block_notes(blocks, design.matrix),
+        *([f"{', '.join(unused)} not used: --variance {spec.variance} fits no subsets"] if unused else []),
+    )  # fmt: skip
+
+
+def _draws(spec: ModelSpec, source: Source, variance: Ols) -> np.ndarray:
+    """The subsets, (B, n_scans), bool."""
+    asked = spec.subsets
+    if not variance.takes_subsets:
+        return np.empty((0, len(source.scan_ids)), dtype=bool)
+    if asked.draws is not None:
+        return read_draws(asked.draws, source.scan_ids)
+    strata = None if asked.stratify is None else read_groups(asked.stratify, source.table)
+    return draw_subsets(source.scan_ids, asked.repeats, asked.fraction, spec.seed, strata)
+
+
+def _with_permutations(setup: Setup, tree: Node) -> Setup:
+    """The model with its permutations; default contrasts that cannot be permuted are left out with a note."""
+    spec, design = setup.spec, setup.design
+    groups = setup.variance.labels if isinstance(setup.variance, Groups) else None
+    kept: list[Contrast] = []
+    permuted: list[Permuted | None] = []
+    errors: list[DesignError] = []
+    for contrast in setup.contrasts:
+        plan = make_plan(design, [contrast], setup.draws[:0], setup.weights)
+        try:
+            permuted += prepare_permutations(plan, tree, spec.inference, spec.seed, groups)
+            kept.append(contrast)
+        except DesignError as error:
+            if spec.contrasts:
+                raise
+            errors.append(error)
+    if not kept:
+        raise errors[0]
+    notes = (*setup.notes, *(f"left out: {error}" for error in errors))
+    return replace(setup, contrasts=kept, permuted=permuted, notes=notes)

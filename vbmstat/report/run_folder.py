@@ -1,0 +1,128 @@
+"""An output folder of ``vbmstat preprocess`` as a report reads it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vbmstat.files import naming
+from vbmstat.image import storage
+from vbmstat.report.methods import Methods, preprocessing_methods
+from vbmstat.tables.cohort import Cohort, read_cohort
+
+VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """An output folder of ``vbmstat preprocess``.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    cohort : Cohort
+        The complete scans.
+    failures : DataFrame
+        Scans that failed in the last run: scan, path, step, reason.
+    sidecars : dict of str to dict
+        Provenance by scan id, for scans with a readable sidecar.
+    """
+
+    folder: Path
+    cohort: Cohort
+    failures: pd.DataFrame
+    sidecars: dict[str, dict[str, Any]]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per scan, indexed by scan id."""
+        return self.cohort.table.set_axis(pd.Index(self.cohort.scan_ids, name="scan_id"))
+
+    @property
+    def covariates(self) -> list[str]:
+        """Columns of the participants table."""
+        names = (name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_"))
+        return [name for name in names if not naming.is_map_column(name)]
+
+    @property
+    def volumes(self) -> list[str]:
+        """Columns of volumes that the table has."""
+        return [name for name in VOLUMES if name in self.table]
+
+    @property
+    def fwhm_mm(self) -> list[float]:
+        """FWHM of the smoothed maps, mm."""
+        return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
+
+    @property
+    def quality_columns(self) -> list[str]:
+        """Numeric qc_* columns."""
+        return [
+            name for name in self.table.columns
+            if name.startswith("qc_") and pd.api.types.is_numeric_dtype(self.table[name])
+        ]  # fmt: skip
+
+    @property
+    def flags(self) -> pd.Series:
+        """Warnings of each scan, "" for none."""
+        if "qc_warnings" not in self.table:
+            return pd.Series("", index=self.table.index)
+        return self.table["qc_warnings"].fillna("").astype(str)
+
+    @property
+    def engine_versions(self) -> list[tuple[str, str]]:
+        """Pairs of engine and version, the most common first."""
+        if "engine" not in self.table:
+            return []
+        pairs = zip(self.table["engine"].astype(str), self.table["vbmstat_version"].astype(str), strict=True)
+        return [pair for pair, _ in Counter(pairs).most_common()]
+
+    @property
+    def methods(self) -> Methods:
+        """The methods section."""
+        stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
+        return preprocessing_methods(
+            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
+        )
+
+    def output(self, scan: str, kind: str) -> Path | None:
+        """An output file of a scan, in any naming style; None if absent."""
+        stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
+        entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
+        return next((path for path in paths if path.is_file()), None)
+
+
+def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
+    """Read an output folder of ``vbmstat preprocess``.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    table : Path, optional
+        Table with one row per scan; by default ``cohort.tsv`` in the folder.
+
+    Raises
+    ------
+    TableError
+        If the table cannot be read.
+    """
+    cohort = read_cohort(table or folder / "cohort.tsv")
+    failed = pd.DataFrame(columns=["scan", "path", "step", "reason"])
+    if (folder / "failures.tsv").is_file():
+        failed = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    run = Preprocessing(folder, cohort, failed, {})
+    for scan in cohort.scan_ids:
+        path = run.output(scan, "sidecar")
+        try:
+            run.sidecars[scan] = storage.read_json(path) if path else {}
+        except (OSError, ValueError):
+            continue
+    return run
