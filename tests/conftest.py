@@ -58,7 +58,7 @@ def stored_as():
 def coarse_figures() -> Iterator[None]:
     """Figures are drawn with few pixels, which is sooner done."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("mosaic.DPI", "publication.DPI", "side_by_side.DPI", "robustness._DPI", "worst_case._DPI"):
+        for name in ("mosaic.DPI", "publication.DPI", "side_by_side.DPI", "worst_case._DPI"):
             patch.setattr(f"vbmstat.figures.{name}", 50)
         yield
 

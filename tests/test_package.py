@@ -19,6 +19,7 @@ OF_NO_MODULE = {
     "glm/test_r.py",
     "report/test_in_browser.py",
     "test_containers.py",
+    "test_designs.py",
     "test_determinism.py",
     "test_docs.py",
     "test_examples.py",

@@ -177,7 +177,7 @@ def test_each_formula_and_level_has_a_folder_of_its_own():
     formulas = ["gm ~ age + sex", "gm ~ age * sex", "gm ~ age + sex + roi", "gm ~ age + sex_roi", "gm ~ Age + sex"]
     names = [glm.folder_name(formula, level) for formula in formulas for level in ("voxel", "roi", "region")]
     assert names[:3] == ["gm_age_sex", "gm_age_sex_roi", "gm_age_sex_region"]
-    names += [glm._folder_name(formula, "voxel", width) for formula in [*formulas, "gm ~ age + s8"] for width in (0, 8)]
+    names += [glm.folder_name(formula, "voxel", width) for formula in [*formulas, "gm ~ age + s8"] for width in (0, 8)]
     assert names[-1] == "gm_age_s8-s8"
     assert len({name.casefold() for name in names}) == len(names)
 

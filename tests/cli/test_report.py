@@ -18,17 +18,9 @@ def test_the_page_and_its_size_are_named(tmp_path) -> None:
     assert " MB), figures in " in said
 
 
-def test_glm_writes_its_report_when_asked(tmp_path, monkeypatch, capsys) -> None:
-    asked = []
-
-    def write(folder, cohort):
-        asked.append(cohort)
-        return folder / "report.html"
-
-    monkeypatch.setattr("vbmstat.report.write.write_report", write)
-    glm._write_report(tmp_path, None, wanted=False)
-    assert capsys.readouterr().out == ""
-    for table in (tmp_path / "cohort.tsv", tmp_path / "participants.tsv", None):
-        glm._write_report(tmp_path, table, wanted=True)
-        assert capsys.readouterr().out == f"report in {tmp_path / 'report.html'}\n"
-    assert asked == [tmp_path / "cohort.tsv", None, None]  # only a run's own table tells how the maps were made
+def test_only_a_runs_own_table_tells_how_the_maps_were_made() -> None:
+    table = Path("out/cohort.tsv")
+    assert glm.run_table(table, "voxel", None) == table
+    assert glm.run_table(table, "voxel", "cat12/mri") is None
+    assert glm.run_table(table, "roi", "cat12/mri") == table
+    assert glm.run_table(Path("participants.tsv"), "roi", None) is None

@@ -88,7 +88,9 @@ def test_a_weight_that_dominates_is_told(cohort_folder):
     notes = fit_glm(None, "gm ~ age", cohort, repeats=0, weights="w").record["notes"]
     told = [note for note in notes if "weight" in note]
     assert len(told) == 1
-    assert told[0].startswith("by their weights the fit nearly passes through sub-003 (leverage 0.99, 98% of the sum")
+    assert told[0].startswith(
+        "because of their weights, the fit nearly passes through sub-003 (leverage 0.99, 98% of the sum"
+    )
 
 
 def test_covariates_are_announced_and_recorded(cohort_folder):

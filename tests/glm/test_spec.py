@@ -36,7 +36,7 @@ def test_a_variance_that_is_no_text():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"inference": "fdr,fw"}, "inference='fw': expected one of fdr, fwe"),
+        ({"inference": "fdr,fw"}, "inference='fw': expected one of fdr, rft, fwe"),
         ({"blocks": "site"}, "blocks and sign flips need permutations"),
         ({"stop_after": 20}, "tail and stop_after need permutations"),
         ({"inference": "fwe", "permutations": 1}, "permutations=1: expected at least 2"),

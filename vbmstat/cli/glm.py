@@ -135,9 +135,13 @@ def command(
             typer.echo(licence_notice(used))
         print_summary(results, folder)
     print_removed(folder, earlier)
-    if report:  # with the preprocessing run whose table the model was given
-        run = table if table.name == "cohort.tsv" and (level != "voxel" or not maps) else None
-        typer.echo(f"report in {write_report(folder, cohort=run)}")
+    if report:
+        typer.echo(f"report in {write_report(folder, cohort=run_table(table, level, maps))}")
+
+
+def run_table(table: Path, level: str, maps: str | None) -> Path | None:
+    """The table of the preprocessing run that made a model's maps; None if the maps come from elsewhere."""
+    return table if table.name == "cohort.tsv" and (level != "voxel" or not maps) else None
 
 
 def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
