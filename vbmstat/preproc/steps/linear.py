@@ -18,6 +18,7 @@ import torch
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.left_out import average_known
 from vbmstat.preproc.steps.smooth import smooth
 
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])
@@ -91,7 +92,8 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
     Parameters
     ----------
     tissues : Volume
-        GM and WM fractions of the scan, two channels.
+        GM and WM fractions of the scan, two channels. A third, if any, is the share of each voxel that is left out of
+        the fit (a lesion).
     template : Volume
         GM and WM of the template, two channels.
     linear : ndarray, (4, 4)
@@ -99,9 +101,12 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
     spacing_mm : float
         Resolution of the fit.
     """
-    refined, _ = _gauss_newton(
-        _at_spacing(tissues, spacing_mm), _at_spacing(template, spacing_mm), linear, 15, fit_gain=False
-    )
+
+    def coarse(images: torch.Tensor) -> torch.Tensor:
+        return _at_spacing(Volume(images, tissues.grid), spacing_mm).data
+
+    scan = Volume(average_known(tissues.data, coarse), _spaced(tissues.grid, spacing_mm))
+    refined, _ = _gauss_newton(scan, _at_spacing(template, spacing_mm), linear, 15, fit_gain=False)
     return refined
 
 
@@ -120,8 +125,12 @@ def _shape_and_contrast(brain: Volume, mask: torch.Tensor) -> Volume:
 def _at_spacing(volume: Volume, spacing_mm: float) -> Volume:
     """Low-pass and down-sample to about `spacing_mm`."""
     fwhm = np.sqrt(np.maximum(spacing_mm**2 - volume.grid.voxel_size_mm**2, 0)) / volume.grid.voxel_size_mm
-    grid = volume.grid.with_voxel_size(np.maximum(spacing_mm, volume.grid.voxel_size_mm))
+    grid = _spaced(volume.grid, spacing_mm)
     return Volume(resample(smooth(volume.data, fwhm, 3.0), volume.grid, grid), grid)
+
+
+def _spaced(grid: Grid, spacing_mm: float) -> Grid:
+    return grid.with_voxel_size(np.maximum(spacing_mm, grid.voxel_size_mm))
 
 
 def _starting_poses(scan: Volume, template: Volume) -> list[np.ndarray]:
@@ -157,7 +166,10 @@ def _rotation(pitch: float, roll: float, yaw: float) -> np.ndarray:
 def _gauss_newton(
     scan: Volume, template: Volume, linear: np.ndarray, n_iterations: int, fit_gain: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Fitted pull matrix, and the residual sum of squares over that of the template."""
+    """Fitted pull matrix, and the residual sum of squares over that of the template.
+
+    A channel of the scan beyond the template's is the share of each voxel that is left out.
+    """
     n_channels = template.data.shape[0]
     fixed = template.data.double()
     mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, fixed.device)).double()
@@ -167,16 +179,18 @@ def _gauss_newton(
     best, best_cost, damping = linear, np.inf, 1e-4
     trial = linear
     for _ in range(n_iterations):
-        warped = _pull(scan, to_voxel @ trial, template.grid)
+        pulled = _pull(scan, to_voxel @ trial, template.grid)
+        warped, weight = pulled[:n_channels], 1 - pulled[n_channels:].sum(0)
         if fit_gain:
             gain = (warped * fixed).sum(dim=(1, 2, 3)) / (fixed**2).sum(dim=(1, 2, 3)).clamp(min=1e-9)
             gain = gain.clamp(min=0.3)
-        residual = warped / gain[:, None, None, None] - fixed
+        residual = (warped / gain[:, None, None, None] - fixed) * weight
         cost = float((residual**2).sum() / (fixed**2).sum())
         if cost < best_cost:
             improved = best_cost - cost
             best, best_cost, damping = trial, cost, damping / 4
-            normal, force = _normal_equations(warped / gain[:, None, None, None], residual, template.grid, homogeneous)
+            known = homogeneous * weight
+            normal, force = _normal_equations(warped / gain[:, None, None, None], residual, template.grid, known)
             if improved < 1e-5:
                 break
         elif not np.isfinite(best_cost):
