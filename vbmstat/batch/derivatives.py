@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.batch.wmh_outputs import WmhOutputs, wmh_outputs
 from vbmstat.figures import scans
 from vbmstat.files import bids, naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
+from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
@@ -37,12 +39,15 @@ class CompletedScan:
         Widths of its smoothed maps.
     engine, version : str
         Engine and version of vbmstat.
+    has_wmh : bool
+        Whether it has maps of white-matter hypointensities.
     """
 
     row: dict[str, Any]
     fwhm_mm: tuple[float, ...]
     engine: str | None
     version: str | None
+    has_wmh: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -52,7 +57,7 @@ class CompletedScan:
     @property
     def maps(self) -> tuple[str, ...]:
         """Kinds of its modulated maps, which are also the columns of their paths."""
-        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm) if naming.is_map_column(kind))
+        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm, self.has_wmh) if naming.is_map_column(kind))
 
 
 def write_derivatives(
@@ -90,22 +95,28 @@ def write_derivatives(
     io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
     inverse = _rounded(result.inverse_deformation)
     io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
-    _describe(out, scan, names, [*native, *template, "y", "iy"])
-    row = scan_row(result)
-    tissues = [*naming.TISSUES, "tiv"]
+    wmh = wmh_outputs(result)
+    if wmh is not None:
+        wmh.write(path)
+    _describe(out, scan, names, [*native, *template, "y", "iy", *(wmh.maps if wmh is not None else ())])
+    row = scan_row(result, wmh)
+    tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
-    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
+    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": _warnings(result)})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": segmented.linear.round(6).tolist()}
     record = {"scan": scan.stem, **origin, "row": row, "affine": affine, "threads": torch.get_num_threads()}
+    record["wmh"] = wmh is not None
     storage.write_json(path("sidecar"), record)
     return _completed(record)
 
 
 def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
-    """Modulated GM, WM, CSF of a complete scan."""
-    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in (1, 2, 3)]
+    """Modulated GM, WM, CSF of a complete scan, and its hypointensities if it has a map of them."""
+    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    numbers = naming.MAP_NUMBER.values() if _has_wmh(record) else naming.TISSUE_NUMBER.values()
+    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in numbers]
     return Volume(torch.cat([one.data for one in maps]), maps[0].grid)
 
 
@@ -121,7 +132,7 @@ def write_smoothed(
     out : Path
         Output folder with the complete scan.
     smoothed : mapping
-        GM, WM, CSF by width in mm.
+        GM, WM, CSF and perhaps hypointensities by width in mm.
     """
     maps = _smoothed(smoothed)
     for kind, volume in maps.items():
@@ -134,8 +145,13 @@ def write_smoothed(
 
 
 def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
-    """Smoothed GM and WM maps by kind."""
-    return {naming.smoothed_kind(width, i + 1): maps[width].channel(i) for width in maps for i in range(2)}
+    """Smoothed maps of GM, WM and, if there is a fourth channel, hypointensities, by kind."""
+    channels = dict(zip(naming.MAP_NUMBER.values(), range(4), strict=True))
+    del channels[naming.TISSUE_NUMBER["csf"]]
+    return {
+        naming.smoothed_kind(width, number): volume.channel(i)
+        for width, volume in maps.items() for number, i in channels.items() if i < len(volume.data)
+    }  # fmt: skip
 
 
 def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
@@ -146,10 +162,11 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
             storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
 
 
-def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:
-    """Smoothed maps of a scan's earlier run that a run with these widths does not replace."""
+def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) -> list[Path]:
+    """Maps of a scan's earlier run (smoothed, or of hypointensities) that the present one does not replace."""
     record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    kinds = set(naming.output_kinds(_widths(record))) - set(naming.output_kinds(fwhm_mm))
+    earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
+    kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
     return [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
 
@@ -169,7 +186,7 @@ def completed_scan(
     expected = (origin or {}).items()
     if not record or any(_without_widths(record.get(key)) != _without_widths(value) for key, value in expected):
         return None
-    kinds = naming.output_kinds(_widths(record))
+    kinds = naming.output_kinds(_widths(record), _has_wmh(record))
     present = all(naming.output_path(out, scan, kind, names).is_file() for kind in kinds)
     return _completed(record) if present else None
 
@@ -193,7 +210,12 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
 def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
-    return CompletedScan(record["row"], _widths(record), record.get("engine"), version)
+    return CompletedScan(record["row"], _widths(record), record.get("engine"), version, _has_wmh(record))
+
+
+def _has_wmh(record: Mapping[str, Any]) -> bool:
+    """Whether a sidecar lists maps of hypointensities."""
+    return record.get("wmh") is True
 
 
 def _widths(record: Mapping[str, Any]) -> tuple[float, ...]:
@@ -216,13 +238,21 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
 
 
-def scan_row(result: Preprocessed) -> dict[str, Any]:
-    """Cohort columns of a scan: volumes in mL, quality, whether the input was skull-stripped."""
-    volumes_ml = result.segmented.volumes_ml
-    named = {"tiv": sum(volumes_ml), **dict(zip(naming.TISSUES, volumes_ml, strict=True))}
+def scan_row(result: Preprocessed, wmh: WmhOutputs | None = None) -> dict[str, Any]:
+    """Cohort columns of a scan: volumes in mL, lesions, quality, whether the input was skull-stripped."""
+    segmented = result.segmented
+    named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
+    if segmented.lesions.brought is not None:
+        named["lesion"] = segmented.brought_ml
     volumes = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
-    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(result.quality.warnings()) or None,
-            "came_stripped": result.segmented.was_stripped}  # fmt: skip
+    if segmented.lesions.plan.wmh:
+        volumes |= {**(lesion_figures(None) if wmh is None else wmh.figures), "wmh_as": segmented.lesions.plan.wmh_as}
+    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None,
+            "came_stripped": segmented.was_stripped}  # fmt: skip
+
+
+def _warnings(result: Preprocessed) -> list[str]:
+    return [*result.quality.warnings(), *result.segmented.lesions.notes]
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
@@ -240,9 +270,17 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
+    lesions = {}
+    if "wmh_ml" in row:
+        metrics["WMH"] = lesion_words(row)
+    if result.segmented.wmh is not None:
+        lesions["white-matter hypointensities"] = result.segmented.on_scan(result.segmented.wmh)
+    if "lesion_ml" in row:
+        metrics["lesion mask"] = f"{row['lesion_ml']:.0f} mL"
+        lesions["lesion mask"] = result.segmented.on_scan(result.segmented.brought)
     figure = scans.scan_report(
         result.segmented.corrected, result.segmented.label, result.warped.channel(0), assets.template().channel(0),
-        f"{scan.stem} · engine {result.segmented.engine}", metrics,
+        f"{scan.stem} · engine {result.segmented.engine}", metrics, lesions,
     )  # fmt: skip
     scans.save_png(path, figure)
 

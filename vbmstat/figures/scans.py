@@ -19,6 +19,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import Cohort
 
 ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
+PURPLE, VERMILLION = "#CC79A7", "#D55E00"
 BACKGROUND, TEXT = "black", "white"
 _WIDTH_INCH, _DPI = 16.0, 100
 _N_COLUMNS = 7
@@ -27,6 +28,7 @@ _MARGIN_MM = 6.0  # shown around the brain
 _GAP_INCH, _LINE_INCH = 0.04, 0.27
 _CSF_GM, _GM_WM = 1.5, 2.5  # borders in a p0 map (0 background, 1 CSF, 2 GM, 3 WM)
 _TEMPLATE_LEVEL = 0.5
+_LESION_LEVEL = 0.5
 _MOST_NAMES = 20  # in a figure of a cohort
 # view -> (sliced axis, horizontal axis, vertical axis, labels of the horizontal ends)
 _VIEWS = {"axial": (2, 0, 1, ("L", "R")), "coronal": (1, 0, 2, ("L", "R")), "sagittal": (0, 1, 2, ("P", "A"))}
@@ -36,7 +38,13 @@ _Box = tuple[slice, slice, slice]
 
 
 def scan_report(
-    t1w: Volume, tissue: Volume, warped_gm: Volume, template_gm: Volume, title: str, metrics: Mapping[str, str]
+    t1w: Volume,
+    tissue: Volume,
+    warped_gm: Volume,
+    template_gm: Volume,
+    title: str,
+    metrics: Mapping[str, str],
+    lesions: Mapping[str, Volume] | None = None,
 ) -> Figure:
     """One scan's segmentation and registration, for visual checks.
 
@@ -54,6 +62,8 @@ def scan_report(
         Scan id and engine.
     metrics : mapping of str to str
         Names and values (with units) for the header, in order.
+    lesions : mapping of str to Volume, optional
+        At most two images of lesions on the scan's grid by name, outlined at one half.
 
     Returns
     -------
@@ -66,7 +76,9 @@ def scan_report(
     ValueError
         If the two images of a pair are on different grids.
     """
-    for name, image, overlay in (("tissue", t1w, tissue), ("template_gm", warped_gm, template_gm)):
+    marked = lesions or {}
+    pairs = [("tissue", t1w, tissue), ("template_gm", warped_gm, template_gm)]
+    for name, image, overlay in [*pairs, *((name, t1w, lesion) for name, lesion in marked.items())]:
         if not image.grid.matches(overlay.grid):
             msg = f"{name}: expected the grid {image.grid} of the image below it, got {overlay.grid}"
             raise ValueError(msg)
@@ -81,8 +93,13 @@ def scan_report(
     figure = Figure(figsize=(_WIDTH_INCH, sum(heights) + captions + _LINE_INCH * (len(header) + 0.6)), dpi=_DPI)
     figure.set_facecolor(BACKGROUND)
     y = write_header(figure, header)
-    y = caption(figure, y, "Scan, outlines:", [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)])
-    y = scan_rows.draw(figure, y, [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)])
+    keys = [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)]
+    outlines = [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)]
+    for (name, lesion), colour in zip(marked.items(), (PURPLE, VERMILLION), strict=False):
+        keys.append((name, colour))
+        outlines.append((lesion.data[0].cpu().numpy(), _LESION_LEVEL, colour))
+    y = caption(figure, y, "Scan, outlines:", keys)
+    y = scan_rows.draw(figure, y, outlines)
     y = caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
     warp_rows.draw(figure, y, [(template, _TEMPLATE_LEVEL, ORANGE)])
     return figure

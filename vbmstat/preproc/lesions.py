@@ -91,7 +91,7 @@ class Lesions:
         return fractions
 
     def for_warp(self, fractions: torch.Tensor) -> torch.Tensor:
-        """GM, WM, CSF of the registration, from those of the maps: a class of its own is white matter to the template."""
+        """GM, WM, CSF of the registration, from those of the maps: hypointensities of a class of their own are WM."""
         if self.wmh is None or self.plan.wmh_as != "class":
             return fractions
         gm, wm, csf = fractions

@@ -107,10 +107,25 @@ class Segmented:
         share = self.lesions.wmh
         return None if share is None else Volume(share[None], self.fractions.grid)
 
+    @property
+    def brought(self) -> Volume | None:
+        """The lesion that the user brought: its share of each voxel of the working grid; None without one."""
+        share = self.lesions.brought
+        return None if share is None else Volume(share[None], self.fractions.grid)
+
+    @property
+    def brought_ml(self) -> float:
+        """Volume of the lesion that the user brought; 0 without one."""
+        return 0.0 if self.brought is None else self.brought.sums_ml[0]
+
+    def on_scan(self, volume: Volume) -> Volume:
+        """An image of the working grid on the scan's own grid."""
+        return Volume(working.on_scan_grid(volume, self.scan_grid), self.scan_grid)
+
     @cached_property
     def tissues(self) -> Volume:
         """GM, WM, CSF fractions on the scan's own grid (p1, p2, p3)."""
-        return Volume(working.on_scan_grid(self.fractions, self.scan_grid), self.scan_grid)
+        return self.on_scan(self.fractions)
 
     @property
     def label(self) -> Volume:
@@ -121,7 +136,7 @@ class Segmented:
     @cached_property
     def corrected(self) -> Volume:
         """The brain of :attr:`work` on the scan's own grid (m)."""
-        return Volume(working.on_scan_grid(self.work, self.scan_grid), self.scan_grid)
+        return self.on_scan(self.work)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,29 @@ _VOLUMES = (
     Column("wm_ml", "White matter in the scan's space", "mL"),
     Column("csf_ml", "Cerebrospinal fluid in the scan's space", "mL"),
 )
+_WMH_ML = "Volume of white-matter hypointensity"
+_COHORT_LESIONS = (
+    Column("lesion_ml", "Volume of the lesion mask that the user gave (--lesion-mask), part of tiv_ml", "mL"),
+    Column("wmh_ml", f"{_WMH_ML} (--wmh) in the scan's space; missing if it could not be measured", "mL"),
+    Column("wmh_count", "Number of separate white-matter hypointensities"),
+    Column(
+        "wmh_detectable",
+        "Whether wmh_ml reaches the least volume that is told from none",
+        levels={"True": "yes", "False": "no: report it as not detectable"},
+    ),
+    Column("wmh_periventricular_ml", f"{_WMH_ML} up to 10 mm from the lateral ventricles", "mL"),
+    Column("wmh_deep_ml", f"{_WMH_ML} that is neither periventricular nor juxtacortical", "mL"),
+    Column("wmh_juxtacortical_ml", f"{_WMH_ML} not periventricular, up to 4 mm from the cortex", "mL"),
+    Column(
+        "wmh_as",
+        "How the tissue maps and volumes count hypointensities",
+        levels={
+            "wm": "as white matter",
+            "class": "in no tissue; they are part of tiv_ml",
+            "none": "as the segmentation has them, mostly grey matter",
+        },
+    ),
+)
 _SIDES = {"left": "left", "right": "right", "both": "a structure that is not split"}
 _PEAK = tuple(Column(f"{axis}_mm", f"Peak, MNI {axis}", "mm") for axis in "xyz")
 _AT_PEAK = (
@@ -182,6 +205,7 @@ TABLES = {
         *_IDS,
         Column("scan", "Stem of the scan's file name, and of the names of its outputs"),
         *_VOLUMES,
+        *_COHORT_LESIONS,
         Column("qc_noise_percent", "Standard deviation of the noise in WM, before denoising", "% of median WM"),
         Column("qc_noise_to_contrast", "The same noise over the smaller of the WM − GM and GM − CSF differences"),
         Column("qc_bias_percent", "Range of the bias field over the brain, 5th to 95th percentile", "%"),
@@ -224,8 +248,10 @@ TABLES = {
         Column("mwp1", "Path of the modulated grey matter in template space, relative to this table"),
         Column("mwp2", "Path of the modulated white matter in template space"),
         Column("mwp3", "Path of the modulated CSF in template space"),
+        Column("mwp7", "Path of the modulated white-matter hypointensities in template space"),
         Column("s<fwhm>mwp1", "Path of the modulated grey matter, smoothed by {fwhm} mm FWHM"),
         Column("s<fwhm>mwp2", "Path of the modulated white matter, smoothed by {fwhm} mm FWHM"),
+        Column("s<fwhm>mwp7", "Path of the modulated white-matter hypointensities, smoothed by {fwhm} mm FWHM"),
     ),
     "inputs": _table(
         "preprocess",
@@ -251,10 +277,32 @@ TABLES = {
         "a tissue of one scan",
         Column(
             "tissue",
-            "Tissue, or TIV (their sum)",
-            levels={**TISSUES, "tiv": "total intracranial volume"},
+            "Tissue, lesion, or TIV",
+            levels={
+                **TISSUES,
+                "wmh": "white-matter hypointensity (--wmh); part of a tissue unless --wmh-as class",
+                "lesion": "lesion mask (--lesion-mask); in no tissue unless --lesion-in-maps keep",
+                "tiv": "total intracranial volume",
+            },
         ),
         Column("volume_ml", "Volume in the scan's space", "mL"),
+    ),
+    "wmh_volumes": _table(
+        "preprocess",
+        "label/wmh_NAME.tsv",
+        "a zone, lobe and side of one scan",
+        Column(
+            "zone",
+            "Place in the white matter, by distances in the scan",
+            levels={
+                "periventricular": "up to 10 mm from the lateral ventricles",
+                "deep": "neither of the two others",
+                "juxtacortical": "not periventricular, up to 4 mm from the cortex",
+            },
+        ),
+        Column("lobe", "Lobe of the nearest gyrus of LPBA40, or infratentorial"),
+        Column("hemisphere", "Side of the template's midline", levels={"left": "left", "right": "right"}),
+        Column("wmh_ml", f"{_WMH_ML} in the scan's space; the rows sum to wmh_ml of cohort.tsv", "mL"),
     ),
     "design": _table(
         "glm",
