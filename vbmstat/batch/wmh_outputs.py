@@ -1,4 +1,4 @@
-"""Outputs of a scan's white-matter hypointensities: share maps in the scan's and the template's space, mask, volumes."""
+"""Outputs of a scan's white-matter hypointensities: maps in the scan's and the template's space, mask, volumes."""
 
 from __future__ import annotations
 

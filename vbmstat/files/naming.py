@@ -61,7 +61,7 @@ _SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([127])")  # kinds s6mwp1, s7.5mwp2
 _MAP_PATTERNS = tuple(
     re.compile(pattern + r"\.nii(?:\.gz)?$")
     for pattern in (
-        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[1237])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[1237])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, ours
         r"^(?P<smooth>s\d*(?:\.\d+)?)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
         r"^(?P<stem>.+?)_(?P<smooth>s\d*(?:\.\d+)?)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
@@ -172,7 +172,7 @@ def is_map_column(name: str) -> bool:
 
 
 def map_columns(names: Iterable[str], tissue: int) -> list[str]:
-    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF, 7 hypointensities): smoothed ones by width, then the unsmoothed one."""
+    """Columns with maps of one tissue (a value of `MAP_NUMBER`): smoothed ones by width, then the unsmoothed one."""
     columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
     return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
 

@@ -51,6 +51,7 @@ from vbmstat.glm.spec import Compute, Contrasts, ModelSpec, split_keywords
 from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
 from vbmstat.image import io
 from vbmstat.maps.duplicates import equal_scans, identity_notes
+from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.sources import Source, as_cohort, covariate_paths, gather, refuse_mixed_kinds, with_columns
@@ -119,6 +120,9 @@ def fit_glm(
     source = gather(maps, response, table, spec.missing)
     refuse_mixtures(source.table, spec.allow_mixed, source.paths)
     setup = _set_up(spec, right, map_name, source, compute)
+    if is_lesion_response(response) and source.maps is None:
+        setup = _with_lesion_mask(setup)
+        spec = setup.spec
     with ExitStack() as stack:
         matrix = _open(setup.source, spec, setup.scale, compute, stack)
         if spec.global_scaling:
@@ -229,6 +233,17 @@ def _set_up(spec: ModelSpec, right: str, map_name: str | None, source: Source, c
     return replace(
         setup, permuted=prepare_permutations(design, contrasts, plan, tree, spec.inference, spec.seed, groups)
     )
+
+
+def _with_lesion_mask(setup: _Setup) -> _Setup:
+    """The setup with the mask of lesion maps where the user has chosen none, and a note."""
+    mask, n_scans = setup.spec.mask, len(setup.source.scan_ids)
+    if mask.threshold is None and mask.image is None:
+        mask = replace(mask, threshold=LESION_THRESHOLD)
+    if mask.share == 1:
+        mask = replace(mask, share=lesion_share(n_scans))
+    note = () if mask.threshold is None else (lesion_note(n_scans, mask.threshold, mask.share),)
+    return replace(setup, spec=replace(setup.spec, mask=mask), notes=(*setup.notes, *note))
 
 
 def _results(
@@ -456,9 +471,8 @@ def _open(
         else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".vbmstat-maps-", dir=scratch)))
     )
     scales = None if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
-    return pack_maps(
-        source.paths, folder, spec.mask.rule, scales, compute.n_threads, compute.progress, durable=store is not None
-    )
+    rule = replace(spec.mask.rule, sparse=is_lesion_response(split_formula(spec.formula)[0]))
+    return pack_maps(source.paths, folder, rule, scales, compute.n_threads, compute.progress, durable=store is not None)
 
 
 def _cohort_notes(source: Source, design: Design, spec: ModelSpec) -> tuple[str, ...]:
@@ -471,9 +485,9 @@ def _cohort_notes(source: Source, design: Design, spec: ModelSpec) -> tuple[str,
 
 def _mask_note(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
     """Whose fault a small mask is, whether it is that of more scans than the model's, and scans with the same map."""
-    same = identity_notes(maps)
     if isinstance(maps, ArrayMaps):
-        return same
+        return identity_notes(maps)
+    same = () if maps.manifest["rule"].get("sparse") else identity_notes(maps)  # people without lesions have one map
     n_packed = len(maps.manifest["scan_ids"])
     shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
     return (*maps.manifest["mask_notes"], *shared, *same)

@@ -19,7 +19,7 @@ import torch
 
 from vbmstat.assets.provenance import provenance
 from vbmstat.device import n_cores
-from vbmstat.errors import ScanError, TableError
+from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.files import naming
 from vbmstat.files.naming import TISSUE_NUMBER
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
@@ -30,6 +30,7 @@ from vbmstat.harmonize.model import CombatModel, preserved_columns
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
+from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.sources import Source, as_cohort, gather, map_column, with_columns
@@ -116,6 +117,11 @@ def harmonize_maps(
     """
     out, table = Path(out), as_cohort(cohort)
     earlier = storage.listed_files(out, RECORD)
+    if is_lesion_response(response):
+        msg = (
+            f"formula: {response!r} on the left: ComBat is for values that vary everywhere, lesion maps are mostly zero"
+        )
+        raise DesignError(msg)
     source = gather(maps, response, table, missing)
     source = with_site(source, site, missing)
     column = f"s6mwp{TISSUE_NUMBER[response]}" if maps is not None else map_column(response, table.table)

@@ -17,7 +17,7 @@ import torch
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.filenames import normalized
 from vbmstat.files.naming import (
-    TISSUE_NUMBER,
+    MAP_NUMBER,
     by_known_ids,
     find_maps,
     fwhm_of,
@@ -90,7 +90,7 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise") -> 
         (and ``{session_id}``, ``{scan_id}``): one file per row. A mapping: scan id to path. A DataFrame: indexed by
         scan id. An array: rows in the order of the cohort.
     response : str
-        Left side of the formula: ``gm``, ``wm``, ``csf`` or a column with map paths.
+        Left side of the formula: ``gm``, ``wm``, ``csf``, ``wmh`` or a column with map paths.
     cohort : Cohort
         The covariates.
     missing : {"raise", "drop"}
@@ -237,8 +237,8 @@ def _floating(values: np.ndarray) -> np.ndarray:
 
 def map_column(response: str, table: pd.DataFrame) -> str:
     """Column with the map paths for a formula's left side; smoothed maps are preferred."""
-    if response in TISSUE_NUMBER:
-        number = TISSUE_NUMBER[response]
+    if response in MAP_NUMBER:
+        number = MAP_NUMBER[response]
         candidates = map_columns(table.columns, number)
         smoothed = [name for name in candidates if fwhm_of(name) is not None]
         if len(smoothed) > 1:
@@ -250,9 +250,9 @@ def map_column(response: str, table: pd.DataFrame) -> str:
         raise TableError(msg)
     if response in table:
         return response
-    near = closest(response, [*TISSUE_NUMBER, *table.columns])
+    near = closest(response, [*MAP_NUMBER, *table.columns])
     msg = (
-        f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths "
+        f"formula: {response!r} on the left names no maps; write gm, wm, csf, wmh or a column with paths "
         f"(nearest {near or 'none'})"
     )
     raise TableError(msg)
@@ -287,12 +287,12 @@ def _in_folder(folder: Path, response: str) -> dict[str, Path]:
     if not folder.is_dir():
         msg = f"{folder}: no such folder of maps"
         raise ScanError(msg)
-    if response not in TISSUE_NUMBER:
-        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
+    if response not in MAP_NUMBER:
+        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm, csf or wmh"
         raise TableError(msg)
-    maps = find_maps(folder, TISSUE_NUMBER[response])
+    maps = find_maps(folder, MAP_NUMBER[response])
     if not maps:
-        number = TISSUE_NUMBER[response]
+        number = MAP_NUMBER[response]
         wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
         msg = f"{folder}: {wanted}; {images_instead(folder)}"
         raise ScanError(msg)
@@ -303,7 +303,7 @@ def _only_unsmoothed(folder: Path, response: str, smoothed: Mapping[str, Path], 
     """A note on scans of the table whose maps are in the folder, but were not smoothed as the others' were."""
     if len(smoothed) >= len(cohort.scan_ids):
         return []
-    raw = _by_id(folder, find_maps(folder, TISSUE_NUMBER[response], smoothed=False))
+    raw = _by_id(folder, find_maps(folder, MAP_NUMBER[response], smoothed=False))
     left = by_known_ids({scan: path for scan, path in raw.items() if scan not in smoothed}, set(cohort.scan_ids))
     people = set(cohort.table.index.get_level_values("participant_id"))
     lost = [

@@ -27,8 +27,8 @@ ATLAS = "lpba40"
 ZONES = ("periventricular", "deep", "juxtacortical")
 _PERIVENTRICULAR_MM, _JUXTACORTICAL_MM = 10.0, 4.0
 ZONES_ABOUT = (
-    f"periventricular: up to {_PERIVENTRICULAR_MM:g} mm from the lateral ventricles (doi:10.1161/01.STR.0000150668.58689."
-    f"f2); juxtacortical: farther, and up to {_JUXTACORTICAL_MM:g} mm from the cortex (doi:10.1016/j.biopsych.2008.03.024)"
+    f"periventricular: up to {_PERIVENTRICULAR_MM:g} mm from the lateral ventricles (DeCarli et al. 2005); "
+    f"juxtacortical: farther, and up to {_JUXTACORTICAL_MM:g} mm from the cortex (Kim et al. 2008)"
 )
 _PRESENT = 0.5  # fraction of CSF or GM from which a voxel belongs to ventricle or cortex
 _CONNECTIVITY = 18  # of the voxels of a lesion
@@ -124,7 +124,7 @@ def lesion_volumes(share: Volume, fractions: Volume, template_mm: torch.Tensor) 
     amount = share.data[0].cpu().numpy()
     points_mm = template_mm.cpu().numpy()
     at = np.argwhere(amount > 0)  # (n, 3)
-    place = points_mm[:, *at.T]  # (3, n)
+    place = points_mm[(slice(None), *at.T)]  # (3, n)
     zone = _zones(at, _ventricles(csf, points_mm), _cortex(gm, amount, points_mm), share.grid)
     lobe = _lookup(*_lobe_map(), place) - 1
     side = (place[0] >= 0).astype(int)

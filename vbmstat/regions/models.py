@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from vbmstat.errors import DesignError, ScanError, listed
-from vbmstat.files.naming import TISSUES
+from vbmstat.files.naming import MAP_NUMBER
 from vbmstat.glm.analysis import as_spec, fit_glm
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
@@ -117,7 +117,7 @@ def fit_roi_glm(
     Parameters
     ----------
     model : ModelSpec or str
-        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. Beside a
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm``, ``csf`` or ``wmh``. Beside a
         formula without ``inference=`` there is family-wise error wherever the variance permits permutations; the false
         discovery rate is always there.
     cohort : Cohort or path
@@ -193,8 +193,8 @@ def _tissue(formula: str, level: str) -> str:
         msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
         raise DesignError(msg)
     tissue = split_formula(formula)[0]
-    if tissue not in TISSUES:
-        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(TISSUES)}"
+    if tissue not in MAP_NUMBER:
+        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(MAP_NUMBER)}"
         raise DesignError(msg)
     return tissue
 

@@ -39,13 +39,13 @@ class InTemplate:
         self.grid: Grid | None = None
         self.shares: Any = None
 
-    def __call__(self, path: Path, _tissue: str) -> np.ndarray:
+    def __call__(self, path: Path, tissue_name: str) -> np.ndarray:
         """Volumes of one map, (n_labels,), mL."""
         tissue = io.read_volume(path)
         if self.grid is None or not self.grid.matches(tissue.grid):
             self.shares = label_shares(self.atlas, tissue.grid)
             self.grid = tissue.grid
-        return _measured(path, tissue, self.shares)
+        return _measured(path, tissue, self.shares, tissue_name == naming.WMH)
 
 
 class InScan:
@@ -73,7 +73,7 @@ class InScan:
         except ScanError as error:
             msg = f"{paths[tissue]}: {error}"
             raise ScanError(msg) from error
-        return _measured(paths[tissue], fractions, self.shares)
+        return _measured(paths[tissue], fractions, self.shares, tissue == naming.WMH)
 
     def _warp_atlas(self, path: Path, grid: Grid) -> None:
         """Read a scan's inverse field and compute the label shares on its grid."""
@@ -102,10 +102,10 @@ def _inverse_field(path: Path) -> Volume:
     return field
 
 
-def _measured(path: Path, tissue: Volume, shares: Any) -> np.ndarray:
+def _measured(path: Path, tissue: Volume, shares: Any, may_be_empty: bool) -> np.ndarray:
     """Volumes of one map, (n_labels,), mL; an error names the file."""
     try:
-        return measure_map(tissue, shares)
+        return measure_map(tissue, shares, may_be_empty)
     except ScanError as error:
         msg = f"{path}: {error}"
         raise ScanError(msg) from error

@@ -86,9 +86,11 @@ _ROI_VOLUMES = (
     Column("gm_ml", "Volume of grey matter in the label or region; missing if it could not be measured", "mL"),
     Column("wm_ml", "Volume of white matter in the label or region; missing if it could not be measured", "mL"),
     Column("csf_ml", "Volume of CSF in the label or region; missing if it could not be measured", "mL"),
+    Column("wmh_ml", f"{_WMH_ML} in the label or region; only if the scans have maps of it", "mL"),
 )
 _ROI_WIDE = tuple(
-    Column(f"<region>_{tissue}_ml", f"Volume of {words} in {{region}}", "mL") for tissue, words in TISSUES.items()
+    Column(f"<region>_{tissue}_ml", f"Volume of {words} in {{region}}", "mL")
+    for tissue, words in {**TISSUES, "wmh": "white-matter hypointensity"}.items()
 )
 _ENGINE = Column("engine", "Engine; deep with the name of its weights")
 _HEAD_KEYS = (
