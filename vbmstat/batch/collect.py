@@ -18,6 +18,7 @@ from vbmstat.files import bids, naming
 from vbmstat.image import storage
 from vbmstat.metrics import homogeneity
 from vbmstat.tables import cohort
+from vbmstat.tables.schema import LESION_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +149,8 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
         return table
     old = old.set_index("scan")
     made = {*table.columns[table.columns.get_loc("scan") :], *cohort.ID_COLUMNS}
-    made |= {name for name in old.columns if name.startswith(("qc_", "wmh_")) or naming.is_map_column(name)}
-    made |= {"lesion_ml"}
+    made |= {name for name in old.columns if name.startswith("qc_") or naming.is_map_column(name)}
+    made |= set(LESION_COLUMNS)
     columns = [name for name in old.columns if name not in made]
     kept = table["scan"].where(table["scan"].isin(stems & set(old.index)))
     covariates = old[columns].reindex(kept).set_axis(table.index)

@@ -24,6 +24,7 @@ from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
 
+WMH_OUTLINE = "white-matter hypointensities"  # in the picture's legend
 _COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and it halves the files
 
 
@@ -98,7 +99,7 @@ def write_derivatives(
     wmh = wmh_outputs(result)
     if wmh is not None:
         wmh.write(path)
-    _describe(out, scan, names, [*native, *template, "y", "iy", *(wmh.maps if wmh is not None else ())])
+    describe(out, scan, names, [*native, *template, "y", "iy", *(wmh.maps if wmh is not None else ())])
     row = scan_row(result, wmh)
     tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
@@ -114,7 +115,7 @@ def write_derivatives(
 
 def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
     """Modulated GM, WM, CSF of a complete scan, and its hypointensities if it has a map of them."""
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     numbers = naming.MAP_NUMBER.values() if _has_wmh(record) else naming.TISSUE_NUMBER.values()
     maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in numbers]
     return Volume(torch.cat([one.data for one in maps]), maps[0].grid)
@@ -137,8 +138,8 @@ def write_smoothed(
     maps = _smoothed(smoothed)
     for kind, volume in maps.items():
         io.write_volume(naming.output_path(made, scan, kind, names), volume, description=f"vbmstat {kind}")
-    _describe(made, scan, names, maps)
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    describe(made, scan, names, maps)
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *smoothed})
     storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
     return _completed(record)
@@ -154,7 +155,7 @@ def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
     }  # fmt: skip
 
 
-def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
+def describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
     """Write the metadata that BIDS requires beside each image."""
     if names == "bids":
         for kind in kinds:
@@ -164,7 +165,7 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
 
 def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) -> list[Path]:
     """Maps of a scan's earlier run (smoothed, or of hypointensities) that the present one does not replace."""
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
     kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
@@ -182,11 +183,11 @@ def completed_scan(
         Provenance that a run would write now; the recorded one must be equal, except for the smoothing widths. By
         default, any will do.
     """
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     expected = (origin or {}).items()
     if not record or any(_without_widths(record.get(key)) != _without_widths(value) for key, value in expected):
         return None
-    kinds = naming.output_kinds(_widths(record), _has_wmh(record))
+    kinds = naming.output_kinds(widths_of(record), _has_wmh(record))
     present = all(naming.output_path(out, scan, kind, names).is_file() for kind in kinds)
     return _completed(record) if present else None
 
@@ -195,7 +196,7 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
     """All scans in an output folder with all outputs; their input paths are unknown, so `path` is the stem."""
     completed = {}
     for sidecar in naming.find_sidecars(out, names):
-        record = _read_sidecar(sidecar)
+        record = read_sidecar(sidecar)
         stem = record.get("scan")
         if not (isinstance(stem, str) and stem and isinstance(record.get("versions"), dict)):
             continue
@@ -210,7 +211,7 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
 def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
-    return CompletedScan(record["row"], _widths(record), record.get("engine"), version, _has_wmh(record))
+    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, _has_wmh(record))
 
 
 def _has_wmh(record: Mapping[str, Any]) -> bool:
@@ -218,7 +219,7 @@ def _has_wmh(record: Mapping[str, Any]) -> bool:
     return record.get("wmh") is True
 
 
-def _widths(record: Mapping[str, Any]) -> tuple[float, ...]:
+def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
     """Widths of the smoothed maps that a sidecar lists, mm; none if it lists none."""
     spec = record.get("spec")
     widths = spec.get("fwhm_mm") if isinstance(spec, dict) else None
@@ -229,7 +230,7 @@ def _without_widths(value: Any) -> Any:
     return {key: entry for key, entry in value.items() if key != "fwhm_mm"} if isinstance(value, dict) else value
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
     """A scan's sidecar; empty if it is missing or cannot be read."""
     try:
         content = storage.read_json(path)
@@ -256,6 +257,18 @@ def _warnings(result: Preprocessed) -> list[str]:
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
+    segmented = result.segmented
+    lesions = {WMH_OUTLINE: segmented.wmh, "lesion mask": segmented.brought}
+    figure = scans.scan_report(
+        segmented.corrected, segmented.label, result.warped.channel(0), assets.template().channel(0),
+        f"{scan.stem} · engine {segmented.engine}", picture_header(row),
+        {name: segmented.on_scan(lesion) for name, lesion in lesions.items() if lesion is not None},
+    )  # fmt: skip
+    scans.save_png(path, figure)
+
+
+def picture_header(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a scan's picture says above the slices, from its cohort columns."""
 
     def graded(figure: str, aspect: str) -> str:
         return f"{figure} ({grade(row[f'qc_{aspect}_rating'])})"
@@ -270,19 +283,11 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
-    lesions = {}
     if "wmh_ml" in row:
         metrics["WMH"] = lesion_words(row)
-    if result.segmented.wmh is not None:
-        lesions["white-matter hypointensities"] = result.segmented.on_scan(result.segmented.wmh)
     if "lesion_ml" in row:
         metrics["lesion mask"] = f"{row['lesion_ml']:.0f} mL"
-        lesions["lesion mask"] = result.segmented.on_scan(result.segmented.brought)
-    figure = scans.scan_report(
-        result.segmented.corrected, result.segmented.label, result.warped.channel(0), assets.template().channel(0),
-        f"{scan.stem} · engine {result.segmented.engine}", metrics, lesions,
-    )  # fmt: skip
-    scans.save_png(path, figure)
+    return metrics
 
 
 def _rounded(coordinates: Volume) -> Volume:

@@ -8,7 +8,10 @@ cerebral gyrus, cerebellum or brainstem of LPBA40 in template space, whose licen
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -18,6 +21,8 @@ from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_ed
 from scipy.spatial import KDTree
 
 from vbmstat import assets
+from vbmstat.errors import ScanError
+from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, voxel_indices
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.lesions import FLOOR_ML, LESION_FROM
@@ -56,7 +61,7 @@ _OTHER_CORTEX = ("Insula", "Cingulate Gyrus")
 SIDES = ("left", "right")
 
 
-def lesion_figures(share: Volume | None, volumes: pd.DataFrame | None = None) -> dict[str, float | int | bool | None]:
+def lesion_figures(share: Volume | None, volumes: pd.DataFrame | None = None) -> dict[str, Any]:
     """Columns of the cohort table about hypointensities.
 
     Parameters
@@ -82,13 +87,37 @@ def lesion_figures(share: Volume | None, volumes: pd.DataFrame | None = None) ->
     }  # fmt: skip
 
 
-def lesion_words(row: dict[str, float | int | bool | None]) -> str:
+def lesion_words(row: Mapping[str, Any]) -> str:
     """The columns of :func:`lesion_figures` in words, for the header of a picture."""
     if row.get("wmh_ml") is None:
         return "not measured"
     if not row["wmh_detectable"]:
         return f"not detectable ({row['wmh_ml']:.2f} mL, less than {FLOOR_ML:g} mL)"
     return f"{row['wmh_ml']:.1f} mL in {row['wmh_count']}"
+
+
+def lesion_frequency(warped: Iterable[Path]) -> Volume | None:
+    """Share of the scans with a hypointensity at each voxel of the template, from their ``wp7`` maps; None for no map.
+
+    Raises
+    ------
+    ScanError
+        If a map cannot be read or has another grid than the first.
+    """
+    total, n_scans = None, 0
+    for path in warped:
+        mask = lesion_mask(io.read_volume(path))
+        total = mask if total is None else Volume(total.data + mask.data, _same_grid(total, mask, path))
+        n_scans += 1
+    return None if total is None else Volume(total.data / n_scans, total.grid)
+
+
+def _same_grid(one: Volume, other: Volume, path: Path) -> Grid:
+    """The grid of both; ScanError if they differ."""
+    if not one.grid.matches(other.grid):
+        msg = f"{path}: grid {other.grid} differs from {one.grid} of the other scans; run preprocess --wmh on all alike"
+        raise ScanError(msg)
+    return one.grid
 
 
 def count_lesions(share: Volume) -> int:

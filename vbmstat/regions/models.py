@@ -117,11 +117,9 @@ def fit_roi_glm(
     Parameters
     ----------
     model : ModelSpec or str
-        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm``, ``csf`` or ``wmh``. Beside a
-        formula without ``inference=`` there is family-wise error wherever the variance permits permutations; the false
-        discovery rate is always there.
-    cohort : Cohort or path
-        One row a scan, with covariates and (without `maps`) the columns ``mwp1`` … of unsmoothed modulated maps.
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm``, ``csf`` or ``wmh``.
+        Beside a formula without ``inference=`` there is family-wise error wherever the variance permits permutations;
+        the false discovery rate is always there.
     contrasts : sequence of str or mapping, optional
         As for :func:`vbmstat.glm.analysis.fit_glm`.
     maps : path, optional

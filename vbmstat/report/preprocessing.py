@@ -17,9 +17,11 @@ import pandas as pd
 
 from vbmstat.assets import ASSETS
 from vbmstat.figures import publication
+from vbmstat.figures.lesions import frequency_figure
 from vbmstat.files import naming
 from vbmstat.image import storage
 from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
+from vbmstat.metrics.lesions import lesion_frequency
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.methods import Methods, preprocessing_methods
 from vbmstat.report.page import (
@@ -36,13 +38,16 @@ from vbmstat.report.page import (
 )
 from vbmstat.report.rules import preprocessing_rules
 from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.tables.schema import LESION_COLUMNS
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
+LESIONS_ML = ("wmh_ml", "lesion_ml")
+_OWN_COLUMNS = (*VOLUMES, *LESION_COLUMNS, "scan", "came_stripped", "engine", "vbmstat_version")
 MAX_PICTURES = 120  # in a page: about 15 MB; larger cohorts show marked scans and an even sample of the others
 _SHARE_MARKED = 0.75  # largest share of marked scans among the pictures of a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
+MAX_LESION_MAPS = 1000  # that the frequency map is made of; larger cohorts are sampled evenly
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ class Preprocessing:
             name for name in self.table.columns
             if name.startswith("qc_") and pd.api.types.is_numeric_dtype(self.table[name])
         ]  # fmt: skip
+
+    @property
+    def volumes(self) -> list[str]:
+        """Columns of volumes, those of lesions last."""
+        return [name for name in (*VOLUMES, *LESIONS_ML) if name in self.table]
 
     @property
     def flags(self) -> pd.Series:
@@ -171,10 +181,11 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         n_flagged=int((run.flags != "").sum()),
         n_unusual=int((unusual != "").sum()),
         failures=_failures(run),
-        cohort=described(run.table[[*run.covariates, *(name for name in VOLUMES if name in run.table)]],
+        cohort=described(run.table[[*run.covariates, *run.volumes]],
                          "Participants and volumes: mean ± standard deviation (range), or counts"),
         strips=_strips(run, is_marked, figures_folder(out)),
         alike=_alike(run),
+        lesions=_lesions(run, figures_folder(out)),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
         n_hidden=len(run.table) - len(pictures),
@@ -251,7 +262,7 @@ def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[
 
 
 def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) -> Table:
-    columns = [*run.quality_columns, *(name for name in VOLUMES if name in run.table)]
+    columns = [*run.quality_columns, *run.volumes]
     rows = []
     for scan, values in zip(run.table.index, run.table[columns].itertuples(index=False), strict=True):
         notes = "; ".join(filter(None, (run.flags[scan], unusual[scan])))
@@ -267,10 +278,24 @@ def _failures(run: Preprocessing) -> Table | None:
 
 
 def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
-    columns = [*(name for name in VOLUMES if name in run.table), *run.quality_columns]
+    columns = [*run.volumes, *run.quality_columns]
     figure = publication.strips_figure(run.table[columns].rename(columns=readable), is_marked.to_numpy())
     caption = "One point per scan; the line is the median. Orange: flagged, or far from the other scans."
     return publish(folder, "quality", figure, "Strip plots: volumes and quality measures of all scans", caption)
+
+
+def _lesions(run: Preprocessing, folder: Path) -> Picture | None:
+    """The frequency map of hypointensities, if the scans have maps of them."""
+    maps = [path for scan in run.table.index if (path := run.output(scan, "wp7")) is not None]
+    shown = maps[:: -(-len(maps) // MAX_LESION_MAPS)] if maps else []
+    frequency = lesion_frequency(shown)
+    if frequency is None:
+        return None
+    below = f"{int((run.table['wmh_detectable'].astype(str) == 'False').sum())} scans are below what can be detected."
+    of = "" if len(shown) == len(maps) else f" An even sample of {len(shown)} of {len(maps)} scans."
+    alt = "Slices of the average brain with the share of the scans that have a white-matter hypointensity"
+    caption = f"Frequency of white-matter hypointensities over the scans. {below}{of}"
+    return publish(folder, "lesion_frequency", frequency_figure(frequency, len(shown)), alt, caption)
 
 
 def _alike(run: Preprocessing) -> Picture | None:

@@ -83,8 +83,8 @@ def measure_rois(
     Parameters
     ----------
     cohort : Cohort
-        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space. Native space
-        needs the scan's tissue maps (p1, p2, p3) and inverse field (``iy_``) beside them.
+        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space. Native
+        space needs the scan's tissue maps (p1, p2, p3, p7) and inverse field (``iy_``) beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str, optional

@@ -71,6 +71,7 @@ _COHORT_LESIONS = (
         },
     ),
 )
+LESION_COLUMNS = tuple(column.name for column in _COHORT_LESIONS)
 _SIDES = {"left": "left", "right": "right", "both": "a structure that is not split"}
 _PEAK = tuple(Column(f"{axis}_mm", f"Peak, MNI {axis}", "mm") for axis in "xyz")
 _AT_PEAK = (

@@ -71,7 +71,7 @@ def register(
     ----------
     tissues : Volume
         GM and WM fractions of the scan, linearly resampled to the template's grid. A third channel, if any, is the
-        share of each voxel that is left out of the likelihood: a lesion (Brett et al. 2001, doi:10.1006/nimg.2001.0845).
+        share of each voxel that is left out of the likelihood (:mod:`vbmstat.preproc.steps.left_out`).
     template : Volume
         GM and WM of the template.
     regularisation : Regularisation, optional
