@@ -212,8 +212,7 @@ def _add_to_cohort(path: Path, measured: Mapping[str, Mapping[str, Any]]) -> Non
     rows = table.table["scan"].astype(str)
     for name in columns:
         new = rows.map(columns[name])
-        old = table.table[name] if name in table.table else None
-        table.table[name] = new if old is None else new.where(new.notna(), old)
+        table.table[name] = new.where(new.notna(), table.table.get(name))
     cohort.write_cohort(path, table, _descriptions(path))
 
 

@@ -32,7 +32,7 @@ def frequency_figure(frequency: Volume, n_scans: int) -> Figure:
     brain, percent = grey_average_brain(), axis_parallel(Volume(100 * frequency.data, frequency.grid))
     box = content_box(Image(np.nan_to_num(brain.data), brain.grid))
     rows = [("axial", spread_over(box[2], 7)), ("coronal", spread_over(box[1], 6))]
-    mosaic = Mosaic(f"White-matter hypointensities: % of {n_scans} scans", box, rows)
+    mosaic = Mosaic(f"White-matter hypointensities, % of scans (n = {n_scans})", box, rows)
     mosaic.draw(brain)
     least = max(_LEAST_PERCENT, 50.0 / max(n_scans, 1))  # half a scan: interpolation gives no less
     scale = Normalize(0.0, max(float(percent.data.max()), least))

@@ -107,17 +107,12 @@ def lesion_frequency(warped: Iterable[Path]) -> Volume | None:
     total, n_scans = None, 0
     for path in warped:
         mask = lesion_mask(io.read_volume(path))
-        total = mask if total is None else Volume(total.data + mask.data, _same_grid(total, mask, path))
+        if total is not None and not mask.grid.matches(total.grid):
+            msg = f"{path}: grid {mask.grid} differs from {total.grid} of the other scans; run preprocess --wmh on all"
+            raise ScanError(msg)
+        total = mask if total is None else Volume(total.data + mask.data, total.grid)
         n_scans += 1
     return None if total is None else Volume(total.data / n_scans, total.grid)
-
-
-def _same_grid(one: Volume, other: Volume, path: Path) -> Grid:
-    """The grid of both; ScanError if they differ."""
-    if not one.grid.matches(other.grid):
-        msg = f"{path}: grid {other.grid} differs from {one.grid} of the other scans; run preprocess --wmh on all alike"
-        raise ScanError(msg)
-    return one.grid
 
 
 def count_lesions(share: Volume) -> int:
