@@ -23,7 +23,8 @@ from vbmstat.preproc.networks.weights import load_network, own_file, save_networ
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config
 from vbmstat.training.folds import grouped_folds
-from vbmstat.training.tasks import Stage, Task, make_task
+from vbmstat.training.task import Stage, Task
+from vbmstat.training.tasks import make_task
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
 # One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
@@ -52,7 +53,7 @@ def train(
 
     Parameters
     ----------
-    kind : {"segmentation", "patches", "gm-mask", "registration"}
+    kind : {"segmentation", "patches", "gm-mask", "registration", "wmh"}
         Kind of network.
     config_path : Path
         TOML file of a :class:`RunConfig`.
@@ -116,14 +117,13 @@ class _Fit:
     def __init__(
         self, task: Task, stage: Stage, config: RunConfig, names: list[str], device: torch.device, out: Path
     ) -> None:
-        self.task, self.stage, self.config, self.names, self.device, self.out = (
-            task, stage, config, names, device, out,
-        )  # fmt: skip
+        self.task, self.stage, self.config, self.device, self.out = task, stage, config, device, out
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = task.build().to(device)
         if stage.start:
             self.network.load_state_dict(_weights_to_start_from(out / stage.start, task.kind))
+        self.names = names = task.select(names, stage, self.network)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),

@@ -75,7 +75,7 @@ class Classic:
         """The template's priors, warped by a draft segmentation; `raw` is on the scan's grid."""
         del raw
         linear, velocity = _draft(work, template, linear)
-        return Start(_warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
+        return Start(warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
 
     def segment(
         self, corrected: Volume, mask: torch.Tensor, start: Start, weights: torch.Tensor | None = None
@@ -99,7 +99,7 @@ def _draft(work: Brain, template: Volume, matrix: np.ndarray) -> tuple[np.ndarra
     draft = working.resample_brain(work, work.image.grid.with_voxel_size(size))
     velocity: torch.Tensor | None = None
     for _ in range(2):
-        prior = _warped_priors(template, velocity, matrix, draft.image.grid)
+        prior = warped_priors(template, velocity, matrix, draft.image.grid)
         field = bias.bias_field(draft.image, draft.mask, prior, draft.weights)
         corrected = Volume(draft.image.data / field, draft.image.grid)
         fractions = Volume(tissue.segment(corrected, draft.mask, prior, draft.weights).fractions, draft.image.grid)
@@ -111,7 +111,8 @@ def _draft(work: Brain, template: Volume, matrix: np.ndarray) -> tuple[np.ndarra
     return matrix, velocity  # type: ignore[return-value]
 
 
-def _warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+def warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+    """Priors of GM, WM, CSF on a scan's grid, by a coarse velocity, or by the linear matrix alone."""
     coordinates = None
     if velocity is not None:
         coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), matrix, grid)

@@ -23,7 +23,7 @@ from vbmstat.preproc.steps.smooth import smooth
 
 LESION_FROM = 0.5  # probability above which a voxel belongs to the binary mask
 MIN_LESION_MM3 = 3.0  # smaller pieces are not reported
-FLOOR_ML = 0.5  # total of a scan below which hypointensities are not told from none
+FLOOR_ML = 0.5  # total below which lesions are not detectable: what brains without lesions show
 # Intensities below are relative to the tissue means of the scan: GM 0, WM 1.
 _LOCAL_STRIDE, _LOCAL_FWHM_MM = 3, 24.0  # of the mean intensity of the white matter around
 _IS_WM_FROM = 0.7
