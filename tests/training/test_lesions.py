@@ -93,7 +93,9 @@ def test_painted_examples_have_dark_lesions_where_the_target_says(tmp_path, conf
     write_cases(path, [Case("one", "one", plain)], {"kind": "wmh", "shape": [48, 48, 48]})
     shape = torch.zeros(1, 48, 48, 48)
     shape[:, 10:38, 18:30, 18:30] = 1
-    write_cases(tmp_path / "shapes.npz", [Case("s", "shapes", {"lesion": shape})], {"kind": "wmh", "shape": [48, 48, 48]})
+    write_cases(
+        tmp_path / "shapes.npz", [Case("s", "shapes", {"lesion": shape})], {"kind": "wmh", "shape": [48, 48, 48]}
+    )
     config = read_config(configure(path, **FAST, shapes="shapes.npz"))
     task = make_task("wmh", CaseFile(path), config, torch.device("cpu"), tmp_path)
     darker = []

@@ -245,7 +245,7 @@ def scan_row(result: Preprocessed, wmh: WmhOutputs | None = None) -> dict[str, A
     named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
     if segmented.lesions.brought is not None:
         named["lesion"] = segmented.brought_ml
-    volumes = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
+    volumes: dict[str, Any] = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
     if segmented.lesions.plan.wmh:
         volumes |= {**(lesion_figures(None) if wmh is None else wmh.figures), "wmh_as": segmented.lesions.plan.wmh_as}
     return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None,

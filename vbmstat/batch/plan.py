@@ -94,7 +94,7 @@ def make_plan(
     """Find scans and covariates and check all that can be checked; parameters and errors as in ``run.preprocess``."""
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
-    parameters = {"assets": assets, **spec.find_engine().parameters()}
+    parameters = {"assets": assets, **spec.parameters()}
     spec = replace(spec, device=str(choose_device(spec.device)))
     inputs = inputs if isinstance(inputs, Inputs) else find_inputs(places)
     naming.check_output_names(inputs.scans, spec.names)

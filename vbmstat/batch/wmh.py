@@ -7,7 +7,7 @@ in the tissues.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from vbmstat import assets
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import claim, tables_claim
+from vbmstat.batch.execution import Execution
 from vbmstat.batch.task import publish, reason_of
 from vbmstat.batch.wmh_outputs import WmhOutputs
 from vbmstat.errors import ScanError, TableError, VbmstatError
@@ -27,7 +28,8 @@ from vbmstat.image import io, storage
 from vbmstat.image.grid import apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.metrics import lesions
-from vbmstat.preproc.lesions import LesionPlan, Lesions
+from vbmstat.preproc.lesions import LesionPlan, Lesions, wmh_parameters
+from vbmstat.preproc.networks.weights import OWN
 from vbmstat.preproc.steps import modulate, priors, smooth
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.progress import OnProgress, ignore
@@ -35,6 +37,7 @@ from vbmstat.tables import cohort, dictionary
 
 _IMAGES = ("m", "p1", "p2", "p3", "y", "iy", "p0", "wp1")  # that a scan must still have
 _PLAN = LesionPlan(wmh=True, wmh_as="none")
+_HERE = Execution()
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,30 @@ class WmhRun:
     failures: dict[str, str]
 
 
-def measure_folder(folder: Path, force: bool = False, locking: bool = True, report: OnProgress = ignore) -> WmhRun:
+def measure_folder(
+    folder: Path, weights: str = OWN, execution: Execution = _HERE, report: OnProgress = ignore
+) -> WmhRun:
     """Measure hypointensities in an output folder of ``vbmstat preprocess`` and add them to its ``cohort.tsv``.
 
     Parameters
     ----------
     folder : Path
         The folder.
-    force : bool
-        Whether to measure again the scans that this function measured before.
-    locking : bool
-        Whether to lock scans against other runs.
+    weights : str
+        Network that looks for them; see :func:`vbmstat.preproc.networks.lesions.find_network`.
+    execution : Execution
+        Its `force` measures again the scans that this function measured before; its `locking` locks scans against other
+        runs.
     report : callable
         Called with (stage, done, total) after each scan.
 
     Raises
     ------
     VbmstatError
-        If the folder has no preprocessed scan.
+        If the folder has no preprocessed scan, or the network is missing.
     """
+    plan = replace(_PLAN, weights=weights)
+    wmh_parameters(weights)  # raises before any work
     found = [(scan, names) for names in naming.NAME_STYLES for scan in _scans(folder, names)]
     if not found:
         msg = f"{folder}: no preprocessed scan (report/vbmstat_NAME.json); expected an output folder of preprocess"
@@ -82,7 +90,7 @@ def measure_folder(folder: Path, force: bool = False, locking: bool = True, repo
     measured, kept, failures = dict[str, dict[str, Any]](), list[str](), dict[str, str]()
     for number, (scan, names) in enumerate(found, start=1):
         try:
-            columns = _measure(folder, scan, names, force, locking)
+            columns = _measure(folder, scan, names, plan, execution)
         except (VbmstatError, MemoryError) as error:  # one bad scan does not stop the others
             failures[scan.stem] = reason_of(error, scan)
         else:
@@ -90,7 +98,7 @@ def measure_folder(folder: Path, force: bool = False, locking: bool = True, repo
             kept += [] if columns is not None else [scan.stem]
         report("hypointensities", number, len(found))
     if measured:
-        with tables_claim(folder, locking):
+        with tables_claim(folder, execution.locking):
             _add_to_cohort(folder / "cohort.tsv", measured)
     return WmhRun(measured, tuple(kept), failures)
 
@@ -103,24 +111,32 @@ def _scans(folder: Path, names: str) -> Iterable[naming.Scan]:
             yield naming.Scan(Path(stem), stem, *naming.split_ids(stem))
 
 
-def _measure(folder: Path, scan: naming.Scan, names: str, force: bool, locking: bool) -> dict[str, Any] | None:
+def _measure(
+    folder: Path, scan: naming.Scan, names: str, plan: LesionPlan, execution: Execution
+) -> dict[str, Any] | None:
     """New cohort columns of a scan, whose outputs are written; None if it has them."""
     record = derivatives.read_sidecar(naming.output_path(folder, scan, "sidecar", names))
-    if record.get("wmh") and not force:
+    if record.get("wmh") and not execution.force:
         return None
     if record.get("wmh") and record["row"].get("wmh_as") != "none":
         msg = "its tissue maps count hypointensities already; to measure again, run vbmstat preprocess --wmh --force"
         raise ScanError(msg)
     images = _read_images(folder, scan, names)
-    outputs = wmh_of_images(images, np.array(record["affine"]["template_mm_to_scan_mm"]),
-                            derivatives.widths_of(record))  # fmt: skip
+    linear = np.array(record["affine"]["template_mm_to_scan_mm"])
+    outputs = wmh_of_images(images, linear, derivatives.widths_of(record), plan)
     columns = {**outputs.figures, "wmh_as": _PLAN.wmh_as}
-    held = claim(folder, scan.stem, locking)
+    held = claim(folder, scan.stem, execution.locking)
     if held is None:
         msg = "another run works on it; try again later"
         raise ScanError(msg)
     try:
-        _write(held.folder, scan, names, outputs, {**record, "row": {**record["row"], **columns}, "wmh": True})
+        _write(
+            held.folder,
+            scan,
+            names,
+            outputs,
+            {**record, "row": {**record["row"], **columns}, "wmh": True, **wmh_parameters(plan.weights)},
+        )
         _draw(
             naming.output_path(held.folder, scan, "picture", names), scan, images, outputs, {**record["row"], **columns}
         )
@@ -141,7 +157,9 @@ def _read_images(folder: Path, scan: naming.Scan, names: str) -> dict[str, Volum
     return {kind: io.read_channels(path) for kind, path in paths.items()}
 
 
-def wmh_of_images(images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Iterable[float]) -> WmhOutputs:
+def wmh_of_images(
+    images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Iterable[float], plan: LesionPlan = _PLAN
+) -> WmhOutputs:
     """Hypointensities from the images of a preprocessed scan.
 
     Parameters
@@ -153,6 +171,8 @@ def wmh_of_images(images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Ite
         Template mm -> scan mm.
     fwhm_mm : iterable of float
         Widths of the smoothed maps.
+    plan : LesionPlan
+        With the name of the network.
 
     Raises
     ------
@@ -165,7 +185,7 @@ def wmh_of_images(images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Ite
     fractions = torch.stack(tissues)
     prior = priors.tissue_priors(assets.template(), linear, inverse.grid, inverse)
     evidence = Evidence(Volume(brain[None], inverse.grid), fractions, prior, linear, images["m"])
-    found = Lesions(_PLAN).search(evidence)
+    found = Lesions(plan).search(evidence)
     if found.wmh is None:
         raise ScanError("; ".join(found.notes))
     share = Volume(found.wmh[None], inverse.grid)

@@ -40,6 +40,12 @@ def command(
     wmh_as: Annotated[
         str, typer.Option(help="Count them as wm, as a class of their own (class), or only report them (none).")
     ] = "wm",
+    wmh_weights: Annotated[
+        str,
+        typer.Option(
+            help="Network that looks for them: vbmstat, deep-t1-wmh (fetched), none (a plain rule) or a file."
+        ),
+    ] = "vbmstat",
     lesion_mask: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +99,7 @@ def command(
     widths = tuple(fwhm or DEFAULT_FWHM_MM)
     spec = PreprocSpec(
         engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names, wmh=wmh, wmh_as=wmh_as,
-        lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
+        wmh_weights=wmh_weights, lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
     )  # fmt: skip
     execution = Execution(
         jobs=jobs, memory_gb=memory, shard=parse_shard(shard) if shard else None, force=force, locking=lock,

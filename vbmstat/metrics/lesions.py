@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cc3d
 import numpy as np
@@ -36,7 +36,7 @@ ZONES_ABOUT = (
     f"juxtacortical: farther, and up to {_JUXTACORTICAL_MM:g} mm from the cortex (Kim et al. 2008)"
 )
 _PRESENT = 0.5  # fraction of CSF or GM from which a voxel belongs to ventricle or cortex
-_CONNECTIVITY = 18  # of the voxels of a lesion
+_CONNECTIVITY: Literal[18] = 18  # of the voxels of a lesion
 _STRIDE = 2  # of the map of lobes, in voxels of 1 mm
 # Bodies, frontal and occipital horns of the template's lateral ventricles: the largest piece of CSF in this box
 _VENTRICLE_LOW_MM, _VENTRICLE_HIGH_MM = (-38.0, -62.0, 0.0), (38.0, 34.0, 30.0)
@@ -172,7 +172,7 @@ def _is_near(points_mm: np.ndarray, others_mm: np.ndarray, reach_mm: float) -> n
     if not len(points_mm) or not len(others_mm):
         return np.zeros(len(points_mm), bool)
     distance, _ = KDTree(others_mm).query(points_mm, distance_upper_bound=reach_mm * (1 + 1e-6))
-    return np.isfinite(distance)
+    return np.asarray(np.isfinite(distance))
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
@@ -195,7 +195,7 @@ def _lookup(image: np.ndarray, affine: np.ndarray, mm: np.ndarray) -> np.ndarray
     inverse = np.linalg.inv(affine)
     index = np.rint(np.tensordot(inverse[:3, :3], mm, axes=1) + inverse[:3, 3].reshape(3, *[1] * (mm.ndim - 1)))
     high = np.reshape(image.shape, (3, *[1] * (mm.ndim - 1))) - 1
-    return image[tuple(np.clip(index, 0, high).astype(np.intp))]
+    return np.asarray(image[tuple(np.clip(index, 0, high).astype(np.intp))])
 
 
 @cache

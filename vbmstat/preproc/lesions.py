@@ -8,14 +8,19 @@ every fit, and out of the tissue maps or not.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.networks.lesions import KIND, RULE, find_network
+from vbmstat.preproc.networks.weights import OWN, own_file, shipped_folder
 from vbmstat.preproc.steps.lesion_mask import check_lesion, lesion_on_grid
-from vbmstat.preproc.steps.lesions import Evidence, find_lesions
+from vbmstat.preproc.steps.lesions import Evidence, Network, find_lesions
 from vbmstat.preproc.steps.reassign import lesion_as_wm, lesion_share, without_lesion
 
 WMH_AS = ("wm", "class", "none")
@@ -36,12 +41,15 @@ class LesionPlan:
         A lesion that the user brings, above 0.5, on any grid of the scan's space.
     in_maps : {"exclude", "keep"}
         Whether that lesion's voxels are left out of the tissues.
+    weights : str
+        Network that proposes hypointensities; see :func:`vbmstat.preproc.networks.lesions.find_network`.
     """
 
     wmh: bool = False
     wmh_as: str = WMH_AS[0]
     mask: Volume | None = None
     in_maps: str = IN_MAPS[0]
+    weights: str = OWN
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ class Lesions:
         if not self.plan.wmh:
             return self
         try:
-            probability = find_lesions(evidence).data[0]
+            network = wmh_network(self.plan.weights, evidence.fractions.device)
+            probability = find_lesions(evidence, network).data[0]
         except ScanError as error:
             return replace(self, notes=(*self.notes, f"white-matter hypointensities were not measured: {error}"))
         share = lesion_share(probability, evidence.fractions)
@@ -96,6 +105,29 @@ class Lesions:
             return fractions
         gm, wm, csf = fractions
         return torch.stack([gm, wm + self.wmh, csf])
+
+
+@cache
+def wmh_network(weights: str, device: torch.device) -> Network | None:
+    """The network that proposes hypointensities, cached for all scans of a run; None for the plain rule.
+
+    Raises
+    ------
+    AssetError
+        If its file is missing, damaged or not the released one.
+    """
+    if weights == OWN and not own_file(shipped_folder(), KIND).is_file():
+        return None  # a package without the network
+    return find_network(weights, device)
+
+
+def wmh_parameters(weights: str) -> dict[str, Any]:
+    """Name and hashes of the network, for the sidecar; errors as in :func:`wmh_network`."""
+    network = wmh_network(weights, torch.device("cpu"))
+    if network is None:
+        return {"wmh_weights": RULE}
+    sha256: dict[str, str] = getattr(network, "sha256", {})
+    return {"wmh_weights": Path(weights).name, "wmh_weights_sha256": dict(sorted(sha256.items()))}
 
 
 def brought_lesion(plan: LesionPlan, grid: Grid, brain: torch.Tensor) -> tuple[torch.Tensor | None, tuple[str, ...]]:

@@ -16,12 +16,19 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
-from vbmstat.preproc.lesions import IN_MAPS, WMH_AS, LesionPlan
+from vbmstat.preproc.lesions import IN_MAPS, WMH_AS, LesionPlan, wmh_parameters
+from vbmstat.preproc.networks.weights import OWN
 
 ENGINES: dict[str, type[Classic]] = {engine.name: engine for engine in (Classic, Cat, Deep)}
 DEFAULT_FWHM_MM = (6.0,)
 # Fields that records of earlier versions lack, and their types
-_SINCE_LESIONS = {"wmh": bool, "wmh_as": str, "lesion_mask": (str, type(None)), "lesion_in_maps": str}
+_SINCE_LESIONS = {
+    "wmh": bool,
+    "wmh_as": str,
+    "wmh_weights": str,
+    "lesion_mask": (str, type(None)),
+    "lesion_in_maps": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,8 @@ class PreprocSpec:
         Whether to look for white-matter hypointensities.
     wmh_as : {"wm", "class", "none"}
         How tissues count them: as WM, as a class of their own, or as the segmentation has them.
+    wmh_weights : str
+        Network that looks for them: ``vbmstat``, ``deep-t1-wmh`` (fetched), ``none`` (a plain rule) or a file.
     lesion_mask : str, optional
         Mask of a lesion that the user brings, in the scan's space: a file, or for many scans a path with
         ``{participant_id}``, ``{session_id}``, ``{scan_id}`` or ``{name}`` in it.
@@ -69,6 +78,7 @@ class PreprocSpec:
     names: str = "cat12"
     wmh: bool = False
     wmh_as: str = WMH_AS[0]
+    wmh_weights: str = OWN
     lesion_mask: str | None = None
     lesion_in_maps: str = IN_MAPS[0]
 
@@ -91,15 +101,21 @@ class PreprocSpec:
 
     def record(self) -> dict[str, Any]:
         """The spec for a record: the folder of weights by its name, without the number of the GPU."""
-        weights, mask = (path and Path(path).name for path in (self.weights, self.lesion_mask))
+        paths = (self.weights, self.wmh_weights, self.lesion_mask)
+        weights, wmh_weights, mask = (path and Path(path).name for path in paths)
         device = self.device if self.device == "auto" else torch.device(self.device).type
         return {
-            **asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm), "lesion_mask": mask,
+            **asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
+            "wmh_weights": wmh_weights, "lesion_mask": mask,
         }  # fmt: skip
 
     def lesion_plan(self, mask: Volume | None = None) -> LesionPlan:
         """What to do about lesions, with the mask of the scan's own."""
-        return LesionPlan(self.wmh, self.wmh_as, mask, self.lesion_in_maps)
+        return LesionPlan(self.wmh, self.wmh_as, mask, self.lesion_in_maps, self.wmh_weights)
+
+    def parameters(self) -> dict[str, Any]:
+        """What the sidecar records beside the spec: hashes of the networks; raises AssetError if one is missing."""
+        return {**self.find_engine().parameters(), **(wmh_parameters(self.wmh_weights) if self.wmh else {})}
 
     @classmethod
     def from_record(cls, content: Any) -> PreprocSpec:
