@@ -203,7 +203,7 @@ def ball_of_lesion(monkeypatch):
     monkeypatch.setattr(classic.warp, "register_both_ways", lambda *_: Warp(still, still))
 
 
-@pytest.mark.parametrize("wmh_as", ["wm", "class", "none"])
+@pytest.mark.parametrize("wmh_as", ["wm", "class"])
 def test_hypointensities_reach_tissues_and_maps(simulated, segmented, ball_of_lesion, wmh_as):
     scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     result = preprocess_scan(scan, PreprocSpec(device="cpu", wmh=True, wmh_as=wmh_as))
@@ -215,28 +215,24 @@ def test_hypointensities_reach_tissues_and_maps(simulated, segmented, ball_of_le
     assert result.smoothed[6.0].sums_ml[3] == pytest.approx(lesion_ml, rel=0.02)
     inside = found.wmh.data[0] == 1
     tissues = {"wm": [0, 1, 0], "class": [0, 0, 0]}
-    if wmh_as == "none":
-        torch.testing.assert_close(found.fractions.data, segmented.fractions.data)
-        return
     for channel, expected in zip(found.fractions.data, tissues[wmh_as], strict=True):
         assert channel[inside].unique().tolist() == pytest.approx([expected])
     torch.testing.assert_close(found.fractions.data[:, ~inside], segmented.fractions.data[:, ~inside])
 
 
-@pytest.mark.parametrize("in_maps", ["exclude", "keep"])
-def test_a_brought_lesion_is_left_out_of_the_fits_and_of_the_maps_if_asked(simulated, segmented, in_maps):
+def test_a_brought_lesion_is_left_out_of_the_fits_and_of_the_maps(simulated, segmented):
     scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     label = segmented.label.data[0]
     mm = apply_affine(scan.grid.affine, voxel_indices(scan.grid.shape))
     centre = torch.as_tensor(segmented.linear[:3] @ [-38.0, -10.0, 30.0, 1.0], dtype=torch.float32)
     lesion = ((mm - centre[:, None, None, None]).square().sum(0) < 22**2) & (label > 1.5)
     hurt = Volume(torch.where(lesion, 0.3 * scan.data[scan.data > 0].median(), scan.data[0])[None], scan.grid)
-    plan = LesionPlan(mask=Volume(lesion[None].float(), scan.grid), in_maps=in_maps)
+    plan = LesionPlan(mask=Volume(lesion[None].float(), scan.grid))
     found = segment_scan(hurt, lesion_plan=plan)
     assert found.brought_ml == pytest.approx(float(lesion.sum()) * scan.grid.voxel_volume_ml, rel=0.02)
     assert found.tiv_ml == pytest.approx(sum(segmented.volumes_ml), rel=0.01)
     in_tissues = found.tissues.data.sum(0)[lesion]
-    assert float(in_tissues.mean()) == pytest.approx(0.0 if in_maps == "exclude" else 1.0, abs=0.01)
+    assert float(in_tissues.mean()) == pytest.approx(0.0, abs=0.01)
     gm, known = found.tissues.data[0][~lesion], segmented.tissues.data[0][~lesion]
     blind = segment_scan(hurt).tissues.data[0][~lesion]
     assert float((gm - known).abs().mean()) < 0.6 * float((blind - known).abs().mean())

@@ -105,5 +105,5 @@ def test_the_plan_of_lesions_has_the_scan_s_mask():
 def test_hypointensities_add_their_network_to_the_sidecar():
     assert PreprocSpec().parameters() == {}
     assert PreprocSpec(wmh=True, wmh_weights="none").parameters() == {"wmh_weights": "none"}
-    with pytest.raises(VbmstatError, match="missing.safetensors"):
+    with pytest.raises(VbmstatError, match=r"missing\.safetensors"):
         PreprocSpec(wmh=True, wmh_weights="missing.safetensors").parameters()

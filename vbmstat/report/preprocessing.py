@@ -23,7 +23,7 @@ from vbmstat.image import storage
 from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
 from vbmstat.metrics.lesions import lesion_frequency
 from vbmstat.report.citations import bibtex, cited
-from vbmstat.report.methods import Methods, preprocessing_methods
+from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods
 from vbmstat.report.page import (
     Cell,
     Picture,
@@ -119,9 +119,12 @@ class Preprocessing:
     def methods(self) -> Methods:
         """The methods section."""
         stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
-        return preprocessing_methods(
+        made = preprocessing_methods(
             len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
         )
+        ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
+        n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())
+        return made + lesion_methods(ways, n_masks)
 
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""
