@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
     from vbmstat.glm.spec import GlmKeywords
 
-_MIXABLE = ("engine", "vbmstat_version", HARMONIZED)
+_MIXABLE = ("engine", "vbmstat_version", "wmh_as", HARMONIZED)
 
 
 def fit_glm(
