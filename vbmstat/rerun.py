@@ -100,7 +100,7 @@ def device_name(record: Mapping[str, Any]) -> str:
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the engine would record now; nothing if that is unknown, such as weights in a folder of the user's."""
     try:
-        return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
+        return PreprocSpec.from_record(record.get("spec")).parameters()
     except VbmstatError:
         return {}
 

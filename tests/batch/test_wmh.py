@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.batch.light import SCAN, TEMPLATE, light, write_scans
+from vbmstat import rerun
 from vbmstat.batch import wmh
 from vbmstat.batch.run import preprocess
 from vbmstat.batch.wmh import measure_folder
@@ -19,7 +20,7 @@ from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.files import naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
-from vbmstat.preproc import lesions
+from vbmstat.preproc import lesions, pipeline
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.tables.schema import LESION_COLUMNS
 
@@ -118,6 +119,22 @@ def test_masks_go_to_their_scans_and_scans_without_one_are_named(scans, tmp_path
     mask[0, 3] = 1  # another mask: the scan is not complete any more
     io.write_volume(tmp_path / "masks" / "sub-02.nii.gz", Volume(mask, SCAN), dtype="uint8")
     assert run(scans, out, lesion_mask=pattern)["lesion_ml"].iloc[1] > table["lesion_ml"].iloc[1]
+
+
+def test_a_scan_with_a_mask_and_one_without_are_run_again_to_the_same_bytes(scans, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "preprocess_scan", light)
+    mask = torch.zeros(1, *SCAN.shape)
+    mask[0, 4:8, 4:8, 4:8] = 1
+    io.write_volume(scans / "sub-02_mask.nii.gz", Volume(mask, SCAN), dtype="uint8")
+    spec = PreprocSpec(device="cpu", wmh=True, lesion_mask=str(scans / "{participant_id}_mask.nii.gz"))
+    preprocess([scans / f"sub-0{n}_T1w.nii.gz" for n in (1, 2)], tmp_path / "out", spec)
+    for number in (1, 2):
+        sidecar = tmp_path / "out" / "report" / f"vbmstat_sub-0{number}_T1w.json"
+        record = rerun.read_record(sidecar)
+        compared = rerun.rerun_scan(record, sidecar, [scans], tmp_path / f"again{number}")
+        assert {one.status for one in compared} == {"same bytes"}
+        assert {f"mri/p7sub-0{number}_T1w.nii.gz", f"mri/mwp1sub-0{number}_T1w.nii.gz"} <= {c.name for c in compared}
+        assert not rerun.differences(record)
 
 
 def test_one_mask_for_two_scans_is_refused(scans, tmp_path):
