@@ -214,6 +214,8 @@ def test_hypointensities_reach_tissues_and_maps(simulated, segmented, ball_of_le
     assert result.smoothed[6.0].sums_ml[3] == pytest.approx(lesion_ml, rel=0.02)
     inside, outside = found.wmh.data[0] > 0.99, found.wmh.data[0] == 0
     assert float(found.fractions.data[:, inside].abs().max()) < 0.01
+    share = found.on_scan(found.wmh).data[0]
+    assert float((found.label.data[0] - 3)[share > 0.99].abs().max()) < 0.05
     torch.testing.assert_close(found.fractions.data[:, outside], segmented.fractions.data[:, outside])
 
 

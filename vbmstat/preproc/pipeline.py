@@ -129,8 +129,10 @@ class Segmented:
 
     @property
     def label(self) -> Volume:
-        """CAT12's p0 on the scan's own grid: CSF 1, GM 2, WM 3, mixtures between; 0 outside the brain."""
-        gm, wm, csf = self.tissues.data
+        """CAT12's p0 on the scan's own grid: CSF 1, GM 2, WM and hypointensities 3, mixtures between; 0 elsewhere."""
+        with_class = self.lesions.for_warp(self.fractions.data)
+        is_same = with_class is self.fractions.data
+        gm, wm, csf = (self.tissues if is_same else self.on_scan(Volume(with_class, self.fractions.grid))).data
         return Volume((csf + 2 * gm + 3 * wm)[None], self.scan_grid)
 
     @cached_property
@@ -255,10 +257,11 @@ def segment_scan(
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
             lesion, notes = brought_lesion(lesion_plan, t1w.grid, mask)
+            weights = None if lesion is None else 1 - lesion.float()
             mask = mask if lesion is None else mask | lesion  # a cavity at the brain's edge belongs to the brain
         with clock.step("affine"):
-            matrix = linear.register_brain(t1w, mask, template_pyramid(device))
-        raw = working.crop_to_brain(t1w, mask, None if lesion is None else 1 - lesion.float())
+            matrix = linear.register_brain(t1w, mask, template_pyramid(device), weights)
+        raw = working.crop_to_brain(t1w, mask, weights)
         with clock.step("denoise"):
             work = working.bound_voxels(engine.denoise(raw))
         grid = work.image.grid

@@ -64,3 +64,16 @@ def test_a_lesion_that_is_left_out_does_not_pull():
     blind = refine_with_tissues(Volume(hurt, template.grid), template, np.eye(4))
     told = refine_with_tissues(Volume(torch.cat([hurt, hole]), template.grid), template, np.eye(4))
     assert np.abs(told - np.eye(4)).max() < 0.1 * np.abs(blind - np.eye(4)).max()
+
+
+def test_a_lesion_does_not_pull_the_first_registration(brain):
+    mask = brain.data[0] > 0.05
+    lesion = torch.zeros_like(mask)
+    lesion[10:32, 30:75, 30:65] = True
+    hurt = Volume(torch.where(lesion & mask, 0.1, brain.data[0])[None], brain.grid)
+    reference = pyramid(brain, mask)
+    blind = register_brain(hurt, mask, reference)
+    told = register_brain(hurt, mask, reference, 1 - lesion.float())
+    assert np.abs(told - np.eye(4)).max() < 0.3 * np.abs(blind - np.eye(4)).max()
+    same = register_brain(brain, mask, reference, torch.ones(mask.shape))
+    np.testing.assert_allclose(same, register_brain(brain, mask, reference), atol=1e-6)
