@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,7 +98,7 @@ def device_name(record: Mapping[str, Any]) -> str:
 def _engine_now(record: Mapping[str, Any]) -> dict[str, Any]:
     """The engine's parameters now; empty if it cannot be set up, as with weights in a folder that has moved."""
     try:
-        return PreprocSpec.from_record(record.get("spec")).find_engine().parameters()
+        return PreprocSpec.from_record(record.get("spec")).parameters()
     except VbmstatError:
         return {}
 
@@ -129,20 +129,26 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     """
     try:
         spec, stem = PreprocSpec.from_record(record.get("spec")), record["scan"]
-        (entry,) = record["inputs"]
-        sound = Path(stem).name == stem and {"path", "sha256"} <= set(entry)
+        entry, *masks = record["inputs"]
+        sound = Path(stem).name == stem and all({"path", "sha256"} <= set(each) for each in (entry, *masks))
     except (KeyError, TypeError, ValueError, VbmstatError):
         sound = False
     if not sound:
         msg = f"{sidecar}: expected the record of one scan (scan, spec, one input); it is damaged or older than that"
         raise VbmstatError(msg)
     before = _output_folder(sidecar, spec.names, stem)
-    path = find_file(entry["path"], entry["sha256"], inputs or [before, before.parent, before.parent.parent, Path()])
+    places = inputs or [before, before.parent, before.parent.parent, Path()]
+    path = find_file(entry["path"], entry["sha256"], places)
+    for mask in masks:  # at most one, of a lesion
+        file = find_file(mask["path"], mask["sha256"], places)
+        pattern = str(spec.lesion_mask) if file.name == Path(mask["path"]).name else file.name
+        spec = replace(spec, lesion_mask=str(file.with_name(pattern)))
     with _under_name(path, Path(entry["path"]).name) as named:
         scan = naming.Scan(named, stem, *naming.split_ids(stem))
         threads = record.get("threads")  # sums over several threads round differently
         preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
-    kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in naming.output_kinds(spec.fwhm_mm))
+    all_kinds = naming.output_kinds(spec.fwhm_mm, spec.wmh and record.get("wmh") is True)
+    kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in all_kinds)
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
 
 

@@ -20,6 +20,7 @@ from vbmstat.batch.resources import Execution
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
+from vbmstat.preproc.lesions import Lesions
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, smooth_maps
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import Quality
@@ -33,8 +34,8 @@ KILLS = 666.0  # intensity of a scan's first voxel that kills the process, as th
 SLOW = 777.0  # and one that takes longer
 
 
-def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocessed:
-    """Maps that depend on the scan's intensities alone."""
+def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep, lesion_mask: Volume | None = None) -> Preprocessed:
+    """Maps that depend on the scan's intensities alone; a fifth of it is hypointensity."""
     mark = float(t1w.data[0, 0, 0, 0])
     for step in STEPS:
         on_step(step)
@@ -44,12 +45,15 @@ def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocessed:
             time.sleep(1.0)
     scan = t1w.data.clamp(min=0) / t1w.data.max()
     tissues = torch.cat([scan, scan**2, 1 - scan])
-    maps = Volume(torch.nn.functional.interpolate(tissues[None], TEMPLATE.shape)[0], TEMPLATE)
+    wmh = scan[0] / 5 if spec.wmh else None
+    brought = None if lesion_mask is None else lesion_mask.data[0]
+    images = tissues if wmh is None else torch.cat([tissues, wmh[None]])
+    maps = Volume(torch.nn.functional.interpolate(images[None], TEMPLATE.shape)[0], TEMPLATE)
     figures = Quality(**dict.fromkeys([field.name for field in fields(Quality)], 1.0))
     still = Displacement(torch.zeros(3, *TEMPLATE.shape), TEMPLATE)
     segmented = Segmented(
         Volume(tissues, t1w.grid), Volume(scan, t1w.grid), np.eye(4), torch.zeros(3, 1, 1, 1), figures, t1w.grid,
-        was_stripped=False, engine=spec.engine,
+        was_stripped=False, engine=spec.engine, lesions=Lesions(spec.lesion_plan(), wmh, brought),
     )  # fmt: skip
     seconds = dict.fromkeys(STEPS, 0.1)
     return Preprocessed(segmented, Warp(still, still), maps, maps, smooth_maps(maps, spec.fwhm_mm), figures, seconds)

@@ -134,3 +134,17 @@ def test_save_writes_a_whole_png(tmp_path) -> None:
     save_png(tmp_path / "new" / "report.png", report())
     assert imread(tmp_path / "new" / "report.png").shape[1] == 1600
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.png"]
+
+
+def test_lesions_have_outlines_of_their_own_and_a_legend() -> None:
+    lesion = np.zeros(SHAPE, np.float32)
+    lesion[14:26, 18:32, 12:18] = 1
+    figure = report(lesions={"hypointensities": volume(lesion), "lesion mask": volume(0.4 * lesion)})
+    assert {"hypointensities", "lesion mask"} <= {text.get_text() for text in figure.texts}
+    drawn = [collection.get_edgecolor()[0][:3] for axes in figure.axes for collection in axes.collections]
+    counts = {name: sum(np.allclose(c, to_rgb(c0)) for c in drawn) for name, c0 in (
+        ("wmh", scans.PURPLE), ("mask", scans.VERMILLION))}  # fmt: skip
+    assert counts["wmh"] > 3
+    assert counts["mask"] == 0  # below one half
+    with pytest.raises(ValueError, match="mask: expected the grid"):
+        report(lesions={"mask": volume(lesion[1:], Grid((39, 50, 30), GRID.affine))})

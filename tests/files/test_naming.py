@@ -80,3 +80,23 @@ def test_widths_that_fit_into_names(value, fits):
     assert naming.is_fwhm(value) == fits
     if fits:
         assert naming.fwhm_of(naming.smoothed_kind(value, 1)) == value
+
+
+def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
+    scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
+    for kind in ("mwp7", "s6mwp7", "s7.5mwp7"):
+        assert naming.is_map_column(kind)
+        assert kind in naming.output_kinds((6.0, 7.5), has_wmh=True)
+        assert kind not in naming.output_kinds((6.0, 7.5))
+        for names in naming.NAME_STYLES:
+            path = naming.output_path(tmp_path, scan, kind, names)
+            stem, number, is_smoothed = naming.parse_map_name(path.name)
+            assert (naming.split_ids(stem)[0], number, is_smoothed) == ("sub-01", 7, kind != "mwp7")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "mwp7":
+                path.touch()
+    assert naming.map_columns(["mwp7", "s6mwp7", "mwp1"], 7) == ["s6mwp7", "mwp7"]
+    assert len(naming.find_maps(tmp_path / "sub-01", 7, smoothed=False)) == 1
+    assert not naming.find_maps(tmp_path, 1)
+    native = naming.native_paths(Path("mri/mwp7sub-01_T1w.nii.gz"))
+    assert native["wmh"].name == "p7sub-01_T1w.nii.gz"

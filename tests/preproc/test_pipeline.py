@@ -13,10 +13,14 @@ import torch
 from vbmstat import assets, simulate
 from vbmstat.errors import ScanError
 from vbmstat.image import io
-from vbmstat.image.grid import Grid
-from vbmstat.image.volume import Volume
+from vbmstat.image.grid import Grid, apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
+from vbmstat.preproc import lesions
+from vbmstat.preproc.engines import classic
+from vbmstat.preproc.lesions import LesionPlan
 from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan, segment_scan
 from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.preproc.steps.warp import Warp
 from vbmstat.simulate.labels import GM, WM
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -182,3 +186,52 @@ def test_a_rendered_head_agrees_with_its_labels():
     gm, wm = tissue_masks(result)
     assert overlap(gm, known == GM) > 0.90
     assert overlap(wm, known == WM) > 0.90
+
+
+@pytest.fixture
+def ball_of_lesion(monkeypatch):
+    """A finder that reports 20 mm around a point, and a registration that takes no time."""
+
+    def find(evidence, *_):
+        mm = apply_affine(evidence.brain.grid.affine, voxel_indices(evidence.brain.grid.shape))
+        centre = torch.as_tensor(evidence.linear[:3] @ [-27.0, -10.0, 28.0, 1.0], dtype=torch.float32)
+        near = (mm - centre[:, None, None, None]).square().sum(0) < 20**2
+        return Volume(near[None].float(), evidence.brain.grid)
+
+    still = Displacement(torch.zeros(3, *assets.template().grid.shape), assets.template().grid)
+    monkeypatch.setattr(lesions, "find_lesions", find)
+    monkeypatch.setattr(classic.warp, "register_both_ways", lambda *_: Warp(still, still))
+
+
+def test_hypointensities_reach_tissues_and_maps(simulated, segmented, ball_of_lesion):
+    scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    result = preprocess_scan(scan, PreprocSpec(device="cpu", wmh=True, wmh_as="class"))
+    found = result.segmented
+    lesion_ml = found.wmh.sums_ml[0]
+    assert 10 < lesion_ml < 34
+    assert found.tiv_ml == pytest.approx(sum(segmented.volumes_ml), rel=1e-5)
+    assert result.modulated.sums_ml[3] == pytest.approx(lesion_ml, rel=0.02)
+    assert result.smoothed[6.0].sums_ml[3] == pytest.approx(lesion_ml, rel=0.02)
+    inside, outside = found.wmh.data[0] > 0.99, found.wmh.data[0] == 0
+    assert float(found.fractions.data[:, inside].abs().max()) < 0.01
+    share = found.on_scan(found.wmh).data[0]
+    assert float((found.label.data[0] - 3)[share > 0.99].abs().max()) < 0.05
+    torch.testing.assert_close(found.fractions.data[:, outside], segmented.fractions.data[:, outside])
+
+
+def test_a_brought_lesion_is_left_out_of_the_fits_and_of_the_maps(simulated, segmented):
+    scan = io.read_scan(simulated / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
+    label = segmented.label.data[0]
+    mm = apply_affine(scan.grid.affine, voxel_indices(scan.grid.shape))
+    centre = torch.as_tensor(segmented.linear[:3] @ [-38.0, -10.0, 30.0, 1.0], dtype=torch.float32)
+    lesion = ((mm - centre[:, None, None, None]).square().sum(0) < 22**2) & (label > 1.5)
+    hurt = Volume(torch.where(lesion, 0.3 * scan.data[scan.data > 0].median(), scan.data[0])[None], scan.grid)
+    plan = LesionPlan(mask=Volume(lesion[None].float(), scan.grid))
+    found = segment_scan(hurt, lesion_plan=plan)
+    assert found.brought_ml == pytest.approx(float(lesion.sum()) * scan.grid.voxel_volume_ml, rel=0.02)
+    assert found.tiv_ml == pytest.approx(sum(segmented.volumes_ml), rel=0.01)
+    in_tissues = found.tissues.data.sum(0)[lesion]
+    assert float(in_tissues.mean()) == pytest.approx(0.0, abs=0.1)  # resampled edges
+    gm, known = found.tissues.data[0][~lesion], segmented.tissues.data[0][~lesion]
+    blind = segment_scan(hurt).tissues.data[0][~lesion]
+    assert float((gm - known).abs().mean()) < 0.6 * float((blind - known).abs().mean())

@@ -52,6 +52,13 @@ def test_widths_are_ascending_and_single(given, widths):
         ({"fwhm_mm": 60}, "got 60"),
         ({"fwhm_mm": 6.123}, "at most two decimals"),
         ({"fwhm_mm": "wide"}, "got nan"),
+        ({"wmh_as": "gm"}, "expected wmh_as wm or class or none, got 'gm'"),
+        ({"lesion_in_maps": "drop"}, "expected lesion_in_maps exclude or keep, got 'drop'"),
+        ({"engine": "cat", "lesion_mask": "a.nii"}, "a lesion mask needs engine classic: the fits of cat cannot leave"),
+        (
+            {"engine": "deep", "lesion_mask": "a.nii"},
+            "a lesion mask needs engine classic: the fits of deep cannot leave",
+        ),
     ],
 )
 def test_what_is_refused(given, message):
@@ -78,3 +85,25 @@ def test_engines_by_name():
     assert find_engine("deep") == Deep()
     with pytest.raises(VbmstatError, match="got 'depp'"):
         find_engine("depp")
+
+
+def test_lesions_are_recorded_and_older_records_are_read():
+    spec = PreprocSpec(wmh=True, wmh_as="class", lesion_mask="/data/me/{name}_mask.nii.gz", lesion_in_maps="keep")
+    record = json.loads(json.dumps(spec.record()))
+    assert record["lesion_mask"] == "{name}_mask.nii.gz"  # no folder of the user's
+    again = PreprocSpec.from_record(record)
+    assert (again.wmh, again.wmh_as, again.lesion_in_maps) == (True, "class", "keep")
+    old = {name: record[name] for name in ("engine", "weights", "device", "fwhm_mm", "names")}
+    assert PreprocSpec.from_record(old) == PreprocSpec()
+
+
+def test_the_plan_of_lesions_has_the_scan_s_mask():
+    plan = PreprocSpec(wmh=True, wmh_as="none", lesion_in_maps="keep").lesion_plan()
+    assert (plan.wmh, plan.wmh_as, plan.in_maps, plan.mask) == (True, "none", "keep", None)
+
+
+def test_hypointensities_add_their_network_to_the_sidecar():
+    assert PreprocSpec().parameters() == {}
+    assert PreprocSpec(wmh=True, wmh_weights="none").parameters() == {"wmh_weights": "none"}
+    with pytest.raises(VbmstatError, match=r"missing\.safetensors"):
+        PreprocSpec(wmh=True, wmh_weights="missing.safetensors").parameters()

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from tests.report.conftest import N_SCANS
 from vbmstat.files import runlog
-from vbmstat.image import storage
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.report import preprocessing
 from vbmstat.report.preprocessing import pictured_scans, unusual_values, write_preprocessing_report
+from vbmstat.report.run_folder import read_preprocessing
 
 
 def test_values_far_from_the_cohort_are_found_by_their_robust_z() -> None:
@@ -68,3 +72,27 @@ def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
     storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
     page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
     assert "Preprocessing of 2 scans" in page
+
+
+def test_lesions_have_columns_a_frequency_map_and_words(cohort_folder, tmp_path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(cohort_folder, folder)
+    table = pd.read_csv(folder / "cohort.tsv", sep="\t", dtype={"participant_id": str})
+    table["wmh_ml"], table["wmh_detectable"], table["wmh_as"] = np.linspace(0.1, 9, len(table)), "True", "wm"
+    table.loc[0, "wmh_detectable"] = "False"
+    table["lesion_ml"] = [31.5] + [np.nan] * (len(table) - 1)
+    storage.write_table(folder / "cohort.tsv", table)
+    grid = Grid((20, 24, 20), np.array([[9.0, 0, 0, -84], [0, 9, 0, -120], [0, 0, 9, -72], [0, 0, 0, 1]]))
+    for stem in table["scan"]:
+        data = torch.zeros(1, *grid.shape)
+        data[0, 8:11, 10:14, 9:12] = 1
+        io.write_volume(folder / "mri" / f"wp7{stem}.nii.gz", Volume(data, grid))
+    run = read_preprocessing(folder)
+    assert run.covariates == ["age", "sex", "iq"]
+    assert {"wmh_ml", "lesion_ml"} <= set(run.volumes)
+    words = " ".join(run.methods.paragraphs)
+    assert "White-matter hypointensities were segmented from the T1-weighted scans and counted as white matter" in words
+    assert "1 scan had a lesion mask; these voxels were left out of the bias field" in words
+    page = write_preprocessing_report(folder, folder / "report.html").read_text()
+    assert "Frequency of white-matter hypointensities over the scans. 1 scans are below what can be detected." in page
+    assert (folder / "figures" / "lesion_frequency.png").is_file()

@@ -250,3 +250,18 @@ def test_command_finds_what_preprocess_wrote_and_bad_input_is_one_line(maps, own
     assert again == (folder / "roi" / "roi_own_regions.tsv").read_text()
     both = CliRunner().invoke(app, ["roi", "--cohort", "cohort.tsv", "--maps", "."])
     assert both.exit_code == 2
+
+
+def test_hypointensities_are_measured_if_there_are_maps_of_them(maps, own_atlas) -> None:
+    slabs = torch.tensor([0.0, 0.0, 0.1, 0.1, 0.0, 0.0]).reshape(6, 1, 1).expand(GRID.shape)[None]
+    for participant, factor in (("001", 1.0), ("002", 0.0)):  # the second person has none
+        io.write_volume(maps.folder / "mri" / f"mwp7{participant}.nii.gz", Volume(slabs * factor, GRID))
+    assert "wmh_ml" not in measure_rois(maps, own_atlas).labels
+    with_lesions = Cohort(maps.table.assign(mwp7=["mri/mwp7001.nii.gz", "mri/mwp7002.nii.gz"]), maps.folder)
+    for cohort in (with_lesions, cohort_of_maps(maps.folder / "mri")):
+        found = measure_rois(cohort, own_atlas)
+        assert not len(found.failures)
+        rows = found.labels.set_index(["participant_id", "label"])["wmh_ml"]
+        assert rows["001"].dropna().to_dict() == pytest.approx({9: 0.0, 7: 0.1 * SLAB_ML, 3: 0.0}, abs=1e-6)
+        assert (rows["002"].dropna() == 0).all()
+        assert not found.labels["gm_ml"].isna().all()

@@ -35,7 +35,7 @@ _TIMEOUT_S = (4.0, 10.0)  # for any source to answer; between two packets
 _RETRIES = 1  # of a file whose transfer broke off, by pooch, before the next source is asked
 _WEB, _PORTS = ("http://", "https://"), {"http": 80, "https": 443}
 _HEADERS = {"Accept": "application/vnd.github.raw+json, application/octet-stream, */*"}
-_TORCH_MAGIC = b"PK\x03\x04"  # torch writes zip archives
+_TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # torch writes zip archives; before 1.6, pickles
 _FILE_MODE = 0o644  # pooch's temporary files are private to their owner, a cache may be shared
 
 
@@ -80,7 +80,17 @@ WEIGHTS = {
         ),
         ("deepmriprep", "deepmriprep/data/models"),
         "MIT (deepmriprep)",
-    )
+    ),
+    "deep-t1-wmh": WeightSet(
+        "deep-t1-wmh",
+        ("params_finalwide_train7500.pt",),
+        (
+            "https://raw.githubusercontent.com/bthyreau/deep-T1-WMH/HEAD/torchparams/",
+            "https://api.github.com/repos/bthyreau/deep-T1-WMH/contents/torchparams/",
+        ),
+        ("deepwmh", "torchparams"),
+        "MIT (deep-T1-WMH)",
+    ),
 }  # fmt: skip
 
 
@@ -322,7 +332,7 @@ def _transfer(url: str, target: str, _: object) -> None:
 def _check_archive(path: Path, origin: str) -> None:
     """Refuse what torch did not write, such as the login page of a proxy."""
     with path.open("rb") as stream:
-        if stream.read(len(_TORCH_MAGIC)) != _TORCH_MAGIC:
+        if stream.read(4) not in _TORCH_MAGIC:
             msg = f"{origin}: not a torch file ({path.stat().st_size} bytes); give another --source"
             raise AssetError(msg)
 

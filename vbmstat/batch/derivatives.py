@@ -14,16 +14,19 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.batch.wmh_outputs import WmhOutputs, wmh_outputs
 from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
+from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
 
+WMH_OUTLINE = "white-matter hypointensities"  # in the picture's legend
 _COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and it halves the files
 
 
@@ -39,12 +42,15 @@ class CompletedScan:
         Widths of its smoothed maps.
     engine, version : str
         Engine and version of vbmstat.
+    has_wmh : bool
+        Whether it has maps of white-matter hypointensities.
     """
 
     row: dict[str, Any]
     fwhm_mm: tuple[float, ...]
     engine: str | None
     version: str | None
+    has_wmh: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -54,7 +60,7 @@ class CompletedScan:
     @property
     def maps(self) -> tuple[str, ...]:
         """Kinds of its modulated maps, which are also the columns of their paths."""
-        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm) if naming.is_map_column(kind))
+        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm, self.has_wmh) if naming.is_map_column(kind))
 
 
 def write_derivatives(
@@ -92,22 +98,28 @@ def write_derivatives(
     io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
     inverse = _rounded(result.inverse_deformation)
     io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
-    _describe(out, scan, names, [*native, *template, "y", "iy"])
-    row = scan_row(result)
-    tissues = [*naming.TISSUES, "tiv"]
+    wmh = wmh_outputs(result)
+    if wmh is not None:
+        wmh.write(path)
+    describe(out, scan, names, [*native, *template, "y", "iy", *(wmh.maps if wmh is not None else ())])
+    row = scan_row(result, wmh)
+    tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
-    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": result.quality.warnings()})
+    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": _warnings(result)})
     _write_picture(path("picture"), scan, result, row)
     affine = {"template_mm_to_scan_mm": segmented.linear.round(6).tolist()}
     record = {"scan": scan.stem, **origin, "row": row, "affine": affine, "threads": torch.get_num_threads()}
+    record["wmh"] = wmh is not None
     storage.write_json(path("sidecar"), record)
     return _completed(record)
 
 
 def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
-    """Modulated GM, WM, CSF of a complete scan."""
-    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in (1, 2, 3)]
+    """Modulated GM, WM, CSF of a complete scan, and its hypointensities if it has a map of them."""
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    numbers = naming.MAP_NUMBER.values() if _has_wmh(record) else naming.TISSUE_NUMBER.values()
+    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in numbers]
     return Volume(torch.cat([one.data for one in maps]), maps[0].grid)
 
 
@@ -123,24 +135,29 @@ def write_smoothed(
     out : Path
         Output folder with the complete scan.
     smoothed : mapping
-        GM, WM, CSF by width in mm.
+        GM, WM, CSF and perhaps hypointensities by width in mm.
     """
     maps = _smoothed(smoothed)
     for kind, volume in maps.items():
         io.write_volume(naming.output_path(made, scan, kind, names), volume, description=f"vbmstat {kind}")
-    _describe(made, scan, names, maps)
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    describe(made, scan, names, maps)
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *smoothed})
     storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
     return _completed(record)
 
 
 def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
-    """Smoothed GM and WM maps by kind."""
-    return {naming.smoothed_kind(width, i + 1): maps[width].channel(i) for width in maps for i in range(2)}
+    """Smoothed maps of GM, WM and, if there is a fourth channel, hypointensities, by kind."""
+    channels = dict(zip(naming.MAP_NUMBER.values(), range(4), strict=True))
+    del channels[naming.TISSUE_NUMBER["csf"]]
+    return {
+        naming.smoothed_kind(width, number): volume.channel(i)
+        for width, volume in maps.items() for number, i in channels.items() if i < len(volume.data)
+    }  # fmt: skip
 
 
-def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
+def describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
     """Write the metadata that BIDS requires beside each image."""
     if names == "bids":
         for kind in kinds:
@@ -151,7 +168,7 @@ def _describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) ->
 def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
     """Raise ScanError if another scan of an earlier run has the same output names, as ``a-b`` and ``ab`` in BIDS."""
     sidecar = naming.output_path(out, scan, "sidecar", names)
-    owner = _read_sidecar(sidecar).get("scan", scan.stem)
+    owner = read_sidecar(sidecar).get("scan", scan.stem)
     if owner != scan.stem:
         msg = (
             f"{scan.stem}: its outputs would replace those of {owner} ({sidecar}), because their names become equal; "
@@ -160,10 +177,11 @@ def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
         raise ScanError(msg)
 
 
-def stale_files(out: Path, scan: naming.Scan, names: str, fwhm_mm: Iterable[float]) -> list[Path]:
-    """Smoothed maps of a scan's earlier run that a run with these widths does not replace."""
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    kinds = set(naming.output_kinds(_widths(record))) - set(naming.output_kinds(fwhm_mm))
+def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) -> list[Path]:
+    """Maps of a scan's earlier run (smoothed, or of hypointensities) that the present one does not replace."""
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
+    kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
     return [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
 
@@ -179,11 +197,11 @@ def completed_scan(
         Provenance that a run would write now; the recorded one must be equal, except for the smoothing widths. By
         default, any will do.
     """
-    record = _read_sidecar(naming.output_path(out, scan, "sidecar", names))
+    record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     expected = (origin or {}).items()
     if not record or any(_without_widths(record.get(key)) != _without_widths(value) for key, value in expected):
         return None
-    kinds = naming.output_kinds(_widths(record))
+    kinds = naming.output_kinds(widths_of(record), _has_wmh(record))
     present = all(naming.output_path(out, scan, kind, names).is_file() for kind in kinds)
     return _completed(record) if present else None
 
@@ -192,7 +210,7 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
     """All scans in an output folder with all outputs; their input paths are unknown, so `path` is the stem."""
     completed = {}
     for sidecar in naming.find_sidecars(out, names):
-        record = _read_sidecar(sidecar)
+        record = read_sidecar(sidecar)
         stem = record.get("scan")
         if not (isinstance(stem, str) and stem and isinstance(record.get("versions"), dict)):
             continue
@@ -207,10 +225,15 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
 def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
-    return CompletedScan(record["row"], _widths(record), record.get("engine"), version)
+    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, _has_wmh(record))
 
 
-def _widths(record: Mapping[str, Any]) -> tuple[float, ...]:
+def _has_wmh(record: Mapping[str, Any]) -> bool:
+    """Whether a sidecar lists maps of hypointensities."""
+    return record.get("wmh") is True
+
+
+def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
     """Widths of the smoothed maps that a sidecar lists, mm; none if it lists none."""
     spec = record.get("spec")
     widths = spec.get("fwhm_mm") if isinstance(spec, dict) else None
@@ -221,7 +244,7 @@ def _without_widths(value: Any) -> Any:
     return {key: entry for key, entry in value.items() if key != "fwhm_mm"} if isinstance(value, dict) else value
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
     """A scan's sidecar; empty if it is missing or cannot be read."""
     try:
         content = storage.read_json(path)
@@ -230,16 +253,37 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
 
 
-def scan_row(result: Preprocessed) -> dict[str, Any]:
-    """Cohort columns of a scan: volumes in mL, quality, whether the input was skull-stripped."""
-    volumes_ml = result.segmented.volumes_ml
-    named = {"tiv": sum(volumes_ml), **dict(zip(naming.TISSUES, volumes_ml, strict=True))}
-    volumes = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
-    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(result.quality.warnings()) or None,
-            "came_stripped": result.segmented.was_stripped}  # fmt: skip
+def scan_row(result: Preprocessed, wmh: WmhOutputs | None = None) -> dict[str, Any]:
+    """Cohort columns of a scan: volumes in mL, lesions, quality, whether the input was skull-stripped."""
+    segmented = result.segmented
+    named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
+    if segmented.lesions.brought is not None:
+        named["lesion"] = segmented.brought_ml
+    volumes: dict[str, Any] = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
+    if segmented.lesions.plan.wmh:
+        volumes |= {**(lesion_figures(None) if wmh is None else wmh.figures), "wmh_as": segmented.lesions.plan.wmh_as}
+    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None,
+            "came_stripped": segmented.was_stripped}  # fmt: skip
+
+
+def _warnings(result: Preprocessed) -> list[str]:
+    return [*result.quality.warnings(), *result.segmented.lesions.notes]
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:
+    segmented = result.segmented
+    lesions = {WMH_OUTLINE: segmented.wmh, "lesion mask": segmented.brought}
+    marked = {name: segmented.on_scan(lesion) for name, lesion in lesions.items() if lesion is not None}
+    figure = scans.scan_report(
+        scans.Overlay(segmented.corrected, segmented.label, marked),
+        scans.Overlay(result.warped.channel(0), assets.template().channel(0)),
+        f"{scan.stem} · engine {segmented.engine}", picture_header(row),
+    )  # fmt: skip
+    save_png(path, figure)
+
+
+def picture_header(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a scan's picture says above the slices, from its cohort columns."""
 
     def graded(figure: str, aspect: str) -> str:
         return f"{figure} ({grade(row[f'qc_{aspect}_rating'])})"
@@ -254,12 +298,11 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
         "template r": f"{row['qc_template_correlation']:.2f}", "overlap": f"{row['qc_template_overlap']:.2f}",
         "implausible": f"{row['qc_implausible_percent']:.1f} %", "warnings": row["qc_warnings"] or "none",
     }  # fmt: skip
-    figure = scans.scan_report(
-        scans.Overlay(result.segmented.corrected, result.segmented.label),
-        scans.Overlay(result.warped.channel(0), assets.template().channel(0)),
-        f"{scan.stem} · engine {result.segmented.engine}", metrics,
-    )  # fmt: skip
-    save_png(path, figure)
+    if "wmh_ml" in row:
+        metrics["WMH"] = lesion_words(row)
+    if "lesion_ml" in row:
+        metrics["lesion mask"] = f"{row['lesion_ml']:.0f} mL"
+    return metrics
 
 
 def _rounded(coordinates: Volume) -> Volume:

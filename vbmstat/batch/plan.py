@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,14 @@ from vbmstat.batch.task import ScanTask, origin_of
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
+from vbmstat.files.lesion_masks import find_lesion_masks, without_mask
 from vbmstat.files.search import Inputs, find_inputs, is_bids
 from vbmstat.preproc.spec import PreprocSpec
 
 Places = Iterable[Path | str] | Path | str | Inputs
 _READERS = 8  # threads that check which scans are complete
 _HERE = Execution()
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,28 @@ def make_plan(
     """Find scans and covariates and check all that can be checked; parameters and errors as in ``run.preprocess``."""
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
-    parameters = {"assets": assets, **spec.find_engine().parameters()}
+    parameters = {"assets": assets, **spec.parameters()}
     spec = replace(spec, device=str(choose_device(spec.device)))
     inputs = inputs if isinstance(inputs, Inputs) else find_inputs(places)
     naming.check_output_names(inputs.scans, spec.names)
     folder = (Path(out) if out is not None else default_output(places)).absolute()
     scans = shard_of(inputs.scans, execution.shard)
-    tasks = tuple(ScanTask(scan, folder, spec, execution, parameters) for scan in scans)
+    masks = _lesion_masks(spec, inputs)
+    tasks = tuple(ScanTask(scan, folder, spec, execution, parameters, masks.get(scan)) for scan in scans)
     people = read_people(places, participants)
     content = manifest(inputs.scans, origin_of(spec, parameters))
     return RunPlan(inputs, tasks, folder, people, content, spec, execution)
+
+
+def _lesion_masks(spec: PreprocSpec, inputs: Inputs) -> dict[naming.Scan, Path]:
+    """The scans' lesion masks; scans without one are named in a warning."""
+    if spec.lesion_mask is None:
+        return {}
+    masks = find_lesion_masks(spec.lesion_mask, inputs.scans)
+    lacking = without_mask(masks, inputs.scans)
+    if lacking:
+        log.warning("%s", lacking)
+    return masks
 
 
 def default_output(inputs: Iterable[Path | str]) -> Path:

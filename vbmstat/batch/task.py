@@ -47,6 +47,8 @@ class ScanTask:
         How to run.
     parameters : dict
         Further parameters for the sidecar.
+    lesion_mask : Path, optional
+        Mask of a lesion that the user brings for this scan.
     """
 
     scan: naming.Scan
@@ -54,6 +56,7 @@ class ScanTask:
     spec: PreprocSpec
     execution: Execution = field(default_factory=Execution)
     parameters: dict[str, Any] = field(default_factory=dict)
+    lesion_mask: Path | None = None
 
     def completed(self) -> derivatives.CompletedScan | None:
         """The scan's outputs if complete and made in the same way; smoothing widths may differ."""
@@ -68,7 +71,9 @@ class ScanTask:
 
     def origin(self) -> dict[str, Any]:
         """Provenance of the scan's outputs; reads the whole input."""
-        return origin_of(self.spec, self.parameters, [self.scan.path])
+        masks = [] if self.lesion_mask is None else [self.lesion_mask]
+        spec = self.spec if masks else replace(self.spec, lesion_mask=None)
+        return origin_of(spec, self.parameters, [self.scan.path, *masks])
 
 
 def origin_of(spec: PreprocSpec, parameters: Mapping[str, Any], inputs: Sequence[Path] = ()) -> dict[str, Any]:
@@ -218,15 +223,16 @@ class ScanRun:
         """Preprocess the whole scan; each part frees the images that the next does not need."""
         task, spec = self.task, self.task.spec
         volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are better
+        lesion = {} if task.lesion_mask is None else {"lesion_mask": io.read_volume(task.lesion_mask)}
         origin = task.origin()
         yield
         process = task.execution.process or pipeline.preprocess_scan
-        result = process(volume, spec, self._begin)
-        del volume
+        result = process(volume, spec, self._begin, **lesion)
+        del volume, lesion
         yield
         self._begin("write")
         completed = derivatives.write_derivatives(made, task.scan, result, spec.names, origin)
-        self._publish(made, derivatives.stale_files(task.out, task.scan, spec.names, spec.fwhm_mm))
+        self._publish(made, derivatives.stale_files(task.out, task.scan, spec.names, completed))
         self._seconds |= result.seconds
         return self._ended("done", completed)
 

@@ -23,6 +23,7 @@ from vbmstat.cli import (
     show,
     simulate,
     train,
+    wmh,
 )
 from vbmstat.errors import VbmstatError
 
@@ -60,6 +61,7 @@ app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train.app, name="train")
 app.add_typer(assets.app, name="assets")

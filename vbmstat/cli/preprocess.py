@@ -36,6 +36,27 @@ def command(
         typer.Option(help="Smoothing FWHM, mm; may be repeated; default 6, 0 for none.", metavar="MM"),
     ] = None,
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
+    wmh: Annotated[bool, typer.Option("--wmh/--no-wmh", help="Look for white-matter hypointensities.")] = False,
+    wmh_as: Annotated[
+        str, typer.Option(help="Count them as wm, as a class of their own (class), or only report them (none).")
+    ] = "wm",
+    wmh_weights: Annotated[
+        str,
+        typer.Option(
+            help="Network that looks for them: vbmstat, deep-t1-wmh (fetched), none (a plain rule) or a file."
+        ),
+    ] = "vbmstat",
+    lesion_mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Mask of a lesion (stroke, tumour, resection), left out of every fit; for many scans a path with "
+            "{participant_id}, {session_id}, {scan_id} or {name}.",
+            metavar="PATH",
+        ),
+    ] = None,
+    lesion_in_maps: Annotated[
+        str, typer.Option(help="Leave that lesion out of tissue maps and volumes (exclude), or not (keep).")
+    ] = "exclude",
     force: Annotated[
         bool, typer.Option("--force/--resume", help="Run complete scans again, or continue a run.")
     ] = False,
@@ -76,7 +97,10 @@ def command(
 
     keep_freed_memory()
     widths = tuple(fwhm or DEFAULT_FWHM_MM)
-    spec = PreprocSpec(engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names)
+    spec = PreprocSpec(
+        engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names, wmh=wmh, wmh_as=wmh_as,
+        wmh_weights=wmh_weights, lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
+    )  # fmt: skip
     execution = Execution(
         jobs=jobs, memory_gb=memory, shard=parse_shard(shard) if shard else None, force=force, locking=lock,
         stop_on_first_failure=stop_on_first_failure,

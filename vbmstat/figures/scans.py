@@ -7,7 +7,7 @@ colour-blind readers can distinguish.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import Cohort
 
 ORANGE, SKY_BLUE, GREEN = "#E69F00", "#56B4E9", "#009E73"
+PURPLE, VERMILLION = "#CC79A7", "#D55E00"
 BACKGROUND, TEXT = "black", "white"
 _WIDTH_INCH, _DPI = 16.0, 100
 _N_COLUMNS = 7
@@ -29,6 +30,7 @@ _GAP_INCH, _LINE_INCH = 0.04, 0.27
 _PANEL_INCH = (_WIDTH_INCH - _GAP_INCH * (_N_COLUMNS + 1)) / _N_COLUMNS
 _CSF_GM, _GM_WM = 1.5, 2.5  # borders in a p0 map (0 background, 1 CSF, 2 GM, 3 WM)
 _TEMPLATE_LEVEL = 0.5
+_LESION_LEVEL = 0.5
 _MOST_NAMES = 20  # in a figure of a cohort
 
 
@@ -38,11 +40,13 @@ class Overlay:
 
     image: Volume
     outlined: Volume
+    lesions: Mapping[str, Volume] = field(default_factory=dict)  # at most two, by name, outlined at one half
 
     def __post_init__(self) -> None:
-        if not self.image.grid.matches(self.outlined.grid):
-            msg = f"expected the grid {self.image.grid} of the image below, got {self.outlined.grid}"
-            raise ValueError(msg)
+        for outlined in (self.outlined, *self.lesions.values()):
+            if not self.image.grid.matches(outlined.grid):
+                msg = f"expected the grid {self.image.grid} of the image below, got {outlined.grid}"
+                raise ValueError(msg)
 
 
 def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str, str]) -> Figure:
@@ -58,6 +62,8 @@ def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str
         Scan id and engine.
     metrics : mapping of str to str
         Names and values (with units) for the header, in order.
+    lesions : mapping of str to Volume, optional
+        At most two images of lesions on the scan's grid by name, outlined at one half.
 
     Returns
     -------
@@ -68,6 +74,10 @@ def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str
     t1w, labels, gm, template = map(axis_parallel, (scan.image, scan.outlined, warped.image, warped.outlined))
     brain = labels.data > 0.5
     outlines = [(labels, _CSF_GM, ORANGE), (labels, _GM_WM, SKY_BLUE)]
+    keys = [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)]
+    for (name, lesion), colour in zip(scan.lesions.items(), (PURPLE, VERMILLION), strict=False):
+        keys.append((name, colour))
+        outlines.append((axis_parallel(lesion), _LESION_LEVEL, colour))
     scan_rows = _Rows(t1w, _window(t1w.data, brain), _box(brain, labels.grid), outlines)
     head = _box(template.data > 0.1, template.grid)
     warp_rows = _Rows(gm, (0.0, 1.0), head, [(template, _TEMPLATE_LEVEL, ORANGE)])
@@ -77,7 +87,7 @@ def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str
     figure = Figure(figsize=(_WIDTH_INCH, sum(heights) + captions + _LINE_INCH * (len(header) + 0.6)), dpi=_DPI)
     figure.set_facecolor(BACKGROUND)
     y = write_header(figure, header)
-    y = caption(figure, y, "Scan, outlines:", [("grey matter | CSF", ORANGE), ("white | grey matter", SKY_BLUE)])
+    y = caption(figure, y, "Scan, outlines:", keys)
     y = scan_rows.draw(figure, y)
     y = caption(figure, y, "Grey matter in template space, outline:", [("the template's grey matter", ORANGE)])
     warp_rows.draw(figure, y)

@@ -167,6 +167,8 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
         content |= {"Sources": [source], "SpatialReference": source}
     if kind == "m":
         content["SkullStripped"] = True
+    if kind == "mask7":
+        content["Type"] = "Lesion"
     width = fwhm_of(kind)
     if kind == "y" or width is not None or re.match(r"m?w", kind):
         content["SpatialReference"] = f"https://templateflow.s3.amazonaws.com/tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"
@@ -177,13 +179,14 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
 
 
 def _describe(kind: str) -> str:
-    tissue = dict(zip("123", TISSUES.values(), strict=True)).get(kind[-1], "")
+    tissue = {**dict(zip("123", TISSUES.values(), strict=True)), "7": "white-matter hypointensity"}.get(kind[-1], "")
     modulated = "times the determinant of the Jacobian of the whole warp, so that its sum is the scan's own volume"
     words = {
         "p0": "Tissue label with partial volume: 1 cerebrospinal fluid, 2 grey matter, 3 white matter, 0 outside",
         "m": "The brain, bias-corrected and denoised, white matter at 1", "y": "Template voxel to scan mm",
         "iy": "Scan voxel to template mm", "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
+        "mask7": "Voxels that are mostly white-matter hypointensity",
     }  # fmt: skip
     if fwhm_of(kind) is not None:
         return words["mwp"] + "; smoothed by a Gaussian"

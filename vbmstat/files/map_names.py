@@ -9,24 +9,24 @@ from typing import NamedTuple
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below, is_hidden, is_same_file
-from vbmstat.files.naming import TISSUE_NUMBER
+from vbmstat.files.naming import MAP_NUMBER
 
 # CAT12's longitudinal pipeline puts r (realigned) before the scan's name and, in one of its models, modulates twice
 # (mwmwp1r*). Here that r is only cut off before "sub-".
 _PATTERNS = tuple(
     re.compile(pattern + r"\.nii(?:\.gz)?$")
     for pattern in (
-        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[123])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, vbmstat
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[1237])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, ours
         r"^(?P<smooth>s\d*(?:\.\d+)?)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
         r"^(?P<stem>.+?)_(?P<smooth>s\d*(?:\.\d+)?)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
         r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
-        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WM|CSF)_desc-modulated(?P<smooth>S\d+(?:p\d+)?)?"
+        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WMH?|CSF)_desc-modulated(?P<smooth>S\d+(?:p\d+)?)?"
         r"_probseg",  # vbmstat
         r"^(?P<stem>.+?)_space-[^_]+-modulated(?:_desc-[^_]+)?_label-(?P<name>GM|WM|CSF)_probseg",  # T1Prep, BIDS names
     )
 )
-_NUMBER_OF_WORD = {**{name.upper(): number for name, number in TISSUE_NUMBER.items()},
+_NUMBER_OF_WORD = {**{name.upper(): number for name, number in MAP_NUMBER.items()},
                    "graymatter": 1, "whitematter": 2, "csf": 3}  # fmt: skip
 
 
@@ -37,8 +37,8 @@ class MapName(NamedTuple):
     ----------
     stem : str
         The scan's.
-    tissue : {1, 2, 3}
-        GM, WM, CSF.
+    tissue : {1, 2, 3, 7}
+        GM, WM, CSF, white-matter hypointensities.
     fwhm_mm : float or None
         Width of the smoothing; 0 for an unsmoothed map, None for a smoothed one whose name gives no width.
     """
@@ -87,8 +87,8 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None, fwhm_mm: 
     ----------
     folder : Path
         Searched with all its sub-folders, following links; hidden files are left out.
-    tissue : {1, 2, 3}
-        GM, WM, CSF.
+    tissue : {1, 2, 3, 7}
+        GM, WM, CSF, white-matter hypointensities.
     smoothed : bool, optional
         Only smoothed or only unsmoothed maps; by default smoothed ones, or unsmoothed ones if there are none.
     fwhm_mm : float, optional

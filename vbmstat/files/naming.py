@@ -16,6 +16,8 @@ from vbmstat.image.headers import NIFTI_SUFFIXES, SCAN_SUFFIXES
 
 TISSUES = {"gm": "grey matter", "wm": "white matter", "csf": "cerebrospinal fluid"}  # in the order of p1, p2, p3
 TISSUE_NUMBER = {tissue: number for number, tissue in enumerate(TISSUES, 1)}  # as in mwp1, mwp2, mwp3
+WMH = "wmh"  # white-matter hypointensities: maps beside those of the tissues, with CAT12's number
+MAP_NUMBER = {**TISSUE_NUMBER, WMH: 7}  # as in mwp1, mwp2, mwp3, mwp7
 NAME_STYLES = ("cat12", "bids")
 _MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
 
@@ -38,8 +40,17 @@ _OUTPUTS = {
     "qc": ("report", "qc_", "desc-qc_T1w.json"),
     "picture": ("report", "vbmreport_", "desc-report_T1w.png"),
 }
+# The same for white-matter hypointensities
+_WMH_OUTPUTS = {
+    "p7": ("mri", "p7", "label-WMH_probseg.nii.gz"),
+    "mask7": ("mri", "wmh_", "label-WMH_mask.nii.gz"),
+    "wp7": ("mri", "wp7", "space-MNI152NLin2009cAsym_label-WMH_probseg.nii.gz"),
+    "mwp7": ("mri", "mwp7", "space-MNI152NLin2009cAsym_label-WMH_desc-modulated_probseg.nii.gz"),
+    "wmh_volumes": ("label", "wmh_", "desc-wmh_morph.tsv"),
+}
+_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS}
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
-_SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([12])")  # kinds s6mwp1, s7.5mwp2
+_SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([127])")  # kinds s6mwp1, s7.5mwp2
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
 
 
@@ -121,18 +132,25 @@ def fwhm_of(kind: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def output_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
-    """Kinds of all outputs of a scan, with maps smoothed by these widths."""
-    return (*_OUTPUTS, *(smoothed_kind(width, tissue) for width in fwhm_mm for tissue in (1, 2)))
+def output_kinds(fwhm_mm: Iterable[float], has_wmh: bool = False) -> tuple[str, ...]:
+    """Kinds of all outputs of a scan, with maps smoothed by these widths, with hypointensities or without."""
+    widths = tuple(fwhm_mm)
+    smoothed = [smoothed_kind(width, tissue) for width in widths for tissue in (1, 2)]
+    return (*_OUTPUTS, *smoothed, *(wmh_kinds(widths) if has_wmh else ()))
+
+
+def wmh_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
+    """Kinds of a scan's outputs of white-matter hypointensities."""
+    return (*_WMH_OUTPUTS, *(smoothed_kind(width, MAP_NUMBER[WMH]) for width in fwhm_mm))
 
 
 def is_map_column(name: str) -> bool:
     """Whether a column of ``cohort.tsv`` holds paths of modulated maps, such as ``s6mwp1``."""
-    return name in ("mwp1", "mwp2", "mwp3") or fwhm_of(name) is not None
+    return name in (f"mwp{number}" for number in MAP_NUMBER.values()) or fwhm_of(name) is not None
 
 
 def map_columns(names: Iterable[str], tissue: int) -> list[str]:
-    """Columns with maps of one tissue (1 GM, 2 WM, 3 CSF): smoothed ones by width, then the unsmoothed one."""
+    """Columns with maps of one tissue (a value of `MAP_NUMBER`): smoothed ones by width, then the unsmoothed one."""
     columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
     return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
 
@@ -168,8 +186,8 @@ def _parts(kind: str) -> tuple[str, str, str]:
     """CAT12 folder and prefix, and BIDS name, of an output kind."""
     width = fwhm_of(kind)
     if width is None:
-        return _OUTPUTS[kind]
-    folder, _, bids_name = _OUTPUTS[kind[-4:]]
+        return _KINDS[kind]
+    folder, _, bids_name = _KINDS[kind[-4:]]
     label = f"{width:g}".replace(".", "p")  # BIDS labels are letters and digits only
     return folder, kind, bids_name.replace("desc-modulated", f"desc-modulatedS{label}")
 
@@ -203,7 +221,8 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
 
 def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
     """Refuse a scan with output names longer than the 255 bytes that file systems allow."""
-    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in output_kinds(fwhm_mm))
+    kinds = output_kinds(fwhm_mm, has_wmh=True)  # they may be asked for later
+    n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in kinds)
     if n_bytes > _MAX_NAME_BYTES:
         limit = f"at most {_MAX_NAME_BYTES} are allowed; rename it"
         msg = f"{scan.path}: its output names would have {n_bytes} bytes, {limit}"
@@ -238,7 +257,7 @@ def _bids_label(text: str) -> str:
 
 
 def native_paths(modulated: Path) -> dict[str, Path]:
-    """Native-space files that belong to a modulated map: ``gm``, ``wm``, ``csf`` and the inverse ``field``.
+    """Native-space files that belong to a modulated map: ``gm``, ``wm``, ``csf``, ``wmh`` and the inverse ``field``.
 
     Parameters
     ----------
@@ -254,16 +273,16 @@ def native_paths(modulated: Path) -> dict[str, Path]:
     Examples
     --------
     >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}
-    {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'field': 'iy_sub-1.nii'}
+    {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'wmh': 'p7sub-1.nii', 'field': 'iy_sub-1.nii'}
     """
-    match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[123](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
-    bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WM|CSF)_desc-modulated", modulated.name)
+    match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[1237](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
+    bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WMH?|CSF)_desc-modulated", modulated.name)
     if match:
         letter, stem = match["letter"], match["stem"]
-        names = {"gm": f"{letter}1{stem}", "wm": f"{letter}2{stem}", "csf": f"{letter}3{stem}", "field": f"iy_{stem}"}
+        names = {tissue: f"{letter}{number}{stem}" for tissue, number in MAP_NUMBER.items()} | {"field": f"iy_{stem}"}
     elif bids:
-        names = {kind: f"{bids['stem']}_{_OUTPUTS[key][2].removesuffix('.nii.gz')}"
-                 for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("field", "iy"))}  # fmt: skip
+        keys = {tissue: f"p{number}" for tissue, number in MAP_NUMBER.items()} | {"field": "iy"}
+        names = {kind: f"{bids['stem']}_{_KINDS[key][2].removesuffix('.nii.gz')}" for kind, key in keys.items()}
     else:
         return {}
     suffixes = NIFTI_SUFFIXES if modulated.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]

@@ -13,7 +13,7 @@ from pathlib import Path
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below
 from vbmstat.files.map_names import parse_map_name
-from vbmstat.files.naming import Scan, image_stem, split_ids
+from vbmstat.files.naming import MAP_NUMBER, Scan, image_stem, split_ids
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES, SCAN_SUFFIXES
 
@@ -25,9 +25,9 @@ _OTHER_SUFFIX = re.compile(
 )
 # Names of maps that are not modulated or not in template space, by CAT12, T1Prep, deepmriprep (p) and SPM (c).
 _OTHER_MAPS = {
-    r"s?\d*m0w[pc][123].+": "modulated by the nonlinear part alone",
-    r"s?\d*w[pc][123].+|.+_wp[123]": "not modulated",
-    r"r?[pc][123].+|.+_p[123]": "in the scan's own space",
+    r"s?\d*m0w[pc][1237].+": "modulated by the nonlinear part alone",
+    r"s?\d*w[pc][1237].+|.+_wp[1237]": "not modulated",
+    r"r?[pc][1237].+|.+_p[1237]": "in the scan's own space",
     r"p0.+|.+_p0": "labels",
 }
 _MAX_HEADERS = 20  # read to write a message
@@ -122,7 +122,8 @@ def images_instead(folder: Path) -> str:
         why = next((why for pattern, why in _OTHER_MAPS.items() if re.fullmatch(pattern, stem)), "")
         parsed = parse_map_name(path.name)
         if parsed:
-            why = f"{'unsmoothed' if parsed.fwhm_mm == 0 else 'smoothed'} {('gm', 'wm', 'csf')[parsed.tissue - 1]}"
+            tissue = next(name for name, number in MAP_NUMBER.items() if number == parsed.tissue)
+            why = f"{'unsmoothed' if parsed.fwhm_mm == 0 else 'smoothed'} {tissue}"
         if why:
             kinds.setdefault(why, []).append(path.name)
         else:

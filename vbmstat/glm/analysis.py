@@ -87,7 +87,7 @@ def fit_glm(
     """
     spec, compute = as_spec(model, contrasts, compute, keywords)
     setup = set_up(spec, maps, as_cohort(cohort), compute)
-    plan = setup.make_plan()
+    spec, plan = setup.spec, setup.make_plan()
     with ExitStack() as stack:
         packer = Packer(spec, compute, stack)
         matrix = packer.open(setup.source, setup.scale)

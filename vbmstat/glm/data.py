@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, TableError
+from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.sites import HARMONIZED
 from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
 from vbmstat.maps.duplicates import equal_scans, identity_notes
+from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import Smoothing, refuse_mixed_kinds
@@ -23,7 +25,7 @@ from vbmstat.maps.segment import Packing
 from vbmstat.maps.sources import Source
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 
-_ORIGIN = ("engine", "vbmstat_version", HARMONIZED)  # columns in which the maps of a model must agree
+_ORIGIN = ("engine", "vbmstat_version", "wmh_as", HARMONIZED)  # columns in which the maps of a model must agree
 
 
 def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path] | None = None) -> None:
@@ -79,7 +81,8 @@ class Packer:
         scales = {} if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
         is_kept = compute.store is not None
         how = Packing(source.smoothing.applied_mm, scales, n_threads=compute.n_threads, durable=is_kept)
-        return pack_maps(source.paths, folder, mask.rule, how, compute.progress)
+        rule = replace(mask.rule, sparse=is_lesion_response(split_formula(self.spec.formula)[0]))
+        return pack_maps(source.paths, folder, rule, how, compute.progress)
 
     def pack_covariate(self, name: str, paths: Mapping[str, Path], smoothing: Smoothing, maps: Maps) -> PackedMaps:
         """Maps of the voxelwise covariate ``map(name)`` in the columns of the model's maps.
@@ -134,9 +137,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 def map_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
     """Notes on what made the mask small, on a mask of more scans than the model's, and on scans with equal maps."""
-    same = identity_notes(maps)
     if isinstance(maps, ArrayMaps):
-        return same
+        return identity_notes(maps)
+    same = () if maps.manifest["rule"].get("sparse") else identity_notes(maps)  # people without lesions have one map
     n_packed = len(maps.manifest["scan_ids"])
     shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
     return (*maps.manifest["mask_notes"], *shared, *same)

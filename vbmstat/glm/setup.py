@@ -30,6 +30,7 @@ from vbmstat.glm.inference.permute.blocks import Node
 from vbmstat.glm.inference.permute.schemes import Permuted
 from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
+from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
 from vbmstat.maps.paths import Smoothing
 from vbmstat.maps.sources import Source, covariate_paths, gather, with_columns
 from vbmstat.maps.store import Maps
@@ -162,7 +163,20 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
         spec, source, covariate, design, contrasts, variance, _draws(spec, source, variance), weights, scale,
         [None] * len(contrasts), tuple(notes),
     )  # fmt: skip
+    if is_lesion_response(response) and source.maps is None:
+        setup = _with_lesion_mask(setup)
     return _with_permutations(setup, tree) if spec.inference.permutes else setup
+
+
+def _with_lesion_mask(setup: Setup) -> Setup:
+    """The setup with the mask of lesion maps where the user has chosen none, and a note."""
+    mask, n_scans = setup.spec.mask, len(setup.source.scan_ids)
+    if mask.threshold is None and mask.image is None:
+        mask = replace(mask, threshold=LESION_THRESHOLD)
+    if mask.share == 1:
+        mask = replace(mask, share=lesion_share(n_scans))
+    note = () if mask.threshold is None else (lesion_note(n_scans, mask.threshold, mask.share),)
+    return replace(setup, spec=replace(setup.spec, mask=mask), notes=(*setup.notes, *note))
 
 
 def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str]:

@@ -22,7 +22,7 @@ import torch
 
 from vbmstat.assets.provenance import provenance
 from vbmstat.device import n_cores
-from vbmstat.errors import ScanError, TableError, listed
+from vbmstat.errors import DesignError, ScanError, TableError, listed
 from vbmstat.files import naming
 from vbmstat.files.naming import TISSUE_NUMBER
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
@@ -31,6 +31,7 @@ from vbmstat.harmonize.model import CombatModel, Preserved, learn_model, preserv
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
+from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import map_column
@@ -132,6 +133,9 @@ def harmonize_maps(
     """
     out, table = Path(out), as_cohort(cohort)
     earlier = storage.listed_files(out, RECORD)
+    if is_lesion_response(spec.response):
+        msg = f"{spec.response!r}: ComBat is for values that vary everywhere; lesion maps are mostly zero"
+        raise DesignError(msg)
     source = _with_site(gather(maps, spec.response, table, spec.missing), spec.site, spec.missing)
     column = f"s6mwp{TISSUE_NUMBER[spec.response]}" if maps is not None else map_column(spec.response, table.table)
     targets = _targets(source, out, table.folder if maps is None else Path(maps))

@@ -35,12 +35,15 @@ class MaskRule:
         A mask on the maps' grid; only voxels > 0.5 may pass.
     nan : {"raise", "exclude"}
         A NaN where the other scans pass is an error, or, as in SPM, excludes the voxel.
+    sparse : bool
+        Maps of lesions: empty ones, and amounts that differ by orders of magnitude, are no error.
     """
 
     threshold: float | None = MASK_THRESHOLD
     share: float = 1.0
     image: Path | None = None
     nan: str = "raise"
+    sparse: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.nan not in ("raise", "exclude"):
@@ -50,7 +53,8 @@ class MaskRule:
     def as_dict(self) -> dict[str, Any]:
         """The rule as the manifest records it."""
         image = None if self.image is None else {"path": str(self.image), **file_stamp(self.image)}
-        return {"threshold": self.threshold, "share": self.share, "image": image, "nan": self.nan}
+        sparse = {"sparse": True} if self.sparse else {}  # stores of other maps stay as they were
+        return {"threshold": self.threshold, "share": self.share, "image": image, "nan": self.nan, **sparse}
 
 
 def file_stamp(path: Path) -> dict[str, int]:
@@ -179,7 +183,8 @@ class Tally:
             f"{scan} ({n} voxels, {n / (n + n_inside):.0%} of the voxels of all others)"
             for scan, n in self.culprits(rule, n_inside).items()
         ]  # fmt: skip
-        short = [f"{scan} ({share:.0%})" for scan, share in self.short().items()] if rule.threshold is not None else []
+        lacking = self.short() if rule.threshold is not None and not rule.sparse else {}
+        short = [f"{scan} ({share:.0%})" for scan, share in lacking.items()]
         notes = []
         if alone:
             notes.append(f"scans that alone remove voxels from the mask: {listed(alone, _MAX_NAMED)}; check their maps")
@@ -197,6 +202,10 @@ class Tally:
                 "or leave these voxels out with --nan exclude"
             )
             raise ScanError(msg)
+        if rule.sparse:
+            if not mask.any():
+                raise ScanError(self.why_empty(rule))
+            return
         flat = [f"{scan} ({value:g})" for scan, value in self.flat.items() if value != 0 or rule.threshold is not None]
         if flat and len(flat) < self.n_scans:
             msg = f"maps with the same value at every voxel read: {listed(flat)}; make them again or leave them out"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.map_names import by_known_ids, find_maps, parse_map_name, several_kinds
-from vbmstat.files.naming import TISSUE_NUMBER, fwhm_of, is_fwhm, is_map_column, map_columns, smoothed_kind, split_ids
+from vbmstat.files.naming import MAP_NUMBER, fwhm_of, is_fwhm, is_map_column, map_columns, smoothed_kind, split_ids
 from vbmstat.files.search import images_instead
 from vbmstat.tables.cohort import Cohort, closest
 
@@ -125,16 +125,16 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
     TableError
         If there is no such column, or several are meant.
     """
-    if response not in TISSUE_NUMBER:
+    if response not in MAP_NUMBER:
         if response in table:
             return response
-        near = closest(response, [*TISSUE_NUMBER, *table.columns])
+        near = closest(response, [*MAP_NUMBER, *table.columns])
         msg = (
-            f"formula: {response!r} on the left names no maps; write gm, wm, csf or a column with paths "
+            f"formula: {response!r} on the left names no maps; write gm, wm, csf, wmh or a column with paths "
             f"(nearest {near or 'none'})"
         )
         raise TableError(msg)
-    number = TISSUE_NUMBER[response]
+    number = MAP_NUMBER[response]
     candidates = map_columns(table.columns, number)
     if candidates and fwhm_mm is not None:
         kinds = [*([smoothed_kind(fwhm_mm, number)] if fwhm_mm else []), f"mwp{number}"]
@@ -190,10 +190,10 @@ def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, P
     if (folder / "manifest.json").is_file() and (folder / "voxels.npy").is_file():
         msg = f"{folder}: packed maps; give them as --store, beside --cohort or --maps with the folder they came from"
         raise ScanError(msg)
-    if response not in TISSUE_NUMBER:
-        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm or csf"
+    if response not in MAP_NUMBER:
+        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm, csf or wmh"
         raise TableError(msg)
-    number = TISSUE_NUMBER[response]
+    number = MAP_NUMBER[response]
     maps: dict[str, Path] = {}
     if fwhm_mm is not None:
         maps, raw = (find_maps(folder, number, fwhm_mm=width) for width in (fwhm_mm, 0.0))
@@ -210,7 +210,7 @@ def only_unsmoothed(folder: Path, response: str, smoothed: Mapping[str, Path], c
     """A note on scans of the table whose maps are in the folder, but were not smoothed as the others' were."""
     if len(smoothed) >= len(cohort.scan_ids):
         return []
-    raw = _by_id(folder, find_maps(folder, TISSUE_NUMBER[response], smoothed=False))
+    raw = _by_id(folder, find_maps(folder, MAP_NUMBER[response], smoothed=False))
     left = by_known_ids({scan: path for scan, path in raw.items() if scan not in smoothed}, set(cohort.scan_ids))
     people = set(cohort.table.index.get_level_values("participant_id"))
     lost = [

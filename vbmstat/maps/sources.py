@@ -91,7 +91,7 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
         (and ``{session_id}``, ``{scan_id}``): one file per row. A mapping: scan id to path. A DataFrame: indexed by
         scan id. An array: rows in the order of the cohort.
     response : str
-        Left side of the formula: ``gm``, ``wm``, ``csf`` or a column with map paths.
+        Left side of the formula: ``gm``, ``wm``, ``csf``, ``wmh`` or a column with map paths.
     cohort : Cohort
         The covariates.
     missing : {"raise", "drop"}

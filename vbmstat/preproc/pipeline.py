@@ -6,10 +6,12 @@ Engines (:mod:`vbmstat.preproc.engines`) differ in steps 3 to 5 and 7 and share 
 2. linear registration to the template from shape and contrast
 3. denoising
 4. tissue priors: from a draft segmentation and warp at 2 mm, or from networks
-5. bias field and tissues at full resolution
+5. bias field and tissues at full resolution; white-matter hypointensities, if asked for
 6. quality of the image (:func:`segment_scan` ends here: volumes need no more)
 7. warp to the template, coarse to fine, from the tissues
 8. normalisation, modulation, smoothing, quality of the registration
+
+A lesion that the user brings is left out of the fits of steps 4, 5 and 7 (:mod:`vbmstat.preproc.lesions`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -30,8 +32,10 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.smooth import smooth, smooth_map
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.lesions import LesionPlan, Lesions, brought_lesion
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, working
+from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.progress import OnStep, ignore
 
@@ -40,6 +44,7 @@ _LEAST_CONTRAST = 0.05  # of WM; usable T1w scans have 15 % and more
 _HOT, _N_SAMPLED = 5.0, 4 * 10**6  # in 22 real scans no voxel is 4 times as bright as the 99.9th percentile
 _TEMPLATE_BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 _CLASSIC = Classic()
+_NO_LESIONS = Lesions(LesionPlan())
 _DEFAULT = PreprocSpec()
 
 
@@ -50,7 +55,8 @@ class Segmented:
     Attributes
     ----------
     fractions : Volume
-        GM, WM, CSF fractions on the working grid: the brain's box in the scan, voxels of 0.7 to 1.5 mm.
+        GM, WM, CSF fractions on the working grid: the brain's box in the scan, voxels of 0.7 to 1.5 mm. Lesions are
+        counted in them as asked.
     work : Volume
         Bias-corrected, denoised brain on that grid, WM at 1; zero outside the brain.
     linear : ndarray, (4, 4)
@@ -67,6 +73,10 @@ class Segmented:
         Name of the engine.
     seconds : dict
         Wall time of each step.
+    lesions : Lesions
+        Lesions on the working grid.
+    apart_ml : float
+        Volume of lesions that are in no tissue.
     """
 
     fractions: Volume
@@ -78,28 +88,58 @@ class Segmented:
     was_stripped: bool
     engine: str
     seconds: dict[str, float] = field(default_factory=dict)
+    lesions: Lesions = _NO_LESIONS
+    apart_ml: float = 0.0
 
     @property
     def volumes_ml(self) -> tuple[float, float, float]:
-        """GM, WM, CSF volume in the scan's space; their sum is the TIV."""
+        """GM, WM, CSF volume in the scan's space."""
         gm_ml, wm_ml, csf_ml = self.fractions.sums_ml
         return gm_ml, wm_ml, csf_ml
+
+    @property
+    def tiv_ml(self) -> float:
+        """Total intracranial volume: GM, WM, CSF and lesions that are in none of them."""
+        return sum(self.volumes_ml) + self.apart_ml
+
+    @property
+    def wmh(self) -> Volume | None:
+        """White-matter hypointensities: their share of each voxel of the working grid; None if not measured."""
+        share = self.lesions.wmh
+        return None if share is None else Volume(share[None], self.fractions.grid)
+
+    @property
+    def brought(self) -> Volume | None:
+        """The lesion that the user brought: its share of each voxel of the working grid; None without one."""
+        share = self.lesions.brought
+        return None if share is None else Volume(share[None], self.fractions.grid)
+
+    @property
+    def brought_ml(self) -> float:
+        """Volume of the lesion that the user brought; 0 without one."""
+        return 0.0 if self.brought is None else self.brought.sums_ml[0]
+
+    def on_scan(self, volume: Volume) -> Volume:
+        """An image of the working grid on the scan's own grid."""
+        return Volume(working.on_scan_grid(volume, self.scan_grid), self.scan_grid)
 
     @cached_property
     def tissues(self) -> Volume:
         """GM, WM, CSF fractions on the scan's own grid (p1, p2, p3)."""
-        return Volume(working.on_scan_grid(self.fractions, self.scan_grid), self.scan_grid)
+        return self.on_scan(self.fractions)
 
     @property
     def label(self) -> Volume:
-        """CAT12's p0 on the scan's own grid: CSF 1, GM 2, WM 3, mixtures between; 0 outside the brain."""
-        gm, wm, csf = self.tissues.data
+        """CAT12's p0 on the scan's own grid: CSF 1, GM 2, WM and hypointensities 3, mixtures between; 0 elsewhere."""
+        with_class = self.lesions.for_warp(self.fractions.data)
+        is_same = with_class is self.fractions.data
+        gm, wm, csf = (self.tissues if is_same else self.on_scan(Volume(with_class, self.fractions.grid))).data
         return Volume((csf + 2 * gm + 3 * wm)[None], self.scan_grid)
 
     @cached_property
     def corrected(self) -> Volume:
         """The brain of :attr:`work` on the scan's own grid (m)."""
-        return Volume(working.on_scan_grid(self.work, self.scan_grid), self.scan_grid)
+        return self.on_scan(self.work)
 
 
 @dataclass(frozen=True)
@@ -113,7 +153,7 @@ class Preprocessed:
     warp : Warp
         Displacements: template point -> linearly aligned scan point, and back.
     warped, modulated : Volume
-        GM, WM, CSF on the template's grid (wp, mwp).
+        GM, WM, CSF on the template's grid (wp, mwp); a fourth channel are the hypointensities, if measured.
     smoothed : dict of float to Volume
         Smoothed modulated maps by FWHM in mm (s6mwp).
     quality : Quality
@@ -141,7 +181,9 @@ class Preprocessed:
         return modulate.inverse_deformation(self.warp.inverse, self.segmented.linear, self.segmented.fractions.grid)
 
 
-def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep = ignore) -> Preprocessed:
+def preprocess_scan(
+    t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep = ignore, lesion_mask: Volume | None = None
+) -> Preprocessed:
     """Preprocess one scan.
 
     Parameters
@@ -152,6 +194,8 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
         Engine, device and smoothing widths.
     on_step : callable
         Called with the name of each step when it begins.
+    lesion_mask : Volume, optional
+        A lesion that the user brings, above 0.5, in the scan's space. One that cannot be used is left out, with a note.
 
     Raises
     ------
@@ -161,15 +205,17 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
         If the engine lacks a package or weights.
     """
     device, engine = choose_device(spec.device), spec.find_engine()
-    segmented = segment_scan(t1w, engine, device, on_step)
-    clock = _Clock(on_step, segmented.seconds)
+    segmented = segment_scan(t1w, engine, device, on_step, spec.lesion_plan(lesion_mask))
+    clock, lesions = _Clock(on_step, segmented.seconds), segmented.lesions
     with torch.inference_mode():
         template = Volume(assets.template().data.to(device), assets.template().grid)
         with clock.step("warp"):
-            aligned = working.align_to_template(segmented.fractions, template, segmented.linear)
+            tissues = Volume(lesions.for_warp(segmented.fractions.data), segmented.fractions.grid)
+            aligned = working.align_to_template(tissues, template, segmented.linear, lesions.weights)
             warp = engine.register(aligned, template, segmented.velocity)
         with clock.step("normalise"):
-            warped, modulated = modulate.normalise(segmented.fractions, warp.forward, segmented.linear)
+            maps = segmented.fractions if segmented.wmh is None else _joined(segmented.fractions, segmented.wmh)
+            warped, modulated = modulate.normalise(maps, warp.forward, segmented.linear)
             smoothed = smooth_maps(modulated, spec.fwhm_mm)
             gm_wm = Volume(warped.data[:2], warped.grid)
             determinant = warp.forward.jacobian_determinant
@@ -178,12 +224,16 @@ def preprocess_scan(t1w: Volume, spec: PreprocSpec = _DEFAULT, on_step: OnStep =
 
 
 def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volume]:
-    """Modulated maps (GM, WM, CSF) smoothed by each width, mm."""
+    """Modulated maps smoothed by each width, mm."""
     return {width: smooth_map(modulated, width) for width in fwhm_mm}
 
 
 def segment_scan(
-    t1w: Volume, engine: Classic = _CLASSIC, device: torch.device | str = "cpu", on_step: OnStep = ignore
+    t1w: Volume,
+    engine: Classic = _CLASSIC,
+    device: torch.device | str = "cpu",
+    on_step: OnStep = ignore,
+    lesion_plan: LesionPlan = _NO_LESIONS.plan,
 ) -> Segmented:
     """Preprocess one scan up to its tissues, which is all that volumes need.
 
@@ -195,6 +245,8 @@ def segment_scan(
         The engine with its weights.
     device : torch.device or str
         Device to compute on.
+    lesion_plan : LesionPlan
+        What to do about lesions.
     """
     engine.parameters()  # raises before any work if a package or weights are missing
     device = torch.device(device)
@@ -205,26 +257,41 @@ def segment_scan(
         with clock.step("brain"):
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
+            lesion, notes = brought_lesion(lesion_plan, t1w.grid, mask)
+            weights = None if lesion is None else 1 - lesion.float()
+            mask = mask if lesion is None else mask | lesion  # a cavity at the brain's edge belongs to the brain
         with clock.step("affine"):
-            matrix = linear.register_brain(t1w, mask, template_pyramid(device))
-        raw = working.crop_to_brain(t1w, mask)
+            matrix = linear.register_brain(t1w, mask, template_pyramid(device), weights)
+        raw = working.crop_to_brain(t1w, mask, weights)
         with clock.step("denoise"):
             work = working.bound_voxels(engine.denoise(raw))
         grid = work.image.grid
         with clock.step("priors"):
             start = engine.start(raw, work, template, matrix)
         with clock.step("segment"):
-            field_ = bias.bias_field(work.image, work.mask, start.prior)
+            field_ = bias.bias_field(work.image, work.mask, start.prior, work.weights)
             corrected = Volume(work.image.data / field_, grid)
-            segmentation = engine.segment(corrected, work.mask, start)
+            segmentation = engine.segment(corrected, work.mask, start, work.weights)
             _check_contrast(segmentation.means)
-            fractions = Volume(segmentation.fractions, grid)
             in_brain = Volume(corrected.data * work.mask / float(segmentation.means[2]), grid)
+        brought = None if work.weights is None else 1 - work.weights
+        lesions = Lesions(replace(lesion_plan, mask=None), brought=brought, notes=notes)
+        if lesion_plan.wmh:
+            with clock.step("lesions"):
+                evidence = Evidence(in_brain, segmentation.fractions, start.prior, start.linear, t1w)
+                lesions = lesions.search(evidence)
+        fractions = Volume(lesions.into_tissues(segmentation.fractions), grid)
         with clock.step("quality"):
             image = quality.measure_image(raw.image, fractions, Volume(field_[None], grid))
+    apart_ml = sum(Volume(segmentation.fractions, grid).sums_ml) - sum(fractions.sums_ml)
     return Segmented(
-        fractions, in_brain, start.linear, start.velocity, image, t1w.grid, was_stripped, engine.name, clock.seconds
-    )
+        fractions, in_brain, start.linear, start.velocity, image, t1w.grid, was_stripped, engine.name, clock.seconds,
+        lesions, apart_ml,
+    )  # fmt: skip
+
+
+def _joined(fractions: Volume, wmh: Volume) -> Volume:
+    return Volume(torch.cat([fractions.data, wmh.data]), fractions.grid)
 
 
 class _Clock:

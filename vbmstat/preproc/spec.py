@@ -12,12 +12,23 @@ import torch
 
 from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
+from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
+from vbmstat.preproc.lesions import IN_MAPS, WMH_AS, LesionPlan, wmh_parameters
+from vbmstat.preproc.networks.weights import OWN
 
 ENGINES: dict[str, type[Classic]] = {engine.name: engine for engine in (Classic, Cat, Deep)}
 DEFAULT_FWHM_MM = (6.0,)
+# Fields that records of earlier versions lack, and their types
+_SINCE_LESIONS = {
+    "wmh": bool,
+    "wmh_as": str,
+    "wmh_weights": str,
+    "lesion_mask": (str, type(None)),
+    "lesion_in_maps": str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +47,23 @@ class PreprocSpec:
         Widths of the smoothed maps, ascending; a number or a list is accepted. Empty, or 0 alone: no smoothed maps.
     names : {"cat12", "bids"}
         Naming convention of the outputs.
+    wmh : bool
+        Whether to look for white-matter hypointensities.
+    wmh_as : {"wm", "class", "none"}
+        How tissues count them: as WM, as a class of their own, or as the segmentation has them.
+    wmh_weights : str
+        Network that looks for them: ``vbmstat``, ``deep-t1-wmh`` (fetched), ``none`` (a plain rule) or a file.
+    lesion_mask : str, optional
+        Mask of a lesion that the user brings, in the scan's space: a file, or for many scans a path with
+        ``{participant_id}``, ``{session_id}``, ``{scan_id}`` or ``{name}`` in it.
+    lesion_in_maps : {"exclude", "keep"}
+        Whether the voxels of that lesion are left out of the tissue maps and volumes.
 
     Raises
     ------
     VbmstatError
-        If there is no such engine or naming convention, weights are given to another engine than ``deep``, or a width
-        is not one of 0.1 to 50 mm.
+        If there is no such engine, naming convention or way to count lesions, weights are given to another engine than
+        ``deep``, a lesion mask to one that cannot leave voxels out, or a width is not one of 0.1 to 50 mm.
 
     Examples
     --------
@@ -54,11 +76,22 @@ class PreprocSpec:
     device: str = "auto"
     fwhm_mm: tuple[float, ...] = DEFAULT_FWHM_MM
     names: str = "cat12"
+    wmh: bool = False
+    wmh_as: str = WMH_AS[0]
+    wmh_weights: str = OWN
+    lesion_mask: str | None = None
+    lesion_in_maps: str = IN_MAPS[0]
 
     def __post_init__(self) -> None:
-        find_engine(self.engine, self.weights)
-        if self.names not in naming.NAME_STYLES:
-            msg = f"expected names {' or '.join(naming.NAME_STYLES)}, got {self.names!r}"
+        engine = find_engine(self.engine, self.weights)
+        choices = {"names": naming.NAME_STYLES, "wmh_as": WMH_AS, "lesion_in_maps": IN_MAPS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                msg = f"expected {name} {' or '.join(allowed)}, got {getattr(self, name)!r}"
+                raise VbmstatError(msg)
+        if self.lesion_mask is not None and not engine.takes_lesion_mask:
+            able = " or ".join(name for name, each in ENGINES.items() if each.takes_lesion_mask)
+            msg = f"a lesion mask needs engine {able}: the fits of {self.engine} cannot leave voxels out"
             raise VbmstatError(msg)
         object.__setattr__(self, "fwhm_mm", _checked_widths(self.fwhm_mm))
 
@@ -68,9 +101,21 @@ class PreprocSpec:
 
     def record(self) -> dict[str, Any]:
         """The spec for a record: the folder of weights by its name, without the number of the GPU."""
-        weights = self.weights and Path(self.weights).name
+        paths = (self.weights, self.wmh_weights, self.lesion_mask)
+        weights, wmh_weights, mask = (path and Path(path).name for path in paths)
         device = self.device if self.device == "auto" else torch.device(self.device).type
-        return {**asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm)}
+        return {
+            **asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
+            "wmh_weights": wmh_weights, "lesion_mask": mask,
+        }  # fmt: skip
+
+    def lesion_plan(self, mask: Volume | None = None) -> LesionPlan:
+        """What to do about lesions, with the mask of the scan's own."""
+        return LesionPlan(self.wmh, self.wmh_as, mask, self.lesion_in_maps, self.wmh_weights)
+
+    def parameters(self) -> dict[str, Any]:
+        """What the sidecar records beside the spec: hashes of the networks; raises AssetError if one is missing."""
+        return {**self.find_engine().parameters(), **(wmh_parameters(self.wmh_weights) if self.wmh else {})}
 
     @classmethod
     def from_record(cls, content: Any) -> PreprocSpec:
@@ -82,9 +127,10 @@ class PreprocSpec:
             If it is not the record of a spec.
         """
         text = (str, type(None))
-        types = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str}
-        sound = isinstance(content, dict) and content.keys() == types.keys()
-        if not sound or not all(isinstance(content[name], kind) for name, kind in types.items()):  # type: ignore[arg-type]
+        types = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str, **_SINCE_LESIONS}
+        old = types.keys() - _SINCE_LESIONS.keys()
+        sound = isinstance(content, dict) and content.keys() in (types.keys(), old)
+        if not sound or not all(isinstance(value, types[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"
             raise VbmstatError(msg)
         return cls(**content)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
-from vbmstat.files.naming import TISSUES
+from vbmstat.files.naming import MAP_NUMBER
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
@@ -137,9 +137,9 @@ def fit_roi_glm(
     Parameters
     ----------
     model : ModelSpec or str
-        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm`` or ``csf``. A formula
-        without ``inference=`` is given family-wise error if the variance permits permutations; the false discovery rate
-        is always there.
+        The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm``, ``csf`` or ``wmh``.
+        A formula without ``inference=`` is given family-wise error if the variance permits permutations; the false
+        discovery rate is always there.
     cohort : Cohort or path
         One row a scan, with covariates and (without ``regions.maps``) the columns ``mwp1`` … of unsmoothed modulated
         maps.
@@ -213,8 +213,8 @@ def _tissue(formula: str, level: str) -> str:
         msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
         raise DesignError(msg)
     tissue = split_formula(formula)[0]
-    if tissue not in TISSUES:
-        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(TISSUES)}"
+    if tissue not in MAP_NUMBER:
+        msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(MAP_NUMBER)}"
         raise DesignError(msg)
     return tissue
 

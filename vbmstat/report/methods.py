@@ -101,6 +101,32 @@ def preprocessing_methods(
     return _with_citations([" ".join([first, *steps, last])])
 
 
+def lesion_methods(wmh_as: Sequence[str], n_masks: int) -> Methods:
+    """What was done about lesions; nothing if no scan has any.
+
+    Parameters
+    ----------
+    wmh_as : sequence of str
+        How the tissues of the scans count hypointensities: wm, class, none.
+    n_masks : int
+        Scans with a lesion mask of the user's.
+    """
+    counted = {
+        "wm": "counted as white matter in tissue maps, volumes and registration",
+        "class": "taken out of the tissues as a class of their own, and registered as white matter",
+        "none": "left as segmented in the tissue maps",
+    }
+    ways = " or ".join(counted[way] for way in counted if way in wmh_as)
+    sentences = [f"White-matter hypointensities were segmented from the T1-weighted scans and {ways}."] if ways else []
+    if n_masks:
+        masked = _count(n_masks, "scan had a lesion mask", "scans had lesion masks")
+        sentences.append(
+            f"{masked}; these voxels were left out of the bias field, the tissue model and the likelihood of the "
+            "registration [@brett2001]."
+        )
+    return _with_citations([" ".join(sentences)]) if sentences else Methods((), ())
+
+
 def glm_methods(record: Mapping[str, Any]) -> Methods:
     """Methods of a model, from the content of its ``glm.json``."""
     has_sizes = not {"sandwich", "variance_groups", "mixed_model"} & set(record)

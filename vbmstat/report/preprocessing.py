@@ -13,8 +13,10 @@ import pandas as pd
 
 from vbmstat.assets import ASSETS
 from vbmstat.figures import publication
+from vbmstat.figures.lesions import frequency_figure
 from vbmstat.image import storage
 from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
+from vbmstat.metrics.lesions import lesion_frequency
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.page import (
     Cell,
@@ -35,6 +37,7 @@ MAX_PICTURES = 120  # in a page: about 15 MB; larger cohorts show marked scans a
 _SHARE_MARKED = 0.75  # largest share of marked scans among the pictures of a large cohort
 _PICTURE_PIXELS = 800
 _MIN_FOR_UNUSUAL = 8  # scans
+MAX_LESION_MAPS = 1000  # that the frequency map is made of; larger cohorts are sampled evenly
 
 
 def write_preprocessing_report(folder: Path, out: Path) -> Path:
@@ -64,6 +67,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
             "One point per scan; the line is the median. Orange: flagged, or far from the other scans.",
         ),
         alike=_alike(run),
+        lesions=_lesions(run, figures_folder(out)),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
         n_hidden=len(run.table) - len(pictures),
@@ -149,6 +153,20 @@ def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) ->
         rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
     headings = ("scan", "to check", *(readable(name) for name in columns))
     return Table("Quality of each scan; click a name for its picture, a heading to sort", headings, tuple(rows))
+
+
+def _lesions(run: Preprocessing, folder: Path) -> Picture | None:
+    """The frequency map of hypointensities, if the scans have maps of them."""
+    maps = [path for scan in run.table.index if (path := run.output(scan, "wp7")) is not None]
+    shown = maps[:: -(-len(maps) // MAX_LESION_MAPS)] if maps else []
+    frequency = lesion_frequency(shown)
+    if frequency is None:
+        return None
+    below = f"{int((run.table['wmh_detectable'].astype(str) == 'False').sum())} scans are below what can be detected."
+    of = "" if len(shown) == len(maps) else f" An even sample of {len(shown)} of {len(maps)} scans."
+    alt = "Slices of the average brain with the share of the scans that have a white-matter hypointensity"
+    caption = f"Frequency of white-matter hypointensities over the scans. {below}{of}"
+    return publish(folder, "lesion_frequency", frequency_figure(frequency, len(shown)), alt, caption)
 
 
 def _alike(run: Preprocessing) -> Picture | None:

@@ -11,10 +11,12 @@ import pandas as pd
 
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.report.methods import Methods, preprocessing_methods
+from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods
 from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.tables.schema import group_names
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
+LESIONS_ML = ("wmh_ml", "lesion_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
 
 
@@ -47,13 +49,14 @@ class Preprocessing:
     @property
     def covariates(self) -> list[str]:
         """Columns of the participants table."""
-        names = (name for name in self.table.columns if name not in _OWN_COLUMNS and not name.startswith("qc_"))
+        own = {*_OWN_COLUMNS, *group_names("lesions")}
+        names = (name for name in self.table.columns if name not in own and not name.startswith("qc_"))
         return [name for name in names if not naming.is_map_column(name)]
 
     @property
     def volumes(self) -> list[str]:
-        """Columns of volumes that the table has."""
-        return [name for name in VOLUMES if name in self.table]
+        """Columns of volumes that the table has, those of lesions last."""
+        return [name for name in (*VOLUMES, *LESIONS_ML) if name in self.table]
 
     @property
     def fwhm_mm(self) -> list[float]:
@@ -87,9 +90,12 @@ class Preprocessing:
     def methods(self) -> Methods:
         """The methods section."""
         stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
-        return preprocessing_methods(
+        made = preprocessing_methods(
             len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
         )
+        ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
+        n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())
+        return made + lesion_methods(ways, n_masks)
 
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""

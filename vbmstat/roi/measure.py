@@ -46,7 +46,7 @@ def label_shares(atlas: Atlas, on: Grid) -> sparse.csr_array:
     return sparse.vstack(rows, format="csr", dtype=np.float32)
 
 
-def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
+def measure_map(tissue: Volume, shares: sparse.csr_array, may_be_empty: bool = False) -> np.ndarray:
     """Volume of tissue in each label, (n_labels,), float64, mL.
 
     Parameters
@@ -56,6 +56,8 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
         of view) counts as 0.
     shares : csr_array, (n_labels, n_voxels)
         From :func:`label_shares` on this map's grid.
+    may_be_empty : bool
+        Whether a map of zeros is sound: lesions of a person who has none.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def measure_map(tissue: Volume, shares: sparse.csr_array) -> np.ndarray:
     wrong = ""
     if n_infinite:
         wrong = f"one with {n_infinite} infinite values"
-    elif not values.any():
+    elif not may_be_empty and not values.any():
         wrong = "one without any tissue (all zero or NaN)"
     elif values.sum(dtype=np.float64) < 0:
         wrong = "one with a negative sum"

@@ -40,14 +40,14 @@ class InTemplate:
         self.grid: Grid | None = None
         self.shares: Any = None
 
-    def __call__(self, path: Path, _tissue: str) -> np.ndarray:
+    def __call__(self, path: Path, tissue_name: str) -> np.ndarray:
         """Volumes of one map, (n_labels,), mL."""
         tissue = io.read_volume(path)
         if self.grid is None or not self.grid.matches(tissue.grid):
             self.shares = label_shares(self.atlas, tissue.grid)
             self.grid = tissue.grid
         with _naming(path):
-            return measure_map(tissue, self.shares)
+            return measure_map(tissue, self.shares, tissue_name == naming.WMH)
 
 
 class InScan:
@@ -72,7 +72,7 @@ class InScan:
             self._warp_atlas(paths["field"], fractions.grid)
         with _naming(paths[tissue]):
             check_coverage(fractions, self.field)
-            return measure_map(fractions, self.shares)
+            return measure_map(fractions, self.shares, tissue == naming.WMH)
 
     def _warp_atlas(self, path: Path, grid: Grid) -> None:
         """Read a scan's inverse field and compute the label shares on its grid."""

@@ -22,7 +22,8 @@ from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
 SPACES = ("template", "native")
-TISSUE_COLUMNS = {"gm": "mwp1", "wm": "mwp2", "csf": "mwp3"}  # tissue -> column of unsmoothed modulated maps
+TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
+_TISSUES = tuple(naming.TISSUES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def stem(atlas: str, space: str) -> str:
 def measure_rois(
     cohort: Cohort,
     atlas: Atlas | str | Path = "lpba40",
-    tissues: Sequence[str] = ("gm", "wm", "csf"),
+    tissues: Sequence[str] | None = None,
     *,
     space: str | Native = "template",
     report: OnProgress = ignore,
@@ -83,12 +84,13 @@ def measure_rois(
     Parameters
     ----------
     cohort : Cohort
-        With columns `mwp1`, `mwp2`, `mwp3` (any of them): unsmoothed modulated maps in template space. Native space
-        needs the scan's tissue maps (p1, p2, p3) and inverse field (``iy_``) beside them.
+        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space. Native
+        space needs the scan's tissue maps (p1, p2, p3, p7) and inverse field (``iy_``) beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
-    tissues : sequence of str
-        Any of ``gm``, ``wm``, ``csf``.
+    tissues : sequence of str, optional
+        Any of ``gm``, ``wm``, ``csf``, ``wmh``; by default the first three, and hypointensities if there are maps of
+        them.
     space : {"template", "native"} or Native
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
     report : callable, optional
@@ -107,6 +109,8 @@ def measure_rois(
     AssetError, ScanError
         If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
+    if tissues is None:
+        tissues = (*_TISSUES, naming.WMH) if _present(cohort, [naming.WMH]) else _TISSUES
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
     if unknown:
         msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
@@ -154,8 +158,8 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     maps_of = {
-        column: map_names.by_known_ids(map_names.find_maps(folder, tissue, smoothed=False), known)
-        for tissue, column in enumerate(TISSUE_COLUMNS.values(), start=1)
+        column: map_names.by_known_ids(map_names.find_maps(folder, naming.MAP_NUMBER[tissue], smoothed=False), known)
+        for tissue, column in TISSUE_COLUMNS.items()
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})
     if not stems:

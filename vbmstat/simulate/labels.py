@@ -19,6 +19,7 @@ from vbmstat.image.volume import Volume
 
 BACKGROUND, CSF, GM, WM = 0, 1, 2, 3
 CSF_LABEL, SOFT_TISSUE_LABEL, SKIN_LABEL = 24, 507, 511
+LESION_LABELS = {25: 2, 57: 41}  # lesion -> white matter of its side
 
 # label -> (tissue, T1w intensity relative to cerebral WM in a 3T MPRAGE). The order of the intensities is that of
 # one real scan (AOMIC sub-0001 with its aseg: thalamus and pallidum nearest WM, putamen above caudate, both
@@ -84,6 +85,14 @@ def tissue_labels(labels: Volume) -> Volume:
         tissue[(labels.data[0] == CSF_LABEL) & (height < lowest)] = BACKGROUND
         tissue[~_main_piece(tissue > BACKGROUND)] = BACKGROUND
     return Volume(tissue[None], labels.grid)
+
+
+def without_lesions(labels: Volume) -> Volume:
+    """The label map with its lesions replaced by white matter."""
+    filled = labels.data.clone()
+    for lesion, wm in LESION_LABELS.items():
+        filled[labels.data == lesion] = wm
+    return Volume(filled, labels.grid)
 
 
 def is_label_map(volume: Volume) -> bool:

@@ -45,6 +45,12 @@ def tables() -> Mapping[str, Table]:
     }
 
 
+def group_names(group: str) -> tuple[str, ...]:
+    """Names of the columns of a group."""
+    groups = read_toml(Path(__file__).with_suffix(".toml"), "the schema of tables")["groups"]
+    return tuple(column.name for column in _columns(groups[group], groups))
+
+
 def _columns(entries: Sequence[Any], groups: Mapping[str, Any]) -> Iterator[Column]:
     """Columns in order; a text stands for the columns of a group."""
     for entry in entries:

@@ -11,6 +11,7 @@ from vbmstat.preproc.networks.unet import DEPTH, N_CHANNELS
 from vbmstat.tables.toml import read_toml
 
 PRECISIONS = ("float32", "bfloat16")
+SECOND_STEPS = ("", "drop", "relabel")
 _KINDS_OF = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -38,6 +39,14 @@ class RunConfig:
         Network of the same kind to start from (e.g. of a run on coarser voxels), relative to the TOML file's folder.
     first_stage : str
         Network of the first stage, relative to the TOML file's folder (patches only).
+    shapes : str
+        File of lesion shapes to paint, relative to the TOML file's folder (wmh only).
+    slice_voxels : float
+        Thickness of the slices in which lesions were labelled, in voxels of the image; 0: their spacing (wmh only).
+    second_step : {"", "drop", "relabel"}
+        What a second step does with the cases whose labels disagree most with the first step's network (wmh only).
+    disagreeing : float
+        Their share of the cases.
     n_folds, fold : int
         Cases of fold `fold` of `n_folds` validate; with ``n_folds = 1``, all cases train and validate.
     n_validation : int
@@ -60,6 +69,10 @@ class RunConfig:
     augment: float = 0.2
     start: str = ""
     first_stage: str = ""
+    shapes: str = ""
+    slice_voxels: float = 0.0
+    second_step: str = ""
+    disagreeing: float = 0.2
     n_folds: int = 5
     fold: int = 0
     n_validation: int = 8
@@ -102,6 +115,7 @@ def _check(config: RunConfig, path: Path) -> None:
     for name, least in (
         ("epochs", 1), ("foundation_epochs", 0), ("batch_size", 1), ("n_channels", 1), ("depth", 1), ("n_folds", 1),
         ("fold", 0), ("n_validation", 0), ("augment", 0.0), ("max_learning_rate", 1e-12),
+        ("slice_voxels", 0.0), ("disagreeing", 0.0),
     ):  # fmt: skip
         if getattr(config, name) < least:
             msg = f"{path}: {name}: expected at least {least}, got {getattr(config, name)}"
@@ -111,4 +125,7 @@ def _check(config: RunConfig, path: Path) -> None:
         raise VbmstatError(msg)
     if config.precision not in PRECISIONS:
         msg = f"{path}: precision: expected {' or '.join(PRECISIONS)}, got {config.precision!r}"
+        raise VbmstatError(msg)
+    if config.second_step not in SECOND_STEPS:
+        msg = f"{path}: second_step: expected {' or '.join(map(repr, SECOND_STEPS))}, got {config.second_step!r}"
         raise VbmstatError(msg)

@@ -1,4 +1,4 @@
-"""Losses: mean absolute error for tissue, cross-entropy for the GM mask, supervised SYMNet for registration."""
+"""Losses: mean absolute error for tissue, cross-entropy for masks, with Dice for lesions, SYMNet for registration."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from vbmstat.image.volume import jacobian_determinant
 from vbmstat.preproc.networks.symnet import Velocities, Warps, compose_warps, pull
 
 SYN_WEIGHT = 2e-5  # the paper's beta
+_DICE_FLOOR = 200.0  # voxels: a few false voxels in a brain without lesions cost little
 
 
 def tissue_loss(predicted: torch.Tensor, p0: torch.Tensor) -> torch.Tensor:
@@ -19,6 +20,45 @@ def tissue_loss(predicted: torch.Tensor, p0: torch.Tensor) -> torch.Tensor:
 def mask_loss(logits: torch.Tensor, no_gm: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of two logits (B, 2, X, Y, Z) against a mask (B, 1, X, Y, Z)."""
     return functional.cross_entropy(logits, no_gm[:, 0].long())
+
+
+def lesion_loss(probability: torch.Tensor, lesion: torch.Tensor) -> torch.Tensor:
+    """One minus Dice, plus the cross-entropy per lesion voxel, of (B, 1, X, Y, Z).
+
+    Notes
+    -----
+    Lesions fill one voxel in a thousand: the mean cross-entropy over all voxels would hardly depend on them.
+    """
+    dims = (1, 2, 3, 4)
+    size = lesion.sum(dims)
+    dice = (2 * (probability * lesion).sum(dims) + _DICE_FLOOR) / (probability.sum(dims) + size + _DICE_FLOOR)
+    likelihood = torch.where(lesion > 0.5, probability, 1 - probability)
+    entropy = -likelihood.clamp(min=1e-6).log().sum(dims)
+    return (1 - dice + 0.5 * entropy / (size + 10 * _DICE_FLOOR)).mean()
+
+
+def slice_profile(n_voxels: int, n_slices: int, thickness: float) -> torch.Tensor:
+    """Weight of each voxel in each of equally spaced slices, (n_slices, n_voxels); rows sum to 1.
+
+    Parameters
+    ----------
+    n_voxels, n_slices : int
+        Voxels and slices along the axis, over the same extent.
+    thickness : float
+        Of a slice, in voxels: the width of its rectangular profile. Below the spacing there are gaps, above it slices
+        overlap.
+
+    Examples
+    --------
+    >>> slice_profile(4, 2, 2.0)
+    tensor([[0.5000, 0.5000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 0.5000, 0.5000]])
+    """
+    edges = torch.arange(n_voxels + 1, dtype=torch.float32)
+    centres = (torch.arange(n_slices) + 0.5)[:, None] * n_voxels / n_slices
+    inside = (edges - centres).clamp(-thickness / 2, thickness / 2)  # position within the slice of each voxel's edges
+    overlap = inside.diff(dim=1)
+    return overlap / overlap.sum(1, keepdim=True)
 
 
 def registration_loss(

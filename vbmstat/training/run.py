@@ -23,12 +23,13 @@ from vbmstat.preproc.networks.weights import load_network, own_file, save_networ
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config
 from vbmstat.training.folds import grouped_folds
+from vbmstat.training.lesions import LesionTask
 from vbmstat.training.registration import RegistrationTask
 from vbmstat.training.task import Stage, Task
 from vbmstat.training.tissue import GmMaskTask, PatchesTask, SegmentationTask
 
 TASKS: dict[str, type[Task]] = {
-    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask)
+    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask, LesionTask)
 }
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
 # One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
@@ -50,7 +51,7 @@ def open_task(kind: str, config_path: Path, device: torch.device | str = "cpu") 
 
     Parameters
     ----------
-    kind : {"segmentation", "patches", "gm-mask", "registration"}
+    kind : {"segmentation", "patches", "gm-mask", "registration", "wmh"}
         Kind of network.
     config_path : Path
         TOML file of a :class:`RunConfig`; paths in it are relative to its folder.
@@ -134,13 +135,14 @@ class _Fit:
     """Network, optimiser and schedule of one stage."""
 
     def __init__(self, task: Task, stage: Stage, names: list[str], out: Path) -> None:
-        self.task, self.stage, self.names, self.out = task, stage, names, out
+        self.task, self.stage, self.out = task, stage, out
         self.config = config = task.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = task.build().to(task.device)
         if stage.start:
             self.network.load_state_dict(_weights_to_start_from(out / stage.start, task.kind))
+        self.names = names = task.select(names, stage, self.network)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),

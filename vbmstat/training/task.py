@@ -1,4 +1,4 @@
-"""What the four kinds of networks have in common: stages, examples, loss and scores."""
+"""A kind of network to train: its stages, examples, loss and scores."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ class Task(ABC):
     def stages(self) -> list[Stage]:
         """Stages in the order of training."""
         return [Stage(self.kind, self.config.epochs, (self.kind, None), self.start, {"shape": list(self.cases.shape)})]
+
+    def select(self, names: list[str], stage: Stage, network: nn.Module) -> list[str]:
+        """The training cases of a stage, given the network that it starts from; all by default."""
+        del stage, network
+        return names
 
     def n_examples(self, stage: Stage) -> int:
         """Number of examples per case and epoch."""

@@ -58,3 +58,20 @@ def test_zeros_inside_the_brain_do_no_harm(phantom, noisy, known, found):
     field = bias_field(Volume(holes, noisy.grid), phantom.mask, phantom.priors)
     assert torch.isfinite(field).all()
     assert float((field / found - 1)[phantom.mask].abs().max()) < 0.02
+
+
+def test_a_lesion_of_weight_0_leaves_the_field_alone(phantom, noisy, known, found):
+    lesion = torch.zeros_like(phantom.mask)
+    lesion[8:35, 20:60, 20:60] = True
+    hurt = Volume(torch.where(lesion, 40.0, noisy.data) * known, noisy.grid)
+    weights = 1 - lesion.float()
+    outside = phantom.mask & ~lesion
+
+    def change(field: torch.Tensor) -> float:
+        """Without a common factor, which is that of the mean over the brain."""
+        ratio = (field / found).log()[outside]
+        return float(ratio.std())
+
+    blind = bias_field(hurt, phantom.mask, phantom.priors)
+    told = bias_field(hurt, phantom.mask, phantom.priors, weights)
+    assert change(told) < 0.5 * change(blind)

@@ -54,3 +54,26 @@ def test_intensities_without_a_scale_are_refused():
     template = Volume(torch.rand(1, 8, 8, 8), grid)
     with pytest.raises(ScanError, match="intensities are not those of a T1w image"):
         linear._gauss_newton(Volume(torch.full((1, 8, 8, 8), float("nan")), grid), template, np.eye(4), 3)
+
+
+def test_a_lesion_that_is_left_out_does_not_pull():
+    template = assets.template()
+    hole = torch.zeros(1, *template.grid.shape)
+    hole[0, 15:45, 40:110, 50:100] = 1  # most of a hemisphere
+    hurt = template.data * (1 - hole)
+    blind = refine_with_tissues(Volume(hurt, template.grid), template, np.eye(4))
+    told = refine_with_tissues(Volume(torch.cat([hurt, hole]), template.grid), template, np.eye(4))
+    assert np.abs(told - np.eye(4)).max() < 0.1 * np.abs(blind - np.eye(4)).max()
+
+
+def test_a_lesion_does_not_pull_the_first_registration(brain):
+    mask = brain.data[0] > 0.05
+    lesion = torch.zeros_like(mask)
+    lesion[10:32, 30:75, 30:65] = True
+    hurt = Volume(torch.where(lesion & mask, 0.1, brain.data[0])[None], brain.grid)
+    reference = pyramid(brain, mask)
+    blind = register_brain(hurt, mask, reference)
+    told = register_brain(hurt, mask, reference, 1 - lesion.float())
+    assert np.abs(told - np.eye(4)).max() < 0.3 * np.abs(blind - np.eye(4)).max()
+    same = register_brain(brain, mask, reference, torch.ones(mask.shape))
+    np.testing.assert_allclose(same, register_brain(brain, mask, reference), atol=1e-6)

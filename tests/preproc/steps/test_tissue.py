@@ -75,3 +75,24 @@ def test_local_means_follow_a_region_of_other_contrast(phantom, noisy):
         fractions = segment(odd, phantom.mask, phantom.priors).fractions
         known_ml = float(phantom.fractions[0][ball].sum())
         assert float(fractions[0][ball].sum()) == pytest.approx(known_ml, rel=0.06)
+
+
+def test_a_lesion_of_weight_0_does_not_enter_the_classes(phantom, noisy, found):
+    """A fifth of the brain at CSF's intensity: the classes elsewhere stay what they are without it."""
+    lesion = torch.zeros_like(phantom.mask)
+    lesion[8:35, 20:60, 20:60] = True
+    hurt = Volume(torch.where(lesion, MEANS["csf"], noisy.data), noisy.grid)
+    weights = 1 - lesion.float()
+    outside = phantom.mask & ~lesion
+
+    def change(one: Segmentation) -> float:
+        return float((one.fractions - found.fractions)[:, outside].abs().mean())
+
+    blind = segment(hurt, phantom.mask, phantom.priors)
+    told = segment(hurt, phantom.mask, phantom.priors, weights)
+    assert change(told) < 0.5 * change(blind)
+    assert told.means.tolist() == pytest.approx(found.means.tolist(), rel=0.01)
+    torch.testing.assert_close(told.fractions.sum(0), phantom.mask.float())  # the lesion is segmented all the same
+    ones = torch.ones_like(weights)
+    same = segment(noisy, phantom.mask, phantom.priors, ones)
+    torch.testing.assert_close(same.fractions, found.fractions)

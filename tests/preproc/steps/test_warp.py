@@ -86,3 +86,29 @@ def test_the_template_stays_where_it_is():
     template = assets.template()
     field = warp.displacement(warp.register(template, template, finest=False), template.grid)
     assert float(field.data.abs().max()) < 0.01  # mm
+
+
+def test_a_lesion_that_is_left_out_moves_the_rest_less():
+    """A hole of 50 mL in the template's own tissues: nothing should move, as nothing else differs."""
+    template = assets.template()
+    hole = torch.zeros(1, *template.grid.shape)
+    hole[0, 25:42, 55:80, 55:90] = 1
+    hurt = template.data * (1 - hole)
+    blind = warp.register(Volume(hurt, template.grid), template, finest=False)
+    told = warp.register(Volume(torch.cat([hurt, hole]), template.grid), template, finest=False)
+    around = (template.data.sum(0) > 0.5) & (hole[0] == 0)
+
+    def moved(velocity: torch.Tensor) -> float:
+        return float(warp.displacement(velocity, template.grid).data.square().sum(0).sqrt()[around].mean())
+
+    assert moved(told) < 0.2 * moved(blind)
+
+
+def test_nothing_left_out_changes_nothing(registered):
+    template, moved, _ = registered
+    none = torch.zeros(1, *template.grid.shape)
+    plain = warp.register(moved, template, finest=False)
+    torch.testing.assert_close(
+        warp.register(Volume(torch.cat([moved.data, none]), template.grid), template, finest=False), plain,
+        atol=1e-3, rtol=0,
+    )  # fmt: skip

@@ -58,3 +58,25 @@ def test_aligned_tissue_keeps_its_volume(scan):
     assert found.data.shape == (2, 60, 60, 60)
     expected_ml = fractions.sums_ml[0] / np.linalg.det(affine)
     assert found.sums_ml[0] == pytest.approx(expected_ml, rel=0.03)
+
+
+def test_weights_go_with_the_brain_and_leave_out_of_the_alignment():
+    grid = Grid((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
+    image, mask = Volume(torch.full((1, 20, 20, 20), 3.0), grid), torch.zeros(20, 20, 20, dtype=torch.bool)
+    mask[5:15, 5:15, 5:15] = True
+    weights = torch.ones(20, 20, 20)
+    weights[:10] = 0
+    brain = working.crop_to_brain(image, mask, weights)
+    assert brain.weights is not None
+    assert brain.weights.shape == brain.mask.shape
+    coarse = working.resample_brain(brain, brain.image.grid.with_voxel_size(4.0))
+    assert coarse.weights is not None
+    assert float(coarse.weights.min()) == 0
+    assert float(coarse.weights.max()) == 1
+    fractions = Volume(torch.full((3, 20, 20, 20), 0.4), grid)
+    fractions.data[:, :10] = 9.0  # nonsense in the lesion
+    aligned = working.align_to_template(fractions, Volume(image.data, grid), np.eye(4), weights)
+    assert aligned.data.shape[0] == 3
+    torch.testing.assert_close(aligned.data[:2, 11:], torch.full((2, 9, 20, 20), 0.4))
+    assert aligned.data[2, 0, 10, 10] == 1
+    assert aligned.data[2, 19, 10, 10] == 0

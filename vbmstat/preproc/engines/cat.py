@@ -12,7 +12,7 @@ The package is GPL and optional: only this module imports it, at first use. It c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any, ClassVar
@@ -46,6 +46,7 @@ class Cat(Classic):
     """Engine ``cat``: CAT12's denoising, segmentation and registration, with the draft of `classic`."""
 
     name: ClassVar[str] = "cat"
+    takes_lesion_mask: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
         """Version and settings of `cat_surf`; raises AssetError if it is not installed."""
@@ -59,10 +60,13 @@ class Cat(Classic):
 
     def denoise(self, brain: Brain) -> Brain:
         """SANLM: non-local means that estimates the noise itself."""
-        return Brain(Volume(denoise(brain.image.data[0])[None], brain.image.grid), brain.mask)
+        return replace(brain, image=Volume(denoise(brain.image.data[0])[None], brain.image.grid))
 
-    def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
-        """AMAP, then reassignment of implausible tissue."""
+    def segment(
+        self, corrected: Volume, mask: torch.Tensor, start: Start, weights: torch.Tensor | None = None
+    ) -> Segmentation:
+        """AMAP, then reassignment of implausible tissue; AMAP takes no weights."""
+        del weights
         return without_implausible(segment(corrected, mask, start.prior), start.prior)
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> Warp:

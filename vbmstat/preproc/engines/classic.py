@@ -49,6 +49,7 @@ class Classic:
     """Engine ``classic``, and what the other engines share."""
 
     name: ClassVar[str] = "classic"
+    takes_lesion_mask: ClassVar[bool] = True  # whether its fits can leave voxels out
 
     @property
     def label(self) -> str:
@@ -68,17 +69,19 @@ class Classic:
         """Denoise the brain at the scan's resolution by non-local means, with the noise estimated in it."""
         image = brain.image.data[0]
         clean = denoise.denoise(image, denoise.noise_sigma(image, brain.mask))
-        return Brain(Volume(clean[None], brain.image.grid), brain.mask)
+        return replace(brain, image=Volume(clean[None], brain.image.grid))
 
     def start(self, raw: Brain, work: Brain, template: Volume, linear: np.ndarray) -> Start:
         """The template's priors, warped by a draft segmentation; `raw` is on the scan's grid."""
         del raw
         linear, velocity = _draft(work, template, linear)
-        return Start(_warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
+        return Start(warped_priors(template, velocity, linear, work.image.grid), linear, velocity)
 
-    def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
-        """Segment the bias-corrected brain and reassign implausible tissue."""
-        return without_implausible(tissue.segment(corrected, mask, start.prior), start.prior)
+    def segment(
+        self, corrected: Volume, mask: torch.Tensor, start: Start, weights: torch.Tensor | None = None
+    ) -> Segmentation:
+        """Segment the bias-corrected brain and reassign implausible tissue; the classes are fitted with weights."""
+        return without_implausible(tissue.segment(corrected, mask, start.prior, weights), start.prior)
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> warp.Warp:
         """Warp the template's GM and WM to the linearly aligned scan's, from a coarse velocity."""
@@ -96,17 +99,20 @@ def _draft(work: Brain, template: Volume, matrix: np.ndarray) -> tuple[np.ndarra
     draft = working.resample_brain(work, work.image.grid.with_voxel_size(size))
     velocity: torch.Tensor | None = None
     for _ in range(2):
-        prior = _warped_priors(template, velocity, matrix, draft.image.grid)
-        corrected = Volume(draft.image.data / bias.bias_field(draft.image, draft.mask, prior), draft.image.grid)
-        fractions = Volume(tissue.segment(corrected, draft.mask, prior).fractions, draft.image.grid)
+        prior = warped_priors(template, velocity, matrix, draft.image.grid)
+        field = bias.bias_field(draft.image, draft.mask, prior, draft.weights)
+        corrected = Volume(draft.image.data / field, draft.image.grid)
+        fractions = Volume(tissue.segment(corrected, draft.mask, prior, draft.weights).fractions, draft.image.grid)
         if velocity is None:
-            matrix = linear.refine_with_tissues(Volume(fractions.data[:2], fractions.grid), template, matrix)
-        aligned = working.align_to_template(fractions, template, matrix)
+            known = working.gm_wm_to_fit(fractions, draft.weights)
+            matrix = linear.refine_with_tissues(Volume(known, fractions.grid), template, matrix)
+        aligned = working.align_to_template(fractions, template, matrix, draft.weights)
         velocity = warp.register(aligned, template, start=velocity, finest=False)
     return matrix, velocity  # type: ignore[return-value]
 
 
-def _warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+def warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.ndarray, grid: Grid) -> torch.Tensor:
+    """Priors of GM, WM, CSF on a scan's grid, by a coarse velocity, or by the linear matrix alone."""
     coordinates = None
     if velocity is not None:
         coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), matrix, grid)

@@ -50,6 +50,7 @@ class Deep(Classic):
     """
 
     name: ClassVar[str] = "deep"
+    takes_lesion_mask: ClassVar[bool] = False
     weights: str = OWN
 
     @property
@@ -85,10 +86,12 @@ class Deep(Classic):
         prior = fractions + _LEAST_PRIOR
         return Start(prior / prior.sum(0), linear, still, fractions)
 
-    def segment(self, corrected: Volume, mask: torch.Tensor, start: Start) -> Segmentation:
+    def segment(
+        self, corrected: Volume, mask: torch.Tensor, start: Start, weights: torch.Tensor | None = None
+    ) -> Segmentation:
         """The classes of `classic`, unless the networks' maps are final."""
         if start.fractions is None:
-            return super().segment(corrected, mask, start)
+            return super().segment(corrected, mask, start, weights)
         return Segmentation(start.fractions, _tissue_means(corrected.data, start.fractions), float("nan"))
 
     def register(self, tissues: Volume, template: Volume, velocity: torch.Tensor) -> warp.Warp:

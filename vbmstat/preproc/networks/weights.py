@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import atomic_path
 from vbmstat.preproc.networks.cascade import TissueNetworks
+from vbmstat.preproc.networks.lesion_unet import LesionUNet
 from vbmstat.preproc.networks.multilevel import MultilevelActivation
 from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
 from vbmstat.preproc.networks.symnet import SymNet
@@ -41,6 +42,9 @@ SHIPPED = {  # sha256 of this project's networks in the package
     "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
 }
 _KEY = "vbmstat"  # metadata key of the settings in a safetensors file
+
+
+_N = TypeVar("_N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
 
     Parameters
     ----------
-    kind : {"segmentation", "patches", "gm-mask", "registration"}
+    kind : {"segmentation", "patches", "gm-mask", "registration", "wmh"}
     settings : dict
         ``n_channels`` and ``depth`` of the UNet; the paper's by default.
     """
@@ -124,6 +128,8 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
         return SymNet(2, n_channels, depth)
     if kind == "gm-mask":
         return UNet(1, 2, n_channels, depth)
+    if kind == "wmh":
+        return LesionUNet(n_channels, depth)
     return UNet(2 if kind == "patches" else 1, 1, n_channels, depth, final=MultilevelActivation())
 
 
@@ -169,7 +175,7 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
         why = "missing" if not path.is_file() else f"not a network of vbmstat ({type(error).__name__})"
         msg = f"{path}: {why}; expected a file written by 'vbmstat train'"
         raise AssetError(msg) from error
-    return _ready(network, torch.device(device)), settings
+    return ready(network, torch.device(device)), settings
 
 
 def _shipped_set(device: torch.device) -> NetworkSet:
@@ -248,10 +254,11 @@ def _load_torchscript(path: Path, expected: str | None, device: torch.device) ->
     with warnings.catch_warnings():  # torch deprecates TorchScript
         warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
         network = torch.jit.load(BytesIO(content), map_location=device)
-    return _ready(network, device), digest
+    return ready(network, device), digest
 
 
-def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+def ready(network: _N, device: torch.device) -> _N:
+    """A network that only predicts, on a device."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     network.eval().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -21,7 +21,9 @@ _PRIOR_FLOOR = 0.03
 _LOG_SD_RANGE = (0.03, 0.35)
 
 
-def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.Tensor:
+def bias_field(
+    t1w: Volume, mask: torch.Tensor, priors: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Multiplicative bias field with mean log 0 over the brain.
 
     Parameters
@@ -32,6 +34,8 @@ def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.T
         Brain.
     priors : Tensor, (3, X, Y, Z)
         Prior probability of GM, WM, CSF at each voxel; sums to 1 inside the mask.
+    weights : Tensor, (X, Y, Z), optional
+        Voxels of at most one half are left out of the fit (a lesion).
 
     Returns
     -------
@@ -40,7 +44,8 @@ def bias_field(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> torch.T
     """
     step = np.maximum(np.round(_SPACING_MM / t1w.grid.voxel_size_mm), 1).astype(int)
     every = tuple(slice(int(s) // 2, None, int(s)) for s in step)
-    intensity, inside = t1w.data[0][every], mask[every]
+    fitted = mask if weights is None else mask & (weights > 0.5)
+    intensity, inside = t1w.data[0][every], fitted[every]
     inside = inside & (intensity > 0)
     fwhm_voxels = 1.0 / (t1w.grid.voxel_size_mm * step)  # for 1 mm
     log_intensity = torch.where(inside, intensity.clamp(min=1e-6).log(), 0.0)

@@ -20,6 +20,7 @@ from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.left_out import average_known
 
 _START_PITCH = np.deg2rad([-50.0, -25.0, 0.0, 25.0, 50.0])
 _START_ROLL = np.deg2rad([-25.0, 0.0, 25.0])
@@ -33,7 +34,7 @@ _MAX_SCALE = 1.6  # a fit with a brain this much larger or smaller than the temp
 Pyramid = tuple[Volume, Volume, Volume]  # shape and contrast at 10, 6 and 3 mm
 
 
-def pyramid(brain: Volume, mask: torch.Tensor) -> Pyramid:
+def pyramid(brain: Volume, mask: torch.Tensor, weights: torch.Tensor | None = None) -> Pyramid:
     """Shape and contrast of a brain at three resolutions, the input of the registration.
 
     Parameters
@@ -42,13 +43,17 @@ def pyramid(brain: Volume, mask: torch.Tensor) -> Pyramid:
         One channel, any intensity unit, with or without bias field.
     mask : Tensor, (X, Y, Z), bool
         Brain.
+    weights : Tensor, (X, Y, Z), optional
+        1, and 0 where the brain is left out of the fit (a lesion): a third channel has that share.
     """
-    full = _shape_and_contrast(Volume(brain.data * mask, brain.grid), mask.float()[None])
-    coarse, middle, fine = (_at_spacing(full, mm) for mm in _SPACINGS_MM)
+    full = _shape_and_contrast(Volume(brain.data * mask, brain.grid), mask.float()[None], weights)
+    coarse, middle, fine = (_known_at_spacing(full, mm) for mm in _SPACINGS_MM)
     return coarse, middle, fine
 
 
-def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.ndarray:
+def register_brain(
+    t1w: Volume, mask: torch.Tensor, template: Pyramid, weights: torch.Tensor | None = None
+) -> np.ndarray:
     """Register a brain-extracted scan linearly to the template brain.
 
     Parameters
@@ -59,6 +64,8 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.nda
         Brain of the scan.
     template : Pyramid
         Pyramid of the skull-stripped average brain.
+    weights : Tensor, (X, Y, Z), optional
+        1, and 0 where the scan is left out of the fit (a lesion).
 
     Returns
     -------
@@ -70,7 +77,7 @@ def register_brain(t1w: Volume, mask: torch.Tensor, template: Pyramid) -> np.nda
     ScanError
         If no pose gives a plausible fit.
     """
-    coarse, middle, fine = pyramid(t1w, mask)
+    coarse, middle, fine = pyramid(t1w, mask, weights)
     starts = _starting_poses(coarse, template[0])
     fits = sorted((_gauss_newton(coarse, template[0], start, 8) for start in starts), key=_cost)
     refined = [_gauss_newton(middle, template[1], linear, 12) for linear, _ in fits[:_KEPT_STARTS]]
@@ -92,7 +99,8 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
     Parameters
     ----------
     tissues : Volume
-        GM and WM fractions of the scan, two channels.
+        GM and WM fractions of the scan, two channels. A third, if any, is the share of each voxel that is left out of
+        the fit (a lesion).
     template : Volume
         GM and WM of the template, two channels.
     linear : ndarray, (4, 4)
@@ -101,28 +109,47 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
         Resolution of the fit.
     """
     refined, _ = _gauss_newton(
-        _at_spacing(tissues, spacing_mm), _at_spacing(template, spacing_mm), linear, 15, fit_gain=False
+        _known_at_spacing(tissues, spacing_mm), _at_spacing(template, spacing_mm), linear, 15, fit_gain=False
     )
     return refined
 
 
-def _shape_and_contrast(brain: Volume, mask: torch.Tensor) -> Volume:
-    """Two channels: the mask, and the brain divided by its local mean, which removes the bias field."""
+def _shape_and_contrast(brain: Volume, mask: torch.Tensor, weights: torch.Tensor | None = None) -> Volume:
+    """The mask, and the brain divided by its local mean, which removes the bias field; the share left out, if any."""
     spacing = np.maximum(brain.grid.voxel_size_mm, 2.0)
     grid = brain.grid.with_voxel_size(spacing)
     anti_alias = grid.voxel_size_mm / brain.grid.voxel_size_mm - 1.0
-    both = resample(smooth(torch.cat([brain.data, mask]), anti_alias, 2.0), brain.grid, grid)
-    image, inside = both[:1], both[1:]
-    local = smooth(both, _LEVELING_FWHM_MM / grid.voxel_size_mm, 3.0)
+
+    def coarse(images: torch.Tensor) -> torch.Tensor:
+        return resample(smooth(images, anti_alias, 2.0), brain.grid, grid)
+
+    left_out = mask[:0] if weights is None else 1 - weights[None]
+    both = average_known(torch.cat([brain.data, mask, left_out]), coarse)
+    image, inside, left_out = both[:1], both[1:2], both[2:]
+    known = both[:2] * (1 - left_out.sum(0))
+    local = smooth(known, _LEVELING_FWHM_MM / grid.voxel_size_mm, 3.0)
     levelled = image / (local[:1] / local[1:].clamp(min=1e-3)).clamp(min=1e-6)
-    return Volume(torch.cat([inside, levelled.clamp(0, 2) * inside]), grid)
+    return Volume(torch.cat([inside, levelled.clamp(0, 2) * inside, left_out]), grid)
 
 
 def _at_spacing(volume: Volume, spacing_mm: float) -> Volume:
     """Low-pass and down-sample to about `spacing_mm`."""
     fwhm = np.sqrt(np.maximum(spacing_mm**2 - volume.grid.voxel_size_mm**2, 0)) / volume.grid.voxel_size_mm
-    grid = volume.grid.with_voxel_size(np.maximum(spacing_mm, volume.grid.voxel_size_mm))
+    grid = _spaced(volume.grid, spacing_mm)
     return Volume(resample(smooth(volume.data, fwhm, 3.0), volume.grid, grid), grid)
+
+
+def _known_at_spacing(volume: Volume, spacing_mm: float) -> Volume:
+    """The same over what is not left out: two images and perhaps the share of each voxel that is."""
+
+    def coarse(images: torch.Tensor) -> torch.Tensor:
+        return _at_spacing(Volume(images, volume.grid), spacing_mm).data
+
+    return Volume(average_known(volume.data, coarse), _spaced(volume.grid, spacing_mm))
+
+
+def _spaced(grid: Grid, spacing_mm: float) -> Grid:
+    return grid.with_voxel_size(np.maximum(spacing_mm, grid.voxel_size_mm))
 
 
 def _starting_poses(scan: Volume, template: Volume) -> list[np.ndarray]:
@@ -150,7 +177,10 @@ def _centre_and_volume(volume: Volume) -> tuple[np.ndarray, float]:
 def _gauss_newton(
     scan: Volume, template: Volume, linear: np.ndarray, n_iterations: int, fit_gain: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Fitted pull matrix, and the residual sum of squares over that of the template."""
+    """Fitted pull matrix, and the residual sum of squares over that of the template.
+
+    A channel of the scan beyond the template's is the share of each voxel that is left out.
+    """
     n_channels = template.data.shape[0]
     fixed = template.data.double()
     mm = apply_affine(template.grid.affine, voxel_indices(template.grid.shape, fixed.device)).double()
@@ -160,16 +190,19 @@ def _gauss_newton(
     best, best_cost, damping = linear, np.inf, 1e-4
     trial = linear
     for _ in range(n_iterations):
-        warped = _pull(scan, to_voxel @ trial, template.grid)
+        pulled = _pull(scan, to_voxel @ trial, template.grid)
+        warped, weight = pulled[:n_channels], 1 - pulled[n_channels:].sum(0)
         if fit_gain:
-            gain = (warped * fixed).sum(dim=(1, 2, 3)) / (fixed**2).sum(dim=(1, 2, 3)).clamp(min=1e-9)
+            gain = (weight * warped * fixed).sum(dim=(1, 2, 3))
+            gain = gain / (weight * fixed**2).sum(dim=(1, 2, 3)).clamp(min=1e-9)
             gain = gain.clamp(min=0.3)
-        residual = warped / gain[:, None, None, None] - fixed
+        residual = (warped / gain[:, None, None, None] - fixed) * weight
         cost = float((residual**2).sum() / (fixed**2).sum())
         if cost < best_cost:
             improved = best_cost - cost
             best, best_cost, damping = trial, cost, damping / 4
-            normal, force = _normal_equations(warped / gain[:, None, None, None], residual, template.grid, homogeneous)
+            known = homogeneous * weight
+            normal, force = _normal_equations(warped / gain[:, None, None, None], residual, template.grid, known)
             if improved < 1e-5:
                 break
         elif not np.isfinite(best_cost):

@@ -47,7 +47,7 @@ class Segmentation:
     sd: float
 
 
-def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentation:
+def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor, weights: torch.Tensor | None = None) -> Segmentation:
     """Segment a bias-corrected, brain-extracted T1w image.
 
     Parameters
@@ -58,9 +58,12 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
         Brain.
     priors : Tensor, (3, X, Y, Z)
         Prior probability of GM, WM, CSF; sums to 1.
+    weights : Tensor, (X, Y, Z), optional
+        Weight of each voxel in the fit of the classes: 1, and 0 in a lesion. Lesions are segmented all the same.
     """
     intensity = t1w.data[0]
-    local, means, sd = _fit_classes(intensity, mask, priors, t1w.grid.voxel_size_mm)
+    fitted = mask if weights is None else mask * weights
+    local, means, sd = _fit_classes(intensity, fitted, priors, t1w.grid.voxel_size_mm)
     evidence = _log_likelihood(intensity, local, sd).add_(_state_priors(priors).log_())
     posterior = torch.softmax(evidence, dim=0)
     for _ in range(_N_SWEEPS):
@@ -71,7 +74,7 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor) -> Segmentati
 def _fit_classes(
     intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Tensor, voxel_size_mm: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Local means (3, X, Y, Z) of CSF, GM, WM, their global means and the common standard deviation.
+    """Local means (3, X, Y, Z) of CSF, GM, WM, their global means and the common standard deviation in a (soft) mask.
 
     Expectation-maximisation on every second voxel along each axis, which is enough as the means are smooth.
     """

@@ -18,6 +18,7 @@ doi:10.1007/978-3-540-85988-8_90). L is the operator of membrane, bending and li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch
 
 from vbmstat.image.grid import Grid, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
+from vbmstat.preproc.steps.left_out import N_TISSUES, average_known
 
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)
@@ -68,7 +70,8 @@ def register(
     Parameters
     ----------
     tissues : Volume
-        GM and WM fractions of the scan, linearly resampled to the template's grid.
+        GM and WM fractions of the scan, linearly resampled to the template's grid. A third channel, if any, is the
+        share of each voxel that is left out of the likelihood (:mod:`vbmstat.preproc.steps.left_out`).
     template : Volume
         GM and WM of the template.
     regularisation : Regularisation, optional
@@ -90,7 +93,8 @@ def register(
     for factor, n_iterations in _LEVELS:
         if (start is not None and factor == _LEVELS[0][0]) or (factor == 1 and not finest):
             continue
-        level = _Level(_reduce(moving, factor), _reduce(fixed, factor), spacing * factor, weights)
+        scan = average_known(moving, partial(_reduce, factor=factor))
+        level = _Level(scan, _reduce(fixed, factor), spacing * factor, weights)
         coarse = level.optimise(_reduce(velocity, factor) / factor, n_iterations)
         velocity = _enlarge(coarse, factor) * factor
     return velocity * spacing
@@ -171,8 +175,9 @@ class _Level:
         first_gain = 0.0
         for _ in range(n_iterations):
             moved = exponential(velocity)
-            tissues = _with_remainder(sample(self.moving, self.identity + moved))
-            density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE)
+            pulled = sample(self.moving, self.identity + moved)  # GM, WM and perhaps the share left out
+            tissues = _with_remainder(pulled[:N_TISSUES])
+            density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE) * (1 - pulled[N_TISSUES:].sum(0))
             pull_back = self._regularise(velocity)
             unlikely = -(density * (tissues * self.log_fixed).sum(0)).sum(dtype=torch.float64)
             cost = float(unlikely + 0.5 * (velocity * pull_back).sum(dtype=torch.float64))

@@ -1,0 +1,129 @@
+"""Training cases for the network that proposes lesions: brains as engine `classic` sees them, and lesion shapes.
+
+A brain is a real scan without lesions, or a head rendered from a label map, with its lesions at a random intensity or
+without; every one goes through the whole engine, so that training shows what the network will see. Shapes are the
+lesions of other people: masks in MNI space, and those of the label maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vbmstat import assets
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.engines.classic import warped_priors
+from vbmstat.preproc.networks.cascade import resample_low_passed
+from vbmstat.preproc.networks.lesions import network_inputs, view
+from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.steps.lesions import Evidence
+from vbmstat.progress import OnStep, ignore
+from vbmstat.simulate import artefacts, render
+from vbmstat.simulate.labels import LESION_LABELS, without_lesions
+from vbmstat.training import augment
+from vbmstat.training.cases import Case
+from vbmstat.training.prepare import bend_labels
+
+_LEVEL = (0.62, 0.92)  # of lesions, relative to WM; GM is 0.70
+_CONTRAST, _STRUCTURE_SD = (0.75, 1.3), (0.01, 0.03)
+_RENDER = {  # uniform ranges
+    "noise_percent": (0.5, 5.0), "bias_percent": (0.0, 60.0), "texture_percent": (1.0, 3.0), "psf_fwhm_mm": (0.6, 1.6),
+}  # fmt: skip
+_THICK, _THICKER = 0.25, 2.5  # probability of thick slices, and by how much they may be thicker
+_MOVED, _MOTION = 0.2, (0.5, 2.0)  # probability of motion; degrees and mm
+
+
+def evidence_of(segmented: Segmented, t1w: Volume) -> Evidence:
+    """What engine `classic` knew of a scan after its segmentation."""
+    grid = segmented.fractions.grid
+    prior = warped_priors(assets.template(), segmented.velocity, segmented.linear, grid)
+    return Evidence(segmented.work, segmented.fractions.data, prior, segmented.linear, t1w)
+
+
+def lesion_case(name: str, group: str, evidence: Evidence, lesion: Volume | None = None) -> Case:
+    """A brain in the network's view, with its lesions (a mask on any grid of the scan's space), if it has any."""
+    inputs = network_inputs(evidence)
+    grid, linear = view(), evidence.linear
+    wm = resample_low_passed(evidence.fractions[1:2], evidence.brain.grid, grid, linear)
+    share = torch.zeros(1, *grid.shape)
+    if lesion is not None:
+        share = resample_low_passed(lesion.data, lesion.grid, grid, linear)
+    arrays = {"contrast": inputs[:1], "prior": inputs[1:], "wm": wm, "lesion": share}
+    return Case(name, group, {key: values.clamp(-7 / 3, 2) for key, values in arrays.items()})
+
+
+def cases_of_scans(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[Case]:
+    """A case for each real scan without lesions; the name of the folder above the first is their group."""
+    for path in paths:
+        report(path.name)
+        t1w = io.read_volume(path)
+        yield lesion_case(path.name.split(".nii")[0], "scans", evidence_of(segment_scan(t1w), t1w))
+
+
+def cases_of_labels(paths: Sequence[Path], n_images: int, seed: int = 0, report: OnStep = ignore) -> Iterator[Case]:
+    """Heads rendered from label maps, each bent `n_images` times, every second one with its lesions."""
+    rng = np.random.default_rng(seed)
+    for path in paths:
+        original, stem = io.read_volume(path), path.name.split(".nii")[0]
+        for number in range(n_images):
+            report(f"{stem}, image {number + 1}")
+            labels = bend_labels(original, rng)
+            lesion = _lesions_of(labels)
+            t1w = rendered(labels, lesion if number % 2 else None, rng)
+            evidence = evidence_of(segment_scan(t1w), t1w)
+            yield lesion_case(f"{stem}_{number}", stem, evidence, lesion if number % 2 else None)
+
+
+def shapes(masks: Sequence[Path], labels: Sequence[Path], report: OnStep = ignore) -> Iterator[Case]:
+    """Lesions in the network's view: of masks in MNI space, and of label maps after their linear registration."""
+    for path in masks:
+        report(path.name)
+        mask = io.read_volume(path)
+        lesion = Volume((mask.data > 0).float(), mask.grid)
+        yield Case(path.name.split(".nii")[0], "shapes", {"lesion": _in_view(lesion, np.eye(4))})
+    for path in labels:
+        report(path.name)
+        volume = io.read_volume(path)
+        linear = segment_scan(render.render_t1w(volume)).linear
+        yield Case(path.name.split(".nii")[0], "shapes", {"lesion": _in_view(_lesions_of(volume), linear)})
+
+
+def rendered(labels: Volume, lesion: Volume | None, rng: np.random.Generator) -> Volume:
+    """A head with random contrast, noise, bias and blur; some with thick slices or motion; lesions, if any, at a level.
+
+    Parameters
+    ----------
+    labels : Volume
+        Whole-head label map; its lesions become white matter.
+    lesion : Volume, optional
+        Mask of lesions on the same grid.
+    rng : Generator
+        Random numbers.
+    """
+    contrast = float(rng.uniform(*_CONTRAST))
+    signal = render.structure_signal(without_lesions(labels), rng, contrast, float(rng.uniform(*_STRUCTURE_SD)))
+    if lesion is not None:
+        signal[lesion.data[0].numpy() > 0] = rng.uniform(*_LEVEL) ** contrast
+    drawn = {name: float(rng.uniform(*ends)) for name, ends in _RENDER.items()}
+    t1w = render.image_from_signal(signal, render.brain_of(labels), labels.grid, rng, render.Acquisition(**drawn))
+    kind = rng.uniform()
+    if kind < _THICK:
+        source = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        return Volume(augment.downsample(t1w.data[0], _THICKER, source)[None], t1w.grid)
+    if kind < _THICK + _MOVED:
+        return artefacts.motion(t1w, float(rng.uniform(*_MOTION)), rng)
+    return t1w
+
+
+def _lesions_of(labels: Volume) -> Volume:
+    """Mask of a label map's lesions."""
+    mask = torch.isin(labels.data, torch.tensor(sorted(LESION_LABELS), dtype=labels.data.dtype))
+    return Volume(mask.float(), labels.grid)
+
+
+def _in_view(lesion: Volume, linear: np.ndarray) -> torch.Tensor:
+    return resample_low_passed(lesion.data, lesion.grid, view(), linear).clamp(0, 1)
