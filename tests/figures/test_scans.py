@@ -31,11 +31,13 @@ def volume(data: np.ndarray, grid: Grid = GRID) -> Volume:
     return Volume(torch.from_numpy(data.astype(np.float32))[None], grid)
 
 
-def report(scan: np.ndarray | None = None, tissue: np.ndarray | None = None, **changes) -> Figure:
+def report(scan: np.ndarray | Overlay | None = None, tissue: np.ndarray | None = None, **changes) -> Figure:
     tissue = nested() if tissue is None else tissue
     gm = volume((nested() == 2).astype(np.float32))
+    if not isinstance(scan, Overlay):
+        scan = Overlay(volume(100 * nested() if scan is None else scan), volume(tissue))
     arguments = {
-        "scan": Overlay(volume(100 * nested() if scan is None else scan), volume(tissue)),
+        "scan": scan,
         "warped": Overlay(gm, gm), "title": "sub-01", "metrics": {"GM": "700 mL"},
     }  # fmt: skip
     return scans.scan_report(**{**arguments, **changes})
@@ -139,12 +141,14 @@ def test_save_writes_a_whole_png(tmp_path) -> None:
 def test_lesions_have_outlines_of_their_own_and_a_legend() -> None:
     lesion = np.zeros(SHAPE, np.float32)
     lesion[14:26, 18:32, 12:18] = 1
-    figure = report(lesions={"hypointensities": volume(lesion), "lesion mask": volume(0.4 * lesion)})
+    marked = {"hypointensities": volume(lesion), "lesion mask": volume(0.4 * lesion)}
+    figure = report(scan=Overlay(volume(100 * nested()), volume(nested()), marked))
     assert {"hypointensities", "lesion mask"} <= {text.get_text() for text in figure.texts}
     drawn = [collection.get_edgecolor()[0][:3] for axes in figure.axes for collection in axes.collections]
     counts = {name: sum(np.allclose(c, to_rgb(c0)) for c in drawn) for name, c0 in (
         ("wmh", scans.PURPLE), ("mask", scans.VERMILLION))}  # fmt: skip
     assert counts["wmh"] > 3
     assert counts["mask"] == 0  # below one half
-    with pytest.raises(ValueError, match="mask: expected the grid"):
-        report(lesions={"mask": volume(lesion[1:], Grid((39, 50, 30), GRID.affine))})
+    other = {"mask": volume(lesion[1:], Grid((39, 50, 30), GRID.affine))}
+    with pytest.raises(ValueError, match="expected the grid"):
+        Overlay(volume(nested()), volume(nested()), other)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_names, naming
 
 KINDS = naming.output_kinds((4.0, 6.0, 7.5))
 
@@ -90,13 +90,13 @@ def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
         assert kind not in naming.output_kinds((6.0, 7.5))
         for names in naming.NAME_STYLES:
             path = naming.output_path(tmp_path, scan, kind, names)
-            stem, number, is_smoothed = naming.parse_map_name(path.name)
-            assert (naming.split_ids(stem)[0], number, is_smoothed) == ("sub-01", 7, kind != "mwp7")
+            stem, number, fwhm_mm = map_names.parse_map_name(path.name)
+            assert (naming.split_ids(stem)[0], number, fwhm_mm) == ("sub-01", 7, naming.fwhm_of(kind) or 0)
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "mwp7":
                 path.touch()
     assert naming.map_columns(["mwp7", "s6mwp7", "mwp1"], 7) == ["s6mwp7", "mwp7"]
-    assert len(naming.find_maps(tmp_path / "sub-01", 7, smoothed=False)) == 1
-    assert not naming.find_maps(tmp_path, 1)
+    assert len(map_names.find_maps(tmp_path / "sub-01", 7, smoothed=False)) == 1
+    assert not map_names.find_maps(tmp_path, 1)
     native = naming.native_paths(Path("mri/mwp7sub-01_T1w.nii.gz"))
     assert native["wmh"].name == "p7sub-01_T1w.nii.gz"

@@ -9,14 +9,14 @@ import torch
 
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.harmonize.run import harmonize_maps
+from vbmstat.harmonize.run import HarmonizeSpec, harmonize_maps
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.maps.lesions import LESION_THRESHOLD, lesion_share
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.models import RegionSpec, fit_roi_glm
 from vbmstat.tables.cohort import Cohort, index_by_id
 
 N, SHAPE = 24, (8, 6, 5)
@@ -100,7 +100,7 @@ def test_regions_of_lesions(folder):
     labels[:, :4], labels[:, 4:] = 1, 2
     io.write_volume(path, Volume(labels, GRID), dtype="int16")
     (folder.folder / "own.tsv").write_text("label\tname\n1\tOne\n2\tTwo\n")
-    found = fit_roi_glm("wmh ~ age", folder, atlas=path, inference="fdr")
+    found = fit_roi_glm("wmh ~ age", folder, regions=RegionSpec(path), inference="fdr")
     rows = found.table.set_index("name")
     total = folder.table["wmh_ml"].mean()
     assert rows["mean_ml"].sum() == pytest.approx(total, rel=1e-4)
@@ -108,4 +108,4 @@ def test_regions_of_lesions(folder):
 
 def test_harmonizing_lesions_is_refused(folder, tmp_path):
     with pytest.raises(DesignError, match="mostly zero"):
-        harmonize_maps(folder, "age", tmp_path, response="wmh")
+        harmonize_maps(folder, HarmonizeSpec("age", response="wmh"), tmp_path)
