@@ -25,9 +25,9 @@ from vbmstat.glm.fit.leverage import weight_notes
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
 from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
 from vbmstat.glm.fit.tile import Fit
-from vbmstat.glm.inference.corrected import exchange_tree, prepare_permutations
+from vbmstat.glm.inference.corrected import exchange_tree
 from vbmstat.glm.inference.permute.blocks import Node
-from vbmstat.glm.inference.permute.schemes import Permuted
+from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, make_permuted
 from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
 from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
@@ -216,15 +216,17 @@ def _draws(spec: ModelSpec, source: Source, variance: Ols) -> np.ndarray:
 
 def _with_permutations(setup: Setup, tree: Node) -> Setup:
     """The model with its permutations; default contrasts that cannot be permuted are left out with a note."""
-    spec, design = setup.spec, setup.design
+    spec, asked = setup.spec, setup.spec.inference
     groups = setup.variance.labels if isinstance(setup.variance, Groups) else None
+    resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups)
+    plan = make_plan(setup.design, setup.contrasts, setup.draws[:0], setup.weights)
     kept: list[Contrast] = []
     permuted: list[Permuted | None] = []
     errors: list[DesignError] = []
-    for contrast in setup.contrasts:
-        plan = make_plan(design, [contrast], setup.draws[:0], setup.weights)
+    for index, contrast in enumerate(setup.contrasts):
         try:
-            permuted += prepare_permutations(plan, tree, spec.inference, spec.seed, groups)
+            one = make_permuted(plan, index, resampling)
+            permuted.append(replace(one, index=len(kept)))  # its place among the contrasts that are left
             kept.append(contrast)
         except DesignError as error:
             if spec.contrasts:

@@ -28,6 +28,20 @@ def path(cohort_folder):
     return cohort_folder / "cohort.tsv"
 
 
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_several_contrasts_are_each_as_alone(path, one_sided):
+    asked = {"repeats": 0, "inference": "rft,fdr,fwe,tfce,cluster", "permutations": 30, "cluster_threshold": 0.05}
+    names = ["F(age, tiv)", "age", "sex[T.M]"]
+    together = fit_glm(None, "gm ~ age + sex + tiv", path, names, one_sided=one_sided, **asked)
+    for name in names:
+        alone = fit_glm(None, "gm ~ age + sex + tiv", path, [name], one_sided=one_sided, **asked)
+        assert together.maps[name].keys() == alone.maps[name].keys()
+        for stat, expected in alone.maps[name].items():
+            np.testing.assert_array_equal(together.maps[name][stat].values, expected.values, err_msg=f"{name} {stat}")
+        pd.testing.assert_frame_equal(together.clusters(name), alone.clusters(name))
+        pd.testing.assert_frame_equal(together.peaks(name), alone.peaks(name))
+
+
 def test_everything_at_once(path, tmp_path):
     results = fit_glm(None, "gm ~ age + sex + tiv", path, ["age", "F(age, tiv)"], **ALL)
     t, mask = results.maps["age"]["t"].values, results.mask

@@ -98,6 +98,19 @@ def test_critical_extent(name, df, size):
     assert extent_threshold(field, field.height(0.001), search(name)) == pytest.approx(size, abs=1e-6)
 
 
+def test_a_mask_with_holes():
+    """Cavities and tunnels make R_0 and R_1 negative, and E[EC] at low heights: p stays a p and falls with height."""
+    holes = SearchVolume(np.array([-8.0, -18.5, 260.0, 158.0]), 429_353, 2)
+    heights = np.linspace(0, 12, 2000)
+    p = p_height(Field("t", 7), heights, holes)
+    assert (p[heights < 0.5] == 1).all()
+    assert ((p >= 0) & (p <= 1)).all()
+    assert (np.diff(p) <= 1e-12).all()
+    assert (np.diff(p)[p[:-1] < 0.9] < 0).all()
+    _, corrected = p_extent(Field("t", 7), 0.05, np.array([0.1, 5.0]), holes)
+    assert ((corrected >= 0) & (corrected <= 1)).all()
+
+
 def test_any_cluster_is_significant_where_none_is_expected():
     assert extent_threshold(Z, 7.0, search("D")) == 0
 

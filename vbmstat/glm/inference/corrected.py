@@ -15,7 +15,6 @@ from scipy import stats
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.subjects import without_own_mean
-from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
 from vbmstat.glm.inference.p_values import p_of_f, p_one_sided, p_two_sided, q_fdr
@@ -24,7 +23,7 @@ from vbmstat.glm.inference.permute.checkpoint import Checkpoint, analysis_key
 from vbmstat.glm.inference.permute.nulls import ALPHA, TFCE_CONNECTIVITY, Nulls, NullSettings
 from vbmstat.glm.inference.permute.rearrangements import blocks_flipped_apart
 from vbmstat.glm.inference.permute.run import permutation_nulls
-from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, kept_by_flips, make_permuted
+from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips
 from vbmstat.glm.inference.random_field import Field
 from vbmstat.glm.inference.rft import FieldInference, SmoothSpace, field_inference, validity_notes
 from vbmstat.glm.inference.smoothness import Smoothness
@@ -75,14 +74,6 @@ def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[
     return level_tree(levels.astype(np.int64), order)
 
 
-def prepare_permutations(
-    plan: Plan, tree: Node, asked: InferenceSpec, seed: int, groups: np.ndarray | None = None
-) -> list[Permuted | None]:
-    """The permutations of each contrast of a plan."""
-    resampling = Resampling(tree, asked.permutations, seed, asked.scheme, asked.sign_flip, groups)
-    return [make_permuted(plan, index, resampling) for index in range(len(plan.contrasts))]
-
-
 def forming_threshold(wanted: float, kind: str, two_sided: bool, m: float, df: float) -> float:
     """Cluster-forming threshold as t or F: below 1 an uncorrected p, else the value itself."""
     if wanted >= 1:
@@ -108,7 +99,7 @@ def infer(
     contrasts : sequence of Contrast
         Those of the fit.
     permuted : sequence of Permuted or None
-        From :func:`prepare_permutations`.
+        The permutations of each contrast; None where none are asked for.
     asked : InferenceSpec
         What is asked.
     compute : Compute

@@ -15,6 +15,7 @@ from scipy import optimize, special, stats
 
 _A = 4 * np.log(2)
 _FLOOR = np.finfo(float).eps  # SPM's: at low heights the density of three dimensions is negative
+_N_HEIGHTS = 400
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _student(u: np.ndarray, v: float, _k: float) -> tuple[np.ndarray, ...]:
 
 
 def _fisher(u: np.ndarray, v: float, k: float) -> tuple[np.ndarray, ...]:
-    x = k * u / v
+    x = k * np.maximum(u, np.finfo(float).tiny) / v  # negative powers of x are finite
     b = _A / (2 * np.pi)
 
     def term(d: int) -> np.ndarray:
@@ -120,10 +121,24 @@ class SearchVolume:
         """Expected Euler characteristic above heights (...)."""
         return np.asarray(self.sides * np.tensordot(self.resels, field.densities(height), axes=1))
 
+    def expected_clusters(self, field: Field, forming: float) -> float:
+        """Expected number of clusters: E[EC], or its volume term where holes of the mask make that negative."""
+        expected = float(self.expected_ec(field, forming))
+        return expected if expected > 0 else float(self.sides * self.resels[3] * field.densities(forming)[3])
+
+    def lowest_height(self, field: Field) -> float:
+        """Height of the largest E[EC]: below it, E[EC] no longer counts clusters; masks with holes make it negative."""
+        heights = np.linspace(0, field.height(_FLOOR), _N_HEIGHTS)
+        return float(heights[np.argmax(self.expected_ec(field, heights))])
+
 
 def p_height(field: Field, height: np.ndarray | float, search: SearchVolume) -> np.ndarray:
-    """FWE-corrected p of heights (...): 1 - exp(-E[EC]), or Bonferroni's where that is smaller (SPM's rule)."""
-    by_field = -np.expm1(-search.expected_ec(field, height))
+    """FWE-corrected p of heights (...): 1 - exp(-E[EC]), or Bonferroni's where that is smaller (SPM's rule).
+
+    Below the height of the largest E[EC] the former is 1.
+    """
+    is_low = np.asarray(height) < search.lowest_height(field)
+    by_field = np.where(is_low, 1.0, -np.expm1(-np.maximum(search.expected_ec(field, height), 0)))
     bonferroni = search.sides * search.n_voxels * field.tail(height)
     return np.asarray(np.minimum(np.minimum(by_field, bonferroni), 1.0))
 
@@ -166,12 +181,12 @@ def p_extent(
     density = field.densities(forming)
     beta = (special.gamma(2.5) * density[3] / density[0]) ** (2 / 3)
     uncorrected = np.exp(-beta * np.asarray(size, dtype=np.float64) ** (2 / 3))
-    return uncorrected, -np.expm1(-search.expected_ec(field, forming) * uncorrected)
+    return uncorrected, -np.expm1(-search.expected_clusters(field, forming) * uncorrected)
 
 
 def extent_threshold(field: Field, forming: float, search: SearchVolume, p: float = 0.05) -> float:
     """Extent in resels whose FWE-corrected p is `p`; 0 where any cluster is significant."""
-    expected = float(search.expected_ec(field, forming))
+    expected = search.expected_clusters(field, forming)
     if expected <= -np.log1p(-p):
         return 0.0
     density = field.densities(forming)
@@ -182,7 +197,7 @@ def extent_threshold(field: Field, forming: float, search: SearchVolume, p: floa
 def p_set(field: Field, forming: float, count: int, size: float, search: SearchVolume) -> float:
     """P(at least `count` clusters of at least `size` resels)."""
     uncorrected, _ = p_extent(field, forming, size, search)
-    return float(stats.poisson.sf(count - 1, float(search.expected_ec(field, forming)) * float(uncorrected)))
+    return float(stats.poisson.sf(count - 1, search.expected_clusters(field, forming) * float(uncorrected)))
 
 
 def p_peak_above(field: Field, height: np.ndarray, forming: float, search: SearchVolume) -> np.ndarray:
@@ -192,4 +207,4 @@ def p_peak_above(field: Field, height: np.ndarray, forming: float, search: Searc
     doi:10.1016/j.neuroimage.2009.10.090); over the uncorrected p of extents, of clusters (2009,
     doi:10.1016/j.neuroimage.2008.05.021).
     """
-    return np.asarray(np.minimum(search.expected_ec(field, height) / search.expected_ec(field, forming), 1.0))
+    return np.asarray(np.clip(search.expected_ec(field, height) / search.expected_clusters(field, forming), 0.0, 1.0))
