@@ -32,7 +32,7 @@ def command(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Subset repetitions; 0 for none.")] = 100,
     fraction: Annotated[float, typer.Option(help="Share of the scans in a subset.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the subsets and permutations.")] = 0,
     stratify: Annotated[str | None, typer.Option(help="Column whose levels keep their share in every subset.")] = None,
     draws: Annotated[Path | None, typer.Option(help="draws.tsv of another run, to use the same subsets.")] = None,
     fwhm_mm: Annotated[
@@ -46,7 +46,9 @@ def command(
     tiv: Annotated[str, typer.Option(help="none, covariate, by-group or proportional.")] = "none",
     global_scaling: Annotated[bool, typer.Option("--global-scaling", help="Scale maps to one mean.")] = False,
     weights: Annotated[str | None, typer.Option(help="Column with weights of the scans.")] = None,
-    missing: Annotated[str, typer.Option(help="Missing covariates: raise or drop.")] = "raise",
+    missing: Annotated[
+        str, typer.Option(help="Scans without a covariate, maps without a row: raise or drop.")
+    ] = "raise",
     variance: Annotated[
         str,
         typer.Option(help="ols, hc3, spm (variance floor), sandwich:COLUMN (repeated scans, families), groups:COLUMN."),
@@ -236,7 +238,7 @@ def print_summary(results: GlmResults, folder: Path) -> None:
         typer.echo(f"  {contrast.name}: {contrast.kind} from {values.min():.2f} to {values.max():.2f}{freedom}{of}")
         if contrast.label != file_label(contrast.name):
             typer.echo(f"    files of {contrast.name}: contrast-{contrast.label}_*")
-        for line in _corrected(results, contrast.name):
+        for line in _corrected(results, contrast.name, contrast.kind):
             typer.echo(f"    {line}")
     typer.echo(f"results in {folder}")
 
@@ -248,15 +250,15 @@ _CORRECTED = {
 }  # fmt: skip
 
 
-def _corrected(results: GlmResults, contrast: str) -> list[str]:
+def _corrected(results: GlmResults, contrast: str, kind: str) -> list[str]:
     """What survives correction, a line each."""
     if contrast not in results.inference:
         return []
     maps, inference, lines = results.maps[contrast], results.inference[contrast], []
     if inference.nulls is not None:
-        sides = "two" if inference.two_sided else "one"
+        sides = "" if kind == "F" else " two-sided," if inference.two_sided else " one-sided,"
         nulls = inference.nulls
-        lines.append(f"{nulls.count} permutations, {sides}-sided, smallest p {nulls.smallest_p:.2g}")
+        lines.append(f"{nulls.count} permutations,{sides} smallest p {nulls.smallest_p:.2g}")
     for stat, what in _CORRECTED.items():
         if stat in maps:
             p = maps[stat].values[results.mask]

@@ -250,7 +250,7 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"Family-wise error of peaks and cluster extents was controlled by random field theory [@worsley1996] "
             f"({sides}; residual FWHM {' × '.join(f'{mm:.1f}' for mm in inference['smoothness']['fwhm_mm'])} mm, "
-            f"{first['random_field']['resels'][3]:,.0f} resels). Clusters were formed at "
+            f"{first['random_field']['resels'][3]:,.0f} resels). Clusters were formed beyond "
             f"{first['cluster_forming_threshold']:.2f}; extents account for local smoothness [@hayasaka2004]."
         )
     if "permutations" in first:

@@ -59,7 +59,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         contrast_report(model, entry, index, figures_folder(out))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
     ]  # fmt: skip
-    n_flagged = 0 if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
+    n_flagged = None if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
     has_preprocessing = run is not None and bool(run.engine_versions)
     methods = glm_methods(record)
     if run is not None and has_preprocessing:

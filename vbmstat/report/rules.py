@@ -53,7 +53,9 @@ def preprocessing_rules(n_flagged: int, is_mixed: bool) -> list[Rule]:
     return _numbered(answers)
 
 
-def glm_rules(record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int, has_clusters: bool) -> list[Rule]:
+def glm_rules(
+    record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int | None, has_clusters: bool
+) -> list[Rule]:
     """The rules after a model.
 
     Parameters
@@ -62,7 +64,7 @@ def glm_rules(record: Mapping[str, Any], has_preprocessing: bool, n_flagged: int
         Content of ``glm.json``.
     has_preprocessing : bool
         Whether the maps have sidecars.
-    n_flagged : int
+    n_flagged : int, optional
         Scans in the model that quality control flagged.
     has_clusters : bool
         Whether there are tables of clusters.
@@ -125,7 +127,7 @@ def _unusual(record: Mapping[str, Any]) -> list[str]:
     return [text for applies, text in named if applies]
 
 
-def _pitfalls(record: Mapping[str, Any], n_flagged: int) -> str:
+def _pitfalls(record: Mapping[str, Any], n_flagged: int | None) -> str:
     pitfalls = []
     if record.get("level", "voxel") == "voxel":
         pitfalls.append(f"{record['n_voxels']:,} voxels are in the mask: check that it covers your regions.")
@@ -134,6 +136,9 @@ def _pitfalls(record: Mapping[str, Any], n_flagged: int) -> str:
             pitfalls.append(f"{row['column']} is nearly a combination of the other columns (VIF {row['vif']:.1f}).")
         if row["column"] != "tiv" and abs(row.get("r_tiv") or 0) > _HIGH_R:
             pitfalls.append(f"{row['column']} correlates with TIV (r = {row['r_tiv']:.2f}): they share their effect.")
-    pitfalls.append(f"{n_flagged or 'No'} scans in the model are flagged by quality control.")
+    if n_flagged is None:
+        pitfalls.append("No quality control is known for these maps: look at every one.")
+    else:
+        pitfalls.append(f"{n_flagged or 'No'} scans in the model are flagged by quality control.")
     pitfalls.append("Check every segmentation yourself.")
     return " ".join(pitfalls)

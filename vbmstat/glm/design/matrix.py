@@ -27,7 +27,7 @@ from vbmstat.glm.design.describe import Covariate, describe
 from vbmstat.glm.design.formula import check_size, expression_names
 from vbmstat.glm.design.rank import collinear_columns, combined_columns, matrix_rank
 from vbmstat.tables.cells import label, without_missing_words
-from vbmstat.tables.cohort import ALIASES, closest, find_column, read_column
+from vbmstat.tables.cohort import ALIASES, closest, find_column, is_tiv_name, read_column
 
 INTERCEPT = "Intercept"
 _CONTEXT = {"log1p": np.log1p, "sqrt": np.sqrt, "abs": np.abs}  # the allowed functions that formulaic lacks
@@ -217,8 +217,12 @@ def _select_columns(
             sources[name] = f"read from the column {source}"
         chosen[name] = without_missing_words(read_column(source, table)).to_numpy()
     if unknown:
-        near = "; ".join(f"{name}: nearest {closest(name, table.columns) or 'none'}" for name in unknown)
-        msg = f"formula: no column {', '.join(unknown)} in the table ({near}); it has {', '.join(map(str, table))}"
+        near = {name: closest(name, table.columns) for name in unknown}
+        nearest = "; ".join(f"{name}: nearest {other}" for name, other in near.items() if other)
+        where = f" ({nearest})" if nearest else ""
+        msg = f"formula: no column {', '.join(unknown)} in the table{where}; it has {', '.join(map(str, table))}"
+        if any(map(is_tiv_name, unknown)):
+            msg += "; copy TIV into the table (CAT12 has it in report/cat_*.xml, vbmstat in cohort.tsv)"
         raise DesignError(msg)
     return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes, sources
 
