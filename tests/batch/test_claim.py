@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from vbmstat.batch import claim as claims
-from vbmstat.batch.claim import claim, sweep, tables_claim, under_way
+from vbmstat.batch.claim import claim, steps_in_progress, sweep, tables_claim
 from vbmstat.errors import VbmstatError
 
 HOLDER = """
@@ -58,7 +58,7 @@ def test_a_lock_ends_with_its_process_and_the_next_holder_finds_nothing_unfinish
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert under_way(tmp_path) == {"a": "warp"}  # where it was killed
+    assert steps_in_progress(tmp_path) == {"a": "warp"}  # where it was killed
     held = claim(tmp_path, "a")
     assert not held.folder.exists()
     held.release()

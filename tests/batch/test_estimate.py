@@ -44,14 +44,14 @@ def test_time_is_that_of_this_folder_or_a_measured_one(tmp_path):
 
 def test_outlook(tmp_path, monkeypatch):
     plan = make_plan(write_scans(tmp_path / "scans", 3), tmp_path / "out", *asked(shard=(1, 2)))
-    lines = estimate.outlook(plan, 1, Allotment(2, 1, 3 * 10**9))
+    lines = estimate.dry_run_lines(plan, 1, Allotment(2, 1, 3 * 10**9))
     assert lines[0] == f"2 scans of shard 1/2: 1 complete, 1 to do; output in {tmp_path / 'out'}"
     assert lines[1] == "engine classic on cpu: 2 scans at once, 1 thread each, up to 3.0 GB per scan"
     assert lines[2].startswith("time: about ")
     assert lines[3].startswith("disk: about ")
     assert len(lines) == 4
     monkeypatch.setattr(estimate, "disk_free_bytes", lambda _: 10)
-    assert "more than is free" in estimate.outlook(plan, 1, Allotment(1, 2, 10**9, "careful"))[-1]
+    assert "more than is free" in estimate.dry_run_lines(plan, 1, Allotment(1, 2, 10**9, "careful"))[-1]
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import STEPS, light
-from vbmstat.batch.claim import FOLDER, claim, under_way
+from vbmstat.batch.claim import FOLDER, claim, steps_in_progress
 from vbmstat.batch.task import ScanRun, publish, reason_of, run_scan
 from vbmstat.errors import ScanError
 from vbmstat.files import naming
@@ -64,7 +64,7 @@ def test_a_failure_has_its_step_and_leaves_nothing(tasks):
     assert (outcome.status, outcome.step) == ("failed", "segment")
     assert outcome.detail == "sub-01_T1w: no brain here"
     assert left_behind(task.out) == [task.out / ".partial"]
-    assert under_way(task.out) == {}
+    assert steps_in_progress(task.out) == {}
     task.scan.path.unlink()
     assert run_scan(task).step == "read"
 
@@ -76,7 +76,7 @@ def test_an_interruption_is_raised_and_leaves_nothing(tasks):
     (task,) = tasks(1, process=interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_scan(task)
-    assert under_way(task.out) == {}
+    assert steps_in_progress(task.out) == {}
 
 
 def test_weights_reach_the_engine(tasks):
@@ -148,7 +148,7 @@ def test_a_scan_that_was_only_read_cannot_be_written(tasks):
         with pytest.raises(RuntimeError, match="processed before it is written"):
             run.write()
     assert left_behind(task.out) == [task.out / ".partial"]
-    assert under_way(task.out) == {}
+    assert steps_in_progress(task.out) == {}
 
 
 def test_reasons_are_one_line_with_the_scan_in_it(tmp_path):

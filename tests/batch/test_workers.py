@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.batch.light import KILLS, light, light_undrawn
-from vbmstat.batch.claim import claim, under_way
+from vbmstat.batch.claim import claim, steps_in_progress
 from vbmstat.batch.task import run_scan
 from vbmstat.batch.workers import Workers, _end_with, local_workers, run_elsewhere, run_here
 
@@ -32,7 +32,7 @@ def test_here_in_order_each_step_told(tasks):
     found = statuses(run_here(some, lambda task, step: told.append((task.scan.participant_id, step))))
     assert found == [("sub-01", "done"), ("sub-02", "done"), ("sub-03", "done")]
     assert [step for scan, step in told if scan == "sub-02"] == ["read", "brain", "segment", "warp", "write"]
-    assert under_way(some[0].out) == {}
+    assert steps_in_progress(some[0].out) == {}
 
 
 def test_here_a_bad_scan_is_passed_by(tasks):

@@ -98,7 +98,7 @@ def tables_claim(out: Path, locking: bool = True) -> Iterator[None]:
         _tidy(out)
 
 
-def under_way(out: Path) -> dict[str, str]:
+def steps_in_progress(out: Path) -> dict[str, str]:
     """Current step of each scan in progress, from the lock files; for a killed process, its last step."""
     notes = {}
     for path in _listed(out / FOLDER / "locks"):
@@ -135,7 +135,7 @@ def _acquire(path: Path, locking: bool) -> int | None:
             if locking and not _locked(handle, path):
                 os.close(handle)
                 return None
-            if _is_named(handle, path):
+            if _still_at_path(handle, path):
                 return handle
         except BaseException:
             os.close(handle)
@@ -164,7 +164,7 @@ def _no_locks(path: Path, why: str) -> str:
     )
 
 
-def _is_named(handle: int, path: Path) -> bool:
+def _still_at_path(handle: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

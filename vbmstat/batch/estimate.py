@@ -28,7 +28,7 @@ _HOUR_S, _MINUTE_S = 3600, 60
 
 
 def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
-    """Grids of some scans of a run, from their headers; unreadable scans are left for their own turn to fail."""
+    """Grids of some scans of a run, from their headers; unreadable scans are skipped here and fail when processed."""
     read = []
     for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _N_SAMPLED))}):
         try:
@@ -79,7 +79,7 @@ def sharing(share: Allotment, workers: Workers | None = None) -> str:
     return f"{text}; {share.note}" if share.note else text
 
 
-def outlook(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]:
+def dry_run_lines(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]:
     """Lines of `--dry-run`: scans to do, time, disk."""
     n_todo, sampled = len(plan.tasks) - n_complete, grids(plan.tasks)
     skipped = f", {len(plan.inputs.skipped)} files skipped" if plan.inputs.skipped else ""

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from vbmstat.batch.claim import under_way
+from vbmstat.batch.claim import steps_in_progress
 from vbmstat.batch.resources import Allotment
 from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
 from vbmstat.device import THREAD_VARIABLES, keep_freed_memory
@@ -168,7 +168,7 @@ def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
     except BrokenExecutor:
         return None
     except Exception as error:  # from the executor itself, e.g. a task that it cannot pickle
-        step = under_way(task.out).get(task.scan.stem) or "start"
+        step = steps_in_progress(task.out).get(task.scan.stem) or "start"
         return ScanOutcome(task.scan, "failed", step=step, reason=reason_of(error, task.scan))
 
 
@@ -180,7 +180,7 @@ def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:
         stop(executor)
     if outcome is not None:
         return outcome
-    step = under_way(task.out).get(task.scan.stem) or "start"
+    step = steps_in_progress(task.out).get(task.scan.stem) or "start"
     reason = f"{task.scan.stem}: {_KILLED.format(step=step)}"
     return ScanOutcome(task.scan, "failed", step=step, reason=reason)
 
@@ -190,7 +190,7 @@ def _report_steps(tasks: Any, seen: dict[str, str], on_step: OnTaskStep) -> None
     by_stem = {task.scan.stem: task for task in tasks}
     if not by_stem:
         return
-    for stem, step in under_way(next(iter(by_stem.values())).out).items():
+    for stem, step in steps_in_progress(next(iter(by_stem.values())).out).items():
         if step and stem in by_stem and seen.get(stem) != step:
             seen[stem] = step
             on_step(by_stem[stem], step)

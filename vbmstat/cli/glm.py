@@ -154,7 +154,7 @@ def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
     given = {name: value for name, value in parameters.items() if name in ModelKeywords.__annotations__}
     variance = new_spelling(**{name: parameters[name] for name in OLD_VARIANCES if name in parameters})
     if variance is not None:
-        typer.echo(f"--variance {variance} is the new spelling of this option")
+        typer.echo(f"write --variance {variance}: it replaces this option")
         if given.get("variance", "ols") not in ("ols", variance):
             msg = f"--variance {given['variance']} beside an old option for {variance}: leave the old one out"
             raise typer.BadParameter(msg)

@@ -123,7 +123,7 @@ def _print_outlook(plan: RunPlan) -> None:
     from vbmstat.batch.plan import completed  # noqa: PLC0415
 
     n_complete = len(completed(plan))
-    for line in estimate.outlook(plan, n_complete, estimate.share_out(plan, len(plan.tasks) - n_complete)):
+    for line in estimate.dry_run_lines(plan, n_complete, estimate.share_out(plan, len(plan.tasks) - n_complete)):
         typer.echo(line)
 
 

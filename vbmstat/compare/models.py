@@ -115,7 +115,7 @@ def _pack(paths: Mapping[str, Path], folder: Path, rule: MaskRule) -> PackedMaps
     return pack_maps(paths, folder, rule)
 
 
-def _check_tiv(variable: Variable, table: pd.DataFrame, whose: str) -> None:
+def _check_tiv(variable: Variable, table: pd.DataFrame, source: str) -> None:
     """Refuse a model with TIV, by any of its names, if scans have none."""
     if not any(map(is_tiv_name, re.findall(r"\w+", variable.formula))):
         return
@@ -123,7 +123,7 @@ def _check_tiv(variable: Variable, table: pd.DataFrame, whose: str) -> None:
     without = list(values.index[values.isna()])
     if without:
         msg = (
-            f"{whose} gives no TIV for {listed(without, 6)}; expected sidecars (report/vbmstat_*.json), cohort.tsv or "
+            f"no TIV in {source} for {listed(without, 6)}; expected sidecars (report/vbmstat_*.json), cohort.tsv or "
             "volumes.tsv with tiv_ml, or CAT12's report/cat_*.xml in its folder"
         )
         raise DesignError(msg)

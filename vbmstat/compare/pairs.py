@@ -55,8 +55,7 @@ def compare_pair(a: Path, b: Path, mask: Path | None = None) -> MapPair:
     """
     one, other = read_statistic(a, mask), read_statistic(b)
     kinds = {one.kind, other.kind} - {"unknown"}
-    plain = {kind.removeprefix("median ") for kind in kinds}
-    if len(plain) > 1:
+    if len({kind.removeprefix("median ") for kind in kinds}) > 1:
         msg = f"{a} is a map of {one.kind}, {b} of {other.kind}; compare maps of the same statistic"
         raise ScanError(msg)
     notes: list[str] = []

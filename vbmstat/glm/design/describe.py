@@ -17,11 +17,11 @@ from vbmstat.tables.cohort import is_id_name
 from vbmstat.tables.missing_codes import is_missing_code, suspects
 
 _MAX_LEVELS_SHOWN = 8
-_MAX_CODES = 10  # whole numbers up to so many values may be codes of groups, if there are three scans a value
+_MAX_CODES = 10  # at most so many different whole numbers, with three scans per value: ask if it is a factor
 _NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _SEXES = ("sex", "gender")  # columns in which two levels are expected
 _NEARLY_ALL = 2 / 3  # levels per scan; with more, text may be misread numbers
-_MOST_GROUPS = 6  # so many levels are never too many, however few the scans
+_MOST_GROUPS = 6  # up to so many levels are accepted for any number of scans
 
 
 @dataclass(frozen=True)

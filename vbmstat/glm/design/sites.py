@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HARMONIZED = "harmonization"  # column of a cohort table that says what was done to its maps
 # Names of columns that hold the site, in any letter case, also site_id, scanner no …
 _SITE_NAME = re.compile(r"(site|scanner|centre|center)([ _.-]?(id|no|nr|number|code|name|label))?", re.IGNORECASE)
-CONFOUNDED_R2 = 0.5  # from here on (variance inflation 2) a warning: site explains half of a covariate
+CONFOUNDED_R2 = 0.5  # warn from this R² (variance inflation 2): site explains half of a covariate
 
 
 def site_confounding(covariates: np.ndarray, columns: Sequence[str], sites: Sequence[str]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from vbmstat.glm.fit.stacked import full_statistics, quantiles_of, reciprocal, r
 from vbmstat.glm.fit.tile import Tile
 from vbmstat.maps.store import CHUNK_VOXELS, Scratch
 
-_CANCELLED = 0.1  # RSS over the sum it is taken from, below: rounding of that sum shows in the fifth digit of t
+_CANCELLED = 0.1  # refit in float64 if RSS_S / |E|² is below: rounding would reach the fifth digit of t
 
 
 class _FullFit(NamedTuple):

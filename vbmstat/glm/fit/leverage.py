@@ -19,14 +19,14 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.fit.plan import ContrastPlan
 
 Tested = TypeVar("Tested", Contrast, ContrastPlan)
-SINGULAR = 1e-9  # 1 - leverage, or an eigenvalue of I - H_ii, below: residuals that are zero for any data
-MISSING = 1e-12  # of a contrast's variance, carried by such residuals: more than rounding
-_EXACT = 100  # blocks whose part of the variance is exact; that of the others is a gamma variable
+SINGULAR = 1e-9  # residuals are zero for any data if 1 - leverage, or an eigenvalue of I - H_ii, is below
+MISSING = 1e-12  # share of a contrast's variance in such residuals from which it cannot be estimated
+_EXACT = 100  # largest blocks, which enter the distribution exactly; the others as one gamma variable
 _STEADY = 20.0  # Satterthwaite's degrees of freedom from which the approximation is good to the third digit
-_MOST_DF = 200.0  # of that gamma variable; keeps the integrand smooth
-_STEPS = 45  # of the integral, for each factor e
+_MOST_DF = 200.0  # of the gamma variable, to keep the integrand smooth
+_STEPS = 45  # integration steps for each factor of e
 MOST_LISTED = 6  # scans or groups in a message
-_DOMINANT = 0.9  # leverage that a weight alone gives a scan: from here on the fit follows that scan
+_DOMINANT = 0.9  # from this leverage, caused by its weight, the fit follows a single scan
 
 
 def residual_spectra(basis: np.ndarray, starts: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def hommel_value(p: np.ndarray, alpha: float = 0.05) -> int:
-    """How many hypotheses the largest set has that Simes' test at `alpha` does not reject.
+    """Size of the largest set of hypotheses that Simes' test at `alpha` does not reject.
 
     Parameters
     ----------

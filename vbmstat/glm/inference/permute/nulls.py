@@ -110,7 +110,7 @@ class Scale:
         return -1.0 if self.is_signed else 0.0
 
     def level(self, score: Values, ties: float) -> Values:
-        """The least score that counts as reaching a score: `ties` of s lower, as rounding does not depend on s."""
+        """The score minus a tolerance: `ties` is absolute in s, because rounding does not grow with s."""
         return score - ties if self.is_signed else score - 2 * ties * score**0.5
 
     def statistic(self, score: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ class Resampling:
     """How a test rearranges scans."""
 
     tree: Node  # which rows may be exchanged
-    permutations: int  # how many, the unpermuted data counted in; all that exist where they are no more
+    permutations: int  # number, including the unpermuted data; all of them if fewer exist
     seed: int = 0  # of the draws
     scheme: str = SCHEMES[0]  # "freedman-lane" or "smith"; see the module's docstring
     # flip signs in place of permuting: for one-sample designs and maps of paired differences, with symmetric errors
