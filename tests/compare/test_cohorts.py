@@ -270,7 +270,7 @@ def test_tiv_is_each_pipelines_own_and_missed_where_it_is_missing(folder, name):
     (folder / "plan.toml").write_text(PLAN.replace("+ tiv", f"+ {name}"))
     found = compare_cohorts(read_plan(folder / "plan.toml"))
     assert len(found.failures) == 2
-    assert "one: no TIV in ours for sub-000, " in found.failures[0]
+    assert "no TIV in one: ours for sub-000, " in found.failures[0]
     assert "report/cat_*.xml" in found.failures[0]
     assert "correlation" not in found.tables
     assert "roi_correlation" in found.tables
