@@ -55,6 +55,18 @@ def test_a_lesion_in_white_matter_is_found_exactly(level):
     assert torch.equal(found(image, prior), expected)
 
 
+def test_brainstem_and_cerebellum_are_left_out():
+    """Their nuclei and tracts are dark in healthy people, too."""
+    image, prior = brain()
+    image[box((13, 36, 36), 2)] = LESION
+    seen = evidence(image, prior)
+    assert found(image, prior).any()
+    below = np.eye(4)
+    below[:3, 3] = [13, 36 + 60, 36 + 50]  # template (0, -60, -50) lies in the lesion: cerebellum
+    moved = Evidence(seen.brain, seen.fractions, seen.prior, below, seen.scan)
+    assert not (find_lesions(moved).data > LESION_FROM).any()
+
+
 def test_a_lesion_at_the_ventricle_is_found():
     image, prior = brain()
     cap = (slice(28, 33), slice(18, 30), slice(22, 26))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.grid import apply_affine, sample, voxel_indices
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 
@@ -33,9 +33,10 @@ _CAVITY = (-1.0, -0.5)  # darker than GM: a cavity or CSF fades out
 _IN_WM = (0.6, 0.9)  # WM prior
 _IN_GM = (0.03, 0.1)  # GM prior: cortex or a nucleus
 _IS_CSF = (0.5, 0.9)  # CSF fraction
-_MOST_GREY = (
-    0.15  # share of the voxels around a piece that may be dark, too: more, and it belongs to cortex or a nucleus
-)
+# share of the voxels around a piece that may be dark, too: with more, it belongs to cortex or a nucleus
+_MOST_GREY = 0.15
+# Boxes of the template that hold brainstem and cerebellum, whose nuclei and tracts differ in intensity: x, y, z in mm
+_INFRATENTORIAL = (((-20, 20), (-48, -8), (-90, -5)), ((-70, 70), (-110, -35), (-90, -18)))
 _THREAD_MM3, _THREAD_RATIO = 60.0, 4.0  # a smaller piece this many times as long as wide is a perivascular space
 
 
@@ -113,18 +114,30 @@ def find_lesions(evidence: Evidence, network: Network | None = None) -> Volume:
 
 
 def dark_in_white_matter(evidence: Evidence) -> torch.Tensor:
-    """The plain rule, (X, Y, Z): dark pieces that white matter encloses, where the template has white matter.
+    """The plain rule, (X, Y, Z): dark pieces that white matter encloses, where the template has cerebral white matter.
 
     Voxels beside CSF are often dark from partial volume; they count only beside a lesion voxel that is not.
     """
     gm, wm, _ = evidence.prior
-    place = _ramp(wm, _IN_WM) * (1 - _ramp(gm, _IN_GM))
+    place = _ramp(wm, _IN_WM) * (1 - _ramp(gm, _IN_GM)) * ~_is_infratentorial(evidence)
     dark = _ramp(evidence.darker, _DARKER) * _ramp(evidence.contrast, _CAVITY)
     is_csf = (evidence.contrast < _CAVITY[1]) | (evidence.fractions[2] > _IS_CSF[0])
     inner = ~_dilated(is_csf)
     probability = place * dark
     core = enclosed((probability > LESION_FROM) & inner, (dark > LESION_FROM) & inner, inner)
     return probability * _dilated(core)
+
+
+def _is_infratentorial(evidence: Evidence) -> torch.Tensor:
+    """Where the template's brainstem and cerebellum are, (X, Y, Z), bool."""
+    grid = evidence.brain.grid
+    to_template = np.linalg.inv(evidence.linear) @ grid.affine
+    at = apply_affine(to_template, voxel_indices(grid.shape, evidence.prior.device))  # mm
+    inside = [
+        torch.stack([(at[axis] >= low) & (at[axis] <= high) for axis, (low, high) in enumerate(box)]).all(dim=0)
+        for box in _INFRATENTORIAL
+    ]
+    return torch.stack(inside).any(dim=0)
 
 
 def enclosed(pieces: torch.Tensor, dark: torch.Tensor, considered: torch.Tensor) -> torch.Tensor:
