@@ -24,7 +24,7 @@ def truth(number: int) -> torch.Tensor:
     return (lesion > 0.5).float()
 
 
-def person(number: int, noise: float = 0.15) -> dict[str, torch.Tensor]:
+def person(number: int, noise: float = 0.5) -> dict[str, torch.Tensor]:
     """A case whose image shows every lesion, at an intensity of its own, and CSF at its border."""
     source = torch.Generator().manual_seed(1000 + number)
     lesion = truth(number)
@@ -32,7 +32,7 @@ def person(number: int, noise: float = 0.15) -> dict[str, torch.Tensor]:
     contrast = 1 - (1 - level) * lesion + noise * torch.randn(SHAPE, generator=source)
     contrast[:2] = -1.0
     prior = torch.stack([torch.zeros(SHAPE), torch.ones(SHAPE)])
-    return {"contrast": contrast[None], "prior": prior, "wm": torch.ones(1, *SHAPE), "lesion": lesion[None]}
+    return {"contrast": contrast[None], "prior": prior, "lesion": lesion[None]}
 
 
 def on_slices(lesion: torch.Tensor) -> torch.Tensor:

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from vbmstat.training.tasks import make_task
 
 from tests.training import lesion_phantoms as phantoms
 from vbmstat.errors import VbmstatError
+from vbmstat.preproc.networks.lesion_net import candidates, describe
 from vbmstat.preproc.networks.weights import load_network, own_file
 from vbmstat.training import losses
 from vbmstat.training.cases import Case, CaseFile, write_cases
 from vbmstat.training.config import read_config
-from vbmstat.training.run import train
+from vbmstat.training.run import open_task, train
 
 TRAINING, UNSEEN = range(20), range(100, 108)
-FAST = {"n_folds": 1, "n_validation": 1, "augment": 0.0, "depth": 1, "n_channels": 8, "max_learning_rate": 0.01}
+FAST = {"n_folds": 1, "n_validation": 1, "augment": 0.0, "depth": 2, "n_channels": 32, "max_learning_rate": 0.01}
 
 
 @pytest.fixture
-def fit(configure, tmp_path, monkeypatch):
-    """Train on labels and return the network: ``fit(labels, epochs=9)``; nothing is painted."""
-    monkeypatch.setattr("vbmstat.training.lesions._PAINTED", 0.0)
-    monkeypatch.setattr("vbmstat.training.lesions._THREADS", 0.0)
+def fit(configure, tmp_path):
+    """Train on labels and return the network: ``fit(labels, epochs=9)``."""
 
     def run(labels, name="run", **settings):
         data = phantoms.write(tmp_path / f"{name}.npz", labels)
-        assert train("wmh", configure(data, **{**FAST, "epochs": 10, **settings}), tmp_path / name)
+        assert train(open_task("wmh", configure(data, **{**FAST, "epochs": 10, **settings})), tmp_path / name)
         return load_network(own_file(tmp_path / name, "wmh"))[0]
 
     return run
@@ -56,8 +54,7 @@ def test_the_second_step_drops_exactly_the_wrong_labels(fit, tmp_path, configure
     labels = {n: phantoms.wrong(n) if n % 10 < 3 else phantoms.truth(n) for n in TRAINING}
     fit(labels, second_step="drop", disagreeing=0.3)
     cases = CaseFile(tmp_path / "run.npz")
-    config = read_config(configure(cases.path, **FAST, second_step="drop", disagreeing=0.3))
-    task = make_task("wmh", cases, config, torch.device("cpu"), tmp_path)
+    task = open_task("wmh", configure(cases.path, **FAST, second_step="drop", disagreeing=0.3))
     network = load_network(own_file(tmp_path / "run", "wmh-step1"))[0]
     kept = task.select(cases.names, task.stages()[1], network)
     assert kept == [f"person{n}" for n in TRAINING if n % 10 >= 3]
@@ -86,36 +83,22 @@ def test_the_lesion_loss_prefers_the_truth_and_an_empty_brain_left_empty():
         assert float(losses.lesion_loss(false, lesion)) > float(truth) + 0.01
 
 
-def test_painted_examples_have_dark_lesions_where_the_target_says(tmp_path, configure):
-    path = tmp_path / "one.npz"
-    plain = {**phantoms.person(1, noise=0.0), "contrast": torch.ones(1, 48, 48, 48), "wm": torch.ones(1, 48, 48, 48)}
-    plain |= {"lesion": torch.zeros(1, 48, 48, 48), "prior": torch.ones(2, 48, 48, 48)}
-    write_cases(path, [Case("one", "one", plain)], {"kind": "wmh", "shape": [48, 48, 48]})
-    shape = torch.zeros(1, 48, 48, 48)
-    shape[:, 10:38, 18:30, 18:30] = 1
-    write_cases(
-        tmp_path / "shapes.npz", [Case("s", "shapes", {"lesion": shape})], {"kind": "wmh", "shape": [48, 48, 48]}
-    )
-    config = read_config(configure(path, **FAST, shapes="shapes.npz"))
-    task = make_task("wmh", CaseFile(path), config, torch.device("cpu"), tmp_path)
-    darker = []
-    for seed in range(6):
-        inputs, target = next(task.examples("one", task.stages()[0], torch.Generator().manual_seed(seed)))
-        again, _ = next(task.examples("one", task.stages()[0], torch.Generator().manual_seed(seed)))
-        assert torch.equal(inputs, again)
-        assert inputs.shape == (1, 3, 32, 48, 48)
-        if target.any():
-            darker.append(float(inputs[0, 0][target[0, 0] == 0].mean() - inputs[0, 0][target[0, 0] > 0].mean()))
-    assert len(darker) >= 3
-    assert min(darker) > 0.1
+def test_samples_of_voxels_are_learnt(tmp_path, configure):
+    """Descriptors and labels, as `prepare-wmh` writes them, train the network that then sees images."""
+    path = tmp_path / "samples.npz"
+    write_cases(path, (sample(n) for n in TRAINING), {"kind": "wmh", "shape": [2000, 1, 1]})
+    assert train(open_task("wmh", configure(path, **{**FAST, "epochs": 12, "voxels": 1000})), tmp_path / "run")
+    network = load_network(own_file(tmp_path / "run", "wmh"))[0]
+    assert phantoms.dice(network, UNSEEN) > 0.7
 
 
-def test_shapes_of_another_view_are_refused(tmp_path, configure):
-    path = phantoms.write(tmp_path / "a.npz", {0: phantoms.truth(0)})
-    write_cases(tmp_path / "s.npz", [Case("s", "s", {"lesion": torch.zeros(1, 8, 8, 8)})], {"shape": [8, 8, 8]})
-    config = read_config(configure(path, **FAST, shapes="s.npz"))
-    with pytest.raises(VbmstatError, match=r"expected lesion shapes of \(24, 24, 24\) voxels, got \(8, 8, 8\)"):
-        make_task("wmh", CaseFile(path), config, torch.device("cpu"), tmp_path)
+def sample(number: int) -> Case:
+    person = phantoms.person(number)
+    image = torch.cat([person["contrast"], person["prior"]])
+    at = candidates(image)[::2]
+    label = person["lesion"][0][tuple(at.T)]
+    arrays = {"descriptors": describe(image, at).T[:, :, None, None], "lesion": label[None, :, None, None]}
+    return Case(f"person{number}", f"person{number}", arrays)
 
 
 def test_an_unknown_second_step_is_refused(tmp_path, configure):

@@ -1,4 +1,4 @@
-"""``vbmstat train``: prepare training cases and train the networks of engine `deep`."""
+"""``vbmstat train``: prepare training cases and train the networks of engine `deep`, and that of lesions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 CURVES = "curves.png"
-app = typer.Typer(help="Train the networks of engine deep.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train the networks of engine deep, and the one that finds white-matter hypointensities.", no_args_is_help=True
+)
 
 _Config = Annotated[Path, typer.Argument(help="The run's TOML file.")]
 _Out = Annotated[Path, typer.Option(help="Folder of the run; an unfinished run is resumed.")]
@@ -56,6 +58,43 @@ def prepare(
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB, images {view}")
 
 
+@app.command("prepare-wmh")
+def prepare_lesions(
+    out: Annotated[Path, typer.Argument(help="File of cases to write (.npz).")],
+    scans: Annotated[
+        list[Path] | None, typer.Option(help="Real T1w scan without lesions, to paint lesions into.")
+    ] = None,
+    labels: Annotated[list[Path] | None, typer.Option(help="Whole-head label map to render images from.")] = None,
+    masks: Annotated[list[Path] | None, typer.Option(help="Mask of a person's lesions in MNI space, to paint.")] = None,
+    images: Annotated[int, typer.Option(help="Images per label map; every second one shows its lesions.")] = 4,
+    paintings: Annotated[int, typer.Option(help="Cases per brain, each with other lesions.")] = 4,
+    seed: Annotated[int, typer.Option(help="Same seed, same cases.")] = 0,
+) -> None:
+    """Write training cases for the lesion network: brains as engine classic sees them, with painted lesions."""
+    from vbmstat.errors import VbmstatError  # noqa: PLC0415 - heavy imports
+    from vbmstat.preproc.networks.lesions import KIND  # noqa: PLC0415
+    from vbmstat.training import prepare_lesions as source  # noqa: PLC0415
+    from vbmstat.training.cases import write_cases  # noqa: PLC0415
+    from vbmstat.training.painted_brains import N_VOXELS, painted_cases  # noqa: PLC0415
+
+    if not scans and not labels:
+        msg = "expected --scans, --labels or both, got neither"
+        raise VbmstatError(msg)
+
+    def cases() -> Any:
+        shapes = list(source.shapes(masks or [], labels or [], typer.echo))
+        seeds = [seed + number for number in range(paintings)]
+        for brains in (
+            source.brains_of_scans(scans or [], typer.echo),
+            source.brains_of_labels(labels or [], images, seed, typer.echo),
+        ):
+            for name, group, brain in brains:
+                yield from painted_cases(name, group, brain, shapes, seeds)
+
+    write_cases(out, cases(), {"kind": KIND, "shape": [N_VOXELS, 1, 1]})
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
 def _add_command(kind: str, summary: str) -> None:
     """Add the command that trains one kind of network; all kinds take the same options."""
 
@@ -84,3 +123,4 @@ _add_command("segmentation", "Train the first stage: T1w -> tissue map on the wh
 _add_command("patches", "Train the second stage: a foundation on all patches, then a network for each of 18 positions.")
 _add_command("gm-mask", "Train the mask of voxels without GM.")
 _add_command("registration", "Train registration: GM and WM of scan and template -> half velocities.")
+_add_command("wmh", "Train the network that finds white-matter hypointensities: intensity and priors -> lesion.")

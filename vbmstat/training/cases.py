@@ -4,7 +4,7 @@ Arrays are stored as integers with a fixed step, so that 40 brains at 1.5 mm tak
 tissue case has `t1w` (the brain's 99.5th percentile is 1), `p0` and, if known, `no_gm`, all (1, X, Y, Z) on a view of
 the region. A registration case, on the template's grid or a coarser one, has `scan` (GM and WM, 2 channels) and
 `velocity` (the forward half, in voxels of that grid; stored at 3 mm if the grid is finer). The cases of lesions are
-described in :mod:`vbmstat.training.lesions`; their shapes have `lesion` only.
+described in :mod:`vbmstat.training.lesions`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vbmstat.image.storage import atomic_path
 
 _STEP = {
     "t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200,
-    "contrast": 1 / 250, "prior": 1 / 250, "wm": 1 / 250, "lesion": 1 / 250,
+    "contrast": 1 / 250, "prior": 1 / 250, "lesion": 1 / 250, "descriptors": 1 / 500,
 }  # fmt: skip
-_TYPE = {"velocity": np.int16, "contrast": np.int16}  # the others are never negative: uint8
+_TYPE = {"velocity": np.int16, "contrast": np.int16, "descriptors": np.int16}  # the others are never negative: uint8
 _HEAD = "cases"
 
 

@@ -1,10 +1,10 @@
 """Training of the network that proposes white-matter hypointensities.
 
-A case is a brain as the engine sees it, in the network's view: `contrast` (intensity, GM 0 and WM 1), `prior` (GM and
-WM), `wm` (the engine's WM fraction) and `lesion` (share of each voxel that is lesion). Lesions of other people
-(`shapes`) and random ones are painted into it anew in each epoch. Where `lesion` has fewer slices than the image, it
-was drawn on thick slices, and the prediction is compared after it went through their profile and a rater's decision
-(Thyreau et al. 2022, doi:10.1002/hbm.25899, whose abstract names the idea, not the formula).
+A case is either a sample of voxels of a brain with painted lesions, `descriptors` and `lesion` (37 and 1 values a
+voxel; :mod:`vbmstat.training.prepare_lesions`), or a whole image with its label: `contrast` (GM 0, WM 1), `prior` (GM
+and WM) and `lesion`. If that has fewer slices than the image, it was drawn on thick slices, and the prediction is
+compared after it went through their profile and a rater's decision (Thyreau et al. 2022, doi:10.1002/hbm.25899, whose
+abstract names the idea, not the formula).
 
 That paper's two steps: the first trains on all cases; the second, with ``second_step``, drops the cases whose labels
 disagree most with the first step's network, or gives them its prediction as label, and trains on.
@@ -13,45 +13,22 @@ disagree most with the first step's network, or gives them its prediction as lab
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from vbmstat.errors import VbmstatError
-from vbmstat.preproc.networks.lesions import CONTRAST_RANGE
+from vbmstat.preproc.networks.lesion_net import N_DESCRIPTORS, LesionNet, candidates, describe
 from vbmstat.preproc.networks.weights import own_file
-from vbmstat.training import augment, losses, painting
+from vbmstat.training import losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
 from vbmstat.training.task import Example, Stage, Task
 
 _FIRST = "wmh-step1"
-_TO_IMAGE = 0.3  # contrast of GM and WM in an image whose WM is 1, for augmentations that expect one
-_STRETCH = (0.85, 1.2)  # of intensities around WM: the tissue means are uncertain
-_LOST_PRIOR = (0.0, 0.3)  # WM prior that a warp misled by the lesions gives to GM
 _RATER = 10.0  # steepness with which a rater of slices decides
-_ACROSS = 8  # voxels of the other hemisphere
-_PAINTED, _TWICE, _BLOBS, _THREADS = 0.85, 0.25, 0.5, 0.5  # probabilities
-
-
-@dataclass(frozen=True)
-class _Brain:
-    """The arrays of a case, (X, Y, Z), the prior (2, X, Y, Z)."""
-
-    contrast: torch.Tensor
-    prior: torch.Tensor
-    wm: torch.Tensor
-    lesion: torch.Tensor
-
-    def cut(self, side: slice) -> _Brain:
-        """A part along x."""
-        return _Brain(self.contrast[side], self.prior[:, side], self.wm[side], self.lesion[side])
-
-    def mirrored(self) -> _Brain:
-        """Left is right."""
-        return _Brain(self.contrast.flip(0), self.prior.flip(1), self.wm.flip(0), self.lesion.flip(0))
+_N_RANGE = 24  # cases from which the range of the descriptors is taken
+_CANDIDATES = 240_000  # voxels of a hemisphere that can be lesion
 
 
 class LesionTask(Task):
@@ -62,11 +39,22 @@ class LesionTask(Task):
 
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
         super().__init__(cases, config, device, folder)
-        self.shapes = CaseFile(folder / config.shapes) if config.shapes else None
-        if self.shapes is not None and self.shapes.shape != cases.shape:
-            msg = f"{self.shapes.path}: expected lesion shapes of {cases.shape} voxels, got {self.shapes.shape}"
-            raise VbmstatError(msg)
         self.relabelled: dict[str, torch.Tensor] = {}
+
+    def build(self) -> nn.Module:
+        """A network with random weights that knows the range of its descriptors."""
+        network = super().build()
+        assert isinstance(network, LesionNet)  # noqa: S101 - what `build_network` makes for this kind
+        some = self.cases.names[:: max(1, len(self.cases.names) // _N_RANGE)]
+        network.standardise(torch.cat([self._descriptors(name) for name in some]))
+        return network
+
+    def _descriptors(self, name: str) -> torch.Tensor:
+        """Of a case's voxels, (n, 37)."""
+        inputs, _ = next(self.examples(name, self.stages()[0], None))
+        if inputs.shape[1] == N_DESCRIPTORS:
+            return inputs[0, :, :, 0, 0].T
+        return describe(inputs[0], candidates(inputs[0]))
 
     def stages(self) -> list[Stage]:
         """One step, or two."""
@@ -89,7 +77,7 @@ class LesionTask(Task):
             for name in names:
                 inputs, target = next(self.examples(name, stage, None))
                 probability = self.seen(network(inputs).float().sigmoid(), target)
-                disagreement[name] = float(losses.lesion_loss(probability, target))
+                disagreement[name] = float(losses.lesion_loss(probability, target, self._voxels(inputs, target)))
                 predicted[name] = (probability > 0.5).float()[0]
         n_worst = round(self.config.disagreeing * len(names))
         worst = sorted(names, key=lambda name: disagreement[name])[len(names) - n_worst :]
@@ -99,23 +87,25 @@ class LesionTask(Task):
         return [name for name in names if name not in set(worst)]
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """The network's inputs and the lesions in them; painted and augmented if a random generator is given."""
+        """An image and its label, or voxels, in training as many as ``voxels`` says; images may be mirrored."""
         del stage
         case = self._load(name)
-        lesion = self.relabelled.get(name, case["lesion"])[0]
-        brain = _Brain(case["contrast"][0], case["prior"], case["wm"][0], lesion)
-        if source is not None:
-            side = _side(self.cases.shape[0], source)
-            brain = brain.cut(side)
-            if brain.lesion.shape == brain.contrast.shape:  # labels of thick slices cannot be painted on
-                brain = self._painted(brain, side, source)
-            brain = replace(brain, contrast=self._acquired(brain.contrast, source))
-            brain = brain.mirrored() if painting.chance(0.5, source) else brain
-        yield torch.cat([brain.contrast[None], brain.prior])[None], (brain.lesion > 0.5).float()[None, None]
+        lesion = (self.relabelled.get(name, case["lesion"]) > 0.5).float()[None]
+        if "descriptors" in case:
+            inputs = case["descriptors"][None]
+            if source is not None and self.config.voxels:
+                drawn = torch.randint(inputs.shape[2], (self.config.voxels,), generator=source)
+                inputs, lesion = inputs[:, :, drawn], lesion[:, :, drawn]
+        else:
+            inputs = torch.cat([case["contrast"], case["prior"]])[None]
+            if source is not None and float(torch.rand(1, generator=source)) < 0.5:
+                inputs, lesion = inputs.flip(2), lesion.flip(2)
+        yield inputs, lesion
 
     def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Dice and cross-entropy, through the slices in which the labels were drawn."""
-        return losses.lesion_loss(self.seen(network(inputs).float().sigmoid(), targets), targets)
+        probability = self.seen(network(inputs).float().sigmoid(), targets)
+        return losses.lesion_loss(probability, targets, self._voxels(inputs, targets))
 
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Dice, and volumes in mL if voxels are of 1 mm."""
@@ -139,45 +129,8 @@ class LesionTask(Task):
         mean = probability @ losses.slice_profile(n_voxels, n_slices, thickness).to(probability).T
         return torch.sigmoid(_RATER * (mean - 0.5))
 
-    def _painted(self, brain: _Brain, side: slice, source: augment.Source) -> _Brain:
-        """A brain with more lesions and with perivascular spaces."""
-        if painting.chance(_PAINTED, source):
-            share = self._drawn_lesions(side, brain.wm, source)
-            painted = painting.paint(brain.contrast, share, brain.wm, source)
-            prior = painting.misled(brain.prior, painted.share, _LOST_PRIOR, source)
-            brain = _Brain(painted.contrast, prior, brain.wm, torch.maximum(brain.lesion, painted.share))
-        if painting.chance(_THREADS, source):
-            brain = replace(
-                brain, contrast=painting.paint_threads(brain.contrast, brain.wm * (1 - brain.lesion), source)
-            )
-        return brain
-
-    def _acquired(self, contrast: torch.Tensor, source: augment.Source) -> torch.Tensor:
-        """The image with other tissue means and with artefacts."""
-        low, high = CONTRAST_RANGE
-        stretched = 1 + (contrast - 1) * painting.uniform(_STRETCH, source)
-        image = (1 + _TO_IMAGE * (stretched - 1)) * (contrast > low)
-        image = augment.apply(image, augment.IN_SCANNER, self.config.augment, source)
-        return (1 + (image - 1) / _TO_IMAGE).clamp(low, high)
-
-    def _drawn_lesions(self, side: slice, wm: torch.Tensor, source: augment.Source) -> torch.Tensor:
-        """Lesions of one or two other people, or random ones, or both, as a share of each voxel of a side."""
-        share = torch.zeros_like(wm)
-        if self.shapes is None or painting.chance(_BLOBS, source):
-            share = painting.blobs(wm, source)
-        for _ in range(0 if self.shapes is None else 1 + painting.chance(_TWICE, source)):
-            share = torch.maximum(share, painting.moved(self._shape(source)[side], source))
-        return share
-
-    def _shape(self, source: augment.Source) -> torch.Tensor:
-        """The lesions of a random person, mirrored or not, (X, Y, Z)."""
-        assert self.shapes is not None  # noqa: S101 - callers checked
-        names = self.shapes.names
-        shape = self.shapes.load(names[painting.integer(len(names), source)])["lesion"][0].to(self.device)
-        return shape.flip(0) if painting.chance(0.5, source) else shape
-
-
-def _side(n: int, source: augment.Source) -> slice:
-    """One hemisphere with some of the other, left or right, at half the cost of the whole."""
-    size = min(n, 8 * round((n / 2 + _ACROSS) / 8))
-    return slice(0, size) if painting.chance(0.5, source) else slice(n - size, n)
+    def _voxels(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """Image voxels that each entry of the targets stands for."""
+        if inputs.shape[1] == N_DESCRIPTORS:
+            return max(_CANDIDATES / targets.numel(), 1.0)
+        return inputs.shape[-1] / targets.shape[-1]

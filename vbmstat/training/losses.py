@@ -22,19 +22,26 @@ def mask_loss(logits: torch.Tensor, no_gm: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(logits, no_gm[:, 0].long())
 
 
-def lesion_loss(probability: torch.Tensor, lesion: torch.Tensor) -> torch.Tensor:
-    """One minus Dice, plus the cross-entropy per lesion voxel, of (B, 1, X, Y, Z).
+def lesion_loss(probability: torch.Tensor, lesion: torch.Tensor, voxels: float = 1.0) -> torch.Tensor:
+    """One minus Dice, plus the cross-entropy per lesion voxel.
+
+    Parameters
+    ----------
+    probability, lesion : Tensor, (B, 1, X, Y, Z)
+        Predicted and true (0 or 1).
+    voxels : float
+        Number of image voxels that each entry stands for: more than 1 on thick slices and in samples.
 
     Notes
     -----
-    Lesions fill one voxel in a thousand: the mean cross-entropy over all voxels would hardly depend on them.
+    Lesions fill one voxel in a thousand: the mean cross-entropy over all voxels would hardly depend on them. Both terms
+    are of the batch as a whole: a brain without lesions would else outweigh one that is full of them.
     """
-    dims = (1, 2, 3, 4)
-    size = lesion.sum(dims)
-    dice = (2 * (probability * lesion).sum(dims) + _DICE_FLOOR) / (probability.sum(dims) + size + _DICE_FLOOR)
+    size, floor = lesion.sum(), _DICE_FLOOR / voxels
+    dice = (2 * (probability * lesion).sum() + floor) / (probability.sum() + size + floor)
     likelihood = torch.where(lesion > 0.5, probability, 1 - probability)
-    entropy = -likelihood.clamp(min=1e-6).log().sum(dims)
-    return (1 - dice + 0.5 * entropy / (size + 10 * _DICE_FLOOR)).mean()
+    entropy = -likelihood.clamp(min=1e-6).log().sum()
+    return 1 - dice + 0.5 * entropy / (size + 10 * floor)
 
 
 def slice_profile(n_voxels: int, n_slices: int, thickness: float) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training cases for the network that proposes lesions: brains as engine `classic` sees them, and lesion shapes.
+"""Brains and lesion shapes for the training of the lesion network, as engine `classic` sees them.
 
 A brain is a real scan without lesions, or a head rendered from a label map, with its lesions at a random intensity or
 without; every one goes through the whole engine, so that training shows what the network will see. Shapes are the
@@ -25,7 +25,7 @@ from vbmstat.progress import OnStep, ignore
 from vbmstat.simulate import artefacts, render
 from vbmstat.simulate.labels import LESION_LABELS, without_lesions
 from vbmstat.training import augment
-from vbmstat.training.cases import Case
+from vbmstat.training.painted_brains import Brain
 from vbmstat.training.prepare import bend_labels
 
 _LEVEL = (0.62, 0.92)  # of lesions, relative to WM; GM is 0.70
@@ -44,52 +44,47 @@ def evidence_of(segmented: Segmented, t1w: Volume) -> Evidence:
     return Evidence(segmented.work, segmented.fractions.data, prior, segmented.linear, t1w)
 
 
-def lesion_case(name: str, group: str, evidence: Evidence, lesion: Volume | None = None) -> Case:
+def brain_of(evidence: Evidence, lesion: Volume | None = None) -> Brain:
     """A brain in the network's view, with its lesions (a mask on any grid of the scan's space), if it has any."""
     inputs = network_inputs(evidence)
-    grid, linear = view(), evidence.linear
-    wm = resample_low_passed(evidence.fractions[1:2], evidence.brain.grid, grid, linear)
-    share = torch.zeros(1, *grid.shape)
-    if lesion is not None:
-        share = resample_low_passed(lesion.data, lesion.grid, grid, linear)
-    arrays = {"contrast": inputs[:1], "prior": inputs[1:], "wm": wm, "lesion": share}
-    return Case(name, group, {key: values.clamp(-7 / 3, 2) for key, values in arrays.items()})
+    wm = resample_low_passed(evidence.fractions[1:2], evidence.brain.grid, view(), evidence.linear)[0]
+    share = torch.zeros(view().shape) if lesion is None else _in_view(lesion, evidence.linear)
+    return Brain(inputs[0], inputs[1:], wm, share)
 
 
-def cases_of_scans(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[Case]:
-    """A case for each real scan without lesions; the name of the folder above the first is their group."""
+def brains_of_scans(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[tuple[str, str, Brain]]:
+    """Name, group ("scans") and brain of each real scan without lesions."""
     for path in paths:
         report(path.name)
         t1w = io.read_volume(path)
-        yield lesion_case(path.name.split(".nii")[0], "scans", evidence_of(segment_scan(t1w), t1w))
+        yield path.name.split(".nii")[0], "scans", brain_of(evidence_of(segment_scan(t1w), t1w))
 
 
-def cases_of_labels(paths: Sequence[Path], n_images: int, seed: int = 0, report: OnStep = ignore) -> Iterator[Case]:
-    """Heads rendered from label maps, each bent `n_images` times, every second one with its lesions."""
+def brains_of_labels(
+    paths: Sequence[Path], n_images: int, seed: int = 0, report: OnStep = ignore
+) -> Iterator[tuple[str, str, Brain]]:
+    """Name, group (the map) and brain of heads rendered from label maps, every second one with its lesions."""
     rng = np.random.default_rng(seed)
     for path in paths:
         original, stem = io.read_volume(path), path.name.split(".nii")[0]
         for number in range(n_images):
             report(f"{stem}, image {number + 1}")
             labels = bend_labels(original, rng)
-            lesion = _lesions_of(labels)
-            t1w = rendered(labels, lesion if number % 2 else None, rng)
-            evidence = evidence_of(segment_scan(t1w), t1w)
-            yield lesion_case(f"{stem}_{number}", stem, evidence, lesion if number % 2 else None)
+            lesion = _lesions_of(labels) if number % 2 else None
+            t1w = rendered(labels, lesion, rng)
+            yield f"{stem}_{number}", stem, brain_of(evidence_of(segment_scan(t1w), t1w), lesion)
 
 
-def shapes(masks: Sequence[Path], labels: Sequence[Path], report: OnStep = ignore) -> Iterator[Case]:
+def shapes(masks: Sequence[Path], labels: Sequence[Path], report: OnStep = ignore) -> Iterator[torch.Tensor]:
     """Lesions in the network's view: of masks in MNI space, and of label maps after their linear registration."""
     for path in masks:
         report(path.name)
         mask = io.read_volume(path)
-        lesion = Volume((mask.data > 0).float(), mask.grid)
-        yield Case(path.name.split(".nii")[0], "shapes", {"lesion": _in_view(lesion, np.eye(4))})
+        yield _in_view(Volume((mask.data > 0).float(), mask.grid), np.eye(4))
     for path in labels:
         report(path.name)
         volume = io.read_volume(path)
-        linear = segment_scan(render.render_t1w(volume)).linear
-        yield Case(path.name.split(".nii")[0], "shapes", {"lesion": _in_view(_lesions_of(volume), linear)})
+        yield _in_view(_lesions_of(volume), segment_scan(render.render_t1w(volume)).linear)
 
 
 def rendered(labels: Volume, lesion: Volume | None, rng: np.random.Generator) -> Volume:
@@ -126,4 +121,5 @@ def _lesions_of(labels: Volume) -> Volume:
 
 
 def _in_view(lesion: Volume, linear: np.ndarray) -> torch.Tensor:
-    return resample_low_passed(lesion.data, lesion.grid, view(), linear).clamp(0, 1)
+    """Share of each voxel of the view that is lesion, (X, Y, Z)."""
+    return resample_low_passed(lesion.data, lesion.grid, view(), linear)[0].clamp(0, 1)

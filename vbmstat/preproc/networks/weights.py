@@ -25,7 +25,7 @@ from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import atomic_path
 from vbmstat.preproc.networks.cascade import TissueNetworks
-from vbmstat.preproc.networks.lesion_unet import LesionUNet
+from vbmstat.preproc.networks.lesion_net import LesionNet
 from vbmstat.preproc.networks.multilevel import MultilevelActivation
 from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
 from vbmstat.preproc.networks.symnet import SymNet
@@ -129,7 +129,7 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
     if kind == "gm-mask":
         return UNet(1, 2, n_channels, depth)
     if kind == "wmh":
-        return LesionUNet(n_channels, depth)
+        return LesionNet(n_channels, depth)
     return UNet(2 if kind == "patches" else 1, 1, n_channels, depth, final=MultilevelActivation())
 
 
