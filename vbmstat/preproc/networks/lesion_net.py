@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from vbmstat.image.grid import sample
-from vbmstat.preproc.steps.smooth import smooth
+from vbmstat.image.smooth import smooth
 
 N_INPUTS = 3  # intensity relative to the tissue means (GM 0, WM 1), GM prior, WM prior
 N_DESCRIPTORS = 37
