@@ -98,7 +98,7 @@ def test_a_changed_file_is_not_used(cache):
 def test_weights_that_were_not_fetched(cache):
     with pytest.raises(AssetError, match=r"a.pt: not fetched; run 'vbmstat assets fetch few' .* VBMSTAT_ASSETS"):
         downloads.weights_folder("few")
-    with pytest.raises(AssetError, match="expected weights of deepmriprep, few, got 'fewer'"):
+    with pytest.raises(AssetError, match="expected weights of deepmriprep, deep-t1-wmh, few, got 'fewer'"):
         downloads.fetch("fewer")
 
 

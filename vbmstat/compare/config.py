@@ -14,7 +14,7 @@ from vbmstat.tables.cohort import closest
 from vbmstat.tables.toml import read_toml
 
 TISSUES = {tissue: TISSUE_NUMBER[tissue] for tissue in ("gm", "wm")}
-GLM_OPTIONS = ("repeats", "fraction", "seed", "stratify", "mask_threshold", "mask_share", "spm_resms", "robust",
+GLM_OPTIONS = ("repeats", "fraction", "seed", "stratify", "mask_threshold", "mask_share", "variance",
                "allow_mixed")  # fmt: skip
 _TOP = ("out", "tissues", "fwhm_mm", "atlas", "glm", "cohorts", "variables")
 _COHORT = ("participants", "pipelines", "pool", "variables")

@@ -22,6 +22,7 @@ from vbmstat.glm.inference.corrected import (
     inference_record,
     with_random_fields,
 )
+from vbmstat.glm.inference.rft import check_fields
 from vbmstat.glm.inference.smoothness import Smoothness, residual_smoothness
 from vbmstat.glm.keywords import as_spec
 from vbmstat.glm.record import contrast_record, data_record, fit_record, map_record
@@ -97,9 +98,14 @@ def fit_glm(
         covariate = None if setup.covariate is None else packer.pack_covariate(*setup.covariate, matrix)
         fit = setup.fit(plan, matrix, covariate, compute)
         fitted = Fitted(matrix, setup.bare, fit)
+        smooth = None
+        if spec.inference.kinds and covariate is None:
+            smooth = residual_smoothness(matrix, setup.bare, compute.n_threads)
+        has_fields = smooth is not None and "rft" in spec.inference.kinds
+        if smooth is not None and has_fields:
+            check_fields(smooth, setup.bare.df_resid)
         inference = infer(fitted, setup.contrasts, setup.permuted, spec.inference, compute)
-        smooth = residual_smoothness(matrix, setup.bare, compute.n_threads) if inference and covariate is None else None
-        if smooth is not None and "rft" in spec.inference.kinds:
+        if smooth is not None and has_fields:
             inference = with_random_fields(inference, fitted, setup.contrasts, smooth)
     results = _FittedModel(setup, matrix, covariate, fit, inference, smooth).results(compute)
     results.record["data"] = data_record(maps, cohort)

@@ -78,8 +78,7 @@ def data_record(maps: Any, cohort: Any) -> dict[str, Any]:
 def file_records(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """File name, size and sha256 of the map of each scan."""
     return {
-        scan: {"path": path_label(path), "size": path.stat().st_size, "sha256": sha256(path)}
-        for scan, path in paths.items()
+        scan: {"path": path.name, "size": path.stat().st_size, "sha256": sha256(path)} for scan, path in paths.items()
     }
 
 

@@ -208,6 +208,9 @@ class ModelSpec:
         _check_choice("tiv", self.tiv, TIV_RECIPES)
         _check_choice("missing", self.missing, ("raise", "drop"))
         check_fwhm(self.fwhm_mm)
+        if self.seed < 0:
+            msg = f"seed={self.seed}: expected 0 or more"
+            raise DesignError(msg)
         name, _, column = str(self.variance).partition(":")
         if (f"{name}:COLUMN" if column else name) not in VARIANCES:
             msg = f"variance={self.variance!r}: expected one of {', '.join(VARIANCES)}"

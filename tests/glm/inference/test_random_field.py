@@ -111,6 +111,15 @@ def test_a_mask_with_holes():
     assert ((corrected >= 0) & (corrected <= 1)).all()
 
 
+@pytest.mark.parametrize("field", [Field("t", 1), Field("t", 2), Field("F", 1, 3), Field("F", 2, 2)])
+@pytest.mark.parametrize("resels", [[1, 0, 0, 0], [1, 20, 150, 600]])
+def test_few_degrees_of_freedom_and_volumes_without_extent(field, resels):
+    one = SearchVolume(np.array(resels, float), 5000, 1)
+    height = height_threshold(field, one)
+    assert p_height(field, height, one) == pytest.approx(0.05, rel=1e-4)
+    assert p_height(field, height * 1.1, one) < 0.05
+
+
 def test_any_cluster_is_significant_where_none_is_expected():
     assert extent_threshold(Z, 7.0, search("D")) == 0
 

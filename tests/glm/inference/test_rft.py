@@ -88,6 +88,14 @@ def test_variances_without_a_field_are_refused(table, options, match):
         fit_glm(None, "gm ~ age", rows, ["age"], inference="rft", repeats=0, **options)
 
 
+def test_a_mask_without_neighbours_is_refused(table, tmp_path):
+    one_slice = np.zeros(SHAPE, np.float32)
+    one_slice[:, :, 8] = 1
+    write_volume(tmp_path / "slice.nii.gz", Volume(torch.from_numpy(one_slice)[None], GRID))
+    with pytest.raises(DesignError, match="rft needs voxels with neighbours"):
+        fit_glm(None, "gm ~ age", table, ["age"], inference="rft", repeats=0, mask=tmp_path / "slice.nii.gz")
+
+
 def test_a_matrix_has_no_neighbours(table):
     ages = pd.read_csv(table, sep="\t").set_index("participant_id")
     with pytest.raises(DesignError, match="rft, tfce and cluster need maps in files"):

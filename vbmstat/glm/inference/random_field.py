@@ -128,8 +128,9 @@ class SearchVolume:
 
     def lowest_height(self, field: Field) -> float:
         """Height of the largest E[EC]: below it, E[EC] no longer counts clusters; masks with holes make it negative."""
-        heights = np.linspace(0, field.height(_FLOOR), _N_HEIGHTS)
-        return float(heights[np.argmax(self.expected_ec(field, heights))])
+        heights = np.array([field.height(tail) for tail in np.geomspace(0.5, _FLOOR, _N_HEIGHTS)])
+        at = int(np.argmax(self.expected_ec(field, heights)))
+        return float(heights[at]) if at else 0.0
 
 
 def p_height(field: Field, height: np.ndarray | float, search: SearchVolume) -> np.ndarray:
@@ -152,11 +153,14 @@ def height_threshold(field: Field, search: SearchVolume, p: float = 0.05) -> flo
     >>> round(height_threshold(Field("t", 50), search), 5)  # nipy, 1 - exp(-EC)
     5.18106
     """
+
+    def excess(height: float) -> float:
+        return float(p_height(field, height, search)) - p
+
     upper = field.height(p / (search.sides * search.n_voxels))  # Bonferroni's height
-    lower = field.height(min(p, 0.02))
-    if p_height(field, upper, search) >= p and float(p_height(field, upper * (1 - 1e-9), search)) > p:
+    if excess(upper * (1 - 1e-9)) > 0:
         return upper
-    return float(optimize.brentq(lambda u: float(p_height(field, u, search)) - p, lower, upper, xtol=1e-12))
+    return 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, upper, xtol=1e-12, maxiter=1000))
 
 
 def p_extent(

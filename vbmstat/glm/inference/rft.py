@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from vbmstat.errors import DesignError
 from vbmstat.glm.inference.clusters import Clusters, local_maxima
 from vbmstat.glm.inference.p_values import q_fdr
 from vbmstat.glm.inference.random_field import (
@@ -27,6 +28,7 @@ from vbmstat.maps.store import Space
 _SURFACE = np.array([1 / 2, 2 / 3, 2 / 3, 1])  # SPM's correction of a cluster's intrinsic volumes for its surface
 _RPV_FWHM = 3.0  # voxels by which the local roughness is smoothed for extents, as in SPM
 ALPHA = 0.05
+FEWEST_DF = 3
 LEAST_FWHM, LEAST_DF, LARGEST_FORMING_P, LEAST_SMOOTHING_MM = 3.0, 30.0, 0.001, 12.0
 
 
@@ -171,6 +173,19 @@ class SmoothSpace:
             inside = labels[box] == index + 1
             extents[index] = local[box][inside].mean() * (_SURFACE @ resel_counts(inside, (1, 1, 1)))
         return extents
+
+
+def check_fields(smooth: Smoothness, df_resid: float) -> None:
+    """Refuse random fields where the smoothness is not known, or where so few degrees of freedom make no such field."""
+    if df_resid < FEWEST_DF:
+        msg = f"rft needs at least {FEWEST_DF} residual degrees of freedom, got {df_resid:g}; leave out covariates"
+        raise DesignError(msg)
+    if not (np.isfinite(smooth.fwhm_mm).all() and np.min(smooth.fwhm_mm) > 0):
+        msg = (
+            "rft needs voxels with neighbours along x, y and z whose residuals vary, and the mask has none; take a "
+            "larger mask, or fdr"
+        )
+        raise DesignError(msg)
 
 
 def validity_notes(result: FieldInference, forming: float, smoothing_mm: float | None) -> tuple[str, ...]:
