@@ -1,6 +1,7 @@
 """Outputs of a preprocessed scan: maps, fields, volumes, quality, picture, sidecar.
 
 The sidecar is written last: its presence proves that the scan is complete.
+Over 300 lines: what is written, and how it is recognised as complete, belong together.
 """
 
 from __future__ import annotations

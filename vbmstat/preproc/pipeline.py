@@ -1,6 +1,7 @@
 """The preprocessing pipeline, from a T1w scan to maps, volumes and quality: the only module that knows the order.
 
-Engines (:mod:`vbmstat.preproc.engines`) differ in steps 3 to 5 and 7 and share the others.
+Engines (:mod:`vbmstat.preproc.engines`) differ in steps 3 to 5 and 7 and share the others. Over 300 lines: the results
+of the steps are described here, too.
 
 1. brain mask (deepbet, or the scan's own if it is already skull-stripped)
 2. linear registration to the template from shape and contrast

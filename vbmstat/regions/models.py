@@ -1,4 +1,4 @@
-"""Linear models of atlas regions: ``glm`` on the volumes of ``roi``, as one tidy table."""
+"""Linear models of atlas regions: ``glm`` on the volumes of ``roi``, as one tidy table. Long by its docstrings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods section of a run, written from its records."""
+"""The methods section of a run, written from its records. Over 300 lines: a sentence for each choice of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Corrected inference on a fit: from the options to permutations, clusters and q, their notes and record."""
+"""Corrected inference on a fit: from the options to permutations, clusters and q, their notes and record.
+
+Over 300 lines: what is computed, noted and recorded follows the same choices.
+"""
 
 from __future__ import annotations
 
