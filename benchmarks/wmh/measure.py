@@ -1,7 +1,7 @@
 """Lesions found by a network and by the plain rule, through the whole of engine `classic`.
 
-    python benchmarks/wmh/measure.py --cache /tmp/wmh
-    python benchmarks/wmh/measure.py --cache /tmp/wmh --weights runs/wmh/wmh.safetensors none --sets rendered
+    python benchmarks/wmh/measure.py --cache FOLDER
+    python benchmarks/wmh/measure.py --cache FOLDER --weights runs/wmh/wmh.safetensors none --sets rendered
 
 Sets, none of them trained on:
 
@@ -219,7 +219,7 @@ def name_of(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", nargs="+", default=["vbmstat", "none"])
+    parser.add_argument("--weights", nargs="+", default=["none"])
     parser.add_argument("--sets", nargs="+", default=["rendered", "patient07", "young", "adults"])
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -234,7 +234,7 @@ def main() -> None:
             row, mask, truth = measure(scan, known, weights)
             rows[scan.group, scan.name, name_of(row)] = row
             print(row, flush=True)
-            if weights != "none" and (scan.group == "patient07" or scan.name in ("06", "sub-01")):
+            if scan.group == "patient07" or scan.name in ("06", "08"):
                 picture(known, mask, truth, given.out.parent / f"wmh_{scan.group}_{scan.name}.png")
         ordered = [rows[key] for key in sorted(rows)]
         storage.write_json(given.out, {"versions": versions(), "scans": ordered})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.glm.conftest import make_table
 from vbmstat.assets.provenance import find_file
-from vbmstat.errors import DesignError
+from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.spec import Masking, ModelSpec
+from vbmstat.glm.spec import Compute, Masking, ModelSpec
+from vbmstat.maps.masking import MaskRule
 
 
 def test_unknown_options_and_devices():
@@ -62,3 +64,27 @@ def test_a_record_is_read_back_and_names_no_folder(tmp_path):
     assert str(tmp_path) not in text
     assert ModelSpec.from_record(json.loads(text), lambda name, digest: find_file(name, digest, [tmp_path])) == spec
     assert ModelSpec("gm ~ age").record()["mask"]["image"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"n_threads": -1}, "--jobs -1: expected 1 or more"), ({"chunk_voxels": 0}, "chunk_voxels 0: expected 1 or more")],
+)
+def test_counts_are_at_least_one(options, match):
+    with pytest.raises(DesignError, match=match):
+        Compute(**options)
+
+
+@pytest.mark.parametrize("name", ["store", "scratch", "checkpoint"])
+def test_a_file_is_no_folder(tmp_path, name):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DesignError, match=r"notes.txt: a file; expected a folder"):
+        Compute(**{name: tmp_path / "notes.txt"})
+
+
+def test_seeds_and_thresholds_are_numbers_that_can_be():
+    for options, match in (({"seed": -1}, "seed=-1"), ({"inference": "fdr", "cluster_threshold": np.inf}, "=inf: exp")):
+        with pytest.raises(DesignError, match=match):
+            ModelSpec.make("gm ~ age", **options)
+    with pytest.raises(ScanError, match="mask threshold nan"):
+        MaskRule(np.nan)

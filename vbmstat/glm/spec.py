@@ -7,6 +7,7 @@ Over 300 lines: a field with its meaning and its check for each option.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -134,7 +135,7 @@ class InferenceSpec:
         permutations, has_tail = self.permutations, self.tail != TAILS[0]
         add = "need permutations: add --inference fwe, tfce or cluster, or leave them out"
         for is_wrong, msg in (
-            (not self.cluster_threshold > 0,
+            (not 0 < self.cluster_threshold < math.inf,
              f"cluster_threshold={self.cluster_threshold:g}: expected a p below 1, or a t or F of at least 1"),
             (self.exchange != EXCHANGES[0] and len(self.blocks) != 1,
              f"exchange={self.exchange!r} is for one column of blocks, got {len(self.blocks)}; leave it out"),
@@ -338,8 +339,16 @@ class Compute:
 
     def __post_init__(self) -> None:
         _check_choice("backend", self.backend, ("auto", "compiled", "stacked"))
+        for name in ("n_threads", "chunk_voxels"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                msg = f"{'--jobs' if name == 'n_threads' else name} {count}: expected 1 or more"
+                raise DesignError(msg)
         for name in ("store", "scratch", "checkpoint"):
             folder = getattr(self, name)
+            if folder is not None and Path(folder).is_file():
+                msg = f"{folder}: a file; expected a folder for {'packed maps' if name == 'store' else 'results'}"
+                raise DesignError(msg)
             object.__setattr__(self, name, None if folder is None else Path(folder).absolute())
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ class MaskRule:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.nan not in ("raise", "exclude"):
             msg = f"mask rule: expected 0 < share <= 1 and nan 'raise' or 'exclude', got {self.share}, {self.nan!r}"
+            raise ScanError(msg)
+
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            msg = f"mask threshold {self.threshold}: expected a finite number"
             raise ScanError(msg)
 
     def as_dict(self) -> dict[str, Any]:

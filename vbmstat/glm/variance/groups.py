@@ -106,7 +106,7 @@ def group_labels(values: Sequence[str], plan: Plan, name: str) -> np.ndarray:
         raise DesignError(msg)
     free = np.bincount(labels, 1 - (plan.basis**2).sum(axis=1))
     each = zip(names, free, np.bincount(labels), strict=True)
-    lost = [f"{group} ({n} scans)" for group, left, n in each if left < _FREE]
+    lost = [f"{group} ({n} scan{'' if n == 1 else 's'})" for group, left, n in each if left < _FREE or n == 1]
     if lost:
         msg = (
             f"variance groups ({name}): the model leaves no residuals to estimate the variance of "
