@@ -64,7 +64,8 @@ def dice(network: torch.nn.Module, numbers: range) -> float:
     with torch.inference_mode():
         for number in numbers:
             case = person(number)
-            predicted = network(torch.cat([case["contrast"], case["prior"]])[None])[0, 0] > 0
+            inputs = torch.cat([case["contrast"], case["prior"], torch.zeros(3, *SHAPE)])
+            predicted = network(inputs[None])[0, 0] > 0
             lesion = case["lesion"][0] > 0.5
             total += 2 * float((predicted & lesion).sum()) / float(predicted.sum() + lesion.sum())
     return total / len(numbers)

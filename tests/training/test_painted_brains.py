@@ -1,23 +1,25 @@
-"""Painted lesions are dark, in white matter, where the label says; same seed, same sample."""
+"""Painted lesions are dark, in white matter, where the label says; same generator, same patch."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from vbmstat.preproc.networks.lesion_net import N_DESCRIPTORS
 from vbmstat.training import painting
-from vbmstat.training.painted_brains import Brain, painted_cases, with_lesions
+from vbmstat.training.painted_brains import Brain, painted_patches, with_lesions
 
 SHAPE = (48, 48, 48)
 
 
 @pytest.fixture
 def brain() -> Brain:
-    """White matter in a shell of cortex."""
+    """White matter in a shell of cortex, at the middle of the template."""
     wm = torch.zeros(SHAPE)
     wm[8:-8, 8:-8, 8:-8] = 1
-    return Brain(wm.clone(), torch.stack([1 - wm, wm]), wm, torch.zeros(SHAPE))
+    frame = np.eye(4)
+    frame[:3, 3] = (-24, -42, -14)
+    return Brain(wm.clone(), torch.stack([1 - wm, wm]), wm, torch.zeros(SHAPE), frame, shown=False)
 
 
 def source(seed: int) -> torch.Generator:
@@ -26,25 +28,40 @@ def source(seed: int) -> torch.Generator:
 
 def test_lesions_are_dark_and_in_white_matter(brain):
     n_painted = 0
-    for seed in range(8):
-        painted = with_lesions(brain, [], source(seed))
-        inside = painted.lesion > 0.9
-        assert not painted.lesion[brain.wm == 0].any()
+    for seed in range(10):
+        painted, label = with_lesions(brain, False, [], source(seed))
+        inside = label > 0
+        assert not label[brain.wm == 0].any()
         assert float((painted.contrast - brain.contrast)[:4].abs().max()) < 0.05  # of cortex, only the edge is blurred
-        assert float(painted.prior.min()) >= 0
-        torch.testing.assert_close(painted.prior.sum(0), brain.prior.sum(0))
         if inside.any():
             n_painted += 1
             assert float(painted.contrast[inside].mean()) < 0.95
     assert n_painted >= 4
 
 
+def test_own_lesions_are_painted_unless_the_image_shows_them(brain):
+    lesion = torch.zeros(SHAPE)
+    lesion[20:28, 20:28, 20:28] = 1
+    hidden = Brain(brain.contrast, brain.prior, brain.wm, lesion, brain.frame, shown=False)
+    shown = Brain(brain.contrast, brain.prior, brain.wm, lesion, brain.frame, shown=True)
+    for seed in range(6):
+        painted, label = with_lesions(hidden, True, [], source(seed))
+        assert bool((label[lesion > 0] == 1).all())
+        assert float(painted.contrast[22:26, 22:26, 22:26].mean()) < 0.9
+        kept, label = with_lesions(shown, True, [], source(seed))
+        assert bool((label[lesion > 0] == 1).all())
+        unchanged = kept.contrast == shown.contrast
+        assert float(unchanged[lesion > 0].float().mean()) > 0.9 or bool((label - lesion).any())
+
+
 def test_shapes_of_other_people_are_painted(brain):
-    shape = torch.zeros(SHAPE)
-    shape[14:34, 18:30, 18:30] = 1
-    moved = painting.moved(shape, source(3))
+    shape = torch.zeros(painting.shape_grid().shape)
+    shape[54:74, 75:90, 50:65] = 1
+    moved = painting.moved(shape, brain.at_mm, source(3))
     assert float(moved.sum()) == pytest.approx(float(shape.sum()), rel=0.5)
-    assert not torch.equal(moved, shape)
+    again, other = (painting.moved(shape, brain.at_mm, source(seed)) for seed in (3, 4))
+    assert torch.equal(moved, again)
+    assert not torch.equal(moved, other)
 
 
 def test_threads_are_thin():
@@ -55,14 +72,23 @@ def test_threads_are_thin():
     assert float(thick.max()) < 0.5
 
 
-def test_a_sample_is_a_function_of_name_and_seed(brain):
-    first, again, other = (next(painted_cases("a", "g", brain, [], [seed])) for seed in (1, 1, 2))
-    named = next(painted_cases("b", "g", brain, [], [1]))
-    assert torch.equal(first.arrays["descriptors"], again.arrays["descriptors"])
-    for different in (other, named):
-        assert different.arrays["descriptors"].shape != first.arrays["descriptors"].shape or not torch.equal(
-            different.arrays["descriptors"], first.arrays["descriptors"]
-        )
-    n = first.arrays["lesion"].shape[1]
-    assert first.arrays["descriptors"].shape == (N_DESCRIPTORS, n, 1, 1)
-    assert {case.name for case in (first, other, named)} == {"a_1", "a_2", "b_1"}
+def test_a_patch_is_a_function_of_the_generator(brain):
+    first, again, other = (next(painted_patches(brain, [], 32, source(seed))) for seed in (1, 1, 2))
+    assert first[0].shape == (6, 32, 32, 32)
+    assert first[1].shape == (1, 32, 32, 32)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+    assert set(first[1].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_a_patch_larger_than_the_brain_is_padded(brain):
+    inputs, lesion = next(painted_patches(brain, [], 64, source(1)))
+    assert inputs.shape == (6, 64, 64, 64)
+    assert not inputs[:, 48:].any() or not inputs[:, :16].any()
+    assert not lesion[:, :, 48:].any()
+
+
+def test_the_positions_of_a_cut_are_those_of_the_whole(brain):
+    part = brain.cut((8, 4, 2), 16)
+    torch.testing.assert_close(part.inputs, brain.inputs[:, 8:24, 4:20, 2:18])
+    torch.testing.assert_close(Brain.from_arrays(part.arrays()).inputs, part.inputs)

@@ -67,31 +67,30 @@ def prepare_lesions(
     labels: Annotated[list[Path] | None, typer.Option(help="Whole-head label map to render images from.")] = None,
     masks: Annotated[list[Path] | None, typer.Option(help="Mask of a person's lesions in MNI space, to paint.")] = None,
     images: Annotated[int, typer.Option(help="Images per label map; every second one shows its lesions.")] = 4,
-    paintings: Annotated[int, typer.Option(help="Cases per brain, each with other lesions.")] = 4,
     seed: Annotated[int, typer.Option(help="Same seed, same cases.")] = 0,
 ) -> None:
-    """Write training cases for the lesion network: brains as engine classic sees them, with painted lesions."""
+    """Write training cases for the lesion network: brains as engine classic sees them, and lesions to paint."""
     from vbmstat.errors import VbmstatError  # noqa: PLC0415 - heavy imports
     from vbmstat.preproc.networks.lesions import KIND  # noqa: PLC0415
     from vbmstat.training import prepare_lesions as source  # noqa: PLC0415
-    from vbmstat.training.cases import write_cases  # noqa: PLC0415
-    from vbmstat.training.painted_brains import N_VOXELS, painted_cases  # noqa: PLC0415
+    from vbmstat.training.cases import Case, write_cases  # noqa: PLC0415
+    from vbmstat.training.lesions import SHAPES  # noqa: PLC0415
 
     if not scans and not labels:
         msg = "expected --scans, --labels or both, got neither"
         raise VbmstatError(msg)
 
     def cases() -> Any:
-        shapes = list(source.shapes(masks or [], labels or [], typer.echo))
-        seeds = [seed + number for number in range(paintings)]
+        for name, shape in source.shapes(masks or [], typer.echo):
+            yield Case(name, SHAPES, {"lesion": shape[None]})
         for brains in (
             source.brains_of_scans(scans or [], typer.echo),
             source.brains_of_labels(labels or [], images, seed, typer.echo),
         ):
             for name, group, brain in brains:
-                yield from painted_cases(name, group, brain, shapes, seeds)
+                yield Case(name, group, brain.arrays())
 
-    write_cases(out, cases(), {"kind": KIND, "shape": [N_VOXELS, 1, 1]})
+    write_cases(out, cases(), {"kind": KIND, "shape": [1, 1, 1]})
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +26,13 @@ from vbmstat.image.storage import atomic_path
 
 _STEP = {
     "t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200,
-    "contrast": 1 / 250, "prior": 1 / 250, "lesion": 1 / 250, "descriptors": 1 / 500,
+    "contrast": 1 / 250, "prior": 1 / 250, "lesion": 1 / 250, "wm": 1 / 250, "frame": 1e-5, "shown": 1.0,
 }  # fmt: skip
-_TYPE = {"velocity": np.int16, "contrast": np.int16, "descriptors": np.int16}  # the others are never negative: uint8
+_TYPE: dict[str, type[np.integer]] = {
+    "velocity": np.int16,
+    "contrast": np.int16,
+    "frame": np.int32,
+}  # the others are never negative: uint8
 _HEAD = "cases"
 
 
@@ -104,6 +109,13 @@ class CaseFile:
         """Shape of the images."""
         x, y, z = (int(n) for n in self.settings["shape"])
         return x, y, z
+
+    def split(self, group: str) -> tuple[CaseFile, list[str]]:
+        """The file without the cases of one group, and the names of those."""
+        rest = copy(self)
+        kept = [(name, own) for name, own in zip(self.names, self.groups, strict=True) if own != group]
+        rest.names, rest.groups = [name for name, _ in kept], [own for _, own in kept]
+        return rest, [name for name in self.names if name not in set(rest.names)]
 
     def load(self, name: str) -> dict[str, torch.Tensor]:
         """Read the arrays of a case, float32."""

@@ -39,8 +39,8 @@ class RunConfig:
         Network of the same kind to start from (e.g. of a run on coarser voxels), relative to the TOML file's folder.
     first_stage : str
         Network of the first stage, relative to the TOML file's folder (patches only).
-    voxels : int
-        Voxels of each sample that a step learns from; 0: all (wmh only).
+    patch, patches : int
+        Edge of the cubes that a step learns from, in voxels, and their number per brain and epoch (wmh only).
     slice_voxels : float
         Thickness of the slices in which lesions were labelled, in voxels of the image; 0: their spacing (wmh only).
     second_step : {"", "drop", "relabel"}
@@ -69,7 +69,8 @@ class RunConfig:
     augment: float = 0.2
     start: str = ""
     first_stage: str = ""
-    voxels: int = 0
+    patch: int = 48
+    patches: int = 16
     slice_voxels: float = 0.0
     second_step: str = ""
     disagreeing: float = 0.2
@@ -115,7 +116,7 @@ def _check(config: RunConfig, path: Path) -> None:
     for name, least in (
         ("epochs", 1), ("foundation_epochs", 0), ("batch_size", 1), ("n_channels", 1), ("depth", 1), ("n_folds", 1),
         ("fold", 0), ("n_validation", 0), ("augment", 0.0), ("max_learning_rate", 1e-12),
-        ("voxels", 0), ("slice_voxels", 0.0), ("disagreeing", 0.0),
+        ("patch", 8), ("patches", 1), ("slice_voxels", 0.0), ("disagreeing", 0.0),
     ):  # fmt: skip
         if getattr(config, name) < least:
             msg = f"{path}: {name}: expected at least {least}, got {getattr(config, name)}"

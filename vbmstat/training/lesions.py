@@ -1,10 +1,11 @@
 """Training of the network that proposes white-matter hypointensities.
 
-A case is either a sample of voxels of a brain with painted lesions, `descriptors` and `lesion` (37 and 1 values a
-voxel; :mod:`vbmstat.training.prepare_lesions`), or a whole image with its label: `contrast` (GM 0, WM 1), `prior` (GM
-and WM) and `lesion`. If that has fewer slices than the image, it was drawn on thick slices, and the prediction is
-compared after it went through their profile and a rater's decision (Thyreau et al. 2022, doi:10.1002/hbm.25899, whose
-abstract names the idea, not the formula).
+A case is a brain (:class:`vbmstat.training.painted_brains.Brain`), of which patches with painted lesions are drawn, or
+an image with a label that someone drew: `contrast` (GM 0, WM 1), `prior` (GM and WM) and `lesion`, with `frame` (voxel
+-> template mm) if it is known. If that label has fewer slices than the image, it was drawn on thick slices, and the
+prediction is compared after it went through their profile and a rater's decision (Thyreau et al. 2022,
+doi:10.1002/hbm.25899, whose abstract names the idea, not the formula). Cases of the group ``shapes`` are lesions of
+other people, to be painted.
 
 That paper's two steps: the first trains on all cases; the second, with ``second_step``, drops the cases whose labels
 disagree most with the first step's network, or gives them its prediction as label, and trains on.
@@ -13,23 +14,25 @@ disagree most with the first step's network, or gives them its prediction as lab
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
 
-from vbmstat.preproc.networks.lesion_net import N_DESCRIPTORS, LesionNet, candidates, describe
+from vbmstat.image.grid import voxel_indices
+from vbmstat.preproc.networks.lesions import positions
 from vbmstat.preproc.networks.weights import own_file
 from vbmstat.training import losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
+from vbmstat.training.painted_brains import Brain, painted_patches
 from vbmstat.training.task import Example, Stage, Task
 
+SHAPES = "shapes"  # group of cases
 _FIRST = "wmh-step1"
 _RATER = 10.0  # steepness with which a rater of slices decides
-_N_RANGE = 24  # cases from which the range of the descriptors is taken
-_CANDIDATES = 240_000  # voxels of a hemisphere that can be lesion
+_RARE = -3.0  # logit of lesion before training
 
 
 class LesionTask(Task):
@@ -39,22 +42,23 @@ class LesionTask(Task):
     cases_kind = "wmh"
 
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
-        super().__init__(cases, config, device, folder)
+        brains, names = cases.split(SHAPES)
+        super().__init__(brains, config, device, folder)
+        self.shapes = [self._load(name)["lesion"][0] for name in names]
+        self.paints = any("wm" in self._load(name) for name in self.cases.names[:1])
         self.relabelled: dict[str, torch.Tensor] = {}
 
     def build(self) -> nn.Module:
-        """A network with random weights that knows the range of its descriptors."""
-        network = cast("LesionNet", super().build())
-        some = self.cases.names[:: max(1, len(self.cases.names) // _N_RANGE)]
-        network.standardise(torch.cat([self._descriptors(name) for name in some]))
+        """A network with random weights that expects few lesions."""
+        network = super().build()
+        with torch.no_grad():
+            network.get_parameter("last.bias").fill_(_RARE)
         return network
 
-    def _descriptors(self, name: str) -> torch.Tensor:
-        """Of a case's voxels, (n, 37)."""
-        inputs, _ = next(self.examples(name, self.stages()[0], None))
-        if inputs.shape[1] == N_DESCRIPTORS:
-            return inputs[0, :, :, 0, 0].T
-        return describe(inputs[0], candidates(inputs[0]))
+    def n_examples(self, stage: Stage) -> int:
+        """Patches per brain and epoch; images with labels are used as a whole, as often."""
+        del stage
+        return self.config.patches if self.paints else 1
 
     def stages(self) -> list[Stage]:
         """One step, or two."""
@@ -77,7 +81,7 @@ class LesionTask(Task):
             for name in names:
                 inputs, target = next(self.examples(name, stage, None))
                 probability = self.seen(network(inputs).float().sigmoid(), target)
-                disagreement[name] = float(losses.lesion_loss(probability, target, self._voxels(inputs, target)))
+                disagreement[name] = float(losses.lesion_loss(probability, target, inputs.shape[-1] / target.shape[-1]))
                 predicted[name] = (probability > 0.5).float()[0]
         n_worst = round(self.config.disagreeing * len(names))
         worst = sorted(names, key=lambda name: disagreement[name])[len(names) - n_worst :]
@@ -87,25 +91,27 @@ class LesionTask(Task):
         return [name for name in names if name not in set(worst)]
 
     def examples(self, name: str, stage: Stage, source: torch.Generator | None) -> Iterator[Example]:
-        """An image and its label, or voxels, in training as many as ``voxels`` says; images may be mirrored."""
-        del stage
+        """In training, patches of a brain with painted lesions, or a labelled image, mirrored or not."""
         case = self._load(name)
-        lesion = (self.relabelled.get(name, case["lesion"]) > 0.5).float()[None]
-        if "descriptors" in case:
-            inputs = case["descriptors"][None]
-            if source is not None and self.config.voxels:
-                drawn = torch.randint(inputs.shape[2], (self.config.voxels,), generator=source)
-                inputs, lesion = inputs[:, :, drawn], lesion[:, :, drawn]
-        else:
-            inputs = torch.cat([case["contrast"], case["prior"]])[None]
-            if source is not None and float(torch.rand(1, generator=source)) < 0.5:
-                inputs, lesion = inputs.flip(2), lesion.flip(2)
-        yield inputs, lesion
+        if source is not None and "wm" in case:
+            brain = Brain.from_arrays(case)
+            patches = painted_patches(brain, self.shapes, self.config.patch, source)
+            for inputs, lesion in islice(patches, self.n_examples(stage)):
+                yield inputs[None], lesion[None]
+            return
+        shown = float(case["shown"][0]) if "shown" in case else 1.0
+        lesion = (self.relabelled.get(name, case["lesion"] * shown) > 0.5).float()[None]
+        shape = case["contrast"].shape[1:]
+        at = positions(case["frame"].numpy(), voxel_indices(shape)) if "frame" in case else torch.zeros(3, *shape)
+        inputs = torch.cat([case["contrast"], case["prior"], at])[None]
+        for _ in range(1 if source is None else self.n_examples(stage)):
+            mirrored = source is not None and float(torch.rand(1, generator=source)) < 0.5
+            yield (inputs.flip(2), lesion.flip(2)) if mirrored else (inputs, lesion)
 
     def loss(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Dice and cross-entropy, through the slices in which the labels were drawn."""
         probability = self.seen(network(inputs).float().sigmoid(), targets)
-        return losses.lesion_loss(probability, targets, self._voxels(inputs, targets))
+        return losses.lesion_loss(probability, targets, inputs.shape[-1] / targets.shape[-1])
 
     def score(self, network: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
         """Dice, and volumes in mL if voxels are of 1 mm."""
@@ -128,9 +134,3 @@ class LesionTask(Task):
         thickness = self.config.slice_voxels or n_voxels / n_slices
         mean = probability @ losses.slice_profile(n_voxels, n_slices, thickness).to(probability).T
         return torch.sigmoid(_RATER * (mean - 0.5))
-
-    def _voxels(self, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """Image voxels that each entry of the targets stands for."""
-        if inputs.shape[1] == N_DESCRIPTORS:
-            return max(_CANDIDATES / targets.numel(), 1.0)
-        return inputs.shape[-1] / targets.shape[-1]

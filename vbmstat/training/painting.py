@@ -6,21 +6,20 @@ draws from a random generator; same generator, same result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from vbmstat.image.grid import sample, voxel_indices
+from vbmstat.image.grid import Grid, apply_affine, sample
 from vbmstat.image.smooth import smooth
 
 Source = torch.Generator
-LEVEL = (-0.2, 0.8)  # intensity of a lesion: from below GM to nearly WM
+LEVEL = (-0.2, 0.75)  # intensity of a lesion: from below GM to nearly WM
 _LEVEL_SD, _LEVEL_SPACING = 0.12, 12  # of its variation within a brain, voxels
 _KEPT_TEXTURE = (0.3, 1.0)  # share of the white matter's own variation that remains in a lesion
-_EDGE_MM = (0.6, 2.5)  # FWHM of the blur of a lesion's edge
+_EDGE_MM = (0.6, 2.2)  # FWHM of the blur of a lesion's edge
 _HALO = (0.0, 0.25)  # contrast lost around lesions, unlabelled: "dirty" white matter
 _SHIFT_MM, _SCALE, _TURN, _BEND_MM, _BEND_SPACING = 6.0, 0.15, 0.12, 3.0, 24  # of a shape: largest, largest, rad, sd
 _MAX_BLOBS, _BLOB_RADIUS_MM = 16, (1.5, 7.0)
@@ -28,31 +27,38 @@ _MAX_THREADS, _THREAD_MM, _THREAD_LEVEL = 24, (5.0, 20.0), (-1.5, 0.6)  # number
 _IN_WM = (0.3, 0.8)  # WM fraction over which painting fades in
 
 
-@dataclass(frozen=True)
-class Painted:
-    """An image with lesions.
+def shape_grid() -> Grid:
+    """The template's frame around the cerebrum in 1 mm voxels, on which lesions of other people are kept."""
+    affine = np.eye(4)
+    affine[:3, 3] = (-63.5, -101.5, -48.0)
+    return Grid((128, 168, 120), affine)
 
-    Attributes
+
+def moved(shape: torch.Tensor, at_mm: torch.Tensor, source: Source) -> torch.Tensor:
+    """A lesion mask in another person: moved, scaled, turned, bent and mirrored or not.
+
+    Parameters
     ----------
-    contrast : Tensor, (X, Y, Z)
-        Intensity relative to the tissue means.
-    share : Tensor, (X, Y, Z)
-        Share of each voxel that is lesion, 0 to 1.
+    shape : Tensor, (A, B, C)
+        Lesions on :func:`shape_grid`.
+    at_mm : Tensor, (3, X, Y, Z)
+        Template positions at which they are wanted.
+    source : Generator
+        Random numbers.
+
+    Returns
+    -------
+    Tensor, (X, Y, Z)
+        Share of each voxel, 0 to 1.
     """
-
-    contrast: torch.Tensor
-    share: torch.Tensor
-
-
-def moved(shape: torch.Tensor, source: Source) -> torch.Tensor:
-    """A lesion mask in another person: moved, scaled, turned and bent, (X, Y, Z)."""
     size = torch.tensor(shape.shape, dtype=torch.float32).reshape(3, 1, 1, 1)
+    at = apply_affine(np.linalg.inv(shape_grid().affine), at_mm).float()
     shift, scale, turn = (2 * torch.rand(3, 3, generator=source) - 1).unbind()
     matrix = torch.diag(1 + _SCALE * scale) @ torch.linalg.matrix_exp(_TURN * _cross(turn))
-    at = voxel_indices(shape.shape) - size / 2
-    at = torch.tensordot(matrix, at, dims=1) + size / 2 + _SHIFT_MM * shift.reshape(3, 1, 1, 1)
-    bend = torch.stack([noise(shape.shape, _BEND_SPACING, source) for _ in range(3)])
-    return sample(shape[None], at + _BEND_MM * bend)[0]
+    at = torch.tensordot(matrix, at - size / 2, dims=1) + size / 2 + _SHIFT_MM * shift.reshape(3, 1, 1, 1)
+    bend = torch.stack([noise(at.shape[1:], _BEND_SPACING, source) for _ in range(3)])
+    mirrored = shape.flip(0) if chance(0.5, source) else shape
+    return sample(mirrored[None], at + _BEND_MM * bend)[0].clamp(0, 1)
 
 
 def blobs(wm: torch.Tensor, source: Source) -> torch.Tensor:
@@ -84,25 +90,25 @@ def threads(wm: torch.Tensor, source: Source) -> torch.Tensor:
         at = (torch.tensor(centre) + along[:, None] * direction).round().long()
         at = at[((at >= 0) & (at <= last)).all(1)]
         share[tuple(at.T)] = 1.0
-    return (_blurred(share, 1.2) * 1.6).clamp(0, 1) * _ramp(wm)
+    return (_blurred(share, 1.2) * 1.6).clamp(0, 1) * in_white_matter(wm)
 
 
-def paint(contrast: torch.Tensor, share: torch.Tensor, wm: torch.Tensor, source: Source) -> Painted:
-    """An image with lesions of one kind painted into its white matter.
+def paint(contrast: torch.Tensor, share: torch.Tensor, source: Source) -> torch.Tensor:
+    """An image with lesions of one kind, and sometimes with paler white matter around them.
 
     Parameters
     ----------
-    contrast, share, wm : Tensor, (X, Y, Z)
-        Image, lesions as a share of each voxel, WM fraction; what lies outside white matter is not painted.
+    contrast, share : Tensor, (X, Y, Z)
+        Image, and lesions as a share of each voxel.
     source : Generator
         Random numbers.
     """
-    share = share * _ramp(wm)
     level = uniform(LEVEL, source) + _LEVEL_SD * noise(share.shape, _LEVEL_SPACING, source)
     lesion = level + uniform(_KEPT_TEXTURE, source) * (contrast - 1)
     soft = _blurred(share, uniform(_EDGE_MM, source))
     halo = uniform(_HALO, source) * _blurred(share, 8.0) * (1 - soft) if chance(0.4, source) else 0.0
-    return Painted(contrast * (1 - soft) + soft * torch.minimum(lesion, contrast) - halo, share)
+    painted: torch.Tensor = contrast * (1 - soft) + soft * torch.minimum(lesion, contrast) - halo
+    return painted
 
 
 def paint_threads(contrast: torch.Tensor, wm: torch.Tensor, source: Source) -> torch.Tensor:
@@ -117,10 +123,10 @@ def noise(shape: tuple[int, ...] | torch.Size, spacing: int, source: Source) -> 
     return functional.interpolate(knots, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
 
 
-def misled(prior: torch.Tensor, share: torch.Tensor, lost: tuple[float, float], source: Source) -> torch.Tensor:
-    """Priors of GM and WM (2, X, Y, Z) that give some of the white matter around lesions to GM."""
-    moved_to_gm = uniform(lost, source) * _blurred(share, 5.0) * prior[1]
-    return torch.stack([prior[0] + moved_to_gm, prior[1] - moved_to_gm])
+def in_white_matter(wm: torch.Tensor) -> torch.Tensor:
+    """How much of a lesion a voxel of this WM fraction takes, 0 to 1, (X, Y, Z)."""
+    low, high = _IN_WM
+    return ((wm - low) / (high - low)).clamp(0, 1)
 
 
 def uniform(ends: tuple[float, float], source: Source) -> float:
@@ -150,11 +156,6 @@ def _places(wm: torch.Tensor, n: int, source: Source) -> list[tuple[int, int, in
 
 def _blurred(image: torch.Tensor, fwhm_mm: float) -> torch.Tensor:
     return smooth(image[None], np.full(3, fwhm_mm), 2.5)[0]
-
-
-def _ramp(wm: torch.Tensor) -> torch.Tensor:
-    low, high = _IN_WM
-    return ((wm - low) / (high - low)).clamp(0, 1)
 
 
 @cache

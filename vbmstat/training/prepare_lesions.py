@@ -15,10 +15,11 @@ import torch
 
 from vbmstat import assets
 from vbmstat.image import io
+from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import warped_priors
 from vbmstat.preproc.networks.cascade import resample_low_passed
-from vbmstat.preproc.networks.lesions import network_inputs, view
+from vbmstat.preproc.networks.lesions import CONTRAST_RANGE, seen_grid
 from vbmstat.preproc.pipeline import Segmented, segment_scan
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.progress import OnStep, ignore
@@ -26,6 +27,7 @@ from vbmstat.simulate import artefacts, render
 from vbmstat.simulate.labels import LESION_LABELS, without_lesions
 from vbmstat.training import augment
 from vbmstat.training.painted_brains import Brain
+from vbmstat.training.painting import shape_grid
 from vbmstat.training.prepare import bend_labels
 
 _LEVEL = (0.62, 0.92)  # of lesions, relative to WM; GM is 0.70
@@ -44,12 +46,25 @@ def evidence_of(segmented: Segmented, t1w: Volume) -> Evidence:
     return Evidence(segmented.work, segmented.fractions.data, prior, segmented.linear, t1w)
 
 
-def brain_of(evidence: Evidence, lesion: Volume | None = None) -> Brain:
-    """A brain in the network's view, with its lesions (a mask on any grid of the scan's space), if it has any."""
-    inputs = network_inputs(evidence)
-    wm = resample_low_passed(evidence.fractions[1:2], evidence.brain.grid, view(), evidence.linear)[0]
-    share = torch.zeros(view().shape) if lesion is None else _in_view(lesion, evidence.linear)
-    return Brain(inputs[0], inputs[1:], wm, share)
+def brain_of(evidence: Evidence, lesion: Volume | None = None, *, shown: bool = False) -> Brain:
+    """A brain on the grid that the network sees.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        The segmented brain.
+    lesion : Volume, optional
+        Mask of its own lesions, on any grid of the scan's space.
+    shown : bool
+        Whether the image shows them.
+    """
+    own = evidence.brain.grid
+    grid = seen_grid(own)
+    images = [evidence.contrast.clamp(*CONTRAST_RANGE)[None] - CONTRAST_RANGE[0], evidence.prior[:2]]
+    contrast, gm, prior_wm, wm = resample_low_passed(torch.cat([*images, evidence.fractions[1:2]]), own, grid)
+    share = torch.zeros(grid.shape) if lesion is None else _on_grid(lesion, grid)
+    frame = np.linalg.inv(evidence.linear) @ grid.affine
+    return Brain(contrast + CONTRAST_RANGE[0], torch.stack([gm, prior_wm]), wm, share, frame, shown)
 
 
 def brains_of_scans(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[tuple[str, str, Brain]]:
@@ -63,28 +78,24 @@ def brains_of_scans(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[
 def brains_of_labels(
     paths: Sequence[Path], n_images: int, seed: int = 0, report: OnStep = ignore
 ) -> Iterator[tuple[str, str, Brain]]:
-    """Name, group (the map) and brain of heads rendered from label maps, every second one with its lesions."""
+    """Name, group (the map) and brain of heads rendered from label maps; every second image shows the lesions."""
     rng = np.random.default_rng(seed)
     for path in paths:
         original, stem = io.read_volume(path), path.name.split(".nii")[0]
         for number in range(n_images):
             report(f"{stem}, image {number + 1}")
             labels = bend_labels(original, rng)
-            lesion = _lesions_of(labels) if number % 2 else None
-            t1w = rendered(labels, lesion, rng)
-            yield f"{stem}_{number}", stem, brain_of(evidence_of(segment_scan(t1w), t1w), lesion)
+            lesion, shown = _lesions_of(labels), number % 2 == 1
+            t1w = rendered(labels, lesion if shown else None, rng)
+            yield f"{stem}_{number}", stem, brain_of(evidence_of(segment_scan(t1w), t1w), lesion, shown=shown)
 
 
-def shapes(masks: Sequence[Path], labels: Sequence[Path], report: OnStep = ignore) -> Iterator[torch.Tensor]:
-    """Lesions in the network's view: of masks in MNI space, and of label maps after their linear registration."""
-    for path in masks:
+def shapes(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and lesions of people, on :func:`vbmstat.training.painting.shape_grid`, from masks in MNI space."""
+    for path in paths:
         report(path.name)
         mask = io.read_volume(path)
-        yield _in_view(Volume((mask.data > 0).float(), mask.grid), np.eye(4))
-    for path in labels:
-        report(path.name)
-        volume = io.read_volume(path)
-        yield _in_view(_lesions_of(volume), segment_scan(render.render_t1w(volume)).linear)
+        yield path.name.split(".nii")[0], _on_grid(Volume((mask.data > 0).float(), mask.grid), shape_grid())
 
 
 def rendered(labels: Volume, lesion: Volume | None, rng: np.random.Generator) -> Volume:
@@ -120,6 +131,6 @@ def _lesions_of(labels: Volume) -> Volume:
     return Volume(mask.float(), labels.grid)
 
 
-def _in_view(lesion: Volume, linear: np.ndarray) -> torch.Tensor:
-    """Share of each voxel of the view that is lesion, (X, Y, Z)."""
-    return resample_low_passed(lesion.data, lesion.grid, view(), linear)[0].clamp(0, 1)
+def _on_grid(lesion: Volume, grid: Grid) -> torch.Tensor:
+    """Share of each voxel of a grid that is lesion, (X, Y, Z)."""
+    return resample_low_passed(lesion.data, lesion.grid, grid)[0].clamp(0, 1)

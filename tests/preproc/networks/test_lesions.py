@@ -9,10 +9,9 @@ import torch
 from tests.preproc.networks.test_deep_t1_wmh import published
 from vbmstat import assets
 from vbmstat.errors import AssetError
-from vbmstat.image.grid import resample
+from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.networks import lesions
-from vbmstat.preproc.networks.lesion_net import N_DESCRIPTORS, LesionNet, candidates, describe
 from vbmstat.preproc.networks.unet import n_parameters
 from vbmstat.preproc.networks.weights import build_network, save_network
 from vbmstat.preproc.steps.lesions import Evidence
@@ -32,59 +31,44 @@ def evidence() -> Evidence:
     return Evidence(Volume(image[None], grid), tissues, tissues, SHIFT, Volume(image[None], grid))
 
 
-def test_the_inputs_are_intensity_and_priors_in_the_template_frame(evidence):
-    inputs = lesions.network_inputs(evidence)
-    view = lesions.view()
-    assert inputs.shape == (3, *view.shape)
+def test_the_inputs_are_intensity_priors_and_position(evidence):
+    inputs, grid = lesions.network_inputs(evidence)
+    assert inputs.shape == (6, *grid.shape)
+    np.testing.assert_allclose(
+        grid.voxel_size_mm, 1.0, atol=0.01
+    )  # the scan's voxels of 2 mm are too coarse for the network
     template = assets.template()
-    expected = resample(template.data, template.grid, view)
-    assert float((inputs[1:] - expected).abs().mean()) < 0.03
+    expected = resample(template.data, template.grid, grid, np.linalg.inv(SHIFT))
+    assert float((inputs[1:3] - expected).abs().mean()) < 0.03
     wm, gm = expected[1] > 0.97, expected[0] > 0.9
     assert float(inputs[0][wm].mean()) == pytest.approx(1, abs=0.1)
     assert float(inputs[0][gm].mean()) == pytest.approx(0, abs=0.15)
     assert float(inputs[0].min()) >= lesions.CONTRAST_RANGE[0] - 1e-5
+    corner = (np.linalg.inv(SHIFT) @ grid.affine)[:3, 3]
+    np.testing.assert_allclose(inputs[3:, 0, 0, 0], [abs(corner[0]) / 70, (corner[1] + 18) / 90, (corner[2] - 10) / 70])
+
+
+def test_voxels_of_about_1_mm_are_seen_as_they_are():
+    for size, kept in ((0.8, True), (1.0, True), (1.3, True), (0.6, False), (2.0, False)):
+        grid = Grid((40, 40, 40), np.diag([size, 1.0, 1.0, 1.0]))
+        assert (lesions.seen_grid(grid) is grid) is kept
 
 
 def test_the_answer_lies_where_the_network_said(evidence):
     def network(inputs: torch.Tensor) -> torch.Tensor:
-        logits = torch.full_like(inputs[:, :1], -20.0)
-        logits[..., 90:96, 80:86, 70:76] = 20.0  # at template (26.5…31.5, -21.5…, 22…) mm
-        return logits
+        x, y, z = inputs[0, 3] * 70, inputs[0, 4] * 90 - 18, inputs[0, 5] * 70 + 10  # template mm; x without its side
+        inside = ((x - 29).abs() < 4) & ((y + 19).abs() < 4) & ((z - 24.5).abs() < 4)
+        return torch.where(inside, 20.0, -20.0)[None, None]
 
     answer = lesions.LesionNetwork(network, {})(evidence)
     assert answer.shape == evidence.brain.data.shape[1:]
-    centre = (answer.nonzero().double() * answer[answer > 0][:, None]).sum(0) / answer.sum()
-    mm = evidence.brain.grid.affine @ np.append(centre.numpy(), 1)
-    np.testing.assert_allclose(mm[:3], SHIFT[:3, 3] + np.array([29.0, -19.0, 24.5]), atol=0.5)
-    assert float(answer.sum()) * 8 == pytest.approx(216, rel=0.05)
+    assert float(answer.sum()) * 8 == pytest.approx(2 * 8**3, rel=0.15)
+    mm = [(evidence.brain.grid.affine @ np.append(at, 1))[:3] - SHIFT[:3, 3] for at in (answer > 0.5).nonzero().numpy()]
+    np.testing.assert_allclose(np.abs(mm).mean(0), [29.0, 19.0, 24.5], atol=1.0)
 
 
-def test_the_network_is_small_and_answers_for_candidates_only(evidence):
-    network = LesionNet()
-    assert n_parameters(network) < 1_000_000
-    image = lesions.network_inputs(evidence)[:, 20:60, 40:90, 40:80]
-    at = candidates(image)
-    with torch.inference_mode():
-        logits = network(image[None])
-    elsewhere = torch.ones(logits.shape[2:], dtype=torch.bool)
-    elsewhere[tuple(at.T)] = False
-    assert logits.shape == (1, 1, 40, 50, 40)
-    assert 0 < len(at) < elsewhere.numel() / 2
-    assert float(logits[0, 0][elsewhere].max()) < -10
-    descriptors = describe(image, at)
-    assert descriptors.shape == (len(at), N_DESCRIPTORS)
-    assert bool(torch.isfinite(descriptors).all())
-    with torch.inference_mode():
-        again = network(descriptors.T[None, :, :, None, None])
-    torch.testing.assert_close(again[0, 0, :, 0, 0], logits[0, 0][tuple(at.T)])
-
-
-def test_left_and_right_are_described_alike(evidence):
-    image = lesions.network_inputs(evidence)[:, :, 40:90, 40:80]
-    at = candidates(image)[::50]
-    mirrored = at.clone()
-    mirrored[:, 0] = image.shape[1] - 1 - mirrored[:, 0]
-    torch.testing.assert_close(describe(image, at), describe(image.flip(1), mirrored), atol=1e-4, rtol=1e-4)
+def test_the_network_is_small():
+    assert n_parameters(build_network("wmh", {"n_channels": 8, "depth": 3})) < 1_000_000
 
 
 def test_networks_are_found_by_name_and_file(tmp_path, evidence):
@@ -115,8 +99,10 @@ def test_the_published_network_must_be_fetched_first(tmp_path, monkeypatch):
         lesions.find_network("deep-t1-wmh")
 
 
-def test_the_grid_of_the_view_holds_the_white_matter():
-    template = assets.template()
-    wm = template.data[1:2].clone()
-    inside = resample(torch.ones(1, *lesions.VIEW_SHAPE), lesions.view(), template.grid)[0] > 0.5
-    assert float((wm[0] * inside).sum() / wm.sum()) > 0.95
+def test_the_network_sees_all_cerebral_white_matter(evidence):
+    _, grid = lesions.network_inputs(evidence)
+    inside = resample(torch.ones(1, *grid.shape), grid, evidence.brain.grid)[0] > 0.5
+    at = voxel_indices(evidence.brain.grid.shape)
+    z = apply_affine(np.linalg.inv(SHIFT) @ evidence.brain.grid.affine, at)[2]
+    wm = evidence.fractions[1] * (z > -20)  # above the cerebellum
+    assert float((wm * inside).sum() / wm.sum()) > 0.98

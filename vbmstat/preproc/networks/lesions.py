@@ -1,14 +1,16 @@
 """Networks that propose white-matter hypointensities: this project's, and the authors' of deep-T1-WMH.
 
-This project's network sees the brain in the template's frame, in a view of 1 mm voxels around the cerebral white
-matter: the intensity relative to the scan's tissue means (GM 0, WM 1, as the engine segmented them), and the warped
-GM and WM priors, which tell it where it is. The engine's tissue map itself is no input: a lesion has already spoilt it.
+This project's network, a small UNet, sees the cerebrum in the scan's own voxels, if these are of about 1 mm: the
+intensity relative to the scan's tissue means (GM 0, WM 1, as the engine segmented them), the GM and WM priors of the
+segmentation, and the position in the template, without its side. The engine's tissue map itself is no input: a lesion
+has already spoilt it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,34 +20,66 @@ from torch import nn
 from vbmstat import assets
 from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
-from vbmstat.image.grid import Grid, resample
+from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.preproc.networks import deep_t1_wmh
 from vbmstat.preproc.networks.cascade import resample_low_passed
 from vbmstat.preproc.networks.weights import OWN, load_network, own_file, ready, shipped_folder
 from vbmstat.preproc.steps.lesions import Evidence, Network
 
-VIEW_SHAPE = (128, 168, 120)
-VIEW_START_MM = (-63.5, -101.5, -48.0)  # centre of the first voxel of 1 mm, template RAS+
 KIND, RULE = "wmh", "none"
 SHIPPED_SHA256 = ""  # of wmh.safetensors in the package
-CONTRAST_RANGE = (-7 / 3, 2.0)  # of intensities (GM 0, WM 1) that the network sees; below lies the background
+CONTRAST_RANGE = (-2.5, 2.0)  # of intensities (GM 0, WM 1) that the network sees; outside the brain: the lower end
+OWN_VOXELS_MM = (0.75, 1.35)  # voxels of which the network sees as they are; others become 1 mm
+_CEREBRUM_MM = ((-66, -104, -50), (66, 70, 74))  # box in the template that holds the cerebral white matter
+_CENTRE_MM, _HALF_MM = (0.0, -18.0, 10.0), (70.0, 90.0, 70.0)  # of positions, which are about -1 to 1
 
 
-def view() -> Grid:
-    """The part of the template's frame that the network sees."""
-    affine = np.eye(4)
-    affine[:3, 3] = VIEW_START_MM
-    return Grid(VIEW_SHAPE, affine)
+def seen_grid(grid: Grid) -> Grid:
+    """The grid on which the network sees a brain: its own, or one of 1 mm over the same field of view."""
+    size = grid.voxel_size_mm
+    return grid if OWN_VOXELS_MM[0] <= size.min() and size.max() <= OWN_VOXELS_MM[1] else grid.with_voxel_size(1.0)
 
 
-def network_inputs(evidence: Evidence) -> torch.Tensor:
-    """Intensity relative to the tissue means, GM prior and WM prior in the view, (3, X, Y, Z)."""
-    grid, low = evidence.brain.grid, CONTRAST_RANGE[0]
-    contrast = evidence.contrast.clamp(*CONTRAST_RANGE) - low  # the background becomes 0, as beyond the field of view
-    channels = torch.cat([contrast[None], evidence.prior[:2]])
-    inputs = resample_low_passed(channels, grid, view(), evidence.linear)
-    inputs[0] += low
-    return inputs
+def positions(frame: np.ndarray, at: torch.Tensor) -> torch.Tensor:
+    """The position channels of voxels, (3, …): distance from the midline, y and z in the template.
+
+    Parameters
+    ----------
+    frame : ndarray, (4, 4)
+        Voxel -> template mm.
+    at : Tensor, (3, …)
+        Voxel indices.
+    """
+    mm = apply_affine(frame, at)
+    shape = (3, *[1] * (mm.dim() - 1))
+    x, y, z = (mm - mm.new_tensor(_CENTRE_MM).reshape(shape)) / mm.new_tensor(_HALF_MM).reshape(shape)
+    return torch.stack([x.abs(), y, z])
+
+
+def network_inputs(evidence: Evidence) -> tuple[torch.Tensor, Grid]:
+    """Intensity, GM prior, WM prior and positions, (6, X, Y, Z), around the cerebral white matter, and their grid."""
+    own = evidence.brain.grid
+    contrast = evidence.contrast.clamp(*CONTRAST_RANGE)
+    channels = torch.cat([contrast[None] - CONTRAST_RANGE[0], evidence.prior[:2]])
+    grid = seen_grid(own)
+    if grid is not own:
+        channels = resample_low_passed(channels, own, grid)
+    channels[0] += CONTRAST_RANGE[0]
+    frame = np.linalg.inv(evidence.linear) @ grid.affine
+    start, stop = _box(frame, grid)
+    channels = channels[(slice(None), *(slice(a, b) for a, b in zip(start, stop, strict=True)))]
+    part = grid.crop(start, stop)
+    at = voxel_indices(part.shape, channels.device)
+    return torch.cat([channels, positions(np.linalg.inv(evidence.linear) @ part.affine, at)]), part
+
+
+def _box(frame: np.ndarray, grid: Grid) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """First voxel, and the one after the last, of the part of a grid that holds the cerebral white matter."""
+    corners = np.array(list(product(*zip(*_CEREBRUM_MM, strict=True))), float)  # (8, 3)
+    voxels = apply_affine(np.linalg.inv(frame), torch.from_numpy(corners.T)).numpy()
+    low = np.clip(np.floor(voxels.min(1)), 0, np.array(grid.shape) - 1).astype(int)
+    high = np.clip(np.ceil(voxels.max(1)) + 1, low + 1, grid.shape).astype(int)
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 @dataclass(frozen=True)
@@ -55,7 +89,7 @@ class LesionNetwork:
     Attributes
     ----------
     network : Module
-        Inputs (1, 3, X, Y, Z) -> logits.
+        Inputs (1, 6, X, Y, Z) -> logits.
     sha256 : dict
         File name -> hash.
     """
@@ -64,9 +98,10 @@ class LesionNetwork:
     sha256: Mapping[str, str]
 
     def __call__(self, evidence: Evidence) -> torch.Tensor:
-        """Probability on the working grid, (X, Y, Z); zero outside the view."""
-        probability = self.network(network_inputs(evidence)[None])[0].float().sigmoid()
-        return resample(probability, view(), evidence.brain.grid, np.linalg.inv(evidence.linear))[0]
+        """Probability on the working grid, (X, Y, Z); zero away from the cerebrum."""
+        inputs, grid = network_inputs(evidence)
+        probability = self.network(inputs[None])[0].float().sigmoid()
+        return resample(probability, grid, evidence.brain.grid)[0]
 
 
 def find_network(weights: str = OWN, device: torch.device | str = "cpu") -> Network | None:

@@ -33,9 +33,11 @@ class UNet(nn.Module):
         Creates the activation after each norm; called with ``inplace=True``.
     final : Module, optional
         Layer after the last convolution; none by default.
+    norm : callable
+        Creates the norm after each convolution; called with the number of channels.
     """
 
-    def __init__(  # noqa: PLR0913 - the six hyperparameters of the network
+    def __init__(  # noqa: PLR0913 - the seven hyperparameters of the network
         self,
         in_channels: int,
         out_channels: int,
@@ -43,14 +45,15 @@ class UNet(nn.Module):
         depth: int = DEPTH,
         activation: Callable[..., nn.Module] = nn.ReLU,
         final: nn.Module | None = None,
+        norm: Callable[[int], nn.Module] = nn.InstanceNorm3d,
     ) -> None:
         super().__init__()
         widths = [n_channels * 2**level for level in range(depth + 1)]
         down = zip([in_channels, *widths[:-1]], widths, strict=True)
-        self.down = nn.ModuleList([_two_convolutions(before, after, activation) for before, after in down])
+        self.down = nn.ModuleList([_two_convolutions(before, after, activation, norm) for before, after in down])
         up = list(zip(widths[1:], widths[:-1], strict=True))[::-1]  # coarse to fine
         self.enlarge = nn.ModuleList([nn.ConvTranspose3d(below, here, 2, stride=2) for below, here in up])
-        self.up = nn.ModuleList([_two_convolutions(2 * here, here, activation) for _, here in up])
+        self.up = nn.ModuleList([_two_convolutions(2 * here, here, activation, norm) for _, here in up])
         self.last = nn.Conv3d(n_channels, out_channels, 1)
         self.final = final if final is not None else nn.Identity()
         self.depth = depth
@@ -91,10 +94,12 @@ def n_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _two_convolutions(before: int, after: int, activation: Callable[..., nn.Module]) -> nn.Sequential:
+def _two_convolutions(
+    before: int, after: int, activation: Callable[..., nn.Module], norm: Callable[[int], nn.Module]
+) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(before, after, 3, padding=1, bias=False), nn.InstanceNorm3d(after), activation(inplace=True),
-        nn.Conv3d(after, after, 3, padding=1, bias=False), nn.InstanceNorm3d(after), activation(inplace=True),
+        nn.Conv3d(before, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
+        nn.Conv3d(after, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
     )  # fmt: skip
 
 

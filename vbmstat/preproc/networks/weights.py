@@ -25,7 +25,6 @@ from vbmstat.assets import downloads
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import atomic_path
 from vbmstat.preproc.networks.cascade import TissueNetworks
-from vbmstat.preproc.networks.lesion_net import LesionNet
 from vbmstat.preproc.networks.multilevel import MultilevelActivation
 from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
 from vbmstat.preproc.networks.symnet import SymNet
@@ -41,6 +40,7 @@ SHIPPED = {  # sha256 of this project's networks in the package
     "segmentation.safetensors": "d7cddc6c575f4c98eecc895cf1418a9b801036c5b95dd7116cb3865feaefc2a7",
     "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
 }
+N_LESION_INPUTS = 6  # of the network that proposes hypointensities: intensity, two priors, position
 _KEY = "vbmstat"  # metadata key of the settings in a safetensors file
 
 
@@ -129,7 +129,7 @@ def build_network(kind: str, settings: Mapping[str, Any]) -> nn.Module:
     if kind == "gm-mask":
         return UNet(1, 2, n_channels, depth)
     if kind == "wmh":
-        return LesionNet(n_channels, depth)
+        return UNet(N_LESION_INPUTS, 1, n_channels, depth, norm=nn.BatchNorm3d)
     return UNet(2 if kind == "patches" else 1, 1, n_channels, depth, final=MultilevelActivation())
 
 
