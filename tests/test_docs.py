@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from vbmstat.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -63,3 +66,41 @@ def test_what_pages_include_exists() -> None:
     assert len(included) > 10
     assert [path for path in included if not (ROOT / "docs" / path).is_file()] == []
     assert [page.name for page in PAGES if "--8" in page.read_text(encoding="utf-8")] == []  # raw outside mkdocs
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "exclude",
+        "slices",
+        "outlier",
+        "Bonferroni",
+        "longitudinal",
+        "one-sided",
+        "SPM",
+        "paired",
+        "GPU",
+        "resume",
+        "figure",
+    ],
+)
+def test_what_users_search_is_in_the_page_of_tasks(word) -> None:
+    tasks = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert word.lower() in tasks.lower()
+
+
+def test_tasks_use_commands_and_options_that_exist() -> None:
+    """Of every `vbmstat …` in the page of tasks: the command, and each of its options."""
+    commands = get_command(app).commands
+    wrong = []
+    for line in re.findall(r"`vbmstat ([^`]+)`", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")):
+        name, *words = line.split()
+        if name == "COMMAND":
+            continue
+        known = (
+            {option for parameter in commands[name].params for option in parameter.opts} if name in commands else set()
+        )
+        wrong += [line for word in words if word.startswith("--") and word not in known | {"--help"}] or (
+            [] if name in commands else [line]
+        )
+    assert wrong == []
