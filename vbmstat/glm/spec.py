@@ -35,7 +35,7 @@ TAILS = ("none", "gpd")
 FEWEST_FOR_TAIL = 100  # permutations that a tail can be fitted to
 _PERMUTING = ("fwe", "tfce", "cluster")
 
-Contrasts = Sequence[str] | Mapping[str, Any] | None
+Contrasts = str | Sequence[str] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ class ModelSpec:
     formula : str
         For example ``"gm ~ age + sex + tiv"``.
     contrasts : sequence of str or mapping, optional
-        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column.
+        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column, of which only those
+        of the first covariate (and its interactions) are permuted; ``"all"`` permutes every one.
     variance : str
         How the variance of a contrast is estimated: ``ols``; ``hc3``; ``spm`` (SPM's variance floor);
         ``sandwich:COLUMN`` (repeated scans or families; the column has the subject of each scan); ``groups:COLUMN`` (a
@@ -206,6 +207,8 @@ class ModelSpec:
     allow_mixed: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.contrasts, str):
+            object.__setattr__(self, "contrasts", [self.contrasts])
         _check_choice("tiv", self.tiv, TIV_RECIPES)
         _check_choice("missing", self.missing, ("raise", "drop"))
         check_fwhm(self.fwhm_mm)

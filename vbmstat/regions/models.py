@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +184,8 @@ def fit_roi_glm(
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
         rows = mixed_table(mixed, names, _means(volumes, design))
     else:
-        fit = fit_glm(volumes, spec, table, compute=compute)
+        every = replace(spec, contrasts=spec.contrasts or "all")  # permutations of regions take a second
+        fit = fit_glm(volumes, every, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
     record = {**record, "level": level, "atlas": atlas.name, "atlas_licence": atlas.licence, "random": random}

@@ -20,6 +20,7 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.subjects import without_own_mean
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
+from vbmstat.glm.inference.forecast import Forecast
 from vbmstat.glm.inference.p_values import p_of_f, p_one_sided, p_two_sided, q_fdr
 from vbmstat.glm.inference.permute.blocks import Node, block_tree, free_tree, level_tree
 from vbmstat.glm.inference.permute.checkpoint import Checkpoint, analysis_key
@@ -121,6 +122,10 @@ def infer(
         return {}
     neighbours = None if maps.space is None else neighbour_table(maps.space)
     inferences = {}
+    counts = {contrasts[one.index].name: one.rearrangements.count for one in permuted if one is not None}
+    spare = [contrast.name for contrast in contrasts if contrast.name not in counts]
+    forecast = Forecast(counts, spare, None if compute.cluster else compute.announce, compute.progress)
+    compute = replace(compute, progress=forecast)
     for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
         two_sided = contrast.kind == "t" and not asked.one_sided
         statistic = fit.statistic[index]
@@ -136,6 +141,7 @@ def infer(
             if compute.checkpoint is not None:
                 file = Path(compute.checkpoint) / checkpoint_name(contrast)
                 checkpoint = Checkpoint(file, analysis_key(maps, fitted.plan, permutation, settings))
+            forecast.begin(contrast.name)
             nulls = permutation_nulls(fitted, permutation, settings, compute, checkpoint)
         clusters = None if nulls is None else nulls.clusters
         if clusters is None and neighbours is not None:
