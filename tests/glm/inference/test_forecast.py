@@ -35,6 +35,8 @@ def test_resumed_permutations_are_not_counted():
     now, said = [0.0], []
     forecast = Forecast({"group": 5000}, (), said.append, None, lambda: now[0])
     forecast("permutations", 4000, 5000)
-    now[0] = 10.0
-    forecast("permutations", 4100, 5000)
+    now[0] = 2.0
+    forecast("permutations", 4008, 5000)  # the first ones take longer
+    now[0] = 12.0
+    forecast("permutations", 4108, 5000)
     assert said == ["5,000 permutations of group: about 8 min"]

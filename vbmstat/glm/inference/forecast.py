@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vbmstat.progress import OnProgress, duration, ignore
 
-PILOT = 8  # permutations from which the time is told
+WARM_UP, PILOT = 8, 16  # permutations at first, and those after them from which the time is told
 _MIN_SECONDS = 1.0  # that they must have taken
 _WORTH_TELLING_S = 10.0
 
@@ -37,11 +37,12 @@ class Forecast:
     ) -> None:
         self._counts, self._spare, self._clock = counts, spare, clock
         self._announce, self._report = announce, report or ignore
-        self._name, self._start = next(iter(counts), ""), (0.0, -1)
+        self._name = next(iter(counts), "")
+        self._first, self._start = -1, (0.0, -1)
 
     def begin(self, name: str) -> None:
         """Say which contrast is permuted now."""
-        self._name, self._start = name, (0.0, -1)
+        self._name, self._first, self._start = name, -1, (0.0, -1)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Take progress of the contrast."""
@@ -53,13 +54,16 @@ class Forecast:
         )
         if self._announce is None:
             return
-        started, first = self._start
-        if first < 0:
-            self._start = (self._clock(), done)
+        if self._first < 0:
+            self._first = done
+        started, since = self._start
+        if since < 0:
+            if done - self._first >= WARM_UP:
+                self._start = (self._clock(), done)
             return
         elapsed = self._clock() - started
-        if done - first >= PILOT and elapsed >= _MIN_SECONDS:
-            line = self.line(elapsed / (done - first))
+        if done - since >= PILOT and elapsed >= _MIN_SECONDS:
+            line = self.line(elapsed / (done - since))
             if line:
                 self._announce(line)
             self._announce = None

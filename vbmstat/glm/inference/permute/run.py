@@ -16,7 +16,7 @@ import numpy as np
 
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fitted
-from vbmstat.glm.inference.forecast import PILOT
+from vbmstat.glm.inference.forecast import PILOT, WARM_UP
 from vbmstat.glm.inference.permute.checkpoint import Checkpoint
 from vbmstat.glm.inference.permute.grouped_scores import GroupedScores
 from vbmstat.glm.inference.permute.images import StatisticImages
@@ -85,7 +85,9 @@ def permutation_nulls(
     size = min(scoring.batch_size(n_voxels), BLOCK if settings.stop_after else count)
     batches = [] if is_enough() else _batches(done, count, size)
     if images is not None and done == 0 and compute.cluster is None:  # a few tell the time of the others
-        batches = [range(min(PILOT, count)), *_batches(PILOT, count, size)]
+        end = WARM_UP + PILOT
+        batches = [range(min(WARM_UP, count)), range(WARM_UP, min(end, count)), *_batches(end, count, size)]
+        batches = [batch for batch in batches if batch]
     if progress and batches:
         progress("permutations", done, count)
     with closing(_score(scoring, batches, compute.cluster, progress)) as scored:
