@@ -17,8 +17,10 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.inference.clusters import Clusters, Regions, StatisticMap, cluster_table, peak_table
+from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, peak_table
 from vbmstat.glm.inference.corrected import Inference
+from vbmstat.glm.inference.p_values import hedges_g
+from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.statmap import StatMap
 from vbmstat.image import io, storage
@@ -128,7 +130,9 @@ class GlmResults:
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
         image = StatisticMap(statistic, kind, space)
-        return _name_flags(peak_table(image, clusters, self._at_peak(contrast), regions))
+        threshold, how = self.inference[contrast].critical(statistic)
+        beside = {"threshold": np.full(len(statistic), threshold), "threshold_by": np.full(len(statistic), how, object)}
+        return _name_flags(peak_table(image, clusters, self._at_peak(contrast) | beside, regions))
 
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
         """Clusters of a contrast, their space, and the statistic's name."""
@@ -143,13 +147,15 @@ class GlmResults:
         """Columns beside a peak's statistic."""
         names = {
             "z": "z", "p": "p_uncorrected", "prft": "p_fwe_rft", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe",
-            "qfdr": "q_fdr", "g": "g",
+            "qfdr": "q_fdr", "effect": "effect", "g": "g",
         }  # fmt: skip
         maps = self.maps[contrast]
+        unbias = float(hedges_g(np.ones(()), self.df_resid))  # limits of g are those of d times this, as is g itself
+        limits = {f"g_{end}": maps[f"d{end}"].values * unbias for end in ("low", "high") if f"d{end}" in maps}
         flags = {f"{names[s]}{_FLAG}": chosen for s, chosen in self.approximated(contrast).items() if s in names}
         field = self.inference[contrast].random_field
         topological = {} if field is None else {"q_rft": field.q_peak}
-        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | topological | flags
+        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | limits | topological | flags
 
     def to_directory(
         self,

@@ -53,6 +53,19 @@ class Inference:
     nulls: Nulls | None  # of the permutations; None if none were asked for
     random_field: FieldInference | None = None
 
+    def critical(self, statistic: np.ndarray) -> tuple[float, str]:
+        """Threshold of t or F for a voxel's height, and how it was found: by what was asked, the strictest first."""
+        sides = "two-sided" if self.two_sided else "one-sided"
+        corrected = None if self.nulls is None else self.nulls.critical()
+        if self.nulls is not None and corrected is not None:
+            return corrected, f"FWE p = {ALPHA:g} by {self.nulls.count} permutations, {sides}"
+        if self.random_field is not None:
+            return self.random_field.critical_height, f"FWE p = {ALPHA:g} by random fields, {sides}"
+        called = np.abs(statistic[self.q_fdr <= ALPHA])
+        if "fdr" in self.kinds and called.size:
+            return float(called.min()), f"q of FDR = {ALPHA:g}, {sides}"
+        return self.threshold, f"uncorrected, of the clusters, {sides}"
+
 
 def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
     """Which scans may be exchanged, from the block columns.
