@@ -14,6 +14,7 @@ from vbmstat.image import storage
 
 # Negative values are blue and positive ones orange: colour-blind readers can distinguish them.
 BLUE, ORANGE, GREY = "#2166AC", "#D9660F", "#8A8A8A"
+CROSS = "#1B7837"  # green: neither negative nor positive
 DIVERGING = LinearSegmentedColormap.from_list(
     "vbmstat", ["#042B53", BLUE, "#74ADD1", "#DCEBF3", "#F7F7F7", "#FBDDB6", "#F39B3F", ORANGE, "#5F2102"]
 )
@@ -40,3 +41,14 @@ def save_png(path: Path | str, figure: Figure) -> None:
     with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"},
                        pil_kwargs={"compress_level": 4})  # fmt: skip
+
+
+def save_figure(path: Path | str, figure: Figure) -> None:
+    """Write a figure atomically in the form of its suffix: ``.png``, ``.svg`` (text stays text) or ``.pdf``."""
+    form = Path(path).suffix.removeprefix(".").lower()
+    if form == "png":
+        save_png(path, figure)
+        return
+    metadata = {"Date": None, "Creator": "vbmstat"} if form == "svg" else {"CreationDate": None, "Creator": "vbmstat"}
+    with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
+        figure.savefig(temporary, format=form, dpi=DPI, facecolor="white", metadata=metadata)
