@@ -16,7 +16,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from vbmstat import assets
-from vbmstat.figures.style import CROSS, DPI, PRINT_STYLE, WIDTH_INCH, minus, plain
+from vbmstat.figures.style import CROSS, DPI, PRINT_STYLE, WIDTH_INCH, Picture, minus, plain
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 
@@ -130,7 +130,7 @@ class Mosaic:
         self.row_inch = heights_mm[-1] * inch - _LABEL_INCH
         self.panels: list[tuple[str, float, float, float]] = []  # view, position, offsets on the page
         with rc_context(PRINT_STYLE):
-            self.figure = Figure(figsize=(self.width, self.height), dpi=DPI)
+            self.figure = Picture(figsize=(self.width, self.height), dpi=DPI)
             self.axes = self.figure.add_axes((0, 0, 1, 1))
             self.axes.set_axis_off()
             self.figure.text(

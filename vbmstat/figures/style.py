@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 )
 SEQUENTIAL = LinearSegmentedColormap.from_list("vbmstat_up", DIVERGING(np.linspace(0.5, 1.0, 128)))
 WIDTH_INCH = 7.2  # two columns of a journal page (183 mm)
-DPI = 300  # for print
+DPI, _SCREEN_DPI = 300, 120  # for print, in a notebook
 PRINT_STYLE: dict[Any, Any] = {  # text stays text in SVG, and equal figures give equal files
     "font.size": 7, "axes.linewidth": 0.6, "svg.fonttype": "none", "svg.hashsalt": "vbmstat",
 }  # fmt: skip
@@ -34,6 +35,16 @@ def plain(text: str) -> str:
 def minus(text: str) -> str:
     """A number with a true minus sign."""
     return text.replace("-", "−")
+
+
+class Picture(Figure):
+    """A figure that notebooks show, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        with rc_context(PRINT_STYLE):
+            self.savefig(stream, format="png", dpi=_SCREEN_DPI)
+        return stream.getvalue()
 
 
 def save_png(path: Path | str, figure: Figure) -> None:

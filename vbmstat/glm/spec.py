@@ -70,6 +70,15 @@ class Masking:
     """Which voxels are analysed; see :class:`vbmstat.maps.masking.MaskRule`.
 
     The threshold is 0.1 without a mask image, and none with one, unless it is given.
+
+    Attributes
+    ----------
+    threshold, share : float, float
+        A voxel is analysed if this share of the scans exceeds the threshold there (SPM's absolute threshold).
+    image : path, optional
+        Mask image on the grid of the maps.
+    nan : {"raise", "exclude"}
+        What NaN inside the mask are: an error, or voxels left out.
     """
 
     threshold: float | None = None
@@ -248,7 +257,7 @@ class ModelSpec:
                 msg = f"fit_glm has no option {keyword!r} (nearest {near})"
                 raise TypeError(msg)
             part, name = _PLACES[keyword]
-            default = type(self)("")._value(keyword)
+            default = type(self)("").value(keyword)
             if value is None and default is not None:
                 msg = f"{keyword}=None: expected a value; leave it out for the default, {default!r}"
                 raise DesignError(msg)
@@ -286,9 +295,10 @@ class ModelSpec:
     def changed(self) -> list[str]:
         """Keywords with other than default values."""
         default = type(self)(self.formula)
-        return [keyword for keyword in _PLACES if self._value(keyword) != default._value(keyword)]
+        return [keyword for keyword in _PLACES if self.value(keyword) != default.value(keyword)]
 
-    def _value(self, keyword: str) -> Any:
+    def value(self, keyword: str) -> Any:
+        """Value of a keyword of :meth:`replace`."""
         part, name = _PLACES[keyword]
         return getattr(getattr(self, part) if part else self, name)
 
@@ -365,15 +375,16 @@ class Compute:
         return replace(self, cluster=None, progress=None, announce=None, chunk_voxels=None)
 
 
-_RENAMED = {  # fields of a part whose keyword has another name
+RENAMED = {  # fields of a part whose keyword has another name
     ("inference", "kinds"): "inference", ("mask", "threshold"): "mask_threshold", ("mask", "share"): "mask_share",
     ("mask", "image"): "mask",
 }  # fmt: skip
 _PARTS = {"subsets": Subsets, "inference": InferenceSpec, "mask": Masking}
+PART_NAMES = {cls: name for name, cls in _PARTS.items()}
 _PLACES = {  # keyword -> (part, field); "" for the spec's own fields
     **{one.name: ("", one.name) for one in fields(ModelSpec) if one.name not in (*_PARTS, "formula", "contrasts")},
     **{
-        _RENAMED.get((part, one.name), one.name): (part, one.name)
+        RENAMED.get((part, one.name), one.name): (part, one.name)
         for part, cls in _PARTS.items() for one in fields(cls)
     },
 }  # fmt: skip

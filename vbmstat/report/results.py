@@ -9,10 +9,10 @@ from scipy import stats
 
 from vbmstat.figures.model import design_figure, glass_brain_figure
 from vbmstat.glm.inference.corrected import checkpoint_name
-from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.results import GlmResults
 from vbmstat.image.storage import atomic_path
 from vbmstat.regions.models import atlas_record
+from vbmstat.report.notebook import regions_of
 from vbmstat.roi.atlas import Atlas, load_atlas
 
 _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
@@ -57,15 +57,6 @@ def write_results(
     for contrast in results.contrasts:
         (folder / checkpoint_name(contrast)).unlink(missing_ok=True)
     return used
-
-
-def regions_of(atlases: Sequence[Atlas]) -> Regions | None:
-    """Atlases as names of places, each for what those before it leave without a name; None without any."""
-    regions = None
-    for atlas in reversed(atlases):
-        names = {int(label): str(name) for label, name in atlas.table["name"].items()}
-        regions = Regions(atlas.image, names, regions, atlas.name)
-    return regions
 
 
 def write_figures(results: GlmResults, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,10 +16,13 @@ from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.report.viewer import peak_position_mm, viewer_html
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _P_SHOWN = 0.05  # p maps are coloured below this
-_P_SYMBOL = "−log10 p"
+P_SYMBOL = "−log10 p"
 # NIfTI intent -> symbol of the colour bar
-_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": _P_SYMBOL}
+_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": P_SYMBOL}
 
 
 _FORMS = (".png", ".svg", ".pdf", ".html")
@@ -68,28 +72,41 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: Vi
         msg = f"{path}: every value is 0 or NaN; there is nothing to show"
         raise VbmstatError(msg)
     title, symbol = path.name, statistic_symbol(path, values)
-    if symbol == _P_SYMBOL:
-        largest = threshold or _P_SHOWN
-        if not 0 < largest < 1:
-            msg = f"--threshold {threshold:g}: for a p map expected a p between 0 and 1, e.g. 0.05"
-            raise VbmstatError(msg)
-        values, threshold = minus_log10_p(values, largest), -math.log10(largest)
-        title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
-    image, title = Volume(values, volume.grid), title if view.title is None else view.title
+    image = Volume(values, volume.grid)
     if out.suffix == ".html":
-        storage.write_text(out, viewer_html(image, title, threshold))
-    elif symbol is not None:
-        save_figure(out, publication.stat_map_figure(image, title, symbol, threshold, view))
+        image, title, threshold = _without_large_p(image, title, symbol, threshold)
+        storage.write_text(out, viewer_html(image, title if view.title is None else view.title, threshold))
     else:
-        save_figure(out, publication.image_figure(image, title, view=view))
+        save_figure(out, picture(image, title, symbol, threshold, view))
     return out
+
+
+def picture(image: Volume, title: str, symbol: str | None, threshold: float, view: View | None = None) -> Figure:
+    """An image (1, X, Y, Z) on slices: a statistic or p map (by its symbol) over the average brain, others in grey."""
+    image, title, threshold = _without_large_p(image, title, symbol, threshold)
+    if symbol is None:
+        return publication.image_figure(image, title, view=view)
+    return publication.stat_map_figure(image, title, symbol, threshold, view)
+
+
+def _without_large_p(image: Volume, title: str, symbol: str | None, threshold: float) -> tuple[Volume, str, float]:
+    """A p map as -log10 p below the threshold, its title and threshold on that scale; other maps as they are."""
+    if symbol != P_SYMBOL:
+        return image, title, threshold
+    largest = threshold or _P_SHOWN
+    if not 0 < largest < 1:
+        msg = f"--threshold {threshold:g}: for a p map expected a p between 0 and 1, e.g. 0.05"
+        raise VbmstatError(msg)
+    values = minus_log10_p(image.data, largest)
+    title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
+    return Volume(values, image.grid), title, -math.log10(largest)
 
 
 def peak_of(path: Path | str) -> tuple[float, float, float]:
     """RAS+ mm of the largest absolute value of a map, of a p map the smallest p."""
     volume = io.read_volume(path)
     values = torch.nan_to_num(volume.data, posinf=0.0, neginf=0.0)
-    if statistic_symbol(Path(path), values) == _P_SYMBOL:
+    if statistic_symbol(Path(path), values) == P_SYMBOL:
         values = minus_log10_p(values, 1.0)
     x, y, z = map(float, peak_position_mm(Volume(values, volume.grid)))
     return x, y, z
