@@ -39,3 +39,25 @@ def test_the_browser_opens_the_page(image, monkeypatch) -> None:
     refused = CliRunner().invoke(app, ["show", str(image), "--browser", "--out", str(image.parent / "x.png")])
     assert refused.exit_code == 2
     assert len(opened) == 1
+
+
+def test_slices_crosshair_and_contours(image) -> None:
+    out = image.parent / "x.svg"
+    options = [
+        "--cut",
+        "z=40,48",
+        "--crosshair",
+        "peak",
+        "--cut",
+        "x=32",
+        "--contour",
+        "1",
+        "--limit",
+        "3",
+        "--title",
+        "Mine",
+    ]
+    result = CliRunner().invoke(app, ["show", str(image), *options, "--contour-of", str(image), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert ">Mine<" in out.read_text(encoding="utf-8")
+    assert ">z = 48<" in out.read_text(encoding="utf-8")

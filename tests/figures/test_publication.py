@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
 from vbmstat.figures import publication
+from vbmstat.figures.view import View
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 
@@ -39,7 +40,7 @@ def words(figure: Figure) -> set[str]:
 def left_positive() -> Figure:
     """A positive ball on the left at z = 12, a smaller negative one on the right."""
     values = 6.0 * blob((-40, -20, 12)) - 4.0 * blob((40, -20, 12), 9.0)
-    return publication.stat_map_figure(volume(values), "a $title", "t", threshold=3.0, limit=6.0)
+    return publication.stat_map_figure(volume(values), "a $title", "t", threshold=3.0, view=View(limit=6.0))
 
 
 def panel(figure: Figure, name: str) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_coordinates_sides_and_threshold_are_written(left_positive) -> None:
 
 def test_below_the_threshold_colours_fade_with_the_square() -> None:
     def strength(value: float) -> float:
-        figure = publication.stat_map_figure(volume(value * blob((-40, -20, 12))), "", "t", 4.0, limit=8.0)
+        figure = publication.stat_map_figure(volume(value * blob((-40, -20, 12))), "", "t", 4.0, view=View(limit=8.0))
         return float(figure.axes[0].images[-1 - 26 + 8].get_array()[..., 3].max())  # the slice z = 12
 
     assert strength(2.0) == pytest.approx(0.25, abs=0.01)
@@ -78,7 +79,7 @@ def test_below_the_threshold_colours_fade_with_the_square() -> None:
 
 
 def test_a_statistic_without_negative_values_has_a_scale_from_zero() -> None:
-    written = words(publication.stat_map_figure(volume(9.0 * blob((0, 0, 12))), "", "F", 5.0, limit=9.0))
+    written = words(publication.stat_map_figure(volume(9.0 * blob((0, 0, 12))), "", "F", 5.0, view=View(limit=9.0)))
     assert {"0", "9", "5"} <= written
     assert "−9" not in written
 

@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.image import io
 from vbmstat.tables.cohort import Cohort, read_cohort
 
 
@@ -165,7 +167,7 @@ def test_default_contrasts_that_cannot_be_permuted_are_left_out(table, variance)
     """Sex does not vary inside blocks of sex; a contrast that the user chose is still refused."""
     values = np.random.default_rng(0).standard_normal((26, 4))
     options = {"variance": variance, "blocks": "sex", "inference": "fwe", "permutations": 20, "repeats": 0}
-    results = fit_glm(values, "v ~ age + sex", table, **options)
+    results = fit_glm(values, "v ~ sex + age", table, **options)
     assert list(results.maps) == ["age"]
     alone = fit_glm(values, "v ~ age + sex", table, ["age"], **options)
     np.testing.assert_array_equal(results.maps["age"]["pfwe"].values, alone.maps["age"]["pfwe"].values)
@@ -175,3 +177,51 @@ def test_default_contrasts_that_cannot_be_permuted_are_left_out(table, variance)
         fit_glm(values, "v ~ age + sex", table, ["age", "sex"], **options)
     with pytest.raises(DesignError, match=r"'sex\[T.M\]': the exchangeability blocks leave nothing to permute"):
         fit_glm(values, "v ~ sex", table, **options)
+
+
+def test_only_the_first_covariate_is_permuted_by_default(cohort_folder):
+    """The others keep uncorrected p and q; a note says how to ask for theirs."""
+    path, options = cohort_folder / "cohort.tsv", {"repeats": 0, "inference": "fdr,fwe", "permutations": 20}
+    results = fit_glm(None, "gm ~ age + sex + tiv", path, **options)
+    assert [name for name, maps in results.maps.items() if "pfwe" in maps] == ["age"]
+    assert all("qfdr" in maps for maps in results.maps.values())
+    (note,) = [note for note in results.record["notes"] if note.startswith("permuted")]
+    assert note == (
+        "permuted: age, the first covariate of the formula; sex[T.M], tiv keep uncorrected p (--contrast all permutes "
+        'every column, --contrast "sex[T.M]" that one)'
+    )
+    for contrasts, permuted in (("all", ["age", "sex[T.M]", "tiv"]), (["tiv"], ["tiv"])):
+        asked = fit_glm(None, "gm ~ age + sex + tiv", path, contrasts, **options)
+        assert [name for name, maps in asked.maps.items() if "pfwe" in maps] == permuted
+        assert not [note for note in asked.record["notes"] if note.startswith("permuted")]
+    assert np.array_equal(
+        fit_glm(None, "gm ~ age + sex + tiv", path, "all", **options).maps["age"]["pfwe"].values,
+        results.maps["age"]["pfwe"].values,
+    )
+
+
+def test_the_next_covariate_is_permuted_where_the_first_cannot_be(cohort_folder):
+    """No permutation inside sites changes the sites themselves."""
+    results = fit_glm(
+        None, "gm ~ site + age + sex", cohort_folder / "cohort.tsv", repeats=0, inference="fwe", permutations=20,
+        blocks="site",
+    )  # fmt: skip
+    assert [name for name, maps in results.maps.items() if "pfwe" in maps] == ["age"]
+    assert list(results.maps) == ["age", "sex[T.M]"]
+
+
+def test_weights_and_odd_names_agree_with_statsmodels(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    rows = pd.read_csv(path, sep="\t").rename(columns={"site": "ICD-10"})
+    rows.to_csv(path, sep="\t", index=False)
+    results = fit_glm(None, "gm ~ age + sex + ICD-10", path, ["0 1 -1", "ICD-10", "[0 0 0 1; 0 0 0 0 1]"], repeats=0)
+    voxel = int(np.flatnonzero(results.mask)[50])
+    values = np.array([io.read_volume(path.parent / one).data[0].numpy().ravel() for one in rows["s6mwp1"]])
+    y = values[:, results.space.voxel_index[voxel]].astype(float)
+    fit = smf.ols("y ~ age + sex + Q('ICD-10')", rows.assign(y=y)).fit()  # its columns: constant, sex, site, site, age
+    assert results.maps["0 1 -1"]["t"].values[voxel] == pytest.approx(
+        fit.t_test([0, -1, 0, 0, 1]).tvalue.item(), rel=1e-4
+    )
+    f = fit.f_test(np.eye(5)[2:4]).fvalue
+    for name in ("ICD-10", "[0 0 0 1; 0 0 0 0 1]"):
+        assert results.maps[name]["F"].values[voxel] == pytest.approx(f, rel=1e-4)

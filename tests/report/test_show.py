@@ -7,9 +7,10 @@ from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
 from vbmstat.errors import VbmstatError
+from vbmstat.figures.view import View
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.report.show import minus_log10_p, show_map, statistic_symbol
+from vbmstat.report.show import minus_log10_p, peak_of, show_map, statistic_symbol
 
 pytestmark = pytest.mark.usefixtures("coarse_drawing")  # drawing takes long
 
@@ -97,8 +98,27 @@ def test_what_cannot_be_shown_is_one_line(tmp_path) -> None:
     empty = write(tmp_path / "zero.nii.gz", 0.0 * blob((0, 0, 0)))
     with pytest.raises(VbmstatError, match="every value is 0 or NaN"):
         show_map(empty, tmp_path / "x.png")
-    with pytest.raises(VbmstatError, match=r"expected a path ending in .png or .html"):
-        show_map(empty, tmp_path / "x.pdf")
+    with pytest.raises(VbmstatError, match=r"expected a path ending in .png, .svg, .pdf, .html"):
+        show_map(empty, tmp_path / "x.jpg")
     with pytest.raises(VbmstatError, match="no such file"):
         show_map(tmp_path / "none.nii", tmp_path / "x.png")
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_pictures_of_chosen_slices_in_every_form(tmp_path) -> None:
+    path = write(tmp_path / "t.nii.gz", 5.0 * blob((-40, -20, 12)), intent=("t test", (9.0,)))
+    view = View(("z=0,12",), title="Age")
+    for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        first = show_map(path, tmp_path / f"a.{suffix}", 2.0, view).read_bytes()
+        assert first.startswith(start)
+        assert first == show_map(path, tmp_path / f"b.{suffix}", 2.0, view).read_bytes()
+    svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert ">z = 12<" in svg  # text stays text
+    assert ">Age<" in svg
+    assert "<canvas" in show_map(path, tmp_path / "t.html", 2.0, View(title="Age")).read_text()
+    with pytest.raises(VbmstatError, match="are for pictures"):
+        show_map(path, tmp_path / "t.html", 2.0, view)
+    x, y, z = peak_of(path)
+    assert np.linalg.norm(np.array([x, y, z]) - [-40, -20, 12]) < 15
+    p = write(tmp_path / "p.nii.gz", p_map(0.001), intent=("p value", ()))
+    assert abs(peak_of(p)[2] - 12) < 15

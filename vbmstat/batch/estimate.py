@@ -18,13 +18,13 @@ from vbmstat.errors import VbmstatError
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
+from vbmstat.progress import duration
 
 _N_SAMPLED = 32  # scans, spread evenly
 # Size of a scan's outputs: those in template space, plus 13.5 bytes per voxel of the brain's box (from 44 scans)
 _TEMPLATE_SPACE_BYTES, _BYTES_PER_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
 # CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
-_HOUR_S, _MINUTE_S = 3600, 60
 
 
 def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
@@ -97,16 +97,3 @@ def dry_run_lines(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]
     if size > free:
         lines.append("that is more than is free: make room, or choose another --out")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """A time in readable units.
-
-    Examples
-    --------
-    >>> duration(40), duration(3000), duration(90000)
-    ('40 s', '50 min', '25 h')
-    """
-    if seconds < 2 * _MINUTE_S:
-        return f"{seconds:.0f} s"
-    return f"{seconds / _MINUTE_S:.0f} min" if seconds < 2 * _HOUR_S else f"{seconds / _HOUR_S:.0f} h"

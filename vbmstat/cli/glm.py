@@ -85,6 +85,9 @@ def command(
         int, typer.Option(help="Stop once this many permutations reach the strongest finding, e.g. 20; 0 for never.")
     ] = 0,
     atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
+    second_atlas: Annotated[
+        str, typer.Option(help="Names clusters and peaks in no region of --atlas; or none.")
+    ] = "neuromorphometrics",
     level: Annotated[str, typer.Option(help="voxel; roi: each atlas label; region: left and right merged.")] = "voxel",
     random: Annotated[
         str | None, typer.Option(help="Column with each scan's subject: mixed model of regions (--level roi).")
@@ -112,9 +115,13 @@ def command(
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415
+    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
-    _check_level(level, random, scheduler, atlas, fwhm_mm)
+    _check_level(level, random, scheduler, fwhm_mm)
+    for one in (atlas, second_atlas):
+        if one not in ("none", "lpba40", "neuromorphometrics"):
+            load_atlas(one)  # which refuses an unknown one before any work
     table = cohort_path(cohort, maps, participants)
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords(ctx.params)
@@ -132,9 +139,9 @@ def command(
                 formula, table, contrast, folder, keywords, compute, maps=maps, atlas=atlas, level=level, random=random
             )
     if level == "voxel":
-        used = write_results(results, folder, atlas=atlas, spm_names=spm_names, outside=outside)
-        if used is not None:
-            typer.echo(licence_notice(used))
+        used = write_results(results, folder, atlas=(atlas, second_atlas), spm_names=spm_names, outside=outside)
+        for loaded in used:
+            typer.echo(licence_notice(loaded))
         print_summary(results, folder)
     print_removed(folder, earlier)
     if report:
@@ -162,10 +169,9 @@ def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
     return given  # type: ignore[return-value]
 
 
-def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str, fwhm_mm: float | None) -> None:
-    """Refuse options of the other level, and an unknown atlas, before any work."""
+def _check_level(level: str, random: str | None, scheduler: str | None, fwhm_mm: float | None) -> None:
+    """Refuse options of the other level before any work."""
     from vbmstat.errors import ClusterError, DesignError  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
 
     if level == "voxel" and random is not None:
         msg = "--random (a mixed model) is for --level roi or region; at every voxel take --variance sandwich:COLUMN"
@@ -176,8 +182,6 @@ def _check_level(level: str, random: str | None, scheduler: str | None, atlas: s
     if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second without it"
         raise ClusterError(msg)
-    if atlas not in ("none", "lpba40"):
-        load_atlas(atlas)
 
 
 def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
@@ -255,6 +259,9 @@ def _corrected(results: GlmResults, contrast: str, kind: str) -> list[str]:
     if contrast not in results.inference:
         return []
     maps, inference, lines = results.maps[contrast], results.inference[contrast], []
+    threshold, how = inference.critical(maps[kind].values)
+    if "FWE" in how or "FDR" in how:
+        lines.append(f"{kind} of {threshold:.2f} is {how}")
     if inference.nulls is not None:
         sides = "" if kind == "F" else " two-sided," if inference.two_sided else " one-sided,"
         nulls = inference.nulls

@@ -1,9 +1,10 @@
-"""Progress of commands: one bar per stage; and the files of an earlier run that were removed."""
+"""Progress of commands: one bar per stage, lines in a file; and the files of an earlier run that were removed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,14 +12,20 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vbmstat.progress import OnProgress
+from vbmstat.progress import OnProgress, duration
+
+_SECONDS_A_LINE = 20.0  # between lines in a file
 
 
 @contextmanager
 def stages() -> Iterator[OnProgress]:
-    """Yield ``report(stage, n_done, n_total)``, which draws one bar per stage on standard error."""
+    """Yield ``report(stage, n_done, n_total)``: a bar per stage on a terminal, now and then a line elsewhere."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield Lines()
+        return
     columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr)) as progress:
+    with Progress(*columns, console=console) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -27,6 +34,25 @@ def stages() -> Iterator[OnProgress]:
             progress.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+class Lines:
+    """Progress as lines on standard error; a stage that is soon over has none."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stage, self._since, self._first, self._last = "", 0.0, 0, 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Print a line if the last is old enough."""
+        now = self._clock()
+        if stage != self._stage:
+            self._stage, self._since, self._first, self._last = stage, now, done, now
+        if now - self._last < _SECONDS_A_LINE:
+            return
+        self._last = now
+        left = (now - self._since) / (done - self._first) * (total - done) if done > self._first else 0.0
+        typer.echo(f"{stage}: {done:,} of {total:,}{f', about {duration(left)} left' if left else ''}", err=True)
 
 
 def print_removed(folder: Path, earlier: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbmstat.figures.mosaic import Image, Mosaic, axis_parallel, content_box, grey_average_brain, spread_over
+from vbmstat.figures.mosaic import Image, Mosaic, axis_parallel, content_box, grey_average_brain, row_of, spread_over
 from vbmstat.image.volume import Volume
 
 _COLOURS = "inferno"
@@ -31,7 +31,7 @@ def frequency_figure(frequency: Volume, n_scans: int) -> Figure:
     """
     brain, percent = grey_average_brain(), axis_parallel(Volume(100 * frequency.data, frequency.grid))
     box = content_box(Image(np.nan_to_num(brain.data), brain.grid))
-    rows = [("axial", spread_over(box[2], 7)), ("coronal", spread_over(box[1], 6))]
+    rows = [row_of("axial", spread_over(box[2], 7)), row_of("coronal", spread_over(box[1], 6))]
     mosaic = Mosaic(f"White-matter hypointensities, % of scans (n = {n_scans})", box, rows)
     mosaic.draw(brain)
     least = max(_LEAST_PERCENT, 50.0 / max(n_scans, 1))  # half a scan: interpolation gives no less

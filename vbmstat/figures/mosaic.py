@@ -5,7 +5,7 @@ Slices are in neurological order (left is left).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,15 +16,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from vbmstat import assets
-from vbmstat.figures.style import DPI, PRINT_STYLE, WIDTH_INCH, minus, plain
+from vbmstat.figures.style import CROSS, DPI, PRINT_STYLE, WIDTH_INCH, Picture, minus, plain
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 
 Extent = tuple[float, float, float, float]  # left, right, bottom, top
+Panel = tuple[str, float]  # view, mm along the sliced axis
 CLIPPED_PERCENTILE = 99.95  # colours end at this percentile of |value|
 _GAP_MM = 4.0
 _TOP_INCH, _LABEL_INCH = 0.26, 0.14
 _BAR_INCH, _BAR_SPACE_INCH = 0.09, 1.0
+_LARGEST_INCH, _LEAST_WIDTH_INCH = 2.2, 3.2  # of a slice, of a page with few of them
 _CONTENT_FROM = 0.02  # of the largest absolute value
 _BRAIN_FROM = 0.05  # intensity of the average brain, 0 to 1
 # view -> (sliced axis, horizontal axis, vertical axis, name of the sliced axis, labels of the horizontal ends)
@@ -94,6 +96,11 @@ def spread_over(faces_mm: np.ndarray, n: int) -> tuple[float, ...]:
     return tuple(np.linspace(faces_mm[0], faces_mm[1], n + 2)[1:-1])
 
 
+def row_of(view: str, places: Sequence[float]) -> list[Panel]:
+    """A row of slices of one view."""
+    return [(view, float(at)) for at in places]
+
+
 class Mosaic:
     """Rows of slices at one scale, all in one pair of axes, with a colour bar at the lower right.
 
@@ -103,42 +110,46 @@ class Mosaic:
         Title.
     box_mm : ndarray, (3, 2)
         Field of view of the slices, mm.
-    rows : sequence of (str, sequence of float)
-        View and positions (mm) of each row.
+    rows : sequence of sequence of (str, float)
+        View and position (mm) of each slice of each row.
     ink : str
         Colour of the text on the slices.
     """
 
-    def __init__(
-        self, title: str, box_mm: np.ndarray, rows: Sequence[tuple[str, Sequence[float]]], ink: str = "black"
-    ) -> None:
+    def __init__(self, title: str, box_mm: np.ndarray, rows: Sequence[Sequence[Panel]], ink: str = "black") -> None:
         self.box = box_mm
         size = box_mm[:, 1] - box_mm[:, 0]
-        widths_mm = [len(places) * (size[VIEWS[view][1]] + _GAP_MM) for view, places in rows]
-        inch = min(WIDTH_INCH / max(widths_mm), (WIDTH_INCH - _BAR_SPACE_INCH) / widths_mm[-1])  # of a mm
-        heights_mm = [size[VIEWS[view][2]] + _LABEL_INCH / inch for view, _ in rows]
+        widths_mm = [sum(size[VIEWS[view][1]] + _GAP_MM for view, _ in row) for row in rows]
+        inch = min(  # of a mm
+            WIDTH_INCH / max(widths_mm), (WIDTH_INCH - _BAR_SPACE_INCH) / widths_mm[-1], _LARGEST_INCH / max(size)
+        )
+        needed = max(max(widths_mm) * inch, widths_mm[-1] * inch + _BAR_SPACE_INCH)
+        self.width = min(WIDTH_INCH, max(_LEAST_WIDTH_INCH, needed))
+        heights_mm = [max(size[VIEWS[view][2]] for view, _ in row) + _LABEL_INCH / inch for row in rows]
         self.height = _TOP_INCH + sum(heights_mm) * inch
-        self.row_inch = size[VIEWS[rows[-1][0]][2]] * inch
+        self.row_inch = heights_mm[-1] * inch - _LABEL_INCH
         self.panels: list[tuple[str, float, float, float]] = []  # view, position, offsets on the page
         with rc_context(PRINT_STYLE):
-            self.figure = Figure(figsize=(WIDTH_INCH, self.height), dpi=DPI)
+            self.figure = Picture(figsize=(self.width, self.height), dpi=DPI)
             self.axes = self.figure.add_axes((0, 0, 1, 1))
             self.axes.set_axis_off()
             self.figure.text(
                 0.005, 1 - 0.06 / self.height, title, va="top", fontsize=9, fontweight="bold", parse_math=False
             )
             y = sum(heights_mm)
-            for (view, places), row_mm in zip(rows, heights_mm, strict=True):
-                _, across, up, letter, sides = VIEWS[view]
+            for row, row_mm in zip(rows, heights_mm, strict=True):
                 y -= row_mm
-                for number, at in enumerate(places):
-                    x = number * (size[across] + _GAP_MM)
+                x, before = 0.0, ""
+                for view, at in row:
+                    _, across, up, letter, sides = VIEWS[view]
                     self.panels.append((view, float(at), x - box_mm[across, 0], y - box_mm[up, 0]))
                     name = minus(f"{letter} = {at:.0f}")
                     self.axes.text(x + size[across] / 2, y + size[up] + 3.0, name, fontsize=6, ha="center")
-                for side, x, align in ((sides[0], 0.0, "left"), (sides[1], size[across], "right")):
-                    self.axes.text(x, y, side, fontsize=6, ha=align, va="bottom", color=ink)
-        self.limits = (0.0, WIDTH_INCH / inch, 0.0, self.height / inch)
+                    if view != before:
+                        for side, end, align in ((sides[0], 0.0, "left"), (sides[1], size[across], "right")):
+                            self.axes.text(x + end, y, side, fontsize=6, ha=align, va="bottom", color=ink)
+                    x, before = x + size[across] + _GAP_MM, view
+        self.limits = (0.0, self.width / inch, 0.0, self.height / inch)
 
     def cuts(self, image: Image) -> Iterator[tuple[Axes, np.ndarray, Extent]]:
         """Axes, slice and its extent on the page, for each panel."""
@@ -151,12 +162,28 @@ class Mosaic:
         for axes, cut, extent in self.cuts(grey):
             draw_background(axes, cut, extent)
 
+    def outline(self, image: Image, levels: Sequence[float], colour: str = "black") -> None:
+        """Draw contours of an image's values."""
+        for axes, cut, extent in self.cuts(image):
+            inside = sorted(level for level in set(levels) if cut.min() < level < cut.max())
+            if inside:
+                axes.contour(cut, levels=inside, colors=colour, linewidths=0.5, origin="lower", extent=extent)
+
+    def cross(self, point_mm: Sequence[float], panels: Callable[[str, float], bool]) -> None:
+        """Draw a crosshair in the slices of which `panels` is true."""
+        for view, at, x, y in self.panels:
+            if panels(view, at):
+                _, across, up, *_ = VIEWS[view]
+                here = point_mm[across] + x, point_mm[up] + y
+                for ends in ((self.box[across] + x, [here[1]] * 2), ([here[0]] * 2, self.box[up] + y)):
+                    self.axes.plot(*ends, color=CROSS, linewidth=0.4)
+
     def add_scale(self, colours: ScalarMappable, symbol: str, threshold: float, is_clipped: bool) -> None:
         """Add the colour bar."""
         with rc_context(PRINT_STYLE):
             bar = self.figure.add_axes((
-                (WIDTH_INCH - 0.55 * _BAR_SPACE_INCH) / WIDTH_INCH, 0.12 * self.row_inch / self.height,
-                _BAR_INCH / WIDTH_INCH, 0.7 * self.row_inch / self.height,
+                (self.width - 0.55 * _BAR_SPACE_INCH) / self.width, 0.12 * self.row_inch / self.height,
+                _BAR_INCH / self.width, 0.7 * self.row_inch / self.height,
             ))  # fmt: skip
             fill_colour_bar(bar, colours, symbol, threshold, is_clipped)
 

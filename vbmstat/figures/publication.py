@@ -27,10 +27,12 @@ from vbmstat.figures.mosaic import (
     content_box,
     draw_statistic,
     grey_average_brain,
+    row_of,
     spread_over,
 )
 from vbmstat.figures.style import (
     BLUE,
+    CROSS,
     DIVERGING,
     DPI,
     GREY,
@@ -40,20 +42,21 @@ from vbmstat.figures.style import (
     WIDTH_INCH,
     minus,
     plain,
+    save_figure,
     save_png,
 )
-from vbmstat.image import storage
+from vbmstat.figures.view import View
 from vbmstat.image.volume import Volume
 
 _TEMPLATE_BOX_MM = np.array([[-74.0, 74.0], [-108.0, 74.0], [-70.0, 84.0]])  # around the template's brain
 _TEMPLATE_ROWS = (  # view and MNI coordinates (mm) of each row of slices
-    ("axial", tuple(range(-44, 5, 8))), ("axial", tuple(range(12, 61, 8))),
-    ("coronal", (-90, -66, -42, -18, 6, 30, 54)), ("sagittal", (-48, -26, -4, 26, 48)),
+    row_of("axial", range(-44, 5, 8)), row_of("axial", range(12, 61, 8)),
+    row_of("coronal", (-90, -66, -42, -18, 6, 30, 54)), row_of("sagittal", (-48, -26, -4, 26, 48)),
 )  # fmt: skip
 
 
 def stat_map_figure(
-    statistic: Volume, title: str, symbol: str = "t", threshold: float = 0.0, limit: float | None = None
+    statistic: Volume, title: str, symbol: str = "t", threshold: float = 0.0, view: View | None = None
 ) -> Figure:
     """A statistic or effect on slices of the average brain.
 
@@ -67,43 +70,61 @@ def stat_map_figure(
         Label of the colour bar.
     threshold : float
         Voxels beyond ±threshold are outlined; below, opacity falls with the square of the value. 0 shows all.
-    limit : float, optional
-        End of the colour scale; by default near the largest absolute value.
+    view : View, optional
+        Slices, colour scale, contours, crosshair.
 
     Returns
     -------
     Figure
-        183 mm wide: two rows of axial slices, one of coronal and one of sagittal slices, with the colour bar.
+        At most 183 mm wide, with the colour bar; by default two rows of axial slices, one of coronal and one of
+        sagittal ones.
     """
+    view = view or View()
     image = axis_parallel(statistic)
     values = np.nan_to_num(image.data)
     one_sided = bool(values.min() >= 0.0)
-    limit = limit or colour_limit([values], threshold)
+    limit = view.limit or colour_limit([values], threshold)
     colours = ScalarMappable(Normalize(0.0 if one_sided else -limit, limit), SEQUENTIAL if one_sided else DIVERGING)
-    mosaic = Mosaic(title, _TEMPLATE_BOX_MM, _TEMPLATE_ROWS)
+    rows = view.rows(_TEMPLATE_ROWS, _TEMPLATE_BOX_MM)
+    mosaic = Mosaic(title if view.title is None else view.title, _TEMPLATE_BOX_MM, rows)
     mosaic.draw(grey_average_brain())
     for axes, cut, extent in mosaic.cuts(Image(values, image.grid)):
         draw_statistic(axes, cut, extent, colours, threshold)
+    levels = [sign * level for level in view.contours for sign in (1, -1)]
+    _mark(mosaic, Image(values, image.grid), view, levels)
     mosaic.add_scale(colours, symbol, threshold, float(np.abs(values).max()) > limit)
     return mosaic.finished()
 
 
-def image_figure(image: Volume, title: str, unit: str = "") -> Figure:
+def _mark(mosaic: Mosaic, image: Image, view: View, levels: Sequence[float], colour: str = "black") -> None:
+    """Draw the contours and the crosshair of a view."""
+    if view.contour_of is not None:
+        other = axis_parallel(view.contour_of)
+        mosaic.outline(Image(np.nan_to_num(other.data), other.grid), view.contours or (0.5,), CROSS)
+    elif levels:
+        mosaic.outline(image, levels, colour)
+    if view.crosshair is not None:
+        mosaic.cross(view.crosshair, view.passes)
+
+
+def image_figure(image: Volume, title: str, unit: str = "", view: View | None = None) -> Figure:
     """Any image (1, X, Y, Z) in grey, on slices over its field of view; an oblique one is shown along its own axes."""
+    view = view or View()
     upright = axis_parallel(image)
     values = np.nan_to_num(upright.data)
     box = content_box(upright)
     rows = [("axial", 7), ("axial", 7), ("coronal", 7), ("sagittal", 5)]
     spread = {view: spread_over(box[VIEWS[view][0]], sum(n for name, n in rows if name == view)) for view in VIEWS}
-    places = [(rows[0][0], spread["axial"][:7]), (rows[1][0], spread["axial"][7:])]
-    places += [("coronal", spread["coronal"]), ("sagittal", spread["sagittal"])]
+    places = [row_of("axial", spread["axial"][:7]), row_of("axial", spread["axial"][7:])]
+    places += [row_of(name, spread[name]) for name in ("coronal", "sagittal")]
     inside = values[values != 0]
     low = min(0.0, float(values.min()))
-    high = float(np.percentile(inside, 99.5)) if inside.size else 1.0
+    high = view.limit or (float(np.percentile(inside, 99.5)) if inside.size else 1.0)
     norm = Normalize(low, high if high > low else low + 1.0)
-    mosaic = Mosaic(title, box, places, ink="white")
+    mosaic = Mosaic(title if view.title is None else view.title, box, view.rows(places, box), ink="white")
     for axes, cut, extent in mosaic.cuts(Image(values, upright.grid)):
         axes.imshow(cut, cmap="gray", norm=norm, origin="lower", extent=extent, interpolation="nearest", aspect="auto")
+    _mark(mosaic, Image(values, upright.grid), view, view.contours, ORANGE)
     mosaic.add_scale(ScalarMappable(norm, "gray"), unit, 0.0, bool(values.max() > high))
     return mosaic.finished()
 
@@ -197,9 +218,6 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
 def save_publication(stem: Path, figure: Figure) -> list[Path]:
     """Write a figure as ``STEM.svg`` (text stays text) and ``STEM.png`` (300 dpi), atomically."""
     vector, pixels = (stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png"))
-    with storage.atomic_path(vector) as temporary, rc_context(PRINT_STYLE):
-        figure.savefig(
-            temporary, format="svg", dpi=DPI, facecolor="white", metadata={"Date": None, "Creator": "vbmstat"}
-        )
+    save_figure(vector, figure)
     save_png(pixels, figure)
     return [vector, pixels]

@@ -24,7 +24,7 @@ from vbmstat.glm.inference.corrected import (
 )
 from vbmstat.glm.inference.rft import check_fields
 from vbmstat.glm.inference.smoothness import Smoothness, residual_smoothness
-from vbmstat.glm.keywords import as_spec
+from vbmstat.glm.keywords import as_spec, with_keywords
 from vbmstat.glm.record import contrast_record, data_record, fit_record, map_record
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.setup import Setup, set_up
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vbmstat.glm.keywords import GlmKeywords
 
 
+@with_keywords
 def fit_glm(
     maps: Any,
     model: ModelSpec | str,
@@ -66,7 +67,7 @@ def fit_glm(
         Where and how fast.
     **keywords
         In place of `ModelSpec` and `Compute`: any of their fields, nested ones by name (``repeats=0``,
-        ``inference="fwe"``, ``n_threads=4``).
+        ``inference="fwe"``, ``n_threads=4``); ``help(fit_glm)`` lists them.
 
     Returns
     -------

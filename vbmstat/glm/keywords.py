@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+import numbers
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from types import UnionType
+from typing import Any, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from vbmstat.device import choose_device
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
-from vbmstat.glm.spec import Compute, Contrasts, ModelSpec
+from vbmstat.glm.spec import PART_NAMES, RENAMED, Compute, Contrasts, InferenceSpec, Masking, ModelSpec, Subsets
 from vbmstat.progress import OnProgress
 
+Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
 OLD_VARIANCES = ("robust", "spm_resms", "repeated", "variance_groups")  # options that `variance` replaces
 
 
@@ -63,6 +70,83 @@ class GlmKeywords(ModelKeywords, total=False):
     announce: Callable[[str], None] | None
 
 
+def with_keywords(function: Wrapped) -> Wrapped:
+    """Show the keywords that a function takes as ``**keywords`` in its signature and help, with their meaning."""
+    signature = inspect.signature(function)
+    own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    types, defaults, meaning = get_type_hints(GlmKeywords), _defaults(), _meanings()
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=types[name])
+        for name in types
+    ]
+    function.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    lines = [f"{name} : default {defaults[name]!r}\n        {meaning[name]}" for name in types]
+    before, returns, after = str(function.__doc__).partition("\n    Returns\n")
+    section = "\n    ".join(["", "Other Parameters", "----------------", *lines, ""])
+    function.__doc__ = f"{before}{section}{returns}{after}" if function.__doc__ else None
+    return function
+
+
+def _defaults() -> dict[str, Any]:
+    spec, compute = ModelSpec(""), Compute()
+    return {
+        name: getattr(compute, name) if name in Compute.names() else spec.value(name)
+        for name in get_type_hints(GlmKeywords)
+    }
+
+
+def _meanings() -> dict[str, str]:
+    """Meaning of each keyword, from the docstrings of the classes whose fields they are."""
+    of: dict[str, str] = {}
+    for cls in (ModelSpec, Subsets, InferenceSpec, Masking, Compute):
+        _, _, listed = str(inspect.getdoc(cls)).partition("Attributes\n----------\n")
+        for names, text in re.findall(r"^(\w[\w, ]*) : .*\n((?: +.*\n?)+)", listed, re.MULTILINE):
+            for name in names.split(", "):
+                keyword = RENAMED.get((PART_NAMES.get(cls, ""), name), name)
+                of[keyword] = " ".join(text.split())
+    return of
+
+
+def check_types(keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords of another type than `GlmKeywords` says.
+
+    Raises
+    ------
+    DesignError
+        Naming what was expected.
+    """
+    types = get_type_hints(GlmKeywords)
+    for name, value in keywords.items():
+        if name in types and value is not None and not any(_is_a(value, one) for one in _alternatives(types[name])):
+            expected = " or ".join(
+                dict.fromkeys(_WORDS.get(one, "something else") for one in _alternatives(types[name]))
+            )
+            msg = f"{name}={value!r:.60}: expected {expected}, got {type(value).__name__}"
+            raise DesignError(msg)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """Types of a union, without None; sequences and callables by their plain class."""
+    parts = get_args(hint) if get_origin(hint) in (UnionType, Union) else (hint,)
+    return [get_origin(one) or one for one in parts if one is not type(None)]
+
+
+def _is_a(value: Any, cls: Any) -> bool:
+    if isinstance(value, bool) or cls is bool:
+        return cls is bool and isinstance(value, bool | np.bool_)
+    if cls in (int, float):
+        return isinstance(value, numbers.Integral if cls is int else numbers.Real)
+    if cls is Sequence:
+        return isinstance(value, Sequence) and all(isinstance(one, str) for one in value)
+    return callable(value) if cls is Callable else isinstance(value, cls)
+
+
+_WORDS = {
+    str: "text", Path: "a path", int: "a whole number", float: "a number", bool: "True or False",
+    Sequence: "a list of texts", Callable: "a function", Cluster: "a Cluster",
+}  # fmt: skip
+
+
 def as_spec(
     model: ModelSpec | str, contrasts: Contrasts, compute: Compute | None, keywords: Mapping[str, Any]
 ) -> tuple[ModelSpec, Compute]:
@@ -73,6 +157,13 @@ def as_spec(
     TypeError
         If a keyword is unknown, or repeats what `model` or `compute` says.
     """
+    check_types(keywords)
+    if not isinstance(model, ModelSpec | str):
+        msg = f"model={model!r:.60}: expected a formula such as 'gm ~ age + sex + tiv', or a ModelSpec"
+        raise DesignError(msg)
+    if contrasts is not None and not isinstance(contrasts, str | Mapping | Sequence):
+        msg = f"contrasts={contrasts!r:.60}: expected a text, a list of texts or {{name: contrast}}"
+        raise DesignError(msg)
     of_model, of_compute = split_keywords(keywords)
     if isinstance(model, ModelSpec) and (of_model or contrasts is not None):
         msg = f"{', '.join(of_model) or 'contrasts'} beside a ModelSpec: give spec.replace(…), or a formula"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,10 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.inference.clusters import Clusters, Regions, StatisticMap, cluster_table, peak_table
+from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, peak_table
 from vbmstat.glm.inference.corrected import Inference
+from vbmstat.glm.inference.p_values import hedges_g
+from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.statmap import StatMap
 from vbmstat.image import io, storage
@@ -26,12 +29,16 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Space
 from vbmstat.tables import dictionary
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ATLASES = ("lpba40", "neuromorphometrics")  # that name places in a notebook
 _P_STATS = ("p", "qfdr", "prft", "pperm", "pfwe", "ptfce", "pextent", "pmass")
 _FLAG = " approximated"  # suffix of the column that flags the approximated p of another
 _OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GlmResults:
     """A fitted model.
 
@@ -70,6 +77,85 @@ class GlmResults:
     record: dict[str, Any] = field(default_factory=dict)
     inference: Mapping[str, Inference] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        contrasts = ", ".join(f"{one.name} ({one.kind})" for one in self.contrasts)
+        where = "voxels" if self.space is not None else "columns"
+        kinds = sorted({kind for one in self.inference.values() for kind in one.kinds})
+        corrected = f"; corrected: {', '.join(kinds)}" if kinds else ""
+        return (
+            f"GlmResults({self.record.get('formula', self.design.formula)}: {len(self.design.scan_ids)} scans, "
+            f"{int(self.mask.sum())} {where}; contrasts: {contrasts}{corrected})"
+        )
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.record.get("notes", ()))
+        table = self.summary().to_html(index=False, float_format="{:.4g}".format, na_rep="")
+        return f"<p>{escape(repr(self))}</p>{table}{f'<ul>{notes}</ul>' if notes else ''}"
+
+    def summary(self) -> pd.DataFrame:
+        """One row a contrast: smallest and largest statistic, degrees of freedom, threshold, smallest corrected p."""
+        rows = []
+        for contrast in self.contrasts:
+            maps = self.maps[contrast.name]
+            values = maps[contrast.kind].values[self.mask]
+            df = np.median(maps["df"].values[self.mask]) if "df" in maps else self.df_resid
+            row = {
+                "contrast": contrast.name,
+                "statistic": contrast.kind,
+                "df": df,
+                "min": values.min(),
+                "max": values.max(),
+            }
+            if contrast.name in self.inference:
+                row["threshold"], row["threshold_by"] = self.inference[contrast.name].critical(
+                    maps[contrast.kind].values
+                )
+            row |= {f"smallest_{stat}": maps[stat].values[self.mask].min() for stat in _P_STATS if stat in maps}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(
+        self, contrast: str | None = None, stat: str | None = None, threshold: float | None = None, **view: Any
+    ) -> Figure:
+        """Draw a map on slices of the average brain; notebooks show the figure, ``savefig`` writes it.
+
+        Parameters
+        ----------
+        contrast : str, optional
+            Its name; may be left out if there is one only.
+        stat : str, optional
+            Any map of the contrast, by default t or F; p maps are drawn as -log10 p.
+        threshold : float, optional
+            Outlined; smaller values fade. By default that of the corrected inference, without one 0 (p maps: 0.05).
+        **view
+            Fields of :class:`vbmstat.figures.view.View`: ``cuts="z=-20,0,20"``, ``limit``, ``contours``,
+            ``crosshair``, ``title``, ``columns``.
+
+        Raises
+        ------
+        DesignError, VbmstatError
+            If there is no such map, or a slice lies outside.
+        """
+        from vbmstat.report import notebook  # noqa: PLC0415 - above this module: only for display
+
+        one = self._contrast(contrast)
+        stat = stat or one.kind
+        volume = self.volume(one.name, stat)
+        symbol = notebook.P_SYMBOL if stat in _P_STATS else stat
+        if threshold is None and stat == one.kind and one.name in self.inference:
+            threshold = self.inference[one.name].critical(self.maps[one.name][stat].values)[0]
+        return notebook.plot(volume, f"{one.name}: {stat}", symbol, threshold or 0.0, **view)
+
+    def _contrast(self, name: str | None) -> Contrast:
+        """The contrast of a name, or the only one."""
+        have = {contrast.name: contrast for contrast in self.contrasts}
+        if name is None and len(have) == 1:
+            return self.contrasts[0]
+        if name not in have:
+            msg = f"contrast {name!r}: expected one of {', '.join(have)}"
+            raise DesignError(msg)
+        return have[str(name)]
+
     def volume(self, contrast: str, stat: str, outside: str = "zero") -> Volume:
         """One map as an image on the grid of the input maps.
 
@@ -86,8 +172,9 @@ class GlmResults:
         values = np.where(self.mask, self.maps[contrast][stat].values, empty)
         return _to_volume(self.space, values, empty)
 
-    def table(self, contrast: str) -> pd.DataFrame:
+    def table(self, contrast: str | None = None) -> pd.DataFrame:
         """All statistics of one contrast, one row per fitted column; ``feature`` first for a plain matrix."""
+        contrast = self._contrast(contrast).name
         table = pd.DataFrame({name: one.values for name, one in self.maps[contrast].items()})
         if self.features:
             table.insert(0, "feature", list(self.features))
@@ -102,8 +189,13 @@ class GlmResults:
         have = self.maps[contrast]
         return {stat: chosen[name] for name, stat in names.items() if name in chosen and stat in have}
 
-    def clusters(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row per cluster of a contrast with corrected inference; see `cluster_table`."""
+    def clusters(self, contrast: str | None = None, regions: Regions | Sequence[str] | None = ATLASES) -> pd.DataFrame:
+        """One row per cluster of a contrast with corrected inference; see `cluster_table`.
+
+        `contrast` may be left out if there is one only. `regions` names the places: atlases by their names, the second
+        for what the first leaves without a name, or None.
+        """
+        contrast, regions = self._contrast(contrast).name, _as_regions(regions)
         clusters, space, kind = self._with_clusters(contrast)
         inference = self.inference[contrast]
         nulls, field = inference.nulls, inference.random_field
@@ -123,12 +215,15 @@ class GlmResults:
         image = StatisticMap(statistic, kind, space)
         return _name_flags(cluster_table(image, clusters, corrected, self._at_peak(contrast), regions))
 
-    def peaks(self, contrast: str, regions: Regions | None = None) -> pd.DataFrame:
-        """One row per peak of a contrast with corrected inference; see `peak_table`."""
+    def peaks(self, contrast: str | None = None, regions: Regions | Sequence[str] | None = ATLASES) -> pd.DataFrame:
+        """One row per peak of a contrast with corrected inference; see `peak_table`, and `clusters` for `regions`."""
+        contrast, regions = self._contrast(contrast).name, _as_regions(regions)
         clusters, space, kind = self._with_clusters(contrast)
         statistic = self.maps[contrast][kind].values
         image = StatisticMap(statistic, kind, space)
-        return _name_flags(peak_table(image, clusters, self._at_peak(contrast), regions))
+        threshold, how = self.inference[contrast].critical(statistic)
+        beside = {"threshold": np.full(len(statistic), threshold), "threshold_by": np.full(len(statistic), how, object)}
+        return _name_flags(peak_table(image, clusters, self._at_peak(contrast) | beside, regions))
 
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
         """Clusters of a contrast, their space, and the statistic's name."""
@@ -143,13 +238,15 @@ class GlmResults:
         """Columns beside a peak's statistic."""
         names = {
             "z": "z", "p": "p_uncorrected", "prft": "p_fwe_rft", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe",
-            "qfdr": "q_fdr", "g": "g",
+            "qfdr": "q_fdr", "effect": "effect", "g": "g",
         }  # fmt: skip
         maps = self.maps[contrast]
+        unbias = float(hedges_g(np.ones(()), self.df_resid))  # limits of g are those of d times this, as is g itself
+        limits = {f"g_{end}": maps[f"d{end}"].values * unbias for end in ("low", "high") if f"d{end}" in maps}
         flags = {f"{names[s]}{_FLAG}": chosen for s, chosen in self.approximated(contrast).items() if s in names}
         field = self.inference[contrast].random_field
         topological = {} if field is None else {"q_rft": field.q_peak}
-        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | topological | flags
+        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | limits | topological | flags
 
     def to_directory(
         self,
@@ -248,6 +345,15 @@ class GlmResults:
             local = _to_volume(space, np.nan_to_num(field.resels_per_voxel), 0.0)
             write(written[-1], local, description="resels per voxel of the residuals")
         return written
+
+
+def _as_regions(regions: Regions | Sequence[str] | None) -> Regions | None:
+    """Regions from the names of atlases."""
+    if regions is None or isinstance(regions, Regions):
+        return regions
+    from vbmstat.report import notebook  # noqa: PLC0415 - above this module: only for display
+
+    return notebook.regions_of([regions] if isinstance(regions, str) else list(regions))
 
 
 def _name_flags(table: pd.DataFrame) -> pd.DataFrame:

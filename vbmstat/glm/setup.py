@@ -14,7 +14,7 @@ import pandas as pd
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
 from vbmstat.glm.design.columns import column_name, read_groups, read_labels, read_named, read_numbers
-from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
+from vbmstat.glm.design.contrast import Contrast, are_default, build_contrasts, columns_of_interest, contrast_notes
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.matrix import Design, build_design, with_map_column
 from vbmstat.glm.design.sites import site_notes
@@ -145,13 +145,13 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     tree = exchange_tree(spec.inference, blocks, source.scan_ids)
     notes = [
         *source.notes, *tiv_notes, *design.notes, *_sample_notes(spec, source, design, variance, blocks),
-        *left_out_notes(spec.contrasts, named),
+        *contrast_notes(spec.contrasts, named),
     ]  # fmt: skip
     if map_name is None:
         plan = make_plan(design, contrasts, np.empty((0, len(design.matrix)), dtype=bool), weights)
         read = read_labels if variance.role == "subject" else read_groups
         variance = variance.bind(lambda column: read(column, source.table), plan, tree)
-        contrasts, left_out = variance.testable(plan, contrasts, design.scan_ids, not spec.contrasts)
+        contrasts, left_out = variance.testable(plan, contrasts, design.scan_ids, are_default(spec.contrasts))
         notes += left_out
     if weights is not None:
         notes += weight_notes(design.matrix, weights, design.scan_ids)
@@ -215,24 +215,41 @@ def _draws(spec: ModelSpec, source: Source, variance: Ols) -> np.ndarray:
 
 
 def _with_permutations(setup: Setup, tree: Node) -> Setup:
-    """The model with its permutations; default contrasts that cannot be permuted are left out with a note."""
+    """The model with its permutations: of each contrast asked for, else of the first covariate that can be permuted.
+
+    Default contrasts that cannot be permuted are left out with a note; those of no interest keep uncorrected p.
+    """
     spec, asked = setup.spec, setup.spec.inference
     groups = setup.variance.labels if isinstance(setup.variance, Groups) else None
     resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups)
     plan = make_plan(setup.design, setup.contrasts, setup.draws[:0], setup.weights)
-    kept: list[Contrast] = []
-    permuted: list[Permuted | None] = []
-    errors: list[DesignError] = []
-    for index, contrast in enumerate(setup.contrasts):
-        try:
-            one = make_permuted(plan, index, resampling)
-            permuted.append(replace(one, index=len(kept)))  # its place among the contrasts that are left
-            kept.append(contrast)
-        except DesignError as error:
-            if spec.contrasts:
-                raise
-            errors.append(error)
-    if not kept:
-        raise errors[0]
-    notes = (*setup.notes, *(f"left out: {error}" for error in errors))
-    return replace(setup, contrasts=kept, permuted=permuted, notes=notes)
+    permuted: dict[str, Permuted] = {}
+    errors: dict[str, DesignError] = {}
+    for interest in [None] if spec.contrasts else columns_of_interest(setup.named_design):
+        for index, contrast in enumerate(setup.contrasts):
+            if interest is None or contrast.name in interest:
+                try:
+                    permuted[contrast.name] = make_permuted(plan, index, resampling)
+                except DesignError as error:
+                    if not are_default(spec.contrasts):
+                        raise
+                    errors[contrast.name] = error
+        if permuted:
+            break
+    if not permuted:
+        raise next(iter(errors.values()))
+    kept = [contrast for contrast in setup.contrasts if contrast.name not in errors]
+    plain = [contrast.name for contrast in kept if contrast.name not in permuted]
+    notes = [f"left out: {error}" for error in errors.values()]
+    if plain:
+        first, *_ = plain
+        notes.append(
+            f"permuted: {', '.join(permuted)}, the first covariate of the formula; {', '.join(plain)} "
+            f"{'keep' if len(plain) > 1 else 'keeps'} uncorrected p (--contrast all permutes every column, "
+            f'--contrast "{first}" that one)'
+        )
+    at = [  # the place of each among the contrasts that are left
+        replace(permuted[contrast.name], index=index) if contrast.name in permuted else None
+        for index, contrast in enumerate(kept)
+    ]
+    return replace(setup, contrasts=kept, permuted=at, notes=(*setup.notes, *notes))

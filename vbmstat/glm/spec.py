@@ -35,7 +35,7 @@ TAILS = ("none", "gpd")
 FEWEST_FOR_TAIL = 100  # permutations that a tail can be fitted to
 _PERMUTING = ("fwe", "tfce", "cluster")
 
-Contrasts = Sequence[str] | Mapping[str, Any] | None
+Contrasts = str | Sequence[str] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,15 @@ class Masking:
     """Which voxels are analysed; see :class:`vbmstat.maps.masking.MaskRule`.
 
     The threshold is 0.1 without a mask image, and none with one, unless it is given.
+
+    Attributes
+    ----------
+    threshold, share : float, float
+        A voxel is analysed if this share of the scans exceeds the threshold there (SPM's absolute threshold).
+    image : path, optional
+        Mask image on the grid of the maps.
+    nan : {"raise", "exclude"}
+        What NaN inside the mask are: an error, or voxels left out.
     """
 
     threshold: float | None = None
@@ -166,7 +175,8 @@ class ModelSpec:
     formula : str
         For example ``"gm ~ age + sex + tiv"``.
     contrasts : sequence of str or mapping, optional
-        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column.
+        See :func:`vbmstat.glm.design.contrast.build_contrasts`; by default one t-contrast a column, of which only those
+        of the first covariate (and its interactions) are permuted; ``"all"`` permutes every one.
     variance : str
         How the variance of a contrast is estimated: ``ols``; ``hc3``; ``spm`` (SPM's variance floor);
         ``sandwich:COLUMN`` (repeated scans or families; the column has the subject of each scan); ``groups:COLUMN`` (a
@@ -206,6 +216,8 @@ class ModelSpec:
     allow_mixed: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.contrasts, str):
+            object.__setattr__(self, "contrasts", [self.contrasts])
         _check_choice("tiv", self.tiv, TIV_RECIPES)
         _check_choice("missing", self.missing, ("raise", "drop"))
         check_fwhm(self.fwhm_mm)
@@ -245,7 +257,7 @@ class ModelSpec:
                 msg = f"fit_glm has no option {keyword!r} (nearest {near})"
                 raise TypeError(msg)
             part, name = _PLACES[keyword]
-            default = type(self)("")._value(keyword)
+            default = type(self)("").value(keyword)
             if value is None and default is not None:
                 msg = f"{keyword}=None: expected a value; leave it out for the default, {default!r}"
                 raise DesignError(msg)
@@ -283,9 +295,10 @@ class ModelSpec:
     def changed(self) -> list[str]:
         """Keywords with other than default values."""
         default = type(self)(self.formula)
-        return [keyword for keyword in _PLACES if self._value(keyword) != default._value(keyword)]
+        return [keyword for keyword in _PLACES if self.value(keyword) != default.value(keyword)]
 
-    def _value(self, keyword: str) -> Any:
+    def value(self, keyword: str) -> Any:
+        """Value of a keyword of :meth:`replace`."""
         part, name = _PLACES[keyword]
         return getattr(getattr(self, part) if part else self, name)
 
@@ -362,15 +375,16 @@ class Compute:
         return replace(self, cluster=None, progress=None, announce=None, chunk_voxels=None)
 
 
-_RENAMED = {  # fields of a part whose keyword has another name
+RENAMED = {  # fields of a part whose keyword has another name
     ("inference", "kinds"): "inference", ("mask", "threshold"): "mask_threshold", ("mask", "share"): "mask_share",
     ("mask", "image"): "mask",
 }  # fmt: skip
 _PARTS = {"subsets": Subsets, "inference": InferenceSpec, "mask": Masking}
+PART_NAMES = {cls: name for name, cls in _PARTS.items()}
 _PLACES = {  # keyword -> (part, field); "" for the spec's own fields
     **{one.name: ("", one.name) for one in fields(ModelSpec) if one.name not in (*_PARTS, "formula", "contrasts")},
     **{
-        _RENAMED.get((part, one.name), one.name): (part, one.name)
+        RENAMED.get((part, one.name), one.name): (part, one.name)
         for part, cls in _PARTS.items() for one in fields(cls)
     },
 }  # fmt: skip

@@ -78,6 +78,9 @@ def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
         else:
             table = cohort.assign(participant_id=cohort.index.astype(str))
         return Cohort(index_by_id(table.apply(without_missing_words), "the table"), Path())
+    if not isinstance(cohort, str | Path):
+        msg = f"cohort={cohort!r:.60}: expected a path, a DataFrame or a Cohort with a row for each scan"
+        raise TableError(msg)
     return read_cohort(cohort)
 
 
@@ -127,6 +130,10 @@ def _from_files(maps: Any, response: str, cohort: Cohort, missing: str, fwhm_mm:
     if isinstance(maps, Mapping):
         paths = {normalized(str(scan)): Path(path) for scan, path in maps.items()}
         return _with_origin(_by_folder(cohort, paths, "the given maps", missing))
+    if not isinstance(maps, str | Path):
+        expected = "None, a folder, a path with {participant_id}, {scan id: path}, or numbers"
+        msg = f"maps={maps!r:.60}: expected {expected}"
+        raise ScanError(msg)
     if "{" in str(maps):
         return _with_origin(_joined(cohort.table, cohort.scan_ids, from_template(str(maps), cohort), []))
     paths = in_folder(Path(maps), response, fwhm_mm)

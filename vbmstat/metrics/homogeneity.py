@@ -21,6 +21,7 @@ from vbmstat.errors import ScanError
 from vbmstat.files import naming
 from vbmstat.image.grid import resample
 from vbmstat.maps.decode import MapReader
+from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import Cohort
 
@@ -89,12 +90,14 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return (values - median) / sigma if sigma > 0 else np.full(len(values), np.nan)
 
 
-def measure_cohort(cohort: Cohort, column: str | None = None, report: OnProgress = ignore) -> CohortQuality:
+def measure_cohort(
+    cohort: Cohort | pd.DataFrame | Path | str, column: str | None = None, report: OnProgress = ignore
+) -> CohortQuality:
     """Compare each scan of a cohort with the others.
 
     Parameters
     ----------
-    cohort : Cohort
+    cohort : Cohort, DataFrame or path
         With paths of modulated GM maps in `column`, and ``tiv_ml`` and ``gm_ml`` if known.
     column : str, optional
         Column of the maps; by default that of :func:`map_column`.
@@ -108,6 +111,7 @@ def measure_cohort(cohort: Cohort, column: str | None = None, report: OnProgress
     TableError
         If the column is absent, or a scan has no map.
     """
+    cohort = as_cohort(cohort)
     paths = cohort.paths(column or map_column(cohort))
     maps = _Maps(paths)
     total, mean, sd, probes = _first_pass(maps, report)

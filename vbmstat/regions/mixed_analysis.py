@@ -13,7 +13,7 @@ import pandas as pd
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
 from vbmstat.glm.design.columns import column_name, read_labels
-from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
+from vbmstat.glm.design.contrast import Contrast, build_contrasts, contrast_notes
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.matrix import Design, build_design
 from vbmstat.glm.design.sites import site_notes
@@ -97,7 +97,7 @@ def fit_mixed_glm(
     matrix = source.maps.select(design.scan_ids)
     fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
     sites = site_notes(source.table[kept], design)
-    left_out = left_out_notes(spec.contrasts, design)
+    left_out = contrast_notes(spec.contrasts, design)
     warnings = mixed_notes(fit, matrix.features)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *left_out, *warnings))
     record = fit_record(spec, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)

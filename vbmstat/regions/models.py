@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,20 @@ from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.keywords import as_spec, split_keywords
+from vbmstat.glm.keywords import as_spec, check_types, split_keywords, with_keywords
 from vbmstat.glm.record import RECORD, data_record, file_records
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
+from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.output import licence_notice
 from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
 from vbmstat.tables import dictionary
-from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.tables.cohort import Cohort
 from vbmstat.tables.schema import tables
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ _STATISTICS = {  # statistic of the fit -> column of the table
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RoiResults:
     """A model fitted to each region of an atlas.
 
@@ -71,6 +73,18 @@ class RoiResults:
     draws: np.ndarray
     atlas: Atlas
     record: dict[str, Any]
+
+    def __repr__(self) -> str:
+        contrasts = ", ".join(map(str, self.table["contrast"].unique()))
+        regions = len(self.table) // max(self.table["contrast"].nunique(), 1)
+        return (
+            f"RoiResults({self.record['formula']}: {len(self.design.scan_ids)} scans, {regions} regions of "
+            f"{self.atlas.name}; contrasts: {contrasts})"
+        )
+
+    def _repr_html_(self) -> str:
+        strongest = self.table.sort_values("p_uncorrected").groupby("contrast", sort=False).head(5)
+        return f"<p>{escape(repr(self))}</p>{strongest.to_html(index=False, float_format='{:.4g}'.format)}"
 
     def to_directory(self, folder: Path | str) -> list[Path]:
         """Write the table with its data dictionary, the atlas's licence, the design, draws and ``glm.json`` (last).
@@ -123,9 +137,10 @@ class RegionSpec:
     maps: Path | str | None = None
 
 
+@with_keywords
 def fit_roi_glm(
     model: ModelSpec | str,
-    cohort: Cohort | Path | str,
+    cohort: Cohort | pd.DataFrame | Path | str,
     contrasts: Contrasts = None,
     *,
     regions: RegionSpec | None = None,
@@ -140,7 +155,7 @@ def fit_roi_glm(
         The model, or its formula, ``"gm ~ age + sex + tiv"``; the left side is ``gm``, ``wm``, ``csf`` or ``wmh``.
         A formula without ``inference=`` is given family-wise error if the variance permits permutations; the false
         discovery rate is always there.
-    cohort : Cohort or path
+    cohort : Cohort, DataFrame or path
         One row a scan, with covariates and (without ``regions.maps``) the columns ``mwp1`` … of unsmoothed modulated
         maps.
     contrasts : sequence of str or mapping, optional
@@ -163,6 +178,7 @@ def fit_roi_glm(
     """
     regions = regions or RegionSpec()
     maps, level, random = regions.maps, regions.level, regions.random
+    check_types(keywords)
     of_model, of_compute = split_keywords(keywords)
     if isinstance(model, str) and "inference" not in of_model and random is None:
         variance = choose_variance(of_model.get("variance", VARIANCES[0]))
@@ -173,7 +189,7 @@ def fit_roi_glm(
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
         raise DesignError(msg)
     tissue = _tissue(spec.formula, level)
-    table = cohort if isinstance(cohort, Cohort) else read_cohort(cohort)
+    table = as_cohort(cohort)
     source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
     atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
     measured = measure_rois(source, atlas, [tissue], report=compute.progress or ignore)
@@ -184,7 +200,8 @@ def fit_roi_glm(
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
         rows = mixed_table(mixed, names, _means(volumes, design))
     else:
-        fit = fit_glm(volumes, spec, table, compute=compute)
+        every = replace(spec, contrasts=spec.contrasts or "all")  # permutations of regions take a second
+        fit = fit_glm(volumes, every, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
     record = {**record, "level": level, "atlas": atlas.name, "atlas_licence": atlas.licence, "random": random}

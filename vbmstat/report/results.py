@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from scipy import stats
 
 from vbmstat.figures.model import design_figure, glass_brain_figure
-from vbmstat.glm.inference.clusters import Regions
 from vbmstat.glm.inference.corrected import checkpoint_name
 from vbmstat.glm.results import GlmResults
 from vbmstat.image.storage import atomic_path
 from vbmstat.regions.models import atlas_record
+from vbmstat.report.notebook import regions_of
 from vbmstat.roi.atlas import Atlas, load_atlas
 
 _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
 
 
 def write_results(
-    results: GlmResults, folder: Path, *, atlas: Path | str = "lpba40", spm_names: bool = False, outside: str = "zero"
-) -> Atlas | None:
+    results: GlmResults,
+    folder: Path,
+    *,
+    atlas: Path | str | Sequence[Path | str] = "lpba40",
+    spm_names: bool = False,
+    outside: str = "zero",
+) -> list[Atlas]:
     """Write a model's results with their pictures, and delete its checkpoints.
 
     Parameters
     ----------
     results : GlmResults
-        The results; `atlas`, `spm_names` and `outside` are added to their record.
+        The results; the other arguments are added to their record.
     folder : Path
         Created if absent.
-    atlas : path or str
-        Atlas for the regions of clusters and peaks, or ``none``.
+    atlas : path or str, or two of them
+        Atlas for the regions of clusters and peaks, and a second for places in no region of the first; or ``none``.
     spm_names, outside
         As in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
 
     Returns
     -------
-    Atlas or None
-        The atlas, if it was used.
+    list of Atlas
+        Those that were used.
     """
-    used = load_atlas(atlas) if atlas != "none" and results.space is not None and results.inference else None
-    regions = None
-    if used is not None:
-        regions = Regions(used.image, {int(label): str(name) for label, name in used.table["name"].items()})
-    results.record["outputs"] = {"atlas": atlas_record(atlas), "spm_names": spm_names, "outside": outside}
+    first, second = (atlas, "none") if isinstance(atlas, Path | str) else atlas
+    is_named = first != "none" and results.space is not None and bool(results.inference)
+    used = [load_atlas(one) for one in dict.fromkeys((first, second)) if one != "none"] if is_named else []
+    results.record["outputs"] = {
+        "atlas": atlas_record(first), "second_atlas": atlas_record(second), "spm_names": spm_names, "outside": outside,
+    }  # fmt: skip
+    regions = regions_of(used)
     results.to_directory(
         folder, spm_names=spm_names, outside=outside, regions=regions, more=lambda place: write_figures(results, place)
     )

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from vbmstat.errors import VbmstatError
 from vbmstat.figures import publication
-from vbmstat.figures.style import save_png
+from vbmstat.figures.style import save_figure
+from vbmstat.figures.view import View
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
-from vbmstat.report.viewer import viewer_html
+from vbmstat.report.viewer import peak_position_mm, viewer_html
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _P_SHOWN = 0.05  # p maps are coloured below this
-_P_SYMBOL = "−log10 p"
+P_SYMBOL = "−log10 p"
 # NIfTI intent -> symbol of the colour bar
-_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": _P_SYMBOL}
+_STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r", "p value": P_SYMBOL}
 
 
-def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
-    """Draw a map as a PNG, or as an interactive page.
+_FORMS = (".png", ".svg", ".pdf", ".html")
+
+
+def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: View | None = None) -> Path:
+    """Draw a map as a picture, or as an interactive page.
 
     A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space; so
     is a p map, as -log10 p where p is below the threshold. Any other image is drawn in grey.
@@ -31,10 +39,12 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
     path : path
         An image: ``.nii``, ``.nii.gz``, ``.mgz``.
     out : path
-        ``.png``, or ``.html`` for a page that needs no network.
+        ``.png``, ``.svg``, ``.pdf``, or ``.html`` for a page that needs no network.
     threshold : float
-        For a statistic: smaller values are faded (PNG) or transparent (page). For p: larger values are not drawn; 0
+        For a statistic: smaller values are faded (picture) or transparent (page). For p: larger values are not drawn; 0
         means 0.05.
+    view : View, optional
+        Slices, colour scale, contours, crosshair and title of a picture; a page takes the title alone.
 
     Returns
     -------
@@ -49,8 +59,12 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
         If `out` has another suffix, or every value of the map is 0 or NaN.
     """
     path, out = Path(path), Path(out)
-    if out.suffix not in (".png", ".html"):
-        msg = f"{out}: expected a path ending in .png or .html"
+    view = view or View()
+    if out.suffix not in _FORMS:
+        msg = f"{out}: expected a path ending in {', '.join(_FORMS)}"
+        raise VbmstatError(msg)
+    if out.suffix == ".html" and view != View(title=view.title):
+        msg = f"{out}: slices, contours, limits and crosshair are for pictures; expected .png, .svg or .pdf"
         raise VbmstatError(msg)
     volume = io.read_volume(path)
     values = torch.nan_to_num(volume.data, posinf=0.0, neginf=0.0)
@@ -58,21 +72,44 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0) -> Path:
         msg = f"{path}: every value is 0 or NaN; there is nothing to show"
         raise VbmstatError(msg)
     title, symbol = path.name, statistic_symbol(path, values)
-    if symbol == _P_SYMBOL:
-        largest = threshold or _P_SHOWN
-        if not 0 < largest < 1:
-            msg = f"--threshold {threshold:g}: for a p map expected a p between 0 and 1, e.g. 0.05"
-            raise VbmstatError(msg)
-        values, threshold = minus_log10_p(values, largest), -math.log10(largest)
-        title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
     image = Volume(values, volume.grid)
     if out.suffix == ".html":
-        storage.write_text(out, viewer_html(image, title, threshold))
-    elif symbol is not None:
-        save_png(out, publication.stat_map_figure(image, title, symbol, threshold))
+        image, title, threshold = _without_large_p(image, title, symbol, threshold)
+        storage.write_text(out, viewer_html(image, title if view.title is None else view.title, threshold))
     else:
-        save_png(out, publication.image_figure(image, title))
+        save_figure(out, picture(image, title, symbol, threshold, view))
     return out
+
+
+def picture(image: Volume, title: str, symbol: str | None, threshold: float, view: View | None = None) -> Figure:
+    """An image (1, X, Y, Z) on slices: a statistic or p map (by its symbol) over the average brain, others in grey."""
+    image, title, threshold = _without_large_p(image, title, symbol, threshold)
+    if symbol is None:
+        return publication.image_figure(image, title, view=view)
+    return publication.stat_map_figure(image, title, symbol, threshold, view)
+
+
+def _without_large_p(image: Volume, title: str, symbol: str | None, threshold: float) -> tuple[Volume, str, float]:
+    """A p map as -log10 p below the threshold, its title and threshold on that scale; other maps as they are."""
+    if symbol != P_SYMBOL:
+        return image, title, threshold
+    largest = threshold or _P_SHOWN
+    if not 0 < largest < 1:
+        msg = f"--threshold {threshold:g}: for a p map expected a p between 0 and 1, e.g. 0.05"
+        raise VbmstatError(msg)
+    values = minus_log10_p(image.data, largest)
+    title += f" (p < {largest:g})" if values.any() else f" (no p < {largest:g})"
+    return Volume(values, image.grid), title, -math.log10(largest)
+
+
+def peak_of(path: Path | str) -> tuple[float, float, float]:
+    """RAS+ mm of the largest absolute value of a map, of a p map the smallest p."""
+    volume = io.read_volume(path)
+    values = torch.nan_to_num(volume.data, posinf=0.0, neginf=0.0)
+    if statistic_symbol(Path(path), values) == P_SYMBOL:
+        values = minus_log10_p(values, 1.0)
+    x, y, z = map(float, peak_position_mm(Volume(values, volume.grid)))
+    return x, y, z
 
 
 def minus_log10_p(p: torch.Tensor, largest: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
+from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
@@ -24,6 +26,7 @@ from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
 _TISSUES = tuple(naming.TISSUES)
+_ROWS_SHOWN = 10  # in a notebook
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Native:
     label_images: Path | str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RoiTables:
     """Volumes of a cohort in an atlas.
 
@@ -60,6 +63,18 @@ class RoiTables:
     not_measured: tuple[str, ...] = ()
     space: str = "template"
 
+    def __repr__(self) -> str:
+        empty = f"; no maps of {', '.join(self.not_measured)}" if self.not_measured else ""
+        failed = f"; {len(self.failures)} failures" if len(self.failures) else ""
+        n_scans = len(self.labels.groupby([name for name in ID_COLUMNS if name in self.labels]))
+        return (
+            f"RoiTables({self.atlas.name}: {n_scans} scans, {len(self.atlas.table)} labels, "
+            f"{self.regions['region'].nunique()} regions{empty}{failed})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.regions.head(_ROWS_SHOWN).to_html(index=False)}"
+
     @property
     def stem(self) -> str:
         """Start of the file names: ``roi_lpba40``, ``roi_lpba40_native``."""
@@ -72,7 +87,7 @@ def stem(atlas: str, space: str) -> str:
 
 
 def measure_rois(
-    cohort: Cohort,
+    cohort: Cohort | pd.DataFrame | Path | str,
     atlas: Atlas | str | Path = "lpba40",
     tissues: Sequence[str] | None = None,
     *,
@@ -83,7 +98,7 @@ def measure_rois(
 
     Parameters
     ----------
-    cohort : Cohort
+    cohort : Cohort, DataFrame or path
         With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space. Native
         space needs the scan's tissue maps (p1, p2, p3, p7) and inverse field (``iy_``) beside them.
     atlas : Atlas, str or path
@@ -109,6 +124,9 @@ def measure_rois(
     AssetError, ScanError
         If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
+    cohort = as_cohort(cohort)
+    if isinstance(tissues, str):
+        tissues = [tissues]
     if tissues is None:
         tissues = (*_TISSUES, naming.WMH) if _present(cohort, [naming.WMH]) else _TISSUES
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]

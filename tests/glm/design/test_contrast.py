@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import same_file_key
-from vbmstat.glm.design.contrast import Contrast, build_contrasts, file_label, file_labels, left_out_notes
+from vbmstat.glm.design.contrast import (
+    Contrast,
+    build_contrasts,
+    columns_of_interest,
+    contrast_notes,
+    file_label,
+    file_labels,
+)
 from vbmstat.glm.design.matrix import build_design
 
 
@@ -128,10 +135,31 @@ def test_default_contrasts_that_cannot_be_estimated_are_told():
     table = make_table()
     table["group"] = np.where(table["sex"] == "F", "a", "b")
     design = build_design("sex + group + age", table, list(table["participant_id"]))
-    (note,) = left_out_notes(None, design)
+    (note,) = contrast_notes(None, design)
     assert note.startswith("no contrast for sex[T.M], group[T.b]: ")
     assert "cannot be separated (the design has rank 3 of 4 columns)" in note
-    assert left_out_notes(["age"], design) == ()
-    assert left_out_notes(None, build_design("sex + age", table, list(table["participant_id"]))) == ()
+    assert contrast_notes(["age"], design) == ()
+    assert contrast_notes(None, build_design("sex + age", table, list(table["participant_id"]))) == ()
     alone = build_design("1", table, list(table["participant_id"]))
-    assert left_out_notes(None, alone) == ()
+    assert contrast_notes(None, alone) == ()
+
+
+def test_all_is_one_contrast_a_column(design):
+    every = [contrast.name for contrast in build_contrasts(None, design)]
+    assert [contrast.name for contrast in build_contrasts(["all"], design)] == every
+    table = make_table().rename(columns={"age": "all"})
+    named = build_design("all + sex", table, list(table["participant_id"]))
+    assert [contrast.name for contrast in build_contrasts(["all"], named)] == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "first"),
+    [
+        ("sex + age + tiv", ["sex[T.M]"]), ("site * age + tiv", ["site[T.köln]", "site[T.ulm]", "site[T.köln]:age",
+                                                                 "site[T.ulm]:age"]),
+        ("poly(age, 2) + sex", ["poly(age, 2)[1]", "poly(age, 2)[2]"]), ("1", ["Intercept"]),
+    ],
+)  # fmt: skip
+def test_the_first_covariate_is_of_interest_with_its_interactions(formula, first):
+    table = make_table()
+    assert columns_of_interest(build_design(formula, table, list(table["participant_id"])))[0] == first

@@ -7,7 +7,7 @@ import pytest
 
 from tests.glm.conftest import make_table
 from vbmstat.errors import DesignError
-from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.glm.design.contrast import build_contrasts, contrast_notes
 from vbmstat.glm.design.matrix import build_design
 
 
@@ -57,7 +57,7 @@ def test_term_and_joint_tests(design):
         ("agee", "no column 'agee' .nearest age"),
         ("age * sex", "expected a linear combination"),
         ("age + 1", "expected a linear combination"),
-        ("1", "names no column"),
+        ("age - age + 1", "expected a linear combination"),
         ("age - age", "all weights are zero"),
         ("sex[T.F]", "all weights of a row are zero|all weights are zero"),
         ("age.__class__", "expected a linear combination|no column"),
@@ -85,7 +85,7 @@ def test_wrong_number_of_weights(design):
         build_contrasts({"x": [1, 2]}, design)
 
 
-@pytest.mark.parametrize("name", ["M > F", "a>b", "😀", "1) sex: men", "[x]", "patients < controls", "%"])
+@pytest.mark.parametrize("name", ["M > F", "a>b", "😀", "1) sex: men", "[x]", "patients < controls", "%", "old >= 65"])
 def test_any_name_before_the_sign(design, name):
     contrast = only(f"{name} = sex[T.M] - sex[T.F]", design)
     assert contrast.name == name
@@ -132,7 +132,39 @@ def test_weights_of_all_columns(spec):
     np.testing.assert_array_equal(only(spec, design).weights, [[0, 1, -1, 0, 0]])
     message = r"2 weights for 5 columns \(Intercept, age, sex\[T.M\], site\[T.köln\], site\[T.ulm\]\)"
     with pytest.raises(DesignError, match=message):
-        only("1 -1", design)
+        build_contrasts({"x": [1, -1]}, design)
+    with pytest.raises(
+        DesignError, match=r"6 weights for 5 columns .* write one for each in this order, e.g. '0 1 0 0 0'"
+    ):
+        only("0 1 -1 0 0 0", design)
+
+
+def test_short_weights_are_filled_with_zeros_as_in_spm():
+    table = make_table()
+    design = build_design("age + sex + site", table, list(table["participant_id"]))
+    np.testing.assert_array_equal(only("0 1 -1", design).weights, [[0, 1, -1, 0, 0]])
+    f = only("[0 0 0 1; 0 0 0 0 1]", design)
+    assert f.kind == "F"
+    np.testing.assert_array_equal(f.weights, np.eye(5)[3:])
+    assert contrast_notes(["mine = 0 1 -1", "[0 0 0 1; 0 0 0 0 1]", "0 1 0 0 0", "age"], design) == (
+        "contrast 'mine = 0 1 -1': filled with zeros to 5 columns, as SPM does: 1 × age − 1 × sex[T.M]",
+        "contrast '[0 0 0 1; 0 0 0 0 1]': filled with zeros to 5 columns, as SPM does: 1 × site[T.köln]; "
+        "1 × site[T.ulm]",
+    )
+
+
+@pytest.mark.parametrize(("formula", "spec", "weights"), [
+    ("age + ICD-10", "ICD-10[T.F33.1] - ICD-10[T.none]", [[0, 0, 1, -1]]),
+    ("age + `ICD-10`", "x = `ICD-10`", np.eye(4)[2:]), ("age + C(ICD-10)", "C(ICD-10)[T.none]", [[0, 0, 0, 1]]),
+    ("age + my score", "my score - age", [[0, -1, 1]]),
+    ("age + center(my score)", "-center(my score)", [[0, 0, -1]]),
+])  # fmt: skip
+def test_names_that_are_no_python_names_need_no_backticks(formula, spec, weights):
+    table = make_table()
+    table["ICD-10"] = np.resize(["F32.0", "F33.1", "none"], len(table))
+    table["my score"] = np.arange(len(table)) ** 2.0
+    design = build_design(formula, table, list(table["participant_id"]))
+    np.testing.assert_array_equal(only(spec, design).weights, weights)
 
 
 @pytest.mark.parametrize(("spec", "hint"), [

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.design.formula import check_size, expression_names, split_formula
+from vbmstat.glm.design.formula import check_size, expression_names, split_formula, with_backticks
 
 
 @pytest.mark.parametrize("formula", ["gm age", "gm ~", "~ age", "gm ~ age ~ sex", ""])
@@ -97,3 +97,16 @@ def test_syntax_errors_are_one_line():
     with pytest.raises(DesignError, match="cannot be read") as caught:
         expression_names("log(age")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "quoted"),
+    [
+        ("ICD-10*age", "`ICD-10`*age"), ("`ICD-10` + age", "`ICD-10` + age"),
+        ("age - 1", "age - 1"), ("C(x, contr.treatment('ICD-10'))", "C(x, contr.treatment('ICD-10'))"),
+        ("age-2", "age-2"), ("ICD-100 + ICD-10-CM", "ICD-100 + `ICD-10-CM`"),
+    ],
+)  # fmt: skip
+def test_backticks_are_added_where_only_the_column_can_be_meant(formula, quoted):
+    names = ["ICD-10", "ICD-10-CM", "age", "age-2"]
+    assert with_backticks(formula, names) == quoted

@@ -8,17 +8,15 @@ import torch
 from scipy import ndimage
 
 from vbmstat.glm.inference.clusters import (
-    Regions,
     StatisticMap,
     cluster_table,
     coordinates_mm,
     find_clusters,
-    labels_at,
     local_maxima,
     neighbour_table,
     peak_table,
-    region_shares,
 )
+from vbmstat.glm.inference.places import Regions
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Space
@@ -119,15 +117,6 @@ def test_tables_say_where():
     assert row["regions"] == "left\thippocampus 50 %; right 50 %"
     peak = peak_table(StatisticMap(statistic, "F", everywhere), clusters, at_peak, regions).iloc[0]
     assert (peak["F"], peak["p_fwe"], peak["region"]) == (6.0, 0.01, "left\thippocampus")
-
-
-def test_labels_of_an_atlas_on_another_grid():
-    atlas = torch.arange(8, dtype=torch.float32).reshape(1, 2, 2, 2)
-    regions = Regions(Volume(atlas, Grid((2, 2, 2), np.diag([10.0, 10, 10, 1]))), {1: "one"})
-    mm = np.array([[0, 0, 10.0], [4.0, 4.0, 14.0], [6.0, 0, 0], [40.0, 0, 0], [-6.0, 0, 0]])
-    assert labels_at(regions, mm).tolist() == [1, 1, 4, 0, 0]
-    assert region_shares(np.array([1] * 96 + [0] * 3 + [5]), regions) == "one 96 %"
-    assert region_shares(np.array([5, 5, 0, 1]), regions) == "label 5 50 %; none 25 %; one 25 %"
 
 
 def test_coordinates():

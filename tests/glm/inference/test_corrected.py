@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, special, stats
 
 from tests.glm.conftest import GRID, make_images
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.inference.clusters import Regions
 from vbmstat.glm.inference.corrected import forming_threshold
+from vbmstat.glm.inference.places import Regions
 from vbmstat.image.io import read_volume
 from vbmstat.image.volume import Volume
 
@@ -396,3 +396,29 @@ def test_ids_may_be_blocks(name):
     found = fit_glm(values, "v ~ time", table, blocks=name, **asked)
     expected = fit_glm(values, "v ~ time", table, blocks="person", **asked)
     np.testing.assert_array_equal(found.maps["time[T.pre]"]["pfwe"].values, expected.maps["time[T.pre]"]["pfwe"].values)
+
+
+def test_peaks_have_effect_size_limits_effect_and_threshold(path):
+    """Limits of g: scipy's noncentral t inverted by hand, times Hedges' factor, as R's effectsize does."""
+    results = fit_glm(None, "gm ~ age + sex", path, ["age"], repeats=0, inference="fwe", permutations=40)
+    peaks, df = results.peaks("age", None), 23
+    maps = results.maps["age"]
+    factor = np.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / np.sqrt(df / 2)
+    for row in peaks.head(3).to_dict("records"):
+        for name, p in (("g_low", 0.975), ("g_high", 0.025)):
+            noncentral = optimize.brentq(
+                lambda n, p=p, t=row["t"]: stats.nct.cdf(t, df, n) - p, row["t"] - 9, row["t"] + 9
+            )
+            assert row[name] == pytest.approx(factor * 2 * noncentral / np.sqrt(df), abs=2e-3)
+        at = int(np.argmin(np.abs(maps["t"].values - row["t"])))
+        assert row["effect"] == pytest.approx(maps["effect"].values[at], rel=1e-5)
+    nulls = np.sort(results.inference["age"].nulls.maxima["statistic"])[::-1]
+    assert set(peaks["threshold"]) == {round(nulls[1], 4)}  # 2 of 40 reach it
+    assert set(peaks["threshold_by"]) == {"FWE p = 0.05 by 40 permutations, two-sided"}
+    assert set(results.clusters("age", None)) > {"peak_g_low", "peak_g_high", "peak_effect"}
+    fdr = fit_glm(None, "gm ~ age + sex", path, ["age"], repeats=0, inference="fdr")
+    (threshold,) = set(fdr.peaks("age", None)["threshold"])
+    called = fdr.maps["age"]["qfdr"].values <= 0.05
+    assert threshold == pytest.approx(np.abs(fdr.maps["age"]["t"].values[called]).min(), abs=1e-4)
+    nothing = fit_glm(None, "gm ~ sex", path, ["sex"], repeats=0, inference="fdr", cluster_threshold=2.0)
+    assert set(nothing.peaks("sex", None)["threshold"]) == {2.0}

@@ -18,12 +18,16 @@ from vbmstat.glm.design.contrast_text import (
     finite_weights,
     split_name,
     text_weights,
+    typed_rows,
     vector_weights,
 )
+from vbmstat.glm.design.formula import split_outside_brackets
 from vbmstat.glm.design.matrix import INTERCEPT, Design
 from vbmstat.glm.design.rank import spaces, unit_columns
 from vbmstat.image import storage
 
+Specs = Sequence[str] | Mapping[str, Any] | None
+ALL = "all"  # in place of a contrast: one for each column, none of them of no interest
 ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to unit length
 
 
@@ -92,18 +96,60 @@ def default_contrasts(design: Design) -> list[Contrast]:
     return _labelled(kept)
 
 
-def left_out_notes(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> tuple[str, ...]:
-    """One line if columns have no default contrast because the design cannot separate their effects."""
-    kept = set(design.columns) if specs else {contrast.name for contrast in default_contrasts(design)}
-    missing = [name for name in design.columns if name not in kept and name != INTERCEPT]
-    if not missing:
-        return ()
-    what = "they are combinations of others" if len(missing) > 1 else "it is a combination of others"
-    rank = f"the design has rank {design.rank} of {len(design.columns)} columns"
-    return (
-        f"no contrast for {', '.join(missing)}: {what}, so that effects cannot be separated ({rank}); leave one of "
-        "them out of the formula",
-    )
+def are_default(specs: Specs) -> bool:
+    """Whether contrasts are one a column: None, or ``all``, which also permutes those of no interest."""
+    return not specs or (not isinstance(specs, Mapping) and list(specs) == [ALL])
+
+
+def columns_of_interest(design: Design) -> list[list[str]]:
+    """Columns of each covariate together with its interactions, in the order of the formula.
+
+    The first covariate is taken as the one of interest; later ones only if it cannot be permuted.
+
+    Examples
+    --------
+    >>> terms = {"Intercept": ("Intercept",), "g": ("g[T.b]",), "age": ("age",), "g:age": ("g[T.b]:age",)}
+    >>> columns_of_interest(Design(np.eye(4), ("Intercept", "g[T.b]", "age", "g[T.b]:age"), tuple("abcd"), terms=terms))
+    [['g[T.b]', 'g[T.b]:age'], ['age', 'g[T.b]:age']]
+    """
+    parts = {term: [part.strip() for part in split_outside_brackets(term, ":")] for term in design.terms}
+    covariates = list(dict.fromkeys(part for term, own in parts.items() for part in own if term != INTERCEPT))
+    of = [[column for term, own in parts.items() if one in own for column in design.terms[term]] for one in covariates]
+    return of or [list(design.columns)]
+
+
+def contrast_notes(specs: Specs, design: Design) -> tuple[str, ...]:
+    """Columns without a default contrast because the design cannot separate them; vectors that were padded."""
+    if are_default(specs):
+        kept = {contrast.name for contrast in default_contrasts(design)}
+        missing = [name for name in design.columns if name not in kept and name != INTERCEPT]
+        if not missing:
+            return ()
+        what = "they are combinations of others" if len(missing) > 1 else "it is a combination of others"
+        rank = f"the design has rank {design.rank} of {len(design.columns)} columns"
+        return (
+            f"no contrast for {', '.join(missing)}: {what}, so that effects cannot be separated ({rank}); leave one of "
+            "them out of the formula",
+        )
+    return tuple(filter(None, (_padding_note(text, design) for text in specs or () if isinstance(text, str))))
+
+
+def _padding_note(text: str, design: Design) -> str:
+    """What a vector with fewer weights than columns stands for; empty for any other contrast."""
+    named = None if text in (*design.columns, *design.terms) else split_name(text)
+    rows = typed_rows(named[1] if named else text)
+    n_columns = len(design.columns)
+    if rows is None or min(map(len, rows)) >= n_columns:
+        return ""
+    texts = [_sum(row, design) for row in rows]
+    return f"contrast {text!r}: filled with zeros to {n_columns} columns, as SPM does: {'; '.join(texts)}"
+
+
+def _sum(weights: Sequence[float], design: Design) -> str:
+    """Weights as a sum of columns, ``1 × age − 0.5 × tiv``."""
+    named = [(weight, column) for weight, column in zip(weights, design.columns, strict=False) if weight]
+    parts = [f"{'−' if weight < 0 else '+'} {abs(weight):g} × {column}" for weight, column in named]
+    return " ".join(parts).removeprefix("+ ")
 
 
 def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
@@ -112,16 +158,17 @@ def _labelled(contrasts: Sequence[Contrast]) -> list[Contrast]:
     return [replace(contrast, label=label) for contrast, label in zip(contrasts, labels, strict=True)]
 
 
-def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Design) -> list[Contrast]:
+def build_contrasts(specs: Specs, design: Design) -> list[Contrast]:
     """Contrasts as a user writes them.
 
     Parameters
     ----------
     specs : sequence of str, mapping or None
         Each string is a column (``"age"``), a term with several columns (``"site"``, an F-test), an expression
-        (``"sex[T.M] - sex[T.F]"``), weights of all columns (``"0 1 0"``), a joint test (``"F(age, tiv)"``), any of
-        these behind ``name =``, or the path of a JSON file with a mapping. A mapping goes from names to strings,
-        weights, rows of weights, or ``{column: weight}``. None: one t-contrast a column.
+        (``"sex[T.M] - sex[T.F]"``), weights of the columns in their order (``"0 1 0"``, rows for F behind ``;``), a
+        joint test (``"F(age, tiv)"``), any of these behind ``name =``, or the path of a JSON file with a mapping. A
+        mapping goes from names to strings, weights, rows of weights, or ``{column: weight}``. None or ``["all"]``: one
+        t-contrast a column.
     design : Design
         Gives columns and terms.
 
@@ -131,7 +178,7 @@ def build_contrasts(specs: Sequence[str] | Mapping[str, Any] | None, design: Des
         If a name is unknown, an expression is not linear, weights do not fit, two contrasts share a name, or a
         contrast cannot be estimated in this design.
     """
-    if specs is None or len(specs) == 0:
+    if specs is None or (are_default(specs) and ALL not in (*design.columns, *design.terms)):
         return default_contrasts(design)
     items: list[tuple[str | None, Any]] = []
     if isinstance(specs, Mapping):

@@ -16,7 +16,8 @@ from vbmstat.glm.design.matrix import Design
 from vbmstat.tables.cohort import closest
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_VECTOR = re.compile(rf"\[?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})+\s*\]?")  # 0 1 0, as in SPM
+_VECTOR = re.compile(rf"{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER})*")  # 0 1 0, as in SPM
+_SIGN = re.compile(r"(?<![<>!=])=(?!=)")  # of "name = contrast", not of a comparison in the name
 _F_TEST = re.compile(r"^F\((?P<parts>.+)\)$", re.DOTALL)
 
 
@@ -32,8 +33,9 @@ def text_weights(text: str, design: Design, name: str) -> tuple[np.ndarray, str]
         return column_row(text, design), "t"
     if text in design.terms:
         return _rows_and_kind(np.vstack([column_row(column, design) for column in design.terms[text]]))
-    if _VECTOR.fullmatch(text):
-        return vector_weights([float(word) for word in re.findall(_NUMBER, text)], design, name)
+    rows = typed_rows(text)
+    if rows is not None:
+        return vector_weights([row + [0.0] * (len(design.columns) - len(row)) for row in rows], design, name)
     joint = _F_TEST.match(text)
     if joint:
         parts = [part.strip() for part in split_outside_brackets(joint["parts"], ",")]
@@ -41,12 +43,32 @@ def text_weights(text: str, design: Design, name: str) -> tuple[np.ndarray, str]
     return _linear_expression(text, design), "t"
 
 
+def typed_rows(text: str) -> list[list[float]] | None:
+    """Rows of weights as SPM and MATLAB write them, ``0 1 -1`` or ``[0 1 0; 0 0 1]``; None if it is something else.
+
+    Examples
+    --------
+    >>> typed_rows("[0 1 0; 0 0 1]"), typed_rows("age - 1")
+    ([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], None)
+    """
+    rows = [row.strip() for row in text.strip().removeprefix("[").removesuffix("]").split(";")]
+    if not all(map(_VECTOR.fullmatch, rows)):
+        return None
+    return [[float(word) for word in re.findall(_NUMBER, row)] for row in rows]
+
+
 def vector_weights(weights: Any, design: Design, name: str) -> tuple[np.ndarray, str]:
     """Weights (n_rows, n_regressors) and kind of one weight per column, or of rows of them; DesignError if not so."""
     rows = np.atleast_2d(finite_weights(weights, name))
     if rows.ndim != 2 or rows.shape[1] != len(design.columns):
-        columns = ", ".join(design.columns)
-        msg = f"contrast {name}: {rows.shape[-1]} weights for {len(design.columns)} columns ({columns})"
+        columns, form = (
+            ", ".join(design.columns),
+            " ".join(["0", "1", *"0" * len(design.columns)][: len(design.columns)]),
+        )
+        msg = (
+            f"contrast {name}: {rows.shape[-1]} weights for {len(design.columns)} columns ({columns}); write one for "
+            f"each in this order, e.g. '{form}'"
+        )
         raise DesignError(msg)
     return _rows_and_kind(rows)
 
@@ -85,8 +107,9 @@ def split_name(text: str) -> tuple[str, str] | None:
     >>> split_name("a > b = g[T.a] - g[T.b]"), split_name("bs(age, df=4)[1]")
     (('a > b', 'g[T.a] - g[T.b]'), None)
     """
-    left, *others = split_outside_brackets(text, "=")
-    if not others:
+    signs = [found.start() for found in _SIGN.finditer(text) if _is_outside_brackets(text, found.start())]
+    left = text[: signs[0]] if signs else split_outside_brackets(text, "=")[0]
+    if left == text:
         return None
     name, right = left.strip(), text[len(left) + 1 :].strip()
     if not name or not right or right[0] == "=" or left[-1] in "<>!":
@@ -95,14 +118,26 @@ def split_name(text: str) -> tuple[str, str] | None:
     return name, right
 
 
+def _is_outside_brackets(text: str, at: int) -> bool:
+    return len(split_outside_brackets(f"{text[:at]}\0", "\0")) > 1
+
+
 def as_in_design(text: str, design: Design) -> str:
     """A contrast with the design's spelling of names: single quotes, blanks after commas, composed Unicode."""
     known = (*design.columns, *design.terms, *design.references)
     if text in known:
         return text
-    by_plain = {"".join(_single_quoted(name).split()): name for name in known}
+    by_plain = {_plain("".join(name.split())): name for name in known}
     spelled = normalized(text) if any('"' in name for name in known) else _single_quoted(text)
-    return by_plain.get("".join(_single_quoted(text).split()), spelled)
+    if "`" in spelled or any("`" in name for name in known):  # names that are no Python names, with backticks or not
+        spelled = spelled.replace("`", "")
+        for name in sorted(filter(lambda name: "`" in name, known), key=len, reverse=True):
+            spelled = spelled.replace(name.replace("`", ""), name)
+    return by_plain.get(_plain("".join(text.split())), spelled)
+
+
+def _plain(text: str) -> str:
+    return _single_quoted(text).replace("`", "")
 
 
 def _single_quoted(text: str) -> str:

@@ -88,6 +88,30 @@ def split_outside_brackets(text: str, sign: str) -> list[str]:
     return parts
 
 
+def with_backticks(formula: str, columns: Iterable[object]) -> str:
+    """A formula with backticks around columns whose names are no Python names, where only they can be meant.
+
+    ``ICD-10`` is the column unless one of its words (``ICD``) is a column itself; then it is a difference, as in R.
+
+    Examples
+    --------
+    >>> with_backticks("ICD-10 + C(my score) + age-2", ["ICD-10", "my score", "age", "age-2"])
+    '`ICD-10` + C(`my score`) + age-2'
+    """
+    names = sorted({str(column) for column in columns}, key=len, reverse=True)
+    known = {name.casefold() for name in names}
+    odd = [
+        name for name in names if not name.isidentifier() and "`" not in name and re.match(r"\w", name)
+        and not known & {word.casefold() for word in re.findall(r"[^\W\d]\w*", name)}
+    ]  # fmt: skip
+    if not odd:
+        return formula
+    named = "|".join(rf"(?<![\w.]){re.escape(name)}(?![\w(])" for name in odd)
+    return re.sub(
+        rf"(?P<kept>`[^`]*`|\"[^\"]*\"|'[^']*')|{named}", lambda found: found["kept"] or f"`{found[0]}`", formula
+    )
+
+
 def check_size(formula: str) -> None:
     """Refuse interactions of too many terms to multiply out, such as ``(a + b)**100``.
 

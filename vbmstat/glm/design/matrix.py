@@ -24,7 +24,7 @@ from vbmstat.errors import DesignError, TableError, listed
 from vbmstat.files.filenames import normalized
 from vbmstat.glm.design.covariates import code_columns, is_number
 from vbmstat.glm.design.describe import Covariate, describe
-from vbmstat.glm.design.formula import check_size, expression_names
+from vbmstat.glm.design.formula import check_size, expression_names, with_backticks
 from vbmstat.glm.design.rank import collinear_columns, combined_columns, matrix_rank
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import ALIASES, closest, find_column, is_tiv_name, read_column
@@ -112,6 +112,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
         If the formula cannot be read or names unknown columns, a factor has one level, a covariate is constant
         or a combination of others, or there are no more scans than columns.
     """
+    formula = with_backticks(normalized(formula), table.columns)
     parsed = parse_formula(formula)
     data, notes, sources = _select_columns(parsed, table, scan_ids)
     data, dropped = _without_missing(data, missing)

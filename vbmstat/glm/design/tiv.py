@@ -10,6 +10,7 @@ import pandas as pd
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.columns import read_numbers
 from vbmstat.glm.design.covariates import check_tiv_unit
+from vbmstat.glm.design.formula import with_backticks
 from vbmstat.glm.design.matrix import build_design, column_uses, factor_spellings, parse_formula
 from vbmstat.maps.sources import Source
 from vbmstat.tables.cohort import Cohort, is_tiv_name
@@ -25,6 +26,7 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     """
     if recipe == "none":
         return right, ()
+    right = with_backticks(right, table.columns)
     has_tiv = any(map(is_tiv_name, column_uses(parse_formula(right))))
     if recipe == "covariate":
         return (right, ()) if has_tiv else (f"{right} + tiv", ("TIV was added as a covariate",))

@@ -16,23 +16,13 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from vbmstat.image.grid import Grid
-from vbmstat.image.volume import Volume
+from vbmstat.glm.inference.places import Regions, names_at, region_shares, with_nearest
 from vbmstat.maps.store import Space
 
 CONNECTIVITY = 18  # faces and edges, as SPM's clusters
 PEAK_DISTANCE_MM = 8.0  # between the peaks listed for a cluster, and
 PEAKS_LISTED = 3  # how many at most: SPM's defaults
 _SQUARED_REACH = {6: 1, 18: 2, 26: 3}  # of a neighbour's offset
-_MIN_SHARE = 0.05  # a region with less of a cluster is not named
-
-
-@dataclass(frozen=True)
-class Regions:
-    """An atlas for naming: any label image and the names of its labels."""
-
-    image: Volume  # (1, X, Y, Z): whole-number labels in the maps' RAS+ mm, on any grid; 0 is no region
-    names: Mapping[int, str]  # name of each label
 
 
 @dataclass(frozen=True)
@@ -140,31 +130,6 @@ def coordinates_mm(space: Space) -> np.ndarray:
     return np.asarray(at @ space.grid.affine[:3, :3].T + space.grid.affine[:3, 3])
 
 
-def labels_at(regions: Regions, mm: np.ndarray) -> np.ndarray:
-    """Label of the nearest voxel of an atlas at points (k, 3) in mm; 0 outside its image."""
-    grid: Grid = regions.image.grid
-    inverse = np.linalg.inv(grid.affine)
-    at = np.rint(mm @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
-    inside = ((at >= 0) & (at < np.array(grid.shape))).all(axis=1)
-    labels = np.zeros(len(mm), dtype=np.int64)
-    image = regions.image.data[0].cpu().numpy()
-    labels[inside] = np.rint(image[tuple(at[inside].T)]).astype(np.int64)
-    return labels
-
-
-def region_shares(labels: np.ndarray, regions: Regions) -> str:
-    """Names with the share of some voxels in each, the largest first: ``"left hippocampus 62 %; none 38 %"``."""
-    values, counts = np.unique(labels, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    named = [(region_name(values[i], regions), counts[i] / len(labels)) for i in order]
-    return "; ".join(f"{name} {100 * share:.0f} %" for name, share in named if share >= _MIN_SHARE)
-
-
-def region_name(label: int, regions: Regions) -> str:
-    """Name of a label; ``none`` for 0."""
-    return regions.names.get(int(label), f"label {label}") if label else "none"
-
-
 def cluster_table(
     statistic: StatisticMap,
     clusters: Clusters,
@@ -205,7 +170,7 @@ def cluster_table(
         **{f"peak_{name}": of_all[peaks] for name, of_all in at_peak.items()},
     })  # fmt: skip
     if regions is not None:
-        table["regions"] = [region_shares(labels_at(regions, mm[rows]), regions) for rows in members]
+        table["regions"] = [region_shares(names_at(regions, mm[rows])) for rows in members]
     return _rounded(table)
 
 
@@ -226,13 +191,13 @@ def peak_table(
         **{name: of_all[peaks] for name, of_all in at_peak.items()},
     })  # fmt: skip
     if regions is not None:
-        table["region"] = [region_name(label, regions) for label in labels_at(regions, mm[peaks])]
+        table["region"] = with_nearest(names_at(regions, mm[peaks]), regions, mm[peaks])
     return _rounded(table)
 
 
 def _rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Statistics, sizes and coordinates with four decimals; p and q whole."""
-    kept = ("p_", "q_", "peak_p_", "peak_q_")
+    """Statistics, sizes and coordinates with four decimals; p, q and effects, which may be small, whole."""
+    kept = ("p_", "q_", "effect", "peak_p_", "peak_q_", "peak_effect")
     columns = [name for name in table.select_dtypes("number") if not name.startswith(kept)]
     return table.round(dict.fromkeys(columns, 4))
 

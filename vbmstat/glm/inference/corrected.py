@@ -20,6 +20,7 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.subjects import without_own_mean
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.clusters import CONNECTIVITY, Clusters, find_clusters, neighbour_table
+from vbmstat.glm.inference.forecast import Forecast
 from vbmstat.glm.inference.p_values import p_of_f, p_one_sided, p_two_sided, q_fdr
 from vbmstat.glm.inference.permute.blocks import Node, block_tree, free_tree, level_tree
 from vbmstat.glm.inference.permute.checkpoint import Checkpoint, analysis_key
@@ -51,6 +52,19 @@ class Inference:
     true_discoveries: np.ndarray  # (k,): at least so many voxels of each cluster have an effect, with 95 % confidence
     nulls: Nulls | None  # of the permutations; None if none were asked for
     random_field: FieldInference | None = None
+
+    def critical(self, statistic: np.ndarray) -> tuple[float, str]:
+        """Threshold of t or F for a voxel's height, and how it was found: by what was asked, the strictest first."""
+        sides = "two-sided" if self.two_sided else "one-sided"
+        corrected = None if self.nulls is None else self.nulls.critical()
+        if self.nulls is not None and corrected is not None:
+            return corrected, f"FWE p = {ALPHA:g} by {self.nulls.count} permutations, {sides}"
+        if self.random_field is not None:
+            return self.random_field.critical_height, f"FWE p = {ALPHA:g} by random fields, {sides}"
+        called = np.abs(statistic[self.q_fdr <= ALPHA])
+        if "fdr" in self.kinds and called.size:
+            return float(called.min()), f"q of FDR = {ALPHA:g}, {sides}"
+        return self.threshold, f"uncorrected, of the clusters, {sides}"
 
 
 def exchange_tree(asked: InferenceSpec, table: pd.DataFrame, scan_ids: Sequence[str]) -> Node:
@@ -121,6 +135,10 @@ def infer(
         return {}
     neighbours = None if maps.space is None else neighbour_table(maps.space)
     inferences = {}
+    counts = {contrasts[one.index].name: one.rearrangements.count for one in permuted if one is not None}
+    spare = [contrast.name for contrast in contrasts if contrast.name not in counts]
+    forecast = Forecast(counts, spare, None if compute.cluster else compute.announce, compute.progress)
+    compute = replace(compute, progress=forecast)
     for index, (contrast, permutation) in enumerate(zip(contrasts, permuted, strict=True)):
         two_sided = contrast.kind == "t" and not asked.one_sided
         statistic = fit.statistic[index]
@@ -136,6 +154,7 @@ def infer(
             if compute.checkpoint is not None:
                 file = Path(compute.checkpoint) / checkpoint_name(contrast)
                 checkpoint = Checkpoint(file, analysis_key(maps, fitted.plan, permutation, settings))
+            forecast.begin(contrast.name)
             nulls = permutation_nulls(fitted, permutation, settings, compute, checkpoint)
         clusters = None if nulls is None else nulls.clusters
         if clusters is None and neighbours is not None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fitted
+from vbmstat.glm.inference.forecast import PILOT, WARM_UP
 from vbmstat.glm.inference.permute.checkpoint import Checkpoint
 from vbmstat.glm.inference.permute.grouped_scores import GroupedScores
 from vbmstat.glm.inference.permute.images import StatisticImages
@@ -83,6 +84,12 @@ def permutation_nulls(
 
     size = min(scoring.batch_size(n_voxels), BLOCK if settings.stop_after else count)
     batches = [] if is_enough() else _batches(done, count, size)
+    if images is not None and done == 0 and compute.cluster is None:  # a few tell the time of the others
+        end = WARM_UP + PILOT
+        batches = [range(min(WARM_UP, count)), range(WARM_UP, min(end, count)), *_batches(end, count, size)]
+        batches = [batch for batch in batches if batch]
+    if progress and batches:
+        progress("permutations", done, count)
     with closing(_score(scoring, batches, compute.cluster, progress)) as scored:
         for batch, (maxima, scores) in zip(batches, scored, strict=True):
             for name, values in maxima.items():
