@@ -103,7 +103,7 @@ def test_bad_input_is_one_line_and_writes_nothing(vbmstat, cohort_folder, tmp_pa
         (("gm ~ age", "--cohort", tmp_path / "none.tsv"), "none.tsv: no such table"),
         (("gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--mask-threshold", 9), "no voxel is above 9"),
         (("gm ~ age", "--maps", cohort_folder), "--maps needs --participants"),
-        (("gm ~ age", "--participants", cohort_folder / "cohort.tsv"), "goes with --maps"),
+        (("gm ~ age", "--participants", cohort_folder / "cohort.tsv"), "no cohort table: looked for cohort.tsv"),
     ):
         with pytest.raises(VbmstatError, match=match) as caught:
             vbmstat("glm", *arguments, "--out", tmp_path / "out")

@@ -13,12 +13,13 @@ from vbmstat.errors import TableError, listed
 from vbmstat.image import storage
 from vbmstat.metrics.agreement import agreement, match_ids
 from vbmstat.tables.cohort import ID_COLUMNS, read_table
+from vbmstat.tables.selection import ALL, Selection, select_ids
 
 ROI_MEASURES = ("n_scans", "mean_a_ml", "mean_b_ml", "r", "ccc", "slope", "intercept", "sd_ratio", "bias", "loa_low",
                 "loa_high")  # fmt: skip
 
 
-def compare_rois(a: Path, b: Path, names: Names) -> Comparison:
+def compare_rois(a: Path, b: Path, names: Names, rules: Selection = ALL) -> Comparison:
     """Compare tidy ROI tables of ``vbmstat roi`` (labels or regions), joined by scan and label.
 
     Raises
@@ -34,10 +35,12 @@ def compare_rois(a: Path, b: Path, names: Names) -> Comparison:
         raise TableError(msg)
     _refuse_other_atlas(a, b)
     scans = [list(dict.fromkeys(scan_ids(table))) for table in tables]
-    common = match_ids(scans[0], scans[1])
-    notes = []
+    both = match_ids(scans[0], scans[1])
+    selected = select_ids(both, rules, [a.parent, b.parent])
+    common, notes = selected.scan_ids, list(selected.notes)
+    tables = [table[[scan in set(common) for scan in scan_ids(table)]] for table in tables]
     for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
-        spare = [scan for scan in ids if scan not in set(common)]
+        spare = [scan for scan in ids if scan not in set(both)]
         if spare:
             notes.append(f"only {which} has {len(spare)} scans ({listed(spare)})")
         gone = [str(name) for name in dict.fromkeys(table[by]) if name not in set(other[by])]

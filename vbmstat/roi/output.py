@@ -14,6 +14,7 @@ from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.table import RoiTables
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import ID_COLUMNS
+from vbmstat.tables.flow import flow_record
 
 
 def write_rois(
@@ -49,7 +50,7 @@ def write_rois(
     about = {
         "atlas": rois.atlas.name, "licence": rois.atlas.licence, "space": rois.space,
         "labels_absent_from_the_image": list(rois.atlas.absent), "tissues_without_maps": list(rois.not_measured),
-        "n_failures": len(rois.failures),
+        "n_failures": len(rois.failures), "flow": flow_record(rois.flow),
         "provenance": provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs),
     }  # fmt: skip
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()

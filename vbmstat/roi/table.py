@@ -19,7 +19,8 @@ from vbmstat.files.search import images_instead
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
-from vbmstat.tables.cohort import ID_COLUMNS, Cohort
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, closest
+from vbmstat.tables.flow import Step
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
@@ -51,6 +52,8 @@ class RoiTables:
         Tissues without any map in the cohort; their columns hold missing values.
     space : {"template", "native"}
         Where the volumes were measured.
+    flow : tuple of Step
+        Which scans took part.
     """
 
     atlas: Atlas
@@ -59,6 +62,7 @@ class RoiTables:
     failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     not_measured: tuple[str, ...] = ()
     space: str = "template"
+    flow: tuple[Step, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -121,7 +125,8 @@ def measure_rois(
     present = _present(cohort, tissues)
     if not present:
         wanted = ", ".join(TISSUE_COLUMNS[tissue] for tissue in tissues)
-        msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
+        near = closest(wanted.split(", ", maxsplit=1)[0], cohort.table.columns) or "none"
+        msg = f"expected a column of unsmoothed modulated maps ({wanted}) in the table (nearest to the first: {near})"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     measure: InTemplate | InScan = InTemplate(atlas)
@@ -135,7 +140,8 @@ def measure_rois(
     sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
     regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
-    return RoiTables(atlas, labels, regions, failures, not_measured, space if isinstance(space, str) else "native")
+    where = space if isinstance(space, str) else "native"
+    return RoiTables(atlas, labels, regions, failures, not_measured, where, cohort.flow)
 
 
 def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:

@@ -218,11 +218,13 @@ def _select_columns(
         chosen[name] = without_missing_words(read_column(source, table)).to_numpy()
     if unknown:
         near = {name: closest(name, table.columns) for name in unknown}
-        nearest = "; ".join(f"{name}: nearest {other}" for name, other in near.items() if other)
-        where = f" ({nearest})" if nearest else ""
-        msg = f"formula: no column {', '.join(unknown)} in the table{where}; it has {', '.join(map(str, table))}"
+        nearest = "; ".join(f"{name}: nearest {other or 'none'}" for name, other in near.items())
+        msg = f"formula: no column {', '.join(unknown)} in the table ({nearest})"
         if any(map(is_tiv_name, unknown)):
-            msg += "; copy TIV into the table (CAT12 has it in report/cat_*.xml, vbmstat in cohort.tsv)"
+            msg += (
+                "; TIV was looked for beside the maps, too (CAT12's report/cat_*.xml, volumes.tsv, tiv.csv, log_*.json "
+                "of T1Prep): give a table that has it with --table"
+            )
         raise DesignError(msg)
     return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes, sources
 
