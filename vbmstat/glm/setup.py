@@ -14,7 +14,15 @@ import torch
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
-from vbmstat.glm.design.columns import column_name, read_groups, read_labels, read_named, read_numbers
+from vbmstat.glm.design.columns import (
+    column_name,
+    people_table,
+    read_groups,
+    read_labels,
+    read_named,
+    read_numbers,
+    with_design_rows,
+)
 from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.matrix import Design, build_design, with_map_column
@@ -150,7 +158,8 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
         for line in (*selected, source.smoothing.warning, *(coded.line for coded in design.taken)):
             if line:
                 compute.announce(line)
-    source = source.without("no value of a covariate", ~np.isin(source.scan_ids, design.scan_ids))
+    source = with_design_rows(source, design)
+    design = replace(design, people=people_table(design, source.table))
     named = design if map_name is None else with_map_column(design, map_name)
     contrasts = build_contrasts(spec.contrasts, named)
     variance.check(spec, contrasts, map_name)

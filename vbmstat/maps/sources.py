@@ -41,6 +41,7 @@ from vbmstat.tables.flow import Step, step_of
 from vbmstat.tables.selection import is_left_out
 
 NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one
+WMH_AS = "wmh_as"  # how its tissues count hypointensities; only for scans in which they were looked for
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ class Source:
     smoothing: Smoothing = field(default_factory=Smoothing)
     flow: tuple[Step, ...] = ()
 
-    def without(self, name: str, gone: np.ndarray, note: str = "") -> Source:
-        """The source without the scans where `gone`, (n_scans,), is true; the flow says why."""
+    def without(self, name: str, gone: np.ndarray, note: str = "", why: Mapping[str, str] | None = None) -> Source:
+        """The source without the scans where `gone`, (n_scans,), is true; the flow says why, for each if known."""
         scans = [scan for scan, leaves in zip(self.scan_ids, gone, strict=True) if leaves]
         kept = self.select(~gone)
         notes = (*self.notes, note) if note else self.notes
-        return replace(kept, notes=notes, flow=(*self.flow, *step_of(name, len(kept.scan_ids), scans)))
+        return replace(kept, notes=notes, flow=(*self.flow, *step_of(name, len(kept.scan_ids), scans, why)))
 
     def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
         """The source with the rows where `kept` is true."""
@@ -244,7 +245,7 @@ def covariate_paths(
 
 
 def _with_origin(source: Source) -> Source:
-    """The source with the columns ``engine`` and ``vbmstat_version`` from the sidecars of its maps, if any."""
+    """The source with engine, version and the count of hypointensities from the sidecars of its maps, if any."""
     origins = [_origin(path) for path in source.paths.values()]
     if not any(origins):
         return source
@@ -261,7 +262,9 @@ def _origin(path: Path) -> dict[str, str]:
                     path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
         try:
             content = storage.read_json(sidecar)
-            return {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+            origin = {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+            counted = content.get("row", {}).get(WMH_AS)
+            return origin if counted is None else {**origin, WMH_AS: str(counted)}
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}

@@ -12,7 +12,7 @@ import pandas as pd
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
-from vbmstat.glm.design.columns import column_name, read_labels
+from vbmstat.glm.design.columns import column_name, people_table, read_labels, with_design_rows
 from vbmstat.glm.design.contrast import Contrast, build_contrasts, left_out_notes
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.matrix import Design, build_design
@@ -91,7 +91,8 @@ def fit_mixed_glm(
     refuse_mixtures(source.table, allow_mixed)
     right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], spec.tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)
-    source = source.without("no value of a covariate", ~np.isin(source.scan_ids, design.scan_ids))
+    source = with_design_rows(source, design)
+    design = replace(design, people=people_table(design, source.table))
     subjects = read_labels(random, source.table)
     hypotheses = build_contrasts(spec.contrasts, design)
     if not isinstance(source.maps, ArrayMaps):

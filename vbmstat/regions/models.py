@@ -21,7 +21,7 @@ from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.keywords import as_spec, split_keywords
-from vbmstat.glm.record import RECORD, data_record, file_records
+from vbmstat.glm.record import RECORD, SCANS, data_record, file_records
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
@@ -31,7 +31,7 @@ from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.output import licence_notice
-from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
+from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois, volume_column
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, find_column
 from vbmstat.tables.schema import tables
@@ -96,6 +96,8 @@ class RoiResults:
         storage.write_text(licence, licence_notice(self.atlas) + "\n")
         dictionary.write_table(written[3], self.design.table, "design")
         dictionary.write_table(written[4], variance_inflation(self.design), "design_report")
+        written.append(folder / SCANS)
+        dictionary.write_table(written[-1], self.design.people, "model_scans")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -267,7 +269,7 @@ def volume_matrix(
     columns = [name for name in _LABEL_COLUMNS if name in tidy]
     n_regions = len(tidy) // len(scan_ids)
     names = tidy[columns].iloc[:n_regions].reset_index(drop=True)
-    values = tidy[f"{tissue}_ml"].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
+    values = tidy[volume_column(tissue)].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
     features = names["label" if level == "roi" else "region"].astype(str)
     failed = dict(zip(measured.failures["scan_id"], measured.failures["reason"], strict=True))
     ok = np.array([scan not in failed for scan in scan_ids])

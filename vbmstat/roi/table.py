@@ -43,9 +43,11 @@ class RoiTables:
     atlas : Atlas
         The atlas.
     labels : DataFrame
-        One row per scan and label: participant_id, session_id, label, hemisphere, name, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and label: participant_id, session_id, label, hemisphere, name, region, roi_gm_ml, roi_wm_ml,
+        roi_csf_ml.
     regions : DataFrame
-        One row per scan and region: participant_id, session_id, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and region: participant_id, session_id, region, roi_gm_ml, roi_wm_ml,
+        roi_csf_ml.
     failures : DataFrame
         Maps that could not be measured: scan_id, tissue, reason. Their volumes are missing.
     not_measured : tuple of str
@@ -73,6 +75,11 @@ class RoiTables:
 def stem(atlas: str, space: str) -> str:
     """Start of the file names of an atlas's tables: ``roi_lpba40``, ``roi_lpba40_native``."""
     return f"roi_{atlas}" + ("_native" if space == "native" else "")
+
+
+def volume_column(tissue: str) -> str:
+    """Column of a tissue's volume in a label or region; ``gm_ml`` without ``roi_`` is the whole scan's."""
+    return f"roi_{tissue}_ml"
 
 
 def measure_rois(
@@ -136,7 +143,7 @@ def measure_rois(
     volumes, failures = _measure_scans(cohort, atlas, tissues, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
-    columns = [f"{tissue}_ml" for tissue in tissues]
+    columns = [volume_column(tissue) for tissue in tissues]
     sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
     regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
@@ -230,5 +237,5 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
     left = ids.loc[np.repeat(np.arange(n_scans), n_labels)].reset_index(drop=True)
     names = atlas.table.reset_index()[["label", "hemisphere", "name", "region"]]
     middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
-    right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
+    right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[volume_column(tissue) for tissue in tissues])
     return pd.concat([left, middle, right.round(6)], axis=1)

@@ -42,9 +42,9 @@ class Step:
         return {"step": self.name, "n_left": self.n_left, "left_out": dict(self.left_out)}
 
 
-def step_of(name: str, n_left: int, scans: Iterable[str]) -> tuple[Step, ...]:
-    """A step for scans that were left out for one reason; none if there are none."""
-    left_out = dict.fromkeys(scans, "")
+def step_of(name: str, n_left: int, scans: Iterable[str], why: Mapping[str, str] | None = None) -> tuple[Step, ...]:
+    """A step for scans that were left out, with a reason of their own if `why` has one; none if there are none."""
+    left_out = {scan: (why or {}).get(scan, "") for scan in scans}
     return (Step(name, n_left, left_out),) if left_out else ()
 
 

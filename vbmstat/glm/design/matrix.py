@@ -60,6 +60,8 @@ class Design:
         Decisions taken on the user's behalf (aliases, dropped scans), and what to look at in the covariates.
     taken : tuple of Covariate
         How each column of the table was coded.
+    people : DataFrame
+        The covariates with age, sex and TIV, where the table has them, one row a scan.
     """
 
     matrix: np.ndarray
@@ -71,6 +73,7 @@ class Design:
     covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: tuple[str, ...] = ()
     taken: tuple[Covariate, ...] = ()
+    people: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def table(self) -> pd.DataFrame:
