@@ -19,7 +19,7 @@ from statsmodels.formula.api import ols
 mpl.use("agg")  # a file, no window
 DEMO = Path("demo-out")
 DEFAULTS = (DEMO / "roi/roi_lpba40_regions.tsv", DEMO / "bids/derivatives/vbmstat/cohort.tsv", DEMO / "roi_in_pandas")
-MODEL, VARIABLE = "gm_ml ~ age + C(sex) + tiv_ml", "age"
+MODEL, VARIABLE = "roi_gm_ml ~ age + C(sex) + tiv_ml", "age"
 
 
 def main(roi_table: Path, cohort_table: Path, out: Path) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def main(roi_table: Path, cohort_table: Path, out: Path) -> pd.DataFrame:
     cohort = pd.read_csv(cohort_table, sep="\t", dtype={"participant_id": str, "session_id": str})
     # What a column means, its unit and the atlas' licence stand in the dictionary beside the table.
     dictionary = json.loads(roi_table.with_suffix(".json").read_text())
-    print(f"gm_ml: {dictionary['gm_ml']['Description']} [{dictionary['gm_ml']['Units']}]")
+    print(f"roi_gm_ml: {dictionary['roi_gm_ml']['Description']} [{dictionary['roi_gm_ml']['Units']}]")
     print(f"{dictionary['vbmstat']['atlas']}: {dictionary['vbmstat']['licence']}")
 
     # Rows are joined by id; many_to_one stops at an id that the cohort holds twice.
@@ -37,7 +37,7 @@ def main(roi_table: Path, cohort_table: Path, out: Path) -> pd.DataFrame:
     data = volumes.merge(covariates, on=ids, how="left", validate="many_to_one")
 
     rows = []
-    for region, part in data.dropna(subset="gm_ml").groupby("region", sort=False):
+    for region, part in data.dropna(subset="roi_gm_ml").groupby("region", sort=False):
         fit = ols(MODEL, data=part, missing="raise").fit()
         rows.append({"region": region, "n": int(fit.nobs), "ml_per_year": fit.params[VARIABLE],
                      "t": fit.tvalues[VARIABLE], "p": fit.pvalues[VARIABLE]})  # fmt: skip
@@ -49,7 +49,7 @@ def main(roi_table: Path, cohort_table: Path, out: Path) -> pd.DataFrame:
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "age.tsv", sep="\t", index=False)
     first = table["region"][0]
-    axes = data[data["region"] == first].plot.scatter("age", "gm_ml", title=first, ylabel="grey matter, mL")
+    axes = data[data["region"] == first].plot.scatter("age", "roi_gm_ml", title=first, ylabel="grey matter, mL")
     axes.figure.savefig(out / "age.svg")
     return table
 

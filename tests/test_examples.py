@@ -29,7 +29,9 @@ def demo(tmp_path_factory) -> Path:
     dictionary.write_table(tmp_path / "demo-out/bids/derivatives/vbmstat/cohort.tsv", people, "cohort")
     noise = rng.normal(0, 0.3, (14, 3))
     gm_ml = 10 + noise - np.outer(people["age"], [0.08, 0.0, 0.0])
-    long = people[["participant_id"]].merge(pd.DataFrame({"region": REGIONS}), how="cross").assign(gm_ml=gm_ml.ravel())
+    long = (
+        people[["participant_id"]].merge(pd.DataFrame({"region": REGIONS}), how="cross").assign(roi_gm_ml=gm_ml.ravel())
+    )
     long = long.sample(frac=1, random_state=1)  # the order of the rows says nothing
     about = {"atlas": "lpba40", "licence": "free for non-commercial use only"}
     dictionary.write_table(tmp_path / "demo-out/roi/roi_lpba40_regions.tsv", long, "roi_regions", about=about)

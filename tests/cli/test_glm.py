@@ -103,7 +103,7 @@ def test_bad_input_is_one_line_and_writes_nothing(vbmstat, cohort_folder, tmp_pa
         (("gm ~ age", "--cohort", tmp_path / "none.tsv"), "none.tsv: no such table"),
         (("gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--mask-threshold", 9), "no voxel is above 9"),
         (("gm ~ age", "--maps", cohort_folder), "--maps needs --participants"),
-        (("gm ~ age", "--participants", cohort_folder / "cohort.tsv"), "goes with --maps"),
+        (("gm ~ age", "--participants", cohort_folder / "cohort.tsv"), "no cohort table: looked for cohort.tsv"),
     ):
         with pytest.raises(VbmstatError, match=match) as caught:
             vbmstat("glm", *arguments, "--out", tmp_path / "out")
@@ -237,3 +237,26 @@ def test_degrees_of_freedom_stand_where_they_hold(vbmstat, cohort_folder, monkey
         line = next(line for line in said.splitlines() if line.startswith(f"  {entry['name']}: "))
         assert line.endswith(f", {entry['df']:.4g} degrees of freedom (median over voxels)")
     assert "1 column (Intercept), 25 degrees" in vbmstat("glm", "gm ~ 1", "--repeats", 0, "--atlas", "none")
+
+
+def test_scans_are_left_out_and_tables_joined(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
+    monkeypatch.chdir(cohort_folder)
+    (cohort_folder / "mri" / "exclusions.tsv").write_text("participant_id\treason\nsub-001\tmotion\n")
+    (cohort_folder / "iq.csv").write_text("ID,iq\n" + "".join(f"{i:03d},{80 + i}\n" for i in range(26)))
+    asked = ("--maps", "mri", "--participants", "cohort.tsv", "--table", "iq.csv", "--repeats", 0, "--out", "out")
+    said = vbmstat(
+        "glm", "gm ~ age + iq", *asked, "--exclude", "002,003", "--exclude", "sub-004", "--where", "iq < 100"
+    )
+    assert "left out 1 scan by exclusions.tsv, 25 are left: sub-001 (motion)" in said
+    assert "left out 3 scans by --exclude, 22 are left: sub-002, sub-003, sub-004" in said
+    assert "left out 6 scans by --where 'iq < 100', 16 are left: sub-020 (iq = 100)" in said
+    assert "16 scans, " in said
+    assert said.index("left out 1 scan") < said.index("age: number")  # before any map is read
+    people = (cohort_folder / "out" / "scans.tsv").read_text().splitlines()
+    assert people[0].split("\t") == ["scan_id", "age", "iq", "sex", "tiv_ml"]
+    assert len(people) == 17
+    said = vbmstat("glm", "gm ~ age", *asked, "--no-exclusions")
+    assert "26 scans, " in said
+    with pytest.raises(VbmstatError, match=r"no column aeg in the table \(aeg: nearest age, engine\)$"):
+        vbmstat("glm", "gm ~ aeg", *asked)

@@ -124,6 +124,17 @@ def test_the_record_names_no_folder_of_the_machine(fitted):
     assert record["spec"]["contrasts"][0]["file"] == "contrasts.json"
 
 
+def test_a_model_of_selected_scans_again(cohort_folder, no_pictures):  # noqa: F811
+    (cohort_folder / "exclusions.tsv").write_text("participant_id\nsub-001\n")
+    (cohort_folder / "iq.csv").write_text("ID,iq\n" + "".join(f"{i:03d},{80 + i}\n" for i in range(26)))
+    run("glm", "gm ~ age + iq", "--cohort", cohort_folder / "cohort.tsv", "--table", cohort_folder / "iq.csv",
+        "--repeats", 0, "--where", "iq > 85", "--exclude", "sub-009", "--out", cohort_folder / "out")  # fmt: skip
+    assert "have the same bytes" in run("rerun", cohort_folder / "out" / "glm.json")
+    (cohort_folder / "exclusions.tsv").write_text("participant_id\nsub-001\nsub-011\n")
+    with pytest.raises(VbmstatError, match=r"exclusions.tsv .* has another content"):
+        run("rerun", cohort_folder / "out" / "glm.json", "--inputs", cohort_folder)
+
+
 @pytest.mark.parametrize("more", [("--variance", "sandwich:family"), ("--random", "family")])
 def test_regions_of_a_folder_of_maps_again(cohort_folder, no_pictures, more):  # noqa: F811
     people = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t", dtype={"participant_id": str})

@@ -160,7 +160,7 @@ def test_regions_agree_as_the_maps_do(folder):
     people = make_table(N)
     image = make_images(people)[0]
     roi = pd.read_csv(folder / "comparison/roi/one/CAT12/roi_labels_regions.tsv", sep="\t")
-    first = roi[(roi["participant_id"] == "sub-000") & (roi["region"] == "Other half")]["gm_ml"].item()
+    first = roi[(roi["participant_id"] == "sub-000") & (roi["region"] == "Other half")]["roi_gm_ml"].item()
     assert first == pytest.approx(image[6:].sum() * GRID.voxel_volume_ml, rel=1e-5)
 
 

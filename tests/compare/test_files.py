@@ -19,6 +19,7 @@ from vbmstat.figures.mosaic import Image
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.tables.selection import Selection
 
 COARSE = Grid((24, 28, 24), np.array([[6.0, 0, 0, -70], [0, 6, 0, -104], [0, 0, 6, -60], [0, 0, 0, 1]]))
 
@@ -123,7 +124,7 @@ def roi_table(path, labels, scans=("s1", "s2", "s3"), gain=1.0, atlas="lpba40", 
     rows = [
         {"participant_id": scan, "label": label, "hemisphere": "left",
          "name": (names or {}).get(label, f"Left R{label}"), "region": f"R{label}",
-         "gm_ml": gain * (10 * label + number), "wm_ml": np.nan, "csf_ml": np.nan}
+         "roi_gm_ml": gain * (10 * label + number), "roi_wm_ml": np.nan, "roi_csf_ml": np.nan}
         for number, scan in enumerate(scans) for label in labels
     ]  # fmt: skip
     storage.write_table(path, pd.DataFrame(rows))
@@ -136,7 +137,7 @@ def test_roi_tables_join_by_label_and_name_what_is_missing(tmp_path):
     b = roi_table(tmp_path / "b.tsv", (21, 23), ("s3", "s2", "s1", "s4"), gain=2.0)
     table = pd.read_csv(b, sep="\t")
     number = table["participant_id"].str.removeprefix("s").astype(int) - 1
-    table["gm_ml"] = 2.0 * (10 * table["label"] + number)
+    table["roi_gm_ml"] = 2.0 * (10 * table["label"] + number)
     storage.write_table(b, table)
     found = compare_files(a, b)
     assert found.table["label"].tolist() == [21, 23]
@@ -154,7 +155,7 @@ def test_roi_tables_join_by_label_and_name_what_is_missing(tmp_path):
 def test_volumes_that_are_missing_in_some_scans_are_told(tmp_path):
     a = roi_table(tmp_path / "a.tsv", (21, 22), ("s1", "s2", "s3", "s4"))
     table = pd.read_csv(a, sep="\t", na_values="n/a")
-    table.loc[(table["label"] == 22) & (table["participant_id"] == "s2"), "gm_ml"] = np.nan
+    table.loc[(table["label"] == 22) & (table["participant_id"] == "s2"), "roi_gm_ml"] = np.nan
     storage.write_table(tmp_path / "b.tsv", table)
     found = compare_files(a, tmp_path / "b.tsv")
     assert "volumes are missing in some scans: 22 gm (3 scans)" in found.notes
@@ -195,3 +196,27 @@ def test_two_of_different_kinds_are_refused(tmp_path):
         compare_files(tmp_path / "gone", path)
     with pytest.raises(ScanError, match="--mask is for statistic maps"):
         compare_files(table, table, mask=path)
+
+
+def test_scans_are_left_out_of_maps_and_regions(tmp_path):
+    for name, gain in (("a", 1.0), ("b", 1.2)):
+        for number in (1, 2, 3):
+            write_map(tmp_path / name / f"mwp1sub-0{number}.nii", number, gain)
+    (tmp_path / "b" / "exclusions.tsv").write_text("participant_id\treason\nsub-02\tmotion\n")
+    found = compare_files(tmp_path / "a", tmp_path / "b", selection=Selection(exclude="sub-03"))
+    assert set(found.table["scan"]) == {"sub-01"}
+    assert "left out 1 scan by exclusions.tsv, 2 are left: sub-02 (motion)" in found.notes
+    (tmp_path / "a" / "cohort.tsv").write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\nsub-03\t40\n")
+    older = compare_files(tmp_path / "a", tmp_path / "b", selection=Selection(where="age > 25", exclusions=False))
+    assert set(older.table["scan"]) == {"sub-02", "sub-03"}  # the cohort table of A is known
+    a, b = roi_table(tmp_path / "a.tsv", (21, 23)), roi_table(tmp_path / "b.tsv", (21, 23), gain=2.0)
+    rois = compare_files(a, b, selection=Selection(exclude="s2"))
+    assert rois.table["n_scans"].tolist() == [2, 2]
+    with pytest.raises(TableError, match="--exclude: s9 not in the table"):
+        compare_files(a, b, selection=Selection(exclude="s9"))
+
+
+def test_statistic_maps_have_no_scans_to_leave_out(tmp_path):
+    a = write_spm(tmp_path / "spmT_0001.nii", t_values())
+    with pytest.raises(ScanError, match="--exclude, --where and --table are for maps of scans"):
+        compare_files(a, a, selection=Selection(exclude="s2"))

@@ -18,6 +18,7 @@ from vbmstat.harmonize import run
 from vbmstat.harmonize.model import load_model
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
+from vbmstat.tables.selection import Selection
 
 BELOW, CONSTANT = (5, 6, 4), (5, 6, 5)
 
@@ -260,3 +261,17 @@ def test_volumes_that_are_no_numbers(cohort_folder, tmp_path):  # noqa: F811
     wide.to_csv(tmp_path / "wide.tsv", sep="\t", index=False)
     with pytest.raises(TableError, match="column insula_gm_ml: expected numbers, got sub-001: 'large'"):
         harmonize_table(tmp_path / "wide.tsv", cohort_folder / "cohort.tsv", "site", tmp_path / "out")
+
+
+def test_scans_are_left_out_before_a_model_is_learned(cohort_folder, tmp_path):  # noqa: F811
+    path = cohort_folder / "cohort.tsv"
+    selection = Selection(exclude="sub-000", where="age < 75")
+    result = harmonize_maps(path, "site", tmp_path / "fewer", selection=selection)
+    rows = pd.read_csv(path, sep="\t")
+    kept = rows[(rows["participant_id"] != "sub-000") & (rows["age"] < 75)]
+    kept.to_csv(cohort_folder / "kept.tsv", sep="\t", index=False)
+    by_hand = harmonize_maps(cohort_folder / "kept.tsv", "site", tmp_path / "by_hand")
+    np.testing.assert_array_equal(values(tmp_path / "fewer"), values(tmp_path / "by_hand"))
+    assert sum(result.model.effects.n_scans) == sum(by_hand.model.effects.n_scans) == len(kept) < len(rows)
+    flow = json.loads((tmp_path / "fewer" / "harmonize.json").read_text())["flow"]
+    assert [step["n_left"] for step in flow] == [26, 25, len(kept)]

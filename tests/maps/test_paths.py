@@ -158,7 +158,8 @@ def test_the_width_is_part_of_a_stores_identity(tmp_path, folder, table):
 def test_unsmoothed_maps_are_warned_of_before_they_are_read(tmp_path, folder, table):
     told = []
     rough = fit_glm(folder, "gm ~ age", table, repeats=0, announce=told.append)
-    assert told[0].startswith(f"{WARNING}, so voxelwise results are speckle; smooth them with --fwhm 6")
+    assert told[0].startswith(f"{WARNING}, so voxelwise results are speckle, and the report's")
+    assert "say “Maps were not smoothed”; smooth them with --fwhm 6" in told[0]
     assert WARNING in notes(rough)
     for width in (0, 6):
         told.clear()

@@ -91,7 +91,7 @@ def test_a_session_in_the_table_alone(tmp_path, people, images):
 def test_ids_in_other_letters_are_explained(tmp_path, people, images):
     write_all(tmp_path, people, images)
     ids = people["participant_id"].tolist()
-    with pytest.raises(TableError, match=r"no row in .* for S000 .*'s000' of the table differs in letter case only"):
+    with pytest.raises(TableError, match=r"no row in .* for S000; 's000' of the table differs in letter case only"):
         fit_glm(tmp_path, "gm ~ age", people.assign(participant_id=["s000", *ids[1:]]), repeats=0)
 
 
@@ -99,7 +99,7 @@ def test_numbers_of_a_spreadsheet_for_ids_are_explained(tmp_path, table, images)
     """1 … 26 for sub-000 …: those from 10 on fit, so that most scans have a row."""
     write_all(tmp_path, table, images, "s6mwp1{}.nii")
     numbers = table.assign(participant_id=[f"{i:02d}" if i < 10 else f"{i:03d}" for i in range(len(table))])
-    with pytest.raises(TableError, match=r"for sub-000, .*; '00' of the table differs in leading zeros only"):
+    with pytest.raises(TableError, match=r"for sub-000, sub-001.*; '00' of the table differs in leading zeros only"):
         fit_glm(tmp_path, "gm ~ age", numbers, repeats=0)
 
 

@@ -57,11 +57,11 @@ def test_agrees_with_statsmodels_on_measured_volumes(study):
     covariates = pd.read_csv(study / "cohort.tsv", sep="\t")
     for label in (3, 7, 9):
         values = covariates.merge(volumes[volumes["label"] == label], on="participant_id")
-        expected = smf.ols("gm_ml ~ age + sex", values).fit()
+        expected = smf.ols("roi_gm_ml ~ age + sex", values).fit()
         row = table[(table["label"] == label) & (table["contrast"] == "age")].iloc[0]
         found = row[["effect", "se", "value", "p_uncorrected", "df", "mean_ml"]].astype(float)
         wanted = [expected.params["age"], expected.bse["age"], expected.tvalues["age"], expected.pvalues["age"],
-                  expected.df_resid, values["gm_ml"].mean()]  # fmt: skip
+                  expected.df_resid, values["roi_gm_ml"].mean()]  # fmt: skip
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
         joint = table[(table["label"] == label) & (table["statistic"] == "F")].iloc[0]
         test = expected.f_test("age = 0, sex[T.M] = 0")
@@ -145,7 +145,7 @@ def test_mixed_model(sessions):
     results = fit(sessions, "gm ~ age", ["age", "Intercept"], random="participant_id", repeats=100)
     table = results.table
     volumes = measure_rois(read_cohort(sessions / "cohort.tsv"), sessions / "own.nii.gz", ["gm"]).labels
-    values = volumes[volumes["label"] == 7]["gm_ml"].to_numpy()
+    values = volumes[volumes["label"] == 7]["roi_gm_ml"].to_numpy()
     expected = fit_mixed(values[:, None], results.design, build_contrasts(["age"], results.design),
                          [f"{i // 5}" for i in range(N_SCANS)])  # fmt: skip
     row = table[(table["label"] == 7) & (table["contrast"] == "age")].iloc[0]

@@ -18,7 +18,11 @@ def test_the_page_tells_the_model(model_page) -> None:
     assert "<h1>gm ~ age + sex + iq</h1>" in page
     assert "13 scans ·" in page
     assert "dropped 1 scans with missing covariates: sub-01" in page
-    assert '<th scope="row" data-sort="sub-01">sub-01</th> <td data-sort="no value of iq">no value of iq</td>' in page
+    assert re.search(r"rows of cohort.tsv</th>.*>14</td>.*no value of a covariate</th>.*>1</td>.*>13</td>", page)
+    assert "sub-01 (no iq)</td>" in page
+    assert "Of 14 scans in the table, these were left out: 1 (no value of a covariate)." in page
+    assert re.search(r"iq</th>|sex f \(n = ", page)
+    assert re.search(r"sex m \(n = \d+\)</button>.*tiv_ml</th>", page)  # by group, though TIV is not in the formula
     assert "&lt;i&gt;Insula&lt;/i&gt; 80 %" in page  # the table of clusters
     assert re.search(r"Coding of the covariates.*sex</th>.*factor f \d+ \(reference\), m \d+</td>", page)
     assert page.count("<iframe") == 1
@@ -43,7 +47,7 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, undrawn) -> Non
     page = write_model_report(copied, copied / "report.html").read_text()
     assert "The maps have no vbmstat" in page
     assert "Stability over subsets" not in page
-    assert "Scans of the cohort that are not in the model" not in page
+    assert "all (n = 13)" in page
 
 
 def test_a_point_has_the_name_of_its_region() -> None:

@@ -60,9 +60,9 @@ def test_the_table_of_a_model_of_maps_in_a_folder_is_matched_as_glm_matches_it(t
     assert "all (n = 12)" in text
     assert "sex f (n = 6)" in text  # from the table: the design has a column of zeros and ones
     assert "33.8 ± " in text  # the mean age of the six who have maps
-    left = text[text.index("Scans of the cohort that are not in the model") :]
-    assert f">{prefix}07<" in left
-    assert f">{prefix}06<" not in left[: left.index("</table>")]
+    flow = text[text.index("Flow of scans from the table to the model") :]
+    assert f"{prefix}07</td>" in flow[: flow.index("</table>")]
+    assert f"{prefix}06" not in flow[: flow.index("</table>")]
 
 
 def test_the_given_cohort_must_hold_the_scans(copied, cohort_folder, tmp_path) -> None:

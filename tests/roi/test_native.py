@@ -200,7 +200,7 @@ def test_table_of_native_volumes_and_a_missing_field(folder, atlas) -> None:
     tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
     assert tables.failures["scan_id"].tolist() == ["two"]
     assert "iy_two.nii.gz: no such file" in tables.failures["reason"][0]
-    volumes = tables.labels.set_index(["participant_id", "label"])["gm_ml"]
+    volumes = tables.labels.set_index(["participant_id", "label"])["roi_gm_ml"]
     np.testing.assert_allclose(volumes["one"], true_volumes(atlas), rtol=0.01)
     assert volumes["two"].isna().all()
     names = {path.name for path in write_rois(folder / "out", tables)}
@@ -229,7 +229,7 @@ def test_a_field_that_leads_nowhere_is_a_failure(folder) -> None:
         "p1one.nii.gz: expected a modulated tissue map, got one without any voxel in a label"
         in (tables.failures["reason"][0])
     )
-    assert tables.labels["gm_ml"].isna().all()
+    assert tables.labels["roi_gm_ml"].isna().all()
 
 
 def test_fields_may_be_unzipped_and_one_that_misses_the_brain_is_a_failure(folder, atlas) -> None:

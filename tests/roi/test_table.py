@@ -56,27 +56,27 @@ SLAB_ML = 2 * 4 * 4 * 0.008
 def test_volumes_go_by_label_id_and_an_absent_label_is_missing(maps, own_atlas) -> None:
     labels = measure_rois(maps, own_atlas).labels
     first = labels[labels["participant_id"] == "001"].set_index("label")
-    assert first.loc[3, "gm_ml"] == pytest.approx(0.1 * SLAB_ML, abs=1e-6)
-    assert first.loc[7, "gm_ml"] == pytest.approx(0.2 * SLAB_ML, abs=1e-6)
-    assert first.loc[9, "gm_ml"] == pytest.approx(0.3 * SLAB_ML, abs=1e-6)
-    assert np.isnan(first.loc[5, "gm_ml"])
+    assert first.loc[3, "roi_gm_ml"] == pytest.approx(0.1 * SLAB_ML, abs=1e-6)
+    assert first.loc[7, "roi_gm_ml"] == pytest.approx(0.2 * SLAB_ML, abs=1e-6)
+    assert first.loc[9, "roi_gm_ml"] == pytest.approx(0.3 * SLAB_ML, abs=1e-6)
+    assert np.isnan(first.loc[5, "roi_gm_ml"])
     assert first.loc[3, "name"] == "Left T"
-    assert first.loc[9, "wm_ml"] == pytest.approx(0.5 * SLAB_ML, abs=1e-6)
+    assert first.loc[9, "roi_wm_ml"] == pytest.approx(0.5 * SLAB_ML, abs=1e-6)
 
 
 def test_regions_add_left_and_right(maps, own_atlas) -> None:
     regions = measure_rois(maps, own_atlas).regions
     second = regions[regions["participant_id"] == "002"].set_index("region")
     assert list(second.index) == ["Base", "Gone", "T"]
-    assert second.loc["T", "gm_ml"] == pytest.approx(0.6 * SLAB_ML, abs=1e-6)
-    assert np.isnan(second.loc["Gone", "gm_ml"])
+    assert second.loc["T", "roi_gm_ml"] == pytest.approx(0.6 * SLAB_ML, abs=1e-6)
+    assert np.isnan(second.loc["Gone", "roi_gm_ml"])
 
 
 def test_a_tissue_without_maps_is_stated_and_missing(maps, own_atlas) -> None:
     tables = measure_rois(maps, own_atlas)
     assert tables.not_measured == ("csf",)
-    assert tables.labels["csf_ml"].isna().all()
-    assert "csf_ml" not in measure_rois(maps, own_atlas, tissues=("gm",)).labels
+    assert tables.labels["roi_csf_ml"].isna().all()
+    assert "roi_csf_ml" not in measure_rois(maps, own_atlas, tissues=("gm",)).labels
 
 
 def test_a_bad_map_is_one_failure_and_the_others_go_on(maps, own_atlas) -> None:
@@ -86,9 +86,9 @@ def test_a_bad_map_is_one_failure_and_the_others_go_on(maps, own_atlas) -> None:
     assert tables.failures[["scan_id", "tissue"]].to_numpy().tolist() == [["001", "gm"], ["002", "wm"]]
     assert "mwp1001" in tables.failures["reason"][0]
     labels = tables.labels.set_index(["participant_id", "label"])
-    assert np.isnan(labels.loc[("001", 3), "gm_ml"])
-    assert labels.loc[("001", 3), "wm_ml"] > 0
-    assert labels.loc[("002", 3), "gm_ml"] > 0
+    assert np.isnan(labels.loc[("001", 3), "roi_gm_ml"])
+    assert labels.loc[("001", 3), "roi_wm_ml"] > 0
+    assert labels.loc[("002", 3), "roi_gm_ml"] > 0
 
 
 def test_maps_on_different_grids_are_each_measured_in_mm(maps, own_atlas) -> None:
@@ -99,7 +99,9 @@ def test_maps_on_different_grids_are_each_measured_in_mm(maps, own_atlas) -> Non
     io.write_volume(maps.folder / "mri" / "mwp1002.nii.gz", Volume(fine, Grid((12, 8, 8), affine)))
     labels = measure_rois(maps, own_atlas).labels.set_index(["participant_id", "label"])
     for label in (3, 7, 9):
-        assert labels.loc[("002", label), "gm_ml"] == pytest.approx(2 * labels.loc[("001", label), "gm_ml"], abs=2e-6)
+        assert labels.loc[("002", label), "roi_gm_ml"] == pytest.approx(
+            2 * labels.loc[("001", label), "roi_gm_ml"], abs=2e-6
+        )
 
 
 def test_a_table_without_map_columns_is_refused(maps, own_atlas) -> None:
@@ -117,7 +119,7 @@ def test_wide_holds_the_same_numbers(maps, own_atlas) -> None:
     assert list(wide.columns[:4]) == ["base_gm_ml", "gone_gm_ml", "right_t_gm_ml", "left_t_gm_ml"]
     assert wide.shape == (2, 12)
     for participant in ("001", "002"):
-        assert wide.loc[participant, "left_t_gm_ml"] == tidy.loc[(participant, "Left T"), "gm_ml"]
+        assert wide.loc[participant, "left_t_gm_ml"] == tidy.loc[(participant, "Left T"), "roi_gm_ml"]
 
 
 def test_files_keep_ids_and_every_column_is_described(maps, own_atlas, tmp_path) -> None:
@@ -178,7 +180,7 @@ def test_a_second_measurement_leaves_nothing_of_the_first(maps, own_atlas, tmp_p
 @pytest.mark.parametrize("name", SOURCES)
 def test_wide_tables_of_every_atlas_have_a_column_for_every_label_and_region(name) -> None:
     atlas = load_atlas(name)
-    tidy = atlas.table.reset_index().assign(participant_id="01", gm_ml=range(len(atlas.table)))
+    tidy = atlas.table.reset_index().assign(participant_id="01", roi_gm_ml=range(len(atlas.table)))
     labels = to_wide(tidy, "name")
     columns = list(labels.columns[1:])
     assert labels.iloc[0, 1:].tolist() == list(range(len(atlas.table)))
@@ -194,7 +196,9 @@ def test_sessions_stay_apart(maps, own_atlas) -> None:
     table = maps.table.reset_index()
     table["participant_id"], table["session_id"] = "01", ["ses-1", "ses-2"]
     tables = measure_rois(Cohort(index_by_id(table, "test"), maps.folder), own_atlas)
-    assert tables.regions.groupby("session_id", sort=False)["gm_ml"].sum().pct_change().iloc[1] == pytest.approx(1.0)
+    assert tables.regions.groupby("session_id", sort=False)["roi_gm_ml"].sum().pct_change().iloc[1] == pytest.approx(
+        1.0
+    )
     assert list(to_wide(tables.regions, "region")["session_id"]) == ["ses-1", "ses-2"]
 
 
@@ -202,7 +206,7 @@ def test_a_folder_of_cat12_maps_becomes_a_cohort(maps, own_atlas) -> None:
     io.write_volume(maps.folder / "mri" / "s6mwp1003.nii.gz", Volume(torch.ones(1, *GRID.shape), GRID))
     found = cohort_of_maps(maps.folder)
     assert found.scan_ids == ["001", "002"]  # the smoothed map gives no volumes
-    assert measure_rois(found, own_atlas).regions["gm_ml"].notna().any()
+    assert measure_rois(found, own_atlas).regions["roi_gm_ml"].notna().any()
     empty = maps.folder / "empty"
     empty.mkdir()
     with pytest.raises(ScanError, match="no unsmoothed modulated map"):
@@ -213,10 +217,10 @@ def test_the_templates_gm_in_lpba40(tmp_path) -> None:
     io.write_volume(tmp_path / "mwp1t.nii.gz", assets.template().channel(0))
     regions = measure_rois(cohort_of_maps(tmp_path), "lpba40", tissues=("gm",)).regions.set_index("region")
     assert len(regions) == 29
-    assert regions["gm_ml"].notna().all()
-    assert 100 < regions.loc["Cerebellum", "gm_ml"] < 150
-    assert 0 < regions.loc["Brainstem", "gm_ml"] < 10
-    assert regions["gm_ml"].sum() < assets.template().sums_ml[0]
+    assert regions["roi_gm_ml"].notna().all()
+    assert 100 < regions.loc["Cerebellum", "roi_gm_ml"] < 150
+    assert 0 < regions.loc["Brainstem", "roi_gm_ml"] < 10
+    assert regions["roi_gm_ml"].sum() < assets.template().sums_ml[0]
 
 
 def test_command_prints_the_licence_and_fails_for_a_bad_map(maps, tmp_path) -> None:
@@ -248,6 +252,14 @@ def test_command_finds_what_preprocess_wrote_and_bad_input_is_one_line(maps, own
     assert by_folder.exit_code == 0, by_folder.output
     again = (maps.folder / "again" / "roi_own_regions.tsv").read_text()
     assert again == (folder / "roi" / "roi_own_regions.tsv").read_text()
+    (maps.folder / "ages.tsv").write_text("participant_id\tage\n001\t20\n002\t90\n")
+    for selection in (["--exclude", "002"], ["--table", "ages.tsv", "--where", "age < 50"]):
+        one = CliRunner().invoke(app, ["roi", "--atlas", str(own_atlas), "--out", "one", *selection])
+        assert one.exit_code == 0, one.output
+        assert "note: left out 1 scan by --" in one.output
+        assert set(read_cohort(maps.folder / "one" / "roi_own_regions_wide.tsv").table.index) == {("001", "")}
+        about = json.loads((maps.folder / "one" / "roi_own.json").read_text())
+        assert [step["n_left"] for step in about["flow"]] == [2, 1]
     both = CliRunner().invoke(app, ["roi", "--cohort", "cohort.tsv", "--maps", "."])
     assert both.exit_code == 2
 
@@ -256,12 +268,12 @@ def test_hypointensities_are_measured_if_there_are_maps_of_them(maps, own_atlas)
     slabs = torch.tensor([0.0, 0.0, 0.1, 0.1, 0.0, 0.0]).reshape(6, 1, 1).expand(GRID.shape)[None]
     for participant, factor in (("001", 1.0), ("002", 0.0)):  # the second person has none
         io.write_volume(maps.folder / "mri" / f"mwp7{participant}.nii.gz", Volume(slabs * factor, GRID))
-    assert "wmh_ml" not in measure_rois(maps, own_atlas).labels
+    assert "roi_wmh_ml" not in measure_rois(maps, own_atlas).labels
     with_lesions = Cohort(maps.table.assign(mwp7=["mri/mwp7001.nii.gz", "mri/mwp7002.nii.gz"]), maps.folder)
     for cohort in (with_lesions, cohort_of_maps(maps.folder / "mri")):
         found = measure_rois(cohort, own_atlas)
         assert not len(found.failures)
-        rows = found.labels.set_index(["participant_id", "label"])["wmh_ml"]
+        rows = found.labels.set_index(["participant_id", "label"])["roi_wmh_ml"]
         assert rows["001"].dropna().to_dict() == pytest.approx({9: 0.0, 7: 0.1 * SLAB_ML, 3: 0.0}, abs=1e-6)
         assert (rows["002"].dropna() == 0).all()
-        assert not found.labels["gm_ml"].isna().all()
+        assert not found.labels["roi_gm_ml"].isna().all()

@@ -122,7 +122,7 @@ def test_every_table_of_a_fit_is_described(tmp_path, formula: str) -> None:
     )  # fmt: skip
     results.to_directory(tmp_path / "glm")
     assert {path.suffix for path in (tmp_path / "glm").iterdir()} >= {".tsv", ".json"}
-    assert len(list((tmp_path / "glm").glob("*.tsv"))) == 6
+    assert len(list((tmp_path / "glm").glob("*.tsv"))) == 7
     assert undescribed(tmp_path / "glm") == {}
     frame = pd.DataFrame({"a": people["age"] + 1, "b": people["tiv_ml"]}).set_index(people["participant_id"])
     fit_glm(frame, "v ~ age + sex", tmp_path / "people.tsv", repeats=3).to_directory(tmp_path / "t")

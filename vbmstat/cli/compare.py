@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, selection
+
 
 def command(
     a: Annotated[Path, typer.Argument(help="Statistic map, glm (or SPM) folder, folder of maps of scans, ROI table.")],
     b: Annotated[Path, typer.Argument(help="Another of the same kind; A is the reference.")],
     names: Annotated[tuple[str, str] | None, typer.Option("--names", help="Names of A and B in figures.")] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Statistic maps: voxels to compare, on A's grid.")] = None,
+    table: Tables = None,
+    exclude: Exclude = None,
+    where: Where = None,
+    exclusions: Exclusions = True,
     out: Annotated[Path, typer.Option("--out", help="Folder of tables and figures.")] = Path("comparison"),
 ) -> None:
     """Correlation, slope, Bland-Altman, peaks and overlap of two maps, models, map folders or ROI tables."""
@@ -23,7 +29,8 @@ def command(
 
     earlier = listed_files(out, SUMMARY)
     with stages() as report:
-        comparison = compare_files(a, b, mask=mask, names=names, report=report)
+        rules = selection(exclude, where, table, exclusions)
+        comparison = compare_files(a, b, mask=mask, names=names, selection=rules, report=report)
     files = write_comparison(out, comparison, [a, b])
     print_removed(out, earlier)
     typer.echo(f"A: {comparison.names[0]}, B: {comparison.names[1]}")

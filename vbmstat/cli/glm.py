@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, scan_tables
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from vbmstat.glm.keywords import ModelKeywords
     from vbmstat.glm.results import GlmResults
-
-_COHORTS = ("cohort.tsv", "vbmstat-out/cohort.tsv", "derivatives/vbmstat/cohort.tsv")
 
 
 def command(
@@ -26,7 +26,10 @@ def command(
         str | None,
         typer.Option(help="Folder of maps (CAT12, SPM, T1Prep, deepmriprep) or path with {participant_id}."),
     ] = None,
-    participants: Annotated[Path | None, typer.Option(help="Covariates for --maps (.tsv, .csv, .xlsx).")] = None,
+    participants: Tables = None,
+    exclude: Exclude = None,
+    where: Where = None,
+    exclusions: Exclusions = True,
     contrast: Annotated[
         list[str] | None, typer.Option(help="Column, term, expression, F(a, b), 'name = …' or .json; may be repeated.")
     ] = None,
@@ -47,7 +50,7 @@ def command(
     global_scaling: Annotated[bool, typer.Option("--global-scaling", help="Scale maps to one mean.")] = False,
     weights: Annotated[str | None, typer.Option(help="Column with weights of the scans.")] = None,
     missing: Annotated[
-        str, typer.Option(help="Scans without a covariate, maps without a row: raise or drop.")
+        str, typer.Option(help="Scans without a covariate, rows of a cohort table without a map: raise or drop.")
     ] = "raise",
     variance: Annotated[
         str,
@@ -122,9 +125,9 @@ def command(
     for one in (atlas, second_atlas):
         if one not in ("none", "lpba40", "neuromorphometrics"):
             load_atlas(one)  # which refuses an unknown one before any work
-    table = cohort_path(cohort, maps, participants)
+    table, more = scan_tables(cohort, maps, participants)
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
-    keywords = model_keywords(ctx.params)
+    keywords = model_keywords({**ctx.params, "tables": more})
     earlier = listed_files(folder, RECORD)
     keep_freed_memory()
     with stages() as progress, open_cluster(scheduler, workers=jobs, folder=folder / "slurm") as cluster:
@@ -182,28 +185,6 @@ def _check_level(level: str, random: str | None, scheduler: str | None, fwhm_mm:
     if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second without it"
         raise ClusterError(msg)
-
-
-def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:
-    """The table that a command reads: the cohort's, or the participants' that goes with a folder of maps."""
-    from vbmstat.errors import TableError  # noqa: PLC0415
-
-    if maps is not None:
-        table = participants or cohort
-        if table is None:
-            msg = "--maps needs --participants, the table of covariates"
-            raise TableError(msg)
-        return table
-    if participants is not None:
-        msg = "--participants goes with --maps; a cohort table already holds the covariates (--cohort)"
-        raise TableError(msg)
-    if cohort is not None:
-        return cohort
-    for name in _COHORTS:
-        if Path(name).is_file():
-            return Path(name)
-    msg = f"no cohort table: looked for {', '.join(_COHORTS)}; give --cohort, or --maps with --participants"
-    raise TableError(msg)
 
 
 def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:

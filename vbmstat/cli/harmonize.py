@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, scan_tables, selection
+
 
 def command(
     site: Annotated[str, typer.Option(help="Column with the site or scanner.")],
@@ -15,7 +17,10 @@ def command(
     preserve: Annotated[str, typer.Option(help="Effects to preserve, e.g. 'age + sex + group'.")] = "",
     tissue: Annotated[str, typer.Option(help="gm, wm, csf or a column with map paths.")] = "gm",
     maps: Annotated[Path | None, typer.Option(help="Folder of maps of another program.")] = None,
-    participants: Annotated[Path | None, typer.Option(help="Table of the scans for --maps.")] = None,
+    participants: Tables = None,
+    exclude: Exclude = None,
+    where: Where = None,
+    exclusions: Exclusions = True,
     roi_table: Annotated[Path | None, typer.Option(help="Wide ROI table (*_ml) in place of maps.")] = None,
     mask_threshold: Annotated[float, typer.Option(help="Voxels above this in all scans are harmonised.")] = 0.1,
     model: Annotated[Path | None, typer.Option(help="Saved model to apply instead of fitting one.")] = None,
@@ -23,22 +28,22 @@ def command(
     missing: Annotated[str, typer.Option(help="Scans without site or covariate: raise or drop.")] = "raise",
 ) -> None:
     """Remove site effects on mean and variance from maps or an ROI table (ComBat), preserving covariates."""
-    from vbmstat.cli.glm import cohort_path  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.harmonize.model import load_model  # noqa: PLC0415
     from vbmstat.harmonize.run import RECORD, HarmonizeSpec, harmonize_maps, harmonize_table  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
 
-    if roi_table is not None and (maps is not None or participants is not None):
-        msg = "--roi-table goes with --cohort, not with --maps or --participants"
+    if roi_table is not None and maps is not None:
+        msg = "--roi-table goes with --cohort, not with --maps"
         raise typer.BadParameter(msg)
     if model is not None and preserve:
         msg = "--preserve: the model already has the effects that it preserves; leave --preserve out"
         raise typer.BadParameter(msg)
-    table = cohort_path(cohort, None if maps is None else str(maps), participants)
+    table, more = scan_tables(cohort, None if maps is None else str(maps), participants)
     earlier = listed_files(out, RECORD)
     learned = None if model is None else load_model(model)
-    spec = HarmonizeSpec(site, preserve, learned, missing, tissue, mask_threshold)
+    rules = selection(exclude, where, more, exclusions)
+    spec = HarmonizeSpec(site, preserve, learned, missing, tissue, mask_threshold, rules)
     if roi_table is not None:
         result = harmonize_table(roi_table, table, spec, out)
     else:

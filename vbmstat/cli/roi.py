@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, scan_tables, selection
+
 
 def command(
     cohort: Annotated[
@@ -19,6 +21,10 @@ def command(
     maps: Annotated[
         Path | None, typer.Option("--maps", help="Folder of modulated maps by CAT12, SPM, T1Prep, deepmriprep or BIDS.")
     ] = None,
+    tables: Tables = None,
+    exclude: Exclude = None,
+    where: Where = None,
+    exclusions: Exclusions = True,
     atlas: Annotated[str, typer.Option("--atlas", help="Name, or label image with its NAME.tsv beside it.")] = "lpba40",
     space: Annotated[
         str, typer.Option("--space", help="template (modulated maps), or native: the atlas in each scan's own space.")
@@ -29,13 +35,14 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
-    from vbmstat.cli.glm import cohort_path  # noqa: PLC0415  (heavy imports inside the command)
-    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
+    from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
+    from vbmstat.maps.sources import map_folders  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.output import licence_notice, write_rois  # noqa: PLC0415
     from vbmstat.roi.table import Native, cohort_of_maps, measure_rois, stem  # noqa: PLC0415
     from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
+    from vbmstat.tables.selection import select  # noqa: PLC0415
 
     if cohort is not None and maps is not None:
         msg = "give --cohort or --maps, not both"
@@ -43,24 +50,28 @@ def command(
     if label_images and space != "native":
         msg = "--label-images needs --space native"
         raise typer.BadParameter(msg)
-    tables_read = [cohort_path(cohort, None, None)] if maps is None else []
-    scans = cohort_of_maps(maps) if maps is not None else read_cohort(tables_read[0])
+    first = [] if maps is not None else [scan_tables(cohort, None, None)[0]]
+    scans = cohort_of_maps(maps) if maps is not None else read_cohort(first[0])
+    rules = selection(exclude, where, tables, exclusions).resolved(scans, map_folders(maps))
+    scans = select(scans, rules)
+    for note in scans.notes:
+        typer.echo(f"note: {note}")
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))
     folder = scans.folder / "roi" if out is None else out
     earlier = listed_files(folder, f"{stem(loaded.name, space)}.json")
     with _images_folder(folder if label_images else None) as images:
         with stages() as report:
-            tables = measure_rois(scans, loaded, space=Native(images) if images else space, report=report)
-        written = write_rois(folder, tables, inputs=tables_read, label_images=images)
+            measured = measure_rois(scans, loaded, space=Native(images) if images else space, report=report)
+        written = write_rois(folder, measured, inputs=[*first, *(tables or [])], label_images=images)
     for path in written:
         typer.echo(str(path))
     print_removed(folder, earlier)
-    for tissue in tables.not_measured:
+    for tissue in measured.not_measured:
         typer.echo(f"no {tissue} maps: column {tissue}_ml is empty", err=True)
-    for failure in tables.failures.itertuples():
+    for failure in measured.failures.itertuples():
         typer.echo(f"{failure.scan_id} {failure.tissue}: {failure.reason}", err=True)
-    if len(tables.failures):
+    if len(measured.failures):
         raise typer.Exit(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
@@ -18,6 +19,10 @@ from vbmstat.evaluate import folders
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.selection import Selection
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _TABLE_SUFFIXES = (".tsv", ".csv", ".xlsx")
 _IN_WORDS = {
@@ -28,21 +33,35 @@ _MAIN = ["name", "statistic", "n_voxels", "r", "slope", "intercept", "sd_ratio",
          "peak_distance_mm"]  # fmt: skip
 
 
-def compare_files(
-    a: Path, b: Path, *, mask: Path | None = None, names: Names | None = None, report: OnProgress = ignore
-) -> Comparison:
+class CompareOptions(TypedDict, total=False):
+    """Choices of :func:`compare_files`.
+
+    Attributes
+    ----------
+    mask : Path, optional
+        For statistic maps: voxels to compare, on the grid of `a`.
+    names : (str, str), optional
+        Their names; by default the parts in which the paths differ.
+    selection : Selection, optional
+        For maps of scans and ROI tables: which scans take part.
+    """
+
+    mask: Path | None
+    names: Names | None
+    selection: Selection | None
+
+
+def compare_files(a: Path, b: Path, *, report: OnProgress = ignore, **options: Unpack[CompareOptions]) -> Comparison:
     """Compare two statistic maps, two result folders of a model, two folders of maps of the same scans, or ROI tables.
 
     Parameters
     ----------
     a, b : Path
         Two of the same kind; `a` is the reference.
-    mask : Path, optional
-        For statistic maps: voxels to compare, on the grid of `a`.
-    names : (str, str), optional
-        Their names; by default the parts in which the paths differ.
     report : callable
         Called with (stage, done, total).
+    **options
+        As in `CompareOptions`.
 
     Raises
     ------
@@ -53,12 +72,17 @@ def compare_files(
     if kind != other:
         msg = f"{a} is {_IN_WORDS[kind]}, {b} is {_IN_WORDS[other]}; compare two of a kind"
         raise ScanError(msg)
-    names = names or short_names(a, b)
+    mask, selection = options.get("mask"), options.get("selection")
+    names = options.get("names") or short_names(a, b)
     if kind in ("scans", "rois"):
         if mask is not None:
             msg = "--mask is for statistic maps"
             raise ScanError(msg)
-        return compare_scans(a, b, names, report) if kind == "scans" else compare_rois(a, b, names)
+        rules = _with_own_table(selection or Selection(), a)
+        return compare_scans(a, b, names, rules, report) if kind == "scans" else compare_rois(a, b, names, rules)
+    if selection is not None and (selection.exclude or selection.where or selection.tables):
+        msg = "--exclude, --where and --table are for maps of scans and ROI tables; fit both models with them"
+        raise ScanError(msg)
     paths, notes = ([("", a, b)], []) if kind == "maps" else pair_statistics(a, b)
     pairs = []
     for done, (name, one, two) in enumerate(paths, 1):
@@ -69,6 +93,12 @@ def compare_files(
     table = pd.DataFrame([{"name": pair.name, "statistic": pair.kind, **pair.row} for pair in pairs])
     main = [*_MAIN, *(name for name in table if str(name).startswith("dice_"))]
     return Comparison(kind, names, table, table[main], tuple(notes), tuple(pairs))
+
+
+def _with_own_table(rules: Selection, a: Path) -> Selection:
+    """The rules with the cohort table of A for their conditions, unless they name tables."""
+    own = a / "cohort.tsv"
+    return replace(rules, tables=(own,)) if rules.where and not rules.tables and own.is_file() else rules
 
 
 def _kind(path: Path) -> str:

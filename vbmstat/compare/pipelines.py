@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from vbmstat.files import map_names, naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
 from vbmstat.image.smooth import smooth_map
+from vbmstat.maps.volumes import tiv_of_cat
 from vbmstat.metrics import agreement
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
 
-_CAT_TIV = re.compile(r"<vol_TIV>\s*([\d.]+)\s*</vol_TIV>")
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that differ between pipelines
 _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped")
 
@@ -176,10 +175,8 @@ def scan_rows(folder: Path, stems: Mapping[str, str]) -> pd.DataFrame:
                 if key not in row and key in cohort.table and scan in cohort.scan_ids:
                     row[key] = cohort.table[key].iloc[cohort.scan_ids.index(scan)]
         for place in reports:
-            if "tiv_ml" not in row and (place / f"cat_{stem}.xml").is_file():
-                text = (place / f"cat_{stem}.xml").read_text(encoding="utf-8", errors="replace")
-                match = _CAT_TIV.search(text)
-                row["tiv_ml"] = float(match[1]) if match else None
+            if row.get("tiv_ml") is None:
+                row["tiv_ml"] = tiv_of_cat(place, stem)
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=[*_OF_PIPELINE, "seconds"])
     table.index.name = "scan_id"
     return table

@@ -12,13 +12,15 @@ from vbmstat.compare.comparison import Comparison, Names
 from vbmstat.errors import TableError, listed
 from vbmstat.image import storage
 from vbmstat.metrics.agreement import agreement, match_ids
+from vbmstat.roi.table import TISSUE_COLUMNS, volume_column
 from vbmstat.tables.cohort import ID_COLUMNS, read_table
+from vbmstat.tables.selection import ALL, Selection, select_ids
 
 ROI_MEASURES = ("n_scans", "mean_a_ml", "mean_b_ml", "r", "ccc", "slope", "intercept", "sd_ratio", "bias", "loa_low",
                 "loa_high")  # fmt: skip
 
 
-def compare_rois(a: Path, b: Path, names: Names) -> Comparison:
+def compare_rois(a: Path, b: Path, names: Names, rules: Selection = ALL) -> Comparison:
     """Compare tidy ROI tables of ``vbmstat roi`` (labels or regions), joined by scan and label.
 
     Raises
@@ -34,10 +36,12 @@ def compare_rois(a: Path, b: Path, names: Names) -> Comparison:
         raise TableError(msg)
     _refuse_other_atlas(a, b)
     scans = [list(dict.fromkeys(scan_ids(table))) for table in tables]
-    common = match_ids(scans[0], scans[1])
-    notes = []
+    both = match_ids(scans[0], scans[1])
+    selected = select_ids(both, rules, [a.parent, b.parent])
+    common, notes = selected.scan_ids, list(selected.notes)
+    tables = [table[[scan in set(common) for scan in scan_ids(table)]] for table in tables]
     for which, ids, table, other in (("A", scans[0], *tables), ("B", scans[1], *tables[::-1])):
-        spare = [scan for scan in ids if scan not in set(common)]
+        spare = [scan for scan in ids if scan not in set(both)]
         if spare:
             notes.append(f"only {which} has {len(spare)} scans ({listed(spare)})")
         gone = [str(name) for name in dict.fromkeys(table[by]) if name not in set(other[by])]
@@ -59,11 +63,13 @@ def read_rois(path: Path) -> pd.DataFrame:
         If it lacks participant_id, label or region, or a volume in mL.
     """
     table = read_table(path)
+    old = {f"{tissue}_ml": volume_column(tissue) for tissue in TISSUE_COLUMNS if volume_column(tissue) not in table}
+    table = table.rename(columns=old)  # tables of versions before 0.1 have gm_ml, as the cohort's
     has_key = "label" in table or "region" in table
-    volumes = [column for column in table if str(column) in ("gm_ml", "wm_ml", "csf_ml")]
+    volumes = [name for name in map(volume_column, TISSUE_COLUMNS) if name in table]
     if "participant_id" not in table or not has_key or not volumes:
         msg = (
-            f"{path}: expected the tidy table of vbmstat roi (participant_id, label or region, gm_ml …), "
+            f"{path}: expected the tidy table of vbmstat roi (participant_id, label or region, roi_gm_ml …), "
             f"got {', '.join(map(str, table.columns[:6]))} …"
         )
         raise TableError(msg)
@@ -82,7 +88,7 @@ def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
     Parameters
     ----------
     a, b : DataFrame
-        Columns participant_id (session_id), `by`, and volumes ``gm_ml`` ….
+        Columns participant_id (session_id), `by`, and volumes ``roi_gm_ml`` ….
     by : {"label", "region"}
         Key of a row beside the scan. Labels are compared as numbers, regions as text.
 
@@ -106,7 +112,7 @@ def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
             raise TableError(msg)
     tissues = [c for c in a.columns if str(c).endswith("_ml") and c in b and a[c].notna().any() and b[c].notna().any()]
     if not tissues:
-        msg = "the tables have no measured tissue in common (gm_ml, wm_ml, csf_ml)"
+        msg = "the tables have no measured tissue in common (roi_gm_ml, roi_wm_ml, roi_csf_ml)"
         raise TableError(msg)
     text = [c for c in ("name", "region") if c in a and c in b and c != by]
     joined = a[[*keys, *text, *tissues]].merge(b[[*keys, *text, *tissues]], on=keys, suffixes=("_a", "_b"))
@@ -124,7 +130,11 @@ def join_rois(a: pd.DataFrame, b: pd.DataFrame, by: str) -> pd.DataFrame:
             raise TableError(msg)
         joined = joined.rename(columns={f"{column}_a": column}).drop(columns=f"{column}_b")
     parts = [
-        joined[[*keys, *text]].assign(tissue=tissue[:-3], a_ml=joined[f"{tissue}_a"], b_ml=joined[f"{tissue}_b"])
+        joined[[*keys, *text]].assign(
+            tissue=tissue.removeprefix("roi_").removesuffix("_ml"),
+            a_ml=joined[f"{tissue}_a"],
+            b_ml=joined[f"{tissue}_b"],
+        )
         for tissue in tissues
     ]
     return pd.concat(parts, ignore_index=True).dropna(subset=["a_ml", "b_ml"]).reset_index(drop=True)

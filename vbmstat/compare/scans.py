@@ -20,11 +20,12 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import agreement
 from vbmstat.progress import OnProgress, ignore
+from vbmstat.tables.selection import ALL, Selection, select_ids
 
 _TEMPLATE_FROM = 0.1  # maps are compared where the template's tissue exceeds this
 
 
-def compare_scans(a: Path, b: Path, names: Names, report: OnProgress = ignore) -> Comparison:
+def compare_scans(a: Path, b: Path, names: Names, rules: Selection = ALL, report: OnProgress = ignore) -> Comparison:
     """Compare modulated maps of the same scans in two folders, scan by scan, where the template's tissue exceeds 0.1.
 
     Smoothed maps are compared if both folders have them, otherwise unsmoothed ones.
@@ -41,9 +42,12 @@ def compare_scans(a: Path, b: Path, names: Names, report: OnProgress = ignore) -
             notes.append(f"{tissue}: the folders do not both have smoothed maps, nor both unsmoothed ones")
             continue
         maps_of = [by_scan(maps) for maps in chosen]
-        common = agreement.match_ids(list(maps_of[0]), list(maps_of[1]))
+        both = agreement.match_ids(list(maps_of[0]), list(maps_of[1]))
+        selected = select_ids(both, rules, [a, b])
+        common = selected.scan_ids
+        notes += selected.notes
         for which, maps in zip("AB", maps_of, strict=True):
-            spare = [scan for scan in maps if scan not in common]
+            spare = [scan for scan in maps if scan not in both]
             if spare:
                 notes.append(f"{tissue}: only {which} has {len(spare)} scans ({listed(spare)})")
         inside: _TissueMask | None = None

@@ -33,6 +33,7 @@ from vbmstat.glm.statmap import StatMap
 from vbmstat.maps.sources import as_cohort
 from vbmstat.maps.store import ArrayMaps, PackedMaps
 from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.flow import flow_record
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -148,7 +149,8 @@ class _FittedModel:
         record = fit_record(setup.spec, setup.design, setup.draws, self.matrix, setup.scale)
         record |= {
             "contrasts": contrast_record(setup.contrasts, setup.named_design, fit.repetitions, fit.typical_df),
-            "df_resid": fit.df_resid, "n_voxels": int(fit.mask.sum()), **setup.variance.record(fit, setup.contrasts),
+            "flow": flow_record(setup.source.flow), "df_resid": fit.df_resid,
+            "n_voxels": int(fit.mask.sum()), **setup.variance.record(fit, setup.contrasts),
         }  # fmt: skip
         if setup.source.paths or isinstance(self.matrix, PackedMaps):
             record["smoothing"] = setup.source.smoothing.record

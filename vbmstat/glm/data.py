@@ -22,10 +22,10 @@ from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import Smoothing, refuse_mixed_kinds
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import Source
+from vbmstat.maps.sources import WMH_AS, Source
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 
-_ORIGIN = ("engine", "vbmstat_version", "wmh_as", HARMONIZED)  # columns in which the maps of a model must agree
+_ORIGIN = ("engine", "vbmstat_version", WMH_AS, HARMONIZED)  # columns in which the maps of a model must agree
 
 
 def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path] | None = None) -> None:
@@ -38,9 +38,12 @@ def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path
     """
     refuse_mixed_kinds(paths or {}, allowed)
     for name in _ORIGIN:
-        values = sorted(set(table[name].dropna().astype(str))) if name in table else []
+        column = table[name] if name in table else pd.Series(dtype=object)
+        if name == WMH_AS and column.notna().any():  # a scan without --wmh has its tissues as they were segmented
+            column = column.fillna("none")
+        values = sorted(set(column.dropna().astype(str)))
         if len(values) > 1 and not allowed:
-            counts = ", ".join(f"{value}: {int((table[name] == value).sum())} scans" for value in values)
+            counts = ", ".join(f"{value}: {int((column.astype(str) == value).sum())} scans" for value in values)
             msg = f"the maps mix {name} values ({counts}); preprocess all scans alike, or give --allow-mixed"
             raise TableError(msg)
 

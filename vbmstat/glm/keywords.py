@@ -46,6 +46,10 @@ class ModelKeywords(TypedDict, total=False):
     mask_share: float
     mask: Path | str | None
     nan: str
+    exclude: str | Sequence[str]
+    where: str | Sequence[str]
+    tables: Path | str | Sequence[Path | str]
+    exclusions: bool
     seed: int
     tiv: str
     global_scaling: bool

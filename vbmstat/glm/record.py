@@ -20,6 +20,7 @@ from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.store import ArrayMaps, PackedMaps
 
 RECORD = "glm.json"
+SCANS = "scans.tsv"  # covariates of the scans in the model, as the table has them
 
 
 def fit_record(

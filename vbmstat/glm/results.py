@@ -22,7 +22,7 @@ from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table
 from vbmstat.glm.inference.corrected import Inference
 from vbmstat.glm.inference.p_values import hedges_g
 from vbmstat.glm.inference.places import Regions
-from vbmstat.glm.record import RECORD
+from vbmstat.glm.record import RECORD, SCANS
 from vbmstat.glm.statmap import StatMap
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
@@ -293,9 +293,10 @@ class GlmResults:
         return [Path(folder) / path.relative_to(staged) for path in written]
 
     def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
-        written = [folder / "design.tsv", folder / "design_report.tsv"]
+        written = [folder / "design.tsv", folder / "design_report.tsv", folder / SCANS]
         dictionary.write_table(written[0], self.design.table, "design")
         dictionary.write_table(written[1], variance_inflation(self.design), "design_report")
+        dictionary.write_table(written[2], self.design.people, "model_scans")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)

@@ -10,17 +10,26 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
-from vbmstat.glm.design.columns import column_name, read_groups, read_labels, read_named, read_numbers
+from vbmstat.glm.design.columns import (
+    column_name,
+    people_table,
+    read_groups,
+    read_labels,
+    read_named,
+    read_numbers,
+    with_design_rows,
+)
 from vbmstat.glm.design.contrast import Contrast, are_default, build_contrasts, columns_of_interest, contrast_notes
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.matrix import Design, build_design, with_map_column
 from vbmstat.glm.design.sites import site_notes
 from vbmstat.glm.design.subjects import block_notes, repetition_notes
 from vbmstat.glm.design.subsets import draw_subsets, read_draws
-from vbmstat.glm.design.tiv import apply_tiv_recipe, tiv_scale
+from vbmstat.glm.design.tiv import apply_tiv_recipe, tiv_scale, uses_tiv
 from vbmstat.glm.fit.leverage import weight_notes
 from vbmstat.glm.fit.map_covariate import fit_voxels_with_map
 from vbmstat.glm.fit.plan import CovariatePlan, Plan, make_covariate_plan, make_plan
@@ -32,7 +41,15 @@ from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
 from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
 from vbmstat.maps.paths import Smoothing
-from vbmstat.maps.sources import Source, covariate_paths, gather, with_columns
+from vbmstat.maps.sources import (
+    Source,
+    as_matrix,
+    covariate_paths,
+    gather,
+    map_folders,
+    with_columns,
+    with_tiv,
+)
 from vbmstat.maps.store import Maps
 from vbmstat.tables.cohort import Cohort
 
@@ -126,17 +143,23 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     """
     response, right = split_formula(spec.formula)
     right, map_name = split_map_term(right)
+    maps = as_matrix(maps, cohort) if isinstance(maps, np.ndarray | torch.Tensor) else maps
+    spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
     refuse_mixtures(source.table, spec.allow_mixed, source.paths)
+    if uses_tiv(right, spec.tiv):
+        source = with_tiv(source)
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)
     source = with_columns(source, _roles(spec, source.table, variance), spec.missing)
     design = build_design(right, source.table, source.scan_ids, spec.missing)
     if compute.announce is not None:
-        for line in (source.smoothing.warning, *(coded.line for coded in design.taken)):
+        selected = (step.note for step in cohort.flow[1:])
+        for line in (*selected, source.smoothing.warning, *(coded.line for coded in design.taken)):
             if line:
                 compute.announce(line)
-    source = source.select([scan in set(design.scan_ids) for scan in source.scan_ids])
+    source = with_design_rows(source, design)
+    design = replace(design, people=people_table(design, source.table))
     named = design if map_name is None else with_map_column(design, map_name)
     contrasts = build_contrasts(spec.contrasts, named)
     variance.check(spec, contrasts, map_name)

@@ -8,7 +8,7 @@ Over 300 lines: a field with its meaning and its check for each option.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ from vbmstat.errors import DesignError
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.paths import check_fwhm
 from vbmstat.progress import OnProgress
-from vbmstat.tables.cohort import closest
+from vbmstat.tables.cohort import Cohort, closest
+from vbmstat.tables.selection import Selection, select
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -181,8 +182,8 @@ class ModelSpec:
         How the variance of a contrast is estimated: ``ols``; ``hc3``; ``spm`` (SPM's variance floor);
         ``sandwich:COLUMN`` (repeated scans or families; the column has the subject of each scan); ``groups:COLUMN`` (a
         variance for each group of scans; ``groups:auto`` groups the scans that the blocks let change places).
-    subsets, inference, mask
-        Nested choices.
+    subsets, inference, mask, selection
+        Nested choices; `selection` says which scans take part, and which tables are joined.
     seed : int
         Of the subsets and the permutations.
     tiv : {"none", "covariate", "by-group", "proportional"}
@@ -207,6 +208,7 @@ class ModelSpec:
     subsets: Subsets = field(default_factory=Subsets)
     inference: InferenceSpec = field(default_factory=InferenceSpec)
     mask: Masking = field(default_factory=Masking)
+    selection: Selection = field(default_factory=Selection)
     seed: int = 0
     tiv: str = TIV_RECIPES[0]
     global_scaling: bool = False
@@ -292,6 +294,11 @@ class ModelSpec:
         plain = with_paths(record)
         return cls(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in plain.items()})
 
+    def select(self, cohort: Cohort, folders: Iterable[Path | None] = ()) -> tuple[ModelSpec, Cohort]:
+        """The scans of a cohort that the selection leaves, and the spec with the lists that were found in `folders`."""
+        rules = self.selection.resolved(cohort, folders)
+        return replace(self, selection=rules), select(cohort, rules)
+
     def changed(self) -> list[str]:
         """Keywords with other than default values."""
         default = type(self)(self.formula)
@@ -304,7 +311,7 @@ class ModelSpec:
 
     def record(self) -> dict[str, Any]:
         """The spec for JSON: nested, files by name and sha256; :meth:`from_record` reads it back."""
-        record = dict(_plain(asdict(self)))
+        record = dict(_plain(asdict(self))) | {"selection": self.selection.record()}
         for part, name in ((record["mask"], "image"), (record["subsets"], "draws")):
             part[name] = None if part[name] is None else file_record(part[name])
         if isinstance(record["contrasts"], list):
@@ -379,7 +386,7 @@ RENAMED = {  # fields of a part whose keyword has another name
     ("inference", "kinds"): "inference", ("mask", "threshold"): "mask_threshold", ("mask", "share"): "mask_share",
     ("mask", "image"): "mask",
 }  # fmt: skip
-_PARTS = {"subsets": Subsets, "inference": InferenceSpec, "mask": Masking}
+_PARTS = {"subsets": Subsets, "inference": InferenceSpec, "mask": Masking, "selection": Selection}
 PART_NAMES = {cls: name for name, cls in _PARTS.items()}
 _PLACES = {  # keyword -> (part, field); "" for the spec's own fields
     **{one.name: ("", one.name) for one in fields(ModelSpec) if one.name not in (*_PARTS, "formula", "contrasts")},

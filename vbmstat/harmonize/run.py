@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -36,12 +36,14 @@ from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import map_column
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import Source, as_cohort, gather, with_columns
+from vbmstat.maps.sources import Source, as_cohort, gather, map_folders, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.progress import OnProgress
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import labels
 from vbmstat.tables.cohort import Cohort, closest, index_by_id, read_cohort, read_table, write_cohort
+from vbmstat.tables.flow import flow_record
+from vbmstat.tables.selection import Selection, select
 
 RECORD = "harmonize.json"
 
@@ -87,6 +89,8 @@ class HarmonizeSpec:
     mask_threshold : float
         Voxels above it in all scans that are learned from are harmonised; for maps. Voxels that are constant in a site
         are left alone; all others become 0, so that no unharmonised value reaches a model.
+    selection : Selection
+        Which scans take part.
     """
 
     site: str
@@ -95,6 +99,12 @@ class HarmonizeSpec:
     missing: str = "raise"
     response: str = "gm"
     mask_threshold: float = MASK_THRESHOLD
+    selection: Selection = field(default_factory=Selection)
+
+    def select(self, cohort: Cohort | Path | str, maps: Path | str | None = None) -> Cohort:
+        """The scans that take part."""
+        table = as_cohort(cohort)
+        return select(table, self.selection.resolved(table, map_folders(maps)))
 
 
 def harmonize_maps(
@@ -131,7 +141,7 @@ def harmonize_maps(
         :func:`~vbmstat.harmonize.combat.learn_site_effects`, :meth:`CombatModel.covariate_rows` and
         :func:`vbmstat.maps.pack.pack_maps` say.
     """
-    out, table = Path(out), as_cohort(cohort)
+    out, table = Path(out), spec.select(cohort, maps)
     earlier = storage.listed_files(out, RECORD)
     if is_lesion_response(spec.response):
         msg = f"{spec.response!r}: ComBat is for values that vary everywhere; lesion maps are mostly zero"
@@ -197,12 +207,12 @@ def harmonize_table(table: Path | str, cohort: Cohort | Path | str, spec: Harmon
     wide = index_by_id(read_table(path), str(path))
     names = [name for name in wide if str(name).endswith("_ml") and wide[name].notna().any()]
     if not names:
-        msg = f"{path}: expected columns of volumes (*_ml), the table has {', '.join(map(str, wide))}"
+        msg = f"{path}: expected columns of volumes (*_ml), the table has {listed(list(wide), 6)}"
         raise TableError(msg)
     scan_ids = Cohort(wide, out).scan_ids
     numbers = [as_numbers(wide[name].set_axis(scan_ids), name).to_numpy() for name in names]
     values = ArrayMaps(np.column_stack(numbers), tuple(scan_ids), features=tuple(names))
-    source = _with_site(gather(values, "volume", as_cohort(cohort), spec.missing), spec.site, spec.missing)
+    source = _with_site(gather(values, "volume", spec.select(cohort), spec.missing), spec.site, spec.missing)
     values = values.select(source.scan_ids)
     task = _task(spec, source, lambda sites, preserved: (learn_model(values, sites, preserved), ()))
     model = task.model
@@ -307,7 +317,7 @@ class _Task:
             **origin, "method": "ComBat, parametric empirical Bayes",
             "sites_learned": dict(zip(effects.sites, effects.n_scans.tolist(), strict=True)),
             "scans": dict(zip(self.source.scan_ids, self.sites, strict=True)),
-            "n_adjusted": int(effects.adjusted.sum()), "n_constant": n_constant,
+            "flow": flow_record(self.source.flow), "n_adjusted": int(effects.adjusted.sum()), "n_constant": n_constant,
             "confounding": shares.to_dict("records"), "notes": notes,
         }  # fmt: skip
         storage.write_json(folder / RECORD, record)

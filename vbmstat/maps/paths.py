@@ -51,8 +51,8 @@ class Smoothing:
         if self.of_files_mm != 0 or self.applied_mm or self.is_asked:
             return ""
         return (
-            "WARNING: the maps are not smoothed, so voxelwise results are speckle; "
-            f"smooth them with --fwhm {USUAL_FWHM_MM:g} (or say --fwhm 0 if this is meant)"
+            "WARNING: the maps are not smoothed, so voxelwise results are speckle, and the report's methods will say "
+            f"“Maps were not smoothed”; smooth them with --fwhm {USUAL_FWHM_MM:g} (or say --fwhm 0 if this is meant)"
         )
 
     @property
@@ -166,7 +166,17 @@ def from_cohort(cohort: Cohort, column: str, missing: str) -> tuple[dict[str, Pa
         if dropped:
             notes.append(f"dropped {len(dropped)} scans without a {column} map: {', '.join(dropped)}")
         cohort = Cohort(cohort.table[~empty], cohort.folder)
-    return dict(zip(cohort.scan_ids, cohort.paths(column), strict=True)), notes
+    paths = dict(zip(cohort.scan_ids, cohort.paths(column), strict=True))
+    lost = [scan for scan, path in paths.items() if not path.exists()]
+    if lost and not any(path.parent.is_dir() for path in paths.values()):
+        name = "the table" if cohort.path is None else str(cohort.path)
+        msg = (
+            f"{name}: no map of {listed(lost)} ({paths[lost[0]]}); paths in a table start from its own folder, so a "
+            "copy elsewhere does not find them: give the cohort.tsv beside the maps, and leave scans out with "
+            "--exclude or --where"
+        )
+        raise ScanError(msg)
+    return paths, notes
 
 
 def from_template(template: str, cohort: Cohort) -> dict[str, Path]:

@@ -27,10 +27,21 @@ from vbmstat.maps.paths import (
     smoothing_of,
 )
 from vbmstat.maps.store import ArrayMaps, PackedMaps
+from vbmstat.maps.volumes import tiv_beside
 from vbmstat.tables.cells import label, without_missing_words
-from vbmstat.tables.cohort import Cohort, closest, index_by_id, join_participants, read_cohort, spelling_hint
+from vbmstat.tables.cohort import (
+    Cohort,
+    find_column,
+    index_by_id,
+    join_participants,
+    read_cohort,
+    spelling_hint,
+)
+from vbmstat.tables.flow import Step, step_of
+from vbmstat.tables.selection import is_left_out
 
 NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one
+WMH_AS = "wmh_as"  # how its tissues count hypointensities; only for scans in which they were looked for
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Source:
         What was left out, and how the maps are smoothed.
     smoothing : Smoothing
         Of the maps.
+    flow : tuple of Step
+        From the rows of the table to these scans.
     """
 
     table: pd.DataFrame
@@ -59,6 +72,14 @@ class Source:
     maps: ArrayMaps | PackedMaps | None
     notes: tuple[str, ...]
     smoothing: Smoothing = field(default_factory=Smoothing)
+    flow: tuple[Step, ...] = ()
+
+    def without(self, name: str, gone: np.ndarray, note: str = "", why: Mapping[str, str] | None = None) -> Source:
+        """The source without the scans where `gone`, (n_scans,), is true; the flow says why, for each if known."""
+        scans = [scan for scan, leaves in zip(self.scan_ids, gone, strict=True) if leaves]
+        kept = self.select(~gone)
+        notes = (*self.notes, note) if note else self.notes
+        return replace(kept, notes=notes, flow=(*self.flow, *step_of(name, len(kept.scan_ids), scans, why)))
 
     def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
         """The source with the rows where `kept` is true."""
@@ -98,7 +119,8 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
     cohort : Cohort
         The covariates.
     missing : {"raise", "drop"}
-        Whether maps without a row, and rows without a path, are an error or left out.
+        Whether rows of a cohort table without a path, and maps whose id is only spelt otherwise than in the table, are
+        an error or left out. Maps in a folder without a row, and rows without a map there, are left out with a note.
     fwhm_mm : float, optional
         Width that the maps shall be smoothed with: those that have it are used as they are, unsmoothed ones are to be
         smoothed when they are packed; 0 for unsmoothed maps. By default maps are used as they are, smoothed ones first.
@@ -106,19 +128,20 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
     Raises
     ------
     TableError, ScanError
-        If a map has no row, a row no path, or no id is in both; if maps are smoothed by another width than `fwhm_mm`.
+        If an id is spelt in two ways, a row has no path, or no id is in both;
+        if maps are smoothed by another width than `fwhm_mm`.
     """
     if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
         if fwhm_mm is not None:
             msg = "only maps in files can be smoothed: leave --fwhm out, or smooth them in vbmstat pack --fwhm"
             raise ScanError(msg)
-        source = _matched(cohort, _as_matrix(maps, cohort), missing)
+        source = _matched(cohort, as_matrix(maps, cohort), missing)
     elif maps is None:
         column = map_column(response, cohort.table, fwhm_mm)
         paths, dropped = from_cohort(cohort, column, missing)
         raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
         notes = [f"{response} maps are read from the column {column}{raw}", *dropped]
-        source = _joined(cohort.table, cohort.scan_ids, paths, notes)
+        source = _joined(cohort, cohort.table, cohort.scan_ids, paths, notes)
         source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm, column))
     else:
         source = _from_files(maps, response, cohort, missing, fwhm_mm)
@@ -135,11 +158,31 @@ def _from_files(maps: Any, response: str, cohort: Cohort, missing: str, fwhm_mm:
         msg = f"maps={maps!r:.60}: expected {expected}"
         raise ScanError(msg)
     if "{" in str(maps):
-        return _with_origin(_joined(cohort.table, cohort.scan_ids, from_template(str(maps), cohort), []))
+        return _with_origin(_joined(cohort, cohort.table, cohort.scan_ids, from_template(str(maps), cohort), []))
     paths = in_folder(Path(maps), response, fwhm_mm)
     left = only_unsmoothed(Path(maps), response, paths, cohort) if fwhm_mm is None else []
     source = _with_origin(_by_folder(cohort, paths, str(maps), missing))
     return replace(source, notes=(*source.notes, *left))
+
+
+def map_folders(maps: Any) -> list[Path]:
+    """Folders of a set of maps in which lists of exclusions may lie: its own, and the one above ``mri/``."""
+    if not isinstance(maps, str | Path) or "{" in str(maps):
+        return []
+    folder = Path(maps)
+    return [folder, folder.absolute().parent] if folder.absolute().name == "mri" else [folder]
+
+
+def with_tiv(source: Source) -> Source:
+    """The source with the column ``tiv_ml`` from the files beside its maps, if the table has no TIV and they have."""
+    if not source.paths or find_column("tiv", source.table) is not None:
+        return source
+    tiv, found = tiv_beside(source.paths)
+    if tiv.isna().all():
+        return source
+    values = tiv.reindex(list(source.scan_ids)).to_numpy()
+    note = f"the table has no TIV; it is read from {found}"
+    return replace(source, table=source.table.assign(tiv_ml=values), notes=(*source.notes, note))
 
 
 def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Source:
@@ -175,7 +218,7 @@ def with_columns(source: Source, roles: Mapping[str, str], missing: str) -> Sour
             msg = f"no scan has a value in the column {name}; fill it in"
             raise TableError(msg)
         note = f"dropped {len(without)} scans without {name}: {', '.join(without)}"
-        source = replace(source.select(~empty), notes=(*source.notes, note))
+        source = source.without(f"no value of {name}", empty, note)
     return source
 
 
@@ -209,7 +252,7 @@ def covariate_paths(
 
 
 def _with_origin(source: Source) -> Source:
-    """The source with the columns ``engine`` and ``vbmstat_version`` from the sidecars of its maps, if any."""
+    """The source with engine, version and the count of hypointensities from the sidecars of its maps, if any."""
     origins = [_origin(path) for path in source.paths.values()]
     if not any(origins):
         return source
@@ -226,13 +269,15 @@ def _origin(path: Path) -> dict[str, str]:
                     path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
         try:
             content = storage.read_json(sidecar)
-            return {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+            origin = {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
+            counted = content.get("row", {}).get(WMH_AS)
+            return origin if counted is None else {**origin, WMH_AS: str(counted)}
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}
 
 
-def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
+def as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     """A matrix with row names; an array gets those of the cohort."""
     if isinstance(maps, ArrayMaps | PackedMaps):
         return maps
@@ -249,23 +294,35 @@ def _as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
 
 
 def _by_folder(cohort: Cohort, paths: dict[str, Path], source: str, missing: str) -> Source:
-    """Covariates for maps, joined by id; a participants row without session applies to all sessions."""
-    paths = by_known_ids(paths, set(cohort.scan_ids))
+    """Covariates for maps, joined by id; a participants row without session applies to all sessions.
+
+    Maps without a row and rows without a map are left out with a note; ids that differ only in their spelling are not.
+    """
+    paths = by_known_ids(paths, {*cohort.scan_ids, *cohort.left_out})
+    paths = {scan: path for scan, path in paths.items() if not is_left_out(scan, cohort.left_out)}
+    if not paths:
+        msg = f"{source}: the selection leaves out every map; change --exclude, --where or exclusions.tsv"
+        raise TableError(msg)
     joined, without, used = rows_of(list(paths), cohort, source)
-    if without and missing == "raise":
-        near, hint = closest(without[0], cohort.scan_ids), spelling_hint(without[0], cohort.scan_ids)
+    misspelt = {scan: hint for scan in without if (hint := spelling_hint(scan, cohort.scan_ids))}
+    if misspelt and missing == "raise":
+        hint = next(iter(misspelt.values()))
         msg = (
-            f"{source}: no row in the table for {listed(without)} (nearest to the first: {near or 'none'}); "
-            f"{hint + ', ' if hint else ''}add the rows, or leave these maps out with --missing drop"
+            f"{source}: no row in the table for {listed(list(misspelt))}; {hint}, or leave these maps out with "
+            "--missing drop"
         )
         raise TableError(msg)
     spare = [scan for scan in cohort.scan_ids if scan not in used]
-    notes = []
-    if without:
-        notes.append(f"left out {len(without)} maps without a row in the table: {', '.join(without)}")
-    if spare:
-        notes.append(f"{len(spare)} rows of the table have no map and are not used: {', '.join(spare)}")
-    return _joined(joined, list(paths), {scan: paths[scan] for scan in paths if scan not in set(without)}, notes)
+    notes: list[str] = []
+    steps: list[Step] = []
+    for name, scans, note in (
+        ("maps without a row in the table", without, "left out {} maps without a row in the table"),
+        ("no map", spare, "{} rows of the table have no map and are not used"),
+    ):
+        notes += [f"{note.format(len(scans))}: {', '.join(scans)}"] if scans else []
+        steps += step_of(name, len(paths) - len(without), scans)
+    found = {scan: paths[scan] for scan in paths if scan not in set(without)}
+    return _joined(replace(cohort, flow=(*cohort.flow, *steps)), joined, list(paths), found, notes)
 
 
 def rows_of(scans: list[str], cohort: Cohort, source: str) -> tuple[pd.DataFrame, list[str], set[str]]:
@@ -308,8 +365,11 @@ def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Sour
     return replace(source, paths={}, maps=maps.select(source.scan_ids), smoothing=smoothing)
 
 
-def _joined(table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]) -> Source:
+def _joined(
+    cohort: Cohort, table: pd.DataFrame, ids: Sequence[str], paths: dict[str, Path], notes: list[str]
+) -> Source:
     """Rows with a map, in the order of their ids, so that results do not depend on the order of a table."""
     order = sorted((i for i, scan in enumerate(ids) if scan in paths), key=lambda i: ids[i])
     names = tuple(ids[i] for i in order)
-    return Source(table.iloc[order], names, {scan: paths[scan] for scan in names}, None, tuple(notes))
+    found = {scan: paths[scan] for scan in names}
+    return Source(table.iloc[order], names, found, None, tuple(notes), flow=cohort.flow)

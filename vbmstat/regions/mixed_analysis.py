@@ -12,7 +12,7 @@ import pandas as pd
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
-from vbmstat.glm.design.columns import column_name, read_labels
+from vbmstat.glm.design.columns import column_name, people_table, read_labels, with_design_rows
 from vbmstat.glm.design.contrast import Contrast, build_contrasts, contrast_notes
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.matrix import Design, build_design
@@ -25,10 +25,12 @@ from vbmstat.maps.store import ArrayMaps
 from vbmstat.progress import OnProgress
 from vbmstat.regions.mixed import MixedFit, fit_mixed
 from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.flow import flow_record
 
 FEW_BETWEEN, FEW_WITHIN = 5, 10  # degrees of freedom; benchmarks/results/mixed.md shows what happens below
 
-_KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "inference")
+_KNOWN = ("repeats", "fraction", "seed", "tiv", "allow_mixed", "missing", "inference", "exclude", "where",
+          "tables", "exclusions")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,26 +85,29 @@ def fit_mixed_glm(
         msg = f"a mixed model takes no {', '.join(unknown)}; leave it out, or --random"
         raise DesignError(msg)
     formula, missing, allow_mixed = spec.formula, spec.missing, spec.allow_mixed
-    source = gather(values, split_formula(formula)[0], as_cohort(cohort), missing)
+    spec, table = spec.select(as_cohort(cohort))
+    source = gather(values, split_formula(formula)[0], table, missing)
     source = with_columns(source, {column_name(random, source.table): "subject"}, missing)
     refuse_mixtures(source.table, allow_mixed)
     right, tiv_note = apply_tiv_recipe(split_formula(formula)[1], spec.tiv, source.table)
     design = build_design(right, source.table, source.scan_ids, missing)
-    kept = [scan in set(design.scan_ids) for scan in source.scan_ids]
-    subjects = read_labels(random, source.table[kept])
+    source = with_design_rows(source, design)
+    design = replace(design, people=people_table(design, source.table))
+    subjects = read_labels(random, source.table)
     hypotheses = build_contrasts(spec.contrasts, design)
     if not isinstance(source.maps, ArrayMaps):
         msg = "expected a table or matrix of region volumes for a mixed model, got maps in files; measure regions first"
         raise DesignError(msg)
     matrix = source.maps.select(design.scan_ids)
     fit = fit_mixed(matrix.data, design, hypotheses, subjects, progress)
-    sites = site_notes(source.table[kept], design)
+    sites = site_notes(source.table, design)
     left_out = contrast_notes(spec.contrasts, design)
     warnings = mixed_notes(fit, matrix.features)
     design = replace(design, notes=(*source.notes, *tiv_note, *design.notes, *sites, *left_out, *warnings))
     record = fit_record(spec, design, np.empty((0, len(subjects)), dtype=bool), matrix, None)
     record |= {
-        "device": "cpu", "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
+        "device": "cpu", "flow": flow_record(source.flow),
+        "contrasts": contrast_record(hypotheses, design, [0] * len(hypotheses)),
         "p_values": "two-sided (F: upper tail), with Satterthwaite's degrees of freedom",
         "mixed_model": {
             "random_intercept": random, "n_subjects": len(set(subjects)), "estimation": "REML",

@@ -20,21 +20,23 @@ from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
+from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.keywords import as_spec, check_types, split_keywords, with_keywords
-from vbmstat.glm.record import RECORD, data_record, file_records
+from vbmstat.glm.record import RECORD, SCANS, data_record, file_records
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
-from vbmstat.maps.sources import as_cohort
+from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.output import licence_notice
-from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois
+from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois, volume_column
 from vbmstat.tables import dictionary
-from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.cohort import Cohort, find_column
 from vbmstat.tables.schema import tables
+from vbmstat.tables.selection import ALL, is_left_out
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -107,6 +109,8 @@ class RoiResults:
         storage.write_text(licence, licence_notice(self.atlas) + "\n")
         dictionary.write_table(written[3], self.design.table, "design")
         dictionary.write_table(written[4], variance_inflation(self.design), "design_report")
+        written.append(folder / SCANS)
+        dictionary.write_table(written[-1], self.design.people, "model_scans")
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)
@@ -189,11 +193,15 @@ def fit_roi_glm(
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
         raise DesignError(msg)
     tissue = _tissue(spec.formula, level)
-    table = as_cohort(cohort)
-    source = table if maps is None else cohort_of_maps(maps, set(table.scan_ids))
+    recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
+    spec = replace(recorded, selection=ALL)
+    source = table if maps is None else _maps_of(table, maps)
     atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
     measured = measure_rois(source, atlas, [tissue], report=compute.progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
+    if maps is not None:
+        table, more = _with_tiv_of_maps(volumes, table, source, spec)
+        notes += more
     if random is not None:
         mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
@@ -204,7 +212,14 @@ def fit_roi_glm(
         fit = fit_glm(volumes, every, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
         rows = tidy_table(fit, names, _means(volumes, design))
-    record = {**record, "level": level, "atlas": atlas.name, "atlas_licence": atlas.licence, "random": random}
+    record = {
+        **record,
+        "spec": recorded.record(),
+        "level": level,
+        "atlas": atlas.name,
+        "atlas_licence": atlas.licence,
+        "random": random,
+    }
     kept = source.table[[scan in set(design.scan_ids) for scan in source.scan_ids]]
     measured_maps = Cohort(kept, source.folder)
     paths = dict(zip(measured_maps.scan_ids, measured_maps.paths(TISSUE_COLUMNS[tissue]), strict=True))
@@ -212,6 +227,26 @@ def fit_roi_glm(
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
+
+
+def _maps_of(table: Cohort, maps: Path | str) -> Cohort:
+    """The maps of a folder, without those of scans that the selection leaves out."""
+    found = cohort_of_maps(maps, {*table.scan_ids, *table.left_out})
+    kept = [not is_left_out(scan, table.left_out) for scan in found.scan_ids]
+    return replace(found, table=found.table[kept])
+
+
+def _with_tiv_of_maps(
+    volumes: pd.DataFrame, table: Cohort, maps: Cohort, spec: ModelSpec
+) -> tuple[Cohort, tuple[str, ...]]:
+    """Covariates of the scans with TIV from the files beside the maps, and notes; the table itself if it has TIV."""
+    tissue, right = split_formula(spec.formula)
+    if find_column("tiv", table.table) is not None or not uses_tiv(right, spec.tiv):
+        return table, ()
+    source, column = gather(volumes, tissue, table, spec.missing), TISSUE_COLUMNS[tissue]
+    paths = {scan: maps.folder / str(path) for scan, path in zip(maps.scan_ids, maps.table[column], strict=True)}
+    joined = with_tiv(replace(source, paths={scan: paths[scan] for scan in source.scan_ids}))
+    return Cohort(joined.table, table.folder, path=table.path, flow=source.flow), joined.notes
 
 
 def atlas_record(atlas: Atlas | Path | str) -> Any:
@@ -250,7 +285,7 @@ def volume_matrix(
     columns = [name for name in _LABEL_COLUMNS if name in tidy]
     n_regions = len(tidy) // len(scan_ids)
     names = tidy[columns].iloc[:n_regions].reset_index(drop=True)
-    values = tidy[f"{tissue}_ml"].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
+    values = tidy[volume_column(tissue)].to_numpy(dtype=np.float64).reshape(len(scan_ids), n_regions)
     features = names["label" if level == "roi" else "region"].astype(str)
     failed = dict(zip(measured.failures["scan_id"], measured.failures["reason"], strict=True))
     ok = np.array([scan not in failed for scan in scan_ids])

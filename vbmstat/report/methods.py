@@ -158,6 +158,12 @@ def _smoothing(smoothing: Mapping[str, Any] | None) -> list[str]:
     return [f"Maps had been smoothed {gaussian}." if of_files else "Maps were not smoothed."]
 
 
+def _flow(flow: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who was left out, and why."""
+    steps = [f"{len(step['left_out'])} ({step['step']})" for step in flow if step["left_out"]]
+    return [f"Of {flow[0]['n_left']} scans in the table, these were left out: {', '.join(steps)}."] if steps else []
+
+
 def _model(record: Mapping[str, Any]) -> Iterator[str]:
     """Data, formula, TIV and mask."""
     left = record["formula"].split("~")[0].strip()
@@ -174,6 +180,7 @@ def _model(record: Mapping[str, Any]) -> Iterator[str]:
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom})."
     )
+    yield from _flow(record.get("flow") or [])
     if not of_regions:
         yield from _smoothing(record.get("smoothing"))
     recipe = record["spec"]["tiv"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import VbmstatError, listed
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
 from vbmstat.glm.record import has_own_df
@@ -35,10 +34,10 @@ from vbmstat.report.page import (
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.run_folder import Preprocessing
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.tables.cohort import find_column, read_table
+from vbmstat.tables.cohort import read_table
 
 _ATLAS = "lpba40"
-_WORD = re.compile(r"[^\W\d]\w*")
+_MAX_NAMED = 200  # scans in a cell
 
 
 def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> Path:
@@ -73,7 +72,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         model=model,
         has_own_df=has_own_df(record),
         participants=_participants(model, run),
-        left_out=_left_out(model, run),
+        flow=_flow(model),
         overview=None if model.is_of_regions else _overview(model),
         design=_design_pictures(model, figures_folder(out)),
         covariates=_covariates(model),
@@ -93,34 +92,29 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
 
 
 def _participants(model: Model, run: Preprocessing | None) -> Table:
-    """The covariates of the formula over the scans of the model."""
+    """Covariates, age, sex and TIV over the scans of the model, by the levels of its first factor."""
     caption = "Scans in the model: mean ± standard deviation (range), or counts"
-    if run is None:
-        columns = [name for name in model.design.columns if name != "Intercept"]
-        return described(model.design[columns], caption)
-    table = run.table.loc[model.record["scan_ids"]]
-    words = set(_WORD.findall(model.record["formula"].partition("~")[2]))
-    names = {find_column(word, table) for word in words}
-    columns = [name for name in table.columns if name in names]
-    factor = next((name for name in columns if not pd.api.types.is_numeric_dtype(table[name])), None)
-    return described(table[[*columns, *(name for name in ("gm_ml",) if name in table)]], caption, factor)
+    people = model.people
+    factors = [str(one["name"]) for one in model.record.get("covariates") or [] if one["kind"] == "factor"]
+    if run is not None:
+        found = run.table.loc[model.record["scan_ids"]]
+        more = [name for name in ("tiv_ml", "gm_ml") if name in found and name not in people]
+        people = people.join(found[more].set_axis(people.index))
+    by = next((name for name in factors if name in people), None)
+    return described(people.astype(dict.fromkeys(set(factors) & set(people), str)), caption, by)
 
 
-def _left_out(model: Model, run: Preprocessing | None) -> Table | None:
-    """Scans of the cohort that are not in the model, and why."""
-    if run is None:
-        return None
-    left = [scan for scan in run.table.index if scan not in set(model.record["scan_ids"])]
-    if not left:
-        return None
-    words = [w for w in _WORD.findall(model.record["formula"].partition("~")[2]) if w in run.table]
+def _flow(model: Model) -> Table | None:
+    """How many scans were left at each step, which were left out, and why; None for records of earlier versions."""
     rows = []
-    for scan in left:
-        missing = [word for word in words if pd.isna(run.table.at[scan, word])]
-        named = [note for note in model.record["notes"] if re.search(rf"(?<![\w-]){re.escape(scan)}(?![\w-])", note)]
-        reason = named[0].split(":")[0] if named else "the model was not given its map"
-        rows.append((scan, f"no value of {', '.join(missing)}" if missing else reason))
-    return table_of(pd.DataFrame(rows, columns=["scan", "why"]), "Scans of the cohort that are not in the model")
+    for step in model.record.get("flow") or []:
+        named = [f"{scan} ({why})" if why else scan for scan, why in step["left_out"].items()]
+        rows.append((step["step"], number(len(named)), number(step["n_left"]), listed(named, _MAX_NAMED)))
+    if not rows:
+        return None
+    rows.append(("in the model", number(0), number(model.record["n_scans"]), ""))
+    frame = pd.DataFrame(rows, columns=["step", "left out", "scans left", "who"])
+    return table_of(frame, "Flow of scans from the table to the model; glm.json names all")
 
 
 def _overview(model: Model) -> Table:

@@ -12,11 +12,12 @@ import torch
 from scipy import stats
 
 from vbmstat.errors import TableError, VbmstatError, listed
+from vbmstat.glm.record import SCANS
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import rows_of
 from vbmstat.report.run_folder import Preprocessing, read_preprocessing
-from vbmstat.tables.cohort import ID_COLUMNS, Cohort
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 
 _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # of the outlines in pictures
 
@@ -38,6 +39,13 @@ class Model:
     folder: Path
     record: dict[str, Any]
     design: pd.DataFrame
+
+    @property
+    def people(self) -> pd.DataFrame:
+        """Covariates of the scans, indexed by scan id; columns of the design for results of earlier versions."""
+        if (self.folder / SCANS).is_file():
+            return read_table(self.folder / SCANS).set_index("scan_id").set_axis(self.design.index)
+        return self.design[[name for name in self.design.columns if name != "Intercept"]]
 
     @property
     def is_of_regions(self) -> bool:

@@ -151,6 +151,7 @@ def _quality_table(run: Preprocessing, unusual: pd.Series, anchors: set[str]) ->
         notes, anchor = _to_check(run, unusual, scan), f"scan-{row}"
         head = Cell(scan, scan, f"#{anchor}" if anchor in anchors else "", bool(notes))
         rows.append((head, Cell(notes, notes, is_marked=bool(notes)), *(number(value) for value in values)))
+    rows.sort(key=lambda row: not row[0].is_marked)  # those to check first, else in the cohort's order
     headings = ("scan", "to check", *(readable(name) for name in columns))
     return Table("Quality of each scan; click a name for its picture, a heading to sort", headings, tuple(rows))
 

@@ -14,6 +14,7 @@ from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.table import RoiTables
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import ID_COLUMNS
+from vbmstat.tables.flow import flow_record
 
 
 def write_rois(
@@ -49,7 +50,7 @@ def write_rois(
     about = {
         "atlas": rois.atlas.name, "licence": rois.atlas.licence, "space": rois.space,
         "labels_absent_from_the_image": list(rois.atlas.absent), "tissues_without_maps": list(rois.not_measured),
-        "n_failures": len(rois.failures),
+        "n_failures": len(rois.failures), "flow": flow_record(rois.flow),
         "provenance": provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs),
     }  # fmt: skip
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
@@ -87,10 +88,10 @@ def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
 
     Examples
     --------
-    >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "gm_ml": [5.0]})
+    >>> tidy = pd.DataFrame({"participant_id": ["01"], "region": ["Gyrus Rectus"], "roi_gm_ml": [5.0]})
     >>> to_wide(tidy, "region").to_dict("list")
     {'participant_id': ['01'], 'gyrus_rectus_gm_ml': [5.0]}
-    >>> tidy = pd.DataFrame({"participant_id": "01", "label": [4, 9], "name": ["A 1", "a-1"], "gm_ml": [5.0, 6.0]})
+    >>> tidy = pd.DataFrame({"participant_id": "01", "label": [4, 9], "name": ["A 1", "a-1"], "roi_gm_ml": [5.0, 6.0]})
     >>> to_wide(tidy, "name").to_dict("list")
     {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
     """
@@ -102,7 +103,7 @@ def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
     named = tell_apart([column_name(name) for name in rows[column]], [f"_{mark}" for mark in marks])
     wide = tidy.pivot_table(index=keys, columns=row, values=values, sort=False, dropna=False, aggfunc="first")
     wide = wide.reindex(columns=pd.MultiIndex.from_product([values, rows[row]]))
-    wide.columns = [f"{name}_{value}" for value in values for name in named]
+    wide.columns = [f"{name}_{value.removeprefix('roi_')}" for value in values for name in named]
     scans = tidy[keys].drop_duplicates()
     return scans.merge(wide.reset_index(), on=keys, how="left", validate="one_to_one")
 

@@ -21,7 +21,8 @@ from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
-from vbmstat.tables.cohort import ID_COLUMNS, Cohort
+from vbmstat.tables.cohort import ID_COLUMNS, Cohort, closest
+from vbmstat.tables.flow import Step
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
@@ -45,15 +46,19 @@ class RoiTables:
     atlas : Atlas
         The atlas.
     labels : DataFrame
-        One row per scan and label: participant_id, session_id, label, hemisphere, name, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and label: participant_id, session_id, label, hemisphere, name, region, roi_gm_ml, roi_wm_ml,
+        roi_csf_ml.
     regions : DataFrame
-        One row per scan and region: participant_id, session_id, region, gm_ml, wm_ml, csf_ml.
+        One row per scan and region: participant_id, session_id, region, roi_gm_ml, roi_wm_ml,
+        roi_csf_ml.
     failures : DataFrame
         Maps that could not be measured: scan_id, tissue, reason. Their volumes are missing.
     not_measured : tuple of str
         Tissues without any map in the cohort; their columns hold missing values.
     space : {"template", "native"}
         Where the volumes were measured.
+    flow : tuple of Step
+        Which scans took part.
     """
 
     atlas: Atlas
@@ -62,6 +67,7 @@ class RoiTables:
     failures: pd.DataFrame = field(default_factory=pd.DataFrame)
     not_measured: tuple[str, ...] = ()
     space: str = "template"
+    flow: tuple[Step, ...] = ()
 
     def __repr__(self) -> str:
         empty = f"; no maps of {', '.join(self.not_measured)}" if self.not_measured else ""
@@ -84,6 +90,11 @@ class RoiTables:
 def stem(atlas: str, space: str) -> str:
     """Start of the file names of an atlas's tables: ``roi_lpba40``, ``roi_lpba40_native``."""
     return f"roi_{atlas}" + ("_native" if space == "native" else "")
+
+
+def volume_column(tissue: str) -> str:
+    """Column of a tissue's volume in a label or region; ``gm_ml`` without ``roi_`` is the whole scan's."""
+    return f"roi_{tissue}_ml"
 
 
 def measure_rois(
@@ -139,7 +150,8 @@ def measure_rois(
     present = _present(cohort, tissues)
     if not present:
         wanted = ", ".join(TISSUE_COLUMNS[tissue] for tissue in tissues)
-        msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
+        near = closest(wanted.split(", ", maxsplit=1)[0], cohort.table.columns) or "none"
+        msg = f"expected a column of unsmoothed modulated maps ({wanted}) in the table (nearest to the first: {near})"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     measure: InTemplate | InScan = InTemplate(atlas)
@@ -149,11 +161,12 @@ def measure_rois(
     volumes, failures = _measure_scans(cohort, atlas, tissues, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
     keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
-    columns = [f"{tissue}_ml" for tissue in tissues]
+    columns = [volume_column(tissue) for tissue in tissues]
     sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
     regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
-    return RoiTables(atlas, labels, regions, failures, not_measured, space if isinstance(space, str) else "native")
+    where = space if isinstance(space, str) else "native"
+    return RoiTables(atlas, labels, regions, failures, not_measured, where, cohort.flow)
 
 
 def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
@@ -242,5 +255,5 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
     left = ids.loc[np.repeat(np.arange(n_scans), n_labels)].reset_index(drop=True)
     names = atlas.table.reset_index()[["label", "hemisphere", "name", "region"]]
     middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
-    right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
+    right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[volume_column(tissue) for tissue in tissues])
     return pd.concat([left, middle, right.round(6)], axis=1)

@@ -28,6 +28,7 @@ from vbmstat.tables.cells import (
     points_may_separate_thousands,
     without_missing_words,
 )
+from vbmstat.tables.flow import Step
 from vbmstat.tables.sheets import Sheet, id_name, read_sheet
 
 ID_COLUMNS = ("participant_id", "session_id")
@@ -54,22 +55,34 @@ class Cohort:
     folder : Path
         Folder that relative paths in the table start from.
     notes : tuple of str
-        What was skipped when the file was read, such as a title above the header line.
+        What was skipped when the file was read, such as a title above the header line; what a selection left out.
+    path : Path, optional
+        The file.
+    flow : tuple of Step
+        Rows of the file, and those that :func:`vbmstat.tables.selection.select` left out.
     """
 
     table: pd.DataFrame
     folder: Path
     notes: tuple[str, ...] = ()
+    path: Path | None = None
+    flow: tuple[Step, ...] = ()
 
     @property
     def scan_ids(self) -> list[str]:
         """``sub-01`` or ``sub-01_ses-1``, one per row."""
         return ["_".join(filter(None, key)) for key in self.table.index]
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the scans that a selection left out."""
+        return frozenset(scan for step in self.flow for scan in step.left_out)
+
     def paths(self, column: str) -> list[Path]:
         """Paths in a map column, e.g. ``"s6mwp1"``; raises TableError if it is absent or a scan has no path."""
         if column not in self.table:
-            msg = f"expected a column {column!r} with map paths; the table has {', '.join(self.table.columns)}"
+            near = closest(column, self.table.columns) or "none"
+            msg = f"expected a column {column!r} with map paths; the table has none of that name (nearest {near})"
             raise TableError(msg)
         values = self.table[column]
         without = [scan for scan, value in zip(self.scan_ids, values, strict=True) if pd.isna(value)]
@@ -84,7 +97,7 @@ def read_cohort(path: Path | str) -> Cohort:
     path = Path(path)
     sheet = _read(path)
     table, notes = _typed(sheet)
-    return Cohort(index_by_id(table, str(path), sheet.lines), path.parent, (*sheet.notes, *notes))
+    return Cohort(index_by_id(table, str(path), sheet.lines), path.parent, (*sheet.notes, *notes), path)
 
 
 def write_cohort(path: Path | str, cohort: Cohort, given: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -198,6 +211,11 @@ def is_tiv_name(name: str) -> bool:
 def is_id_name(name: str) -> bool:
     """Whether a column holds ids, by its name; their numbers are labels."""
     return id_name(name) in _ID_ALIASES
+
+
+def is_session_name(name: str) -> bool:
+    """Whether a column holds sessions, by its name."""
+    return id_name(name) in _SESSION_ALIASES
 
 
 def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = None) -> pd.DataFrame:

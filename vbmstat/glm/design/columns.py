@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from vbmstat.errors import TableError
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
+from vbmstat.glm.design.matrix import Design
 from vbmstat.maps.sources import Source
-from vbmstat.tables.cells import labels
+from vbmstat.tables.cells import labels, without_missing_words
 from vbmstat.tables.cohort import closest, find_column, read_column
 
 
@@ -25,6 +27,29 @@ def column_name(name: str, table: pd.DataFrame) -> str:
         msg = f"no column {name!r} in the table (nearest {closest(name, known) or 'none'})"
         raise TableError(msg)
     return actual
+
+
+def with_design_rows(source: Source, design: Design) -> Source:
+    """The source with the scans of a design; the flow says which covariate the others lack."""
+    names = filter(None, (find_column(str(name), source.table) for name in design.covariates))
+    empty = {name: without_missing_words(read_column(name, source.table)).isna().tolist() for name in names}
+    gone = ~np.isin(source.scan_ids, design.scan_ids)
+    why = {
+        scan: ", ".join(f"no {name}" for name, missing in empty.items() if missing[row])
+        for row, scan in enumerate(source.scan_ids) if gone[row]
+    }  # fmt: skip
+    return source.without("no value of a covariate", gone, why=why)
+
+
+def people_table(design: Design, table: pd.DataFrame) -> pd.DataFrame:
+    """The covariates of a design with age, sex and TIV of its scans' table, ``scan_id`` in front."""
+    people = design.covariates.copy()
+    known = {find_column(str(name), table) for name in people}
+    for name in filter(None, (find_column(one, table) for one in ("age", "sex", "tiv"))):
+        if name not in known and name not in people:
+            people[name] = read_column(name, table).to_numpy()
+    people.insert(0, "scan_id", list(design.scan_ids))
+    return people.reset_index(drop=True)
 
 
 def read_named(name: str, table: pd.DataFrame) -> pd.Series:

@@ -60,6 +60,8 @@ class Design:
         Decisions taken on the user's behalf (aliases, dropped scans), and what to look at in the covariates.
     taken : tuple of Covariate
         How each column of the table was coded.
+    people : DataFrame
+        The covariates with age, sex and TIV, where the table has them, one row a scan.
     """
 
     matrix: np.ndarray
@@ -71,6 +73,7 @@ class Design:
     covariates: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: tuple[str, ...] = ()
     taken: tuple[Covariate, ...] = ()
+    people: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -219,11 +222,13 @@ def _select_columns(
         chosen[name] = without_missing_words(read_column(source, table)).to_numpy()
     if unknown:
         near = {name: closest(name, table.columns) for name in unknown}
-        nearest = "; ".join(f"{name}: nearest {other}" for name, other in near.items() if other)
-        where = f" ({nearest})" if nearest else ""
-        msg = f"formula: no column {', '.join(unknown)} in the table{where}; it has {', '.join(map(str, table))}"
+        nearest = "; ".join(f"{name}: nearest {other or 'none'}" for name, other in near.items())
+        msg = f"formula: no column {', '.join(unknown)} in the table ({nearest})"
         if any(map(is_tiv_name, unknown)):
-            msg += "; copy TIV into the table (CAT12 has it in report/cat_*.xml, vbmstat in cohort.tsv)"
+            msg += (
+                "; TIV was looked for beside the maps, too (CAT12's report/cat_*.xml, volumes.tsv, tiv.csv, log_*.json "
+                "of T1Prep): give a table that has it with --table"
+            )
         raise DesignError(msg)
     return pd.DataFrame(chosen, index=pd.Index(scan_ids, dtype=object)), notes, sources
 

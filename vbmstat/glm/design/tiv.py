@@ -16,6 +16,11 @@ from vbmstat.maps.sources import Source
 from vbmstat.tables.cohort import Cohort, is_tiv_name
 
 
+def uses_tiv(right: str, recipe: str) -> bool:
+    """Whether a model with this right-hand side and TIV recipe needs TIV."""
+    return recipe != "none" or any(map(is_tiv_name, column_uses(parse_formula(right))))
+
+
 def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
     """Right-hand side with TIV treated as asked, and a note about it.
 
@@ -27,7 +32,7 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     if recipe == "none":
         return right, ()
     right = with_backticks(right, table.columns)
-    has_tiv = any(map(is_tiv_name, column_uses(parse_formula(right))))
+    has_tiv = uses_tiv(right, "none")
     if recipe == "covariate":
         return (right, ()) if has_tiv else (f"{right} + tiv", ("TIV was added as a covariate",))
     if has_tiv:
