@@ -17,7 +17,7 @@ import numpy as np
 from vbmstat.device import choose_device
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
-from vbmstat.glm.spec import PART_NAMES, RENAMED, Compute, Contrasts, InferenceSpec, Masking, ModelSpec, Subsets
+from vbmstat.glm.spec import PART_NAMES, RENAMED, Compute, Contrasts, ModelSpec
 from vbmstat.progress import OnProgress
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
@@ -102,7 +102,7 @@ def _defaults() -> dict[str, Any]:
 def _meanings() -> dict[str, str]:
     """Meaning of each keyword, from the docstrings of the classes whose fields they are."""
     of: dict[str, str] = {}
-    for cls in (ModelSpec, Subsets, InferenceSpec, Masking, Compute):
+    for cls in (ModelSpec, *PART_NAMES, Compute):
         _, _, listed = str(inspect.getdoc(cls)).partition("Attributes\n----------\n")
         for names, text in re.findall(r"^(\w[\w, ]*) : .*\n((?: +.*\n?)+)", listed, re.MULTILINE):
             for name in names.split(", "):

@@ -147,7 +147,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
     refuse_mixtures(source.table, spec.allow_mixed, source.paths)
-    if uses_tiv(right, spec.tiv):
+    if uses_tiv(right, spec.tiv, source.table.columns):
         source = with_tiv(source)
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)

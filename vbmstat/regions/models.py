@@ -241,7 +241,7 @@ def _with_tiv_of_maps(
 ) -> tuple[Cohort, tuple[str, ...]]:
     """Covariates of the scans with TIV from the files beside the maps, and notes; the table itself if it has TIV."""
     tissue, right = split_formula(spec.formula)
-    if find_column("tiv", table.table) is not None or not uses_tiv(right, spec.tiv):
+    if find_column("tiv", table.table) is not None or not uses_tiv(right, spec.tiv, table.table.columns):
         return table, ()
     source, column = gather(volumes, tissue, table, spec.missing), TISSUE_COLUMNS[tissue]
     paths = {scan: maps.folder / str(path) for scan, path in zip(maps.scan_ids, maps.table[column], strict=True)}

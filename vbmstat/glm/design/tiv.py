@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ from vbmstat.maps.sources import Source
 from vbmstat.tables.cohort import Cohort, is_tiv_name
 
 
-def uses_tiv(right: str, recipe: str) -> bool:
-    """Whether a model with this right-hand side and TIV recipe needs TIV."""
-    return recipe != "none" or any(map(is_tiv_name, column_uses(parse_formula(right))))
+def uses_tiv(right: str, recipe: str, columns: Iterable[Hashable]) -> bool:
+    """Whether a model with this right-hand side and TIV recipe needs TIV, given the columns of its table."""
+    return recipe != "none" or any(map(is_tiv_name, column_uses(parse_formula(with_backticks(right, columns)))))
 
 
 def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str, tuple[str, ...]]:
@@ -32,7 +33,7 @@ def apply_tiv_recipe(right: str, recipe: str, table: pd.DataFrame) -> tuple[str,
     if recipe == "none":
         return right, ()
     right = with_backticks(right, table.columns)
-    has_tiv = uses_tiv(right, "none")
+    has_tiv = uses_tiv(right, "none", table.columns)
     if recipe == "covariate":
         return (right, ()) if has_tiv else (f"{right} + tiv", ("TIV was added as a covariate",))
     if has_tiv:
