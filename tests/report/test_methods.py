@@ -177,3 +177,14 @@ def test_regions_are_not_called_voxels(record) -> None:
     assert "Family-wise error over regions was controlled by 99 permutations" in said
     assert "False discovery rates over the regions of each contrast are q-values" in said
     assert "over voxels" not in said
+
+
+def test_contrasts_that_were_not_permuted_are_told(record) -> None:
+    """Only the first covariate is permuted by default; a contrast without permutations has no count of them."""
+    entry = {"name": "group", "two_sided": True, "permutations": 5000, "permutations_planned": 5000}
+    plain = {"name": "age", "two_sided": True, "cluster_forming_threshold": 3.1}
+    inference = {"kinds": ["fwe"], "blocks": [], "scheme": "freedman-lane", "sign_flip": False}
+    said = text(record, inference={**inference, "contrasts": [plain, entry]})
+    assert "5,000 permutations" in said
+    assert "This was done for group only." in said
+    assert "This was done for" not in text(record, inference={**inference, "contrasts": [entry]})

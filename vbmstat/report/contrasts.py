@@ -141,10 +141,15 @@ def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
     for path in (*cluster_files(model, entry), *([stats] if stats.is_file() else [])):
         frame = pd.read_csv(path, sep="\t", na_values=["n/a"])
         frame = frame[sorted(frame.columns, key=lambda name: (name != "cluster", name not in ("region", "regions")))]
+        beyond = ""
+        if "threshold_by" in frame and len(frame):  # one for the whole table
+            first = frame.iloc[0]
+            beyond = f"; threshold {fixed(float(first['threshold'])).text} ({first['threshold_by']})"
+            frame = frame.drop(columns=["threshold", "threshold_by"])
         more = f", the first {_MAX_TABLE_ROWS} of {len(frame)} rows" if len(frame) > _MAX_TABLE_ROWS else ""
         what = path.name.removeprefix(f"contrast-{entry['label']}_").removesuffix(".tsv").replace("_", " ")
         tables.append(
-            table_of(frame.head(_MAX_TABLE_ROWS), f"{entry['name']}: {what}{more} ({path.name})",
+            table_of(frame.head(_MAX_TABLE_ROWS), f"{entry['name']}: {what}{more} ({path.name}){beyond}",
                      lambda name: name.replace("_", " "))
         )  # fmt: skip
     return tuple(tables)

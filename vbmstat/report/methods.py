@@ -260,7 +260,8 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
             f"{first['random_field']['resels'][3]:,.0f} resels). Clusters were formed beyond "
             f"{first['cluster_forming_threshold']:.2f}; extents account for local smoothness [@hayasaka2004]."
         )
-    if "permutations" in first:
+    permuted = [entry for entry in inference["contrasts"] if "permutations" in entry]
+    if permuted:
         threshold = first.get("cluster_forming_threshold")
         what = {
             "fwe": "the maximum statistic",
@@ -269,7 +270,7 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
             f"{'as recorded' if threshold is None else f'{threshold:.2f}'})",
         }
         ways = " and ".join(what[kind] for kind in what if kind in kinds)
-        counts = sorted({entry["permutations"] for entry in inference["contrasts"] if "permutations" in entry})
+        counts = sorted({entry["permutations"] for entry in permuted})
         verb = "sign flips" if inference["sign_flip"] else "permutations"
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
         blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
@@ -278,7 +279,9 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
             f"{' or '.join(f'{n:,}' for n in counts)} {verb}{scheme}{blocks} [@winkler2014], for {ways}; corrected "
             f"p-values are {sides}."
         )
-        yield from _shortcuts(inference["contrasts"])
+        if len(permuted) < len(inference["contrasts"]):
+            yield f"This was done for {', '.join(entry['name'] for entry in permuted)} only."
+        yield from _shortcuts(permuted)
     if of_regions:
         yield _REGIONS_FDR
     elif "fdr" in kinds:
