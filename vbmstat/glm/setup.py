@@ -159,7 +159,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
             if line:
                 compute.announce(line)
     source = with_design_rows(source, design)
-    design = replace(design, people=people_table(design, source.table))
+    design = replace(design, people=people_table(design, with_tiv(source).table))
     named = design if map_name is None else with_map_column(design, map_name)
     contrasts = build_contrasts(spec.contrasts, named)
     variance.check(spec, contrasts, map_name)
