@@ -1,0 +1,1 @@
+"""White-matter tracts from T1w images."""
