@@ -1,1 +1,1 @@
-"""White-matter tracts from T1w images."""
+"""White-matter tracts of a T1w scan: TractSeg's 72 names, reference masks, a prior in template space."""
