@@ -42,7 +42,7 @@ def cohort(tmp_path) -> Cohort:
     rows, random = [], np.random.default_rng(1)
     for number in range(8):
         name = f"{number:03d}"
-        for column, prefix in (("mwp2", "mwp2"), ("mwp7", "mwp7"), ("fa", "fa")):
+        for prefix in ("mwp2", "mwp7", "fa"):
             values = random.uniform(0.1, 1, (1, *GRID.shape)).astype(np.float32)
             io.write_volume(tmp_path / "mri" / f"{prefix}{name}.nii.gz", Volume(torch.from_numpy(values), GRID))
         rows.append(
