@@ -157,7 +157,7 @@ def _measure(
     wmh = io.read_volume(one.path("p7")) if one.path("p7").is_file() else None
     with one.adding(execution.locking) as made:
         table = maps.write(lambda kind: one.path(kind, made), wmh)
-        derivatives.describe(made, one.scan, one.names, [kind for kind in kinds if kind.removeprefix("w") == "tracts"])
+        derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"))
         title = f"{one.scan.stem} · tracts: {source.record['source']}"
         save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))
         if bundles:

@@ -30,7 +30,8 @@ _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
 _FREESURFER_TABLE = "FreeSurferColorLUT.txt"
 TRACTS = "tracts72"
-_TRACTS_LICENCE = (
+TRACTS_SHA256 = "57a68dd91e529d3f0db89e0706ad6e9bf809a3521f1a774fccc4775d4c0c40fb"
+TRACTS_LICENCE = (
     "Apache-2.0 (TractSeg's test data, changed: registered, mirrored, smoothed); made from one person, so no population"
 )
 
@@ -136,7 +137,7 @@ def load_atlas(atlas: str | Path) -> Atlas:
         return _own_atlas(Path(atlas))
     name = str(atlas).lower()
     if name == TRACTS:
-        return _soft_atlas(TRACTS, project_file(TRACTS, "tracts72.nii.gz"), _TRACTS_LICENCE)
+        return _soft_atlas(TRACTS, project_file(TRACTS, "tracts72.nii.gz"), TRACTS_LICENCE)
     if name not in SOURCES:
         near = closest(name, (*SOURCES, TRACTS))
         hint = f"; did you mean {near}?" if near else ""
