@@ -27,7 +27,7 @@ from vbmstat.tracts.prior import Prior
 MORI = {  # region of TractSeg -> pattern of mori's names
     "CST": "corticospinal", "CG": "Cingulum", "MCP": "Middle Cerebellar|Cerebellar Peduncle$", "CC": "Corpus Callosum",
     "UF": "Uncinate", "FX": "Fornix", "ATR": "Anterior Capsule Limb", "OR": "Posterior Thalamic",
-    "SLF_II": "Superior Longitudinal", "IFO": "Fronto",
+    "SLF_II": "Superior Longitudinal",
 }  # fmt: skip
 RESULT = Path(__file__).parents[1] / "results" / "tracts_prior.md"
 

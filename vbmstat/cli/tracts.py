@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,11 +12,11 @@ from typer.core import TyperGroup
 class _FolderOrCommand(TyperGroup):
     """``vbmstat tracts FOLDER`` stands for ``vbmstat tracts find FOLDER``."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the command that finds tracts in front, if no other is named."""
         if args and args[0] not in (*self.commands, "--help"):
             args = ["find", *args]
-        return super().parse_args(ctx, args)
+        return list(super().parse_args(ctx, args))
 
 
 app = typer.Typer(
