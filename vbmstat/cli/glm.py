@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,13 +119,10 @@ def command(
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
     from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
     _check_level(level, random, scheduler, fwhm_mm)
-    for one in (atlas, second_atlas):
-        if one not in ("none", "lpba40", "neuromorphometrics"):
-            load_atlas(one)  # which refuses an unknown one before any work
+    _check_atlases([atlas] if level != "voxel" else [atlas, second_atlas], names_clusters=level == "voxel")
     table, more = scan_tables(cohort, maps, participants)
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords({**ctx.params, "tables": more})
@@ -185,6 +183,19 @@ def _check_level(level: str, random: str | None, scheduler: str | None, fwhm_mm:
     if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second without it"
         raise ClusterError(msg)
+
+
+def _check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
+    """Refuse an unknown atlas, and one of overlapping regions to name clusters, before any work."""
+    from vbmstat.errors import DesignError  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.roi.atlas import SoftAtlas, load_atlas  # noqa: PLC0415
+
+    for atlas in atlases:
+        if atlas in ("none", "lpba40", "neuromorphometrics"):
+            continue
+        if isinstance(load_atlas(atlas), SoftAtlas) and names_clusters:
+            msg = f"--atlas {atlas}: its regions overlap and cannot name clusters; take one of labels, or --level roi"
+            raise DesignError(msg)
 
 
 def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:

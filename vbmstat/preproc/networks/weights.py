@@ -8,7 +8,6 @@ A TorchScript archive contains code that runs on loading. It is loaded only if i
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from torch import nn
 
 from vbmstat import assets
 from vbmstat.assets import downloads
+from vbmstat.assets.tensors import read_tensors, unreadable, write_tensors
 from vbmstat.errors import AssetError
-from vbmstat.image.storage import atomic_path
 from vbmstat.preproc.networks.cascade import TissueNetworks
 from vbmstat.preproc.networks.multilevel import MultilevelActivation
 from vbmstat.preproc.networks.patches import N_NETWORKS, Position, with_right_side
@@ -41,7 +40,6 @@ SHIPPED = {  # sha256 of this project's networks in the package
     "registration.safetensors": "9d19641e70319ae2c2bdbcb4b898df78115ec3e69f153ee0a94c594c4b3314b8",
 }
 N_LESION_INPUTS = 6  # of the network that proposes hypointensities: intensity, two priors, position
-_KEY = "vbmstat"  # metadata key of the settings in a safetensors file
 
 
 _N = TypeVar("_N", bound=nn.Module)
@@ -148,11 +146,7 @@ def save_network(path: Path, network: nn.Module, kind: str, settings: Mapping[st
         ``n_channels`` and ``depth``; ``shape`` of the view (except for patches); ``position`` (patches); ``refine``
         (registration); and anything else worth recording.
     """
-    from safetensors.torch import save_file  # noqa: PLC0415 - only where it is needed
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {_KEY: json.dumps({"kind": kind, **settings})})
+    write_tensors(path, network.state_dict(), {"kind": kind, **settings})
 
 
 def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, dict[str, Any]]:
@@ -163,18 +157,13 @@ def load_network(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Mod
     AssetError
         If the file is missing, damaged or not from vbmstat.
     """
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
+    expected = "a file written by 'vbmstat train'"
+    tensors, settings = read_tensors(path, expected)
     try:
-        with safe_open(path, "pt") as stored:
-            settings = json.loads((stored.metadata() or {})[_KEY])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
         network = build_network(settings["kind"], settings)
         network.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        why = "missing" if not path.is_file() else f"not a network of vbmstat ({type(error).__name__})"
-        msg = f"{path}: {why}; expected a file written by 'vbmstat train'"
-        raise AssetError(msg) from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise unreadable(path, error, expected) from error
     return ready(network, torch.device(device)), settings
 
 
