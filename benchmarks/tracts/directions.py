@@ -4,7 +4,7 @@
 
 Crossing sheets (two families of fibres that alternate), helices and tubes, 0, 3 and 9 % Rician noise, isotropic and
 anisotropic voxels: median angle between the direction found and the fibre. Also: how well directions turn with a head
-that is really resampled, agreement with PyPI's `structure-tensor` on isotropic voxels (skipped where it is missing), and
+in another pose, agreement with `structure-tensor` of PyPI on isotropic voxels (skipped where it is missing), and
 the time for a 1 mm scan. The table goes to benchmarks/results/tracts_directions.md.
 """
 
