@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vbmstat import assets
 from vbmstat.errors import VbmstatError
 from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.storage import atomic_path
+from vbmstat.preproc.networks.weights import own_file
 from vbmstat.tracts import names as tract_names
 from vbmstat.tracts.network import (
     DEPTH,
@@ -64,7 +66,7 @@ class TractTask(Task):
         self._given_teacher = (folder / config.first_stage).absolute() if config.first_stage else None
         self._teacher: nn.Module | None = None
         self._kind = STUDENT
-        self._taught = TemporaryDirectory(prefix="vbmstat-teacher-")  # its predictions, 8 bits, removed with the task
+        self._taught = Path()  # folder of its predictions
         if config.reference_weight > 1:
             msg = f"reference_weight: expected 0 to 1, got {config.reference_weight:g}"
             raise VbmstatError(msg)
@@ -86,9 +88,12 @@ class TractTask(Task):
         """Load the frozen teacher when the student's training begins."""
         self._kind = stage.file[0]
         if self._kind == STUDENT and self._distils:
-            self._teacher, settings = load_tract_network(self._given_teacher or out, TEACHER, self.device)
+            path = self._given_teacher or own_file(out, TEACHER)
+            self._teacher, settings = load_tract_network(path, TEACHER, self.device)
+            self._taught = out / f"taught-{assets.sha256(path)[:12]}"
+            self._taught.mkdir(parents=True, exist_ok=True)
             if settings["tracts"] != self.tracts:
-                msg = f"{self._given_teacher or out}: the teacher's tracts are not those of {self.cases.path}"
+                msg = f"{path}: the teacher's tracts are not those of {self.cases.path}"
                 raise VbmstatError(msg)
 
     def build(self) -> nn.Module:
@@ -153,14 +158,15 @@ class TractTask(Task):
 
     def _taught_by(self, name: str) -> torch.Tensor:
         """The teacher's probabilities on the cube of the T1w image, times 255, (n_tracts, X, Y, Z), uint8."""
-        path = Path(self._taught.name) / f"{name}.npz"
+        path = self._taught / f"{name}.npz"
         if not path.is_file():
             assert self._teacher is not None  # noqa: S101 - loaded by begin
             case = self._load(name, "peaks", "to_peaks")
             there = merge_orientations(self._teacher, case["peaks"])
             points = apply_affine(case["to_peaks"][0, 0].double().cpu().numpy(), voxel_indices(self.cases.shape))
             soft = (255 * sample(there, points.to(there.device))).round().to(torch.uint8)
-            np.savez_compressed(path, soft=soft.cpu().numpy())
+            with atomic_path(path) as temporary, temporary.open("wb") as stream:
+                np.savez_compressed(stream, soft=soft.cpu().numpy())
         with np.load(path) as stored:
             return torch.from_numpy(stored["soft"]).to(self.device)
 
