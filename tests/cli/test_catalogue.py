@@ -13,7 +13,7 @@ from vbmstat.roi.atlas import SOURCES
 
 def test_all_that_is_read_is_known(cache):  # noqa: F811
     known = {entry.name: entry for entry in catalogue.entries()}
-    assert set(known) >= {*ASSETS, *SOURCES, "few/a.pt", "deepmriprep/warp_model.pt"}
+    assert set(known) >= {*ASSETS, *SOURCES, "tracts72", "few/a.pt", "deepmriprep/warp_model.pt"}
     for entry in known.values():
         assert entry.licence
         assert entry.source
@@ -28,6 +28,7 @@ def test_all_that_is_read_is_known(cache):  # noqa: F811
 
 def test_problems(cache):  # noqa: F811
     assert catalogue.problem(*catalogue.entries(["lpba40"])) == ""
+    assert catalogue.problem(*catalogue.entries(["tracts72"])) == ""
     assert catalogue.problem(*catalogue.entries(["network-segmentation"])) == ""
     assert [catalogue.problem(entry) for entry in catalogue.entries(["few"])] == ["not fetched", "not fetched"]
     fetched()

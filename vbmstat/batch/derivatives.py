@@ -45,6 +45,8 @@ class CompletedScan:
         Engine and version of vbmstat.
     has_wmh : bool
         Whether it has maps of white-matter hypointensities.
+    has_tracts : bool
+        Whether ``vbmstat tracts`` added tracts.
     """
 
     row: dict[str, Any]
@@ -52,6 +54,7 @@ class CompletedScan:
     engine: str | None
     version: str | None
     has_wmh: bool = False
+    has_tracts: bool = False
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -179,10 +182,11 @@ def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
 
 
 def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) -> list[Path]:
-    """Maps of a scan's earlier run (smoothed, or of hypointensities) that the present one does not replace."""
+    """Outputs of a scan's earlier run (smoothed maps, hypointensities, tracts) that the present one does not make."""
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
     kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
+    kinds |= set(naming.TRACT_KINDS) if earlier.has_tracts and not now.has_tracts else set()
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
     return [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
 
@@ -226,7 +230,8 @@ def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
 def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
-    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, _has_wmh(record))
+    wmh, tracts = _has_wmh(record), bool(record.get("tracts"))
+    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, wmh, tracts)
 
 
 def _has_wmh(record: Mapping[str, Any]) -> bool:

@@ -7,7 +7,8 @@ in the tissues.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ import torch
 
 from vbmstat import assets
 from vbmstat.batch import derivatives
-from vbmstat.batch.claim import claim, tables_claim
+from vbmstat.batch.claim import tables_claim
+from vbmstat.batch.finished import FinishedRun, FinishedScan, measure_finished
 from vbmstat.batch.resources import Execution
-from vbmstat.batch.task import publish, reason_of
 from vbmstat.batch.wmh_outputs import WmhOutputs
-from vbmstat.errors import ScanError, TableError, VbmstatError
+from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import scans as pictures
 from vbmstat.figures.style import save_png
 from vbmstat.files import naming
-from vbmstat.image import io, storage
+from vbmstat.image import storage
 from vbmstat.image.grid import apply_affine, resample, voxel_indices
 from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
@@ -42,28 +43,9 @@ _PLAN = LesionPlan(wmh=True, wmh_as="none")
 _HERE = Execution()
 
 
-@dataclass(frozen=True)
-class WmhRun:
-    """What became of each scan of a folder.
-
-    Attributes
-    ----------
-    measured : dict of str to dict
-        New cohort columns by scan stem.
-    kept : tuple of str
-        Scans that had maps of hypointensities already.
-    failures : dict of str to str
-        Why a scan could not be measured.
-    """
-
-    measured: dict[str, dict[str, Any]]
-    kept: tuple[str, ...]
-    failures: dict[str, str]
-
-
 def measure_folder(
     folder: Path, weights: str = OWN, execution: Execution = _HERE, report: OnProgress = ignore
-) -> WmhRun:
+) -> FinishedRun:
     """Measure hypointensities in an output folder of ``vbmstat preprocess`` and add them to its ``cohort.tsv``.
 
     Parameters
@@ -85,78 +67,34 @@ def measure_folder(
     """
     plan = replace(_PLAN, weights=weights)
     wmh_parameters(weights)  # raises before any work
-    found = [(scan, names) for names in naming.NAME_STYLES for scan in _scans(folder, names)]
-    if not found:
-        msg = f"{folder}: no preprocessed scan (report/vbmstat_NAME.json); expected an output folder of preprocess"
-        raise VbmstatError(msg)
-    measured, kept, failures = dict[str, dict[str, Any]](), list[str](), dict[str, str]()
-    for number, (scan, names) in enumerate(found, start=1):
-        try:
-            columns = _measure(folder, scan, names, plan, execution)
-        except (VbmstatError, MemoryError) as error:  # one bad scan does not stop the others
-            failures[scan.stem] = reason_of(error, scan)
-        else:
-            measured |= {} if columns is None else {scan.stem: columns}
-            kept += [] if columns is not None else [scan.stem]
-        report("hypointensities", number, len(found))
-    if measured:
+    run = measure_finished(folder, partial(_measure, plan=plan, execution=execution), "hypointensities", report)
+    if run.measured:
         with tables_claim(folder, execution.locking):
-            _add_to_cohort(folder / "cohort.tsv", measured)
-    return WmhRun(measured, tuple(kept), failures)
+            _add_to_cohort(folder / "cohort.tsv", run.measured)
+    return run
 
 
-def _scans(folder: Path, names: str) -> Iterable[naming.Scan]:
-    """The preprocessed scans of a folder, complete or not."""
-    for sidecar in naming.find_sidecars(folder, names):
-        stem = derivatives.read_sidecar(sidecar).get("scan")
-        if isinstance(stem, str) and stem:
-            yield naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-
-
-def _measure(
-    folder: Path, scan: naming.Scan, names: str, plan: LesionPlan, execution: Execution
-) -> dict[str, Any] | None:
+def _measure(one: FinishedScan, plan: LesionPlan, execution: Execution) -> dict[str, Any] | None:
     """New cohort columns of a scan, whose outputs are written; None if it has them."""
-    record = derivatives.read_sidecar(naming.output_path(folder, scan, "sidecar", names))
+    record = one.record
     if record.get("wmh") and not execution.force:
         return None
     if record.get("wmh") and record["row"].get("wmh_as") != "none":
         msg = "its tissue maps count hypointensities already; to measure again, run vbmstat preprocess --wmh --force"
         raise ScanError(msg)
-    images = _read_images(folder, scan, names)
+    images = one.images(_IMAGES, "run vbmstat preprocess --wmh for this scan")
     linear = np.array(record["affine"]["template_mm_to_scan_mm"])
     outputs = wmh_of_images(images, linear, derivatives.widths_of(record), plan)
     columns = {**outputs.figures, "wmh_as": _PLAN.wmh_as}
-    held = claim(folder, scan.stem, execution.locking)
-    if held is None:
-        msg = "another run works on it; try again later"
-        raise ScanError(msg)
-    try:
-        _write(
-            held.folder,
-            scan,
-            names,
-            outputs,
-            {**record, "row": {**record["row"], **columns}, "wmh": True, **wmh_parameters(plan.weights)},
-        )
-        _draw(
-            naming.output_path(held.folder, scan, "picture", names), scan, images, outputs, {**record["row"], **columns}
-        )
-        publish(held.folder, folder, naming.output_path(Path(), scan, "sidecar", names))
-    finally:
-        held.release()
-    maps = {kind: naming.output_path(folder, scan, kind, names) for kind in outputs.maps if naming.is_map_column(kind)}
-    return {**columns, **{kind: path.relative_to(folder).as_posix() for kind, path in maps.items()}}
-
-
-def _read_images(folder: Path, scan: naming.Scan, names: str) -> dict[str, Volume]:
-    """The images of a scan by kind."""
-    paths = {kind: naming.output_path(folder, scan, kind, names) for kind in _IMAGES}
-    missing = [path.name for path in paths.values() if not path.is_file()]
-    if missing:
-        msg = f"{', '.join(missing)} is missing; run vbmstat preprocess --wmh for this scan"
-        raise ScanError(msg)
-    return {kind: io.read_channels(path) for kind, path in paths.items()}
+    row = {**record["row"], **columns}
+    with one.adding(execution.locking) as made:
+        outputs.write(lambda kind: one.path(kind, made))
+        derivatives.describe(made, one.scan, one.names, outputs.maps)
+        written = {**record, "row": row, "wmh": True, **wmh_parameters(plan.weights)}
+        storage.write_json(one.path("sidecar", made), written)
+        _draw(one.path("picture", made), one.scan, images, outputs, row)
+    maps = {kind: one.path(kind) for kind in outputs.maps if naming.is_map_column(kind)}
+    return {**columns, **{kind: path.relative_to(one.folder).as_posix() for kind, path in maps.items()}}
 
 
 def wmh_of_images(
@@ -203,13 +141,6 @@ def _whole_warp(deformation: Volume) -> tuple[Displacement, np.ndarray]:
     """A ``y_`` file as a displacement from template to scan points, with nothing linear left."""
     mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
     return Displacement(deformation.data - mm, deformation.grid), np.eye(4)
-
-
-def _write(made: Path, scan: naming.Scan, names: str, outputs: WmhOutputs, record: dict[str, Any]) -> None:
-    """Write the maps and tables of a scan, and last its sidecar."""
-    outputs.write(lambda kind: naming.output_path(made, scan, kind, names))
-    derivatives.describe(made, scan, names, outputs.maps)
-    storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
 
 
 def _draw(

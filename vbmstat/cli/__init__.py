@@ -22,6 +22,7 @@ from vbmstat.cli import (
     roi,
     show,
     simulate,
+    tracts,
     train,
     wmh,
 )
@@ -63,6 +64,7 @@ app.command("show")(show.command)
 app.command("simulate")(simulate.command)
 app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(tracts.app, name="tracts")
 app.add_typer(train.app, name="train")
 app.add_typer(assets.app, name="assets")
 

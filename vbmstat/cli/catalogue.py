@@ -113,6 +113,8 @@ def _known() -> Iterator[Entry]:
     for name, known in atlas.SOURCES.items():
         path = distribution_file(atlas.DISTRIBUTION, f"{atlas.FOLDER}/{known.stem}.nii.gz")
         yield Entry(name, "atlas", path, known.sha256, known.licence, _wheel(atlas.DISTRIBUTION))
+    image = atlas.project_file(atlas.TRACTS, f"{atlas.TRACTS}.nii.gz")
+    yield Entry(atlas.TRACTS, "atlas", image, atlas.TRACTS_SHA256, atlas.TRACTS_LICENCE, "vbmstat itself")
     for weights in downloads.WEIGHTS.values():
         folder = downloads.cache_folder() / weights.name
         recorded = downloads.read_record(folder)

@@ -165,7 +165,7 @@ def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
 def _check_level(level: str, random: str | None, scheduler: str | None, atlas: str, fwhm_mm: float | None) -> None:
     """Refuse options of the other level, and an unknown atlas, before any work."""
     from vbmstat.errors import ClusterError, DesignError  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
+    from vbmstat.roi.atlas import SoftAtlas, load_atlas  # noqa: PLC0415
 
     if level == "voxel" and random is not None:
         msg = "--random (a mixed model) is for --level roi or region; at every voxel take --variance sandwich:COLUMN"
@@ -176,8 +176,9 @@ def _check_level(level: str, random: str | None, scheduler: str | None, atlas: s
     if level != "voxel" and scheduler is not None:
         msg = "--scheduler is for voxels; a model of regions takes a second without it"
         raise ClusterError(msg)
-    if atlas not in ("none", "lpba40"):
-        load_atlas(atlas)
+    if atlas not in ("none", "lpba40") and isinstance(load_atlas(atlas), SoftAtlas) and level == "voxel":
+        msg = f"--atlas {atlas}: its regions overlap and cannot name clusters; take an atlas of labels, or --level roi"
+        raise DesignError(msg)
 
 
 def cohort_path(cohort: Path | None, maps: str | None, participants: Path | None) -> Path:

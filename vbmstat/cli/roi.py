@@ -19,13 +19,19 @@ def command(
     maps: Annotated[
         Path | None, typer.Option("--maps", help="Folder of modulated maps by CAT12, SPM, T1Prep, deepmriprep or BIDS.")
     ] = None,
-    atlas: Annotated[str, typer.Option("--atlas", help="Name, or label image with its NAME.tsv beside it.")] = "lpba40",
+    atlas: Annotated[
+        str, typer.Option("--atlas", help="Name, or label or 4-D probability image with its NAME.tsv beside it.")
+    ] = "lpba40",
     space: Annotated[
         str, typer.Option("--space", help="template (modulated maps), or native: the atlas in each scan's own space.")
     ] = "template",
     label_images: Annotated[
         bool, typer.Option("--label-images", help="Also write the atlas on each scan's grid (native space).")
     ] = False,
+    mean: Annotated[
+        list[str] | None,
+        typer.Option("--mean", help="Column with maps in template space; also their mean in each label; repeatable."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
@@ -51,7 +57,8 @@ def command(
     earlier = listed_files(folder, f"{stem(loaded.name, space)}.json")
     with _images_folder(folder if label_images else None) as images:
         with stages() as report:
-            tables = measure_rois(scans, loaded, space=Native(images) if images else space, report=report)
+            where: str | Native = Native(images) if images else space
+            tables = measure_rois(scans, loaded, space=where, means=mean or (), report=report)
         written = write_rois(folder, tables, inputs=tables_read, label_images=images)
     for path in written:
         typer.echo(str(path))

@@ -94,6 +94,31 @@ def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str
     return figure
 
 
+def outlined_scan(t1w: Volume, labels: Volume, structures: Sequence[tuple[str, Volume, str]], title: str) -> Figure:
+    """Slices of a scan with the outlines of structures, at one half.
+
+    Parameters
+    ----------
+    t1w, labels : Volume, (1, X, Y, Z)
+        The scan and its p0 map (brain above .5), on one grid.
+    structures : sequence of (str, Volume, str)
+        Name, map (0 to 1) on the scan's grid, and colour.
+    title : str
+        First line.
+    """
+    image, tissue = axis_parallel(t1w), axis_parallel(labels)
+    brain = tissue.data > 0.5
+    outlines = [(axis_parallel(volume), _LESION_LEVEL, colour) for _, volume, colour in structures]
+    rows = _Rows(image, _window(image.data, brain), _box(brain, tissue.grid), outlines)
+    size = (_WIDTH_INCH, sum(rows.heights_inch) + _LINE_INCH * 2.8)
+    figure = Figure(figsize=size, dpi=_DPI)
+    figure.set_facecolor(BACKGROUND)
+    y = write_header(figure, [title])
+    y = caption(figure, y, "Outlines:", [(name, colour) for name, _, colour in structures])
+    rows.draw(figure, y)
+    return figure
+
+
 def cohort_report(cohort: Cohort) -> Figure:
     """Similarity and image quality of a cohort's scans; flagged ones with their ids.
 

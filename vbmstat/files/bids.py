@@ -31,6 +31,7 @@ _FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "e
 IGNORED = (
     "cohort.*", "failures.*", "inputs.*", "report.html", "report", "figures", "logs", "glm", ".partial*",
     "*.partial*", "*_xfm.*", "*_provenance.json", "*_morph.*", "*_desc-qc_T1w.json", "*_desc-report_T1w.png",
+    "tracts", "tracts.*", "*_desc-tracts_T1w.png",
 )  # fmt: skip
 
 _README = """\
@@ -186,6 +187,9 @@ def _describe(kind: str) -> str:
         "m": "The brain, bias-corrected and denoised, white matter at 1", "y": "Template voxel to scan mm",
         "iy": "Scan voxel to template mm", "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
+        "tracts": "Probability of each of 72 white-matter tracts, which overlap",
+        "wtracts": "Probability of each of 72 white-matter tracts, which overlap, normalised",
+        "tracts_mask": "Voxels whose probability reaches a tract's threshold, for each of 72 tracts",
         "mask7": "Voxels that are mostly white-matter hypointensity",
     }  # fmt: skip
     if fwhm_of(kind) is not None:

@@ -48,7 +48,16 @@ _WMH_OUTPUTS = {
     "mwp7": ("mri", "mwp7", "space-MNI152NLin2009cAsym_label-WMH_desc-modulated_probseg.nii.gz"),
     "wmh_volumes": ("label", "wmh_", "desc-wmh_morph.tsv"),
 }
-_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS}
+# The same for white-matter tracts (vbmstat tracts)
+_TRACT_OUTPUTS = {
+    "tracts": ("mri", "tracts_", "label-tracts_probseg.nii.gz"),
+    "tracts_mask": ("mri", "tractsmask_", "label-tracts_mask.nii.gz"),
+    "wtracts": ("mri", "wtracts_", "space-MNI152NLin2009cAsym_label-tracts_probseg.nii.gz"),
+    "tract_volumes": ("label", "tracts_", "desc-tracts_morph.tsv"),
+    "tract_picture": ("report", "vbmtracts_", "desc-tracts_T1w.png"),
+}
+TRACT_KINDS = tuple(_TRACT_OUTPUTS)
+_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS}
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
 _SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([127])")  # kinds s6mwp1, s7.5mwp2
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
@@ -221,7 +230,7 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
 
 def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
     """Refuse a scan with output names longer than the 255 bytes that file systems allow."""
-    kinds = output_kinds(fwhm_mm, has_wmh=True)  # they may be asked for later
+    kinds = (*output_kinds(fwhm_mm, has_wmh=True), *TRACT_KINDS)  # they may be asked for later
     n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in kinds)
     if n_bytes > _MAX_NAME_BYTES:
         limit = f"at most {_MAX_NAME_BYTES} are allowed; rename it"

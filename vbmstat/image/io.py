@@ -143,6 +143,7 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
     space: str = "mni",
     intent: tuple[str, tuple[float, ...]] | None = None,
     description: str = "vbmstat",
+    step: float | None = None,
 ) -> None:
     """Write images as NIfTI with sform = qform, whole or not at all.
 
@@ -151,9 +152,9 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
     path : path
         ``.nii`` or ``.nii.gz``.
     volume : Volume
-        One channel gives a 3-D file, several a 5-D vector file (X, Y, Z, 1, C).
+        One channel gives a 3-D file, several a 5-D vector file (X, Y, Z, 1, C), or with `step` a 4-D one.
     dtype : {"float32", "uint8", "int16", "int32"}
-        Type on disk. Never scaled (slope 1, intercept 0); values are rounded for integer types.
+        Type on disk. Never scaled (slope 1, intercept 0) without `step`; values are rounded for integer types.
     axcodes : str
         Axis order on disk, e.g. ``"LAS"`` (CAT12's) or ``"RAS"``.
     space : {"mni", "scanner"}
@@ -162,6 +163,9 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
         NIfTI intent and its parameters, e.g. ``("t test", (96.0,))``.
     description : str
         SPM's description for statistic maps; cut to the 79 bytes that NIfTI has for it.
+    step : float, optional
+        The channels are a series of scalar images, in multiples of this step, which becomes the slope: counts 0 to 255
+        of 1/255 for probabilities as uint8.
 
     Raises
     ------
@@ -176,23 +180,24 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
         raise ValueError(msg)
     data = volume.data.detach().cpu().numpy()
     if np.issubdtype(np.dtype(dtype), np.integer):
-        data = np.rint(data)
+        data = data if np.issubdtype(data.dtype, np.integer) else np.rint(data)
         limits = np.iinfo(dtype)
         if not (data.min() >= limits.min and data.max() <= limits.max):  # also refuses NaN
             msg = f"{path.name}: values from {data.min():g} to {data.max():g} do not fit {dtype}"
             raise ValueError(msg)
-    data = np.moveaxis(data, 0, -1).astype(dtype)  # (X, Y, Z, C)
+    data = np.moveaxis(data, 0, -1).astype(dtype, copy=False)  # (X, Y, Z, C)
     ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
     affine = volume.grid.affine @ inv_ornt_aff(ornt, volume.grid.shape)
     data = apply_orientation(data, ornt)
-    data = data[..., 0] if data.shape[-1] == 1 else data[:, :, :, None, :]
+    if step is None:
+        data = data[..., 0] if data.shape[-1] == 1 else data[:, :, :, None, :]
     image = nib.Nifti1Image(data, affine)
     header = image.header
     code = _MNI_CODE if space == "mni" else _SCANNER_CODE
     image.set_qform(affine, code)
     image.set_sform(affine, code)
     header.set_xyzt_units("mm")
-    header.set_slope_inter(1.0, 0.0)
+    header.set_slope_inter(1.0 if step is None else step, 0.0)
     header["descrip"] = description.encode("utf-8")[:79].decode("utf-8", "ignore").encode("utf-8")
     if data.ndim == 5:
         header.set_intent("vector", name="displacement")

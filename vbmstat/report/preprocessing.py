@@ -46,7 +46,8 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
     unusual = unusual_values(run.table[[*run.quality_columns, *run.volumes]])
     is_flagged = run.flags != ""
     is_marked = is_flagged | (unusual != "")
-    pictures = _pictures(run, pictured_scans(list(run.table.index), is_marked.to_numpy()), unusual)
+    shown = pictured_scans(list(run.table.index), is_marked.to_numpy())
+    pictures = _pictures(run, shown, unusual)
     methods = run.methods
     entries = cited([*methods.keys, "ridgway2008"])
     page = render(
@@ -70,6 +71,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         lesions=_lesions(run, figures_folder(out)),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
         pictures=pictures,
+        tracts=_tract_pictures(run, shown),
         n_hidden=len(run.table) - len(pictures),
         provenance=_provenance(run),
         inputs=_inputs(run),
@@ -138,6 +140,13 @@ def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[
             anchor = f"scan-{run.table.index.get_loc(scan)}"
             pictures.append(photograph(path, _PICTURE_PIXELS, alt, caption, anchor))
     return pictures
+
+
+def _tract_pictures(run: Preprocessing, scans: list[str]) -> list[Picture]:
+    """Pictures of the tracts of these scans, if `vbmstat tracts` drew them."""
+    paths = {scan: path for scan in scans if (path := run.output(scan, "tract_picture")) is not None}
+    alt = "Outlines of corticospinal tract, corpus callosum, fornix and uncinate fasciculus on slices of"
+    return [photograph(path, _PICTURE_PIXELS, f"{alt} {scan}", f"{scan}: tracts", "") for scan, path in paths.items()]
 
 
 def _to_check(run: Preprocessing, unusual: pd.Series, scan: str) -> str:

@@ -1,5 +1,7 @@
 """Atlases: a label image and a table of its labels, joined by label and never by position.
 
+A soft atlas has a volume of probabilities a label instead; its regions overlap, so their volumes are not additive.
+
 Images are read from the deepmriprep wheel. Label tables are `atlases/<name>/labels.tsv` of this project, or else the
 wheel's csv. Licences are those that CAT12 states.
 """
@@ -27,6 +29,11 @@ DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
 _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
 _FREESURFER_TABLE = "FreeSurferColorLUT.txt"
+TRACTS = "tracts72"
+TRACTS_SHA256 = "57a68dd91e529d3f0db89e0706ad6e9bf809a3521f1a774fccc4775d4c0c40fb"
+TRACTS_LICENCE = (
+    "Apache-2.0 (TractSeg's test data, changed: registered, mirrored, smoothed); made from one person, so no population"
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,11 @@ class Atlas:
     licence: str
 
 
+@dataclass(frozen=True)
+class SoftAtlas(Atlas):
+    """An atlas of probabilities: `image` (n_labels, X, Y, Z), 0 to 1, in the order of `table`; regions may overlap."""
+
+
 def load_atlas(atlas: str | Path) -> Atlas:
     """Load a known atlas, or a label image with its table beside it.
 
@@ -109,7 +121,8 @@ def load_atlas(atlas: str | Path) -> Atlas:
         One of `SOURCES`, or the path of a label image (``.nii``, ``.nii.gz``, ``.mgz``) in template space. Its label
         table lies beside it: ``NAME.tsv`` (or ``.csv``) with the columns `label` (or `index`, as in BIDS) and `name`
         (or CAT12's `ROIid` and `ROIname`), optionally `hemisphere` and `region`; or a FreeSurfer colour table
-        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks.
+        (``NAME.txt``, ``NAME.ctab``, ``FreeSurferColorLUT.txt``), which may have labels that the image lacks. An image
+        with several volumes is a :class:`SoftAtlas`: probabilities (0 to 1, or percent), label n for the nth volume.
 
     Raises
     ------
@@ -123,10 +136,12 @@ def load_atlas(atlas: str | Path) -> Atlas:
     if Path(atlas).name.endswith(IMAGE_SUFFIXES):
         return _own_atlas(Path(atlas))
     name = str(atlas).lower()
+    if name == TRACTS:
+        return _soft_atlas(TRACTS, project_file(TRACTS, "tracts72.nii.gz"), TRACTS_LICENCE)
     if name not in SOURCES:
-        near = closest(name, SOURCES)
+        near = closest(name, (*SOURCES, TRACTS))
         hint = f"; did you mean {near}?" if near else ""
-        msg = f"atlas {str(atlas)!r}: expected one of {', '.join(SOURCES)}, or a label image (.nii.gz){hint}"
+        msg = f"atlas {str(atlas)!r}: expected one of {', '.join((*SOURCES, TRACTS))}, or a label image (.nii.gz){hint}"
         raise AssetError(msg)
     source = SOURCES[name]
     path = assets.distribution_file(DISTRIBUTION, f"{FOLDER}/{source.stem}.nii.gz")
@@ -142,6 +157,8 @@ def load_atlas(atlas: str | Path) -> Atlas:
 def _own_atlas(path: Path) -> Atlas:
     """Load a label image with its table beside it."""
     name = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    if max(io.read_shape(path)[3:], default=1) > 1:
+        return _soft_atlas(name, path, "the user's own atlas")
     image = io.read_volume(path)
     names = [*(name + suffix for suffix in _TABLE_SUFFIXES), _FREESURFER_TABLE]
     table_path = next((path.with_name(each) for each in names if path.with_name(each).is_file()), None)
@@ -161,13 +178,38 @@ def _own_atlas(path: Path) -> Atlas:
     return _join(name, image, by_label(held, str(table_path)), "the user's own atlas", str(path))
 
 
-def _project_table(name: str) -> Path | None:
-    """``atlases/<name>/labels.tsv``: in the package if installed, at the repository's root if editable."""
+def _soft_atlas(name: str, path: Path, licence: str) -> SoftAtlas:
+    """Load an image of several volumes of probabilities with its table beside it."""
+    stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
+    tables = [path.with_name(stem + suffix) for suffix in (".tsv", ".csv")]
+    table_path = next((each for each in tables if each.is_file()), None)
+    if table_path is None:
+        msg = f"{path}: expected the table of its volumes {tables[0]} (columns label, from 1, and name) beside it"
+        raise TableError(msg)
+    table, image = read_labels(table_path), io.read_channels(path)
+    if list(table.index) != list(range(1, len(image.data) + 1)):
+        what = f"labels 1 to {len(image.data)} in order, one for each volume of {path.name}"
+        msg = f"{table_path}: expected {what}, got {len(table)} rows from {table.index[0]} to {table.index[-1]}"
+        raise TableError(msg)
+    low, high = float(image.data.min()), float(image.data.max())  # NaN if any value is
+    if not (low >= 0 and 0 < high <= 100):
+        msg = f"{path}: expected probabilities (0 to 1, or percent), got values from {low:g} to {high:g}"
+        raise ScanError(msg)
+    data = image.data / 100 if high > 1 else image.data
+    return SoftAtlas(name, Volume(data, image.grid), table, (), licence)
+
+
+def project_file(name: str, file: str) -> Path:
+    """``atlases/<name>/<file>``: in the package if installed, at the repository's root if editable."""
     package = Path(str(resources.files("vbmstat")))
-    for folder in (package / "atlases", package.parent / "atlases"):
-        if (folder / name / "labels.tsv").is_file():
-            return folder / name / "labels.tsv"
-    return None
+    installed = package / "atlases" / name / file
+    return installed if installed.is_file() else package.parent / "atlases" / name / file
+
+
+def _project_table(name: str) -> Path | None:
+    """The project's label table of an atlas; None if it has none."""
+    path = project_file(name, "labels.tsv")
+    return path if path.is_file() else None
 
 
 def wheel_table(source: AtlasSource, names: Mapping[int, str] | None = None) -> pd.DataFrame:

@@ -82,6 +82,40 @@ def measure_map(tissue: Volume, shares: sparse.csr_array, may_be_empty: bool = F
     return np.asarray(shares @ values.astype(np.float64)) * tissue.grid.voxel_volume_ml
 
 
+def mean_in_labels(image: Volume, shares: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of a map in each label, weighted by the label's shares, and the volume behind it.
+
+    Parameters
+    ----------
+    image : Volume, (1, X, Y, Z)
+        Any map; voxels that are NaN are left out.
+    shares : csr_array, (n_labels, n_voxels)
+        From :func:`label_shares` or :func:`vbmstat.roi.soft.soft_shares`.
+
+    Returns
+    -------
+    mean, volume_ml : ndarray, (n_labels,), float64
+        NaN and 0 for a label without a voxel.
+
+    Raises
+    ------
+    ScanError
+        If the map has infinite values, or no voxel in a label.
+    """
+    values = image.data[0].numpy().reshape(-1).astype(np.float64)
+    if np.isinf(values).any():
+        msg = f"expected finite values, got {int(np.isinf(values).sum())} infinite ones"
+        raise ScanError(msg)
+    known = ~np.isnan(values)
+    weights = np.asarray(shares @ known.astype(np.float64))
+    if not weights.any():
+        msg = "expected a map in template space, got one without any voxel in a label of the atlas"
+        raise ScanError(msg)
+    sums = np.asarray(shares @ np.where(known, values, 0.0))
+    mean = np.divide(sums, weights, out=np.full(len(sums), np.nan), where=weights > 0)
+    return mean, weights * image.grid.voxel_volume_ml
+
+
 def _axis_overlap(on: Grid, atlas: Grid, axis: int) -> np.ndarray:
     """Share of each voxel of `on` along an axis that each voxel of the atlas covers, (n_on, n_atlas)."""
     for grid in (on, atlas):

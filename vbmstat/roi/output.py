@@ -10,7 +10,7 @@ import pandas as pd
 from vbmstat.assets.provenance import provenance
 from vbmstat.files.filenames import tell_apart
 from vbmstat.image import storage
-from vbmstat.roi.atlas import Atlas
+from vbmstat.roi.atlas import Atlas, SoftAtlas
 from vbmstat.roi.table import RoiTables
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import ID_COLUMNS
@@ -52,6 +52,8 @@ def write_rois(
         "n_failures": len(rois.failures),
         "provenance": provenance("roi", {"atlas": rois.atlas.name, "space": rois.space}, inputs),
     }  # fmt: skip
+    if isinstance(rois.atlas, SoftAtlas):
+        about["additive"] = "no: the regions are probabilities and overlap; do not add their volumes"
     lowest = rois.atlas.table.reset_index().groupby("region", sort=False)["label"].min()
     numbered = rois.regions.assign(label=rois.regions["region"].map(lowest))
     written = []
@@ -95,7 +97,7 @@ def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
     {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
     """
     keys = [key for key in ID_COLUMNS if key in tidy]
-    values = [name for name in tidy if str(name).endswith("_ml")]
+    values = [name for name in tidy if str(name).endswith(("_ml", "_mean"))]
     row = "label" if "label" in tidy else column
     rows = tidy.drop_duplicates(row)
     marks = rows["label"] if "label" in rows else range(1, len(rows) + 1)
@@ -120,4 +122,5 @@ def column_name(name: str) -> str:
 
 def licence_notice(atlas: Atlas) -> str:
     """What the authors of an atlas allow, in one line."""
-    return f"Atlas {atlas.name}: {atlas.licence}."
+    overlap = " Its regions overlap: their volumes are not additive." if isinstance(atlas, SoftAtlas) else ""
+    return f"Atlas {atlas.name}: {atlas.licence}.{overlap}"

@@ -15,9 +15,10 @@ from vbmstat.files.filenames import same_file_key, unique_names
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.roi.atlas import Atlas
-from vbmstat.roi.measure import label_shares, measure_map
+from vbmstat.roi.atlas import Atlas, SoftAtlas
+from vbmstat.roi.measure import label_shares, mean_in_labels, measure_map
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
+from vbmstat.roi.soft import soft_native_shares, soft_shares
 from vbmstat.tables.cohort import Cohort
 
 
@@ -42,18 +43,33 @@ class InTemplate:
 
     def __call__(self, path: Path, tissue_name: str) -> np.ndarray:
         """Volumes of one map, (n_labels,), mL."""
-        tissue = io.read_volume(path)
-        if self.grid is None or not self.grid.matches(tissue.grid):
-            self.shares = label_shares(self.atlas, tissue.grid)
-            self.grid = tissue.grid
+        tissue = self._read(path)
         with _naming(path):
             return measure_map(tissue, self.shares, tissue_name == naming.WMH)
+
+    def mean(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of a map in each label, and the volume (mL) that it is the mean over, (n_labels,) each."""
+        image = self._read(path)
+        with _naming(path):
+            return mean_in_labels(image, self.shares)
+
+    def _read(self, path: Path) -> Volume:
+        """Read a map, and compute the shares on its grid if it has another than the last."""
+        image = io.read_volume(path)
+        if self.grid is None or not self.grid.matches(image.grid):
+            shares = soft_shares if isinstance(self.atlas, SoftAtlas) else label_shares
+            self.shares = shares(self.atlas, image.grid)
+            self.grid = image.grid
+        return image
 
 
 class InScan:
     """Measures tissue maps in the scan's own space; keeps the label shares of the last scan for its three tissues."""
 
     def __init__(self, atlas: Atlas, label_images: Path | str | None = None) -> None:
+        if label_images is not None and isinstance(atlas, SoftAtlas):
+            msg = f"atlas {atlas.name}: its regions overlap, so there is no label image; leave out --label-images"
+            raise ScanError(msg)
         self.atlas = atlas
         self.label_images = label_images
         self.named: dict[str, Path] = {}  # name of a label image -> the field it was made with
@@ -78,7 +94,8 @@ class InScan:
         """Read a scan's inverse field and compute the label shares on its grid."""
         self.scan = None
         self.field = _inverse_field(path)
-        self.shares = native_shares(self.atlas, self.field, grid)
+        shares = soft_native_shares if isinstance(self.atlas, SoftAtlas) else native_shares
+        self.shares = shares(self.atlas, self.field, grid)
         if self.label_images is not None:
             name = naming.image_stem(path).removeprefix("iy_").split("_from-")[0]
             if self.named.setdefault(same_file_key(name), path) != path:  # a scan of that name in another folder

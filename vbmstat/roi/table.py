@@ -17,7 +17,7 @@ from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort
 
@@ -71,12 +71,13 @@ def stem(atlas: str, space: str) -> str:
     return f"roi_{atlas}" + ("_native" if space == "native" else "")
 
 
-def measure_rois(
+def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     cohort: Cohort,
     atlas: Atlas | str | Path = "lpba40",
     tissues: Sequence[str] | None = None,
     *,
     space: str | Native = "template",
+    means: Sequence[str] = (),
     report: OnProgress = ignore,
 ) -> RoiTables:
     """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
@@ -93,6 +94,8 @@ def measure_rois(
         them.
     space : {"template", "native"} or Native
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
+    means : sequence of str
+        Columns with maps in template space (tissue, FA, any) whose mean in each label is wanted too.
     report : callable, optional
         Called with (stage, done, total) after each scan.
 
@@ -124,15 +127,27 @@ def measure_rois(
         msg = f"expected a column of unsmoothed modulated maps ({wanted}), the table has {', '.join(cohort.table)}"
         raise TableError(msg)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
-    measure: InTemplate | InScan = InTemplate(atlas)
+    absent = [column for column in means if column not in cohort.table]
+    if absent:
+        msg = f"no column {', '.join(absent)} of maps to average; the table has {', '.join(cohort.table)}"
+        raise TableError(msg)
+    in_template = InTemplate(atlas)
+    measure: InTemplate | InScan = in_template
     if space != "template":
         check_some_field(cohort, [TISSUE_COLUMNS[tissue] for tissue in present])
         measure = InScan(atlas, space.label_images if isinstance(space, Native) else None)
     volumes, failures = _measure_scans(cohort, atlas, tissues, measure, report)
     labels = _label_table(cohort, atlas, tissues, volumes)
-    keys = [column for column in (*ID_COLUMNS, "region") if column in labels]
+    keys = [column for column in (*ID_COLUMNS, "region", "additive") if column in labels]
     columns = [f"{tissue}_ml" for tissue in tissues]
     sums = labels.groupby(keys, sort=False)[columns].agg(lambda values: values.sum(skipna=False))  # all, or missing
+    for column in means:
+        average, volume, failed = _mean_in_scans(cohort, column, in_template)
+        failures = pd.concat([failures, failed], ignore_index=True)
+        parts = labels.assign(total=(average * volume).reshape(-1), weight=volume.reshape(-1))
+        both = parts.groupby(keys, sort=False)[["total", "weight"]].agg(lambda values: values.sum(skipna=False))
+        labels[f"{column}_mean"] = average.reshape(-1).round(6)
+        sums[f"{column}_mean"] = both["total"] / both["weight"]
     regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
     return RoiTables(atlas, labels, regions, failures, not_measured, space if isinstance(space, str) else "native")
@@ -215,6 +230,22 @@ def _measure_scans(
     return volumes, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
 
 
+def _mean_in_scans(cohort: Cohort, column: str, measure: InTemplate) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Means of the maps of a column and the volumes behind them, (n_scans, n_labels) each; failures."""
+    shape = len(cohort.table), len(measure.atlas.table)
+    mean, volume, failures = np.full(shape, np.nan), np.full(shape, np.nan), []
+    for row, scan_id in enumerate(cohort.scan_ids):
+        entry = cohort.table[column].iloc[row]
+        try:
+            if pd.isna(entry):
+                msg = f"no {column} path in its row"
+                raise TableError(msg)
+            mean[row], volume[row] = measure.mean(cohort.folder / str(entry))
+        except VbmstatError as error:
+            failures.append({"scan_id": scan_id, "tissue": column, "reason": str(error)})
+    return mean, volume, pd.DataFrame(failures, columns=["scan_id", "tissue", "reason"])
+
+
 def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: np.ndarray) -> pd.DataFrame:
     """The tidy table, scans in the cohort's order and labels in the atlas's."""
     n_scans, n_labels = volumes.shape[:2]
@@ -223,6 +254,8 @@ def _label_table(cohort: Cohort, atlas: Atlas, tissues: Sequence[str], volumes: 
         ids = ids[["participant_id"]]
     left = ids.loc[np.repeat(np.arange(n_scans), n_labels)].reset_index(drop=True)
     names = atlas.table.reset_index()[["label", "hemisphere", "name", "region"]]
+    if isinstance(atlas, SoftAtlas):
+        names = names.assign(additive=False)
     middle = names.loc[np.tile(np.arange(n_labels), n_scans)].reset_index(drop=True)
     right = pd.DataFrame(volumes.reshape(n_scans * n_labels, -1), columns=[f"{tissue}_ml" for tissue in tissues])
     return pd.concat([left, middle, right.round(6)], axis=1)

@@ -1,0 +1,165 @@
+"""`vbmstat tracts` on a finished folder, and the prior from reference folders."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.batch.light import SCAN, TEMPLATE, light, write_scans
+from vbmstat.batch import tract_prior, tracts
+from vbmstat.batch.run import preprocess
+from vbmstat.cli import app
+from vbmstat.errors import ScanError
+from vbmstat.files import naming
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
+from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.tracts.names import TRACTS
+from vbmstat.tracts.prior import Prior, read_prior, write_prior
+from vbmstat.tracts.references import read_references, write_references
+
+FLAT = Grid((15, 18, 15), np.array([[14.0, 0, 0, 0], [0, 14.0, 0, 0], [0, 0, 14.0, 0], [0, 0, 0, 1.0]]))
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Pictures take a second each."""
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
+    monkeypatch.setattr(tracts, "tracts_figure", lambda *_: None)
+    monkeypatch.setattr(tracts, "save_png", lambda at, _: storage.write_text(at, "tracts"))
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A prior of one half everywhere, the first tract .2; masks from .1."""
+    data = torch.full((len(TRACTS), *FLAT.shape), 0.6)
+    data[0] = 0.2
+    write_prior(Prior(Volume(data, FLAT), np.full(len(TRACTS), 0.1)), tmp_path / "prior", 1)
+    return tracts.source_of(None, tmp_path / "prior")
+
+
+def finished(tmp_path, **fields):
+    out = tmp_path / "out"
+    preprocess(write_scans(tmp_path / "scans", 2), out, PreprocSpec(device="cpu", **fields), process=light)
+    return out
+
+
+@pytest.mark.parametrize("names", ["cat12", "bids"])
+def test_maps_masks_and_volumes_of_a_finished_folder(tmp_path, source, names):
+    out = finished(tmp_path, names=names, wmh=True)
+    run = tracts.find_tracts(out, source, bundles=True)
+    assert not run.failures
+    scan = naming.Scan(out, "sub-01_T1w", "sub-01")
+    paths = {kind: naming.output_path(out, scan, kind, names) for kind in (*naming.TRACT_KINDS, "p2", "p7", "wp2")}
+    wm, wmh = io.read_volume(paths["p2"]), io.read_volume(paths["p7"])
+    native, template = io.read_channels(paths["tracts"]), io.read_channels(paths["wtracts"])
+    assert nib.load(paths["tracts"]).shape == (*SCAN.shape, 72)
+    assert nib.load(paths["tracts"]).get_data_dtype() == np.uint8
+    assert native.data[5] == pytest.approx(0.6 * wm.data[0], abs=1 / 255)
+    assert template.data[0] == pytest.approx(0.2 * io.read_volume(paths["wp2"]).data[0], abs=1 / 255)
+    mask = io.read_channels(paths["tracts_mask"])
+    assert torch.equal(mask.data, (native.data > 0.0999).float())
+    table = pd.read_csv(paths["tract_volumes"], sep="\t")
+    assert table["volume_ml"].to_numpy() == pytest.approx(native.sums_ml, rel=1e-4)
+    load = float((native.data[5] * wmh.data[0]).sum()) * SCAN.voxel_volume_ml
+    assert table["wmh_ml"][5] == pytest.approx(load, rel=1e-4)
+    assert set(table["grade"]) == {"one person", "weak"}
+    bundles = read_references(out / "tracts" / "sub-01_T1w")  # as TractSeg reads them
+    assert torch.equal(bundles.data, mask.data)
+    together = pd.read_csv(out / "tracts.tsv", sep="\t")
+    assert len(together) == 2 * 72
+    about = json.loads((out / "tracts.json").read_text())
+    assert "do not add" in about["vbmstat"]["additive"]
+    assert all("participants table" not in about[name]["Description"] for name in together)
+    if names == "bids":
+        assert paths["tracts"].with_suffix("").with_suffix(".json").is_file()
+
+
+def test_finished_scans_are_kept_and_another_source_replaces_them(tmp_path, source):
+    out = finished(tmp_path)
+    assert len(tracts.find_tracts(out, source).measured) == 2
+    assert len(tracts.find_tracts(out, source).kept) == 2
+    shipped = tracts.source_of(None, None)
+    assert len(tracts.find_tracts(out, shipped).measured) == 2
+    record = json.loads((out / "report" / "vbmstat_sub-01_T1w.json").read_text())
+    assert record["tracts"]["source"] == "tracts72-prior"
+    preprocess(
+        tmp_path / "scans", out, PreprocSpec(device="cpu", wmh=True), process=light
+    )  # the maps are of an old run
+    assert not list(out.rglob("*tracts*sub*"))
+
+
+def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
+    out = finished(tmp_path)
+    (out / "mri" / "iy_sub-01_T1w.nii.gz").unlink()
+    result = CliRunner().invoke(app, ["tracts", str(out), "--prior", str(tmp_path / "prior")])
+    assert result.exit_code == 1
+    assert "tracts of 1 scans" in result.output
+    assert "sub-01_T1w: iy_sub-01_T1w.nii.gz is missing; run vbmstat preprocess" in result.output
+
+
+def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypatch):
+    probability = torch.linspace(0, 1, 72).reshape(72, 1, 1, 1).expand(72, *SCAN.shape)
+    monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, _: Volume(probability.clone(), t1w.grid))
+    out = finished(tmp_path)
+    source = tracts.FromNetwork(tmp_path, {"source": "network"})
+    assert not tracts.find_tracts(out, source).failures
+    table = pd.read_csv(out / "label" / "tracts_sub-01_T1w.tsv", sep="\t")
+    assert (table["threshold"] == 0.5).all()
+    assert (table["mask_ml"] > 0).to_numpy().tolist() == (probability[:, 0, 0, 0] >= 0.5).tolist()
+    template = io.read_channels(out / "mri" / "wtracts_sub-01_T1w.nii.gz")
+    assert template.grid.matches(TEMPLATE)
+    assert template.data[-1].max() == pytest.approx(1, abs=1e-5)
+
+
+def test_priors_that_cannot_be_used(tmp_path, source):
+    with pytest.raises(ScanError, match=r"no tracts72\.nii\.gz and tracts72\.tsv"):
+        read_prior(tmp_path / "nothing")
+    table = tmp_path / "prior" / "tracts72.tsv"
+    table.write_text(table.read_text().replace("AF_left", "AF_rigth"))
+    with pytest.raises(ScanError, match="72 tracts in TractSeg's order"):
+        read_prior(tmp_path / "prior")
+
+
+@pytest.fixture
+def person(tmp_path):
+    """Masks that are the bright half of an FA map."""
+    grid = Grid((12, 14, 12), np.diag([12.0, 12.0, 12.0, 1.0]))
+    inside = torch.zeros(1, *grid.shape)
+    inside[:, 3:9, 3:10, 3:9] = 1
+    write_references(Volume(inside.expand(72, -1, -1, -1), grid), tmp_path / "person")
+    io.write_volume(tmp_path / "person" / "FA.nii.gz", Volume(0.6 * inside, grid))
+    return tmp_path / "person"
+
+
+def rewrite_fa(person, change):
+    fa = io.read_volume(person / "FA.nii.gz")
+    io.write_volume(person / "FA.nii.gz", change(fa))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda fa: Volume(fa.data.flip(1) * 0 + 0.05, fa.grid), "fractional anisotropy"),
+        (lambda fa: Volume(fa.data * float("nan"), fa.grid), "fractional anisotropy"),
+        (lambda fa: Volume(0.6 - fa.data, fa.grid), "are they of one person"),
+        (lambda fa: Volume(fa.data, Grid(fa.grid.shape, np.diag([3.0, 3, 3, 1]))), "differs from the FA map's"),
+    ],
+)
+def test_references_that_cannot_be_used(person, change, match):
+    rewrite_fa(person, change)
+    with pytest.raises(ScanError, match=match):
+        tract_prior.person_in_template(person)
+
+
+def test_references_without_fa(person):
+    (person / "FA.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"FA\.nii\.gz: no such file"):
+        tract_prior.person_in_template(person)

@@ -1,0 +1,139 @@
+"""Measure more in the scans of a finished output folder, from the images that the run left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbmstat.batch import derivatives
+from vbmstat.batch.claim import claim
+from vbmstat.batch.task import publish, reason_of
+from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.files import naming
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
+from vbmstat.progress import OnProgress
+
+
+@dataclass(frozen=True)
+class FinishedScan:
+    """A preprocessed scan in its output folder.
+
+    Attributes
+    ----------
+    folder : Path
+        Output folder of the run.
+    scan : Scan
+        The scan; its input is unknown, so `path` is the stem.
+    names : {"cat12", "bids"}
+        Naming convention.
+    """
+
+    folder: Path
+    scan: naming.Scan
+    names: str
+
+    def path(self, kind: str, folder: Path | None = None) -> Path:
+        """Path of an output in the folder, or in another."""
+        return naming.output_path(self.folder if folder is None else folder, self.scan, kind, self.names)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its sidecar."""
+        return derivatives.read_sidecar(self.path("sidecar"))
+
+    def images(self, kinds: Collection[str], remedy: str) -> dict[str, Volume]:
+        """Images by kind; raises ScanError, which ends with the remedy, if one is missing."""
+        paths = {kind: self.path(kind) for kind in kinds}
+        missing = [path.name for path in paths.values() if not path.is_file()]
+        if missing:
+            msg = f"{', '.join(missing)} is missing; {remedy}"
+            raise ScanError(msg)
+        return {kind: io.read_channels(path) for kind, path in paths.items()}
+
+    @contextmanager
+    def adding(self, locking: bool) -> Iterator[Path]:
+        """A folder for new outputs, which appear together when the block ends, the sidecar last.
+
+        Raises
+        ------
+        ScanError
+            If another run works on the scan.
+        """
+        held = claim(self.folder, self.scan.stem, locking)
+        if held is None:
+            msg = "another run works on it; try again later"
+            raise ScanError(msg)
+        try:
+            yield held.folder
+            publish(held.folder, self.folder, self.path("sidecar", Path()))
+        finally:
+            held.release()
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What became of each scan of a folder.
+
+    Attributes
+    ----------
+    measured : dict of str to mapping
+        What was measured, by scan stem.
+    kept : tuple of str
+        Scans that had been measured before.
+    failures : dict of str to str
+        Why a scan could not be measured.
+    """
+
+    measured: dict[str, Mapping[str, Any]]
+    kept: tuple[str, ...]
+    failures: dict[str, str]
+
+
+def measure_finished(
+    folder: Path, measure: Callable[[FinishedScan], Mapping[str, Any] | None], stage: str, report: OnProgress
+) -> FinishedRun:
+    """Measure every preprocessed scan of a folder; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of ``vbmstat preprocess``.
+    measure : callable
+        Measures a scan and writes its outputs; returns None if the scan has them.
+    stage : str
+        Reported as (stage, done, total) after each scan.
+    report : callable
+        Takes it.
+
+    Raises
+    ------
+    VbmstatError
+        If the folder has no preprocessed scan.
+    """
+    found = [one for names in naming.NAME_STYLES for one in _scans(folder, names)]
+    if not found:
+        msg = f"{folder}: no preprocessed scan (report/vbmstat_NAME.json); expected an output folder of preprocess"
+        raise VbmstatError(msg)
+    measured, kept, failures = dict[str, Mapping[str, Any]](), list[str](), dict[str, str]()
+    for number, one in enumerate(found, start=1):
+        try:
+            made = measure(one)
+        except (VbmstatError, MemoryError) as error:
+            failures[one.scan.stem] = reason_of(error, one.scan)
+        else:
+            measured |= {} if made is None else {one.scan.stem: made}
+            kept += [] if made is not None else [one.scan.stem]
+        report(stage, number, len(found))
+    return FinishedRun(measured, tuple(kept), failures)
+
+
+def _scans(folder: Path, names: str) -> Iterable[FinishedScan]:
+    """The preprocessed scans of a folder, complete or not."""
+    for sidecar in naming.find_sidecars(folder, names):
+        stem = derivatives.read_sidecar(sidecar).get("scan")
+        if isinstance(stem, str) and stem:
+            yield FinishedScan(folder, naming.Scan(Path(stem), stem, *naming.split_ids(stem)), names)

@@ -1,0 +1,193 @@
+"""White-matter tracts of scans that are preprocessed already: a prior carried through the warp, or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from vbmstat.assets import sha256
+from vbmstat.batch import derivatives
+from vbmstat.batch.claim import tables_claim
+from vbmstat.batch.finished import FinishedRun, FinishedScan, measure_finished
+from vbmstat.batch.resources import Execution
+from vbmstat.errors import AssetError
+from vbmstat.figures.style import save_png
+from vbmstat.figures.tracts import tracts_figure
+from vbmstat.files import naming
+from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
+from vbmstat.image.volume import Volume
+from vbmstat.progress import OnProgress, ignore
+from vbmstat.roi.atlas import TRACTS as PRIOR_ATLAS
+from vbmstat.roi.atlas import project_file
+from vbmstat.tables import dictionary
+from vbmstat.tracts.names import TRACTS
+from vbmstat.tracts.network import load_tract_network, predict_tracts
+from vbmstat.tracts.outputs import TractMaps, scan_box, stored
+from vbmstat.tracts.prior import NAME, Prior, carry, read_prior
+from vbmstat.tracts.references import write_references
+
+TABLE = "tracts.tsv"
+_IMAGES = ("m", "p0", "p2", "iy", "y", "wp2")  # that a scan must still have
+_HERE = Execution()
+
+
+@dataclass(frozen=True)
+class FromPrior:
+    """The prior carried through the scan's warp, times its white matter."""
+
+    prior: Prior
+    record: Mapping[str, Any]
+    grade: str = "one person"
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """Probability of each mask."""
+        return self.prior.threshold
+
+    def native(self, images: Mapping[str, Volume], points: Volume) -> Iterator[torch.Tensor]:
+        """Probabilities at the template points of the scan's voxels."""
+        wm = Volume(resample(images["p2"].data, images["p2"].grid, points.grid), points.grid)
+        return carry(self.prior, points, wm)
+
+    def template(self, images: Mapping[str, Volume], _: Volume) -> Iterator[torch.Tensor]:
+        """Probabilities on the template's grid."""
+        return carry(self.prior, _own_points(images["wp2"].grid), images["wp2"])
+
+
+@dataclass(frozen=True)
+class FromNetwork:
+    """A network's probabilities from the scan's intensities."""
+
+    weights: Path
+    record: Mapping[str, Any]
+    grade: str = "network"
+
+    @property
+    def threshold(self) -> np.ndarray:
+        """Probability of each mask."""
+        return np.full(len(TRACTS), 0.5)
+
+    def native(self, images: Mapping[str, Volume], points: Volume) -> Iterator[torch.Tensor]:
+        """Probabilities in the scan's space."""
+        brain = Volume(images["m"].data * (images["p0"].data > 0.5), images["m"].grid)
+        found = predict_tracts(brain, self.weights)
+        for one in found.data:
+            yield resample(one[None], found.grid, points.grid)[0]
+
+    def template(self, images: Mapping[str, Volume], native: Volume) -> Iterator[torch.Tensor]:
+        """The same, on the template's grid."""
+        at = apply_affine(np.linalg.inv(native.grid.affine), images["y"].data)
+        for counts in native.data:
+            yield sample(counts[None].float(), at)[0] / 255
+
+
+def source_of(weights: Path | None, prior: Path | None) -> FromPrior | FromNetwork:
+    """Where the tracts come from: a network, the user's own prior, or the shipped one.
+
+    Raises
+    ------
+    AssetError, ScanError
+        If the network or the prior cannot be used.
+    """
+    if weights is None:
+        folder = project_file(PRIOR_ATLAS, f"{NAME}.nii.gz").parent if prior is None else prior
+        name = "tracts72-prior" if prior is None else str(prior)
+        found = read_prior(folder)
+        return FromPrior(found, {"source": name, "sha256": sha256(folder / f"{NAME}.nii.gz")})
+    network, settings = load_tract_network(weights)
+    n_tracts = network.last.out_channels
+    if n_tracts != len(TRACTS):
+        msg = f"{weights}: the network knows {n_tracts} tracts; expected TractSeg's {len(TRACTS)}, train on its masks"
+        raise AssetError(msg)
+    return FromNetwork(weights, {"source": f"network {weights.name}", "settings": settings})
+
+
+def find_tracts(
+    folder: Path,
+    source: FromPrior | FromNetwork,
+    bundles: bool = False,
+    execution: Execution = _HERE,
+    report: OnProgress = ignore,
+) -> FinishedRun:
+    """Find the tracts of every scan in an output folder of ``vbmstat preprocess``; writes ``tracts.tsv``.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    source : FromPrior or FromNetwork
+        From :func:`source_of`.
+    bundles : bool
+        Whether to write masks as TractSeg does, too: ``tracts/NAME/bundle_segmentations/``.
+    execution : Execution
+        Its `force` replaces tracts from the same source; those from another one are always replaced.
+    report : callable
+        Called with (stage, done, total) after each scan.
+    """
+
+    def measure(one: FinishedScan) -> Mapping[str, Any] | None:
+        return _measure(one, source, bundles, execution)
+
+    run = measure_finished(folder, measure, "tracts", report)
+    with tables_claim(folder, execution.locking):
+        _collect(folder)
+    return run
+
+
+def _measure(
+    one: FinishedScan, source: FromPrior | FromNetwork, bundles: bool, execution: Execution
+) -> Mapping[str, Any] | None:
+    """Tracts of a scan, written; None if it has them from this source."""
+    record, kinds = one.record, naming.TRACT_KINDS
+    is_complete = all(one.path(kind).is_file() for kind in kinds) and (not bundles or _bundles(one).is_dir())
+    if record.get("tracts") == source.record and is_complete and not execution.force:
+        return None
+    images = one.images(_IMAGES, "run vbmstat preprocess for this scan again")
+    points = scan_box(images["iy"])
+    native = stored(source.native(images, points), points.grid)
+    template = stored(source.template(images, native), images["wp2"].grid)
+    maps = TractMaps(native, template, source.threshold, source.grade)
+    wmh = io.read_volume(one.path("p7")) if one.path("p7").is_file() else None
+    with one.adding(execution.locking) as made:
+        table = maps.write(lambda kind: one.path(kind, made), wmh)
+        derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"))
+        title = f"{one.scan.stem} · tracts: {source.record['source']}"
+        save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))
+        if bundles:
+            write_references(maps.mask, _bundles(one, made).parent)
+        storage.write_json(one.path("sidecar", made), {**record, "tracts": dict(source.record)})
+    return {"n_tracts": len(table)}
+
+
+def _bundles(one: FinishedScan, folder: Path | None = None) -> Path:
+    """Folder of a scan's masks as TractSeg writes them."""
+    return (one.folder if folder is None else folder) / "tracts" / one.scan.stem / "bundle_segmentations"
+
+
+def _own_points(grid: Grid) -> Volume:
+    """RAS+ mm of each voxel of a grid."""
+    return Volume(apply_affine(grid.affine, voxel_indices(grid.shape)), grid)
+
+
+def _collect(folder: Path) -> None:
+    """One table of all scans' tracts."""
+    tables = []
+    for names in naming.NAME_STYLES:
+        for sidecar in naming.find_sidecars(folder, names):
+            record = derivatives.read_sidecar(sidecar)
+            if record.get("tracts"):
+                scan = naming.Scan(Path(record["scan"]), record["scan"], *naming.split_ids(record["scan"]))
+                volumes = pd.read_csv(naming.output_path(folder, scan, "tract_volumes", names), sep="\t")
+                volumes.insert(0, "scan", scan.stem)
+                tables.append(volumes)
+    if tables:
+        about = {"additive": "no: tracts overlap; do not add their volumes"}
+        table = pd.concat(tables, ignore_index=True)
+        dictionary.write_table(folder / TABLE, table, "tract_volumes", about=about)
