@@ -17,6 +17,7 @@ import torch
 
 from vbmstat.image import io, storage
 from vbmstat.image.grid import resample
+from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.metrics.accuracy import dice
 from vbmstat.tracts.references import read_references
@@ -46,7 +47,9 @@ def main() -> None:
     others = []
     for path in given.p0:
         p0 = io.read_volume(path)
-        others.append(overlap(Volume((p0.data - 2).clamp(0, 1), p0.grid), union))
+        coarse = p0.grid.with_voxel_size(2.0)
+        wm = smooth((p0.data - 2).clamp(0, 1), coarse.voxel_size_mm / p0.grid.voxel_size_mm - 1, 2.0)
+        others.append(overlap(Volume(resample(wm, p0.grid, coarse), coarse), union))
         text += f"| another person, {path.parent.parent.name} {path.name.split('.')[0]} | {others[-1]:.3f} |\n"
     text += f"\nOther people: {np.min(others):.3f} to {np.max(others):.3f}. The limit is {MIN_DICE}.\n"
     storage.write_text(RESULTS / "tracts_persons.md", text)
