@@ -118,13 +118,17 @@ def test_a_folder_with_another_run_is_refused(onions, configure, tmp_path):
 
 def test_no_group_trains_and_validates(onions, configure):
     cases, config = CaseFile(onions), read_config(configure(onions, n_folds=3, fold=1))
-    training, validation = run._split(cases, config)
+    training, validation, _ = run._split(cases, config)
     group = dict(zip(cases.names, cases.groups, strict=True))
     assert len(training) == 4
     assert len(validation) == 2
     assert not {group[name] for name in training} & {group[name] for name in validation}
     everything = read_config(configure(onions, n_folds=1))
-    assert run._split(cases, everything) == (cases.names, cases.names)
+    assert run._split(cases, everything) == (cases.names, cases.names, [])
+    _, later, test = run._split(cases, config, n_test_folds=1)
+    assert later == validation
+    assert {group[name] for name in test}.isdisjoint({group[name] for name in validation})
+    assert len(test) == 2
     with pytest.raises(VbmstatError, match=r"at least 5 groups for 5 folds, got 3 .*; lower n_folds"):
         run._split(cases, read_config(configure(onions)))
 

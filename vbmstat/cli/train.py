@@ -1,4 +1,4 @@
-"""``vbmstat train``: prepare training cases and train the networks of engine `deep`, and that of lesions."""
+"""``vbmstat train``: prepare training cases and train the networks of engine `deep`, of lesions and of tracts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 CURVES = "curves.png"
 app = typer.Typer(
-    help="Train the networks of engine deep, and the one that finds white-matter hypointensities.", no_args_is_help=True
+    help="Train the networks of engine deep, of white-matter hypointensities and of tracts.", no_args_is_help=True
 )
 
 _Config = Annotated[Path, typer.Argument(help="The run's TOML file.")]
@@ -94,6 +94,28 @@ def prepare_lesions(
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command("prepare-tracts")
+def prepare_tracts(
+    out: Annotated[Path, typer.Argument(help="File of cases to write (.npz).")],
+    table: Annotated[
+        Path, typer.Argument(help="TSV: participant_id, t1w, references (TractSeg's folder), peaks; perhaps group.")
+    ],
+    voxel_size: Annotated[float, typer.Option(help="mm, of the slices in T1w space.", min=0.3)] = 1.25,
+    side: Annotated[int, typer.Option(help="Voxels of an edge of the cube around the brain.", min=16)] = 160,
+    sigma: Annotated[float, typer.Option(help="Width of the tensor's derivatives, voxels.", min=0.1)] = 0.5,
+    rho: Annotated[float, typer.Option(help="Width of the tensor's neighbourhood, voxels.", min=0.0)] = 0.5,
+    along: Annotated[float, typer.Option(help="Width of its mean along fibres, voxels; 0: none.", min=0.0)] = 1.0,
+) -> None:
+    """Write training cases for tract networks: T1w scans with TractSeg's masks and peaks of the same people."""
+    from vbmstat.tracts.structure_tensor import Widths  # noqa: PLC0415 - heavy imports
+    from vbmstat.training import prepare_tracts as source  # noqa: PLC0415
+    from vbmstat.training.cases import write_cases  # noqa: PLC0415
+
+    cases, settings = source.cases_of_table(table, source.View(voxel_size, side, Widths(sigma, rho, along)), typer.echo)
+    write_cases(out, cases, settings)
+    typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
 def _add_command(kind: str, summary: str) -> None:
     """Add the command that trains one kind of network; all kinds take the same options."""
 
@@ -123,3 +145,6 @@ _add_command("patches", "Train the second stage: a foundation on all patches, th
 _add_command("gm-mask", "Train the mask of voxels without GM.")
 _add_command("registration", "Train registration: GM and WM of scan and template -> half velocities.")
 _add_command("wmh", "Train the network that finds white-matter hypointensities: intensity and priors -> lesion.")
+_add_command(
+    "tracts", "Train the outlines of tracts: a teacher that sees diffusion peaks, a student that sees the T1w image."
+)

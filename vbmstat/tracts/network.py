@@ -28,6 +28,7 @@ from vbmstat.tracts.structure_tensor import Widths, fibre_directions
 STUDENT, TEACHER = "tracts", "tracts-teacher"
 N_CHANNELS = {STUDENT: 3, TEACHER: 9}
 WIDTH, DEPTH = 16, 4
+_RARE = -4.0  # logit of a tract before training: most voxels have none
 _BATCH = 32  # slices
 
 
@@ -53,6 +54,7 @@ class SliceUNet(nn.Module):
         self.enlarge = nn.ModuleList([nn.ConvTranspose2d(below, here, 2, stride=2) for below, here in up])
         self.up = nn.ModuleList([_two_convolutions(2 * here, here) for _, here in up])
         self.last = nn.Conv2d(width, n_tracts, 1)
+        nn.init.constant_(self.last.bias, _RARE)  # type: ignore[arg-type]
         self.depth = depth
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:

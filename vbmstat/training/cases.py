@@ -3,8 +3,8 @@
 Arrays are stored as integers with a fixed step, so that 40 brains at 1.5 mm take 40 MB; the file contains no code. A
 tissue case has `t1w` (the brain's 99.5th percentile is 1), `p0` and, if known, `no_gm`, all (1, X, Y, Z) on a view of
 the region. A registration case, on the template's grid or a coarser one, has `scan` (GM and WM, 2 channels) and
-`velocity` (the forward half, in voxels of that grid; stored at 3 mm if the grid is finer). The cases of lesions are
-described in :mod:`vbmstat.training.lesions`.
+`velocity` (the forward half, in voxels of that grid; stored at 3 mm if the grid is finer). The cases of lesions and of
+tracts are described in :mod:`vbmstat.training.lesions` and :mod:`vbmstat.training.tracts`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vbmstat.image.storage import atomic_path
 _STEP = {
     "t1w": 1 / 100, "p0": 1 / 80, "no_gm": 1.0, "scan": 1 / 250, "velocity": 1 / 200,
     "contrast": 1 / 250, "prior": 1 / 250, "lesion": 1 / 250, "wm": 1 / 250, "frame": 1e-5, "shown": 1.0,
+    "directions": 1 / 1000, "peaks": 1 / 1000, "tracts": 1.0, "tracts_diffusion": 1.0, "to_peaks": 1e-6,
 }  # fmt: skip
-_TYPE: dict[str, type[np.integer]] = {
-    "velocity": np.int16,
-    "contrast": np.int16,
-    "frame": np.int32,
-}  # the others are never negative: uint8
+_TYPE: dict[str, type[np.integer]] = {  # the others are never negative: uint8
+    "velocity": np.int16, "contrast": np.int16, "frame": np.int32, "directions": np.int16, "peaks": np.int16,
+    "to_peaks": np.int32,
+}  # fmt: skip
 _HEAD = "cases"
 
 
@@ -117,10 +117,11 @@ class CaseFile:
         rest.names, rest.groups = [name for name, _ in kept], [own for _, own in kept]
         return rest, [name for name in self.names if name not in set(rest.names)]
 
-    def load(self, name: str) -> dict[str, torch.Tensor]:
-        """Read the arrays of a case, float32."""
-        keys = [entry for entry in self._archive.files if entry.startswith(f"{name}.") and entry != _HEAD]
-        return {entry.rsplit(".", 1)[1]: self._unpacked(entry) for entry in keys}
+    def load(self, name: str, *keys: str) -> dict[str, torch.Tensor]:
+        """Read the arrays of a case, float32; all by default."""
+        entries = [entry for entry in self._archive.files if entry.startswith(f"{name}.") and entry != _HEAD]
+        entries = [entry for entry in entries if not keys or entry.rsplit(".", 1)[1] in keys]
+        return {entry.rsplit(".", 1)[1]: self._unpacked(entry) for entry in entries}
 
     def _unpacked(self, entry: str) -> torch.Tensor:
         key = entry.rsplit(".", 1)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class RunConfig:
     start : str
         Network of the same kind to start from (e.g. of a run on coarser voxels), relative to the TOML file's folder.
     first_stage : str
-        Network of the first stage, relative to the TOML file's folder (patches only).
+        Network of the first stage, relative to the TOML file's folder (patches; tracts: a trained teacher).
     patch, patches : int
         Edge of the cubes that a step learns from, in voxels, and their number per brain and epoch (wmh only).
     slice_voxels : float
@@ -47,6 +48,10 @@ class RunConfig:
         What a second step does with the cases whose labels disagree most with the first step's network (wmh only).
     disagreeing : float
         Their share of the cases.
+    slices : int
+        Slices of each head and epoch (tracts only).
+    reference_weight : float
+        Weight lambda of the references; the teacher's is 1 - lambda, and 1 trains without a teacher (tracts only).
     n_folds, fold : int
         Cases of fold `fold` of `n_folds` validate; with ``n_folds = 1``, all cases train and validate.
     n_validation : int
@@ -74,6 +79,8 @@ class RunConfig:
     slice_voxels: float = 0.0
     second_step: str = ""
     disagreeing: float = 0.2
+    slices: int = 144
+    reference_weight: float = 0.5
     n_folds: int = 5
     fold: int = 0
     n_validation: int = 8
@@ -86,8 +93,8 @@ class RunConfig:
         return asdict(self)
 
 
-def read_config(path: Path) -> RunConfig:
-    """Read a configuration from a TOML file.
+def read_config(path: Path, defaults: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a configuration from a TOML file; a kind of network may have its own `defaults`.
 
     Raises
     ------
@@ -107,7 +114,7 @@ def read_config(path: Path) -> RunConfig:
     if "data" not in content:
         msg = f'{path}: expected a line data = "….npz"'
         raise VbmstatError(msg)
-    config = RunConfig(**content)
+    config = RunConfig(**{**(defaults or {}), **content})
     _check(config, path)
     return config
 
@@ -116,7 +123,8 @@ def _check(config: RunConfig, path: Path) -> None:
     for name, least in (
         ("epochs", 1), ("foundation_epochs", 0), ("batch_size", 1), ("n_channels", 1), ("depth", 1), ("n_folds", 1),
         ("fold", 0), ("n_validation", 0), ("augment", 0.0), ("max_learning_rate", 1e-12),
-        ("patch", 8), ("patches", 1), ("slice_voxels", 0.0), ("disagreeing", 0.0),
+        ("patch", 8), ("patches", 1), ("slice_voxels", 0.0), ("disagreeing", 0.0), ("slices", 1),
+        ("reference_weight", 0.0),
     ):  # fmt: skip
         if getattr(config, name) < least:
             msg = f"{path}: {name}: expected at least {least}, got {getattr(config, name)}"

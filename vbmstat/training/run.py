@@ -1,4 +1,4 @@
-"""The training loop: one-cycle schedule, checkpoints after every epoch, a log, and the trained networks.
+"""The training loop: checkpoints after every epoch, a log, and the trained networks.
 
 The folder of a run holds ``checkpoint.pt`` (numbers only, read without executing code), ``log.tsv`` (one line per
 epoch) and the finished networks. Random numbers depend only on (seed, stage, epoch), so that a resumed run equals an
@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.assets.tensors import read_tensors
 from vbmstat.errors import VbmstatError
 from vbmstat.image import storage
-from vbmstat.preproc.networks.weights import load_network, own_file, save_network
+from vbmstat.preproc.networks.weights import own_file, save_network
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig, read_config
 from vbmstat.training.folds import grouped_folds
@@ -27,14 +28,12 @@ from vbmstat.training.lesions import LesionTask
 from vbmstat.training.registration import RegistrationTask
 from vbmstat.training.task import Stage, Task
 from vbmstat.training.tissue import GmMaskTask, PatchesTask, SegmentationTask
+from vbmstat.training.tracts import TractTask
 
 TASKS: dict[str, type[Task]] = {
-    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask, LesionTask)
+    task.kind: task for task in (SegmentationTask, PatchesTask, GmMaskTask, RegistrationTask, LesionTask, TractTask)
 }
 CHECKPOINT, LOG = "checkpoint.pt", "log.tsv"
-# One-cycle schedule and optimiser as in the paper: "the default settings of the fastai library".
-_WARM_UP, _DIVISOR, _FINAL_DIVISOR, _MOMENTUM = 0.25, 25.0, 4000.0, (0.85, 0.95)
-_SECOND_MOMENT, _EPSILON, _WEIGHT_DECAY = 0.99, 1e-5, 0.01
 
 
 @dataclass
@@ -51,7 +50,7 @@ def open_task(kind: str, config_path: Path, device: torch.device | str = "cpu") 
 
     Parameters
     ----------
-    kind : {"segmentation", "patches", "gm-mask", "registration", "wmh"}
+    kind : {"segmentation", "patches", "gm-mask", "registration", "wmh", "tracts"}
         Kind of network.
     config_path : Path
         TOML file of a :class:`RunConfig`; paths in it are relative to its folder.
@@ -63,8 +62,9 @@ def open_task(kind: str, config_path: Path, device: torch.device | str = "cpu") 
     VbmstatError
         If the configuration is invalid, or the cases are of another kind.
     """
-    config = read_config(config_path)
-    cases, task = CaseFile(config_path.parent / config.data), TASKS[kind]
+    task = TASKS[kind]
+    config = read_config(config_path, task.defaults)
+    cases = CaseFile(config_path.parent / config.data)
     if cases.settings.get("kind") != task.cases_kind:
         msg = f"{cases.path}: expected cases of {task.cases_kind}, got {cases.settings.get('kind')}"
         raise VbmstatError(msg)
@@ -98,7 +98,7 @@ def train(
         If the groups of cases are too few, or the folder holds a run with another configuration.
     """
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    training, validation = _split(task.cases, task.config)
+    training, validation, test = _split(task.cases, task.config, task.n_test_folds)
     sources = {"cases": task.cases.path} | ({"start": task.start} if task.start else {})
     run: dict[str, Any] = {
         "kind": task.kind,
@@ -121,10 +121,11 @@ def train(
             row = {"stage": stage.name, "epoch": state.epoch + 1, "loss": fit.epoch(state.stage, state.epoch)}
             row |= {f"validation_{name}": value for name, value in fit.validate(validation).items()}
             row |= {"learning_rate": fit.rate, "seconds": round(time.monotonic() - start, 2)}
+            fit.keep(row)
             state.rows.append(row)
             state.epoch += 1
             if state.epoch == stage.epochs:
-                fit.finish(state.rows, {name: run[name] for name in sources})
+                fit.finish(test, {name: run[name] for name in sources})
             _write_checkpoint(out, run, state, fit)
             on_epoch(row)
         state.stage, state.epoch, saved = state.stage + 1, 0, None
@@ -136,6 +137,7 @@ class _Fit:
 
     def __init__(self, task: Task, stage: Stage, names: list[str], out: Path) -> None:
         self.task, self.stage, self.out = task, stage, out
+        task.begin(stage, out)
         self.config = config = task.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -143,17 +145,10 @@ class _Fit:
         if stage.start:
             self.network.load_state_dict(_weights_to_start_from(out / stage.start, task.kind))
         self.names = names = task.select(names, stage, self.network)
-        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=config.max_learning_rate / _DIVISOR, betas=(_MOMENTUM[1], _SECOND_MOMENT),
-            eps=_EPSILON, weight_decay=_WEIGHT_DECAY,
-        )  # fmt: skip
+        self.network.to(memory_format=task.memory_format)  # type: ignore[call-overload]
         steps = -(-len(names) * task.n_examples(stage) // config.batch_size)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, config.max_learning_rate, total_steps=stage.epochs * steps + 1, pct_start=_WARM_UP,
-            div_factor=_DIVISOR, final_div_factor=_FINAL_DIVISOR, base_momentum=_MOMENTUM[0],
-            max_momentum=_MOMENTUM[1],
-        )  # fmt: skip
+        self.optimiser, self.schedule = task.optimiser(self.network, stage.epochs * steps + 1)
+        self.kept: dict[str, Any] = {}  # row and weights of the best epoch
 
     @property
     def rate(self) -> float:
@@ -189,13 +184,22 @@ class _Fit:
                     scores.append(self.task.score(self.network, _channels_last(inputs), targets))
         return {name: sum(score[name] for score in scores) / len(scores) for name in (scores[0] if scores else {})}
 
-    def finish(self, rows: list[dict[str, Any]], sources: dict[str, str]) -> None:
-        """Write the network with its last scores and the hashes of its sources."""
+    def keep(self, row: dict[str, Any]) -> None:
+        """Remember the network after an epoch, unless an earlier one had a better score."""
+        score = f"validation_{self.task.best}"
+        if not self.kept or not row.get(score, 0.0) <= self.kept["row"].get(score, -1.0):
+            weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+            self.kept = {"row": row, "weights": weights}
+
+    def finish(self, test: list[str], sources: dict[str, str]) -> None:
+        """Write the network that was kept, with its scores and the hashes of its sources."""
         kind, index = self.stage.file
         config = self.config
-        last = {name: value for name, value in rows[-1].items() if name.startswith("validation_")}
+        self.network.load_state_dict(self.kept["weights"])
+        scores = {name: value for name, value in self.kept["row"].items() if name.startswith(("validation_", "epoch"))}
+        scores |= {f"test_{name}": value for name, value in self.validate(test).items()}
         settings = {
-            "n_channels": config.n_channels, "depth": config.depth, **self.stage.settings, **last,
+            "n_channels": config.n_channels, "depth": config.depth, **self.stage.settings, **scores,
             "config": config.as_dict(), **{f"{name}_sha256": digest for name, digest in sources.items()},
         }  # fmt: skip
         save_network(own_file(self.out, kind, index), self.network, self.task.kind, settings)
@@ -205,6 +209,7 @@ class _Fit:
         self.network.load_state_dict(saved["network"])
         self.optimiser.load_state_dict(saved["optimiser"])
         self.schedule.load_state_dict(saved["schedule"])
+        self.kept = saved["kept"]
 
     def _batches(self, source: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -223,11 +228,11 @@ class _Fit:
 
 
 def _weights_to_start_from(path: Path, kind: str) -> dict[str, torch.Tensor]:
-    network, settings = load_network(path)
-    if settings["kind"] != kind:
-        msg = f"{path}: expected a network of kind {kind} to start from, got {settings['kind']}"
+    tensors, settings = read_tensors(path, "a file written by 'vbmstat train'")
+    if settings.get("kind") != kind:
+        msg = f"{path}: expected a network of kind {kind} to start from, got {settings.get('kind')}"
         raise VbmstatError(msg)
-    return network.state_dict()
+    return tensors
 
 
 def _batch(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,20 +241,23 @@ def _batch(examples: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Ten
 
 
 def _channels_last(inputs: torch.Tensor) -> torch.Tensor:
-    return inputs.contiguous(memory_format=torch.channels_last_3d)
+    return inputs.contiguous(memory_format=torch.channels_last_3d if inputs.ndim == 5 else torch.channels_last)
 
 
-def _split(cases: CaseFile, config: RunConfig) -> tuple[list[str], list[str]]:
-    """Names of the training and of the validation cases."""
+def _split(cases: CaseFile, config: RunConfig, n_test_folds: int = 0) -> tuple[list[str], list[str], list[str]]:
+    """Names of the training, the validation and the test cases; the test folds follow the validation fold."""
     if config.n_folds == 1:
-        return cases.names, cases.names[: config.n_validation]
+        return cases.names, cases.names[: config.n_validation], []
     try:
         folds = grouped_folds(cases.groups, config.n_folds, config.seed)
     except ValueError as error:
         msg = f"{cases.path}: {error}; lower n_folds"
         raise VbmstatError(msg) from error
-    held = [name for name, fold in zip(cases.names, folds, strict=True) if fold == config.fold]
-    return [name for name in cases.names if name not in set(held)], held[: config.n_validation]
+    parts: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for name, fold in zip(cases.names, folds, strict=True):
+        after = (fold - config.fold) % config.n_folds  # 0: validation; 1 to n_test_folds: test
+        parts[1 if after == 0 else 2 if after <= n_test_folds else 0].append(name)
+    return parts[0], parts[1][: config.n_validation], parts[2]
 
 
 def _seed(*parts: int) -> int:
@@ -280,7 +288,7 @@ def _read_checkpoint(out: Path, run: dict[str, Any]) -> dict[str, Any] | None:
 def _write_checkpoint(out: Path, run: dict[str, Any], state: _State, fit: _Fit) -> None:
     content = {
         "run": run, "state": vars(state), "network": fit.network.state_dict(),
-        "optimiser": fit.optimiser.state_dict(), "schedule": fit.schedule.state_dict(),
+        "optimiser": fit.optimiser.state_dict(), "schedule": fit.schedule.state_dict(), "kept": fit.kept,
     }  # fmt: skip
     with storage.atomic_path(out / CHECKPOINT) as temporary:
         torch.save(content, temporary)
