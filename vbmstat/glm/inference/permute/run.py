@@ -88,8 +88,8 @@ def permutation_nulls(
         end = WARM_UP + PILOT
         batches = [range(min(WARM_UP, count)), range(WARM_UP, min(end, count)), *_batches(end, count, size)]
         batches = [batch for batch in batches if batch]
-    if progress and batches:
-        progress("permutations", done, count)
+    if progress and batches and done == 0 and compute.cluster is None:
+        progress("permutations", 0, count)  # from when the time is taken
     with closing(_score(scoring, batches, compute.cluster, progress)) as scored:
         for batch, (maxima, scores) in zip(batches, scored, strict=True):
             for name, values in maxima.items():
