@@ -21,6 +21,7 @@ def made():
     masks[LEFT, 8:16, 16:24, 10:30] = 1
     masks[RIGHT, 26:33, 16:24, 10:30] = 1
     masks[TRACTS.index("CA"), :, 19:21, 19:21] = 1
+    masks[TRACTS.index("CC")] = 1
     return build_prior([Volume(masks, GRID)], wm), masks, wm
 
 
@@ -43,6 +44,7 @@ def test_smoothing_within_white_matter_keeps_the_volume_and_stays_in_it(made):
     assert float(carried[LEFT].sum()) == pytest.approx(float(own), rel=0.1)
     assert float(carried[:, wm.data[0] == 0].max()) == 0
     assert float(carried[LEFT].max()) > 0.8
+    assert float(carried[TRACTS.index("CC")][wm.data[0] == 1].min()) > 0.97  # all white matter, so up to its border
 
 
 def test_masks_at_the_threshold_have_the_expected_volume_and_thin_tracts_are_not_lost(made):
