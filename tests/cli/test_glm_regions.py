@@ -56,3 +56,9 @@ def test_regions_of_one_name_are_told_apart(study):  # noqa: F811
     assert "    A (label 3): t = -" in said
     assert "    A (label 7): t = " in said
     assert "    B: t = " in said
+
+
+def test_probabilities_cannot_name_clusters():
+    result = CliRunner().invoke(app, ["glm", "wm ~ age", "--atlas", "tracts72"])
+    assert isinstance(result.exception, DesignError)
+    assert "overlap and cannot name clusters" in str(result.exception)

@@ -87,7 +87,7 @@ def _thresholds(probability: Volume, wm: Volume) -> np.ndarray:
         p = resample(probability.data[row : row + 1], probability.grid, wm.grid) * wm.data
         ordered = p.reshape(-1).sort(descending=True).values
         levels.append(min(float(ordered[int(p.sum())]), 0.5))
-    return np.array(levels).round(3)
+    return np.asarray(np.floor(np.array(levels) * 1000) / 1000)  # never above the highest probability
 
 
 def write_prior(prior: Prior, folder: Path, n_people: int) -> list[Path]:
