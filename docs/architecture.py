@@ -9,13 +9,13 @@ box are joined by `BOXES`; the numbers are lines of code.
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections import defaultdict
 from html import escape
 from pathlib import Path
 
 import grimp
 import networkx
+import tomllib
 
 from vbmstat.image import storage
 
@@ -61,7 +61,8 @@ def box_imports() -> networkx.DiGraph:
             return networkx.transitive_reduction(boxes)
         circle = networkx.find_cycle(boxes)
         if not BOXES.keys() & {box for box, _ in circle}:
-            raise SystemExit(f"rooms import one another in a circle: {circle}")
+            msg = f"rooms import one another in a circle: {circle}"
+            raise SystemExit(msg)
         for box, _ in circle:
             BOXES.pop(box, None)
 
