@@ -35,11 +35,13 @@ from vbmstat.assets.provenance import versions
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.metrics.accuracy import dice
 from vbmstat.preproc.networks.lesions import find_network
 from vbmstat.preproc.pipeline import segment_scan
-from vbmstat.preproc.steps.lesions import LESION_FROM, MIN_LESION_MM3, Evidence, find_lesions
+from vbmstat.preproc.steps.lesions import LESION_FROM, MIN_LESION_MM3, Evidence, Network, find_lesions
+from vbmstat.preproc.steps.reassign import lesion_as_wm, lesion_share
 from vbmstat.simulate import render_t1w
-from vbmstat.simulate.labels import LESION_LABELS
+from vbmstat.simulate.labels import GM, LESION_LABELS, WM, tissue_labels
 from vbmstat.training.prepare_lesions import evidence_of
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +132,8 @@ def measure(scan: Scan, known: Evidence, weights: str) -> tuple[dict[str, object
         "set": scan.group, "scan": scan.name, "weights": Path(weights).name, "ml": round(mask.sum() * voxel / 1000, 3),
         "n": int(cc3d.connected_components(mask, connectivity=26).max()), "cpu_s": round(seconds, 1),
     }  # fmt: skip
+    if scan.group == "rendered":
+        row |= tissue_dice(scan, known, network)
     if truth.any():
         near = [ndimage.distance_transform_edt(~m, grid.voxel_size_mm) <= TOLERANCE_MM for m in (truth, mask)]
         total = int(mask.sum() + truth.sum())
@@ -141,6 +145,24 @@ def measure(scan: Scan, known: Evidence, weights: str) -> tuple[dict[str, object
             "found": found_by_size(mask, truth, voxel),
         }
     return row, mask, truth
+
+
+def tissue_dice(scan: Scan, known: Evidence, network: Network | None) -> dict[str, float]:
+    """Dice of GM and WM with the exact labels, without and with the lesions found, and GM mL in true lesions."""
+    grid = known.brain.grid
+    labels = io.read_volume(scan.path)
+    start = np.round((np.linalg.inv(labels.grid.affine) @ grid.affine)[:3, 3]).astype(int)
+    part = tuple(slice(a, a + n) for a, n in zip(start, grid.shape, strict=True))
+    exact, lesion = tissue_labels(labels).data[0][part], torch.from_numpy(scan.truth(grid))
+    share = lesion_share(find_lesions(known, network).data[0], known.fractions)
+    out = {}
+    for when, fractions in (("before", known.fractions), ("after", lesion_as_wm(known.fractions, share))):
+        found = fractions.argmax(0)  # GM, WM, CSF
+        inside = fractions.sum(0) > 0.5
+        for index, tissue, label in ((0, "gm", GM), (1, "wm", WM)):
+            out[f"{tissue}_{when}"] = round(dice((found == index) & inside, exact == label), 4)
+        out[f"gm_in_lesions_ml_{when}"] = round(float((fractions[0] * lesion).sum()) * grid.voxel_volume_ml, 3)
+    return out
 
 
 def without_small(mask: np.ndarray, voxel: float) -> np.ndarray:
@@ -202,6 +224,15 @@ def table(rows: list[dict]) -> str:
                 row["dice_2mm"],
             ]
             lines.append("| " + " | ".join(map(str, [*cells, found])) + " |")
+    lines += [
+        "",
+        "| rendered head | proposed by | GM Dice, before → after | WM Dice | GM in true lesions, mL |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "gm_before" in row:
+            cells = (f"{row[f'{what}_before']} → {row[f'{what}_after']}" for what in ("gm", "wm", "gm_in_lesions_ml"))
+            lines.append(f"| {row['scan']} | {name_of(row)} | " + " | ".join(cells) + " |")
     lines += ["", "| set | proposed by | scans | median | worst | CPU s, median |", "|---|---|---|---|---|---|"]
     for group, weights in sorted({(row["set"], row["weights"]) for row in rows}):
         own = [row for row in rows if (row["set"], row["weights"]) == (group, weights)]
