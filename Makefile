@@ -36,6 +36,7 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(PIP) install -c constraints.txt -e ".[docs]"
 	$(BIN)/python docs/columns.py
+	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/architecture.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@# Reading it asks nobody for anything.

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import grimp
 import networkx
-import tomllib
 
 from vbmstat.image import storage
+from vbmstat.tables.toml import read_toml
 
 ROOT = Path(__file__).parents[1]
 IMAGE = ROOT / "docs" / "images" / "architecture.svg"
@@ -48,7 +48,7 @@ def box_imports() -> networkx.DiGraph:
     Imports that the contracts of pyproject.toml allow against the layers are left out.
     """
     graph = grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contracts = read_toml(ROOT / "pyproject.toml", "the project's file")["tool"]["importlinter"]["contracts"]
     for allowed in contracts[0].get("ignore_imports", []):
         graph.remove_import(**dict(zip(("importer", "imported"), allowed.split(" -> "), strict=True)))
     while True:
