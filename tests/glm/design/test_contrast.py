@@ -158,6 +158,7 @@ def test_all_is_one_contrast_a_column(design):
         ("sex + age + tiv", ["sex[T.M]"]), ("site * age + tiv", ["site[T.köln]", "site[T.ulm]", "site[T.köln]:age",
                                                                  "site[T.ulm]:age"]),
         ("poly(age, 2) + sex", ["poly(age, 2)[1]", "poly(age, 2)[2]"]), ("1", ["Intercept"]),
+        ("sex:age + tiv", ["sex[F]:age", "sex[M]:age"]), ("age:sex + tiv", ["age:sex[F]", "age:sex[M]"]),
     ],
 )  # fmt: skip
 def test_the_first_covariate_is_of_interest_with_its_interactions(formula, first):

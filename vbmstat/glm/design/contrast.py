@@ -22,7 +22,7 @@ from vbmstat.glm.design.contrast_text import (
     vector_weights,
 )
 from vbmstat.glm.design.formula import split_outside_brackets
-from vbmstat.glm.design.matrix import INTERCEPT, Design
+from vbmstat.glm.design.matrix import INTERCEPT, Design, factor_order
 from vbmstat.glm.design.rank import spaces, unit_columns
 from vbmstat.image import storage
 
@@ -114,6 +114,8 @@ def columns_of_interest(design: Design) -> list[list[str]]:
     """
     parts = {term: [part.strip() for part in split_outside_brackets(term, ":")] for term in design.terms}
     covariates = list(dict.fromkeys(part for term, own in parts.items() for part in own if term != INTERCEPT))
+    written = factor_order(design.formula)  # terms are sorted: tiv stands before group:age
+    covariates.sort(key=lambda one: written.index(one) if one in written else len(written))
     of = [[column for term, own in parts.items() if one in own for column in design.terms[term]] for one in covariates]
     return of or [list(design.columns)]
 

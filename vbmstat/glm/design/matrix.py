@@ -183,6 +183,18 @@ def column_uses(parsed: Any) -> dict[str, set[str]]:
     return uses
 
 
+def factor_order(formula: str) -> list[str]:
+    """Factors of a right-hand side as it is written; its columns stand in another order, main effects first.
+
+    Examples
+    --------
+    >>> factor_order("group:age + tiv")
+    ['1', 'group', 'age', 'tiv']
+    """
+    terms = Formula(formula, _ordering="none") if formula else ()
+    return list(dict.fromkeys(factor.expr for term in terms for factor in term.factors))
+
+
 def factor_spellings(parsed: Any, factors: Collection[str]) -> list[str]:
     """Main effects of these columns as the formula writes them, e.g. ``group`` or ``C(group)``."""
     spellings = []
