@@ -11,7 +11,7 @@ import typer
 from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, scan_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from vbmstat.glm.keywords import ModelKeywords
     from vbmstat.glm.results import GlmResults
@@ -127,11 +127,17 @@ def command(
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords({**ctx.params, "tables": more})
     earlier = listed_files(folder, RECORD)
+    said: list[str] = []
+
+    def announce(line: str) -> None:
+        said.append(line)
+        typer.echo(line)
+
     keep_freed_memory()
     with stages() as progress, open_cluster(scheduler, workers=jobs, folder=folder / "slurm") as cluster:
         compute = Compute(
             device, jobs, store=store, scratch=folder, checkpoint=folder, cluster=cluster, progress=progress,
-            announce=typer.echo,
+            announce=announce,
         )  # fmt: skip
         if level == "voxel":
             results = fit_glm(maps, ModelSpec.make(formula, contrast, **keywords), table, compute=compute)
@@ -143,7 +149,7 @@ def command(
         used = write_results(results, folder, atlas=(atlas, second_atlas), spm_names=spm_names, outside=outside)
         for loaded in used:
             typer.echo(licence_notice(loaded))
-        print_summary(results, folder)
+        print_summary(results, folder, said)
     print_removed(folder, earlier)
     if report:
         typer.echo(f"report in {write_report(folder, cohort=run_table(table, level, maps))}")
@@ -207,8 +213,8 @@ def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:
     return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}") + smoothed
 
 
-def print_summary(results: GlmResults, folder: Path) -> None:
-    """Print what was fitted and what survives correction."""
+def print_summary(results: GlmResults, folder: Path, said: Collection[str]) -> None:
+    """Print what was fitted and what survives correction; no note that was `said` before the fit."""
     import numpy as np  # noqa: PLC0415 - heavy imports inside the command
 
     from vbmstat.glm.design.contrast import file_label  # noqa: PLC0415
@@ -216,7 +222,8 @@ def print_summary(results: GlmResults, folder: Path) -> None:
 
     record = results.record
     for note in record["notes"]:
-        typer.echo(f"note: {note}")
+        if note not in said:
+            typer.echo(f"note: {note}")
     is_one_df = not has_own_df(record) and not any("df" in maps for maps in results.maps.values())
     columns = f"{len(record['columns'])} column{'' if len(record['columns']) == 1 else 's'}"
     typer.echo(

@@ -20,7 +20,7 @@ def command(
     ] = 0.0,
     cut: Annotated[
         list[str] | None,
-        typer.Option(help="Slices, mm: z=-20,0,20 or y=-60:40:20 (start:end:step); a row each, may be repeated."),
+        typer.Option(help="Slices, mm: z=-20,0,20 or y=-60:40:20 (first:last:step); a row each, may be repeated."),
     ] = None,
     columns: Annotated[int, typer.Option(help="Slices in a row at most.")] = 7,
     crosshair: Annotated[
