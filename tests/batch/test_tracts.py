@@ -15,13 +15,15 @@ from tests.batch.light import SCAN, TEMPLATE, light, write_scans
 from vbmstat.batch import tract_prior, tracts
 from vbmstat.batch.run import preprocess
 from vbmstat.cli import app
-from vbmstat.errors import ScanError
+from vbmstat.errors import AssetError, ScanError
 from vbmstat.files import naming
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.networks.weights import save_network
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.tracts.names import TRACTS
+from vbmstat.tracts.network import build_tract_network
 from vbmstat.tracts.prior import Prior, read_prior, write_prior
 from vbmstat.tracts.references import read_references, write_references
 
@@ -105,11 +107,56 @@ def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
     assert "sub-01_T1w: iy_sub-01_T1w.nii.gz is missing; run vbmstat preprocess" in result.output
 
 
+def test_bundles_follow_the_maps(tmp_path, source):
+    out = finished(tmp_path)
+    tracts.find_tracts(out, source, bundles=True)
+    tracts.find_tracts(out, tracts.source_of(None, None))  # another source, without bundles
+    mask = io.read_channels(out / "mri" / "tractsmask_sub-01_T1w.nii.gz")
+    written = nib.load(out / "tracts" / "sub-01_T1w" / "bundle_segmentations" / "CC.nii.gz")
+    assert int(np.asarray(written.dataobj).sum()) == int(mask.data[TRACTS.index("CC")].sum())
+    preprocess(tmp_path / "scans", out, PreprocSpec(device="cpu", wmh=True), process=light)
+    assert not list((out / "tracts").rglob("*.nii.gz"))
+
+
+def test_other_thresholds_are_another_source(tmp_path, source):
+    out = finished(tmp_path)
+    tracts.find_tracts(out, source)
+    table = tmp_path / "prior" / "tracts72.tsv"
+    pd.read_csv(table, sep="\t").assign(threshold=0.3).to_csv(table, sep="\t", index=False)
+    assert len(tracts.find_tracts(out, tracts.source_of(None, tmp_path / "prior")).measured) == 2
+    assert (pd.read_csv(out / "label" / "tracts_sub-01_T1w.tsv", sep="\t")["threshold"] == 0.3).all()
+
+
+def test_scans_without_their_table_do_not_stop_the_others(tmp_path, source):
+    out = finished(tmp_path)
+    tracts.find_tracts(out, source)
+    (out / "label" / "tracts_sub-01_T1w.tsv").unlink()
+    (out / "mri" / "iy_sub-01_T1w.nii.gz").unlink()
+    assert list(tracts.find_tracts(out, source).failures) == ["sub-01_T1w"]
+    assert pd.read_csv(out / "tracts.tsv", sep="\t")["scan"].unique().tolist() == ["sub-02_T1w"]
+
+
+def network_file(folder, names, seed=0):
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    settings = {"kind": "tracts", "tracts": names, "n_channels": 2, "depth": 1}
+    save_network(folder / "tracts.safetensors", build_tract_network(settings), "tracts", settings)
+    return folder
+
+
+def test_weights_tell_networks_apart(tmp_path):
+    one, other = (tracts.source_of(network_file(tmp_path / "run", list(TRACTS), seed), None) for seed in (0, 1))
+    assert one.record["sha256"] != other.record["sha256"]
+    assert one.record["settings"] == other.record["settings"]
+    with pytest.raises(AssetError, match=r"72 tracts .* in their order"):
+        tracts.source_of(network_file(tmp_path / "run", list(TRACTS)[::-1]), None)
+
+
 def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypatch):
     probability = torch.linspace(0, 1, 72).reshape(72, 1, 1, 1).expand(72, *SCAN.shape)
     monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, _: Volume(probability.clone(), t1w.grid))
     out = finished(tmp_path)
-    source = tracts.FromNetwork(tmp_path, {"source": "network"})
+    source = tracts.FromNetwork(tmp_path, {"source": "network", "sha256": ""})
     assert not tracts.find_tracts(out, source).failures
     table = pd.read_csv(out / "label" / "tracts_sub-01_T1w.tsv", sep="\t")
     assert (table["threshold"] == 0.5).all()

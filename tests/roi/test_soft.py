@@ -65,12 +65,12 @@ def test_volumes_are_sums_of_probability_times_tissue_and_means_are_weighted(coh
     rois = measure_rois(cohort, atlas, means=["fa"])
     first = rois.labels[rois.labels["participant_id"] == "000"]
     p, wm, wmh, fa = probabilities(), values(cohort, "mwp2"), values(cohort, "mwp7"), values(cohort, "fa")
-    assert first["wm_ml"].to_numpy() == pytest.approx((p * wm).sum((1, 2, 3)) * VOXEL_ML, abs=2e-6)
-    assert first["wmh_ml"].to_numpy() == pytest.approx((p * wmh).sum((1, 2, 3)) * VOXEL_ML, abs=2e-6)
+    assert first["roi_wm_ml"].to_numpy() == pytest.approx((p * wm).sum((1, 2, 3)) * VOXEL_ML, abs=2e-6)
+    assert first["roi_wmh_ml"].to_numpy() == pytest.approx((p * wmh).sum((1, 2, 3)) * VOXEL_ML, abs=2e-6)
     assert first["fa_mean"].to_numpy() == pytest.approx((p * fa).sum((1, 2, 3)) / p.sum((1, 2, 3)), abs=2e-6)
     pair = rois.regions[(rois.regions["participant_id"] == "000") & (rois.regions["region"] == "A")].iloc[0]
     assert pair["fa_mean"] == pytest.approx((p[:2] * fa).sum() / p[:2].sum(), abs=2e-6)
-    assert pair["wm_ml"] == pytest.approx((p[:2] * wm).sum() * VOXEL_ML, abs=2e-6)
+    assert pair["roi_wm_ml"] == pytest.approx((p[:2] * wm).sum() * VOXEL_ML, abs=2e-6)
 
 
 def test_tables_and_dictionary_say_that_volumes_do_not_add_up(cohort, tmp_path):
@@ -101,7 +101,7 @@ def test_native_space_reads_the_probability_at_each_voxels_template_point(cohort
     moved = np.zeros_like(probabilities())
     moved[:, :-1] = probabilities()[:, 1:]
     expected = (moved * values(cohort, "mwp2")).sum((1, 2, 3)) * VOXEL_ML
-    assert rois.labels["wm_ml"].to_numpy()[:3] == pytest.approx(expected, rel=1e-4)
+    assert rois.labels["roi_wm_ml"].to_numpy()[:3] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ScanError, match="overlap, so there is no label image"):
         measure_rois(cohort, atlas, ["wm"], space=Native(tmp_path))
 

@@ -47,6 +47,30 @@ def test_names_ids_and_numbers_in_text(people):
     assert Condition("site == 2", people).meets.tolist() == [False, True, False, True, False, False]
 
 
+def test_in_takes_cells_as_equality_does():
+    """Texts in decomposed Unicode, truth and numbers among texts are never left out by `in` alone."""
+    table = pd.DataFrame({
+        "participant_id": list("abc"), "site": ["ko\u0308ln", "ulm", None], "smokes": [True, False, True],
+        "code": pd.Series([1, 2, "x"], dtype=object), "arm": pd.Categorical(["a", "b", "c"]),
+    })  # fmt: skip
+    people = index_by_id(table, "the table")
+    for name, value in (("site", "'k\u00f6ln'"), ("smokes", "True"), ("code", "1"), ("arm", "'a'")):
+        alone, listed = (Condition(f"{name} {how}", people).meets for how in (f"== {value}", f"in [{value}]"))
+        assert alone.iloc[0] is True or bool(alone.iloc[0])
+        pd.testing.assert_series_equal(alone, listed, check_names=False)
+    assert Condition("arm < 'b'", people).meets.tolist() == [True, False, False]
+
+
+def test_text_with_numbers_has_no_order(people):
+    """'100' > '30' is false in the alphabet: the wrong scans would stay."""
+    dose = people.assign(dose=["100", "30", "n.d.", "5", "12", "7"], day=["2020-01-31", *["2021-12-01"] * 5])
+    for text in ("dose > '30'", "'30' < dose", "dose < group", "dose >= dose"):
+        with pytest.raises(TableError, match="is text, with '100', so that '100' is below '30'"):
+            Condition(text, dose)
+    assert Condition("day > '2020-06-01'", dose).meets.tolist() == [False, *[True] * 5]
+    assert Condition("participant_id > 'b'", dose).meets.sum() == 4
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -56,7 +80,7 @@ def test_names_ids_and_numbers_in_text(people):
         ("age > group", "text and numbers"), ("age = 3", "it cannot be read"), ("age", "'age' is no comparison"),
         ("ICD-10 == 'F32'", "no column or value"), ("3 > 2", "needs a column"),
         ("age > 30 & group == 'patient'", "no column or"), ("age > 3 or " * 200 + "age > 3", "longer than"),
-        ("(" * 900, "cannot be read"),
+        ("(" * 900, "cannot be read"), ("~" * 990 + "(age>1)", "cannot be read|too deeply"),
     ],
 )  # fmt: skip
 def test_what_is_no_condition_is_said(people, text, match):

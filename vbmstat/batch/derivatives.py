@@ -186,9 +186,12 @@ def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) ->
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
     kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
-    kinds |= set(naming.TRACT_KINDS) if earlier.has_tracts and not now.has_tracts else set()
+    without_tracts = earlier.has_tracts and not now.has_tracts
+    kinds |= set(naming.TRACT_KINDS) if without_tracts else set()
+    bundles = naming.bundle_masks(out, scan) if without_tracts else []
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
-    return [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
+    made = [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
+    return [*made, *bundles]
 
 
 def completed_scan(

@@ -16,7 +16,7 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.claim import tables_claim
 from vbmstat.batch.finished import FinishedRun, FinishedScan, measure_finished
 from vbmstat.batch.resources import Execution
-from vbmstat.errors import AssetError
+from vbmstat.errors import AssetError, listed
 from vbmstat.figures.style import save_png
 from vbmstat.figures.tracts import tracts_figure
 from vbmstat.files import naming
@@ -28,7 +28,7 @@ from vbmstat.roi.atlas import TRACTS as PRIOR_ATLAS
 from vbmstat.roi.atlas import project_file
 from vbmstat.tables import dictionary
 from vbmstat.tracts.names import TRACTS
-from vbmstat.tracts.network import load_tract_network, predict_tracts
+from vbmstat.tracts.network import STUDENT, load_tract_network, predict_tracts
 from vbmstat.tracts.outputs import TractMaps, scan_box, stored
 from vbmstat.tracts.prior import NAME, Prior, carry, read_prior
 from vbmstat.tracts.references import write_references
@@ -100,13 +100,19 @@ def source_of(weights: Path | None, prior: Path | None) -> FromPrior | FromNetwo
         folder = project_file(PRIOR_ATLAS, f"{NAME}.nii.gz").parent if prior is None else prior
         name = "tracts72-prior" if prior is None else str(prior)
         found = read_prior(folder)
-        return FromPrior(found, {"source": name, "sha256": sha256(folder / f"{NAME}.nii.gz")})
-    network, settings = load_tract_network(weights)
-    n_tracts = network.last.out_channels
-    if n_tracts != len(TRACTS):
-        msg = f"{weights}: the network knows {n_tracts} tracts; expected TractSeg's {len(TRACTS)}, train on its masks"
+        files = (f"{NAME}.nii.gz", f"{NAME}.tsv")  # the table has the thresholds
+        return FromPrior(found, {"source": name, "sha256": {file: sha256(folder / file) for file in files}})
+    _, settings = load_tract_network(weights)
+    known = settings["tracts"]
+    if list(known) != list(TRACTS):
+        msg = (
+            f"{weights}: the network knows {len(known)} tracts ({listed(known)}); expected TractSeg's {len(TRACTS)} "
+            "tracts in their order, so train on its masks"
+        )
         raise AssetError(msg)
-    return FromNetwork(weights, {"source": f"network {weights.name}", "settings": settings})
+    path = weights / f"{STUDENT}.safetensors" if weights.is_dir() else weights
+    record = {"source": f"network {weights.resolve().name}", "sha256": sha256(path), "settings": settings}
+    return FromNetwork(weights, record)
 
 
 def find_tracts(
@@ -146,8 +152,10 @@ def _measure(
 ) -> Mapping[str, Any] | None:
     """Tracts of a scan, written; None if it has them from this source."""
     record, kinds = one.record, naming.TRACT_KINDS
-    is_complete = all(one.path(kind).is_file() for kind in kinds) and (not bundles or _bundles(one).is_dir())
-    if record.get("tracts") == source.record and is_complete and not execution.force:
+    has_bundles = any(naming.bundle_masks(one.folder, one.scan))
+    is_complete = all(one.path(kind).is_file() for kind in kinds) and (has_bundles or not bundles)
+    earlier = record.get("tracts") or {}
+    if earlier.get("sha256") == source.record["sha256"] and is_complete and not execution.force:
         return None
     images = one.images(_IMAGES, "run vbmstat preprocess for this scan again")
     points = scan_box(images["iy"])
@@ -160,15 +168,10 @@ def _measure(
         derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"))
         title = f"{one.scan.stem} · tracts: {source.record['source']}"
         save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))
-        if bundles:
-            write_references(maps.mask, _bundles(one, made).parent)
+        if bundles or has_bundles:  # those of another source must not stay
+            write_references(maps.mask, naming.bundles_folder(made, one.scan).parent)
         storage.write_json(one.path("sidecar", made), {**record, "tracts": dict(source.record)})
     return {"n_tracts": len(table)}
-
-
-def _bundles(one: FinishedScan, folder: Path | None = None) -> Path:
-    """Folder of a scan's masks as TractSeg writes them."""
-    return (one.folder if folder is None else folder) / "tracts" / one.scan.stem / "bundle_segmentations"
 
 
 def _own_points(grid: Grid) -> Volume:
@@ -184,7 +187,10 @@ def _collect(folder: Path) -> None:
             record = derivatives.read_sidecar(sidecar)
             if record.get("tracts"):
                 scan = naming.Scan(Path(record["scan"]), record["scan"], *naming.split_ids(record["scan"]))
-                volumes = pd.read_csv(naming.output_path(folder, scan, "tract_volumes", names), sep="\t")
+                path = naming.output_path(folder, scan, "tract_volumes", names)
+                if not path.is_file():  # removed, and the scan failed now
+                    continue
+                volumes = pd.read_csv(path, sep="\t")
                 volumes.insert(0, "scan", scan.stem)
                 tables.append(volumes)
     if tables:

@@ -164,6 +164,16 @@ def map_columns(names: Iterable[str], tissue: int) -> list[str]:
     return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
 
 
+def bundles_folder(out: Path, scan: Scan) -> Path:
+    """Folder of a scan's tract masks as TractSeg writes them."""
+    return out / "tracts" / scan.stem / "bundle_segmentations"
+
+
+def bundle_masks(out: Path, scan: Scan) -> list[Path]:
+    """The masks in it."""
+    return sorted(bundles_folder(out, scan).glob("*.nii.gz"))
+
+
 def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     """Path of an output of a scan.
 

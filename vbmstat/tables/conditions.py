@@ -9,14 +9,14 @@ from __future__ import annotations
 import ast
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, NoReturn
 
 import pandas as pd
 
 from vbmstat.errors import TableError
-from vbmstat.tables.cells import label, without_missing_words
+from vbmstat.tables.cells import has_thousands, label, number_with_word, without_missing_words
 from vbmstat.tables.cohort import closest, find_column, read_column
 
 _QUOTED = re.compile(r"`([^`]+)`")
@@ -24,6 +24,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }  # fmt: skip
+_ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d.*", re.DOTALL)  # text in the order of time
 _LENGTH = 1000  # characters
 
 
@@ -67,7 +69,10 @@ class Condition:
             tree = ast.parse(_QUOTED.sub(self._placeholder, text.strip()), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             self._refuse("it cannot be read")
-        self.meets: pd.Series = self._truth(tree.body)
+        try:
+            self.meets: pd.Series = self._truth(tree.body)
+        except RecursionError:
+            self._refuse("it is nested too deeply")
 
     def _placeholder(self, match: re.Match[str]) -> str:
         name = f"quoted_{len(self._quoted)}_"
@@ -124,7 +129,8 @@ class Condition:
         if isinstance(sign, ast.In | ast.NotIn):
             if not isinstance(left, pd.Series) or not isinstance(right, list) or not right:
                 self._refuse("'in' stands between a column and a list of values")
-            found = left.isin([self._like(left, value) for value in right]).astype("boolean").mask(left.isna())
+            values = [self._like(left, value) for value in right]
+            found = _comparable(left).isin(values).astype("boolean").mask(left.isna())
             return ~found if isinstance(sign, ast.NotIn) else found
         if type(sign) not in _COMPARE or isinstance(left, list) or isinstance(right, list):
             self._refuse("expected one of == != < <= > >= in")
@@ -138,9 +144,17 @@ class Condition:
             left, missing = self._like(right, left, sign), right.isna()
         else:
             self._refuse("a comparison needs a column")
-        sides = [side.map(label, na_action="ignore") if isinstance(side, pd.Series) and not _is_number(side) else side
-                 for side in (left, right)]  # fmt: skip
+        sides = [_comparable(side) if isinstance(side, pd.Series) else side for side in (left, right)]
+        if isinstance(sign, _ORDERS):
+            self._refuse_text_numbers(sides)
         return _COMPARE[type(sign)](*sides).astype("boolean").mask(missing)
+
+    def _refuse_text_numbers(self, sides: Sequence[Any]) -> None:
+        """Refuse an order of texts such as '100' and '30', which is that of the alphabet."""
+        for side in (one for one in sides if isinstance(one, pd.Series) and not _is_number(one)):
+            number = next((text for text in side.dropna() if number_with_word(text) or has_thousands(text)), None)
+            if number is not None and not _DATE.fullmatch(number):
+                self._refuse(f"{side.name} is text, with {number[:30]!r}, so that '100' is below '30'; make it numbers")
 
     def _like(self, column: pd.Series, value: Any, sign: ast.cmpop | None = None) -> Any:
         """A value as the column has its values; refuses text that it never has, and text beside numbers."""
@@ -148,15 +162,20 @@ class Condition:
             self._refuse(f"{column.name} holds numbers, {str(value)[:30]!r} is none")
         if _is_number(column):
             return value
-        if not isinstance(value, str) and isinstance(sign, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+        if not isinstance(value, str) and isinstance(sign, _ORDERS):
             self._refuse(f"{column.name} holds text, which is neither above nor below {value}")
         text, levels = label(value), {label(one) for one in column.dropna()}
-        if text not in levels and not isinstance(sign, ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+        if text not in levels and not isinstance(sign, _ORDERS):
             msg = (
                 f"condition {self.text!r}: {column.name} is never {text!r} (nearest {closest(text, levels) or 'none'})"
             )
             raise TableError(msg)
         return text
+
+
+def _comparable(column: pd.Series) -> pd.Series:
+    """A column of numbers itself, any other as the texts that :meth:`Condition._like` makes of values."""
+    return column if _is_number(column) else column.astype(object).map(label, na_action="ignore")
 
 
 def _is_number(column: pd.Series) -> bool:

@@ -27,7 +27,7 @@ from vbmstat.preproc.networks.weights import OWN, load_network, own_file, ready,
 from vbmstat.preproc.steps.lesions import Evidence, Network
 
 KIND, RULE = "wmh", "none"
-SHIPPED_SHA256 = ""  # of wmh.safetensors in the package
+SHIPPED_SHA256 = "a97a000216d1ca027aab9f6efc01eaa875d6f78f07ed1d71d52c5a011dd86815"  # of wmh.safetensors in the package
 CONTRAST_RANGE = (-2.5, 2.0)  # of intensities (GM 0, WM 1) that the network sees; outside the brain: the lower end
 OWN_VOXELS_MM = (0.75, 1.35)  # voxels of which the network sees as they are; others become 1 mm
 _CEREBRUM_MM = ((-66, -104, -50), (66, 70, 74))  # box in the template that holds the cerebral white matter
