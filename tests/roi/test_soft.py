@@ -129,6 +129,7 @@ def test_a_failed_map_and_an_unknown_column(cohort, tmp_path):
     ("scale", "rows", "match"),
     [
         (1.0, ("1\tleft\tA\tA", "2\tleft\tB\tB"), "labels 1 to 3 in order"),
+        (5.0, ("1\tleft\tA\tA", "2\tleft\tB\tB", "3\tleft\tC\tC"), "probabilities"),
         (1000.0, ("1\tleft\tA\tA", "2\tleft\tB\tB", "3\tleft\tC\tC"), "probabilities"),
         (float("nan"), ("1\tleft\tA\tA", "2\tleft\tB\tB", "3\tleft\tC\tC"), "probabilities"),
     ],

@@ -153,3 +153,11 @@ def test_a_selection_of_a_selection_keeps_the_flow(cohort):
     again = select(once, Selection(where="age > 35", exclusions=False))
     assert [step.n_left for step in again.flow] == [4, 2, 1]
     assert pd.Series(again.scan_ids).tolist() == ["sub-03_ses-1"]
+
+
+@pytest.mark.parametrize("written", ["SUB-02", "sub-2", "2"])
+def test_a_listed_id_in_another_spelling_is_refused(cohort, tmp_path, written):
+    """It would only be noted as not needed, and the scan would stay."""
+    (tmp_path / "exclusions.tsv").write_text(f"participant_id\n{written}\nsub-03\n", encoding="utf-8")
+    with pytest.raises(TableError, match=r"exclusions\.tsv: .* differs in (letter case|leading zeros) only"):
+        chosen(cohort)

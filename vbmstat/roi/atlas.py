@@ -178,6 +178,9 @@ def _own_atlas(path: Path) -> Atlas:
     return _join(name, image, by_label(held, str(table_path)), "the user's own atlas", str(path))
 
 
+_MOST_SHARE, _LEAST_PERCENT = 1.05, 10.0  # largest value: interpolation exceeds 1 a little; percent are far above
+
+
 def _soft_atlas(name: str, path: Path, licence: str) -> SoftAtlas:
     """Load an image of several volumes of probabilities with its table beside it."""
     stem = path.name.removesuffix(".gz").rsplit(".", 1)[0]
@@ -192,10 +195,10 @@ def _soft_atlas(name: str, path: Path, licence: str) -> SoftAtlas:
         msg = f"{table_path}: expected {what}, got {len(table)} rows from {table.index[0]} to {table.index[-1]}"
         raise TableError(msg)
     low, high = float(image.data.min()), float(image.data.max())  # NaN if any value is
-    if not (low >= 0 and 0 < high <= 100):
+    if not (low >= 0 and 0 < high <= 100) or _MOST_SHARE < high < _LEAST_PERCENT:
         msg = f"{path}: expected probabilities (0 to 1, or percent), got values from {low:g} to {high:g}"
         raise ScanError(msg)
-    data = image.data / 100 if high > 1 else image.data
+    data = image.data / 100 if high > _MOST_SHARE else image.data.clamp(max=1.0)
     return SoftAtlas(name, Volume(data, image.grid), table, (), licence)
 
 

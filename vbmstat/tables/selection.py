@@ -126,6 +126,7 @@ def select(cohort: Cohort, rules: Selection) -> Cohort:
         reasons, unknown = _matched(_read_list(path, known), known)
         if unknown and not reasons and path.name != EXCLUSIONS:
             raise _unknown(unknown, f"{path}", cohort)
+        _refuse_other_spellings(unknown, path, known)
         notes += [f"{path.name}: not in the table, so not needed: {listed(unknown)}"] if unknown else []
         leave_out(path.name, reasons)
     given = {one: "" for one in rules.exclude if not _is_list(one)}
@@ -188,6 +189,15 @@ def _matched(given: Mapping[str, str], known: Mapping[str, list[str]]) -> tuple[
     """Scans of the table that ids name, with their reasons, and ids that name none."""
     reasons = {scan: why for name, why in given.items() for scan in known.get(name, ())}
     return reasons, [name for name in given if name not in known]
+
+
+def _refuse_other_spellings(unknown: Sequence[str], path: Path, known: Collection[str]) -> None:
+    """Refuse ids that differ from those of the table in letter case or leading zeros only: the scan would stay."""
+    for name in unknown:
+        hint = spelling_hint(name, known)
+        if hint:
+            msg = f"{path}: {name!r} is not in the table, but {hint.split(';')[0]}; write it as the table does"
+            raise TableError(msg)
 
 
 def _unknown(names: Sequence[str], source: str, cohort: Cohort) -> TableError:

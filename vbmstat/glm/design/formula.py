@@ -97,11 +97,13 @@ def with_backticks(formula: str, columns: Iterable[object]) -> str:
     --------
     >>> with_backticks("ICD-10 + C(my score) + age-2", ["ICD-10", "my score", "age", "age-2"])
     '`ICD-10` + C(`my score`) + age-2'
+    >>> with_backticks("0 + group + I(age**2)", ["0", "2", "group", "age"])
+    '0 + group + I(age**2)'
     """
     names = sorted({str(column) for column in columns}, key=len, reverse=True)
     known = {name.casefold() for name in names}
     odd = [
-        name for name in names if not name.isidentifier() and "`" not in name and re.match(r"\w", name)
+        name for name in names if not name.isidentifier() and "`" not in name and re.match(r"\w*[^\W\d]", name)
         and not known & {word.casefold() for word in re.findall(r"[^\W\d]\w*", name)}
     ]  # fmt: skip
     if not odd:
