@@ -109,6 +109,7 @@ def find_lesions(evidence: Evidence, network: Network | None = None) -> Volume:
     """
     proposed = dark_in_white_matter(evidence) if network is None else network(evidence)
     possible = _ramp(evidence.darker, _LEAST_DARKER) * (1 - _ramp(evidence.fractions[2], _IS_CSF))
+    possible = possible * ~_is_infratentorial(evidence)
     probability = without_specks(proposed * possible, evidence.brain.grid.voxel_size_mm)
     return Volume(probability[None].float(), evidence.brain.grid)
 
@@ -119,7 +120,7 @@ def dark_in_white_matter(evidence: Evidence) -> torch.Tensor:
     Voxels beside CSF are often dark from partial volume; they count only beside a lesion voxel that is not.
     """
     gm, wm, _ = evidence.prior
-    place = _ramp(wm, _IN_WM) * (1 - _ramp(gm, _IN_GM)) * ~_is_infratentorial(evidence)
+    place = _ramp(wm, _IN_WM) * (1 - _ramp(gm, _IN_GM))
     dark = _ramp(evidence.darker, _DARKER) * _ramp(evidence.contrast, _CAVITY)
     is_csf = (evidence.contrast < _CAVITY[1]) | (evidence.fractions[2] > _IS_CSF[0])
     inner = ~_dilated(is_csf)
