@@ -209,6 +209,22 @@ def test_scans_are_left_out_of_maps_and_regions(tmp_path):
     (tmp_path / "a" / "cohort.tsv").write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\nsub-03\t40\n")
     older = compare_files(tmp_path / "a", tmp_path / "b", selection=Selection(where="age > 25", exclusions=False))
     assert set(older.table["scan"]) == {"sub-02", "sub-03"}  # the cohort table of A is known
+
+
+def test_lists_beside_the_folder_of_maps_count_for_its_maps(tmp_path):
+    for name in ("a", "b"):
+        for number in (1, 2):
+            write_map(tmp_path / name / "mri" / f"mwp1sub-0{number}.nii", number, 1.0)
+    (tmp_path / "a" / "exclusions.tsv").write_text("participant_id\nsub-02\n")
+    (tmp_path / "a" / "cohort.tsv").write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\n")
+    found = compare_files(tmp_path / "a" / "mri", tmp_path / "b" / "mri")
+    assert set(found.table["scan"]) == {"sub-01"}
+    young = Selection(where="age > 25", exclusions=False)
+    older = compare_files(tmp_path / "a" / "mri", tmp_path / "b" / "mri", selection=young)
+    assert set(older.table["scan"]) == {"sub-02"}
+
+
+def test_scans_are_left_out_of_regions(tmp_path):
     a, b = roi_table(tmp_path / "a.tsv", (21, 23)), roi_table(tmp_path / "b.tsv", (21, 23), gain=2.0)
     rois = compare_files(a, b, selection=Selection(exclude="s2"))
     assert rois.table["n_scans"].tolist() == [2, 2]

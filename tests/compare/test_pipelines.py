@@ -77,6 +77,15 @@ def test_a_cohort_is_what_all_pipelines_and_the_table_have(tmp_path):
     )  # fmt: skip
 
 
+def test_scans_that_a_pipeline_excludes_are_left_out_of_all(tmp_path):
+    one, other = (write(tmp_path / name, ["sub-1", "sub-2", "sub-3"]) for name in ("one", "other"))
+    (tmp_path / "other" / "exclusions.tsv").write_text("participant_id\treason\nsub-2\tmotion\n")
+    table = people(tmp_path / "p.tsv", ["sub-1", "sub-2", "sub-3"])
+    data = load_cohort(CohortPlan("c", {"A": one, "B": other}, table, (), ()), ("gm",))
+    assert data.scans == ("sub-1", "sub-3")
+    assert "c: left out 1 scan by exclusions.tsv, 2 are left: sub-2 (motion)" in data.notes
+
+
 def test_a_pipeline_without_maps_of_every_tissue_is_refused(tmp_path):
     one = write(tmp_path / "one", ["sub-1_T1w"])
     plan = CohortPlan("c", {"A": one, "B": one}, people(tmp_path / "p.tsv", ["sub-1"]), (), ())

@@ -161,3 +161,10 @@ def test_a_listed_id_in_another_spelling_is_refused(cohort, tmp_path, written):
     (tmp_path / "exclusions.tsv").write_text(f"participant_id\n{written}\nsub-03\n", encoding="utf-8")
     with pytest.raises(TableError, match=r"exclusions\.tsv: .* differs in (letter case|leading zeros) only"):
         chosen(cohort)
+
+
+def test_a_list_in_a_folder_with_a_comma_in_its_name(cohort, tmp_path):
+    folder = tmp_path / "Smith, J"
+    folder.mkdir()
+    (folder / "exclusions.tsv").write_text("participant_id\nsub-02\n", encoding="utf-8")
+    assert chosen(cohort, folder).scan_ids == chosen(cohort, exclude="sub-02").scan_ids

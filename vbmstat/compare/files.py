@@ -18,6 +18,7 @@ from vbmstat.errors import ScanError
 from vbmstat.evaluate import folders
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
+from vbmstat.maps.sources import map_folders
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.selection import Selection
 
@@ -97,8 +98,8 @@ def compare_files(a: Path, b: Path, *, report: OnProgress = ignore, **options: U
 
 def _with_own_table(rules: Selection, a: Path) -> Selection:
     """The rules with the cohort table of A for their conditions, unless they name tables."""
-    own = a / "cohort.tsv"
-    return replace(rules, tables=(own,)) if rules.where and not rules.tables and own.is_file() else rules
+    own = next((folder / "cohort.tsv" for folder in map_folders(a) if (folder / "cohort.tsv").is_file()), None)
+    return replace(rules, tables=(own,)) if rules.where and not rules.tables and own else rules
 
 
 def _kind(path: Path) -> str:

@@ -15,10 +15,12 @@ from vbmstat.files import map_names, naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
 from vbmstat.image.smooth import smooth_map
+from vbmstat.maps.sources import map_folders
 from vbmstat.maps.volumes import tiv_of_cat
 from vbmstat.metrics import agreement
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import ID_COLUMNS, join_participants, read_cohort
+from vbmstat.tables.selection import Selection, select_ids
 
 _OF_PIPELINE = ("tiv_ml", "engine", "vbmstat_version")  # columns that differ between pipelines
 _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stripped")
@@ -101,7 +103,7 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
         If a pipeline has no maps of a tissue, or no scan is in all pipelines and the table.
     """
     pipelines = {name: _pipeline(folder, tissues) for name, folder in plan.pipelines.items()}
-    notes = []
+    notes: list[str] = []
     scans: list[str] = []
     for number, (name, pipeline) in enumerate(pipelines.items()):
         has = list(pipeline.index)
@@ -111,6 +113,10 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
             raise TableError(msg)
         scans = has if number == 0 else agreement.match_ids(scans, has)
     source = plan.participants or next(iter(plan.pipelines.values())) / "cohort.tsv"
+    places = [folder for path in (*plan.pipelines.values(), source.parent) for folder in map_folders(path)]
+    selected = select_ids(scans, Selection(), places)
+    scans = selected.scan_ids
+    notes += [f"{plan.name}: {note}" for note in selected.notes]
     people = read_cohort(source).table
     index = pd.MultiIndex.from_tuples([naming.split_ids(scan) for scan in scans], names=list(ID_COLUMNS))
     joined, without = join_participants(pd.DataFrame(index=index), people, str(source))

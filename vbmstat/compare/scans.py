@@ -18,6 +18,7 @@ from vbmstat.files import map_names
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
+from vbmstat.maps.sources import map_folders
 from vbmstat.metrics import agreement
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.selection import ALL, Selection, select_ids
@@ -43,7 +44,7 @@ def compare_scans(a: Path, b: Path, names: Names, rules: Selection = ALL, report
             continue
         maps_of = [by_scan(maps) for maps in chosen]
         both = agreement.match_ids(list(maps_of[0]), list(maps_of[1]))
-        selected = select_ids(both, rules, [a, b])
+        selected = select_ids(both, rules, [*map_folders(a), *map_folders(b)])
         common = selected.scan_ids
         notes += selected.notes
         for which, maps in zip("AB", maps_of, strict=True):

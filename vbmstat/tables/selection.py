@@ -58,7 +58,8 @@ class Selection:
     exclusions: bool = True
 
     def __post_init__(self) -> None:
-        ids = [part.strip() for text in _several(self.exclude) for part in text.split(",")]
+        given = [str(one) for one in _several(self.exclude)]
+        ids = [part.strip() for one in given for part in ([one] if Path(one).is_file() else one.split(","))]
         object.__setattr__(self, "exclude", tuple(filter(None, ids)))
         for name in ("where", "tables"):
             object.__setattr__(self, name, tuple(map(str, _several(getattr(self, name)))))

@@ -160,7 +160,9 @@ class TractTask(Task):
         """The teacher's probabilities on the cube of the T1w image, times 255, (n_tracts, X, Y, Z), uint8."""
         path = self._taught / f"{name}.npz"
         if not path.is_file():
-            assert self._teacher is not None  # noqa: S101 - loaded by begin
+            if self._teacher is None:
+                msg = "the student needs its teacher: call begin before examples"
+                raise RuntimeError(msg)
             case = self._load(name, "peaks", "to_peaks")
             there = merge_orientations(self._teacher, case["peaks"])
             points = apply_affine(case["to_peaks"][0, 0].double().cpu().numpy(), voxel_indices(self.cases.shape))
