@@ -29,7 +29,7 @@ _USUAL_FWHM_MM = 6.0  # smoothing of the maps that the thresholds were chosen wi
 WARNING_COLUMN = "qc_warnings"
 OUTLIER_Z = 3.5  # robust z (Iglewicz & Hoaglin 1993, How to Detect and Handle Outliers)
 LEAST_SCANS = 5  # for a robust z
-# In a homogeneous or small sample a robust z is soon large, so a flagged scan must also be this far from the median.
+# In a small or very similar sample ordinary scans have a large z, so a flagged scan must also be this far off.
 _LEAST_R_DROP, _LEAST_TIV_CHANGE, _LEAST_SHARE_CHANGE = 0.05, 0.20, 0.05  # correlation; relative TIV; share of TIV
 # The same image cropped, stored as uint8 or with a shifted header gave 0.9996 to 1 (classic, sub-10 of ds000011); with
 # new noise of 3 % 0.9987, shifted by half a voxel too 0.9979; a second scan of the same person differs by more.
