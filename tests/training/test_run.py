@@ -240,3 +240,9 @@ def test_augmented_examples_differ_and_move_together(onions, configure, precisio
         assert float(image[background].std()) < 0.05  # image and p0 moved together
         assert float(image[p0 == 3].mean()) > float(image[p0 == 1].mean())
     assert float(task.loss(task.build(), *seen[0]).detach()) > 0
+
+
+def test_folds_that_leave_nothing_to_train_on_are_refused(configure, onions):
+    cases, config = CaseFile(onions), read_config(configure(onions, n_folds=2))
+    with pytest.raises(VbmstatError, match="no cases are left to train on: 2 folds, 1 validates and 1 tests"):
+        run._split(cases, config, n_test_folds=1)

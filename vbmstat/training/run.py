@@ -257,6 +257,12 @@ def _split(cases: CaseFile, config: RunConfig, n_test_folds: int = 0) -> tuple[l
     for name, fold in zip(cases.names, folds, strict=True):
         after = (fold - config.fold) % config.n_folds  # 0: validation; 1 to n_test_folds: test
         parts[1 if after == 0 else 2 if after <= n_test_folds else 0].append(name)
+    if not parts[0]:
+        msg = (
+            f"{cases.path}: no cases are left to train on: {config.n_folds} folds, 1 validates and {n_test_folds} tests"
+            "; raise n_folds, or set n_folds = 1 to train on all"
+        )
+        raise VbmstatError(msg)
     return parts[0], parts[1][: config.n_validation], parts[2]
 
 
