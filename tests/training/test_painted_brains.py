@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,14 @@ def test_a_patch_is_a_function_of_the_generator(brain):
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
     assert set(first[1].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_patches_are_often_around_what_only_looks_like_a_lesion(brain):
+    brain.contrast[10, 10, 10] = 0.2  # a dark spot that nobody called a lesion, in a corner
+    y, z = brain.inputs[4:, 10, 10, 10]
+    patches = [inputs[4:] for inputs, _ in islice(painted_patches(brain, [], 26, source(2)), 60)]
+    holds = [bool((part[0].amin() <= y) & (y <= part[0].amax()) & (part[1].amin() <= z)) for part in patches]
+    assert 0.4 < np.mean(holds) < 0.9  # .15 if places were drawn from all white matter
 
 
 def test_a_patch_larger_than_the_brain_is_padded(brain):

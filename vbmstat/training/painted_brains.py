@@ -26,8 +26,10 @@ _SHAPES, _TWO_SHAPES, _BLOBS, _THREADS = 0.7, 0.4, 0.5, 0.3
 _NOISE, _BLUR, _SHADE, _MIRRORED = 0.5, 0.2, 0.4, 0.5
 _STRETCH, _SHIFT = (0.85, 1.2), (-0.08, 0.08)  # of intensities: the tissue means are uncertain
 _NOISE_SD, _BLUR_VOXELS, _SHADE_SD, _SHADE_SPACING = (0.0, 0.12), (0.8, 1.8), 0.06, 24
+_LIKE_A_LESION = 0.4  # probability that a patch without own lesions is around healthy tissue that looks like one
 _OFF_CENTRE = 12  # voxels between a patch's centre and the voxel for which it was drawn, at most
 _IS_WM, _IS_BRAIN = 0.3, -2.3  # WM fraction; intensity
+_WM_EXPECTED, _DARK = 0.5, 0.6  # prior of WM from which, and intensity up to which, tissue looks like a lesion
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ def painted_patches(
     source : Generator
         Same generator, same patches.
     """
-    lesions, white = (brain.lesion > 0.5).nonzero(), (brain.wm > _IS_WM).nonzero()
+    lesions, white, alike = brain.lesion > 0.5, brain.wm > _IS_WM, looks_like_lesion(brain)
+    lesions, white, alike = (mask.nonzero() for mask in (lesions, white, alike))
     while True:
         own = len(lesions) > 0 and (brain.shown or painting.chance(_OWN, source))
-        places = lesions if own and painting.chance(_AROUND_OWN, source) else white
+        likely = (_AROUND_OWN, lesions) if own else (_LIKE_A_LESION, alike)
+        places = likely[1] if painting.chance(likely[0], source) else white
         part = brain.cut(_start(places, brain.contrast.shape, size, source), size)
         inside = part.contrast > _IS_BRAIN
         part, label = with_lesions(part, own, shapes, source)
@@ -117,6 +121,11 @@ def painted_patches(
         padding = [end for n in reversed(part.contrast.shape) for end in (0, size - n)]
         inputs, lesion = functional.pad(inputs, padding), functional.pad(lesion, padding)
         yield (inputs.flip(1), lesion.flip(1)) if painting.chance(_MIRRORED, source) else (inputs, lesion)
+
+
+def looks_like_lesion(brain: Brain) -> torch.Tensor:
+    """Where tissue is dark though the template has white matter, mostly beside ventricles and cortex, (X, Y, Z), bool."""
+    return (brain.prior[1] > _WM_EXPECTED) & (brain.contrast < _DARK) & (brain.contrast > _IS_BRAIN)
 
 
 def with_lesions(part: Brain, own: bool, shapes: Sequence[torch.Tensor], source: Source) -> tuple[Brain, torch.Tensor]:
