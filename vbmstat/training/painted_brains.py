@@ -124,7 +124,7 @@ def painted_patches(
 
 
 def looks_like_lesion(brain: Brain) -> torch.Tensor:
-    """Where tissue is dark though the template has white matter, mostly beside ventricles and cortex, (X, Y, Z), bool."""
+    """Where tissue is dark and the template has white matter: beside ventricles and cortex, (X, Y, Z), bool."""
     return (brain.prior[1] > _WM_EXPECTED) & (brain.contrast < _DARK) & (brain.contrast > _IS_BRAIN)
 
 
