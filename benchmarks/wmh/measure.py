@@ -7,6 +7,7 @@ Sets, none of them trained on:
 
 * `rendered`: whole heads from label maps 06–10 (40 % bias, 3 % noise), exact lesions of 3 mm³ and more;
 * `patient07`: T1w of one person with multiple sclerosis and the consensus of raters who saw FLAIR;
+* `injected`: ds000011 with twelve lesions of 30–1,500 mm³ each, injected by bidsgate (T1w only);
 * `young`: ds000011, `adults`: 8 people of ds002748; they have no lesions, so that everything found is false.
 
 The engine runs once a scan; `--cache` keeps what it hands to the lesion step. Results are added to
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import bidsgate.inject_lesions as bidsgate
 import cc3d
 import matplotlib as mpl
 import numpy as np
@@ -79,7 +81,19 @@ class Scan:
         return inside[tuple(slice(a, a + n) for a, n in zip(start, grid.shape, strict=True))]
 
 
-def scans(groups: list[str]) -> Iterator[Scan]:
+def injected(path: Path, folder: Path, seed: int) -> Scan:
+    """A scan with lesions of bidsgate, written into a folder."""
+    name = path.name.split("_")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    t1w, lesion = folder / f"{name}_T1w.nii.gz", folder / f"{name}_lesions.nii.gz"
+    if not lesion.is_file():
+        spec = bidsgate.LesionSpec(seed=seed)
+        bidsgate.inject(path, None, t1w, None, lesion, folder / f"{name}_lesions.json", spec)
+    return Scan("injected", name, t1w, lesion)
+
+
+def scans(groups: list[str], folder: Path) -> Iterator[Scan]:
+    """The scans of some sets; injected ones are written into a folder."""
     if "rendered" in groups:
         for number in MAPS:
             path = DATA / "labelmaps" / f"training_seg_{number}.nii.gz"
@@ -87,6 +101,9 @@ def scans(groups: list[str]) -> Iterator[Scan]:
     if "patient07" in groups:
         folder = DATA / "lesion" / "open_ms-patient07"
         yield Scan("patient07", "07", folder / "T1.nii.gz", folder / "lesion_mask.nii.gz")
+    if "injected" in groups:
+        for seed, path in enumerate(sorted((DATA / "ds000011").glob("sub-*/anat/*T1w.nii.gz"))):
+            yield injected(path, folder, seed)
     for group, dataset, names in (("young", "ds000011", None), ("adults", "ds002748", ADULTS)):
         if group in groups:
             folders = (
@@ -251,15 +268,15 @@ def name_of(row: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", default=["none"])
-    parser.add_argument("--sets", nargs="+", default=["rendered", "patient07", "young", "adults"])
-    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--sets", nargs="+", default=["rendered", "patient07", "injected", "young", "adults"])
+    parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     mpl.use("Agg")
     torch.set_num_threads(1)
     old = json.loads(given.out.read_text())["scans"] if given.out.exists() else []
     rows = {(row["set"], row["scan"], name_of(row)): row for row in old}
-    for scan in scans(given.sets):
+    for scan in scans(given.sets, given.cache / "injected"):
         known = evidence(scan, given.cache)
         for weights in given.weights:
             row, mask, truth = measure(scan, known, weights)
