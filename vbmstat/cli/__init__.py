@@ -22,6 +22,7 @@ from vbmstat.cli import (
     roi,
     show,
     simulate,
+    threshold,
     tracts,
     train,
     wmh,
@@ -62,6 +63,7 @@ app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.command("threshold")(threshold.command)
 app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tracts.app, name="tracts")

@@ -19,7 +19,7 @@ from vbmstat.glm.inference.permute.tails import Tails
 Values = TypeVar("Values", np.ndarray, torch.Tensor)
 TFCE_CONNECTIVITY = 26
 ALPHA = 0.05  # family-wise error of critical values
-_CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding
+CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding
 _LARGEST = 1 - 1e-12  # s²: float64 does not distinguish a perfect fit from a larger t
 
 
@@ -86,7 +86,7 @@ class Nulls:
     def critical(self, name: str = "statistic") -> float | None:
         """Smallest null maximum whose counted p is at most .05; None if there are too few rearrangements for one."""
         maxima = self.maxima[name]
-        significant = maxima[reach(maxima, maxima, _CRITICAL_TIES) <= ALPHA]
+        significant = maxima[reach(maxima, maxima, CRITICAL_TIES) <= ALPHA]
         return float(significant.min()) if significant.size else None
 
 

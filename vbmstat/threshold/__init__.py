@@ -1,0 +1,1 @@
+"""Finished statistic maps, thresholded and converted after the fact."""
