@@ -69,6 +69,9 @@ def test_agrees_with_statsmodels_on_measured_volumes(study):
         assert np.isnan(joint["effect"])
     ours = table[table["contrast"] == "age"]
     np.testing.assert_allclose(ours["q_fdr"], stats.false_discovery_control(ours["p_uncorrected"]))
+    ordered = ours["p_uncorrected"].sort_values()
+    holm = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)  # R: p.adjust(p, "holm")
+    np.testing.assert_allclose(ours["p_holm"], holm.sort_index())
     np.testing.assert_allclose(ours["partial_r"], ours["value"] / np.sqrt(ours["value"] ** 2 + 17))
     assert ours.set_index("label")["p_uncorrected"].idxmin() == 3  # the only label whose volume falls with age
 

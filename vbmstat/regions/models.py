@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
@@ -316,7 +315,7 @@ def tidy_table(fit: GlmResults, names: pd.DataFrame, means: np.ndarray) -> pd.Da
         part["value"] = values[contrast.kind]
         part["se"] = np.sqrt(values["variance"]) if contrast.kind == "t" else np.nan
         part["df"] = values.get("df", fit.df_resid)
-        part["q_fdr"] = _fdr(values["p"], fit.mask)
+        part["q_fdr"], part["p_holm"] = _adjusted(values["p"], fit.mask)
         approximated = fit.approximated(contrast.name).get("pfwe")
         if approximated is not None:
             part["approximated"] = ["p_fwe" if chosen else None for chosen in approximated]
@@ -339,15 +338,19 @@ def mixed_table(results: MixedResults, names: pd.DataFrame, means: np.ndarray) -
         part = names.assign(contrast=contrast.name, statistic=contrast.kind, mean_ml=means)
         part = part.assign(effect=fit.effect[k], se=fit.se[k], value=fit.statistic[k], df=fit.df[k])
         part["p_uncorrected"] = fit.p[k]
-        part["q_fdr"] = _fdr(fit.p[k], np.isfinite(fit.p[k]))
+        part["q_fdr"], part["p_holm"] = _adjusted(fit.p[k], np.isfinite(fit.p[k]))
         part["random_variance"], part["residual_variance"] = fit.random_variance, fit.residual_variance
         part["icc"], part["converged"] = fit.random_variance / total, fit.converged
         parts.append(part)
     return _in_order(parts)
 
 
-def _fdr(p: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Benjamini-Hochberg over the regions that vary."""
-    q = np.full(len(p), np.nan)
-    q[mask] = stats.false_discovery_control(p[mask])
-    return q
+def _adjusted(p: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Benjamini-Hochberg's q and Holm's p over the regions that vary."""
+    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - heavy imports
+
+    adjusted = np.full((2, len(p)), np.nan)
+    if mask.any():
+        for row, method in zip(adjusted, ("fdr_bh", "holm"), strict=True):
+            row[mask] = multipletests(p[mask], method=method)[1]
+    return adjusted[0], adjusted[1]
