@@ -43,9 +43,9 @@ def random_effects(effects: np.ndarray, variances: np.ndarray) -> RandomEffects:
 
     Examples
     --------
-    >>> one = random_effects(np.array([[0.1], [0.5]]), np.array([[0.01], [0.03]]))  # R, metafor: rma(method="DL")
+    >>> one = random_effects(np.array([[0.1], [0.5]]), np.array([[0.01], [0.03]]))  # tau² = .06
     >>> round(float(one.effect[0]), 4), round(float(one.variance[0]), 4), float(one.q[0]), float(one.i2[0])
-    (0.2714, 0.0398, 4.0, 0.75)
+    (0.275, 0.0394, 4.0, 0.75)
     """
     is_known = (variances > 0).all(axis=0)
     weights = 1 / np.where(is_known, variances, 1.0)
