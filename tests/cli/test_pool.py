@@ -51,8 +51,8 @@ def study(tmp_path):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
-def test_three_sites_get_the_maps_of_one_model(vbmstat, study):
+def test_three_sites_get_the_maps_of_one_model(vbmstat, study, monkeypatch):
+    monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     sites = ("berlin", "köln", "ulm")
     for site in sites:
         cohort = study / site / "cohort.tsv"
@@ -62,7 +62,7 @@ def test_three_sites_get_the_maps_of_one_model(vbmstat, study):
         assert {path.name for path in (study / site).iterdir()} == {"cohort.tsv", "mri"}
     files, out = [study / f"{site}.vbm" for site in sites], study / "pooled"
     contrasts = ("--contrast", "age", "--contrast", "site", "--inference", "fdr")
-    said = vbmstat("pool", *files, "--out", out, *contrasts, "--meta", "--report")
+    said = vbmstat("pool", *files, "--out", out, *contrasts, "--meta")
     assert "90 scans, " in said
     assert "84 degrees of freedom" in said
     vbmstat("glm", "gm ~ age + sex + tiv + site", "--cohort", study / "all" / "cohort.tsv", *contrasts, "--repeats", 0,
@@ -78,11 +78,21 @@ def test_three_sites_get_the_maps_of_one_model(vbmstat, study):
             pd.read_csv(folder / f"contrast-{table}.tsv", sep="\t").round(4) for folder in (out, study / "joint")
         )
         pd.testing.assert_frame_equal(ours, joint, atol=2e-4)
-    assert {"contrast-age_glassbrain.png", "sites.tsv", "sites.json", "report.html"} <= {p.name for p in out.iterdir()}
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert "No scan left its site" in page
-    assert "sub-0" not in page
     assert "sub-0" not in json.dumps(json.loads((out / "glm.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:nilearn")
+def test_a_report_without_scans(vbmstat, study):
+    for site in ("berlin", "ulm"):
+        vbmstat("glm", "gm ~ age", "--cohort", study / site / "cohort.tsv", "--share", study / f"{site}.vbm")
+    out = study / "pooled"
+    vbmstat("pool", study / "berlin.vbm", study / "ulm.vbm", "--out", out, "--common-intercept", "--report")
+    assert {"contrast-age_glassbrain.png", "sites.tsv", "sites.json", "report.html"} <= {p.name for p in out.iterdir()}
+    assert not (out / "design.png").exists()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "No scan left its site: the model was fitted, with one intercept for all sites" in page
+    assert "berlin 40, ulm 28" in page
+    assert "sub-0" not in page
 
 
 def test_options_that_mean_nothing_beside_share(vbmstat, study):

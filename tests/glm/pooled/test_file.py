@@ -82,7 +82,8 @@ def test_arrays_that_do_not_fit(path, changed):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"columns": ["age"]}, {"terms": {}}, {"n_scans": 2}, {"n_scans": "many"}, {"shape": [3, 3]}]
+    "changed",
+    [{"columns": ["age"]}, {"terms": {}}, {"n_scans": 2}, {"n_scans": "many"}, {"shape": [3, 3]}, {"response": 3}],
 )
 def test_headers_that_do_not_fit(path, changed):
     with pytest.raises(VbmstatError, match=r"ulm\.vbm: expected the sums of a site"):

@@ -45,3 +45,14 @@ def test_residuals_of_a_voxel_of_tiny_variance_keep_their_digits(three):
 def test_voxels_are_in_the_order_of_the_grid(three):
     index = three[2]["ulm"].space.voxel_index
     assert (np.diff(index) > 0).all()
+
+
+def test_two_files_with_one_person_more_show_them(three):
+    """What docs/pooling.md says of differences; the reason why limits on one file are no guarantee."""
+    table, maps, _ = three
+    rows = np.flatnonzero(table["site"] == "ulm")
+    more, fewer = (sums_of(table.iloc[some], maps[some], "age + sex") for some in (rows, rows[1:]))
+    xx = more.factor.T @ more.factor - fewer.factor.T @ fewer.factor
+    xy = more.factor.T @ more.coordinates - fewer.factor.T @ fewer.coordinates
+    assert xx[0, 1] == pytest.approx(table["age"].iloc[rows[0]])
+    np.testing.assert_allclose(xy[0], maps[rows[0]], rtol=1e-6)

@@ -98,6 +98,9 @@ def _check(sums: SiteSums) -> None:
     shapes = [getattr(sums, name).shape for name in _ARRAYS]
     if shapes != [(rank, n_columns), (rank,), (rank, n_voxels), (n_voxels,)] or index.shape != (n_voxels,):
         raise ValueError(f"arrays of shapes {shapes} do not fit")  # noqa: EM102
+    texts = (about.response, about.formula, about.scans_sha256, *about.columns, *about.terms, *about.references)
+    if not all(isinstance(one, str) for one in texts) or not isinstance(about.fwhm_mm, float | int | None):
+        raise ValueError("a header of other types")  # noqa: EM101
     if n_columns != len(about.columns) or set(about.columns) != {one for own in about.terms.values() for one in own}:
         raise ValueError("columns and terms do not fit")  # noqa: EM101
     if not isinstance(about.n_scans, int) or not rank < about.n_scans or not rank or not n_voxels:
