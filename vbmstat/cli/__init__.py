@@ -16,6 +16,7 @@ from vbmstat.cli import (
     glm,
     harmonize,
     pack,
+    pool,
     preprocess,
     report,
     rerun,
@@ -58,6 +59,7 @@ app.command("compare")(compare.command)
 app.command("compare-cohorts")(compare_cohorts.command)
 app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
+app.command("pool")(pool.command)
 app.command("report")(report.command)
 app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)

@@ -107,9 +107,13 @@ def command(
     jobs: Annotated[int | None, typer.Option(help="Threads, or workers that --scheduler starts.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, one page about the results.")] = False,
+    share: Annotated[
+        Path | None, typer.Option(help="Write only this file of sums (SITE.vbm) for vbmstat pool, no results.")
+    ] = None,
 ) -> None:
     """Fit a linear model at every voxel, over all scans and over random subsets."""
     from vbmstat.cli.glm_regions import fit_regions  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.cli.glm_share import refuse_other_options, share_model  # noqa: PLC0415
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.distributed.start import open_cluster  # noqa: PLC0415
@@ -122,10 +126,18 @@ def command(
     from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
     _check_level(level, random, scheduler, fwhm_mm)
-    _check_atlases([atlas] if level != "voxel" else [atlas, second_atlas], names_clusters=level == "voxel")
+    check_atlases([atlas] if level != "voxel" else [atlas, second_atlas], names_clusters=level == "voxel")
     table, more = scan_tables(cohort, maps, participants)
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords({**ctx.params, "tables": more})
+    if share is not None:
+        refuse_other_options(ctx)
+        model, how = (
+            ModelSpec.make(formula, contrast, **keywords),
+            {"device": device, "n_threads": jobs, "store": store},
+        )
+        share_model(share, model, maps, table, **how, scratch=share.parent)
+        return
     earlier = listed_files(folder, RECORD)
     said: list[str] = []
 
@@ -191,7 +203,7 @@ def _check_level(level: str, random: str | None, scheduler: str | None, fwhm_mm:
         raise ClusterError(msg)
 
 
-def _check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
+def check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
     """Refuse an unknown atlas, and one of overlapping regions to name clusters, before any work."""
     from vbmstat.errors import DesignError  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.roi.atlas import SoftAtlas, load_atlas  # noqa: PLC0415

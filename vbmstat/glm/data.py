@@ -37,15 +37,22 @@ def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path
         Naming what differs, with counts.
     """
     refuse_mixed_kinds(paths or {}, allowed)
+    for name, counts in origins(table).items():
+        if len(counts) > 1 and not allowed:
+            counted = ", ".join(f"{value}: {n} scans" for value, n in counts.items())
+            msg = f"the maps mix {name} values ({counted}); preprocess all scans alike, or give --allow-mixed"
+            raise TableError(msg)
+
+
+def origins(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """What made the maps, as far as the table says: engine, version … with the scans of each value, in order."""
+    found = {}
     for name in _ORIGIN:
         column = table[name] if name in table else pd.Series(dtype=object)
         if name == WMH_AS and column.notna().any():  # a scan without --wmh has its tissues as they were segmented
             column = column.fillna("none")
-        values = sorted(set(column.dropna().astype(str)))
-        if len(values) > 1 and not allowed:
-            counts = ", ".join(f"{value}: {int((column.astype(str) == value).sum())} scans" for value in values)
-            msg = f"the maps mix {name} values ({counts}); preprocess all scans alike, or give --allow-mixed"
-            raise TableError(msg)
+        found[name] = column.dropna().astype(str).value_counts().sort_index().to_dict()
+    return found
 
 
 @dataclass(frozen=True)

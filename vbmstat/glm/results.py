@@ -82,8 +82,9 @@ class GlmResults:
         where = "voxels" if self.space is not None else "columns"
         kinds = sorted({kind for one in self.inference.values() for kind in one.kinds})
         corrected = f"; corrected: {', '.join(kinds)}" if kinds else ""
+        n_scans = self.record.get("n_scans", len(self.design.scan_ids))
         return (
-            f"GlmResults({self.record.get('formula', self.design.formula)}: {len(self.design.scan_ids)} scans, "
+            f"GlmResults({self.record.get('formula', self.design.formula)}: {n_scans} scans, "
             f"{int(self.mask.sum())} {where}; contrasts: {contrasts}{corrected})"
         )
 
@@ -292,11 +293,19 @@ class GlmResults:
                 more(staged)
         return [Path(folder) / path.relative_to(staged) for path in written]
 
+    def design_tables(self) -> dict[str, tuple[pd.DataFrame, str]]:
+        """Tables of the design and the scans: file name, content, and kind in the data dictionary."""
+        return {
+            "design.tsv": (self.design.table, "design"),
+            "design_report.tsv": (variance_inflation(self.design), "design_report"),
+            SCANS: (self.design.people, "model_scans"),
+        }
+
     def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
-        written = [folder / "design.tsv", folder / "design_report.tsv", folder / SCANS]
-        dictionary.write_table(written[0], self.design.table, "design")
-        dictionary.write_table(written[1], variance_inflation(self.design), "design_report")
-        dictionary.write_table(written[2], self.design.people, "model_scans")
+        written = []
+        for name, (table, kind) in self.design_tables().items():
+            written.append(folder / name)
+            dictionary.write_table(written[-1], table, kind)
         if len(self.draws):
             written.append(folder / "draws.tsv")
             write_draws(written[-1], self.draws, self.design.scan_ids)

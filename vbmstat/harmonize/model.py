@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.glm.design.formula import depends_on_scans
 from vbmstat.glm.design.matrix import INTERCEPT, Design, build_design
 from vbmstat.harmonize.combat import SiteEffects, learn_site_effects
 from vbmstat.image import storage
@@ -23,7 +23,6 @@ from vbmstat.tables.cells import label, labels
 from vbmstat.tables.cohort import find_column, read_column
 
 _FORMAT = 1
-_STATEFUL = re.compile(r"\b(bs|cr|poly|center|scale)\(")  # their result depends on the other scans
 _INVENTED = 60  # scans, at least, in place of those learned from when a design is coded
 
 
@@ -120,7 +119,7 @@ def preserved_covariates(formula: str, table: pd.DataFrame, scan_ids: Sequence[s
     """
     if not formula.strip():
         return Preserved(formula, np.empty((len(scan_ids), 0)))
-    if _STATEFUL.search(formula):
+    if depends_on_scans(formula):
         msg = f"--preserve {formula!r}: bs, cr, poly, center, scale depend on the scans; write e.g. 'age + I(age**2)'"
         raise DesignError(msg)
     design = build_design(formula, table, scan_ids)

@@ -215,7 +215,7 @@ class Tally:
         if flat and len(flat) < self.n_scans:
             msg = f"maps with the same value at every voxel read: {listed(flat)}; make them again or leave them out"
             raise ScanError(msg)
-        _check_units(self.means)
+        check_units(self.means)
         if not mask.any():
             raise ScanError(self.why_empty(rule))
 
@@ -243,10 +243,10 @@ class Tally:
         return f"{what}; {largest}: lower --mask-threshold, or check that these are the right maps"
 
 
-def _check_units(means: Mapping[str, float]) -> None:
+def check_units(means: Mapping[str, float], fewest: int = _MIN_SCANS_FOR_UNITS) -> None:
     """Refuse maps in mm³ or percent among maps in mL: their mean is far off. A mean of 0 (no lesion) passes."""
     values = np.array(list(means.values()))
-    if np.isfinite(values).sum() < _MIN_SCANS_FOR_UNITS:
+    if np.isfinite(values).sum() < fewest:
         return
     median = float(np.nanmedian(values))
     odd = [

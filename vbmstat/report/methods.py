@@ -180,6 +180,13 @@ def _model(record: Mapping[str, Any]) -> Iterator[str]:
         f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom})."
     )
+    if "sites" in record:
+        shared = ", ".join(f"{site['site']} {site['n_scans']}" for site in record["sites"])
+        intercepts = "an intercept for each site" if record["site_intercepts"] else "one intercept for all sites"
+        yield (
+            f"No scan left its site: the model was fitted, with {intercepts}, to sums of squares and products over the "
+            f"scans of each of {len(record['sites'])} sites ({shared})."
+        )
     yield from _flow(record.get("flow") or [])
     if not of_regions:
         yield from _smoothing(record.get("smoothing"))

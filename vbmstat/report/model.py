@@ -53,7 +53,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         The model's table of scans; by default a cohort.tsv with all of them, in one of the two folders above.
     """
     model = read_model(folder)
-    run, record = find_preprocessing(model, cohort), model.record
+    run, record = None if model.is_pooled else find_preprocessing(model, cohort), model.record
     contrasts = [
         contrast_report(model, entry, index, figures_folder(out))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
@@ -93,6 +93,9 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
 
 def _participants(model: Model, run: Preprocessing | None) -> Table:
     """Covariates, age, sex and TIV over the scans of the model, by the levels of its first factor."""
+    if model.is_pooled:
+        sites = pd.DataFrame(model.record["sites"]).drop(columns=["file", "sha256"])
+        return table_of(sites, "Sites in the model, whose scans are not here: means over scans (sites.tsv)")
     caption = "Scans in the model: mean ± standard deviation (range), or counts"
     people = model.people
     factors = [str(one["name"]) for one in model.record.get("covariates") or [] if one["kind"] == "factor"]
@@ -162,6 +165,8 @@ def region_at(atlas: Atlas | None, position_mm: np.ndarray) -> str:
 
 
 def _design_pictures(model: Model, folder: Path) -> list[Picture]:
+    if model.is_pooled:
+        return []
     matrix = model.design.to_numpy(dtype=float)
     figure = model_figures.design_figure(matrix, list(model.design.columns), list(model.design.index))
     n_scans, n_columns = matrix.shape
@@ -223,4 +228,5 @@ def _options(record: Mapping[str, Any]) -> Table:
 
 def _inputs(record: Mapping[str, Any]) -> Table:
     rows = [(scan, file["path"], file.get("sha256", "")) for scan, file in record["maps"].items()]
+    rows += [(site["site"], site["file"], site["sha256"]) for site in record.get("sites", [])]
     return table_of(pd.DataFrame(rows, columns=["scan", "map", "sha256"]), "Maps")

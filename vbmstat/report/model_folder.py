@@ -33,7 +33,7 @@ class Model:
     record : dict
         Content of ``glm.json``.
     design : DataFrame, (n_scans, n_regressors)
-        Indexed by scan id.
+        Indexed by scan id; empty for a model of sites' sums.
     """
 
     folder: Path
@@ -51,6 +51,11 @@ class Model:
     def is_of_regions(self) -> bool:
         """Whether the model is of atlas regions, not voxels."""
         return bool(self.record.get("level", "voxel") != "voxel")
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the model is of sums that sites shared, not of scans."""
+        return "sites" in self.record
 
     @property
     def roi_tables(self) -> list[Path]:
@@ -98,7 +103,9 @@ def read_model(folder: Path) -> Model:
     """Read a result folder of ``vbmstat glm``; raises VbmstatError if glm.json or design.tsv cannot be read."""
     try:
         record = storage.read_json(folder / "glm.json")
-        design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
+        design = pd.DataFrame()
+        if "sites" not in record:
+            design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
         contrasts, _ = record["contrasts"], record["spec"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (

@@ -62,7 +62,9 @@ def write_results(
 def write_figures(results: GlmResults, folder: Path) -> None:
     """Draw the design, and a glass brain for each contrast."""
     design = results.design
-    pictures = {"design.png": design_figure(design.matrix, design.columns, design.scan_ids)}
+    pictures = {}
+    if design.constant is None:  # rows are scans
+        pictures["design.png"] = design_figure(design.matrix, design.columns, design.scan_ids)
     for contrast in results.contrasts:
         if results.space is None:
             break

@@ -14,6 +14,7 @@ from vbmstat.errors import DesignError
 from vbmstat.files.filenames import normalized
 
 TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
+_STATEFUL = ("bs", "cr", "poly", "center", "scale")  # what they make of a scan depends on the others
 _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
 _PATSY_CODINGS = ("Sum", "Helmert", "Diff", "Poly")  # and Treatment("reference level")
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -68,6 +69,30 @@ def split_map_term(right: str) -> tuple[str, str | None]:
         msg = f"formula {right!r}: map() stands once and as a term of its own, e.g. 'gm ~ age + map(wm)'"
         raise DesignError(msg)
     return " + ".join(kept) or "1", names[0] if names else None
+
+
+def depends_on_scans(formula: str) -> str:
+    """The first function in a formula that makes something else of a scan if others are there; empty if none does.
+
+    Examples
+    --------
+    >>> depends_on_scans("gm ~ sex + center(age)"), depends_on_scans("gm ~ log(age)")
+    ('center()', '')
+    """
+    found = re.search(rf"\b({'|'.join(_STATEFUL)})\(", formula)
+    return "" if found is None else f"{found[1]}()"
+
+
+def level_coding(formula: str) -> str:
+    """The first coding of a factor in a formula by which a column depends on all levels; empty for treatment coding.
+
+    Examples
+    --------
+    >>> level_coding("gm ~ C(site, contr.sum)"), level_coding("gm ~ C(site, contr.treatment('a'))")
+    ('contr.sum', '')
+    """
+    found = re.search(rf"contr\.(?!treatment)\w+|(?<=,)\s*({'|'.join(_PATSY_CODINGS)})\b", formula)
+    return "" if found is None else found[0].strip()
 
 
 def split_outside_brackets(text: str, sign: str) -> list[str]:

@@ -25,6 +25,7 @@ def variance_inflation(design: Design) -> pd.DataFrame:
     sites = None if site is None else design.covariates[site].tolist()
     numbers = design.covariates.select_dtypes("number")
     tiv = next((numbers[name].to_numpy(float) for name in numbers if is_tiv_name(str(name))), None)
+    constant = np.ones(len(design.matrix)) if design.constant is None else design.constant
     rows = []
     for index, name in enumerate(design.columns):
         if name == INTERCEPT:
@@ -32,7 +33,7 @@ def variance_inflation(design: Design) -> pd.DataFrame:
         column = design.matrix[:, index]
         scaled, _ = unit_columns(np.delete(design.matrix, index, axis=1))
         residuals = column - scaled @ np.linalg.lstsq(scaled, column, rcond=None)[0]
-        total = float(((column - column.mean()) ** 2).sum())
+        total = float(((column - constant * (constant @ column) / (constant @ constant)) ** 2).sum())
         unexplained = float((residuals**2).sum())
         vif = total / unexplained if unexplained > 1e-12 * total else np.inf
         r_tiv = _correlation(column, tiv) if tiv is not None else np.nan

@@ -62,6 +62,8 @@ class Design:
         How each column of the table was coded.
     people : DataFrame
         The covariates with age, sex and TIV, where the table has them, one row a scan.
+    constant : ndarray, (n_scans,), optional
+        Where rows are sums over scans (:mod:`vbmstat.glm.pooled`): the constant in them; ones in rows of scans.
     """
 
     matrix: np.ndarray
@@ -74,6 +76,7 @@ class Design:
     notes: tuple[str, ...] = ()
     taken: tuple[Covariate, ...] = ()
     people: pd.DataFrame = field(default_factory=pd.DataFrame)
+    constant: np.ndarray | None = None
 
     @property
     def table(self) -> pd.DataFrame:
