@@ -32,7 +32,7 @@ from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips
 from vbmstat.glm.inference.random_field import Field
 from vbmstat.glm.inference.rft import FieldInference, SmoothSpace, field_inference, validity_notes
 from vbmstat.glm.inference.smoothness import Smoothness
-from vbmstat.glm.inference.thresholds import Threshold, height_thresholds, reached
+from vbmstat.glm.inference.thresholds import Threshold, height_thresholds
 from vbmstat.glm.inference.true_discoveries import true_discoveries
 from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
 from vbmstat.tables.cohort import read_column
@@ -194,8 +194,8 @@ def with_random_fields(
             kind = Field(contrast.kind, fit.df_resid, float(np.linalg.matrix_rank(contrast.weights)))
             statistic = fit.statistic[index]
             result = field_inference(statistic, kind, inference.clusters, inference.threshold, where)
-            size = (np.abs(statistic) if inference.two_sided else statistic)[fit.mask]
-            height = reached(f"FWE p = {ALPHA:g}, random fields", result.critical_height, size)
+            n_beyond = int((result.p_fwe <= ALPHA).sum())
+            height = Threshold(f"FWE p = {ALPHA:g}, random fields", result.critical_height, n_beyond)
             inference = replace(inference, random_field=result, thresholds=(*inference.thresholds, height))
         added[contrast.name] = inference
     return added

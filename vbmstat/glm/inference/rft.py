@@ -94,6 +94,7 @@ class FieldInference:
             "voxels": search.n_voxels, "voxel_size_mm": list(map(float, self.where.space.grid.voxel_size_mm)),
             "resel_voxels": round(resel_voxels, 3), "forming_height": self.forming,
             "forming_p": self.where.sides * float(field.tail(self.forming)),
+            "forming_p_fwe": float(p_height(field, self.forming, search)),
             "expected_voxels_per_cluster": expected_extent(field, self.forming) * resel_voxels,
             "expected_clusters": search.expected_clusters(field, self.forming),
             f"peak_at_q_fdr_{ALPHA}": self.peak_at_q_fdr,

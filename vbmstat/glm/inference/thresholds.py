@@ -13,16 +13,11 @@ UNCORRECTED_P = 0.001
 
 
 class Threshold(NamedTuple):
-    """How it was found; t or F, None where there is no single one; voxels that reach it."""
+    """How it was found; t or F, None where there is no single one; voxels that are significant by it."""
 
     by: str
     height: float | None
     voxels: int
-
-
-def reached(by: str, height: float | None, size: np.ndarray) -> Threshold:
-    """A threshold with the voxels of `size` that reach it."""
-    return Threshold(by, height, 0 if height is None else int((size >= height).sum()))
 
 
 def height_thresholds(
@@ -42,14 +37,15 @@ def height_thresholds(
         Permutations.
     """
     called = size[q <= ALPHA]
-    found = [
+    of_called = float(called.min()) if called.size and height_of_p is not None else None
+    raw, bonferroni = (
         Threshold(by, None if height_of_p is None else height_of_p(at), int((p <= at).sum()))
         for by, at in (
             (f"uncorrected p = {UNCORRECTED_P:g}", UNCORRECTED_P), (f"FWE p = {ALPHA:g}, Bonferroni", ALPHA / len(p)),
         )
-    ]  # fmt: skip
-    height = float(called.min()) if called.size and height_of_p is not None else None
-    found.insert(1, Threshold(f"FDR q = {ALPHA:g}", height, called.size))
-    if nulls is not None:
-        found.append(reached(f"FWE p = {ALPHA:g}, {nulls.count} permutations", nulls.critical(), size))
-    return tuple(found)
+    )  # fmt: skip
+    found = (raw, Threshold(f"FDR q = {ALPHA:g}", of_called, called.size), bonferroni)
+    if nulls is None:
+        return found
+    by = f"FWE p = {ALPHA:g}, {nulls.count} permutations"
+    return (*found, Threshold(by, nulls.critical(), int((nulls.p_fwe <= ALPHA).sum())))
