@@ -191,14 +191,16 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
         entry = next(iter(record["maps"].values()))
         parents = find_file(entry["path"], entry["sha256"], places).absolute().parents
         where = next((parent for parent in parents if parent.name == maps["folder"]), parents[0])
-    atlas, second = (
+    atlas, second, *volumes = (
         str(find_file(one["file"], one["sha256"], places)) if isinstance(one, Mapping) else one
-        for one in (outputs["atlas"], outputs.get("second_atlas", "none"))
+        for one in (outputs["atlas"], outputs.get("second_atlas", "none"), *record.get("small_volumes", []))
     )
     if level != "voxel":
         fit_roi_glm(spec, cohort, regions=RegionSpec(atlas, level, record.get("random"), where)).to_directory(out)
     else:
         results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
+        if volumes:
+            results = results.with_volumes(volumes, [one for one in (atlas, second) if one != "none"])
         write_results(results, out, atlas=(atlas, second), spm_names=outputs["spm_names"], outside=outputs["outside"])
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     names |= {path.name for path in folder.glob("contrast-*") if path.is_file()}  # of the earlier contrasts

@@ -68,6 +68,10 @@ def command(
     cluster_threshold: Annotated[
         float, typer.Option(help="Cluster-forming threshold: uncorrected p below 1, else t or F.")
     ] = 0.001,
+    svc: Annotated[
+        list[str] | None,
+        typer.Option(help="Small volume for rft: sphere:x,y,z,r (mm), region of the atlases, mask; may be repeated."),
+    ] = None,
     one_sided: Annotated[
         bool, typer.Option("--one-sided/--two-sided", help="Corrected p of t for a positive effect only.")
     ] = False,
@@ -118,9 +122,11 @@ def command(
     from vbmstat.device import keep_freed_memory  # noqa: PLC0415
     from vbmstat.distributed.start import open_cluster  # noqa: PLC0415
     from vbmstat.glm.analysis import fit_glm  # noqa: PLC0415
+    from vbmstat.glm.inference.small_volume import small_volumes  # noqa: PLC0415
     from vbmstat.glm.record import RECORD  # noqa: PLC0415
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
+    from vbmstat.report.notebook import regions_of  # noqa: PLC0415
     from vbmstat.report.results import write_results  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415
     from vbmstat.roi.output import licence_notice  # noqa: PLC0415
@@ -130,14 +136,14 @@ def command(
     table, more = scan_tables(cohort, maps, participants)
     folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
     keywords = model_keywords({**ctx.params, "tables": more})
+    spec = ModelSpec.make(formula, contrast, **keywords)
     if share is not None:
         refuse_other_options(ctx)
-        model, how = (
-            ModelSpec.make(formula, contrast, **keywords),
-            {"device": device, "n_threads": jobs, "store": store},
-        )
-        share_model(share, model, maps, table, **how, scratch=share.parent)
+        how = {"device": device, "n_threads": jobs, "store": store}
+        share_model(share, spec, maps, table, **how, scratch=share.parent)
         return
+    named = regions_of([one for one in (atlas, second_atlas) if one != "none"]) if svc else None
+    small_volumes(svc or [], named, spec.inference.kinds)
     earlier = listed_files(folder, RECORD)
     said: list[str] = []
 
@@ -152,12 +158,13 @@ def command(
             announce=announce,
         )  # fmt: skip
         if level == "voxel":
-            results = fit_glm(maps, ModelSpec.make(formula, contrast, **keywords), table, compute=compute)
+            results = fit_glm(maps, spec, table, compute=compute)
         else:
             fit_regions(
                 formula, table, contrast, folder, keywords, compute, maps=maps, atlas=atlas, level=level, random=random
             )
     if level == "voxel":
+        results = results.with_volumes(svc, named) if svc else results
         used = write_results(results, folder, atlas=(atlas, second_atlas), spm_names=spm_names, outside=outside)
         for loaded in used:
             typer.echo(licence_notice(loaded))
@@ -281,4 +288,11 @@ def _corrected(results: GlmResults, contrast: str, kind: str) -> list[str]:
         if stat in maps:
             p = maps[stat].values[results.mask]
             lines.append(f"{what}: {int((p <= 0.05).sum())} of {p.size} voxels at 0.05, smallest {p.min():.4g}")
+    for text, field in inference.small_volumes.items():
+        search = field.where.search
+        lines.append(
+            f"small volume {text}: {search.n_voxels} voxels, {search.resels[3]:.3g} resels; {kind} of "
+            f"{field.critical_height:.2f} is FWE p = 0.05 in it; peak p {field.p_fwe.min():.4g}, cluster p "
+            f"{field.p_extent_fwe.min(initial=1):.4g}"
+        )
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -18,10 +18,14 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, peak_table
+from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, coordinates_mm, peak_table
 from vbmstat.glm.inference.corrected import Inference
 from vbmstat.glm.inference.p_values import hedges_g
 from vbmstat.glm.inference.places import Regions
+from vbmstat.glm.inference.rft import FieldInference
+from vbmstat.glm.inference.small_volume import small_volumes
+from vbmstat.glm.inference.spm_table import spm_table
+from vbmstat.glm.inference.true_discoveries import discoveries_by_region
 from vbmstat.glm.record import RECORD, SCANS
 from vbmstat.glm.statmap import StatMap
 from vbmstat.image import io, storage
@@ -226,6 +230,58 @@ class GlmResults:
         beside = {"threshold": np.full(len(statistic), threshold), "threshold_by": np.full(len(statistic), how, object)}
         return _name_flags(peak_table(image, clusters, self._at_peak(contrast) | beside, regions))
 
+    def regions(self, contrast: str | None = None, regions: Regions | Sequence[str] | None = ATLASES) -> pd.DataFrame:
+        """One row per region of the atlases: at least so many of its voxels have an effect; see `clusters`."""
+        contrast, regions = self._contrast(contrast).name, _as_regions(regions)
+        _, space, _ = self._with_clusters(contrast)
+        if regions is None:
+            msg = "regions need an atlas, got none"
+            raise DesignError(msg)
+        mm = coordinates_mm(space)[self.mask]
+        return discoveries_by_region(self.inference[contrast].p[self.mask], mm, regions)
+
+    def with_volumes(self, volumes: Sequence[str], regions: Regions | Sequence[str] | None = ATLASES) -> GlmResults:
+        """Add random field inference in small volumes, each by itself: heights, peaks and clusters inside it.
+
+        Parameters
+        ----------
+        volumes : sequence of str
+            Spheres, regions and mask images; see :class:`vbmstat.glm.inference.small_volume.SmallVolume`.
+        regions : Regions or sequence of str, optional
+            Atlases of the regions.
+
+        Raises
+        ------
+        DesignError
+            If there are no random fields, or a volume is misspelt, outside the mask or on another grid.
+        """
+        parsed = small_volumes(volumes, _as_regions(regions), {k for one in self.inference.values() for k in one.kinds})
+        record, added = {**self.record, "small_volumes": [one.record() for one in parsed]}, dict(self.inference)
+        for name, inference in self.inference.items():
+            _, space, kind = self._with_clusters(name)
+            field, statistic = inference.random_field, self.maps[name][kind].values
+            if field is not None:
+                found = {one.text: field.inside(statistic, one.inside(space, self.mask)) for one in parsed}
+                added[name] = replace(inference, small_volumes=found)
+        return replace(self, record=record, inference=added)
+
+    def spm_table(self) -> pd.DataFrame:
+        """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.inference.spm_table.spm_table`."""
+        fields = ((name, one.random_field) for name, one in self.inference.items())
+        return _stacked({(name,): self._spm(name, field) for name, field in fields if field is not None}, ["contrast"])
+
+    def svc_table(self) -> pd.DataFrame:
+        """SPM's table of each contrast within each small volume of :meth:`with_volumes`."""
+        tables: dict[tuple[str, ...], pd.DataFrame] = {
+            (name, text): self._spm(name, found)
+            for name, one in self.inference.items() for text, found in one.small_volumes.items()
+        }  # fmt: skip
+        return _stacked(tables, ["contrast", "volume"])
+
+    def _spm(self, contrast: str, field: FieldInference) -> pd.DataFrame:
+        maps, p = self.maps[contrast], self.inference[contrast].p
+        return spm_table(field, maps[field.field.kind].values, {"z": maps["z"].values, "p_uncorrected": p})
+
     def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
         """Clusters of a contrast, their space, and the statistic's name."""
         inference = self.inference.get(contrast)
@@ -315,6 +371,10 @@ class GlmResults:
             for name, table, kind in self._tables(contrast.name, regions):
                 written.append(folder / f"contrast-{contrast.label}_{name}.tsv")
                 dictionary.write_table(written[-1], table, kind)
+        for name, table in (("spm_table", self.spm_table()), ("svc", self.svc_table())):
+            if len(table):
+                written.append(folder / f"{name}.tsv")
+                dictionary.write_table(written[-1], table, "spm_table")
         written.append(folder / RECORD)
         storage.write_json(written[-1], self.record)
         return written
@@ -329,6 +389,8 @@ class GlmResults:
         if inference is not None and inference.clusters is not None and self.space is not None:
             yield "clusters", self.clusters(contrast, regions), "clusters"
             yield "peaks", self.peaks(contrast, regions), "peaks"
+            if regions is not None:
+                yield "regions", self.regions(contrast, regions), "discoveries"
 
     def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
         """The mask, and the maps and cluster labels of each contrast."""
@@ -352,9 +414,16 @@ class GlmResults:
         field = next((one.random_field for one in self.inference.values() if one.random_field is not None), None)
         if field is not None:
             written.append(folder / "resels_per_voxel.nii.gz")
-            local = _to_volume(space, np.nan_to_num(field.resels_per_voxel), 0.0)
+            local = _to_volume(space, np.nan_to_num(field.where.smooth.resels_per_voxel), 0.0)
             write(written[-1], local, description="resels per voxel of the residuals")
         return written
+
+
+def _stacked(tables: Mapping[tuple[str, ...], pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """Tables as one, their keys as its first columns."""
+    if not tables:
+        return pd.DataFrame(columns=keys)
+    return pd.concat(tables, names=keys).reset_index(level=keys).reset_index(drop=True)
 
 
 def _as_regions(regions: Regions | Sequence[str] | None) -> Regions | None:

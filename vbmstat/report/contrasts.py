@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
 from vbmstat.glm.record import has_own_df
 from vbmstat.report.model_folder import Model
-from vbmstat.report.page import Picture, Table, fixed, publish, table_of
+from vbmstat.report.page import Cell, Picture, Table, fixed, publish, table_of
+from vbmstat.report.spm_table import SpmTable, spm_tables
 from vbmstat.report.viewer import viewer_html
 
 MAX_VIEWERS = 8  # 0.6 MB each
@@ -31,6 +32,7 @@ class ContrastReport:
     summary: str
     pictures: tuple[Picture, ...]
     viewer: str
+    spm: tuple[SpmTable, ...]
     tables: tuple[Table, ...]
     stability: tuple[Picture, ...]
     stability_text: str
@@ -42,7 +44,7 @@ def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: 
     symbol, label, name = entry["kind"], entry["label"], entry["name"]
     statistic = model.map(entry, symbol)
     if statistic is None:  # a model of a table
-        return ContrastReport(f"contrast-{index}", name, "", (), "", _tables(model, entry), (), "", ())
+        return ContrastReport(f"contrast-{index}", name, "", (), "", (), _tables(model, entry), (), "", ())
     threshold, meaning = model.outline(entry, statistic)
     values = statistic.data[0].numpy()
     mosaic = publish(
@@ -64,7 +66,8 @@ def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: 
     counted = f"{beyond:,} of {n_voxels:,} voxel{'' if n_voxels == 1 else 's'}"
     summary = f"{symbol} from {low} to {high}{_freedom(model, entry)}; {counted} beyond {threshold:.2f} ({meaning})."
     return ContrastReport(
-        f"contrast-{index}", name, summary, (mosaic, glass), viewer, _tables(model, entry), stability, text,
+        f"contrast-{index}", name, summary, (mosaic, glass), viewer, spm_tables(model, entry),
+        (*_thresholds(model, entry), *_tables(model, entry), *_discoveries(model, entry)), stability, text,
         _effects(model, entry, folder),
     )  # fmt: skip
 
@@ -153,3 +156,32 @@ def _tables(model: Model, entry: Mapping[str, Any]) -> tuple[Table, ...]:
                      lambda name: name.replace("_", " "))
         )  # fmt: skip
     return tuple(tables)
+
+
+def _thresholds(model: Model, entry: Mapping[str, Any]) -> Iterator[Table]:
+    """Heights that a voxel must reach by each correction."""
+    for one in (model.record.get("inference") or {}).get("contrasts", []):
+        rows = one.get("thresholds") or []
+        if one["name"] == entry["name"] and rows:
+            sides = f"|{entry['kind']}|" if one["two_sided"] else entry["kind"]
+            columns = {"by": "threshold", "height": sides, "voxels": "significant voxels"}
+            frame = pd.DataFrame(rows).rename(columns=columns)
+            frame[sides] = [Cell("–") if pd.isna(height) else fixed(height) for height in frame[sides]]
+            yield table_of(
+                frame, f"{entry['name']}: heights by each correction, of {model.record['n_voxels']:,} voxels"
+            )
+
+
+def _discoveries(model: Model, entry: Mapping[str, Any]) -> Iterator[Table]:
+    """Regions with true discoveries."""
+    path = model.folder / f"contrast-{entry['label']}_regions.tsv"
+    if path.is_file():
+        frame = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False)
+        found = frame[frame["true_discoveries"] > 0].drop(columns="share")
+        found["share"] = [f"{100 * share:.0f} %" for share in frame.loc[found.index, "share"]]
+        caption = (
+            f"{entry['name']}: true discoveries by region: at least so many of its voxels have an effect, with 95 % "
+            f"confidence for all regions at once; regions without one: {len(frame) - len(found)} ({path.name})"
+        )
+        order = ["region", "atlas", "size_voxels", "true_discoveries", "share"]
+        yield table_of(found[order].head(_MAX_TABLE_ROWS), caption, lambda name: name.replace("_", " "))

@@ -1,14 +1,18 @@
-"""Random field theory against nipy 0.6.1 (densities, heights) and SPM's formulas worked out apart (extents)."""
+"""Random field theory against nipy 0.6.1 (densities, heights, p) and SPM's formulas worked out apart (extents)."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from vbmstat.glm.inference.random_field import (
     Field,
     SearchVolume,
+    expected_extent,
     extent_threshold,
     height_threshold,
     p_extent,
@@ -16,6 +20,7 @@ from vbmstat.glm.inference.random_field import (
     p_peak_above,
     p_set,
 )
+from vbmstat.glm.inference.resels import resel_counts
 
 RESELS = {"A": [1, 20, 150, 600], "B": [1, 30, 300, 1500], "D": [1, 10, 40, 100]}
 Z, F3_50 = Field("z"), Field("F", 50, 3)
@@ -23,6 +28,37 @@ Z, F3_50 = Field("z"), Field("F", 50, 3)
 
 def search(name, n_voxels=10**12, sides=1):
     return SearchVolume(np.array(RESELS[name], float), n_voxels, sides)
+
+
+NIPY = pd.read_csv(Path(__file__).with_name("nipy_rft.tsv"), sep="\t")
+BOX = np.ones((40, 50, 60), bool)  # of the thresholds and p in the table
+
+
+def of_nipy(what):
+    """Rows of a kind: the field, the FWHM, where, and nipy's value."""
+    for row in NIPY[NIPY["what"] == what].itertuples():
+        yield Field(row.kind, row.df, row.df_contrast), (row.fwhm_x, row.fwhm_y, row.fwhm_z), row.at, row.value
+
+
+@pytest.mark.parametrize("d", range(4))
+def test_densities_of_nipy(d):
+    mine, theirs = zip(*[(field.densities(u)[d], value) for field, _, u, value in of_nipy(f"density{d}")], strict=True)
+    assert len(mine) == 87
+    np.testing.assert_allclose(mine, theirs, rtol=1e-8)
+
+
+@pytest.mark.parametrize("fwhm", [(3, 3, 3), (5, 6, 8), (12, 12, 12)])
+def test_thresholds_and_p_of_nipy(fwhm):
+    """Resel counts of a box, heights at p = .05 and .01, and p of heights."""
+    box = SearchVolume(resel_counts(BOX, fwhm), 10**12)
+    found = [(height_threshold(field, box, at), value) for field, f, at, value in of_nipy("threshold") if f == fwhm]
+    assert len(found) == 54
+    np.testing.assert_allclose(*zip(*found, strict=True), rtol=1e-5)
+    found = [(p_height(field, at, box), value) for field, f, at, value in of_nipy("p") if f == fwhm]
+    mine, theirs = np.array(found).T
+    rising = mine < 1  # below the height of the largest E[EC], p is 1
+    assert rising.sum() > 30
+    np.testing.assert_allclose(mine[rising], theirs[rising], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +95,23 @@ def test_heights_of_z_and_f():
     np.testing.assert_allclose(mine[:4] + mine[4:5], [4.53475, 13.58120, 4.74844, 14.91483, 4.08417], atol=6e-6)
 
 
+@pytest.mark.parametrize(("name", "df", "height"), [("A", 50, 5.189805), ("B", 100, 5.097098), ("D", 20, 5.583688)])
+def test_heights_where_a_twentieth_is_expected(name, df, height):
+    """E[EC] = .05, without Poisson's clumping (nipy; SurfStat's stat_threshold in BrainStat to 5e-4)."""
+    mine = optimize.brentq(lambda u: search(name).expected_ec(Field("t", df), u) - 0.05, 3, 9)
+    assert mine == pytest.approx(height, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "fwhm", "height"),
+    [(Field("t", 8), 15, 3.785605325), (Field("t", 20), 10, 3.229317304), (Field("F", 8, 2), 15, 14.649013)],
+)
+def test_heights_along_a_line(field, fwhm, height):
+    """rft1d 0.2.8: isf(.05) of a curve of 101 nodes."""
+    line = SearchVolume(np.array([1, 100 / fwhm, 0, 0]), 10**12)
+    assert height_threshold(field, line) == pytest.approx(height, abs=1e-6)
+
+
 def test_p_of_heights():
     assert p_height(Field("t", 50), 5.0, search("A")) == pytest.approx(0.08296279, rel=1e-6)
     assert p_height(Z, 4.5, search("A")) == pytest.approx(0.05737975, rel=1e-6)
@@ -92,6 +145,12 @@ def test_extents(name, df, size, p_unc, p_fwe):
         assert uncorrected == pytest.approx(p_unc, rel=5e-6)
 
 
+@pytest.mark.parametrize(("df", "size"), [(50, 0.102345), (300, 0.115701), (20, 0.081091)])
+def test_expected_extent(df, size):
+    field = Field("t", df)
+    assert expected_extent(field, field.height(0.001)) == pytest.approx(size, abs=1e-6)
+
+
 @pytest.mark.parametrize(("name", "df", "size"), [("A", 50, 0.826868), ("B", 100, 1.124357), ("D", 20, 0.377968)])
 def test_critical_extent(name, df, size):
     field = Field("t", df)
@@ -122,6 +181,12 @@ def test_few_degrees_of_freedom_and_volumes_without_extent(field, resels):
 
 def test_any_cluster_is_significant_where_none_is_expected():
     assert extent_threshold(Z, 7.0, search("D")) == 0
+
+
+def test_expected_clusters():
+    field = Field("t", 50)
+    assert field.height(0.001) == pytest.approx(3.26141, abs=1e-5)
+    assert search("A").expected_clusters(field, field.height(0.001)) == pytest.approx(6.67028, rel=1e-6)
 
 
 def test_peaks_above_a_height():

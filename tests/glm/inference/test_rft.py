@@ -125,6 +125,38 @@ def test_extents_follow_the_local_roughness():
     assert result.p_extent.min() < result.p_extent.max()
 
 
+def test_one_side_finds_no_negative_effects(table):
+    rows = pd.read_csv(table, sep="\t").assign(age=lambda people: -people["age"])
+    rows["s6mwp1"] = [str(table.parent / name) for name in rows["s6mwp1"]]
+    options = {"inference": "rft", "repeats": 0}
+    results = fit_glm(None, "gm ~ age", rows, ["age"], one_sided=True, **options)
+    t = results.maps["age"]["t"].values
+    assert t.min() < -6
+    assert results.maps["age"]["prft"].values[t < 0].min() == 1
+    assert fit_glm(None, "gm ~ age", rows, ["age"], **options).maps["age"]["prft"].values[t < 0].min() < 1e-4
+
+
+def test_the_lines_under_spms_table(table):
+    """Expected numbers and thresholds of the record, from the formulas and the tables of clusters and peaks."""
+    results = fit_glm(None, "gm ~ age", table, ["age"], inference="rft", one_sided=True, repeats=0)
+    record = results.record["inference"]["contrasts"][0]["random_field"]
+    fwhm = np.array(record["fwhm_voxels"])
+    height, p = record["forming_height"], record["forming_p"]
+    assert (height, p) == (pytest.approx(stats.t.isf(0.001, 38)), pytest.approx(0.001))
+    c = (1 + height**2 / 38) ** (-37 / 2)
+    density = (4 * np.log(2)) ** 1.5 / (2 * np.pi) ** 2 * (37 / 38 * height**2 - 1) * c
+    assert record["expected_voxels_per_cluster"] == pytest.approx(0.001 / density * fwhm.prod(), rel=1e-3)
+    assert record["expected_clusters"] == pytest.approx(
+        np.array(record["resels"]) @ Field("t", 38).densities(height), rel=1e-3
+    )
+    clusters, t = results.clusters("age"), results.maps["age"]["t"].values
+    assert (
+        record["smallest_cluster_at_p_fwe_0.05_voxels"]
+        == clusters["size_voxels"][clusters["p_extent_fwe_rft"] <= 0.05].min()
+    )
+    assert record["peak_at_q_fdr_0.05"] == t[results.inference["age"].random_field.q_peak <= 0.05].min()
+
+
 def test_notes_where_it_does_not_hold():
     empty = Clusters(np.zeros(int(np.prod(SHAPE)), np.int32), *(np.empty(0, int),) * 2, np.empty(0))
     space = Space(GRID, np.arange(empty.labels.size))
@@ -132,15 +164,12 @@ def test_notes_where_it_does_not_hold():
     where = SmoothSpace(space, np.ones(empty.labels.size, bool), smooth, 1)
     result = field_inference(np.zeros(empty.labels.size), Field("t", 20), empty, 2.5, where)
     assert result.p_set == 1
-    notes = " ".join(validity_notes(result, 2.5, 8.0))
+    notes = " ".join(validity_notes(result, 8.0))
     for part in ("FWHM 2.0 voxels of 3", "20 residual degrees of freedom", "formed at p = 0.011", "(here 8 mm)"):
         assert part in notes
     fine = SmoothSpace(space, where.mask, Smoothness((9.0,) * 3, smooth.resels_per_voxel), 1)
     height = float(stats.t.isf(0.001, 60))
-    assert (
-        validity_notes(field_inference(np.zeros(empty.labels.size), Field("t", 60), empty, height, fine), height, 12)
-        == ()
-    )
+    assert validity_notes(field_inference(np.zeros(empty.labels.size), Field("t", 60), empty, height, fine), 12) == ()
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from vbmstat.glm.inference.permute.schemes import Permuted, kept_by_flips
 from vbmstat.glm.inference.random_field import Field
 from vbmstat.glm.inference.rft import FieldInference, SmoothSpace, field_inference, validity_notes
 from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.glm.inference.thresholds import Threshold, height_thresholds
 from vbmstat.glm.inference.true_discoveries import true_discoveries
 from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
 from vbmstat.tables.cohort import read_column
@@ -46,12 +48,15 @@ class Inference:
 
     kinds: tuple[str, ...]  # what was asked: fdr, rft, fwe, tfce, cluster
     two_sided: bool  # False for F
+    p: np.ndarray  # (n_voxels,): uncorrected, one- or two-sided as asked; 1 outside the mask
     q_fdr: np.ndarray  # (n_voxels,): false discovery rate; 1 outside the mask
     threshold: float  # cluster-forming threshold in units of t or F
     clusters: Clusters | None  # of the statistic beyond the threshold; None for a plain matrix
     true_discoveries: np.ndarray  # (k,): at least so many voxels of each cluster have an effect, with 95 % confidence
     nulls: Nulls | None  # of the permutations; None if none were asked for
+    thresholds: tuple[Threshold, ...]  # heights by each correction, with the voxels that reach them
     random_field: FieldInference | None = None
+    small_volumes: Mapping[str, FieldInference] = field(default_factory=dict)  # random fields in parts of the mask
 
     def critical(self, statistic: np.ndarray) -> tuple[float, str]:
         """Threshold of t or F for a voxel's height, and how it was found: by what was asked, the strictest first."""
@@ -161,12 +166,19 @@ def infer(
             clusters = find_clusters(statistic, threshold, two_sided, neighbours)
         df, p_of_t = fit.df_inside(index), p_two_sided if two_sided else p_one_sided
         inside = statistic[fit.mask]
-        p = p_of_f(inside, m, df) if contrast.kind == "F" else p_of_t(inside, df)
-        q = np.ones(len(statistic))
-        q[fit.mask] = q_fdr(p)
-        labels = np.zeros(len(p), np.int32) if clusters is None else clusters.labels[fit.mask]
-        discoveries = true_discoveries(p, labels, ALPHA)
-        inferences[contrast.name] = Inference(asked.kinds, two_sided, q, threshold, clusters, discoveries, nulls)
+        p, q = np.ones((2, len(statistic)))
+        p[fit.mask] = p_of_f(inside, m, df) if contrast.kind == "F" else p_of_t(inside, df)
+        q[fit.mask] = q_fdr(p[fit.mask])
+        labels = np.zeros(len(inside), np.int32) if clusters is None else clusters.labels[fit.mask]
+        discoveries = true_discoveries(p[fit.mask], labels, ALPHA)
+        height = partial(forming_threshold, kind=contrast.kind, two_sided=two_sided, m=m, df=fit.forming_df(index))
+        heights = height_thresholds(
+            np.abs(inside) if two_sided else inside, p[fit.mask], q[fit.mask],
+            None if fit.has_local_df else height, nulls,
+        )  # fmt: skip
+        inferences[contrast.name] = Inference(
+            asked.kinds, two_sided, p, q, threshold, clusters, discoveries, nulls, heights
+        )
     return inferences
 
 
@@ -179,9 +191,12 @@ def with_random_fields(
         inference = inferences[contrast.name]
         if fitted.maps.space is not None and inference.clusters is not None:
             where = SmoothSpace(fitted.maps.space, fit.mask, smooth, 2 if inference.two_sided else 1)
-            field = Field(contrast.kind, fit.df_resid, float(np.linalg.matrix_rank(contrast.weights)))
-            result = field_inference(fit.statistic[index], field, inference.clusters, inference.threshold, where)
-            inference = replace(inference, random_field=result)
+            kind = Field(contrast.kind, fit.df_resid, float(np.linalg.matrix_rank(contrast.weights)))
+            statistic = fit.statistic[index]
+            result = field_inference(statistic, kind, inference.clusters, inference.threshold, where)
+            n_beyond = int((result.p_fwe <= ALPHA).sum())
+            height = Threshold(f"FWE p = {ALPHA:g}, random fields", result.critical_height, n_beyond)
+            inference = replace(inference, random_field=result, thresholds=(*inference.thresholds, height))
         added[contrast.name] = inference
     return added
 
@@ -240,8 +255,8 @@ def inference_notes(
 ) -> tuple[str, ...]:
     """Notes on random fields, in maps smoothed by a known FWHM or not, and on the permutations."""
     notes: list[str] = []
-    fields = [(one.random_field, one.threshold) for one in inferences.values() if one.random_field is not None]
-    notes += dict.fromkeys(note for field, forming in fields for note in validity_notes(field, forming, smoothing_mm))
+    fields = [one.random_field for one in inferences.values() if one.random_field is not None]
+    notes += dict.fromkeys(note for one in fields for note in validity_notes(one, smoothing_mm))
     for name, inference in inferences.items():
         nulls = inference.nulls
         if nulls is None:
@@ -316,6 +331,7 @@ def _contrast_record(name: str, inference: Inference) -> dict[str, Any]:
     nulls = inference.nulls
     record: dict[str, Any] = {
         "name": name, "two_sided": inference.two_sided, "cluster_forming_threshold": inference.threshold,
+        "thresholds": [one._asdict() for one in inference.thresholds],
     }  # fmt: skip
     if inference.random_field is not None:
         record["random_field"] = inference.random_field.record()

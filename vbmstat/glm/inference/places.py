@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,12 @@ class Regions:
     names: Mapping[int, str]  # name of each label
     second: Regions | None = None  # names what this one leaves without a name
     atlas: str = ""  # its own name, which the names of a second atlas get
+
+    def each(self) -> Iterator[Regions]:
+        """Go through the atlas and those after it."""
+        yield self
+        if self.second is not None:
+            yield from self.second.each()
 
     def name(self, label: int) -> str:
         """Name of a label; ``none`` for 0."""

@@ -43,13 +43,17 @@ class Field:
             return np.asarray(special.stdtr(self.df_resid, -np.asarray(height)))
         return np.asarray(stats.f.sf(height, self.df_contrast, self.df_resid))
 
+    def heights(self, tails: np.ndarray | float) -> np.ndarray:
+        """Heights with upper-tail p (...)."""
+        if self.kind == "z":
+            return np.asarray(-special.ndtri(tails))
+        if self.kind == "t":
+            return np.asarray(-special.stdtrit(self.df_resid, tails))
+        return np.asarray(stats.f.isf(tails, self.df_contrast, self.df_resid))
+
     def height(self, tail: float) -> float:
         """The height with an upper-tail p."""
-        if self.kind == "z":
-            return float(-special.ndtri(tail))
-        if self.kind == "t":
-            return float(-special.stdtrit(self.df_resid, tail))
-        return float(stats.f.isf(tail, self.df_contrast, self.df_resid))
+        return float(self.heights(tail))
 
     def densities(self, height: np.ndarray | float) -> np.ndarray:
         """Euler characteristic densities ρ_0..ρ_3 at heights (...), (4, ...), per resel.
@@ -84,7 +88,7 @@ def _student(u: np.ndarray, v: float, _k: float) -> tuple[np.ndarray, ...]:
 
 
 def _fisher(u: np.ndarray, v: float, k: float) -> tuple[np.ndarray, ...]:
-    x = k * np.maximum(u, np.finfo(float).tiny) / v  # negative powers of x are finite
+    x = np.maximum(k * u / v, 1e-100)  # so that negative powers are finite
     b = _A / (2 * np.pi)
 
     def term(d: int) -> np.ndarray:
@@ -128,7 +132,7 @@ class SearchVolume:
 
     def lowest_height(self, field: Field) -> float:
         """Height of the largest E[EC]: below it, E[EC] no longer counts clusters; masks with holes make it negative."""
-        heights = np.array([field.height(tail) for tail in np.geomspace(0.5, _FLOOR, _N_HEIGHTS)])
+        heights = field.heights(np.geomspace(0.5, _FLOOR, _N_HEIGHTS))
         at = int(np.argmax(self.expected_ec(field, heights)))
         return float(heights[at]) if at else 0.0
 
@@ -163,6 +167,12 @@ def height_threshold(field: Field, search: SearchVolume, p: float = 0.05) -> flo
     return 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, upper, xtol=1e-12, maxiter=1000))
 
 
+def expected_extent(field: Field, forming: float) -> float:
+    """Expected resels of a cluster: the volume above the forming height over the number of clusters in it."""
+    density = field.densities(forming)
+    return float(density[0] / density[3])
+
+
 def p_extent(
     field: Field, forming: float, size: np.ndarray | float, search: SearchVolume
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -182,9 +192,7 @@ def p_extent(
     ndarray, ndarray
         P(a cluster has at least this extent), P(any cluster in the search volume has).
     """
-    density = field.densities(forming)
-    beta = (special.gamma(2.5) * density[3] / density[0]) ** (2 / 3)
-    uncorrected = np.exp(-beta * np.asarray(size, dtype=np.float64) ** (2 / 3))
+    uncorrected = np.exp(-((special.gamma(2.5) / expected_extent(field, forming) * np.asarray(size)) ** (2 / 3)))
     return uncorrected, -np.expm1(-search.expected_clusters(field, forming) * uncorrected)
 
 
@@ -193,9 +201,7 @@ def extent_threshold(field: Field, forming: float, search: SearchVolume, p: floa
     expected = search.expected_clusters(field, forming)
     if expected <= -np.log1p(-p):
         return 0.0
-    density = field.densities(forming)
-    beta = (special.gamma(2.5) * density[3] / density[0]) ** (2 / 3)
-    return float((-np.log(-np.log1p(-p) / expected) / beta) ** 1.5)
+    return float((-np.log(-np.log1p(-p) / expected)) ** 1.5 * expected_extent(field, forming) / special.gamma(2.5))
 
 
 def p_set(field: Field, forming: float, count: int, size: float, search: SearchVolume) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from vbmstat.errors import DesignError
-from vbmstat.glm.inference.clusters import Clusters, local_maxima
+from vbmstat.glm.inference.clusters import Clusters, find_clusters, local_maxima, neighbour_table
 from vbmstat.glm.inference.p_values import q_fdr
 from vbmstat.glm.inference.random_field import (
     Field,
     SearchVolume,
+    expected_extent,
     extent_threshold,
     height_threshold,
     p_extent,
@@ -34,18 +36,18 @@ LEAST_FWHM, LEAST_DF, LARGEST_FORMING_P, LEAST_SMOOTHING_MM = 3.0, 30.0, 0.001, 
 
 @dataclass(frozen=True)
 class FieldInference:
-    """What random field theory says of one contrast.
+    """What random field theory says of one contrast in a search volume.
 
     Attributes
     ----------
-    field, search
-        Kind of field; resel counts and voxels of the search volume, sides of the test.
-    fwhm_voxels : tuple of 3 float
-        Smoothness along x, y, z.
+    field, where
+        Kind of field; search volume, smoothness and sides of the test.
+    clusters : Clusters
+        Inside the search volume, beyond the forming height.
+    forming : float
+        Cluster-forming height.
     p_fwe : ndarray, (n_voxels,)
         Corrected p of the height at each voxel; 1 outside the search volume.
-    critical_height, critical_extent : float
-        At p = .05, corrected: t or F, and resels.
     extents : ndarray, (k,)
         Resels of each cluster, by the local roughness.
     p_extent, p_extent_fwe, q_extent : ndarray, (k,)
@@ -54,31 +56,65 @@ class FieldInference:
         Topological FDR at the peaks inside clusters; 1 elsewhere.
     p_set : float
         P of so many clusters.
-    resels_per_voxel : ndarray, (n_voxels,)
-        Local roughness (SPM's RPV image); NaN where it is not known.
+    peak_at_q_fdr : float, optional
+        Smallest peak whose topological FDR is at most .05.
     """
 
     field: Field
-    search: SearchVolume
-    fwhm_voxels: tuple[float, float, float]
+    where: SmoothSpace
+    clusters: Clusters
+    forming: float
     p_fwe: np.ndarray
-    critical_height: float
-    critical_extent: float
     extents: np.ndarray
     p_extent: np.ndarray
     p_extent_fwe: np.ndarray
     q_extent: np.ndarray
     q_peak: np.ndarray
     p_set: float
-    resels_per_voxel: np.ndarray
+    peak_at_q_fdr: float | None
+
+    @cached_property
+    def critical_height(self) -> float:
+        """T or F of corrected p = .05."""
+        return height_threshold(self.field, self.where.search)
 
     def record(self) -> dict[str, Any]:
-        """What ``glm.json`` says of it."""
+        """What ``glm.json`` says of it: the lines under SPM's table."""
+        search, field, sizes = self.where.search, self.field, self.clusters.sizes
+        resel_voxels = float(np.prod(self.where.fwhm_voxels))
+
+        def smallest(p: np.ndarray) -> int | None:
+            return int(sizes[p <= ALPHA].min()) if (p <= ALPHA).any() else None
+
         return {
-            "resels": self.search.resels.round(3).tolist(), "fwhm_voxels": [round(f, 3) for f in self.fwhm_voxels],
-            "df": [self.field.df_contrast, self.field.df_resid], f"height_at_p_fwe_{ALPHA}": self.critical_height,
-            f"extent_at_p_fwe_{ALPHA}_resels": self.critical_extent, "clusters": len(self.extents), "p_set": self.p_set,
+            "resels": search.resels.round(3).tolist(), "fwhm_voxels": [round(f, 3) for f in self.where.fwhm_voxels],
+            "df": [field.df_contrast, field.df_resid], f"height_at_p_fwe_{ALPHA}": self.critical_height,
+            f"extent_at_p_fwe_{ALPHA}_resels": extent_threshold(field, self.forming, search),
+            "clusters": len(self.extents), "p_set": self.p_set,
+            "voxels": search.n_voxels, "voxel_size_mm": list(map(float, self.where.space.grid.voxel_size_mm)),
+            "resel_voxels": round(resel_voxels, 3), "forming_height": self.forming,
+            "forming_p": self.where.sides * float(field.tail(self.forming)),
+            "forming_p_fwe": float(p_height(field, self.forming, search)),
+            "expected_voxels_per_cluster": expected_extent(field, self.forming) * resel_voxels,
+            "expected_clusters": search.expected_clusters(field, self.forming),
+            f"peak_at_q_fdr_{ALPHA}": self.peak_at_q_fdr,
+            f"smallest_cluster_at_p_fwe_{ALPHA}_voxels": smallest(self.p_extent_fwe),
+            f"smallest_cluster_at_q_fdr_{ALPHA}_voxels": smallest(self.q_extent),
         }  # fmt: skip
+
+    def inside(self, statistic: np.ndarray, volume: np.ndarray) -> FieldInference:
+        """The same in a small volume: its own resel counts, the smoothness of the whole, clusters cut at its border.
+
+        Parameters
+        ----------
+        statistic : ndarray, (n_voxels,)
+            T or F.
+        volume : ndarray, (n_voxels,), bool
+        """
+        where = replace(self.where, mask=self.where.mask & volume)
+        values, two_sided = np.where(where.mask, statistic, 0.0), where.sides == 2
+        clusters = find_clusters(values, self.forming, two_sided, neighbour_table(where.space))
+        return field_inference(values, self.field, clusters, self.forming, where)
 
 
 def field_inference(
@@ -99,28 +135,29 @@ def field_inference(
     where : SmoothSpace
         Search volume and smoothness.
     """
-    search, size = where.search, np.abs(statistic)
+    search = where.search
+    size = np.abs(statistic) if where.sides == 2 else np.asarray(statistic)
     p_fwe = np.ones(len(statistic))
     p_fwe[where.mask] = p_height(field, size[where.mask], search)
     extents = where.extents(clusters)
     uncorrected, corrected = p_extent(field, forming, extents, search)
     peaks = local_maxima(statistic, clusters.labels, where.space)
+    q = q_fdr(p_peak_above(field, size[peaks], forming, search))
     q_peak = np.ones(len(statistic))
-    q_peak[peaks] = q_fdr(p_peak_above(field, size[peaks], forming, search))
+    q_peak[peaks] = q
     return FieldInference(
         field,
-        search,
-        where.fwhm_voxels,
+        where,
+        clusters,
+        forming,
         p_fwe,
-        height_threshold(field, search),
-        extent_threshold(field, forming, search),
         extents,
         uncorrected,
         corrected,
         q_fdr(uncorrected),
         q_peak,
         p_set(field, forming, len(extents), 0.0, search) if len(extents) else 1.0,
-        where.smooth.resels_per_voxel,
+        float(size[peaks[q <= ALPHA]].min()) if (q <= ALPHA).any() else None,
     )
 
 
@@ -151,7 +188,7 @@ class SmoothSpace:
         x, y, z = np.asarray(self.smooth.fwhm_mm) / self.space.grid.voxel_size_mm
         return float(x), float(y), float(z)
 
-    @property
+    @cached_property
     def search(self) -> SearchVolume:
         """Resel counts and voxels."""
         inside = self.space.unmask(self.mask) > 0
@@ -188,19 +225,17 @@ def check_fields(smooth: Smoothness, df_resid: float) -> None:
         raise DesignError(msg)
 
 
-def validity_notes(result: FieldInference, forming: float, smoothing_mm: float | None) -> tuple[str, ...]:
+def validity_notes(result: FieldInference, smoothing_mm: float | None) -> tuple[str, ...]:
     """Where random field theory is known to fail (Nichols & Hayasaka 2003; Silver et al. 2011; Flandin & Friston 2019).
 
     Parameters
     ----------
     result : FieldInference
-    forming : float
-        Cluster-forming height.
     smoothing_mm : float, optional
         FWHM by which the maps were smoothed, where it is known.
     """
     notes = []
-    narrow = min(result.fwhm_voxels)
+    narrow = min(result.where.fwhm_voxels)
     if not narrow >= LEAST_FWHM:
         notes.append(
             f"residuals are rough for random fields (FWHM {narrow:.1f} voxels of 3): p of heights are conservative"
@@ -210,7 +245,7 @@ def validity_notes(result: FieldInference, forming: float, smoothing_mm: float |
             f"{result.field.df_resid:.0f} residual degrees of freedom are few for random fields (30): p of heights are "
             "conservative, p of extents unreliable"
         )
-    p = float(result.field.tail(forming))
+    p = float(result.field.tail(result.forming))
     if p > LARGEST_FORMING_P * (1 + 1e-6):
         notes.append(
             f"clusters formed at p = {p:.2g} have too small p by random fields; use --cluster-threshold 0.001 or less"

@@ -9,6 +9,9 @@ nilearn's `cluster_level_inference` has the same bounds for its own clusters.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+
+from vbmstat.glm.inference.places import Regions, labels_at
 
 
 def hommel_value(p: np.ndarray, alpha: float = 0.05) -> int:
@@ -57,3 +60,35 @@ def true_discoveries(p: np.ndarray, labels: np.ndarray, alpha: float = 0.05) -> 
         ranks, counts = np.unique(np.maximum(np.ceil(h * p[labels == label] / alpha), 1), return_counts=True)
         bounds[label - 1] = max(0, int(np.max(1 - ranks + np.cumsum(counts), initial=0)))
     return bounds
+
+
+def discoveries_by_region(p: np.ndarray, mm: np.ndarray, regions: Regions, alpha: float = 0.05) -> pd.DataFrame:
+    """Lower bound of the true discoveries in each region of an atlas and of those after it, all at once.
+
+    Parameters
+    ----------
+    p : ndarray, (n_tests,)
+        Uncorrected p-values of all voxels that were tested.
+    mm : ndarray, (n_tests, 3)
+        Where they are.
+    regions : Regions
+        Atlases.
+    alpha : float
+
+    Returns
+    -------
+    DataFrame
+        atlas, region, size_voxels, true_discoveries, share; regions with a tested voxel, the largest share first.
+    """
+    parts = []
+    for atlas in regions.each():
+        labels, ranks, sizes = np.unique(labels_at(atlas, mm), return_inverse=True, return_counts=True)
+        named = labels > 0
+        order = np.cumsum(named) * named  # 1, 2 … of the labels of regions
+        bounds, sizes = true_discoveries(p, order[ranks.reshape(-1)], alpha), sizes[named]
+        part = pd.DataFrame({
+            "atlas": atlas.atlas, "region": [atlas.name(label) for label in labels[named]], "size_voxels": sizes,
+            "true_discoveries": bounds, "share": np.round(bounds / sizes, 4),
+        })  # fmt: skip
+        parts.append(part.sort_values("share", ascending=False, kind="stable"))
+    return pd.concat(parts, ignore_index=True)
