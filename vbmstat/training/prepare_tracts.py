@@ -24,7 +24,7 @@ from vbmstat.preproc.pipeline import segment_scan
 from vbmstat.preproc.steps.linear import refine_with_tissues
 from vbmstat.progress import OnStep, ignore
 from vbmstat.tracts.names import TRACTS
-from vbmstat.tracts.network import cube_around, directions_on
+from vbmstat.tracts.network import cube_around, directions_on, needed_side
 from vbmstat.tracts.references import check_grid, read_peaks, read_references
 from vbmstat.tracts.structure_tensor import Widths
 from vbmstat.training.cases import Case
@@ -87,9 +87,13 @@ def tract_arrays(brain: Volume, wm: Volume, references: Volume, peaks: Volume, v
     Raises
     ------
     ScanError
-        If peaks and references differ in their grid, or the tracts are not of this brain.
+        If peaks and references differ in their grid, the cube would cut the brain, or the tracts are of another one.
     """
     check_grid("peaks", peaks.grid, references.grid, "the references'")
+    needed = needed_side(brain, view.voxel_mm)
+    if needed > view.side:
+        msg = f"the brain spans {needed} voxels of {view.voxel_mm:g} mm, the cube {view.side}: give --side {needed}"
+        raise ScanError(msg)
     to_diffusion = rigid_to_tracts(wm, references, view.min_dice)
     cube = cube_around(brain, view.voxel_mm, view.side)
     side = view.peaks_side(float(peaks.grid.voxel_size_mm.mean()))
