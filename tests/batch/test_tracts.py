@@ -43,7 +43,7 @@ def source(tmp_path):
     """A prior of one half everywhere, the first tract .2; masks from .1."""
     data = torch.full((len(TRACTS), *FLAT.shape), 0.6)
     data[0] = 0.2
-    write_prior(Prior(Volume(data, FLAT), np.full(len(TRACTS), 0.1)), tmp_path / "prior", 1)
+    write_prior(Prior(Volume(data, FLAT), np.full(len(TRACTS), 0.1), "3 people"), tmp_path / "prior")
     return tracts.source_of(None, tmp_path / "prior")
 
 
@@ -72,7 +72,7 @@ def test_maps_masks_and_volumes_of_a_finished_folder(tmp_path, source, names):
     assert table["volume_ml"].to_numpy() == pytest.approx(native.sums_ml, rel=1e-4)
     load = float((native.data[5] * wmh.data[0]).sum()) * SCAN.voxel_volume_ml
     assert table["wmh_ml"][5] == pytest.approx(load, rel=1e-4)
-    assert set(table["grade"]) == {"one person", "weak"}
+    assert set(table["grade"]) == {"3 people", "weak"}  # as in the prior
     bundles = read_references(out / "tracts" / "sub-01_T1w")  # as TractSeg reads them
     assert torch.equal(bundles.data, mask.data)
     together = pd.read_csv(out / "tracts.tsv", sep="\t")

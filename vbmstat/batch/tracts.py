@@ -42,7 +42,11 @@ class FromPrior:
 
     prior: Prior
     record: Mapping[str, Any]
-    grade: str = "one person"
+
+    @property
+    def grade(self) -> str:
+        """Grade of tracts that are not weak."""
+        return self.prior.grade
 
     @property
     def threshold(self) -> np.ndarray:
