@@ -43,7 +43,7 @@ def source(tmp_path):
     """A prior of one half everywhere, the first tract .2; masks from .1."""
     data = torch.full((len(TRACTS), *FLAT.shape), 0.6)
     data[0] = 0.2
-    write_prior(Prior(Volume(data, FLAT), np.full(len(TRACTS), 0.1)), tmp_path / "prior", 1)
+    write_prior(Prior(Volume(data, FLAT), np.full(len(TRACTS), 0.1), "3 people"), tmp_path / "prior")
     return tracts.source_of(None, tmp_path / "prior")
 
 
@@ -72,7 +72,7 @@ def test_maps_masks_and_volumes_of_a_finished_folder(tmp_path, source, names):
     assert table["volume_ml"].to_numpy() == pytest.approx(native.sums_ml, rel=1e-4)
     load = float((native.data[5] * wmh.data[0]).sum()) * SCAN.voxel_volume_ml
     assert table["wmh_ml"][5] == pytest.approx(load, rel=1e-4)
-    assert set(table["grade"]) == {"one person", "weak"}
+    assert set(table["grade"]) == {"3 people", "weak"}  # as in the prior
     bundles = read_references(out / "tracts" / "sub-01_T1w")  # as TractSeg reads them
     assert torch.equal(bundles.data, mask.data)
     together = pd.read_csv(out / "tracts.tsv", sep="\t")
@@ -82,6 +82,22 @@ def test_maps_masks_and_volumes_of_a_finished_folder(tmp_path, source, names):
     assert all("participants table" not in about[name]["Description"] for name in together)
     if names == "bids":
         assert paths["tracts"].with_suffix("").with_suffix(".json").is_file()
+
+
+def test_sessions_in_bids_names(tmp_path, source):
+    scans = write_scans(tmp_path / "scans", 2)
+    for number, session in ((1, "a"), (2, "b")):
+        (scans / f"sub-0{number}_T1w.nii.gz").rename(scans / f"sub-01_ses-{session}_T1w.nii.gz")
+    out = tmp_path / "out"
+    preprocess(scans, out, PreprocSpec(device="cpu", names="bids"), process=light)
+    assert not tracts.find_tracts(out, source, bundles=True).failures
+    table = pd.read_csv(out / "tracts.tsv", sep="\t")
+    assert table["scan"].unique().tolist() == ["sub-01_ses-a_T1w", "sub-01_ses-b_T1w"]
+    anat = out / "sub-01" / "ses-b" / "anat"
+    image = io.read_channels(anat / "sub-01_ses-b_label-tracts_probseg.nii.gz")
+    own = pd.read_csv(anat / "sub-01_ses-b_desc-tracts_morph.tsv", sep="\t")
+    assert own["volume_ml"].to_numpy() == pytest.approx(image.sums_ml, rel=1e-3)
+    assert (out / "tracts" / "sub-01_ses-b_T1w" / "bundle_segmentations" / "UF_left.nii.gz").is_file()
 
 
 def test_finished_scans_are_kept_and_another_source_replaces_them(tmp_path, source):
@@ -96,6 +112,31 @@ def test_finished_scans_are_kept_and_another_source_replaces_them(tmp_path, sour
         tmp_path / "scans", out, PreprocSpec(device="cpu", wmh=True), process=light
     )  # the maps are of an old run
     assert not list(out.rglob("*tracts*sub*"))
+
+
+def test_a_new_preprocess_takes_the_scans_old_tracts_out_of_the_table(tmp_path, source):
+    out = finished(tmp_path)
+    tracts.find_tracts(out, source)
+    first = tmp_path / "scans" / "sub-01_T1w.nii.gz"
+    preprocess([first], out, PreprocSpec(device="cpu", wmh=True), process=light)
+    assert pd.read_csv(out / "tracts.tsv", sep="\t")["scan"].unique().tolist() == ["sub-02_T1w"]
+    assert list(tracts.find_tracts(out, source).measured) == ["sub-01_T1w"]  # the other one is kept
+    assert pd.read_csv(out / "tracts.tsv", sep="\t")["scan"].nunique() == 2
+    preprocess(tmp_path / "scans", out, PreprocSpec(device="cpu"), process=light, force=True)
+    assert not (out / "tracts.tsv").exists()
+    assert not (out / "tracts.json").exists()
+
+
+def test_new_hypointensities_are_counted(tmp_path, source):
+    out = finished(tmp_path)
+    tracts.find_tracts(out, source)
+    volumes = out / "label" / "tracts_sub-01_T1w.tsv"
+    assert "wmh_ml" not in pd.read_csv(volumes, sep="\t")
+    p2 = io.read_volume(out / "mri" / "p2sub-01_T1w.nii.gz")
+    io.write_volume(out / "mri" / "p7sub-01_T1w.nii.gz", Volume(0.5 * p2.data, p2.grid))  # as vbmstat wmh would
+    assert list(tracts.find_tracts(out, source).measured) == ["sub-01_T1w"]
+    assert (pd.read_csv(volumes, sep="\t")["wmh_ml"] > 0).all()
+    assert len(tracts.find_tracts(out, source).kept) == 2
 
 
 def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
@@ -154,7 +195,7 @@ def test_weights_tell_networks_apart(tmp_path):
 
 def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypatch):
     probability = torch.linspace(0, 1, 72).reshape(72, 1, 1, 1).expand(72, *SCAN.shape)
-    monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, _: Volume(probability.clone(), t1w.grid))
+    monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, weights, grid: iter(probability))
     out = finished(tmp_path)
     source = tracts.FromNetwork(tmp_path, {"source": "network", "sha256": ""})
     assert not tracts.find_tracts(out, source).failures

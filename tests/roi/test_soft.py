@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from vbmstat.cli import app
 from vbmstat.errors import ScanError, TableError
 from vbmstat.image import io
-from vbmstat.image.grid import Grid, voxel_indices
+from vbmstat.image.grid import Grid, resample, voxel_indices
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import SoftAtlas, load_atlas
 from vbmstat.roi.output import write_rois
@@ -153,3 +153,20 @@ def test_the_shipped_tracts_are_graded_symmetric_and_small():
     left, right = (atlas.image.data[atlas.table["hemisphere"].to_numpy() == side] for side in ("left", "right"))
     assert (left - right.flip(1)).abs().max() <= 1 / 255 + 1e-6
     assert "one person" in atlas.licence
+
+
+def test_tracts_have_volumes_of_white_matter_and_lesions_only(cohort):
+    atlas = load_atlas("tracts72")
+    labels = measure_rois(cohort, atlas).labels
+    assert [column for column in labels if column.endswith("_ml")] == ["roi_wm_ml", "roi_wmh_ml"]
+    here = resample(atlas.image.data, atlas.image.grid, GRID).numpy()
+    load = (here * values(cohort, "mwp7")).sum((1, 2, 3)) * VOXEL_ML
+    assert load.max() > 0.1
+    assert labels["roi_wmh_ml"][: len(TRACTS)].to_numpy() == pytest.approx(load, abs=1e-5)
+    assert "roi_gm_ml" in measure_rois(cohort, atlas, ["gm", "wm"]).labels  # for who asks
+
+
+def test_other_soft_atlases_have_all_tissues(tmp_path, cohort):
+    labels = measure_rois(cohort, load_atlas(write_atlas(tmp_path))).labels
+    expected = [f"roi_{tissue}_ml" for tissue in ("gm", "wm", "csf", "wmh")]
+    assert [column for column in labels if column.endswith("_ml")] == expected

@@ -8,16 +8,19 @@ import torch
 from torch import nn
 
 from vbmstat.assets.tensors import write_tensors
-from vbmstat.errors import AssetError
-from vbmstat.image.grid import Grid
+from vbmstat.errors import AssetError, ScanError
+from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.tracts.network import (
     build_tract_network,
     cube_around,
+    directions_on,
     load_tract_network,
     merge_orientations,
+    needed_side,
     predict_tracts,
 )  # fmt: skip
+from vbmstat.tracts.structure_tensor import Widths
 
 SETTINGS = {
     "kind": "tracts", "tracts": ["CST_left", "CST_right"], "n_channels": 2, "depth": 2, "voxel_mm": 2.0,
@@ -57,20 +60,47 @@ def test_merging_averages_the_three_orientations():
     assert torch.allclose(merge_orientations(RowMean(), image), expected.expand_as(image), atol=1e-6)
 
 
-def test_prediction_is_on_the_scans_grid_and_zero_beyond_the_cube(weights):
+def predicted(scan: Volume, weights, grid: Grid | None = None) -> torch.Tensor:
+    return torch.stack(list(predict_tracts(scan, weights, grid or scan.grid)))
+
+
+def test_prediction_equals_the_whole_network_in_float32(weights):
     scan = brain()
-    found = predict_tracts(scan, weights)
-    assert found.grid is scan.grid
-    assert found.data.shape == (2, *scan.grid.shape)
-    assert ((found.data >= 0) & (found.data <= 1)).all()
-    folder = predict_tracts(scan, weights.parent)
-    assert torch.equal(found.data, folder.data)
+    found = predicted(scan, weights)
+    network, _ = load_tract_network(weights)
+    image = directions_on(cube := cube_around(scan, 2.0, 20), scan, Widths(0.5, 0.5, 1.0))
+    each = [network(image.movedim(axis, 0)).sigmoid().movedim(0, axis) for axis in (1, 2, 3)]  # all slices at once
+    expected = resample(torch.stack(each).mean(0), cube, scan.grid)
+    assert found.std() > 1e-4
+    assert torch.allclose(found, expected, atol=1e-3)  # float16; files have steps of 1/255
+    assert torch.equal(found, predicted(scan, weights.parent))
+
+
+def test_prediction_on_another_grid_is_that_of_the_same_place(weights):
+    scan = brain()
+    inner = scan.grid.crop((5, 6, 4), (20, 25, 18))
+    assert torch.allclose(predicted(scan, weights, inner), predicted(scan, weights)[:, 5:20, 6:25, 4:18], atol=1e-5)
+
+
+def test_a_brain_larger_than_the_trained_cube_is_not_cut(weights, tmp_path):
+    scan = brain()
+    small = tmp_path / "small.safetensors"
+    write_tensors(small, load_tract_network(weights)[0].state_dict(), {**SETTINGS, "shape": [8, 8, 8]})
+    assert needed_side(scan, 2.0) == 15  # 20 × 1.5, 24 × 1.2 and 17 × 1.4 mm
+    outside = (predicted(scan, small) == 0).all(0) & (scan.data[0] != 0)
+    assert not outside.any()
+
+
+def test_an_image_of_zeros_is_refused():
+    scan = brain()
+    with pytest.raises(ScanError, match="expected a brain, got an image of zeros"):
+        cube_around(Volume(0 * scan.data, scan.grid), 2.0, 20)
 
 
 def test_intensity_unit_does_not_matter(weights):
     scan = brain()
-    expected = predict_tracts(scan, weights).data
-    assert torch.allclose(predict_tracts(Volume(500 * scan.data, scan.grid), weights).data, expected, atol=1e-3)
+    expected = predicted(scan, weights)
+    assert torch.allclose(predicted(Volume(500 * scan.data, scan.grid), weights), expected, atol=1e-3)
 
 
 def test_cube_is_centred_on_the_brain():

@@ -57,7 +57,8 @@ def test_masks_at_the_threshold_have_the_expected_volume_and_thin_tracts_are_not
 
 
 def test_a_prior_read_is_the_one_written(made, tmp_path):
-    write_prior(made[0], tmp_path, 1)
+    write_prior(made[0], tmp_path)
     again = read_prior(tmp_path)
     assert again.probability.data == pytest.approx(made[0].probability.data, abs=1e-6)
     assert again.threshold.tolist() == made[0].threshold.tolist()
+    assert again.grade == made[0].grade == "one person"

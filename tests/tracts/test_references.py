@@ -92,3 +92,9 @@ def test_peaks_with_holes_are_refused(tmp_path, value, match):
 def test_peaks_of_nothing_are_refused(tmp_path):
     with pytest.raises(ScanError, match="no voxel has a peak"):
         read_peaks(peaks(tmp_path, lambda data: data.fill(np.nan)))
+
+
+def test_peaks_of_a_slice_are_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((5, 6, 1, 9), np.float32), np.eye(4)), tmp_path / "flat.nii.gz")
+    with pytest.raises(ScanError, match="not a slice"):
+        read_peaks(tmp_path / "flat.nii.gz")

@@ -68,6 +68,12 @@ def test_another_heads_tracts_are_refused(head):
         tract_arrays(head.t1w, head.wm, shifted, head.peaks, VIEW)
 
 
+def test_a_cube_that_would_cut_the_brain_is_refused(head):
+    with pytest.raises(ScanError, match=r"brain spans 30 voxels of 3 mm, the cube 24: give --side 30"):
+        tract_arrays(head.t1w, head.wm, head.references, head.peaks, View(3.0, 24))
+    tract_arrays(head.t1w, head.wm, head.references, head.peaks, View(3.0, 30, min_dice=0.6))
+
+
 def test_peaks_on_another_grid_are_refused(head):
     grid = head.peaks.grid
     moved = Volume(head.peaks.data, Grid(grid.shape, np.diag([2.0, 3.0, 3.0, 1.0])))

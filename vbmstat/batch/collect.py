@@ -18,9 +18,10 @@ from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
 from vbmstat.metrics import homogeneity
-from vbmstat.tables import cohort
+from vbmstat.tables import cohort, dictionary
 from vbmstat.tables.schema import group_names
 
+TRACTS = "tracts.tsv"  # table of all scans' tracts
 log = logging.getLogger(__name__)
 
 
@@ -97,6 +98,7 @@ def write_cohort(
     whole = _with_quality(cohort.Cohort(_with_unique_ids(table, list(everything), [*scans, *earlier]), out))
     cohort.write_cohort(out / "cohort.tsv", whole, people.descriptions() if people else {})
     bids.write_dataset_files(out, scans, names)
+    write_tracts(out)  # a scan that is new has none yet
     return whole
 
 
@@ -104,6 +106,28 @@ def cohort_of(out: Path, own: Mapping[naming.Scan, CompletedScan], people: Peopl
     """The complete scans of a run, neither written nor compared; arguments as in :func:`write_cohort`."""
     table = _with_people(_rows(out, own, names), people, own)
     return cohort.Cohort(_with_unique_ids(table, list(own), list(own)), out)
+
+
+def write_tracts(out: Path) -> None:
+    """Write the tracts of all scans that have them to ``tracts.tsv``; remove it if none has."""
+    tables = []
+    for names in naming.NAME_STYLES:
+        for sidecar in naming.find_sidecars(out, names):
+            record = derivatives.read_sidecar(sidecar)
+            if record.get("tracts"):
+                scan = naming.Scan(Path(record["scan"]), record["scan"], *naming.split_ids(record["scan"]))
+                path = naming.output_path(out, scan, "tract_volumes", names)
+                if path.is_file():  # not if someone removed it
+                    tables.append(pd.read_csv(path, sep="\t").assign(scan=scan.stem))
+    path = out / TRACTS
+    if tables:
+        table = pd.concat(tables, ignore_index=True)
+        table.insert(0, "scan", table.pop("scan"))
+        about = {"additive": "no: tracts overlap; do not add their volumes"}
+        dictionary.write_table(path, table, "tract_volumes", about=about)
+    else:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _rows(folder: Path, completed: Mapping[naming.Scan, CompletedScan], names: str) -> pd.DataFrame:

@@ -49,7 +49,7 @@ def build_prior_folder(
     for number, folder in enumerate(references, start=1):
         people.append(person_in_template(folder))
         report("reference people", number, len(references))
-    return write_prior(build_prior(people, assets.template().channel(1), fwhm_mm), out, len(people))
+    return write_prior(build_prior(people, assets.template().channel(1), fwhm_mm), out)
 
 
 def person_in_template(folder: Path) -> Volume:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from vbmstat.assets import sha256
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import tables_claim
+from vbmstat.batch.collect import write_tracts
 from vbmstat.batch.finished import FinishedRun, FinishedScan, measure_finished
 from vbmstat.batch.resources import Execution
 from vbmstat.errors import AssetError, listed
@@ -26,14 +26,12 @@ from vbmstat.image.volume import Volume
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import TRACTS as PRIOR_ATLAS
 from vbmstat.roi.atlas import project_file
-from vbmstat.tables import dictionary
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.network import STUDENT, load_tract_network, predict_tracts
 from vbmstat.tracts.outputs import TractMaps, scan_box, stored
 from vbmstat.tracts.prior import NAME, Prior, carry, read_prior
 from vbmstat.tracts.references import write_references
 
-TABLE = "tracts.tsv"
 _IMAGES = ("m", "p0", "p2", "iy", "y", "wp2")  # that a scan must still have
 _HERE = Execution()
 
@@ -44,7 +42,11 @@ class FromPrior:
 
     prior: Prior
     record: Mapping[str, Any]
-    grade: str = "one person"
+
+    @property
+    def grade(self) -> str:
+        """Grade of tracts that are not weak."""
+        return self.prior.grade
 
     @property
     def threshold(self) -> np.ndarray:
@@ -77,9 +79,7 @@ class FromNetwork:
     def native(self, images: Mapping[str, Volume], points: Volume) -> Iterator[torch.Tensor]:
         """Probabilities in the scan's space."""
         brain = Volume(images["m"].data * (images["p0"].data > 0.5), images["m"].grid)
-        found = predict_tracts(brain, self.weights)
-        for one in found.data:
-            yield resample(one[None], found.grid, points.grid)[0]
+        return predict_tracts(brain, self.weights, points.grid)
 
     def template(self, images: Mapping[str, Volume], native: Volume) -> Iterator[torch.Tensor]:
         """The same, on the template's grid."""
@@ -143,7 +143,7 @@ def find_tracts(
 
     run = measure_finished(folder, measure, "tracts", report)
     with tables_claim(folder, execution.locking):
-        _collect(folder)
+        write_tracts(folder)
     return run
 
 
@@ -151,18 +151,20 @@ def _measure(
     one: FinishedScan, source: FromPrior | FromNetwork, bundles: bool, execution: Execution
 ) -> Mapping[str, Any] | None:
     """Tracts of a scan, written; None if it has them from this source."""
-    record, kinds = one.record, naming.TRACT_KINDS
+    record, kinds, p7 = one.record, naming.TRACT_KINDS, one.path("p7")
     has_bundles = any(naming.bundle_masks(one.folder, one.scan))
     is_complete = all(one.path(kind).is_file() for kind in kinds) and (has_bundles or not bundles)
+    made_from = {**source.record, "wmh_sha256": sha256(p7) if p7.is_file() else None}
     earlier = record.get("tracts") or {}
-    if earlier.get("sha256") == source.record["sha256"] and is_complete and not execution.force:
+    is_same = all(earlier.get(name) == made_from[name] for name in ("sha256", "wmh_sha256"))
+    if is_same and is_complete and not execution.force:
         return None
     images = one.images(_IMAGES, "run vbmstat preprocess for this scan again")
     points = scan_box(images["iy"])
     native = stored(source.native(images, points), points.grid)
     template = stored(source.template(images, native), images["wp2"].grid)
     maps = TractMaps(native, template, source.threshold, source.grade)
-    wmh = io.read_volume(one.path("p7")) if one.path("p7").is_file() else None
+    wmh = io.read_volume(p7) if p7.is_file() else None
     with one.adding(execution.locking) as made:
         table = maps.write(lambda kind: one.path(kind, made), wmh)
         derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"))
@@ -170,30 +172,10 @@ def _measure(
         save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))
         if bundles or has_bundles:  # those of another source must not stay
             write_references(maps.mask, naming.bundles_folder(made, one.scan).parent)
-        storage.write_json(one.path("sidecar", made), {**record, "tracts": dict(source.record)})
+        storage.write_json(one.path("sidecar", made), {**record, "tracts": made_from})
     return {"n_tracts": len(table)}
 
 
 def _own_points(grid: Grid) -> Volume:
     """RAS+ mm of each voxel of a grid."""
     return Volume(apply_affine(grid.affine, voxel_indices(grid.shape)), grid)
-
-
-def _collect(folder: Path) -> None:
-    """One table of all scans' tracts."""
-    tables = []
-    for names in naming.NAME_STYLES:
-        for sidecar in naming.find_sidecars(folder, names):
-            record = derivatives.read_sidecar(sidecar)
-            if record.get("tracts"):
-                scan = naming.Scan(Path(record["scan"]), record["scan"], *naming.split_ids(record["scan"]))
-                path = naming.output_path(folder, scan, "tract_volumes", names)
-                if not path.is_file():  # removed, and the scan failed now
-                    continue
-                volumes = pd.read_csv(path, sep="\t")
-                volumes.insert(0, "scan", scan.stem)
-                tables.append(volumes)
-    if tables:
-        about = {"additive": "no: tracts overlap; do not add their volumes"}
-        table = pd.concat(tables, ignore_index=True)
-        dictionary.write_table(folder / TABLE, table, "tract_volumes", about=about)

@@ -43,8 +43,9 @@ def find(
 
     Exit code: 0 all scans have tracts, 1 some failed.
     """
+    from vbmstat.batch.collect import TRACTS  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.resources import Execution  # noqa: PLC0415
-    from vbmstat.batch.tracts import TABLE, find_tracts, source_of  # noqa: PLC0415 - heavy imports
+    from vbmstat.batch.tracts import find_tracts, source_of  # noqa: PLC0415
     from vbmstat.cli.progress import stages  # noqa: PLC0415
 
     if weights is not None and prior is not None:
@@ -53,7 +54,7 @@ def find(
     source = source_of(weights, prior)
     with stages() as report:
         run = find_tracts(folder, source, bundles, Execution(force=force, locking=lock), report)
-    typer.echo(f"tracts of {len(run.measured)} scans from {source.record['source']}; volumes in {folder / TABLE}")
+    typer.echo(f"tracts of {len(run.measured)} scans from {source.record['source']}; volumes in {folder / TRACTS}")
     if weights is None:
         typer.echo("a prior shows where tracts lie in other people, not this person's own (docs/tracts.md)")
     if run.kept:

@@ -11,8 +11,8 @@ from vbmstat.image.volume import Volume
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.outputs import TractMaps
 
-_SHOWN = {
-    "corticospinal tract": (("CST_left", "CST_right"), ORANGE), "corpus callosum": (("CC",), SKY_BLUE),
+_SHOWN = {  # the largest first: later outlines lie on top
+    "corpus callosum": (("CC",), SKY_BLUE), "corticospinal tract": (("CST_left", "CST_right"), ORANGE),
     "fornix (weak)": (("FX_left", "FX_right"), GREEN), "uncinate fasciculus (weak)": (("UF_left", "UF_right"), PURPLE),
 }  # fmt: skip
 

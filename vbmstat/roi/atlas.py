@@ -19,6 +19,7 @@ import torch
 
 from vbmstat import assets
 from vbmstat.errors import AssetError, ScanError, TableError
+from vbmstat.files import naming
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
@@ -98,6 +99,8 @@ class Atlas:
         Labels of the table that the image lacks.
     licence : str
         What the authors allow.
+    tissues : tuple of str
+        Tissues whose volumes in its labels mean something: white matter only for tracts.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Atlas:
     table: pd.DataFrame
     absent: tuple[int, ...]
     licence: str
+    tissues: tuple[str, ...] = tuple(naming.TISSUES)
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,8 @@ def _soft_atlas(name: str, path: Path, licence: str) -> SoftAtlas:
         msg = f"{path}: expected probabilities (0 to 1, or percent), got values from {low:g} to {high:g}"
         raise ScanError(msg)
     data = image.data / 100 if high > _MOST_SHARE else image.data.clamp(max=1.0)
-    return SoftAtlas(name, Volume(data, image.grid), table, (), licence)
+    tissues = ("wm",) if stem == TRACTS else tuple(naming.TISSUES)
+    return SoftAtlas(name, Volume(data, image.grid), table, (), licence, tissues)
 
 
 def project_file(name: str, file: str) -> Path:

@@ -26,7 +26,6 @@ from vbmstat.tables.flow import Step
 
 SPACES = ("template", "native")
 TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
-_TISSUES = tuple(naming.TISSUES)
 _ROWS_SHOWN = 10  # in a notebook
 
 
@@ -116,8 +115,8 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str, optional
-        Any of ``gm``, ``wm``, ``csf``, ``wmh``; by default the first three, and hypointensities if there are maps of
-        them.
+        Any of ``gm``, ``wm``, ``csf``, ``wmh``; by default those of the atlas (the first three; white matter for
+        tracts), and hypointensities if there are maps of them.
     space : {"template", "native"} or Native
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
     means : sequence of str
@@ -139,10 +138,11 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
         If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
     cohort = as_cohort(cohort)
+    atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     if isinstance(tissues, str):
         tissues = [tissues]
     if tissues is None:
-        tissues = (*_TISSUES, naming.WMH) if _present(cohort, [naming.WMH]) else _TISSUES
+        tissues = [*atlas.tissues, *_present(cohort, [naming.WMH])]
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
     if unknown:
         msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
@@ -156,7 +156,6 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
         near = closest(wanted.split(", ", maxsplit=1)[0], cohort.table.columns) or "none"
         msg = f"expected a column of unsmoothed modulated maps ({wanted}) in the table (nearest to the first: {near})"
         raise TableError(msg)
-    atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     absent = [column for column in means if column not in cohort.table]
     if absent:
         msg = f"no column {', '.join(absent)} of maps to average; the table has {', '.join(cohort.table)}"

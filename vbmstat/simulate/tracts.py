@@ -27,17 +27,17 @@ _REACH = 0.25  # farthest voxel from a curve whose distance matters, in radii
 _CENTRAL = {  # name -> radius, curves
     "CC": (0.098, [[(-0.6, y, 0.5), (-0.25, y, 0.22), (0, y, 0.18), (0.25, y, 0.22), (0.6, y, 0.5)] for y in
                   np.linspace(-0.5, 0.5, 9)]),
-    "CA": (0.063, [[(-0.5, 0.08, -0.4), (-0.25, 0.1, -0.22), (0, 0.15, -0.17), (0.25, 0.1, -0.22), (0.5, 0.08, -0.4)]]),
+    "CA": (0.105, [[(-0.5, 0.08, -0.4), (-0.25, 0.1, -0.22), (0, 0.15, -0.17), (0.25, 0.1, -0.22), (0.5, 0.08, -0.4)]]),
 }  # fmt: skip
 _RIGHT = {  # mirrored for the left
     "CST": (0.154, [[(0.15, -0.1, -0.85), (0.2, -0.1, -0.3), (0.25, -0.1, 0.2), (0.35, -0.1, 0.75)]]),
     "AF": (0.126, [[(0.55, 0.45, 0.2), (0.5, 0, 0.35), (0.5, -0.4, 0.2), (0.6, -0.35, -0.15), (0.6, 0.1, -0.3)]]),
     "ILF": (0.112, [[(0.4, -0.75, -0.05), (0.5, -0.3, -0.25), (0.5, 0.3, -0.45)]]),
-    "UF": (0.091, [[(0.4, 0.65, -0.05), (0.35, 0.45, -0.25), (0.45, 0.3, -0.42), (0.55, 0.05, -0.5)]]),
-    "CG": (0.098, [[(0.1, 0.6, 0.05), (0.1, 0.4, 0.4), (0.1, 0, 0.5), (0.1, -0.4, 0.38), (0.14, -0.6, 0.05)]]),
-    "FX": (0.063, [[(0.04, 0.2, -0.2), (0.06, 0.1, 0.0), (0.1, -0.15, 0.12), (0.22, -0.3, -0.1), (0.3, -0.1, -0.4)]]),
+    "UF": (0.105, [[(0.4, 0.65, -0.05), (0.35, 0.45, -0.25), (0.45, 0.3, -0.42), (0.55, 0.05, -0.5)]]),
+    "CG": (0.112, [[(0.1, 0.6, 0.05), (0.1, 0.4, 0.4), (0.1, 0, 0.5), (0.1, -0.4, 0.38), (0.14, -0.6, 0.05)]]),
+    "FX": (0.1, [[(0.04, 0.2, -0.2), (0.06, 0.1, 0.0), (0.1, -0.15, 0.12), (0.22, -0.3, -0.1), (0.3, -0.1, -0.4)]]),
     "IFO": (0.112, [[(0.35, 0.65, 0.05), (0.4, 0.2, -0.15), (0.4, -0.3, -0.05), (0.35, -0.75, 0.15)]]),
-    "ATR": (0.098, [[(0.12, -0.15, 0.05), (0.2, 0.2, 0.08), (0.3, 0.6, 0.25)]]),
+    "ATR": (0.112, [[(0.12, -0.15, 0.05), (0.2, 0.2, 0.08), (0.3, 0.6, 0.25)]]),
 }  # fmt: skip
 PHANTOM_TRACTS = (*_CENTRAL, *(f"{name}_{side}" for name in _RIGHT for side in ("left", "right")))
 THIN_TRACTS = ("CA", "FX_left", "FX_right")
@@ -45,7 +45,8 @@ _MOVED = 0.03  # sd of control points, in radii
 _BENT = 0.03  # amplitude of the bending
 _TURN_DEGREES, _SHIFT_MM = 6.0, 3.0  # largest pose of the diffusion image
 _GM, _WM_MARGIN = 0.72, 0.05  # GM's intensity (WM 1); white matter reaches this much beyond the tracts, in radii
-_TEXTURE_STEPS, _TEXTURE = 5, 0.12  # voxels along the fibre each way; sd, relative to WM
+_TEXTURE_STEPS, _TEXTURE = 5, 0.2  # voxels along the fibre each way; sd, relative to WM
+_GRAIN = 1.2  # FWHM of the texture across fibres, voxels
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,10 @@ def tract_head(seed: int, voxel_mm: float = 3.0, side: int = 32, noise_percent: 
     radii = torch.tensor([curve.radius for curve in curves]).reshape(-1, 1, 1, 1)
     brain = apply_affine(grid.affine, voxel_indices(grid.shape)).norm(dim=0) < RADIUS_MM
     wm = ((here.distance - 1) * radii < _WM_MARGIN).any(0) & brain
-    thinnest = torch.where(here.distance < 1 + _WM_MARGIN / radii, radii, 9.0).argmin(0)
+    thinnest = torch.where(here.distance < 1, radii, 9 + here.distance).argmin(0)  # beside tracts, the nearest
     along = here.direction.gather(0, thinnest[None, None].expand(1, 3, -1, -1, -1))[0]
-    signal = torch.where(wm, 1.0, _GM) + _TEXTURE * _along_fibres(along * wm, rng)
+    texture = _along_fibres(along * wm, rng) * wm
+    signal = torch.where(wm, 1.0, _GM) + _TEXTURE / texture[wm].std() * texture
     noisy = rician((signal * brain).numpy(), noise_percent / 100, rng)
     t1w = Volume(torch.from_numpy(noisy)[None] * brain, grid)
     masks, peaks = _masks(there), _peaks(there)
@@ -184,9 +186,9 @@ def _peaks(field: _Field) -> torch.Tensor:
 
 
 def _along_fibres(directions: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """White noise averaged along a field of directions (3, X, Y, Z), of variance 1."""
+    """White noise averaged along a field of directions (3, X, Y, Z)."""
     noise = torch.from_numpy(rng.standard_normal((1, *directions.shape[1:]), dtype=np.float32))
-    noise = smooth(noise, np.full(3, 1.2), 3.0)
+    noise = smooth(noise, np.full(3, _GRAIN), 3.0)
     total = noise.clone()
     start = voxel_indices(directions.shape[1:])
     for sign in (-1.0, 1.0):
@@ -197,4 +199,4 @@ def _along_fibres(directions: torch.Tensor, rng: np.random.Generator) -> torch.T
             there = sample(directions, at, padding_mode="border")
             there = torch.where((there * heading).sum(0) < 0, -there, there)  # an axis has no sign
             heading = there / there.norm(dim=0).clamp(min=1e-3)
-    return (total / total.std())[0]
+    return total[0]

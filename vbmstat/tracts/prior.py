@@ -46,10 +46,13 @@ class Prior:
     threshold : ndarray, (72,)
         Probability above which the template's white matter has the tract's expected volume: thin tracts, when blurred,
         hardly reach .5.
+    grade : str
+        Number of people; tracts that are not weak have it as their grade.
     """
 
     probability: Volume
     threshold: np.ndarray
+    grade: str = "one person"
 
 
 def build_prior(people: Sequence[Volume], wm: Volume, fwhm_mm: float = FWHM_MM) -> Prior:
@@ -77,7 +80,8 @@ def build_prior(people: Sequence[Volume], wm: Volume, fwhm_mm: float = FWHM_MM) 
     data = (data + data[other].flip(1)) / 2
     data = torch.where(data < _LEAST, torch.zeros(()), data.clamp(max=1))
     data = torch.round(data / STEP) * STEP
-    return Prior(Volume(data, grid), _thresholds(Volume(data, grid), wm))
+    grade = "one person" if len(people) == 1 else f"{len(people)} people"
+    return Prior(Volume(data, grid), _thresholds(Volume(data, grid), wm), grade)
 
 
 def _thresholds(probability: Volume, wm: Volume) -> np.ndarray:
@@ -90,13 +94,13 @@ def _thresholds(probability: Volume, wm: Volume) -> np.ndarray:
     return np.asarray(np.floor(np.array(levels) * 1000) / 1000)  # never above the highest probability
 
 
-def write_prior(prior: Prior, folder: Path, n_people: int) -> list[Path]:
+def write_prior(prior: Prior, folder: Path) -> list[Path]:
     """Write the prior as a soft atlas: ``tracts72.nii.gz`` (uint8) and its table ``tracts72.tsv``."""
     folder.mkdir(parents=True, exist_ok=True)
     image, table = folder / f"{NAME}.nii.gz", folder / f"{NAME}.tsv"
     counts = Volume(prior.probability.data / STEP, prior.probability.grid)
     io.write_volume(image, counts, dtype="uint8", step=STEP, description="vbmstat tracts72-prior")
-    grades = ["weak" if tract in WEAK else "one person" if n_people == 1 else f"{n_people} people" for tract in TRACTS]
+    grades = ["weak" if tract in WEAK else prior.grade for tract in TRACTS]
     rows = {
         "label": range(1, len(TRACTS) + 1), "hemisphere": [side(tract) for tract in TRACTS], "name": TRACTS,
         "region": [region(tract) for tract in TRACTS], "grade": grades, "threshold": prior.threshold,
@@ -119,10 +123,11 @@ def read_prior(folder: Path) -> Prior:
         msg = f"{folder}: no {' and '.join(missing)}; expected the output of vbmstat tracts build-prior"
         raise ScanError(msg)
     rows, volume = pd.read_csv(table, sep="\t"), io.read_channels(image)
-    if list(rows.get("name", [])) != list(TRACTS) or "threshold" not in rows or len(volume.data) != len(TRACTS):
-        msg = f"{table}: expected the 72 tracts in TractSeg's order with their thresholds; build the prior again"
+    is_whole = {"threshold", "grade"} <= {*rows} and len(volume.data) == len(TRACTS)
+    if list(rows.get("name", [])) != list(TRACTS) or not is_whole:
+        msg = f"{table}: expected the 72 tracts in TractSeg's order with thresholds and grades; build the prior again"
         raise ScanError(msg)
-    return Prior(volume, rows["threshold"].to_numpy(float))
+    return Prior(volume, rows["threshold"].to_numpy(float), str(rows["grade"][0]))  # the first is no weak tract
 
 
 def carry(prior: Prior, template_mm: Volume, wm: Volume) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The 3-D UNet of all networks in the paper: depth 4, channels doubling from 8, instance norm.
+"""The UNet: 3-D with instance norm, depth 4 and channels doubling from 8 in the paper; 2-D for tracts on slices.
 
 Where the paper's text is silent, the layout is that of Ronneberger et al. 2015 (doi:10.1007/978-3-319-24574-4_28),
 which it cites: at each level two convolutions of 3 × 3 × 3, each followed by instance norm and activation; 2 × 2 × 2
@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 N_CHANNELS, DEPTH = 8, 4
+_LAYERS = {2: (nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d), 3: (nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d)}
 
 
 class UNet(nn.Module):
-    """3-D UNet; pads images of any shape with zeros to a multiple of ``2 ** depth``.
+    """UNet; pads images of any shape with zeros to a multiple of ``2 ** depth``.
 
     Parameters
     ----------
@@ -35,9 +36,11 @@ class UNet(nn.Module):
         Layer after the last convolution; none by default.
     norm : callable
         Creates the norm after each convolution; called with the number of channels.
+    n_dims : {2, 3}
+        Spatial axes of images; tensors below are written for 3.
     """
 
-    def __init__(  # noqa: PLR0913 - the seven hyperparameters of the network
+    def __init__(  # noqa: PLR0913 - the eight hyperparameters of the network
         self,
         in_channels: int,
         out_channels: int,
@@ -46,16 +49,26 @@ class UNet(nn.Module):
         activation: Callable[..., nn.Module] = nn.ReLU,
         final: nn.Module | None = None,
         norm: Callable[[int], nn.Module] = nn.InstanceNorm3d,
+        n_dims: int = 3,
     ) -> None:
         super().__init__()
+        convolution, transposed, pooling = _LAYERS[n_dims]
         widths = [n_channels * 2**level for level in range(depth + 1)]
+
+        def two_convolutions(before: int, after: int) -> nn.Sequential:
+            return nn.Sequential(
+                convolution(before, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
+                convolution(after, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
+            )  # fmt: skip
+
         down = zip([in_channels, *widths[:-1]], widths, strict=True)
-        self.down = nn.ModuleList([_two_convolutions(before, after, activation, norm) for before, after in down])
+        self.down = nn.ModuleList([two_convolutions(before, after) for before, after in down])
         up = list(zip(widths[1:], widths[:-1], strict=True))[::-1]  # coarse to fine
-        self.enlarge = nn.ModuleList([nn.ConvTranspose3d(below, here, 2, stride=2) for below, here in up])
-        self.up = nn.ModuleList([_two_convolutions(2 * here, here, activation, norm) for _, here in up])
-        self.last = nn.Conv3d(n_channels, out_channels, 1)
+        self.enlarge = nn.ModuleList([transposed(below, here, 2, stride=2) for below, here in up])
+        self.up = nn.ModuleList([two_convolutions(2 * here, here) for _, here in up])
+        self.last = convolution(n_channels, out_channels, 1)
         self.final = final if final is not None else nn.Identity()
+        self.pool = pooling(2)
         self.depth = depth
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -64,7 +77,7 @@ class UNet(nn.Module):
         features = functional.pad(image, _padding(shape, 2**self.depth))
         kept = []
         for level, convolve in enumerate(self.down):
-            features = convolve(features if level == 0 else functional.max_pool3d(features, 2))
+            features = convolve(features if level == 0 else self.pool(features))
             kept.append(features)
         kept.pop()
         for enlarge, convolve in zip(self.enlarge, self.up, strict=True):
@@ -92,15 +105,6 @@ def receptive_field(depth: int = DEPTH) -> int:
 def n_parameters(network: nn.Module) -> int:
     """Number of parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _two_convolutions(
-    before: int, after: int, activation: Callable[..., nn.Module], norm: Callable[[int], nn.Module]
-) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(before, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
-        nn.Conv3d(after, after, 3, padding=1, bias=False), norm(after), activation(inplace=True),
-    )  # fmt: skip
 
 
 def _padding(shape: torch.Size, multiple: int) -> list[int]:
