@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.glm.design.inflation import variance_inflation
+from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.pooled.analysis import PoolSpec, by_name, pool_sites
 from vbmstat.glm.pooled.file import write_sums
 from vbmstat.glm.spec import InferenceSpec
@@ -39,11 +41,19 @@ def test_maps_tables_and_record(files, three, tmp_path):
     assert "fitted from the sums of 3 sites (berlin 60, köln 23, ulm 41 scans), not from scans" in record["notes"]
     assert any("by Bonferroni, two-sided" in note for note in record["notes"])
     table = three[0]
-    assert results.sites["mean_age"].to_list() == pytest.approx(table.groupby("site")["age"].mean().to_list())
+    assert results.sites["mean_age"].to_list() == pytest.approx(table.groupby("site")["age"].mean().to_list(), abs=1e-6)
     image = read_volume(tmp_path / "out" / "contrast-age_stat-t_statmap.nii.gz").data.numpy().ravel()
     np.testing.assert_allclose(
         image[results.space.voxel_index], results.maps["age"]["t"].values.astype(np.float32), rtol=1e-6
     )  # fmt: skip
+
+
+def test_variance_inflation_is_that_of_all_scans(files, three):
+    table = three[0]
+    joint = variance_inflation(build_design("age + sex + group + site", table, list(table["participant_id"])))
+    report, _ = pool_sites(files).design_tables()["design_report.tsv"]
+    assert report["column"].to_list() == joint["column"].to_list()
+    np.testing.assert_allclose(report["vif"], joint["vif"], rtol=1e-8)
 
 
 def test_default_contrasts_are_the_shared_columns(files):

@@ -184,7 +184,7 @@ def _site_table(sites: Mapping[str, SiteSums], paths: Mapping[str, Path], rows: 
     ]  # fmt: skip
     frame = pd.DataFrame(table)
     means = [name for name in frame if str(name).startswith("mean_")]
-    return frame.fillna(dict.fromkeys(means, 0.0))  # a level that a site lacks
+    return frame.fillna(dict.fromkeys(means, 0.0)).round(dict.fromkeys(means, 6))  # 0 of a level that a site lacks
 
 
 def _notes(sites: Mapping[str, SiteSums], rows: Rows, spec: PoolSpec) -> list[str]:
@@ -198,7 +198,7 @@ def _notes(sites: Mapping[str, SiteSums], rows: Rows, spec: PoolSpec) -> list[st
     if not spec.has_intercepts:
         notes.append("all sites have one intercept: differences between scanners are in the effects and residuals")
     if len({tuple(sorted(site.about.mask.items())) for site in sites.values()}) > 1:
-        notes.append("the sites' masks have different rules; record and files say which")
+        notes.append("the sites' masks have different rules: see --mask-threshold and --mask-share of each site")
     return notes
 
 
