@@ -104,6 +104,14 @@ def test_bad_input_is_one_line_and_writes_nothing(vbmstat, cohort_folder, tmp_pa
         (("gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--mask-threshold", 9), "no voxel is above 9"),
         (("gm ~ age", "--maps", cohort_folder), "--maps needs --participants"),
         (("gm ~ age", "--participants", cohort_folder / "cohort.tsv"), "no cohort table: looked for cohort.tsv"),
+        (
+            ("gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--inference", "rft", "--svc", "left hipocampus"),
+            "no region of the atlases.*Left Hippocampus",
+        ),
+        (
+            ("gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--inference", "fwe", "--svc", "sphere:0,0,0,9"),
+            "add --inference rft",
+        ),
     ):
         with pytest.raises(VbmstatError, match=match) as caught:
             vbmstat("glm", *arguments, "--out", tmp_path / "out")

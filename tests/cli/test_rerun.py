@@ -6,15 +6,18 @@ import json
 import shutil
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from tests.glm.conftest import cohort_folder, images, table  # noqa: F401 - fixtures
+from tests.glm.conftest import GRID, SHAPE, cohort_folder, images, table  # noqa: F401 - fixtures
 from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
+from vbmstat.image.volume import Volume
 from vbmstat.report.results import write_results
 from vbmstat.tables.cohort import read_cohort
 
@@ -54,6 +57,26 @@ def test_a_model_again(fitted, tmp_path):
     said = run("rerun", fitted / "glm.json", "--out", tmp_path / "again")
     assert f"new outputs in {tmp_path / 'again'}" in said
     assert (tmp_path / "again" / "spmT_0001.nii").read_bytes() == (fitted / "spmT_0001.nii").read_bytes()
+
+
+def test_small_volumes_again(cohort_folder, no_pictures):  # noqa: F811
+    mask = np.zeros(SHAPE, np.float32)
+    mask[6:9, 4:9, 3:7] = 1
+    io.write_volume(cohort_folder / "small.nii.gz", Volume(torch.from_numpy(mask)[None], GRID))
+    said = run("glm", "gm ~ age", "--cohort", cohort_folder / "cohort.tsv", "--repeats", 0, "--inference", "rft",
+               "--svc", "sphere:9,0,0,7", "--svc", cohort_folder / "small.nii.gz", "--out", cohort_folder / "out",
+               "--atlas", "none", "--second-atlas", "none")  # fmt: skip
+    inside = np.argwhere(io.read_volume(cohort_folder / "out" / "mask.nii.gz").data[0].numpy() > 0)
+    in_ball = np.linalg.norm(inside * 3 - [15, 20, 12] - [9, 0, 0], axis=1) <= 7
+    assert f"small volume sphere:9,0,0,7: {in_ball.sum()} voxels" in said
+    assert "small volume small.nii.gz: 60 voxels" in said
+    rows = pd.read_csv(cohort_folder / "out" / "svc.tsv", sep="\t")
+    assert dict(zip(rows["volume"], rows["search_voxels"], strict=True)) == {
+        "sphere:9,0,0,7": in_ball.sum(), "small.nii.gz": 60,
+    }  # fmt: skip
+    said = run("rerun", cohort_folder / "out" / "glm.json")
+    n = len([path for path in (cohort_folder / "out").iterdir() if path.is_file()])
+    assert f"{n} of {n} files have the same bytes" in said
 
 
 def test_a_model_of_a_folder_of_maps_moved_elsewhere(cohort_folder, tmp_path, no_pictures):  # noqa: F811

@@ -261,7 +261,7 @@ class GlmResults:
             _, space, kind = self._with_clusters(name)
             field, statistic = inference.random_field, self.maps[name][kind].values
             if field is not None:
-                found = {one.text: field.inside(statistic, one.inside(space, self.mask)) for one in parsed}
+                found = {one.name: field.inside(statistic, one.inside(space, self.mask)) for one in parsed}
                 added[name] = replace(inference, small_volumes=found)
         return replace(self, record=record, inference=added)
 

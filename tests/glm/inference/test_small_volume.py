@@ -102,3 +102,10 @@ def test_volumes_that_cannot_be(results, text, match, tmp_path, monkeypatch):
 def test_small_volumes_belong_to_random_fields():
     with pytest.raises(DesignError, match=r"belong to random fields: add --inference rft \(asked: fwe\)"):
         small_volumes(["sphere:0,0,0,5"], None, ("fwe",))
+
+
+def test_two_masks_of_one_name(tmp_path):
+    for folder in ("a", "b"):
+        write_volume(tmp_path / folder / "roi.nii.gz", Volume(torch.ones(1, *SHAPE), GRID))
+    with pytest.raises(DesignError, match=r"two mask images are named roi\.nii\.gz; rename one"):
+        small_volumes([str(tmp_path / "a" / "roi.nii.gz"), str(tmp_path / "b" / "roi.nii.gz")], None, ("rft",))

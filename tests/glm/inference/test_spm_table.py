@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.glm.inference.test_rft import cohort
+from tests.glm.inference.test_rft import GRID, SHAPE, cohort
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.inference.clusters import find_clusters, neighbour_table
+from vbmstat.glm.inference.random_field import Field
+from vbmstat.glm.inference.rft import SmoothSpace, field_inference
+from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.glm.inference.spm_table import spm_table
+from vbmstat.maps.store import Space
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +47,17 @@ def test_a_contrast_without_clusters_has_one_row(results):
     assert table.loc[0, ["set_c", "set_p"]].tolist() == [0, 1]
     assert table.loc[0, ["cluster", "peak_p_fwe", "x_mm"]].isna().all()
     assert table.loc[0, "search_voxels"] > 50
+
+
+def test_the_highest_cluster_comes_first():
+    """SPM's order: by the highest peak, not by size."""
+    t = np.zeros(SHAPE)
+    t[3:9, 3:9, 3:9] = 4.0
+    t[15:18, 15:18, 12:15] = 6.0
+    space = Space(GRID, np.arange(t.size))
+    clusters = find_clusters(t.ravel(), 3.3, False, neighbour_table(space))
+    where = SmoothSpace(space, np.ones(t.size, bool), Smoothness((6.0,) * 3, np.full(t.size, 1 / 64)), 1)
+    result = field_inference(t.ravel(), Field("t", 60), clusters, 3.3, where)
+    table = spm_table(result, t.ravel(), {})
+    assert table["cluster_k_e"].drop_duplicates().tolist() == [27, 216]
+    assert table["cluster"].drop_duplicates().tolist() == [2, 1]

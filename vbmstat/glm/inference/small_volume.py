@@ -67,6 +67,11 @@ class SmallVolume:
         """Whether it is a mask image."""
         return self.text.endswith(IMAGE_SUFFIXES)
 
+    @property
+    def name(self) -> str:
+        """In tables: its text, or the file's name."""
+        return Path(self.text).name if self.is_image else self.text
+
     def record(self) -> Any:
         """What ``glm.json`` says of it: its text, or the file with its hash."""
         return file_record(self.text) if self.is_image else self.text
@@ -127,10 +132,16 @@ def small_volumes(texts: Sequence[str], regions: Regions | None, kinds: Collecti
     Raises
     ------
     DesignError
-        If one is misspelt, or ``rft`` is not among the kinds.
+        If one is misspelt, two have one name, or ``rft`` is not among the kinds.
     """
     if texts and "rft" not in kinds:
         asked = ", ".join(sorted(kinds)) or "none"
         msg = f"small volumes (--svc) belong to random fields: add --inference rft (asked: {asked})"
         raise DesignError(msg)
-    return [SmallVolume(text, regions) for text in dict.fromkeys(texts)]
+    volumes = [SmallVolume(text, regions) for text in dict.fromkeys(texts)]
+    names = [one.name for one in volumes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        msg = f"small volumes: two mask images are named {twice}; rename one"
+        raise DesignError(msg)
+    return volumes
