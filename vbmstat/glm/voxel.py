@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from vbmstat.glm.axis import Axis, choose_axis, is_number
 from vbmstat.glm.design.contrast import Contrast, estimable_rows
-from vbmstat.glm.design.matrix import Design, design_rows, term_covariates, with_map_column
-from vbmstat.glm.design.rank import spaces, unit_columns
+from vbmstat.glm.design.matrix import Design, with_map_column
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.inference.p_values import p_of_f, p_two_sided
 from vbmstat.glm.setup import Setup
@@ -27,9 +27,7 @@ from vbmstat.maps.store import ArrayMaps
 from vbmstat.tables import cells
 
 CONFIDENCE = 0.95
-_LINE_POINTS = 50
 _MOST_ROWS = 150  # different points whose limits are computed; those of more scans are interpolated along the line
-_TESTED = 1e-6  # of the length of a contrast: what the line does not show of it
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,8 @@ class VoxelFit:
         What the axis shows: a number, or factors whose levels are compared; empty for a contrast of the mean.
     is_factor : bool
         Whether the axis has levels.
+    grouped_by : str
+        What the groups are: a column of the table; empty if there are none.
     scans : DataFrame
         One row a scan, largest Cook's distance first: scan_id, value, covariate, group (colour of the point), adjusted,
         adjusted_fit, lower, upper, fitted, residual, studentized_residual, leverage, cooks_distance.
@@ -66,6 +66,7 @@ class VoxelFit:
     p: float
     covariate: str
     is_factor: bool
+    grouped_by: str
     scans: pd.DataFrame
     line: pd.DataFrame
     adjusted_for: tuple[str, ...]
@@ -91,7 +92,7 @@ class VoxelFit:
         return {**vars(self), "adjusted_for": list(self.adjusted_for), "notes": list(self.notes), **tables}
 
 
-def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: Sequence[str] | None = None) -> VoxelFit:
+def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: pd.Series | None = None) -> VoxelFit:
     """Fit one voxel, or the mean of a region, for a figure.
 
     Parameters
@@ -102,12 +103,12 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: Sequence
         The model; of one with a voxelwise covariate :func:`with_map_values`.
     contrast : Contrast
         Of its design.
-    by : sequence of str, optional
-        Group of each scan, for the colour of its point; by default that of the line, or the model's first factor.
+    by : Series, optional
+        Named group of each scan, for the colour of its point; by default that of the line, or the model's first factor.
     """
     design, values = setup.design, np.asarray(values, dtype=np.float64)
     y = values if setup.scale is None else values * setup.scale
-    axis, notes = _choose_axis(design, contrast, y)
+    axis, notes = choose_axis(design, contrast, y)
     own = axis.positions(design)
     line = axis.line(design, own).reset_index(drop=True)
     rows, n_scans = axis.rows(design, pd.concat([own, line], ignore_index=True)), len(y)
@@ -124,7 +125,8 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: Sequence
     scans = pd.concat([scans, of_scans.rename(columns={"fit": "adjusted_fit"})], axis=1)
     scans = scans.assign(**_diagnostics(y, setup))
     scans.insert(4, "adjusted", scans["adjusted_fit"] + scans["residual"])
-    scans["group"] = _colours(design, axis, own) if by is None else list(by)
+    by = _colours(design, axis, own) if by is None else by
+    scans["group"] = by.to_list()
     if axis.is_factor:
         line = line.assign(group=line["covariate"])
     if not axis.shows(contrast, rows[n_scans:], design):
@@ -139,7 +141,7 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: Sequence
         notes.append("fits and adjusted values are of the scaled maps, `value` is not")
     variance = setup.variance.alone.in_words + ("" if setup.spec.weights is None else f", weights {setup.spec.weights}")
     return VoxelFit(
-        contrast.name, contrast.kind, statistic, df, float(p), axis.name, axis.is_factor,
+        contrast.name, contrast.kind, statistic, df, float(p), axis.name, axis.is_factor, str(by.name or ""),
         scans.sort_values("cooks_distance", ascending=False, na_position="first", kind="stable", ignore_index=True),
         line, tuple(map(str, (name for name in design.covariates if name not in axis.free))), variance, tuple(notes),
     )  # fmt: skip
@@ -155,117 +157,12 @@ def with_map_values(setup: Setup, values: np.ndarray) -> Setup:
     return replace(setup, design=design, covariate=None)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """What a figure shows: a covariate that is a number, and factors whose combinations have a line or mean each."""
-
-    number: str | None
-    factors: tuple[str, ...]
-
-    @property
-    def is_factor(self) -> bool:
-        return self.number is None and bool(self.factors)
-
-    @property
-    def name(self) -> str:
-        return self.number or " × ".join(self.factors)
-
-    @property
-    def free(self) -> set[str]:
-        """Covariates that are not held at their means."""
-        return {*self.factors, *([] if self.number is None else [self.number])}
-
-    def positions(self, design: Design) -> pd.DataFrame:
-        """Where each scan is: ``covariate``, ``group`` and the row of the design whose ``level`` it has."""
-        group = ["; ".join(map(cells.label, row)) for row in design.covariates[list(self.factors)].to_numpy(object)]
-        if not self.factors:
-            group = [""] * len(design.scan_ids)
-        number = group if self.number is None else design.covariates[self.number].to_numpy(dtype=float)
-        return pd.DataFrame({"covariate": number, "group": group, "level": range(len(group))})
-
-    def line(self, design: Design, scans: pd.DataFrame) -> pd.DataFrame:
-        """Points of the line over the range of each group, or each level once, in the order of the levels."""
-        firsts = scans.drop_duplicates("group")
-        order = {name: design.covariates[name].astype("category").cat.codes for name in self.factors}
-        ranks = pd.DataFrame(order).iloc[firsts["level"]].set_axis(firsts.index) if order else None
-        firsts = firsts if ranks is None else firsts.loc[ranks.sort_values(list(self.factors)).index]
-        if self.number is None:
-            return firsts
-        spans = scans.groupby("group")["covariate"].agg(["min", "max"])
-        return pd.concat([
-            pd.DataFrame({"covariate": np.linspace(*spans.loc[group], _LINE_POINTS), "group": group, "level": level})
-            for group, level in zip(firsts["group"], firsts["level"], strict=True)
-        ])  # fmt: skip
-
-    def rows(self, design: Design, places: pd.DataFrame) -> np.ndarray:
-        """Rows of the design at places, (k, n_regressors): numbers held at their mean, nuisance columns at theirs."""
-        held = {
-            name: places["covariate"].to_numpy(dtype=float) if name == self.number
-            else np.full(len(places), column.mean()) if _is_number(name, design)
-            else column.iloc[places["level"]].array
-            for name, column in design.covariates.items()
-        }  # fmt: skip
-        rows = np.tile(design.matrix.mean(axis=0), (len(places), 1))
-        moved = [design.columns.index(c) for t, of in term_covariates(design).items() if of & self.free
-                 for c in design.terms[t]]  # fmt: skip
-        if moved:
-            rows[:, moved] = design_rows(design, pd.DataFrame(held))[:, moved]
-        return rows
-
-    def shows(self, contrast: Contrast, rows: np.ndarray, design: Design) -> bool:
-        """Whether the contrast is a difference (for a mean: the value) of points of the line, (k, n_regressors)."""
-        scaled, norms = unit_columns(design.matrix)
-        estimable = spaces(scaled)[1]  # (rank, p)
-        shown = rows - rows[:1] if self.free else rows
-        basis = spaces(shown / norms @ estimable.T)[1]
-        asked = contrast.weights / norms @ estimable.T
-        return bool(np.linalg.norm(asked - asked @ basis.T @ basis) <= _TESTED * np.linalg.norm(asked))
-
-
-def _is_number(name: str, design: Design) -> bool:
-    return all(one.kind == "number" for one in design.taken if one.name == name)
-
-
-def _choose_axis(design: Design, contrast: Contrast, y: np.ndarray) -> tuple[_Axis, list[str]]:
-    """The axis of a contrast's figure, and notes.
-
-    Of several numbers, the one that explains most of the variance of the fit; factors that are tested, or interact with
-    what is on the axis, have a line or mean for each of their levels.
-    """
-    uses, notes = term_covariates(design), []
-    moved = contrast.weights.any(axis=0)
-    in_test = [t for t, columns in design.terms.items() if moved[[design.columns.index(c) for c in columns]].any()]
-    tested = [name for name in map(str, design.covariates) if any(name in uses[term] for term in in_test)]
-    numbers = [name for name in tested if _is_number(name, design)]
-    beta = np.linalg.lstsq(design.matrix, y, rcond=None)[0]
-
-    def explained(name: str) -> float:
-        columns = [design.columns.index(c) for term, of in uses.items() if name in of for c in design.terms[term]]
-        return float((design.matrix[:, columns] @ beta[columns]).var())
-
-    number = max(numbers, key=explained, default=None)
-    others = [name for name in numbers if name != number]
-    if others:
-        notes.append(
-            f"{contrast.name} tests {', '.join(numbers)}; the figure shows {number}, which explains most of the fit"
-        )
-    free = {name for name in tested if name not in others}
-    partners: set[str] = set()
-    for _ in design.covariates:  # until no factor is added: one may bring in the next
-        partners = {name for of in uses.values() if of & free for name in of} - free
-        free |= {name for name in partners if not _is_number(name, design)}
-    held = sorted(name for name in partners if _is_number(name, design))
-    if held:
-        notes.append(f"held at its mean, though it interacts with what is shown: {', '.join(held)}")
-    return _Axis(number, tuple(str(name) for name in design.covariates if name in free and name != number)), notes
-
-
-def _colours(design: Design, axis: _Axis, own: pd.DataFrame) -> list[str]:
+def _colours(design: Design, axis: Axis, own: pd.DataFrame) -> pd.Series:
     """Group of each scan: that of its line, else the level of the model's first factor, else none."""
-    factor = next((str(name) for name in design.covariates if not _is_number(str(name), design)), None)
+    factor = next((str(name) for name in design.covariates if not is_number(str(name), design)), None)
     if axis.factors or factor is None:
-        return [str(group) for group in own["group"]]
-    return cells.labels(design.covariates[factor])
+        return own["group"].rename(" × ".join(axis.factors))
+    return pd.Series(cells.labels(design.covariates[factor]), name=factor)
 
 
 @dataclass(frozen=True)
