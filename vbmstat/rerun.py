@@ -19,15 +19,16 @@ from vbmstat.assets import ASSETS, sha256
 from vbmstat.assets.provenance import device_label, find_file, versions
 from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
-from vbmstat.errors import DesignError, VbmstatError
+from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
 from vbmstat.files.search import Inputs
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.spec import Compute, ModelSpec
+from vbmstat.glm.spec import Compute
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.report.recorded import find_model
 from vbmstat.report.results import write_results
 
 COMMANDS = ("preprocess", "glm")
@@ -171,37 +172,17 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
     VbmstatError
         If the record is damaged or of an older version, the data were in memory, or an input is not found.
     """
-    folder = path.absolute().parent
-    places = list(inputs) or [*folder.parents[:3], Path()]
-    try:
-        spec = ModelSpec.from_record(record["spec"], lambda name, digest: find_file(name, digest, places))
-        table, maps, outputs = record["data"]["table"], record["data"]["maps"], record["outputs"]
-        level = record.get("level", "voxel")
-        if isinstance(maps, Mapping) and not record["maps"]:
-            raise KeyError
-    except (KeyError, TypeError, ValueError, AttributeError, DesignError) as error:
-        msg = f"{path}: expected the record of a model (spec, data, outputs); it is damaged or older than that"
-        raise VbmstatError(msg) from error
-    if table is None or maps is None or outputs.get("atlas") is None:
-        msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
-        raise VbmstatError(msg)
-    cohort = find_file(table["file"], table["sha256"], places)
-    where = None
-    if maps != "table":  # the folder of this name that holds one of the recorded maps
-        entry = next(iter(record["maps"].values()))
-        parents = find_file(entry["path"], entry["sha256"], places).absolute().parents
-        where = next((parent for parent in parents if parent.name == maps["folder"]), parents[0])
-    atlas, second, *volumes = (
-        str(find_file(one["file"], one["sha256"], places)) if isinstance(one, Mapping) else one
-        for one in (outputs["atlas"], outputs.get("second_atlas", "none"), *record.get("small_volumes", []))
-    )
-    if level != "voxel":
-        fit_roi_glm(spec, cohort, regions=RegionSpec(atlas, level, record.get("random"), where)).to_directory(out)
+    folder, outputs = path.absolute().parent, record.get("outputs", {})
+    model = find_model(record, path, inputs)
+    if model.level != "voxel":
+        regions = RegionSpec(str(model.atlases[0]), model.level, model.random, model.maps)
+        fit_roi_glm(model.spec, model.cohort, regions=regions).to_directory(out)
     else:
-        results = fit_glm(where, spec, cohort, compute=Compute(device=device_name(record)))
-        if volumes:
-            results = results.with_volumes(volumes, [one for one in (atlas, second) if one != "none"])
-        write_results(results, out, atlas=(atlas, second), spm_names=outputs["spm_names"], outside=outputs["outside"])
+        results = fit_glm(model.maps, model.spec, model.cohort, compute=Compute(device=device_name(record)))
+        atlases = [str(one) for one in model.atlases]
+        if model.small_volumes:
+            results = results.with_volumes(model.small_volumes, [one for one in atlases if one != "none"])
+        write_results(results, out, atlas=atlases, spm_names=outputs["spm_names"], outside=outputs["outside"])
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     names |= {path.name for path in folder.glob("contrast-*") if path.is_file()}  # of the earlier contrasts
     compared = compare_outputs(folder, out, sorted(names))

@@ -155,6 +155,10 @@ def _candidates(name: str, folders: Sequence[Path]) -> Iterator[Path]:
     base = Path(name).name
     for folder in folders:
         yield folder / name
-    below = [path for folder in folders for path in files_below(folder, skip_unreadable=True)]
-    yield from (path for path in below if path.name == base)
-    yield from (path for path in below if path.name != base and path.suffix == Path(base).suffix)
+    others = []
+    for path in (path for folder in folders for path in files_below(folder, skip_unreadable=True)):
+        if path.name == base:
+            yield path  # before the next folder is walked, which may be a whole disk
+        elif path.suffix == Path(base).suffix:
+            others.append(path)
+    yield from others

@@ -16,6 +16,7 @@ from vbmstat.cli import (
     glm,
     harmonize,
     pack,
+    plot,
     pool,
     preprocess,
     report,
@@ -59,6 +60,7 @@ app.command("compare")(compare.command)
 app.command("compare-cohorts")(compare_cohorts.command)
 app.command("harmonize")(harmonize.command)
 app.command("pack")(pack.command)
+app.command("plot")(plot.command)
 app.command("pool")(pool.command)
 app.command("report")(report.command)
 app.command("rerun")(rerun.command)

@@ -113,7 +113,7 @@ def parse_cut(text: str) -> list[Panel]:
     return [(_VIEW_OF[found[1]], float(place)) for place in places]
 
 
-def parse_point(text: str) -> tuple[float, float, float]:
+def parse_point(text: str, option: str = "--crosshair") -> tuple[float, float, float]:
     """A point ``x,y,z`` in mm.
 
     Examples
@@ -122,7 +122,7 @@ def parse_point(text: str) -> tuple[float, float, float]:
     (-30.0, 12.0, 4.5)
     """
     if not re.fullmatch(rf"{_NUMBER},{_NUMBER},{_NUMBER}", text):
-        msg = f"--crosshair {text!r}: expected x,y,z in mm, e.g. -30,-18,12, or peak"
+        msg = f"{option} {text!r}: expected x,y,z in mm, e.g. -30,-18,12, or peak"
         raise VbmstatError(msg)
     x, y, z = map(float, text.split(","))
     return x, y, z

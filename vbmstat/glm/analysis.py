@@ -109,13 +109,13 @@ def fit_glm(
         inference = infer(fitted, setup.contrasts, setup.permuted, spec.inference, compute)
         if smooth is not None and has_fields:
             inference = with_random_fields(inference, fitted, setup.contrasts, smooth)
-    results = _FittedModel(setup, matrix, covariate, fit, inference, smooth).results(compute)
+    results = FittedModel(setup, matrix, covariate, fit, inference, smooth).results(compute)
     results.record["data"] = data_record(maps, cohort)
     return results
 
 
 @dataclass(frozen=True)
-class _FittedModel:
+class FittedModel:
     """A fit with the maps that it was made of, and the corrected inference on it."""
 
     setup: Setup

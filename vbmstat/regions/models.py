@@ -27,7 +27,7 @@ from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
-from vbmstat.progress import ignore
+from vbmstat.progress import OnProgress, ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
 from vbmstat.roi.atlas import Atlas, load_atlas
 from vbmstat.roi.output import licence_notice
@@ -35,7 +35,7 @@ from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort, find_column
 from vbmstat.tables.schema import tables
-from vbmstat.tables.selection import ALL, is_left_out
+from vbmstat.tables.selection import ALL, Selection, is_left_out
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -180,7 +180,7 @@ def fit_roi_glm(
         If the formula's left side is no tissue, an option is unknown, a scan cannot be measured, or as the steps say.
     """
     regions = regions or RegionSpec()
-    maps, level, random = regions.maps, regions.level, regions.random
+    random = regions.random
     check_types(keywords)
     of_model, of_compute = split_keywords(keywords)
     if isinstance(model, str) and "inference" not in of_model and random is None:
@@ -191,16 +191,10 @@ def fit_roi_glm(
     if spatial:
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
         raise DesignError(msg)
-    tissue = _tissue(spec.formula, level)
-    recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
-    spec = replace(recorded, selection=ALL)
-    source = table if maps is None else _maps_of(table, maps)
-    atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
-    measured = measure_rois(source, atlas, [tissue], report=compute.progress or ignore)
-    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, level, spec.missing)
-    if maps is not None:
-        table, more = _with_tiv_of_maps(volumes, table, source, spec)
-        notes += more
+    measured = region_volumes(spec, cohort, regions, compute.progress)
+    spec, volumes, names, table, atlas = (
+        measured.spec, measured.volumes, measured.names, measured.table, measured.atlas,
+    )  # fmt: skip
     if random is not None:
         mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
@@ -213,19 +207,72 @@ def fit_roi_glm(
         rows = tidy_table(fit, names, _means(volumes, design))
     record = {
         **record,
-        "spec": recorded.record(),
-        "level": level,
+        "spec": replace(spec, selection=measured.selection).record(),
+        "level": regions.level,
         "atlas": atlas.name,
         "atlas_licence": atlas.licence,
         "random": random,
     }
-    kept = source.table[[scan in set(design.scan_ids) for scan in source.scan_ids]]
-    measured_maps = Cohort(kept, source.folder)
-    paths = dict(zip(measured_maps.scan_ids, measured_maps.paths(TISSUE_COLUMNS[tissue]), strict=True))
-    record |= {"maps": file_records(paths), "data": data_record(maps, cohort)}
+    record |= {"maps": file_records(measured.paths(design.scan_ids)), "data": data_record(regions.maps, cohort)}
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
-    record["notes"] = [*notes, *record["notes"]]
+    record["notes"] = [*measured.notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
+
+
+@dataclass(frozen=True)
+class RegionVolumes:
+    """Volumes of an atlas's regions, ready for a model.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+        The model, without its selection of scans, which was made.
+    selection : Selection
+        That selection.
+    volumes : DataFrame, (n_scans, n_regions)
+        mL, by scan id; columns are labels or regions.
+    names : DataFrame
+        Label, hemisphere, name and region of each column.
+    table, source : Cohort
+        The covariates, and the table of the maps.
+    atlas : Atlas
+        What was measured.
+    notes : tuple of str
+        What was left out.
+    """
+
+    spec: ModelSpec
+    selection: Selection
+    volumes: pd.DataFrame
+    names: pd.DataFrame
+    table: Cohort
+    source: Cohort
+    atlas: Atlas
+    notes: tuple[str, ...]
+
+    def paths(self, scan_ids: Sequence[str]) -> dict[str, Path]:
+        """Maps of some scans."""
+        kept = self.source.table[[scan in set(scan_ids) for scan in self.source.scan_ids]]
+        maps = Cohort(kept, self.source.folder)
+        column = TISSUE_COLUMNS[split_formula(self.spec.formula)[0]]
+        return dict(zip(maps.scan_ids, maps.paths(column), strict=True))
+
+
+def region_volumes(
+    spec: ModelSpec, cohort: Any, regions: RegionSpec, progress: OnProgress | None = None
+) -> RegionVolumes:
+    """Measure the regions of a model; parameters and errors as in :func:`fit_roi_glm`."""
+    tissue, maps = _tissue(spec.formula, regions.level), regions.maps
+    recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
+    spec = replace(recorded, selection=ALL)
+    source = table if maps is None else _maps_of(table, maps)
+    atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
+    measured = measure_rois(source, atlas, [tissue], report=progress or ignore)
+    volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, regions.level, spec.missing)
+    if maps is not None:
+        table, more = _with_tiv_of_maps(volumes, table, source, spec)
+        notes += more
+    return RegionVolumes(spec, recorded.selection, volumes, names, table, source, atlas, tuple(notes))
 
 
 def _maps_of(table: Cohort, maps: Path | str) -> Cohort:

@@ -14,6 +14,7 @@ import pandas as pd
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
 from vbmstat.glm.record import has_own_df
+from vbmstat.report.look import Look, look_figure
 from vbmstat.report.model_folder import Model
 from vbmstat.report.page import Cell, Picture, Table, fixed, publish, table_of
 from vbmstat.report.spm_table import SpmTable, spm_tables
@@ -37,14 +38,20 @@ class ContrastReport:
     stability: tuple[Picture, ...]
     stability_text: str
     effects: tuple[Picture, ...]
+    peak: tuple[Picture, ...]
 
 
-def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: Path) -> ContrastReport:
-    """The page's part on the `index`-th contrast, `entry` of ``glm.json``; figures are written to `folder`."""
+def contrast_report(
+    model: Model, entry: Mapping[str, Any], index: int, folder: Path, look: Look | None = None
+) -> ContrastReport:
+    """The page's part on the `index`-th contrast, `entry` of ``glm.json``; figures are written to `folder`.
+
+    `look` has the data at the contrast's first peak.
+    """
     symbol, label, name = entry["kind"], entry["label"], entry["name"]
     statistic = model.map(entry, symbol)
     if statistic is None:  # a model of a table
-        return ContrastReport(f"contrast-{index}", name, "", (), "", (), _tables(model, entry), (), "", ())
+        return ContrastReport(f"contrast-{index}", name, "", (), "", (), _tables(model, entry), (), "", (), ())
     threshold, meaning = model.outline(entry, statistic)
     values = statistic.data[0].numpy()
     mosaic = publish(
@@ -68,8 +75,22 @@ def contrast_report(model: Model, entry: Mapping[str, Any], index: int, folder: 
     return ContrastReport(
         f"contrast-{index}", name, summary, (mosaic, glass), viewer, spm_tables(model, entry),
         (*_thresholds(model, entry), *_tables(model, entry), *_discoveries(model, entry)), stability, text,
-        _effects(model, entry, folder),
+        _effects(model, entry, folder), () if look is None else (_peak(look, folder),),
     )  # fmt: skip
+
+
+def _peak(look: Look, folder: Path) -> Picture:
+    """Adjusted data and residuals at the first peak."""
+    fit = look.fit
+    held = f", adjusted for {', '.join(fit.adjusted_for)} at their means" if fit.adjusted_for else ""
+    worst = ", ".join(f"{row.scan_id} {row.cooks_distance:.2g}" for row in fit.worst().itertuples())
+    caption = (
+        f"{look.response} {look.place}{held}; 95 % confidence limits with {fit.variance}. The peak was chosen for its "
+        f"statistic, so that its effect is biased upwards. Largest Cook's distances: {worst}. "
+        f"{' '.join(f'{note}.' for note in fit.notes)}"
+    )
+    alt = f"Adjusted data at the first peak of {fit.contrast}, and residuals against the fit"
+    return publish(folder, look.stem, look_figure(look), alt, caption.rstrip())
 
 
 def _freedom(model: Model, entry: Mapping[str, Any]) -> str:

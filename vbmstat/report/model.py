@@ -16,6 +16,7 @@ from vbmstat.glm.record import has_own_df
 from vbmstat.image import storage
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.contrasts import MAX_VIEWERS, cluster_files, contrast_report
+from vbmstat.report.look import Look, look_at
 from vbmstat.report.methods import glm_methods
 from vbmstat.report.model_folder import Model, find_preprocessing, read_model
 from vbmstat.report.page import (
@@ -31,6 +32,7 @@ from vbmstat.report.page import (
     render,
     table_of,
 )
+from vbmstat.report.places import PEAK
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.run_folder import Preprocessing
 from vbmstat.roi.atlas import Atlas, load_atlas
@@ -38,6 +40,7 @@ from vbmstat.tables.cohort import read_table
 
 _ATLAS = "lpba40"
 _MAX_NAMED = 200  # scans in a cell
+_MOST_READ = 1000  # maps read for the data at peaks: some 50 ms each
 
 
 def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> Path:
@@ -54,8 +57,9 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     """
     model = read_model(folder)
     run, record = None if model.is_pooled else find_preprocessing(model, cohort), model.record
+    looks = {} if model.is_pooled else _looks(model)
     contrasts = [
-        contrast_report(model, entry, index, figures_folder(out))
+        contrast_report(model, entry, index, figures_folder(out), looks.get(entry["name"]))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
     ]  # fmt: skip
     n_flagged = None if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
@@ -89,6 +93,18 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
     )  # fmt: skip
     storage.write_text(out, page)
     return out
+
+
+def _looks(model: Model) -> dict[str, Look]:
+    """The data at the first peak of the first contrasts; none if the maps are many, or not in the folders above."""
+    names = [entry["name"] for entry in model.record["contrasts"][:MAX_VIEWERS]]
+    if model.is_of_regions or model.record["n_scans"] > _MOST_READ:
+        return {}
+    try:
+        looks = look_at(model.folder, [(PEAK, name) for name in names], None, model.folder.absolute().parents[:2])
+    except VbmstatError:
+        return {}
+    return dict(zip(names, looks, strict=True))
 
 
 def _participants(model: Model, run: Preprocessing | None) -> Table:

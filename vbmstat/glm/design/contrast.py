@@ -259,12 +259,17 @@ def _is_same_test(one: Contrast, other: Contrast) -> bool:
 
 
 def is_estimable(contrast: Contrast, design: Design) -> bool:
-    """Whether C β is determined by X β: C lies in the row space of X."""
+    """Whether C β is determined by X β."""
+    return bool(estimable_rows(contrast.weights, design).all())
+
+
+def estimable_rows(weights: np.ndarray, design: Design) -> np.ndarray:
+    """Which rows of weights (m, p) lie in the row space of X, so that their estimates are determined, (m,), bool."""
     scaled, norms = unit_columns(design.matrix)
     _, row_space = spaces(scaled)  # (rank, p)
-    weights = contrast.weights / norms
+    weights = weights / norms
     outside = weights - weights @ row_space.T @ row_space
-    return bool((np.linalg.norm(outside, axis=1) <= ESTIMABLE_TOLERANCE * np.linalg.norm(weights, axis=1)).all())
+    return np.asarray(np.linalg.norm(outside, axis=1) <= ESTIMABLE_TOLERANCE * np.linalg.norm(weights, axis=1))
 
 
 def check_estimable(contrast: Contrast, design: Design) -> None:

@@ -148,6 +148,26 @@ def with_map_column(design: Design, name: str) -> Design:
     )
 
 
+def term_covariates(design: Design) -> dict[str, set[str]]:
+    """Covariates that each term of a design is made of; a voxelwise covariate, ``map(wm)``, is its own."""
+    used = {str(term): set(column_uses([term])) for term in parse_formula(design.formula)}
+    return {term: used.get("1" if term == INTERCEPT else term, {term}) for term in design.terms}
+
+
+def design_rows(design: Design, covariates: pd.DataFrame) -> np.ndarray:
+    """Rows of the design matrix at other values of its covariates, (k, n_regressors).
+
+    `covariates` has the columns of ``design.covariates``, factors among their levels. Splines and centring are those
+    of the design's own scans. A voxelwise covariate that was given values is the last column.
+    """
+    parsed = parse_formula(design.formula)
+    context = _context(parsed, design.covariates)
+    spec = model_matrix(parsed, design.covariates, context=context, na_action="ignore").model_spec
+    rows = np.asarray(spec.get_model_matrix(covariates, context=context), dtype=np.float64)
+    of_maps = [name for name in design.columns[rows.shape[1] :] if name in covariates]
+    return np.column_stack([rows, covariates[of_maps].to_numpy(dtype=np.float64)])
+
+
 def parse_formula(formula: str) -> Any:
     """Parsed right-hand side; every factor in it was checked by :func:`expression_names`."""
     formula = normalized(formula)

@@ -53,6 +53,17 @@ class Ols:
     how: ClassVar[str] = ""  # whose variance it is, in descriptions of maps
     estimator: ClassVar[str] = ""  # and what to do where it cannot estimate a variance, for messages
     cure: ClassVar[str] = ""
+    words: ClassVar[str] = "one variance for all scans"
+
+    @property
+    def in_words(self) -> str:
+        """Whose variance it is, for figures."""
+        return self.words.format(column=self.column)
+
+    @property
+    def alone(self) -> Ols:
+        """The variance of a voxel without the others."""
+        return self
 
     def check(self, spec: ModelSpec, contrasts: Sequence[Contrast], map_name: str | None) -> None:
         """Refuse what this variance does not go with, before any map is read.
@@ -141,9 +152,21 @@ class Spm(Ols):
     permutes: ClassVar[bool] = False
     takes_map: ClassVar[bool] = False
 
+    @property
+    def alone(self) -> Ols:
+        """The ordinary variance: the floor depends on all voxels."""
+        return _OneVoxel()
+
     def fit(self, maps: Maps, plan: Plan, compute: Compute) -> Fit:
         """The model at every voxel."""
         return fit_voxels(maps, plan, compute, spm_floor=True)
+
+
+@dataclass(frozen=True)
+class _OneVoxel(Ols):
+    """The ordinary variance in place of SPM's."""
+
+    words: ClassVar[str] = "one variance for all scans, without SPM's floor"
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,7 @@ class Hc3(_Robust):
 
     name: ClassVar[str] = "hc3"
     takes_f: ClassVar[bool] = False
+    words: ClassVar[str] = "HC3: a variance for each scan"
     estimator: ClassVar[str] = hc3.ESTIMATOR
     cure: ClassVar[str] = hc3.CURE
 
@@ -195,6 +219,7 @@ class Sandwich(_Robust):
     role: ClassVar[str] = "subject"
     takes_subsets: ClassVar[bool] = False
     correlations: ClassVar[tuple[float, ...]] = REPEATED
+    words: ClassVar[str] = "sandwich (CR2): any covariance inside {column}"
     estimator: ClassVar[str] = sandwich.ESTIMATOR
     cure: ClassVar[str] = sandwich.CURE
     how: ClassVar[str] = "sandwich"
@@ -227,6 +252,7 @@ class Groups(_Robust):
     permutes: ClassVar[bool] = True
     takes_subsets: ClassVar[bool] = False
     how: ClassVar[str] = "groups'"
+    words: ClassVar[str] = "a variance for each group of {column}"
 
     def check(self, spec: ModelSpec, contrasts: Sequence[Contrast], map_name: str | None) -> None:
         """Also refuse schemes that do not know groups, and ``groups:auto`` without blocks."""
