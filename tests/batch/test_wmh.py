@@ -139,7 +139,7 @@ def test_a_scan_with_a_mask_and_one_without_are_run_again_to_the_same_bytes(scan
 
 def test_one_mask_for_two_scans_is_refused(scans, tmp_path):
     (tmp_path / "lesion.nii").touch()
-    with pytest.raises(ScanError, match="one mask for 2 scans"):
+    with pytest.raises(ScanError, match="one file for 2 scans"):
         run(scans, tmp_path / "out", lesion_mask=str(tmp_path / "lesion.nii"))
 
 
@@ -182,11 +182,11 @@ def storage_bytes(folder, pattern) -> dict[str, bytes]:
 def test_scans_whose_images_are_gone_fail_alone(scans, tmp_path, finder):
     out = tmp_path / "out"
     run(scans, out)
-    (out / "mri" / "y_sub-01_T1w.nii.gz").unlink()
+    (out / "mri" / "u_sub-01_T1w.nii.gz").unlink()
     result = CliRunner().invoke(app, ["wmh", str(out)])
     assert result.exit_code == 1
     assert "measured 1 scans; tissue maps are unchanged" in result.output
-    assert "sub-01_T1w: y_sub-01_T1w.nii.gz is missing; run vbmstat preprocess --wmh for this scan" in result.output
+    assert "none of y_sub-01_T1w.nii.gz, iy_sub-01_T1w.nii.gz, u_sub-01_T1w.nii.gz is there" in result.output
     table = pd.read_csv(out / "cohort.tsv", sep="\t")
     assert table["wmh_ml"].isna().tolist() == [True, False]  # and the scan is still in the table
 
@@ -211,6 +211,5 @@ def test_the_maps_of_a_finished_folder_are_those_of_the_warp():
     y = torch.from_numpy(mm * np.array([1.2, 1.0, 1.0], np.float32)[:, None, None, None])
     share = torch.zeros(1, *grid.shape)
     share[0, 5:9, 5:9, 5:9] = 1
-    displacement, linear = wmh._whole_warp(Volume(y, TEMPLATE))
-    _, modulated = wmh.modulate.normalise(Volume(share, grid), displacement, linear)
+    _, modulated = wmh.normalise(Volume(share, grid), Volume(y, TEMPLATE), TEMPLATE)
     assert modulated.sums_ml[0] == pytest.approx(64 * grid.voxel_volume_ml, rel=0.05)

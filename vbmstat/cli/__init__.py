@@ -24,6 +24,7 @@ from vbmstat.cli import (
     simulate,
     tracts,
     train,
+    warp,
     wmh,
 )
 from vbmstat.errors import VbmstatError
@@ -62,6 +63,7 @@ app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.command("warp")(warp.command)
 app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tracts.app, name="tracts")
