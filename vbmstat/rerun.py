@@ -21,6 +21,7 @@ from vbmstat.batch.run import preprocess
 from vbmstat.device import choose_device
 from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
+from vbmstat.files.outputs import output_kinds
 from vbmstat.files.search import Inputs
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.spec import Compute
@@ -148,7 +149,7 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         scan = naming.Scan(named, stem, *naming.split_ids(stem))
         threads = record.get("threads")  # sums over several threads round differently
         preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
-    all_kinds = naming.output_kinds(spec.fwhm_mm, spec.wmh and record.get("wmh") is True)
+    all_kinds = output_kinds(spec.fwhm_mm, spec.wmh and record.get("wmh") is True, spec.outputs)
     kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in all_kinds)
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
 

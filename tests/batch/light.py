@@ -56,7 +56,10 @@ def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep, lesion_mask: Volume |
         was_stripped=False, engine=spec.engine, lesions=Lesions(spec.lesion_plan(), wmh, brought),
     )  # fmt: skip
     seconds = dict.fromkeys(STEPS, 0.1)
-    return Preprocessed(segmented, Warp(still, still), maps, maps, smooth_maps(maps, spec.fwhm_mm), figures, seconds)
+    flow = Volume(still.data, TEMPLATE)
+    return Preprocessed(
+        segmented, Warp(still, still, flow), maps, maps, smooth_maps(maps, spec.fwhm_mm), figures, seconds
+    )
 
 
 def light_undrawn(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocessed:

@@ -11,17 +11,26 @@ from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Allotment
 from vbmstat.files import runlog
 from vbmstat.image.grid import Grid
+from vbmstat.preproc.spec import PreprocSpec
 
 
 def grid(size_mm: float, n: int = 200) -> Grid:
     return Grid((n, n, n), np.diag([size_mm, size_mm, size_mm, 1.0]))
 
 
+MEASURED = (  # set, voxel size, MB: ds000011 (1 × 1.33 × 1.33 mm), ds002748 (0.87 × 0.87 × 1 mm)
+    ("minimal", 1.78 ** (1 / 3), 4.8), ("vbm", 1.78 ** (1 / 3), 15.7), ("all", 1.78 ** (1 / 3), 53.6),
+)  # fmt: skip
+
+
 def test_disk_is_near_to_what_was_measured():
     """Sizes of whole outputs of engine classic: ds000011 (1 × 1.33 × 1.33 mm), ds002748 (0.87 × 0.87 × 1), 0.7 mm."""
-    for size, measured_mb in ((1.78 ** (1 / 3), 67), (0.754 ** (1 / 3), 99), (0.68, 199)):
-        assert estimate.disk_bytes([grid(size)]) / 1e6 == pytest.approx(measured_mb, rel=0.1)
-    assert estimate.disk_bytes([grid(1), grid(0.5)]) > estimate.disk_bytes([grid(1)])
+    for outputs, size, measured_mb in MEASURED:
+        spec = PreprocSpec(outputs=(outputs,))
+        assert estimate.disk_bytes([grid(size)], spec) / 1e6 == pytest.approx(measured_mb, rel=0.1)
+    spec = PreprocSpec()
+    assert estimate.disk_bytes([grid(1), grid(0.5)], spec) > estimate.disk_bytes([grid(1)], spec)
+    assert estimate.disk_bytes([grid(1)], PreprocSpec(voxel_size_mm=1)) > 1.5 * estimate.disk_bytes([grid(1)], spec)
 
 
 def test_some_headers_are_looked_at_and_bad_ones_passed_by(tmp_path, tasks):

@@ -21,6 +21,7 @@ from tests.batch.light import SCAN, light, read_failures, write_scans
 from vbmstat.batch import plan, run
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming, search
+from vbmstat.files.outputs import output_kinds
 from vbmstat.image import io, storage
 from vbmstat.metrics import homogeneity
 from vbmstat.preproc import pipeline
@@ -99,7 +100,7 @@ def test_bad_scans_get_a_line_and_the_good_one_is_done(folder, tmp_path):
     assert partial_files(out) == []
     written = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
     (scan,) = search.find_inputs([folder / f"{GOOD}.nii.gz"]).scans
-    own = {naming.output_path(Path(), scan, kind) for kind in naming.output_kinds((6.0,))}
+    own = {naming.output_path(Path(), scan, kind) for kind in output_kinds((6.0,))}
     own.add(naming.output_path(Path(), scan, "volumes").with_suffix(".json"))
     tables = ("cohort", "failures", "inputs")
     tables = [*(f"{name}.{kind}" for name in tables for kind in ("tsv", "json")), "dataset_description.json"]

@@ -141,11 +141,11 @@ def test_new_hypointensities_are_counted(tmp_path, source):
 
 def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
     out = finished(tmp_path)
-    (out / "mri" / "iy_sub-01_T1w.nii.gz").unlink()
+    (out / "mri" / "u_sub-01_T1w.nii.gz").unlink()
     result = CliRunner().invoke(app, ["tracts", str(out), "--prior", str(tmp_path / "prior")])
     assert result.exit_code == 1
     assert "tracts of 1 scans" in result.output
-    assert "sub-01_T1w: iy_sub-01_T1w.nii.gz is missing; run vbmstat preprocess" in result.output
+    assert "u_sub-01_T1w.nii.gz is there; write them with the maps" in result.output
 
 
 def test_bundles_follow_the_maps(tmp_path, source):
@@ -172,7 +172,7 @@ def test_scans_without_their_table_do_not_stop_the_others(tmp_path, source):
     out = finished(tmp_path)
     tracts.find_tracts(out, source)
     (out / "label" / "tracts_sub-01_T1w.tsv").unlink()
-    (out / "mri" / "iy_sub-01_T1w.nii.gz").unlink()
+    (out / "mri" / "u_sub-01_T1w.nii.gz").unlink()
     assert list(tracts.find_tracts(out, source).failures) == ["sub-01_T1w"]
     assert pd.read_csv(out / "tracts.tsv", sep="\t")["scan"].unique().tolist() == ["sub-02_T1w"]
 

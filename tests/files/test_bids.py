@@ -15,6 +15,7 @@ import pytest
 from vbmstat.errors import VbmstatError
 from vbmstat.files import bids, naming
 from vbmstat.files.naming import Scan, split_ids
+from vbmstat.files.outputs import OUTPUTS, output_kinds
 
 
 def scan(stem: str) -> Scan:
@@ -86,14 +87,18 @@ def test_dataset_description_is_demanded(tmp_path):
 def test_metadata_of_images(tmp_path):
     (tmp_path / "dataset_description.json").write_text("{}")
     own = Scan(tmp_path / "sub-01" / "anat" / "sub-01_T1w.nii.gz", "sub-01_T1w", "sub-01")
-    kinds = naming.output_kinds((6.0, 7.5))
+    kinds = output_kinds((6.0, 7.5), outputs=OUTPUTS)
     images = [kind for kind in kinds if naming.output_path(Path(), own, kind).name.endswith(".nii.gz")]
-    assert len(images) == 16
+    assert len(images) == 24
     for kind in images:
         content = bids.image_metadata(kind, own)
         assert content["Sources"] == ["bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
         is_on_template = content["SpatialReference"].startswith("https://templateflow")
-        assert is_on_template == ("Resolution" in content) == ("w" in kind or kind == "y")
+        assert (
+            is_on_template
+            == ("Resolution" in content)
+            == ("w" in kind or kind[:2] == "rp" or kind in ("y", "velocity"))
+        )
     assert bids.image_metadata("m", own)["SkullStripped"] is True
     smoothed = bids.image_metadata("s6mwp2", own)
     assert smoothed["SmoothingFWHM"] == {"Value": 6, "Units": "mm"}

@@ -32,7 +32,7 @@ def test_one_file_is_for_one_scan(tmp_path):
     given = str(tmp_path / "lesion.nii")
     assert find_lesion_masks(given, SCANS[:1]) == {SCANS[0]: Path(given)}
     assert without_mask({SCANS[0]: Path(given)}, SCANS[:1]) == ""
-    with pytest.raises(ScanError, match=r"one mask for 2 scans; write {participant_id}"):
+    with pytest.raises(ScanError, match=r"one file for 2 scans; write {participant_id}"):
         find_lesion_masks(given, SCANS)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from vbmstat.errors import ScanError
 from vbmstat.files import map_names, naming
+from vbmstat.files.outputs import OUTPUTS, output_kinds
 
-KINDS = naming.output_kinds((4.0, 6.0, 7.5))
+KINDS = output_kinds((4.0, 6.0, 7.5), outputs=OUTPUTS)
 
 
 def test_every_output_has_a_path_of_its_own(tmp_path):
@@ -86,8 +87,8 @@ def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
     scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
     for kind in ("mwp7", "s6mwp7", "s7.5mwp7"):
         assert naming.is_map_column(kind)
-        assert kind in naming.output_kinds((6.0, 7.5), has_wmh=True)
-        assert kind not in naming.output_kinds((6.0, 7.5))
+        assert kind in output_kinds((6.0, 7.5), has_wmh=True)
+        assert kind not in output_kinds((6.0, 7.5))
         for names in naming.NAME_STYLES:
             path = naming.output_path(tmp_path, scan, kind, names)
             stem, number, fwhm_mm = map_names.parse_map_name(path.name)

@@ -28,6 +28,7 @@ from vbmstat.batch.manifest import parse_shard
 from vbmstat.compare import config as compare_config
 from vbmstat.errors import VbmstatError
 from vbmstat.files import map_names, naming, runlog, search
+from vbmstat.files.outputs import output_kinds
 from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.inflation import variance_inflation
@@ -299,7 +300,7 @@ _SIDECAR = {
 
 def read_sidecar(content: bytes, folder: Path) -> None:
     scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
-    for kind in naming.output_kinds((6.0,)):
+    for kind in output_kinds((6.0,)):
         storage.write_text(naming.output_path(folder, scan, kind), "")
     naming.output_path(folder, scan, "sidecar").write_bytes(content)
     (folder / "logs").mkdir()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vbmstat.errors import ScanError
+from vbmstat.image.deform import displacement_of
 from vbmstat.image.grid import Grid, apply_affine, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.metrics import accuracy
@@ -98,6 +99,6 @@ def test_a_field_without_its_linear_part():
     linear = np.array([[1.1, 0.05, 0, 5], [-0.04, 0.9, 0.1, -3], [0, 0, 1.2, 8], [0, 0, 0, 1.0]])
     bump = torch.stack([torch.exp(-mm.square().sum(0) / 20), 0 * mm[0], 0 * mm[0]])
     deformation = Volume(apply_affine(linear, mm + bump), grid)
-    assert torch.allclose(accuracy.displacement_of(deformation, linear).data, bump, atol=1e-4)
-    fitted = accuracy.displacement_of(Volume(apply_affine(linear, mm), grid))  # a linear map only
+    assert torch.allclose(displacement_of(deformation, linear).data, bump, atol=1e-4)
+    fitted = displacement_of(Volume(apply_affine(linear, mm), grid))  # a linear map only
     assert float(fitted.data.abs().max()) < 1e-3

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from vbmstat.errors import VbmstatError
+from vbmstat.files.outputs import BEFORE_SETS, OUTPUTS
+from vbmstat.image.grid import Grid
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
@@ -52,6 +55,8 @@ def test_widths_are_ascending_and_single(given, widths):
         ({"fwhm_mm": 60}, "got 60"),
         ({"fwhm_mm": 6.123}, "at most two decimals"),
         ({"fwhm_mm": "wide"}, "got nan"),
+        ({"voxel_size_mm": 1.2}, "expected a voxel size of the template maps of 1, 1.5, 2 mm, got 1.2"),
+        ({"outputs": "p0,mwp1"}, "got 'mwp1'"),
         ({"wmh_as": "gm"}, "expected wmh_as wm or class or none, got 'gm'"),
         ({"lesion_in_maps": "drop"}, "expected lesion_in_maps exclude or keep, got 'drop'"),
         ({"engine": "cat", "lesion_mask": "a.nii"}, "a lesion mask needs engine classic: the fits of cat cannot leave"),
@@ -95,6 +100,32 @@ def test_lesions_are_recorded_and_older_records_are_read():
     assert (again.wmh, again.wmh_as, again.lesion_in_maps) == (True, "class", "keep")
     old = {name: record[name] for name in ("engine", "weights", "device", "fwhm_mm", "names")}
     assert PreprocSpec.from_record(old) == PreprocSpec()
+
+
+def test_outputs_and_voxels_are_recorded_and_older_records_have_what_was_written_then():
+    spec = PreprocSpec(outputs="minimal, wj", voxel_size_mm=1)
+    record = json.loads(json.dumps(spec.record()))
+    assert (record["outputs"], record["voxel_size_mm"]) == (["wj"], 1.0)
+    assert PreprocSpec.from_record(record) == spec
+    old = {name: entry for name, entry in record.items() if name not in ("outputs", "voxel_size_mm")}
+    assert PreprocSpec.from_record(old).outputs == BEFORE_SETS
+    assert PreprocSpec(outputs="all").record()["outputs"] == list(OUTPUTS)
+
+
+def test_engines_without_a_velocity_write_the_deformation():
+    for options in ({"engine": "cat"}, {"engine": "deep", "weights": "deepmriprep"}):
+        assert {"y", "velocity"} & set(PreprocSpec(**options).outputs) == {"y"}
+        with pytest.raises(VbmstatError, match=r"^engine (cat|deep:deepmriprep) has no velocity"):
+            PreprocSpec(**options, outputs="velocity")
+    assert "velocity" in PreprocSpec(engine="deep").outputs
+
+
+@pytest.mark.parametrize(("size_mm", "shape"), [(1, (169, 205, 169)), (1.5, (113, 137, 113)), (2, (85, 103, 85))])
+def test_maps_of_other_voxels_are_on_cat12_s_grids(size_mm, shape):
+    template = Grid((113, 137, 113), np.array([[1.5, 0, 0, -84], [0, 1.5, 0, -120], [0, 0, 1.5, -72], [0, 0, 0, 1]]))
+    grid = PreprocSpec(voxel_size_mm=size_mm).grid_of_maps(template)
+    assert grid.shape == shape
+    np.testing.assert_allclose(grid.corners_mm, template.corners_mm)
 
 
 def test_the_plan_of_lesions_has_the_scan_s_mask():

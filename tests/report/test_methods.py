@@ -160,6 +160,11 @@ def test_the_widths_of_the_smoothed_maps_are_told():
     two, none = (preprocessing_methods(3, 0, 0, made_by, widths).paragraphs[0] for widths in ([6, 7.5], []))
     assert "smoothed with a Gaussian of 6 or 7.5 mm full width" in two
     assert "Gaussian" not in none
+    assert "maps were written" not in two
+    assert (
+        "with voxels of 1.5 mm; maps were written with voxels of 1 mm."
+        in (preprocessing_methods(3, 0, 0, made_by, [6], [1.0]).paragraphs[0])
+    )
 
 
 def test_a_mixed_model_claims_no_more_than_it_does(record) -> None:

@@ -170,7 +170,7 @@ def test_a_field_of_another_scan_is_refused(atlas) -> None:
 )
 def test_names_of_a_scans_own_maps(tmp_path, name: str, gm: str, field: str) -> None:
     paths = naming.native_paths(tmp_path / name)
-    assert (paths["gm"].name, paths["field"].name) == (gm, field)
+    assert (paths["gm"].name, paths["iy"].name) == (gm, field)
     assert naming.native_paths(Path("wp1a.nii")) == {}
 
 
@@ -178,7 +178,7 @@ def test_names_are_those_that_are_written() -> None:
     scan_ = naming.Scan(Path("sub-1_T1w.nii.gz"), "sub-1_T1w", "sub-1")
     for style in naming.NAME_STYLES:
         paths = naming.native_paths(naming.output_path(Path("o"), scan_, "mwp1", style))
-        for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("field", "iy")):
+        for kind, key in (("gm", "p1"), ("wm", "p2"), ("csf", "p3"), ("iy", "iy")):
             assert paths[kind] == naming.output_path(Path("o"), scan_, key, style)
 
 
@@ -199,7 +199,7 @@ def folder(tmp_path, atlas) -> Path:
 def test_table_of_native_volumes_and_a_missing_field(folder, atlas) -> None:
     tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), space="native")
     assert tables.failures["scan_id"].tolist() == ["two"]
-    assert "iy_two.nii.gz: no such file" in tables.failures["reason"][0]
+    assert "none of y_two.nii.gz, iy_two.nii.gz, u_two.nii.gz is there" in tables.failures["reason"][0]
     volumes = tables.labels.set_index(["participant_id", "label"])["roi_gm_ml"]
     np.testing.assert_allclose(volumes["one"], true_volumes(atlas), rtol=0.01)
     assert volumes["two"].isna().all()
@@ -271,3 +271,28 @@ def test_where_nothing_moves_a_label_has_its_own_voxels_in_the_order_of_the_tabl
     counts = native_shares(shuffled, identity, image.grid).sum(axis=1)
     expected = torch.bincount(image.data.long().flatten())[[181, 21, 22]].numpy()
     np.testing.assert_array_equal(np.asarray(counts).reshape(-1), expected)
+
+
+def test_images_of_scans_are_averaged_on_their_own_grid(folder, atlas, tmp_path) -> None:
+    """Means and deviations are those of the values in the labels' voxels, with the oracle of numpy."""
+    tissue, field = scan()
+    labels = native_labels(atlas, field, tissue.grid).data[0].numpy()
+    values = np.random.default_rng(3).normal(50, 10, labels.shape).astype(np.float32)
+    values[labels == 0] = np.nan
+    io.write_volume(tmp_path / "one_pet.nii.gz", Volume(torch.from_numpy(values)[None], tissue.grid), space="scanner")
+    given = str(tmp_path / "{participant_id}_pet.nii.gz")
+    tables = measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), images=[given])
+    assert tables.failures["scan_id"].tolist() == ["two"]
+    assert tables.failures["reason"][0].endswith("_pet.nii.gz: no image of this scan")
+    mine = tables.labels[tables.labels["participant_id"] == "one"].set_index("label")
+    for label in mine.index:
+        inside = values[labels == label]
+        assert mine["pet_mean"][label] == pytest.approx(np.nanmean(inside), abs=0.6)
+        assert mine["pet_sd"][label] == pytest.approx(np.nanstd(inside), rel=0.1)
+        assert mine["pet_voxels"][label] == pytest.approx(len(inside), rel=0.1)
+    assert tables.labels.set_index("participant_id").loc["two", "pet_mean"].isna().all()
+    written = write_rois(folder / "out", tables)
+    wide = pd.read_csv(next(path for path in written if path.name.endswith("labels_wide.tsv")), sep="\t")
+    assert {"a_pet_mean", "a_pet_sd", "a_pet_voxels"} <= set(wide)
+    with pytest.raises(ScanError, match=r"--image .*one file for 2 scans"):
+        measure_rois(cohort_of_maps(folder), folder / "made.nii.gz", ("gm",), images=[str(tmp_path / "one_pet.nii.gz")])

@@ -6,8 +6,9 @@ Over 300 lines: what is written, and how it is recognised as complete, belong to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,24 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.wmh_outputs import WmhOutputs, wmh_outputs
 from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
+from vbmstat.files.outputs import BEFORE_SETS, OUTPUTS, output_kinds
+from vbmstat.files.warps import BOX, LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
+from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
 
 WMH_OUTLINE = "white-matter hypointensities"  # in the picture's legend
-_COORDINATE_STEP_MM = 1 / 256  # rounding of fields: far below a voxel, and it halves the files
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class CompletedScan:
         Whether it has maps of white-matter hypointensities.
     has_tracts : bool
         Whether ``vbmstat tracts`` added tracts.
+    outputs : tuple of str
+        Names of its other outputs; see :mod:`vbmstat.files.outputs`.
     """
 
     row: dict[str, Any]
@@ -55,6 +62,12 @@ class CompletedScan:
     version: str | None
     has_wmh: bool = False
     has_tracts: bool = False
+    outputs: tuple[str, ...] = BEFORE_SETS
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of its files."""
+        return output_kinds(self.fwhm_mm, self.has_wmh, self.outputs)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -64,11 +77,11 @@ class CompletedScan:
     @property
     def maps(self) -> tuple[str, ...]:
         """Kinds of its modulated maps, which are also the columns of their paths."""
-        return tuple(kind for kind in naming.output_kinds(self.fwhm_mm, self.has_wmh) if naming.is_map_column(kind))
+        return tuple(filter(naming.is_map_column, self.kinds))
 
 
 def write_derivatives(
-    out: Path, scan: naming.Scan, result: Preprocessed, names: str, origin: dict[str, Any]
+    out: Path, scan: naming.Scan, result: Preprocessed, spec: PreprocSpec, origin: dict[str, Any]
 ) -> CompletedScan:
     """Write every output of a scan, the sidecar last.
 
@@ -80,43 +93,62 @@ def write_derivatives(
         The scan, for the names of files.
     result : Preprocessed
         Result of the engine.
-    names : {"cat12", "bids"}
-        Naming convention.
+    spec : PreprocSpec
+        Naming convention, and which files are written.
     origin : dict
         Provenance of the scan; the sidecar adds volumes, quality and the linear matrix.
     """
+    names = spec.names
 
     def path(kind: str) -> Path:
         return naming.output_path(out, scan, kind, names)
 
-    segmented = result.segmented
-    native = {"p0": segmented.label, "m": segmented.corrected}
-    native |= {f"p{i + 1}": segmented.tissues.channel(i) for i in range(3)}
-    template = {f"wp{i + 1}": result.warped.channel(i) for i in range(2)}
-    template |= {f"mwp{i + 1}": result.modulated.channel(i) for i in range(3)}
-    template |= _smoothed(result.smoothed)
-    for kind, volume in native.items():
-        io.write_volume(path(kind), volume, space="scanner", description=f"vbmstat {kind}")
-    for kind, volume in template.items():
-        io.write_volume(path(kind), volume, description=f"vbmstat {kind}")
-    io.write_volume(path("y"), _rounded(result.deformation), description="vbmstat template voxel to scan mm")
-    inverse = _rounded(result.inverse_deformation)
-    io.write_volume(path("iy"), inverse, space="scanner", description="vbmstat scan voxel to template mm")
-    wmh = wmh_outputs(result)
+    segmented, wmh = result.segmented, wmh_outputs(result)
+    kinds = output_kinds(spec.fwhm_mm, wmh is not None, spec.outputs)
+    made = _images(result) | {
+        kind: partial(_itself, volume) for kind, volume in ({} if wmh is None else wmh.maps).items()
+    }
+    images = [kind for kind in kinds if kind in made]
+    for kind in images:
+        write_image(path(kind), kind, made[kind]())
+    describe(out, scan, names, images, result.warped.grid)
     if wmh is not None:
-        wmh.write(path)
-    describe(out, scan, names, [*native, *template, "y", "iy", *(wmh.maps if wmh is not None else ())])
+        wmh.write_volumes(path("wmh_volumes"))
     row = scan_row(result, wmh)
     tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
     storage.write_json(path("qc"), {**result.quality.columns(), "warnings": _warnings(result)})
     _write_picture(path("picture"), scan, result, row)
-    affine = {"template_mm_to_scan_mm": segmented.linear.round(6).tolist()}
+    grids = {TEMPLATE: result.warp.forward.grid, SCAN: segmented.scan_grid, BOX: segmented.fractions.grid}
+    records = {key: grid_record(grid) for key, grid in grids.items()}
+    affine = {LINEAR: segmented.linear.round(6).tolist(), **records}
     record = {"scan": scan.stem, **origin, "row": row, "affine": affine, "threads": torch.get_num_threads()}
     record["wmh"] = wmh is not None
     storage.write_json(path("sidecar"), record)
     return _completed(record)
+
+
+def _itself(volume: Volume) -> Volume:
+    return volume
+
+
+def _images(result: Preprocessed) -> dict[str, Callable[[], Volume]]:
+    """How each image is made, by kind; only those that are written are made."""
+    segmented, warp = result.segmented, result.warp
+    made: dict[str, Callable[[], Volume]] = {
+        "p0": lambda: segmented.label, "m": lambda: segmented.corrected, "wm": lambda: result.warped_t1w,
+        "wj": lambda: result.jacobian, "y": lambda: result.deformation, "iy": lambda: result.inverse_deformation,
+    }  # fmt: skip
+    if warp.velocity is not None:
+        made["velocity"] = partial(_itself, warp.velocity)
+    channels = {
+        "p": (lambda: segmented.tissues, 3), "rp": (lambda: result.affine_tissues, 2), "wp": (lambda: result.warped, 2),
+        "mwp": (lambda: result.modulated, 3), "m0wp": (lambda: result.nonlinear_only, 3),
+    }  # fmt: skip
+    for name, (make, n_tissues) in channels.items():
+        made |= {f"{name}{i + 1}": partial(lambda make, i: make().channel(i), make, i) for i in range(n_tissues)}
+    return made | {kind: partial(_itself, volume) for kind, volume in _smoothed(result.smoothed).items()}
 
 
 def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
@@ -143,8 +175,8 @@ def write_smoothed(
     """
     maps = _smoothed(smoothed)
     for kind, volume in maps.items():
-        io.write_volume(naming.output_path(made, scan, kind, names), volume, description=f"vbmstat {kind}")
-    describe(made, scan, names, maps)
+        write_image(naming.output_path(made, scan, kind, names), kind, volume)
+    describe(made, scan, names, maps, next(iter(maps.values())).grid)
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *smoothed})
     storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
@@ -161,12 +193,12 @@ def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
     }  # fmt: skip
 
 
-def describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str]) -> None:
-    """Write the metadata that BIDS requires beside each image."""
+def describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str], grid: Grid) -> None:
+    """Write the metadata that BIDS requires beside each image; the grid is that of maps in template space."""
     if names == "bids":
         for kind in kinds:
             path = naming.output_path(out, scan, kind, names)
-            storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan))
+            storage.write_json(path.with_suffix("").with_suffix(".json"), bids.image_metadata(kind, scan, grid))
 
 
 def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
@@ -182,10 +214,10 @@ def check_owner(out: Path, scan: naming.Scan, names: str) -> None:
 
 
 def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) -> list[Path]:
-    """Outputs of a scan's earlier run (smoothed maps, hypointensities, tracts) that the present one does not make."""
+    """Outputs of a scan's earlier run (maps, fields, tracts) that the present one does not make."""
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    earlier, present = _completed(record) if record else now, naming.output_kinds(now.fwhm_mm, now.has_wmh)
-    kinds = set(naming.output_kinds(earlier.fwhm_mm, earlier.has_wmh)) - set(present)
+    earlier = _completed(record) if record else now
+    kinds = set(earlier.kinds) - set(now.kinds)
     without_tracts = earlier.has_tracts and not now.has_tracts
     kinds |= set(naming.TRACT_KINDS) if without_tracts else set()
     bundles = naming.bundle_masks(out, scan) if without_tracts else []
@@ -202,16 +234,20 @@ def completed_scan(
     Parameters
     ----------
     origin : mapping, optional
-        Provenance that a run would write now; the recorded one must be equal, except for the smoothing widths. By
+        Provenance that a run would write now; the recorded one must be equal, except for what is written. By
         default, any will do.
+
+    Notes
+    -----
+    A scan's widths and outputs may differ from those of `origin`: they are in the result.
     """
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     expected = (origin or {}).items()
-    if not record or any(_without_widths(record.get(key)) != _without_widths(value) for key, value in expected):
+    if not record or any(_how(record.get(key)) != _how(value) for key, value in expected):
         return None
-    kinds = naming.output_kinds(widths_of(record), _has_wmh(record))
-    present = all(naming.output_path(out, scan, kind, names).is_file() for kind in kinds)
-    return _completed(record) if present else None
+    completed = _completed(record)
+    present = all(naming.output_path(out, scan, kind, names).is_file() for kind in completed.kinds)
+    return completed if present else None
 
 
 def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
@@ -234,7 +270,8 @@ def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
     wmh, tracts = _has_wmh(record), bool(record.get("tracts"))
-    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, wmh, tracts)
+    outputs = outputs_of(record)
+    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs)
 
 
 def _has_wmh(record: Mapping[str, Any]) -> bool:
@@ -249,8 +286,17 @@ def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(float(width) for width in filter(naming.is_fwhm, widths)) if isinstance(widths, list) else ()
 
 
-def _without_widths(value: Any) -> Any:
-    return {key: entry for key, entry in value.items() if key != "fwhm_mm"} if isinstance(value, dict) else value
+def outputs_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the outputs that a sidecar lists."""
+    spec = record.get("spec")
+    names = spec.get("outputs", BEFORE_SETS) if isinstance(spec, dict) else BEFORE_SETS
+    return tuple(name for name in OUTPUTS if name in names) if isinstance(names, list | tuple) else BEFORE_SETS
+
+
+def _how(value: Any) -> Any:
+    """A spec without what is written, or another value."""
+    chosen = ("fwhm_mm", "outputs")
+    return {key: entry for key, entry in value.items() if key not in chosen} if isinstance(value, dict) else value
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -285,10 +331,16 @@ def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dic
     marked = {name: segmented.on_scan(lesion) for name, lesion in lesions.items() if lesion is not None}
     figure = scans.scan_report(
         scans.Overlay(segmented.corrected, segmented.label, marked),
-        scans.Overlay(result.warped.channel(0), assets.template().channel(0)),
+        scans.Overlay(result.warped.channel(0), template_gm(result.warped.grid)),
         f"{scan.stem} · engine {segmented.engine}", picture_header(row),
     )  # fmt: skip
     save_png(path, figure)
+
+
+def template_gm(grid: Grid) -> Volume:
+    """The template's GM on the grid of a scan's maps."""
+    template = assets.template().channel(0)
+    return Volume(resample(template.data, template.grid, grid), grid)
 
 
 def picture_header(row: Mapping[str, Any]) -> dict[str, str]:
@@ -312,7 +364,3 @@ def picture_header(row: Mapping[str, Any]) -> dict[str, str]:
     if "lesion_ml" in row:
         metrics["lesion mask"] = f"{row['lesion_ml']:.0f} mL"
     return metrics
-
-
-def _rounded(coordinates: Volume) -> Volume:
-    return Volume(torch.round(coordinates.data / _COORDINATE_STEP_MM) * _COORDINATE_STEP_MM, coordinates.grid)

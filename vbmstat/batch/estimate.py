@@ -18,11 +18,16 @@ from vbmstat.errors import VbmstatError
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
+from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.progress import duration
 
 _N_SAMPLED = 32  # scans, spread evenly
-# Size of a scan's outputs: those in template space, plus 13.5 bytes per voxel of the brain's box (from 44 scans)
-_TEMPLATE_SPACE_BYTES, _BYTES_PER_BOX_VOXEL, _BOX_MM3 = 35e6, 13.5, 3.6e6
+# Size of outputs (docs/files.md): MB in template space of 1.5 mm, bytes per voxel of the brain's box in the scan
+_TEMPLATE_MB = {
+    "wp": 2.1, "mwp": 3.0, "m0wp": 3.1, "wm": 1.2, "wj": 1.9, "rp1": 1.1, "rp2": 1.0, "velocity": 2.5, "y": 13.0,
+}  # fmt: skip
+_BOX_VOXEL_BYTES = {"p0": 0.31, "p1": 0.33, "p2": 0.26, "p3": 0.22, "m": 0.5, "iy": 8.0}
+_SMOOTHED_MB, _ALWAYS_MB, _BOX_MM3 = 1.3, 2.2, 3.6e6
 # CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
 
@@ -43,10 +48,14 @@ def memory_bytes(workload: str, scans: Sequence[Grid]) -> int:
     return taken_bytes(workload, [int(np.prod(grid.shape)) for grid in scans])
 
 
-def disk_bytes(scans: Sequence[Grid]) -> int:
+def disk_bytes(scans: Sequence[Grid], spec: PreprocSpec) -> int:
     """Mean size of a scan's outputs, over some scans."""
-    sizes = [grid.voxel_volume_ml * 1000 for grid in scans] or [1.0]
-    return int(_TEMPLATE_SPACE_BYTES + _BYTES_PER_BOX_VOXEL * _BOX_MM3 * statistics.fmean(1 / size for size in sizes))
+    voxels = _BOX_MM3 * statistics.fmean(1 / (grid.voxel_volume_ml * 1000) for grid in scans) if scans else _BOX_MM3
+    maps = sum(_TEMPLATE_MB.get(name, 0.0) for name in spec.outputs if name not in ("velocity", "y"))
+    maps += _SMOOTHED_MB * 2 * len(spec.fwhm_mm)
+    fields = sum(_TEMPLATE_MB[name] for name in spec.outputs if name in ("velocity", "y"))
+    native = sum(_BOX_VOXEL_BYTES.get(name, 0.0) for name in spec.outputs) * voxels
+    return int(1e6 * (maps * (1.5 / spec.voxel_size_mm) ** 3 + fields + _ALWAYS_MB) + native)
 
 
 def share_out(plan: RunPlan, n_todo: int) -> Allotment:
@@ -91,8 +100,8 @@ def dry_run_lines(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]
     seconds, source = seconds_per_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s per scan, {source})")
-    size, free = disk_bytes(sampled) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
-    each = disk_bytes(sampled) / 1e6
+    size, free = disk_bytes(sampled, plan.spec) * n_todo / 1e9, disk_free_bytes(plan.out) / 1e9
+    each = disk_bytes(sampled, plan.spec) / 1e6
     lines.append(f"disk: about {size:.1f} GB ({each:.0f} MB per scan); {free:.0f} GB are free there")
     if size > free:
         lines.append("that is more than is free: make room, or choose another --out")

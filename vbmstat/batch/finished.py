@@ -13,6 +13,7 @@ from vbmstat.batch.claim import claim
 from vbmstat.batch.task import publish, reason_of
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.files import naming
+from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.progress import OnProgress
@@ -44,6 +45,11 @@ class FinishedScan:
     def record(self) -> dict[str, Any]:
         """Its sidecar."""
         return derivatives.read_sidecar(self.path("sidecar"))
+
+    @property
+    def warp(self) -> ScanWarp:
+        """Its warp."""
+        return ScanWarp({kind: self.path(kind) for kind in (*naming.WARP, "sidecar")})
 
     def images(self, kinds: Collection[str], remedy: str) -> dict[str, Volume]:
         """Images by kind; raises ScanError, which ends with the remedy, if one is missing."""

@@ -138,7 +138,7 @@ def _completed(task: ScanTask) -> CompletedScan | None:
         one = task.completed()
     except VbmstatError:  # an unreadable input is reported when its turn comes
         return None
-    return one if one is not None and not task.missing_widths(one) else None
+    return None if one is None or task.missing_widths(one) or task.lacks_outputs(one) else one
 
 
 def _places(inputs: Places) -> list[Path]:

@@ -60,15 +60,27 @@ class ScanTask:
     lesion_mask: Path | None = None
 
     def completed(self) -> derivatives.CompletedScan | None:
-        """The scan's outputs if complete and made in the same way; smoothing widths may differ."""
+        """The scan's outputs if complete and made in the same way; what is written may differ."""
         names = self.spec.names
         if self.execution.force or derivatives.completed_scan(self.out, self.scan, names) is None:
             return None  # without reading the scan for its hash
         return derivatives.completed_scan(self.out, self.scan, names, self.origin())
 
+    def lacks_outputs(self, completed: derivatives.CompletedScan) -> bool:
+        """Whether a complete scan lacks files that are asked for and cannot be made from the others."""
+        unsmoothed = ("mwp",) if self.missing_widths(completed) else ()
+        return not {*self.spec.outputs, *unsmoothed} <= set(completed.outputs)
+
     def missing_widths(self, completed: derivatives.CompletedScan) -> list[float]:
         """Smoothing widths that a complete scan lacks."""
         return [width for width in self.spec.fwhm_mm if width not in completed.fwhm_mm]
+
+    def spec_with(self, completed: derivatives.CompletedScan | None) -> PreprocSpec:
+        """The spec that also keeps what a complete scan has."""
+        if completed is None:
+            return self.spec
+        outputs = (*self.spec.outputs, *completed.outputs)
+        return replace(self.spec, outputs=outputs, fwhm_mm=(*self.spec.fwhm_mm, *completed.fwhm_mm))
 
     def origin(self) -> dict[str, Any]:
         """Provenance of the scan's outputs; reads the whole input."""
@@ -215,24 +227,24 @@ class ScanRun:
         naming.check_name_length(task.scan, spec.names, spec.fwhm_mm)
         derivatives.check_owner(task.out, task.scan, spec.names)
         completed = task.completed()
-        if completed is None:
-            return (yield from self._preprocess(held.folder))
+        if completed is None or task.lacks_outputs(completed):
+            return (yield from self._preprocess(held.folder, task.spec_with(completed)))
         missing = task.missing_widths(completed)
         return (yield from self._smooth(held.folder, missing)) if missing else self._ended("resumed", completed)
 
-    def _preprocess(self, made: Path) -> Generator[None, None, ScanOutcome]:
+    def _preprocess(self, made: Path, spec: PreprocSpec) -> Generator[None, None, ScanOutcome]:
         """Preprocess the whole scan; each part frees the images that the next does not need."""
-        task, spec = self.task, self.task.spec
+        task = self.task
         volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are better
         lesion = {} if task.lesion_mask is None else {"lesion_mask": io.read_volume(task.lesion_mask)}
-        origin = task.origin()
+        origin = replace(task, spec=spec).origin()
         yield
         process = task.execution.process or pipeline.preprocess_scan
         result = process(volume, spec, self._begin, **lesion)
         del volume, lesion
         yield
         self._begin("write")
-        completed = derivatives.write_derivatives(made, task.scan, result, spec.names, origin)
+        completed = derivatives.write_derivatives(made, task.scan, result, spec, origin)
         self._publish(made, derivatives.stale_files(task.out, task.scan, spec.names, completed))
         self._seconds |= result.seconds
         return self._ended("done", completed)

@@ -10,11 +10,11 @@ import torch
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.image import io
+from vbmstat.image import deform, io
 from vbmstat.image.grid import apply_affine, resample, sample
 from vbmstat.image.volume import Volume
 from vbmstat.metrics.accuracy import dice
-from vbmstat.preproc.steps import linear, modulate, warp
+from vbmstat.preproc.steps import linear, warp
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.prior import FWHM_MM, build_prior, write_prior
@@ -78,7 +78,7 @@ def _to_template(wm: Volume) -> Volume:
     matrix = linear.refine_with_tissues(_as_tissues(wm), template, np.eye(4))
     aligned = Volume(resample(wm.data, wm.grid, template.grid, matrix), template.grid)
     velocity = warp.register(_as_tissues(aligned), template, finest=False)  # FA voxels are larger than 2 mm
-    return modulate.deformation(warp.displacement(velocity, template.grid), matrix)
+    return deform.deformation(warp.displacement(velocity, template.grid), matrix)
 
 
 def _as_tissues(wm: Volume) -> Volume:

@@ -32,7 +32,7 @@ from vbmstat.tracts.outputs import TractMaps, scan_box, stored
 from vbmstat.tracts.prior import NAME, Prior, carry, read_prior
 from vbmstat.tracts.references import write_references
 
-_IMAGES = ("m", "p0", "p2", "iy", "y", "wp2")  # that a scan must still have
+_IMAGES = ("m", "p0", "p2", "wp2")  # that a scan must still have
 _HERE = Execution()
 
 
@@ -83,7 +83,9 @@ class FromNetwork:
 
     def template(self, images: Mapping[str, Volume], native: Volume) -> Iterator[torch.Tensor]:
         """The same, on the template's grid."""
-        at = apply_affine(np.linalg.inv(native.grid.affine), images["y"].data)
+        points, grid = images["y"], images["wp2"].grid
+        there = resample(points.data, points.grid, grid, padding_mode="border")
+        at = apply_affine(np.linalg.inv(native.grid.affine), there)
         for counts in native.data:
             yield sample(counts[None].float(), at)[0] / 255
 
@@ -160,14 +162,15 @@ def _measure(
     if is_same and is_complete and not execution.force:
         return None
     images = one.images(_IMAGES, "run vbmstat preprocess for this scan again")
-    points = scan_box(images["iy"])
+    images["y"] = one.warp.to_scan
+    points = scan_box(one.warp.to_template(one.warp.box or images["m"].grid))
     native = stored(source.native(images, points), points.grid)
     template = stored(source.template(images, native), images["wp2"].grid)
     maps = TractMaps(native, template, source.threshold, source.grade)
     wmh = io.read_volume(p7) if p7.is_file() else None
     with one.adding(execution.locking) as made:
         table = maps.write(lambda kind: one.path(kind, made), wmh)
-        derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"))
+        derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"), images["wp2"].grid)
         title = f"{one.scan.stem} · tracts: {source.record['source']}"
         save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))
         if bundles or has_bundles:  # those of another source must not stay

@@ -6,7 +6,7 @@ in the tissues.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,24 +21,25 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.claim import tables_claim
 from vbmstat.batch.finished import FinishedRun, FinishedScan, measure_finished
 from vbmstat.batch.resources import Execution
+from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.wmh_outputs import WmhOutputs
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import scans as pictures
 from vbmstat.figures.style import save_png
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.image.grid import apply_affine, resample, voxel_indices
-from vbmstat.image.smooth import smooth_map
-from vbmstat.image.volume import Displacement, Volume
+from vbmstat.image.grid import resample
+from vbmstat.image.volume import Volume
 from vbmstat.metrics import lesions
 from vbmstat.preproc.lesions import LesionPlan, Lesions, wmh_parameters
 from vbmstat.preproc.networks.weights import OWN
-from vbmstat.preproc.steps import modulate, priors
+from vbmstat.preproc.pipeline import normalise, smooth_maps
+from vbmstat.preproc.steps import priors
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables import cohort, dictionary
 
-_IMAGES = ("m", "p1", "p2", "p3", "y", "iy", "p0", "wp1")  # that a scan must still have
+_IMAGES = ("m", "p1", "p2", "p3", "p0", "wp1")  # that a scan must still have
 _PLAN = LesionPlan(wmh=True, wmh_as="none")
 _HERE = Execution()
 
@@ -83,13 +84,16 @@ def _measure(one: FinishedScan, plan: LesionPlan, execution: Execution) -> dict[
         msg = "its tissue maps count hypointensities already; to measure again, run vbmstat preprocess --wmh --force"
         raise ScanError(msg)
     images = one.images(_IMAGES, "run vbmstat preprocess --wmh for this scan")
+    images |= {"y": one.warp.to_scan, "iy": one.warp.to_template(one.warp.box or images["m"].grid)}
     linear = np.array(record["affine"]["template_mm_to_scan_mm"])
     outputs = wmh_of_images(images, linear, derivatives.widths_of(record), plan)
     columns = {**outputs.figures, "wmh_as": _PLAN.wmh_as}
     row = {**record["row"], **columns}
     with one.adding(execution.locking) as made:
-        outputs.write(lambda kind: one.path(kind, made))
-        derivatives.describe(made, one.scan, one.names, outputs.maps)
+        for kind, volume in outputs.maps.items():
+            write_image(one.path(kind, made), kind, volume)
+        outputs.write_volumes(one.path("wmh_volumes", made))
+        derivatives.describe(made, one.scan, one.names, outputs.maps, images["wp1"].grid)
         written = {**record, "row": row, "wmh": True, **wmh_parameters(plan.weights)}
         storage.write_json(one.path("sidecar", made), written)
         _draw(one.path("picture", made), one.scan, images, outputs, row)
@@ -98,18 +102,18 @@ def _measure(one: FinishedScan, plan: LesionPlan, execution: Execution) -> dict[
 
 
 def wmh_of_images(
-    images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Iterable[float], plan: LesionPlan = _PLAN
+    images: Mapping[str, Volume], linear: np.ndarray, fwhm_mm: Sequence[float], plan: LesionPlan = _PLAN
 ) -> WmhOutputs:
     """Hypointensities from the images of a preprocessed scan.
 
     Parameters
     ----------
     images : mapping of str to Volume
-        Kinds ``m`` and ``p1`` to ``p3`` on the scan's grid, ``iy`` (template mm on the working grid) and ``y`` (scan mm
-        on the template's grid).
+        Kinds ``m`` and ``p1`` to ``p3`` on the scan's grid, ``iy`` (template mm on the working grid), ``y`` (scan mm
+        on the template's grid) and ``wp1`` on the grid of the maps.
     linear : ndarray, (4, 4)
         Template mm -> scan mm.
-    fwhm_mm : iterable of float
+    fwhm_mm : sequence of float
         Widths of the smoothed maps.
     plan : LesionPlan
         With the name of the network.
@@ -131,16 +135,10 @@ def wmh_of_images(
     share = Volume(found.wmh[None], inverse.grid)
     volumes = lesions.lesion_volumes(share, Volume(fractions, inverse.grid), inverse.data)
     native = Volume(resample(share.data, inverse.grid, scan_grid), scan_grid)
-    warped, modulated = modulate.normalise(share, *_whole_warp(images["y"]))
-    smoothed = {width: smooth_map(modulated, width) for width in fwhm_mm}
+    warped, modulated = normalise(share, images["y"], images["wp1"].grid)
+    smoothed = smooth_maps(modulated, fwhm_mm)
     figures = lesions.lesion_figures(share, volumes)
     return WmhOutputs(native, lesions.lesion_mask(native), warped, modulated, smoothed, volumes, figures)
-
-
-def _whole_warp(deformation: Volume) -> tuple[Displacement, np.ndarray]:
-    """A ``y_`` file as a displacement from template to scan points, with nothing linear left."""
-    mm = apply_affine(deformation.grid.affine, voxel_indices(deformation.grid.shape))
-    return Displacement(deformation.data - mm, deformation.grid), np.eye(4)
 
 
 def _draw(
@@ -150,7 +148,8 @@ def _draw(
     title = f"{scan.stem} · hypointensities added by vbmstat wmh"
     figure = pictures.scan_report(
         pictures.Overlay(images["m"], images["p0"], {derivatives.WMH_OUTLINE: outputs.native}),
-        pictures.Overlay(images["wp1"], assets.template().channel(0)), title, derivatives.picture_header(row),
+        pictures.Overlay(images["wp1"], derivatives.template_gm(images["wp1"].grid)), title,
+        derivatives.picture_header(row),
     )  # fmt: skip
     save_png(path, figure)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.files import naming
-from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import lesions
 from vbmstat.preproc.pipeline import Preprocessed
@@ -52,14 +51,10 @@ class WmhOutputs:
         smoothed = {naming.smoothed_kind(width, _NUMBER): volume for width, volume in self.smoothed.items()}
         return {"p7": self.native, "mask7": self.mask, "wp7": self.warped, "mwp7": self.modulated, **smoothed}
 
-    def write(self, path: Callable[[str], Path]) -> None:
-        """Write everything; `path` gives the file of each kind."""
-        for kind, volume in self.maps.items():
-            space = "scanner" if kind in ("p7", "mask7") else "mni"
-            dtype = "uint8" if kind == "mask7" else "float32"
-            io.write_volume(path(kind), volume, dtype=dtype, space=space, description=f"vbmstat {kind}")
+    def write_volumes(self, path: Path) -> None:
+        """Write the table of volumes."""
         about = {"lobes": f"of {lesions.ATLAS}", "zones": lesions.ZONES_ABOUT}
-        dictionary.write_table(path("wmh_volumes"), self.volumes, "wmh_volumes", about=about)
+        dictionary.write_table(path, self.volumes, "wmh_volumes", about=about)
 
 
 def wmh_outputs(result: Preprocessed) -> WmhOutputs | None:

@@ -27,6 +27,7 @@ from vbmstat.cli import (
     threshold,
     tracts,
     train,
+    warp,
     wmh,
 )
 from vbmstat.errors import VbmstatError
@@ -68,6 +69,7 @@ app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
 app.command("threshold")(threshold.command)
+app.command("warp")(warp.command)
 app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(tracts.app, name="tracts")

@@ -50,6 +50,10 @@ def parser() -> argparse.ArgumentParser:
     _add(how, "--engine", default="classic", help="classic, cat or deep.")
     _add(how, "--fwhm", type=float, action="append", metavar="MM",
          help="Smoothing FWHM; may be repeated; default 6, 0 for none.")  # fmt: skip
+    _add(how, "--outputs", default="vbm", metavar="NAMES",
+         help="minimal, vbm, all, or names of outputs, as in vbmstat preprocess.")  # fmt: skip
+    _add(how, "--voxel-size", type=float, default=1.5, metavar="MM",
+         help="Voxel size of the maps in template space: 1, 1.5 or 2 mm.")  # fmt: skip
     _add(how, "--device", default="auto", help="auto, cpu or cuda.")
     _add(how, "--stop-on-first-crash", action="store_true", help="End the run when a scan fails.")
     _add(how, "--dry-run", action="store_true", help="Print which scans would be run.")
@@ -138,8 +142,9 @@ def _participants(options: argparse.Namespace) -> int:
             sys.stdout.write(f"{one_line(str(scan.path))}\n")
         return 0
     spec = PreprocSpec(
-        engine=options.engine, device=options.device, fwhm_mm=tuple(options.fwhm or DEFAULT_FWHM_MM), names="bids"
-    )
+        engine=options.engine, device=options.device, fwhm_mm=tuple(options.fwhm or DEFAULT_FWHM_MM), names="bids",
+        outputs=(options.outputs,), voxel_size_mm=options.voxel_size,
+    )  # fmt: skip
     execution = Execution(
         jobs=_jobs(options), memory_gb=options.memory_gb, force=options.force,
         stop_on_first_failure=options.stop_on_first_crash,

@@ -36,6 +36,17 @@ def command(
         typer.Option(help="Smoothing FWHM, mm; may be repeated; default 6, 0 for none.", metavar="MM"),
     ] = None,
     names: Annotated[str, typer.Option(help="cat12 (mri/mwp1NAME.nii.gz) or bids derivatives.")] = "cat12",
+    outputs: Annotated[
+        str,
+        typer.Option(
+            help="minimal (smoothed maps, volumes, quality), vbm, all, or names of: p0 p1 p2 p3 p7 m wp mwp m0wp wm wj "
+            "rp1 rp2 velocity y iy; commas between them.",
+            metavar="NAMES",
+        ),
+    ] = "vbm",
+    voxel_size: Annotated[
+        float, typer.Option(help="Voxel size of the maps in template space: 1, 1.5 or 2 mm.", metavar="MM")
+    ] = 1.5,
     wmh: Annotated[bool, typer.Option("--wmh/--no-wmh", help="Look for white-matter hypointensities.")] = False,
     wmh_as: Annotated[
         str, typer.Option(help="Count them as wm, as a class of their own (class), or only report them (none).")
@@ -100,6 +111,7 @@ def command(
     spec = PreprocSpec(
         engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names, wmh=wmh, wmh_as=wmh_as,
         wmh_weights=wmh_weights, lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
+        outputs=(outputs,), voxel_size_mm=voxel_size,
     )  # fmt: skip
     execution = Execution(
         jobs=jobs, memory_gb=memory, shard=parse_shard(shard) if shard else None, force=force, locking=lock,

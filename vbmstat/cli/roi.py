@@ -38,6 +38,15 @@ def command(
         list[str] | None,
         typer.Option("--mean", help="Column with maps in template space; also their mean in each label; repeatable."),
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            help="Images of the scans in their own space (PET, quantitative maps), a path with {participant_id}, "
+            "{session_id}, {scan_id} or {name}; also their mean, SD and voxels in each label; repeatable.",
+            metavar="PATTERN",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
@@ -69,7 +78,7 @@ def command(
     with _images_folder(folder if label_images else None) as images:
         with stages() as report:
             where_to: str | Native = Native(images) if images else space
-            measured = measure_rois(scans, loaded, space=where_to, means=mean or (), report=report)
+            measured = measure_rois(scans, loaded, space=where_to, means=mean or (), images=image or (), report=report)
         written = write_rois(folder, measured, inputs=[*first, *(tables or [])], label_images=images)
     for path in written:
         typer.echo(str(path))

@@ -194,5 +194,5 @@ def _missing(entry: Outputs, table: pd.DataFrame) -> list[str]:
     if "mse_to_template" not in measured:
         lacks.append("no warped maps (wp1, wp2, wc1, wc2) or fields to make them: no MSE to the template")
     if "linear_elasticity" not in measured:
-        lacks.append("no fields (y_): no linear elasticity, no Jacobian")
+        lacks.append("no fields (y_, u_): no linear elasticity, no Jacobian")
     return [f"{entry.name}: {text}" for text in lacks]

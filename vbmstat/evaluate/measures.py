@@ -12,12 +12,11 @@ import torch
 
 from vbmstat import assets
 from vbmstat.evaluate.outputs import Outputs, TissueMaps, read_labels, read_linear, read_tissue_maps, read_tissues
-from vbmstat.image import io
+from vbmstat.image import deform, io
 from vbmstat.image.grid import resample
 from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.metrics import accuracy
-from vbmstat.preproc.steps.modulate import normalise
 
 FWHM_MM = 6.0
 KEYS = ["scan", "folder", "reference"]
@@ -91,7 +90,7 @@ class Measures:
     def _registration(self, entry: Outputs, scan: str) -> dict[str, float]:
         """Distance of the warped maps to the template, and regularity of the field."""
         row: dict[str, float] = {}
-        parts = self._field(entry, scan) if scan in entry.field else None
+        parts = self._field(entry, scan) if entry.warp(scan).is_known else None
         warped = self._warped(entry, scan, parts)
         if warped is not None:
             row["mse_to_template"] = accuracy.mse_to_template(warped, self.template)
@@ -105,14 +104,14 @@ class Measures:
 
     def _field(self, entry: Outputs, scan: str) -> tuple[Displacement, np.ndarray]:
         """Displacement and linear part of a scan's deformation, on the template's grid."""
-        deformation, grid = io.read_channels(entry.field[scan]), self.template.grid
+        deformation, grid = entry.warp(scan).to_scan, self.template.grid
         if not deformation.grid.matches(grid):
             data = resample(deformation.data, deformation.grid, grid, padding_mode="border")
             deformation = Volume(data, grid)
             self.notes[f"{entry.name}: fields (y_) were resampled to the template's grid"] = None
         linear = None if self.is_fitted else read_linear(entry, scan)
-        linear = accuracy.fit_linear(deformation) if linear is None else linear
-        return accuracy.displacement_of(deformation, linear), linear
+        linear = deform.fit_linear(deformation) if linear is None else linear
+        return deform.displacement_of(deformation, linear), linear
 
     def _warped(self, entry: Outputs, scan: str, parts: tuple[Displacement, np.ndarray] | None) -> Volume | None:
         """GM and WM on the template's grid: the folder's own maps, or else its tissues warped with its field."""
@@ -134,7 +133,7 @@ class Measures:
         self.notes[note] = None
         field, linear = parts
         finite = Displacement(field.data.nan_to_num(), field.grid)
-        return normalise(Volume(tissues.data[:2], tissues.grid), finite, linear)[0]
+        return deform.pull(Volume(tissues.data[:2], tissues.grid), deform.deformation(finite, linear))
 
     def _on_template(self, volume: Volume) -> torch.Tensor:
         grid = self.template.grid

@@ -18,6 +18,7 @@ import torch
 from vbmstat.errors import ScanError
 from vbmstat.files import map_names
 from vbmstat.files.folders import files_below, is_same_file
+from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
@@ -42,6 +43,7 @@ _PATTERNS = {
             rf"^(?P<stem>.+)_space-[^_]+_label-(?P<n>GM|WM)_probseg{_IMAGE}",
         ),
         "field": (rf"^y_(?P<stem>.+){_IMAGE}", rf"^(?P<stem>.+)_from-{_MNI}_to-T1w_mode-image_xfm{_IMAGE}"),
+        "velocity": (rf"^u_(?P<stem>.+){_IMAGE}", rf"^(?P<stem>.+)_space-{_MNI}_desc-velocity_xfm{_IMAGE}"),
         "sidecar": (r"^vbmstat_(?P<stem>.+)\.json$", r"^(?P<stem>.+)_desc-vbmstat_provenance\.json$"),
     }.items()
 }  # fmt: skip
@@ -57,8 +59,8 @@ class Outputs:
     ----------
     name : str
         Name of the folder in tables.
-    label, field, sidecar : dict of str to Path
-        Label maps (``p0``), deformations (``y_``) and provenance sidecars.
+    label, field, velocity, sidecar : dict of str to Path
+        Label maps (``p0``), deformations (``y_``), velocities and provenance sidecars.
     tissue : dict of int to dict of str to Path
         GM (1), WM (2) and CSF (3) in the scan's space.
     warped, modulated : dict of int to dict of str to Path
@@ -70,11 +72,17 @@ class Outputs:
     name: str
     label: dict[str, Path] = dataclass_field(default_factory=dict)
     field: dict[str, Path] = dataclass_field(default_factory=dict)
+    velocity: dict[str, Path] = dataclass_field(default_factory=dict)
     sidecar: dict[str, Path] = dataclass_field(default_factory=dict)
     tissue: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}, 3: {}})
     warped: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
     modulated: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
     stems: dict[str, str] = dataclass_field(default_factory=dict)
+
+    def warp(self, scan: str) -> ScanWarp:
+        """A scan's warp, which may be unknown."""
+        found = {"y": self.field, "velocity": self.velocity, "sidecar": self.sidecar, "iy": {}}
+        return ScanWarp({kind: by_scan.get(scan, Path()) for kind, by_scan in found.items()})
 
     def has_all(self, kind: str, scan: str) -> bool:
         """Whether a scan has the ``"tissue"``, ``"warped"`` or ``"modulated"`` maps of all tissues."""

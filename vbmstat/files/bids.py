@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vbmstat import __version__
 from vbmstat.errors import VbmstatError
 from vbmstat.files.naming import TISSUES, Scan, fwhm_of
 from vbmstat.image import storage
+from vbmstat.image.grid import Grid
 from vbmstat.image.headers import SCAN_SUFFIXES
 
 VERSION = "1.10.0"  # of the specification
@@ -151,7 +154,7 @@ def dataset_root(path: Path) -> Path | None:
     return next((folder for folder in path.parents if (folder / "dataset_description.json").is_file()), None)
 
 
-def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
+def image_metadata(kind: str, scan: Scan, grid: Grid | None = None) -> dict[str, Any]:
     """Content of the JSON file beside a derived image.
 
     Parameters
@@ -160,6 +163,8 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
         As in :func:`vbmstat.files.naming.output_path`: ``"p1"``, ``"s6mwp1"``, ``"y"`` …
     scan : Scan
         The scan that the image was made from.
+    grid : Grid, optional
+        Of maps in template space, if it is not the template's.
     """
     content: dict[str, Any] = {"Description": _describe(kind)}
     root = dataset_root(scan.path)
@@ -171,12 +176,18 @@ def image_metadata(kind: str, scan: Scan) -> dict[str, Any]:
     if kind == "mask7":
         content["Type"] = "Lesion"
     width = fwhm_of(kind)
-    if kind == "y" or width is not None or re.match(r"m?w", kind):
+    if kind in _ON_TEMPLATE or width is not None or re.match(r"m?0?w|rp", kind):
         content["SpatialReference"] = f"https://templateflow.s3.amazonaws.com/tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"
-        content["Resolution"] = "1.5 mm, 113 x 137 x 113 voxels (the grid of CAT12's Template_4_GS)"
+        own = grid is None or kind in _ON_TEMPLATE or np.allclose(grid.voxel_size_mm, 1.5)
+        size, shape = (1.5, (113, 137, 113)) if own or grid is None else (grid.voxel_size_mm[0], grid.shape)
+        about = "the grid of CAT12's Template_4_GS" if own else "between the outer centres of CAT12's Template_4_GS"
+        content["Resolution"] = f"{size:g} mm, {shape[0]} x {shape[1]} x {shape[2]} voxels ({about})"
     if width is not None:
         content["SmoothingFWHM"] = {"Value": int(width) if width.is_integer() else width, "Units": "mm"}
     return content
+
+
+_ON_TEMPLATE = ("y", "velocity")  # always on the template's own grid
 
 
 def _describe(kind: str) -> str:
@@ -185,7 +196,12 @@ def _describe(kind: str) -> str:
     words = {
         "p0": "Tissue label with partial volume: 1 cerebrospinal fluid, 2 grey matter, 3 white matter, 0 outside",
         "m": "The brain, bias-corrected and denoised, white matter at 1", "y": "Template voxel to scan mm",
-        "iy": "Scan voxel to template mm", "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
+        "iy": "Scan voxel to template mm", "wm": "The brain, bias-corrected, denoised, white matter at 1, normalised",
+        "velocity": "Stationary velocity (mm) whose flow, and then the linear matrix of the record, is the deformation",
+        "wj": "Determinant of the Jacobian of the warp without its linear part",
+        "rp": f"Fraction of {tissue}, registered by the linear matrix alone",
+        "m0wp": f"Fraction of {tissue}, normalised, times the determinant of the Jacobian of the nonlinear part alone",
+        "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
         "tracts": "Probability of each of 72 white-matter tracts, which overlap",
         "wtracts": "Probability of each of 72 white-matter tracts, which overlap, normalised",

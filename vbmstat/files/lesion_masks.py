@@ -1,4 +1,4 @@
-"""The lesion masks that a user brings: one file for one scan, or a path with the scan's ids in braces for many."""
+"""Images that a user brings for scans: one file for one scan, or a path with the scan's ids in braces for many."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vbmstat.files.naming import Scan
 PLACEHOLDERS = ("participant_id", "session_id", "scan_id", "name")
 
 
-def find_lesion_masks(given: str, scans: Sequence[Scan]) -> dict[Scan, Path]:
-    """The mask of each scan that has one.
+def find_lesion_masks(given: str, scans: Sequence[Scan], option: str = "--lesion-mask") -> dict[Scan, Path]:
+    """The mask, or other image, of each scan that has one.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ def find_lesion_masks(given: str, scans: Sequence[Scan]) -> dict[Scan, Path]:
         cohort tables) or ``{name}`` (stem of the scan's file name).
     scans : sequence of Scan
         The scans of the run.
+    option : str
+        Option that the user gave, for messages.
 
     Returns
     -------
@@ -32,15 +34,15 @@ def find_lesion_masks(given: str, scans: Sequence[Scan]) -> dict[Scan, Path]:
     ScanError
         If one file is given for several scans, a placeholder is unknown, or no scan has a mask.
     """
-    paths = {scan: Path(_filled(given, scan)) for scan in scans}
+    paths = {scan: Path(_filled(given, scan, option)) for scan in scans}
     if len(set(paths.values())) < len(scans):
         what = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        msg = f"--lesion-mask {given}: one mask for {len(scans)} scans; write {what} in place of the scan's name"
+        msg = f"{option} {given}: one file for {len(scans)} scans; write {what} in place of the scan's name"
         raise ScanError(msg)
     masks = {scan: path for scan, path in paths.items() if path.is_file()}
     if not masks:
         first = next(iter(paths.values()), given)
-        msg = f"--lesion-mask {given}: no such file ({first} for the first scan)"
+        msg = f"{option} {given}: no such file ({first} for the first scan)"
         raise ScanError(msg)
     return masks
 
@@ -53,7 +55,7 @@ def without_mask(masks: dict[Scan, Path], scans: Sequence[Scan]) -> str:
     return f"no lesion mask for {len(lacking)} of {len(scans)} scans, which are processed without: {listed(lacking)}"
 
 
-def _filled(given: str, scan: Scan) -> str:
+def _filled(given: str, scan: Scan, option: str) -> str:
     """The path with a scan's ids."""
     ids = "_".join(filter(None, (scan.participant_id, scan.session_id)))
     values = dict(zip(PLACEHOLDERS, (scan.participant_id, scan.session_id, ids, scan.stem), strict=True))
@@ -61,5 +63,5 @@ def _filled(given: str, scan: Scan) -> str:
         return given.format(**values)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-        msg = f"--lesion-mask {given}: expected only {known} in braces ({error})"
+        msg = f"{option} {given}: expected only {known} in braces ({error})"
         raise ScanError(msg) from error

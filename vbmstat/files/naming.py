@@ -19,20 +19,30 @@ TISSUE_NUMBER = {tissue: number for number, tissue in enumerate(TISSUES, 1)}  # 
 WMH = "wmh"  # white-matter hypointensities: maps beside those of the tissues, with CAT12's number
 MAP_NUMBER = {**TISSUE_NUMBER, WMH: 7}  # as in mwp1, mwp2, mwp3, mwp7
 NAME_STYLES = ("cat12", "bids")
+WARP = ("y", "iy", "velocity")  # kinds of files with a warp
 _MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
 
-# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities); prefixes read right to left
+_MNI = "space-MNI152NLin2009cAsym"
+# kind -> (CAT12 folder, CAT12 prefix, BIDS name after the entities); prefixes read right to left; * is the stem
 _OUTPUTS = {
     "p0": ("mri", "p0", "desc-tissue_dseg.nii.gz"),
     "p1": ("mri", "p1", "label-GM_probseg.nii.gz"),
     "p2": ("mri", "p2", "label-WM_probseg.nii.gz"),
     "p3": ("mri", "p3", "label-CSF_probseg.nii.gz"),
     "m": ("mri", "m", "desc-biascorrected_T1w.nii.gz"),
-    "wp1": ("mri", "wp1", "space-MNI152NLin2009cAsym_label-GM_probseg.nii.gz"),
-    "wp2": ("mri", "wp2", "space-MNI152NLin2009cAsym_label-WM_probseg.nii.gz"),
-    "mwp1": ("mri", "mwp1", "space-MNI152NLin2009cAsym_label-GM_desc-modulated_probseg.nii.gz"),
-    "mwp2": ("mri", "mwp2", "space-MNI152NLin2009cAsym_label-WM_desc-modulated_probseg.nii.gz"),
-    "mwp3": ("mri", "mwp3", "space-MNI152NLin2009cAsym_label-CSF_desc-modulated_probseg.nii.gz"),
+    "rp1": ("mri", "rp1*_affine", "space-affine_label-GM_probseg.nii.gz"),
+    "rp2": ("mri", "rp2*_affine", "space-affine_label-WM_probseg.nii.gz"),
+    "wp1": ("mri", "wp1", f"{_MNI}_label-GM_probseg.nii.gz"),
+    "wp2": ("mri", "wp2", f"{_MNI}_label-WM_probseg.nii.gz"),
+    "mwp1": ("mri", "mwp1", f"{_MNI}_label-GM_desc-modulated_probseg.nii.gz"),
+    "mwp2": ("mri", "mwp2", f"{_MNI}_label-WM_desc-modulated_probseg.nii.gz"),
+    "mwp3": ("mri", "mwp3", f"{_MNI}_label-CSF_desc-modulated_probseg.nii.gz"),
+    "m0wp1": ("mri", "m0wp1", f"{_MNI}_label-GM_desc-modulatedNL_probseg.nii.gz"),
+    "m0wp2": ("mri", "m0wp2", f"{_MNI}_label-WM_desc-modulatedNL_probseg.nii.gz"),
+    "m0wp3": ("mri", "m0wp3", f"{_MNI}_label-CSF_desc-modulatedNL_probseg.nii.gz"),
+    "wm": ("mri", "wm", f"{_MNI}_desc-biascorrected_T1w.nii.gz"),
+    "wj": ("mri", "wj_", f"{_MNI}_desc-jacobian_map.nii.gz"),
+    "velocity": ("mri", "u_", f"{_MNI}_desc-velocity_xfm.nii.gz"),
     "y": ("mri", "y_", "from-MNI152NLin2009cAsym_to-T1w_mode-image_xfm.nii.gz"),
     "iy": ("mri", "iy_", "from-T1w_to-MNI152NLin2009cAsym_mode-image_xfm.nii.gz"),
     "sidecar": ("report", "vbmstat_", "desc-vbmstat_provenance.json"),
@@ -44,15 +54,15 @@ _OUTPUTS = {
 _WMH_OUTPUTS = {
     "p7": ("mri", "p7", "label-WMH_probseg.nii.gz"),
     "mask7": ("mri", "wmh_", "label-WMH_mask.nii.gz"),
-    "wp7": ("mri", "wp7", "space-MNI152NLin2009cAsym_label-WMH_probseg.nii.gz"),
-    "mwp7": ("mri", "mwp7", "space-MNI152NLin2009cAsym_label-WMH_desc-modulated_probseg.nii.gz"),
+    "wp7": ("mri", "wp7", f"{_MNI}_label-WMH_probseg.nii.gz"),
+    "mwp7": ("mri", "mwp7", f"{_MNI}_label-WMH_desc-modulated_probseg.nii.gz"),
     "wmh_volumes": ("label", "wmh_", "desc-wmh_morph.tsv"),
 }
 # The same for white-matter tracts (vbmstat tracts)
 _TRACT_OUTPUTS = {
     "tracts": ("mri", "tracts_", "label-tracts_probseg.nii.gz"),
     "tracts_mask": ("mri", "tractsmask_", "label-tracts_mask.nii.gz"),
-    "wtracts": ("mri", "wtracts_", "space-MNI152NLin2009cAsym_label-tracts_probseg.nii.gz"),
+    "wtracts": ("mri", "wtracts_", f"{_MNI}_label-tracts_probseg.nii.gz"),
     "tract_volumes": ("label", "tracts_", "desc-tracts_morph.tsv"),
     "tract_picture": ("report", "vbmtracts_", "desc-tracts_T1w.png"),
 }
@@ -141,18 +151,6 @@ def fwhm_of(kind: str) -> float | None:
     return float(match[1]) if match else None
 
 
-def output_kinds(fwhm_mm: Iterable[float], has_wmh: bool = False) -> tuple[str, ...]:
-    """Kinds of all outputs of a scan, with maps smoothed by these widths, with hypointensities or without."""
-    widths = tuple(fwhm_mm)
-    smoothed = [smoothed_kind(width, tissue) for width in widths for tissue in (1, 2)]
-    return (*_OUTPUTS, *smoothed, *(wmh_kinds(widths) if has_wmh else ()))
-
-
-def wmh_kinds(fwhm_mm: Iterable[float]) -> tuple[str, ...]:
-    """Kinds of a scan's outputs of white-matter hypointensities."""
-    return (*_WMH_OUTPUTS, *(smoothed_kind(width, MAP_NUMBER[WMH]) for width in fwhm_mm))
-
-
 def is_map_column(name: str) -> bool:
     """Whether a column of ``cohort.tsv`` holds paths of modulated maps, such as ``s6mwp1``."""
     return name in (f"mwp{number}" for number in MAP_NUMBER.values()) or fwhm_of(name) is not None
@@ -182,7 +180,7 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     out : Path
         Output folder of the run.
     kind : str
-        One of :func:`output_kinds`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
+        One of :func:`vbmstat.files.outputs.output_kinds`, e.g. ``"s6mwp1"``, ``"y"`` (displacement), ``"qc"``.
     names : {"cat12", "bids"}
         CAT12's folders and prefixes, or BIDS derivatives.
 
@@ -195,7 +193,8 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
     folder, prefix, bids_name = _parts(kind)
     if names == "cat12":
         suffix = "." + bids_name.split(".", 1)[1]
-        return out / folder / f"{prefix}{scan.stem}{suffix}"
+        before, _, after = prefix.partition("*")
+        return out / folder / f"{before}{scan.stem}{after}{suffix}"
     participant = scan.participant_id if scan.participant_id.startswith("sub-") else f"sub-{_bids_label(scan.stem)}"
     entities = scan.stem.removesuffix("_T1w") if scan.participant_id.startswith("sub-") else participant
     return out.joinpath(*filter(None, (participant, scan.session_id)), "anat", f"{entities}_{bids_name}")
@@ -240,7 +239,8 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
 
 def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
     """Refuse a scan with output names longer than the 255 bytes that file systems allow."""
-    kinds = (*output_kinds(fwhm_mm, has_wmh=True), *TRACT_KINDS)  # they may be asked for later
+    smoothed = [smoothed_kind(width, number) for width in fwhm_mm for number in (1, 2, MAP_NUMBER[WMH])]
+    kinds = (*_KINDS, *smoothed)  # they may be asked for later
     n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in kinds)
     if n_bytes > _MAX_NAME_BYTES:
         limit = f"at most {_MAX_NAME_BYTES} are allowed; rename it"
@@ -276,7 +276,7 @@ def _bids_label(text: str) -> str:
 
 
 def native_paths(modulated: Path) -> dict[str, Path]:
-    """Native-space files that belong to a modulated map: ``gm``, ``wm``, ``csf``, ``wmh`` and the inverse ``field``.
+    """Files of the scan that a modulated map belongs to: ``gm``, ``wm``, ``csf``, ``wmh``, and those of its warp.
 
     Parameters
     ----------
@@ -286,27 +286,36 @@ def native_paths(modulated: Path) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        Beside the map, ``.nii.gz`` or ``.nii`` as on disk; they need not exist. Empty for names of programs that are
-        not known to write inverse fields.
+        Beside the map, ``.nii.gz`` or ``.nii`` as on disk; they need not exist. Of the warp: ``y``, ``iy``,
+        ``velocity`` and ``sidecar``. Empty for names of programs that are not known to write fields.
 
     Examples
     --------
-    >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}
-    {'gm': 'p1sub-1.nii', 'wm': 'p2sub-1.nii', 'csf': 'p3sub-1.nii', 'wmh': 'p7sub-1.nii', 'field': 'iy_sub-1.nii'}
+    >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}  # doctest: +ELLIPSIS
+    {'gm': 'p1sub-1.nii', ..., 'wmh': 'p7sub-1.nii', 'y': 'y_sub-1.nii', 'iy': 'iy_sub-1.nii', 'velocity': ...}
     """
     match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[1237](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
     bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WMH?|CSF)_desc-modulated", modulated.name)
     if match:
-        letter, stem = match["letter"], match["stem"]
-        names = {tissue: f"{letter}{number}{stem}" for tissue, number in MAP_NUMBER.items()} | {"field": f"iy_{stem}"}
-    elif bids:
-        keys = {tissue: f"p{number}" for tissue, number in MAP_NUMBER.items()} | {"field": "iy"}
-        names = {kind: f"{bids['stem']}_{_KINDS[key][2].removesuffix('.nii.gz')}" for kind, key in keys.items()}
-    else:
-        return {}
-    suffixes = NIFTI_SUFFIXES if modulated.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]
+        return files_beside(modulated, match["stem"], match["letter"])
+    return files_beside(modulated, bids["stem"], None) if bids else {}
+
+
+def files_beside(one: Path, stem: str, letter: str | None = "p") -> dict[str, Path]:
+    """The files of :func:`native_paths` beside one of them, for the stem in its name; no letter for BIDS names."""
+    suffixes = NIFTI_SUFFIXES if one.name.endswith(".gz") else NIFTI_SUFFIXES[::-1]
     native = {}
-    for kind, name in names.items():
-        paths = [modulated.with_name(name + suffix) for suffix in suffixes]
+    for kind, key in {
+        **{tissue: f"p{n}" for tissue, n in MAP_NUMBER.items()},
+        **dict(zip(WARP, WARP, strict=True)),
+    }.items():
+        prefix, end = _KINDS[key][1:]
+        name = f"{stem}_{end.removesuffix('.nii.gz')}" if letter is None else f"{prefix.replace('p', letter)}{stem}"
+        paths = [one.with_name(name + suffix) for suffix in suffixes]
         native[kind] = next((path for path in paths if path.is_file()), paths[0])
+    folder, prefix, end = _KINDS["sidecar"]
+    is_bids = letter is None
+    native["sidecar"] = (
+        one.with_name(f"{stem}_{end}") if is_bids else one.parent.parent / folder / f"{prefix}{stem}.json"
+    )
     return native

@@ -32,6 +32,13 @@ def read_grid(path: Path | str) -> Grid:
     return read_stored(path).canonical_grid
 
 
+def is_whole(path: Path | str) -> bool:
+    """Whether an image file stores whole numbers, unscaled."""
+    header = read_stored(path).header
+    is_scaled = any(value not in (None, 1, 0) for value in getattr(header, "get_slope_inter", lambda: (None, None))())
+    return np.issubdtype(header.get_data_dtype(), np.integer) and not is_scaled
+
+
 def read_shape(path: Path | str) -> tuple[int, ...]:
     """Shape of an image file as stored, from its header alone."""
     return read_stored(path).shape
@@ -189,8 +196,10 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
     ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
     affine = volume.grid.affine @ inv_ornt_aff(ornt, volume.grid.shape)
     data = apply_orientation(data, ornt)
-    if step is None:
-        data = data[..., 0] if data.shape[-1] == 1 else data[:, :, :, None, :]
+    if data.shape[-1] == 1:
+        data = data[..., 0]
+    elif step is None:
+        data = data[:, :, :, None, :]
     image = nib.Nifti1Image(data, affine)
     header = image.header
     code = _MNI_CODE if space == "mni" else _SCANNER_CODE

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import numpy as np
 import torch
 
 from vbmstat.errors import ScanError
-from vbmstat.image.grid import apply_affine, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 
 TISSUES = {"gm": 2, "wm": 3, "csf": 1}  # values in a label map
@@ -86,41 +84,6 @@ def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBD
     for i, j in combinations(range(3), 2):
         squared += (mu * (u[i, j] + u[j, i])).square()
     return _mean_of_finite(squared)
-
-
-def fit_linear(deformation: Volume) -> np.ndarray:
-    """The linear part of a ``y_`` field: template mm -> scan mm, (4, 4), by least squares.
-
-    Fitted to the finite values at every fourth voxel along each axis.
-    """
-    grid = deformation.grid
-    coarse = (slice(None), *(slice(None, None, 4),) * 3)
-    known = torch.isfinite(deformation.data[coarse]).all(0)
-    points = apply_affine(grid.affine, voxel_indices(grid.shape))[coarse][:, known].T.double().numpy()
-    points = np.column_stack([points, np.ones(len(points))])
-    solution = np.linalg.lstsq(points, deformation.data[coarse][:, known].T.double().numpy(), rcond=None)[0]
-    return np.vstack([solution.T, [0, 0, 0, 1]])
-
-
-def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Displacement:
-    """The displacement of a ``y_`` field without its linear part.
-
-    Parameters
-    ----------
-    deformation : Volume, (3, X, Y, Z)
-        Scan point of each template voxel, RAS+ mm (SPM's convention).
-    linear : ndarray, (4, 4), optional
-        Template mm -> scan mm; by default from :func:`fit_linear`.
-
-    Returns
-    -------
-    Displacement
-        Template point -> linearly aligned scan point, mm.
-    """
-    grid = deformation.grid
-    mm = apply_affine(grid.affine, voxel_indices(grid.shape))
-    linear = fit_linear(deformation) if linear is None else linear
-    return Displacement(apply_affine(np.linalg.inv(linear), deformation.data) - mm, grid)
 
 
 def check_same_grid(one: Volume, other: Volume, whose: str, where: str = "") -> None:

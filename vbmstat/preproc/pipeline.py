@@ -29,13 +29,15 @@ import torch
 from vbmstat import assets
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError
+from vbmstat.files.outputs import MAP_STEP
+from vbmstat.image import deform
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.smooth import smooth, smooth_map
-from vbmstat.image.volume import Volume
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.lesions import LesionPlan, Lesions, brought_lesion
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.preproc.steps import bias, brain, linear, modulate, quality, working
+from vbmstat.preproc.steps import bias, brain, linear, quality, working
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.progress import OnStep, ignore
@@ -154,7 +156,7 @@ class Preprocessed:
     warp : Warp
         Displacements: template point -> linearly aligned scan point, and back.
     warped, modulated : Volume
-        GM, WM, CSF on the template's grid (wp, mwp); a fourth channel are the hypointensities, if measured.
+        GM, WM, CSF in template space (wp, mwp); a fourth channel are the hypointensities, if measured.
     smoothed : dict of float to Volume
         Smoothed modulated maps by FWHM in mm (s6mwp).
     quality : Quality
@@ -174,12 +176,36 @@ class Preprocessed:
     @property
     def deformation(self) -> Volume:
         """SPM's ``y_``: scan mm on the template's grid."""
-        return modulate.deformation(self.warp.forward, self.segmented.linear)
+        return deform.deformation(self.warp.forward, self.segmented.linear)
+
+    @property
+    def jacobian(self) -> Volume:
+        """Determinant of the Jacobian of the warp, without the linear part (wj), on the grid of the maps."""
+        whole = Volume(self.warp.forward.jacobian_determinant[None], self.warp.forward.grid)
+        return Volume(resample(whole.data, whole.grid, self.warped.grid, padding_mode="border"), self.warped.grid)
+
+    @property
+    def nonlinear_only(self) -> Volume:
+        """Maps modulated by the warp alone (m0wp): volumes as if all heads had the template's size."""
+        return Volume(self.modulated.data / abs(np.linalg.det(self.segmented.linear)), self.modulated.grid)
+
+    @property
+    def warped_t1w(self) -> Volume:
+        """The bias-corrected brain in template space (wm)."""
+        return deform.pull(self.segmented.work, self.deformation, self.warped.grid)
+
+    @property
+    def affine_tissues(self) -> Volume:
+        """GM and WM on the grid of the maps, registered by the linear matrix alone (rp1, rp2)."""
+        grid, fractions = self.warped.grid, self.segmented.fractions
+        still = Displacement(torch.zeros(3, *grid.shape, device=fractions.data.device), grid)
+        gm_wm = Volume(fractions.data[:2], fractions.grid)
+        return deform.pull(gm_wm, deform.deformation(still, self.segmented.linear))
 
     @property
     def inverse_deformation(self) -> Volume:
         """SPM's ``iy_``: template mm on the brain's box in the scan."""
-        return modulate.inverse_deformation(self.warp.inverse, self.segmented.linear, self.segmented.fractions.grid)
+        return deform.inverse_deformation(self.warp.inverse, self.segmented.linear, self.segmented.fractions.grid)
 
 
 def preprocess_scan(
@@ -216,17 +242,40 @@ def preprocess_scan(
             warp = engine.register(aligned, template, segmented.velocity)
         with clock.step("normalise"):
             maps = segmented.fractions if segmented.wmh is None else _joined(segmented.fractions, segmented.wmh)
-            warped, modulated = modulate.normalise(maps, warp.forward, segmented.linear)
+            points, grid = deform.deformation(warp.forward, segmented.linear), spec.grid_of_maps(template.grid)
+            warped, modulated = normalise(maps, points, grid)
             smoothed = smooth_maps(modulated, spec.fwhm_mm)
-            gm_wm = Volume(warped.data[:2], warped.grid)
+            gm_wm = Volume(warped.data[:2], grid)
+            if not grid.matches(template.grid):
+                gm_wm = deform.pull(Volume(maps.data[:2], maps.grid), points)
             determinant = warp.forward.jacobian_determinant
             measures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
     return Preprocessed(segmented, warp, warped, modulated, smoothed, measures, clock.seconds)
 
 
+def normalise(tissues: Volume, points: Volume, grid: Grid) -> tuple[Volume, Volume]:
+    """Tissue maps in template space, warped (wp) and modulated (mwp).
+
+    ``mwp = wp · |det J|`` with J of the linear and nonlinear part together, so that the sum of a modulated map times
+    the voxel volume is the tissue's volume in the scan (CAT12's convention).
+
+    Parameters
+    ----------
+    tissues : Volume
+        Fractions in the scan's space, any number of channels.
+    points : Volume, (3, X, Y, Z)
+        Scan point (RAS+ mm) of each voxel of the template.
+    grid : Grid
+        Grid of the results.
+    """
+    both = deform.pull(tissues, points, grid, n_amounts=len(tissues.data)).data
+    return Volume(both[: len(tissues.data)], grid), Volume(both[len(tissues.data) :], grid)
+
+
 def smooth_maps(modulated: Volume, fwhm_mm: Sequence[float]) -> dict[float, Volume]:
-    """Modulated maps smoothed by each width, mm."""
-    return {width: smooth_map(modulated, width) for width in fwhm_mm}
+    """Modulated maps smoothed by each width, mm, from the values on disk: the same now as in a later run."""
+    stored = Volume(torch.round(modulated.data / MAP_STEP) * MAP_STEP, modulated.grid)
+    return {width: smooth_map(stored, width) for width in fwhm_mm}
 
 
 def segment_scan(

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vbmstat.errors import VbmstatError
 from vbmstat.files import naming
+from vbmstat.files.outputs import BEFORE_SETS, VBM, parse_outputs
+from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.cat import Cat
 from vbmstat.preproc.engines.classic import Classic
@@ -21,6 +24,7 @@ from vbmstat.preproc.networks.weights import OWN
 
 ENGINES: dict[str, type[Classic]] = {engine.name: engine for engine in (Classic, Cat, Deep)}
 DEFAULT_FWHM_MM = (6.0,)
+VOXEL_SIZES_MM = (1.0, 1.5, 2.0)  # of maps in template space
 # Fields that records of earlier versions lack, and their types
 _SINCE_LESIONS = {
     "wmh": bool,
@@ -29,6 +33,7 @@ _SINCE_LESIONS = {
     "lesion_mask": (str, type(None)),
     "lesion_in_maps": str,
 }
+_SINCE_OUTPUTS = {"outputs": list, "voxel_size_mm": (int, float)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +63,18 @@ class PreprocSpec:
         ``{participant_id}``, ``{session_id}``, ``{scan_id}`` or ``{name}`` in it.
     lesion_in_maps : {"exclude", "keep"}
         Whether the voxels of that lesion are left out of the tissue maps and volumes.
+    outputs : tuple of str
+        Which files are written, beside smoothed maps, volumes and quality: a set (``minimal``, ``vbm``, ``all``) or
+        names of :data:`vbmstat.files.outputs.OUTPUTS`; kept as names.
+    voxel_size_mm : {1.5, 1, 2}
+        Voxel size of the maps in template space.
 
     Raises
     ------
     VbmstatError
         If there is no such engine, naming convention or way to count lesions, weights are given to another engine than
-        ``deep``, a lesion mask to one that cannot leave voxels out, or a width is not one of 0.1 to 50 mm.
+        ``deep``, a lesion mask to one that cannot leave voxels out, a width is not one of 0.1 to 50 mm, or an output is
+        unknown or not one of this engine.
 
     Examples
     --------
@@ -81,6 +92,8 @@ class PreprocSpec:
     wmh_weights: str = OWN
     lesion_mask: str | None = None
     lesion_in_maps: str = IN_MAPS[0]
+    outputs: tuple[str, ...] = (VBM,)
+    voxel_size_mm: float = 1.5
 
     def __post_init__(self) -> None:
         engine = find_engine(self.engine, self.weights)
@@ -93,7 +106,14 @@ class PreprocSpec:
             able = " or ".join(name for name, each in ENGINES.items() if each.takes_lesion_mask)
             msg = f"a lesion mask needs engine {able}: the fits of {self.engine} cannot leave voxels out"
             raise VbmstatError(msg)
+        if self.voxel_size_mm not in VOXEL_SIZES_MM:
+            sizes = ", ".join(f"{size:g}" for size in VOXEL_SIZES_MM)
+            msg = f"expected a voxel size of the template maps of {sizes} mm, got {self.voxel_size_mm!r}"
+            raise VbmstatError(msg)
+        object.__setattr__(self, "voxel_size_mm", float(self.voxel_size_mm))
         object.__setattr__(self, "fwhm_mm", _checked_widths(self.fwhm_mm))
+        without = "" if engine.has_velocity else engine.label
+        object.__setattr__(self, "outputs", parse_outputs(self.outputs, without))
 
     def find_engine(self) -> Classic:
         """The engine with its weights."""
@@ -106,8 +126,16 @@ class PreprocSpec:
         device = self.device if self.device == "auto" else torch.device(self.device).type
         return {
             **asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
-            "wmh_weights": wmh_weights, "lesion_mask": mask,
+            "wmh_weights": wmh_weights, "lesion_mask": mask, "outputs": list(self.outputs),
         }  # fmt: skip
+
+    def grid_of_maps(self, template: Grid) -> Grid:
+        """Grid of the maps in template space: the template's, or one of other voxels between the same outer centres."""
+        ratio = template.voxel_size_mm / self.voxel_size_mm
+        if np.allclose(ratio, 1):
+            return template
+        shape = np.rint((np.array(template.shape) - 1) * ratio).astype(int) + 1
+        return Grid(tuple(shape), template.affine @ np.diag([*(1 / ratio), 1.0]))
 
     def lesion_plan(self, mask: Volume | None = None) -> LesionPlan:
         """What to do about lesions, with the mask of the scan's own."""
@@ -127,13 +155,14 @@ class PreprocSpec:
             If it is not the record of a spec.
         """
         text = (str, type(None))
-        types = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str, **_SINCE_LESIONS}
-        old = types.keys() - _SINCE_LESIONS.keys()
-        sound = isinstance(content, dict) and content.keys() in (types.keys(), old)
+        first = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str}
+        second, types = {**first, **_SINCE_LESIONS}, {**first, **_SINCE_LESIONS, **_SINCE_OUTPUTS}
+        known = [each.keys() for each in (first, second, types)]
+        sound = isinstance(content, dict) and content.keys() in known
         if not sound or not all(isinstance(value, types[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"
             raise VbmstatError(msg)
-        return cls(**content)
+        return cls(**{"outputs": BEFORE_SETS, **content})
 
 
 def find_engine(name: str, weights: str | None = None) -> Classic:

@@ -58,12 +58,13 @@ class Methods:
         return Methods(self.paragraphs + other.paragraphs, self.keys + other.keys)
 
 
-def preprocessing_methods(
+def preprocessing_methods(  # noqa: PLR0913 - the facts of one run
     n_scans: int,
     n_failed: int,
     n_stripped: int,
     engine_versions: Sequence[tuple[str, str]],
     fwhm_mm: Sequence[float],
+    voxel_sizes_mm: Sequence[float] = (1.5,),
 ) -> Methods:
     """Methods of preprocessing.
 
@@ -75,6 +76,8 @@ def preprocessing_methods(
         Engines, and versions of vbmstat, that made the maps.
     fwhm_mm : sequence of float
         Smoothing widths; empty for none.
+    voxel_sizes_mm : sequence of float
+        Voxel sizes of the maps; one, unless runs were mixed.
     """
     widths = " or ".join(f"{width:g}" for width in fwhm_mm)
     smoothed = f", and smoothed with a Gaussian of {widths} mm full width at half maximum" if widths else ""
@@ -94,11 +97,16 @@ def preprocessing_methods(
     steps = [_STEPS[engine] for engine in dict.fromkeys(name for name, _ in engine_versions) if engine in _STEPS]
     last = (
         "The template was CAT12's Template_4_GS [@gaser2024] in MNI152NLin2009cAsym space [@fonov2011] with voxels of "
-        "1.5 mm. Warped maps were modulated by the determinant of the whole Jacobian (affine and nonlinear), so that "
-        f"they measure local volume{smoothed}. Total "
+        f"1.5 mm{_written_at(voxel_sizes_mm)}. Warped maps were modulated by the determinant of the whole Jacobian "
+        f"(affine and nonlinear), so that they measure local volume{smoothed}. Total "
         "intracranial volume is the sum of grey matter, white matter and cerebrospinal fluid in the unwarped scan."
     )
     return _with_citations([" ".join([first, *steps, last])])
+
+
+def _written_at(voxel_sizes_mm: Sequence[float]) -> str:
+    sizes = " or ".join(f"{size:g}" for size in voxel_sizes_mm)
+    return "" if sizes == "1.5" else f"; maps were written with voxels of {sizes} mm"
 
 
 def lesion_methods(wmh_as: Sequence[str], n_masks: int) -> Methods:

@@ -59,6 +59,12 @@ class Preprocessing:
         return [name for name in (*VOLUMES, *LESIONS_ML) if name in self.table]
 
     @property
+    def voxel_sizes_mm(self) -> list[float]:
+        """Voxel sizes of the maps in template space, from the scans' records."""
+        specs = [record.get("spec") for record in self.sidecars.values()]
+        return sorted({float(spec.get("voxel_size_mm", 1.5)) for spec in specs if isinstance(spec, dict)}) or [1.5]
+
+    @property
     def fwhm_mm(self) -> list[float]:
         """FWHM of the smoothed maps, mm."""
         return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
@@ -91,7 +97,12 @@ class Preprocessing:
         """The methods section."""
         stripped = self.table.get("came_stripped", pd.Series(dtype=object)).astype(str).str.lower() == "true"
         made = preprocessing_methods(
-            len(self.table), len(self.failures), int(stripped.sum()), self.engine_versions, self.fwhm_mm
+            len(self.table),
+            len(self.failures),
+            int(stripped.sum()),
+            self.engine_versions,
+            self.fwhm_mm,
+            self.voxel_sizes_mm,
         )
         ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
         n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())

@@ -116,6 +116,39 @@ def mean_in_labels(image: Volume, shares: sparse.csr_array) -> tuple[np.ndarray,
     return mean, weights * image.grid.voxel_volume_ml
 
 
+def sums_in_labels(image: Volume, shares: sparse.csr_array) -> np.ndarray:
+    """Voxels of an image in each label, and the sums of their values and squares, (3, n_labels), float64.
+
+    Parameters
+    ----------
+    image : Volume, (1, X, Y, Z)
+        Any map; voxels that are not finite are left out.
+    shares : csr_array, (n_labels, n_voxels)
+        From :func:`vbmstat.roi.native.native_shares` on the image's grid: a voxel on a border counts in part.
+
+    Raises
+    ------
+    ScanError
+        If no voxel with a value lies in a label.
+    """
+    values = image.data[0].numpy().reshape(-1).astype(np.float64)
+    known = np.isfinite(values)
+    values = np.where(known, values, 0.0)
+    sums = np.stack([np.asarray(shares @ each) for each in (known.astype(np.float64), values, values**2)])
+    if not sums[0].any():
+        msg = "expected an image in the scan's own space, got one without any value in a label of the atlas"
+        raise ScanError(msg)
+    return sums
+
+
+def moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, standard deviation and number of voxels from :func:`sums_in_labels`; NaN without a voxel."""
+    n, total, squares = sums
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / n
+        return mean, np.sqrt((squares / n - mean**2).clip(min=0)), n
+
+
 def _axis_overlap(on: Grid, atlas: Grid, axis: int) -> np.ndarray:
     """Share of each voxel of `on` along an axis that each voxel of the atlas covers, (n_on, n_atlas)."""
     for grid in (on, atlas):

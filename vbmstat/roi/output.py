@@ -98,7 +98,7 @@ def to_wide(tidy: pd.DataFrame, column: str) -> pd.DataFrame:
     {'participant_id': ['01'], 'a_1_4_gm_ml': [5.0], 'a_1_9_gm_ml': [6.0]}
     """
     keys = [key for key in ID_COLUMNS if key in tidy]
-    values = [name for name in tidy if str(name).endswith(("_ml", "_mean"))]
+    values = [name for name in tidy if str(name).endswith(("_ml", "_mean", "_sd", "_voxels"))]
     row = "label" if "label" in tidy else column
     rows = tidy.drop_duplicates(row)
     marks = rows["label"] if "label" in rows else range(1, len(rows) + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 from vbmstat.errors import ScanError
 from vbmstat.files import naming
 from vbmstat.files.filenames import same_file_key, unique_names
+from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.roi.atlas import Atlas, SoftAtlas
-from vbmstat.roi.measure import label_shares, mean_in_labels, measure_map
+from vbmstat.roi.measure import label_shares, mean_in_labels, measure_map, sums_in_labels
 from vbmstat.roi.native import check_coverage, native_labels, native_shares
 from vbmstat.roi.soft import soft_native_shares, soft_shares
 from vbmstat.tables.cohort import Cohort
@@ -25,10 +26,10 @@ from vbmstat.tables.cohort import Cohort
 def check_some_field(cohort: Cohort, columns: Sequence[str]) -> None:
     """Refuse native space if no map in the columns has an inverse field beside it: one error, not one per scan."""
     entries = [str(entry) for column in columns for entry in cohort.table[column].dropna()]
-    fields = [naming.native_paths(cohort.folder / entry).get("field") for entry in entries]
-    if not any(field is not None and field.is_file() for field in fields):
+    paths = [naming.native_paths(cohort.folder / entry) for entry in entries]
+    if not any(each and ScanWarp(each).is_known for each in paths):
         unknown = f"{entries[0]} is by a program not known to write any"
-        wanted = unknown if fields[0] is None else f"e.g. {fields[0]}"
+        wanted = f"e.g. {paths[0]['iy']}" if paths[0] else unknown
         msg = f"no scan has its inverse field ({wanted}); write them with the maps, or measure in template space"
         raise ScanError(msg)
 
@@ -84,16 +85,28 @@ class InScan:
             msg = f"{modulated}: expected the name of a map by CAT12, SPM, T1Prep or vbmstat, which have inverse fields"
             raise ScanError(msg)
         fractions = io.read_volume(paths[tissue])
-        if self.scan is None or self.scan[0] != paths["field"] or not self.scan[1].matches(fractions.grid):
-            self._warp_atlas(paths["field"], fractions.grid)
+        if self.scan is None or self.scan[0] != paths["iy"] or not self.scan[1].matches(fractions.grid):
+            self._warp_atlas(paths, fractions.grid)
         with _naming(paths[tissue]):
             check_coverage(fractions, self.field)
             return measure_map(fractions, self.shares, tissue == naming.WMH)
 
-    def _warp_atlas(self, path: Path, grid: Grid) -> None:
+    def sums(self, modulated: Path, image: Path) -> np.ndarray:
+        """Voxels, sums and sums of squares of an image of the scan in each label, (3, n_labels); on its own grid."""
+        paths = naming.native_paths(modulated)
+        if not paths:
+            msg = f"{modulated}: expected the name of a map by CAT12, SPM, T1Prep or vbmstat, which have inverse fields"
+            raise ScanError(msg)
+        values = io.read_volume(image)
+        with _naming(image):
+            self._warp_atlas(paths, values.grid)
+            return sums_in_labels(values, self.shares)
+
+    def _warp_atlas(self, paths: Mapping[str, Path], grid: Grid) -> None:
         """Read a scan's inverse field and compute the label shares on its grid."""
-        self.scan = None
-        self.field = _inverse_field(path)
+        self.scan, path = None, paths["iy"]
+        warp = ScanWarp(paths)
+        self.field = warp.to_template(warp.box or grid)
         shares = soft_native_shares if isinstance(self.atlas, SoftAtlas) else native_shares
         self.shares = shares(self.atlas, self.field, grid)
         if self.label_images is not None:
@@ -104,18 +117,6 @@ class InScan:
             labels = native_labels(self.atlas, self.field, grid)
             io.write_volume(Path(self.label_images) / f"{name}.nii.gz", labels, dtype="int32", space="scanner")
         self.scan = path, grid
-
-
-def _inverse_field(path: Path) -> Volume:
-    """An ``iy_`` file: three channels, template mm."""
-    if not path.is_file():
-        msg = f"{path}: no such file; volumes in native space need the inverse field, write it or use --space template"
-        raise ScanError(msg)
-    field = io.read_channels(path)
-    if field.data.shape[0] != 3:
-        msg = f"{path}: expected a field of 3 mm coordinates, got {field.data.shape[0]}"
-        raise ScanError(msg)
-    return field
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from vbmstat.files.search import images_instead
 from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
+from vbmstat.roi.images import measure_images
 from vbmstat.roi.spaces import InScan, InTemplate, check_some_field
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort, closest
 from vbmstat.tables.flow import Step
@@ -103,6 +104,7 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     *,
     space: str | Native = "template",
     means: Sequence[str] = (),
+    images: Sequence[str] = (),
     report: OnProgress = ignore,
 ) -> RoiTables:
     """Volumes (mL) of each label and merged region of an atlas, for every scan of a cohort.
@@ -121,6 +123,10 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
         Sum modulated maps in template space, or tissue fractions in the scan's own space.
     means : sequence of str
         Columns with maps in template space (tissue, FA, any) whose mean in each label is wanted too.
+    images : sequence of str
+        Images of the scans in their own space (PET, quantitative maps), whose mean, standard deviation and number of
+        voxels in each label are wanted too: paths with ``{participant_id}``, ``{session_id}``, ``{scan_id}`` or
+        ``{name}``. The atlas is carried to the image's own grid; the image is not resampled.
     report : callable, optional
         Called with (stage, done, total) after each scan.
 
@@ -177,6 +183,9 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
         both = parts.groupby(keys, sort=False)[["total", "weight"]].agg(lambda values: values.sum(skipna=False))
         labels[f"{column}_mean"] = average.reshape(-1).round(6)
         sums[f"{column}_mean"] = both["total"] / both["weight"]
+    of_images = measure_images(cohort, atlas, images, labels, keys)
+    labels, sums = labels.assign(**of_images.labels), sums.assign(**of_images.regions)
+    failures = pd.concat([failures, of_images.failures], ignore_index=True)
     regions = sums.round(6).reset_index()
     not_measured = tuple(tissue for tissue in tissues if tissue not in present)
     where = space if isinstance(space, str) else "native"

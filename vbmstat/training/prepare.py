@@ -17,10 +17,12 @@ import torch
 from vbmstat import assets
 from vbmstat.assets.provenance import find_file
 from vbmstat.errors import VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io, storage
+from vbmstat.image.deform import displacement_of, fit_linear
 from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Volume
-from vbmstat.metrics.accuracy import displacement_of, fit_linear
 from vbmstat.preproc.networks.cascade import region_grid, resample_low_passed, tissue_fractions, view_grid
 from vbmstat.preproc.networks.intensity import brain_range
 from vbmstat.preproc.networks.patches import REGION_SHAPE
@@ -128,7 +130,7 @@ def cases_of_run(
         stem = path.name.removeprefix("p0").split(".nii")[0]
         report(f"{group}/{stem}")
         p0 = io.read_volume(path)
-        deformation = io.read_channels(_sibling(path, "y_"))
+        deformation = ScanWarp(naming.files_beside(path, stem)).to_scan
         if registration:
             gm_wm = Volume(tissue_fractions(p0.data[0])[:2], p0.grid)
             arrays = registration_arrays(gm_wm, deformation, view)

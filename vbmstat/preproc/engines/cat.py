@@ -48,6 +48,11 @@ class Cat(Classic):
     name: ClassVar[str] = "cat"
     takes_lesion_mask: ClassVar[bool] = False
 
+    @property
+    def has_velocity(self) -> bool:
+        """No: shooting follows a geodesic, whose velocity changes on the way."""
+        return False
+
     def parameters(self) -> dict[str, Any]:
         """Version and settings of `cat_surf`; raises AssetError if it is not installed."""
         _cat_surf()

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from vbmstat.image import deform
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps import bias, cleanup, denoise, linear, modulate, priors, tissue, warp, working
+from vbmstat.preproc.steps import bias, cleanup, denoise, linear, priors, tissue, warp, working
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.working import Brain
 
@@ -50,6 +51,11 @@ class Classic:
 
     name: ClassVar[str] = "classic"
     takes_lesion_mask: ClassVar[bool] = True  # whether its fits can leave voxels out
+
+    @property
+    def has_velocity(self) -> bool:
+        """Whether its warps are flows of one velocity."""
+        return True
 
     @property
     def label(self) -> str:
@@ -115,5 +121,5 @@ def warped_priors(template: Volume, velocity: torch.Tensor | None, matrix: np.nd
     """Priors of GM, WM, CSF on a scan's grid, by a coarse velocity, or by the linear matrix alone."""
     coordinates = None
     if velocity is not None:
-        coordinates = modulate.inverse_deformation(warp.displacement(-velocity, template.grid), matrix, grid)
+        coordinates = deform.inverse_deformation(warp.displacement(-velocity, template.grid), matrix, grid)
     return priors.tissue_priors(template, matrix, grid, coordinates)

@@ -18,12 +18,12 @@ import torch
 from torch.nn import functional
 
 from vbmstat import assets
-from vbmstat.errors import ScanError
+from vbmstat.errors import AssetError, ScanError
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.networks import cascade, symnet
-from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set
+from vbmstat.preproc.networks.weights import OWN, NetworkSet, find_set, is_published
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.linear import refine_with_tissues
 from vbmstat.preproc.steps.priors import nuclei_as_gm
@@ -52,6 +52,17 @@ class Deep(Classic):
     name: ClassVar[str] = "deep"
     takes_lesion_mask: ClassVar[bool] = False
     weights: str = OWN
+
+    @property
+    def has_velocity(self) -> bool:
+        """Only with networks whose velocity is refined: the published one composes two halves."""
+        if self.weights == OWN or is_published(self.weights):
+            return self.weights == OWN
+        try:
+            network_set = networks(self.weights, torch.device("cpu"))
+        except AssetError:
+            return True  # the plan of the run reports it
+        return network_set.warp is None or network_set.refine_warp
 
     @property
     def label(self) -> str:

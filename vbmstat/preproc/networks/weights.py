@@ -102,6 +102,11 @@ def find_set(name: str, device: torch.device | str = "cpu") -> NetworkSet:
     raise AssetError(msg)
 
 
+def is_published(name: str) -> bool:
+    """Whether a set, or the one in a folder, is the published one; nothing is loaded."""
+    return name == PUBLISHED or (name != OWN and (Path(name) / _WHOLE).is_file())
+
+
 def shipped_folder() -> Path:
     """Folder of this project's networks in the package."""
     return Path(str(resources.files("vbmstat") / "weights"))

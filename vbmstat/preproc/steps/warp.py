@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vbmstat.image.deform import exponential
 from vbmstat.image.grid import Grid, sample, voxel_indices
 from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
 from vbmstat.preproc.steps.left_out import N_TISSUES, average_known
@@ -115,26 +116,6 @@ def displacement(velocity: torch.Tensor, grid: Grid) -> Displacement:
     return Displacement(_crop(moved, grid.shape).contiguous(), grid)
 
 
-def exponential(velocity: torch.Tensor) -> torch.Tensor:
-    """Displacement of the flow of a stationary velocity field after unit time, by scaling and squaring.
-
-    Parameters
-    ----------
-    velocity : Tensor, (3, X, Y, Z), voxels
-
-    Returns
-    -------
-    Tensor, (3, X, Y, Z), voxels
-    """
-    largest = float(velocity.square().sum(0).max().sqrt())
-    n_squarings = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / 0.25))))
-    moved = velocity / 2.0**n_squarings
-    identity = voxel_indices(velocity.shape[1:], velocity.device)
-    for _ in range(n_squarings):
-        moved = moved + sample(moved, identity + moved, padding_mode="border")
-    return moved
-
-
 class Warp(NamedTuple):
     """A warp and its inverse, both on the template's grid.
 
@@ -144,16 +125,23 @@ class Warp(NamedTuple):
         Template point -> linearly aligned scan point, mm.
     inverse : Displacement
         Linearly aligned scan point -> template point, mm.
+    velocity : Volume, (3, X, Y, Z), mm, optional
+        Stationary velocity whose flow is the warp, on the template's grid and around it; None where there is none.
     """
 
     forward: Displacement
     inverse: Displacement
+    velocity: Volume | None = None
 
 
 def register_both_ways(tissues: Volume, template: Volume, start: torch.Tensor | None = None) -> Warp:
     """Warp and inverse; parameters as in :func:`register`."""
     velocity = register(tissues, template, start=start)
-    return Warp(displacement(velocity, template.grid), displacement(-velocity, template.grid))
+    first = np.array([side.start for side in _window(template.grid.shape)])
+    affine = template.grid.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ first
+    whole = Volume(velocity, Grid(PADDED_SHAPE, affine))
+    return Warp(displacement(velocity, template.grid), displacement(-velocity, template.grid), whole)
 
 
 class _Level:
