@@ -37,7 +37,7 @@ def normalise(tissues: Volume, field: Displacement, linear: np.ndarray) -> tuple
     """
     grid = field.grid
     identity = voxel_indices(grid.shape, tissues.data.device)
-    offset_field = field.data / torch.as_tensor(grid.voxel_size_mm, dtype=torch.float32).reshape(3, 1, 1, 1)  # voxels
+    offset_field = field.data / field.data.new_tensor(grid.voxel_size_mm).reshape(3, 1, 1, 1)  # voxels
     determinant = field.jacobian_determinant[None] * float(abs(np.linalg.det(linear[:3, :3])))
     to_scan_voxel = np.linalg.inv(tissues.grid.affine) @ linear @ grid.affine
     warped, modulated = (torch.zeros(tissues.data.shape[0], *grid.shape, device=identity.device) for _ in range(2))
