@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.device_cases import CASES, HALF, CatSurf, coarse, make_world, numbers, on_device, small_set
+from tests.device_cases import CASES, HALF, CatSurf, coarse, make_world, numbers, on_device
 from tests.glm.conftest import GRID, make_images, make_table
 from tests.pretend_gpu import pretend_gpu
 from vbmstat import fit_glm, preproc, tracts
@@ -28,7 +28,7 @@ from vbmstat.image import grid, io, smooth, volume
 from vbmstat.image.volume import Volume
 from vbmstat.maps.store import ArrayMaps
 from vbmstat.preproc import pipeline
-from vbmstat.preproc.engines import cat, deep
+from vbmstat.preproc.engines import cat
 from vbmstat.preproc.spec import ENGINES, PreprocSpec
 
 ON_A_DEVICE = re.compile(r"Tensor|Volume|Displacement|Brain|Evidence|Segmentation|torch\.device")
@@ -109,21 +109,17 @@ def test_every_function_on_a_device_is_a_case():
     covered = {*map(name_of, CASES), *ELSEWHERE}
     missing = [one for one in public_functions() if one not in covered and one.rpartition(".")[0] not in covered]
     assert not missing
-    assert set(ENGINES) == {"classic", "cat", "deep"}  # test_a_scan_from_file_to_file
+    assert set(ENGINES) == {"classic", "cat", "deep"}  # the cases have the parts of deep
     options = {str(value) for model in MODELS.values() for value in model.values()}
     kinds = {kind for kind in INFERENCE_KINDS if any(kind in one for one in options)}
     assert (kinds, set(VARIANCES) - set(MODELS)) == (set(INFERENCE_KINDS), set())
     assert set(SCHEMES) <= options
 
 
-@pytest.mark.parametrize("engine", ["cat", "deep"])
-def test_a_scan_by_another_engine(engine, world, gpu, monkeypatch):
-    monkeypatch.setattr(
-        deep, "networks", lambda _, device: small_set(on_device(world, device), patched=False, refine=True)
-    )
+def test_a_scan_by_engine_cat(world, gpu, monkeypatch):
     monkeypatch.setattr(cat, "_cat_surf", CatSurf)
     monkeypatch.setattr(cat.metadata, "version", lambda _: "stand-in")
-    done = pipeline.preprocess_scan(world.t1w, PreprocSpec(engine=engine, device="cuda", fwhm_mm=0))
+    done = pipeline.preprocess_scan(world.t1w, PreprocSpec(engine="cat", device="cuda", fwhm_mm=0))
     assert done.modulated.data.device == gpu
     assert done.modulated.sums_ml == pytest.approx(done.segmented.volumes_ml, rel=0.1)
 
