@@ -9,13 +9,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-all lint docs clean
+.PHONY: help demo test test-all lint docs gpu gpu-wheels clean
 
 help:
 	@echo "make demo      simulate a small cohort, preprocess it, fit gm ~ age + sex + tiv, print where to look"
 	@echo "make test      style, types, import rules, and all tests that take no whole scan"
 	@echo "make test-all  everything, whole scans too"
 	@echo "make docs      the documentation as web pages, in site/ (Python 3.11 or newer)"
+	@echo "make gpu       CUDA tests, differences from the CPU, and speed, on a machine with a GPU (at most 8 minutes)"
 	@echo "make clean     remove the environment, caches and the demo's output"
 
 demo: $(STAMP)
@@ -43,6 +44,18 @@ docs: $(STAMP)
 	@! grep -rnE '<(script|link|img|iframe)[^>]+(src|href)="?(https?:)?//' site --include=*.html
 	@echo "open site/index.html (to search in it, too: $(BIN)/python -m http.server -d site)"
 
+gpu:
+	$(PYTHON) benchmarks/gpu/run.py $(if $(wildcard .whl/*.whl),--wheels .whl)
+
+# What a bare machine with torch, scipy, pandas, numba, matplotlib, statsmodels, scikit-learn and pytest lacks.
+GPU_WHEELS := nibabel nilearn formulaic interface-meta wrapt narwhals deepbet deepmriprep connected-components-3d \
+  fill-voids fastremap pooch platformdirs isal tfce typer shellingham pytest-timeout
+gpu-wheels: $(STAMP)
+	$(PIP) download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \
+	  --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	  -c constraints.txt -d .whl $(GPU_WHEELS)
+	@du -sh .whl
+
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
@@ -54,5 +67,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist site
+	rm -rf .venv .whl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -45,7 +45,7 @@ def inverse_of(displacement: Displacement) -> Displacement:
     grid = displacement.grid
     to_voxels = np.eye(4)
     to_voxels[:3, :3] = np.linalg.inv(grid.affine[:3, :3])
-    identity, moved = voxel_indices(grid.shape), -displacement.data
+    identity, moved = voxel_indices(grid.shape, displacement.data.device), -displacement.data
     for _ in range(_N_INVERSIONS):
         before, moved = (
             moved,
@@ -88,9 +88,9 @@ def fit_linear(deformation: Volume) -> np.ndarray:
     grid = deformation.grid
     coarse = (slice(None), *(slice(None, None, 4),) * 3)
     known = torch.isfinite(deformation.data[coarse]).all(0)
-    points = apply_affine(grid.affine, voxel_indices(grid.shape))[coarse][:, known].T.double().numpy()
+    points = apply_affine(grid.affine, voxel_indices(grid.shape))[coarse][:, known.cpu()].T.double().numpy()
     points = np.column_stack([points, np.ones(len(points))])
-    solution = np.linalg.lstsq(points, deformation.data[coarse][:, known].T.double().numpy(), rcond=None)[0]
+    solution = np.linalg.lstsq(points, deformation.data[coarse][:, known].T.double().cpu().numpy(), rcond=None)[0]
     return np.vstack([solution.T, [0, 0, 0, 1]])
 
 
@@ -110,7 +110,7 @@ def displacement_of(deformation: Volume, linear: np.ndarray | None = None) -> Di
         Template point -> linearly aligned scan point, mm.
     """
     grid = deformation.grid
-    mm = apply_affine(grid.affine, voxel_indices(grid.shape))
+    mm = apply_affine(grid.affine, voxel_indices(grid.shape, deformation.data.device))
     linear = fit_linear(deformation) if linear is None else linear
     return Displacement(apply_affine(np.linalg.inv(linear), deformation.data) - mm, grid)
 
@@ -153,7 +153,7 @@ def pull(images: Volume, points: Volume, on: Grid | None = None, n_amounts: int 
 def pull_labels(labels: Volume, points: Volume, on: Grid | None = None) -> Volume:
     """A label image pulled through a field: the label at each voxel's centre; parameters as in :func:`pull`."""
     grid = points.grid if on is None else on
-    at = apply_affine(np.linalg.inv(points.grid.affine) @ grid.affine, voxel_indices(grid.shape))
+    at = apply_affine(np.linalg.inv(points.grid.affine) @ grid.affine, voxel_indices(grid.shape, labels.data.device))
     there = sample(points.data, at, padding_mode="border")
     return Volume(sample(labels.data, apply_affine(np.linalg.inv(labels.grid.affine), there), "nearest"), grid)
 
