@@ -33,7 +33,7 @@ from vbmstat.glm.design.contrast import build_contrasts
 from vbmstat.glm.design.formula import split_formula, split_map_term
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design, build_design
-from vbmstat.glm.pooled.analysis import pool_sites
+from vbmstat.glm.pooled.file import read_sums
 from vbmstat.harmonize.model import load_model
 from vbmstat.image import io, storage
 from vbmstat.maps.pack import open_store, pack_maps
@@ -381,7 +381,8 @@ def read_model(drawn: bytes, folder: Path) -> None:
 
 _SITE = {
     "format": 1, "response": "gm", "formula": "1", "columns": ["Intercept"], "terms": {"Intercept": ["Intercept"]},
-    "references": [], "n_scans": 20, "weights": None, "mask": {}, "fwhm_mm": 6, "made_from": {"engine": ["classic"]},
+    "references": [], "n_scans": 20, "weights": None, "fwhm_mm": 6,
+    "mask": {"threshold": 0.1, "share": 1.0, "image": False}, "made_from": {"engine": ["classic"]},
     "scans_sha256": "0", "version": "0.1.0", "shape": [2, 2, 2], "axcodes": "LAS",
 }  # fmt: skip
 SUMS = st.one_of(json_like(_SITE), st.sampled_from([b"PK\x03\x04", b"PK\x05\x06" + bytes(18)]))
@@ -390,15 +391,11 @@ SUMS = st.one_of(json_like(_SITE), st.sampled_from([b"PK\x03\x04", b"PK\x05\x06"
 def read_site(drawn: bytes, folder: Path) -> None:
     one, voxels = np.ones((1, 1)), np.arange(3)
     arrays = {"factor": one, "constant": one[0], "coordinates": np.ones((1, 3)), "residual_squares": np.ones(3)}
-    for name, about in (("a", drawn), ("b", json.dumps(_SITE | {"scans_sha256": "1"}).encode())):
-        with (folder / f"{name}.vbm").open("wb") as stream:
-            text = np.array(about.decode("utf-8", "replace"))
-            np.savez(stream, about=text, affine=np.eye(4), voxel_index=voxels, **arrays)
+    with (folder / "a.vbm").open("wb") as stream:
+        text = np.array(drawn.decode("utf-8", "replace"))
+        np.savez(stream, about=text, affine=np.eye(4), voxel_index=voxels, **arrays)
     (folder / "raw.vbm").write_bytes(drawn)
-    _each(
-        lambda: pool_sites([folder / "a.vbm", folder / "b.vbm"]),
-        lambda: pool_sites([folder / "raw.vbm", folder / "b.vbm"]),
-    )
+    _each(lambda: read_sums(folder / "a.vbm"), lambda: read_sums(folder / "raw.vbm"))
 
 
 _PLAN = """

@@ -101,6 +101,8 @@ def _check(sums: SiteSums) -> None:
     texts = (about.response, about.formula, about.scans_sha256, *about.columns, *about.terms, *about.references)
     if not all(isinstance(one, str) for one in texts) or not isinstance(about.fwhm_mm, float | int | None):
         raise ValueError("a header of other types")  # noqa: EM101
+    if set(about.mask) != {"threshold", "share", "image"}:
+        raise ValueError("the mask's rule")  # noqa: EM101
     if n_columns != len(about.columns) or set(about.columns) != {one for own in about.terms.values() for one in own}:
         raise ValueError("columns and terms do not fit")  # noqa: EM101
     if not isinstance(about.n_scans, int) or not rank < about.n_scans or not rank or not n_voxels:
