@@ -36,7 +36,8 @@ LISTED = (deform, grid, smooth, volume, preproc, tracts)  # modules and packages
 ELSEWHERE = {  # why a function needs no case
     "tracts.outputs": "on the CPU: reads and writes files", "tracts.prior": "on the CPU", "tracts.references": "files",
     "tracts.structure_tensor": "on the CPU, by scipy", "tracts.network.cube_around": "before the network, on the CPU",
-    "tracts.network.directions_on": "before the network, on the CPU", "tracts.network.predict_tracts": "on the CPU",
+    "tracts.network.needed_side": "a number", "tracts.network.directions_on": "before the network, on the CPU",
+    "tracts.network.predict_tracts": "on the CPU",
     "tracts.network.load_tract_network": "test_the_networks_of_tracts_load",
     "preproc.pipeline": "test_a_scan_from_file_to_file", "preproc.lesions.wmh_network": "test_a_scan_from_file_to_file",
     "preproc.networks.weights.find_set": "deep.networks",
