@@ -18,6 +18,7 @@ OF_NO_MODULE = {
     "glm/test_on_cluster.py",
     "glm/test_r.py",
     "glm/test_selected.py",
+    "test_gpu.py",
     "report/test_in_browser.py",
     "report/test_links.py",
     "test_containers.py",

@@ -61,7 +61,7 @@ def test_same_bytes(done, tmp_path):
     sidecar, place = done
     compared = again(sidecar, [place], tmp_path / "again")
     assert {one.status for one in compared} == {"same bytes"}
-    assert len(compared) == 18
+    assert len(compared) == 17
     assert not rerun.differences(rerun.read_record(sidecar))
 
 

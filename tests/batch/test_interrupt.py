@@ -24,7 +24,7 @@ def test_a_folder_is_the_same_after_kills_and_with_two_runs_on_it(tmp_path):
     )  # fmt: skip
     found = json.loads(finished.stdout)
     killed, both = found["killed"], found["together"]
-    assert found["files"] == 6 * 19 + 9  # cohort, failures, inputs with dictionaries; cohort.png, description, manifest
+    assert found["files"] == 6 * 18 + 9  # cohort, failures, inputs with dictionaries; cohort.png, description, manifest
     assert killed["n_kills"] == 3
     assert killed["exit_codes"] == [0]
     assert killed["files_that_differ"] == []

@@ -65,9 +65,11 @@ def test_an_amount_keeps_its_total_both_ways_and_comes_back(folder, tmp_path):
     assert there.name == "mwsub-1_pet.nii.gz"
     carried = io.read_volume(there)
     assert carried.grid.matches(GRID)
-    assert float(carried.data.sum()) == pytest.approx(float(pet.sum()), rel=0.005)
+    total_ml = float(pet.sum()) * PET.voxel_volume_ml
+    assert float(carried.data.sum()) * GRID.voxel_volume_ml == pytest.approx(total_ml, rel=0.005)
     (back,) = carry([str(there)], folder / "sub-1_T1w", "scan", kind=AMOUNT, out=tmp_path, voxel_size_mm=2).written
-    assert float(io.read_volume(back).data.sum()) == pytest.approx(float(pet.sum()), rel=0.005)
+    again = io.read_volume(back)
+    assert float(again.data.sum()) * again.grid.voxel_volume_ml == pytest.approx(total_ml, rel=0.005)
 
 
 def test_intensities_come_back_to_the_scan_s_own_grid(folder, tmp_path):
@@ -95,8 +97,10 @@ def test_an_atlas_is_taken_as_labels_and_keeps_its_values_and_volumes(folder, tm
     labels = io.read_volume(done.written[0])
     assert labels.data.unique().tolist() == [0, 17, 41]
     amount = carry([given], folder / "sub-1", "scan", kind=AMOUNT, out=tmp_path)  # the other way to the same volumes
-    weighted = 17 * (atlas == 17).sum() + 41 * (atlas == 41).sum()
-    assert float(io.read_volume(amount.written[0]).data.sum()) == pytest.approx(float(weighted), rel=0.005)
+    weighted = float(17 * (atlas == 17).sum() + 41 * (atlas == 41).sum()) * grid.voxel_volume_ml
+    assert float(io.read_volume(amount.written[0]).data.sum()) * T1W.voxel_volume_ml == pytest.approx(
+        weighted, rel=0.005
+    )
     mm = np.linalg.det(MATRIX)
     for value in (17, 41):
         before, after = (

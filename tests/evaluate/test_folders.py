@@ -214,7 +214,7 @@ def test_deepmriprep_names_are_understood(pair, tmp_path):
     evaluation = evaluate_folders([pair[0], folder])
     row = evaluation.scans.set_index(["folder", "reference"]).loc[("deepmriprep", "one")]
     assert row[["dice_gm", "r_mwp2"]].notna().all()
-    assert evaluation.notes == ["deepmriprep: no fields (y_): no linear elasticity, no Jacobian"]
+    assert evaluation.notes == ["deepmriprep: no fields (y_, u_): no linear elasticity, no Jacobian"]
 
 
 def test_each_missing_kind_of_file_is_noted_once(tmp_path):
@@ -383,7 +383,7 @@ def test_the_command_writes_both_tables(pair, tmp_path):
         app, ["evaluate", "folders", *map(str, pair), "--reference", str(pair[1]), "--out", str(tmp_path / "tables")]
     )
     assert done.exit_code == 0, done.output
-    assert "note: other: no fields (y_): no linear elasticity, no Jacobian" in done.output
+    assert "note: other: no fields (y_, u_): no linear elasticity, no Jacobian" in done.output
     assert (tmp_path / "tables" / "evaluation_scans.tsv").read_text().startswith("scan\tfolder\treference\t")
     assert "dice_gm" in (tmp_path / "tables" / "evaluation_summary.tsv").read_text()
     assert (tmp_path / "tables" / "worst_one.png").read_bytes().startswith(b"\x89PNG")

@@ -99,7 +99,7 @@ def test_lesions_are_recorded_and_older_records_are_read():
     again = PreprocSpec.from_record(record)
     assert (again.wmh, again.wmh_as, again.lesion_in_maps) == (True, "class", "keep")
     old = {name: record[name] for name in ("engine", "weights", "device", "fwhm_mm", "names")}
-    assert PreprocSpec.from_record(old) == PreprocSpec()
+    assert PreprocSpec.from_record(old) == PreprocSpec(outputs=BEFORE_SETS)
 
 
 def test_outputs_and_voxels_are_recorded_and_older_records_have_what_was_written_then():

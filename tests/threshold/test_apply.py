@@ -174,6 +174,23 @@ def test_nothing_left_is_said(model, tmp_path):
     assert "nothing is left" in said.output
 
 
+@pytest.mark.parametrize("which", [t_map, f_map])
+def test_z_of_a_tested_statistic_is_refused(model, which):
+    """Null maxima are of t or F, and z of a small F is negative without meaning less than nothing."""
+    path = Path(str(which(model)).replace("_stat-t_", "_stat-z_").replace("_stat-F_", "_stat-z_"))
+    with pytest.raises(VbmstatError, match=f"threshold {which(model).name}"):
+        open_statistic(path)
+
+
+def test_a_one_sided_model_stays_one_sided_without_corrected_inference(model, tmp_path):
+    shutil.copytree(model, tmp_path / "glm")
+    record = json.loads((tmp_path / "glm" / "glm.json").read_text())
+    record["inference"], record["spec"]["inference"]["one_sided"] = None, True
+    (tmp_path / "glm" / "glm.json").write_text(json.dumps(record))
+    next((tmp_path / "glm").glob("contrast-group*_nullmaxima.tsv")).unlink()
+    assert open_statistic(t_map(tmp_path / "glm")).sides == 1
+
+
 def test_other_tails_than_the_permutations(model):
     with pytest.raises(VbmstatError, match="its permutations were two-sided"):
         open_statistic(t_map(model), one_sided=True)

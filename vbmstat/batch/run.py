@@ -120,7 +120,8 @@ def preprocess(
         near = cohort.closest(name, [*of_spec, *of_execution, "participants"]) or "none"
         msg = f"preprocess has no option {name!r} (nearest {near})"
         raise TypeError(msg)
-    spec = replace(spec or PreprocSpec(), **{name: value for name, value in options.items() if name in of_spec})
+    named = {name: value for name, value in options.items() if name in of_spec}
+    spec = PreprocSpec(**named) if spec is None else replace(spec, **named)
     execution = Execution(**{name: value for name, value in options.items() if name in of_execution})
     return run_plan(make_plan(inputs, out, spec, execution, participants), workers, on_event).cohort
 

@@ -1,8 +1,8 @@
 """Carry images through the warps of finished scans: into the template, or from it into the scans.
 
 An image is resampled once, from its own grid to that of the result. Intensities are interpolated; labels keep their
-values; amounts (a volume, a dose, a count in a voxel) are multiplied by the determinant of the Jacobian, which keeps
-their sum.
+values; amounts (densities, such as tissue per mL) are multiplied by the determinant of the Jacobian, which keeps their
+sum times the voxel volume, as in SPM.
 """
 
 from __future__ import annotations
@@ -238,9 +238,8 @@ def _carried(image: Volume, points: Volume, grid: Grid, kind: str) -> Volume:
         return deform.pull_labels(image, points, grid)
     if kind == INTENSITY:
         return deform.pull(image, points, grid)
-    amounts = Volume(image.data.nan_to_num() / (1000 * image.grid.voxel_volume_ml), image.grid)  # per mm³
-    pulled = deform.pull(amounts, points, grid, n_amounts=len(image.data)).data[len(image.data) :]
-    return Volume(pulled * 1000 * grid.voxel_volume_ml, grid)
+    known = Volume(image.data.nan_to_num(), image.grid)
+    return Volume(deform.pull(known, points, grid, n_amounts=len(image.data)).data[len(image.data) :], grid)
 
 
 def _name(path: Path, scan: naming.Scan, to: str, kind: str) -> str:

@@ -29,7 +29,10 @@ def command(
         ),
     ] = None,
     amount: Annotated[
-        bool, typer.Option("--amount", help="Keep the sum: multiply by the determinant of the Jacobian.")
+        bool,
+        typer.Option(
+            "--amount", help="Keep sum times voxel volume, as mwp1: multiply by the determinant of the Jacobian."
+        ),
     ] = False,
     voxel_size: Annotated[
         float, typer.Option("--voxel-size", help="Voxels of results in template space: 1, 1.5 or 2 mm.", metavar="MM")

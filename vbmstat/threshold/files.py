@@ -60,11 +60,14 @@ def open_statistic(path: Path, mask: Path | None = None, *, one_sided: bool | No
         why = "; a median over subsets has no p" if read.kind.startswith("median") else ""
         msg = f"{path}: expected a t, F or z map with its degrees of freedom in the header, got {what}{why}"
         raise ScanError(msg)
+    if read.kind == "z" and (original := tested_map(path)) is not None:
+        msg = f"{path}: the model tested t or F, from which this z was made; threshold {original.name} (--to z gives z)"
+        raise VbmstatError(msg)
     beside = _Beside(path, read_record(path.parent) or {}, read.name)
-    tested = beside.contrast.get("two_sided")
+    tested = beside.is_two_sided()
     sides = 1 if read.kind == "F" or (one_sided if one_sided is not None else tested is False) else 2
     maxima = beside.maxima()
-    if maxima and tested is not None and (sides == 2) != bool(tested) and read.kind != "F":
+    if maxima and tested is not None and (sides == 2) != tested and read.kind != "F":
         ran = "two-sided" if tested else "one-sided"
         msg = f"{path}: its permutations were {ran}; leave --one-sided/--two-sided out, or fit the model again"
         raise VbmstatError(msg)
@@ -83,6 +86,13 @@ def open_statistic(path: Path, mask: Path | None = None, *, one_sided: bool | No
     )  # fmt: skip
 
 
+def tested_map(path: Path) -> Path | None:
+    """The t or F map of the same contrast beside a map of vbmstat; None if there is none."""
+    stem, found, _ = image_stem(path).partition(_STAT)
+    names = (path.parent / f"{stem}{_STAT}{kind}_statmap.nii.gz" for kind in ("t", "F")) if found else ()
+    return next((one for one in names if one.is_file()), None)
+
+
 @dataclass(frozen=True)
 class _Beside:
     """The files beside a map."""
@@ -96,6 +106,13 @@ class _Beside:
         """What the record says of the inference on the map's contrast."""
         entries = (self.record.get("inference") or {}).get("contrasts", [])
         return next((one for one in entries if one["name"] == self.name), {})
+
+    def is_two_sided(self) -> bool | None:
+        """Whether the model's test was two-sided; None without a model's record."""
+        asked = (self.record.get("spec") or {}).get("inference")
+        by_spec = None if asked is None else not asked.get("one_sided")
+        two_sided: bool | None = self.contrast.get("two_sided", by_spec)
+        return two_sided
 
     def _of_contrast(self, ending: str) -> Path | None:
         """A file of the same contrast, if there is one."""

@@ -12,7 +12,6 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from nipy.algorithms.statistics.rft import FStat, Gaussian, IntrinsicVolumes, TStat
 from scipy import optimize
 
 PER_RESEL = (4 * np.log(2)) ** (np.arange(4) / 2)  # nipy counts intrinsic volumes, SPM resels
@@ -24,6 +23,8 @@ HEIGHTS = {"z": (2.0, 3.1, 4.5), "t": (3.0, 4.0, 5.0, 7.0), "F": (5.0, 8.0, 12.0
 
 def expected_ec(kind: str, k: int, v: float, resels: np.ndarray):
     """E[EC] as a function of the height."""
+    from nipy.algorithms.statistics.rft import FStat, Gaussian, IntrinsicVolumes, TStat  # noqa: PLC0415 - not installed
+
     search = IntrinsicVolumes((resels * PER_RESEL).tolist())
     if kind == "z":
         return Gaussian(search=search)

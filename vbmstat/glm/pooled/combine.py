@@ -173,8 +173,8 @@ def _check_columns(first: str, one: SiteSums, second: str, other: SiteSums) -> N
     if set(one.about.references) != set(other.about.references):
         odd = sorted(set(one.about.references) ^ set(other.about.references))[0]
         msg = (
-            f"{first} and {second}: the reference levels differ ({odd} is not that of both); set it at all sites, e.g. "
-            "C(group, contr.treatment('control'))"
+            f"{first} and {second}: the reference levels differ ({odd} is not that of both); set one that every site "
+            "has, e.g. C(group, contr.treatment('control'))"
         )
         raise DesignError(msg)
 
