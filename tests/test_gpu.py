@@ -136,7 +136,7 @@ def test_a_scan_from_file_to_file(world, tmp_path):
         preprocess(tmp_path / "in", tmp_path / "out", device="cuda", fwhm_mm=6, **lesion)
         again = preprocess(tmp_path / "in", tmp_path / "out", device="cuda", fwhm_mm=(6, 8), **lesion)
     pipeline.template_pyramid.cache_clear()
-    sidecar = json.loads((tmp_path / "out" / "report" / "sub-01_T1w.json").read_text())
+    sidecar = json.loads((tmp_path / "out" / "report" / "vbmstat_sub-01_T1w.json").read_text())
     assert (len(again.table), sidecar["device"]) == (1, "cuda (pretended)")
     assert (tmp_path / "out" / "mri" / "s8mwp1sub-01_T1w.nii.gz").is_file()
 
