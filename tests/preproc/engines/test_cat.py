@@ -102,8 +102,8 @@ def test_shooting_returns_both_directions_in_mm_along_the_right_axes():
     template, scan = tissues(centre), tissues(tuple(c + s for c, s in zip(centre, shift, strict=True)))
     warp = cat.register(Volume(scan, grid), Volume(template, grid))
     core = ball(8, shape, centre) == 1
-    assert all(bool(torch.isfinite(field.data).all()) for field in warp)
-    forward, inverse = (field.data[:, core].mean(1).numpy() for field in warp)
+    assert all(bool(torch.isfinite(field.data).all()) for field in (warp.forward, warp.inverse))
+    forward, inverse = (field.data[:, core].mean(1).numpy() for field in (warp.forward, warp.inverse))
     wanted = np.array(shift) * size
     along = float(forward @ wanted) / float(wanted @ wanted)
     assert 0.4 < along < 1.1  # its regularisation holds some back
