@@ -266,7 +266,7 @@ def print_summary(results: GlmResults, folder: Path, said: Collection[str]) -> N
 
 
 _CORRECTED = {
-    "qfdr": "q of FDR", "prft": "FWE-corrected p of the peak by random fields",
+    "qfdr": "q of FDR", "prft": "FWE-corrected p by random fields",
     "pfwe": "FWE-corrected p of the peak", "ptfce": "FWE-corrected p of TFCE",
     "pextent": "FWE-corrected p of cluster extent", "pmass": "FWE-corrected p of cluster mass",
 }  # fmt: skip

@@ -165,7 +165,12 @@ def test_notes_where_it_does_not_hold():
     result = field_inference(np.zeros(empty.labels.size), Field("t", 20), empty, 2.5, where)
     assert result.p_set == 1
     notes = " ".join(validity_notes(result, 8.0))
-    for part in ("FWHM 2.0 voxels of 3", "20 residual degrees of freedom", "formed at p = 0.011", "(here 8 mm)"):
+    for part in (
+        "FWHM 2.0 voxels; at least 3 are needed",
+        "20 residual degrees of freedom",
+        "formed at p = 0.011",
+        "(here 8 mm)",
+    ):
         assert part in notes
     fine = SmoothSpace(space, where.mask, Smoothness((9.0,) * 3, smooth.resels_per_voxel), 1)
     height = float(stats.t.isf(0.001, 60))

@@ -21,7 +21,7 @@ from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
 from vbmstat.glm.fit.stream import stream, tile_layout
 from vbmstat.glm.spec import Compute
-from vbmstat.maps.store import Maps, Space
+from vbmstat.maps.store import PackedMaps, Space
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class SiteSums:
         return float((self.constant @ self.coordinates).mean() / (self.constant @ self.constant))
 
 
-def sum_maps(about: About, design: Design, plan: Plan, maps: Maps, compute: Compute) -> SiteSums:
+def sum_maps(about: About, design: Design, plan: Plan, maps: PackedMaps, compute: Compute) -> SiteSums:
     """The sums of a site's maps, in one pass over them.
 
     Parameters
@@ -118,12 +118,11 @@ def sum_maps(about: About, design: Design, plan: Plan, maps: Maps, compute: Comp
         X.
     plan : Plan
         Its factorisation, without subsets.
-    maps : Maps
-        With voxel positions; rows in the order of the design.
+    maps : PackedMaps
+        Rows in the order of the design.
     compute : Compute
         Where and how fast.
     """
-    assert maps.space is not None  # noqa: S101 - checked by the caller
     # the basis of the plan is any; that of the triangular factor depends on X'X alone
     turn, factor = np.linalg.qr(plan.basis.T @ (design.matrix * plan.scan_weights[:, None]))  # (r, r), (r, p)
     signs = np.where(np.diagonal(factor)[: len(factor)] < 0, -1.0, 1.0)
