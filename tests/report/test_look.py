@@ -169,11 +169,18 @@ def test_inputs_that_are_gone_or_others(moved):
     (moved / "mri" / "mwp1sub-005.nii").unlink()
     with pytest.raises(VbmstatError, match=r"not those of the fit .sub-005 of the model not found.; fit it again"):
         look_at(moved / "plain", [("6,1,3", None)])
-    table = moved / "people.tsv"
-    table.write_text(table.read_text().replace("berlin", "bonn"))
-    with pytest.raises(
-        VbmstatError, match=r"people.tsv \(sha256 .* has another content; give its folder with --inputs"
-    ):
+
+
+def test_a_table_may_get_columns_but_not_another_design(moved):
+    """`vbmstat wmh` adds its column to the table of a model that was fitted before."""
+    path = moved / "people.tsv"
+    table = pd.read_csv(path, sep="\t", dtype=str)
+    table.assign(wmh_ml="0.1").to_csv(path, sep="\t", index=False)
+    (look,) = look_at(moved / "plain", [("6,1,3", None)])
+    assert not look.fit.notes
+    table["age"] = table["age"].to_numpy()[::-1]
+    table.to_csv(path, sep="\t", index=False)
+    with pytest.raises(VbmstatError, match="another design matrix"):
         look_at(moved / "plain", [("6,1,3", None)])
 
 

@@ -131,20 +131,24 @@ def file_record(path: Path | str) -> dict[str, str]:
     return {"file": Path(path).name, "sha256": sha256(Path(path))}
 
 
-def find_file(name: str, digest: str, folders: Sequence[Path]) -> Path:
+def find_file(name: str, digest: str, folders: Sequence[Path], *, may_differ: bool = False) -> Path:
     """Find a file by its sha256: first at its relative path in a folder, then by name anywhere below, then by any name.
+
+    Without one of that sha256, the first of that name is taken if it `may_differ`.
 
     Raises
     ------
     VbmstatError
-        If no file has that sha256.
+        If there is no such file.
     """
     other: Path | None = None
     for path in _candidates(name, folders):
         if path.is_file():
             if sha256(path) == digest:
                 return path
-            other = path if path.name == Path(name).name else other
+            other = path if other is None and path.name == Path(name).name else other
+    if may_differ and other is not None:
+        return other
     places = ", ".join(map(str, folders))
     why = f"; {other} has another content" if other is not None else ""
     msg = f"{name} (sha256 {digest[:_HASHED]}…) is not below {places}{why}; give its folder with --inputs"

@@ -66,7 +66,7 @@ def voxel_figure(fit: VoxelFit, place: str, response: str, unit: str = "") -> Fi
             handles = [left.scatter([], [], s=12, color=colours[group], label=plain(group)) for group in shown]
             names = {"title": plain(f"{fit.grouped_by}:"), "title_fontsize": 7, "alignment": "left"}
             figure.legend(handles=handles, loc="outside lower left", ncols=min(len(shown), 6), frameon=False, **names)
-        figure.text(1, 0, plain(f"95 % confidence limits with {fit.variance} "), ha="right", va="bottom", fontsize=6)
+        figure.supxlabel(plain(f"95 % confidence limits with {fit.variance}"), x=0.99, ha="right", fontsize=6)
         for axes in (left, right):
             axes.spines[["top", "right"]].set_visible(False)
             axes.margins(x=0.06, y=0.08)

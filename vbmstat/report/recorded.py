@@ -41,7 +41,9 @@ class Recorded:
     small_volumes: tuple[str, ...]
 
 
-def find_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path] = ()) -> Recorded:
+def find_model(
+    record: Mapping[str, Any], path: Path, inputs: Sequence[Path] = (), *, table_may_differ: bool = False
+) -> Recorded:
     """Find the inputs of a recorded model.
 
     Parameters
@@ -52,6 +54,8 @@ def find_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path] = (
         Its path.
     inputs : sequence of Path
         Folders with table and maps; by default those around the results.
+    table_may_differ : bool
+        Take a table of the recorded name if none has the recorded content; the caller compares the design.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def find_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path] = (
     if table is None or maps is None or outputs.get("atlas") is None:
         msg = f"{path}: its table, maps or atlas were in memory, not in files: run the script that made them"
         raise VbmstatError(msg)
-    cohort = find_file(table["file"], table["sha256"], places)
+    cohort = find_file(table["file"], table["sha256"], places, may_differ=table_may_differ)
     folder = None
     if maps != "table":  # the folder of this name that holds one of the recorded maps
         entry = next(iter(record["maps"].values()))

@@ -238,13 +238,13 @@ def validity_notes(result: FieldInference, smoothing_mm: float | None) -> tuple[
     narrow = min(result.where.fwhm_voxels)
     if not narrow >= LEAST_FWHM:
         notes.append(
-            f"residuals are rough for random fields (FWHM {narrow:.1f} voxels; at least 3 are needed): p of heights are "
-            "conservative"
+            f"residuals are rough for random fields (FWHM {narrow:.1f} voxels; at least 3 are needed): p of heights "
+            "are conservative"
         )
     if result.field.df_resid < LEAST_DF:
         notes.append(
-            f"{result.field.df_resid:.0f} residual degrees of freedom are few for random fields (at least 30 are needed): "
-            "p of heights are conservative, p of extents unreliable"
+            f"{result.field.df_resid:.0f} residual degrees of freedom are few for random fields (at least 30 are "
+            "needed): p of heights are conservative, p of extents unreliable"
         )
     p = float(result.field.tail(result.forming))
     if p > LARGEST_FORMING_P * (1 + 1e-6):
