@@ -28,7 +28,8 @@ from vbmstat.glm.spec import Compute
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.recorded import find_model
 from vbmstat.report.results import write_results
 

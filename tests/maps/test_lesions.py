@@ -16,7 +16,8 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.lesions import LESION_THRESHOLD, lesion_share
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.volumes import RegionSpec
 from vbmstat.tables.cohort import Cohort, index_by_id
 
 N, SHAPE = 24, (8, 6, 5)

@@ -106,7 +106,8 @@ def test_longitudinal_maps_of_cat12(maps, people):
 
 
 def test_regions_find_tiv_too(maps, people):
-    from vbmstat.regions.models import RegionSpec, fit_roi_glm  # noqa: PLC0415 - only this test needs an atlas
+    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415 - only this test needs an atlas
+    from vbmstat.regions.volumes import RegionSpec  # noqa: PLC0415 - only this test needs an atlas
 
     write_cat(maps, people)
     for path in (maps / "mri").iterdir():

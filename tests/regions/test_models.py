@@ -6,49 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
-import torch
 from scipy import stats
 
+from tests.regions.small_study import N_SCANS, fit
 from vbmstat.errors import DesignError, ScanError
 from vbmstat.glm.design.contrast import build_contrasts
-from vbmstat.image import io
-from vbmstat.image.grid import Grid
-from vbmstat.image.volume import Volume
 from vbmstat.regions.mixed import fit_mixed
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.volumes import RegionSpec
 from vbmstat.roi.table import measure_rois
 from vbmstat.tables.cohort import read_cohort
-
-GRID = Grid((8, 4, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
-N_SCANS = 20
-
-
-@pytest.fixture
-def study(tmp_path):
-    """A cohort of modulated maps and an atlas: 3 and 7 left and right of one region, 9 another, 5 without a voxel."""
-    data = torch.zeros(1, *GRID.shape)
-    for position, label in enumerate((3, 7, 9)):
-        data[0, 2 * position : 2 * position + 2] = label
-    io.write_volume(tmp_path / "own.nii.gz", Volume(data, GRID), dtype="int16")
-    rows = ["3\tleft\tLeft A\tA", "7\tright\tRight A\tA", "9\tboth\tB\tB", "5\tboth\tGone\tGone"]
-    (tmp_path / "own.tsv").write_text("\n".join(["label\themisphere\tname\tregion", *rows]) + "\n")
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame({"participant_id": [f"sub-{i:02d}" for i in range(N_SCANS)]})
-    table["age"] = rng.uniform(20, 80, N_SCANS).round(1)
-    table["sex"] = np.array(["F", "M"])[rng.integers(0, 2, N_SCANS)]
-    table["mwp1"] = [f"mwp1{scan}_T1w.nii.gz" for scan in table["participant_id"]]
-    for age, name in zip(table["age"], table["mwp1"], strict=True):
-        values = 0.5 + 0.05 * torch.from_numpy(rng.standard_normal((1, *GRID.shape))).float()
-        values[0, :2] -= 0.004 * (age - 50)
-        io.write_volume(tmp_path / name, Volume(values, GRID))
-    table.to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
-    return tmp_path
-
-
-def fit(study, formula="gm ~ age + sex", contrasts=("age", "F(age, sex)"), **options):
-    measured = {name: options.pop(name) for name in ("level", "random") if name in options}
-    regions = RegionSpec(study / "own.nii.gz", **measured)
-    return fit_roi_glm(formula, study / "cohort.tsv", contrasts, regions=regions, **options)
 
 
 def test_agrees_with_statsmodels_on_measured_volumes(study):

@@ -17,7 +17,8 @@ from vbmstat.errors import VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.look import look_at, write_look
 from vbmstat.report.results import write_results
 from vbmstat.report.write import write_report

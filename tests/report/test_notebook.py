@@ -15,7 +15,8 @@ from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import Compute, ModelSpec
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
+from vbmstat.regions.models import fit_roi_glm
+from vbmstat.regions.volumes import RegionSpec
 from vbmstat.roi.table import measure_rois
 
 pytestmark = pytest.mark.usefixtures("coarse_drawing")

@@ -226,7 +226,7 @@ def check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
 def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:
     """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``, with --fwhm 8 ``gm_age_sex-s8``."""
     from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.regions.models import LEVELS  # noqa: PLC0415
+    from vbmstat.regions.volumes import LEVELS  # noqa: PLC0415
 
     smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
     return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}") + smoothed

@@ -26,7 +26,8 @@ def fit_regions(
     **of_regions: Any,
 ) -> None:
     """Fit, write the tidy table, and print a summary; `of_regions` are ``maps``, ``atlas``, ``level``, ``random``."""
-    from vbmstat.regions.models import RegionSpec, fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.regions.models import fit_roi_glm  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.regions.volumes import RegionSpec  # noqa: PLC0415 - heavy imports inside the command
 
     announced = replace(compute, announce=None, scratch=None, checkpoint=None)
     regions = RegionSpec(**of_regions)

@@ -33,10 +33,10 @@ from vbmstat.report.page import (
     table_of,
 )
 from vbmstat.report.places import PEAK
+from vbmstat.report.regions import region_pictures, region_tables
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.run_folder import Preprocessing
 from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.tables.cohort import read_table
 
 _ATLAS = "lpba40"
 _MAX_NAMED = 200  # scans in a cell
@@ -82,7 +82,8 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         covariates=_covariates(model),
         design_table=_design_table(model),
         contrasts=contrasts,
-        rois=_roi_tables(model),
+        rois=region_tables(model),
+        painted=region_pictures(model, figures_folder(out)),
         n_viewers=MAX_VIEWERS,
         methods=methods,
         rules=glm_rules(record, has_preprocessing, n_flagged, has_clusters),
@@ -212,16 +213,6 @@ def _covariates(model: Model) -> Table | None:
     covariates = model.record.get("covariates") or []
     rows = tuple((Cell(one["name"]), Cell(one["line"].removeprefix(f"{one['name']}: "))) for one in covariates)
     return Table("Coding of the covariates", ("covariate", "coded as"), rows) if rows else None
-
-
-def _roi_tables(model: Model) -> list[Table]:
-    """Tables of a model over regions."""
-    tables = []
-    for path in model.roi_tables:
-        frame = read_table(path).dropna(axis=1, how="all")
-        caption = f"Regions of {model.record.get('atlas', 'the atlas')}; click a heading to sort ({path.name})"
-        tables.append(table_of(frame, caption, lambda name: name.replace("_", " ")))
-    return tables
 
 
 def _flat(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from vbmstat.maps.decode import MapReader
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.segment import Packing, decoder
 from vbmstat.maps.sources import as_cohort
-from vbmstat.regions.models import RegionSpec, RegionVolumes, region_volumes
+from vbmstat.regions.volumes import RegionSpec, RegionVolumes, region_volumes
 from vbmstat.report.model_folder import Model
 from vbmstat.report.notebook import regions_of
 from vbmstat.report.recorded import Recorded
