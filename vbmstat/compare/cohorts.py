@@ -265,7 +265,7 @@ def _scan_of(stem: str) -> str:
 
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:
     """Stamps of the files that the evaluation reads."""
-    wanted = ("p0", "y_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
+    wanted = ("p0", "y_", "u_", *(f"{prefix}{number}" for prefix in ("wp", "mwp") for number in TISSUES.values()))
     paths = [path for path in files_below(folder) if path.name.startswith(wanted)]
     return {path.name: file_stamp(path) for path in paths if any(scan in path.name for scan in scans)}
 

@@ -1,23 +1,20 @@
-"""Results of a fit: maps and tables by contrast, and how they are written."""
+"""Results of a fit: maps and tables by contrast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
-from vbmstat.glm.design.subsets import write_draws
 from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, coordinates_mm, peak_table
 from vbmstat.glm.inference.corrected import Inference
 from vbmstat.glm.inference.p_values import hedges_g
@@ -26,12 +23,12 @@ from vbmstat.glm.inference.rft import FieldInference
 from vbmstat.glm.inference.small_volume import small_volumes
 from vbmstat.glm.inference.spm_table import spm_table
 from vbmstat.glm.inference.true_discoveries import discoveries_by_region
+from vbmstat.glm.output import write_results
 from vbmstat.glm.record import RECORD, SCANS
 from vbmstat.glm.statmap import StatMap
-from vbmstat.image import io, storage
+from vbmstat.image import storage
 from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Space
-from vbmstat.tables import dictionary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +172,7 @@ class GlmResults:
             raise DesignError(msg)
         empty = np.nan if outside == "nan" else _OUTSIDE.get(stat, 0.0)
         values = np.where(self.mask, self.maps[contrast][stat].values, empty)
-        return _to_volume(self.space, values, empty)
+        return self.space.volume(values, empty)
 
     def table(self, contrast: str | None = None) -> pd.DataFrame:
         """All statistics of one contrast, one row per fitted column; ``feature`` first for a plain matrix."""
@@ -344,7 +341,7 @@ class GlmResults:
             msg = f"outside={outside!r}: expected 'zero' or 'nan'"
             raise DesignError(msg)
         with storage.replacing(folder, RECORD) as staged:
-            written = self._write(staged, spm_names, outside, regions)
+            written = write_results(self, staged, spm_names, outside, regions)
             if more is not None:
                 more(staged)
         return [Path(folder) / path.relative_to(staged) for path in written]
@@ -356,67 +353,6 @@ class GlmResults:
             "design_report.tsv": (variance_inflation(self.design), "design_report"),
             SCANS: (self.design.people, "model_scans"),
         }
-
-    def _write(self, folder: Path, spm_names: bool, outside: str, regions: Regions | None) -> list[Path]:
-        written = []
-        for name, (table, kind) in self.design_tables().items():
-            written.append(folder / name)
-            dictionary.write_table(written[-1], table, kind)
-        if len(self.draws):
-            written.append(folder / "draws.tsv")
-            write_draws(written[-1], self.draws, self.design.scan_ids)
-        if self.space is not None:
-            written += self._write_maps(self.space, folder, spm_names, outside)
-        for contrast in self.contrasts:
-            for name, table, kind in self._tables(contrast.name, regions):
-                written.append(folder / f"contrast-{contrast.label}_{name}.tsv")
-                dictionary.write_table(written[-1], table, kind)
-        for name, table in (("spm_table", self.spm_table()), ("svc", self.svc_table())):
-            if len(table):
-                written.append(folder / f"{name}.tsv")
-                dictionary.write_table(written[-1], table, "spm_table")
-        written.append(folder / RECORD)
-        storage.write_json(written[-1], self.record)
-        return written
-
-    def _tables(self, contrast: str, regions: Regions | None) -> Iterator[tuple[str, pd.DataFrame, str]]:
-        """Tables of a contrast: file name, content, and kind in the data dictionary."""
-        if self.space is None:
-            yield "stats", self.table(contrast), "glm_table"
-        inference = self.inference.get(contrast)
-        if inference is not None and inference.nulls is not None:
-            yield "nullmaxima", pd.DataFrame(inference.nulls.maxima), "null_maxima"
-        if inference is not None and inference.clusters is not None and self.space is not None:
-            yield "clusters", self.clusters(contrast, regions), "clusters"
-            yield "peaks", self.peaks(contrast, regions), "peaks"
-            if regions is not None:
-                yield "regions", self.regions(contrast, regions), "discoveries"
-
-    def _write_maps(self, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
-        """The mask, and the maps and cluster labels of each contrast."""
-        written = [folder / "mask.nii.gz"]
-        write = partial(io.write_volume, axcodes=space.axcodes)
-        write(written[0], _to_volume(space, self.mask, 0.0), dtype="uint8", description="vbmstat analysis mask")
-        for number, contrast in enumerate(self.contrasts, start=1):
-            for stat, one in self.maps[contrast.name].items():
-                names = [f"contrast-{contrast.label}_stat-{stat}_statmap.nii.gz"]
-                names += _spm_names(stat, number, contrast.kind) if spm_names else []
-                for path in (folder / name for name in names):
-                    volume = self.volume(contrast.name, stat, outside)
-                    write(path, volume, intent=one.intent, description=one.description)
-                    written.append(path)
-            inference = self.inference.get(contrast.name)
-            if inference is not None and inference.clusters is not None:
-                written.append(folder / f"contrast-{contrast.label}_clusters.nii.gz")
-                labels = _to_volume(space, inference.clusters.labels, 0.0)
-                about = f"clusters: {contrast.name}"[:79]
-                write(written[-1], labels, dtype="int32", intent=("label", ()), description=about)
-        field = next((one.random_field for one in self.inference.values() if one.random_field is not None), None)
-        if field is not None:
-            written.append(folder / "resels_per_voxel.nii.gz")
-            local = _to_volume(space, np.nan_to_num(field.where.smooth.resels_per_voxel), 0.0)
-            write(written[-1], local, description="resels per voxel of the residuals")
-        return written
 
 
 def _stacked(tables: Mapping[tuple[str, ...], pd.DataFrame], keys: list[str]) -> pd.DataFrame:
@@ -443,16 +379,3 @@ def _name_flags(table: pd.DataFrame) -> pd.DataFrame:
     names = np.array([name.removesuffix(_FLAG) for name in flags])
     listed = [" ".join(names[row]) or None for row in table[flags].to_numpy(dtype=bool)]
     return table.drop(columns=flags).assign(approximated=listed)
-
-
-def _to_volume(space: Space, values: np.ndarray, outside: float) -> Volume:
-    return Volume(torch.from_numpy(space.unmask(values, outside))[None], space.grid)
-
-
-def _spm_names(stat: str, number: int, kind: str) -> list[str]:
-    names = {"t": f"spmT_{number:04d}.nii", "F": f"spmF_{number:04d}.nii"}
-    if kind == "t":
-        names["effect"] = f"con_{number:04d}.nii"
-    if number == 1:
-        names["sigma2"] = "ResMS.nii"
-    return [names[stat]] if stat in names else []

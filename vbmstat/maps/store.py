@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from vbmstat.errors import ScanError, listed
 from vbmstat.image.grid import Grid
+from vbmstat.image.volume import Volume
 from vbmstat.maps.rawfile import RawFile
 
 CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8 MB, inside the L3 cache
@@ -47,6 +49,10 @@ class Space:
         image = np.full(int(np.prod(self.grid.shape)), outside, dtype=np.float32)
         image[self.voxel_index] = values
         return image.reshape(self.grid.shape)
+
+    def volume(self, values: np.ndarray, outside: float = 0.0) -> Volume:
+        """The same with its grid, (1, X, Y, Z)."""
+        return Volume(torch.from_numpy(self.unmask(values, outside))[None], self.grid)
 
 
 class Scratch(threading.local):

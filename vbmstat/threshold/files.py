@@ -21,7 +21,6 @@ from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.inference.rft import SmoothSpace
 from vbmstat.glm.inference.smoothness import Smoothness
 from vbmstat.image import io, storage
-from vbmstat.image.volume import Volume
 from vbmstat.maps.store import Space
 from vbmstat.tables import dictionary
 from vbmstat.threshold.apply import Statistic, Thresholded, transform
@@ -198,9 +197,9 @@ def write_thresholded(path: Path, folder: Path, statistic: Statistic, left: Thre
     files = [folder / f"{stem}_{name}" for name in (f"{scale}.nii.gz", "clusters.nii.gz")]
     about = f"{scale}, {left.height_by}" + (f", {left.extent_by}" if left.extent_by else "")
     folder.mkdir(parents=True, exist_ok=True)
-    image = Volume(torch.from_numpy(statistic.space.unmask(values, outside))[None], statistic.space.grid)
+    image = statistic.space.volume(values, outside)
     io.write_volume(files[0], image, axcodes=axcodes, intent=_intent(statistic, asked.to), description=about[:79])
-    labels = Volume(torch.from_numpy(statistic.space.unmask(left.clusters.labels))[None], statistic.space.grid)
+    labels = statistic.space.volume(left.clusters.labels)
     io.write_volume(files[1], labels, axcodes=axcodes, dtype="int32", intent=("label", ()), description=about[:79])
     of = StatisticMap(statistic.values, statistic.kind, statistic.space)
     at_peak = {"z": statistic.z(), "p_uncorrected": statistic.p()}
