@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from vbmstat.glm.fit import kernel
 
@@ -30,3 +31,20 @@ def test_without_a_place_for_machine_code(monkeypatch):
 
     monkeypatch.setattr(kernel, "_njit", no_place)
     assert kernel._compiled(len) is len
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 31, 100])
+def test_a_network_sorts_every_column(n):
+    rng = np.random.default_rng(n)
+    values = rng.standard_normal((n, kernel.TILE)).astype(np.float32)
+    values[:, :200] = rng.integers(0, 2, (n, 200))  # a network that sorts all zeros and ones sorts everything
+    ranks, out = np.arange(n), np.empty((n, kernel.TILE), np.float32)
+    kernel.order_columns(values, kernel.sorting_network(n), ranks, out)
+    np.testing.assert_array_equal(out, np.sort(values, axis=0))
+
+
+def test_values_beyond_their_rows_critical_one_are_counted():
+    values = np.array([[-3.0, 1.0], [2.5, -2.0], [0.0, 9.0]], np.float32).repeat(kernel.TILE // 2, axis=1)
+    out = np.empty(kernel.TILE)
+    kernel.count_beyond(values, np.array([2.0, 2.0, 10.0], np.float32), out)
+    np.testing.assert_array_equal(out, np.repeat([2.0, 0.0], kernel.TILE // 2))

@@ -12,9 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vbmstat.glm.fit.kernel import DIRECTIONS, ROWS, centre_rows, fit_subsets, reduce_rows
+from vbmstat.glm.fit.kernel import (
+    DIRECTIONS,
+    ROWS,
+    count_beyond,
+    fit_rows,
+    fit_subsets,
+    order_columns,
+    sorting_network,
+)
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.stacked import full_statistics, quantiles_of, reciprocal, residual_deviation
+from vbmstat.glm.fit.stacked import full_statistics, quantile_ranks, residual_deviation, summaries
 from vbmstat.glm.fit.tile import Tile
 from vbmstat.maps.store import CHUNK_VOXELS, Scratch
 
@@ -56,6 +64,10 @@ class Downdating:
             self.whiten[contrast.repetitions, at, : heights[k]] = contrast.whiten
             self.on_residual[contrast.repetitions, at] = contrast.on_residual
             self.position[k, contrast.repetitions] = np.arange(len(contrast.repetitions))
+        self.critical = [contrast.critical.astype(np.float32) for contrast in plan.contrasts]
+        self.networks = {count: sorting_network(count) for count in {len(one) for one in self.critical}}
+        kind = self.basis.dtype
+        self.factors = plan.scan_scale.astype(kind), plan.scan_weights.astype(kind)
         self.scratch = Scratch()
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
@@ -66,10 +78,18 @@ class Downdating:
             return tile, full.doubtful
         statistic, _, cancelled = self._fit_subsets(full, floor)
         for index, contrast in enumerate(self.plan.contrasts):
-            values = torch.from_numpy(statistic[index, : len(contrast.repetitions)])
-            for name, row in quantiles_of(values, contrast.critical).items():
+            found = statistic[index, : len(contrast.repetitions)]
+            for name, row in self._summarise(found, self.critical[index]).items():
                 tile.quantiles[name][index] = row
         return tile, cancelled
+
+    def _summarise(self, statistic: np.ndarray, critical: np.ndarray) -> dict[str, np.ndarray]:
+        """`SUMMARIES` of (b, 512), by name; `critical` (b,)."""
+        ranks, shares = quantile_ranks(len(statistic))
+        ordered, beyond = np.empty((len(ranks), CHUNK_VOXELS), np.float32), np.empty(CHUNK_VOXELS)
+        order_columns(statistic, self.networks[len(statistic)], ranks, ordered)
+        count_beyond(statistic, critical, beyond)
+        return summaries(ordered, shares, beyond / len(statistic))
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (512,)."""
@@ -85,25 +105,17 @@ class Downdating:
         n_padded, width = self.basis.shape
         residuals = self.scratch.array("rest", (n_padded, CHUNK_VOXELS), kind)
         centre = np.empty(CHUNK_VOXELS, kind)
-        factors = plan.scan_scale.astype(kind), plan.scan_weights.astype(kind)
-        centre_rows(values, *factors, plan.is_centred, centre, residuals)
-        shape = (DIRECTIONS + 1, width // DIRECTIONS, CHUNK_VOXELS)
-        coefficients, part, fitted = np.zeros(shape, kind), np.zeros(shape, kind), np.zeros(shape)
-        for _ in range(3):  # projected twice to remove rounding; the third time only sums
-            totals = np.zeros(shape)
-            reduce_rows(residuals, self.basis, coefficients, part, totals)
-            fitted += coefficients
-            coefficients = totals.astype(kind)
+        fitted, totals = np.empty((2, DIRECTIONS + 1, width // DIRECTIONS, CHUNK_VOXELS))
+        fit_rows(values, *self.factors, plan.is_centred, self.basis, centre, residuals, fitted, totals)
         coordinates = fitted[:DIRECTIONS].swapaxes(0, 1).reshape(width, CHUNK_VOXELS)[: len(plan.ones)]  # (r, v)
-        rss = totals[DIRECTIONS, 0]
-        explained = torch.from_numpy((coordinates**2).sum(axis=0))
-        sigma, doubtful = residual_deviation(torch.from_numpy(rss), explained, plan.df_resid, kind == np.float32)
-        return _FullFit(residuals, coordinates + plan.ones[:, None] * centre, sigma.numpy(), rss, doubtful.numpy())
+        rss, explained = totals[DIRECTIONS, 0], (coordinates**2).sum(axis=0)
+        sigma, doubtful = residual_deviation(rss, explained, plan.df_resid, kind == np.float32)
+        return _FullFit(residuals, coordinates + plan.ones[:, None] * centre, sigma, rss, doubtful)
 
     def _fit_subsets(self, full: _FullFit, floor: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Statistics (K, B, 512), variances (B, 512) in units of sigma², and the columns to be fitted again."""
         n_subsets = len(self.plan.members)
-        per_sigma = reciprocal(torch.from_numpy(full.sigma)).numpy()
+        per_sigma = np.divide(1, full.sigma, out=np.zeros_like(full.sigma), where=full.sigma > 0)
         statistic = self.scratch.array("statistic", (len(self.plan.contrasts), n_subsets, CHUNK_VOXELS))
         variance = self.scratch.array("variance", (n_subsets, CHUNK_VOXELS))
         least = np.empty(CHUNK_VOXELS, np.float32)

@@ -22,6 +22,7 @@ from vbmstat.maps.store import CHUNK_VOXELS as TILE
 ROWS = DIRECTIONS = 4  # that one step takes together
 _BLOCK = 64 * ROWS  # rows that are summed in their own precision before they go into a float64 sum
 _CENTRE_ROWS = 64  # any constant near a voxel's mean will do to keep its numbers small
+_LANES = 64  # columns that are sorted at a time: 100 subsets of them fit into the first cache
 _ZERO, _ONE, _SMALLEST = np.float32(0), np.float32(1), np.float32(1e-30)
 
 
@@ -102,6 +103,80 @@ def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array
                     for v in range(TILE):
                         totals[d, g, v] += part[d, g, v]
                         part[d, g, v] = 0
+
+
+@_compiled
+def fit_rows(
+    values: Array, scale: Array, weights: Array, is_centred: bool, basis: Array, centre: Array, residuals: Array,
+    fitted: Array, totals: Array,
+) -> None:  # fmt: skip
+    """Fit the whole sample: residuals of a tile on the basis, projected twice to remove rounding.
+
+    Parameters
+    ----------
+    values, scale, weights, is_centred, centre, residuals
+        As in :func:`centre_rows`; `residuals` receives those of the fit.
+    basis : (n', 4 groups)
+        Q with zeros beyond its rows and columns.
+    fitted, totals : (5, groups, TILE), float64
+        Receive the coordinates of the fit, and what :func:`reduce_rows` sums over the residuals. The fifth of `fitted`
+        is not used.
+    """
+    centre_rows(values, scale, weights, is_centred, centre, residuals)
+    coefficients, part = np.zeros(totals.shape, residuals.dtype), np.zeros(totals.shape, residuals.dtype)
+    fitted[:] = 0
+    for _ in range(3):  # the third time only sums
+        totals[:] = 0
+        reduce_rows(residuals, basis, coefficients, part, totals)
+        fitted += coefficients
+        coefficients[:] = totals
+
+
+def sorting_network(n: int) -> Array:
+    """Pairs of places (n_pairs, 2), the lower first, whose exchange in turn sorts any n values.
+
+    Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 2nd ed., 5.2.2, algorithm M).
+    """
+    pairs = []
+    top = 1 << max((n - 1).bit_length() - 1, 0)
+    p = top
+    while p and n > 1:
+        q, r, d = top, 0, p
+        while True:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q // 2, p
+        p //= 2
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+@_compiled
+def order_columns(values: Array, pairs: Array, ranks: Array, out: Array) -> None:
+    """Values of some ranks (k,) in each column of (b, TILE), into `out` (k, TILE), by a network of b places."""
+    work = np.empty((values.shape[0], _LANES), values.dtype)
+    for start in range(0, TILE, _LANES):
+        for i in range(values.shape[0]):
+            for v in range(_LANES):
+                work[i, v] = values[i, start + v]
+        for k in range(pairs.shape[0]):
+            i, j = pairs[k, 0], pairs[k, 1]
+            for v in range(_LANES):
+                a, b = work[i, v], work[j, v]
+                work[i, v] = a if a < b else b
+                work[j, v] = b if a < b else a
+        for k in range(ranks.shape[0]):
+            for v in range(_LANES):
+                out[k, start + v] = work[ranks[k], v]
+
+
+@_compiled
+def count_beyond(values: Array, critical: Array, out: Array) -> None:
+    """How many of the values (b, TILE) of a column are beyond plus or minus their row's critical one, (TILE,)."""
+    out[:] = 0
+    for i in range(values.shape[0]):
+        for v in range(TILE):
+            out[v] += 1 if abs(values[i, v]) > critical[i] else 0
 
 
 @_compiled

@@ -9,6 +9,7 @@ in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.product import choose_product
 from vbmstat.glm.fit.tile import Tile
 
+Values = TypeVar("Values", torch.Tensor, np.ndarray)
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
 SUMMARIES = (*QUANTILES, "replication")  # what is kept of a statistic over the repetitions
 # RSS over the sum it is taken from; below, too few digits are left
@@ -153,13 +155,10 @@ def fit_full_sample(values: torch.Tensor, tensors: Tensors) -> FullFit:
     return FullFit(coefficients, residuals.to(tensors.dtype), squares.to(tensors.dtype), sigma, doubtful)
 
 
-def residual_deviation(
-    rss: torch.Tensor, explained: torch.Tensor, df_resid: float, is_single: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def residual_deviation(rss: Values, explained: Values, df_resid: float, is_single: bool) -> tuple[Values, Values]:
     """Residual standard deviation (0 for an exact fit), and where float32 had too few digits for it, (v,) each."""
     doubtful = (rss < _DOUBTFUL_FIT * explained) | ((rss > 0) & (rss < _UNDERFLOW))
-    sigma = torch.where(rss <= _EXACT_FIT * explained, 0.0, (rss / df_resid).sqrt())
-    return sigma, doubtful & is_single
+    return (rss / df_resid) ** 0.5 * (rss > _EXACT_FIT * explained), doubtful & is_single
 
 
 def reciprocal(values: torch.Tensor) -> torch.Tensor:
@@ -211,19 +210,26 @@ def _subset_hc3(index: int, full: FullFit, per_sigma: torch.Tensor, z: torch.Ten
 def quantiles_of(statistic: torch.Tensor, critical: np.ndarray) -> dict[str, np.ndarray]:
     """Median and quartiles over repetitions of (b, v), interpolated linearly; share beyond a critical value (b,)."""
     columns = statistic.T.contiguous()  # (v, b)
+    ranks, shares = quantile_ranks(len(statistic))
     if columns.device.type == "cpu":  # numpy sorts short contiguous rows 25 times faster than torch
-        ordered = np.sort(columns.numpy(), axis=1)
+        ordered = np.sort(columns.numpy(), axis=1)[:, ranks].T
     else:
-        ordered = columns.sort(dim=1).values.cpu().numpy()
-    out = {}
-    for name, quantile in QUANTILES.items():
-        position = quantile * (ordered.shape[1] - 1)
-        below = int(position)
-        low, high = (ordered[:, min(below + i, ordered.shape[1] - 1)].astype(np.float64) for i in (0, 1))
-        out[name] = low + (position - below) * (high - low)
+        ordered = columns.sort(dim=1).values.cpu().numpy()[:, ranks].T
     beyond = statistic.abs() > torch.as_tensor(critical).to(statistic)[:, None]
-    out["replication"] = beyond.sum(dim=0).double().cpu().numpy() / max(len(critical), 1)
-    return out
+    return summaries(ordered, shares, beyond.sum(dim=0).cpu().numpy() / max(len(critical), 1))
+
+
+def quantile_ranks(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of n sorted values around each of `QUANTILES`, (2 each,), and how far from the first to the second."""
+    positions = np.array(list(QUANTILES.values())) * (n - 1)
+    below = positions.astype(int)
+    return np.stack([below, np.minimum(below + 1, n - 1)], axis=1).ravel(), positions - below
+
+
+def summaries(ordered: np.ndarray, shares: np.ndarray, replication: np.ndarray) -> dict[str, np.ndarray]:
+    """`SUMMARIES` from the values at :func:`quantile_ranks`, (2 each, v), and the share beyond a critical value."""
+    low, high = ordered[0::2].astype(np.float64), ordered[1::2].astype(np.float64)
+    return dict(zip(SUMMARIES, [*(low + shares[:, None] * (high - low)), replication], strict=True))
 
 
 def full_statistics(
