@@ -30,7 +30,7 @@ def test_without_a_place_for_machine_code(monkeypatch):
         return lambda function: function
 
     monkeypatch.setattr(kernel, "_njit", no_place)
-    assert kernel._compiled(len) is len
+    assert kernel.compiled(len) is len
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 31, 100])

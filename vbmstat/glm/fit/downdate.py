@@ -29,7 +29,7 @@ from vbmstat.maps.store import CHUNK_VOXELS, Scratch
 _CANCELLED = 0.1  # refit in float64 if RSS_S / |E|² is below: rounding would reach the fifth digit of t
 
 
-class _FullFit(NamedTuple):
+class WholeFit(NamedTuple):
     """The whole sample's fit of a tile; `residuals` are in the precision of the fit, all else is float64."""
 
     residuals: np.ndarray  # (n', 512)
@@ -72,7 +72,7 @@ class Downdating:
 
     def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
         """All statistics of a tile (n, 512), and the numerically unstable columns."""
-        full = self._fit_full_sample(values.numpy())
+        full = self.fit_whole(values.numpy())
         tile = full_statistics(self.plan, full.coefficients, full.sigma, 0.0 if floor is None else floor[0])
         if not len(self.plan.members):
             return tile, full.doubtful
@@ -93,14 +93,15 @@ class Downdating:
 
     def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (512,)."""
-        full = self._fit_full_sample(values.numpy())
+        full = self.fit_whole(values.numpy())
         variances, lost = full.sigma[None] ** 2, full.doubtful
         if len(self.plan.members):
             _, of_subsets, lost = self._fit_subsets(full, None)
             variances = np.vstack([variances, of_subsets * full.sigma**2])
         return np.where(lost, 0.0, variances).max(axis=1), lost
 
-    def _fit_full_sample(self, values: np.ndarray) -> _FullFit:
+    def fit_whole(self, values: np.ndarray) -> WholeFit:
+        """The whole sample's fit of a tile (n, 512); the residuals are this thread's until its next call."""
         plan, kind = self.plan, self.basis.dtype
         n_padded, width = self.basis.shape
         residuals = self.scratch.array("rest", (n_padded, CHUNK_VOXELS), kind)
@@ -110,9 +111,9 @@ class Downdating:
         coordinates = fitted[:DIRECTIONS].swapaxes(0, 1).reshape(width, CHUNK_VOXELS)[: len(plan.ones)]  # (r, v)
         rss, explained = totals[DIRECTIONS, 0], (coordinates**2).sum(axis=0)
         sigma, doubtful = residual_deviation(rss, explained, plan.df_resid, kind == np.float32)
-        return _FullFit(residuals, coordinates + plan.ones[:, None] * centre, sigma, rss, doubtful)
+        return WholeFit(residuals, coordinates + plan.ones[:, None] * centre, sigma, rss, doubtful)
 
-    def _fit_subsets(self, full: _FullFit, floor: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _fit_subsets(self, full: WholeFit, floor: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Statistics (K, B, 512), variances (B, 512) in units of sigma², and the columns to be fitted again."""
         n_subsets = len(self.plan.members)
         per_sigma = np.divide(1, full.sigma, out=np.zeros_like(full.sigma), where=full.sigma > 0)

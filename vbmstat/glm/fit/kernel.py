@@ -30,7 +30,7 @@ Array = np.ndarray
 _njit = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
     """Machine code that releases the interpreter's lock; cached on disk where possible."""
     try:
         return _njit(cache=True)(function)
@@ -38,7 +38,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
         return _njit()(function)
 
 
-@_compiled
+@compiled
 def _add_rows(residuals: Array, basis: Array, i0: int, i1: int, i2: int, i3: int, sums: Array) -> None:
     """Add the products of four rows with the basis, and their squares, to sums (5, groups, TILE)."""
     for g in range(sums.shape[1]):
@@ -56,7 +56,7 @@ def _add_rows(residuals: Array, basis: Array, i0: int, i1: int, i2: int, i3: int
             sums[4, g, v] += a * a + b * b + c * c + d * d
 
 
-@_compiled
+@compiled
 def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, residuals: Array) -> None:
     """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `residuals` (n', TILE), zeros from n on.
 
@@ -79,7 +79,7 @@ def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, c
             residuals[i, v] = 0
 
 
-@_compiled
+@compiled
 def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
     """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `residuals` (n', TILE), and sum them.
 
@@ -105,7 +105,7 @@ def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array
                         part[d, g, v] = 0
 
 
-@_compiled
+@compiled
 def fit_rows(
     values: Array, scale: Array, weights: Array, is_centred: bool, basis: Array, centre: Array, residuals: Array,
     fitted: Array, totals: Array,
@@ -151,7 +151,7 @@ def sorting_network(n: int) -> Array:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-@_compiled
+@compiled
 def order_columns(values: Array, pairs: Array, ranks: Array, out: Array) -> None:
     """Values of some ranks (k,) in each column of (b, TILE), into `out` (k, TILE), by a network of b places."""
     work = np.empty((values.shape[0], _LANES), values.dtype)
@@ -170,7 +170,7 @@ def order_columns(values: Array, pairs: Array, ranks: Array, out: Array) -> None
                 out[k, start + v] = work[ranks[k], v]
 
 
-@_compiled
+@compiled
 def count_beyond(values: Array, critical: Array, out: Array) -> None:
     """How many of the values (b, TILE) of a column are beyond plus or minus their row's critical one, (TILE,)."""
     out[:] = 0
@@ -179,7 +179,7 @@ def count_beyond(values: Array, critical: Array, out: Array) -> None:
             out[v] += 1 if abs(values[i, v]) > critical[i] else 0
 
 
-@_compiled
+@compiled
 def _sum_subset(residuals: Array, basis: Array, rows: Array, sums: Array) -> None:
     """Sums (5, groups, TILE) over some rows, a multiple of ROWS: products with the basis, then squares."""
     for d in range(sums.shape[0]):
@@ -190,7 +190,7 @@ def _sum_subset(residuals: Array, basis: Array, rows: Array, sums: Array) -> Non
         _add_rows(residuals, basis, rows[i], rows[i + 1], rows[i + 2], rows[i + 3], sums)
 
 
-@_compiled
+@compiled
 def _fit_subset(
     sums: Array, sign: np.float32, to_subset: Array, total: Array, per_sigma: Array, z: Array, rss: Array, least: Array
 ) -> None:
@@ -216,7 +216,7 @@ def _fit_subset(
         least[v] = min(least[v], rss[v] / max(of, _SMALLEST))
 
 
-@_compiled
+@compiled
 def _contrast_in_subset(
     z: Array, variance: Array, estimate: Array, whiten: Array, on_residual: Array, is_f: bool, line: Array, out: Array
 ) -> None:
@@ -241,7 +241,7 @@ def _contrast_in_subset(
         out[v] *= precision * precision if is_f else precision
 
 
-@_compiled
+@compiled
 def fit_subsets(
     residuals: Array, basis: Array, rows: Array, signs: Array, to_subset: Array, df: Array, floor: Array, total: Array,
     per_sigma: Array, estimate: Array, ends: Array, is_f: Array, whiten: Array, on_residual: Array, position: Array,

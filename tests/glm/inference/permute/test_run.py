@@ -117,6 +117,27 @@ def test_single_precision_agrees_with_double():
         assert np.abs(a.p_uncorrected - b.p_uncorrected).max() <= 2 / 200
 
 
+@pytest.mark.parametrize("two_sided", [True, False])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("spec", ["age", "F(age, group[T.b])"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_compiled_scores_are_those_of_torch(spec, scheme, two_sided, weighted):
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal((26, 700)) + 5
+    values[:, 3], values[:, 4] = 7.0, 1e4 + 1e-3 * values[:, 4]  # constant; without digits in float32
+    weights = rng.uniform(0.5, 2, 26) if weighted else None
+    case = Case("age + group + tiv", spec, n=26, dtype=np.float32, values=values, weights=weights)
+    case.maps.mask[650:] = False
+    permuted = case.permuted(scheme=scheme, permutations=300)
+    settings = NullSettings(two_sided=two_sided)
+    torches, compiled = (case.nulls(permuted, settings, backend=name) for name in ("stacked", "compiled"))
+    np.testing.assert_allclose(compiled.maxima["statistic"], torches.maxima["statistic"], rtol=1e-5)
+    for name in ("p_fwe", "p_uncorrected"):
+        found, wanted = getattr(compiled, name), getattr(torches, name)
+        assert np.abs(found - wanted).max() <= 1 / 300 + 1e-9
+        assert (found != wanted).mean() < 0.02  # ties of float32
+
+
 def test_weights_and_a_voxel_without_digits():
     """A voxel that float32 cannot hold is done in float64; weighted residuals are permuted."""
     rng = np.random.default_rng(0)

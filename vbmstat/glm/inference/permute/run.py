@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fitted
@@ -23,11 +24,12 @@ from vbmstat.glm.inference.permute.images import StatisticImages
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, PlainScale, Scale, is_decided, reach
 from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.schemes import Permuted, smallest_p
-from vbmstat.glm.inference.permute.scores import PermutedScores, Scored
+from vbmstat.glm.inference.permute.scores import PermutedScores, Scored, working_precision
 from vbmstat.glm.inference.permute.tails import TAIL_SHARE, Tails, fit_tails, smallest_tail_p
 from vbmstat.glm.spec import Compute
 from vbmstat.progress import OnProgress
 
+_WORTH_COMPILING = 4e9  # scans × voxels × permutations; as for the fit
 _ROWS_BYTES = 2**28  # rows of the products of one batch
 _MAPS_BYTES = 2**28  # statistic maps of one batch
 _MAX_BATCH = 8 * BLOCK
@@ -70,7 +72,7 @@ def permutation_nulls(
     grouped = permuted.groups is not None
     scale = (PlainScale if grouped else Scale)(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     alone = compute if compute.cluster is None else replace(compute, n_threads=1)
-    engine = (GroupedScores if grouped else PermutedScores)(maps, plan, permuted, scale, alone)
+    engine = _engine_of(fitted, permuted, alone)(maps, plan, permuted, scale, alone)
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
     scoring = _Scoring(engine, images)
     count = permuted.rearrangements.count
@@ -108,6 +110,21 @@ def permutation_nulls(
         progress("permutations", done, done)
     state |= {name: state[name][:done] for name in settings.counted}
     return _summarise(state, statistic, scoring, settings, progress)
+
+
+def _engine_of(fitted: Fitted, permuted: Permuted, compute: Compute) -> type[PermutedScores]:
+    """The way to compute scores: compiled where it can and pays."""
+    if permuted.groups is not None:
+        return GroupedScores
+    maps, plan, backend = fitted.maps, fitted.plan, compute.backend
+    can_compile = torch.device(compute.device).type == "cpu"
+    can_compile &= working_precision(maps.dtype, plan.df_resid) == torch.float32
+    work = len(plan.basis) * len(maps.mask) * permuted.rearrangements.count
+    if not can_compile or backend == "stacked" or (backend == "auto" and work < _WORTH_COMPILING):
+        return PermutedScores
+    from vbmstat.glm.inference.permute.compiled_scores import CompiledScores  # noqa: PLC0415 - imports the compiler
+
+    return CompiledScores
 
 
 def _batches(done: int, count: int, size: int) -> list[range]:

@@ -32,7 +32,7 @@ from vbmstat.progress import OnProgress
 
 _TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
 TIES = {torch.float32: 2e-6, torch.float64: 1e-12}  # of s: equal up to rounding is equal
-_LEAST_LEFT = {torch.float32: 1e-5, torch.float64: 1e-12}  # of permuted residuals, once Z is projected out: rounding
+LEAST_LEFT = {torch.float32: 1e-5, torch.float64: 1e-12}  # of permuted residuals, once Z is projected out: rounding
 _LARGEST = {torch.float32: 1 - 1e-6, torch.float64: 1 - 1e-12}  # s² of maps of t and F
 _FEWEST_DF = 10.0  # of float32: the largest null t of V voxels has 1 - s² near V^(-2 / df), and its digits are lost
 
@@ -40,6 +40,9 @@ _FEWEST_DF = 10.0  # of float32: the largest null t of V voxels has 1 - s² near
 def working_precision(dtype: np.dtype, df_resid: float) -> torch.dtype:
     """Precision of scores: float64 for float64 maps, or with fewer than 10 residual degrees of freedom."""
     return torch.float64 if dtype == np.float64 or df_resid < _FEWEST_DF else torch.float32
+
+
+Own = torch.Tensor | None  # scores of the unpermuted data (v,), where they are the first of a block
 
 
 class Scored(NamedTuple):
@@ -112,19 +115,39 @@ class PermutedScores:
         level = self.scale.level(own, self.ties)
         largest, counts, kept = [], torch.zeros_like(level, dtype=torch.int64), []
         for i, rows in enumerate(blocks):
-            score, signed = self._scored(rows, unit)
-            if is_first and i == 0:
-                score[0] = own
-            if self.scale.is_signed:
-                score.masked_fill_(outside, self.scale.lowest)  # their zero may be the largest of all
-            largest.append(score.amax(dim=1))
-            counts += (score >= level).sum(dim=0)
+            known = own if is_first and i == 0 else None
             if keep:
+                score, signed = self._known(rows, unit, known)
                 kept.append(self._statistic(score, signed).masked_fill_(outside, 0.0)[:, :width].cpu().numpy())
+                maxima, reaching = self._reached(score, level, outside)
+            else:
+                maxima, reaching = self._largest_and_counts(rows, unit, level, outside, known)
+            largest.append(maxima)
+            counts += reaching
         return Scored(
             torch.cat(largest).cpu().numpy(), counts.masked_fill_(outside, 0)[:width].cpu().numpy(),
             own[:width].cpu().numpy(), np.concatenate(kept) if keep else None,
         )  # fmt: skip
+
+    def _largest_and_counts(
+        self, rows: torch.Tensor, unit: torch.Tensor, level: torch.Tensor, outside: torch.Tensor, own: Own
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Largest score of each permutation of a block (b,), and how many reach a voxel's level (v,)."""
+        return self._reached(self._known(rows, unit, own)[0], level, outside)
+
+    def _known(self, rows: torch.Tensor, unit: torch.Tensor, own: Own) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores of a block with the first permutation's, if they are known; see :meth:`_scored`."""
+        score, signed = self._scored(rows, unit)
+        if own is not None:
+            score[0] = own
+        return score, signed
+
+    def _reached(
+        self, score: torch.Tensor, level: torch.Tensor, outside: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.scale.is_signed:
+            score = score.masked_fill(outside, self.scale.lowest)  # their zero may be the largest of all
+        return score.amax(dim=1), (score >= level).sum(dim=0)
 
     def tail_p(
         self, size: np.ndarray, wanted: np.ndarray, count: int, floor: float, progress: OnProgress | None = None
@@ -174,7 +197,8 @@ class PermutedScores:
             unit[:, columns] = again[:, : len(columns)].to(unit.dtype)
         outside = torch.ones_like(doubtful)
         outside[:width] = ~inside.to(outside.device)
-        unit[:, outside] = 0
+        if outside.any():
+            unit[:, outside] = 0
         return unit, outside
 
     def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
@@ -208,7 +232,7 @@ class PermutedScores:
             left = torch.ones_like(first)
             for other in parts[m:]:
                 left.addcmul_(other, other, value=-1)
-            left.clamp_(min=_LEAST_LEFT[left.dtype])  # permuted residuals inside Z have no effect: 0 / 0 is 0
+            left.clamp_(min=LEAST_LEFT[left.dtype])  # permuted residuals inside Z have no effect: 0 / 0 is 0
             score = score * left.rsqrt_() if self.scale.is_signed else score.div_(left)
         return score, first
 

@@ -1,0 +1,71 @@
+"""Compiled loops over the products of permuted designs with a tile of voxels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vbmstat.glm.fit.kernel import Array, compiled
+from vbmstat.maps.store import CHUNK_VOXELS as TILE
+
+_ONE = np.float32(1)
+
+
+@compiled
+def _score(products: Array, i: int, m: int, is_signed: bool, least: np.float32, left: Array, score: Array) -> None:
+    """Scores of permutation i into `score` (TILE,); `left` (TILE,) to work in."""
+    for v in range(TILE):
+        score[v] = products[0, i, v] if is_signed else products[0, i, v] * products[0, i, v]
+        left[v] = _ONE
+    for j in range(1, m):
+        for v in range(TILE):
+            score[v] += products[j, i, v] * products[j, i, v]
+    for j in range(m, products.shape[0]):
+        for v in range(TILE):
+            left[v] -= products[j, i, v] * products[j, i, v]
+    if products.shape[0] > m:
+        for v in range(TILE):
+            share = max(left[v], least)
+            score[v] /= np.sqrt(share) if is_signed else share
+
+
+@compiled
+def _move_largest_first(values: Array) -> None:
+    """Put the largest of the values (TILE,) in the first place; the others are lost."""
+    width = TILE // 2
+    while width:
+        for v in range(width):
+            values[v] = values[v] if values[v] > values[v + width] else values[v + width]
+        width //= 2
+
+
+@compiled
+def reduce_products(
+    products: Array, m: int, is_signed: bool, lowest: np.float32, least: np.float32, outside: Array, level: Array,
+    first: Array, largest: Array, counts: Array,
+) -> None:  # fmt: skip
+    """Scores of b permutations: the largest of each, and how many reach a voxel's level.
+
+    Parameters
+    ----------
+    products : (k, b, TILE), float32
+        With m tested directions and k - m of the nuisance regressors that move.
+    is_signed, lowest, least
+        Whether scores are s, not s²; a score that no voxel outside exceeds; the least share of a length that
+        permuted residuals have once the nuisance is projected out (inside it they have no effect: 0 / 0 is 0).
+    outside, level : (TILE,)
+        Voxels that are not tested; what a score must reach.
+    first : (TILE,) or (0,)
+        The first permutation's scores, if they are known.
+    largest : (b,), counts : (TILE,), int64
+        Receive the largest scores; are added to.
+    """
+    score, left = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    for i in range(products.shape[1]):
+        _score(products, i, m, is_signed, least, left, score)
+        if i == 0 and len(first):
+            score[:] = first
+        for v in range(TILE):
+            score[v] = lowest if outside[v] else score[v]
+            counts[v] += 1 if score[v] >= level[v] else 0
+        _move_largest_first(score)
+        largest[i] = score[0]
