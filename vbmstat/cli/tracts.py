@@ -32,7 +32,9 @@ def find(
     weights: Annotated[
         Path | None, typer.Option(help="Network that vbmstat train tracts trained; without, a prior is carried over.")
     ] = None,
-    prior: Annotated[Path | None, typer.Option(help="Folder of build-prior [the shipped tracts72-prior].")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="Folder of build-prior; default the shipped tracts72-prior.")
+    ] = None,
     bundles: Annotated[
         bool, typer.Option("--bundles", help="Also write the masks as TractSeg does: tracts/NAME/bundle_segmentations.")
     ] = False,
