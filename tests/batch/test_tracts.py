@@ -144,7 +144,7 @@ def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
     (out / "mri" / "u_sub-01_T1w.nii.gz").unlink()
     result = CliRunner().invoke(app, ["tracts", str(out), "--prior", str(tmp_path / "prior")])
     assert result.exit_code == 1
-    assert "tracts of 1 scans" in result.output
+    assert "tracts found in 1 of 2 scans" in result.output
     assert "u_sub-01_T1w.nii.gz is there; write them with the maps" in result.output
 
 

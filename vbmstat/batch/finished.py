@@ -122,7 +122,8 @@ def measure_finished(
     """
     found = [one for names in naming.NAME_STYLES for one in _scans(folder, names)]
     if not found:
-        msg = f"{folder}: no preprocessed scan (report/vbmstat_NAME.json); expected an output folder of preprocess"
+        why = "no preprocessed scan (report/vbmstat_NAME.json)" if folder.is_dir() else "no such folder"
+        msg = f"{folder}: {why}; expected an output folder of vbmstat preprocess"
         raise VbmstatError(msg)
     measured, kept, failures = dict[str, Mapping[str, Any]](), list[str](), dict[str, str]()
     for number, one in enumerate(found, start=1):

@@ -152,7 +152,8 @@ def cases_of_table(table: Path, view: View, report: OnStep = ignore) -> tuple[It
     try:
         rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        msg = f"{table}: cannot be read as a TSV ({type(error).__name__})"
+        why = "cannot be read as a TSV" if table.is_file() else "no such table"
+        msg = f"{table}: {why}; expected rows with the columns {', '.join(COLUMNS)}"
         raise VbmstatError(msg) from error
     missing = [column for column in COLUMNS if column not in rows]
     if missing or rows.empty:
