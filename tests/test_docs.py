@@ -85,6 +85,7 @@ def test_what_pages_include_exists() -> None:
         "GPU",
         "resume",
         "figure",
+        "tracts",
     ],
 )
 def test_what_users_search_is_in_the_page_of_tasks(word) -> None:

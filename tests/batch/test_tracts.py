@@ -103,7 +103,9 @@ def test_sessions_in_bids_names(tmp_path, source):
 def test_finished_scans_are_kept_and_another_source_replaces_them(tmp_path, source):
     out = finished(tmp_path)
     assert len(tracts.find_tracts(out, source).measured) == 2
-    assert len(tracts.find_tracts(out, source).kept) == 2
+    steps = []
+    assert len(tracts.find_tracts(out, source, report=lambda *step: steps.append(step)).kept) == 2
+    assert steps == [("tracts", done, 2) for done in (0, 1, 2)]  # a bar from the start
     shipped = tracts.source_of(None, None)
     assert len(tracts.find_tracts(out, shipped).measured) == 2
     record = json.loads((out / "report" / "vbmstat_sub-01_T1w.json").read_text())

@@ -137,7 +137,7 @@ def find_tracts(
     execution : Execution
         Its `force` replaces tracts from the same source; those from another one are always replaced.
     report : callable
-        Called with (stage, done, total) after each scan.
+        Called with (stage, done, total) before the first and after each scan.
     """
 
     def measure(one: FinishedScan) -> Mapping[str, Any] | None:
