@@ -200,7 +200,16 @@ def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypat
     monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, weights, grid: iter(probability))
     out = finished(tmp_path)
     source = tracts.FromNetwork(tmp_path, {"source": "network", "sha256": ""})
-    assert not tracts.find_tracts(out, source).failures
+    monkeypatch.setattr(tracts, "source_of", lambda *_: source)
+    labels = io.read_volume(out / "mri" / "p0sub-01_T1w.nii.gz")
+    labels.data[:, :4] = 0  # no brain there
+    io.write_volume(out / "mri" / "p0sub-01_T1w.nii.gz", labels)
+    result = CliRunner().invoke(app, ["tracts", str(out), "--weights", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "sub-01_T1w: the masks of 36 of 72 tracts are empty" in result.output
+    native = io.read_channels(out / "mri" / "tracts_sub-01_T1w.nii.gz").data
+    assert native[:, :4].max() == 0
+    assert native[-1, 4:].min() == pytest.approx(1)
     table = pd.read_csv(out / "label" / "tracts_sub-01_T1w.tsv", sep="\t")
     assert (table["threshold"] == 0.5).all()
     assert (table["mask_ml"] > 0).to_numpy().tolist() == (probability[:, 0, 0, 0] >= 0.5).tolist()

@@ -62,6 +62,10 @@ def find(
     typer.echo(f"from {source.record['source']}; volumes in {folder / TRACTS}")
     if weights is None:
         typer.echo("a prior shows where tracts lie in other people, not this person's own (docs/tracts.md)")
+    for scan, found in run.measured.items():
+        if found["n_empty_masks"]:
+            empty = f"{scan}: the masks of {found['n_empty_masks']} of 72 tracts are empty"
+            typer.echo(f"{empty}; do not use their volumes", err=True)
     for reason in run.failures.values():
         typer.echo(reason, err=True)
     if run.failures:
