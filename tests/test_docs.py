@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.text import Text
 from typer.main import get_command
 
 from vbmstat.cli import app
@@ -82,6 +85,7 @@ def test_what_pages_include_exists() -> None:
         "GPU",
         "resume",
         "figure",
+        "tracts",
     ],
 )
 def test_what_users_search_is_in_the_page_of_tasks(word) -> None:
@@ -112,3 +116,17 @@ def test_the_page_of_commands_is_that_of_the_program() -> None:
     spec.loader.exec_module(module)
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert page == module.commands_page(), "run `python docs/commands.py`"
+
+
+def _texts(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Help of a command, of its options and of the commands in it, by name."""
+    yield name, command.help or ""
+    yield from ((f"{name} {one.name}", getattr(one, "help", None) or "") for one in command.params)
+    for inner, below in getattr(command, "commands", {}).items():
+        yield from _texts(below, f"{name} {inner}")
+
+
+def test_help_shows_every_word() -> None:
+    """Rich takes words in square brackets for colours and leaves them out."""
+    lost = [name for name, text in _texts(get_command(app), "vbmstat") if Text.from_markup(text).plain != text]
+    assert lost == []

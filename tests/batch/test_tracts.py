@@ -103,7 +103,9 @@ def test_sessions_in_bids_names(tmp_path, source):
 def test_finished_scans_are_kept_and_another_source_replaces_them(tmp_path, source):
     out = finished(tmp_path)
     assert len(tracts.find_tracts(out, source).measured) == 2
-    assert len(tracts.find_tracts(out, source).kept) == 2
+    steps = []
+    assert len(tracts.find_tracts(out, source, report=lambda *step: steps.append(step)).kept) == 2
+    assert steps == [("tracts", done, 2) for done in (0, 1, 2)]  # a bar from the start
     shipped = tracts.source_of(None, None)
     assert len(tracts.find_tracts(out, shipped).measured) == 2
     record = json.loads((out / "report" / "vbmstat_sub-01_T1w.json").read_text())
@@ -144,7 +146,7 @@ def test_scans_whose_images_are_gone_fail_alone(tmp_path, source):
     (out / "mri" / "u_sub-01_T1w.nii.gz").unlink()
     result = CliRunner().invoke(app, ["tracts", str(out), "--prior", str(tmp_path / "prior")])
     assert result.exit_code == 1
-    assert "tracts of 1 scans" in result.output
+    assert "tracts found in 1 of 2 scans" in result.output
     assert "u_sub-01_T1w.nii.gz is there; write them with the maps" in result.output
 
 
@@ -198,7 +200,16 @@ def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypat
     monkeypatch.setattr(tracts, "predict_tracts", lambda t1w, weights, grid: iter(probability))
     out = finished(tmp_path)
     source = tracts.FromNetwork(tmp_path, {"source": "network", "sha256": ""})
-    assert not tracts.find_tracts(out, source).failures
+    monkeypatch.setattr(tracts, "source_of", lambda *_: source)
+    labels = io.read_volume(out / "mri" / "p0sub-01_T1w.nii.gz")
+    labels.data[:, :4] = 0  # no brain there
+    io.write_volume(out / "mri" / "p0sub-01_T1w.nii.gz", labels)
+    result = CliRunner().invoke(app, ["tracts", str(out), "--weights", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "sub-01_T1w: the masks of 36 of 72 tracts are empty" in result.output
+    native = io.read_channels(out / "mri" / "tracts_sub-01_T1w.nii.gz").data
+    assert native[:, :4].max() == 0
+    assert native[-1, 4:].min() == pytest.approx(1)
     table = pd.read_csv(out / "label" / "tracts_sub-01_T1w.tsv", sep="\t")
     assert (table["threshold"] == 0.5).all()
     assert (table["mask_ml"] > 0).to_numpy().tolist() == (probability[:, 0, 0, 0] >= 0.5).tolist()

@@ -211,6 +211,8 @@ def test_tissues_with_lesions_in_them_are_not_measured_again(scans, tmp_path, fi
 def test_a_folder_without_scans_is_refused(tmp_path):
     with pytest.raises(VbmstatError, match="no preprocessed scan"):
         measure_folder(tmp_path)
+    with pytest.raises(VbmstatError, match="none: no such folder"):
+        measure_folder(tmp_path / "none")
 
 
 def test_the_maps_of_a_finished_folder_are_those_of_the_warp():

@@ -187,6 +187,10 @@ def test_each_formula_and_level_has_a_folder_of_its_own():
     assert names[:3] == ["gm_age_sex", "gm_age_sex_roi", "gm_age_sex_region"]
     names += [glm.folder_name(formula, "voxel", width) for formula in [*formulas, "gm ~ age + s8"] for width in (0, 8)]
     assert names[-1] == "gm_age_s8-s8"
+    atlases = ["tracts72", "aal3", "mine/my atlas.v2.nii.gz"]
+    names += [glm.folder_name("gm ~ age + sex", level, None, atlas) for level in ("roi", "region") for atlas in atlases]
+    assert names[-3:] == ["gm_age_sex_region-tracts72", "gm_age_sex_region-aal3", "gm_age_sex_region-my_atlas_v2"]
+    assert glm.folder_name("gm ~ age", "voxel", None, "aal3") == glm.folder_name("gm ~ age", "voxel")
     assert len({name.casefold() for name in names}) == len(names)
 
 

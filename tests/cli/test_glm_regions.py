@@ -23,7 +23,7 @@ def test_regions(study):  # noqa: F811
     assert "age: 1 of 3 regions at p_fwe < .05" in said
     assert "Atlas own: " in said
     assert "    Left A: t = -" in said
-    table = pd.read_csv(study / "glm" / "gm_age_roi" / "roi_own_glm.tsv", sep="\t")
+    table = pd.read_csv(study / "glm" / "gm_age_roi-own" / "roi_own_glm.tsv", sep="\t")
     assert table["median_t"].notna().all()
     assert "age: 1 of 2 regions" in run(study, "--level", "region", "--permutations", 99)
 

@@ -26,6 +26,7 @@ def test_every_measure_has_its_curve():
     for axis, name in zip(figure.axes, ("loss", "validation_dice_gm", "learning_rate"), strict=True):
         assert list(axis.lines[0].get_ydata()) == pytest.approx(list(LOG[name]))
         assert axis.lines[1].get_xdata()[0] == 2.5  # the second stage
+    assert all(float(tick).is_integer() for tick in figure.axes[-1].get_xticks())
 
 
 def test_a_run_without_validation_has_curves():

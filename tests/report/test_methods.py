@@ -182,6 +182,11 @@ def test_regions_are_not_called_voxels(record) -> None:
     assert "Family-wise error over regions was controlled by 99 permutations" in said
     assert "False discovery rates over the regions of each contrast are q-values" in said
     assert "over voxels" not in said
+    assert "at each voxel" not in said
+    assert "regions of the atlas lpba40 (Shattuck et al., 2008) in" in said
+    of_tracts = text(record, inference=found, level="roi", atlas="tracts72")
+    assert "regions of the atlas tracts72 (Wasserthal et al., 2018) in" in of_tracts
+    assert "regions of the atlas own in" in text(record, inference=found, level="roi", atlas="own")
 
 
 def test_contrasts_that_were_not_permuted_are_told(record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,16 @@ from typer.testing import CliRunner
 
 from vbmstat.cli import app
 from vbmstat.errors import ScanError, TableError
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, resample, voxel_indices
 from vbmstat.image.volume import Volume
+from vbmstat.regions.models import RegionSpec, region_volumes
 from vbmstat.roi.atlas import SoftAtlas, load_atlas
 from vbmstat.roi.output import write_rois
 from vbmstat.roi.table import Native, measure_rois
 from vbmstat.tables.cohort import Cohort, index_by_id
-from vbmstat.tracts.names import TRACTS
+from vbmstat.tracts.names import TRACTS, WEAK, region
 
 GRID = Grid((6, 5, 4), np.diag([2.0, 2.0, 2.0, 1.0]))
 VOXEL_ML = 0.008
@@ -114,6 +117,15 @@ def test_a_model_of_soft_regions(cohort, tmp_path):
     assert result.exit_code == 0, result.output
     rows = pd.read_csv(tmp_path / "glm" / "roi_soft_glm.tsv", sep="\t")
     assert set(rows["name"]) == {"A_left", "A_right", "B"}
+    assert "note: regions of soft overlap: an effect in one shows in others" in result.output
+
+
+def test_a_model_of_another_tissue_than_the_atlas_is_for_has_a_note(cohort, tmp_path):
+    regions = RegionSpec(replace(load_atlas(write_atlas(tmp_path)), tissues=("wm",)))
+    table = Cohort(cohort.table.assign(mwp1=cohort.table["mwp2"]), cohort.folder)
+    notes = {tissue: region_volumes(ModelSpec(f"{tissue} ~ age"), table, regions).notes for tissue in ("gm", "wm")}
+    about = "soft is made for wm: gm in its regions is that of neighbours"
+    assert [about in notes[tissue] for tissue in ("gm", "wm")] == [True, False]
 
 
 def test_a_failed_map_and_an_unknown_column(cohort, tmp_path):
@@ -153,6 +165,7 @@ def test_the_shipped_tracts_are_graded_symmetric_and_small():
     left, right = (atlas.image.data[atlas.table["hemisphere"].to_numpy() == side] for side in ("left", "right"))
     assert (left - right.flip(1)).abs().max() <= 1 / 255 + 1e-6
     assert "one person" in atlas.licence
+    assert all(region(name) in atlas.licence for name in WEAK)
 
 
 def test_tracts_have_volumes_of_white_matter_and_lesions_only(cohort):

@@ -40,6 +40,8 @@ def test_missing_tracts_are_named(tmp_path):
         (tmp_path / "bundle_segmentations" / f"{name}.nii.gz").unlink()
     with pytest.raises(ScanError, match=r"2 of 72 tracts are missing \(CA, UF_right\)"):
         read_references(tmp_path)
+    with pytest.raises(ScanError, match="none: no such folder"):
+        read_references(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

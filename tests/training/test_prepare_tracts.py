@@ -109,9 +109,16 @@ def test_cases_of_a_table_equal_those_of_volumes(head, table):
     assert torch.allclose(case.arrays["directions"], expected["directions"], atol=1e-3)
 
 
+def test_paths_that_are_not_there_are_named_before_the_first_scan(table):
+    rows = pd.read_csv(table, sep="\t")
+    pd.concat([rows, rows.assign(participant_id="sub-2", references="persn")]).to_csv(table, sep="\t", index=False)
+    with pytest.raises(VbmstatError, match=r"people.tsv: no such file or folder: persn; paths are relative"):
+        cases_of_table(table, VIEW)
+
+
 def test_a_table_without_a_column_is_refused(tmp_path):
     (tmp_path / "people.tsv").write_text("participant_id\tt1w\nsub-1\ta.nii\n")
     with pytest.raises(VbmstatError, match="missing: references, peaks"):
         cases_of_table(tmp_path / "people.tsv", VIEW)
-    with pytest.raises(VbmstatError, match="cannot be read as a TSV"):
+    with pytest.raises(VbmstatError, match=r"none.tsv: no such table; expected rows"):
         cases_of_table(tmp_path / "none.tsv", VIEW)

@@ -111,7 +111,7 @@ def measure_finished(
     measure : callable
         Measures a scan and writes its outputs; returns None if the scan has them.
     stage : str
-        Reported as (stage, done, total) after each scan.
+        Reported as (stage, done, total) before the first and after each scan.
     report : callable
         Takes it.
 
@@ -122,9 +122,11 @@ def measure_finished(
     """
     found = [one for names in naming.NAME_STYLES for one in _scans(folder, names)]
     if not found:
-        msg = f"{folder}: no preprocessed scan (report/vbmstat_NAME.json); expected an output folder of preprocess"
+        why = "no preprocessed scan (report/vbmstat_NAME.json)" if folder.is_dir() else "no such folder"
+        msg = f"{folder}: {why}; expected an output folder of vbmstat preprocess"
         raise VbmstatError(msg)
     measured, kept, failures = dict[str, Mapping[str, Any]](), list[str](), dict[str, str]()
+    report(stage, 0, len(found))  # a scan may take a minute
     for number, one in enumerate(found, start=1):
         try:
             made = measure(one)

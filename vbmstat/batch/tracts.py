@@ -78,8 +78,10 @@ class FromNetwork:
 
     def native(self, images: Mapping[str, Volume], points: Volume) -> Iterator[torch.Tensor]:
         """Probabilities in the scan's space."""
-        brain = Volume(images["m"].data * (images["p0"].data > 0.5), images["m"].grid)
-        return predict_tracts(brain, self.weights, points.grid)
+        inside = (images["p0"].data > 0.5).float()
+        brain = Volume(images["m"].data * inside, images["m"].grid)
+        here = resample(inside, images["p0"].grid, points.grid)[0] > 0.5  # a network is never quite 0 outside the brain
+        return (probability * here for probability in predict_tracts(brain, self.weights, points.grid))
 
     def template(self, images: Mapping[str, Volume], native: Volume) -> Iterator[torch.Tensor]:
         """The same, on the template's grid."""
@@ -137,7 +139,7 @@ def find_tracts(
     execution : Execution
         Its `force` replaces tracts from the same source; those from another one are always replaced.
     report : callable
-        Called with (stage, done, total) after each scan.
+        Called with (stage, done, total) before the first and after each scan.
     """
 
     def measure(one: FinishedScan) -> Mapping[str, Any] | None:
@@ -176,7 +178,7 @@ def _measure(
         if bundles or has_bundles:  # those of another source must not stay
             write_references(maps.mask, naming.bundles_folder(made, one.scan).parent)
         storage.write_json(one.path("sidecar", made), {**record, "tracts": made_from})
-    return {"n_tracts": len(table)}
+    return {"n_empty_masks": int((table["mask_ml"] == 0).sum())}
 
 
 def _own_points(grid: Grid) -> Volume:

@@ -59,7 +59,7 @@ def measure_folder(
         Its `force` measures again the scans that this function measured before; its `locking` locks scans against other
         runs.
     report : callable
-        Called with (stage, done, total) after each scan.
+        Called with (stage, done, total) before the first and after each scan.
 
     Raises
     ------

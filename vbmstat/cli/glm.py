@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vbmstat.glm.keywords import ModelKeywords
     from vbmstat.glm.results import GlmResults
 
+_ATLAS = "lpba40"
+
 
 def command(
     ctx: typer.Context,
@@ -92,7 +94,7 @@ def command(
     stop_after: Annotated[
         int, typer.Option(help="Stop once this many permutations reach the strongest finding, e.g. 20; 0 for never.")
     ] = 0,
-    atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = "lpba40",
+    atlas: Annotated[str, typer.Option(help="Atlas of regions; names clusters and peaks, too, or none.")] = _ATLAS,
     second_atlas: Annotated[
         str, typer.Option(help="Names clusters and peaks in no region of --atlas; or none.")
     ] = "neuromorphometrics",
@@ -134,7 +136,7 @@ def command(
     _check_level(level, random, scheduler, fwhm_mm)
     check_atlases([atlas] if level != "voxel" else [atlas, second_atlas], names_clusters=level == "voxel")
     table, more = scan_tables(cohort, maps, participants)
-    folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm)
+    folder = out or table.parent / "glm" / folder_name(formula, level, fwhm_mm, atlas)
     keywords = model_keywords({**ctx.params, "tables": more})
     spec = ModelSpec.make(formula, contrast, **keywords)
     if share is not None:
@@ -216,20 +218,27 @@ def check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
     from vbmstat.roi.atlas import SoftAtlas, load_atlas  # noqa: PLC0415
 
     for atlas in atlases:
-        if atlas in ("none", "lpba40", "neuromorphometrics"):
+        if atlas in ("none", _ATLAS, "neuromorphometrics"):
             continue
         if isinstance(load_atlas(atlas), SoftAtlas) and names_clusters:
             msg = f"--atlas {atlas}: its regions overlap and cannot name clusters; take one of labels, or --level roi"
             raise DesignError(msg)
 
 
-def folder_name(formula: str, level: str, fwhm_mm: float | None = None) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``, of regions ``gm_age_sex_roi``, with --fwhm 8 ``gm_age_sex-s8``."""
+def folder_name(formula: str, level: str, fwhm_mm: float | None = None, atlas: str = _ATLAS) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, with --fwhm 8 ``gm_age_sex-s8``.
+
+    Of regions ``gm_age_sex_roi``, and ``gm_age_sex_roi-tracts72`` of another atlas than the default one.
+    """
     from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
     from vbmstat.regions.volumes import LEVELS  # noqa: PLC0415
 
     smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
-    return formula_name(formula, LEVELS) + ("" if level == "voxel" else f"_{level}") + smoothed
+    stem = "".join(
+        letter if letter.isalnum() else "_" for letter in Path(atlas).name.removesuffix(".gz").rsplit(".", 1)[0]
+    )
+    regions = f"_{level}" if atlas == _ATLAS else f"_{level}-{stem}"
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else regions) + smoothed
 
 
 def print_summary(results: GlmResults, folder: Path, said: Collection[str]) -> None:

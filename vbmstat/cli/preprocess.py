@@ -26,7 +26,7 @@ def command(
     participants: Annotated[Path | None, typer.Option(help="Covariates; default the BIDS folder's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[
-        str, typer.Option(help="classic; cat: CAT12's own algorithms (the extra vbmstat[cat]); deep: networks.")
+        str, typer.Option(help="classic; cat: CAT12's own algorithms (the extra 'cat'); deep: networks.")
     ] = "classic",
     weights: Annotated[
         str | None, typer.Option(help="Networks of engine deep: vbmstat (default), deepmriprep (fetched), or a folder.")

@@ -47,7 +47,9 @@ def command(
             metavar="PATTERN",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the tables [roi beside the cohort].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the tables; default roi beside the cohort.")
+    ] = None,
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command

@@ -16,7 +16,8 @@ def command(
     ] = None,
     browser: Annotated[bool, typer.Option("--browser", help="Open interactive slices in the browser.")] = False,
     threshold: Annotated[
-        float, typer.Option(help="Statistics: smaller absolute values fade. p maps: larger p are left out [0.05].")
+        float,
+        typer.Option(help="Statistics: smaller absolute values fade. p maps: larger p are left out; default 0.05."),
     ] = 0.0,
     cut: Annotated[
         list[str] | None,

@@ -32,7 +32,9 @@ def find(
     weights: Annotated[
         Path | None, typer.Option(help="Network that vbmstat train tracts trained; without, a prior is carried over.")
     ] = None,
-    prior: Annotated[Path | None, typer.Option(help="Folder of build-prior [the shipped tracts72-prior].")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="Folder of build-prior; default the shipped tracts72-prior.")
+    ] = None,
     bundles: Annotated[
         bool, typer.Option("--bundles", help="Also write the masks as TractSeg does: tracts/NAME/bundle_segmentations.")
     ] = False,
@@ -54,11 +56,16 @@ def find(
     source = source_of(weights, prior)
     with stages() as report:
         run = find_tracts(folder, source, bundles, Execution(force=force, locking=lock), report)
-    typer.echo(f"tracts of {len(run.measured)} scans from {source.record['source']}; volumes in {folder / TRACTS}")
+    n_found, n_kept = len(run.measured), len(run.kept)
+    kept = f", {n_kept} had them before" if n_kept else ""
+    typer.echo(f"tracts found in {n_found} of {n_found + n_kept + len(run.failures)} scans{kept}")
+    typer.echo(f"from {source.record['source']}; volumes in {folder / TRACTS}")
     if weights is None:
         typer.echo("a prior shows where tracts lie in other people, not this person's own (docs/tracts.md)")
-    if run.kept:
-        typer.echo(f"{len(run.kept)} scans had them before")
+    for scan, found in run.measured.items():
+        if found["n_empty_masks"]:
+            empty = f"{scan}: the masks of {found['n_empty_masks']} of 72 tracts are empty"
+            typer.echo(f"{empty}; do not use their volumes", err=True)
     for reason in run.failures.values():
         typer.echo(reason, err=True)
     if run.failures:

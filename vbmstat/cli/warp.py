@@ -38,7 +38,7 @@ def command(
         float, typer.Option("--voxel-size", help="Voxels of results in template space: 1, 1.5 or 2 mm.", metavar="MM")
     ] = 1.5,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the results [warped in the scans' folder].")
+        Path | None, typer.Option("--out", help="Folder of the results; default warped in the scans' folder.")
     ] = None,
 ) -> None:
     """Carry images of scans into the template, or an atlas or map of the template into scans; one resampling.

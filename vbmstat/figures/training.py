@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vbmstat.figures.style import BLUE, ORANGE
 
@@ -30,6 +31,7 @@ def curves_figure(log: pd.DataFrame) -> Figure:
         for begin in _stage_begins(log):
             axis.axvline(begin, color="0.6", linewidth=0.8)
     axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     stages = list(dict.fromkeys(log["stage"]))
     figure.suptitle(" → ".join(stages) if len(stages) < 4 else f"{len(stages)} stages", fontsize=10)
     return figure

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, listed
-from vbmstat.files.naming import MAP_NUMBER
+from vbmstat.files.naming import MAP_NUMBER, TISSUES
 from vbmstat.glm.design.formula import split_formula
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois, volume_column
 from vbmstat.tables.cohort import Cohort, find_column
 from vbmstat.tables.selection import ALL, Selection, is_left_out
@@ -102,6 +102,12 @@ def region_volumes(
     if maps is not None:
         table, more = _with_tiv_of_maps(volumes, table, source, spec)
         notes += more
+    if isinstance(atlas, SoftAtlas):
+        notes += (f"regions of {atlas.name} overlap: an effect in one shows in others that share its voxels",)
+    if tissue in TISSUES and tissue not in atlas.tissues:
+        notes += (
+            f"{atlas.name} is made for {' and '.join(atlas.tissues)}: {tissue} in its regions is that of neighbours",
+        )
     return RegionVolumes(spec, recorded.selection, volumes, names, table, source, atlas, tuple(notes))
 
 

@@ -24,6 +24,7 @@ _TIV = {
 _REGIONS_FDR = (
     "False discovery rates over the regions of each contrast are q-values of Benjamini and Hochberg, from two-sided p."
 )
+_ATLAS_SOURCES = {"lpba40": " [@shattuck2008]", "tracts72": " [@wasserthal2018]"}
 _STEPS = {
     "classic": (
         "Images were denoised by non-local means [@coupe2008], corrected for intensity inhomogeneity in the log domain "
@@ -179,7 +180,8 @@ def _model(record: Mapping[str, Any]) -> Iterator[str]:
     of_regions = record.get("level", "voxel") != "voxel"
     data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
     if of_regions:
-        data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {record['atlas']} in"
+        atlas = f"{record['atlas']}{_ATLAS_SOURCES.get(record['atlas'], '')}"
+        data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {atlas} in"
         where = "in each region"
     df = record.get("df_resid")
     is_local = "sandwich" in record or "variance_groups" in record
@@ -321,10 +323,11 @@ def _subsets(record: Mapping[str, Any]) -> Iterator[str]:
     if record["n_subsets"]:
         sizes, stratify = " or ".join(map(str, record["scans_per_subset"])), record["spec"]["subsets"]["stratify"]
         strata = f", keeping the shares of {stratify}" if stratify else ""
+        where = "at each voxel" if record.get("level", "voxel") == "voxel" else "in each region"
         yield (
             f"To assess stability, the model was refitted in {record['n_subsets']} random subsets of {sizes} scans "
             f"drawn without replacement{strata}, and the median and quartiles of the statistic over subsets were "
-            "computed at each voxel [@fisch2024prep]. These medians are descriptive: they have no p-value."
+            f"computed {where} [@fisch2024prep]. These medians are descriptive: they have no p-value."
         )
 
 

@@ -34,6 +34,7 @@ TRACTS = "tracts72"
 TRACTS_SHA256 = "57a68dd91e529d3f0db89e0706ad6e9bf809a3521f1a774fccc4775d4c0c40fb"
 TRACTS_LICENCE = (
     "Apache-2.0 (TractSeg's test data, changed: registered, mirrored, smoothed); made from one person, so no population"
+    "; FX, CA, ILF and UF are weak (thin or tortuous)"
 )
 
 

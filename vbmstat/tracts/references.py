@@ -27,10 +27,14 @@ def read_references(folder: Path | str) -> Volume:
     Raises
     ------
     ScanError
-        If a tract is missing, empty, has another grid, or values other than 0 and 1, or the images have one slice.
+        If the folder or a tract is missing, or a tract is empty, has another grid, or values other than 0 and 1, or the
+        images have one slice.
     """
     folder = Path(folder)
     folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder; expected TractSeg's {FOLDER} or the folder that holds it"
+        raise ScanError(msg)
     paths = {name: _image(folder, name) for name in TRACTS}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vbmstat.errors import ScanError, VbmstatError
+from vbmstat.errors import ScanError, VbmstatError, listed
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
 from vbmstat.image.volume import Volume
@@ -147,16 +147,21 @@ def cases_of_table(table: Path, view: View, report: OnStep = ignore) -> tuple[It
     Raises
     ------
     VbmstatError
-        If a column is missing.
+        If a column or a path of the table is missing: before the first scan, as each takes about a minute.
     """
     try:
         rows = pd.read_csv(table, sep="\t", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        msg = f"{table}: cannot be read as a TSV ({type(error).__name__})"
+        why = "cannot be read as a TSV" if table.is_file() else "no such table"
+        msg = f"{table}: {why}; expected rows with the columns {', '.join(COLUMNS)}"
         raise VbmstatError(msg) from error
     missing = [column for column in COLUMNS if column not in rows]
     if missing or rows.empty:
         msg = f"{table}: expected rows with the columns {', '.join(COLUMNS)}; missing: {', '.join(missing) or 'rows'}"
+        raise VbmstatError(msg)
+    gone = [path for column in COLUMNS[1:] for path in rows[column] if not (table.parent / path).exists()]
+    if gone:
+        msg = f"{table}: no such file or folder: {listed(gone)}; paths are relative to the table's folder"
         raise VbmstatError(msg)
     first_mm = float(io.read_grid(table.parent / rows["peaks"][0]).voxel_size_mm.mean())
 
