@@ -17,7 +17,7 @@ from vbmstat.glm.spec import ModelSpec
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, resample, voxel_indices
 from vbmstat.image.volume import Volume
-from vbmstat.regions.models import RegionSpec, region_volumes
+from vbmstat.regions.volumes import RegionSpec, region_volumes
 from vbmstat.roi.atlas import SoftAtlas, load_atlas
 from vbmstat.roi.output import write_rois
 from vbmstat.roi.table import Native, measure_rois
