@@ -213,8 +213,17 @@ def test_a_network_gives_probabilities_and_masks_at_one_half(tmp_path, monkeypat
 def test_priors_that_cannot_be_used(tmp_path, source):
     with pytest.raises(ScanError, match=r"no tracts72\.nii\.gz and tracts72\.tsv"):
         read_prior(tmp_path / "nothing")
-    table = tmp_path / "prior" / "tracts72.tsv"
-    table.write_text(table.read_text().replace("AF_left", "AF_rigth"))
+    table, image = tmp_path / "prior" / "tracts72.tsv", tmp_path / "prior" / "tracts72.nii.gz"
+    sound, content = io.read_channels(image), table.read_text()
+    pd.read_csv(table, sep="\t").assign(threshold=50).to_csv(table, sep="\t", index=False)
+    with pytest.raises(ScanError, match=r"tsv: expected probabilities from 0 to 1, got 50"):
+        read_prior(tmp_path / "prior")
+    table.write_text(content)
+    io.write_volume(image, Volume(100 * sound.data, sound.grid), step=1.0)
+    with pytest.raises(ScanError, match=r"gz: expected probabilities from 0 to 1, got 20 to 60"):
+        read_prior(tmp_path / "prior")
+    io.write_volume(image, sound, step=1.0)
+    table.write_text(content.replace("AF_left", "AF_rigth"))
     with pytest.raises(ScanError, match="72 tracts in TractSeg's order"):
         read_prior(tmp_path / "prior")
 
@@ -240,6 +249,7 @@ def rewrite_fa(person, change):
     [
         (lambda fa: Volume(fa.data.flip(1) * 0 + 0.05, fa.grid), "fractional anisotropy"),
         (lambda fa: Volume(fa.data * float("nan"), fa.grid), "fractional anisotropy"),
+        (lambda fa: Volume(1000 * fa.data, fa.grid), "fractional anisotropy.* got 600"),
         (lambda fa: Volume(0.6 - fa.data, fa.grid), "are they of one person"),
         (lambda fa: Volume(fa.data, Grid(fa.grid.shape, np.diag([3.0, 3, 3, 1]))), "differs from the FA map's"),
     ],

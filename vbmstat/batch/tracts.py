@@ -63,7 +63,7 @@ class FromPrior:
         return carry(self.prior, _own_points(images["wp2"].grid), images["wp2"])
 
     def lesions(self, share: Volume, points: Volume, _: Volume) -> Iterator[torch.Tensor]:
-        """Share of each voxel that is a lesion of each tract: lesions are white matter, whatever they were taken for."""
+        """Share of each voxel that is a lesion of each tract; lesions count as white matter."""
         return carry(self.prior, points, share)
 
 

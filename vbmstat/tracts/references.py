@@ -73,7 +73,7 @@ def write_references(volume: Volume, folder: Path | str) -> list[Path]:
 
 
 def read_peaks(path: Path | str) -> Volume:
-    """Three fibre directions a voxel, (9, X, Y, Z): x, y, z of each in the file's axes; 0 for none.
+    """Three fibre directions a voxel, (9, X, Y, Z): x, y, z of each in RAS+ mm, as in MRtrix; 0 for none.
 
     NaN in all three components of a peak is MRtrix's way to write none.
 
