@@ -260,6 +260,14 @@ def test_references_that_cannot_be_used(person, change, match):
         tract_prior.person_in_template(person)
 
 
+def test_a_person_given_twice_and_impossible_widths_are_refused(person, tmp_path):
+    with pytest.raises(ScanError, match="the same masks; give each person once"):
+        tract_prior.build_prior_folder([person, person / "bundle_segmentations"], tmp_path / "out")
+    for width in (-8.0, float("nan")):
+        with pytest.raises(ScanError, match="fwhm: expected a width of 0 mm or more"):
+            tract_prior.build_prior_folder([person], tmp_path / "out", width)
+
+
 def test_references_without_fa(person):
     (person / "FA.nii.gz").unlink()
     with pytest.raises(ScanError, match=r"FA\.nii\.gz: no such file"):

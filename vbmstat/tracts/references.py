@@ -29,8 +29,7 @@ def read_references(folder: Path | str) -> Volume:
     ScanError
         If a tract is missing, empty, has another grid, or values other than 0 and 1, or the images have one slice.
     """
-    folder = Path(folder)
-    folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    folder = masks_folder(Path(folder))
     paths = {name: _image(folder, name) for name in TRACTS}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
@@ -50,6 +49,11 @@ def read_references(folder: Path | str) -> Volume:
             raise ScanError(msg)
         masks[row] = mask.data[0]
     return Volume(masks, grid)
+
+
+def masks_folder(folder: Path) -> Path:
+    """TractSeg's ``bundle_segmentations`` in a folder, or the folder itself."""
+    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
 
 
 def write_references(volume: Volume, folder: Path | str) -> list[Path]:
