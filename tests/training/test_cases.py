@@ -28,6 +28,13 @@ def test_arrays_come_back_within_half_a_step(tmp_path):
     assert list(cases.load("c")) == ["p0"]
 
 
+def test_a_name_that_begins_another_keeps_its_own_arrays(tmp_path):
+    made = [Case(name, name, {"p0": torch.full((1, 4, 5, 6), value)}) for name, value in (("1", 1.0), ("1.5", 2.0))]
+    write_cases(tmp_path / "cases.npz", made, SETTINGS)
+    cases = CaseFile(tmp_path / "cases.npz")
+    assert [float(cases.load(name, "p0")["p0"].mean()) for name in ("1", "1.5")] == pytest.approx([1.0, 2.0])
+
+
 def test_names_must_differ(tmp_path):
     case = Case("a", "site", {"p0": torch.zeros(1, 4, 5, 6)})
     with pytest.raises(VbmstatError, match="unique names, got a twice"):

@@ -146,6 +146,23 @@ def test_teacher_is_frozen_and_can_be_given(configure, heads, tmp_path):
         run.train(opened(configure(heads, epochs=1, first_stage="none", **FAST)), tmp_path / "third")
 
 
+def test_another_teacher_or_other_heads_are_another_run(configure, heads, tmp_path):
+    run.train(opened(configure(heads, epochs=1, **FAST)), tmp_path / "first")
+    given = tmp_path / "first" / f"{TEACHER}.safetensors"
+    config = configure(heads, epochs=1, first_stage=str(given.parent), **FAST)  # or the folder of its run
+    run.train(opened(config), tmp_path / "second")
+    other = tmp_path / "other.npz"
+    settings = opened(config).cases.settings
+    write_cases(other, (Case(f"head{n}", f"head{n}", bars(n + 9)) for n in range(5)), settings)
+    task = opened(configure(other, epochs=1, first_stage=str(given), **FAST))
+    task.begin(task.stages()[0], tmp_path / "second")  # as after a run that stopped before its first checkpoint
+    assert not list(task._taught.iterdir())
+    given.write_bytes((tmp_path / "second" / "tracts.safetensors").read_bytes())
+    config = configure(heads, epochs=1, first_stage=str(given.parent), **FAST)
+    with pytest.raises(VbmstatError, match="holds a run with another first_stage"):
+        run.train(opened(config), tmp_path / "second")
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(configure, heads, tmp_path, monkeypatch):
     config = configure(heads, epochs=3, reference_weight=1.0, **FAST)
     run.train(opened(config), tmp_path / "whole")

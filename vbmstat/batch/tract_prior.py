@@ -18,9 +18,10 @@ from vbmstat.preproc.steps import linear, warp
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.prior import FWHM_MM, build_prior, write_prior
-from vbmstat.tracts.references import check_grid, read_references
+from vbmstat.tracts.references import check_grid, masks_folder, read_references
 
 _FA_NONE, _FA_WM = 0.1, 0.3  # no white matter below, all white matter above
+_FA_MOST = 1.25  # tensors with a negative eigenvalue reach sqrt(3/2)
 _LEAST_DICE = 0.5  # of a person's masks with its white matter, and of that with the template's; sound ones have .73
 
 
@@ -43,8 +44,17 @@ def build_prior_folder(
     Raises
     ------
     ScanError
-        If masks or FA cannot be used, do not belong together, or do not fit the template.
+        If the width or a folder's masks or FA cannot be used, a folder is given twice, or masks and FA do not belong
+        together or do not fit the template.
     """
+    if not 0 <= fwhm_mm < np.inf:
+        msg = f"fwhm: expected a width of 0 mm or more, got {fwhm_mm:g}"
+        raise ScanError(msg)
+    places = [masks_folder(folder).resolve() for folder in references]
+    twice = [str(folder) for folder, place in zip(references, places, strict=True) if places.count(place) > 1]
+    if twice:
+        msg = f"{', '.join(twice)}: the same masks; give each person once"
+        raise ScanError(msg)
     people = []
     for number, folder in enumerate(references, start=1):
         people.append(person_in_template(folder))
@@ -93,7 +103,10 @@ def _read_fa(folder: Path) -> Volume:
         msg = f"{paths[0]}: no such file, also not in {folder.parent}; the FA map registers the person to the template"
         raise ScanError(msg)
     fa = io.read_volume(path)
-    if not torch.isfinite(fa.data).all() or not fa.data.gt(_FA_WM).any():
-        msg = f"{path}: expected fractional anisotropy from 0 to 1, got NaN, infinite values or none above {_FA_WM}"
+    most = float(fa.data.max())  # NaN if any value is
+    if not (torch.isfinite(fa.data).all() and _FA_WM < most <= _FA_MOST):
+        msg = (
+            f"{path}: expected fractional anisotropy, finite values from 0 to 1 with some above {_FA_WM}, got {most:g}"
+        )
         raise ScanError(msg)
     return fa

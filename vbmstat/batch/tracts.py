@@ -62,6 +62,10 @@ class FromPrior:
         """Probabilities on the template's grid."""
         return carry(self.prior, _own_points(images["wp2"].grid), images["wp2"])
 
+    def lesions(self, share: Volume, points: Volume, _: Volume) -> Iterator[torch.Tensor]:
+        """Share of each voxel that is a lesion of each tract; lesions count as white matter."""
+        return carry(self.prior, points, share)
+
 
 @dataclass(frozen=True)
 class FromNetwork:
@@ -90,6 +94,10 @@ class FromNetwork:
         at = apply_affine(np.linalg.inv(native.grid.affine), there)
         for counts in native.data:
             yield sample(counts[None].float(), at)[0] / 255
+
+    def lesions(self, share: Volume, _: Volume, native: Volume) -> Iterator[torch.Tensor]:
+        """Share of each voxel that is a lesion of each tract."""
+        return (counts * share.data[0] / 255 for counts in native.data)
 
 
 def source_of(weights: Path | None, prior: Path | None) -> FromPrior | FromNetwork:
@@ -169,9 +177,14 @@ def _measure(
     native = stored(source.native(images, points), points.grid)
     template = stored(source.template(images, native), images["wp2"].grid)
     maps = TractMaps(native, template, source.threshold, source.grade)
-    wmh = io.read_volume(p7) if p7.is_file() else None
+    wmh_ml = None
+    if p7.is_file():
+        wmh = io.read_volume(p7)
+        share = Volume(resample(wmh.data, wmh.grid, points.grid), points.grid)
+        sums = [float(each.sum(dtype=torch.float64)) for each in source.lesions(share, points, native)]
+        wmh_ml = np.array(sums) * points.grid.voxel_volume_ml
     with one.adding(execution.locking) as made:
-        table = maps.write(lambda kind: one.path(kind, made), wmh)
+        table = maps.write(lambda kind: one.path(kind, made), wmh_ml)
         derivatives.describe(made, one.scan, one.names, ("tracts", "tracts_mask", "wtracts"), images["wp2"].grid)
         title = f"{one.scan.stem} · tracts: {source.record['source']}"
         save_png(one.path("tract_picture", made), tracts_figure(images["m"], images["p0"], maps, title))

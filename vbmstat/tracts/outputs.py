@@ -45,8 +45,8 @@ class TractMaps:
         counts = torch.from_numpy(np.ceil(self.threshold / STEP - 1e-6).clip(1).astype(np.uint8))
         return Volume((self.native.data >= counts[:, None, None, None]).to(torch.uint8), self.native.grid)
 
-    def volumes(self, wmh: Volume | None = None) -> pd.DataFrame:
-        """A row a tract: expected volume, volume of the mask and of the hypointensities (a share map) in it, mL."""
+    def volumes(self, wmh_ml: np.ndarray | None = None) -> pd.DataFrame:
+        """A row a tract: expected volume, volume of the mask and, if given, of the hypointensities in it, mL."""
         ml = self.native.grid.voxel_volume_ml
         table = pd.DataFrame({
             "label": range(1, len(TRACTS) + 1), "hemisphere": [side(tract) for tract in TRACTS], "name": TRACTS,
@@ -54,18 +54,16 @@ class TractMaps:
             "grade": ["weak" if tract in WEAK else self.grade for tract in TRACTS], "additive": False,
             "volume_ml": _sums(self.native) * STEP * ml, "mask_ml": _sums(self.mask) * ml, "threshold": self.threshold,
         })  # fmt: skip
-        if wmh is not None:
-            share = resample(wmh.data, wmh.grid, self.native.grid)[0]
-            loads = [float((counts * share).sum(dtype=torch.float64)) for counts in self.native.data]
-            table["wmh_ml"] = np.array(loads) * STEP * ml
+        if wmh_ml is not None:
+            table["wmh_ml"] = wmh_ml
         return table.round(4)
 
-    def write(self, path: Callable[[str], Path], wmh: Volume | None = None) -> pd.DataFrame:
+    def write(self, path: Callable[[str], Path], wmh_ml: np.ndarray | None = None) -> pd.DataFrame:
         """Write maps, masks and volumes; `path` gives the file of each kind. Returns the volumes."""
         for kind, volume, space in (("tracts", self.native, "scanner"), ("wtracts", self.template, "mni")):
             io.write_volume(path(kind), volume, dtype="uint8", space=space, step=STEP, description=f"vbmstat {kind}")
         io.write_volume(path("tracts_mask"), self.mask, dtype="uint8", space="scanner", step=1.0)
-        table = self.volumes(wmh)
+        table = self.volumes(wmh_ml)
         dictionary.write_table(path("tract_volumes"), table, "tract_volumes")
         return table
 

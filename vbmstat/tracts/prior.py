@@ -127,7 +127,12 @@ def read_prior(folder: Path) -> Prior:
     if list(rows.get("name", [])) != list(TRACTS) or not is_whole:
         msg = f"{table}: expected the 72 tracts in TractSeg's order with thresholds and grades; build the prior again"
         raise ScanError(msg)
-    return Prior(volume, rows["threshold"].to_numpy(float), str(rows["grade"][0]))  # the first is no weak tract
+    threshold = pd.to_numeric(rows["threshold"], errors="coerce").to_numpy(float)
+    for path, values in ((image, volume.data.numpy()), (table, threshold)):
+        if not (values.min() >= 0 and values.max() <= 1 + STEP):  # also refuses NaN
+            msg = f"{path}: expected probabilities from 0 to 1, got {values.min():g} to {values.max():g}"
+            raise ScanError(msg)
+    return Prior(volume, threshold, str(rows["grade"][0]))  # the first is no weak tract
 
 
 def carry(prior: Prior, template_mm: Volume, wm: Volume) -> Iterator[torch.Tensor]:

@@ -30,8 +30,7 @@ def read_references(folder: Path | str) -> Volume:
         If the folder or a tract is missing, or a tract is empty, has another grid, or values other than 0 and 1, or the
         images have one slice.
     """
-    folder = Path(folder)
-    folder = folder / FOLDER if (folder / FOLDER).is_dir() else folder
+    folder = masks_folder(Path(folder))
     if not folder.is_dir():
         msg = f"{folder}: no such folder; expected TractSeg's {FOLDER} or the folder that holds it"
         raise ScanError(msg)
@@ -56,6 +55,11 @@ def read_references(folder: Path | str) -> Volume:
     return Volume(masks, grid)
 
 
+def masks_folder(folder: Path) -> Path:
+    """TractSeg's ``bundle_segmentations`` in a folder, or the folder itself."""
+    return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+
+
 def write_references(volume: Volume, folder: Path | str) -> list[Path]:
     """Write masks (72, X, Y, Z) as TractSeg names and stores them: int32, 0 and 1, one file a tract.
 
@@ -77,7 +81,7 @@ def write_references(volume: Volume, folder: Path | str) -> list[Path]:
 
 
 def read_peaks(path: Path | str) -> Volume:
-    """Three fibre directions a voxel, (9, X, Y, Z): x, y, z of each in the file's axes; 0 for none.
+    """Three fibre directions a voxel, (9, X, Y, Z): x, y, z of each in RAS+ mm, as in MRtrix; 0 for none.
 
     NaN in all three components of a peak is MRtrix's way to write none.
 

@@ -119,9 +119,9 @@ class CaseFile:
 
     def load(self, name: str, *keys: str) -> dict[str, torch.Tensor]:
         """Read the arrays of a case, float32; all by default."""
-        entries = [entry for entry in self._archive.files if entry.startswith(f"{name}.") and entry != _HEAD]
-        entries = [entry for entry in entries if not keys or entry.rsplit(".", 1)[1] in keys]
-        return {entry.rsplit(".", 1)[1]: self._unpacked(entry) for entry in entries}
+        parts = [entry.rpartition(".") for entry in self._archive.files if entry != _HEAD]
+        own = [key for case, _, key in parts if case == name]
+        return {key: self._unpacked(f"{name}.{key}") for key in own if not keys or key in keys}
 
     def _unpacked(self, entry: str) -> torch.Tensor:
         key = entry.rsplit(".", 1)[1]

@@ -100,6 +100,7 @@ def train(
     end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     training, validation, test = _split(task.cases, task.config, task.n_test_folds)
     sources = {"cases": task.cases.path} | ({"start": task.start} if task.start else {})
+    sources |= {"first_stage": task.given} if task.given and task.given.is_file() else {}
     run: dict[str, Any] = {
         "kind": task.kind,
         "config": task.config.as_dict(),

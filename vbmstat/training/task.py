@@ -71,6 +71,7 @@ class Task(ABC):
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
         self.cases, self.config, self.device = cases, config, device
         self.start = (folder / config.start).absolute() if config.start else None
+        self.given = (folder / config.first_stage).absolute() if config.first_stage else None
         if self.start and not self.start.is_file():
             msg = f"{self.start}: no such file; expected the network to start from"
             raise VbmstatError(msg)

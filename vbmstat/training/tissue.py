@@ -66,10 +66,10 @@ class PatchesTask(SegmentationTask):
 
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
         super().__init__(cases, config, device, folder)
-        if not config.first_stage:
+        if self.given is None:
             msg = 'patches: expected first_stage = "….safetensors" in the configuration'
             raise VbmstatError(msg)
-        self.first_stage, settings = load_network(folder / config.first_stage, device)
+        self.first_stage, settings = load_network(self.given, device)
         self.first_shape = tuple(int(n) for n in settings["shape"])
         scale = cases.shape[0] / REGION_SHAPE[0]
         x, y, z = (round(n * scale) for n in PATCH_SHAPE)

@@ -63,7 +63,8 @@ class TractTask(Task):
         super().__init__(cases, config, device, folder)
         self.tracts: list[str] = list(cases.settings["tracts"])
         self._other_side = [self.tracts.index(tract_names.mirrored(name)) for name in self.tracts]
-        self._given_teacher = (folder / config.first_stage).absolute() if config.first_stage else None
+        if self.given and self.given.is_dir():
+            self.given = own_file(self.given, TEACHER)
         self._teacher: nn.Module | None = None
         self._kind = STUDENT
         self._taught = Path()  # folder of its predictions
@@ -79,7 +80,7 @@ class TractTask(Task):
         """Teacher, unless there is one or none is wanted; then student."""
         about = {name: self.cases.settings[name] for name in ("tracts", "shape", "voxel_mm", "widths")}
         stages = [Stage("student", self.config.epochs, (STUDENT, None), self.start, about)]
-        if self._distils and not self._given_teacher:
+        if self._distils and not self.given:
             about = {**about, "kind": TEACHER, "shape": self.cases.settings["peaks_shape"]}
             stages.insert(0, Stage("teacher", self.config.epochs, (TEACHER, None), None, about))
         return stages
@@ -88,9 +89,9 @@ class TractTask(Task):
         """Load the frozen teacher when the student's training begins."""
         self._kind = stage.file[0]
         if self._kind == STUDENT and self._distils:
-            path = self._given_teacher or own_file(out, TEACHER)
+            path = self.given or own_file(out, TEACHER)
             self._teacher, settings = load_tract_network(path, TEACHER, self.device)
-            self._taught = out / f"taught-{assets.sha256(path)[:12]}"
+            self._taught = out / f"taught-{assets.sha256(path)[:12]}-{assets.sha256(self.cases.path)[:12]}"
             self._taught.mkdir(parents=True, exist_ok=True)
             if settings["tracts"] != self.tracts:
                 msg = f"{path}: the teacher's tracts are not those of {self.cases.path}"
