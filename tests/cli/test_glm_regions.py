@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from tests.regions.test_models import sessions, study  # noqa: F401 - fixtures
+from tests.regions.conftest import study  # noqa: F401 - fixture
+from tests.regions.test_models import sessions  # noqa: F401 - fixture
 from vbmstat.cli import app
 from vbmstat.errors import DesignError
 
