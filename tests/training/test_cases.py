@@ -45,7 +45,7 @@ def test_names_must_differ(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(VbmstatError, match="no such file; make one with 'vbmstat train prepare'"):
+    with pytest.raises(VbmstatError, match="no such file; make one with 'vbmstat train prepare', prepare-wmh"):
         CaseFile(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(VbmstatError, match="not a file of training cases"):

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from vbmstat.cli import app
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
@@ -17,6 +19,7 @@ from vbmstat.simulate.tracts import PHANTOM_TRACTS, TractHead, tract_head
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.references import write_references
 from vbmstat.training import prepare_tracts
+from vbmstat.training.cases import CaseFile
 from vbmstat.training.prepare_tracts import View, cases_of_table, rigid_to_tracts, tract_arrays
 from vbmstat.training.tracts import tract_dice
 
@@ -122,3 +125,16 @@ def test_a_table_without_a_column_is_refused(tmp_path):
         cases_of_table(tmp_path / "people.tsv", VIEW)
     with pytest.raises(VbmstatError, match=r"none.tsv: no such table; expected rows"):
         cases_of_table(tmp_path / "none.tsv", VIEW)
+
+
+def test_a_person_who_cannot_be_used_is_left_out_and_the_others_go_on(table, tmp_path):
+    rows = pd.read_csv(table, sep="\t")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    broken = rows.assign(participant_id="sub-0", t1w="broken.nii.gz")
+    pd.concat([rows, broken, rows.assign(participant_id="sub-2")]).to_csv(table, sep="\t", index=False)
+    result = CliRunner().invoke(app, ["train", "prepare-tracts", str(tmp_path / "x.npz"), str(table), "--voxel-size",
+                                      "3", "--side", "32"])  # fmt: skip
+    assert result.exit_code == 1
+    assert "left out: sub-0: " in result.output
+    assert "people left out: 1; mend their rows" in result.output
+    assert CaseFile(tmp_path / "x.npz").names == ["sub-1", "sub-2"]

@@ -111,9 +111,19 @@ def prepare_tracts(
     from vbmstat.training import prepare_tracts as source  # noqa: PLC0415
     from vbmstat.training.cases import write_cases  # noqa: PLC0415
 
-    cases, settings = source.cases_of_table(table, source.View(voxel_size, side, Widths(sigma, rho, along)), typer.echo)
+    left_out: list[str] = []
+
+    def leave_out(line: str) -> None:
+        left_out.append(line)
+        typer.echo(f"left out: {line}", err=True)
+
+    view = source.View(voxel_size, side, Widths(sigma, rho, along))
+    cases, settings = source.cases_of_table(table, view, typer.echo, leave_out)
     write_cases(out, cases, settings)
     typer.echo(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    if left_out:
+        typer.echo(f"people left out: {len(left_out)}; mend their rows of {table} and run again to have them", err=True)
+        raise typer.Exit(1)
 
 
 def _add_command(kind: str, summary: str) -> None:

@@ -101,7 +101,7 @@ class CaseFile:
             self.settings: dict[str, Any] = head["settings"]
         except (OSError, KeyError, ValueError, TypeError, BadZipFile) as error:
             why = "no such file" if not path.is_file() else f"not a file of training cases ({type(error).__name__})"
-            msg = f"{path}: {why}; make one with 'vbmstat train prepare'"
+            msg = f"{path}: {why}; make one with 'vbmstat train prepare', prepare-wmh or prepare-tracts"
             raise VbmstatError(msg) from error
 
     @cached_property

@@ -7,7 +7,7 @@ every TractSeg folder holds. The fit is the project's linear one, from which the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,7 +131,9 @@ def rigid_to_tracts(wm: Volume, references: Volume, min_dice: float = MIN_DICE) 
     return fits[best]
 
 
-def cases_of_table(table: Path, view: View, report: OnStep = ignore) -> tuple[Iterator[Case], dict[str, object]]:
+def cases_of_table(
+    table: Path, view: View, report: OnStep = ignore, leave_out: OnStep | None = None
+) -> tuple[Iterator[Case], dict[str, object]]:
     """Cases of a table of people, and the settings of their file.
 
     Parameters
@@ -143,6 +145,8 @@ def cases_of_table(table: Path, view: View, report: OnStep = ignore) -> tuple[It
         Cubes of the cases.
     report : callable
         Called with each id.
+    leave_out : callable, optional
+        Called with a line on a person who cannot be used, and the others go on; by default that is an error.
 
     Raises
     ------
@@ -169,20 +173,26 @@ def cases_of_table(table: Path, view: View, report: OnStep = ignore) -> tuple[It
         for row in rows.to_dict("records"):
             name = str(row["participant_id"])
             report(name)
-            peaks = read_peaks(table.parent / row["peaks"])
-            if not np.allclose(peaks.grid.voxel_size_mm, first_mm, rtol=0.02):
-                msg = f"{name}: peaks {peaks.grid}; expected isotropic voxels of {first_mm:g} mm, as the first person's"
-                raise ScanError(msg)
-            segmented = segment_scan(io.read_scan(table.parent / row["t1w"]))
-            references = read_references(table.parent / row["references"])
             try:
-                arrays = tract_arrays(segmented.work, segmented.fractions.channel(1), references, peaks, view)
+                yield Case(name, str(row.get("group") or name), _arrays_of(table.parent, row, first_mm, view))
             except ScanError as error:
                 msg = f"{name}: {error}"
-                raise ScanError(msg) from error
-            yield Case(name, str(row.get("group") or name), arrays)
+                if leave_out is None:
+                    raise ScanError(msg) from error
+                leave_out(msg)
 
     return cases(), view.settings(TRACTS, first_mm)
+
+
+def _arrays_of(folder: Path, row: Mapping[str, str], peaks_mm: float, view: View) -> dict[str, torch.Tensor]:
+    """Arrays of a person of a table in this folder, whose peaks should have this voxel size."""
+    peaks = read_peaks(folder / row["peaks"])
+    if not np.allclose(peaks.grid.voxel_size_mm, peaks_mm, rtol=0.02):
+        msg = f"peaks {peaks.grid}; expected isotropic voxels of {peaks_mm:g} mm, as the first person's"
+        raise ScanError(msg)
+    segmented = segment_scan(io.read_scan(folder / row["t1w"]))
+    references = read_references(folder / row["references"])
+    return tract_arrays(segmented.work, segmented.fractions.channel(1), references, peaks, view)
 
 
 def _overlap(wm: Volume, union: Volume, linear: np.ndarray) -> float:
