@@ -8,6 +8,7 @@ import pandas as pd
 from vbmstat.errors import TableError
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
 from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.subjects import made_of
 from vbmstat.maps.sources import Source
 from vbmstat.tables.cells import labels, without_missing_words
 from vbmstat.tables.cohort import closest, find_column, read_column
@@ -31,7 +32,8 @@ def column_name(name: str, table: pd.DataFrame) -> str:
 
 def with_design_rows(source: Source, design: Design) -> Source:
     """The source with the scans of a design; the flow says which covariate the others lack."""
-    names = filter(None, (find_column(str(name), source.table) for name in design.covariates))
+    made = (one for name in design.covariates for one in made_of(str(name)))
+    names = filter(None, (find_column(one, source.table) for one in made))
     empty = {name: without_missing_words(read_column(name, source.table)).isna().tolist() for name in names}
     gone = ~np.isin(source.scan_ids, design.scan_ids)
     why = {

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import normalized
 
-TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
-_STATEFUL = ("bs", "cr", "poly", "center", "scale")  # what they make of a scan depends on the others
+_STATEFUL = ("bs", "cr", "poly", "center", "scale", "within", "between")  # of a scan, they depend on the others
+TRANSFORMS = (*_STATEFUL, "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
 _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
 _PATSY_CODINGS = ("Sum", "Helmert", "Diff", "Poly")  # and Treatment("reference level")
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
