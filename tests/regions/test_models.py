@@ -187,7 +187,7 @@ def test_sandwich_variances(sessions):
     assert table["df"].nunique() == 1
     assert table["df"].iloc[0] < 4
     np.testing.assert_allclose(table["p_uncorrected"], 2 * stats.t.sf(table["value"].abs(), table["df"]), rtol=1e-9)
-    assert "p_fwe" not in table
+    assert table["p_fwe"].ge(2 / 2**4).all()  # sign flips of four people
 
 
 @pytest.mark.parametrize(

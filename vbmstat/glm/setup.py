@@ -38,7 +38,7 @@ from vbmstat.glm.inference.corrected import exchange_tree
 from vbmstat.glm.inference.permute.blocks import Node
 from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, make_permuted
 from vbmstat.glm.spec import Compute, ModelSpec
-from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
+from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, Sandwich, choose_variance
 from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
 from vbmstat.maps.paths import Smoothing
 from vbmstat.maps.sources import (
@@ -151,6 +151,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
         source = with_tiv(source)
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)
+    spec = variance.complete(spec)
     source = with_columns(source, _roles(spec, source.table, variance), spec.missing)
     design = build_design(right, source.table, source.scan_ids, spec.missing)
     if compute.announce is not None:
@@ -221,7 +222,8 @@ def _sample_notes(
     unused = [] if variance.takes_subsets else spec.subsets.asked
     return (
         *site_notes(source.table, design),
-        *repetition_notes(source.table, knows_subjects, design.matrix), *block_notes(blocks, design.matrix),
+        *repetition_notes(source.table, knows_subjects, design.matrix),
+        *([] if variance.role == "subject" else block_notes(blocks, design.matrix)),
         *([f"{', '.join(unused)} not used: --variance {spec.variance} fits no subsets"] if unused else []),
     )  # fmt: skip
 
@@ -244,7 +246,8 @@ def _with_permutations(setup: Setup, tree: Node) -> Setup:
     """
     spec, asked = setup.spec, setup.spec.inference
     groups = setup.variance.labels if isinstance(setup.variance, Groups) else None
-    resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups)
+    subjects = setup.variance.subjects if isinstance(setup.variance, Sandwich) else None
+    resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups, subjects)
     plan = make_plan(setup.design, setup.contrasts, setup.draws[:0], setup.weights)
     permuted: dict[str, Permuted] = {}
     errors: dict[str, DesignError] = {}

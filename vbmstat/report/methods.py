@@ -288,7 +288,8 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
         counts = sorted({entry["permutations"] for entry in permuted})
         verb = "sign flips" if inference["sign_flip"] else "permutations"
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
-        blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
+        how = {"whole": "of whole", "both": "of whole and within"}.get(str(inference.get("exchange")), "within")
+        blocks = f" {how} exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
         yield (
             f"Family-wise error over {'regions' if of_regions else 'voxels'} was controlled by "
             f"{' or '.join(f'{n:,}' for n in counts)} {verb}{scheme}{blocks} [@winkler2014], for {ways}; corrected "

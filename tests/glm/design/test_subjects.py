@@ -100,7 +100,11 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"inference": "fwe"}, "permutations take --variance ols or groups:COLUMN, got sandwich:id"),
+        ({"inference": "rft"}, "--variance sandwich gives no field of t or F"),
+        (
+            {"inference": "fwe", "blocks": "group"},
+            "sandwich:id flips the signs of all scans with one id together; leave",
+        ),
         ({"variance": "sandwich:group"}, "2 subjects are too few"),
     ],
 )

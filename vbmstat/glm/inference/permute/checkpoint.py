@@ -27,7 +27,7 @@ def analysis_key(maps: Maps, plan: Plan, permuted: Permuted, settings: NullSetti
     digest = hashlib.sha256()
     for array in (
         plan.basis, plan.scan_weights, plan.scan_scale, plan.contrasts[permuted.index].rows, permuted.parts.interest,
-        permuted.parts.tested, permuted.moving, permuted.groups, maps.mask, drawn.tree.rows,
+        permuted.parts.tested, permuted.moving, permuted.groups, permuted.subjects, maps.mask, drawn.tree.rows,
         *drawn.sources(0, min(drawn.count, BLOCK)),
     ):  # fmt: skip
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
