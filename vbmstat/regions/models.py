@@ -15,7 +15,7 @@ from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import MAP_NUMBER
 from vbmstat.glm.analysis import fit_glm
-from vbmstat.glm.design.formula import split_formula
+from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
@@ -187,6 +187,9 @@ def fit_roi_glm(
         variance = choose_variance(of_model.get("variance", VARIANCES[0]))
         of_model = {**of_model, "inference": "fwe" if variance.permutes else "fdr"}
     spec, compute = as_spec(model, contrasts, compute or of_compute, of_model)
+    if random is not None and split_change(split_formula(spec.formula)[0])[1] is not None:
+        msg = "change() has one row a person, --random several scans of each: give one of the two"
+        raise DesignError(msg)
     spatial = [kind for kind in spec.inference.kinds if kind in ("tfce", "cluster")]
     if spatial:
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
@@ -199,12 +202,14 @@ def fit_roi_glm(
         mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
-        rows = mixed_table(mixed, names, _means(volumes, design))
+        scans = list(design.scan_ids)
+        rows = mixed_table(mixed, names, _means(volumes, scans))
     else:
         every = replace(spec, contrasts=spec.contrasts or "all")  # permutations of regions take a second
         fit = fit_glm(volumes, every, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
-        rows = tidy_table(fit, names, _means(volumes, design))
+        scans = [scan for one in record.get("change", {}).values() for scan in one] or list(design.scan_ids)
+        rows = tidy_table(fit, names, _means(volumes, scans))
     record = {
         **record,
         "spec": replace(spec, selection=measured.selection).record(),
@@ -213,7 +218,7 @@ def fit_roi_glm(
         "atlas_licence": atlas.licence,
         "random": random,
     }
-    record |= {"maps": file_records(measured.paths(design.scan_ids)), "data": data_record(regions.maps, cohort)}
+    record |= {"maps": file_records(measured.paths(scans)), "data": data_record(regions.maps, cohort)}
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*measured.notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
@@ -254,7 +259,7 @@ class RegionVolumes:
         """Maps of some scans."""
         kept = self.source.table[[scan in set(scan_ids) for scan in self.source.scan_ids]]
         maps = Cohort(kept, self.source.folder)
-        column = TISSUE_COLUMNS[split_formula(self.spec.formula)[0]]
+        column = TISSUE_COLUMNS[split_change(split_formula(self.spec.formula)[0])[0]]
         return dict(zip(maps.scan_ids, maps.paths(column), strict=True))
 
 
@@ -286,7 +291,8 @@ def _with_tiv_of_maps(
     volumes: pd.DataFrame, table: Cohort, maps: Cohort, spec: ModelSpec
 ) -> tuple[Cohort, tuple[str, ...]]:
     """Covariates of the scans with TIV from the files beside the maps, and notes; the table itself if it has TIV."""
-    tissue, right = split_formula(spec.formula)
+    response, right = split_formula(spec.formula)
+    tissue = split_change(response)[0]
     if find_column("tiv", table.table) is not None or not uses_tiv(right, spec.tiv, table.table.columns):
         return table, ()
     source, column = gather(volumes, tissue, table, spec.missing), TISSUE_COLUMNS[tissue]
@@ -302,15 +308,15 @@ def atlas_record(atlas: Atlas | Path | str) -> Any:
     return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
 
 
-def _means(volumes: pd.DataFrame, design: Design) -> np.ndarray:
-    return np.asarray(volumes.loc[list(design.scan_ids)].mean().to_numpy())
+def _means(volumes: pd.DataFrame, scans: Sequence[str]) -> np.ndarray:
+    return np.asarray(volumes.loc[list(scans)].mean().to_numpy())
 
 
 def _tissue(formula: str, level: str) -> str:
     if level not in LEVELS:
         msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
         raise DesignError(msg)
-    tissue = split_formula(formula)[0]
+    tissue = split_change(split_formula(formula)[0])[0]
     if tissue not in MAP_NUMBER:
         msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(MAP_NUMBER)}"
         raise DesignError(msg)
