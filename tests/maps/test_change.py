@@ -70,6 +70,7 @@ def test_a_model_of_slopes_is_that_of_numpy_s_slopes(table):
     alone = [person for person, own in table.groupby("participant_id") if len(own) == 1]
     (note,) = [note for note in ours.record["notes"] if "one row a person" in note]
     assert f"left out {len(alone)} people without two scans that differ in age: {', '.join(alone)}" in note
+    assert ours.record["flow"][-1] == {"step": "one row a person", "n_left": len(by_hand), "left_out": {}}
     assert {scan.split("_")[0] for step in ours.record["flow"] for scan in step["left_out"]} == set(alone)
 
 
@@ -144,6 +145,7 @@ def test_report_plot_and_rerun(in_files):
     typed("glm", "change(gm, age) ~ group", "--cohort", folder / "cohort.tsv", "--out", out, "--report",
           "--repeats", 0, "--atlas", "none", "--second-atlas", "none", "--contrast", "group[T.p]")  # fmt: skip
     page = (out / "report.html").read_text(encoding="utf-8")
+    assert " people · " in page
     assert "Grey matter maps of the change in" in page
     assert "one value a person, were analysed with the linear model" in page
     typed("plot", out)

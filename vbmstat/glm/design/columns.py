@@ -16,6 +16,7 @@ from vbmstat.maps.change import ChangeTerm, find_change, maps_of_change, one_row
 from vbmstat.maps.sources import Source, with_columns
 from vbmstat.tables.cells import labels, without_missing_words
 from vbmstat.tables.cohort import closest, find_column, read_column
+from vbmstat.tables.flow import Step
 
 
 def column_name(name: str, table: pd.DataFrame) -> str:
@@ -78,7 +79,7 @@ def with_change(source: Source, term: ChangeTerm, used: Collection[str], missing
     return replace(
         source, table=one_row_each(source.table, change, source.scan_ids, used), scan_ids=tuple(change.of),
         maps=None if source.maps is None else maps_of_change(source.maps, change), change=change,
-        notes=(*source.notes, note),
+        notes=(*source.notes, note), flow=(*source.flow, Step("one row a person", len(change.of))),
     )  # fmt: skip
 
 
