@@ -105,7 +105,7 @@ def person_columns(data: pd.DataFrame, made: Mapping[str, PersonColumn]) -> tupl
             raise DesignError(msg)
         within = values - mean
         if within.abs().max() <= 1e-9 * values.abs().max():
-            msg = f"{name}: {number} is the same at all scans of each {person}; give its value at each scan"
+            msg = f"{name}: {number} is the same at all scans of each {person}; take a number that differs, as years do"
             raise DesignError(msg)
         columns[name] = within if kind == "within" else mean
         remarks[name] = f"{number} minus its mean over a person's scans" if kind == "within" else "a person's mean"
