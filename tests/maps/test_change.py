@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from tests.glm.conftest import GRID, SHAPE
 from tests.glm.inference.permute.test_flipped_scores import cohort
-from tests.regions.test_models import sessions, study  # noqa: F401 - fixtures
 from vbmstat.cli import app
 from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
@@ -22,9 +21,6 @@ from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
 from vbmstat.maps.change import ChangeMaps, ChangeTerm, find_change
 from vbmstat.maps.pack import pack_maps
-from vbmstat.regions.models import RegionSpec, fit_roi_glm
-from vbmstat.roi.table import measure_rois
-from vbmstat.tables.cohort import read_cohort
 
 
 @pytest.fixture
@@ -157,24 +153,6 @@ def test_report_plot_and_rerun(in_files):
     means = points.set_index("scan_id")["value"].groupby(group).mean()
     assert np.isclose(voxel, means["p"] - means["c"], rtol=1e-4).any()
     assert "have the same bytes" in typed("rerun", out / "glm.json", "--out", folder / "again")
-
-
-def test_regions_of_an_atlas(sessions):  # noqa: F811
-    """Volumes of five visits of four people: slopes of numpy over the volumes of roi."""
-    cohort_table = read_cohort(sessions / "cohort.tsv")
-    volumes = measure_rois(cohort_table, sessions / "own.nii.gz", ["gm"]).labels
-    found = fit_roi_glm("change(gm, age) ~ 1", cohort_table, ["Intercept"], regions=RegionSpec(sessions / "own.nii.gz"),
-                        repeats=0, inference="fdr")  # fmt: skip
-    wide = volumes.pivot_table(index=["participant_id", "session_id"], columns="label", values="roi_gm_ml")
-    age = cohort_table.table["age"].reindex(wide.index)
-    people = wide.index.get_level_values("participant_id")
-    slope = np.array([np.polyfit(age[people == one], wide[people == one], 1)[0] for one in sorted(set(people))])
-    table = found.table.set_index("label")
-    np.testing.assert_allclose(table["effect"], slope.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(table["mean_ml"], wide.mean(), rtol=1e-6)
-    assert set(found.record["maps"]) == set(cohort_table.scan_ids)
-    with pytest.raises(DesignError, match="change\\(\\) has one row a person, --random several scans of each"):
-        fit_roi_glm("change(gm, age) ~ 1", cohort_table, regions=RegionSpec(sessions / "own.nii.gz", random="age"))
 
 
 def test_rows_of_people_can_be_chosen(in_files, table):
