@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.test_designs import COMMANDS, PAGE, make_cohort
+from tests.test_designs import COMMANDS, PAGE, is_repeated, make_cohort
 from vbmstat.cli import app
 
 IMAGES = PAGE.parent / "images" / "designs"
@@ -35,7 +35,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         cohorts = {repeated: make_cohort(Path(folder) / str(repeated), repeated)[0] for repeated in (False, True)}
         for section, command in COMMANDS.items():
-            os.chdir(cohorts["time" in command])
+            os.chdir(cohorts[is_repeated(command)])
             out = Path(folder) / "out"
             quick = ["--repeats", "0", "--atlas", "none", "--out", str(out)]
             quick += [] if "--inference fdr" in command else ["--permutations", "20"]

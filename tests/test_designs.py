@@ -40,10 +40,14 @@ ORACLES = {
     "A quadratic effect of age": ("age + I(age**2) + sex + tiv", "I(age ** 2)", "curvature_stat-t"),
     "Several sites": ("group + age + sex + tiv + site", "group[T.patient]", "groupPatient_stat-t"),
     "One sample: maps of differences": ("1", "Intercept", "Intercept_stat-t"),
-    "Two scans of each person": ("time + C(participant_id)", "-time[T.pre]", "postMinusPre_stat-t"),
+    "Two scans of each person": ("1", "Intercept", "postMinusPre_stat-t"),
     "Does the change differ between groups?": (
         "group * time", "group[T.patient]:time[T.pre]", "changeDiffers_stat-effect",
     ),
+    "Ageing within people, visits at any time": (
+        "group * deviation + mean_age + sex", "group[T.patient]:deviation", "fasterLoss_stat-effect",
+    ),
+    "Each person's rate of change": ("group + sex", "group[T.patient]", "rateDiffers_stat-t"),
 }  # fmt: skip
 
 
@@ -68,6 +72,7 @@ def people(repeated: bool) -> pd.DataFrame:
         time = np.resize(["post", "pre"], n)
         of_person.insert(1, "session_id", [f"ses-{visit}" for visit in time])
         of_person["time"] = time
+        of_person.loc[time == "post", "age"] += 2
     return of_person
 
 
@@ -90,6 +95,11 @@ def make_cohort(folder: Path, repeated: bool) -> tuple[Path, pd.DataFrame]:
     return folder, table.assign(y=values[(slice(None), *VOXEL)])
 
 
+def is_repeated(command: str) -> bool:
+    """Whether a command is for several scans of each person."""
+    return any(word in command for word in ("time", "change(", "within("))
+
+
 def test_every_design_has_its_oracle():
     assert list(COMMANDS) == list(ORACLES)
 
@@ -97,7 +107,7 @@ def test_every_design_has_its_oracle():
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @pytest.mark.parametrize("section", COMMANDS)
 def test_a_design(section, cohorts, tmp_path, monkeypatch):
-    folder, table = cohorts["time" in COMMANDS[section]]
+    folder, table = cohorts[is_repeated(COMMANDS[section])]
     monkeypatch.chdir(folder)
     monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     quick = ["--repeats", "0", "--atlas", "none", "--out", str(tmp_path)]
@@ -106,6 +116,12 @@ def test_a_design(section, cohorts, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, shlex.split(COMMANDS[section])[1:] + quick)
     assert result.exit_code == 0, result.output + repr(result.exception)
     formula, contrast, name = ORACLES[section]
+    if "change(" in COMMANDS[section]:  # post minus pre of each person
+        table = table.assign(y=np.where(table["time"] == "post", table["y"], -table["y"]))
+        table = table.groupby("participant_id").agg({"y": "sum", "group": "first", "sex": "first"})
+    elif "within(" in COMMANDS[section]:
+        mean = table.groupby("participant_id")["age"].transform("mean")
+        table = table.assign(mean_age=mean, deviation=table["age"] - mean)
     fitted = smf.ols(f"y ~ {formula}", table).fit()
     if "sandwich" in COMMANDS[section]:  # its effect is that of least squares
         expected = float(np.squeeze(fitted.t_test(contrast).effect))

@@ -93,13 +93,17 @@ def test_what_users_search_is_in_the_page_of_tasks(word) -> None:
     assert word.lower() in tasks.lower()
 
 
-def test_tasks_use_commands_and_options_that_exist() -> None:
-    """Of every `vbmstat …` in the page of tasks: the command, and each of its options."""
+@pytest.mark.parametrize("page", ["tasks.md", "repeated_scans.md"])
+def test_pages_use_commands_and_options_that_exist(page) -> None:
+    """Of every `vbmstat …` in a page: the command, and each of its options."""
     commands = get_command(app).commands
     wrong = []
-    for line in re.findall(r"`vbmstat ([^`]+)`", (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")):
-        name, *words = line.split()
-        if name == "COMMAND":
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    lines = [*re.findall(r"`vbmstat ([^`\n]+)`", text), *re.findall(r"^vbmstat (.+)$", text, re.MULTILINE)]
+    assert len(lines) > 5
+    for line in lines:
+        name, *words = line.partition("#")[0].split()
+        if name == "COMMAND" or "--longitudinal" in words:
             continue
         known = (
             {option for parameter in commands[name].params for option in parameter.opts} if name in commands else set()

@@ -132,6 +132,8 @@ def test_permutations_in_words(record) -> None:
     said = text(record, inference=inference)
     assert "5,000 permutations of the residuals of the reduced model (Freedman and Lane, 1983)" in said
     assert "within exchangeability blocks of family" in said
+    flips = text(record, inference=inference | {"exchange": "whole", "sign_flip": True})
+    assert "5,000 sign flips of whole exchangeability blocks of family (Winkler" in flips
     assert "the maximum statistic and threshold-free cluster enhancement" in said
     assert "cluster-forming threshold 3.40" in said
     assert "q-values of Benjamini and Hochberg" in said

@@ -36,6 +36,11 @@ def test_people_in_groups() -> None:
     assert rows["site"][0] == "a: 2, b: 1, 1 missing"
 
 
+def test_the_mean_of_deviations_is_zero() -> None:
+    table = page.described(pd.DataFrame({"within(age)": [0.1, 0.2, -0.3]}), "")
+    assert table.rows[0][1].text.startswith("0 ±")
+
+
 def test_a_column_of_free_text_is_not_listed() -> None:
     notes = pd.DataFrame({"notes": [f"note {n}" for n in range(20)]})
     assert page.described(notes, "").rows[0][1].text == "20 different values"

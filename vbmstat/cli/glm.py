@@ -254,8 +254,9 @@ def print_summary(results: GlmResults, folder: Path, said: Collection[str]) -> N
             typer.echo(f"note: {note}")
     is_one_df = not has_own_df(record) and not any("df" in maps for maps in results.maps.values())
     columns = f"{len(record['columns'])} column{'' if len(record['columns']) == 1 else 's'}"
+    rows = f"{record['n_scans']} {'people' if 'change' in record else 'scans'}"
     typer.echo(
-        f"{record['n_scans']} scans, {record['n_voxels']} voxels, {columns} ({', '.join(record['columns'])})"
+        f"{rows}, {record['n_voxels']} voxels, {columns} ({', '.join(record['columns'])})"
         + (f", {results.df_resid:g} degrees of freedom" if is_one_df else "")
     )
     for contrast, entry in zip(results.contrasts, record["contrasts"], strict=True):

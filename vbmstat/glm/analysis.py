@@ -152,6 +152,8 @@ class FittedModel:
             "flow": flow_record(setup.source.flow), "df_resid": fit.df_resid,
             "n_voxels": int(fit.mask.sum()), **setup.variance.record(fit, setup.contrasts),
         }  # fmt: skip
+        if setup.source.change is not None:
+            record["change"] = {person: dict(factors) for person, factors in setup.source.change.of.items()}
         if setup.source.paths or isinstance(self.matrix, PackedMaps):
             record["smoothing"] = setup.source.smoothing.record
         if self.covariate is not None and setup.covariate is not None:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, TableError
-from vbmstat.glm.design.formula import split_formula
+from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.sites import HARMONIZED
 from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.image import io
+from vbmstat.maps.change import ChangeMaps
 from vbmstat.maps.duplicates import equal_scans, identity_notes
 from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MaskRule
@@ -91,8 +92,9 @@ class Packer:
         scales = {} if scale is None else dict(zip(source.scan_ids, scale.tolist(), strict=True))
         is_kept = compute.store is not None
         how = Packing(source.smoothing.applied_mm, scales, n_threads=compute.n_threads, durable=is_kept)
-        rule = replace(mask.rule, sparse=is_lesion_response(split_formula(self.spec.formula)[0]))
-        return pack_maps(source.paths, folder, rule, how, compute.progress)
+        rule = replace(mask.rule, sparse=is_lesion_response(split_change(split_formula(self.spec.formula)[0])[0]))
+        packed = pack_maps(source.paths, folder, rule, how, compute.progress)
+        return packed if source.change is None else ChangeMaps.of(packed, source.change)
 
     def pack_covariate(self, name: str, paths: Mapping[str, Path], smoothing: Smoothing, maps: Maps) -> PackedMaps:
         """Maps of the voxelwise covariate ``map(name)`` in the columns of the model's maps.
@@ -151,7 +153,7 @@ def map_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
         return identity_notes(maps)
     same = () if maps.manifest["rule"].get("sparse") else identity_notes(maps)  # people without lesions have one map
     n_packed = len(maps.manifest["scan_ids"])
-    shared = () if n_packed == len(maps.scan_ids) else (f"the mask is that of all {n_packed} packed scans",)
+    shared = () if n_packed == len(maps.file_ids) else (f"the mask is that of all {n_packed} packed scans",)
     return (*maps.manifest["mask_notes"], *shared, *same)
 
 

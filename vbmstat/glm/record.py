@@ -90,7 +90,7 @@ def map_record(maps: ArrayMaps | PackedMaps) -> dict[str, dict[str, Any]]:
     files = maps.manifest["files"]
     return {
         scan: {"path": path_label(files[scan]["path"]), "size": files[scan]["size"], "sha256": files[scan]["sha256"]}
-        for scan in maps.scan_ids
+        for scan in maps.file_ids
     }
 
 

@@ -21,11 +21,12 @@ from vbmstat.glm.design.columns import (
     read_labels,
     read_named,
     read_numbers,
+    with_change,
     with_design_rows,
 )
 from vbmstat.glm.design.contrast import Contrast, are_default, build_contrasts, columns_of_interest, contrast_notes
-from vbmstat.glm.design.formula import split_formula, split_map_term
-from vbmstat.glm.design.matrix import Design, build_design, with_map_column
+from vbmstat.glm.design.formula import split_change, split_formula, split_map_term, with_backticks
+from vbmstat.glm.design.matrix import Design, build_design, column_uses, parse_formula, with_map_column
 from vbmstat.glm.design.sites import site_notes
 from vbmstat.glm.design.subjects import block_notes, repetition_notes
 from vbmstat.glm.design.subsets import draw_subsets, read_draws
@@ -38,7 +39,8 @@ from vbmstat.glm.inference.corrected import exchange_tree
 from vbmstat.glm.inference.permute.blocks import Node
 from vbmstat.glm.inference.permute.schemes import Permuted, Resampling, make_permuted
 from vbmstat.glm.spec import Compute, ModelSpec
-from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, choose_variance
+from vbmstat.glm.variance.strategy import AUTO, Groups, Ols, Sandwich, choose_variance
+from vbmstat.maps.change import ChangeTerm
 from vbmstat.maps.lesions import LESION_THRESHOLD, is_lesion_response, lesion_note, lesion_share
 from vbmstat.maps.paths import Smoothing
 from vbmstat.maps.sources import (
@@ -51,7 +53,7 @@ from vbmstat.maps.sources import (
     with_tiv,
 )
 from vbmstat.maps.store import Maps
-from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.cohort import Cohort, find_column
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,20 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
         For whatever cannot be fitted.
     """
     response, right = split_formula(spec.formula)
+    response, change = split_change(response)
     right, map_name = split_map_term(right)
+    _check_change(spec, change, map_name)
     maps = as_matrix(maps, cohort) if isinstance(maps, np.ndarray | torch.Tensor) else maps
     spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
     refuse_mixtures(source.table, spec.allow_mixed, source.paths)
     if uses_tiv(right, spec.tiv, source.table.columns):
         source = with_tiv(source)
+    if change is not None:
+        source = with_change(source, change, _columns_used(spec, right, source.table), spec.missing)
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)
+    spec = variance.complete(spec)
     source = with_columns(source, _roles(spec, source.table, variance), spec.missing)
     design = build_design(right, source.table, source.scan_ids, spec.missing)
     if compute.announce is not None:
@@ -202,6 +209,24 @@ def _with_lesion_mask(setup: Setup) -> Setup:
     return replace(setup, spec=replace(setup.spec, mask=mask), notes=(*setup.notes, *note))
 
 
+def _columns_used(spec: ModelSpec, right: str, table: pd.DataFrame) -> set[str]:
+    """Columns that a model reads, by their names in the table; those that it lacks are refused later."""
+    named = column_uses(parse_formula(with_backticks(right, table.columns)))
+    known = filter(None, (find_column(name, table) for name in named))
+    return {*known, *_roles(spec, table, choose_variance(spec.variance))}
+
+
+def _check_change(spec: ModelSpec, change: ChangeTerm | None, map_name: str | None) -> None:
+    """Refuse what a model of change does not go with."""
+    for is_wrong, what in (
+        (map_name is not None, f"map({map_name})"), (spec.tiv == "proportional", "--tiv proportional"),
+        (spec.global_scaling, "--global-scaling"),
+    ):  # fmt: skip
+        if change is not None and is_wrong:
+            msg = f"{what} is of scans, change() has one row a person: leave it out"
+            raise DesignError(msg)
+
+
 def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str]:
     """Columns that the fit reads beside those of the formula, and their role in it."""
     named = {
@@ -221,7 +246,8 @@ def _sample_notes(
     unused = [] if variance.takes_subsets else spec.subsets.asked
     return (
         *site_notes(source.table, design),
-        *repetition_notes(source.table, knows_subjects, design.matrix), *block_notes(blocks, design.matrix),
+        *repetition_notes(source.table, knows_subjects, design.matrix),
+        *([] if variance.role == "subject" else block_notes(blocks, design.matrix)),
         *([f"{', '.join(unused)} not used: --variance {spec.variance} fits no subsets"] if unused else []),
     )  # fmt: skip
 
@@ -244,7 +270,8 @@ def _with_permutations(setup: Setup, tree: Node) -> Setup:
     """
     spec, asked = setup.spec, setup.spec.inference
     groups = setup.variance.labels if isinstance(setup.variance, Groups) else None
-    resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups)
+    subjects = setup.variance.subjects if isinstance(setup.variance, Sandwich) else None
+    resampling = Resampling(tree, asked.permutations, spec.seed, asked.scheme, asked.sign_flip, groups, subjects)
     plan = make_plan(setup.design, setup.contrasts, setup.draws[:0], setup.weights)
     permuted: dict[str, Permuted] = {}
     errors: dict[str, DesignError] = {}

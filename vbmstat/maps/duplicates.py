@@ -57,7 +57,8 @@ def equal_scans(maps: Maps, others: Maps) -> list[str]:
 def identity_notes(maps: ArrayMaps | PackedMaps) -> tuple[str, ...]:
     """A note on scans that have the same map, if there are any."""
     identical = identical_scans(maps) if isinstance(maps, ArrayMaps) else maps.manifest["identical"]
-    kept = ([scan for scan in group if scan in set(maps.scan_ids)] for group in identical)
+    ids = set(maps.scan_ids if isinstance(maps, ArrayMaps) else maps.file_ids)
+    kept = ([scan for scan in group if scan in ids] for group in identical)
     groups = [
         " = ".join(group[:_MAX_NAMED]) + (" = …" if len(group) > _MAX_NAMED else "") for group in kept if len(group) > 1
     ]

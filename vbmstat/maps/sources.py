@@ -17,6 +17,7 @@ from vbmstat.files.filenames import normalized
 from vbmstat.files.map_names import by_known_ids, parse_map_name
 from vbmstat.files.naming import split_ids
 from vbmstat.image import storage
+from vbmstat.maps.change import Change
 from vbmstat.maps.paths import (
     Smoothing,
     from_cohort,
@@ -64,6 +65,8 @@ class Source:
         Of the maps.
     flow : tuple of Step
         From the rows of the table to these scans.
+    change : Change, optional
+        What makes rows of people of their scans, whose `paths` are given; then `scan_ids` are people.
     """
 
     table: pd.DataFrame
@@ -73,6 +76,7 @@ class Source:
     notes: tuple[str, ...]
     smoothing: Smoothing = field(default_factory=Smoothing)
     flow: tuple[Step, ...] = ()
+    change: Change | None = None
 
     def without(self, name: str, gone: np.ndarray, note: str = "", why: Mapping[str, str] | None = None) -> Source:
         """The source without the scans where `gone`, (n_scans,), is true; the flow says why, for each if known."""
@@ -84,9 +88,10 @@ class Source:
     def select(self, kept: Sequence[bool] | np.ndarray) -> Source:
         """The source with the rows where `kept` is true."""
         ids = tuple(scan for scan, keep in zip(self.scan_ids, kept, strict=True) if keep)
-        paths = {scan: self.paths[scan] for scan in ids if scan in self.paths}
+        change = None if self.change is None else self.change.select(ids)
+        paths = {scan: self.paths[scan] for scan in (change.scans if change else ids) if scan in self.paths}
         maps = None if self.maps is None else self.maps.select(ids)
-        return replace(self, table=self.table[list(kept)], scan_ids=ids, paths=paths, maps=maps)
+        return replace(self, table=self.table[list(kept)], scan_ids=ids, paths=paths, maps=maps, change=change)
 
 
 def as_cohort(cohort: Cohort | pd.DataFrame | Path | str) -> Cohort:
@@ -175,7 +180,7 @@ def map_folders(maps: Any) -> list[Path]:
 
 def with_tiv(source: Source) -> Source:
     """The source with the column ``tiv_ml`` from the files beside its maps, if the table has no TIV and they have."""
-    if not source.paths or find_column("tiv", source.table) is not None:
+    if not source.paths or source.change is not None or find_column("tiv", source.table) is not None:
         return source
     tiv, found = tiv_beside(source.paths)
     if tiv.isna().all():

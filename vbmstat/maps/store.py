@@ -196,6 +196,11 @@ class PackedMaps:
         return {**vars(self), "manifest": {}}
 
     @property
+    def file_ids(self) -> tuple[str, ...]:
+        """The scans whose files are read."""
+        return self.scan_ids
+
+    @property
     def n_voxels(self) -> int:
         """Number of columns."""
         return int(self.space.voxel_index.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.design.subsets import write_draws
@@ -158,6 +160,9 @@ def fit_roi_glm(
         variance = choose_variance(of_model.get("variance", VARIANCES[0]))
         of_model = {**of_model, "inference": "fwe" if variance.permutes else "fdr"}
     spec, compute = as_spec(model, contrasts, compute or of_compute, of_model)
+    if random is not None and split_change(split_formula(spec.formula)[0])[1] is not None:
+        msg = "change() has one row a person, --random several scans of each: give one of the two"
+        raise DesignError(msg)
     spatial = [kind for kind in spec.inference.kinds if kind in ("tfce", "cluster")]
     if spatial:
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
@@ -170,12 +175,14 @@ def fit_roi_glm(
         mixed = fit_mixed_glm(volumes, spec, table, random, compute.progress)
         design, record = mixed.design, mixed.record
         draws = np.empty((0, len(design.scan_ids)), dtype=bool)
-        rows = mixed_table(mixed, names, _means(volumes, design))
+        scans = list(design.scan_ids)
+        rows = mixed_table(mixed, names, _means(volumes, scans))
     else:
         every = replace(spec, contrasts=spec.contrasts or "all")  # permutations of regions take a second
         fit = fit_glm(volumes, every, table, compute=compute)
         design, draws, record = fit.design, fit.draws, fit.record
-        rows = tidy_table(fit, names, _means(volumes, design))
+        scans = [scan for one in record.get("change", {}).values() for scan in one] or list(design.scan_ids)
+        rows = tidy_table(fit, names, _means(volumes, scans))
     record = {
         **record,
         "spec": replace(spec, selection=measured.selection).record(),
@@ -184,7 +191,7 @@ def fit_roi_glm(
         "atlas_licence": atlas.licence,
         "random": random,
     }
-    record |= {"maps": file_records(measured.paths(design.scan_ids)), "data": data_record(regions.maps, cohort)}
+    record |= {"maps": file_records(measured.paths(scans)), "data": data_record(regions.maps, cohort)}
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*measured.notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
@@ -197,5 +204,5 @@ def atlas_record(atlas: Atlas | Path | str) -> Any:
     return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
 
 
-def _means(volumes: pd.DataFrame, design: Design) -> np.ndarray:
-    return np.asarray(volumes.loc[list(design.scan_ids)].mean().to_numpy())
+def _means(volumes: pd.DataFrame, scans: Sequence[str]) -> np.ndarray:
+    return np.asarray(volumes.loc[list(scans)].mean().to_numpy())

@@ -12,7 +12,7 @@ import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import MAP_NUMBER, TISSUES
-from vbmstat.glm.design.formula import split_formula
+from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
@@ -84,7 +84,7 @@ class RegionVolumes:
         """Maps of some scans."""
         kept = self.source.table[[scan in set(scan_ids) for scan in self.source.scan_ids]]
         maps = Cohort(kept, self.source.folder)
-        column = TISSUE_COLUMNS[split_formula(self.spec.formula)[0]]
+        column = TISSUE_COLUMNS[split_change(split_formula(self.spec.formula)[0])[0]]
         return dict(zip(maps.scan_ids, maps.paths(column), strict=True))
 
 
@@ -122,7 +122,8 @@ def _with_tiv_of_maps(
     volumes: pd.DataFrame, table: Cohort, maps: Cohort, spec: ModelSpec
 ) -> tuple[Cohort, tuple[str, ...]]:
     """Covariates of the scans with TIV from the files beside the maps, and notes; the table itself if it has TIV."""
-    tissue, right = split_formula(spec.formula)
+    response, right = split_formula(spec.formula)
+    tissue = split_change(response)[0]
     if find_column("tiv", table.table) is not None or not uses_tiv(right, spec.tiv, table.table.columns):
         return table, ()
     source, column = gather(volumes, tissue, table, spec.missing), TISSUE_COLUMNS[tissue]
@@ -135,7 +136,7 @@ def _tissue(formula: str, level: str) -> str:
     if level not in LEVELS:
         msg = f"level={level!r}: expected one of {', '.join(LEVELS)} (or voxel, for maps)"
         raise DesignError(msg)
-    tissue = split_formula(formula)[0]
+    tissue = split_change(split_formula(formula)[0])[0]
     if tissue not in MAP_NUMBER:
         msg = f"formula: {tissue!r} on the left; regions are measured in {', '.join(MAP_NUMBER)}"
         raise DesignError(msg)

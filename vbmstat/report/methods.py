@@ -175,7 +175,8 @@ def _flow(flow: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _model(record: Mapping[str, Any]) -> Iterator[str]:
     """Data, formula, TIV and mask."""
-    left = record["formula"].split("~")[0].strip()
+    left, change = record["formula"].split("~")[0].strip(), record.get("change")
+    left = left.partition("(")[2].partition(",")[0].strip() if change else left
     tissue = TISSUES.get(left, left)
     of_regions = record.get("level", "voxel") != "voxel"
     data, where = f"{tissue.capitalize()} maps of", f"at each of {record['n_voxels']:,} voxels"
@@ -183,11 +184,15 @@ def _model(record: Mapping[str, Any]) -> Iterator[str]:
         atlas = f"{record['atlas']}{_ATLAS_SOURCES.get(record['atlas'], '')}"
         data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {atlas} in"
         where = "in each region"
+    who = f"{record['n_scans']} scans"
+    if change:
+        who = f"the change in {sum(map(len, change.values()))} scans of {len(change)} people, one value a person,"
+        data = data.removesuffix(" in")
     df = record.get("df_resid")
     is_local = "sandwich" in record or "variance_groups" in record
     freedom = "" if df is None or is_local else f"; {df:g} residual degrees of freedom"
     yield (
-        f"{data} {record['n_scans']} scans were analysed with the linear model {record['formula']} {where} (design "
+        f"{data} {who} were analysed with the linear model {record['formula']} {where} (design "
         f"matrix with the columns {', '.join(record['columns'])}{freedom})."
     )
     if "sites" in record:
@@ -290,7 +295,8 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
         counts = sorted({entry["permutations"] for entry in permuted})
         verb = "sign flips" if inference["sign_flip"] else "permutations"
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
-        blocks = f" within exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
+        how = {"whole": "of whole", "both": "of whole and within"}.get(str(inference.get("exchange")), "within")
+        blocks = f" {how} exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
         yield (
             f"Family-wise error over {'regions' if of_regions else 'voxels'} was controlled by "
             f"{' or '.join(f'{n:,}' for n in counts)} {verb}{scheme}{blocks} [@winkler2014], for {ways}; corrected "

@@ -62,7 +62,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         contrast_report(model, entry, index, figures_folder(out), looks.get(entry["name"]))
         for index, entry in enumerate(record["contrasts"]) if not model.is_of_regions
     ]  # fmt: skip
-    n_flagged = None if run is None else int((run.flags.reindex(record["scan_ids"]).fillna("") != "").sum())
+    n_flagged = None if run is None else int((run.flags.reindex(model.scans).fillna("") != "").sum())
     has_preprocessing = run is not None and bool(run.engine_versions)
     methods = glm_methods(record)
     if run is not None and has_preprocessing:
@@ -116,7 +116,7 @@ def _participants(model: Model, run: Preprocessing | None) -> Table:
     caption = "Scans in the model: mean ± standard deviation (range), or counts"
     people = model.people
     factors = [str(one["name"]) for one in model.record.get("covariates") or [] if one["kind"] == "factor"]
-    if run is not None:
+    if run is not None and "change" not in model.record:
         found = run.table.loc[model.record["scan_ids"]]
         more = [name for name in ("tiv_ml", "gm_ml") if name in found and name not in people]
         people = people.join(found[more].set_axis(people.index))

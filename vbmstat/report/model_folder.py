@@ -48,6 +48,12 @@ class Model:
         return self.design[[name for name in self.design.columns if name != "Intercept"]]
 
     @property
+    def scans(self) -> list[str]:
+        """Ids of the scans; of a model of change, which has a row a person, those of all people."""
+        change = self.record.get("change")
+        return list(self.record["scan_ids"]) if change is None else [scan for one in change.values() for scan in one]
+
+    @property
     def is_of_regions(self) -> bool:
         """Whether the model is of atlas regions, not voxels."""
         return bool(self.record.get("level", "voxel") != "voxel")
@@ -139,14 +145,14 @@ def find_preprocessing(model: Model, cohort: Path | None) -> Preprocessing | Non
         if not cohort.is_file():
             msg = f"{cohort}: no such cohort table"
             raise VbmstatError(msg)
-        run, without = _matched(read_preprocessing(cohort.parent, cohort), model.record["scan_ids"])
+        run, without = _matched(read_preprocessing(cohort.parent, cohort), model.scans)
         if without:
             msg = f"{cohort}: no row for {listed(without, 5)}, which the model used; give the model's own table"
             raise VbmstatError(msg)
         return run
     for path in (parent / "cohort.tsv" for parent in model.folder.absolute().parents[:2]):
         if path.is_file():
-            run, without = _matched(read_preprocessing(path.parent), model.record["scan_ids"])
+            run, without = _matched(read_preprocessing(path.parent), model.scans)
             if not without:
                 return run
     return None

@@ -179,7 +179,8 @@ def _summary(values: pd.Series, every: pd.Series) -> str:
     known = values.dropna()
     missing = f", {len(values) - len(known)} missing" if len(known) < len(values) else ""
     if pd.api.types.is_numeric_dtype(every) and not pd.api.types.is_bool_dtype(every):
-        mean, sd, low, high = (number(value).text for value in (known.mean(), known.std(), known.min(), known.max()))
+        mean = 0.0 if abs(known.mean()) < 1e-12 * known.abs().max() else known.mean()  # of deviations from a mean
+        mean, sd, low, high = (number(value).text for value in (mean, known.std(), known.min(), known.max()))
         return "–" if known.empty else f"{mean} ± {sd} ({low} to {high}){missing}"
     if every.nunique() > _MAX_LEVELS:
         return f"{values.nunique()} different values"

@@ -139,6 +139,8 @@ class VoxelPlaces:
         voxels = np.unique(np.concatenate([place.voxels for place in places]))
         source, covariate, record = self.setup.source, self.setup.covariate, self.model.record
         read, changed = _read(source.paths, voxels, source.smoothing.applied_mm, record["maps"])
+        if source.change is not None:
+            read = source.change.combine(read)
         of_map = read
         if covariate is not None:
             then = record["map_covariate"]["maps"]
@@ -186,7 +188,8 @@ class RegionPlaces:
     @property
     def response(self) -> str:
         """What was measured."""
-        return f"{split_formula(self.recorded.spec.formula)[0]} volume (mL)"
+        response = split_formula(self.recorded.spec.formula)[0]
+        return f"{response} (mL)" if self.setup.source.change is not None else f"{response} volume (mL)"
 
     def place(self, at: str, contrast: Contrast) -> Place:
         """The column of a region, by its name, label or merged name; ``peak``: that of the strongest statistic."""
@@ -213,7 +216,8 @@ class RegionPlaces:
 
     def values(self, places: Sequence[Place]) -> tuple[list[Values], list[str]]:
         """Volumes of each region."""
-        rows = self._measured.volumes.loc[list(self.setup.design.scan_ids)].to_numpy(dtype=np.float64)
+        maps = self.setup.source.maps
+        rows = np.empty((len(self.setup.design.scan_ids), 0)) if maps is None else maps.read(0, maps.n_voxels)
         return [Values(rows[:, place.voxels[0]], rows[:, place.voxels[0]]) for place in places], []
 
     def statistic(self, place: Place, contrast: Contrast) -> float | None:

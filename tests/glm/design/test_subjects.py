@@ -10,10 +10,14 @@ from scipy import stats
 
 from tests.glm.conftest import GRID, SHAPE
 from tests.glm.variance.test_sandwich import COLUMNS, visits
-from vbmstat.errors import DesignError
+from vbmstat.errors import DesignError, TableError
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.glm.design.matrix import build_design, design_rows
+from vbmstat.glm.design.subjects import made_of
+from vbmstat.glm.spec import ModelSpec
 from vbmstat.image.io import read_volume, write_volume
 from vbmstat.image.volume import Volume
+from vbmstat.regions.mixed_analysis import fit_mixed_glm
 
 FORMULA = "gm ~ group * time + age"
 
@@ -82,8 +86,8 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
         return [note for note in found.record["notes"] if "several scans" in note]
 
     expected = (
-        "9 participants have several scans, which this fit takes as independent; see --variance "
-        "sandwich:participant_id and --blocks"
+        "9 participants have several scans, which this fit takes as independent; give --variance "
+        "sandwich:participant_id, or for regions --random participant_id"
     )
     assert notes() == [expected]
     shuffled = notes(blocks="id", exchange="whole", inference="fwe", permutations=5)
@@ -96,7 +100,11 @@ def test_repeated_scans_that_pass_for_independent_are_told(sessions):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"inference": "fwe"}, "permutations take --variance ols or groups:COLUMN, got sandwich:id"),
+        ({"inference": "rft"}, "--variance sandwich gives no field of t or F"),
+        (
+            {"inference": "fwe", "blocks": "group"},
+            "sandwich:id flips the signs of all scans with one id together; leave",
+        ),
         ({"variance": "sandwich:group"}, "2 subjects are too few"),
     ],
 )
@@ -122,3 +130,86 @@ def test_persons_that_a_model_joins_are_counted(sessions):
     joined = sessions.assign(person=sessions["id"].replace(second, first))
     notes = fit_glm(matrix(joined), "gm ~ time + person", joined, ["time"], repeats=0).record["notes"]
     assert [note for note in notes if note.startswith(f"2 {NOTE}")]
+
+
+@pytest.fixture
+def ageing(sessions) -> pd.DataFrame:
+    """With the age at each scan; the number and spacing of visits differ between persons."""
+    rng = np.random.default_rng(3)
+    return sessions.assign(age=sessions["age"] + sessions["time"] + rng.uniform(0, 0.4, len(sessions)))
+
+
+def test_within_is_the_slope_of_a_model_with_a_mean_of_each_person(ageing):
+    """Mundlak 1978: beside between(age), within(age) has the coefficient and t of age in age + C(participant_id)."""
+    values = matrix(ageing)
+    split = fit_glm(values, "gm ~ within(age) + between(age)", ageing, ["within(age)"], repeats=0)
+    own = fit_glm(values, "gm ~ age + C(participant_id)", ageing, ["age"], repeats=0)
+    effect = [one.maps[name]["effect"].values for one, name in ((split, "within(age)"), (own, "age"))]
+    np.testing.assert_allclose(*effect, rtol=1e-9)
+    mixed = fit_mixed_glm(values, ModelSpec("gm ~ within(age) + between(age)", ["within(age)"]), ageing, "id")
+    usual = mixed.fit.converged
+    assert usual.any()
+    np.testing.assert_allclose(mixed.fit.effect[0][usual], effect[1][usual], rtol=1e-6)
+
+
+def test_columns_are_those_of_pandas(ageing):
+    ids = list(ageing["participant_id"] + "_" + ageing["session_id"])
+    design = build_design("group * within(age) + between(age, id) + I(within(age)**2)", ageing, ids)
+    assert design.columns == (
+        "Intercept", "group[T.p]", "within(age)", "between(age, id)", "I(`within(age)` ** 2)", "group[T.p]:within(age)",
+    )  # fmt: skip
+    mean = ageing.groupby("id")["age"].transform("mean")
+    np.testing.assert_allclose(design.matrix[:, 2], ageing["age"] - mean, atol=1e-12)
+    np.testing.assert_allclose(design.matrix[:, 3], mean)
+    np.testing.assert_allclose(design.matrix[:, 4], (ageing["age"] - mean) ** 2, atol=1e-12)
+    np.testing.assert_allclose(design_rows(design, design.covariates), design.matrix)
+    assert "age minus its mean over a person's scans" in next(c.line for c in design.taken if c.name == "within(age)")
+
+
+def test_the_mean_is_that_of_the_scans_analysed(ageing):
+    ageing.loc[1, "age"] = np.nan
+    ids = list(ageing["participant_id"] + "_" + ageing["session_id"])
+    kept = ageing.drop(index=1)
+    whole = build_design("within(age)", ageing, ids, "drop")
+    alone = build_design("within(age)", kept, [scan for i, scan in enumerate(ids) if i != 1])
+    np.testing.assert_array_equal(whole.matrix, alone.matrix)
+    found = fit_glm(matrix(ageing), "gm ~ within(age)", ageing, repeats=0, missing="drop")
+    assert {"no age"} == {why for step in found.record["flow"] for why in step["left_out"].values()}
+
+
+def test_within_as_a_contrast_of_the_sandwich(ageing):
+    """The difference of the slopes within and between persons (a Hausman test), as with columns made by hand."""
+    mean = ageing.groupby("participant_id")["age"].transform("mean")
+    by_hand = ageing.assign(mean_age=mean, deviation=ageing["age"] - mean)
+    options = {"variance": "sandwich:participant_id"}
+    ours = fit_glm(matrix(ageing), "gm ~ within(age) + between(age)", ageing, ["within(age) - between(age)"], **options)
+    theirs = fit_glm(matrix(ageing), "gm ~ deviation + mean_age", by_hand, ["deviation - mean_age"], **options)
+    (one,), (other,) = ours.maps.values(), theirs.maps.values()
+    np.testing.assert_allclose(one["t"].values, other["t"].values, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("formula", "match"),
+    [
+        ("within(log(age))", r"'within\(log\(age\)'; expected a column of numbers, within\(age\), or with its person"),
+        ("within(age, nobody)", "no column nobody"),
+        ("between(group)", "column group: expected numbers"),
+        ("within(score)", r"within\(score\): score is the same at all scans of each participant_id"),
+    ],
+)
+def test_what_within_does_not_take(ageing, formula, match):
+    table = ageing.assign(score=ageing.groupby("id").ngroup())
+    with pytest.raises((DesignError, TableError), match=match):
+        build_design(formula, table, list(map(str, range(len(table)))))
+
+
+@pytest.mark.parametrize("kind", ["within", "between"])
+def test_one_scan_of_each_person_has_no_within(ageing, kind):
+    once = ageing.drop_duplicates("participant_id")
+    with pytest.raises(DesignError, match=rf"every participant_id has one scan .*{kind}\(age, COLUMN\)"):
+        build_design(f"{kind}(age)", once, list(once["participant_id"]))
+
+
+def test_a_column_with_brackets_of_its_own_is_itself():
+    assert made_of("within(age") == ("within(age",)
+    assert made_of("between(my age, id)") == ("my age", "id")

@@ -66,6 +66,16 @@ def test_t_f_and_degrees_of_freedom_are_those_of_r():
     np.testing.assert_allclose(fit.df[:, 0], [*df, 3.090192857, 2.680204721], rtol=1e-8)
 
 
+def test_an_f_of_one_row_is_the_square_of_t():
+    table = visits()
+    _, plan = plan_of(table, ["time", "F(time)", "F(time, 2*time)"])
+    fit = fit_sandwich(maps(table[["y"]].to_numpy()), plan, table["id"])
+    t, *f = fit.statistic[:, 0]
+    assert t == pytest.approx(-3.9153241027)
+    np.testing.assert_allclose(f, t**2)
+    np.testing.assert_allclose(fit.df[:, 0], fit.df[0, 0])
+
+
 def test_order_of_scans_chunks_and_threads_do_not_matter(monkeypatch):
     rng = np.random.default_rng(2)
     table = visits()

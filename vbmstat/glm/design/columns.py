@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from vbmstat.errors import TableError
+from vbmstat.errors import TableError, listed
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
 from vbmstat.glm.design.matrix import Design
-from vbmstat.maps.sources import Source
+from vbmstat.glm.design.subjects import made_of
+from vbmstat.maps.change import ChangeTerm, find_change, maps_of_change, one_row_each
+from vbmstat.maps.sources import Source, with_columns
 from vbmstat.tables.cells import labels, without_missing_words
 from vbmstat.tables.cohort import closest, find_column, read_column
+from vbmstat.tables.flow import Step
 
 
 def column_name(name: str, table: pd.DataFrame) -> str:
@@ -31,7 +37,8 @@ def column_name(name: str, table: pd.DataFrame) -> str:
 
 def with_design_rows(source: Source, design: Design) -> Source:
     """The source with the scans of a design; the flow says which covariate the others lack."""
-    names = filter(None, (find_column(str(name), source.table) for name in design.covariates))
+    made = (one for name in design.covariates for one in made_of(str(name)))
+    names = filter(None, (find_column(one, source.table) for one in made))
     empty = {name: without_missing_words(read_column(name, source.table)).isna().tolist() for name in names}
     gone = ~np.isin(source.scan_ids, design.scan_ids)
     why = {
@@ -50,6 +57,30 @@ def people_table(design: Design, table: pd.DataFrame) -> pd.DataFrame:
             people[name] = read_column(name, table).to_numpy()
     people.insert(0, "scan_id", list(design.scan_ids))
     return people.reset_index(drop=True)
+
+
+def with_change(source: Source, term: ChangeTerm, used: Collection[str], missing: str) -> Source:
+    """A source with one row a person, whose maps are changes over their scans.
+
+    `used` are the other columns of the model; raises as :func:`find_change`, :func:`one_row_each` and `with_columns`.
+    """
+    term = term._replace(column=column_name(term.column, source.table))
+    source = with_columns(source, {term.column: "change"}, missing)
+    change, without = find_change(term, source.table, source.scan_ids)
+    gone = np.isin(source.scan_ids, list(without))
+    apart = sorted(set(source.table.index[gone].get_level_values("participant_id")) - set(change.of))
+    source = source.without(f"no change over {term.column}", gone, why=without)
+    note = (
+        f"one row a person: {term.words}, of {len(change.of)} people with {len(change.scans)} scans; covariates that "
+        "differ between their scans are means"
+    )
+    if apart:
+        note += f"; left out {len(apart)} people without two scans that differ in {term.column}: {listed(apart)}"
+    return replace(
+        source, table=one_row_each(source.table, change, source.scan_ids, used), scan_ids=tuple(change.of),
+        maps=None if source.maps is None else maps_of_change(source.maps, change), change=change,
+        notes=(*source.notes, note), flow=(*source.flow, Step("one row a person", len(change.of))),
+    )  # fmt: skip
 
 
 def read_named(name: str, table: pd.DataFrame) -> pd.Series:

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Iterator
 
 from vbmstat.errors import DesignError
 from vbmstat.files.filenames import normalized
+from vbmstat.maps.change import ChangeTerm
 
-TRANSFORMS = ("bs", "cr", "poly", "center", "scale", "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
-_STATEFUL = ("bs", "cr", "poly", "center", "scale")  # what they make of a scan depends on the others
+_STATEFUL = ("bs", "cr", "poly", "center", "scale", "within", "between")  # of a scan, they depend on the others
+TRANSFORMS = (*_STATEFUL, "log", "log10", "log1p", "exp", "sqrt", "abs", "C", "I")
 _CODINGS = ("treatment", "sum", "helmert", "diff", "poly")  # contr.treatment("reference level"), …
 _PATSY_CODINGS = ("Sum", "Helmert", "Diff", "Poly")  # and Treatment("reference level")
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 _PLAIN = (ast.Expression, ast.Load, ast.UnaryOp, ast.USub, ast.UAdd, ast.List, ast.Tuple, ast.keyword, *_OPERATORS)
 _QUOTED = re.compile(r"`([^`]*)`")
 _MAP_TERM = re.compile(r"^map\((\w+)\)$")
+_CHANGE = re.compile(r"change\(\s*(\w+)\s*,\s*(\w+|`[^`]+`)\s*(?:,\s*([^,()]+?)\s+-\s+([^,()]+?)\s*)?\)")
 _MAX_POWER = 10
 _BASES = ("bs", "cr", "poly")  # functions that make several columns
 _MAX_DF = 100  # largest number of columns, or degree, of one of them
@@ -47,6 +49,32 @@ def split_formula(formula: str) -> tuple[str, str]:
         msg = f"formula {formula!r}: expected maps ~ covariates, e.g. 'gm ~ age + sex + tiv'"
         raise DesignError(msg)
     return left.strip(), right.strip()
+
+
+def split_change(response: str) -> tuple[str, ChangeTerm | None]:
+    """Maps of a formula's left side, and the change of them that is asked.
+
+    Raises
+    ------
+    DesignError
+        If it begins as a change and is none.
+
+    Examples
+    --------
+    >>> split_change("change(gm, time, post - pre)")
+    ('gm', ChangeTerm(column='time', later='post', earlier='pre'))
+    >>> split_change("gm")
+    ('gm', None)
+    """
+    if not re.match(r"\w+\(", response):
+        return response, None
+    call = _CHANGE.fullmatch(response)
+    if call is None:
+        msg = f"formula: {response!r} on the left; write gm, change(gm, age) for each person's slope, or "
+        msg += "change(gm, time, post - pre)"
+        raise DesignError(msg)
+    maps, column, later, earlier = (word and word.strip().strip("`") for word in call.groups())
+    return maps, ChangeTerm(column, later or "", earlier or "")
 
 
 def split_map_term(right: str) -> tuple[str, str | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from vbmstat.glm.design.covariates import code_columns, is_number
 from vbmstat.glm.design.describe import Covariate, describe
 from vbmstat.glm.design.formula import check_size, expression_names, with_backticks
 from vbmstat.glm.design.rank import collinear_columns, combined_columns, matrix_rank
+from vbmstat.glm.design.subjects import made_of, person_columns, split_person_columns
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import ALIASES, closest, find_column, is_tiv_name, read_column
 
@@ -118,15 +119,18 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
         If the formula cannot be read or names unknown columns, a factor has one level, a covariate is constant
         or a combination of others, or there are no more scans than columns.
     """
-    formula = with_backticks(normalized(formula), table.columns)
+    formula, of_persons = split_person_columns(with_backticks(normalized(formula), table.columns))
     parsed = parse_formula(formula)
-    data, notes, sources = _select_columns(parsed, table, scan_ids)
+    uses = column_uses(parsed)
+    names = dict.fromkeys(one for name in uses for one in made_of(name))
+    data, notes, sources = _select_columns(names, table, scan_ids)
     data, dropped = _without_missing(data, missing)
     if dropped:
         notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
-    uses = column_uses(parsed)
-    data, remarks = code_columns(data, uses)
-    remarks |= {name: "; ".join(filter(None, (remarks.get(name), text))) for name, text in sources.items()}
+    own, own_remarks = person_columns(data, of_persons)
+    data, remarks = code_columns(data.join(own)[list(uses)], uses)
+    for name, text in (sources | own_remarks).items():
+        remarks[name] = "; ".join(filter(None, (remarks.get(name), text)))
     matrix, terms, references, factor_columns = _evaluate(parsed, data, formula)
     columns = tuple(itertools.chain.from_iterable(terms.values()))
     levels = _reference_levels(references, data)
@@ -241,11 +245,11 @@ def _reference_levels(references: Sequence[str], data: pd.DataFrame) -> dict[str
 
 
 def _select_columns(
-    parsed: Any, table: pd.DataFrame, scan_ids: Sequence[str]
+    names: Iterable[str], table: pd.DataFrame, scan_ids: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str], dict[str, str]]:
     """Columns by their names in the formula, notes on aliases, and remarks on names in another letter case."""
     notes, sources, chosen, unknown = [], {}, {}, []
-    for name in column_uses(parsed):
+    for name in names:
         source = find_column(name, table)
         if source is None:
             unknown.append(name)

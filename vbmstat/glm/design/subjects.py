@@ -1,13 +1,115 @@
-"""Repeated scans: notes where a model, or its p, takes the scans of one subject as independent."""
+"""Repeated scans: within() and between() of formulas; notes where a model takes the scans of a subject as independent.
+
+One column ``age`` mixes ageing within people with differences between people. ``within(age)`` is age minus the mean
+over the person's scans, ``between(age)`` that mean (Neuhaus & Kalbfleisch 1998, doi:10.2307/3109770). Both are made as
+columns of the table, of the scans that are analysed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from vbmstat.errors import DesignError
+from vbmstat.glm.design.covariates import as_numbers
 from vbmstat.glm.design.rank import spaces, unit_columns
+
+PERSON = "participant_id"
+_NAME = r"(\w+|`[^`]+`)"
+_CALL = re.compile(rf"\b(within|between)\(\s*{_NAME}\s*(?:,\s*{_NAME}\s*)?\)")
+_MADE = re.compile(r"(?:within|between)\(([^,()]+)(?:, ([^,()]+))?\)")  # the name of such a column
+
+
+class PersonColumn(NamedTuple):
+    """What ``within(age)`` or ``between(age, person)`` is made of."""
+
+    kind: str  # within or between
+    number: str  # column of numbers
+    person: str  # column that says whose scan it is
+
+
+def split_person_columns(formula: str) -> tuple[str, dict[str, PersonColumn]]:
+    """A formula in which ``within(age)`` and ``between(age)`` are columns of that name, and what they are made of.
+
+    Raises
+    ------
+    DesignError
+        If one of the two has no column in its brackets.
+
+    Examples
+    --------
+    >>> split_person_columns("sex + within(age)")[0]
+    'sex + `within(age)`'
+    """
+    made: dict[str, PersonColumn] = {}
+
+    def name_of(call: re.Match[str]) -> str:
+        kind, number, person = (word and word.strip("`") for word in call.groups())
+        name = f"{kind}({number}{f', {person}' if person else ''})"
+        made[name] = PersonColumn(kind, number, person or PERSON)
+        return f"`{name}`"
+
+    named = _CALL.sub(name_of, formula)
+    wrong = re.search(r"\b(within|between)\([^)]*\)?", re.sub(r"`[^`]*`", "", named))
+    if wrong:
+        kind = wrong[1]
+        msg = (
+            f"formula: {wrong[0]!r}; expected a column of numbers, {kind}(age), or with its person {kind}(age, person)"
+        )
+        raise DesignError(msg)
+    return named, made
+
+
+def made_of(name: str) -> tuple[str, ...]:
+    """Columns of the table that a covariate is made of: itself, or the number and the person of ``within(age)``.
+
+    Examples
+    --------
+    >>> made_of("sex"), made_of("within(age)")
+    (('sex',), ('age', 'participant_id'))
+    """
+    call = _MADE.fullmatch(name)
+    return (name,) if call is None else (call[1], call[2] or PERSON)
+
+
+def person_columns(data: pd.DataFrame, made: Mapping[str, PersonColumn]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Each person's mean of a column, or the deviations from it, and a remark on each.
+
+    Parameters
+    ----------
+    data : DataFrame
+        One row a scan, without missing values, with the columns that they are made of.
+    made : mapping of str to PersonColumn
+        Name of each, and what it is made of.
+
+    Raises
+    ------
+    TableError
+        If a column holds no numbers.
+    DesignError
+        If every person has one scan, or a column does not vary within any person.
+    """
+    columns, remarks = {}, {}
+    for name, (kind, number, person) in made.items():
+        values, people = as_numbers(data[number], number), data[person].astype(str)
+        mean = values.groupby(people.to_numpy()).transform("mean")
+        if len(people) and people.is_unique:
+            msg = (
+                f"{name}: every {person} has one scan in this model; write {number}, or name the column that says "
+                f"whose scan it is: {kind}({number}, COLUMN)"
+            )
+            raise DesignError(msg)
+        within = values - mean
+        if within.abs().max() <= 1e-9 * values.abs().max():
+            msg = f"{name}: {number} is the same at all scans of each {person}; take a number that differs, as years do"
+            raise DesignError(msg)
+        columns[name] = within if kind == "within" else mean
+        remarks[name] = f"{number} minus its mean over a person's scans" if kind == "within" else "a person's mean"
+    return pd.DataFrame(columns, index=data.index), remarks
 
 
 def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.ndarray) -> tuple[str, ...]:
@@ -26,8 +128,8 @@ def repetition_notes(table: pd.DataFrame, is_accounted_for: bool, matrix: np.nda
         return ()
     n = int(without_own_mean(table.index.get_level_values("participant_id"), matrix).sum())
     wrong = (
-        f"{n} participants have several scans, which this fit takes as independent; see --variance "
-        "sandwich:participant_id and --blocks"
+        f"{n} participants have several scans, which this fit takes as independent; give --variance "
+        "sandwich:participant_id, or for regions --random participant_id"
     )
     return (wrong,) if n else ()
 

@@ -213,7 +213,7 @@ def exchange_notes(
 
     `table` has a row a scan; `matrix` (n_scans, n_regressors) is the design.
     """
-    flipped = [one for one in permuted if one is not None]
+    flipped = [one for one in permuted if one is not None and one.subjects is None]
     if not flipped or not asked.sign_flip:
         return ()
     notes = []

@@ -14,7 +14,7 @@ from vbmstat import __version__
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.map_names import map_kind
 from vbmstat.glm.data import Packer, map_notes, origins
-from vbmstat.glm.design.formula import depends_on_scans, level_coding, split_formula, split_map_term
+from vbmstat.glm.design.formula import depends_on_scans, level_coding, split_change, split_formula, split_map_term
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.pooled.sums import About, SiteSums, sum_maps
@@ -64,10 +64,12 @@ def share_sums(
 
 def check_spec(spec: ModelSpec) -> None:
     """Refuse what sums cannot give exactly, before any map is read; DesignError names the option."""
-    _, map_name = split_map_term(split_formula(spec.formula)[1])
+    response, right = split_formula(spec.formula)
+    _, map_name = split_map_term(right)
     depends, coding = depends_on_scans(spec.formula), level_coding(spec.formula)
     for is_wrong, msg in (
         (map_name is not None, "map() has a column for each voxel: leave it out"),
+        (split_change(response)[1] is not None, "change() has one row a person: leave it out"),
         (depends, f"{depends} depends on the scans of a site, so that sites would differ; write e.g. age, "
                   "I((age - 50)**2)"),
         (coding, f"columns of {coding} depend on the levels of a site; leave it out, and give a contrast of levels"),

@@ -33,9 +33,10 @@ ESTIMATOR = "the sandwich"
 CURE = "leave the subject or the column out, or merge levels"
 
 
-class _Sandwich(NamedTuple):
-    """One contrast: D (m, r), D Q' A (m, n) with scans of a subject side by side, and ν."""
+class TestRows(NamedTuple):
+    """One contrast: t or F, D (m, r), D Q' A (m, n) with scans of a subject side by side, and ν."""
 
+    kind: str
     rows: np.ndarray
     weights: np.ndarray
     nu: float
@@ -67,18 +68,18 @@ def fit_sandwich(maps: Maps, plan: Plan, subjects: Sequence[str], compute: Compu
         freedom.
     """
     compute = compute or Compute()
-    order, starts = _blocks(subjects, plan)
+    order, starts = subject_blocks(subjects, plan)
     leave_out(plan.contrasts, unestimated_subjects(plan, subjects), ESTIMATOR, CURE)
     basis = plan.basis[order]
     corrected = correct_rows(basis, starts)  # A Q, (n, r)
-    parts = [_prepare(contrast, basis, corrected, starts) for contrast in plan.contrasts]
+    parts = [prepare_rows(contrast, basis, corrected, starts) for contrast in plan.contrasts]
     scale = (plan.scan_weights * plan.scan_scale)[order, None]
     work = _Test(order, starts, scale, basis, parts)
     layout = Layout(_READ_VOXELS, _READ_VOXELS, compute.n_threads or n_cores())
     return fit_tiles(Fit.empty(maps.mask, [0] * len(parts)), [maps], layout, work, compute)
 
 
-def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+def subject_blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """Order that brings a subject's scans together, and where each subject starts."""
     members = np.unique(np.asarray(subjects, dtype=object).astype(str), return_inverse=True)[1]
     counts = np.bincount(members)
@@ -94,7 +95,7 @@ def _blocks(subjects: Sequence[str], plan: Plan) -> tuple[np.ndarray, np.ndarray
 
 def unestimated_subjects(plan: Plan, subjects: Sequence[str]) -> list[list[str]]:
     """For each contrast, subjects whose part of its variance cannot be estimated; mostly none."""
-    order, starts = _blocks(subjects, plan)
+    order, starts = subject_blocks(subjects, plan)
     names = np.asarray(subjects, dtype=object).astype(str)[order[starts]]
     return [[names[i] for i in unestimated_blocks(one.rows, plan.basis[order], starts)] for one in plan.contrasts]
 
@@ -112,13 +113,14 @@ def correct_rows(basis: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def _prepare(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray) -> _Sandwich:
+def prepare_rows(contrast: ContrastPlan, basis: np.ndarray, corrected: np.ndarray, starts: np.ndarray) -> TestRows:
+    """One contrast on scans that stand subject by subject; `corrected` is A Q of :func:`correct_rows`."""
     weights = contrast.rows @ corrected.T  # (m, n)
     nu, n_rows = satterthwaite(weights, basis, starts), len(weights)
     if nu <= n_rows - 1:
         msg = f"contrast {contrast.name!r}: {nu:.1f} degrees of freedom for {n_rows} rows; too few subjects contribute"
         raise DesignError(msg)
-    return _Sandwich(contrast.rows, weights, nu)
+    return TestRows(contrast.kind, contrast.rows, weights, nu)
 
 
 def satterthwaite(weights: np.ndarray, basis: np.ndarray, starts: np.ndarray) -> float:
@@ -160,7 +162,7 @@ class _Test:
     starts: np.ndarray
     scale: np.ndarray
     basis: np.ndarray
-    parts: Sequence[_Sandwich]
+    parts: Sequence[TestRows]
 
     def __call__(self, tiles: list[torch.Tensor], inside: torch.Tensor) -> Tile:
         values = tiles[0].numpy()[self.order].astype(np.float64) * self.scale  # (n, v)
@@ -176,7 +178,7 @@ class _Test:
             m = len(estimate)
             usable = np.einsum("vkk->v", outer) > 0
             df[k, usable] = part.nu - m + 1
-            if m == 1:
+            if part.kind == "t":
                 effect[k], variance[k] = estimate[0], outer[:, 0, 0]
                 statistic[k, usable] = estimate[0, usable] / np.sqrt(variance[k, usable])
             else:

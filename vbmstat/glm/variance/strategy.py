@@ -65,6 +65,10 @@ class Ols:
         """The variance of a voxel without the others."""
         return self
 
+    def complete(self, spec: ModelSpec) -> ModelSpec:
+        """The model with what this variance needs of its permutations; raises DesignError if other ones were asked."""
+        return spec
+
     def check(self, spec: ModelSpec, contrasts: Sequence[Contrast], map_name: str | None) -> None:
         """Refuse what this variance does not go with, before any map is read.
 
@@ -81,8 +85,8 @@ class Ols:
             raise DesignError(msg)
         if spec.inference.permutes and not self.permutes:
             msg = (
-                f"permutations take --variance ols or groups:COLUMN, got {spec.variance}; ask for fdr alone, or leave "
-                "--variance out (and give --blocks for repeated scans)"
+                f"permutations take --variance ols, sandwich:COLUMN or groups:COLUMN, got {spec.variance}; ask for fdr "
+                "alone, or leave --variance out"
             )
             raise DesignError(msg)
         if map_name is not None and {*spec.inference.kinds} - {"fdr"}:
@@ -217,12 +221,27 @@ class Sandwich(_Robust):
     subjects: tuple[str, ...] = ()
     name: ClassVar[str] = "sandwich"
     role: ClassVar[str] = "subject"
+    permutes: ClassVar[bool] = True
     takes_subsets: ClassVar[bool] = False
     correlations: ClassVar[tuple[float, ...]] = REPEATED
     words: ClassVar[str] = "sandwich (CR2): any covariance inside {column}"
     estimator: ClassVar[str] = sandwich.ESTIMATOR
     cure: ClassVar[str] = sandwich.CURE
     how: ClassVar[str] = "sandwich"
+
+    def complete(self, spec: ModelSpec) -> ModelSpec:
+        """With sign flips of whole subjects as permutations, which are valid for effects within and between them."""
+        asked = spec.inference
+        if not asked.permutes:
+            return spec
+        own = replace(asked, blocks=(self.column,), exchange="whole", sign_flip=True)
+        if (asked.blocks and replace(asked, sign_flip=True) != own) or asked.scheme != SCHEMES[0]:
+            msg = (
+                f"--variance sandwich:{self.column} flips the signs of all scans with one {self.column} together; "
+                "leave --blocks, --exchange and --scheme out"
+            )
+            raise DesignError(msg)
+        return replace(spec, inference=own)
 
     def bind(self, labels: Callable[[str], list[str]], plan: Plan, tree: Node | None) -> Sandwich:
         """With the subject of each scan."""

@@ -16,7 +16,8 @@ from vbmstat.glm.inference.permute.nulls import NullSettings
 from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.schemes import Permuted
 from vbmstat.image.storage import atomic_path
-from vbmstat.maps.store import Maps
+from vbmstat.maps.change import ChangeMaps
+from vbmstat.maps.store import Maps, PackedMaps
 
 _VERSION = 3  # of what a checkpoint holds, and of how it is counted
 
@@ -27,15 +28,15 @@ def analysis_key(maps: Maps, plan: Plan, permuted: Permuted, settings: NullSetti
     digest = hashlib.sha256()
     for array in (
         plan.basis, plan.scan_weights, plan.scan_scale, plan.contrasts[permuted.index].rows, permuted.parts.interest,
-        permuted.parts.tested, permuted.moving, permuted.groups, maps.mask, drawn.tree.rows,
+        permuted.parts.tested, permuted.moving, permuted.groups, permuted.subjects, maps.mask, drawn.tree.rows,
         *drawn.sources(0, min(drawn.count, BLOCK)),
     ):  # fmt: skip
         digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     text = [_VERSION, drawn.count, drawn.seed, drawn.tree.structure, permuted.scheme, list(vars(settings).values())]
     digest.update(json.dumps(text, default=str).encode())
-    manifest = getattr(maps, "manifest", None)
-    if manifest is not None:
-        digest.update(json.dumps([manifest["files"][scan]["sha256"] for scan in maps.scan_ids]).encode())
+    if isinstance(maps, PackedMaps):
+        of = maps.change.of if isinstance(maps, ChangeMaps) else None
+        digest.update(json.dumps([[maps.manifest["files"][scan]["sha256"] for scan in maps.file_ids], of]).encode())
     else:
         digest.update(np.ascontiguousarray(maps.read(0, maps.n_voxels)).tobytes())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.forecast import PILOT, WARM_UP
 from vbmstat.glm.inference.permute.checkpoint import Checkpoint
+from vbmstat.glm.inference.permute.flipped_scores import FlippedScores
 from vbmstat.glm.inference.permute.grouped_scores import GroupedScores
 from vbmstat.glm.inference.permute.images import StatisticImages
 from vbmstat.glm.inference.permute.nulls import Nulls, NullSettings, PlainScale, Scale, is_decided, reach
@@ -69,8 +70,8 @@ def permutation_nulls(
     progress, n_voxels = compute.progress, len(statistic)
     kind = plan.contrasts[permuted.index].kind
     settings = replace(settings, two_sided=settings.two_sided and kind == "t")
-    grouped = permuted.groups is not None
-    scale = (PlainScale if grouped else Scale)(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
+    grouped, repeated = permuted.groups is not None, permuted.subjects is not None
+    scale = (PlainScale if grouped or repeated else Scale)(kind, settings.two_sided, plan.df_resid, permuted.n_tested)
     alone = compute if compute.cluster is None else replace(compute, n_threads=1)
     engine = _engine_of(fitted, permuted, alone)(maps, plan, permuted, scale, alone)
     images = StatisticImages(maps.space, settings) if settings.wants_maps and maps.space is not None else None
@@ -116,6 +117,8 @@ def _engine_of(fitted: Fitted, permuted: Permuted, compute: Compute) -> type[Per
     """The way to compute scores: compiled where it can and pays."""
     if permuted.groups is not None:
         return GroupedScores
+    if permuted.subjects is not None:
+        return FlippedScores
     maps, plan, backend = fitted.maps, fitted.plan, compute.backend
     can_compile = torch.device(compute.device).type == "cpu"
     can_compile &= working_precision(maps.dtype, plan.df_resid) == torch.float32

@@ -16,6 +16,7 @@ are permuted against the data, which is the data against the design with the inv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,8 @@ class Resampling:
     flip: bool = False
     # (n_scans,), int: variance groups (Freedman–Lane only); see :mod:`vbmstat.glm.variance.groups`
     groups: np.ndarray | None = None
+    # subject of each scan, for the sandwich; its scans flip together. See :mod:`vbmstat.glm.variance.sandwich`
+    subjects: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Permuted:
     moving: np.ndarray
     rearrangements: Rearrangements  # of the design's rows
     groups: np.ndarray | None = None  # (n_scans,), int: variance groups
+    subjects: Sequence[str] | None = None  # of each scan, for the sandwich
 
     @property
     def n_tested(self) -> int:
@@ -137,7 +141,7 @@ def make_permuted(plan: Plan, index: int, asked: Resampling) -> Permuted:
     if groups is not None:  # rows of different groups are never alike
         columns = np.column_stack([columns, np.abs(columns).max() * groups / max(groups.max(), 1)])
     rearrangements = make_rearrangements(tree, row_keys(columns), asked.permutations, asked.seed, asked.flip)
-    return Permuted(index, asked.scheme, parts, moving, rearrangements, groups)
+    return Permuted(index, asked.scheme, parts, moving, rearrangements, groups, asked.subjects)
 
 
 def row_keys(columns: np.ndarray) -> np.ndarray:
@@ -189,6 +193,8 @@ def kept_by_flips(permuted: Permuted) -> float:
 def smallest_p(permuted: Permuted, two_sided: bool) -> float:
     """The smallest p that the test can give; if all rearrangements are done, mirror images of the data count."""
     done = permuted.rearrangements
+    if permuted.subjects is not None and two_sided and done.is_exhaustive:
+        return 2 / done.count  # all signs changed
     if not (two_sided and done.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
         return 1 / done.count
     x = permuted.parts.tested[:, 0]
