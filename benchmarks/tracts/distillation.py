@@ -1,6 +1,6 @@
 """Does distillation help on phantom heads? With and without a teacher, several seeds, thin and all tracts.
 
-    python benchmarks/tracts/distillation.py WORK [--heads 40] [--epochs 22] [--seeds 6]
+    python benchmarks/tracts/distillation.py WORK [--heads 40] [--epochs 22] [--seeds 4]
 
 Heads are those of `vbmstat.simulate.tracts`: their tracts are known, and they are no anatomy. Cases go through the
 program's own preparation (rigid registration included) and training; WORK keeps them, and a run is resumed. The table
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--heads", type=int, default=40)
     parser.add_argument("--epochs", type=int, default=22)
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=4)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
