@@ -1,5 +1,5 @@
 # Two scans of each person: a paired t-test, post minus pre.
 set -e
 cd "$1/repeated"
-vbmstat glm "gm ~ time + C(participant_id)" --maps mri --participants participants.tsv --fwhm 8 \
-  --contrast "post_minus_pre = -time[T.pre]" --blocks participant_id --inference fwe --permutations 100 --repeats 0 --out glm/paired
+vbmstat glm "change(gm, time, post - pre) ~ 1" --maps mri --participants participants.tsv --fwhm 8 \
+  --contrast "post_minus_pre = Intercept" --sign-flip --inference fwe --permutations 100 --repeats 0 --out glm/paired

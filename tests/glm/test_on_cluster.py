@@ -218,7 +218,7 @@ MODELS = {
     "hc3": ("gm ~ age + sex", {"variance": "hc3", "repeats": 5}),
     "map": ("gm ~ age + map(wm)", {"repeats": 5}),
     "groups": ("gm ~ sex + age", {"variance": "groups:sex", "inference": "fwe", "permutations": 50, "repeats": 0}),
-    "repeated": ("gm ~ age", {"variance": "sandwich:family"}),
+    "repeated": ("gm ~ age", {"variance": "sandwich:family", "inference": "fwe", "permutations": 60}),
 }
 
 

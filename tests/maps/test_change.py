@@ -175,9 +175,9 @@ def test_rows_of_people_can_be_chosen(in_files, table):
         ("change(gm, score) ~ group", {}, "nobody has two scans that differ in it"),
         ("change(gm, ages) ~ group", {}, r"no column 'ages' in the table \(nearest age"),
         ("change(gm, age) ~ visit", {}, "column visit: differs between the scans of .*leave it out of the formula"),
-        ("change(gm, age) ~ group", {"tiv": "proportional"}, "--tiv proportional is of scans"),
-        ("change(gm, age) ~ group", {"global_scaling": True}, "--global-scaling is of scans"),
-        ("change(gm, age) ~ map(wm)", {}, r"map\(wm\) is of scans"),
+        ("change(gm, age) ~ group", {"tiv": "proportional"}, r"leave map\(\), --tiv proportional and"),
+        ("change(gm, age) ~ group", {"global_scaling": True}, "and --global-scaling out"),
+        ("change(gm, age) ~ map(wm)", {}, r"change\(\) has one row a person: leave map"),
         ("change(gm, age) ~ within(mood)", {}, "every participant_id has one scan"),
     ],
 )

@@ -146,7 +146,6 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     response, right = split_formula(spec.formula)
     response, change = split_change(response)
     right, map_name = split_map_term(right)
-    _check_change(spec, change, map_name)
     maps = as_matrix(maps, cohort) if isinstance(maps, np.ndarray | torch.Tensor) else maps
     spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
@@ -154,7 +153,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     if uses_tiv(right, spec.tiv, source.table.columns):
         source = with_tiv(source)
     if change is not None:
-        source = with_change(source, change, _columns_used(spec, right, source.table), spec.missing)
+        source = _one_row_each(spec, source, change, right, map_name)
     right, tiv_notes = apply_tiv_recipe(right, spec.tiv, source.table)
     variance = choose_variance(spec.variance)
     spec = variance.complete(spec)
@@ -209,22 +208,15 @@ def _with_lesion_mask(setup: Setup) -> Setup:
     return replace(setup, spec=replace(setup.spec, mask=mask), notes=(*setup.notes, *note))
 
 
-def _columns_used(spec: ModelSpec, right: str, table: pd.DataFrame) -> set[str]:
-    """Columns that a model reads, by their names in the table; those that it lacks are refused later."""
-    named = column_uses(parse_formula(with_backticks(right, table.columns)))
-    known = filter(None, (find_column(name, table) for name in named))
-    return {*known, *_roles(spec, table, choose_variance(spec.variance))}
-
-
-def _check_change(spec: ModelSpec, change: ChangeTerm | None, map_name: str | None) -> None:
-    """Refuse what a model of change does not go with."""
-    for is_wrong, what in (
-        (map_name is not None, f"map({map_name})"), (spec.tiv == "proportional", "--tiv proportional"),
-        (spec.global_scaling, "--global-scaling"),
-    ):  # fmt: skip
-        if change is not None and is_wrong:
-            msg = f"{what} is of scans, change() has one row a person: leave it out"
-            raise DesignError(msg)
+def _one_row_each(spec: ModelSpec, source: Source, change: ChangeTerm, right: str, map_name: str | None) -> Source:
+    """The source of a model of change; refused with what is of scans."""
+    if map_name is not None or spec.tiv == "proportional" or spec.global_scaling:
+        msg = "change() has one row a person: leave map(), --tiv proportional and --global-scaling out"
+        raise DesignError(msg)
+    named = column_uses(parse_formula(with_backticks(right, source.table.columns)))
+    used = {*filter(None, (find_column(name, source.table) for name in named))}  # those that it lacks are refused later
+    used |= {*_roles(spec, source.table, choose_variance(spec.variance))}
+    return with_change(source, change, used, spec.missing)
 
 
 def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str]:

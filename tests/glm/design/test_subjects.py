@@ -203,6 +203,13 @@ def test_what_within_does_not_take(ageing, formula, match):
         build_design(formula, table, list(map(str, range(len(table)))))
 
 
+def test_between_takes_a_number_of_persons(ageing):
+    """TIV of a person, which a table has for each person or for each scan."""
+    table = ageing.assign(tiv=1400.0 + ageing.groupby("id").ngroup())
+    design = build_design("between(tiv)", table, list(map(str, range(len(table)))))
+    np.testing.assert_allclose(design.matrix[:, 1], table["tiv"])
+
+
 @pytest.mark.parametrize("kind", ["within", "between"])
 def test_one_scan_of_each_person_has_no_within(ageing, kind):
     once = ageing.drop_duplicates("participant_id")

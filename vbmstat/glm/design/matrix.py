@@ -26,7 +26,7 @@ from vbmstat.glm.design.covariates import code_columns, is_number
 from vbmstat.glm.design.describe import Covariate, describe
 from vbmstat.glm.design.formula import check_size, expression_names, with_backticks
 from vbmstat.glm.design.rank import collinear_columns, combined_columns, matrix_rank
-from vbmstat.glm.design.subjects import made_of, person_columns, split_person_columns
+from vbmstat.glm.design.subjects import made_of, person_columns, with_person_columns
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import ALIASES, closest, find_column, is_tiv_name, read_column
 
@@ -119,7 +119,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
         If the formula cannot be read or names unknown columns, a factor has one level, a covariate is constant
         or a combination of others, or there are no more scans than columns.
     """
-    formula, of_persons = split_person_columns(with_backticks(normalized(formula), table.columns))
+    formula = with_person_columns(with_backticks(normalized(formula), table.columns))
     parsed = parse_formula(formula)
     uses = column_uses(parsed)
     names = dict.fromkeys(one for name in uses for one in made_of(name))
@@ -127,7 +127,7 @@ def build_design(formula: str, table: pd.DataFrame, scan_ids: Sequence[str], mis
     data, dropped = _without_missing(data, missing)
     if dropped:
         notes.append(f"dropped {len(dropped)} scans with missing covariates: {', '.join(dropped)}")
-    own, own_remarks = person_columns(data, of_persons)
+    own, own_remarks = person_columns(data, uses)
     data, remarks = code_columns(data.join(own)[list(uses)], uses)
     for name, text in (sources | own_remarks).items():
         remarks[name] = "; ".join(filter(None, (remarks.get(name), text)))

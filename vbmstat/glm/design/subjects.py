@@ -8,8 +8,7 @@ columns of the table, of the scans that are analysed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,19 +20,11 @@ from vbmstat.glm.design.rank import spaces, unit_columns
 PERSON = "participant_id"
 _NAME = r"(\w+|`[^`]+`)"
 _CALL = re.compile(rf"\b(within|between)\(\s*{_NAME}\s*(?:,\s*{_NAME}\s*)?\)")
-_MADE = re.compile(r"(?:within|between)\(([^,()]+)(?:, ([^,()]+))?\)")  # the name of such a column
+_MADE = re.compile(r"(within|between)\(([^,()]+)(?:, ([^,()]+))?\)")  # the name of such a column
 
 
-class PersonColumn(NamedTuple):
-    """What ``within(age)`` or ``between(age, person)`` is made of."""
-
-    kind: str  # within or between
-    number: str  # column of numbers
-    person: str  # column that says whose scan it is
-
-
-def split_person_columns(formula: str) -> tuple[str, dict[str, PersonColumn]]:
-    """A formula in which ``within(age)`` and ``between(age)`` are columns of that name, and what they are made of.
+def with_person_columns(formula: str) -> str:
+    """A formula in which ``within(age)`` and ``between(age)`` are columns of that name; :func:`made_of` reads them.
 
     Raises
     ------
@@ -42,16 +33,13 @@ def split_person_columns(formula: str) -> tuple[str, dict[str, PersonColumn]]:
 
     Examples
     --------
-    >>> split_person_columns("sex + within(age)")[0]
+    >>> with_person_columns("sex + within(age)")
     'sex + `within(age)`'
     """
-    made: dict[str, PersonColumn] = {}
 
     def name_of(call: re.Match[str]) -> str:
         kind, number, person = (word and word.strip("`") for word in call.groups())
-        name = f"{kind}({number}{f', {person}' if person else ''})"
-        made[name] = PersonColumn(kind, number, person or PERSON)
-        return f"`{name}`"
+        return f"`{kind}({number}{f', {person}' if person else ''})`"
 
     named = _CALL.sub(name_of, formula)
     wrong = re.search(r"\b(within|between)\([^)]*\)?", re.sub(r"`[^`]*`", "", named))
@@ -61,7 +49,7 @@ def split_person_columns(formula: str) -> tuple[str, dict[str, PersonColumn]]:
             f"formula: {wrong[0]!r}; expected a column of numbers, {kind}(age), or with its person {kind}(age, person)"
         )
         raise DesignError(msg)
-    return named, made
+    return named
 
 
 def made_of(name: str) -> tuple[str, ...]:
@@ -73,28 +61,29 @@ def made_of(name: str) -> tuple[str, ...]:
     (('sex',), ('age', 'participant_id'))
     """
     call = _MADE.fullmatch(name)
-    return (name,) if call is None else (call[1], call[2] or PERSON)
+    return (name,) if call is None else (call[2], call[3] or PERSON)
 
 
-def person_columns(data: pd.DataFrame, made: Mapping[str, PersonColumn]) -> tuple[pd.DataFrame, dict[str, str]]:
+def person_columns(data: pd.DataFrame, names: Iterable[str]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Each person's mean of a column, or the deviations from it, and a remark on each.
 
     Parameters
     ----------
     data : DataFrame
         One row a scan, without missing values, with the columns that they are made of.
-    made : mapping of str to PersonColumn
-        Name of each, and what it is made of.
+    names : iterable of str
+        Covariates of the formula, those among them that are made and others.
 
     Raises
     ------
     TableError
         If a column holds no numbers.
     DesignError
-        If every person has one scan, or a column does not vary within any person.
+        If every person has one scan, or the column of a ``within()`` does not vary within any person.
     """
     columns, remarks = {}, {}
-    for name, (kind, number, person) in made.items():
+    for name in filter(_MADE.fullmatch, names):
+        kind, (number, person) = name.partition("(")[0], made_of(name)
         values, people = as_numbers(data[number], number), data[person].astype(str)
         mean = values.groupby(people.to_numpy()).transform("mean")
         if len(people) and people.is_unique:
@@ -104,7 +93,7 @@ def person_columns(data: pd.DataFrame, made: Mapping[str, PersonColumn]) -> tupl
             )
             raise DesignError(msg)
         within = values - mean
-        if within.abs().max() <= 1e-9 * values.abs().max():
+        if kind == "within" and within.abs().max() <= 1e-9 * values.abs().max():
             msg = f"{name}: {number} is the same at all scans of each {person}; take a number that differs, as years do"
             raise DesignError(msg)
         columns[name] = within if kind == "within" else mean
