@@ -34,7 +34,7 @@ from vbmstat.image import deform
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.smooth import smooth, smooth_map
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.preproc.engines.classic import Classic
+from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.lesions import LesionPlan, Lesions, brought_lesion
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, brain, linear, quality, working
@@ -233,23 +233,34 @@ def preprocess_scan(
     """
     device, engine = choose_device(spec.device), spec.find_engine()
     segmented = segment_scan(t1w, engine, device, on_step, spec.lesion_plan(lesion_mask))
-    clock, lesions = _Clock(on_step, segmented.seconds), segmented.lesions
+    clock = Clock(on_step, segmented.seconds)
     with torch.inference_mode():
-        template = Volume(assets.template().data.to(device), assets.template().grid)
         with clock.step("warp"):
-            tissues = Volume(lesions.for_warp(segmented.fractions.data), segmented.fractions.grid)
-            aligned = working.align_to_template(tissues, template, segmented.linear, lesions.weights)
-            warp = engine.register(aligned, template, segmented.velocity)
-        with clock.step("normalise"):
-            maps = segmented.fractions if segmented.wmh is None else _joined(segmented.fractions, segmented.wmh)
-            points, grid = deform.deformation(warp.forward, segmented.linear), spec.grid_of_maps(template.grid)
-            warped, modulated = normalise(maps, points, grid)
-            smoothed = smooth_maps(modulated, spec.fwhm_mm)
-            gm_wm = Volume(warped.data[:2], grid)
-            if not grid.matches(template.grid):
-                gm_wm = deform.pull(Volume(maps.data[:2], maps.grid), points)
-            determinant = warp.forward.jacobian_determinant
-            measures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
+            warp = register_tissues(segmented, engine)
+        return in_template_space(segmented, warp, spec, clock)
+
+
+def register_tissues(segmented: Segmented, engine: Classic) -> Warp:
+    """The warp of a scan's tissues to the template, from its linear matrix and coarse velocity."""
+    template, lesions = template_on(segmented.fractions.data.device), segmented.lesions
+    tissues = Volume(lesions.for_warp(segmented.fractions.data), segmented.fractions.grid)
+    aligned = working.align_to_template(tissues, template, segmented.linear, lesions.weights)
+    return engine.register(aligned, template, segmented.velocity)
+
+
+def in_template_space(segmented: Segmented, warp: Warp, spec: PreprocSpec, clock: Clock) -> Preprocessed:
+    """Maps of a segmented scan in template space by its linear matrix and a warp, and their quality."""
+    template = template_on(segmented.fractions.data.device)
+    with clock.step("normalise"):
+        maps = maps_of(segmented)
+        points, grid = deform.deformation(warp.forward, segmented.linear), spec.grid_of_maps(template.grid)
+        warped, modulated = normalise(maps, points, grid)
+        smoothed = smooth_maps(modulated, spec.fwhm_mm)
+        gm_wm = Volume(warped.data[:2], grid)
+        if not grid.matches(template.grid):
+            gm_wm = deform.pull(Volume(maps.data[:2], maps.grid), points)
+        determinant = warp.forward.jacobian_determinant
+        measures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
     return Preprocessed(segmented, warp, warped, modulated, smoothed, measures, clock.seconds)
 
 
@@ -299,52 +310,116 @@ def segment_scan(
         What to do about lesions.
     """
     engine.parameters()  # raises before any work if a package or weights are missing
-    device = torch.device(device)
-    clock = _Clock(on_step)
+    clock = Clock(on_step)
     with torch.inference_mode():
-        t1w = Volume(_checked(t1w).to(device), t1w.grid)
-        template = Volume(assets.template().data.to(device), assets.template().grid)
-        with clock.step("brain"):
-            was_stripped = brain.is_stripped(t1w)
-            mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
-            lesion, notes = brought_lesion(lesion_plan, t1w.grid, mask)
-            weights = None if lesion is None else 1 - lesion.float()
-            mask = mask if lesion is None else mask | lesion  # a cavity at the brain's edge belongs to the brain
-        with clock.step("affine"):
-            matrix = linear.register_brain(t1w, mask, template_pyramid(device), weights)
-        raw = working.crop_to_brain(t1w, mask, weights)
-        with clock.step("denoise"):
-            work = working.bound_voxels(engine.denoise(raw))
-        grid = work.image.grid
+        prepared = prepare_scan(t1w, engine, torch.device(device), clock, lesion_plan)
         with clock.step("priors"):
-            start = engine.start(raw, work, template, matrix)
-        with clock.step("segment"):
+            start = engine.start(prepared.raw, prepared.work, template_on(torch.device(device)), prepared.linear)
+        return segment_prepared(prepared, start, engine, clock)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One scan before its segmentation: brain found, linearly registered, denoised.
+
+    Attributes
+    ----------
+    t1w : Volume
+        The scan, hot voxels clamped.
+    raw : Brain
+        The brain's box of it.
+    work : Brain
+        Denoised, on the working grid.
+    linear : ndarray, (4, 4)
+        Template mm -> scan mm.
+    was_stripped : bool
+        Whether the scan was skull-stripped.
+    lesions : Lesions
+        The plan, the lesion that the user brings, and notes.
+    """
+
+    t1w: Volume
+    raw: working.Brain
+    work: working.Brain
+    linear: np.ndarray
+    was_stripped: bool
+    lesions: Lesions
+
+
+def prepare_scan(
+    t1w: Volume, engine: Classic, device: torch.device, clock: Clock, lesion_plan: LesionPlan = _NO_LESIONS.plan
+) -> Prepared:
+    """Check a scan, find its brain, register it linearly and denoise it; parameters as in :func:`segment_scan`."""
+    t1w = Volume(_checked(t1w).to(device), t1w.grid)
+    with clock.step("brain"):
+        was_stripped = brain.is_stripped(t1w)
+        mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)
+        lesion, notes = brought_lesion(lesion_plan, t1w.grid, mask)
+        weights = None if lesion is None else 1 - lesion.float()
+        mask = mask if lesion is None else mask | lesion  # a cavity at the brain's edge belongs to the brain
+    with clock.step("affine"):
+        matrix = linear.register_brain(t1w, mask, template_pyramid(device), weights)
+    raw = working.crop_to_brain(t1w, mask, weights)
+    with clock.step("denoise"):
+        work = working.bound_voxels(engine.denoise(raw))
+    brought = None if work.weights is None else 1 - work.weights
+    lesions = Lesions(replace(lesion_plan, mask=None), brought=brought, notes=notes)
+    return Prepared(t1w, raw, work, matrix, was_stripped, lesions)
+
+
+def segment_prepared(
+    prepared: Prepared, start: Start, engine: Classic, clock: Clock, field_: torch.Tensor | None = None
+) -> Segmented:
+    """Tissues, lesions and image quality of a prepared scan.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        The scan.
+    start : Start
+        Priors on the working grid, linear matrix and velocity.
+    engine : Classic
+        The engine with its weights.
+    clock : Clock
+        Where times of steps go.
+    field_ : Tensor, (X, Y, Z), optional
+        Bias field on the working grid; by default it is fitted.
+    """
+    work, grid = prepared.work, prepared.work.image.grid
+    with clock.step("segment"):
+        if field_ is None:
             field_ = bias.bias_field(work.image, work.mask, start.prior, work.weights)
-            corrected = Volume(work.image.data / field_, grid)
-            segmentation = engine.segment(corrected, work.mask, start, work.weights)
-            _check_contrast(segmentation.means)
-            in_brain = Volume(corrected.data * work.mask / float(segmentation.means[2]), grid)
-        brought = None if work.weights is None else 1 - work.weights
-        lesions = Lesions(replace(lesion_plan, mask=None), brought=brought, notes=notes)
-        if lesion_plan.wmh:
-            with clock.step("lesions"):
-                evidence = Evidence(in_brain, segmentation.fractions, start.prior, start.linear, t1w)
-                lesions = lesions.search(evidence)
-        fractions = Volume(lesions.into_tissues(segmentation.fractions), grid)
-        with clock.step("quality"):
-            image = quality.measure_image(raw.image, fractions, Volume(field_[None], grid))
+        corrected = Volume(work.image.data / field_, grid)
+        segmentation = engine.segment(corrected, work.mask, start, work.weights)
+        _check_contrast(segmentation.means)
+        in_brain = Volume(corrected.data * work.mask / float(segmentation.means[2]), grid)
+    lesions = prepared.lesions
+    if lesions.plan.wmh:
+        with clock.step("lesions"):
+            evidence = Evidence(in_brain, segmentation.fractions, start.prior, start.linear, prepared.t1w)
+            lesions = lesions.search(evidence)
+    fractions = Volume(lesions.into_tissues(segmentation.fractions), grid)
+    with clock.step("quality"):
+        image = quality.measure_image(prepared.raw.image, fractions, Volume(field_[None], grid))
     apart_ml = sum(Volume(segmentation.fractions, grid).sums_ml) - sum(fractions.sums_ml)
     return Segmented(
-        fractions, in_brain, start.linear, start.velocity, image, t1w.grid, was_stripped, engine.name, clock.seconds,
-        lesions, apart_ml,
+        fractions, in_brain, start.linear, start.velocity, image, prepared.t1w.grid, prepared.was_stripped,
+        engine.name, clock.seconds, lesions, apart_ml,
     )  # fmt: skip
 
 
-def _joined(fractions: Volume, wmh: Volume) -> Volume:
-    return Volume(torch.cat([fractions.data, wmh.data]), fractions.grid)
+def maps_of(segmented: Segmented) -> Volume:
+    """GM, WM, CSF and, if measured, hypointensities on the working grid: what is brought to template space."""
+    fractions, wmh = segmented.fractions, segmented.wmh
+    return fractions if wmh is None else Volume(torch.cat([fractions.data, wmh.data]), fractions.grid)
 
 
-class _Clock:
+def template_on(device: torch.device) -> Volume:
+    """GM and WM of the template, on a device."""
+    return Volume(assets.template().data.to(device), assets.template().grid)
+
+
+class Clock:
     """Wall time of named steps."""
 
     def __init__(self, on_step: OnStep, seconds: dict[str, float] | None = None) -> None:
@@ -353,6 +428,7 @@ class _Clock:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Report a step and take its time."""
         self._on_step(name)
         start = time.perf_counter()
         yield

@@ -46,7 +46,7 @@ def pyramid(brain: Volume, mask: torch.Tensor, weights: torch.Tensor | None = No
     weights : Tensor, (X, Y, Z), optional
         1, and 0 where the brain is left out of the fit (a lesion): a third channel has that share.
     """
-    full = _shape_and_contrast(Volume(brain.data * mask, brain.grid), mask.float()[None], weights)
+    full = shape_and_contrast(brain, mask, weights)
     coarse, middle, fine = (_known_at_spacing(full, mm) for mm in _SPACINGS_MM)
     return coarse, middle, fine
 
@@ -109,22 +109,33 @@ def refine_with_tissues(tissues: Volume, template: Volume, linear: np.ndarray, s
         Resolution of the fit.
     """
     refined, _ = _gauss_newton(
-        _known_at_spacing(tissues, spacing_mm), _at_spacing(template, spacing_mm), linear, 15, fit_gain=False
+        _known_at_spacing(tissues, spacing_mm), at_spacing(template, spacing_mm), linear, 15, fit_gain=False
     )
     return refined
 
 
-def _shape_and_contrast(brain: Volume, mask: torch.Tensor, weights: torch.Tensor | None = None) -> Volume:
-    """The mask, and the brain divided by its local mean, which removes the bias field; the share left out, if any."""
-    spacing = np.maximum(brain.grid.voxel_size_mm, 2.0)
+def shape_and_contrast(
+    brain: Volume, mask: torch.Tensor, weights: torch.Tensor | None = None, spacing_mm: float = 2.0
+) -> Volume:
+    """The mask, and the brain divided by its local mean, which removes the bias field; the share left out, if any.
+
+    Parameters
+    ----------
+    brain, mask, weights
+        As in :func:`pyramid`.
+    spacing_mm : float
+        Least voxel size of the result.
+    """
+    spacing = np.maximum(brain.grid.voxel_size_mm, spacing_mm)
     grid = brain.grid.with_voxel_size(spacing)
     anti_alias = grid.voxel_size_mm / brain.grid.voxel_size_mm - 1.0
 
     def coarse(images: torch.Tensor) -> torch.Tensor:
         return resample(smooth(images, anti_alias, 2.0), brain.grid, grid)
 
-    left_out = mask[:0] if weights is None else 1 - weights[None]
-    both = average_known(torch.cat([brain.data, mask, left_out]), coarse)
+    shape = mask.float()[None]
+    left_out = shape[:0] if weights is None else 1 - weights[None]
+    both = average_known(torch.cat([brain.data * shape, shape, left_out]), coarse)
     image, inside, left_out = both[:1], both[1:2], both[2:]
     known = both[:2] * (1 - left_out.sum(0))
     local = smooth(known, _LEVELING_FWHM_MM / grid.voxel_size_mm, 3.0)
@@ -132,7 +143,7 @@ def _shape_and_contrast(brain: Volume, mask: torch.Tensor, weights: torch.Tensor
     return Volume(torch.cat([inside, levelled.clamp(0, 2) * inside, left_out]), grid)
 
 
-def _at_spacing(volume: Volume, spacing_mm: float) -> Volume:
+def at_spacing(volume: Volume, spacing_mm: float) -> Volume:
     """Low-pass and down-sample to about `spacing_mm`."""
     fwhm = np.sqrt(np.maximum(spacing_mm**2 - volume.grid.voxel_size_mm**2, 0)) / volume.grid.voxel_size_mm
     grid = _spaced(volume.grid, spacing_mm)
@@ -143,7 +154,7 @@ def _known_at_spacing(volume: Volume, spacing_mm: float) -> Volume:
     """The same over what is not left out: two images and perhaps the share of each voxel that is."""
 
     def coarse(images: torch.Tensor) -> torch.Tensor:
-        return _at_spacing(Volume(images, volume.grid), spacing_mm).data
+        return at_spacing(Volume(images, volume.grid), spacing_mm).data
 
     return Volume(average_known(volume.data, coarse), _spaced(volume.grid, spacing_mm))
 

@@ -17,7 +17,7 @@ doi:10.1007/978-3-540-85988-8_90). L is the operator of membrane, bending and li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -58,6 +58,10 @@ class Regularisation:
     shear: float = 0.25
     divergence: float = 1.0
 
+    def times(self, factor: float) -> Regularisation:
+        """Stiffer or softer by a factor."""
+        return Regularisation(*(factor * weight for weight in astuple(self)))
+
 
 def register(
     tissues: Volume,
@@ -94,10 +98,10 @@ def register(
     for factor, n_iterations in _LEVELS:
         if (start is not None and factor == _LEVELS[0][0]) or (factor == 1 and not finest):
             continue
-        scan = average_known(moving, partial(_reduce, factor=factor))
-        level = _Level(scan, _reduce(fixed, factor), spacing * factor, weights)
-        coarse = level.optimise(_reduce(velocity, factor) / factor, n_iterations)
-        velocity = _enlarge(coarse, factor) * factor
+        scan = average_known(moving, partial(reduce, factor=factor))
+        level = Level(scan, reduce(fixed, factor), spacing * factor, weights)
+        coarse = level.optimise(reduce(velocity, factor) / factor, n_iterations)
+        velocity = enlarge(coarse, factor) * factor
     return velocity * spacing
 
 
@@ -144,7 +148,7 @@ def register_both_ways(tissues: Volume, template: Volume, start: torch.Tensor | 
     return Warp(displacement(velocity, template.grid), displacement(-velocity, template.grid), whole)
 
 
-class _Level:
+class Level:
     """Gauss-Newton at one resolution; velocities in voxels of the level."""
 
     def __init__(self, moving: torch.Tensor, fixed: torch.Tensor, spacing_mm: float, weights: Regularisation) -> None:
@@ -159,14 +163,12 @@ class _Level:
         self.wave_squared = self.wave.abs().square().sum(0)
 
     def optimise(self, velocity: torch.Tensor, n_iterations: int) -> torch.Tensor:
+        """The velocity after some steps; one that does not lower the cost is halved."""
         best, best_cost, step, update = velocity, float("inf"), 1.0, torch.zeros_like(velocity)
         first_gain = 0.0
         for _ in range(n_iterations):
-            moved = exponential(velocity)
-            pulled = sample(self.moving, self.identity + moved)  # GM, WM and perhaps the share left out
-            tissues = _with_remainder(pulled[:N_TISSUES])
-            density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE) * (1 - pulled[N_TISSUES:].sum(0))
-            pull_back = self._regularise(velocity)
+            state = self._at(velocity)
+            tissues, density, pull_back = state
             unlikely = -(density * (tissues * self.log_fixed).sum(0)).sum(dtype=torch.float64)
             cost = float(unlikely + 0.5 * (velocity * pull_back).sum(dtype=torch.float64))
             if cost > best_cost:
@@ -179,12 +181,26 @@ class _Level:
                 break
             if np.isfinite(gain):
                 first_gain = max(first_gain, gain)
-            force = pull_back
-            for slope, excess in zip(self.slopes, density * (tissues - self.fixed), strict=True):
-                force = force + slope * excess
-            update = self._solve(density, -force)
+            update = self._step(*state)
             velocity = best + step * update
         return best
+
+    def update(self, velocity: torch.Tensor) -> torch.Tensor:
+        """The Gauss-Newton step from a velocity, taken or not."""
+        return self._step(*self._at(velocity))
+
+    def _at(self, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The scan's tissues warped by a velocity, their weight at each voxel, and L v."""
+        moved = exponential(velocity)
+        pulled = sample(self.moving, self.identity + moved)  # GM, WM and perhaps the share left out
+        density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE) * (1 - pulled[N_TISSUES:].sum(0))
+        return _with_remainder(pulled[:N_TISSUES]), density, self._regularise(velocity)
+
+    def _step(self, tissues: torch.Tensor, density: torch.Tensor, pull_back: torch.Tensor) -> torch.Tensor:
+        force = pull_back
+        for slope, excess in zip(self.slopes, density * (tissues - self.fixed), strict=True):
+            force = force + slope * excess
+        return self._solve(density, -force)
 
     def _regularise(self, field: torch.Tensor) -> torch.Tensor:
         """L v."""
@@ -275,11 +291,13 @@ def _window(shape: tuple[int, int, int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + n) for start, n in zip(starts, shape, strict=True))
 
 
-def _reduce(data: torch.Tensor, factor: int) -> torch.Tensor:
+def reduce(data: torch.Tensor, factor: int) -> torch.Tensor:
+    """Images or a velocity averaged over blocks of `factor` voxels along each axis."""
     return data if factor == 1 else torch.nn.functional.avg_pool3d(data[None], factor)[0]
 
 
-def _enlarge(field: torch.Tensor, factor: int) -> torch.Tensor:
+def enlarge(field: torch.Tensor, factor: int) -> torch.Tensor:
+    """A field on voxels `factor` times as small along each axis."""
     if factor == 1:
         return field
     return torch.nn.functional.interpolate(field[None], scale_factor=factor, mode="trilinear", align_corners=False)[0]
