@@ -26,6 +26,7 @@ from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
+from vbmstat.maps.paths import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
@@ -265,7 +266,7 @@ def region_volumes(
     tissue, maps = _tissue(spec.formula, regions.level), regions.maps
     recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
     spec = replace(recorded, selection=ALL)
-    source = table if maps is None else _maps_of(table, maps)
+    source = with_unsmoothed_maps(table) if maps is None else _maps_of(table, maps)
     atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
     measured = measure_rois(source, atlas, [tissue], report=progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, regions.level, spec.missing)
