@@ -112,7 +112,7 @@ def light_person(
         smoothed = {} if aged is None else smooth_maps(aged, spec.fwhm_mm)
         points.append(TimePoint(made, np.eye(4), 0.97, 0.01, 1.0, aged, smoothed))
     change = points[-1].preprocessed.modulated.data[:2] - points[0].preprocessed.modulated.data[:2]
-    rate = None if years is None else Volume(change / (years[-1] - years[0]), TEMPLATE)
+    rate = None if years is None else Volume(change * 1e-5, TEMPLATE)
     return Person(tuple(points), scans[0], rate)
 
 

@@ -10,6 +10,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import nibabel as nib
 import pandas as pd
 import pytest
 import torch
@@ -95,6 +96,11 @@ def test_the_maps_of_each_model_the_average_and_the_rates(tmp_path, names, model
     person = naming.Scan(task.scans[0].path, "sub-1", "sub-1")
     for kind in ("avg", "rate1", "rate2"):
         assert naming.output_path(task.out, person, kind, names).is_file()
+    average, rate = (nib.load(naming.output_path(task.out, person, kind, names)) for kind in ("avg", "rate1"))
+    assert (int(average.header["sform_code"]), int(rate.header["sform_code"])) == (1, 4)
+    known = [light(io.read_scan(scan.path), task.spec, lambda _: None).modulated.data[0] for scan in task.scans]
+    stored = io.read_volume(naming.output_path(task.out, person, "rate1", names)).data[0]
+    torch.testing.assert_close(stored, (known[1] - known[0]) * 1e-5, atol=2e-7, rtol=0)
     if names == "bids":
         about = storage.read_json(task.out / "sub-1" / "anat" / "sub-1_desc-average_T1w.json")
         assert about["Description"].startswith("Average of the person's scans")

@@ -84,7 +84,9 @@ def test_mean_correlation_is_that_of_all_pairs(cohort_of, gm, people):
     ],
 )
 def test_scans_are_compared_by_complete_maps_nearest_to_6_mm(columns, chosen):
-    table = pd.DataFrame({name: [None if path == "-" else path for path in paths] for name, paths in columns.items()})
+    index = pd.MultiIndex.from_tuples([("1", ""), ("2", "")], names=ID_COLUMNS)
+    written = {name: [None if path == "-" else path for path in paths] for name, paths in columns.items()}
+    table = pd.DataFrame(written, index=index)
     assert [str(path) for path in homogeneity.gm_maps(Cohort(table, Path()))] == list(chosen)
     with pytest.raises(TableError, match="expected a column 'mwp1'"):
         homogeneity.gm_maps(Cohort(table[[]].assign(age=1), Path()))

@@ -27,7 +27,7 @@ _TEMPLATE_MB = {
     "wp": 2.1, "mwp": 3.0, "m0wp": 3.1, "wm": 1.2, "wj": 1.9, "rp1": 1.1, "rp2": 1.0, "velocity": 2.5, "y": 13.0,
 }  # fmt: skip
 _BOX_VOXEL_BYTES = {"p0": 0.31, "p1": 0.33, "p2": 0.26, "p3": 0.22, "m": 0.5, "iy": 8.0}
-_TIME_POINT_BYTES = 1_000_000_000  # that each further scan of a person adds to its process
+_TIME_POINT_BYTES = 500_000_000  # that each further scan of a person adds to its process
 _SMOOTHED_MB, _ALWAYS_MB, _BOX_MM3 = 1.3, 2.2, 3.6e6
 # CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}

@@ -207,7 +207,7 @@ def _describe(kind: str) -> str:
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
         "mwmwp": f"Fraction of {tissue}, brought to the shape of the person's average and normalised, {modulated}",
         "avg": "Average of the person's scans, aligned by rigid motion, bias-corrected, white matter at 1",
-        "rate": f"Change of modulated {tissue} a year: slope over the person's scans",
+        "rate": f"Change of {tissue}, mL a year in each voxel: slope over the person's scans",
         "tracts": "Probability of each of 72 white-matter tracts, which overlap",
         "wtracts": "Probability of each of 72 white-matter tracts, which overlap, normalised",
         "tracts_mask": "Voxels whose probability reaches a tract's threshold, for each of 72 tracts",
