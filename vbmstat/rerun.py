@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import pandas as pd
 
 from vbmstat.assets import ASSETS, sha256
 from vbmstat.assets.provenance import device_label, find_file, versions
@@ -32,6 +34,7 @@ from vbmstat.regions.models import fit_roi_glm
 from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.recorded import find_model
 from vbmstat.report.results import write_results
+from vbmstat.tables.cohort import ID_COLUMNS
 
 COMMANDS = ("preprocess", "glm")
 
@@ -133,7 +136,11 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
     try:
         spec, stem = PreprocSpec.from_record(record.get("spec")), record["scan"]
         entry, *masks = record["inputs"]
-        sound = Path(stem).name == stem and all({"path", "sha256"} <= set(each) for each in (entry, *masks))
+        together = (record.get("longitudinal") or {}).get("scans") or [{**entry, "scan": stem}]  # the person's scans
+        years = (record.get("longitudinal") or {}).get("years")
+        names = [one["scan"] for one in together]
+        sound = all({"path", "sha256"} <= set(each) for each in (*together, *masks)) and stem in names
+        sound = sound and all(Path(name).name == name for name in names)
     except (KeyError, TypeError, ValueError, VbmstatError):
         sound = False
     if not sound:
@@ -141,18 +148,29 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         raise VbmstatError(msg)
     before = _output_folder(sidecar, spec.names, stem)
     places = inputs or [before, before.parent, before.parent.parent, Path()]
-    path = find_file(entry["path"], entry["sha256"], places)
     for mask in masks:  # at most one, of a lesion
         file = find_file(mask["path"], mask["sha256"], places)
         pattern = str(spec.lesion_mask) if file.name == Path(mask["path"]).name else file.name
         spec = replace(spec, lesion_mask=str(file.with_name(pattern)))
-    with _under_name(path, Path(entry["path"]).name) as named:
-        scan = naming.Scan(named, stem, *naming.split_ids(stem))
+    with ExitStack() as links:
+        scans = []
+        for one in together:
+            path = find_file(one["path"], one["sha256"], places)
+            named = links.enter_context(_under_name(path, Path(one["path"]).name))
+            scans.append(naming.Scan(named, one["scan"], *naming.split_ids(one["scan"])))
         threads = record.get("threads")  # sums over several threads round differently
-        preprocess(Inputs((scan,), {}), out, spec, threads=threads if isinstance(threads, int) else None, force=True)
-    all_kinds = output_kinds(spec.fwhm_mm, spec.wmh and record.get("wmh") is True, spec.outputs)
+        found = Inputs(tuple(scans), {}, _sessions(scans, years))
+        preprocess(found, out, spec, threads=threads if isinstance(threads, int) else None, force=True)
+    scan = scans[names.index(stem)]
+    all_kinds = output_kinds(spec.fwhm_mm, spec.wmh and record.get("wmh") is True, spec.outputs, spec.models)
     kinds = (naming.output_path(Path(), scan, kind, spec.names) for kind in all_kinds)
     return compare_outputs(before, out, sorted(path.as_posix() for path in kinds))
+
+
+def _sessions(scans: Sequence[naming.Scan], years: Sequence[float] | None) -> pd.DataFrame:
+    """A table with the years of a person's sessions, if they are known."""
+    index = pd.MultiIndex.from_tuples([(s.participant_id, s.session_id) for s in scans], names=ID_COLUMNS)
+    return pd.DataFrame({} if years is None else {"years": list(years)}, index=index)
 
 
 def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], out: Path) -> list[Compared]:

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.batch.light import light_undrawn, write_scans
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Execution
-from vbmstat.batch.task import ScanOutcome, ScanTask, run_scan
+from vbmstat.batch.scan import ScanTask, run_scan
+from vbmstat.batch.task import ScanOutcome
 from vbmstat.batch.workers import Workers, local_workers, run_elsewhere, run_here, set_threads
 from vbmstat.device import keep_freed_memory, n_cores
 from vbmstat.image import storage

@@ -1,6 +1,6 @@
 """Does longitudinal preprocessing find more? Simulated patients lose grey matter in one region, controls do not.
 
-    python benchmarks/longitudinal/power.py WORK [--people 40] [--part cross|long|all]
+    python benchmarks/longitudinal/power.py WORK [--people 40]
 
 Each person has two scans, two years apart: new noise, bias field and pose. Patients lose 1 % of the grey matter of a
 ball around the left insula a year. The scans are preprocessed singly and as pairs; a two-sample t of the change of the
@@ -34,7 +34,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 YEARS, LOSS = 2.0, 0.01
 VOXEL_MM, FWHM_MM = 1.5, 6.0
 POSE_DEGREES, POSE_MM = 4.0, 4.0
-P = 0.001
+P, LEAST_GM = 0.001, 0.1
 KINDS = {"singly": "cross", "plasticity (mwp1r)": "long", "ageing (mwmwp1r)": "aged"}
 
 
@@ -56,20 +56,17 @@ def session(settings: Settings, position: int, visit: int, factor: float, tiv_ml
     return image_from_signal(person.signal, person.fractions.sum(0).numpy() > 0.5, on, own, look)
 
 
-def made(path: Path, make: object) -> np.ndarray:
-    """Smoothed GM maps of two visits, (2, X, Y, Z), from their file or made now."""
-    if not path.is_file():
-        maps = make()  # type: ignore[operator]
-        with storage.atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, maps.astype(np.float16))
-    return np.asarray(np.load(path), dtype=np.float32)
+def keep(path: Path, of_visits: list[dict[float, Volume]]) -> None:
+    """Keep the smoothed GM maps of two visits, (2, X, Y, Z)."""
+    maps = np.stack([one[FWHM_MM].data[0].numpy() for one in of_visits])
+    with storage.atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, maps.astype(np.float16))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
     parser.add_argument("--people", type=int, default=40)
-    parser.add_argument("--part", choices=("cross", "long", "all"), default="all")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -77,21 +74,18 @@ def main() -> None:
     tiv_ml = draw_participants(settings)["tiv_aim_ml"].to_numpy()
     spec = PreprocSpec(fwhm_mm=(FWHM_MM,))
     for k in range(given.people):
+        cross, shared, aged = (given.work / f"{stem}{k:02d}.npy" for stem in KINDS.values())
+        if aged.is_file():
+            continue
         loss = LOSS * YEARS if k % 2 else 0.0
         scans = [session(settings, k, visit, 1 - loss * visit, float(tiv_ml[k])) for visit in range(2)]
-        if given.part != "long":
-            made(given.work / f"cross{k:02d}.npy", lambda: _maps([preprocess_scan(one, spec).smoothed for one in scans]))  # noqa: B023
-        if given.part != "cross" and not (given.work / f"aged{k:02d}.npy").is_file():
-            person = preprocess_person(scans, spec, years=[0.0, YEARS])
-            of_points = [one.preprocessed.smoothed for one in person.time_points]
-            made(given.work / f"long{k:02d}.npy", lambda: _maps(of_points))  # noqa: B023
-            made(given.work / f"aged{k:02d}.npy", lambda: _maps([one.aged_smoothed for one in person.time_points]))  # noqa: B023
+        if not cross.is_file():
+            keep(cross, [preprocess_scan(one, spec).smoothed for one in scans])
+        points = preprocess_person(scans, spec, years=[0.0, YEARS]).time_points
+        keep(shared, [one.preprocessed.smoothed for one in points])
+        keep(aged, [one.aged_smoothed for one in points])
         print(f"person {k + 1} of {given.people}", flush=True)
     report(given.work, given.people)
-
-
-def _maps(of_visits: list[dict[float, Volume]]) -> np.ndarray:
-    return np.stack([one[FWHM_MM].data[0].numpy() for one in of_visits])
 
 
 def report(work: Path, n_people: int) -> None:
@@ -101,34 +95,35 @@ def report(work: Path, n_people: int) -> None:
     centre = torch.tensor(DEFAULT_REGION.centre_mm).reshape(3, 1, 1, 1)
     distance = (points - centre).square().sum(0).sqrt().numpy()
     inside, outside = distance < DEFAULT_REGION.radius_mm, distance > DEFAULT_REGION.radius_mm + 2 * FWHM_MM
-    rows, n_used = [], n_people
-    for stem in KINDS.values():
-        n_used = min(n_used, sum((work / f"{stem}{k:02d}.npy").is_file() for k in range(n_people)) // 2 * 2)
-    if n_used < 8:
-        return
+    done = min(sum((work / f"{stem}{k:02d}.npy").is_file() for k in range(n_people)) for stem in KINDS.values())
+    n_used, rows = done // 2 * 2, []
     for name, stem in KINDS.items():
         maps = np.stack([np.load(work / f"{stem}{k:02d}.npy") for k in range(n_used)]).astype(np.float32)
-        grey = maps.mean(axis=(0, 1)) > 0.1
-        change = maps[:, 1] - maps[:, 0]
-        patient = np.arange(n_used) % 2 == 1
+        mean = maps.mean(axis=(0, 1))
+        grey, change, patient = mean > LEAST_GM, maps[:, 1] - maps[:, 0], np.arange(n_used) % 2 == 1
         t, p = stats.ttest_ind(change[patient], change[~patient], axis=0, alternative="less")
-        found = grey & (p < P)
-        noise = np.median(change[~patient].std(axis=0, ddof=1)[grey] / maps.mean(axis=(0, 1))[grey])
-        total = maps.sum(axis=(2, 3, 4))
-        rows.append((name, int(found[inside].sum()), int((grey & inside).sum()), int(found[outside].sum()),
-                     int((grey & outside).sum()), float(t[inside & grey].min()), 100 * noise,
-                     100 * float(np.median(np.abs(total[~patient, 1] / total[~patient, 0] - 1)))))  # fmt: skip
+        found, total = grey & (p < P), maps[~patient].sum(axis=(2, 3, 4))
+        rows.append({
+            "preprocessed": name,
+            "found in the region": f"{int(found[inside].sum())} of {int((grey & inside).sum())}",
+            "found far from it": f"{int(found[outside].sum())} of {int((grey & outside).sum())}",
+            "strongest t": f"{float(t[inside & grey].min()):.1f}",
+            "SD of the controls' change, % of GM, median voxel":
+                f"{100 * float(np.median(change[~patient].std(axis=0, ddof=1)[grey] / mean[grey])):.2f}",
+            "controls' change of all GM, %, median":
+                f"{100 * float(np.median(np.abs(total[:, 1] / total[:, 0] - 1))):.2f}",
+        })  # fmt: skip
+    lines = [[*rows[0]], ["---"] * len(rows[0]), *(one.values() for one in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     text = f"""# Power of longitudinal preprocessing
 
-{n_used // 2} simulated patients lose {100 * LOSS:g} % of a region's grey matter a year, {n_used // 2} controls nothing; two scans {YEARS:g} years
-apart ({VOXEL_MM:g} mm voxels, 3 % noise, 40 % bias, poses {POSE_DEGREES:g}° and {POSE_MM:g} mm apart by standard deviation), maps smoothed with {FWHM_MM:g} mm.
-Two-sample t of the change, one-sided p < {P:g}, uncorrected. The heads are derived from the template: real scans differ more.
+{n_used // 2} simulated patients lose {100 * LOSS:g} % of a region's grey matter a year, {n_used // 2} controls nothing.
+Two scans {YEARS:g} years apart, {VOXEL_MM:g} mm voxels, 3 % noise, 40 % bias; poses differ by {POSE_DEGREES:g}° and
+{POSE_MM:g} mm (standard deviation of each angle and shift of each scan). Maps smoothed with {FWHM_MM:g} mm; two-sample
+t of the change, one-sided p < {P:g}, uncorrected. The heads are derived from the template: real scans differ more.
 
-| preprocessed | found in the region | of | found far from it | of | strongest t | SD of change in controls, % of GM, median voxel | change of total GM in controls, median % |
-|---|---|---|---|---|---|---|---|
+{table}
 """
-    for name, hit, of, false, far, t, noise, total in rows:
-        text += f"| {name} | {hit} | {of} | {false} | {far} | {t:.1f} | {noise:.2f} | {total:.2f} |\n"
     storage.write_text(RESULTS / "longitudinal_power.md", text)
     print(text)
 

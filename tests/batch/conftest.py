@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch.light import asked, write_scans
-from vbmstat.batch.task import ScanTask
+from vbmstat.batch.scan import ScanTask
 from vbmstat.files.search import find_inputs
 from vbmstat.image import storage
 

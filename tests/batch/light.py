@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,10 +18,12 @@ import torch
 
 from vbmstat.batch import derivatives
 from vbmstat.batch.resources import Execution
+from vbmstat.errors import ScanError
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.lesions import Lesions
+from vbmstat.preproc.longitudinal import Person, TimePoint
 from vbmstat.preproc.pipeline import Preprocessed, Segmented, smooth_maps
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import Quality
@@ -32,6 +35,7 @@ TEMPLATE = Grid((12, 14, 12), np.diag([15.0, 15.0, 15.0, 1.0]))
 STEPS = ("brain", "segment", "warp")
 KILLS = 666.0  # intensity of a scan's first voxel that kills the process, as the system does for want of memory
 SLOW = 777.0  # and one that takes longer
+STRANGER = 888.0  # and one of another person
 
 
 def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep, lesion_mask: Volume | None = None) -> Preprocessed:
@@ -70,7 +74,7 @@ def light_undrawn(t1w: Volume, spec: PreprocSpec, on_step: OnStep) -> Preprocess
 
 def asked(**options: object) -> tuple[PreprocSpec, Execution]:
     """Spec and execution of a run on the CPU with the stand-in; `options` are fields of either."""
-    options = {"device": "cpu", "process": light, **options}
+    options = {"device": "cpu", "process": light, "process_person": light_person, **options}
     names = {field.name for field in fields(PreprocSpec)}
     spec = PreprocSpec(**{name: value for name, value in options.items() if name in names})
     return spec, Execution(**{name: value for name, value in options.items() if name not in names})
@@ -88,3 +92,43 @@ def write_scans(folder: Path, n_scans: int, marks: dict[int, float] | None = Non
 def read_failures(out: Path) -> pd.DataFrame:
     """The failed scans of a run: scan, path, step, reason."""
     return pd.read_csv(out / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
+def light_person(
+    scans: Sequence[Volume],
+    spec: PreprocSpec,
+    models: Sequence[str],
+    years: Sequence[float] | None,
+    on_step: OnStep,
+) -> Person:
+    """The same of a person: the maps of ageing are a half of those of plasticity; a scan's mark is its likeness."""
+    points = []
+    for number, scan in enumerate(scans, 1):
+        if float(scan.data[0, 0, 0, 0]) == STRANGER:
+            msg = f"time point {number} does not look like the same head as the others"
+            raise ScanError(msg)
+        made = light(scan, spec, on_step)
+        aged = Volume(made.modulated.data / 2, made.modulated.grid) if "ageing" in models else None
+        smoothed = {} if aged is None else smooth_maps(aged, spec.fwhm_mm)
+        points.append(TimePoint(made, np.eye(4), 0.97, 0.01, 1.0, aged, smoothed))
+    change = points[-1].preprocessed.modulated.data[:2] - points[0].preprocessed.modulated.data[:2]
+    rate = None if years is None else Volume(change * 1e-5, TEMPLATE)
+    return Person(tuple(points), scans[0], rate)
+
+
+def write_people(folder: Path, sessions: Mapping[str, int], marks: Mapping[str, float] | None = None) -> Path:
+    """A BIDS folder with so many sessions of each participant; `marks` by ``sub-1_ses-2``."""
+    for n, (participant, n_sessions) in enumerate(sessions.items()):
+        for session in range(1, n_sessions + 1):
+            stem = f"{participant}_ses-{session}"
+            data = torch.rand(1, *SCAN.shape, generator=torch.Generator().manual_seed(100 * n + session))
+            data[0, 0, 0, 0] = (marks or {}).get(stem, 0.0)
+            place = folder / participant / f"ses-{session}" / "anat"
+            io.write_volume(place / f"{stem}_T1w.nii.gz", Volume(data, SCAN))
+    return folder
+
+
+def write_dates(folder: Path, participant: str, column: str, values: Sequence[object]) -> None:
+    """``sub-X_sessions.tsv`` with a row for each session."""
+    rows = pd.DataFrame({"session_id": [f"ses-{n}" for n in range(1, len(values) + 1)], column: values})
+    rows.to_csv(folder / participant / f"{participant}_sessions.tsv", sep="\t", index=False, na_rep="n/a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.batch.light import asked, write_scans
+from tests.batch.light import asked, write_people, write_scans
 from vbmstat.batch import estimate
 from vbmstat.batch.plan import make_plan
 from vbmstat.batch.resources import Allotment
@@ -68,3 +68,16 @@ def test_sharing_is_a_sentence():
     assert estimate.sharing(Allotment(1, 2, 10**9, "careful")) == (
         "one scan at a time, 2 threads, up to 1.0 GB per scan; careful"
     )
+
+
+def test_outlook_of_people_with_several_sessions(tmp_path):
+    folder = write_people(tmp_path / "data", {"sub-1": 3, "sub-2": 2, "sub-3": 1})
+    plan, single = (
+        make_plan(folder, tmp_path / "out", *asked(longitudinal=model, shard=None)) for model in ("both", None)
+    )
+    lines = estimate.dry_run_lines(plan, 0, Allotment(1, 1, 3 * 10**9))
+    assert lines[0].startswith("6 scans: 0 complete, 6 to do")
+    assert lines[2] == "longitudinal: 2 people with several sessions (5 scans); 1 scans by themselves"
+    more = estimate.share_out(plan, 3).bytes_per_scan - estimate.share_out(single, 6).bytes_per_scan
+    assert more == 2 * estimate._TIME_POINT_BYTES
+    assert estimate.disk_bytes([], plan.spec) > estimate.disk_bytes([], single.spec)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.batch.light import asked, write_scans
 from vbmstat.batch.plan import completed, make_plan
-from vbmstat.batch.task import run_scan
+from vbmstat.batch.scan import run_scan
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -14,7 +14,8 @@ from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
 from tests.batch.light import STEPS, light
 from vbmstat.batch.claim import FOLDER, claim, steps_in_progress
-from vbmstat.batch.task import ScanRun, publish, reason_of, run_scan
+from vbmstat.batch.scan import run_scan
+from vbmstat.batch.task import TaskRun, publish, reason_of
 from vbmstat.errors import ScanError
 from vbmstat.files import naming
 from vbmstat.files.outputs import OUTPUTS, output_kinds
@@ -136,15 +137,15 @@ def test_the_sidecar_is_renamed_last(tmp_path, monkeypatch):
 def test_the_parts_may_run_in_turn_and_a_failed_one_ends_it(tasks):
     (task,) = tasks(1)
     task.scan.path.write_bytes(b"broken")
-    with ScanRun(task) as run:
+    with TaskRun(task) as run:
         run.read()
         run.process()
-        assert run.write().step == "read"
+        assert [outcome.step for outcome in run.write()] == ["read"]
 
 
 def test_a_scan_that_was_only_read_cannot_be_written(tasks):
     (task,) = tasks(1)
-    with ScanRun(task) as run:
+    with TaskRun(task) as run:
         run.read()
         with pytest.raises(RuntimeError, match="processed before it is written"):
             run.write()

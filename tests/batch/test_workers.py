@@ -14,7 +14,7 @@ import torch
 
 from tests.batch.light import KILLS, light, light_undrawn
 from vbmstat.batch.claim import claim, steps_in_progress
-from vbmstat.batch.task import run_scan
+from vbmstat.batch.scan import run_scan
 from vbmstat.batch.workers import Workers, _end_with, local_workers, run_elsewhere, run_here
 
 

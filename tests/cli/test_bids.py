@@ -25,7 +25,7 @@ ONE_CORE = ["--nprocs", "1", "--omp-nthreads", "1"]
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
-    monkeypatch.setattr("vbmstat.batch.task.pipeline.preprocess_scan", light)
+    monkeypatch.setattr("vbmstat.batch.scan.pipeline.preprocess_scan", light)
     monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda path, *_: Image.new("L", (8, 8)).save(path))
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
 
@@ -61,7 +61,7 @@ def test_participants_then_group(dataset, tmp_path, capsys, monkeypatch):
     assert json.loads(beside.read_text())["Sources"] == ["bids:raw:sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"]
     assert json.loads((out / "dataset_description.json").read_text())["DatasetLinks"] == {"raw": "../raw"}
     (out / "cohort.tsv").unlink()
-    monkeypatch.setattr("vbmstat.batch.task.pipeline.preprocess_scan", None)  # no scan is run again, whatever differs
+    monkeypatch.setattr("vbmstat.batch.scan.pipeline.preprocess_scan", None)  # no scan is run again, whatever differs
     assert bids.run([str(dataset), str(out), "group", "--engine", "cat"]) == 0
     assert list(io_table(out / "cohort.tsv")["participant_id"]) == ["sub-01", "sub-01", "sub-02"]
     assert set(io_table(out / "cohort.tsv")["engine"]) == {"classic"}

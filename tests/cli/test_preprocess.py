@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
-from tests.batch.light import light, write_scans
+from tests.batch.light import STRANGER, light, light_person, write_people, write_scans
 from vbmstat.cli import preprocess
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.image import storage
@@ -108,3 +109,39 @@ def test_a_scan_without_permission_is_no_misuse(light_scans, tmp_path, monkeypat
     result = CliRunner().invoke(app, [*paths, "--out", str(tmp_path / "out"), "--dry-run"])
     assert result.exit_code == 0
     assert "not readable" not in result.output
+
+
+def test_people_with_several_sessions(vbmstat, light_scans, tmp_path, monkeypatch):
+    monkeypatch.setattr("vbmstat.batch.person.preprocess_person", light_person)
+    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: Image.new("L", (8, 8)).save(at))
+    folder = write_people(tmp_path / "people", {"sub-1": 2, "sub-2": 2, "sub-3": 1}, {"sub-2_ses-1": STRANGER})
+    out = tmp_path / "out"
+    given = (folder, "--out", out, "--device", "cpu", "--jobs", "1", "--longitudinal", "--model", "ageing")
+    code, said = vbmstat(*given)
+    assert code == 1
+    assert "failed sub-2_ses-1_T1w: does not look like the same head" in said
+    assert "3 scans in" in said
+    assert "2 failed:" in said
+    page = (out / "report.html").read_text()
+    assert "2 scans of 1 participant with several sessions were processed together" in page
+    assert "maps of ageing also by deformations" in page
+    assert "maps of plasticity" not in page
+    code, said = vbmstat(*given, "--no-report", "--stop-on-first-failure", "--force")
+    assert "2 failed:" in said
+    assert "stopped at the first failure; 1 scans were not run" in said
+    code, said = vbmstat(folder, "--out", out, "--model", "ageing")
+    assert code == 2
+    assert "--model ageing: only with --longitudinal" in said
+
+
+def test_a_table_of_scans_or_folders(vbmstat, light_scans, tmp_path):
+    table = tmp_path / "subjects.csv"
+    table.write_text(f"participant_id,path\na,{light_scans}/sub-01_T1w.nii.gz\nb,{light_scans}/sub-02_T1w.nii.gz\n")
+    given = ("--subjects", table, "--out", tmp_path / "out", "--device", "cpu", "--jobs", "1", "--no-report")
+    code, said = vbmstat(*given)
+    assert code == 0
+    assert (tmp_path / "out" / "mri" / "mwp1sub-b_T1w.nii.gz").is_file()
+    for arguments in ((), (light_scans, "--subjects", table)):
+        code, said = vbmstat(*arguments, "--out", tmp_path / "out")
+        assert code == 2
+        assert "expected a folder or files, or a table of them" in said

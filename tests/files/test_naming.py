@@ -101,3 +101,31 @@ def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
     assert not map_names.find_maps(tmp_path, 1)
     native = naming.native_paths(Path("mri/mwp7sub-01_T1w.nii.gz"))
     assert native["wmh"].name == "p7sub-01_T1w.nii.gz"
+
+
+@pytest.mark.parametrize("kind", ["mwp1r", "mwmwp1r", "s6mwp2r", "s7.5mwmwp2r", "mwmwp3r", "mwp7r"])
+def test_maps_of_time_points_have_cat12_s_names_and_are_found_again(tmp_path, kind):
+    scan = naming.Scan(Path("x"), "sub-01_ses-2_T1w", "sub-01", "ses-2")
+    assert naming.is_map_column(kind)
+    model = "ageing" if "mwmw" in kind else "plasticity"
+    for names in naming.NAME_STYLES:
+        path = naming.output_path(tmp_path, scan, kind, names)
+        assert path.name.startswith(kind) or names == "bids"
+        stem, number, fwhm_mm = map_names.parse_map_name(path.name)
+        assert (naming.split_ids(stem), number) == (("sub-01", "ses-2"), naming.parse_kind(kind).number)
+        assert (fwhm_mm or None, map_names.longitudinal_model(path.name)) == (naming.fwhm_of(kind), model)
+    assert naming.output_path(Path(), scan, "s7.5mwmwp1r", "bids").name == (
+        "sub-01_ses-2_space-MNI152NLin2009cAsym_label-GM_desc-modulatedAgeingS7p5_probseg.nii.gz"
+    )
+
+
+def test_columns_of_a_tissue_hold_all_its_models():
+    names = ["mwp1", "mwmwp1r", "s8mwp1r", "s6mwmwp1r", "mwp2r", "mwmwp1", "s6mwpr"]
+    assert naming.map_columns(names, 1) == ["s6mwmwp1r", "s8mwp1r", "mwp1", "mwmwp1r"]
+
+
+@pytest.mark.parametrize("native", ["p1sub-01_T1w.nii.gz", "p1rsub-01_T1w.nii.gz"])  # ours and CAT12's
+def test_native_files_of_time_points(tmp_path, native):
+    (tmp_path / native).touch()
+    for kind in ("mwp1r", "s6mwmwp1r"):
+        assert naming.native_paths(tmp_path / f"{kind}sub-01_T1w.nii.gz")["gm"].name == native

@@ -39,3 +39,14 @@ def test_every_kind_has_a_name_on_disk_and_lesions_only_where_they_were_looked_f
     without = output_kinds((6.0,), outputs=OUTPUTS)
     assert [kind for kind in every if kind not in without] == ["p7", "mask7", "wp7", "mwp7", "wmh_volumes", "s6mwp7"]
     assert output_kinds((8.0,), outputs=()) == ("sidecar", "volumes", "qc", "picture", "s8mwp1", "s8mwp2")
+
+
+def test_time_points_have_maps_of_their_models_in_place_of_those_of_single_scans():
+    single = output_kinds((6.0,), True, OUTPUTS)
+    both = output_kinds((6.0,), True, OUTPUTS, ("plasticity", "ageing"))
+    changed = {"wp1", "wp2", "wp7", "m0wp1", "m0wp2", "m0wp3", "mwp1", "mwp2", "mwp3", "mwp7"}
+    changed |= {"s6mwp1", "s6mwp2", "s6mwp7"}
+    assert set(single) - set(both) == changed
+    ageing = {kind.replace("mwp", "mwmwp") + "r" for kind in changed if "mwp" in kind}
+    assert set(both) - set(single) == {f"{kind}r" for kind in changed} | ageing
+    assert output_kinds((8.0,), outputs=(), models=("ageing",))[-2:] == ("s8mwmwp1r", "s8mwmwp2r")

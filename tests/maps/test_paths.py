@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -22,7 +23,9 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
+from vbmstat.maps.paths import map_column, with_unsmoothed_maps
 from vbmstat.maps.segment import Packing
+from vbmstat.tables.cohort import Cohort
 
 WARNING = "WARNING: the maps are not smoothed"
 
@@ -254,3 +257,43 @@ def test_a_covariates_maps_are_smoothed_alike(tmp_path, table, spiky):
 def test_widths_that_no_map_can_have(width):
     with pytest.raises(ScanError, match=r"expected 0\.1 to 50 mm with at most two decimals, or 0"):
         ModelSpec.make("gm ~ age", fwhm_mm=width)
+
+
+def columns_of(**columns) -> pd.DataFrame:
+    """A table of three scans; a dash is a scan without map."""
+    return pd.DataFrame({name: [None if path == "-" else path for path in paths] for name, paths in columns.items()})
+
+
+def test_a_column_of_one_model_is_found_and_several_are_refused():
+    single = columns_of(mwp1="abc", mwp1r="---", s6mwp1r="---")
+    assert map_column("gm", single) == "mwp1"
+    plastic = columns_of(mwp1="---", s6mwp1="---", mwp1r="abc", s6mwp1r="abc", s8mwp1r="abc")
+    assert map_column("gm", plastic, 8.0) == "s8mwp1r"
+    assert map_column("gm", plastic.drop(columns="s8mwp1r")) == "s6mwp1r"
+    assert map_column("gm", plastic, 4.0) == "mwp1r"
+    mixed = columns_of(s6mwp1="a--", s6mwp1r="-bc", s6mwmwp1r="-bc")
+    with pytest.raises(
+        TableError,
+        match=r"gm may be maps of several kinds \(s6mwp1: 1 scans, s6mwp1r: 2 scans, s6mwmwp1r: 2 scans\); write the "
+        r'column .* on the left.* --where "time_points > 1"',
+    ):
+        map_column("gm", mixed)
+    assert map_column("s6mwmwp1r", mixed) == "s6mwmwp1r"
+
+
+def test_scans_without_a_column_of_time_points_are_named_with_what_leaves_them_out():
+    cohort = Cohort(columns_of(s6mwmwp1r="-bc", time_points=[1, 2, 2]).rename_axis("participant_id"), Path())
+    index = pd.MultiIndex.from_tuples([("x", ""), ("y", ""), ("z", "")], names=["participant_id", "session_id"])
+    cohort = Cohort(cohort.table.set_axis(index), Path())
+    with pytest.raises(TableError, match=r'no s6mwmwp1r path for x; .*\(--where "time_points > 1"\)$'):
+        cohort.paths("s6mwmwp1r")
+
+
+def test_regions_of_time_points_are_measured_in_the_maps_of_ageing():
+    both = columns_of(mwp1="---", mwp1r="abc", mwmwp1r="def", mwp2r="ghi")
+    table = with_unsmoothed_maps(Cohort(both, Path())).table
+    assert (table["mwp1"].tolist(), table["mwp2"].tolist()) == (list("def"), list("ghi"))
+    single = columns_of(mwp1="abc")
+    assert with_unsmoothed_maps(Cohort(single, Path())).table.equals(single)
+    with pytest.raises(TableError, match=r"several kinds \(mwmwp1r: 2 scans, mwp1: 1 scans\); leave one out, as with"):
+        with_unsmoothed_maps(Cohort(columns_of(mwp1="a--", mwmwp1r="-bc"), Path()))

@@ -103,11 +103,35 @@ def test_numbers_of_a_spreadsheet_for_ids_are_explained(tmp_path, table, images)
         fit_glm(tmp_path, "gm ~ age", numbers, repeats=0)
 
 
-def test_both_models_of_cat12_in_one_folder(tmp_path, people, images):
-    write_all(tmp_path, people, images, "mwp1r{}.nii")
-    write_all(tmp_path, people, images, "mwmwp1r{}.nii")
-    with pytest.raises(ScanError, match=r"two maps of .*mwmwp1rS000.nii and .*mwp1rS000.nii; keep one of them"):
+@pytest.mark.parametrize("ids", ["S{:03d}", "sub-{:03d}"])
+@pytest.mark.parametrize("smooth", ["", "s6", "s"])
+def test_of_both_models_in_one_folder_the_one_is_taken_that_the_formula_names(tmp_path, table, images, ids, smooth):
+    people = table.assign(participant_id=[ids.format(i) for i in range(len(table))])
+    for kind, change in ((f"{smooth}mwp1r", 0.1), (f"{smooth}mwmwp1r", 0.2)):
+        write_all(tmp_path, people, images + change * people["age"].to_numpy()[:, None, None, None], kind + "{}.nii")
+    first = people["participant_id"][0]
+    with pytest.raises(
+        ScanError,
+        match=rf"two maps of r?{first}: .*mwmwp1r{first}.nii and .*; keep one of them .*left of its ~: {smooth}mwmwp1r",
+    ):
         fit_glm(tmp_path, "gm ~ age", people, repeats=0)
+    slopes = [
+        fit_glm(tmp_path, f"{smooth}{kind} ~ age", people, repeats=0).maps["age"]["effect"].values.mean()
+        for kind in ("mwp1r", "mwmwp1r")
+    ]
+    assert slopes[1] - slopes[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_single_scan_beside_time_points_is_refused_unless_left_out(tmp_path, people, images):
+    people = people.assign(time_points=[1, 1, *[2] * 24])
+    write_all(tmp_path, people[:2], images[:2], "mwp1{}.nii")
+    write_all(tmp_path, people[2:], images[2:], "mwp1r{}.nii")
+    write_all(tmp_path, people[2:], images[2:], "mwmwp1r{}.nii")
+    kinds = r"mwmwp1r\*: 24 scans, e.g. S002; mwp1\*: 2 scans, e.g. S000"
+    with pytest.raises(ScanError, match=rf"several kinds \({kinds}\); .*\"time_points > 1\""):
+        fit_glm(tmp_path, "mwmwp1r ~ age", people, repeats=0)
+    found = fit_glm(tmp_path, "mwmwp1r ~ age", people, repeats=0, where=["time_points > 1"])
+    assert len(found.design.scan_ids) == 24
 
 
 def test_with_and_without_t1w_are_one_scan(tmp_path, people, images):

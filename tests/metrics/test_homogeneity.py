@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vbmstat import assets
-from vbmstat.errors import ScanError
+from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import scans
 from vbmstat.image import io
 from vbmstat.image.grid import resample
@@ -75,17 +75,29 @@ def test_mean_correlation_is_that_of_all_pairs(cohort_of, gm, people):
 
 
 @pytest.mark.parametrize(
-    ("columns", "lacking", "chosen"),
+    ("columns", "chosen"),
     [
-        (["mwp1", "s4mwp1", "s8mwp1", "s7.5mwp1"], (), "s7.5mwp1"),
-        (["mwp1", "s6mwp1", "s12mwp1"], ("s6mwp1",), "s12mwp1"),  # one scan has no map of 6 mm
-        (["mwp1", "mwp2", "s6mwp2"], (), "mwp1"),
-        (["age"], (), "mwp1"),
+        ({"mwp1": "ab", "s4mwp1": "ab", "s8mwp1": "ab", "s7.5mwp1": "cd"}, "cd"),
+        ({"mwp1": "ab", "s6mwp1": "a-", "s12mwp1": "cd"}, "cd"),  # one scan has no map of 6 mm
+        ({"mwp1": "cd", "mwp2": "ab", "s6mwp2": "ab"}, "cd"),
+        ({"mwp1": "ab", "s6mwp1": "a-", "s6mwp1r": "-d", "s6mwmwp1r": "-e"}, "ad"),  # a single scan and a time point
     ],
 )
-def test_scans_are_compared_by_complete_maps_nearest_to_6_mm(columns, lacking, chosen):
-    table = pd.DataFrame({name: ["a", None if name in lacking else "b"] for name in columns})
-    assert homogeneity.map_column(Cohort(table, Path())) == chosen
+def test_scans_are_compared_by_complete_maps_nearest_to_6_mm(columns, chosen):
+    index = pd.MultiIndex.from_tuples([("1", ""), ("2", "")], names=ID_COLUMNS)
+    written = {name: [None if path == "-" else path for path in paths] for name, paths in columns.items()}
+    table = pd.DataFrame(written, index=index)
+    assert [str(path) for path in homogeneity.gm_maps(Cohort(table, Path()))] == list(chosen)
+    with pytest.raises(TableError, match="expected a column 'mwp1'"):
+        homogeneity.gm_maps(Cohort(table[[]].assign(age=1), Path()))
+
+
+@pytest.mark.parametrize(("time_points", "duplicates"), [((1, 1), [None, "sub-1"]), ((2, 2), [None, None])])
+def test_time_points_of_a_person_are_alike_and_no_duplicates(cohort_of, people, time_points, duplicates):
+    cohort = cohort_of([people[0], people[0]])
+    index = pd.MultiIndex.from_tuples([("sub-1", ""), ("sub-1", "ses-2")], names=cohort.table.index.names)
+    cohort = Cohort(cohort.table.set_axis(index).assign(time_points=list(time_points)), cohort.folder)
+    assert homogeneity.measure_cohort(cohort).duplicate_of == duplicates
 
 
 def test_each_map_is_read_twice_whatever_their_number(cohort_of, people, monkeypatch):

@@ -138,3 +138,17 @@ def test_hypointensities_add_their_network_to_the_sidecar():
     assert PreprocSpec(wmh=True, wmh_weights="none").parameters() == {"wmh_weights": "none"}
     with pytest.raises(VbmstatError, match=r"missing\.safetensors"):
         PreprocSpec(wmh=True, wmh_weights="missing.safetensors").parameters()
+
+
+def test_longitudinal_models_are_recorded_only_where_they_are_asked_for():
+    assert PreprocSpec().models == ()
+    assert "longitudinal" not in PreprocSpec().record()
+    assert PreprocSpec(longitudinal=True) == PreprocSpec(longitudinal="both")
+    assert PreprocSpec(longitudinal=False) == PreprocSpec()
+    spec = PreprocSpec(longitudinal="ageing")
+    assert spec.models == ("ageing",)
+    assert PreprocSpec.from_record(json.loads(json.dumps(spec.record()))) == spec
+    with pytest.raises(VbmstatError, match="expected a longitudinal model plasticity, ageing, both, got 'growth'"):
+        PreprocSpec(longitudinal="growth")
+    with pytest.raises(VbmstatError, match="lesion masks are only for single scans"):
+        PreprocSpec(longitudinal="both", lesion_mask="x.nii")

@@ -92,6 +92,7 @@ def write_cohort(
     asked = {scan.stem for scan in scans}
     in_folder = derivatives.completed_scans(out, names)
     earlier = {scan: one for scan, one in in_folder.items() if scan.stem not in asked}
+    earlier = _of_whole_people(earlier, own)
     everything = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else own
     table = _with_people(_rows(out, everything, names), people, own)
     table = _with_earlier_covariates(table, out / "cohort.tsv", {scan.stem for scan in earlier})
@@ -100,6 +101,23 @@ def write_cohort(
     bids.write_dataset_files(out, scans, names)
     write_tracts(out)  # a scan that is new has none yet
     return whole
+
+
+def _of_whole_people(
+    earlier: Mapping[naming.Scan, CompletedScan], own: Mapping[naming.Scan, CompletedScan]
+) -> dict[naming.Scan, CompletedScan]:
+    """Earlier scans without time points that were made together with scans that are now made otherwise, or gone."""
+    made = {scan.stem: one.longitudinal for scan, one in (*earlier.items(), *own.items())}
+    kept = {
+        scan: one for scan, one in earlier.items()
+        if one.longitudinal is None
+        or all(made.get(entry["scan"]) == one.longitudinal for entry in one.longitudinal["scans"])
+    }  # fmt: skip
+    left = [scan.stem for scan in earlier if scan not in kept]
+    if left:
+        log.warning("left out of cohort.tsv, as the other sessions of the person were since run without them: %s",
+                    listed(left))  # fmt: skip
+    return kept
 
 
 def cohort_of(out: Path, own: Mapping[naming.Scan, CompletedScan], people: People | None, names: str) -> cohort.Cohort:
@@ -139,7 +157,10 @@ def _rows(folder: Path, completed: Mapping[naming.Scan, CompletedScan], names: s
             "participant_id": scan.participant_id, "session_id": scan.session_id, "scan": scan.stem, **one.columns,
             **{kind: path.relative_to(folder).as_posix() for kind, path in maps.items()},
         })  # fmt: skip
-    return pd.DataFrame(records, columns=None if records else [*cohort.ID_COLUMNS]).set_index([*cohort.ID_COLUMNS])
+    table = pd.DataFrame(records, columns=None if records else [*cohort.ID_COLUMNS]).set_index([*cohort.ID_COLUMNS])
+    if cohort.TIME_POINTS in table:
+        table[cohort.TIME_POINTS] = table[cohort.TIME_POINTS].fillna(1).astype(int)  # single scans beside time points
+    return table
 
 
 def _with_people(table: pd.DataFrame, people: People | None, own: Iterable[naming.Scan]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from vbmstat import assets
+from vbmstat.batch.scan_result import ScanResult, smoothed_images
 from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.wmh_outputs import WmhOutputs, wmh_outputs
 from vbmstat.errors import ScanError
@@ -54,6 +55,8 @@ class CompletedScan:
         Whether ``vbmstat tracts`` added tracts.
     outputs : tuple of str
         Names of its other outputs; see :mod:`vbmstat.files.outputs`.
+    longitudinal : mapping, optional
+        If it is one of a person's time points: their models, scans and years, as in the sidecar.
     """
 
     row: dict[str, Any]
@@ -63,11 +66,13 @@ class CompletedScan:
     has_wmh: bool = False
     has_tracts: bool = False
     outputs: tuple[str, ...] = BEFORE_SETS
+    longitudinal: Mapping[str, Any] | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of its files."""
-        return output_kinds(self.fwhm_mm, self.has_wmh, self.outputs)
+        models = self.longitudinal["models"] if self.longitudinal else ()
+        return output_kinds(self.fwhm_mm, self.has_wmh, self.outputs, models)
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -81,7 +86,7 @@ class CompletedScan:
 
 
 def write_derivatives(
-    out: Path, scan: naming.Scan, result: Preprocessed, spec: PreprocSpec, origin: dict[str, Any]
+    out: Path, scan: naming.Scan, result: ScanResult, spec: PreprocSpec, origin: dict[str, Any]
 ) -> CompletedScan:
     """Write every output of a scan, the sidecar last.
 
@@ -91,8 +96,8 @@ def write_derivatives(
         Output folder of the run.
     scan : Scan
         The scan, for the names of files.
-    result : Preprocessed
-        Result of the engine.
+    result : ScanResult
+        What the engine made.
     spec : PreprocSpec
         Naming convention, and which files are written.
     origin : dict
@@ -103,24 +108,23 @@ def write_derivatives(
     def path(kind: str) -> Path:
         return naming.output_path(out, scan, kind, names)
 
-    segmented, wmh = result.segmented, wmh_outputs(result)
-    kinds = output_kinds(spec.fwhm_mm, wmh is not None, spec.outputs)
-    made = _images(result) | {
-        kind: partial(_itself, volume) for kind, volume in ({} if wmh is None else wmh.maps).items()
-    }
-    images = [kind for kind in kinds if kind in made]
-    for kind in images:
-        write_image(path(kind), kind, made[kind]())
-    describe(out, scan, names, images, result.warped.grid)
+    made, segmented = result.made, result.made.segmented
+    wmh = wmh_outputs(made)
+    kinds = output_kinds(spec.fwhm_mm, wmh is not None, spec.outputs, result.models)
+    images = {**({} if wmh is None else _named(wmh.maps, result.models)), **result.images}
+    written = [kind for kind in kinds if kind in images]
+    for kind in written:
+        write_image(path(kind), kind, images[kind]())
+    describe(out, scan, names, written, made.warped.grid)
     if wmh is not None:
         wmh.write_volumes(path("wmh_volumes"))
     row = scan_row(result, wmh)
     tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
-    storage.write_json(path("qc"), {**result.quality.columns(), "warnings": _warnings(result)})
-    _write_picture(path("picture"), scan, result, row)
-    grids = {TEMPLATE: result.warp.forward.grid, SCAN: segmented.scan_grid, BOX: segmented.fractions.grid}
+    storage.write_json(path("qc"), {**made.quality.columns(), "warnings": _warnings(result)})
+    _write_picture(path("picture"), scan, made, row)
+    grids = {TEMPLATE: made.warp.forward.grid, SCAN: segmented.scan_grid, BOX: segmented.fractions.grid}
     records = {key: grid_record(grid) for key, grid in grids.items()}
     affine = {LINEAR: segmented.linear.round(6).tolist(), **records}
     record = {"scan": scan.stem, **origin, "row": row, "affine": affine, "threads": torch.get_num_threads()}
@@ -129,38 +133,29 @@ def write_derivatives(
     return _completed(record)
 
 
-def _itself(volume: Volume) -> Volume:
-    return volume
+def _named(maps: Mapping[str, Volume], models: tuple[str, ...]) -> dict[str, Callable[[], Volume]]:
+    """Maps by kind, of a time point by the kinds that it has in their place."""
+    named = {kind: naming.kinds_of_time_point(kind, models) if models else (kind,) for kind in maps}
+    return {each: partial(Volume, maps[kind].data, maps[kind].grid) for kind, kinds in named.items() for each in kinds}
 
 
-def _images(result: Preprocessed) -> dict[str, Callable[[], Volume]]:
-    """How each image is made, by kind; only those that are written are made."""
-    segmented, warp = result.segmented, result.warp
-    made: dict[str, Callable[[], Volume]] = {
-        "p0": lambda: segmented.label, "m": lambda: segmented.corrected, "wm": lambda: result.warped_t1w,
-        "wj": lambda: result.jacobian, "y": lambda: result.deformation, "iy": lambda: result.inverse_deformation,
-    }  # fmt: skip
-    if warp.velocity is not None:
-        made["velocity"] = partial(_itself, warp.velocity)
-    channels = {
-        "p": (lambda: segmented.tissues, 3), "rp": (lambda: result.affine_tissues, 2), "wp": (lambda: result.warped, 2),
-        "mwp": (lambda: result.modulated, 3), "m0wp": (lambda: result.nonlinear_only, 3),
-    }  # fmt: skip
-    for name, (make, n_tissues) in channels.items():
-        made |= {f"{name}{i + 1}": partial(lambda make, i: make().channel(i), make, i) for i in range(n_tissues)}
-    return made | {kind: partial(_itself, volume) for kind, volume in _smoothed(result.smoothed).items()}
+def read_modulated(out: Path, scan: naming.Scan, names: str) -> dict[str, Volume]:
+    """Modulated GM, WM, CSF of a complete scan, and its hypointensities if it has maps of them, by longitudinal model.
 
-
-def read_modulated(out: Path, scan: naming.Scan, names: str) -> Volume:
-    """Modulated GM, WM, CSF of a complete scan, and its hypointensities if it has a map of them."""
+    A single scan has those of the model ``""``.
+    """
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
     numbers = naming.MAP_NUMBER.values() if _has_wmh(record) else naming.TISSUE_NUMBER.values()
-    maps = [io.read_volume(naming.output_path(out, scan, f"mwp{number}", names)) for number in numbers]
-    return Volume(torch.cat([one.data for one in maps]), maps[0].grid)
+    modulated = {}
+    for model in (record.get("longitudinal") or {}).get("models", [""]):
+        kinds = [naming.modulated_kind(number, model) for number in numbers]
+        maps = [io.read_volume(naming.output_path(out, scan, kind, names)) for kind in kinds]
+        modulated[model] = Volume(torch.cat([one.data for one in maps]), maps[0].grid)
+    return modulated
 
 
 def write_smoothed(
-    made: Path, out: Path, scan: naming.Scan, names: str, smoothed: Mapping[float, Volume]
+    made: Path, out: Path, scan: naming.Scan, names: str, smoothed: Mapping[str, Mapping[float, Volume]]
 ) -> CompletedScan:
     """Write more smoothed maps of a complete scan, and last its sidecar with their widths.
 
@@ -171,26 +166,17 @@ def write_smoothed(
     out : Path
         Output folder with the complete scan.
     smoothed : mapping
-        GM, WM, CSF and perhaps hypointensities by width in mm.
+        GM, WM, CSF and perhaps hypointensities by longitudinal model and width in mm.
     """
-    maps = _smoothed(smoothed)
+    maps = smoothed_images(smoothed)
     for kind, volume in maps.items():
         write_image(naming.output_path(made, scan, kind, names), kind, volume)
     describe(made, scan, names, maps, next(iter(maps.values())).grid)
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *smoothed})
+    widths = {width for by_width in smoothed.values() for width in by_width}
+    record["spec"]["fwhm_mm"] = sorted({*record["spec"]["fwhm_mm"], *widths})
     storage.write_json(naming.output_path(made, scan, "sidecar", names), record)
     return _completed(record)
-
-
-def _smoothed(maps: Mapping[float, Volume]) -> dict[str, Volume]:
-    """Smoothed maps of GM, WM and, if there is a fourth channel, hypointensities, by kind."""
-    channels = dict(zip(naming.MAP_NUMBER.values(), range(4), strict=True))
-    del channels[naming.TISSUE_NUMBER["csf"]]
-    return {
-        naming.smoothed_kind(width, number): volume.channel(i)
-        for width, volume in maps.items() for number, i in channels.items() if i < len(volume.data)
-    }  # fmt: skip
 
 
 def describe(out: Path, scan: naming.Scan, names: str, kinds: Iterable[str], grid: Grid) -> None:
@@ -270,8 +256,10 @@ def _completed(record: Mapping[str, Any]) -> CompletedScan:
     versions = record.get("versions")
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
     wmh, tracts = _has_wmh(record), bool(record.get("tracts"))
-    outputs = outputs_of(record)
-    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs)
+    return CompletedScan(
+        record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs_of(record),
+        record.get("longitudinal"),
+    )  # fmt: skip
 
 
 def _has_wmh(record: Mapping[str, Any]) -> bool:
@@ -308,21 +296,21 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
 
 
-def scan_row(result: Preprocessed, wmh: WmhOutputs | None = None) -> dict[str, Any]:
+def scan_row(result: ScanResult, wmh: WmhOutputs | None = None) -> dict[str, Any]:
     """Cohort columns of a scan: volumes in mL, lesions, quality, whether the input was skull-stripped."""
-    segmented = result.segmented
+    segmented = result.made.segmented
     named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
     if segmented.lesions.brought is not None:
         named["lesion"] = segmented.brought_ml
     volumes: dict[str, Any] = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
     if segmented.lesions.plan.wmh:
         volumes |= {**(lesion_figures(None) if wmh is None else wmh.figures), "wmh_as": segmented.lesions.plan.wmh_as}
-    return {**volumes, **result.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None,
-            "came_stripped": segmented.was_stripped}  # fmt: skip
+    quality = {**result.made.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None}
+    return {**volumes, **result.columns, **quality, "came_stripped": segmented.was_stripped}
 
 
-def _warnings(result: Preprocessed) -> list[str]:
-    return [*result.quality.warnings(), *result.segmented.lesions.notes]
+def _warnings(result: ScanResult) -> list[str]:
+    return [*result.made.quality.warnings(), *result.made.segmented.lesions.notes, *result.warnings]
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from vbmstat.batch.plan import RunPlan
 from vbmstat.batch.resources import Allotment, allot, disk_free_bytes, probe, taken_bytes
-from vbmstat.batch.task import ScanTask
+from vbmstat.batch.task import Task
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import VbmstatError
 from vbmstat.files.runlog import scan_times
@@ -27,17 +27,18 @@ _TEMPLATE_MB = {
     "wp": 2.1, "mwp": 3.0, "m0wp": 3.1, "wm": 1.2, "wj": 1.9, "rp1": 1.1, "rp2": 1.0, "velocity": 2.5, "y": 13.0,
 }  # fmt: skip
 _BOX_VOXEL_BYTES = {"p0": 0.31, "p1": 0.33, "p2": 0.26, "p3": 0.22, "m": 0.5, "iy": 8.0}
+_TIME_POINT_BYTES = 500_000_000  # that each further scan of a person adds to its process
 _SMOOTHED_MB, _ALWAYS_MB, _BOX_MM3 = 1.3, 2.2, 3.6e6
 # CPU time on an AMD EPYC (benchmarks/results/preproc_*.md)
 _CPU_SECONDS = {"classic": 45.0, "deep": 40.0, "cat": 250.0}
 
 
-def grids(tasks: Sequence[ScanTask]) -> list[Grid]:
+def grids(tasks: Sequence[Task]) -> list[Grid]:
     """Grids of some scans of a run, from their headers; unreadable scans are skipped here and fail when processed."""
     read = []
     for at in sorted({round(at) for at in np.linspace(0, len(tasks) - 1, min(len(tasks), _N_SAMPLED))}):
         try:
-            read.append(io.read_grid(tasks[at].scan.path))
+            read.append(io.read_grid(tasks[at].scans[0].path))
         except VbmstatError:
             continue
     return read
@@ -52,7 +53,8 @@ def disk_bytes(scans: Sequence[Grid], spec: PreprocSpec) -> int:
     """Mean size of a scan's outputs, over some scans."""
     voxels = _BOX_MM3 * statistics.fmean(1 / (grid.voxel_volume_ml * 1000) for grid in scans) if scans else _BOX_MM3
     maps = sum(_TEMPLATE_MB.get(name, 0.0) for name in spec.outputs if name not in ("velocity", "y"))
-    maps += _SMOOTHED_MB * 2 * len(spec.fwhm_mm)
+    maps += _SMOOTHED_MB * 2 * len(spec.fwhm_mm) * max(len(spec.models), 1)
+    maps += _TEMPLATE_MB["mwp"] * (len(spec.models) > 1) * ("mwp" in spec.outputs)
     fields = sum(_TEMPLATE_MB[name] for name in spec.outputs if name in ("velocity", "y"))
     native = sum(_BOX_VOXEL_BYTES.get(name, 0.0) for name in spec.outputs) * voxels
     return int(1e6 * (maps * (1.5 / spec.voxel_size_mm) ** 3 + fields + _ALWAYS_MB) + native)
@@ -60,7 +62,7 @@ def disk_bytes(scans: Sequence[Grid], spec: PreprocSpec) -> int:
 
 def share_out(plan: RunPlan, n_todo: int) -> Allotment:
     """How the scans of a plan share this machine."""
-    bytes_per_scan = memory_bytes(plan.workload, grids(plan.tasks))
+    bytes_per_scan = memory_bytes(plan.workload, grids(plan.tasks)) + _TIME_POINT_BYTES * (plan.most_scans - 1)
     share = allot(probe(plan.spec.device), plan.execution, bytes_per_scan, len(plan.tasks), n_todo)
     threads = plan.execution.threads
     if share.jobs == 1 and threads is None:  # this process, whose user may have limited its threads
@@ -90,13 +92,17 @@ def sharing(share: Allotment, workers: Workers | None = None) -> str:
 
 def dry_run_lines(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]:
     """Lines of `--dry-run`: scans to do, time, disk."""
-    n_todo, sampled = len(plan.tasks) - n_complete, grids(plan.tasks)
+    n_todo, sampled = len(plan.scans) - n_complete, grids(plan.tasks)
     skipped = f", {len(plan.inputs.skipped)} files skipped" if plan.inputs.skipped else ""
     part = f" of shard {plan.shard[0]}/{plan.shard[1]}" if plan.shard else ""
     lines = [
-        f"{len(plan.tasks)} scans{part}: {n_complete} complete, {n_todo} to do{skipped}; output in {plan.out}",
+        f"{len(plan.scans)} scans{part}: {n_complete} complete, {n_todo} to do{skipped}; output in {plan.out}",
         f"engine {plan.spec.engine} on {plan.spec.device}: {sharing(share)}",
     ]
+    alone = sum(len(task.scans) == 1 for task in plan.tasks)
+    if alone < len(plan.tasks):
+        together = f"{len(plan.tasks) - alone} people with several sessions ({len(plan.scans) - alone} scans)"
+        lines.append(f"longitudinal: {together}; {alone} scans by themselves")
     seconds, source = seconds_per_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s per scan, {source})")

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vbmstat.assets import ASSETS
 from vbmstat.batch.collect import People, read_people
 from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.batch.manifest import manifest, manifest_hash, shard_of
+from vbmstat.batch.person import PersonTask
 from vbmstat.batch.resources import Execution
-from vbmstat.batch.task import ScanTask, origin_of
+from vbmstat.batch.scan import ScanTask, origin_of
+from vbmstat.batch.task import Task
+from vbmstat.batch.visits import in_order_of_time, people_of, rows_by_session
 from vbmstat.device import choose_device
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import VbmstatError, listed
 from vbmstat.files import naming
 from vbmstat.files.lesion_masks import find_lesion_masks, without_mask
 from vbmstat.files.search import Inputs, find_inputs, is_bids
@@ -37,8 +42,8 @@ class RunPlan:
     ----------
     inputs : Inputs
         Scans, and skipped files.
-    tasks : tuple of ScanTask
-        The scans of this run: all, or those of its shard.
+    tasks : tuple of Task
+        The scans and people of this run: all, or those of its shard.
     out : Path
         Output folder, absolute.
     people : People, optional
@@ -52,7 +57,7 @@ class RunPlan:
     """
 
     inputs: Inputs
-    tasks: tuple[ScanTask, ...]
+    tasks: tuple[Task, ...]
     out: Path
     people: People | None
     manifest: dict[str, Any] = field(repr=False)
@@ -77,7 +82,12 @@ class RunPlan:
     @property
     def scans(self) -> list[naming.Scan]:
         """The scans of this run."""
-        return [task.scan for task in self.tasks]
+        return [scan for task in self.tasks for scan in task.scans]
+
+    @property
+    def most_scans(self) -> int:
+        """Scans that are preprocessed together at most."""
+        return max((len(task.scans) for task in self.tasks), default=1)
 
     def log_name(self, stem: str, suffix: str) -> str:
         """Name of a log file of this run, with the number of the shard, if any."""
@@ -97,14 +107,37 @@ def make_plan(
     parameters = {"assets": assets, **spec.parameters()}
     spec = replace(spec, device=str(choose_device(spec.device)))
     inputs = inputs if isinstance(inputs, Inputs) else find_inputs(places)
+    people = read_people(places, participants)
+    if people is None and inputs.table is not None:
+        people = People(inputs.table, "the table of subjects")
+    inputs, groups = people_of(inputs) if spec.models else (inputs, [(scan,) for scan in inputs.scans])
     naming.check_output_names(inputs.scans, spec.names)
     folder = (Path(out) if out is not None else default_output(places)).absolute()
-    scans = shard_of(inputs.scans, execution.shard)
     masks = _lesion_masks(spec, inputs)
-    tasks = tuple(ScanTask(scan, folder, spec, execution, parameters, masks.get(scan)) for scan in scans)
-    people = read_people(places, participants)
+    alone = replace(spec, longitudinal=None)
+    tasks: dict[Sequence[naming.Scan], Task] = {
+        (scan,): ScanTask(scan, folder, alone, execution, parameters, masks.get(scan)) for scan in inputs.scans
+    }
+    chosen = shard_of(groups, execution.shard)
+    people_rows = [table for table in (people and people.table, inputs.table) if table is not None]
+    for scans, (in_order, years) in _people(chosen, people_rows).items():
+        tasks[scans] = PersonTask(in_order, folder, spec, execution, parameters, years)
     content = manifest(inputs.scans, origin_of(spec, parameters))
-    return RunPlan(inputs, tasks, folder, people, content, spec, execution)
+    return RunPlan(inputs, tuple(tasks[scans] for scans in chosen), folder, people, content, spec, execution)
+
+
+def _people(
+    groups: Iterable[tuple[naming.Scan, ...]], tables: Iterable[pd.DataFrame]
+) -> dict[tuple[naming.Scan, ...], tuple[tuple[naming.Scan, ...], tuple[float, ...] | None]]:
+    """Scans in the order of time, and their years, of each person with several; a warning on those without dates."""
+    several = [scans for scans in groups if len(scans) > 1]
+    rows = {key: row for table in tables for key, row in rows_by_session(table).items()}
+    ordered = {scans: in_order_of_time(scans, rows) for scans in several}
+    undated = [f"{scans[0].participant_id} ({why})" for scans, (_, _, why) in ordered.items() if why]
+    if undated:
+        log.warning("no yearly rates, only maps, for %d of %d people: %s; give acq_time or age in sub-X_sessions.tsv, "
+                    "or date, age or years in a table", len(undated), len(several), listed(undated))  # fmt: skip
+    return {scans: (in_order, years) for scans, (in_order, years, _) in ordered.items()}
 
 
 def _lesion_masks(spec: PreprocSpec, inputs: Inputs) -> dict[naming.Scan, Path]:
@@ -129,16 +162,14 @@ def default_output(inputs: Iterable[Path | str]) -> Path:
 def completed(plan: RunPlan) -> dict[naming.Scan, CompletedScan]:
     """The scans of a plan that need no work; reads their inputs to compute hashes."""
     with ThreadPoolExecutor(_READERS) as readers:
-        results = readers.map(_completed, plan.tasks)
-        return {task.scan: one for task, one in zip(plan.tasks, results, strict=True) if one is not None}
+        return {scan: one for found in readers.map(_finished, plan.tasks) for scan, one in found.items()}
 
 
-def _completed(task: ScanTask) -> CompletedScan | None:
+def _finished(task: Task) -> dict[naming.Scan, CompletedScan]:
     try:
-        one = task.completed()
+        return task.finished()
     except VbmstatError:  # an unreadable input is reported when its turn comes
-        return None
-    return None if one is None or task.missing_widths(one) or task.lacks_outputs(one) else one
+        return {}
 
 
 def _places(inputs: Places) -> list[Path]:

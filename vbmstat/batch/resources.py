@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ _VOXELS_UNKNOWN = 256**3
 
 
 Process = Callable[[Volume, PreprocSpec, OnStep], Preprocessed]  # as vbmstat.preproc.pipeline.preprocess_scan
+ProcessPerson = Callable[..., Any]  # as vbmstat.preproc.longitudinal.preprocess_person
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class Execution:
         Whether to end the run when a scan fails.
     process : callable, optional
         Replaces :func:`vbmstat.preproc.pipeline.preprocess_scan`.
+    process_person : callable, optional
+        Replaces :func:`vbmstat.preproc.longitudinal.preprocess_person`.
     """
 
     jobs: int | None = 1
@@ -64,6 +68,7 @@ class Execution:
     locking: bool = True
     stop_on_first_failure: bool = False
     process: Process | None = None
+    process_person: ProcessPerson | None = None
 
 
 @dataclass(frozen=True)

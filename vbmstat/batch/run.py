@@ -24,7 +24,8 @@ from vbmstat.batch.manifest import write_inputs, write_manifest
 from vbmstat.batch.plan import Places, RunPlan, completed, make_plan
 from vbmstat.batch.resources import Execution
 from vbmstat.batch.status import OnEvent, Status
-from vbmstat.batch.task import ScanOutcome, ScanTask
+from vbmstat.batch.task import ScanOutcome, Task
+from vbmstat.batch.visits import read_subjects
 from vbmstat.batch.workers import Work, Workers, workforce
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.files import naming
@@ -66,7 +67,7 @@ class Result:
 
 
 def preprocess(
-    inputs: Places,
+    inputs: Places | None = None,
     out: Path | str | None = None,
     spec: PreprocSpec | None = None,
     *,
@@ -90,9 +91,11 @@ def preprocess(
     on_event : callable
         Called at every step, finished scan and failure.
     **options
-        ``participants``, a table of covariates (by default the BIDS folder's participants.tsv), and any field of
-        :class:`vbmstat.preproc.spec.PreprocSpec` (``engine``, ``weights``, ``fwhm_mm``, ``device``, ``names``) or
-        :class:`vbmstat.batch.resources.Execution` (``jobs``, ``memory_gb``, ``threads``, ``shard``, ``force``, …).
+        ``participants``, a table of covariates (by default the BIDS folder's participants.tsv); ``subjects``, a table
+        of scans in place of `inputs` (:func:`vbmstat.batch.visits.read_subjects`); and any field of
+        :class:`vbmstat.preproc.spec.PreprocSpec` (``engine``, ``weights``, ``fwhm_mm``, ``device``, ``names``,
+        ``longitudinal``) or :class:`vbmstat.batch.resources.Execution` (``jobs``, ``memory_gb``, ``threads``,
+        ``shard``, ``force``, …).
 
     Returns
     -------
@@ -113,17 +116,21 @@ def preprocess(
     modulated maps.
     """
     of_spec, of_execution = ({one.name for one in fields(kind)} for kind in (PreprocSpec, Execution))
-    participants = options.pop("participants", None)
+    participants, subjects = options.pop("participants", None), options.pop("subjects", None)
+    if (inputs is None) == (subjects is None):
+        msg = "preprocess takes inputs or subjects, one of them"
+        raise TypeError(msg)
+    places = inputs if inputs is not None else read_subjects(subjects)
     unknown = options.keys() - of_spec - of_execution
     if unknown:
         name = min(unknown)
-        near = cohort.closest(name, [*of_spec, *of_execution, "participants"]) or "none"
+        near = cohort.closest(name, [*of_spec, *of_execution, "participants", "subjects"]) or "none"
         msg = f"preprocess has no option {name!r} (nearest {near})"
         raise TypeError(msg)
     named = {name: value for name, value in options.items() if name in of_spec}
     spec = PreprocSpec(**named) if spec is None else replace(spec, **named)
     execution = Execution(**{name: value for name, value in options.items() if name in of_execution})
-    return run_plan(make_plan(inputs, out, spec, execution, participants), workers, on_event).cohort
+    return run_plan(make_plan(places, out, spec, execution, participants), workers, on_event).cohort
 
 
 def run_plan(
@@ -143,15 +150,15 @@ def run_plan(
         write_manifest(plan.out, plan.manifest)
         if plan.shard is None:
             write_inputs(plan.out, plan.inputs)
-    status = Status(plan.out / FOLDER / plan.log_name("status", ".jsonl"), plan.id, len(plan.tasks), on_event)
+    status = Status(plan.out / FOLDER / plan.log_name("status", ".jsonl"), plan.id, len(plan.scans), on_event)
     progress = _Progress(plan, status)
     for scan, one in completed(plan).items():
         progress.add(ScanOutcome(scan, "resumed", one))
-    todo = [task for task in plan.tasks if task.scan not in progress.completed]
+    todo = [task for task in plan.tasks if not set(task.scans) <= set(progress.completed)]
     share = estimate.share_out(plan, len(todo))
     on_start(estimate.sharing(share, workers))
     status.write(
-        "start", scans=len(plan.tasks), complete=len(progress.completed), jobs=share.jobs, threads=share.threads
+        "start", scans=len(plan.scans), complete=len(progress.completed), jobs=share.jobs, threads=share.threads
     )
     try:
         with workforce(share, plan.spec.device, workers) as work:
@@ -187,33 +194,37 @@ class _Progress:
             self.completed[outcome.scan] = outcome.completed
         self.status.end(outcome)
 
-    def run(self, tasks: Sequence[ScanTask], work: Work) -> None:
-        """Run all tasks; scans locked by another run are tried again when they are free."""
-        by_stem = {task.scan.stem: task for task in tasks}
-        waiting, busy = list(tasks), list[ScanTask]()
+    def run(self, tasks: Sequence[Task], work: Work) -> None:
+        """Run all tasks; those with scans locked by another run are tried again when these are free."""
+        task_of = {scan: task for task in tasks for scan in task.scans}
+        waiting, busy = list(tasks), list[Task]()
         while waiting:
-            with contextlib.closing(work(waiting, lambda task, step: self.status.step(task.scan, step))) as outcomes:
+            with contextlib.closing(
+                work(waiting, lambda task, step: self.status.step(task.scans[0], step))
+            ) as outcomes:
                 for outcome in outcomes:
                     self.add(outcome)
-                    if outcome.status == "busy":
-                        busy.append(by_stem[outcome.scan.stem])
-                    if outcome.status == "failed" and self.plan.execution.stop_on_first_failure:
+                    task = task_of[outcome.scan]
+                    if outcome.status == "busy" and task not in busy:
+                        busy.append(task)
+                    is_last = outcome.scan == task.scans[-1]  # a person's scans fail together
+                    if outcome.status == "failed" and is_last and self.plan.execution.stop_on_first_failure:
                         self.is_whole = False
                         return
             waiting, busy = _poll_locks(busy)
 
 
-def _poll_locks(tasks: list[ScanTask]) -> tuple[list[ScanTask], list[ScanTask]]:
+def _poll_locks(tasks: list[Task]) -> tuple[list[Task], list[Task]]:
     """Poll the locks until some are free; return (free, locked)."""
-    free: list[ScanTask] = []
+    free: list[Task] = []
     while tasks and not free:
         time.sleep(_BUSY_POLL_S)
-        free = [task for task in tasks if _is_free(task)]
+        free = [task for task in tasks if all(_is_free(task, scan) for scan in task.scans)]
     return free, [task for task in tasks if task not in free]
 
 
-def _is_free(task: ScanTask) -> bool:
-    held = claim(task.out, task.scan.stem, task.execution.locking)
+def _is_free(task: Task, scan: naming.Scan) -> bool:
+    held = claim(task.out, scan.stem, task.execution.locking)
     if held is not None:
         held.release()
     return held is not None
@@ -222,10 +233,10 @@ def _is_free(task: ScanTask) -> bool:
 def _finished(plan: RunPlan, progress: _Progress) -> Result:
     """Write the cohort table, unless this is a shard."""
     path = write_failures(plan, progress.failures)
-    own = {task.scan: progress.completed[task.scan] for task in plan.tasks if task.scan in progress.completed}
+    own = {scan: progress.completed[scan] for scan in plan.scans if scan in progress.completed}
     if not own and progress.failures:
         reason = progress.failures[0]["reason"]
-        msg = f"none of {len(plan.tasks)} scans could be preprocessed; first reason: {reason}"
+        msg = f"none of {len(plan.scans)} scans could be preprocessed; first reason: {reason}"
         raise ScanError(msg)
     if plan.shard is None:
         with tables_claim(plan.out, plan.execution.locking):

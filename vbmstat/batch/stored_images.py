@@ -27,9 +27,11 @@ class _Stored:
 
 _IN_TEMPLATE = _Stored("float32", MAP_STEP, "mni")
 _FRACTION = _Stored("uint8", 1 / 255)  # as CAT12
+_RATE = _Stored("float32", 2.0**-22, "mni")  # mL a year in a voxel of 0.001 to 0.008 mL; 1 % of it is 1e-5 and more
 _OTHERS = {
     "p0": _Stored("uint8", 3 / 255), "p1": _FRACTION, "p2": _FRACTION, "p3": _FRACTION, "p7": _FRACTION,
-    "mask7": _Stored("uint8", 1.0), "m": _Stored("int16", 1 / 128),
+    "mask7": _Stored("uint8", 1.0), "m": _Stored("int16", 1 / 128), "avg": _Stored("int16", 1 / 128),
+    "rate1": _RATE, "rate2": _RATE,
     "iy": _Stored("float32", 1 / 256), "y": _Stored("float32", 1 / 256, "mni"),  # mm
     "velocity": _Stored("int16", VELOCITY_STEP_MM, "mni"),
 }  # fmt: skip

@@ -1,7 +1,6 @@
-"""Preprocess one scan: read, process, write. Scans are independent of one another.
+"""A task of a run, be it a single scan or all of a person's: locked, read, processed, written, with what became of it.
 
-Outputs are written to the scan's folder under ``.partial`` and renamed when complete, the sidecar last. Over
-300 lines: each way a scan can end has its line.
+Outputs are written to the task's folder under ``.partial`` and renamed when complete, the sidecars last.
 """
 
 from __future__ import annotations
@@ -13,91 +12,49 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal, Protocol
 
-from vbmstat.assets.provenance import provenance
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.resources import Execution
 from vbmstat.device import peak_bytes, start_peak
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.files import naming
-from vbmstat.image import io, storage
-from vbmstat.image.volume import Volume
-from vbmstat.preproc import pipeline
-from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.image import storage
 from vbmstat.progress import OnStep, ignore
 
 Status = Literal["done", "resumed", "failed", "busy"]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ScanTask:
-    """All that a process needs to preprocess one scan; picklable.
+class Task(Protocol):
+    """What one process does at once: all that it needs to preprocess some scans; picklable."""
 
-    Attributes
-    ----------
-    scan : Scan
-        The scan.
-    out : Path
-        Output folder, absolute.
-    spec : PreprocSpec
-        How to preprocess; the device is ``cpu`` or ``cuda``, not ``auto``.
-    execution : Execution
-        How to run.
-    parameters : dict
-        Further parameters for the sidecar.
-    lesion_mask : Path, optional
-        Mask of a lesion that the user brings for this scan.
-    """
+    @property
+    def scans(self) -> tuple[naming.Scan, ...]:
+        """The scans; the stem of the first names the task."""
 
-    scan: naming.Scan
-    out: Path
-    spec: PreprocSpec
-    execution: Execution = field(default_factory=Execution)
-    parameters: dict[str, Any] = field(default_factory=dict)
-    lesion_mask: Path | None = None
+    @property
+    def out(self) -> Path:
+        """Output folder, absolute."""
 
-    def completed(self) -> derivatives.CompletedScan | None:
-        """The scan's outputs if complete and made in the same way; what is written may differ."""
-        names = self.spec.names
-        if self.execution.force or derivatives.completed_scan(self.out, self.scan, names) is None:
-            return None  # without reading the scan for its hash
-        return derivatives.completed_scan(self.out, self.scan, names, self.origin())
+    @property
+    def execution(self) -> Execution:
+        """How to run."""
 
-    def lacks_outputs(self, completed: derivatives.CompletedScan) -> bool:
-        """Whether a complete scan lacks files that are asked for and cannot be made from the others."""
-        unsmoothed = ("mwp",) if self.missing_widths(completed) else ()
-        return not {*self.spec.outputs, *unsmoothed} <= set(completed.outputs)
+    def finished(self) -> dict[naming.Scan, derivatives.CompletedScan]:
+        """The scans, if they need no work; none if they do. May read them; an unreadable one raises VbmstatError."""
 
-    def missing_widths(self, completed: derivatives.CompletedScan) -> list[float]:
-        """Smoothing widths that a complete scan lacks."""
-        return [width for width in self.spec.fwhm_mm if width not in completed.fwhm_mm]
+    def work(self, run: TaskRun) -> Parts:
+        """Read, process and write the scans: three parts, each up to a ``yield``."""
 
-    def spec_with(self, completed: derivatives.CompletedScan | None) -> PreprocSpec:
-        """The spec that also keeps what a complete scan has."""
-        if completed is None:
-            return self.spec
-        outputs = (*self.spec.outputs, *completed.outputs)
-        return replace(self.spec, outputs=outputs, fwhm_mm=(*self.spec.fwhm_mm, *completed.fwhm_mm))
-
-    def origin(self) -> dict[str, Any]:
-        """Provenance of the scan's outputs; reads the whole input."""
-        masks = [] if self.lesion_mask is None else [self.lesion_mask]
-        spec = self.spec if masks else replace(self.spec, lesion_mask=None)
-        return origin_of(spec, self.parameters, [self.scan.path, *masks])
-
-
-def origin_of(spec: PreprocSpec, parameters: Mapping[str, Any], inputs: Sequence[Path] = ()) -> dict[str, Any]:
-    """Provenance of preprocessing, as recorded by sidecars and the manifest."""
-    origin = provenance("preprocess", parameters, inputs, engine=spec.engine, device=spec.device)
-    return {**origin, "spec": spec.record()}
+    def reason(self, error: BaseException, scan: naming.Scan) -> str:
+        """Why a scan has failed, in one line."""
 
 
 @dataclass(frozen=True)
 class ScanOutcome:
-    """Result of a task; picklable.
+    """What became of a scan; picklable.
 
     Attributes
     ----------
@@ -129,43 +86,46 @@ class ScanOutcome:
         return self.reason or str((self.completed.row if self.completed else {}).get("qc_warnings") or "")
 
 
-def run_scan(task: ScanTask, on_step: OnStep = ignore) -> ScanOutcome:
-    """Preprocess one scan and write its outputs, unless it is complete or locked by another process.
+Parts = Generator[None, None, list[ScanOutcome]]
+
+
+def run_task(task: Task, on_step: OnStep = ignore) -> list[ScanOutcome]:
+    """Preprocess the scans of a task and write their outputs, unless complete or locked by another process.
 
     Parameters
     ----------
-    task : ScanTask
+    task : Task
         The task.
     on_step : callable
         Called with the name of each step that begins.
 
     Returns
     -------
-    ScanOutcome
-        Also for a scan that fails: only interruptions are raised, and they leave nothing behind.
+    list of ScanOutcome
+        Of each scan, also if it fails: only interruptions are raised, and they leave nothing behind.
     """
-    with ScanRun(task, on_step) as run:
+    with TaskRun(task, on_step) as run:
         run.read()
         run.process()
         return run.write()
 
 
-class ScanRun:
-    """One scan in progress: three parts that different threads may run in turn; a failing scan raises in none.
+class TaskRun:
+    """A task in progress: three parts that different threads may run in turn; a failing scan raises in none.
 
-    A context manager: at its end the scan is unlocked and no unfinished file is left.
+    A context manager: at its end the scans are unlocked and no unfinished file is left.
     """
 
-    def __init__(self, task: ScanTask, on_step: OnStep = ignore) -> None:
+    def __init__(self, task: Task, on_step: OnStep = ignore) -> None:
         self.task = task
-        self.outcome: ScanOutcome | None = None
+        self.outcomes: list[ScanOutcome] | None = None
         self._on_step = on_step
         self._step = "read"
         self._seconds: dict[str, float] = {}
-        self._claim: Claim | None = None
+        self._claims: list[Claim] = []
         self._parts = self._work()
 
-    def __enter__(self) -> ScanRun:
+    def __enter__(self) -> TaskRun:
         return self
 
     def __exit__(
@@ -174,135 +134,123 @@ class ScanRun:
         self.close()
 
     def close(self) -> None:
-        """Release the scan; unfinished files are deleted."""
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
+        """Release the scans; unfinished files are deleted."""
+        while self._claims:
+            self._claims.pop().release()
 
     def read(self) -> None:
-        """Claim the scan, check whether it is complete, and read it."""
+        """Claim the scans, check whether they are complete, and read them."""
         self._next_part("read")
 
     def process(self) -> None:
         """Run the engine."""
         self._next_part()
 
-    def write(self) -> ScanOutcome:
+    def write(self) -> list[ScanOutcome]:
         """Write the outputs.
 
         Raises
         ------
         RuntimeError
-            If the scan was not read and processed before.
+            If the scans were not read and processed before.
         """
         self._next_part("write")
-        if self.outcome is None:
+        if self.outcomes is None:
             msg = "a scan is read and processed before it is written"
             raise RuntimeError(msg)
-        return self.outcome
+        return self.outcomes
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the unfinished outputs."""
+        return self._claims[0].folder
+
+    def begin(self, step: str) -> None:
+        """A step begins."""
+        self._step = step
+        for held in self._claims[:1]:
+            held.note(step)
+        self._on_step(step)
+
+    def publish(self, last: Sequence[Path], stale: Sequence[Path] = ()) -> None:
+        """Move the finished outputs to the output folder, these sidecars last, in place of stale files."""
+        for path in stale:  # before the sidecar that lists it goes
+            path.unlink(missing_ok=True)
+        publish(self.folder, self.task.out, *last)
+
+    def ended(
+        self,
+        status: Status,
+        completed: Mapping[naming.Scan, derivatives.CompletedScan] | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> list[ScanOutcome]:
+        """The outcomes of all scans; the seconds of steps are those of each."""
+        self._seconds |= seconds or {}
+        found, peak = completed or {}, peak_bytes()
+        return [
+            ScanOutcome(scan, status, found.get(scan), seconds=self._seconds, peak_bytes=peak)
+            for scan in self.task.scans
+        ]
+
+    def _failed(self, error: Exception) -> list[ScanOutcome]:
+        log.debug("scan %s failed", self.task.scans[0].stem, exc_info=True)
+        reasons = {scan: self.task.reason(error, scan) for scan in self.task.scans}
+        failed = self.ended("failed")
+        return [replace(outcome, step=self._step, reason=reasons[outcome.scan]) for outcome in failed]
 
     def _next_part(self, timed: str = "") -> None:
-        """Run the next part, unless the scan has an outcome already."""
-        if self.outcome is not None:
+        """Run the next part, unless the scans have outcomes already."""
+        if self.outcomes is not None:
             return
         start = time.perf_counter()
         try:
             next(self._parts)
         except StopIteration as end:
-            self.outcome = end.value
+            self.outcomes = end.value
         except Exception as error:  # one bad scan must not stop the batch; its reason is reported
-            log.debug("scan %s failed", self.task.scan.stem, exc_info=True)
-            self.outcome = self._ended("failed", step=self._step, reason=reason_of(error, self.task.scan))
+            self.outcomes = self._failed(error)
         if timed:
-            self._seconds[timed] = round(time.perf_counter() - start, 2)
+            share = (time.perf_counter() - start) / len(self.task.scans)
+            self._seconds[timed] = round(share, 2)
 
-    def _work(self) -> Generator[None, None, ScanOutcome]:
+    def _work(self) -> Parts:
         """The three parts, each up to a ``yield``."""
-        task, spec = self.task, self.task.spec
         start_peak()
-        held = self._claim = claim(task.out, task.scan.stem, task.execution.locking)
-        if held is None:
-            return self._ended("busy")
-        self._begin("read")
-        naming.check_name_length(task.scan, spec.names, spec.fwhm_mm)
-        derivatives.check_owner(task.out, task.scan, spec.names)
-        completed = task.completed()
-        if completed is None or task.lacks_outputs(completed):
-            return (yield from self._preprocess(held.folder, task.spec_with(completed)))
-        missing = task.missing_widths(completed)
-        return (yield from self._smooth(held.folder, missing)) if missing else self._ended("resumed", completed)
-
-    def _preprocess(self, made: Path, spec: PreprocSpec) -> Generator[None, None, ScanOutcome]:
-        """Preprocess the whole scan; each part frees the images that the next does not need."""
-        task = self.task
-        volume = io.read_scan(task.scan.path)  # before the hash: its messages about broken files are better
-        lesion = {} if task.lesion_mask is None else {"lesion_mask": io.read_volume(task.lesion_mask)}
-        origin = replace(task, spec=spec).origin()
-        yield
-        process = task.execution.process or pipeline.preprocess_scan
-        result = process(volume, spec, self._begin, **lesion)
-        del volume, lesion
-        yield
-        self._begin("write")
-        completed = derivatives.write_derivatives(made, task.scan, result, spec, origin)
-        self._publish(made, derivatives.stale_files(task.out, task.scan, spec.names, completed))
-        self._seconds |= result.seconds
-        return self._ended("done", completed)
-
-    def _smooth(self, made: Path, widths: Sequence[float]) -> Generator[None, None, ScanOutcome]:
-        """Compute only the smoothed maps that a complete scan lacks."""
-        task, spec = self.task, self.task.spec
-        modulated = derivatives.read_modulated(task.out, task.scan, spec.names)
-        yield
-        self._begin("smooth")
-        on_device = Volume(modulated.data.to(spec.device), modulated.grid)
-        smoothed = pipeline.smooth_maps(on_device, widths)
-        yield
-        self._begin("write")
-        completed = derivatives.write_smoothed(made, task.out, task.scan, spec.names, smoothed)
-        self._publish(made)
-        return replace(self._ended("done", completed), seconds={})  # not to be counted in estimates of a scan's time
-
-    def _publish(self, made: Path, stale: Sequence[Path] = ()) -> None:
-        for path in stale:  # before the sidecar that lists it goes
-            path.unlink(missing_ok=True)
-        publish(made, self.task.out, naming.output_path(Path(), self.task.scan, "sidecar", self.task.spec.names))
-
-    def _begin(self, step: str) -> None:
-        self._step = step
-        if self._claim is not None:
-            self._claim.note(step)
-        self._on_step(step)
-
-    def _ended(
-        self, status: Status, completed: derivatives.CompletedScan | None = None, step: str = "", reason: str = ""
-    ) -> ScanOutcome:
-        return ScanOutcome(self.task.scan, status, completed, step, reason, self._seconds, peak_bytes())
+        for scan in self.task.scans:
+            held = claim(self.task.out, scan.stem, self.task.execution.locking)
+            if held is None:
+                self.close()
+                return self.ended("busy")
+            self._claims.append(held)
+        self.begin("read")
+        return (yield from self.task.work(self))
 
 
-def publish(made: Path, out: Path, last: Path) -> None:
-    """Move a scan's files to their destination, the sidecar last.
+def publish(made: Path, out: Path, *last: Path) -> None:
+    """Move the files of scans to their destination, the sidecars last.
 
     Parameters
     ----------
     made, out : Path
         Source and destination folder on one file system; relative names stay the same.
     last : Path
-        Relative name of the sidecar. An older one is removed first, so that the scan counts as incomplete meanwhile.
+        Relative names of the sidecars. Older ones are removed first, so that the scans count as incomplete meanwhile.
     """
-    if (out / last).exists():
-        (out / last).unlink()
-        storage.fsync_folder((out / last).parent)
+    for name in last:
+        if (out / name).exists():
+            (out / name).unlink()
+            storage.fsync_folder((out / name).parent)
     files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
-    others = [name for name in files if name != last]
+    others = [name for name in files if name not in last]
     for name in others:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made / name, out / name)
     for folder in {name.parent for name in others}:
         storage.fsync_folder(out / folder)
-    (out / last).parent.mkdir(parents=True, exist_ok=True)
-    os.replace(made / last, out / last)
-    storage.fsync_folder((out / last).parent)
+    for name in last:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / name, out / name)
+        storage.fsync_folder((out / name).parent)
 
 
 def reason_of(error: BaseException, scan: naming.Scan) -> str:

@@ -1,4 +1,4 @@
-"""Run scan tasks in this process, in processes of this machine, or in any `concurrent.futures` executor."""
+"""Run tasks in this process, in processes of this machine, or in any `concurrent.futures` executor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -26,11 +26,11 @@ import torch
 
 from vbmstat.batch.claim import steps_in_progress
 from vbmstat.batch.resources import Allotment
-from vbmstat.batch.task import ScanOutcome, ScanRun, ScanTask, reason_of, run_scan
+from vbmstat.batch.task import ScanOutcome, Task, TaskRun, run_task
 from vbmstat.device import THREAD_VARIABLES, keep_freed_memory
 
-OnTaskStep = Callable[[ScanTask, str], None]  # a scan, and the step that begins
-Work = Callable[[Sequence[ScanTask], OnTaskStep], Generator[ScanOutcome, None, None]]
+OnTaskStep = Callable[[Task, str], None]  # a task, and the step that begins
+Work = Callable[[Sequence[Task], OnTaskStep], Generator[ScanOutcome, None, None]]
 _POLL_S = 1.0  # interval at which the steps of other processes are read
 _KILLED = "its process was killed at the step {step}, most likely because memory ran out; free memory, lower --jobs or "
 _KILLED += "--memory, or use a larger machine"
@@ -66,19 +66,19 @@ def workforce(share: Allotment, device: str, given: Workers | None = None) -> It
             yield lambda tasks, on_step: run_elsewhere(tasks, local, on_step)
 
 
-def run_here(tasks: Sequence[ScanTask], on_step: OnTaskStep) -> Generator[ScanOutcome, None, None]:
+def run_here(tasks: Sequence[Task], on_step: OnTaskStep) -> Generator[ScanOutcome, None, None]:
     """Run scans in this process: compute one while threads read the next and write the last (three scans in memory)."""
     waiting = iter(tasks)
-    current: list[ScanRun] = []  # begun, not yet written
+    current: list[TaskRun] = []  # begun, not yet written
     with contextlib.ExitStack() as clean:
         clean.callback(_close, current)  # last: after the threads' end
         reader, writer = (clean.enter_context(ThreadPoolExecutor(1, name)) for name in ("read", "write"))
 
-        def begin() -> Future[ScanRun] | None:
+        def begin() -> Future[TaskRun] | None:
             task = next(waiting, None)
             if task is None:
                 return None
-            run = ScanRun(task, lambda step: on_step(task, step))
+            run = TaskRun(task, lambda step: on_step(task, step))
             current.append(run)
             return reader.submit(_read, run)
 
@@ -88,32 +88,30 @@ def run_here(tasks: Sequence[ScanTask], on_step: OnTaskStep) -> Generator[ScanOu
             reading = begin()
             run.process()
             if writing is not None:
-                yield writing.result()
+                yield from writing.result()
             writing = writer.submit(_write, run, current)
         if writing is not None:
-            yield writing.result()
+            yield from writing.result()
 
 
-def _close(runs: list[ScanRun]) -> None:
+def _close(runs: list[TaskRun]) -> None:
     for run in runs:
         run.close()
 
 
-def _read(run: ScanRun) -> ScanRun:
+def _read(run: TaskRun) -> TaskRun:
     run.read()
     return run
 
 
-def _write(run: ScanRun, current: list[ScanRun]) -> ScanOutcome:
+def _write(run: TaskRun, current: list[TaskRun]) -> list[ScanOutcome]:
     with run:
-        outcome = run.write()
+        outcomes = run.write()
     current.remove(run)
-    return outcome
+    return outcomes
 
 
-def run_elsewhere(
-    tasks: Sequence[ScanTask], workers: Workers, on_step: OnTaskStep
-) -> Generator[ScanOutcome, None, None]:
+def run_elsewhere(tasks: Sequence[Task], workers: Workers, on_step: OnTaskStep) -> Generator[ScanOutcome, None, None]:
     """Run scans in other processes; a process that dies fails no other scan.
 
     When an executor breaks, any running scan may be the cause: each is run again, alone on a new executor, and fails if
@@ -121,20 +119,20 @@ def run_elsewhere(
 
     Parameters
     ----------
-    tasks : sequence of ScanTask
-        The scans.
+    tasks : sequence of Task
+        Scans, or people with all their scans.
     workers : Workers
         The other processes.
     on_step : callable
         Called with each scan and step that begins, read from the lock files: steps under a second may be missed.
     """
-    waiting, running = deque(tasks), dict[Future[ScanOutcome], ScanTask]()
+    waiting, running = deque(tasks), dict[Future[list[ScanOutcome]], Task]()
     slots, executor, seen = workers.slots, workers.make(workers.slots), dict[str, str]()
     try:
         while waiting or running:
             with contextlib.suppress(BrokenExecutor):  # the futures show it too
                 while waiting and len(running) < slots:
-                    running[executor.submit(run_scan, waiting[0])] = waiting[0]
+                    running[executor.submit(run_task, waiting[0])] = waiting[0]
                     waiting.popleft()
             if not running:  # it broke while idle
                 executor = workers.make(slots)
@@ -144,50 +142,55 @@ def run_elsewhere(
             suspects = []
             for future in finished:
                 task = running.pop(future)
-                outcome = _outcome(future, task)
-                if outcome is None:
+                outcomes = _outcomes(future, task)
+                if outcomes is None:
                     suspects.append(task)
                 else:
-                    yield outcome
+                    yield from outcomes
             if suspects:
                 suspects += running.values()
                 running.clear()
                 stop(executor)
                 for task in suspects:
-                    yield _alone(task, workers)
+                    yield from _alone(task, workers)
                 slots = max(slots - 1, 1)
                 executor = workers.make(slots)
     finally:
         stop(executor)
 
 
-def _outcome(future: Future[ScanOutcome], task: ScanTask) -> ScanOutcome | None:
-    """The outcome of a scan; None if its executor broke."""
+def _outcomes(future: Future[list[ScanOutcome]], task: Task) -> list[ScanOutcome] | None:
+    """The outcomes of a task; None if its executor broke."""
     try:
         return future.result()
     except BrokenExecutor:
         return None
     except Exception as error:  # from the executor itself, e.g. a task that it cannot pickle
-        step = steps_in_progress(task.out).get(task.scan.stem) or "start"
-        return ScanOutcome(task.scan, "failed", step=step, reason=reason_of(error, task.scan))
+        reasons = {scan: task.reason(error, scan) for scan in task.scans}
+        return [ScanOutcome(scan, "failed", step=_step(task), reason=why) for scan, why in reasons.items()]
 
 
-def _alone(task: ScanTask, workers: Workers) -> ScanOutcome:
+def _alone(task: Task, workers: Workers) -> list[ScanOutcome]:
     executor = workers.make(1)
     try:
-        outcome = _outcome(executor.submit(run_scan, task), task)
+        outcomes = _outcomes(executor.submit(run_task, task), task)
     finally:
         stop(executor)
-    if outcome is not None:
-        return outcome
-    step = steps_in_progress(task.out).get(task.scan.stem) or "start"
-    reason = f"{task.scan.stem}: {_KILLED.format(step=step)}"
-    return ScanOutcome(task.scan, "failed", step=step, reason=reason)
+    if outcomes is not None:
+        return outcomes
+    step = _step(task)
+    reasons = {scan: f"{scan.stem}: {_KILLED.format(step=step)}" for scan in task.scans}
+    return [ScanOutcome(scan, "failed", step=step, reason=why) for scan, why in reasons.items()]
 
 
-def _report_steps(tasks: Any, seen: dict[str, str], on_step: OnTaskStep) -> None:
+def _step(task: Task) -> str:
+    """The step of a task in another process, from its lock file."""
+    return steps_in_progress(task.out).get(task.scans[0].stem) or "start"
+
+
+def _report_steps(tasks: Iterable[Task], seen: dict[str, str], on_step: OnTaskStep) -> None:
     """Report new steps in the lock files."""
-    by_stem = {task.scan.stem: task for task in tasks}
+    by_stem = {task.scans[0].stem: task for task in tasks}
     if not by_stem:
         return
     for stem, step in steps_in_progress(next(iter(by_stem.values())).out).items():

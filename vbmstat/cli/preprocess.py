@@ -13,17 +13,29 @@ from vbmstat.cli.live import Screen, screen, stoppable
 if TYPE_CHECKING:
     from vbmstat.batch.plan import RunPlan
     from vbmstat.batch.run import Result
+    from vbmstat.files.search import Inputs
 
 
 def command(
     inputs: Annotated[
-        list[Path],  # an unreadable file is a scan that fails, not a wrong command
+        list[Path] | None,  # an unreadable file is a scan that fails, not a wrong command
         typer.Argument(help="BIDS folder, folder of images, or .nii, .nii.gz, .mgz files.", readable=False),
-    ],
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Output folder; default derivatives/vbmstat in a BIDS folder, else vbmstat-out.")
     ] = None,
     participants: Annotated[Path | None, typer.Option(help="Covariates; default the BIDS folder's own.")] = None,
+    subjects: Annotated[
+        Path | None,
+        typer.Option(help="Table of scans in place of folders: participant_id, session_id, path (years, date, age)."),
+    ] = None,
+    longitudinal: Annotated[
+        bool, typer.Option("--longitudinal", help="Preprocess the sessions of each participant together.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Of --longitudinal: plasticity (changes of weeks), ageing (of years), or both (default)."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[
         str, typer.Option(help="classic; cat: CAT12's own algorithms (the extra 'cat'); deep: networks.")
@@ -111,13 +123,13 @@ def command(
     spec = PreprocSpec(
         engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names, wmh=wmh, wmh_as=wmh_as,
         wmh_weights=wmh_weights, lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
-        outputs=(outputs,), voxel_size_mm=voxel_size,
+        outputs=(outputs,), voxel_size_mm=voxel_size, longitudinal=_model(longitudinal, model),
     )  # fmt: skip
     execution = Execution(
         jobs=jobs, memory_gb=memory, shard=parse_shard(shard) if shard else None, force=force, locking=lock,
         stop_on_first_failure=stop_on_first_failure,
     )  # fmt: skip
-    plan = make_plan(inputs, out, spec, execution, participants)
+    plan = make_plan(_places(inputs, subjects), out, spec, execution, participants)
     if dry_run:
         _print_outlook(plan)
         return
@@ -130,12 +142,29 @@ def command(
         sys.exit(1)
 
 
+def _model(longitudinal: bool, model: str | None) -> str | None:
+    if model is not None and not longitudinal:
+        msg = f"--model {model}: only with --longitudinal"
+        raise typer.BadParameter(msg)
+    return (model or "both") if longitudinal else None
+
+
+def _places(inputs: list[Path] | None, subjects: Path | None) -> list[Path] | Inputs:
+    """The folders and files, or the table."""
+    from vbmstat.batch.visits import read_subjects  # noqa: PLC0415 - heavy imports
+
+    if bool(inputs) == (subjects is not None):
+        msg = "expected a folder or files, or a table of them (--subjects), and not both"
+        raise typer.BadParameter(msg)
+    return inputs or [] if subjects is None else read_subjects(subjects)
+
+
 def _print_outlook(plan: RunPlan) -> None:
     from vbmstat.batch import estimate  # noqa: PLC0415 - heavy imports
     from vbmstat.batch.plan import completed  # noqa: PLC0415
 
     n_complete = len(completed(plan))
-    for line in estimate.dry_run_lines(plan, n_complete, estimate.share_out(plan, len(plan.tasks) - n_complete)):
+    for line in estimate.dry_run_lines(plan, n_complete, estimate.share_out(plan, len(plan.scans) - n_complete)):
         typer.echo(line)
 
 
@@ -143,7 +172,7 @@ def _print_summary(plan: RunPlan, result: Result, shown: Screen) -> None:
     n_complete = result.n_complete
     if plan.shard is not None:
         shown.say(
-            f"{n_complete} of {len(plan.tasks)} scans of shard {plan.shard[0]}/{plan.shard[1]} are complete; "
+            f"{n_complete} of {len(plan.scans)} scans of shard {plan.shard[0]}/{plan.shard[1]} are complete; "
             "when all shards are done, the same command without --shard writes the tables"
         )
     else:
@@ -151,7 +180,10 @@ def _print_summary(plan: RunPlan, result: Result, shown: Screen) -> None:
     if result.failures:
         shown.say(f"{len(result.failures)} failed: {result.failures_path}", "red")
     if not result.is_whole:
-        shown.say(f"stopped at the first failure; {len(plan.tasks) - n_complete - 1} scans were not run", "red")
+        shown.say(
+            f"stopped at the first failure; {len(plan.scans) - n_complete - len(result.failures)} scans were not run",
+            "red",
+        )
 
 
 def _write_report(plan: RunPlan, shown: Screen) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from vbmstat import __version__
 from vbmstat.errors import VbmstatError
-from vbmstat.files.naming import TISSUES, Scan, fwhm_of
+from vbmstat.files.naming import TISSUES, Scan, fwhm_of, modulated_kind, parse_kind
 from vbmstat.image import storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.headers import SCAN_SUFFIXES
@@ -176,7 +176,7 @@ def image_metadata(kind: str, scan: Scan, grid: Grid | None = None) -> dict[str,
     if kind == "mask7":
         content["Type"] = "Lesion"
     width = fwhm_of(kind)
-    if kind in _ON_TEMPLATE or width is not None or re.match(r"m?0?w|rp", kind):
+    if kind in _ON_TEMPLATE or width is not None or re.match(r"m?0?w|mw|rp|rate", kind):
         content["SpatialReference"] = f"https://templateflow.s3.amazonaws.com/tpl-{SPACE}/tpl-{SPACE}_res-01_T1w.nii.gz"
         own = grid is None or kind in _ON_TEMPLATE or np.allclose(grid.voxel_size_mm, 1.5)
         size, shape = (1.5, (113, 137, 113)) if own or grid is None else (grid.voxel_size_mm[0], grid.shape)
@@ -191,6 +191,8 @@ _ON_TEMPLATE = ("y", "velocity")  # always on the template's own grid
 
 
 def _describe(kind: str) -> str:
+    parsed = parse_kind(kind)
+    kind = kind.removesuffix("r") if parsed is None else modulated_kind(parsed.number, parsed.model).removesuffix("r")
     tissue = {**dict(zip("123", TISSUES.values(), strict=True)), "7": "white-matter hypointensity"}.get(kind[-1], "")
     modulated = "times the determinant of the Jacobian of the whole warp, so that its sum is the scan's own volume"
     words = {
@@ -203,14 +205,16 @@ def _describe(kind: str) -> str:
         "m0wp": f"Fraction of {tissue}, normalised, times the determinant of the Jacobian of the nonlinear part alone",
         "p": f"Fraction of {tissue}", "wp": f"Fraction of {tissue}, normalised",
         "mwp": f"Fraction of {tissue}, normalised, {modulated}",
+        "mwmwp": f"Fraction of {tissue}, brought to the shape of the person's average and normalised, {modulated}",
+        "avg": "Average of the person's scans, aligned by rigid motion, bias-corrected, white matter at 1",
+        "rate": f"Change of {tissue}, mL a year in each voxel: slope over the person's scans",
         "tracts": "Probability of each of 72 white-matter tracts, which overlap",
         "wtracts": "Probability of each of 72 white-matter tracts, which overlap, normalised",
         "tracts_mask": "Voxels whose probability reaches a tract's threshold, for each of 72 tracts",
         "mask7": "Voxels that are mostly white-matter hypointensity",
     }  # fmt: skip
-    if fwhm_of(kind) is not None:
-        return words["mwp"] + "; smoothed by a Gaussian"
-    return words[kind if kind in words else kind[:-1]]
+    smoothed = "; smoothed by a Gaussian" if parsed is not None and parsed.fwhm_mm else ""
+    return words[kind if kind in words else kind[:-1]] + smoothed
 
 
 def write_dataset_files(out: Path, scans: Iterable[Scan], names: str) -> None:

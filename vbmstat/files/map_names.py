@@ -11,18 +11,19 @@ from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below, is_hidden, is_same_file
 from vbmstat.files.naming import MAP_NUMBER
 
-# CAT12's longitudinal pipeline puts r (realigned) before the scan's name and, in one of its models, modulates twice
-# (mwmwp1r*). Here that r is only cut off before "sub-".
+# CAT12's longitudinal pipeline, as ours, puts r (realigned) before the scan's name and, in its model of ageing,
+# modulates twice (mwmwp1r*). Here that r is only cut off before "sub-".
 _PATTERNS = tuple(
     re.compile(pattern + r"\.nii(?:\.gz)?$")
     for pattern in (
-        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?:mw)?mwp(?P<tissue>[1237])(?:r(?=sub-))?(?P<stem>.+?)",  # CAT12, T1Prep, ours
+        r"^(?P<smooth>s\d*(?:\.\d+)?)?(?P<ageing>mw)?mwp(?P<tissue>[1237])(?P<plasticity>r(?=sub-))?"
+        r"(?P<stem>.+?)",  # CAT12, T1Prep, ours
         r"^(?P<smooth>s\d*(?:\.\d+)?)?mwr?c(?P<tissue>[123])(?P<stem>.+?)(?:_Template)?",  # SPM, also after DARTEL
         r"^(?P<stem>.+?)_(?P<smooth>s\d*(?:\.\d+)?)?mwp(?P<tissue>[123])",  # deepmriprep in a BIDS folder
         r"^(?P<stem>.+?)_segm-(?P<name>graymatter|whitematter|csf)_space-[^_]+_modulated-on"
         r"(?P<smooth>_fwhm-[\d.]+mm)?_probability",  # Clinica t1-volume
-        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WMH?|CSF)_desc-modulated(?P<smooth>S\d+(?:p\d+)?)?"
-        r"_probseg",  # vbmstat
+        r"^(?P<stem>.+?)_space-[^_]+_label-(?P<name>GM|WMH?|CSF)_desc-modulated"
+        r"(?:(?P<plasticity>Plasticity)|(?P<ageing>Ageing))?(?P<smooth>S\d+(?:p\d+)?)?_probseg",  # vbmstat
         r"^(?P<stem>.+?)_space-[^_]+-modulated(?:_desc-[^_]+)?_label-(?P<name>GM|WM|CSF)_probseg",  # T1Prep, BIDS names
     )
 )
@@ -76,7 +77,33 @@ def _match(name: str) -> re.Match[str] | None:
     return next(filter(None, (pattern.match(name) for pattern in _PATTERNS)), None)
 
 
-def find_maps(folder: Path, tissue: int, smoothed: bool | None = None, fwhm_mm: float | None = None) -> dict[str, Path]:
+def longitudinal_model(name: str) -> str:
+    """Model of a time point's map: ``ageing``, ``plasticity``, or empty for a single scan's and unknown names.
+
+    CAT12's r is only seen before ``sub-``; see :func:`realigned_id` for other ids.
+
+    Examples
+    --------
+    >>> longitudinal_model("s6mwmwp1rS001.nii"), longitudinal_model("mwp1rsub-01.nii"), longitudinal_model("mwp1S1.nii")
+    ('ageing', 'plasticity', '')
+    """
+    match = _match(name)
+    groups = match.groupdict() if match else {}
+    return next((model for model in ("ageing", "plasticity") if groups.get(model)), "")
+
+
+def _is_of(name: str, model: str) -> bool:
+    own = longitudinal_model(name)
+    return own == model or (model == "plasticity" and not own and realigned_id(name) is not None)
+
+
+def find_maps(
+    folder: Path,
+    tissue: int,
+    smoothed: bool | None = None,
+    fwhm_mm: float | None = None,
+    model: str | None = None,
+) -> dict[str, Path]:
     """Find modulated template-space maps of one tissue in a folder, by scan stem.
 
     Understands the names of vbmstat, CAT12 and T1Prep (``s6mwp1*``, ``smwp1*``, ``mwp1r*``), SPM (``smwc1*``,
@@ -93,6 +120,8 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None, fwhm_mm: 
         Only smoothed or only unsmoothed maps; by default smoothed ones, or unsmoothed ones if there are none.
     fwhm_mm : float, optional
         Only maps whose names give this width; 0 for unsmoothed ones.
+    model : {"plasticity", "ageing", ""}, optional
+        Longitudinal model whose map is taken where a scan has maps of several; empty for that of the single scan.
 
     Raises
     ------
@@ -100,6 +129,7 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None, fwhm_mm: 
         If a scan has several such maps.
     """
     maps: dict[bool, dict[str, Path]] = {True: {}, False: {}}  # by smoothed or not
+    twice: dict[bool, str] = {}
     for path in files_below(folder):
         parsed = parse_map_name(path.name)
         if parsed is None or parsed.tissue != tissue or fwhm_mm not in (None, parsed.fwhm_mm):
@@ -108,12 +138,27 @@ def find_maps(folder: Path, tissue: int, smoothed: bool | None = None, fwhm_mm: 
         if smoothed is not None and is_smoothed != smoothed:
             continue
         known = maps[is_smoothed].setdefault(parsed.stem, path)
-        if known is not path and not is_same_file(known, path):
-            msg = f"{folder}: two maps of {parsed.stem}: {known} and {path}; keep one of them"
-            if parse_map_name(known.name) != parsed:
-                msg += " (vbmstat glm chooses a width with --fwhm)"
-            raise ScanError(msg)
-    return maps[True] or maps[False]
+        if known is path or is_same_file(known, path):
+            continue
+        chosen = [one for one in (known, path) if model is not None and _is_of(one.name, model)]
+        if len(chosen) == 1:
+            maps[is_smoothed][parsed.stem] = chosen[0]
+        else:
+            twice.setdefault(is_smoothed, f"two maps of {parsed.stem}: {known} and {path}; {_choose(known, path)}")
+    found = bool(maps[True])
+    if found in twice:
+        msg = f"{folder}: {twice[found]}"
+        raise ScanError(msg)
+    return maps[found]
+
+
+def _choose(one: Path, other: Path) -> str:
+    """What to do about two maps of a scan."""
+    kinds = [map_kind(path.name, realigned_id(path.name) or "").removesuffix("*") for path in (one, other)]
+    if longitudinal_model(one.name) != longitudinal_model(other.name):
+        return f"keep one of them (vbmstat glm takes the one written left of its ~: {' or '.join(kinds)})"
+    widths = parse_map_name(one.name) != parse_map_name(other.name)
+    return "keep one of them" + " (vbmstat glm chooses a width with --fwhm)" * widths
 
 
 def realigned_id(name: str) -> str | None:

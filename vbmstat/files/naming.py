@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vbmstat.errors import ScanError
 from vbmstat.files.filenames import normalized, same_file_key, unique_names
@@ -20,6 +21,8 @@ WMH = "wmh"  # white-matter hypointensities: maps beside those of the tissues, w
 MAP_NUMBER = {**TISSUE_NUMBER, WMH: 7}  # as in mwp1, mwp2, mwp3, mwp7
 NAME_STYLES = ("cat12", "bids")
 WARP = ("y", "iy", "velocity")  # kinds of files with a warp
+# Modulated maps of a single scan (""), and of a person's time points by CAT12's models: what stands around the number
+_MODULATED = {"": ("mwp", ""), "plasticity": ("mwp", "r"), "ageing": ("mwmwp", "r")}
 _MAX_NAME_BYTES = 255  # of Linux's, macOS's and Windows' file systems
 
 _MNI = "space-MNI152NLin2009cAsym"
@@ -66,11 +69,26 @@ _TRACT_OUTPUTS = {
     "tract_volumes": ("label", "tracts_", "desc-tracts_morph.tsv"),
     "tract_picture": ("report", "vbmtracts_", "desc-tracts_T1w.png"),
 }
+# The same for a person; the stem is the participant's id
+_PERSON_OUTPUTS = {
+    "avg": ("mri", "avg_", "desc-average_T1w.nii.gz"),
+    "rate1": ("mri", "rate1_", f"{_MNI}_label-GM_desc-rate_map.nii.gz"),
+    "rate2": ("mri", "rate2_", f"{_MNI}_label-WM_desc-rate_map.nii.gz"),
+}
 TRACT_KINDS = tuple(_TRACT_OUTPUTS)
-_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS}
+_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS, **_PERSON_OUTPUTS}
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
-_SMOOTHED = re.compile(r"s(\d+(?:\.\d+)?)mwp([127])")  # kinds s6mwp1, s7.5mwp2
+# Kinds mwp1, s7.5mwp2, s6mwp1r, s6mwmwp1r
+_MAP_KIND = re.compile(r"(?:s(?P<width>\d+(?:\.\d+)?))?(?P<front>mwp|mwmwp(?=.r))(?P<number>[1237])(?P<end>r?)")
 _ENTITY = re.compile(r"(?:^|_)(sub|ses|run)-([A-Za-z0-9]+)")
+
+
+class MapKind(NamedTuple):
+    """A kind of modulated maps: width of the smoothing (0 for none), number of the tissue, longitudinal model."""
+
+    fwhm_mm: float
+    number: int
+    model: str
 
 
 @dataclass(frozen=True)
@@ -128,15 +146,61 @@ def is_fwhm(value: Any) -> bool:
     return isinstance(value, int | float) and _LEAST_FWHM_MM <= value <= _MAX_FWHM_MM and round(value, 2) == value
 
 
-def smoothed_kind(fwhm_mm: float, tissue: int) -> str:
-    """Kind and CAT12 prefix of a smoothed modulated map; also its column in ``cohort.tsv``.
+def modulated_kind(number: int, model: str = "") -> str:
+    """Kind and CAT12 prefix of a modulated map of a single scan, or of a time point by a longitudinal model.
 
     Examples
     --------
-    >>> smoothed_kind(6.0, 1), smoothed_kind(7.5, 2)
-    ('s6mwp1', 's7.5mwp2')
+    >>> modulated_kind(1), modulated_kind(2, "plasticity"), modulated_kind(1, "ageing")
+    ('mwp1', 'mwp2r', 'mwmwp1r')
     """
-    return f"s{fwhm_mm:g}mwp{tissue}"
+    front, end = _MODULATED[model]
+    return f"{front}{number}{end}"
+
+
+def smoothed_kind(fwhm_mm: float, number: int, model: str = "") -> str:
+    """The same of a smoothed map; also its column in ``cohort.tsv``.
+
+    Examples
+    --------
+    >>> smoothed_kind(6.0, 1), smoothed_kind(7.5, 2, "ageing")
+    ('s6mwp1', 's7.5mwmwp2r')
+    """
+    return f"s{fwhm_mm:g}{modulated_kind(number, model)}"
+
+
+def parse_kind(kind: str) -> MapKind | None:
+    """What a kind of modulated maps says, which is also the column of their paths; None for any other text.
+
+    Examples
+    --------
+    >>> parse_kind("s7.5mwmwp2r")
+    MapKind(fwhm_mm=7.5, number=2, model='ageing')
+    >>> parse_kind("mwp1").model, parse_kind("wp1")
+    ('', None)
+    """
+    match = _MAP_KIND.fullmatch(kind)
+    if match is None:
+        return None
+    model = next(name for name, around in _MODULATED.items() if around == (match["front"], match["end"]))
+    return MapKind(float(match["width"] or 0), int(match["number"]), model)
+
+
+def kinds_of_time_point(kind: str, models: Iterable[str]) -> tuple[str, ...]:
+    """What a time point has in place of a kind of a single scan: the same, or maps by these longitudinal models.
+
+    Examples
+    --------
+    >>> kinds_of_time_point("p1", ["ageing"]), kinds_of_time_point("wp1", ["ageing"])
+    (('p1',), ('wp1r',))
+    >>> kinds_of_time_point("mwp1", ["plasticity", "ageing"])
+    ('mwp1r', 'mwmwp1r')
+    """
+    parsed = parse_kind(kind)
+    if parsed is not None:
+        width = kind[: kind.index("m")]  # s6
+        return tuple(f"{width}{modulated_kind(parsed.number, model)}" for model in models)
+    return (f"{kind}r",) if kind.startswith(("wp", "m0wp")) else (kind,)
 
 
 def fwhm_of(kind: str) -> float | None:
@@ -147,18 +211,18 @@ def fwhm_of(kind: str) -> float | None:
     >>> fwhm_of("s7.5mwp2"), fwhm_of("mwp2")
     (7.5, None)
     """
-    match = _SMOOTHED.fullmatch(kind)
-    return float(match[1]) if match else None
+    parsed = parse_kind(kind)
+    return parsed.fwhm_mm or None if parsed else None
 
 
 def is_map_column(name: str) -> bool:
     """Whether a column of ``cohort.tsv`` holds paths of modulated maps, such as ``s6mwp1``."""
-    return name in (f"mwp{number}" for number in MAP_NUMBER.values()) or fwhm_of(name) is not None
+    return parse_kind(name) is not None
 
 
 def map_columns(names: Iterable[str], tissue: int) -> list[str]:
     """Columns with maps of one tissue (a value of `MAP_NUMBER`): smoothed ones by width, then the unsmoothed one."""
-    columns = [name for name in names if is_map_column(name) and name.endswith(str(tissue))]
+    columns = [name for name in names if (parsed := parse_kind(name)) and parsed.number == tissue]
     return sorted(columns, key=lambda name: fwhm_of(name) or float("inf"))
 
 
@@ -202,12 +266,14 @@ def output_path(out: Path, scan: Scan, kind: str, names: str = "cat12") -> Path:
 
 def _parts(kind: str) -> tuple[str, str, str]:
     """CAT12 folder and prefix, and BIDS name, of an output kind."""
-    width = fwhm_of(kind)
-    if width is None:
-        return _KINDS[kind]
-    folder, _, bids_name = _KINDS[kind[-4:]]
-    label = f"{width:g}".replace(".", "p")  # BIDS labels are letters and digits only
-    return folder, kind, bids_name.replace("desc-modulated", f"desc-modulatedS{label}")
+    parsed = parse_kind(kind)
+    if parsed is None:
+        of_scan = kind if kind in _KINDS else kind.removesuffix("r")  # wp1r of a time point, as wp1 of a scan
+        folder, prefix, bids_name = _KINDS[of_scan]
+        return folder, f"{prefix}{kind.removeprefix(of_scan)}", bids_name
+    folder, _, bids_name = _KINDS[modulated_kind(parsed.number)]
+    label = f"S{parsed.fwhm_mm:g}".replace(".", "p") if parsed.fwhm_mm else ""  # BIDS: letters and digits only
+    return folder, kind, bids_name.replace("desc-modulated", f"desc-modulated{parsed.model.capitalize()}{label}")
 
 
 def find_sidecars(out: Path, names: str = "cat12") -> list[Path]:
@@ -237,9 +303,10 @@ def check_output_names(scans: Iterable[Scan], names: str) -> None:
             raise ScanError(msg)
 
 
-def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float]) -> None:
+def check_name_length(scan: Scan, names: str, fwhm_mm: Iterable[float], models: Iterable[str] = ("",)) -> None:
     """Refuse a scan with output names longer than the 255 bytes that file systems allow."""
-    smoothed = [smoothed_kind(width, number) for width in fwhm_mm for number in (1, 2, MAP_NUMBER[WMH])]
+    pairs = list(product(fwhm_mm, models))
+    smoothed = [smoothed_kind(width, number, model) for width, model in pairs for number in (1, 2, MAP_NUMBER[WMH])]
     kinds = (*_KINDS, *smoothed)  # they may be asked for later
     n_bytes = max(len(os.fsencode(output_path(Path(), scan, kind, names).name)) for kind in kinds)
     if n_bytes > _MAX_NAME_BYTES:
@@ -294,10 +361,13 @@ def native_paths(modulated: Path) -> dict[str, Path]:
     >>> {kind: path.name for kind, path in native_paths(Path("mri/mwp1sub-1.nii")).items()}  # doctest: +ELLIPSIS
     {'gm': 'p1sub-1.nii', ..., 'wmh': 'p7sub-1.nii', 'y': 'y_sub-1.nii', 'iy': 'iy_sub-1.nii', 'velocity': ...}
     """
-    match = re.match(r"^(?:s[\d.]*)?mw(?P<letter>p|c)[1237](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
+    match = re.match(r"^(?:s[\d.]*)?(?:mw)?mw(?P<letter>p|c)[1237](?P<stem>.+)\.nii(?:\.gz)?$", modulated.name)
     bids = re.match(r"^(?P<stem>.+?)_space-[^_]+_label-(?:GM|WMH?|CSF)_desc-modulated", modulated.name)
     if match:
-        return files_beside(modulated, match["stem"], match["letter"])
+        stem = match["stem"]
+        stems = (stem, stem[1:]) if stem.startswith("r") else (stem,)  # the r of time points, CAT12's or ours
+        found = [files_beside(modulated, each, match["letter"]) for each in stems]
+        return next((files for files in found if any(path.is_file() for path in files.values())), found[0])
     return files_beside(modulated, bids["stem"], None) if bids else {}
 
 

@@ -63,10 +63,17 @@ def parse_outputs(given: str | Iterable[str], without_velocity: str = "") -> tup
 
 
 def output_kinds(
-    fwhm_mm: Iterable[float], has_wmh: bool = False, outputs: Iterable[str] = SETS[VBM]
+    fwhm_mm: Iterable[float],
+    has_wmh: bool = False,
+    outputs: Iterable[str] = SETS[VBM],
+    models: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """Kinds of all files of a scan, with maps smoothed by these widths, with hypointensities or without."""
+    """Kinds of all files of a scan: of these smoothing widths, hypointensities or none, longitudinal models or none."""
+    models = tuple(models)
     numbers = (1, 2, *([naming.MAP_NUMBER[naming.WMH]] if has_wmh else []))
-    smoothed = [naming.smoothed_kind(width, number) for width in fwhm_mm for number in numbers]
+    widths = [(width, model) for width in fwhm_mm for model in models or ("",)]
+    smoothed = [naming.smoothed_kind(width, number, model) for width, model in widths for number in numbers]
     named = [kind for name in outputs for kind in OUTPUTS[name] if has_wmh or not kind.endswith("7")]
+    if models:
+        named = [each for kind in named for each in naming.kinds_of_time_point(kind, models)]
     return (*named, *_ALWAYS, *(["wmh_volumes"] if has_wmh else []), *smoothed)

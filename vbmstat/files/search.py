@@ -7,8 +7,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import pandas as pd
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below
@@ -44,16 +46,20 @@ class Inputs:
         Scans to preprocess, in the order of the places, sorted within a folder.
     skipped : dict of Path to str
         Skipped files, and why.
+    table : DataFrame, optional
+        Rows of the table that names the scans, indexed by (participant_id, session_id).
     """
 
     scans: tuple[Scan, ...]
     skipped: dict[Path, str]
+    table: pd.DataFrame | None = field(default=None, compare=False)
 
     def without(self, reason: Callable[[Scan], str]) -> Inputs:
         """The same with those scans skipped for which `reason` returns a text."""
         reasons = {scan: reason(scan) for scan in self.scans}
         kept = tuple(scan for scan in self.scans if not reasons[scan])
-        return Inputs(kept, self.skipped | {scan.path: why for scan, why in reasons.items() if why})
+        skipped = self.skipped | {scan.path: why for scan, why in reasons.items() if why}
+        return replace(self, scans=kept, skipped=skipped)
 
 
 def find_inputs(places: Iterable[Path | str]) -> Inputs:

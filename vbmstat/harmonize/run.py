@@ -147,7 +147,9 @@ def harmonize_maps(
         msg = f"{spec.response!r}: ComBat is for values that vary everywhere; lesion maps are mostly zero"
         raise DesignError(msg)
     source = _with_site(gather(maps, spec.response, table, spec.missing), spec.site, spec.missing)
-    column = f"s6mwp{TISSUE_NUMBER[spec.response]}" if maps is not None else map_column(spec.response, table.table)
+    column = spec.response
+    if column in TISSUE_NUMBER:
+        column = f"s6mwp{TISSUE_NUMBER[column]}" if maps is not None else map_column(column, table.table)
     targets = _targets(source, out, table.folder if maps is None else Path(maps))
 
     def learn(sites: list[str], preserved: Preserved) -> tuple[CombatModel, tuple[str, ...]]:

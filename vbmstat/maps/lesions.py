@@ -7,7 +7,7 @@ doi:10.1002/hbm.23490); elsewhere a few scans decide everything.
 
 from __future__ import annotations
 
-from vbmstat.files.naming import MAP_NUMBER, WMH, is_map_column
+from vbmstat.files.naming import MAP_NUMBER, WMH, parse_kind
 
 LESION_THRESHOLD = 0.05  # smoothed share of a voxel: a lesion of 30 mm³ peaks at about 0.1 after 6 mm
 LEAST_SCANS, LEAST_SHARE = 5, 0.05  # with a lesion at the voxel: the more of the two
@@ -21,7 +21,8 @@ def is_lesion_response(response: str) -> bool:
     >>> [is_lesion_response(name) for name in ("wmh", "s6mwp7", "mwp7", "gm", "s6mwp1")]
     [True, True, True, False, False]
     """
-    return response == WMH or (is_map_column(response) and response.endswith(str(MAP_NUMBER[WMH])))
+    kind = parse_kind(response)
+    return response == WMH or (kind is not None and kind.number == MAP_NUMBER[WMH])
 
 
 def lesion_share(n_scans: int) -> float:

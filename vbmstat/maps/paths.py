@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, listed
-from vbmstat.files.map_names import by_known_ids, find_maps, parse_map_name, several_kinds
-from vbmstat.files.naming import MAP_NUMBER, fwhm_of, is_fwhm, is_map_column, map_columns, smoothed_kind, split_ids
+from vbmstat.files.map_names import by_known_ids, find_maps, longitudinal_model, parse_map_name, several_kinds
+from vbmstat.files.naming import (
+    MAP_NUMBER,
+    fwhm_of,
+    is_fwhm,
+    is_map_column,
+    map_columns,
+    modulated_kind,
+    parse_kind,
+    smoothed_kind,
+    split_ids,
+)
 from vbmstat.files.search import images_instead
 from vbmstat.tables.cohort import Cohort, closest
 
@@ -104,7 +115,10 @@ def refuse_mixed_kinds(paths: Mapping[str, Path], allowed: bool) -> None:
     """Refuse maps of several kinds in one model (``mwp1*`` and ``mwp1r*``, 6 and 8 mm), unless allowed."""
     kinds = "" if allowed else several_kinds(paths)
     if kinds:
-        msg = f"the maps are of several kinds ({kinds}); make all of one kind, or give --allow-mixed"
+        msg = (
+            f"the maps are of several kinds ({kinds}); make all of one kind, leave the others out (--where, as "
+            '"time_points > 1"), or give --allow-mixed'
+        )
         raise ScanError(msg)
 
 
@@ -136,8 +150,10 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
         raise TableError(msg)
     number = MAP_NUMBER[response]
     candidates = map_columns(table.columns, number)
+    candidates = [name for name in candidates if table[name].notna().any()] or candidates
+    model = _model_of(candidates, table, response)
     if candidates and fwhm_mm is not None:
-        kinds = [*([smoothed_kind(fwhm_mm, number)] if fwhm_mm else []), f"mwp{number}"]
+        kinds = [*([smoothed_kind(fwhm_mm, number, model)] if fwhm_mm else []), modulated_kind(number, model)]
         found = [kind for kind in kinds if kind in candidates]
         if not found:
             msg = (
@@ -155,6 +171,46 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
         return candidates[0]
     msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"
     raise TableError(msg)
+
+
+def _model_of(columns: list[str], table: pd.DataFrame, response: str) -> str:
+    """The longitudinal model of columns of maps, empty for those of single scans; refuses several."""
+    first = {parsed.model: name for name in reversed(columns) if (parsed := parse_kind(name))}
+    if len(first) > 1:
+        kinds = ", ".join(f"{name}: {table[name].notna().sum()} scans" for name in reversed(first.values()))
+        msg = (
+            f"formula: {response} may be maps of several kinds ({kinds}); write the column that is meant on the left, "
+            'and leave scans out that have none, as with --where "time_points > 1"'
+        )
+        raise TableError(msg)
+    return next(iter(first), "")
+
+
+def with_unsmoothed_maps(cohort: Cohort) -> Cohort:
+    """The cohort with the unsmoothed maps of its time points in the columns of single scans.
+
+    Those of the model of ageing are taken, in which a region is the same tissue at all times; else those of plasticity.
+
+    Raises
+    ------
+    TableError
+        If other scans have maps of another kind.
+    """
+    table = cohort.table
+    for number in MAP_NUMBER.values():
+        kinds = [modulated_kind(number, model) for model in ("ageing", "plasticity", "")]
+        n_scans = {
+            kind: int(table[kind].notna().sum()) for kind in kinds if kind in table and table[kind].notna().any()
+        }
+        taken = next(iter(n_scans), kinds[-1])
+        if taken == kinds[-1]:
+            continue
+        if (table[[*n_scans]].notna().any(axis=1) & table[taken].isna()).any():
+            found = ", ".join(f"{kind}: {n} scans" for kind, n in n_scans.items())
+            msg = f'the maps are of several kinds ({found}); leave one out, as with --where "time_points > 1"'
+            raise TableError(msg)
+        table = table.assign(**{kinds[-1]: table[taken]})
+    return replace(cohort, table=table)
 
 
 def from_cohort(cohort: Cohort, column: str, missing: str) -> tuple[dict[str, Path], list[str]]:
@@ -193,22 +249,28 @@ def from_template(template: str, cohort: Cohort) -> dict[str, Path]:
 
 
 def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, Path]:
-    """Maps of a tissue in a folder, by the scan ids in their names; of this width or unsmoothed, if it is given."""
+    """Maps in a folder, by the scan ids in their names.
+
+    Parameters
+    ----------
+    response : str
+        Left side of the formula: ``gm``, ``wm``, ``csf``, ``wmh``, or a kind of maps as their names begin, such as
+        ``s6mwmwp1r``, which is taken where a scan has several.
+    fwhm_mm : float, optional
+        Take maps of this width, or unsmoothed ones, of the tissue.
+    """
     if not folder.is_dir():
         msg = f"{folder}: no such folder of maps"
         raise ScanError(msg)
     if (folder / "manifest.json").is_file() and (folder / "voxels.npy").is_file():
         msg = f"{folder}: packed maps; give them as --store, beside --cohort or --maps with the folder they came from"
         raise ScanError(msg)
-    if response not in MAP_NUMBER:
-        msg = f"formula: {response!r} on the left; maps in a folder are found by tissue: write gm, wm, csf or wmh"
-        raise TableError(msg)
-    number = MAP_NUMBER[response]
+    number, kind = _asked(response)
     maps: dict[str, Path] = {}
-    if fwhm_mm is not None:
+    if fwhm_mm is not None and not kind:
         maps, raw = (find_maps(folder, number, fwhm_mm=width) for width in (fwhm_mm, 0.0))
         maps = maps if set(maps) >= set(raw) else raw
-    maps = maps or find_maps(folder, number)
+    maps = maps or find_maps(folder, number, **kind)
     if not maps:
         wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
         msg = f"{folder}: {wanted}; {images_instead(folder)}"
@@ -216,11 +278,29 @@ def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, P
     return _by_id(folder, maps)
 
 
+def _asked(response: str) -> tuple[int, dict[str, Any]]:
+    """Number of the tissue on the left of a formula, and of a kind of maps the keywords of `find_maps`."""
+    if response in MAP_NUMBER:
+        return MAP_NUMBER[response], {}
+    parsed = parse_kind(response)
+    if parsed is not None:
+        return parsed.number, {"fwhm_mm": parsed.fwhm_mm, "model": parsed.model}
+    parsed = parse_kind(response.removeprefix("s"))  # the prefix of SPM says no width
+    if parsed is None:
+        msg = (
+            f"formula: {response!r} on the left; maps in a folder are found by tissue or as their names begin: write "
+            "gm, wm, csf, wmh or such as s6mwp1r"
+        )
+        raise TableError(msg)
+    return parsed.number, {"smoothed": True, "model": parsed.model}
+
+
 def only_unsmoothed(folder: Path, response: str, smoothed: Mapping[str, Path], cohort: Cohort) -> list[str]:
     """A note on scans of the table whose maps are in the folder, but were not smoothed as the others' were."""
     if len(smoothed) >= len(cohort.scan_ids):
         return []
-    raw = _by_id(folder, find_maps(folder, MAP_NUMBER[response], smoothed=False))
+    model = longitudinal_model(next(iter(smoothed.values())).name)
+    raw = _by_id(folder, find_maps(folder, _asked(response)[0], smoothed=False, model=model))
     left = by_known_ids({scan: path for scan, path in raw.items() if scan not in smoothed}, set(cohort.scan_ids))
     people = set(cohort.table.index.get_level_values("participant_id"))
     lost = [

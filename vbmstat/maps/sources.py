@@ -14,8 +14,8 @@ import torch
 
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.filenames import normalized
-from vbmstat.files.map_names import by_known_ids, parse_map_name
-from vbmstat.files.naming import split_ids
+from vbmstat.files.map_names import by_known_ids, parse_map_name, realigned_id
+from vbmstat.files.naming import parse_kind, split_ids
 from vbmstat.image import storage
 from vbmstat.maps.change import Change
 from vbmstat.maps.paths import (
@@ -144,7 +144,8 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
     elif maps is None:
         column = map_column(response, cohort.table, fwhm_mm)
         paths, dropped = from_cohort(cohort, column, missing)
-        raw = ", which holds unsmoothed maps" if column.startswith("mwp") else ""
+        kind = parse_kind(column)
+        raw = ", which holds unsmoothed maps" if kind is not None and not kind.fwhm_mm else ""
         notes = [f"{response} maps are read from the column {column}{raw}", *dropped]
         source = _joined(cohort, cohort.table, cohort.scan_ids, paths, notes)
         source = replace(source, smoothing=smoothing_of(source.paths, fwhm_mm, column))
@@ -269,9 +270,10 @@ def _with_origin(source: Source) -> Source:
 def _origin(path: Path) -> dict[str, str]:
     """Engine and version in a map's sidecar, under its CAT12 or BIDS name; empty without one."""
     parsed = parse_map_name(path.name)
-    stem = path.name if parsed is None else parsed.stem
-    for sidecar in (path.parent.parent / "report" / f"vbmstat_{stem}.json",
-                    path.parent / f"{stem}_desc-vbmstat_provenance.json"):  # fmt: skip
+    stems = [path.name] if parsed is None else [parsed.stem, *filter(None, [realigned_id(path.name)])]
+    for sidecar in (place for stem in stems for place in (
+            path.parent.parent / "report" / f"vbmstat_{stem}.json",
+            path.parent / f"{stem}_desc-vbmstat_provenance.json")):  # fmt: skip
         try:
             content = storage.read_json(sidecar)
             origin = {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}

@@ -23,7 +23,7 @@ from vbmstat.image.grid import resample
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.tables.cohort import Cohort
+from vbmstat.tables.cohort import TIME_POINTS, Cohort
 
 _USUAL_FWHM_MM = 6.0  # smoothing of the maps that the thresholds were chosen with
 WARNING_COLUMN = "qc_warnings"
@@ -100,7 +100,7 @@ def measure_cohort(
     cohort : Cohort, DataFrame or path
         With paths of modulated GM maps in `column`, and ``tiv_ml`` and ``gm_ml`` if known.
     column : str, optional
-        Column of the maps; by default that of :func:`map_column`.
+        Column of the maps; by default those of :func:`gm_maps`.
     report : callable
         Called with (stage, done, total).
 
@@ -112,23 +112,40 @@ def measure_cohort(
         If the column is absent, or a scan has no map.
     """
     cohort = as_cohort(cohort)
-    paths = cohort.paths(column or map_column(cohort))
+    paths = cohort.paths(column) if column else gm_maps(cohort)
     maps = _Maps(paths)
     total, mean, sd, probes = _first_pass(maps, report)
     correlation, mean_z = _second_pass(maps, total, mean, sd, report)
     ids = cohort.scan_ids
     duplicate_of: list[str | None] = [None] * len(ids)
+    together = _preprocessed_together(cohort.table)
     for earlier, later in find_duplicates(probes, maps.row):
-        duplicate_of[later] = duplicate_of[later] or ids[earlier]
+        if not together[later] or together[later] != together[earlier]:
+            duplicate_of[later] = duplicate_of[later] or ids[earlier]
     tiv, share = _volumes(cohort.table)
     return CohortQuality(correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of)
 
 
-def map_column(cohort: Cohort) -> str:
-    """The column of GM maps to compare scans with: complete, smoothed, its width nearest to 6 mm."""
-    names = naming.map_columns(cohort.table.columns, 1)
-    complete = [name for name in names if cohort.table[name].notna().all()] or names or ["mwp1"]
-    return min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
+def gm_maps(cohort: Cohort) -> list[Path]:
+    """The GM maps to compare scans with: of every scan, smoothed, their width nearest to 6 mm.
+
+    Maps of time points stand beside those of single scans.
+    """
+    table = cohort.table
+    by_width: dict[float | None, list[str]] = {}
+    for name in naming.map_columns(table.columns, 1) or ["mwp1"]:
+        by_width.setdefault(naming.fwhm_of(name), []).append(name)
+    columns = {names[0]: table.reindex(columns=names).bfill(axis=1).iloc[:, 0] for names in by_width.values()}
+    complete = [name for name, paths in columns.items() if paths.notna().all()] or list(columns)
+    best = min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
+    return Cohort(table.assign(**{best: columns[best]}) if best in table else table, cohort.folder).paths(best)
+
+
+def _preprocessed_together(table: pd.DataFrame) -> list[str]:
+    """The person of each scan whose time points were preprocessed together, and so are alike; empty for other scans."""
+    n = pd.to_numeric(table.get(TIME_POINTS, pd.Series(1, index=table.index)), errors="coerce").fillna(1)
+    people = table.index.get_level_values("participant_id")
+    return [str(person) if count > 1 else "" for person, count in zip(people, n, strict=True)]
 
 
 def flag(cohort: Cohort, quality: CohortQuality) -> Cohort:

@@ -34,6 +34,9 @@ _SINCE_LESIONS = {
     "lesion_in_maps": str,
 }
 _SINCE_OUTPUTS = {"outputs": list, "voxel_size_mm": (int, float)}
+_OF_TIME_POINTS = {"longitudinal": str}  # only in their records
+# Value of `longitudinal` -> the models whose maps are written; CAT12's default since 2024 is both
+LONGITUDINAL = {"plasticity": ("plasticity",), "ageing": ("ageing",), "both": ("plasticity", "ageing")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,9 @@ class PreprocSpec:
         names of :data:`vbmstat.files.outputs.OUTPUTS`; kept as names.
     voxel_size_mm : {1.5, 1, 2}
         Voxel size of the maps in template space.
+    longitudinal : {"plasticity", "ageing", "both"}, optional
+        Preprocess the sessions of a person together, and write maps of these models; True is both. None: each scan
+        by itself.
 
     Raises
     ------
@@ -94,9 +100,11 @@ class PreprocSpec:
     lesion_in_maps: str = IN_MAPS[0]
     outputs: tuple[str, ...] = (VBM,)
     voxel_size_mm: float = 1.5
+    longitudinal: str | None = None
 
     def __post_init__(self) -> None:
         engine = find_engine(self.engine, self.weights)
+        self._check_longitudinal()
         choices = {"names": naming.NAME_STYLES, "wmh_as": WMH_AS, "lesion_in_maps": IN_MAPS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -115,6 +123,24 @@ class PreprocSpec:
         without = "" if engine.has_velocity else engine.label
         object.__setattr__(self, "outputs", parse_outputs(self.outputs, without))
 
+    def _check_longitudinal(self) -> None:
+        """Refuse an unknown model, and lesion masks, which time points cannot have."""
+        given = {True: "both", False: None}.get(self.longitudinal, self.longitudinal)  # type: ignore[call-overload]
+        if given is not None and given not in LONGITUDINAL:
+            msg = f"expected a longitudinal model {', '.join(LONGITUDINAL)}, got {given!r}"
+            raise VbmstatError(msg)
+        if given is not None and self.lesion_mask is not None:
+            msg = (
+                "lesion masks are only for single scans; leave --longitudinal out, or run these scans in another folder"
+            )
+            raise VbmstatError(msg)
+        object.__setattr__(self, "longitudinal", given)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Longitudinal models of the maps; none for single scans."""
+        return LONGITUDINAL[self.longitudinal] if self.longitudinal else ()
+
     def find_engine(self) -> Classic:
         """The engine with its weights."""
         return find_engine(self.engine, self.weights)
@@ -124,8 +150,11 @@ class PreprocSpec:
         paths = (self.weights, self.wmh_weights, self.lesion_mask)
         weights, wmh_weights, mask = (path and Path(path).name for path in paths)
         device = self.device if self.device == "auto" else torch.device(self.device).type
+        content = asdict(self)
+        if self.longitudinal is None:
+            del content["longitudinal"]
         return {
-            **asdict(self), "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
+            **content, "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
             "wmh_weights": wmh_weights, "lesion_mask": mask, "outputs": list(self.outputs),
         }  # fmt: skip
 
@@ -157,9 +186,10 @@ class PreprocSpec:
         text = (str, type(None))
         first = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str}
         second, types = {**first, **_SINCE_LESIONS}, {**first, **_SINCE_LESIONS, **_SINCE_OUTPUTS}
-        known = [each.keys() for each in (first, second, types)]
+        every = {**types, **_OF_TIME_POINTS}
+        known = [each.keys() for each in (first, second, types, every)]
         sound = isinstance(content, dict) and content.keys() in known
-        if not sound or not all(isinstance(value, types[name]) for name, value in content.items()):  # type: ignore[arg-type]
+        if not sound or not all(isinstance(value, every[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"
             raise VbmstatError(msg)
         return cls(**{"outputs": BEFORE_SETS, **content})

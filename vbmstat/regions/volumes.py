@@ -15,6 +15,7 @@ from vbmstat.files.naming import MAP_NUMBER, TISSUES
 from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.spec import ModelSpec
+from vbmstat.maps.paths import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
@@ -95,7 +96,7 @@ def region_volumes(
     tissue, maps = _tissue(spec.formula, regions.level), regions.maps
     recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
     spec = replace(recorded, selection=ALL)
-    source = table if maps is None else _maps_of(table, maps)
+    source = with_unsmoothed_maps(table) if maps is None else _maps_of(table, maps)
     atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
     measured = measure_rois(source, atlas, [tissue], report=progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, regions.level, spec.missing)

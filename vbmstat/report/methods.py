@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,23 @@ def lesion_methods(wmh_as: Sequence[str], n_masks: int) -> Methods:
             "registration [@brett2001]."
         )
     return _with_citations([" ".join(sentences)]) if sentences else Methods((), ())
+
+
+def time_point_methods(n_people: int, n_scans: int, models: Collection[str]) -> Methods:
+    """How so many scans of people with several sessions were processed together; nothing if there are none."""
+    if not n_people:
+        return Methods((), ())
+    kinds = {
+        "plasticity": "maps of plasticity are modulated by the warp of the average alone",
+        "ageing": "maps of ageing also by deformations between each session and the participant's mean shape",
+    }
+    text = (
+        f"{n_scans} scans of {_count(n_people, 'participant', 'participants')} with several sessions were processed "
+        "together, all sessions alike [@reuter2012; @ashburner2013]: they were aligned to their mean by rigid motion, "
+        "corrected for differential intensity inhomogeneity, segmented with the tissues of their average as priors, "
+        f"and normalised by its warp; {' and '.join(kinds[model] for model in kinds if model in models)}."
+    )
+    return _with_citations([text])
 
 
 def glm_methods(record: Mapping[str, Any]) -> Methods:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods
-from vbmstat.tables.cohort import Cohort, read_cohort
+from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods, time_point_methods
+from vbmstat.tables.cohort import TIME_POINTS, Cohort, read_cohort
 from vbmstat.tables.schema import group_names
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
@@ -106,7 +106,10 @@ class Preprocessing:
         )
         ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
         n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())
-        return made + lesion_methods(ways, n_masks)
+        together = self.cohort.table[self.table.get(TIME_POINTS, pd.Series(1, index=self.table.index)).to_numpy() > 1]
+        models = {kind.model for name in self.table if (kind := naming.parse_kind(str(name)))}
+        people = together.index.get_level_values("participant_id").nunique()
+        return made + time_point_methods(people, len(together), models) + lesion_methods(ways, n_masks)
 
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""

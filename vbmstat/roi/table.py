@@ -17,6 +17,7 @@ import pandas as pd
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
+from vbmstat.maps.paths import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
@@ -112,7 +113,8 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     Parameters
     ----------
     cohort : Cohort, DataFrame or path
-        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space. Native
+        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space; of time
+        points `mwmwp1r` …, else `mwp1r` …. Native
         space needs the scan's tissue maps (p1, p2, p3, p7) and inverse field (``iy_``) beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
@@ -143,7 +145,7 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     AssetError, ScanError
         If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
-    cohort = as_cohort(cohort)
+    cohort = with_unsmoothed_maps(as_cohort(cohort))
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     if isinstance(tissues, str):
         tissues = [tissues]
@@ -212,7 +214,9 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     maps_of = {
-        column: map_names.by_known_ids(map_names.find_maps(folder, naming.MAP_NUMBER[tissue], smoothed=False), known)
+        column: map_names.by_known_ids(
+            map_names.find_maps(folder, naming.MAP_NUMBER[tissue], smoothed=False, model="ageing"), known
+        )
         for tissue, column in TISSUE_COLUMNS.items()
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})

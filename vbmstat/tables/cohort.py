@@ -37,6 +37,7 @@ _ID_ALIASES = (  # in the form of id_name: Subject ID, subject_id and SubjectID 
 )  # fmt: skip
 _SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
 ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # name -> column that stands in where the name is no column
+TIME_POINTS = "time_points"  # sessions of the scan's person that were preprocessed together; 1 for a single scan
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
     *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
@@ -87,7 +88,8 @@ class Cohort:
         values = self.table[column]
         without = [scan for scan, value in zip(self.scan_ids, values, strict=True) if pd.isna(value)]
         if without:
-            msg = f"no {column} path for {', '.join(without)}; run preprocess for them or leave their rows out"
+            how = ' (--where "time_points > 1")' if TIME_POINTS in self.table else ""
+            msg = f"no {column} path for {', '.join(without)}; run preprocess for them or leave their rows out{how}"
             raise TableError(msg)
         return [self.folder / str(value) for value in values]
 
