@@ -25,6 +25,7 @@ from vbmstat.maps.store import Maps
 
 _TIES = 1e-10  # of t and F: equal up to rounding is equal
 _NO_VARIANCE = 1e-24  # of unit residuals: rounding
+_SINGULAR = 1e-12  # of the sum of the variances: a row that those before it determine
 
 
 class FlippedScores(PermutedScores):
@@ -66,12 +67,14 @@ class FlippedScores(PermutedScores):
             of_column.index_add_(0, self.subject, column[:, None] * unit)
         q, c = self._flipped(rows, sums[:r]), sums[r:]  # (r, b, v), (m, S, v)
         squares = torch.einsum("ksv,lsv->klv", c, c)[:, :, None]  # Σ W_i ε_i (W_i ε_i)'
-        crossed = torch.stack([
-            torch.stack([(self._flipped(rows, c[k] * self.fitted[j].T[:, :, None]) * q).sum(dim=0) for j in range(m)])
-            for k in range(m)
-        ])  # fmt: skip
-        outer = squares - crossed - crossed.transpose(0, 1) + torch.einsum("klrt,rbv,tbv->klbv", self.grams, q, q)
+        half = torch.stack([torch.stack([self._half(rows, c[k], q, k, other) for other in range(m)]) for k in range(m)])
+        outer = squares - half - half.transpose(0, 1)
         return self._tested(torch.einsum("kr,rbv->kbv", self.rows_of_test, q), outer)
+
+    def _half(self, rows: torch.Tensor, c: torch.Tensor, q: torch.Tensor, k: int, other: int) -> torch.Tensor:
+        """What the fit takes away from Σ W_i ε_i (W_i ε_i)' of two rows of the contrast, one half of it (b, v)."""
+        crossed = self._flipped(rows, c * self.fitted[other].T[:, :, None])
+        return (q * (crossed - torch.einsum("rt,tbv->rbv", self.grams[k, other], q) / 2)).sum(dim=0)
 
     def _flipped(self, signs: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Σ_i s_i of values (r, S, v), (r, b, v)."""
@@ -81,17 +84,21 @@ class FlippedScores(PermutedScores):
 
     def _tested(self, estimate: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores, and t or F (b, v), of estimates (m, b, v) and Σ u_i u_i' (m, m, b, v)."""
-        m = len(estimate)
-        variance = torch.einsum("kkbv->bv", outer)
-        usable = variance > _NO_VARIANCE
-        if m == 1:
-            signed = torch.where(usable, estimate[0] * variance.clamp(min=_NO_VARIANCE).rsqrt(), 0.0)
-            signed = signed if self.scale.kind == "t" else signed**2
-        else:
-            matrices = torch.where(usable, outer, torch.eye(m).to(outer)[:, :, None, None]).permute(2, 3, 0, 1)
-            solved = torch.linalg.pinv(matrices, hermitian=True) @ estimate.permute(1, 2, 0)[..., None]
-            wald = (estimate.permute(1, 2, 0) * solved[..., 0]).sum(dim=-1)
-            signed = torch.where(usable, self.to_f * wald, 0.0)
+        m, variance = len(estimate), torch.einsum("kkbv->bv", outer)
+        if m == 1 and self.scale.kind == "t":
+            signed = estimate[0] * variance.clamp(min=_NO_VARIANCE).rsqrt()
+        else:  # Wald's Q, a row after the other given those before it
+            signed = torch.zeros_like(variance)
+            for k in range(m):
+                pivot = outer[k, k].clone()
+                usable = pivot > _SINGULAR * variance
+                per_pivot = torch.where(usable, pivot, 1.0).reciprocal() * usable
+                signed += estimate[k] ** 2 * per_pivot
+                factors = outer[k + 1 :, k] * per_pivot
+                estimate[k + 1 :] -= factors * estimate[k]
+                outer[k + 1 :, k + 1 :] -= factors[:, None] * outer[k, k + 1 :]
+            signed *= self.to_f
+        signed = torch.where(variance > _NO_VARIANCE, signed, 0.0)
         return signed.abs() if self.scale.kind == "t" and not self.scale.is_signed else signed, signed
 
     def _statistic(self, score: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
