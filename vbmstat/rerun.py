@@ -28,6 +28,7 @@ from vbmstat.glm.spec import Compute
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.preproc.templates import RECORD
 from vbmstat.regions.models import RegionSpec, fit_roi_glm
 from vbmstat.report.recorded import find_model
 from vbmstat.report.results import write_results
@@ -145,6 +146,9 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         file = find_file(mask["path"], mask["sha256"], places)
         pattern = str(spec.lesion_mask) if file.name == Path(mask["path"]).name else file.name
         spec = replace(spec, lesion_mask=str(file.with_name(pattern)))
+    if spec.template is not None:
+        known = record["parameters"]["template"]
+        spec = replace(spec, template=str(find_file(f"{known['name']}/{RECORD}", known["sha256"], places).parent))
     with _under_name(path, Path(entry["path"]).name) as named:
         scan = naming.Scan(named, stem, *naming.split_ids(stem))
         threads = record.get("threads")  # sums over several threads round differently

@@ -27,6 +27,7 @@ from vbmstat.files.warps import BOX, LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
+from vbmstat.maps.sources import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
@@ -54,6 +55,8 @@ class CompletedScan:
         Whether ``vbmstat tracts`` added tracts.
     outputs : tuple of str
         Names of its other outputs; see :mod:`vbmstat.files.outputs`.
+    template : str, optional
+        Name and hash of its group template.
     """
 
     row: dict[str, Any]
@@ -63,6 +66,7 @@ class CompletedScan:
     has_wmh: bool = False
     has_tracts: bool = False
     outputs: tuple[str, ...] = BEFORE_SETS
+    template: str | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -71,8 +75,9 @@ class CompletedScan:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Cohort columns with engine and version."""
-        return {**self.row, "engine": self.engine, "vbmstat_version": self.version}
+        """Cohort columns with engine, version and, if it has one, group template."""
+        of_template = {} if self.template is None else {GROUP_TEMPLATE: self.template}
+        return {**self.row, "engine": self.engine, "vbmstat_version": self.version, **of_template}
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -271,7 +276,9 @@ def _completed(record: Mapping[str, Any]) -> CompletedScan:
     version = versions.get("vbmstat") if isinstance(versions, dict) else None
     wmh, tracts = _has_wmh(record), bool(record.get("tracts"))
     outputs = outputs_of(record)
-    return CompletedScan(record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs)
+    return CompletedScan(
+        record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs, group_template_of(record)
+    )
 
 
 def _has_wmh(record: Mapping[str, Any]) -> bool:

@@ -9,7 +9,8 @@ of the steps are described here, too.
 4. tissue priors: from a draft segmentation and warp at 2 mm, or from networks
 5. bias field and tissues at full resolution; white-matter hypointensities, if asked for
 6. quality of the image (:func:`segment_scan` ends here: volumes need no more)
-7. warp to the template, coarse to fine, from the tissues
+7. warp to the template, coarse to fine, from the tissues; over a group template to the standard one
+   (:mod:`vbmstat.preproc.templates`)
 8. normalisation, modulation, smoothing, quality of the registration
 
 A lesion that the user brings is left out of the fits of steps 4, 5 and 7 (:mod:`vbmstat.preproc.lesions`).
@@ -40,6 +41,7 @@ from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, brain, linear, quality, working
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.preproc.steps.warp import Warp
+from vbmstat.preproc.templates import find_template
 from vbmstat.progress import OnStep, ignore
 
 _PYRAMID_MM = 2.0  # voxel size of the template brain in the linear registration
@@ -235,21 +237,21 @@ def preprocess_scan(
     segmented = segment_scan(t1w, engine, device, on_step, spec.lesion_plan(lesion_mask))
     clock, lesions = _Clock(on_step, segmented.seconds), segmented.lesions
     with torch.inference_mode():
-        template = Volume(assets.template().data.to(device), assets.template().grid)
+        template, standard = engine.find_template(device), find_template(None, device).tissues
         with clock.step("warp"):
             tissues = Volume(lesions.for_warp(segmented.fractions.data), segmented.fractions.grid)
-            aligned = working.align_to_template(tissues, template, segmented.linear, lesions.weights)
-            warp = engine.register(aligned, template, segmented.velocity)
+            aligned = working.align_to_template(tissues, template.tissues, segmented.linear, lesions.weights)
+            warp = template.in_standard(engine.register(aligned, template.tissues, segmented.velocity))
         with clock.step("normalise"):
             maps = segmented.fractions if segmented.wmh is None else _joined(segmented.fractions, segmented.wmh)
-            points, grid = deform.deformation(warp.forward, segmented.linear), spec.grid_of_maps(template.grid)
+            points, grid = deform.deformation(warp.forward, segmented.linear), spec.grid_of_maps(standard.grid)
             warped, modulated = normalise(maps, points, grid)
             smoothed = smooth_maps(modulated, spec.fwhm_mm)
             gm_wm = Volume(warped.data[:2], grid)
-            if not grid.matches(template.grid):
+            if not grid.matches(standard.grid):
                 gm_wm = deform.pull(Volume(maps.data[:2], maps.grid), points)
             determinant = warp.forward.jacobian_determinant
-            measures = quality.measure_quality(segmented.image, gm_wm, template, determinant, segmented.linear)
+            measures = quality.measure_quality(segmented.image, gm_wm, standard, determinant, segmented.linear)
     return Preprocessed(segmented, warp, warped, modulated, smoothed, measures, clock.seconds)
 
 
@@ -303,7 +305,7 @@ def segment_scan(
     clock = _Clock(on_step)
     with torch.inference_mode():
         t1w = Volume(_checked(t1w).to(device), t1w.grid)
-        template = Volume(assets.template().data.to(device), assets.template().grid)
+        template = engine.find_template(device).tissues
         with clock.step("brain"):
             was_stripped = brain.is_stripped(t1w)
             mask = (brain.stripped_mask(t1w) if was_stripped else brain.extract_brain(t1w, device)).to(device)

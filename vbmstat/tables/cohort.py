@@ -39,7 +39,8 @@ _SESSION_ALIASES = ("sessionid", "session", "ses", "sesid", "visit", "visitid")
 ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # name -> column that stands in where the name is no column
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
-    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
+    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "group_template", "qc_image_grade", "qc_duplicate_of",
+    "qc_warnings", *MAP_COLUMNS,
 )  # fmt: skip
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
