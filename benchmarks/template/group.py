@@ -65,17 +65,16 @@ def write_people(study: Path, folder: Path) -> None:
         gm, wm = (io.read_volume(str(path).replace("label-GM", f"label-{tissue}")) for tissue in ("GM", "WM"))
         tissues = Volume(torch.cat([gm.data, wm.data]), gm.grid)
         matrix = linear.refine_with_tissues(tissues, assets.template(), np.eye(4))
-        stem = f"{path.name.split('_')[0]}_T1w"
+        person = path.name.split("_", maxsplit=1)[0]
+        stem = f"{person}_T1w"
         for number, image in ((1, gm), (2, wm)):
             counts = Volume(torch.round(image.data.clamp(0, 1) * 255), image.grid)
             io.write_volume(folder / "mri" / f"p{number}{stem}.nii.gz", counts, dtype="uint8", step=1 / 255)
         gm_ml, wm_ml = tissues.sums_ml
         row = {"gm_ml": gm_ml, "wm_ml": wm_ml}
         record = {"scan": stem, "engine": "truth", "versions": {"vbmstat": __version__}, "row": row}
-        storage.write_json(
-            folder / "report" / f"vbmstat_{stem}.json", {**record, "affine": {LINEAR: matrix.tolist()}}
-        )
-        rows.append({"participant_id": stem.split("_")[0], "session_id": "", "scan": stem, "engine": "truth", **row})
+        storage.write_json(folder / "report" / f"vbmstat_{stem}.json", {**record, "affine": {LINEAR: matrix.tolist()}})
+        rows.append({"participant_id": person, "session_id": "", "scan": stem, "engine": "truth", **row})
     write_cohort(folder / "cohort.tsv", Cohort(index_by_id(pd.DataFrame(rows), "people"), folder))
 
 

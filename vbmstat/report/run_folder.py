@@ -11,13 +11,14 @@ import pandas as pd
 
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods
+from vbmstat.maps.sources import GROUP_TEMPLATE
+from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods, template_methods
 from vbmstat.tables.cohort import Cohort, read_cohort
 from vbmstat.tables.schema import group_names
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 LESIONS_ML = ("wmh_ml", "lesion_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", GROUP_TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Preprocessing:
         )
         ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
         n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())
-        return made + lesion_methods(ways, n_masks)
+        templates = self.table.get(GROUP_TEMPLATE, pd.Series(dtype=object)).dropna().unique().tolist()
+        return made + template_methods(templates) + lesion_methods(ways, n_masks)
 
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""
