@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.batch.light import write_scans
 from tests.preproc.group import COARSE_MM, be_coarse, coarse_template, tissues_of, write_people
 from vbmstat import rerun
-from vbmstat.batch import group_template
+from vbmstat.batch import group_template, template_levels
 from vbmstat.batch.run import preprocess
 from vbmstat.batch.warp_images import find_warps
 from vbmstat.cli import app
@@ -40,7 +40,6 @@ HOW = {"device": "cpu", "outputs": "all", "fwhm_mm": 0, "voxel_size_mm": COARSE_
 
 @pytest.fixture(scope="module", autouse=True)
 def coarse():
-    group_template._template_of.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         be_coarse(patch)
         patch.setattr(group_template, "template_figure", lambda *_: None)
@@ -49,7 +48,6 @@ def coarse():
         patch.setattr(pipeline, "segment_scan", segment)
         patch.setattr(spec, "VOXEL_SIZES_MM", (1.5, COARSE_MM))
         yield
-    group_template._template_of.cache_clear()
 
 
 def segment(t1w, engine, *_) -> Segmented:
@@ -96,7 +94,7 @@ def test_people_left_out_are_named_and_the_exit_code_says_so(tmp_path):
     people = write_people(tmp_path / "people", 11)
     (people / "mri" / "p1sub-05_T1w.nii.gz").write_bytes(b"none")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_template.steps, "registered", lambda *_: torch.zeros(3, *warp.PADDED_SHAPE))
+        patch.setattr(template_levels.steps, "registered", lambda *_: torch.zeros(3, *warp.PADDED_SHAPE))
         result = CliRunner().invoke(app, ["template", str(people), "--out", str(tmp_path / "group")])
     assert result.exit_code == 1
     assert "sub-05_T1w: left out, level 0: its tissues cannot be used" in result.output

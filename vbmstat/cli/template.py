@@ -12,7 +12,7 @@ import typer
 from vbmstat.cli.scans import Exclude, Exclusions, Tables, Where, selection
 
 if TYPE_CHECKING:
-    from vbmstat.batch.group_template import Mapping
+    from vbmstat.batch.template_levels import OrderedMap
 
 
 def command(
@@ -52,7 +52,7 @@ def command(
 
 
 @contextmanager
-def _mapping(jobs: int, scheduler: str | None, out: Path) -> Iterator[Mapping]:
+def _mapping(jobs: int, scheduler: str | None, out: Path) -> Iterator[OrderedMap]:
     """An ordered map over people: of a cluster, of processes here, or of this process."""
     from vbmstat.batch.workers import local_workers, stop  # noqa: PLC0415 - heavy imports
     from vbmstat.device import n_cores  # noqa: PLC0415

@@ -27,7 +27,8 @@ def template_figure(levels: Sequence[Volume], n_people: int) -> Figure:
     box = content_box(images[0])
     views = (("axial", 2, 3), ("coronal", 1, 2), ("sagittal", 0, 2))
     row = [panel for view, axis, n in views for panel in row_of(view, spread_over(box[axis], n))]
-    mosaic = Mosaic(f"Template of {n_people} people: levels 0 to {len(levels) - 1}", box, [row] * len(levels))
+    title = f"Template of {n_people} people: levels 0 (top) to {len(levels) - 1}"
+    mosaic = Mosaic(title, box, [row] * len(levels), ink="white")
     for number, image in enumerate(images):
         start = number * len(row)
         for axes, cut, extent in islice(mosaic.cuts(image), start, start + len(row)):

@@ -7,7 +7,7 @@ template, so that maps are sampled once and atlases hold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,12 @@ class Template:
         """A warp from this template's points as one from the standard template's; a composed one has no velocity."""
         if self.to_standard is None:
             return warp
-        back = deform.inverse_of(self.to_standard)
-        return Warp(deform.composed(self.to_standard, warp.forward), deform.composed(warp.inverse, back))
+        return Warp(deform.composed(self.to_standard, warp.forward), deform.composed(warp.inverse, self._from_standard))
+
+    @cached_property
+    def _from_standard(self) -> Displacement:
+        """Point of this template -> standard point, mm."""
+        return deform.inverse_of(self.to_standard)  # type: ignore[arg-type]
 
 
 def find_template(folder: str | None, device: torch.device | str) -> Template:
@@ -57,12 +61,13 @@ def find_template(folder: str | None, device: torch.device | str) -> Template:
     if folder is None:
         standard = assets.template()
         return Template(Volume(standard.data.to(device), standard.grid))
-    return _read(folder, torch.device(device))
+    return _read(folder, template_parameters(folder)["template"]["sha256"], torch.device(device))
 
 
 @cache
-def _read(folder: str, device: torch.device) -> Template:
-    template_parameters(folder)
+def _read(folder: str, sha256: str, device: torch.device) -> Template:
+    """The group template of that hash; cached for all scans of a run."""
+    del sha256
     try:
         tissues, to_standard = (io.read_channels(Path(folder) / name) for name in (TISSUES, TO_STANDARD))
         return Template(
