@@ -30,7 +30,7 @@ _standard = assets.template  # before a test replaces it
 def coarse_template() -> Volume:
     """GM and WM of the standard template on voxels of 8 mm, symmetric grid."""
     fine = _standard()
-    grid = Grid((22, 26, 21), np.array([[8.0, 0, 0, -84], [0, 8, 0, -117], [0, 0, 8, -70], [0, 0, 0, 1]]))
+    grid = Grid((21, 26, 21), np.array([[8.0, 0, 0, -80], [0, 8, 0, -117], [0, 0, 8, -70], [0, 0, 0, 1]]))
     low = smooth(fine.data, np.full(3, np.sqrt((COARSE_MM / 1.5) ** 2 - 1)), 3.0)
     return Volume(resample(low, fine.grid, grid), grid)
 

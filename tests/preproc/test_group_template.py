@@ -79,7 +79,8 @@ def test_symmetry_means_that_each_person_also_counts_mirrored(group):
 def test_a_symmetric_velocity_gives_a_symmetric_displacement():
     n = coarse_template().grid.shape[0]
     even = steps.symmetric(flow(5), n)
-    field = warp.displacement(even, coarse_template().grid).data
+    inner = (slice(None), slice(3, -3))  # from the border inwards: room on both sides differs by a voxel
+    field = warp.displacement(even, coarse_template().grid).data[inner]
     torch.testing.assert_close(field[0], -field[0].flip(0), atol=1e-3, rtol=0)
     torch.testing.assert_close(field[1:], field[1:].flip(1), atol=1e-3, rtol=0)
 
