@@ -11,7 +11,8 @@ from tests.preproc.group import be_coarse, coarse_template, flow
 from vbmstat import assets
 from vbmstat.errors import AssetError
 from vbmstat.image import deform, io
-from vbmstat.image.volume import Volume
+from vbmstat.image.grid import apply_affine, voxel_indices
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.warp import Warp
 from vbmstat.preproc.templates import RECORD, TISSUES, TO_STANDARD, Template, find_template, template_parameters
@@ -57,6 +58,18 @@ def test_a_warp_over_a_group_template_is_the_way_from_the_standard_to_the_scan_a
     assert float((whole.forward.data - there.forward.data)[middle].abs().mean()) > 0.3
     still = Template(template.tissues, warp.displacement(torch.zeros_like(velocity), grid)).in_standard(there)
     torch.testing.assert_close(still.forward.data, there.forward.data)
+
+
+def test_the_way_goes_to_the_group_first_and_then_to_the_scan():
+    """A shift to the group and a scaling to the scan: 1.1 · (x + shift), and back."""
+    grid = coarse_template().grid
+    mm = apply_affine(grid.affine, voxel_indices(grid.shape))
+    shift = torch.tensor([8.0, -4.0, 2.0]).reshape(3, 1, 1, 1).expand_as(mm)
+    there = Warp(Displacement(0.1 * mm, grid), Displacement(mm / 1.1 - mm, grid))
+    whole = Template(coarse_template(), Displacement(shift, grid)).in_standard(there)
+    inner = (slice(None), *(slice(3, -3),) * 3)
+    torch.testing.assert_close((mm + whole.forward.data)[inner], (1.1 * (mm + shift))[inner], atol=1e-3, rtol=0)
+    torch.testing.assert_close((mm + whole.inverse.data)[inner], (mm / 1.1 - shift)[inner], atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
