@@ -209,6 +209,11 @@ def test_what_is_refused_in_one_line(tmp_path):
     over = write_people(tmp_path / "over", 10, group_template="kids 0123456789ab")
     with pytest.raises(VbmstatError, match="some scans were registered to a group template"):
         build_template(over, tmp_path / "out")
+    mixed = write_people(tmp_path / "mixed", 10)
+    table = (mixed / "cohort.tsv").read_text()
+    (mixed / "cohort.tsv").write_text(table.replace("classic", "deep", 1))
+    with pytest.raises(VbmstatError, match=r"scans of several engines \(classic, deep\); choose those of one"):
+        build_template(mixed, tmp_path / "out")
     lost = write_people(tmp_path / "lost", 10)
     (lost / "mri" / "p1sub-02_T1w.nii.gz").unlink()
     with pytest.raises(ScanError, match=r"p1sub-02_T1w.nii.gz: no such file; write the tissue maps"):

@@ -131,13 +131,16 @@ def find_people(cohort: Path, selection: Selection) -> dict[str, FinishedScan]:
     """
     path = cohort / "cohort.tsv" if cohort.is_dir() else cohort
     table = read_cohort(path)
-    table = select(table, selection.resolved(table)) if path.is_file() else table
-    rows = table.table
+    rows = select(table, selection.resolved(table)).table
     if not {"scan", "engine"} <= set(rows):
         msg = f"{path}: expected the table of vbmstat preprocess, with the columns scan and engine"
         raise VbmstatError(msg)
     if GROUP_TEMPLATE in rows and rows[GROUP_TEMPLATE].notna().any():
         msg = f"{path}: some scans were registered to a group template; give scans preprocessed without --template"
+        raise VbmstatError(msg)
+    engines = sorted(set(rows["engine"].astype(str)))
+    if len(engines) > 1:
+        msg = f"{path}: scans of several engines ({', '.join(engines)}); choose those of one (--where)"
         raise VbmstatError(msg)
     first = rows.sort_index().groupby(level=0, sort=True)["scan"].first()
     found = {}
