@@ -30,6 +30,7 @@ from vbmstat.glm.spec import Compute
 from vbmstat.image import io
 from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.preproc.spec import PreprocSpec
+from vbmstat.preproc.templates import RECORD
 from vbmstat.regions.models import fit_roi_glm
 from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.recorded import find_model
@@ -152,6 +153,9 @@ def rerun_scan(record: Mapping[str, Any], sidecar: Path, inputs: Sequence[Path],
         file = find_file(mask["path"], mask["sha256"], places)
         pattern = str(spec.lesion_mask) if file.name == Path(mask["path"]).name else file.name
         spec = replace(spec, lesion_mask=str(file.with_name(pattern)))
+    if spec.template is not None:
+        known = record["parameters"]["template"]
+        spec = replace(spec, template=str(find_file(f"{known['name']}/{RECORD}", known["sha256"], places).parent))
     with ExitStack() as links:
         scans = []
         for one in together:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import AssetError, VbmstatError
 from vbmstat.files.outputs import BEFORE_SETS, OUTPUTS
 from vbmstat.image.grid import Grid
 from vbmstat.preproc.engines.cat import Cat
@@ -107,15 +107,18 @@ def test_outputs_and_voxels_are_recorded_and_older_records_have_what_was_written
     record = json.loads(json.dumps(spec.record()))
     assert (record["outputs"], record["voxel_size_mm"]) == (["wj"], 1.0)
     assert PreprocSpec.from_record(record) == spec
-    old = {name: entry for name, entry in record.items() if name not in ("outputs", "voxel_size_mm")}
+    old = {name: entry for name, entry in record.items() if name not in ("outputs", "voxel_size_mm", "template")}
     assert PreprocSpec.from_record(old).outputs == BEFORE_SETS
     assert PreprocSpec(outputs="all").record()["outputs"] == list(OUTPUTS)
 
 
 def test_engines_without_a_velocity_write_the_deformation():
-    for options in ({"engine": "cat"}, {"engine": "deep", "weights": "deepmriprep"}):
+    over = {"template": "children"}
+    ways = ({"engine": "cat"}, {"engine": "deep", "weights": "deepmriprep"}, over, {"engine": "deep", **over})
+    for options in ways:
         assert {"y", "velocity"} & set(PreprocSpec(**options).outputs) == {"y"}
-        with pytest.raises(VbmstatError, match=r"^engine (cat|deep:deepmriprep) has no velocity"):
+        names = r"cat|deep:deepmriprep|(classic|deep:vbmstat) with a group template"
+        with pytest.raises(VbmstatError, match=rf"^engine ({names}) has no velocity"):
             PreprocSpec(**options, outputs="velocity")
     assert "velocity" in PreprocSpec(engine="deep").outputs
 
@@ -126,6 +129,20 @@ def test_maps_of_other_voxels_are_on_cat12_s_grids(size_mm, shape):
     grid = PreprocSpec(voxel_size_mm=size_mm).grid_of_maps(template)
     assert grid.shape == shape
     np.testing.assert_allclose(grid.corners_mm, template.corners_mm)
+
+
+def test_a_group_template_is_recorded_by_its_name_and_older_records_have_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = PreprocSpec(template="children")
+    assert spec.template == str(tmp_path / "children")  # also for workers elsewhere
+    assert spec.find_engine().template == spec.template
+    record = json.loads(json.dumps(spec.record()))
+    assert record["template"] == "children"
+    assert PreprocSpec.from_record(record) == spec
+    old = {name: entry for name, entry in PreprocSpec().record().items() if name != "template"}
+    assert PreprocSpec.from_record(old) == PreprocSpec()
+    with pytest.raises(AssetError, match=r"template\.json: expected the record of a group template"):
+        spec.parameters()
 
 
 def test_the_plan_of_lesions_has_the_scan_s_mask():

@@ -6,7 +6,7 @@ import pytest
 
 from vbmstat.preproc.spec import ENGINES
 from vbmstat.report.citations import references
-from vbmstat.report.methods import glm_methods, preprocessing_methods
+from vbmstat.report.methods import glm_methods, preprocessing_methods, template_methods
 
 
 def text(record: dict, **options) -> str:
@@ -200,3 +200,10 @@ def test_contrasts_that_were_not_permuted_are_told(record) -> None:
     assert "5,000 permutations" in said
     assert "This was done for group only." in said
     assert "This was done for" not in text(record, inference={**inference, "contrasts": [entry]})
+
+
+def test_group_templates_in_words() -> None:
+    said = template_methods(["children 0123456789ab"])
+    assert "registered to a group template (children 0123456789ab)" in said.paragraphs[0]
+    assert {"ashburner2007", "ashburner2011"} <= set(said.keys)
+    assert template_methods([]).paragraphs == ()

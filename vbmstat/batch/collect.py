@@ -17,6 +17,7 @@ from vbmstat.figures import scans
 from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
+from vbmstat.maps.sources import GROUP_TEMPLATE
 from vbmstat.metrics import homogeneity
 from vbmstat.tables import cohort, dictionary
 from vbmstat.tables.schema import group_names
@@ -199,7 +200,7 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
     old = old.set_index("scan")
     made = {*table.columns[table.columns.get_loc("scan") :], *cohort.ID_COLUMNS}
     made |= {name for name in old.columns if name.startswith("qc_") or naming.is_map_column(name)}
-    made |= set(group_names("lesions"))
+    made |= {*group_names("lesions"), GROUP_TEMPLATE}
     columns = [name for name in old.columns if name not in made]
     kept = table["scan"].where(table["scan"].isin(stems & set(old.index)))
     covariates = old[columns].reindex(kept).set_axis(table.index)

@@ -28,6 +28,7 @@ from vbmstat.files.warps import BOX, LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
+from vbmstat.maps.sources import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.pipeline import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
@@ -57,6 +58,8 @@ class CompletedScan:
         Names of its other outputs; see :mod:`vbmstat.files.outputs`.
     longitudinal : mapping, optional
         If it is one of a person's time points: their models, scans and years, as in the sidecar.
+    template : str, optional
+        Name and hash of its group template.
     """
 
     row: dict[str, Any]
@@ -67,6 +70,7 @@ class CompletedScan:
     has_tracts: bool = False
     outputs: tuple[str, ...] = BEFORE_SETS
     longitudinal: Mapping[str, Any] | None = None
+    template: str | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -76,8 +80,9 @@ class CompletedScan:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Cohort columns with engine and version."""
-        return {**self.row, "engine": self.engine, "vbmstat_version": self.version}
+        """Cohort columns with engine, version and, if it has one, group template."""
+        of_template = {} if self.template is None else {GROUP_TEMPLATE: self.template}
+        return {**self.row, "engine": self.engine, "vbmstat_version": self.version, **of_template}
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -258,7 +263,7 @@ def _completed(record: Mapping[str, Any]) -> CompletedScan:
     wmh, tracts = _has_wmh(record), bool(record.get("tracts"))
     return CompletedScan(
         record["row"], widths_of(record), record.get("engine"), version, wmh, tracts, outputs_of(record),
-        record.get("longitudinal"),
+        record.get("longitudinal"), group_template_of(record),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from vbmstat.cli import (
     roi,
     show,
     simulate,
+    template,
     threshold,
     tracts,
     train,
@@ -68,6 +69,7 @@ app.command("rerun")(rerun.command)
 app.command("roi")(roi.command)
 app.command("show")(show.command)
 app.command("simulate")(simulate.command)
+app.command("template")(template.command)
 app.command("threshold")(threshold.command)
 app.command("warp")(warp.command)
 app.command("wmh")(wmh.command)

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
          help="minimal, vbm, all, or names of outputs, as in vbmstat preprocess.")  # fmt: skip
     _add(how, "--voxel-size", type=float, default=1.5, metavar="MM",
          help="Voxel size of the maps in template space: 1, 1.5 or 2 mm.")  # fmt: skip
+    _add(how, "--template", metavar="DIR", help="Group template, as in vbmstat preprocess.")
     _add(how, "--device", default="auto", help="auto, cpu or cuda.")
     _add(how, "--stop-on-first-crash", action="store_true", help="End the run when a scan fails.")
     _add(how, "--dry-run", action="store_true", help="Print which scans would be run.")
@@ -143,7 +144,7 @@ def _participants(options: argparse.Namespace) -> int:
         return 0
     spec = PreprocSpec(
         engine=options.engine, device=options.device, fwhm_mm=tuple(options.fwhm or DEFAULT_FWHM_MM), names="bids",
-        outputs=(options.outputs,), voxel_size_mm=options.voxel_size,
+        outputs=(options.outputs,), voxel_size_mm=options.voxel_size, template=options.template,
     )  # fmt: skip
     execution = Execution(
         jobs=_jobs(options), memory_gb=options.memory_gb, force=options.force,

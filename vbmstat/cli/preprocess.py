@@ -59,6 +59,10 @@ def command(
     voxel_size: Annotated[
         float, typer.Option(help="Voxel size of the maps in template space: 1, 1.5 or 2 mm.", metavar="MM")
     ] = 1.5,
+    template: Annotated[
+        Path | None,
+        typer.Option(help="Folder of vbmstat template: register to it, on the way to the standard space of the maps."),
+    ] = None,
     wmh: Annotated[bool, typer.Option("--wmh/--no-wmh", help="Look for white-matter hypointensities.")] = False,
     wmh_as: Annotated[
         str, typer.Option(help="Count them as wm, as a class of their own (class), or only report them (none).")
@@ -124,6 +128,7 @@ def command(
         engine=engine, weights=weights, device=device, fwhm_mm=widths, names=names, wmh=wmh, wmh_as=wmh_as,
         wmh_weights=wmh_weights, lesion_mask=lesion_mask, lesion_in_maps=lesion_in_maps,
         outputs=(outputs,), voxel_size_mm=voxel_size, longitudinal=_model(longitudinal, model),
+        template=None if template is None else str(template),
     )  # fmt: skip
     execution = Execution(
         jobs=jobs, memory_gb=memory, shard=parse_shard(shard) if shard else None, force=force, locking=lock,

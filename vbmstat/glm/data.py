@@ -23,7 +23,7 @@ from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import Smoothing, refuse_mixed_kinds
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import WMH_AS, Source
+from vbmstat.maps.sources import GROUP_TEMPLATE, WMH_AS, Source, templates_in
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 
 _ORIGIN = ("engine", "vbmstat_version", WMH_AS, HARMONIZED)  # columns in which the maps of a model must agree
@@ -53,6 +53,7 @@ def origins(table: pd.DataFrame) -> dict[str, dict[str, int]]:
         if name == WMH_AS and column.notna().any():  # a scan without --wmh has its tissues as they were segmented
             column = column.fillna("none")
         found[name] = column.dropna().astype(str).value_counts().sort_index().to_dict()
+    found[GROUP_TEMPLATE] = templates_in(table).value_counts().sort_index().to_dict()
     return found
 
 

@@ -36,7 +36,7 @@ from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import map_column
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import Source, as_cohort, gather, map_folders, with_columns
+from vbmstat.maps.sources import Source, as_cohort, gather, map_folders, refuse_mixed_templates, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.progress import OnProgress
 from vbmstat.tables import dictionary
@@ -236,11 +236,12 @@ def harmonize_table(table: Path | str, cohort: Cohort | Path | str, spec: Harmon
 
 
 def _with_site(source: Source, site: str, missing: str) -> Source:
-    """The source with a complete site column; without the scans that lack a site if `missing` is ``"drop"``."""
+    """The source of one template with a complete site column; without scans that lack it if `missing` is ``"drop"``."""
     if site not in source.table:
         near = closest(site, source.table.columns) or "none"
         msg = f"no column {site!r} in the table (nearest {near}); --site names the column with the site"
         raise TableError(msg)
+    refuse_mixed_templates(source.table)
     return with_columns(source, {site: ""}, missing)
 
 

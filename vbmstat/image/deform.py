@@ -56,6 +56,13 @@ def inverse_of(displacement: Displacement) -> Displacement:
     return Displacement(moved, grid)
 
 
+def composed(first: Displacement, then: Displacement) -> Displacement:
+    """The displacement ``x -> first -> then``, mm, on the grid of the first; both in one frame."""
+    identity = voxel_indices(first.grid.shape, first.data.device)
+    at = apply_affine(np.linalg.inv(then.grid.affine), apply_affine(first.grid.affine, identity) + first.data)
+    return Displacement(first.data + sample(then.data, at, padding_mode="border"), first.grid)
+
+
 def deformation(field: Displacement, linear: np.ndarray) -> Volume:
     """SPM's ``y_``: the scan point (RAS+ mm) that each template voxel takes its value from."""
     mm = apply_affine(field.grid.affine, voxel_indices(field.grid.shape, field.data.device)) + field.data

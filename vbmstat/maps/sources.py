@@ -42,6 +42,7 @@ from vbmstat.tables.flow import Step, step_of
 from vbmstat.tables.selection import is_left_out
 
 NO_SIDECAR = "no sidecar"  # engine and version of a map without sidecar, if other maps have one
+GROUP_TEMPLATE = "group_template"  # name and hash of the template that a scan was registered to; standard if missing
 WMH_AS = "wmh_as"  # how its tissues count hypointensities; only for scans in which they were looked for
 
 
@@ -277,11 +278,33 @@ def _origin(path: Path) -> dict[str, str]:
         try:
             content = storage.read_json(sidecar)
             origin = {"engine": str(content["engine"]), "vbmstat_version": str(content["versions"]["vbmstat"])}
-            counted = content.get("row", {}).get(WMH_AS)
-            return origin if counted is None else {**origin, WMH_AS: str(counted)}
+            found = {WMH_AS: content.get("row", {}).get(WMH_AS), GROUP_TEMPLATE: group_template_of(content)}
+            return origin | {name: str(value) for name, value in found.items() if value is not None}
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}
+
+
+def group_template_of(record: Mapping[str, Any]) -> str | None:
+    """Name and hash of the group template in a scan's record; None if it was registered to the standard one."""
+    parameters = record.get("parameters")
+    template = parameters.get("template") if isinstance(parameters, dict) else None
+    return f"{template['name']} {template['sha256'][:12]}" if isinstance(template, dict) else None
+
+
+def templates_in(table: pd.DataFrame) -> pd.Series:
+    """The template of each scan of a table; ``standard`` where it names none."""
+    column = table[GROUP_TEMPLATE] if GROUP_TEMPLATE in table else pd.Series(dtype=object, index=table.index)
+    return column.astype(object).where(column.notna(), "standard").astype(str)
+
+
+def refuse_mixed_templates(table: pd.DataFrame) -> None:
+    """Refuse scans that were registered to different templates; raises TableError with counts."""
+    counts = templates_in(table).value_counts().sort_index()
+    if len(counts) > 1:
+        counted = ", ".join(f"{name}: {n} scans" for name, n in counts.items())
+        msg = f"the scans were registered to different templates ({counted}); preprocess all with one --template"
+        raise TableError(msg)
 
 
 def as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:

@@ -232,7 +232,7 @@ def _prepared(scan: Volume, engine: Classic, clock: Clock, spec: PreprocSpec, na
 def _average(prepared: Sequence[Prepared], alignment: Alignment, engine: Classic, clock: Clock) -> _Average:
     """Average of the aligned scans, segmented as a scan is."""
     grid = alignment.grid
-    template = template_on(prepared[0].t1w.data.device)
+    template = engine.find_template(prepared[0].t1w.data.device).tissues
     with clock.step("average"):
         images, mask = groupwise.bring([each.work for each in prepared], alignment)
         differential = groupwise.differential_bias(images, mask, grid)

@@ -9,7 +9,8 @@ of the steps are described here, too.
 4. tissue priors: from a draft segmentation and warp at 2 mm, or from networks
 5. bias field and tissues at full resolution; white-matter hypointensities, if asked for
 6. quality of the image (:func:`segment_scan` ends here: volumes need no more)
-7. warp to the template, coarse to fine, from the tissues
+7. warp to the template, coarse to fine, from the tissues; over a group template to the standard one
+   (:mod:`vbmstat.preproc.templates`)
 8. normalisation, modulation, smoothing, quality of the registration
 
 A lesion that the user brings is left out of the fits of steps 4, 5 and 7 (:mod:`vbmstat.preproc.lesions`).
@@ -241,11 +242,11 @@ def preprocess_scan(
 
 
 def register_tissues(segmented: Segmented, engine: Classic) -> Warp:
-    """The warp of a scan's tissues to the template, from its linear matrix and coarse velocity."""
-    template, lesions = template_on(segmented.fractions.data.device), segmented.lesions
+    """The warp of a scan's tissues to the standard template, from its linear matrix and coarse velocity."""
+    template, lesions = engine.find_template(segmented.fractions.data.device), segmented.lesions
     tissues = Volume(lesions.for_warp(segmented.fractions.data), segmented.fractions.grid)
-    aligned = working.align_to_template(tissues, template, segmented.linear, lesions.weights)
-    return engine.register(aligned, template, segmented.velocity)
+    aligned = working.align_to_template(tissues, template.tissues, segmented.linear, lesions.weights)
+    return template.in_standard(engine.register(aligned, template.tissues, segmented.velocity))
 
 
 def in_template_space(segmented: Segmented, warp: Warp, spec: PreprocSpec, clock: Clock) -> Preprocessed:
@@ -314,7 +315,8 @@ def segment_scan(
     with torch.inference_mode():
         prepared = prepare_scan(t1w, engine, torch.device(device), clock, lesion_plan)
         with clock.step("priors"):
-            start = engine.start(prepared.raw, prepared.work, template_on(torch.device(device)), prepared.linear)
+            template = engine.find_template(device).tissues
+            start = engine.start(prepared.raw, prepared.work, template, prepared.linear)
         return segment_prepared(prepared, start, engine, clock)
 
 
@@ -415,8 +417,8 @@ def maps_of(segmented: Segmented) -> Volume:
 
 
 def template_on(device: torch.device) -> Volume:
-    """GM and WM of the template, on a device."""
-    return Volume(assets.template().data.to(device), assets.template().grid)
+    """GM and WM of the standard template, on a device."""
+    return find_template(None, device).tissues
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
 from vbmstat.preproc.lesions import IN_MAPS, WMH_AS, LesionPlan, wmh_parameters
 from vbmstat.preproc.networks.weights import OWN
+from vbmstat.preproc.templates import template_parameters
 
 ENGINES: dict[str, type[Classic]] = {engine.name: engine for engine in (Classic, Cat, Deep)}
 DEFAULT_FWHM_MM = (6.0,)
@@ -34,6 +35,7 @@ _SINCE_LESIONS = {
     "lesion_in_maps": str,
 }
 _SINCE_OUTPUTS = {"outputs": list, "voxel_size_mm": (int, float)}
+_SINCE_TEMPLATES = {"template": (str, type(None))}
 _OF_TIME_POINTS = {"longitudinal": str}  # only in their records
 # Value of `longitudinal` -> the models whose maps are written; CAT12's default since 2024 is both
 LONGITUDINAL = {"plasticity": ("plasticity",), "ageing": ("ageing",), "both": ("plasticity", "ageing")}
@@ -74,6 +76,8 @@ class PreprocSpec:
     longitudinal : {"plasticity", "ageing", "both"}, optional
         Preprocess the sessions of a person together, and write maps of these models; True is both. None: each scan
         by itself.
+    template : str, optional
+        Folder of a group template that scans are registered to on their way to the standard one; kept as absolute path.
 
     Raises
     ------
@@ -101,9 +105,12 @@ class PreprocSpec:
     outputs: tuple[str, ...] = (VBM,)
     voxel_size_mm: float = 1.5
     longitudinal: str | None = None
+    template: str | None = None
 
     def __post_init__(self) -> None:
-        engine = find_engine(self.engine, self.weights)
+        if self.template is not None:
+            object.__setattr__(self, "template", str(Path(self.template).absolute()))
+        engine = self.find_engine()
         self._check_longitudinal()
         choices = {"names": naming.NAME_STYLES, "wmh_as": WMH_AS, "lesion_in_maps": IN_MAPS}
         for name, allowed in choices.items():
@@ -120,7 +127,8 @@ class PreprocSpec:
             raise VbmstatError(msg)
         object.__setattr__(self, "voxel_size_mm", float(self.voxel_size_mm))
         object.__setattr__(self, "fwhm_mm", _checked_widths(self.fwhm_mm))
-        without = "" if engine.has_velocity else engine.label
+        over = "" if self.template is None else " with a group template"
+        without = "" if engine.has_velocity else f"{engine.label}{over}"
         object.__setattr__(self, "outputs", parse_outputs(self.outputs, without))
 
     def _check_longitudinal(self) -> None:
@@ -142,20 +150,20 @@ class PreprocSpec:
         return LONGITUDINAL[self.longitudinal] if self.longitudinal else ()
 
     def find_engine(self) -> Classic:
-        """The engine with its weights."""
-        return find_engine(self.engine, self.weights)
+        """The engine with its weights and template."""
+        return replace(find_engine(self.engine, self.weights), template=self.template)
 
     def record(self) -> dict[str, Any]:
-        """The spec for a record: the folder of weights by its name, without the number of the GPU."""
-        paths = (self.weights, self.wmh_weights, self.lesion_mask)
-        weights, wmh_weights, mask = (path and Path(path).name for path in paths)
+        """The spec for a record: folders of weights and template by their names, without the number of the GPU."""
+        paths = (self.weights, self.wmh_weights, self.lesion_mask, self.template)
+        weights, wmh_weights, mask, template = (path and Path(path).name for path in paths)
         device = self.device if self.device == "auto" else torch.device(self.device).type
         content = asdict(self)
         if self.longitudinal is None:
             del content["longitudinal"]
         return {
             **content, "weights": weights, "device": device, "fwhm_mm": list(self.fwhm_mm),
-            "wmh_weights": wmh_weights, "lesion_mask": mask, "outputs": list(self.outputs),
+            "wmh_weights": wmh_weights, "lesion_mask": mask, "outputs": list(self.outputs), "template": template,
         }  # fmt: skip
 
     def grid_of_maps(self, template: Grid) -> Grid:
@@ -171,8 +179,10 @@ class PreprocSpec:
         return LesionPlan(self.wmh, self.wmh_as, mask, self.lesion_in_maps, self.wmh_weights)
 
     def parameters(self) -> dict[str, Any]:
-        """What the sidecar records beside the spec: hashes of the networks; raises AssetError if one is missing."""
-        return {**self.find_engine().parameters(), **(wmh_parameters(self.wmh_weights) if self.wmh else {})}
+        """What the sidecar records beside the spec: hashes of networks and template; raises AssetError without one."""
+        of_template = {} if self.template is None else template_parameters(self.template)
+        of_wmh = wmh_parameters(self.wmh_weights) if self.wmh else {}
+        return {**self.find_engine().parameters(), **of_wmh, **of_template}
 
     @classmethod
     def from_record(cls, content: Any) -> PreprocSpec:
@@ -185,9 +195,11 @@ class PreprocSpec:
         """
         text = (str, type(None))
         first = {"engine": str, "weights": text, "device": str, "fwhm_mm": list, "names": str}
-        second, types = {**first, **_SINCE_LESIONS}, {**first, **_SINCE_LESIONS, **_SINCE_OUTPUTS}
+        second = {**first, **_SINCE_LESIONS}
+        third = {**second, **_SINCE_OUTPUTS}
+        types = {**third, **_SINCE_TEMPLATES}
         every = {**types, **_OF_TIME_POINTS}
-        known = [each.keys() for each in (first, second, types, every)]
+        known = [each.keys() for each in (first, second, third, types, every)]
         sound = isinstance(content, dict) and content.keys() in known
         if not sound or not all(isinstance(value, every[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"

@@ -110,6 +110,18 @@ def _written_at(voxel_sizes_mm: Sequence[float]) -> str:
     return "" if sizes == "1.5" else f"; maps were written with voxels of {sizes} mm"
 
 
+def template_methods(templates: Sequence[str]) -> Methods:
+    """How scans went over group templates, given by name and hash; nothing if there are none."""
+    if not templates:
+        return Methods((), ())
+    text = (
+        f"Tissue maps were registered to a group template ({', '.join(templates)}), the volume-weighted mean of its "
+        "people's tissues at zero mean velocity [@ashburner2007; @ashburner2011]; its own affine and nonlinear warp to "
+        "the template named above was composed with each scan's, so that maps in that space were interpolated once."
+    )
+    return _with_citations([text])
+
+
 def lesion_methods(wmh_as: Sequence[str], n_masks: int) -> Methods:
     """What was done about lesions; nothing if no scan has any.
 

@@ -11,13 +11,20 @@ import pandas as pd
 
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.report.methods import Methods, lesion_methods, preprocessing_methods, time_point_methods
+from vbmstat.maps.sources import GROUP_TEMPLATE
+from vbmstat.report.methods import (
+    Methods,
+    lesion_methods,
+    preprocessing_methods,
+    template_methods,
+    time_point_methods,
+)
 from vbmstat.tables.cohort import TIME_POINTS, Cohort, read_cohort
 from vbmstat.tables.schema import group_names
 
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 LESIONS_ML = ("wmh_ml", "lesion_ml")
-_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version")
+_OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", GROUP_TEMPLATE)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,9 @@ class Preprocessing:
         together = self.cohort.table[self.table.get(TIME_POINTS, pd.Series(1, index=self.table.index)).to_numpy() > 1]
         models = {kind.model for name in self.table if (kind := naming.parse_kind(str(name)))}
         people = together.index.get_level_values("participant_id").nunique()
-        return made + time_point_methods(people, len(together), models) + lesion_methods(ways, n_masks)
+        templates = self.table.get(GROUP_TEMPLATE, pd.Series(dtype=object)).dropna().unique().tolist()
+        repeated = time_point_methods(people, len(together), models)
+        return made + template_methods(templates) + repeated + lesion_methods(ways, n_masks)
 
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""

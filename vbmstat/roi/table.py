@@ -18,7 +18,7 @@ from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.maps.paths import with_unsmoothed_maps
-from vbmstat.maps.sources import as_cohort
+from vbmstat.maps.sources import as_cohort, refuse_mixed_templates
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.images import measure_images
@@ -141,11 +141,12 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     Raises
     ------
     TableError
-        If the cohort has none of the map columns, or a tissue or the space is unknown.
+        If the cohort has none of the map columns or mixes templates, or a tissue or the space is unknown.
     AssetError, ScanError
         If the atlas cannot be used, or native space is asked for and no scan has an inverse field.
     """
     cohort = with_unsmoothed_maps(as_cohort(cohort))
+    refuse_mixed_templates(cohort.table)
     atlas = atlas if isinstance(atlas, Atlas) else load_atlas(atlas)
     if isinstance(tissues, str):
         tissues = [tissues]

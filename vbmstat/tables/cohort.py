@@ -40,7 +40,8 @@ ALIASES = {"tiv": "tiv_ml", "sex": "gender"}  # name -> column that stands in wh
 TIME_POINTS = "time_points"  # sessions of the scan's person that were preprocessed together; 1 for a single scan
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
-    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "qc_image_grade", "qc_duplicate_of", "qc_warnings", *MAP_COLUMNS,
+    *ID_COLUMNS, "scan", "engine", "vbmstat_version", "group_template", "qc_image_grade", "qc_duplicate_of",
+    "qc_warnings", *MAP_COLUMNS,
 )  # fmt: skip
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 

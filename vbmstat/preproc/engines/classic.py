@@ -7,7 +7,7 @@ object.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps import bias, cleanup, denoise, linear, priors, tissue, warp, working
 from vbmstat.preproc.steps.tissue import Segmentation
 from vbmstat.preproc.steps.working import Brain
+from vbmstat.preproc.templates import Template, find_template
 
 _DRAFT_MM = 2.0
 
@@ -47,15 +48,26 @@ class Start:
 
 @dataclass(frozen=True)
 class Classic:
-    """Engine ``classic``, and what the other engines share."""
+    """Engine ``classic``, and what the other engines share.
+
+    Attributes
+    ----------
+    template : str, optional
+        Folder of a group template, in place of the standard one.
+    """
 
     name: ClassVar[str] = "classic"
     takes_lesion_mask: ClassVar[bool] = True  # whether its fits can leave voxels out
+    template: str | None = field(default=None, kw_only=True)
+
+    def find_template(self, device: torch.device | str) -> Template:
+        """The template that gives priors and that scans are registered to."""
+        return find_template(self.template, device)
 
     @property
     def has_velocity(self) -> bool:
-        """Whether its warps are flows of one velocity."""
-        return True
+        """Whether its warps are flows of one velocity: not where they go over a group template."""
+        return self.template is None
 
     @property
     def label(self) -> str:

@@ -56,6 +56,8 @@ class Deep(Classic):
     @property
     def has_velocity(self) -> bool:
         """Only with networks whose velocity is refined: the published one composes two halves."""
+        if not super().has_velocity:
+            return False
         if self.weights == OWN or is_published(self.weights):
             return self.weights == OWN
         try:
