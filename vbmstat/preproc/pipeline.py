@@ -41,6 +41,7 @@ from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, brain, linear, quality, working
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.preproc.steps.warp import Warp
+from vbmstat.preproc.templates import find_template
 from vbmstat.progress import OnStep, ignore
 
 _PYRAMID_MM = 2.0  # voxel size of the template brain in the linear registration
