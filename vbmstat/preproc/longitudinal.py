@@ -53,6 +53,7 @@ PLASTICITY, AGEING = "plasticity", "ageing"
 MODELS = {PLASTICITY: (PLASTICITY,), AGEING: (AGEING,), "both": (PLASTICITY, AGEING)}
 _PRIOR_FWHM_MM = 3.0  # blur of the average's tissues, so that the anatomy of one time point does not leak into another
 _OWN_SHARE = 0.8  # of the prior: the average's tissues; the rest is the template's, warped to it
+_PURE_POWER = 4  # of a fraction, so that mixed voxels weigh little
 _LEAST_SIMILARITY = 0.5
 
 
@@ -245,6 +246,8 @@ def _average(prepared: Sequence[Prepared], alignment: Alignment, engine: Classic
     shared = bias.bias_field(brain.image, mask, start.prior)
     segmented = segment_prepared(person, start, engine, clock, shared)
     prior = _softened(segmented.fractions, mask, start.prior)
+    # Only white matter tells bias from atrophy: cortex that thins darkens the voxels at its surface.
+    differential = differential * groupwise.differential_bias(images, segmented.fractions.data[1] ** _PURE_POWER, grid)
     return _Average(segmented, alignment, prior, shared * differential, mask, images, differential)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,9 @@ from vbmstat.simulate import render
 POSES = ((4.0, -6.0, 3.0, 2.0, -5.0, 1.0), (-3.0, 2.0, 8.0, -4.0, 3.0, 6.0), (7.0, 5.0, -2.0, 0.5, 1.5, -8.0))
 
 
+SMALL = np.diag([0.6, 0.6, 0.6, 1.0])
+
+
 def pose(angles_and_mm: tuple[float, ...]) -> np.ndarray:
     """Phantom mm -> scan mm."""
     matrix = np.eye(4)
@@ -25,10 +30,16 @@ def pose(angles_and_mm: tuple[float, ...]) -> np.ndarray:
     return matrix
 
 
+def small(phantom):
+    """The phantom at three fifths of its size, which takes a fifth of the time."""
+    grid = phantom.image.grid
+    return replace(phantom, image=Volume(phantom.image.data, Grid(grid.shape, SMALL @ grid.affine)))
+
+
 def seen_from(phantom, to_scan: np.ndarray, seed: int) -> Brain:
-    """The phantom in a scanner's frame, 1.9 mm, with 20 % shading, another gain and 2 % noise."""
+    """The small phantom in a scanner's frame, 1.5 mm, with 20 % shading, another gain and 2 % noise."""
     box = phantom.image.grid
-    grid = Grid((100, 116, 96), np.array([[1.9, 0, 0, -95], [0, 1.9, 0, -120], [0, 0, 1.9, -85], [0, 0, 0, 1.0]]))
+    grid = Grid((84, 100, 82), np.array([[1.5, 0, 0, -63], [0, 1.5, 0, -84], [0, 0, 1.5, -60], [0, 0, 0, 1.0]]))
     both = torch.cat([phantom.image.data, phantom.mask.float()[None]])
     image, mask = resample(both, box, grid, np.linalg.inv(to_scan))
     rng = np.random.default_rng(seed)
@@ -44,7 +55,7 @@ def poses() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def brains(phantom, poses) -> list[Brain]:
-    return [seen_from(phantom, each, seed) for seed, each in enumerate(poses)]
+    return [seen_from(small(phantom), each, seed) for seed, each in enumerate(poses)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ def linears(poses) -> list[np.ndarray]:
     """Registrations as they come: a size that differs from the template's, and errors of about 1 degree and 1 mm."""
     rng = np.random.default_rng(1)
     errors = [expm(groupwise._generator(rng.normal(0, (1, 1, 1, 0.015, 0.015, 0.015)), np.zeros(3))) for _ in poses]
-    return [each @ error @ np.diag([1.1, 0.95, 1.05, 1]) for each, error in zip(poses, errors, strict=True)]
+    return [each @ error @ SMALL @ np.diag([1.1, 0.95, 1.05, 1]) for each, error in zip(poses, errors, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +72,7 @@ def alignment(brains, linears) -> groupwise.Alignment:
 
 
 def largest_error_mm(found: np.ndarray, known: np.ndarray) -> float:
-    corners = np.array([[x, y, z, 1] for x in (-60, 60) for y in (-90, 60) for z in (-40, 70)]).T
+    corners = np.array([[x, y, z, 1] for x in (-36, 36) for y in (-54, 36) for z in (-24, 42)]).T
     return float(np.linalg.norm(((found - known) @ corners)[:3], axis=0).max())
 
 
@@ -96,8 +107,8 @@ def test_differential_bias_is_the_gain_between_scans_and_has_no_mean(alignment, 
 
     def shading(pair: torch.Tensor) -> torch.Tensor:
         """Log ratio of the third to the first scan, in blocks of 12 mm in the brain."""
-        blocks = torch.nn.functional.avg_pool3d(pair * mask, 10)[
-            :, torch.nn.functional.avg_pool3d(mask[None].float(), 10)[0] > 0.9
+        blocks = torch.nn.functional.avg_pool3d(pair * mask, 8)[
+            :, torch.nn.functional.avg_pool3d(mask[None].float(), 8)[0] > 0.9
         ]
         return (blocks[2] / blocks[0]).log()
 
@@ -110,7 +121,7 @@ def test_tissue_that_has_changed_is_no_bias(alignment, brains):
     images, mask = groupwise.bring(brains, alignment)
     before = groupwise.differential_bias(images, mask, alignment.grid)
     changed = images.clone()
-    middle = tuple(slice(n // 2 - 8, n // 2 + 8) for n in mask.shape)
+    middle = tuple(slice(n // 2 - 4, n // 2 + 4) for n in mask.shape)
     changed[(0, *middle)] *= 0.6
     moved = (groupwise.differential_bias(changed, mask, alignment.grid) / before).log().abs()
     assert float(moved[:, mask].max()) < 0.02

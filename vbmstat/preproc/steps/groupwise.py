@@ -23,7 +23,7 @@ from vbmstat.preproc.steps.working import Brain
 
 _SPACINGS_MM, _N_ITERATIONS = (6.0, 3.0, 1.5), (8, 5, 4)
 _LEVELLED_MM = 1.5  # voxels of the levelled brains that the motions are fitted to
-_FINEST_MM, _COARSEST_MM = 0.8, 1.2  # voxels of the average
+_FINEST_MM, _COARSEST_MM = 0.8, 1.5  # voxels of the average
 _MARGIN_VOXELS = 4
 _ALL_INSIDE = 0.95  # of every scan's mask, low-passed: where motions are fitted
 _HUBER_SD = 2.0  # residuals beyond weigh less: tissue that has changed
@@ -31,6 +31,7 @@ _BIAS_MM, _BIAS_FWHM_MM, _N_BIAS = 3.0, 40.0, 5
 _TUKEY_SD = 4.0
 _LEAST_LOG_SD = 0.01
 _LEAST_SUPPORT = 1e-3
+_LEAST_SHARE = 0.3  # weight of a voxel of 3 mm whose ratio is used
 _BRAIN_RADIUS_MM = 80.0
 
 
@@ -121,15 +122,15 @@ def bring(brains: Sequence[Brain], alignment: Alignment) -> tuple[torch.Tensor, 
     return stacked[:, 0], stacked[:, 1].mean(0) > 0.5
 
 
-def differential_bias(images: torch.Tensor, mask: torch.Tensor, grid: Grid) -> torch.Tensor:
+def differential_bias(images: torch.Tensor, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Smooth gain of each scan relative to their geometric mean, (n, X, Y, Z); the logs have mean zero over scans.
 
     Parameters
     ----------
     images : Tensor, (n, X, Y, Z)
         Aligned scans.
-    mask : Tensor, (X, Y, Z), bool
-        Brain.
+    weight : Tensor, (X, Y, Z)
+        0 to 1: the brain, or its white matter, whose intensity does not fall with atrophy.
     grid : Grid
         Grid of both.
 
@@ -138,23 +139,23 @@ def differential_bias(images: torch.Tensor, mask: torch.Tensor, grid: Grid) -> t
     Low-pass of the log ratio with weights that fall with the noise of a log (1 / intensity²) and, jointly for all
     scans, with the distance from the fit (Tukey's): tissue that has changed is no gain.
     """
-    inside = mask.float()[None]
-    coarse = linear.at_spacing(Volume(torch.cat([images * inside, inside]), grid), _BIAS_MM)
+    weight = weight.float()[None]
+    coarse = linear.at_spacing(Volume(torch.cat([images * weight, weight]), grid), _BIAS_MM)
     share = coarse.data[-1].clamp(min=1e-3)
     logs = (coarse.data[:-1] / share).clamp(min=1e-6).log()
     mean = logs.mean(0)
-    use = share * (mean - mean[share > 0.5].median()).clamp(max=1).mul(2).exp() * (share > 0.5)
+    known = share > _LEAST_SHARE
+    use = share * known * (2 * (mean - mean[known].median()).clamp(max=1)).exp()
     ratio = logs - mean
     field, robust = torch.zeros_like(ratio), torch.ones_like(use)
     for _ in range(_N_BIAS):
-        weight = use * robust
-        width = _BIAS_FWHM_MM / coarse.grid.voxel_size_mm
-        low = smooth(torch.cat([(ratio - field) * weight, weight[None]]), width, 3.0)
+        sure = use * robust
+        low = smooth(torch.cat([(ratio - field) * sure, sure[None]]), _BIAS_FWHM_MM / coarse.grid.voxel_size_mm, 3.0)
         support = _LEAST_SUPPORT * float(low[-1].max())
-        overall = ((ratio - field) * weight).sum(dim=(1, 2, 3), keepdim=True) / weight.sum()
+        overall = ((ratio - field) * sure).sum(dim=(1, 2, 3), keepdim=True) / sure.sum()
         field = field + (low[:-1] + support * overall) / (low[-1] + support)
         far = (ratio - field).square().mean(0).sqrt()
-        limit = _TUKEY_SD * max(1.4826 * float(far[use > 0].median()), _LEAST_LOG_SD)
+        limit = _TUKEY_SD * max(1.4826 * float(far[known].median()), _LEAST_LOG_SD)
         robust = (1 - (far / limit).square()).clamp(min=0).square()
     return resample(field, coarse.grid, grid, padding_mode="border").exp()
 
