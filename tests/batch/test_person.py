@@ -206,6 +206,8 @@ def test_a_person_that_fails_names_the_scan_and_the_others_go_on(tmp_path):
     assert "sub-3_ses-1_T1w.nii.gz: " in reasons["sub-3_ses-1_T1w"]
     assert reasons["sub-3_ses-2_T1w"].startswith("sub-3_ses-2_T1w: not made, as another scan of sub-3 failed (")
     assert left_behind(out) == []
+    stopped = preprocess(folder, out, stop_on_first_failure=True)
+    assert (stopped.is_whole, len(stopped.failures)) == (False, 3)
     assert table_of(out).index.get_level_values(0).tolist() == ["sub-2", "sub-2"]
 
 
@@ -236,6 +238,8 @@ def test_whenever_the_renaming_is_cut_short_the_person_counts_as_incomplete(tmp_
         with pytest.raises(KeyboardInterrupt):
             run_task(task)
     assert task.finished() == older.finished() == {}
+    left = [storage.read_json(path) for path in naming.find_sidecars(task.out)]  # none beside files of another run
+    assert not any(record["parameters"] for record in left)
     assert [outcome.status for outcome in run_task(task)] == ["done", "done"]
 
 
@@ -278,6 +282,7 @@ def test_a_time_point_is_run_again_from_its_record(folder, tmp_path, monkeypatch
     out = tmp_path / "out"
     preprocess(folder, out)
     sidecar = out / "report" / "vbmstat_sub-1_ses-2_T1w.json"
+    (folder / "sub-1" / "sub-1_sessions.tsv").unlink()  # the years are those of the record
     monkeypatch.setattr("vbmstat.batch.person.preprocess_person", asked()[1].process_person)
     compared = rerun.rerun_scan(rerun.read_record(sidecar), sidecar, [folder], tmp_path / "again")
     assert {one.status for one in compared} == {"same bytes"}

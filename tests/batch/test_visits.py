@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.batch.light import asked, write_dates, write_people
-from vbmstat.batch import plan, run
+from tests.batch.light import light, light_person, write_dates, write_people
+from vbmstat.batch import run
 from vbmstat.batch.visits import in_order_of_time, people_of, read_subjects, rows_by_session, scanner_changes
 from vbmstat.errors import ScanError, TableError
 from vbmstat.files.search import Inputs, find_inputs
@@ -112,13 +112,16 @@ def test_a_table_of_subjects_takes_the_place_of_folders(tmp_path, undrawn):
          "sex": "f"}
         for session, scan, age in zip(("bl", "m12"), files, (70.0, 71.0), strict=True)
     ])  # fmt: skip
-    spec, execution = asked(longitudinal="both")
-    cohort = run.run_plan(plan.make_plan(read_subjects(table), tmp_path / "out", spec, execution)).cohort
+    how = {"device": "cpu", "process": light, "process_person": light_person}
+    cohort = run.preprocess(subjects=table, out=tmp_path / "out", longitudinal=True, **how)
     assert cohort.scan_ids == ["sub-002S1_ses-bl", "sub-002S1_ses-m12"]
     assert cohort.table["years"].tolist() == [0.0, 1.0]
     assert cohort.table["sex"].tolist() == ["f", "f"]
     assert "path" not in cohort.table
     assert (tmp_path / "out" / "mri" / "mwp1rsub-002S1_ses-m12_T1w.nii.gz").is_file()
+    for places in ({}, {"inputs": tmp_path, "subjects": table}):
+        with pytest.raises(TypeError, match="takes inputs or subjects, one of them"):
+            run.preprocess(**places)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_maps_of_one_width_among_several(tmp_path):
         assert [path.name for path in map_names.find_maps(tmp_path, 1, fwhm_mm=width).values()] == found
 
 
+def test_maps_of_one_model_among_several(tmp_path):
+    make(tmp_path, "mwp1rsub-1.nii", "mwmwp1rsub-1.nii", "mwp1sub-1.nii", "mwp1sub-2.nii", "s6mwmwp1rsub-1.nii")
+    for model, name in (("ageing", "mwmwp1rsub-1.nii"), ("plasticity", "mwp1rsub-1.nii"), ("", "mwp1sub-1.nii")):
+        found = map_names.find_maps(tmp_path, 1, smoothed=False, model=model)
+        assert {stem: path.name for stem, path in found.items()} == {"sub-1": name, "sub-2": "mwp1sub-2.nii"}
+    assert [path.name for path in map_names.find_maps(tmp_path, 1).values()] == ["s6mwmwp1rsub-1.nii"]
+    make(tmp_path, "s8mwmwp1rsub-1.nii")
+    with pytest.raises(ScanError, match=r"two maps of sub-1: .*--fwhm"):
+        map_names.find_maps(tmp_path, 1, model="ageing")
+
+
 def by_known(folder, *known):
     return {scan: path.name for scan, path in map_names.by_known_ids(map_names.find_maps(folder, 1), known).items()}
 

@@ -128,8 +128,7 @@ def find_maps(
     ScanError
         If a scan has several such maps.
     """
-    maps: dict[bool, dict[str, Path]] = {True: {}, False: {}}  # by smoothed or not
-    twice: dict[bool, str] = {}
+    maps: dict[bool, dict[str, list[Path]]] = {True: {}, False: {}}  # by smoothed or not
     for path in files_below(folder):
         parsed = parse_map_name(path.name)
         if parsed is None or parsed.tissue != tissue or fwhm_mm not in (None, parsed.fwhm_mm):
@@ -137,19 +136,20 @@ def find_maps(
         is_smoothed = parsed.fwhm_mm != 0
         if smoothed is not None and is_smoothed != smoothed:
             continue
-        known = maps[is_smoothed].setdefault(parsed.stem, path)
-        if known is path or is_same_file(known, path):
-            continue
-        chosen = [one for one in (known, path) if model is not None and _is_of(one.name, model)]
-        if len(chosen) == 1:
-            maps[is_smoothed][parsed.stem] = chosen[0]
-        else:
-            twice.setdefault(is_smoothed, f"two maps of {parsed.stem}: {known} and {path}; {_choose(known, path)}")
-    found = bool(maps[True])
-    if found in twice:
-        msg = f"{folder}: {twice[found]}"
-        raise ScanError(msg)
-    return maps[found]
+        known = maps[is_smoothed].setdefault(parsed.stem, [])
+        if not any(is_same_file(one, path) for one in known):
+            known.append(path)
+    return {stem: _one_of(paths, folder, stem, model) for stem, paths in (maps[True] or maps[False]).items()}
+
+
+def _one_of(paths: list[Path], folder: Path, stem: str, model: str | None) -> Path:
+    """The map of a scan; of several that of the model, if one is asked for."""
+    chosen = [path for path in paths if model is not None and _is_of(path.name, model)]
+    if len(paths) == 1 or len(chosen) == 1:
+        return (chosen or paths)[0]
+    one, other = (chosen if len(chosen) > 1 else paths)[:2]
+    msg = f"{folder}: two maps of {stem}: {one} and {other}; {_choose(one, other)}"
+    raise ScanError(msg)
 
 
 def _choose(one: Path, other: Path) -> str:
