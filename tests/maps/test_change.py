@@ -80,6 +80,10 @@ def test_paired_scans_are_scipy_s_paired_t(levels):
     expected = stats.ttest_rel(data[::2], data[1::2])
     np.testing.assert_allclose(found["t"].values, expected.statistic, rtol=1e-10)
     np.testing.assert_allclose(found["p"].values, expected.pvalue, rtol=1e-8)
+    table = table.iloc[:-1]  # the last person has no scan before
+    (note,) = fit_glm(matrix.iloc[:-1], f"change(gm, session_id, {levels}) ~ 1", table, repeats=0).record["notes"]
+    assert f"left out 1 people without scans at {levels.replace(' - ', ' and ')}: s8" in note
+    table = pd.concat([table, pd.DataFrame({"participant_id": ["s8"], "session_id": ["ses-pre"]})])
     flips = fit_glm(
         matrix, f"change(gm, session_id, {levels}) ~ 1", table, repeats=0, inference="fwe", sign_flip=True
     ).maps["Intercept"]

@@ -75,7 +75,10 @@ def with_change(source: Source, term: ChangeTerm, used: Collection[str], missing
         "differ between their scans are means"
     )
     if apart:
-        note += f"; left out {len(apart)} people without two scans that differ in {term.column}: {listed(apart)}"
+        lacking = (
+            f"scans at {term.later} and {term.earlier}" if term.later else f"two scans that differ in {term.column}"
+        )
+        note += f"; left out {len(apart)} people without {lacking}: {listed(apart)}"
     return replace(
         source, table=one_row_each(source.table, change, source.scan_ids, used), scan_ids=tuple(change.of),
         maps=None if source.maps is None else maps_of_change(source.maps, change), change=change,
