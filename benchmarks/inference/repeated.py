@@ -28,7 +28,7 @@ from vbmstat.maps.store import ArrayMaps
 
 CONTRASTS = ("group[T.p]", "within(age)", "between(age)", "group[T.p]:within(age)")
 N_STUDIES, N_VOXELS, N_FLIPS = 600, 40, 300
-COHORTS = ((20, 10), (20, 5), (40, 10), (12, 6))  # people, patients among them
+COHORTS = ((20, 10), (20, 5))  # people, patients among them
 
 
 def study(n_people: int, n_patients: int, is_plain: bool, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
