@@ -154,8 +154,8 @@ def as_markdown(built: dict, summary: dict) -> str:
     """The figures of a template and of regions."""
     first = built["levels"][0]["gradient_energy"]
     lines = [
-        f"Template of {built['people']} simulated people, {built['cpu_seconds']} CPU s "
-        f"({built['cpu_seconds'] / built['people']:.0f} a person).",
+        f"Template of {built['people']} simulated people"
+        + (f", {built['cpu_seconds'] / built['people']:.0f} CPU s a person." if "cpu_seconds" in built else "."),
         f"Its way to the standard template: {built['to_standard_mm']:.2f} mm on average in the brain, determinant of "
         f"the linear part {built['to_standard_det']:.4f}.", "",
         "| level | gradient energy, of level 0's | mean displacement, mm |", "|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from tests.batch.light import write_scans
 from tests.preproc.group import COARSE_MM, be_coarse, coarse_template, tissues_of, write_people
 from vbmstat import rerun
+from vbmstat.assets import sha256
 from vbmstat.batch import group_template, template_levels
 from vbmstat.batch.run import preprocess
 from vbmstat.batch.warp_images import find_warps
@@ -28,13 +30,16 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import gather
 from vbmstat.preproc import pipeline, spec
+from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.pipeline import Segmented
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.quality import ImageQuality
+from vbmstat.preproc.templates import RECORD, TISSUES, TO_STANDARD
 from vbmstat.roi.table import measure_rois
 
 LINEAR = np.array([[1.1, 0, 0, 3], [0, 0.9, 0, -2], [0, 0, 1.0, 4], [0, 0, 0, 1.0]])
 
+BACK = np.array([[1.0, 0, 0, -2 * COARSE_MM], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # from a moved template
 HOW = {"device": "cpu", "outputs": "all", "fwhm_mm": 0, "voxel_size_mm": COARSE_MM}
 
 
@@ -58,8 +63,9 @@ def segment(t1w, engine, *_) -> Segmented:
     fractions = torch.stack([gm, wm, gm / 2])
     image = ImageQuality(**dict.fromkeys([field.name for field in fields(ImageQuality)], 1.0))
     on = Grid(grid.shape, LINEAR @ grid.affine)
+    linear = LINEAR @ BACK if (engine.template or "").endswith("moved") else LINEAR
     return Segmented(
-        Volume(fractions, on), Volume(gm[None], on), LINEAR, torch.zeros(3, *warp.PADDED_SHAPE), image, on,
+        Volume(fractions, on), Volume(gm[None], on), linear, torch.zeros(3, *warp.PADDED_SHAPE), image, on,
         was_stripped=False, engine=engine.name,
     )  # fmt: skip
 
@@ -115,8 +121,30 @@ def test_people_are_mapped_in_order_by_the_workers_that_are_asked_for(tmp_path, 
     assert made == [2]
 
 
+def test_maps_over_a_template_elsewhere_are_in_the_standard_space(runs, made):
+    """A group template two voxels to the right of the standard one, which its own warp brings back."""
+    template = runs / "moved"
+    shutil.copytree(made[1], template)
+    standard = coarse_template()
+    moved = Volume(torch.round(standard.data.roll(2, 1) * 10000), standard.grid)
+    io.write_volume(template / TISSUES, moved, dtype="int16", step=1e-4)
+    right = torch.tensor([2 * COARSE_MM, 0, 0]).reshape(3, 1, 1, 1).expand(3, *standard.grid.shape)
+    io.write_volume(template / TO_STANDARD, Volume(right.contiguous(), standard.grid))
+    record = json.loads((template / RECORD).read_text())
+    record["sha256"] = {name: sha256(template / name) for name in (TISSUES, TO_STANDARD)}
+    (template / RECORD).write_text(json.dumps(record))
+    preprocess(runs / "scans", runs / "over_moved", template=str(template), **HOW)
+    names = ("wp1", "wp2", "mwp1")
+    over, plain = (
+        torch.cat([io.read_volume(runs / name / "mri" / f"{kind}sub-01_T1w.nii.gz").data for kind in names])
+        for name in ("over_moved", "standard")
+    )
+    inner = (slice(None), slice(3, -3))  # there, the moved template has all that the standard one has
+    assert float((over - plain)[inner].square().mean()) < 0.02 * float(plain.square().mean())
+
+
 def test_maps_over_a_group_template_are_in_the_standard_space_and_keep_their_volume(runs):
-    tissues = segment(None, type("Engine", (), {"name": "classic"})).fractions
+    tissues = segment(None, Classic()).fractions
     for name in ("group", "standard"):
         for number, volume_ml in enumerate(tissues.sums_ml, 1):
             modulated = io.read_volume(runs / name / "mri" / f"mwp{number}sub-01_T1w.nii.gz")
