@@ -32,7 +32,12 @@ class Head:
         self.surface = atrophy.pial_surface(self.labels)
         centre = np.argwhere(self.brain).mean(0) * self.grid.voxel_size_mm
         at = np.moveaxis(np.indices(self.grid.shape), 0, -1) * self.grid.voxel_size_mm
-        self.region = np.linalg.norm(at - centre - PLACE_MM, axis=-1) < RADIUS_MM  # axes are RAS+
+        self.distance_mm = np.linalg.norm(at - centre - PLACE_MM, axis=-1)  # axes are RAS+
+        self.region = self.region_within(0.0)
+
+    def region_within(self, margin_mm: float) -> np.ndarray:
+        """The region that is thinned, with a margin."""
+        return self.distance_mm < RADIUS_MM + margin_mm
 
     def gm_fraction(self, thinning_mm: float) -> np.ndarray:
         """Cortex in each voxel, thinned inside the region."""
@@ -52,14 +57,23 @@ class Head:
         signal = signal + self.texture * (signal > 0.1)
         return ndimage.gaussian_filter(signal, 0.425 / self.grid.voxel_size_mm, truncate=3.0)
 
+    def pose(self, visit: int) -> np.ndarray:
+        """Voxel of a scan -> voxel of the head, (4, 4); the head's voxels are isotropic."""
+        return self._drawn_pose(np.random.default_rng((self.seed, visit)))
+
+    def _drawn_pose(self, rng: np.random.Generator) -> np.ndarray:
+        middle = (np.array(self.grid.shape) - 1) / 2
+        matrix = np.eye(4)
+        matrix[:3, :3] = Rotation.from_euler("xyz", rng.normal(0, DEGREES, 3), degrees=True).as_matrix()
+        matrix[:3, 3] = middle - matrix[:3, :3] @ (middle + rng.normal(0, SHIFT_MM, 3) / self.grid.voxel_size_mm)
+        return matrix
+
     def scan(self, visit: int, thinning_mm: float = 0.0) -> Volume:
         """A scan with a new pose, shading and noise."""
         rng = np.random.default_rng((self.seed, visit))
-        turn = Rotation.from_euler("xyz", rng.normal(0, DEGREES, 3), degrees=True).as_matrix()
-        middle = (np.array(self.grid.shape) - 1) / 2
-        offset = middle - turn @ (middle + rng.normal(0, SHIFT_MM, 3) / self.grid.voxel_size_mm)  # isotropic voxels
-        moved = ndimage.affine_transform(self.tissue_signal(thinning_mm), turn, offset, order=3).clip(0)
-        brain = ndimage.affine_transform(self.brain.astype(np.uint8), turn, offset, order=0) > 0
+        pose = self._drawn_pose(rng)
+        moved = ndimage.affine_transform(self.tissue_signal(thinning_mm), pose[:3, :3], pose[:3, 3], order=3).clip(0)
+        brain = ndimage.affine_transform(self.brain.astype(np.uint8), pose[:3, :3], pose[:3, 3], order=0) > 0
         moved *= render.bias_field(brain, self.grid, BIAS_PERCENT, rng)
         noisy = render.rician(moved, NOISE_PERCENT / 100, rng) * np.float32(render.WM_INTENSITY)
         return Volume(torch.from_numpy(noisy)[None], self.grid)

@@ -200,9 +200,9 @@ def test_a_person_that_fails_names_the_scan_and_the_others_go_on(tmp_path):
     assert list(reasons.index) == [
         "sub-1_ses-1_T1w", "sub-1_ses-2_T1w", "sub-1_ses-3_T1w", "sub-3_ses-1_T1w", "sub-3_ses-2_T1w",
     ]  # fmt: skip
-    stranger = "sub-1_ses-2_T1w: does not look like the same head as the others"
-    assert reasons["sub-1_ses-2_T1w"] == stranger
-    assert reasons["sub-1_ses-3_T1w"] == f"sub-1_ses-3_T1w: not made, as another scan of sub-1 failed ({stranger})"
+    stranger = "sub-1_ses-2_T1w and sub-1_ses-3_T1w: not the same head as the other scans"
+    assert reasons["sub-1_ses-2_T1w"] == reasons["sub-1_ses-3_T1w"] == stranger
+    assert reasons["sub-1_ses-1_T1w"] == f"sub-1_ses-1_T1w: not made, as another scan of sub-1 failed ({stranger})"
     assert "sub-3_ses-1_T1w.nii.gz: " in reasons["sub-3_ses-1_T1w"]
     assert reasons["sub-3_ses-2_T1w"].startswith("sub-3_ses-2_T1w: not made, as another scan of sub-3 failed (")
     assert left_behind(out) == []

@@ -25,8 +25,8 @@ from vbmstat.preproc.longitudinal import Person, TimePoint, preprocess_person
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.tables.cohort import TIME_POINTS
 
-# A second scan of the same head has r of 0.9 and more within the brain, and TIV within 2 %
-_LEAST_R, _MOST_TIV_PERCENT = 0.8, 3.0
+# Scans of one head have r of 0.99 within the brain (those below 0.8 are refused), and TIV within 2 %
+_LEAST_R, _MOST_TIV_PERCENT = 0.95, 3.0
 _RATES = ("rate1", "rate2")
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,11 @@ class PersonTask:
     def reason(self, error: BaseException, scan: naming.Scan) -> str:
         """Why a scan has failed: the error's own scan, if it names one, or that this one of the same person failed."""
         text = reason_of(error, scan)
-        named = re.match(r"time point (\d+):? *", str(error))
-        guilty = next((one for one in self.scans if str(error).startswith(one_line(str(one.path)))), None)
-        if named:
-            guilty = self.scans[int(named[1]) - 1]
-            text = one_line(f"{guilty.stem}: {str(error)[named.end() :]}")
-        if guilty is None or guilty is scan:
+        guilty = [one for one in self.scans if str(error).startswith(one_line(str(one.path)))]
+        if str(error).startswith("time point"):
+            guilty += [self.scans[int(number) - 1] for number in re.findall(r"time point (\d+)", str(error))]
+            text = one_line(re.sub(r"time point (\d+)", lambda k: self.scans[int(k[1]) - 1].stem, str(error)))
+        if not guilty or scan in guilty:
             return text
         return one_line(f"{scan.stem}: not made, as another scan of {self.participant} failed ({text})")
 

@@ -52,9 +52,9 @@ from vbmstat.progress import OnStep, ignore
 PLASTICITY, AGEING = "plasticity", "ageing"
 MODELS = {PLASTICITY: (PLASTICITY,), AGEING: (AGEING,), "both": (PLASTICITY, AGEING)}
 _PRIOR_FWHM_MM = 3.0  # blur of the average's tissues, so that the anatomy of one time point does not leak into another
-_OWN_SHARE = 0.8  # of the prior: the average's tissues; the rest is the template's, warped to it
+_OWN_SHARE = 0.5  # of the prior: the average's tissues; the rest is the template's, warped to it
 _PURE_POWER = 4  # of a fraction, so that mixed voxels weigh little
-_LEAST_SIMILARITY = 0.5
+_LEAST_SIMILARITY = 0.8  # aligned scans of one head have .99, of different people .44 to .65
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,9 @@ def preprocess_person(
     _check(scans, spec, models, years)
     engine = spec.find_engine()
     engine.parameters()  # raises before any work if a package or weights are missing
+    if not engine.takes_priors:
+        msg = f"engine {engine.label} takes no priors, so time points cannot start from their average; use classic"
+        raise VbmstatError(msg)
     order = sorted(range(len(scans)), key=lambda k: _content(scans[k]))
     dates = None if years is None else [float(years[k]) for k in order]
     names = [f"time point {k + 1}" for k in order]
@@ -287,13 +290,13 @@ def _ageing_maps(results: Sequence[Preprocessed], years: Sequence[float] | None,
 
 
 def _check_same_head(similarity: Sequence[float], names: Sequence[str]) -> None:
-    for name, value in zip(names, similarity, strict=True):
-        if value < _LEAST_SIMILARITY:
-            msg = (
-                f"{name} does not look like the same head as the others (r = {value:.2f} inside the brain, expected "
-                f"{_LEAST_SIMILARITY:g} or more); check the sessions, or leave it out"
-            )
-            raise ScanError(msg)
+    others = sorted(name for name, value in zip(names, similarity, strict=True) if value < _LEAST_SIMILARITY)
+    if others:
+        msg = (
+            f"{' and '.join(others)}: not the same head as the other scans (r = {min(similarity):.2f} in the brain, "
+            f"expected {_LEAST_SIMILARITY:g} or more); check the sessions, or leave one out"
+        )
+        raise ScanError(msg)
 
 
 def _range_percent(field: torch.Tensor, mask: torch.Tensor) -> float:

@@ -220,3 +220,10 @@ def test_published_layout_at_its_full_size(phantom, tmp_path, monkeypatch):
     with torch.inference_mode():
         tissue = deep.segment(phantom, np.eye(4), phantom.image.grid, found)
     check_by_intensity(tissue, phantom)
+
+
+def test_only_a_coarse_view_takes_priors(use):
+    use(by_intensity())
+    assert Deep().takes_priors
+    use(replace(by_intensity(), tissue=Cascade(archives.ByIntensity(), COARSE)))
+    assert not Deep().takes_priors

@@ -16,6 +16,7 @@ def test_stiffness_falls_with_the_distance_from_the_median_date():
     equal = within_person.stiffness(3)
     assert equal.tolist() == [equal[0]] * 3
     assert within_person.stiffness(2, [2020.0, 2020.0]).tolist() == equal[:2].tolist()
+    assert within_person.stiffness(2, [2020.0, 2021.0]).tolist() == equal[:2].tolist()
     first, middle, last = within_person.stiffness(3, [0.0, 1.0, 3.0])
     assert first / last == pytest.approx((2 + 1 / 365) / (1 + 1 / 365))
     assert middle / first == pytest.approx((1 + 1 / 365) * 365)

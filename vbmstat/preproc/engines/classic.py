@@ -58,6 +58,11 @@ class Classic:
         return True
 
     @property
+    def takes_priors(self) -> bool:
+        """Whether its tissues depend on given priors, so that time points of a person can share them."""
+        return True
+
+    @property
     def label(self) -> str:
         """The name in tables; ``deep`` adds its weights."""
         return self.name

@@ -65,6 +65,11 @@ class Deep(Classic):
         return network_set.warp is None or network_set.refine_warp
 
     @property
+    def takes_priors(self) -> bool:
+        """Only with coarse networks: the maps of others are final."""
+        return networks(self.weights, torch.device("cpu")).tissue.is_coarse
+
+    @property
     def label(self) -> str:
         """The name in tables, with the weights."""
         return f"{self.name}:{Path(self.weights).name}"
