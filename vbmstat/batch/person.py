@@ -18,8 +18,8 @@ from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.task import Parts, TaskRun, reason_of
 from vbmstat.batch.visits import scanner_changes
 from vbmstat.errors import one_line
-from vbmstat.files import naming
-from vbmstat.image import io
+from vbmstat.files import bids, naming
+from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.longitudinal import Person, TimePoint, preprocess_person
 from vbmstat.preproc.spec import PreprocSpec
@@ -107,7 +107,8 @@ class PersonTask:
             one = derivatives.write_derivatives(run.folder, task.scan, result, spec, task.origin())
             completed[task.scan] = one
             stale += derivatives.stale_files(self.out, task.scan, spec.names, one)
-        stale += [] if person.rate is not None else [path for path in self._images(_RATES) if path.is_file()]
+        rates = [] if person.rate is not None else self._images(_RATES)
+        stale += [file for path in rates for file in (path, _json_beside(path)) if file.is_file()]
         self._write_images(run.folder, person)
         run.publish([task.sidecar() for task in tasks], stale)
         return run.ended("done", completed, seconds)
@@ -156,11 +157,19 @@ class PersonTask:
         volumes = {"avg": person.average}
         if person.rate is not None:
             volumes |= {kind: person.rate.channel(i) for i, kind in enumerate(_RATES)}
+        grid = person.time_points[0].preprocessed.warped.grid
         for (kind, volume), path in zip(volumes.items(), self._images(volumes, made), strict=True):
             write_image(path, kind, volume)
-        one = naming.Scan(self.scans[0].path, self.participant, self.participant)
-        grid = person.time_points[0].preprocessed.warped.grid
-        derivatives.describe(made, one, self.spec.names, volumes, grid)
+            if self.spec.names == "bids":
+                every = [bids.image_metadata(kind, scan, grid) for scan in self.scans]
+                content = {**every[0], "Sources": [source for each in every for source in each.get("Sources", [])]}
+                if kind == "avg":  # in a space of its own
+                    content.pop("SpatialReference", None)
+                storage.write_json(_json_beside(path), content)
+
+
+def _json_beside(image: Path) -> Path:
+    return image.with_suffix("").with_suffix(".json")
 
 
 def time_points(
