@@ -105,7 +105,7 @@ def light_person(
     points = []
     for number, scan in enumerate(scans, 1):
         if float(scan.data[0, 0, 0, 0]) == STRANGER:
-            msg = f"time point {number} does not look like the same head as the others"
+            msg = f"time point {number} and time point {number + 1}: not the same head as the other scans"
             raise ScanError(msg)
         made = light(scan, spec, on_step)
         aged = Volume(made.modulated.data / 2, made.modulated.grid) if "ageing" in models else None

@@ -80,6 +80,7 @@ def test_each_session_is_a_row_and_a_person_of_one_session_is_marked(folder, tmp
 @pytest.mark.parametrize("model", ["plasticity", "ageing", "both"])
 def test_the_maps_of_each_model_the_average_and_the_rates(tmp_path, names, model):
     task = replace(person_of(tmp_path), spec=asked(longitudinal=model, names=names)[0])
+    storage.write_json(tmp_path / "data" / "dataset_description.json", {"Name": "x", "BIDSVersion": "1.8.0"})
     outcomes = run_task(task)
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
     models = {"plasticity": ("plasticity",), "ageing": ("ageing",)}.get(model, ("plasticity", "ageing"))
@@ -103,7 +104,8 @@ def test_the_maps_of_each_model_the_average_and_the_rates(tmp_path, names, model
     torch.testing.assert_close(stored, (known[1] - known[0]) * 1e-5, atol=2e-7, rtol=0)
     if names == "bids":
         about = storage.read_json(task.out / "sub-1" / "anat" / "sub-1_desc-average_T1w.json")
-        assert about["Description"].startswith("Average of the person's scans")
+        assert about == {"Description": about["Description"], "Sources": [
+            f"bids:raw:sub-1/ses-{n}/anat/sub-1_ses-{n}_T1w.nii.gz" for n in (1, 2)]}  # fmt: skip
     record = storage.read_json(naming.output_path(task.out, task.scans[1], "sidecar", names))
     assert record["longitudinal"]["models"] == list(models)
     assert [entry["scan"] for entry in record["longitudinal"]["scans"]] == ["sub-1_ses-1_T1w", "sub-1_ses-2_T1w"]
@@ -200,9 +202,9 @@ def test_a_person_that_fails_names_the_scan_and_the_others_go_on(tmp_path):
     assert list(reasons.index) == [
         "sub-1_ses-1_T1w", "sub-1_ses-2_T1w", "sub-1_ses-3_T1w", "sub-3_ses-1_T1w", "sub-3_ses-2_T1w",
     ]  # fmt: skip
-    stranger = "sub-1_ses-2_T1w: does not look like the same head as the others"
-    assert reasons["sub-1_ses-2_T1w"] == stranger
-    assert reasons["sub-1_ses-3_T1w"] == f"sub-1_ses-3_T1w: not made, as another scan of sub-1 failed ({stranger})"
+    stranger = "sub-1_ses-2_T1w and sub-1_ses-3_T1w: not the same head as the other scans"
+    assert reasons["sub-1_ses-2_T1w"] == reasons["sub-1_ses-3_T1w"] == stranger
+    assert reasons["sub-1_ses-1_T1w"] == f"sub-1_ses-1_T1w: not made, as another scan of sub-1 failed ({stranger})"
     assert "sub-3_ses-1_T1w.nii.gz: " in reasons["sub-3_ses-1_T1w"]
     assert reasons["sub-3_ses-2_T1w"].startswith("sub-3_ses-2_T1w: not made, as another scan of sub-3 failed (")
     assert left_behind(out) == []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch.light import asked, write_scans
+from tests.batch.light import asked, write_people, write_scans
 from vbmstat.batch.plan import completed, make_plan
 from vbmstat.batch.scan import run_scan
+from vbmstat.errors import VbmstatError
+from vbmstat.preproc.engines.classic import Classic
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -40,3 +42,12 @@ def test_complete_scans_are_found_and_unreadable_ones_are_not_complete(tmp_path)
     plan.tasks[0].scan.path.unlink()
     assert list(completed(plan)) == [plan.tasks[1].scan]
     assert completed(plan_of(tmp_path, force=True)) == {}
+
+
+def test_an_engine_that_takes_no_priors_is_refused_before_any_work(tmp_path, monkeypatch):
+    folder = write_people(tmp_path / "people", {"sub-1": 2})
+    assert len(make_plan(folder, tmp_path / "out", *asked(longitudinal="both")).tasks) == 1
+    monkeypatch.setattr(Classic, "takes_priors", False)
+    make_plan(folder, tmp_path / "out", *asked())
+    with pytest.raises(VbmstatError, match="engine classic takes no priors"):
+        make_plan(folder, tmp_path / "out", *asked(longitudinal="both"))

@@ -119,7 +119,7 @@ def test_people_with_several_sessions(vbmstat, light_scans, tmp_path, monkeypatc
     given = (folder, "--out", out, "--device", "cpu", "--jobs", "1", "--longitudinal", "--model", "ageing")
     code, said = vbmstat(*given)
     assert code == 1
-    assert "failed sub-2_ses-1_T1w: does not look like the same head" in said
+    assert "failed sub-2_ses-1_T1w and sub-2_ses-2_T1w: not the same head" in said
     assert "3 scans in" in said
     assert "2 failed:" in said
     page = (out / "report.html").read_text()

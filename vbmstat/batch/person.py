@@ -18,15 +18,15 @@ from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.task import Parts, TaskRun, reason_of
 from vbmstat.batch.visits import scanner_changes
 from vbmstat.errors import one_line
-from vbmstat.files import naming
-from vbmstat.image import io
+from vbmstat.files import bids, naming
+from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.longitudinal import Person, TimePoint, preprocess_person
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.tables.cohort import TIME_POINTS
 
-# A second scan of the same head has r of 0.9 and more within the brain, and TIV within 2 %
-_LEAST_R, _MOST_TIV_PERCENT = 0.8, 3.0
+# Scans of one head have r of 0.99 within the brain (those below 0.8 are refused), and TIV within 2 %
+_LEAST_R, _MOST_TIV_PERCENT = 0.95, 3.0
 _RATES = ("rate1", "rate2")
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,11 @@ class PersonTask:
     def reason(self, error: BaseException, scan: naming.Scan) -> str:
         """Why a scan has failed: the error's own scan, if it names one, or that this one of the same person failed."""
         text = reason_of(error, scan)
-        named = re.match(r"time point (\d+):? *", str(error))
-        guilty = next((one for one in self.scans if str(error).startswith(one_line(str(one.path)))), None)
-        if named:
-            guilty = self.scans[int(named[1]) - 1]
-            text = one_line(f"{guilty.stem}: {str(error)[named.end() :]}")
-        if guilty is None or guilty is scan:
+        guilty = [one for one in self.scans if str(error).startswith(one_line(str(one.path)))]
+        if str(error).startswith("time point"):
+            guilty += [self.scans[int(number) - 1] for number in re.findall(r"time point (\d+)", str(error))]
+            text = one_line(re.sub(r"time point (\d+)", lambda k: self.scans[int(k[1]) - 1].stem, str(error)))
+        if not guilty or scan in guilty:
             return text
         return one_line(f"{scan.stem}: not made, as another scan of {self.participant} failed ({text})")
 
@@ -108,7 +107,8 @@ class PersonTask:
             one = derivatives.write_derivatives(run.folder, task.scan, result, spec, task.origin())
             completed[task.scan] = one
             stale += derivatives.stale_files(self.out, task.scan, spec.names, one)
-        stale += [] if person.rate is not None else [path for path in self._images(_RATES) if path.is_file()]
+        rates = [] if person.rate is not None else self._images(_RATES)
+        stale += [file for path in rates for file in (path, _json_beside(path)) if file.is_file()]
         self._write_images(run.folder, person)
         run.publish([task.sidecar() for task in tasks], stale)
         return run.ended("done", completed, seconds)
@@ -157,11 +157,19 @@ class PersonTask:
         volumes = {"avg": person.average}
         if person.rate is not None:
             volumes |= {kind: person.rate.channel(i) for i, kind in enumerate(_RATES)}
+        grid = person.time_points[0].preprocessed.warped.grid
         for (kind, volume), path in zip(volumes.items(), self._images(volumes, made), strict=True):
             write_image(path, kind, volume)
-        one = naming.Scan(self.scans[0].path, self.participant, self.participant)
-        grid = person.time_points[0].preprocessed.warped.grid
-        derivatives.describe(made, one, self.spec.names, volumes, grid)
+            if self.spec.names == "bids":
+                every = [bids.image_metadata(kind, scan, grid) for scan in self.scans]
+                content = {**every[0], "Sources": [source for each in every for source in each.get("Sources", [])]}
+                if kind == "avg":  # in a space of its own
+                    content.pop("SpatialReference", None)
+                storage.write_json(_json_beside(path), content)
+
+
+def _json_beside(image: Path) -> Path:
+    return image.with_suffix("").with_suffix(".json")
 
 
 def time_points(

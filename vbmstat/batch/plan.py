@@ -105,6 +105,9 @@ def make_plan(
     places = _places(inputs)
     assets = {name: asset.sha256 for name, asset in ASSETS.items()}
     parameters = {"assets": assets, **spec.parameters()}
+    if spec.models and not spec.find_engine().takes_priors:
+        msg = f"engine {spec.engine} takes no priors, which an average gives to its time points; use classic"
+        raise VbmstatError(msg)
     spec = replace(spec, device=str(choose_device(spec.device)))
     inputs = inputs if isinstance(inputs, Inputs) else find_inputs(places)
     people = read_people(places, participants)
