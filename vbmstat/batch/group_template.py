@@ -35,7 +35,7 @@ from vbmstat.tables.cohort import read_cohort
 from vbmstat.tables.selection import Selection, select
 
 WORK = "work"
-_TEMPLATE_STEP = 1 / 10000  # of values on disk
+_TEMPLATE_STEP, _FIELD_STEP_MM = 1 / 10000, 1 / 256  # of values on disk
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ def _write(out: Path, work: Work, origin: dict[str, Any], stages: list[dict[str,
             text = f"vbmstat template, level {number}: GM, WM"
             io.write_volume(made / f"Template_{number}.nii.gz", counts, dtype="int16", step=_TEMPLATE_STEP,
                             description=text)  # fmt: skip
-        field_ = Volume(to_standard.data, to_standard.grid)
-        io.write_volume(made / TO_STANDARD, field_, description="vbmstat: standard point -> template point, mm")
+        rounded = Volume(torch.round(to_standard.data / _FIELD_STEP_MM) * _FIELD_STEP_MM, to_standard.grid)
+        io.write_volume(made / TO_STANDARD, rounded, description="vbmstat: standard point -> template point, mm")
         table = pd.DataFrame([{"scan": stem, **one} for stem, one in people.items()])
         dictionary.write_table(made / "people.tsv", table, "template_people")
         save_png(made / "levels.png", template_figure(templates, len(people) - len(left_out)))

@@ -35,7 +35,10 @@ def test_the_file_holds_no_id_no_value_of_a_scan(cohort_folder, tmp_path, table)
     assert b"s6mwp1*" in content
     for hidden in ("sub-0", str(cohort_folder), *table["age"].astype(str)):
         assert hidden.encode() not in content
-    assert sums.about.made_from == {"kind of maps": ("s6mwp1*",), "engine": ("classic",), "vbmstat_version": ("0.1.0",)}
+    assert sums.about.made_from == {
+        "kind of maps": ("s6mwp1*",), "engine": ("classic",), "vbmstat_version": ("0.1.0",),
+        "group_template": ("standard",),
+    }  # fmt: skip
     assert sums.about.fwhm_mm == 6
     assert isinstance(notes, tuple)
     assert list((tmp_path / "shared").iterdir()) == [tmp_path / "shared" / "ulm.vbm"]
