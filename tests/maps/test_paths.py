@@ -279,6 +279,8 @@ def test_a_column_of_one_model_is_found_and_several_are_refused():
     ):
         map_column("gm", mixed)
     assert map_column("s6mwmwp1r", mixed) == "s6mwmwp1r"
+    with pytest.raises(TableError, match=r"write the column that is meant on the left$"):
+        map_column("gm", mixed[1:])
 
 
 def test_scans_without_a_column_of_time_points_are_named_with_what_leaves_them_out():

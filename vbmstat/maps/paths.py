@@ -178,10 +178,10 @@ def _model_of(columns: list[str], table: pd.DataFrame, response: str) -> str:
     first = {parsed.model: name for name in reversed(columns) if (parsed := parse_kind(name))}
     if len(first) > 1:
         kinds = ", ".join(f"{name}: {table[name].notna().sum()} scans" for name in reversed(first.values()))
-        msg = (
-            f"formula: {response} may be maps of several kinds ({kinds}); write the column that is meant on the left, "
-            'and leave scans out that have none, as with --where "time_points > 1"'
-        )
+        lacking = any(table[name].isna().any() for name in first.values())
+        leave_out = ', and leave scans out that have none, as with --where "time_points > 1"' if lacking else ""
+        what = f"formula: {response} may be maps of several kinds ({kinds})"
+        msg = f"{what}; write the column that is meant on the left{leave_out}"
         raise TableError(msg)
     return next(iter(first), "")
 
