@@ -26,7 +26,7 @@ from vbmstat.glm.results import GlmResults
 from vbmstat.glm.spec import VARIANCES, Compute, Contrasts, ModelSpec
 from vbmstat.glm.variance.strategy import choose_variance
 from vbmstat.image import storage
-from vbmstat.maps.paths import with_unsmoothed_maps
+from vbmstat.maps.kinds import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.regions.mixed_analysis import MixedResults, fit_mixed_glm
