@@ -121,7 +121,7 @@ def test_tissue_that_has_changed_is_no_bias(alignment, brains):
     images, mask = groupwise.bring(brains, alignment)
     before = groupwise.differential_bias(images, mask, alignment.grid)
     changed = images.clone()
-    middle = tuple(slice(n // 2 - 4, n // 2 + 4) for n in mask.shape)
+    middle = tuple(slice(n // 2 - 8, n // 2 + 8) for n in mask.shape)
     changed[(0, *middle)] *= 0.6
     moved = (groupwise.differential_bias(changed, mask, alignment.grid) / before).log().abs()
-    assert float(moved[:, mask].max()) < 0.02
+    assert float(moved[:, mask].max()) < 0.03
