@@ -23,7 +23,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.paths import map_column, with_unsmoothed_maps
+from vbmstat.maps.paths import map_column
 from vbmstat.maps.segment import Packing
 from vbmstat.tables.cohort import Cohort
 
@@ -279,6 +279,8 @@ def test_a_column_of_one_model_is_found_and_several_are_refused():
     ):
         map_column("gm", mixed)
     assert map_column("s6mwmwp1r", mixed) == "s6mwmwp1r"
+    with pytest.raises(TableError, match=r"write the column that is meant on the left$"):
+        map_column("gm", mixed[1:])
 
 
 def test_scans_without_a_column_of_time_points_are_named_with_what_leaves_them_out():
@@ -287,13 +289,3 @@ def test_scans_without_a_column_of_time_points_are_named_with_what_leaves_them_o
     cohort = Cohort(cohort.table.set_axis(index), Path())
     with pytest.raises(TableError, match=r'no s6mwmwp1r path for x; .*\(--where "time_points > 1"\)$'):
         cohort.paths("s6mwmwp1r")
-
-
-def test_regions_of_time_points_are_measured_in_the_maps_of_ageing():
-    both = columns_of(mwp1="---", mwp1r="abc", mwmwp1r="def", mwp2r="ghi")
-    table = with_unsmoothed_maps(Cohort(both, Path())).table
-    assert (table["mwp1"].tolist(), table["mwp2"].tolist()) == (list("def"), list("ghi"))
-    single = columns_of(mwp1="abc")
-    assert with_unsmoothed_maps(Cohort(single, Path())).table.equals(single)
-    with pytest.raises(TableError, match=r"several kinds \(mwmwp1r: 2 scans, mwp1: 1 scans\); leave one out, as with"):
-        with_unsmoothed_maps(Cohort(columns_of(mwp1="a--", mwmwp1r="-bc"), Path()))

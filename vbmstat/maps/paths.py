@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vbmstat.files.naming import (
     split_ids,
 )
 from vbmstat.files.search import images_instead
+from vbmstat.maps.kinds import model_of_columns
 from vbmstat.tables.cohort import Cohort, closest
 
 USUAL_FWHM_MM = 6.0
@@ -151,7 +152,7 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
     number = MAP_NUMBER[response]
     candidates = map_columns(table.columns, number)
     candidates = [name for name in candidates if table[name].notna().any()] or candidates
-    model = _model_of(candidates, table, response)
+    model = model_of_columns(candidates, table, response)
     if candidates and fwhm_mm is not None:
         kinds = [*([smoothed_kind(fwhm_mm, number, model)] if fwhm_mm else []), modulated_kind(number, model)]
         found = [kind for kind in kinds if kind in candidates]
@@ -171,46 +172,6 @@ def map_column(response: str, table: pd.DataFrame, fwhm_mm: float | None = None)
         return candidates[0]
     msg = f"formula: {response} needs a column s6mwp{number} with map paths; the table has {', '.join(table)}"
     raise TableError(msg)
-
-
-def _model_of(columns: list[str], table: pd.DataFrame, response: str) -> str:
-    """The longitudinal model of columns of maps, empty for those of single scans; refuses several."""
-    first = {parsed.model: name for name in reversed(columns) if (parsed := parse_kind(name))}
-    if len(first) > 1:
-        kinds = ", ".join(f"{name}: {table[name].notna().sum()} scans" for name in reversed(first.values()))
-        msg = (
-            f"formula: {response} may be maps of several kinds ({kinds}); write the column that is meant on the left, "
-            'and leave scans out that have none, as with --where "time_points > 1"'
-        )
-        raise TableError(msg)
-    return next(iter(first), "")
-
-
-def with_unsmoothed_maps(cohort: Cohort) -> Cohort:
-    """The cohort with the unsmoothed maps of its time points in the columns of single scans.
-
-    Those of the model of ageing are taken, in which a region is the same tissue at all times; else those of plasticity.
-
-    Raises
-    ------
-    TableError
-        If other scans have maps of another kind.
-    """
-    table = cohort.table
-    for number in MAP_NUMBER.values():
-        kinds = [modulated_kind(number, model) for model in ("ageing", "plasticity", "")]
-        n_scans = {
-            kind: int(table[kind].notna().sum()) for kind in kinds if kind in table and table[kind].notna().any()
-        }
-        taken = next(iter(n_scans), kinds[-1])
-        if taken == kinds[-1]:
-            continue
-        if (table[[*n_scans]].notna().any(axis=1) & table[taken].isna()).any():
-            found = ", ".join(f"{kind}: {n} scans" for kind, n in n_scans.items())
-            msg = f'the maps are of several kinds ({found}); leave one out, as with --where "time_points > 1"'
-            raise TableError(msg)
-        table = table.assign(**{kinds[-1]: table[taken]})
-    return replace(cohort, table=table)
 
 
 def from_cohort(cohort: Cohort, column: str, missing: str) -> tuple[dict[str, Path], list[str]]:

@@ -15,7 +15,7 @@ from vbmstat.files.naming import MAP_NUMBER, TISSUES
 from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.spec import ModelSpec
-from vbmstat.maps.paths import with_unsmoothed_maps
+from vbmstat.maps.kinds import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas

@@ -17,7 +17,7 @@ import pandas as pd
 from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
-from vbmstat.maps.paths import with_unsmoothed_maps
+from vbmstat.maps.kinds import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, refuse_mixed_templates
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
@@ -113,9 +113,8 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     Parameters
     ----------
     cohort : Cohort, DataFrame or path
-        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (any of them): unsmoothed modulated maps in template space; of time
-        points `mwmwp1r` …, else `mwp1r` …. Native
-        space needs the scan's tissue maps (p1, p2, p3, p7) and inverse field (``iy_``) beside them.
+        With columns `mwp1`, `mwp2`, `mwp3`, `mwp7` (or `mwmwp1r`, `mwp1r` …), any of them: unsmoothed modulated maps
+        in template space. Native space needs the scan's tissue maps (p1, p2, p3, p7) and ``iy_`` beside them.
     atlas : Atlas, str or path
         An atlas, its name, or a label image with its table (see :func:`vbmstat.roi.atlas.load_atlas`).
     tissues : sequence of str, optional
@@ -215,10 +214,8 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         msg = f"{folder}: no such folder"
         raise ScanError(msg)
     maps_of = {
-        column: map_names.by_known_ids(
-            map_names.find_maps(folder, naming.MAP_NUMBER[tissue], smoothed=False, model="ageing"), known
-        )
-        for tissue, column in TISSUE_COLUMNS.items()
+        column: map_names.by_known_ids(map_names.find_maps(folder, number, smoothed=False, model="ageing"), known)
+        for column, number in zip(TISSUE_COLUMNS.values(), naming.MAP_NUMBER.values(), strict=True)
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})
     if not stems:
