@@ -17,7 +17,7 @@ from vbmstat.batch.manifest import (
     write_inputs,
     write_manifest,
 )
-from vbmstat.batch.task import origin_of
+from vbmstat.batch.scan import origin_of
 from vbmstat.errors import VbmstatError
 from vbmstat.files.naming import Scan
 from vbmstat.files.search import Inputs

@@ -51,7 +51,6 @@ from vbmstat.preproc.steps.working import Brain
 from vbmstat.progress import OnStep, ignore
 
 PLASTICITY, AGEING = "plasticity", "ageing"
-MODELS = {PLASTICITY: (PLASTICITY,), AGEING: (AGEING,), "both": (PLASTICITY, AGEING)}
 _PRIOR_FWHM_MM = 3.0  # blur of the average's tissues, so that the anatomy of one time point does not leak into another
 _OWN_SHARE = 0.2  # of the prior: the average's tissues; the rest is the template's, warped to it
 _PURE_POWER = 4  # of a fraction, so that mixed voxels weigh little
