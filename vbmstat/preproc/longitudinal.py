@@ -6,17 +6,16 @@
 4. each time point, resampled once to the average's grid and segmented from the same start: the average's tissues,
    softened, as priors
 5. plasticity: each time point's tissues, sampled once by template -> average, modulated (mwp1r)
-6. ageing: with a stiff warp from the person's mean shape to each time point in between, modulated by both (mwmwp1r)
-7. yearly rates
+6. ageing: with a stiff warp from the person's mean shape to each time point, modulated by both (mwmwp1r); rates
 
-Time points are worked in an order that depends on their content only, so that results do not depend on the order in
-which they are given.
+Time points are worked in an order of their content, so that results do not depend on the order in which they come.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +25,6 @@ from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.image import deform
 from vbmstat.image.grid import Grid
-from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.lesions import Lesions
@@ -45,14 +43,12 @@ from vbmstat.preproc.pipeline import (
     template_on,
 )
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.preproc.steps import bias, groupwise, within_person, working
+from vbmstat.preproc.steps import bias, groupwise, priors, within_person, working
 from vbmstat.preproc.steps.groupwise import Alignment
 from vbmstat.preproc.steps.working import Brain
 from vbmstat.progress import OnStep, ignore
 
 PLASTICITY, AGEING = "plasticity", "ageing"
-_PRIOR_FWHM_MM = 3.0  # blur of the average's tissues, so that the anatomy of one time point does not leak into another
-_OWN_SHARE = 0.2  # of the prior: the average's tissues; the rest is the template's, warped to it
 _PURE_POWER = 4  # of a fraction, so that mixed voxels weigh little
 _LEAST_SIMILARITY = 0.8  # aligned scans of one head have .99, of different people .44 to .65
 
@@ -153,7 +149,7 @@ def preprocess_person(
         If a scan cannot be used, or is not of the same head as the others; the message names the time point.
     """
     _check(scans, spec, models, years)
-    engine = spec.find_engine()
+    device, engine = choose_device(spec.device), spec.find_engine()
     engine.parameters()  # raises before any work if a package or weights are missing
     if not engine.takes_priors:
         msg = f"engine {engine.label} takes no priors, so time points cannot start from their average; use classic"
@@ -163,20 +159,23 @@ def preprocess_person(
     names = [f"time point {k + 1}" for k in order]
     with torch.inference_mode():
         clocks = [Clock(_prefixed(on_step, name)) for name in names]
-        prepared = [
-            _prepared(scans[k], engine, clock, spec, name) for k, clock, name in zip(order, clocks, names, strict=True)
-        ]
+        prepared = []
+        for k, clock, name in zip(order, clocks, names, strict=True):
+            with _named(name):
+                prepared.append(prepare_scan(scans[k], engine, device, clock, spec.lesion_plan()))
         clock = Clock(_prefixed(on_step, "average"))
         with clock.step("align"):
             alignment = groupwise.align([each.work for each in prepared], [each.linear for each in prepared])
-        average = _average(prepared, alignment, engine, clock)
+        with _named("the average of the scans"):
+            average = _average(prepared, alignment, engine, clock)
         similarity = groupwise.similarity(average.images / average.differential, average.mask)
         _check_same_head(similarity, names)
         with clock.step("warp"):
             warp = register_tissues(average.segmented, engine)
         results = []
         for k, each in enumerate(prepared):
-            segmented = _segment_time_point(each, average, k, engine, clocks[k])
+            with _named(names[k]):
+                segmented = _segment_time_point(each, average, k, engine, clocks[k])
             results.append(in_template_space(segmented, warp, spec, clocks[k]))
         aged: list[Volume | None] = [None] * len(results)
         if AGEING in models:
@@ -215,19 +214,18 @@ def _check(scans: Sequence[Volume], spec: PreprocSpec, models: Sequence[str], ye
 
 def _content(scan: Volume) -> bytes:
     """Hash of an image and its grid."""
-    digest = hashlib.sha256(scan.data.cpu().numpy().tobytes())
-    digest.update(scan.grid.affine.tobytes())
-    return digest.digest()
+    return hashlib.sha256(scan.data.cpu().numpy().tobytes() + scan.grid.affine.tobytes()).digest()
 
 
 def _prefixed(on_step: OnStep, name: str) -> OnStep:
     return lambda step: on_step(f"{name}: {step}")
 
 
-def _prepared(scan: Volume, engine: Classic, clock: Clock, spec: PreprocSpec, name: str) -> Prepared:
-    """A prepared scan; an error names the time point."""
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors of a scan begin with its time point."""
     try:
-        return prepare_scan(scan, engine, choose_device(spec.device), clock, spec.lesion_plan())
+        yield
     except ScanError as error:
         msg = f"{name}: {error}"
         raise ScanError(msg) from error
@@ -236,7 +234,6 @@ def _prepared(scan: Volume, engine: Classic, clock: Clock, spec: PreprocSpec, na
 def _average(prepared: Sequence[Prepared], alignment: Alignment, engine: Classic, clock: Clock) -> _Average:
     """Average of the aligned scans, segmented as a scan is."""
     grid = alignment.grid
-    template = engine.find_template(prepared[0].t1w.data.device).tissues
     with clock.step("average"):
         images, mask = groupwise.bring([each.work for each in prepared], alignment)
         differential = groupwise.differential_bias(images, mask, grid)
@@ -245,23 +242,14 @@ def _average(prepared: Sequence[Prepared], alignment: Alignment, engine: Classic
     plan = replace(prepared[0].lesions.plan, wmh=False)
     person = Prepared(brain.image, brain, brain, linear, prepared[0].was_stripped, Lesions(plan))
     with clock.step("priors"):
-        start = engine.start(brain, brain, template, linear)
+        start = engine.start(brain, brain, engine.find_template(mask.device).tissues, linear)
     shared = bias.bias_field(brain.image, mask, start.prior)
     segmented = segment_prepared(person, start, engine, clock, shared)
-    prior = _softened(segmented.fractions, mask, start.prior)
+    prior = priors.soften(segmented.fractions, mask, start.prior)
     # Only white matter tells bias from atrophy: cortex that thins darkens the voxels at its surface.
     white = segmented.fractions.data[1] ** _PURE_POWER
-    differential = differential * groupwise.differential_bias(images / differential, white, grid)
+    differential *= groupwise.differential_bias(images / differential, white, grid)
     return _Average(segmented, alignment, prior, mask, images, differential, shared)
-
-
-def _softened(fractions: Volume, mask: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """Priors of the time points: the average's tissues, blurred and mixed with the template's prior, (3, X, Y, Z)."""
-    inside = mask.float()[None]
-    width = _PRIOR_FWHM_MM / fractions.grid.voxel_size_mm
-    blurred = smooth(torch.cat([fractions.data + prior * (1 - inside), torch.ones_like(inside)]), width, 3.0)
-    mixed = _OWN_SHARE * blurred[:3] / blurred[3:] + (1 - _OWN_SHARE) * prior
-    return mixed / mixed.sum(0)
 
 
 def _segment_time_point(prepared: Prepared, average: _Average, k: int, engine: Classic, clock: Clock) -> Segmented:
@@ -306,6 +294,5 @@ def _check_same_head(similarity: Sequence[float], names: Sequence[str]) -> None:
 
 
 def _range_percent(field: torch.Tensor, mask: torch.Tensor) -> float:
-    values = field[mask].cpu().numpy()[::10]
-    low, high = np.percentile(values, [5, 95])
+    low, high = np.percentile(field[mask].cpu().numpy()[::10], [5, 95])
     return float(100 * (high - low))

@@ -8,7 +8,7 @@ import torch
 from vbmstat import assets
 from vbmstat.image.grid import Grid, apply_affine, voxel_indices
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.steps.priors import nuclei_as_gm, tissue_priors
+from vbmstat.preproc.steps.priors import nuclei_as_gm, soften, tissue_priors
 
 
 def at(priors: torch.Tensor, grid: Grid, mm: tuple[float, float, float]) -> list[float]:
@@ -62,3 +62,15 @@ def test_nuclei_that_a_network_calls_white_are_grey_and_nothing_else_is():
     for mm, is_grey in (((-12, -20, 8), True), ((12, -20, 8), True), ((-26, 4, 2), True), ((-25, -30, 35), False)):
         there = linear @ np.array([*mm, 1.0])
         assert (at(found, scan, tuple(there[:3]))[0] > 0.5) == is_grey
+
+
+def test_a_person_s_own_tissues_are_blurred_into_the_template_s_prior(phantom):
+    own = Volume(phantom.fractions, phantom.image.grid)
+    found = soften(own, phantom.mask, phantom.priors)
+    torch.testing.assert_close(found.sum(0), torch.ones_like(found[0]))
+    surely = phantom.mask & (phantom.fractions[1] > 0.9) & (phantom.priors[1] < 0.7)
+    assert int(surely.sum()) > 100
+    assert float((found[1] - phantom.priors[1])[surely].mean()) > 0.02
+    corner = (slice(None), 0, 0, 0)
+    assert not phantom.mask[0, 0, 0]
+    torch.testing.assert_close(found[corner], phantom.priors[corner] / phantom.priors[corner].sum())

@@ -11,6 +11,9 @@ from vbmstat.image.volume import Volume
 
 _PRIOR_FWHM_MM = 5.0  # blur of linearly aligned priors, to allow for misalignment
 _WARPED_PRIOR_FWHM_MM = 2.5
+# Of a person's average, so that the anatomy of one time point does not leak into another; a share of .2 keeps 95 % of
+# a thinning of .5 mm, .5 would keep 94 %, and neither changes the noise
+_OWN_PRIOR_FWHM_MM, _OWN_SHARE = 3.0, 0.2
 # Striatum and thalamus are in this box (MNI mm). In the template they are half white matter, because their intensity is
 # between cortex and white matter; anatomically they are grey matter.
 _DEEP_LOW_MM, _DEEP_HIGH_MM = np.array([-36.0, -36.0, -9.0]), np.array([36.0, 24.0, 24.0])
@@ -46,6 +49,25 @@ def tissue_priors(template: Volume, linear: np.ndarray, grid: Grid, coordinates:
         gm_wm = sample(blurred, apply_affine(np.linalg.inv(template.grid.affine), coordinates.data))
     gm_wm = gm_wm.clamp(0, 1)
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp(0, 1)])
+
+
+def soften(fractions: Volume, mask: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """Priors from a person's own tissues, blurred and mixed with the template's, (3, X, Y, Z); they sum to 1.
+
+    Parameters
+    ----------
+    fractions : Volume
+        GM, WM, CSF of the average of the person's scans.
+    mask : Tensor, (X, Y, Z), bool
+        Brain.
+    prior : Tensor, (3, X, Y, Z)
+        The template's, which alone counts outside the brain.
+    """
+    inside = mask.float()[None]
+    width = _OWN_PRIOR_FWHM_MM / fractions.grid.voxel_size_mm
+    blurred = smooth(torch.cat([fractions.data + prior * (1 - inside), torch.ones_like(inside)]), width, 3.0)
+    mixed = _OWN_SHARE * blurred[:3] / blurred[3:] + (1 - _OWN_SHARE) * prior
+    return mixed / mixed.sum(0)
 
 
 def nuclei_as_gm(fractions: torch.Tensor, template: Volume, linear: np.ndarray, grid: Grid) -> torch.Tensor:
