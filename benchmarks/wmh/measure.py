@@ -267,7 +267,7 @@ def name_of(row: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", nargs="+", default=["none"])
+    parser.add_argument("--weights", nargs="+", default=["vbmstat", "none"])
     parser.add_argument("--sets", nargs="+", default=["rendered", "patient07", "injected", "young", "adults"])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=RESULT)
