@@ -177,11 +177,12 @@ def test_unusable_tissues_leave_a_person_out_and_too_few_people_are_refused(quic
     assert not (tmp_path / "group" / RECORD).exists()
 
 
-def test_the_first_session_of_a_person_counts(tmp_path):
+@pytest.mark.parametrize(("first", "later"), [(1, 2), (2, 10)])
+def test_the_first_session_of_a_person_counts(tmp_path, first, later):
     folder = write_people(tmp_path / "people", N)
     table = pd.read_csv(folder / "cohort.tsv", sep="\t")
     table["participant_id"] = table["participant_id"].where(table.index < N - 1, "sub-01")
-    table["session_id"] = [f"ses-{2 - (row == N - 1)}" for row in range(N)]
+    table["session_id"] = [f"ses-{first if row == N - 1 else later}" for row in range(N)]
     table.to_csv(folder / "cohort.tsv", sep="\t", index=False)
     people = module.find_people(folder, Selection())
     assert len(people) == N - 1

@@ -169,6 +169,25 @@ def test_a_session_more_or_less_makes_the_person_run_again_and_says_so(tmp_path,
     assert table_of(out)["time_points"].tolist() == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize("names", naming.NAME_STYLES)
+def test_a_person_of_whom_one_session_is_left_keeps_no_average_and_no_rates(tmp_path, names):
+    """They once stayed, beside maps that were made without them."""
+    folder, out = write_people(tmp_path / "data", {"sub-1": 2, "sub-2": 2}), tmp_path / "out"
+    for person in ("sub-1", "sub-2"):
+        write_dates(folder, person, "age", [70, 72.5])
+    preprocess(folder, out, names=names)
+    person = naming.Scan(folder, "sub-1", "sub-1")
+    of_person = [naming.output_path(out, person, kind, names) for kind in ("avg", "rate1", "rate2")]
+    assert all(path.is_file() for path in of_person)
+    before = {path for path in out.rglob("*") if path.is_file()}
+    shutil.rmtree(folder / "sub-1" / "ses-2")
+    preprocess(folder, out, names=names)
+    gone = {path.name for path in before if not path.is_file()}
+    assert {path.name for path in of_person} <= gone
+    assert not any("sub-2" in name for name in gone)
+    assert table_of(out)["time_points"].tolist() == [1, 2, 2]
+
+
 def test_new_dates_make_the_rates_without_dates_none_stay(tmp_path, caplog):
     folder, out = write_people(tmp_path / "data", {"sub-1": 2}), tmp_path / "out"
     preprocess(folder, out)

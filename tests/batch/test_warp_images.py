@@ -38,18 +38,23 @@ def ball(grid: Grid, centre: tuple[float, float, float], radius_mm: float) -> to
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Two finished scans of 3.9 mm with a velocity on CAT12's grid at 6 mm."""
-    out = tmp_path_factory.mktemp("run")
+    return finish(tmp_path_factory.mktemp("run"), "sub-1_T1w", "sub-2_T1w")
+
+
+def finish(out: Path, *stems: str, names: str = "cat12") -> Path:
     template = assets.template().grid
     coarse = Grid((30, 36, 30), template.affine @ np.diag([4.0, 4, 4, 1]))
     velocity = smooth(torch.randn(3, *coarse.shape, generator=torch.Generator().manual_seed(1)), np.full(3, 5.0), 3.0)
-    for name in ("sub-1_T1w", "sub-2_T1w"):
+    for name in stems:
         scan = naming.Scan(Path(name), name, *naming.split_ids(name))
         write_image(
-            naming.output_path(out, scan, "velocity"), "velocity", Volume(velocity * (5 / velocity.max()), coarse)
+            naming.output_path(out, scan, "velocity", names),
+            "velocity",
+            Volume(velocity * (5 / velocity.max()), coarse),
         )
         grids = {TEMPLATE: Grid((29, 35, 29), coarse.affine), SCAN: T1W, BOX: T1W.crop((5, 5, 5), (45, 50, 45))}
         affine = {LINEAR: MATRIX.tolist(), **{key: grid_record(grid) for key, grid in grids.items()}}
-        storage.write_json(naming.output_path(out, scan, "sidecar"), {"scan": name, "row": {}, "affine": affine})
+        storage.write_json(naming.output_path(out, scan, "sidecar", names), {"scan": name, "row": {}, "affine": affine})
     return out
 
 
@@ -139,6 +144,27 @@ def test_images_are_matched_to_scans_by_pattern_or_by_name(folder, tmp_path):
     assert done.failures == (f"{tmp_path}/{{participant_id}}_pet.nii.gz: no such image of 1 scans: sub-2_T1w",)
     done = carry([str(tmp_path / "sub-3_pet.nii.gz")], folder, out=tmp_path / "out", voxel_size_mm=2)
     assert "sub-3_pet.nii.gz: 0 scans have the ids sub-3; expected the ids of one scan in its name" in done.failures[0]
+
+
+def test_images_of_sessions_that_only_their_folders_tell_apart_are_files_of_their_own(tmp_path):
+    """The image of one session once took the place of that of the other."""
+    sessions = finish(tmp_path / "run", "sub-1_ses-1_T1w", "sub-1_ses-2_T1w")
+    for name in ("ses-1/sub-1_pet", "ses-2/sub-1_pet", "sub-1_ses-2_mt"):
+        write(tmp_path / f"{name}.nii.gz", ball(PET, (0.0, -20.0, 10.0), 30.0), PET)
+    images = [
+        str(tmp_path / "{session_id}" / "{participant_id}_pet.nii.gz"),
+        str(tmp_path / "{participant_id}_{session_id}_mt.nii.gz"),
+    ]
+    done = carry(images, sessions, out=tmp_path / "out", voxel_size_mm=2)
+    expected = ["wsub-1_ses-1_T1w_sub-1_pet.nii.gz", "wsub-1_ses-2_T1w_sub-1_pet.nii.gz", "wsub-1_ses-2_mt.nii.gz"]
+    assert sorted(path.name for path in done.written) == expected
+
+
+def test_a_scan_is_found_by_a_file_under_its_bids_name(tmp_path):
+    out = finish(tmp_path, "sub-1_ses-1_T1w", "sub-1_ses-2_T1w", names="bids")
+    scan = naming.Scan(Path("sub-1_ses-2_T1w"), "sub-1_ses-2_T1w", "sub-1", "ses-2")
+    for kind in ("velocity", "sidecar"):
+        assert list(find_warps(naming.output_path(out, scan, kind, "bids"))) == [scan]
 
 
 def test_what_cannot_be_carried_is_one_line_and_the_others_are(folder, tmp_path):

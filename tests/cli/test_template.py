@@ -35,7 +35,7 @@ from vbmstat.preproc.pipeline import Segmented
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.quality import ImageQuality
 from vbmstat.preproc.templates import RECORD, TISSUES, TO_STANDARD
-from vbmstat.roi.table import measure_rois
+from vbmstat.roi.table import cohort_of_maps, measure_rois
 
 LINEAR = np.array([[1.1, 0, 0, 3], [0, 0.9, 0, -2], [0, 0, 1.0, 4], [0, 0, 0, 1.0]])
 
@@ -226,6 +226,16 @@ def test_statistics_refuse_mixed_templates(tmp_path):
     refuse_mixtures(rows, allowed=True)
     refuse_mixtures(rows[:2], allowed=False)
     assert origins(rows[["site"]])["group_template"] == {"standard": 4}  # what a site shares
+
+
+def test_regions_of_a_folder_with_maps_over_different_templates_are_refused(tmp_path):
+    """Without the cohort table, the scans' records say which template it was."""
+    for scan, template in (("sub-1", {"name": "kids", "sha256": "0123456789ab"}), ("sub-2", None)):
+        storage.write_text(tmp_path / "mri" / f"mwp1{scan}.nii", "never read")
+        record = {"engine": "e", "versions": {"vbmstat": "1"}, "parameters": {"template": template}}
+        storage.write_json(tmp_path / "report" / f"vbmstat_{scan}.json", record)
+    with pytest.raises(TableError, match=r"different templates \(kids 0123456789ab: 1 scans, standard: 1 scans\)"):
+        measure_rois(cohort_of_maps(tmp_path))
 
 
 def test_a_folder_without_a_template_is_refused_before_any_work(tmp_path, runs):

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vbmstat.errors import DesignError, TableError
+from vbmstat.errors import DesignError, TableError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
+from vbmstat.image.storage import write_json
 from vbmstat.maps.pack import pack_maps
 from vbmstat.tables.cohort import Cohort, read_cohort
 
@@ -81,3 +82,21 @@ def test_global_scaling_by_hand(cohort_folder, images, table):
     means = values.mean(axis=1)
     scaled = fit_glm(values * (means.mean() / means)[:, None], "v ~ age", table, repeats=0)
     np.testing.assert_allclose(t_of(results)[results.mask], t_of(scaled), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "template", "expected"), [
+    ("s6mwmwp1r{}_T1w.nii.gz", None, r"several kinds \(s6mwmwp1r\*: 3 scans.*; s6mwp1\*: 23 scans"),
+    ("s6mwp1{}_T1w.nii.gz", {"name": "a", "sha256": "b"}, r"group_template values \(a b: 3 scans, standard: 23 scans"),
+])  # fmt: skip
+def test_packed_maps_of_several_kinds_or_templates_are_refused(cohort_folder, table, name, template, expected):
+    """Packed maps were once taken without a look at the files that they came from."""
+    paths = {scan: cohort_folder / "mri" / f"s6mwp1{scan}_T1w.nii.gz" for scan in table["participant_id"]}
+    for number, (scan, path) in enumerate(paths.items()):
+        paths[scan] = path.rename(path.with_name((name if number < 3 else "s6mwp1{}_T1w.nii.gz").format(scan)))
+        parameters = {"template": template if number < 3 else None}
+        record = {"engine": "classic", "versions": {"vbmstat": "0.1.0"}, "parameters": parameters}
+        write_json(cohort_folder / "report" / f"vbmstat_{scan}_T1w.json", record)
+    packed = pack_maps(paths, cohort_folder / "store")
+    with pytest.raises(VbmstatError, match=expected):
+        fit_glm(packed, "gm ~ age", table, repeats=0)
+    assert fit_glm(packed, "gm ~ age", table, repeats=0, allow_mixed=True).df_resid == 24

@@ -187,6 +187,18 @@ def test_which_maps_of_a_folder_are_taken(tmp_path, folder, table, spiky):
     assert (found.record["smoothing"]["applied_fwhm_mm"], found.record["n_scans"]) == (8, 26)
 
 
+@pytest.mark.parametrize("there", ["s6mwp1rsub-{}.nii", "s6mwmwp1rsub-{}.nii", "s6mwp1sub-{}.nii"])
+def test_maps_of_another_kind_than_asked_for_are_not_taken(tmp_path, table, spiky, there):
+    """Of a folder with one kind of maps, those were once taken whatever the formula said."""
+    write_all(tmp_path, table, spiky, there)
+    people = table.assign(participant_id=[f"sub-{one}" for one in table["participant_id"]])
+    kinds = {"s6mwp1rsub-{}.nii", "s6mwmwp1rsub-{}.nii", "s6mwp1sub-{}.nii"} - {there}
+    for kind in sorted(kinds):
+        asked = kind.partition("sub-")[0]
+        with pytest.raises(ScanError, match=rf"no {asked} map in it or below; .*smoothed gm \(e\.g\. {there[:7]}"):
+            fit_glm(tmp_path, f"{asked} ~ age", people, repeats=0)
+
+
 def test_smoothed_maps_are_not_smoothed_again(tmp_path, table, spiky):
     write_all(tmp_path, table, spiky, "s6mwp1{}.nii")
     with pytest.raises(ScanError, match=r"--fwhm 8: 26 of 26 maps are smoothed already \(e.g. s6mwp1.*leave --fwhm"):

@@ -213,6 +213,9 @@ def stale_files(out: Path, scan: naming.Scan, names: str, now: CompletedScan) ->
     kinds |= set(naming.TRACT_KINDS) if without_tracts else set()
     bundles = naming.bundle_masks(out, scan) if without_tracts else []
     paths = [naming.output_path(out, scan, kind, names) for kind in kinds]
+    if earlier.longitudinal is not None and now.longitudinal is None:  # the person's images are not of this scan alone
+        person = naming.Scan(scan.path, scan.participant_id, scan.participant_id)
+        paths += [naming.output_path(out, person, kind, names) for kind in naming.PERSON_KINDS]
     made = [file for path in paths for file in (path, path.with_suffix("").with_suffix(".json")) if file.is_file()]
     return [*made, *bundles]
 

@@ -19,6 +19,7 @@ from vbmstat.assets.provenance import provenance
 from vbmstat.batch.claim import tables_claim
 from vbmstat.batch.finished import FinishedScan
 from vbmstat.batch.template_levels import KINDS, OrderedMap, Work
+from vbmstat.batch.visits import natural_key
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.figures.style import save_png
 from vbmstat.figures.template import template_figure
@@ -142,7 +143,8 @@ def find_people(cohort: Path, selection: Selection) -> dict[str, FinishedScan]:
     if len(engines) > 1:
         msg = f"{path}: scans of several engines ({', '.join(engines)}); choose those of one (--where)"
         raise VbmstatError(msg)
-    first = rows.sort_index().groupby(level=0, sort=True)["scan"].first()
+    by_session = sorted(rows.index, key=lambda ids: natural_key(ids[1]))  # session 2 before session 10
+    first = rows["scan"].loc[by_session].groupby(level=0, sort=True).first()
     found = {}
     for stem in sorted(first.astype(str)):
         scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))

@@ -88,7 +88,7 @@ def people_of(inputs: Inputs) -> tuple[Inputs, list[tuple[naming.Scan, ...]]]:
         If nobody has several sessions.
     """
     by_person: dict[str, dict[str, list[naming.Scan]]] = {}
-    for scan in sorted(inputs.scans, key=lambda scan: _natural(scan.stem)):
+    for scan in sorted(inputs.scans, key=lambda scan: natural_key(scan.stem)):
         by_person.setdefault(scan.participant_id, {}).setdefault(scan.session_id, []).append(scan)
     spare = {
         other: f"second scan of {scans[0].session_id or 'a session'}; longitudinal: one a session ({scans[0].stem})"
@@ -111,7 +111,7 @@ def people_of(inputs: Inputs) -> tuple[Inputs, list[tuple[naming.Scan, ...]]]:
     return kept, list(people.values())
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural_key(text: str) -> list[tuple[int, str]]:
     """Key of the order in which session 10 follows session 2."""
     return [(int(part or 0) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", text)]
 

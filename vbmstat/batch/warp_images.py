@@ -128,6 +128,8 @@ def find_warps(of: Path) -> dict[naming.Scan, ScanWarp]:
     folder = of if of.is_dir() else of.parent
     found = dict(_warps_in(folder) or _warps_in(folder.parent if folder.name in ("mri", "report") else folder / "mri"))
     if not of.is_dir():
+        above = next(filter(None, map(_warps_in, folder.parents[:3])), {})  # of a file under its BIDS name
+        found = found or above
         found = {scan: warp for scan, warp in found.items() if of in warp.paths.values() or _is_name(of.name, scan)}
     if not found:
         msg = f"{of}: no finished scan with a warp there; expected an output folder of preprocess, or a scan in one"
@@ -243,12 +245,13 @@ def _carried(image: Volume, points: Volume, grid: Grid, kind: str) -> Volume:
 
 
 def _name(path: Path, scan: naming.Scan, to: str, kind: str) -> str:
-    """``wIMAGE`` with the scan's name if the image's own does not have its id; ``mw`` for amounts, as of tissue."""
+    """``wIMAGE`` with the scan's name if the image's own does not have its ids; ``mw`` for amounts, as of tissue."""
     stem = naming.image_stem(path)
     prefix = "mw" if kind == AMOUNT else "w"
     if to == DIRECTIONS[1]:
         return f"{prefix}{stem}_{scan.stem}"
-    return f"{prefix}{stem}" if scan.participant_id in stem else f"{prefix}{scan.stem}_{stem}"
+    is_own = scan.participant_id in stem and scan.session_id in stem  # else the sessions of a person would share a file
+    return f"{prefix}{stem}" if is_own else f"{prefix}{scan.stem}_{stem}"
 
 
 def _write(path: Path, image: Volume, kind: str, to: str) -> None:

@@ -92,7 +92,8 @@ def longitudinal_model(name: str) -> str:
     return next((model for model in ("ageing", "plasticity") if groups.get(model)), "")
 
 
-def _is_of(name: str, model: str) -> bool:
+def is_of_model(name: str, model: str) -> bool:
+    """Whether a map may be one of a longitudinal model; CAT12's ``mwp1rS001`` may be of plasticity or of ``rS001``."""
     own = longitudinal_model(name)
     return own == model or (model == "plasticity" and not own and realigned_id(name) is not None)
 
@@ -144,7 +145,7 @@ def find_maps(
 
 def _one_of(paths: list[Path], folder: Path, stem: str, model: str | None) -> Path:
     """The map of a scan; of several that of the model, if one is asked for."""
-    chosen = [path for path in paths if model is not None and _is_of(path.name, model)]
+    chosen = [path for path in paths if model is not None and is_of_model(path.name, model)]
     if len(paths) == 1 or len(chosen) == 1:
         return (chosen or paths)[0]
     one, other = (chosen if len(chosen) > 1 else paths)[:2]

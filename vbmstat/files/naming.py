@@ -75,7 +75,7 @@ _PERSON_OUTPUTS = {
     "rate1": ("mri", "rate1_", f"{_MNI}_label-GM_desc-rate_map.nii.gz"),
     "rate2": ("mri", "rate2_", f"{_MNI}_label-WM_desc-rate_map.nii.gz"),
 }
-TRACT_KINDS = tuple(_TRACT_OUTPUTS)
+TRACT_KINDS, PERSON_KINDS = tuple(_TRACT_OUTPUTS), tuple(_PERSON_OUTPUTS)
 _KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS, **_PERSON_OUTPUTS}
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
 # Kinds mwp1, s7.5mwp2, s6mwp1r, s6mwmwp1r

@@ -149,7 +149,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     maps = as_matrix(maps, cohort) if isinstance(maps, np.ndarray | torch.Tensor) else maps
     spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
-    refuse_mixtures(source.table, spec.allow_mixed, source.paths)
+    refuse_mixtures(source.table, spec.allow_mixed, source.files)
     if uses_tiv(right, spec.tiv, source.table.columns):
         source = with_tiv(source)
     if change is not None:

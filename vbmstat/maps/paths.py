@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, listed
-from vbmstat.files.map_names import by_known_ids, find_maps, longitudinal_model, parse_map_name, several_kinds
+from vbmstat.files.map_names import (
+    by_known_ids,
+    find_maps,
+    is_of_model,
+    longitudinal_model,
+    parse_map_name,
+    several_kinds,
+)
 from vbmstat.files.naming import (
     MAP_NUMBER,
     fwhm_of,
@@ -216,7 +223,7 @@ def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, P
     ----------
     response : str
         Left side of the formula: ``gm``, ``wm``, ``csf``, ``wmh``, or a kind of maps as their names begin, such as
-        ``s6mwmwp1r``, which is taken where a scan has several.
+        ``s6mwmwp1r``, which is taken where a scan has several; at least one scan must have it.
     fwhm_mm : float, optional
         Take maps of this width, or unsmoothed ones, of the tissue.
     """
@@ -232,9 +239,10 @@ def in_folder(folder: Path, response: str, fwhm_mm: float | None) -> dict[str, P
         maps, raw = (find_maps(folder, number, fwhm_mm=width) for width in (fwhm_mm, 0.0))
         maps = maps if set(maps) >= set(raw) else raw
     maps = maps or find_maps(folder, number, **kind)
+    maps = maps if "model" not in kind or any(is_of_model(one.name, kind["model"]) for one in maps.values()) else {}
     if not maps:
-        wanted = f"no {response} map (s6mwp{number}*, smwc{number}*, …) in it or below"
-        msg = f"{folder}: {wanted}; {images_instead(folder)}"
+        examples = "" if kind else f" (s6mwp{number}*, smwc{number}*, …)"
+        msg = f"{folder}: no {response} map{examples} in it or below; {images_instead(folder)}"
         raise ScanError(msg)
     return _by_id(folder, maps)
 

@@ -79,6 +79,14 @@ class Source:
     flow: tuple[Step, ...] = ()
     change: Change | None = None
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """File of each scan's map; of packed maps those that they were packed from, which may be gone."""
+        if not isinstance(self.maps, PackedMaps):
+            return self.paths
+        known = self.maps.manifest["files"]
+        return {scan: Path(known[scan]["path"].replace("\\", "/")) for scan in self.maps.file_ids}
+
     def without(self, name: str, gone: np.ndarray, note: str = "", why: Mapping[str, str] | None = None) -> Source:
         """The source without the scans where `gone`, (n_scans,), is true; the flow says why, for each if known."""
         scans = [scan for scan, leaves in zip(self.scan_ids, gone, strict=True) if leaves]
@@ -260,7 +268,7 @@ def covariate_paths(
 
 def _with_origin(source: Source) -> Source:
     """The source with engine, version and the count of hypointensities from the sidecars of its maps, if any."""
-    origins = [_origin(path) for path in source.paths.values()]
+    origins = [origin_of_map(path) for path in source.files.values()]
     if not any(origins):
         return source
     unknown = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
@@ -268,7 +276,7 @@ def _with_origin(source: Source) -> Source:
     return replace(source, table=source.table.assign(**{c: columns[c] for c in columns if c not in source.table}))
 
 
-def _origin(path: Path) -> dict[str, str]:
+def origin_of_map(path: Path) -> dict[str, str]:
     """Engine and version in a map's sidecar, under its CAT12 or BIDS name; empty without one."""
     parsed = parse_map_name(path.name)
     stems = [path.name] if parsed is None else [parsed.stem, *filter(None, [realigned_id(path.name)])]
@@ -388,11 +396,11 @@ def _matched(cohort: Cohort, maps: ArrayMaps | PackedMaps, missing: str) -> Sour
         raise TableError(msg)
     stand_in = {scan: Path(scan) for scan in maps.scan_ids}
     source = _by_folder(cohort, stand_in, "the given maps", missing)
-    smoothing = Smoothing()
-    if isinstance(maps, PackedMaps):
-        files = {scan: Path(maps.manifest["files"][scan]["path"]) for scan in source.scan_ids}
-        smoothing = replace(smoothing_of(files, None), applied_mm=maps.manifest.get("fwhm_mm", 0.0))
-    return replace(source, paths={}, maps=maps.select(source.scan_ids), smoothing=smoothing)
+    source = replace(source, paths={}, maps=maps.select(source.scan_ids))
+    if not isinstance(maps, PackedMaps):
+        return source
+    smoothing = replace(smoothing_of(source.files, None), applied_mm=maps.manifest.get("fwhm_mm", 0.0))
+    return _with_origin(replace(source, smoothing=smoothing))
 
 
 def _joined(
