@@ -205,7 +205,7 @@ def test_scans_are_left_out_of_maps_and_regions(tmp_path):
     (tmp_path / "b" / "exclusions.tsv").write_text("participant_id\treason\nsub-02\tmotion\n")
     found = compare_files(tmp_path / "a", tmp_path / "b", selection=Selection(exclude="sub-03"))
     assert set(found.table["scan"]) == {"sub-01"}
-    assert "left out 1 scan by exclusions.tsv, 2 are left: sub-02 (motion)" in found.notes
+    assert "left out 1 scan by exclusions.tsv: sub-02 (motion); 2 are left" in found.notes
     (tmp_path / "a" / "cohort.tsv").write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\nsub-03\t40\n")
     older = compare_files(tmp_path / "a", tmp_path / "b", selection=Selection(where="age > 25", exclusions=False))
     assert set(older.table["scan"]) == {"sub-02", "sub-03"}  # the cohort table of A is known

@@ -83,7 +83,7 @@ def test_scans_that_a_pipeline_excludes_are_left_out_of_all(tmp_path):
     table = people(tmp_path / "p.tsv", ["sub-1", "sub-2", "sub-3"])
     data = load_cohort(CohortPlan("c", {"A": one, "B": other}, table, (), ()), ("gm",))
     assert data.scans == ("sub-1", "sub-3")
-    assert "c: left out 1 scan by exclusions.tsv, 2 are left: sub-2 (motion)" in data.notes
+    assert "c: left out 1 scan by exclusions.tsv: sub-2 (motion); 2 are left" in data.notes
 
 
 def test_a_pipeline_without_maps_of_every_tissue_is_refused(tmp_path):

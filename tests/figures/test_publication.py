@@ -120,6 +120,8 @@ def test_correlations_are_written_in_their_cells() -> None:
     table = pd.DataFrame([[1.0, -0.25], [-0.25, np.nan]], columns=["age", "a$b"])
     written = [text.get_text() for text in publication.correlation_figure(table).axes[0].texts]
     assert written == ["1.00", "−0.25", "−0.25", "–"]
+    tiny = pd.DataFrame([[1.0, -1e-17], [-1e-17, 1.0]], columns=["age", "within(years)"])
+    assert publication.correlation_figure(tiny).axes[0].texts[1].get_text() == "0.00"
 
 
 def test_stability_shows_the_slope_and_the_spread() -> None:

@@ -55,8 +55,8 @@ def test_exclusions_conditions_and_further_tables_are_in_the_record(cohort_folde
     )
     assert len(found.design.scan_ids) == 24
     assert told[:2] == [
-        "left out 1 scan by exclusions.tsv, 25 are left: sub-003 (motion)",
-        "left out 1 scan by --where 'rating > 60', 24 are left: sub-000 (rating = 50)",
+        "left out 1 scan by exclusions.tsv: sub-003 (motion); 25 are left",
+        "left out 1 scan by --where 'rating > 60': sub-000 (rating = 50); 24 are left",
     ]
     record = json.loads(json.dumps(found.record["spec"]))
     assert [one["file"] for one in record["selection"]["exclude"] + record["selection"]["tables"]] == [

@@ -100,6 +100,28 @@ def test_time_points_of_a_person_are_alike_and_no_duplicates(cohort_of, people, 
     assert homogeneity.measure_cohort(cohort).duplicate_of == duplicates
 
 
+def test_the_mean_correlation_is_with_other_people(cohort_of, gm, people):
+    """One scan of somebody among people with two is no outlier, and has the same figures as without second scans."""
+    cohort = cohort_of([*people, *(again(data) for data in people[:-1])])
+    who = [*range(N_SCANS), *range(N_SCANS - 1)]
+    index = pd.MultiIndex.from_tuples(
+        [(f"sub-{i}", f"ses-{n >= N_SCANS}") for n, i in enumerate(who)], names=ID_COLUMNS
+    )
+    found = homogeneity.measure_cohort(Cohort(cohort.table.set_axis(index), cohort.folder))
+    rows = np.stack([data[0][gm.data[0] > 0.1].numpy() for data in [*people, *(again(data) for data in people[:-1])]])
+    others = np.not_equal.outer(who, who)
+    expected = (np.corrcoef(rows.astype(float)) * others).sum(1) / others.sum(1)
+    np.testing.assert_allclose(found.mean_correlation, expected, atol=1e-5)
+    alone = Cohort(
+        cohort.table[:3].set_axis(pd.MultiIndex.from_product([["a"], list("123")], names=ID_COLUMNS)), cohort.folder
+    )
+    np.testing.assert_allclose(
+        homogeneity.measure_cohort(alone).mean_correlation,
+        (np.corrcoef(rows[:3].astype(float)).sum(1) - 1) / 2,
+        atol=1e-5,
+    )
+
+
 def test_each_map_is_read_twice_whatever_their_number(cohort_of, people, monkeypatch):
     read = homogeneity.MapReader.read
     paths = []

@@ -134,6 +134,16 @@ def test_permutations_in_words(record) -> None:
     assert "within exchangeability blocks of family" in said
     flips = text(record, inference=inference | {"exchange": "whole", "sign_flip": True})
     assert "5,000 sign flips of whole exchangeability blocks of family (Winkler" in flips
+    sandwich = {
+        "subject": "participant_id",
+        "n_subjects": 9,
+        "correction": "CR2",
+        "degrees_of_freedom": "Satterthwaite",
+        "df": {"age": 7.0},
+    }
+    wild = text(record, inference=inference | {"exchange": "whole", "sign_flip": True}, sandwich=sandwich)
+    assert "all scans of one participant_id (wild bootstrap) (Cameron et al., 2008)" in wild
+    assert "exchangeability" not in wild
     assert "the maximum statistic and threshold-free cluster enhancement" in said
     assert "cluster-forming threshold 3.40" in said
     assert "q-values of Benjamini and Hochberg" in said

@@ -52,3 +52,8 @@ def test_a_picture_is_made_smaller(tmp_path) -> None:
     assert (found.width, found.height, found.anchor) == (400, 200, "here")
     assert found.source.startswith("data:image/jpeg;base64,")
     assert len(found.source) < 5000
+
+
+def test_a_column_without_values_is_a_dash() -> None:
+    frame = pd.DataFrame({"scanner_change": [None, None], "age": [20.0, 30.0]})
+    assert [row[1].text for row in page.described(frame, "").rows] == ["–", "25 ± 7.07 (20 to 30)"]

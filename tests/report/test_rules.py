@@ -23,6 +23,12 @@ def test_uncorrected_p_do_not_satisfy_the_fifth_rule(record) -> None:
     assert (corrected.status, "(fwe, tfce)" in corrected.text) == (HERE, True)
 
 
+def test_region_tables_have_corrected_p(record) -> None:
+    of_regions = rule(5, {**record, "level": "roi", "inference": None})
+    assert (of_regions.status, "false discovery rate" in of_regions.text) == (HERE, True)
+    assert "voxel" not in of_regions.text
+
+
 def test_maps_of_unknown_origin_do_not_satisfy_the_second_and_third(record) -> None:
     assert (rule(2, record).status, rule(3, record).status) == (HERE, HERE)
     assert [rule(n, record, has_preprocessing=False).status for n in (2, 3)] == [PARTLY, PARTLY]

@@ -52,7 +52,7 @@ def test_the_flow_says_how_many_were_left_at_each_step(cohort, tmp_path):
          {"sub-01_ses-2": "qc_image_rating = 60", "sub-02_ses-1": "no qc_image_rating"}),
     ]  # fmt: skip
     assert found.scan_ids == ["sub-01_ses-1"]
-    assert "left out 1 scan by exclusions.tsv, 3 are left: sub-03_ses-1 (motion)" in found.notes
+    assert "left out 1 scan by exclusions.tsv: sub-03_ses-1 (motion); 3 are left" in found.notes
     assert "exclusions.tsv: not in the table, so not needed: sub-77" in found.notes
     assert chosen(cohort, exclusions=False).scan_ids == cohort.scan_ids
 

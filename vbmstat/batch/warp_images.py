@@ -132,7 +132,10 @@ def find_warps(of: Path) -> dict[naming.Scan, ScanWarp]:
         found = found or above
         found = {scan: warp for scan, warp in found.items() if of in warp.paths.values() or _is_name(of.name, scan)}
     if not found:
-        msg = f"{of}: no finished scan with a warp there; expected an output folder of preprocess, or a scan in one"
+        msg = (
+            f"{of}: no finished scan with a warp there; expected an output folder of preprocess, or a scan in one "
+            "(--outputs minimal keeps no warps: preprocess with --outputs minimal,velocity)"
+        )
         raise ScanError(msg)
     return found
 

@@ -149,7 +149,7 @@ def correlation_figure(correlations: pd.DataFrame) -> Figure:
         axes.tick_params(length=0)
         for row, column in np.ndindex(n, n):
             value = correlations.iat[row, column]
-            text = "–" if not np.isfinite(value) else minus(f"{value:.2f}")
+            text = "–" if not np.isfinite(value) else minus(f"{round(value, 2) + 0.0:.2f}")  # no −0.00
             axes.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
         for spine in axes.spines.values():
             spine.set_visible(False)

@@ -1,8 +1,10 @@
 """Homogeneity of a cohort: scans unlike the others, duplicates, volumes out of range.
 
 Maps are read twice, one at a time: once for the means and variances of voxels and the sum of standardised maps, then to
-compare each scan with these. The mean correlation with the other scans needs no pairs: for maps z of mean 0 and norm 1
-over voxels, with sum S, it is ``(z'S - 1) / (n - 1)``. Memory is that of a few maps and 4 kB per scan.
+compare each scan with these. The mean correlation with the scans of other people needs no pairs: for maps z of mean 0
+and norm 1 over voxels, with sum S, and sum s over the k scans of the person, it is ``z'(S - s) / (n - k)``. Scans of
+one person are far more alike: counted, they would make everybody with fewer scans an outlier. Memory is that of a few
+maps, those of one person, and 4 kB per scan.
 
 Scans are flagged, never dropped.
 """
@@ -48,7 +50,8 @@ class CohortQuality:
     Attributes
     ----------
     mean_correlation : ndarray
-        Mean Pearson correlation with the other scans over the template's GM.
+        Mean Pearson correlation with the scans of other people over the template's GM; with the other scans if all
+        are of one person.
     mean_correlation_z : ndarray
         Its robust z: distance to the median over 1.4826 times the median absolute deviation.
     mean_z : ndarray
@@ -113,9 +116,10 @@ def measure_cohort(
     """
     cohort = as_cohort(cohort)
     paths = cohort.paths(column) if column else gm_maps(cohort)
-    maps = _Maps(paths)
+    maps, people = _Maps(paths), _scans_of_people(cohort.table)
     total, mean, sd, probes = _first_pass(maps, report)
-    correlation, mean_z = _second_pass(maps, total, mean, sd, report)
+    spread = _Spread(mean, sd)
+    correlation, mean_z = _second_pass(maps, people, total, spread, report)
     ids = cohort.scan_ids
     duplicate_of: list[str | None] = [None] * len(ids)
     together = _preprocessed_together(cohort.table)
@@ -139,6 +143,12 @@ def gm_maps(cohort: Cohort) -> list[Path]:
     complete = [name for name, paths in columns.items() if paths.notna().all()] or list(columns)
     best = min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
     return Cohort(table.assign(**{best: columns[best]}) if best in table else table, cohort.folder).paths(best)
+
+
+def _scans_of_people(table: pd.DataFrame) -> list[np.ndarray]:
+    """Rows of each person's scans; of each scan, if all are of one person."""
+    groups = list(table.groupby(level="participant_id", sort=False).indices.values())
+    return groups if len(groups) > 1 else [np.array([row]) for row in range(len(table))]
 
 
 def _preprocessed_together(table: pd.DataFrame) -> list[str]:
@@ -216,6 +226,20 @@ class _Maps:
         return _standardised(self.read(index))
 
 
+@dataclass(frozen=True)
+class _Spread:
+    """Mean and sd of the maps scaled to mean 1, (n_voxels,)."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    def quartic_mean_z(self, values: np.ndarray) -> float:
+        """Fourth root of the mean fourth power of a map's z-scores; NaN if all maps are equal."""
+        varies = self.sd > 0
+        z = ((values / values.mean() - self.mean) / np.where(varies, self.sd, 1))[varies]
+        return float(np.mean(z**4) ** 0.25) if z.size else np.nan
+
+
 def _standardised(values: np.ndarray) -> np.ndarray:
     values = values - values.mean(dtype=np.float64).astype(np.float32)
     return values / np.float32(np.linalg.norm(values.astype(np.float64)))
@@ -243,21 +267,24 @@ def _first_pass(maps: _Maps, report: OnProgress) -> tuple[np.ndarray, np.ndarray
 
 
 def _second_pass(
-    maps: _Maps, total: np.ndarray, mean: np.ndarray, sd: np.ndarray, report: OnProgress
+    maps: _Maps, people: Sequence[np.ndarray], total: np.ndarray, spread: _Spread, report: OnProgress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correlation with the other scans, and quartic mean z, of each scan."""
-    n = len(maps.paths)
+    """Mean correlation with the scans of other people, and quartic mean z, of each scan."""
+    n, done = len(maps.paths), 0
     correlation, mean_z = np.full(n, np.nan), np.full(n, np.nan)
     if n < 2:
         return correlation, mean_z
-    varies = sd > 0
-    for index in range(n):
-        values = maps.read(index)
-        correlation[index] = (_standardised(values) @ total - 1) / (n - 1)
-        if n >= LEAST_SCANS and varies.any():
-            z = ((values / values.mean() - mean) / np.where(varies, sd, 1))[varies]
-            mean_z[index] = np.mean(z**4) ** 0.25
-        report("comparing scans", n + index + 1, 2 * n)
+    for scans in people:
+        rows = []
+        for index in scans:
+            values = maps.read(index)
+            rows.append(_standardised(values))
+            if n >= LEAST_SCANS:
+                mean_z[index] = spread.quartic_mean_z(values)
+            done += 1
+            report("comparing scans", n + done, 2 * n)
+        others = total - np.sum(rows, axis=0, dtype=np.float64)
+        correlation[scans] = [row @ others / (n - len(scans)) for row in rows]
     return correlation, mean_z
 
 

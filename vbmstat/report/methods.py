@@ -326,9 +326,15 @@ def _inference(record: Mapping[str, Any]) -> Iterator[str]:
         scheme = "" if inference["sign_flip"] else _SCHEMES.get(inference["scheme"], f" ({inference['scheme']})")
         how = {"whole": "of whole", "both": "of whole and within"}.get(str(inference.get("exchange")), "within")
         blocks = f" {how} exchangeability blocks of {', '.join(inference['blocks'])}" if inference["blocks"] else ""
+        rearranged = f"{verb}{scheme}{blocks} [@winkler2014]"
+        if "sandwich" in record:
+            rearranged = (
+                "sign flips of the residuals of the reduced model, together for all scans of one "
+                f"{record['sandwich']['subject']} (wild bootstrap) [@cameron2008]"
+            )
         yield (
             f"Family-wise error over {'regions' if of_regions else 'voxels'} was controlled by "
-            f"{' or '.join(f'{n:,}' for n in counts)} {verb}{scheme}{blocks} [@winkler2014], for {ways}; corrected "
+            f"{' or '.join(f'{n:,}' for n in counts)} {rearranged}, for {ways}; corrected "
             f"p-values are {sides}."
         )
         if len(permuted) < len(inference["contrasts"]):

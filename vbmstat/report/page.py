@@ -177,11 +177,13 @@ def described(frame: pd.DataFrame, caption: str, by: str | None = None) -> Table
 def _summary(values: pd.Series, every: pd.Series) -> str:
     """Mean ± standard deviation (range) of numbers, or how often each level of `every` occurs in `values`."""
     known = values.dropna()
+    if known.empty:
+        return "–"
     missing = f", {len(values) - len(known)} missing" if len(known) < len(values) else ""
     if pd.api.types.is_numeric_dtype(every) and not pd.api.types.is_bool_dtype(every):
         mean = 0.0 if abs(known.mean()) < 1e-12 * known.abs().max() else known.mean()  # of deviations from a mean
         mean, sd, low, high = (number(value).text for value in (mean, known.std(), known.min(), known.max()))
-        return "–" if known.empty else f"{mean} ± {sd} ({low} to {high}){missing}"
+        return f"{mean} ± {sd} ({low} to {high}){missing}"
     if every.nunique() > _MAX_LEVELS:
         return f"{values.nunique()} different values"
     levels = sorted(map(str, every.dropna().unique()))

@@ -71,7 +71,9 @@ def glm_rules(
     """
     other = (PARTLY, "The maps have no vbmstat sidecars: take this from the program that made them.")
     made = (HERE, "Methods, with versions, parameters and the hash of every map.") if has_preprocessing else other
-    corrected = (record.get("inference") or {}).get("kinds", [])
+    of_regions = record.get("level", "voxel") != "voxel"
+    by_table = ["false discovery rate and Holm over the regions of a contrast"] if of_regions else []
+    corrected = [*(record.get("inference") or {}).get("kinds", []), *by_table]
     significance = (
         (HERE, f"P-values are corrected for multiple comparisons ({', '.join(corrected)}); uncorrected ones are given "
                "too.")
@@ -80,7 +82,6 @@ def glm_rules(
               "The outlines in the pictures mark p = 0.001 for orientation only.")
     )  # fmt: skip
     tables = "clusters with peaks in MNI mm and regions; " if has_clusters else "peaks in MNI mm; "
-    of_regions = record.get("level", "voxel") != "voxel"
     results = (
         (HERE, "Every region of the atlas is listed, by name, with its effect.")
         if of_regions

@@ -34,7 +34,7 @@ class Step:
         """One line: how many were left out, by what, and which."""
         named = [f"{scan} ({why})" if why else scan for scan, why in self.left_out.items()]
         count = f"{len(named)} scan{'' if len(named) == 1 else 's'}"
-        return f"left out {count} by {self.name}, {self.n_left} are left: {listed(named, _MAX_NAMED)}"
+        return f"left out {count} by {self.name}: {listed(named, _MAX_NAMED)}; {self.n_left} are left"
 
     @property
     def record(self) -> dict[str, Any]:
