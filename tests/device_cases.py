@@ -24,6 +24,7 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import lesions as lesion_plans
+from vbmstat.preproc import templates
 from vbmstat.preproc.engines import cat, classic, deep
 from vbmstat.preproc.lesions import LesionPlan
 from vbmstat.preproc.networks import (
@@ -42,6 +43,7 @@ from vbmstat.preproc.steps import (
     brain,
     cleanup,
     denoise,
+    groupwise,
     left_out,
     lesion_mask,
     lesions,
@@ -51,6 +53,7 @@ from vbmstat.preproc.steps import (
     reassign,
     tissue,
     warp,
+    within_person,
     working,
 )  # fmt: skip
 from vbmstat.preproc.steps.lesions import Evidence
@@ -250,6 +253,13 @@ def _slices(w: World) -> tract_network.SliceUNet:
     return _network(lambda: tract_network.build_tract_network(settings)).eval().to(w.device)
 
 
+_POSES = [np.eye(4), np.array([[1.0, 0.02, 0, 1], [-0.02, 1.0, 0, 2], [0, 0, 1, -1], [0, 0, 0, 1]])]
+
+
+def _visits(w: World) -> list[Brain]:
+    return [w.brain, Brain(w.t1w, w.mask)]
+
+
 def _both(w: World) -> torch.Tensor:
     return torch.cat([w.aligned.data, w.template.data])[None]
 
@@ -269,6 +279,8 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     brain.stripped_mask: lambda w: brain.stripped_mask(w.t1w),
     brain.extract_brain: _extracted,
     linear.pyramid: lambda w: linear.pyramid(w.t1w, w.mask, w.brain.weights),
+    linear.shape_and_contrast: lambda w: linear.shape_and_contrast(w.t1w, w.mask, w.brain.weights),
+    linear.at_spacing: lambda w: linear.at_spacing(w.t1w, 9.0),
     linear.register_brain: lambda w: linear.register_brain(
         w.t1w, w.mask, linear.pyramid(w.t1w, w.mask), w.brain.weights
     ),
@@ -288,6 +300,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
         priors.tissue_priors(w.template, w.linear, w.t1w.grid, at)
         for at in (None, deform.inverse_deformation(w.warped.inverse, w.linear, w.t1w.grid))
     ],
+    priors.soften: lambda w: priors.soften(w.tissues, w.mask, w.priors),
     priors.nuclei_as_gm: lambda w: priors.nuclei_as_gm(w.fractions, w.template, w.linear, w.t1w.grid),
     tissue.segment: lambda w: tissue.segment(w.t1w, w.mask, w.priors, w.brain.weights),
     cleanup.plausible: lambda w: cleanup.plausible(w.fractions, w.priors),
@@ -311,6 +324,9 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     warp.displacement: lambda w: warp.displacement(w.velocity, w.template.grid).data,
     deform.exponential: lambda w: deform.exponential(w.velocity),
     warp.pad: lambda w: warp.pad(w.template.data),
+    warp.reduce: lambda w: warp.reduce(warp.pad(w.template.data), 2),
+    warp.enlarge: lambda w: warp.enlarge(w.velocity, 2),
+    deform.composed: lambda w: deform.composed(w.warped.forward, w.warped.inverse).data,
     deform.deformation: lambda w: deform.deformation(w.warped.forward, w.linear),
     deform.inverse_deformation: lambda w: deform.inverse_deformation(w.warped.inverse, w.linear, w.t1w.grid),
     deform.pull: lambda w: deform.pull(w.tissues, deform.deformation(w.warped.forward, w.linear), n_amounts=1),
@@ -321,6 +337,18 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     deform.inverse_of: lambda w: deform.inverse_of(w.warped.forward).data,
     deform.fit_linear: lambda w: deform.fit_linear(deform.deformation(w.warped.forward, w.linear)),
     deform.displacement_of: lambda w: deform.displacement_of(deform.deformation(w.warped.forward, w.linear)).data,
+    templates.find_template: lambda w: templates.find_template(None, w.device).tissues,
+    groupwise.align: lambda w: groupwise.align(_visits(w), _POSES),
+    groupwise.bring: lambda w: groupwise.bring(_visits(w), groupwise.Alignment(w.template.grid, tuple(_POSES), (0, 0))),
+    groupwise.differential_bias: lambda w: groupwise.differential_bias(
+        torch.cat([w.t1w.data, 2 * w.t1w.data]), w.mask, w.t1w.grid
+    ),
+    groupwise.similarity: lambda w: groupwise.similarity(torch.cat([w.t1w.data, w.fractions[:1]]), w.mask),
+    within_person.warps_to_mean: lambda w: [
+        one.data for one in within_person.warps_to_mean([w.aligned, w.template], np.array([1.0, 2.0]))
+    ],
+    within_person.rate: lambda w: within_person.rate([w.aligned, w.template], [0.0, 2.0]),
+    within_person.compose: lambda w: within_person.compose(w.warped.forward, w.warped.inverse).data,
     quality.measure_image: lambda w: quality.measure_image(w.t1w, w.tissues, Volume(w.mask[None] + 1.0, w.t1w.grid)),
     quality.measure_quality: lambda w: quality.measure_quality(
         quality.ImageQuality(3, 0.1, 40, 30, 1, 0), w.aligned, w.template, w.warped.forward.jacobian_determinant,

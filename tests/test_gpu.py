@@ -29,6 +29,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.store import ArrayMaps
 from vbmstat.preproc import pipeline
 from vbmstat.preproc.engines import cat
+from vbmstat.preproc.longitudinal import preprocess_person
 from vbmstat.preproc.spec import ENGINES, PreprocSpec
 
 ON_A_DEVICE = re.compile(r"Tensor|Volume|Displacement|Brain|Evidence|Segmentation|torch\.device")
@@ -39,6 +40,8 @@ ELSEWHERE = {  # why a function needs no case
     "tracts.network.needed_side": "a number", "tracts.network.directions_on": "before the network, on the CPU",
     "tracts.network.predict_tracts": "on the CPU",
     "tracts.network.load_tract_network": "test_the_networks_of_tracts_load",
+    "preproc.group_template": "on the CPU: made from files",
+    "preproc.longitudinal": "test_a_person_of_two_scans",
     "preproc.pipeline": "test_a_scan_from_file_to_file", "preproc.lesions.wmh_network": "test_a_scan_from_file_to_file",
     "preproc.networks.weights.find_set": "deep.networks",
 }  # fmt: skip
@@ -123,6 +126,17 @@ def test_a_scan_by_engine_cat(world, gpu, monkeypatch):
     done = pipeline.preprocess_scan(world.t1w, PreprocSpec(engine="cat", device="cuda", fwhm_mm=0))
     assert done.modulated.data.device == gpu
     assert done.modulated.sums_ml == pytest.approx(done.segmented.volumes_ml, rel=0.1)
+
+
+def test_a_person_of_two_scans(world, gpu):
+    scans = [world.t1w, Volume(world.t1w.data * 1.1, world.t1w.grid)]
+    pipeline.template_pyramid.cache_clear()
+    person = preprocess_person(scans, PreprocSpec(device="cuda", fwhm_mm=6), years=[0.0, 2.0])
+    pipeline.template_pyramid.cache_clear()
+    for one in person.time_points:
+        assert one.preprocessed.modulated.data.device == one.aged.data.device == gpu
+        assert one.aged.sums_ml == pytest.approx(one.preprocessed.segmented.volumes_ml, rel=0.1)
+    assert person.rate.data.device == gpu
 
 
 @pytest.mark.usefixtures("coarse_drawing")
