@@ -25,8 +25,8 @@ from vbmstat.preproc.longitudinal import Person, TimePoint, preprocess_person
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.tables.cohort import TIME_POINTS
 
-# Scans of one head have r of 0.99 within the brain (those below 0.8 are refused), and TIV within 2 %
-_LEAST_R, _MOST_TIV_PERCENT = 0.95, 3.0
+# Scans of one head have r of 0.99 within the brain; those below 0.8 are refused
+_LEAST_R = 0.95
 _RATES = ("rate1", "rate2")
 log = logging.getLogger(__name__)
 
@@ -192,19 +192,16 @@ def time_points(
     results = []
     for k, (point, scanner) in enumerate(zip(person.time_points, scanners, strict=True)):
         now = point.preprocessed.segmented
-        pairs = [(now.tiv_ml, first.tiv_ml), *zip(now.volumes_ml, first.volumes_ml, strict=True)]
-        tiv, gm, wm, csf = (round(100 * (later / earlier - 1), 3) for later, earlier in pairs)
+        pairs = zip(now.volumes_ml, first.volumes_ml, strict=True)
+        gm, wm, csf = (round(100 * (later / earlier - 1), 3) for later, earlier in pairs)
         columns = {
             TIME_POINTS: len(person.time_points), "years": None if years is None else years[k],
             "gm_change_percent": gm, "wm_change_percent": wm, "csf_change_percent": csf,
-            "scanner_change": scanner or None,
-            "qc_tiv_change_percent": tiv, "qc_time_point_r": round(float(point.similarity), 4),
+            "scanner_change": scanner or None, "qc_time_point_r": round(float(point.similarity), 4),
         }  # fmt: skip
         warnings = (
             f"unlike the person's other scans (r = {point.similarity:.2f}): check whose scan it is"
             * (point.similarity < _LEAST_R),
-            f"TIV differs by {tiv:+.1f} % from the person's first scan: check the brain mask and the voxel size"
-            * (abs(tiv) > _MOST_TIV_PERCENT),
             f"other scanner than at the person's first scan ({scanner})" * bool(scanner),
         )
         modulated, smoothed = _maps(point, spec.models)
