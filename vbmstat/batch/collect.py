@@ -168,6 +168,10 @@ def _with_people(table: pd.DataFrame, people: People | None, own: Iterable[namin
     """The table with covariates in front."""
     if people is None or table.empty:
         return table
+    hidden = [str(name) for name in people.table if name in table]
+    if hidden:
+        log.warning("columns of %s that cohort.tsv has of its own are left out: %s; rename them to have both",
+                    people.source, listed(hidden))  # fmt: skip
     table, without = cohort.join_participants(table, people.table, people.source)
     missing = sorted(set(without) & {"_".join(filter(None, _ids(scan))) for scan in own})
     if missing:
