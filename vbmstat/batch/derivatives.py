@@ -30,7 +30,7 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
