@@ -22,7 +22,8 @@ from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import pipeline
-from vbmstat.preproc.pipeline import Preprocessed, Segmented, preprocess_scan, segment_scan
+from vbmstat.preproc.pipeline import preprocess_scan, segment_scan
+from vbmstat.preproc.results import Preprocessed, Segmented
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.simulate import Settings, simulate_cohort
 

@@ -23,7 +23,8 @@ from vbmstat.image.grid import apply_affine, sample
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import longitudinal, pipeline
 from vbmstat.preproc.longitudinal import Person, preprocess_person
-from vbmstat.preproc.pipeline import Preprocessed, preprocess_scan
+from vbmstat.preproc.pipeline import preprocess_scan
+from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
 
 RESULT = Path(__file__).parents[1] / "results" / "longitudinal_accuracy.json"

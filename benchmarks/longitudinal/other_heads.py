@@ -20,7 +20,8 @@ from scipy.spatial.transform import Rotation
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
-from vbmstat.preproc.pipeline import Clock, Prepared, prepare_scan
+from vbmstat.preproc.pipeline import Clock, prepare_scan
+from vbmstat.preproc.results import Prepared
 from vbmstat.preproc.steps import groupwise
 
 RESULT = Path(__file__).parents[1] / "results" / "longitudinal_other_heads.md"

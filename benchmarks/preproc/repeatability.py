@@ -33,7 +33,8 @@ from vbmstat.device import choose_device, keep_freed_memory
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.results import Segmented
 from vbmstat.preproc.spec import ENGINES, find_engine
 from vbmstat.simulate.render import bias_field, rician
 

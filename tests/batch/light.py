@@ -24,7 +24,8 @@ from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.lesions import Lesions
 from vbmstat.preproc.longitudinal import Person, TimePoint
-from vbmstat.preproc.pipeline import Preprocessed, Segmented, smooth_maps
+from vbmstat.preproc.pipeline import smooth_maps
+from vbmstat.preproc.results import Preprocessed, Segmented
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import Quality
 from vbmstat.preproc.steps.warp import Warp

@@ -31,7 +31,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import gather
 from vbmstat.preproc import pipeline, spec
 from vbmstat.preproc.engines.classic import Classic
-from vbmstat.preproc.pipeline import Segmented
+from vbmstat.preproc.results import Segmented
 from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.quality import ImageQuality
 from vbmstat.preproc.templates import RECORD, TISSUES, TO_STANDARD

@@ -11,7 +11,7 @@ import torch
 from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import Segmented
+from vbmstat.preproc.results import Segmented
 
 SHAPE = (28, 28, 28)
 GRID = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))

@@ -6,7 +6,7 @@ import torch
 from matplotlib.image import imread
 
 from tests.report.conftest import GRID, blob
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.figures.view import View
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
@@ -122,3 +122,20 @@ def test_pictures_of_chosen_slices_in_every_form(tmp_path) -> None:
     assert np.linalg.norm(np.array([x, y, z]) - [-40, -20, 12]) < 15
     p = write(tmp_path / "p.nii.gz", p_map(0.001), intent=("p value", ()))
     assert abs(peak_of(p)[2] - 12) < 15
+
+
+def test_one_volume_of_several_is_drawn_and_has_its_own_peak(tmp_path):
+    both = torch.from_numpy(np.stack([blob((0, 0, 12)), 2 * blob((-30, 0, 0))]).astype(np.float32))
+    io.write_volume(tmp_path / "both.nii.gz", Volume(both, GRID))
+    for number, data in enumerate(both, 1):
+        one = write(tmp_path / "one.nii.gz", data.numpy())
+        assert peak_of(tmp_path / "both.nii.gz", number) == pytest.approx(peak_of(one))
+        untitled = View(title="")
+        pictures = [
+            imread(show_map(path, tmp_path / "out.png", view=untitled, number=which))
+            for path, which in ((tmp_path / "both.nii.gz", number), (one, None))
+        ]
+        np.testing.assert_array_equal(*pictures)
+    for number in (None, 3):
+        with pytest.raises(ScanError, match=r"both\.nii\.gz: the image has 2 volumes; choose one of 1 to 2 with --vol"):
+            show_map(tmp_path / "both.nii.gz", tmp_path / "never.png", number=number)

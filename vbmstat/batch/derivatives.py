@@ -30,7 +30,7 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.maps.sources import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import grade
 from vbmstat.tables import dictionary
@@ -285,8 +285,9 @@ def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
 def outputs_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the outputs that a sidecar lists."""
     spec = record.get("spec")
-    names = spec.get("outputs", BEFORE_SETS) if isinstance(spec, dict) else BEFORE_SETS
-    return tuple(name for name in OUTPUTS if name in names) if isinstance(names, list | tuple) else BEFORE_SETS
+    given = spec.get("outputs", BEFORE_SETS) if isinstance(spec, dict) else BEFORE_SETS
+    names = given if isinstance(given, list | tuple) else BEFORE_SETS
+    return tuple(name for name in OUTPUTS if name in names and (name != "p7" or _has_wmh(record)))
 
 
 def _how(value: Any) -> Any:

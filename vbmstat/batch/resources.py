@@ -13,7 +13,7 @@ import torch
 from vbmstat.device import free_memory_bytes, n_cores, total_memory_bytes
 from vbmstat.errors import VbmstatError
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.progress import OnStep
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vbmstat.files import naming
 from vbmstat.image.volume import Volume
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.results import Preprocessed
 
 _N_TISSUES = {"p": 3, "rp": 2, "wp": 2, "m0wp": 3}  # kinds with a number, without those of the modulated maps
 

@@ -12,7 +12,7 @@ import pandas as pd
 from vbmstat.files import naming
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import lesions
-from vbmstat.preproc.pipeline import Preprocessed
+from vbmstat.preproc.results import Preprocessed
 from vbmstat.tables import dictionary
 
 CHANNEL = 3  # of the hypointensities in normalised maps, behind GM, WM, CSF

@@ -33,6 +33,7 @@ def command(
     contour_of: Annotated[Path | None, typer.Option(help="Outline another image, e.g. a region's mask.")] = None,
     limit: Annotated[float | None, typer.Option(help="End of the colour scale.")] = None,
     title: Annotated[str | None, typer.Option(help="Title; '' for none.")] = None,
+    volume: Annotated[int | None, typer.Option(help="Which volume of a 4-D image, the first is 1.", min=1)] = None,
 ) -> None:
     """Draw a map on slices of the average brain, or open it in the browser."""
     import tempfile  # noqa: PLC0415 - heavy imports
@@ -50,9 +51,9 @@ def command(
         raise typer.BadParameter(msg)
     point = None
     if crosshair is not None:
-        point = peak_of(file) if crosshair == "peak" else parse_point(crosshair)
+        point = peak_of(file, volume) if crosshair == "peak" else parse_point(crosshair)
     outlined = None if contour_of is None else read_volume(contour_of)
     view = View(tuple(cut or ()), columns, limit, tuple(contour or ()), outlined, point, title)
-    typer.echo(str(show_map(file, out, threshold, view)))
+    typer.echo(str(show_map(file, out, threshold, view, volume)))
     if browser:
         webbrowser.open(out.absolute().as_uri())

@@ -19,7 +19,8 @@ from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import accuracy
 from vbmstat.preproc.engines.classic import Classic
-from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.results import Segmented
 from vbmstat.simulate import render_t1w, tissue_labels
 from vbmstat.simulate.artefacts import ARTEFACTS, CLEAN, STRENGTHS, Artefact, add_artefact
 from vbmstat.simulate.labels import is_label_map

@@ -11,7 +11,7 @@ import pandas as pd
 from vbmstat.evaluate.engines import HeadFile, Row, Trial
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
-from vbmstat.preproc.pipeline import Segmented
+from vbmstat.preproc.results import Segmented
 from vbmstat.simulate.atrophy import LEVELS_MM, PialSurface, gm_ml, pial_surface, render_thinned
 
 

@@ -24,7 +24,8 @@ from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic
 from vbmstat.preproc.engines.deep import Deep
-from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.results import Segmented
 from vbmstat.preproc.spec import find_engine
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables import dictionary

@@ -23,7 +23,7 @@ BEFORE_SETS = ("p0", "p1", "p2", "p3", "p7", "m", "wp", "mwp", "y", "iy")  # of 
 _ALWAYS = ("sidecar", "volumes", "qc", "picture")
 
 
-def parse_outputs(given: str | Iterable[str], without_velocity: str = "") -> tuple[str, ...]:
+def parse_outputs(given: str | Iterable[str], without_velocity: str = "", has_wmh: bool = True) -> tuple[str, ...]:
     """Names of outputs, in the order of `OUTPUTS`, from names and sets of them.
 
     Parameters
@@ -32,11 +32,13 @@ def parse_outputs(given: str | Iterable[str], without_velocity: str = "") -> tup
         ``minimal``, ``vbm``, ``all``, or names, separated by commas or blanks.
     without_velocity : str
         Engine that has no velocity: its sets hold the deformation ``y`` in place of it.
+    has_wmh : bool
+        Whether white-matter hypointensities are looked for; otherwise the sets are without ``p7``.
 
     Raises
     ------
     VbmstatError
-        If a name is unknown, or a velocity is asked of an engine that has none.
+        If a name is unknown, a velocity is asked of an engine that has none, or ``p7`` where none are looked for.
 
     Examples
     --------
@@ -56,7 +58,10 @@ def parse_outputs(given: str | Iterable[str], without_velocity: str = "") -> tup
     if without_velocity and "velocity" in words:
         msg = f"engine {without_velocity} has no velocity: its registration is no flow of one; ask for y and iy instead"
         raise VbmstatError(msg)
-    named = {name for word in words for name in SETS.get(word, (word,))}
+    if "p7" in words and not has_wmh:
+        msg = "outputs: p7 are white-matter hypointensities, which are not looked for; add --wmh (wmh=True), or drop p7"
+        raise VbmstatError(msg)
+    named = {name for word in words for name in SETS.get(word, (word,)) if has_wmh or name != "p7"}
     if without_velocity and "velocity" in named:
         named = named - {"velocity"} | {"y"}
     return tuple(name for name in OUTPUTS if name in named)

@@ -30,11 +30,7 @@ from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.lesions import Lesions
 from vbmstat.preproc.pipeline import (
     Clock,
-    Prepared,
-    Preprocessed,
-    Segmented,
     in_template_space,
-    maps_of,
     normalise,
     prepare_scan,
     register_tissues,
@@ -42,6 +38,7 @@ from vbmstat.preproc.pipeline import (
     smooth_maps,
     template_on,
 )
+from vbmstat.preproc.results import Prepared, Preprocessed, Segmented
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps import bias, groupwise, priors, within_person, working
 from vbmstat.preproc.steps.groupwise import Alignment
@@ -279,7 +276,7 @@ def _ageing_maps(results: Sequence[Preprocessed], years: Sequence[float] | None,
     maps = []
     for each, move in zip(results, moves, strict=True):
         whole = within_person.compose(each.warp.forward, move)
-        maps.append(normalise(maps_of(each.segmented), deform.deformation(whole, each.segmented.linear), grid)[1])
+        maps.append(normalise(each.segmented.maps, deform.deformation(whole, each.segmented.linear), grid)[1])
     return maps
 
 

@@ -129,7 +129,7 @@ class PreprocSpec:
         object.__setattr__(self, "fwhm_mm", _checked_widths(self.fwhm_mm))
         over = "" if self.template is None else " with a group template"
         without = "" if engine.has_velocity else f"{engine.label}{over}"
-        object.__setattr__(self, "outputs", parse_outputs(self.outputs, without))
+        object.__setattr__(self, "outputs", parse_outputs(self.outputs, without, self.wmh))
 
     def _check_longitudinal(self) -> None:
         """Refuse an unknown model, and lesion masks, which time points cannot have."""
@@ -204,7 +204,11 @@ class PreprocSpec:
         if not sound or not all(isinstance(value, every[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"
             raise VbmstatError(msg)
-        return cls(**{"outputs": BEFORE_SETS, **content})
+        content = {"outputs": BEFORE_SETS, "wmh": False, **content}
+        outputs = [
+            name for name in content["outputs"] if content["wmh"] or name != "p7"
+        ]  # older records name it always
+        return cls(**{**content, "outputs": outputs})
 
 
 def find_engine(name: str, weights: str | None = None) -> Classic:

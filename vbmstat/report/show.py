@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.figures import publication
 from vbmstat.figures.style import save_figure
 from vbmstat.figures.view import View
@@ -28,7 +28,9 @@ _STATISTICS = {"t test": "t", "f test": "F", "z score": "z", "correlation": "r",
 _FORMS = (".png", ".svg", ".pdf", ".html")
 
 
-def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: View | None = None) -> Path:
+def show_map(
+    path: Path | str, out: Path | str, threshold: float = 0.0, view: View | None = None, number: int | None = None
+) -> Path:
     """Draw a map as a picture, or as an interactive page.
 
     A statistic (by its NIfTI intent, or because it has negative values) is laid over the average brain in MNI space; so
@@ -45,6 +47,8 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: Vi
         means 0.05.
     view : View, optional
         Slices, colour scale, contours, crosshair and title of a picture; a page takes the title alone.
+    number : int, optional
+        Which volume of a 4-D image, from 1.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: Vi
     Raises
     ------
     ScanError
-        If the image cannot be read.
+        If the image cannot be read, or has several volumes and no number, or no such volume.
     VbmstatError
         If `out` has another suffix, or every value of the map is 0 or NaN.
     """
@@ -66,12 +70,13 @@ def show_map(path: Path | str, out: Path | str, threshold: float = 0.0, view: Vi
     if out.suffix == ".html" and view != View(title=view.title):
         msg = f"{out}: slices, contours, limits and crosshair are for pictures; expected .png, .svg or .pdf"
         raise VbmstatError(msg)
-    volume = io.read_volume(path)
+    volume = _read(path, number)
     values = torch.nan_to_num(volume.data, posinf=0.0, neginf=0.0)
     if not values.any():
         msg = f"{path}: every value is 0 or NaN; there is nothing to show"
         raise VbmstatError(msg)
-    title, symbol = path.name, statistic_symbol(path, values)
+    title = path.name if number is None else f"{path.name}, volume {number}"
+    symbol = statistic_symbol(path, values)
     image = Volume(values, volume.grid)
     if out.suffix == ".html":
         image, title, threshold = _without_large_p(image, title, symbol, threshold)
@@ -102,9 +107,20 @@ def _without_large_p(image: Volume, title: str, symbol: str | None, threshold: f
     return Volume(values, image.grid), title, -math.log10(largest)
 
 
-def peak_of(path: Path | str) -> tuple[float, float, float]:
-    """RAS+ mm of the largest absolute value of a map, of a p map the smallest p."""
-    volume = io.read_volume(path)
+def _read(path: Path, number: int | None) -> Volume:
+    """The image, or one volume of a 4-D image."""
+    image = io.read_channels(path)
+    n_volumes = len(image.data)
+    if (number is None and n_volumes > 1) or (number is not None and not 1 <= number <= n_volumes):
+        asked = "" if number is None else f", got {number}"
+        msg = f"{path}: the image has {n_volumes} volumes; choose one of 1 to {n_volumes} with --volume{asked}"
+        raise ScanError(msg)
+    return image.channel((number or 1) - 1)
+
+
+def peak_of(path: Path | str, number: int | None = None) -> tuple[float, float, float]:
+    """RAS+ mm of the largest absolute value of a map (or of a volume of it), of a p map the smallest p."""
+    volume = _read(Path(path), number)
     values = torch.nan_to_num(volume.data, posinf=0.0, neginf=0.0)
     if statistic_symbol(Path(path), values) == P_SYMBOL:
         values = minus_log10_p(values, 1.0)

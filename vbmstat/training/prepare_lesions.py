@@ -20,7 +20,8 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import warped_priors
 from vbmstat.preproc.networks.cascade import resample_low_passed
 from vbmstat.preproc.networks.lesions import CONTRAST_RANGE, seen_grid
-from vbmstat.preproc.pipeline import Segmented, segment_scan
+from vbmstat.preproc.pipeline import segment_scan
+from vbmstat.preproc.results import Segmented
 from vbmstat.preproc.steps.lesions import Evidence
 from vbmstat.progress import OnStep, ignore
 from vbmstat.simulate import artefacts, render
