@@ -274,6 +274,8 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     grids.from_normalised: lambda w: grids.from_normalised(w.fractions[None]),
     grids.resample: lambda w: resample(w.t1w.data, w.t1w.grid, w.template.grid, w.linear),
     smoothing.smooth: lambda w: smooth(w.t1w.data, np.array([1.0, 2.0, 0.0])),
+    smoothing.smooth_onto: lambda w: smoothing.smooth_onto(
+        w.t1w.data, w.t1w.grid, w.t1w.grid.with_voxel_size(4.0), np.full(3, 2.0)),
     smoothing.smooth_map: lambda w: smoothing.smooth_map(w.t1w, 8.0),
     volumes.jacobian_determinant: lambda w: w.warped.forward.jacobian_determinant,
     brain.is_stripped: lambda w: brain.is_stripped(w.t1w),

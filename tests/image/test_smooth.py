@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
-from vbmstat.image.grid import Grid
-from vbmstat.image.smooth import gaussian_kernel, smooth, smooth_map
+from vbmstat.image.grid import Grid, resample
+from vbmstat.image.smooth import gaussian_kernel, smooth, smooth_map, smooth_onto
 from vbmstat.image.volume import Volume
 
 
@@ -41,3 +41,15 @@ def test_map_keeps_its_sum_and_reaches_six_sigma():
     assert float(spread[20 + 10, 20, 20]) > 0  # 15 mm is 5.9 sigma; deepmriprep's kernel ends at 6 mm
     half = float(spread[22, 20, 20] / spread[20, 20, 20])  # 3 mm from the peak, half of 6 mm FWHM
     assert half == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.2])
+def test_smooth_onto_resamples_the_smoothed_image(turn):
+    source = Grid((19, 24, 21), np.array([[1.2, 0, 0, -3], [0, 0.9, 0, 5], [0, 0, 1, 2], [0, 0, 0, 1.0]]))
+    target = source.with_voxel_size([1.2, 2.6, 3.1])  # beyond the first and the last centres, too
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    target = Grid((target.shape[0] + 1, *target.shape[1:]), rotation @ target.affine)
+    data, width = torch.rand(2, *source.shape), np.array([0.0, 2.0, 3.0])
+    expected = resample(smooth(data, width, 3.0), source, target)
+    np.testing.assert_allclose(smooth_onto(data, source, target, width, 3.0), expected, atol=1e-6)

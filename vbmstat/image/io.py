@@ -113,12 +113,13 @@ def read_channels(path: Path | str, n_channels: int | None = None) -> Volume:
 
 
 def _to_volume(stored: StoredImage) -> Volume:
-    data = stored.values()
-    data = data.reshape(*data.shape[:3], -1)
-    data = apply_orientation(data, io_orientation(stored.affine))
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite
-        data = np.ascontiguousarray(np.moveaxis(data, -1, 0), dtype=np.float32)  # (C, X, Y, Z)
-    return Volume(torch.from_numpy(data), stored.canonical_grid)
+    values, scaled = stored.values()
+    values = apply_orientation(values.reshape(*values.shape[:3], -1), io_orientation(stored.affine))  # (X, Y, Z, C)
+    data = torch.empty(values.shape[-1], *values.shape[:-1])
+    with np.errstate(all="ignore"):  # values beyond float32 become infinite
+        for y in range(values.shape[1]):  # by planes, as axes are turned faster in the processor's cache
+            data.numpy()[:, :, y] = np.moveaxis(scaled(np.ascontiguousarray(values[:, y])), -1, 0)
+    return Volume(data, stored.canonical_grid)
 
 
 def read_axcodes(path: Path | str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -50,20 +51,58 @@ def smooth(data: torch.Tensor, fwhm_voxels: np.ndarray, reach_sigma: float = _RE
     for axis, width in enumerate(fwhm_voxels):
         kernel = gaussian_kernel(float(width), reach_sigma).to(data)
         if len(kernel) > 1:
-            data = _convolve(data, kernel, axis + 1)
+            data = _multiply(_band(kernel, data.shape[axis + 1]), data, axis + 1)
     return data
 
 
-def _convolve(data: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tensor:
-    """Convolve along one dimension by a banded matrix product, which is faster in BLAS than a 1-D convolution."""
-    n, radius = data.shape[dim], len(kernel) // 2
-    offset = torch.arange(n, device=data.device)
+def smooth_onto(
+    data: torch.Tensor, source: Grid, target: Grid, fwhm_voxels: np.ndarray, reach_sigma: float = _REACH_SIGMA
+) -> torch.Tensor:
+    """Images smoothed and then resampled, trilinear, beyond the field of view zero; only what is wanted is computed.
+
+    Parameters
+    ----------
+    data : Tensor, (C, X, Y, Z)
+        Images on `source`.
+    source, target : Grid
+        Grids of `data` and of the result. If their axes are parallel, each axis takes one product with a matrix.
+    fwhm_voxels : ndarray, (3,)
+        Full width at half maximum in voxels of `source`.
+    reach_sigma : float
+        As in :func:`smooth`.
+
+    Returns
+    -------
+    Tensor, (C, *target.shape)
+    """
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    scale = np.diag(to_source)[:3]
+    if not np.allclose(to_source[:3, :3], np.diag(scale), rtol=0, atol=1e-7):
+        return resample(smooth(data, fwhm_voxels, reach_sigma), source, target)
+    for axis in np.argsort(np.array(target.shape) / source.shape):
+        n = source.shape[axis]
+        at = torch.arange(target.shape[axis], dtype=torch.float64) * scale[axis] + to_source[axis, 3]
+        linear = (1 - (at[:, None] - torch.arange(n)).abs()).clamp(min=0).float()  # (n_out, n_in)
+        kernel = gaussian_kernel(float(fwhm_voxels[axis]), reach_sigma)
+        data = _multiply((linear @ _band(kernel, n)).to(data), data, int(axis) + 1)
+    return data
+
+
+def _band(kernel: torch.Tensor, n: int) -> torch.Tensor:
+    """Matrix that convolves n values: its product is faster in BLAS than a 1-D convolution."""
+    radius, offset = len(kernel) // 2, torch.arange(n, device=kernel.device)
     distance = (offset[:, None] - offset[None]).abs()  # (n_out, n_in)
-    band = torch.where(distance <= radius, kernel[(radius + distance).clamp(max=2 * radius)], 0.0)
-    if dim == data.ndim - 1:
-        return data @ band.T
-    product: torch.Tensor = torch.tensordot(data, band, dims=([dim], [1]))
-    return product.movedim(-1, dim)
+    return torch.where(distance <= radius, kernel[(radius + distance).clamp(max=2 * radius)], 0.0)
+
+
+def _multiply(matrix: torch.Tensor, data: torch.Tensor, dim: int) -> torch.Tensor:
+    """The product of a matrix with images (C, X, Y, Z) along one dimension."""
+    if dim == 3:
+        return data @ matrix.T
+    if dim == 2:
+        return matrix @ data
+    n_images, n, *others = data.shape
+    return (matrix @ data.reshape(n_images, n, -1)).reshape(n_images, len(matrix), *others)
 
 
 def smooth_map(volume: Volume, fwhm_mm: float) -> Volume:

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,6 +23,7 @@ from isal import igzip
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.imageglobals import logger as nibabel_log
 from nibabel.orientations import inv_ornt_aff, io_orientation
+from nibabel.volumeutils import apply_read_scaling
 
 from vbmstat.errors import ScanError
 from vbmstat.image import headers
@@ -72,8 +73,8 @@ class StoredImage:
         affine = self.affine @ inv_ornt_aff(orientation, self.shape[:3])
         return Grid(tuple(np.array(self.shape[:3])[order]), affine)
 
-    def values(self) -> np.ndarray:
-        """The voxels as stored, scaled: one real number each.
+    def values(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """The voxels as stored, and a function that scales them (to float64, if at all): one real number each.
 
         Raises
         ------
@@ -82,7 +83,8 @@ class StoredImage:
         """
         try:
             with _quiet(), np.errstate(all="ignore"):
-                data = np.asanyarray(ArrayProxy(_source(self), self.header))
+                proxy = ArrayProxy(_source(self), self.header)
+                data = proxy.get_unscaled()
         except Exception as error:  # nibabel raises anything on damaged bytes
             msg = (
                 f"{self.path}: expected a complete image of shape {self.shape}, but reading it failed "
@@ -93,7 +95,7 @@ class StoredImage:
             what = f"expected one real number per voxel, got {data.dtype}"
             msg = f"{self.path}: {what}; export the magnitude, or convert it"
             raise ScanError(msg)
-        return data
+        return data, lambda part: np.asarray(apply_read_scaling(part, proxy.slope, proxy.inter))
 
 
 def read_stored(path: Path | str) -> StoredImage:

@@ -30,9 +30,9 @@ from vbmstat import assets
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError
 from vbmstat.files.outputs import MAP_STEP
-from vbmstat.image import deform
-from vbmstat.image.grid import Grid, resample
-from vbmstat.image.smooth import smooth, smooth_map
+from vbmstat.image import deform, io
+from vbmstat.image.grid import Grid
+from vbmstat.image.smooth import smooth_map, smooth_onto
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.lesions import LesionPlan, Lesions, brought_lesion
@@ -287,8 +287,8 @@ def _check_contrast(means: torch.Tensor) -> None:
 @cache
 def template_pyramid(device: torch.device) -> linear.Pyramid:
     """The template brain for the linear registration; cached for all scans of a run."""
-    brain_ = assets.template_brain()
+    brain_ = io.read_volume(assets.asset_path("template-brain"))  # not kept: it is of 190 MB
     grid = brain_.grid.with_voxel_size(_PYRAMID_MM)
-    low_passed = smooth(brain_.data, np.full(3, _PYRAMID_MM / 0.5 - 1), 2.0)
-    image = Volume(resample(low_passed, brain_.grid, grid).to(device), grid)
+    low_passed = smooth_onto(brain_.data, brain_.grid, grid, np.full(3, _PYRAMID_MM / 0.5 - 1), 2.0)
+    image = Volume(low_passed.to(device), grid)
     return linear.pyramid(image, image.data[0] > _TEMPLATE_BRAIN_FROM)

@@ -17,8 +17,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from vbmstat.errors import ScanError
-from vbmstat.image.grid import Grid, apply_affine, resample, sample, voxel_indices
-from vbmstat.image.smooth import smooth
+from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
+from vbmstat.image.smooth import smooth, smooth_onto
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.left_out import average_known
 
@@ -131,7 +131,7 @@ def shape_and_contrast(
     anti_alias = grid.voxel_size_mm / brain.grid.voxel_size_mm - 1.0
 
     def coarse(images: torch.Tensor) -> torch.Tensor:
-        return resample(smooth(images, anti_alias, 2.0), brain.grid, grid)
+        return smooth_onto(images, brain.grid, grid, anti_alias, 2.0)
 
     shape = mask.float()[None]
     left_out = shape[:0] if weights is None else 1 - weights[None]
@@ -147,7 +147,7 @@ def at_spacing(volume: Volume, spacing_mm: float) -> Volume:
     """Low-pass and down-sample to about `spacing_mm`."""
     fwhm = np.sqrt(np.maximum(spacing_mm**2 - volume.grid.voxel_size_mm**2, 0)) / volume.grid.voxel_size_mm
     grid = _spaced(volume.grid, spacing_mm)
-    return Volume(resample(smooth(volume.data, fwhm, 3.0), volume.grid, grid), grid)
+    return Volume(smooth_onto(volume.data, volume.grid, grid, fwhm, 3.0), grid)
 
 
 def _known_at_spacing(volume: Volume, spacing_mm: float) -> Volume:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vbmstat.image.grid import Grid, resample
-from vbmstat.image.smooth import smooth
+from vbmstat.image.smooth import smooth, smooth_onto
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.left_out import average_known
 
@@ -59,8 +59,7 @@ def resample_brain(brain: Brain, grid: Grid) -> Brain:
     old = brain.image.grid
     fwhm = np.sqrt(np.maximum((grid.voxel_size_mm / old.voxel_size_mm) ** 2 - 1, 0))
     inside = brain.mask.float()[None]
-    both = smooth(torch.cat([brain.image.data * inside, inside]), fwhm, 3.0)
-    both = resample(both, old, grid)
+    both = smooth_onto(torch.cat([brain.image.data * inside, inside]), old, grid, fwhm, 3.0)
     weights = None if brain.weights is None else 1 - resample(1 - brain.weights[None], old, grid)[0]
     return Brain(Volume(both[:1] / both[1:].clamp(min=0.05), grid), both[1] > 0.5, weights)
 
