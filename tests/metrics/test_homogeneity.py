@@ -87,9 +87,9 @@ def test_scans_are_compared_by_complete_maps_nearest_to_6_mm(columns, chosen):
     index = pd.MultiIndex.from_tuples([("1", ""), ("2", "")], names=ID_COLUMNS)
     written = {name: [None if path == "-" else path for path in paths] for name, paths in columns.items()}
     table = pd.DataFrame(written, index=index)
-    assert [str(path) for path in homogeneity.gm_maps(Cohort(table, Path()))] == list(chosen)
+    assert [str(path) for path in homogeneity.maps_to_compare(Cohort(table, Path()))] == list(chosen)
     with pytest.raises(TableError, match="expected a column 'mwp1'"):
-        homogeneity.gm_maps(Cohort(table[[]].assign(age=1), Path()))
+        homogeneity.maps_to_compare(Cohort(table[[]].assign(age=1), Path()))
 
 
 @pytest.mark.parametrize(("time_points", "duplicates"), [((1, 1), [None, "sub-1"]), ((2, 2), [None, None])])

@@ -14,11 +14,14 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.derivatives import CompletedScan
 from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures import scans
+from vbmstat.figures.publication import stat_map_figure
 from vbmstat.figures.style import save_png
+from vbmstat.figures.view import View
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
 from vbmstat.maps.sources import GROUP_TEMPLATE
 from vbmstat.metrics import homogeneity
+from vbmstat.metrics.departures import BEYOND_Z
 from vbmstat.tables import cohort, dictionary
 from vbmstat.tables.schema import group_names
 
@@ -97,7 +100,7 @@ def write_cohort(
     everything = dict(sorted({**own, **earlier}.items(), key=lambda item: item[0].stem)) if earlier else own
     table = _with_people(_rows(out, everything, names), people, own)
     table = _with_earlier_covariates(table, out / "cohort.tsv", {scan.stem for scan in earlier})
-    whole = _with_quality(cohort.Cohort(_with_unique_ids(table, list(everything), [*scans, *earlier]), out))
+    whole = _with_quality(cohort.Cohort(_with_unique_ids(table, list(everything), [*scans, *earlier]), out), names)
     cohort.write_cohort(out / "cohort.tsv", whole, people.descriptions() if people else {})
     bids.write_dataset_files(out, scans, names)
     write_tracts(out)  # a scan that is new has none yet
@@ -213,8 +216,8 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
     return pd.concat([covariates.drop(columns=both), table], axis=1)
 
 
-def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
-    """Compare the scans with one another and draw the figure; a cohort that cannot be compared stays unchanged."""
+def _with_quality(table: cohort.Cohort, names: str) -> cohort.Cohort:
+    """Compare the scans with one another and draw the figures; a cohort that cannot be compared stays unchanged."""
     try:
         quality = homogeneity.measure_cohort(table)
     except VbmstatError as error:
@@ -228,4 +231,11 @@ def _with_quality(table: cohort.Cohort) -> cohort.Cohort:
                     len(outliers), len(table.table), listed(outliers, 10))  # fmt: skip
     if len(table.table) >= homogeneity.LEAST_SCANS:
         save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
+    for stem, departure in zip(table.table["scan"], quality.departures, strict=True):
+        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        path = naming.output_path(table.folder, scan, "local_picture", names)
+        path.unlink(missing_ok=True)
+        if departure is not None:
+            title = f"{stem}: GM + WM against the other scans, around {departure.region}"
+            save_png(path, stat_map_figure(departure.image, title, "z", BEYOND_Z, View(crosshair=departure.at_mm)))
     return flagged

@@ -67,6 +67,7 @@ _TRACT_OUTPUTS = {
     "tracts_mask": ("mri", "tractsmask_", "label-tracts_mask.nii.gz"),
     "wtracts": ("mri", "wtracts_", f"{_MNI}_label-tracts_probseg.nii.gz"),
     "tract_volumes": ("label", "tracts_", "desc-tracts_morph.tsv"),
+    "local_picture": ("report", "vbmlocal_", "desc-outlier_T1w.png"),
     "tract_picture": ("report", "vbmtracts_", "desc-tracts_T1w.png"),
 }
 # The same for a person; the stem is the participant's id

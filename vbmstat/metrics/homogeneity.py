@@ -24,6 +24,7 @@ from vbmstat.files import naming
 from vbmstat.image.grid import resample
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.sources import as_cohort
+from vbmstat.metrics.departures import Departure, find_departures
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import TIME_POINTS, Cohort
 
@@ -61,6 +62,8 @@ class CohortQuality:
         Robust z of TIV, and of GM over TIV.
     duplicate_of : list of str or None
         Id of an earlier scan with the same image.
+    departures : list of Departure or None
+        Where GM + WM are far from the others', if they are anywhere.
     """
 
     mean_correlation: np.ndarray
@@ -69,12 +72,15 @@ class CohortQuality:
     tiv_z: np.ndarray
     gm_share_z: np.ndarray
     duplicate_of: list[str | None]
+    departures: list[Departure | None]
 
     def columns(self) -> dict[str, list[object] | np.ndarray]:
         """The measures as columns ``qc_NAME`` of a cohort table."""
         names = ("mean_correlation", "mean_correlation_z", "mean_z", "tiv_z", "gm_share_z")
         measures = {f"qc_{name}": getattr(self, name).round(4) for name in names}
-        return {**measures, "qc_duplicate_of": list(self.duplicate_of)}
+        far = {"qc_local_ml": [round(d.volume_ml, 1) if d else 0.0 for d in self.departures],
+               "qc_local_region": [d.region if d else None for d in self.departures]}  # fmt: skip
+        return {**measures, **far, "qc_duplicate_of": list(self.duplicate_of)}
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:
@@ -103,7 +109,7 @@ def measure_cohort(
     cohort : Cohort, DataFrame or path
         With paths of modulated GM maps in `column`, and ``tiv_ml`` and ``gm_ml`` if known.
     column : str, optional
-        Column of the maps; by default those of :func:`gm_maps`.
+        Column of the maps; by default those of :func:`maps_to_compare`.
     report : callable
         Called with (stage, done, total).
 
@@ -115,7 +121,7 @@ def measure_cohort(
         If the column is absent, or a scan has no map.
     """
     cohort = as_cohort(cohort)
-    paths = cohort.paths(column) if column else gm_maps(cohort)
+    paths = cohort.paths(column) if column else maps_to_compare(cohort)
     maps, people = _Maps(paths), _scans_of_people(cohort.table)
     total, mean, sd, probes = _first_pass(maps, report)
     spread = _Spread(mean, sd)
@@ -127,17 +133,22 @@ def measure_cohort(
         if not together[later] or together[later] != together[earlier]:
             duplicate_of[later] = duplicate_of[later] or ids[earlier]
     tiv, share = _volumes(cohort.table)
-    return CohortQuality(correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of)
+    departures: list[Departure | None] = [None] * len(ids)
+    if column is None and naming.map_columns(cohort.table.columns, 2):
+        departures = find_departures(paths, maps_to_compare(cohort, 2), report)
+    return CohortQuality(
+        correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of, departures
+    )
 
 
-def gm_maps(cohort: Cohort) -> list[Path]:
-    """The GM maps to compare scans with: of every scan, smoothed, their width nearest to 6 mm.
+def maps_to_compare(cohort: Cohort, tissue: int = 1) -> list[Path]:
+    """The maps of GM (1) or WM (2) to compare scans with: of every scan, smoothed, their width nearest to 6 mm.
 
     Maps of time points stand beside those of single scans.
     """
     table = cohort.table
     by_width: dict[float | None, list[str]] = {}
-    for name in naming.map_columns(table.columns, 1) or ["mwp1"]:
+    for name in naming.map_columns(table.columns, tissue) or [f"mwp{tissue}"]:
         by_width.setdefault(naming.fwhm_of(name), []).append(name)
     columns = {names[0]: table.reindex(columns=names).bfill(axis=1).iloc[:, 0] for names in by_width.values()}
     complete = [name for name, paths in columns.items() if paths.notna().all()] or list(columns)
@@ -193,6 +204,9 @@ def warnings(quality: CohortQuality, table: pd.DataFrame) -> list[list[str]]:
     for i in np.flatnonzero(odd_share):
         text = f"GM {share[i]:.0%} of TIV, cohort {usual_share:.0%} (z = {quality.gm_share_z[i]:.1f})"
         flags[i].append(f"{text}: check the tissue outlines")
+    for own, departure in zip(flags, quality.departures, strict=True):
+        if departure is not None:
+            own.append(departure.warning())
     for own, other in zip(flags, quality.duplicate_of, strict=True):
         if other is not None:
             own.append(f"same image as {other}: keep one of them")

@@ -130,7 +130,7 @@ def readable(column: str) -> str:
 
 
 def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[Picture]:
-    """Pictures of these scans, each with the anchor ``scan-ROW``."""
+    """Pictures of these scans, each with the anchor ``scan-ROW``, and of where they depart from the others."""
     pictures = []
     for scan in scans:
         path = run.output(scan, "picture")
@@ -139,6 +139,11 @@ def _pictures(run: Preprocessing, scans: list[str], unusual: pd.Series) -> list[
             alt = f"Tissue outlines on slices of {scan}, and its warped grey matter with the template's outline"
             anchor = f"scan-{run.table.index.get_loc(scan)}"
             pictures.append(photograph(path, _PICTURE_PIXELS, alt, caption, anchor))
+        local = run.output(scan, "local_picture")
+        if local is not None:
+            alt = f"Three slices of the average brain with the robust z of GM + WM of {scan} in this cohort"
+            caption = f"{scan}: GM + WM against the other scans (robust z), where they are farthest apart"
+            pictures.append(photograph(local, _PICTURE_PIXELS, alt, caption, ""))
     return pictures
 
 
