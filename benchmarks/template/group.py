@@ -21,8 +21,11 @@ import pandas as pd
 import torch
 
 from vbmstat import __version__, assets
+from vbmstat.batch.finished import FinishedScan
 from vbmstat.batch.group_template import build_template
-from vbmstat.files.warps import LINEAR
+from vbmstat.batch.stored_images import write_image
+from vbmstat.files import naming
+from vbmstat.files.warps import LINEAR, TEMPLATE, grid_record
 from vbmstat.image import deform, io, storage
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.pipeline import normalise
@@ -59,7 +62,8 @@ def main() -> None:
 
 
 def write_people(study: Path, folder: Path) -> None:
-    """What preprocess leaves of each person, from the simulated tissues: p1, p2, the record, the table."""
+    """What preprocess leaves of each person, from the simulated tissues: p1, p2, velocity, the record, the table."""
+    standard = find_template(None, "cpu").tissues
     rows = []
     for path in sorted(study.glob("derivatives/truth/sub-*/**/*label-GM*probseg.nii.gz")):
         gm, wm = (io.read_volume(str(path).replace("label-GM", f"label-{tissue}")) for tissue in ("GM", "WM"))
@@ -70,10 +74,17 @@ def write_people(study: Path, folder: Path) -> None:
         for number, image in ((1, gm), (2, wm)):
             counts = Volume(torch.round(image.data.clamp(0, 1) * 255), image.grid)
             io.write_volume(folder / "mri" / f"p{number}{stem}.nii.gz", counts, dtype="uint8", step=1 / 255)
+        started = time.process_time()
+        aligned = working.align_to_template(tissues, standard, matrix)
+        warped = warp.register_both_ways(aligned, standard)
+        seconds = round(time.process_time() - started, 1)
+        write_image(folder / "mri" / f"u_{stem}.nii.gz", "velocity", warped.velocity)
         gm_ml, wm_ml = tissues.sums_ml
         row = {"gm_ml": gm_ml, "wm_ml": wm_ml}
         record = {"scan": stem, "engine": "truth", "versions": {"vbmstat": __version__}, "row": row}
-        storage.write_json(folder / "report" / f"vbmstat_{stem}.json", {**record, "affine": {LINEAR: matrix.tolist()}})
+        affine = {LINEAR: matrix.tolist(), TEMPLATE: grid_record(standard.grid)}
+        record |= {"affine": affine, "cpu_seconds": seconds}
+        storage.write_json(folder / "report" / f"vbmstat_{stem}.json", record)
         rows.append({"participant_id": person, "session_id": "", "scan": stem, "engine": "truth", **row})
     write_cohort(folder / "cohort.tsv", Cohort(index_by_id(pd.DataFrame(rows), "people"), folder))
 
@@ -83,12 +94,12 @@ def build(work: Path) -> None:
     started = time.process_time()
     built = build_template(work / "people", work / "group")
     seconds = round(time.process_time() - started)
-    linear_to_standard = np.array(built.record["linear_to_standard"])
-    moved = find_template(str(work / "group"), "cpu").to_standard.data.square().sum(0).sqrt()
+    field = find_template(str(work / "group"), "cpu").to_standard
+    moved, linear_part = field.data.square().sum(0).sqrt(), deform.fit_linear(deform.deformation(field, np.eye(4)))
     brain = assets.template().data.sum(0) > 0.5
     storage.write_json(work / "build.json", {
         "people": len(built.record["people"]), "levels": built.record["levels"], "cpu_seconds": seconds,
-        "to_standard_mm": float(moved[brain].mean()), "to_standard_det": float(np.linalg.det(linear_to_standard)),
+        "to_standard_mm": float(moved[brain].mean()), "to_standard_det": float(np.linalg.det(linear_part)),
     })  # fmt: skip
 
 
@@ -97,19 +108,24 @@ def measure(work: Path, route: str, n: int, atlas: str) -> None:
     template = find_template(None if route == ROUTES[0] else str(work / "group"), "cpu")
     standard, loaded = assets.template(), load_atlas(atlas)
     shares = label_shares(loaded, standard.grid)
-    for record in sorted((work / "people" / "report").glob("vbmstat_*.json"))[:n]:
-        stem = record.stem.removeprefix("vbmstat_")
+    for sidecar in sorted((work / "people" / "report").glob("vbmstat_*.json"))[:n]:
+        stem = sidecar.stem.removeprefix("vbmstat_")
         path = work / "regions" / f"{route}_{stem}.tsv"
         if path.is_file():
             continue
         started = time.process_time()
-        images = [io.read_volume(work / "people" / "mri" / f"p{number}{stem}.nii.gz") for number in (1, 2)]
-        tissues = Volume(torch.cat([image.data for image in images]), images[0].grid)
-        matrix = np.array(storage.read_json(record)["affine"][LINEAR])
-        aligned = working.align_to_template(tissues, template.tissues, matrix)
-        field = template.in_standard(warp.register_both_ways(aligned, template.tissues)).forward
-        _, modulated = normalise(tissues, deform.deformation(field, matrix), standard.grid)
-        seconds = time.process_time() - started
+        finished = FinishedScan(work / "people", naming.Scan(Path(stem), stem, *naming.split_ids(stem)), "cat12")
+        images = finished.images(("p1", "p2"), "run the part people")
+        tissues = Volume(torch.cat([image.data for image in images.values()]), images["p1"].grid)
+        matrix = np.array(finished.record["affine"][LINEAR])
+        if route == ROUTES[0]:
+            points = finished.warp.to_scan
+        else:
+            aligned = working.align_to_template(tissues, template.tissues, matrix)
+            field = template.in_standard(warp.register_both_ways(aligned, template.tissues)).forward
+            points = deform.deformation(field, matrix)
+        _, modulated = normalise(tissues, points, standard.grid)
+        seconds = time.process_time() - started + (finished.record["cpu_seconds"] if route == ROUTES[0] else 0)
         sums = {
             f"{tissue}_ml": measure_map(modulated.channel(i), shares, False) for i, tissue in enumerate(("gm", "wm"))
         }

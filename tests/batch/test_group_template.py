@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.preproc.group import COARSE_PADDED, be_coarse, tissues_of, write_people
+from tests.preproc.group import COARSE_PADDED, be_coarse, flow, tissues_of, write_people
 from vbmstat import assets
 from vbmstat.batch import group_template as module
 from vbmstat.batch import template_levels
@@ -92,6 +92,15 @@ def test_the_first_level_is_the_mean_of_the_linearly_aligned_people(built):
     blurred = steps.blurred(Volume(expected, assets.template().grid), steps.LEVELS[0])
     found = io.read_channels(built.out / "Template_0.nii.gz").data
     assert float((found - blurred.data).abs().mean()) < 0.01
+
+
+def test_the_way_to_the_standard_template_is_the_mean_of_the_ways_through_people(built):
+    """The group template has the people's mean shape, and their warps are the true ones: their mean is what is left."""
+    way = find_template(str(built.out), "cpu").to_standard
+    true = torch.stack([warp.displacement(-flow(number), way.grid).data for number in range(1, N + 1)]).mean(0)
+    inner = (slice(None), slice(3, -3), slice(3, -3), slice(3, -3))
+    left, whole = ((one**2).sum(0).sqrt()[inner[1:]].mean() for one in (way.data - true, true))
+    assert left < 0.2 * whole
 
 
 def test_the_order_of_the_table_does_not_matter(quickly_built, tmp_path):
@@ -217,7 +226,11 @@ def test_what_is_refused_in_one_line(tmp_path):
         build_template(mixed, tmp_path / "out")
     lost = write_people(tmp_path / "lost", 10)
     (lost / "mri" / "p1sub-02_T1w.nii.gz").unlink()
-    with pytest.raises(ScanError, match=r"p1sub-02_T1w.nii.gz: no such file; write the tissue maps"):
+    with pytest.raises(ScanError, match=r"p1sub-02_T1w.nii.gz: no such file; write tissue maps and velocity"):
+        build_template(lost, tmp_path / "out")
+    write_people(lost, 10)
+    (lost / "mri" / "u_sub-03_T1w.nii.gz").unlink()
+    with pytest.raises(ScanError, match=r"u_sub-03_T1w.nii.gz: no such file; write tissue maps and velocity"):
         build_template(lost, tmp_path / "out")
     shutil.rmtree(lost / "report")
     with pytest.raises(ScanError, match="sub-01_T1w has no record there"):

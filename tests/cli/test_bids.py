@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.batch.light import light
+from tests.batch.light import light, light_person
 from tests.files.test_bids import errors_of_validator, needs_validator
 from vbmstat.cli import bids
 from vbmstat.errors import VbmstatError
@@ -181,3 +181,18 @@ def test_group_fits_a_model(dataset, tmp_path, monkeypatch):
     bids.run([str(dataset), str(out), "participant", *ONE_CORE])
     assert bids.run([str(dataset), str(out), "group", "--formula", "gm ~ age", "--contrast", "age"]) == 0
     assert asked == [["glm", "gm ~ age", "--cohort", str(out / "cohort.tsv"), "--contrast", "age"]]
+
+
+def test_the_sessions_of_a_participant_together(dataset, tmp_path, monkeypatch):
+    """sub-02 has one session, and is preprocessed by itself; the group level reads both."""
+    monkeypatch.setattr("vbmstat.batch.person.preprocess_person", light_person)
+    out = tmp_path / "out"
+    assert bids.run([str(dataset), str(out), "participant", "--longitudinal", "ageing", *ONE_CORE]) == 0
+    aged = sorted(path.name.split("_space")[0] for path in out.rglob("*_label-GM_desc-modulatedAgeing_probseg.nii.gz"))
+    assert aged == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert made(out) == ["sub-02_ses-1_space-MNI152NLin2009cAsym"]
+    assert bids.run([str(dataset), str(out), "group"]) == 0
+    table = io_table(out / "cohort.tsv")
+    assert table["time_points"].tolist() == ["2", "2", "1"]
+    assert (table["mwmwp1r"] != "n/a").tolist() == [True, True, False]
+    assert bids.parser().parse_args(["a", "b", "participant", "--longitudinal"]).longitudinal == "both"

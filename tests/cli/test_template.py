@@ -103,7 +103,7 @@ def test_people_left_out_are_named_and_the_exit_code_says_so(tmp_path):
         patch.setattr(template_levels.steps, "registered", lambda *_: torch.zeros(3, *warp.PADDED_SHAPE))
         result = CliRunner().invoke(app, ["template", str(people), "--out", str(tmp_path / "group")])
     assert result.exit_code == 1
-    assert "sub-05_T1w: left out, level 0: its tissues cannot be used" in result.output
+    assert "sub-05_T1w: left out, level 0: its tissues or warp cannot be used" in result.output
     assert "template of 10 people" in result.output
 
 

@@ -120,6 +120,14 @@ def test_smoothed_maps_are_not_compared_with_unsmoothed_ones(tmp_path):
         compare_files(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.parametrize("kinds", [("mwp1r", "mwmwp1r"), ("mwp1", "mwp1r"), ("s6mwp1", "s6mwmwp1r")])
+def test_maps_of_several_longitudinal_models_are_not_compared(tmp_path, kinds):
+    for folder, kind in zip("ab", kinds, strict=True):
+        write_map(tmp_path / folder / f"{kind}sub-01.nii", 0)
+    with pytest.raises(ScanError, match=r"several longitudinal models \(.*sub-01\.nii.*\); compare maps of one"):
+        compare_files(tmp_path / "a", tmp_path / "b")
+
+
 def roi_table(path, labels, scans=("s1", "s2", "s3"), gain=1.0, atlas="lpba40", names=None):
     rows = [
         {"participant_id": scan, "label": label, "hemisphere": "left",

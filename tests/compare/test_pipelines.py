@@ -11,7 +11,7 @@ import torch
 
 from vbmstat.compare.config import CohortPlan, ComparisonPlan
 from vbmstat.compare.pipelines import by_scan, load_cohort, pool_cohorts, scan_rows, smoothed_maps
-from vbmstat.errors import TableError
+from vbmstat.errors import ScanError, TableError
 from vbmstat.files import runlog
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid
@@ -75,6 +75,16 @@ def test_a_cohort_is_what_all_pipelines_and_the_table_have(tmp_path):
         "c: 1 scans have no row in p.tsv (sub-4)", "c: A has 2 more scans (sub-1, sub-4)",
         "c: B has 1 more scans (sub-4)",
     )  # fmt: skip
+
+
+def test_maps_of_several_longitudinal_models_are_refused_if_their_scans_are_compared(tmp_path):
+    one = write(tmp_path / "one", ["sub-1_T1w", "sub-2_T1w"], "mwp1r")
+    other = write(write(tmp_path / "other", ["sub-1_T1w"], "mwp1r"), ["sub-2_T1w"], "mwmwp1r")
+    plan = CohortPlan("c", {"A": one, "B": other}, people(tmp_path / "p.tsv", ["1"]), (), ())
+    assert load_cohort(plan, ("gm",)).scans == ("sub-1",)
+    both = replace(plan, participants=people(tmp_path / "p.tsv", ["1", "2"]))
+    with pytest.raises(ScanError, match=r"ageing: .*mwmwp1rsub-2_T1w\.nii, plasticity: .*mwp1rsub-1_T1w\.nii\); comp"):
+        load_cohort(both, ("gm",))
 
 
 def test_scans_that_a_pipeline_excludes_are_left_out_of_all(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,9 @@ def made(n_scans: int, is_factor: bool = False, levels: int = 2) -> VoxelFit:
     age, residual = rng.uniform(20, 80, n_scans), rng.normal(0, 0.02, n_scans)
     fit = 0.6 - 0.002 * age
     scans = pd.DataFrame({
-        "scan_id": [f"sub-{i:03d}" for i in range(n_scans)], "covariate": groups if is_factor else age, "group": groups,
+        "scan_id": [f"sub-{i:03d}" for i in range(n_scans)],
+        "participant_id": [f"sub-{i:03d}" for i in range(n_scans)],
+        "covariate": groups if is_factor else age, "group": groups,
         "adjusted": fit + residual, "fitted": fit, "residual": residual, "cooks_distance": residual**2,
     }).sort_values("cooks_distance", ascending=False, ignore_index=True)  # fmt: skip
     if is_factor:
@@ -50,6 +54,21 @@ def test_the_worst_scans_are_named_in_both_panels(n_scans, is_factor, tmp_path):
     assert left.get_ylabel() == "gm (mL/mL)\nadjusted for sex, tiv"
     assert right.get_ylabel() == "residual"
     figure.savefig(tmp_path / "figure.png", dpi=40)
+
+
+@pytest.mark.parametrize("is_factor", [False, True])
+def test_a_thin_line_joins_the_scans_of_a_person_in_the_order_of_the_axis(is_factor):
+    fit = made(7, is_factor)
+    alone = len(voxel_figure(fit, "at", "gm").axes[0].lines)
+    owner = fit.scans["scan_id"].replace({"sub-004": "sub-002", "sub-005": "sub-002"})
+    left = voxel_figure(replace(fit, scans=fit.scans.assign(participant_id=owner)), "at", "gm").axes[0]
+    (line,) = [one for one in left.lines if one.get_linewidth() < 0.5]
+    assert len(left.lines) == alone + 1
+    of_one = fit.scans[owner == "sub-002"]
+    assert sorted(line.get_ydata()) == sorted(of_one["adjusted"])
+    assert (np.diff(line.get_xdata()) > 0).all()
+    if not is_factor:
+        np.testing.assert_array_equal(line.get_xdata(), sorted(of_one["covariate"]))
 
 
 def test_points_have_the_colour_of_their_group():

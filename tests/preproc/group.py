@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from vbmstat import __version__, assets
-from vbmstat.files.warps import LINEAR, grid_record
+from vbmstat.batch.stored_images import write_image
+from vbmstat.files.warps import LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, resample, sample, voxel_indices
 from vbmstat.image.smooth import smooth
@@ -50,6 +51,13 @@ def flow(seed: int, amplitude_mm: float = 16.0) -> torch.Tensor:
     return velocity * (amplitude_mm / velocity.abs().max())
 
 
+def on_padded(velocity: torch.Tensor) -> Volume:
+    """A velocity on the grid that it is stored on."""
+    grid, affine = coarse_template().grid, coarse_template().grid.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [(padded - n) // 2 for padded, n in zip(COARSE_PADDED, grid.shape, strict=True)]
+    return Volume(velocity, Grid(COARSE_PADDED, affine))
+
+
 def tissues_of(seed: int, push_mm: float = 0.0) -> Volume:
     """A person's linearly aligned GM and WM: the template through a flow, and a push of all people to the right."""
     template = coarse_template()
@@ -62,7 +70,7 @@ def tissues_of(seed: int, push_mm: float = 0.0) -> Volume:
 
 
 def write_people(folder: Path, n: int, order: int = 1, **row) -> Path:
-    """A finished output folder of `n` people, whose table lists them forwards or backwards."""
+    """A finished output folder of `n` people, with their true warps, whose table lists them forwards or backwards."""
     rows = []
     for number in list(range(1, n + 1))[::order]:
         stem = f"sub-{number:02d}_T1w"
@@ -75,9 +83,11 @@ def write_people(folder: Path, n: int, order: int = 1, **row) -> Path:
         for tissue in (1, 2):
             counts = Volume(torch.round(images[tissue - 1 : tissue] * 255), scan)
             io.write_volume(folder / "mri" / f"p{tissue}{stem}.nii.gz", counts, dtype="uint8", step=1 / 255)
+        write_image(folder / "mri" / f"u_{stem}.nii.gz", "velocity", on_padded(-flow(number)))
         known = {"gm_ml": 700.0 + number, "wm_ml": 500.0}
         record = {"scan": stem, "command": "preprocess", "engine": "classic", "versions": {"vbmstat": __version__}}
-        record |= {"row": known, "affine": {LINEAR: linear.tolist(), "scan_grid": grid_record(scan)}}
+        grids = {TEMPLATE: grid_record(coarse_template().grid), SCAN: grid_record(scan)}
+        record |= {"row": known, "affine": {LINEAR: linear.tolist(), **grids}}
         storage.write_json(folder / "report" / f"vbmstat_{stem}.json", record)
         rows.append({"participant_id": f"sub-{number:02d}", "session_id": "", "scan": stem, "engine": "classic",
                      "age": 20 + number, **known, **row})  # fmt: skip

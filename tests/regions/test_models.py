@@ -9,8 +9,9 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from tests.regions.small_study import N_SCANS, fit
-from vbmstat.errors import DesignError, ScanError
+from vbmstat.errors import DesignError, ScanError, TableError
 from vbmstat.glm.design.contrast import build_contrasts
+from vbmstat.image import storage
 from vbmstat.regions.mixed import fit_mixed
 from vbmstat.regions.models import fit_roi_glm
 from vbmstat.regions.volumes import RegionSpec
@@ -195,3 +196,16 @@ def test_what_a_mixed_model_does_not_take(sessions, options, match):
 def test_bad_input(study, formula, options, match):
     with pytest.raises(DesignError, match=match):
         fit(study, formula, **options)
+
+
+def test_a_folder_with_maps_of_several_engines_is_refused_by_their_sidecars(study):
+    covariates = study / "participants.tsv"
+    pd.read_csv(study / "cohort.tsv", sep="\t").drop(columns="mwp1").to_csv(covariates, sep="\t", index=False)
+    for number in range(N_SCANS):
+        record = {"engine": "deep" if number == 3 else "classic", "versions": {"vbmstat": "1"}}
+        storage.write_json(study / f"sub-{number:02d}_T1w_desc-vbmstat_provenance.json", record)
+    regions, options = RegionSpec(study / "own.nii.gz", maps=study), {"repeats": 0, "inference": "fdr"}
+    expected = rf"the maps mix engine values \(classic: {N_SCANS - 1} scans, deep: 1 scans\); preprocess all"
+    with pytest.raises(TableError, match=expected):
+        fit_roi_glm("gm ~ age + sex", covariates, ["age"], regions=regions, **options)
+    fit_roi_glm("gm ~ age + sex", covariates, ["age"], regions=regions, allow_mixed=True, **options)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from tests.report.conftest import EFFECT_AT_MM
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
-from vbmstat.report.model import region_at, write_model_report
+from vbmstat.report.model import _participants, region_at, write_model_report
 from vbmstat.roi.atlas import Atlas
 
 
@@ -48,6 +49,18 @@ def test_results_far_from_their_cohort_still_make_a_page(copied, undrawn) -> Non
     assert "The maps have no vbmstat" in page
     assert "Stability over subsets" not in page
     assert "all (n = 13)" in page
+
+
+def test_people_with_several_scans_count_once_among_the_participants() -> None:
+    ids = ["sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1"]
+    people = pd.DataFrame({"sex": list("FFM"), "age": [30.0, 32, 50]}, index=ids)
+    record = {"covariates": [{"name": "sex", "kind": "factor"}], "scan_ids": ids}
+    table = _participants(SimpleNamespace(is_pooled=False, people=people, record=record), None)
+    assert table.caption.startswith("People in the model, each by the first scan: mean")
+    assert table.columns == ("", "all (n = 2)", "sex F (n = 1)", "sex M (n = 1)")
+    assert table.rows[0][1].text.startswith("40")
+    single = SimpleNamespace(is_pooled=False, people=people[1:], record={**record, "scan_ids": ids[1:]})
+    assert _participants(single, None).caption.startswith("Scans in the model: mean")
 
 
 def test_a_point_has_the_name_of_its_region() -> None:

@@ -74,6 +74,21 @@ def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
     assert "Preprocessing of 2 scans" in page
 
 
+def test_participants_with_several_scans_count_once(tmp_path) -> None:
+    rows = {
+        "participant_id": list("aab"),
+        "session_id": list("121"),
+        "sex": list("FFM"),
+        "gm_ml": [600.0, 590, 700],
+    }
+    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame(rows))
+    page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "Preprocessing of 3 scans of 2 participants" in page
+    table = page[page.index("Participants and volumes, each by the first scan") :]
+    assert "all (n = 2)" in table
+    assert "650" in table[: table.index("</table>")]
+
+
 def test_lesions_have_columns_a_frequency_map_and_words(cohort_folder, tmp_path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(cohort_folder, folder)

@@ -161,11 +161,11 @@ def find_people(cohort: Path, selection: Selection) -> dict[str, FinishedScan]:
 
 
 def _origin(people: dict[str, FinishedScan], spec: TemplateSpec) -> dict[str, Any]:
-    """Everything that decides the template: options, levels, versions, hashes of tissues and records."""
-    inputs = [one.path(kind) for one in people.values() for kind in (*KINDS, "sidecar")]
+    """Everything that decides the template: options, levels, versions, hashes of tissues, warps and records."""
+    inputs = [path for one in people.values() for path in (*map(one.path, KINDS), one.warp.source, one.path("sidecar"))]
     missing = [path for path in inputs if not path.is_file()]
     if missing:
-        msg = f"{missing[0]}: no such file; write the tissue maps of all people (vbmstat preprocess --outputs vbm)"
+        msg = f"{missing[0]}: no such file; write tissue maps and velocity of all people (preprocess --outputs vbm)"
         raise ScanError(msg)
     parameters = {
         "symmetric": spec.is_symmetric, "selection": spec.selection.record(),
@@ -191,9 +191,9 @@ def _earlier(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
 def _write(out: Path, work: Work, origin: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
     """Write the template's folder, the record last."""
     templates = [work.template(number) for number in range(len(steps.LEVELS))]
-    with torch.inference_mode():
-        linear, to_standard = steps.fit_to_standard(templates[-1], assets.template())
     left_out = stages[-1]["left_out"]
+    with torch.inference_mode():
+        to_standard = work.to_standard([stem for stem in work.people if stem not in left_out])
     people = {}
     for stem, one in work.people.items():
         row = one.record["row"]
@@ -211,7 +211,7 @@ def _write(out: Path, work: Work, origin: dict[str, Any], stages: list[dict[str,
         dictionary.write_table(made / "people.tsv", table, "template_people")
         save_png(made / "levels.png", template_figure(templates, len(people) - len(left_out)))
         record = {
-            **origin, "people": people, "levels": levels, "linear_to_standard": linear.round(6).tolist(),
+            **origin, "people": people, "levels": levels,
             "sha256": {name: assets.sha256(made / name) for name in (TISSUES, TO_STANDARD)},
         }  # fmt: skip
         storage.write_json(made / RECORD, record)

@@ -16,8 +16,8 @@ from vbmstat import assets
 from vbmstat.batch.finished import FinishedScan
 from vbmstat.errors import VbmstatError, listed
 from vbmstat.files.warps import LINEAR
-from vbmstat.image import storage
-from vbmstat.image.volume import Volume
+from vbmstat.image import deform, storage
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc import group_template as steps
 from vbmstat.preproc.group_template import LEAST_PEOPLE
 from vbmstat.preproc.steps import warp, working
@@ -87,11 +87,25 @@ class Work:
             _save(self.folder, f"level-{number}/centre", centre.float().numpy())
         total = steps.Mean(assets.template(), self.is_symmetric)
         for stem in kept:
-            total.add(_tissues(self.folder, stem), _velocity(self.folder, number, stem))
+            total.add(_tissues(self.folder, stem), _velocity(self.folder, number, stem) if number else None)
         template = total.template()
         _save(self.folder, f"level-{number}/mean", template.data.numpy())
         _save(self.folder, f"level-{number}/template", steps.blurred(template, steps.LEVELS[number]).data.numpy())
         return {"gradient_energy": steps.sharpness(template), "mean_displacement_mm": total.mean_displacement_mm}
+
+    def to_standard(self, kept: list[str]) -> Displacement:
+        """Standard point -> point of the last template, mm: mean of the ways through each person.
+
+        Each warp to the standard template has its own bias, by which tissues end up beside their place; through the
+        people, the group template inherits it, so that regions over both are alike.
+        """
+        grid = assets.template().grid
+        total = torch.zeros(3, *grid.shape, dtype=torch.float64)
+        for stem in kept:
+            standard = Displacement(_load(self.folder, f"standard-{stem}"), grid)
+            velocity = _velocity(self.folder, len(steps.LEVELS) - 1, stem)
+            total += steps.through_person(standard, velocity).data
+        return Displacement((total / len(kept)).float(), grid)
 
     def template(self, number: int) -> Volume:
         """The template of a level."""
@@ -105,7 +119,7 @@ def _followed(faults: Iterable[str], stage: str, n: int, report: OnProgress) -> 
 
 
 def _align(folder: Path, people: dict[str, FinishedScan], stem: str) -> str:
-    """Align a person's tissues linearly; why that cannot be done, or nothing."""
+    """Align a person's tissues linearly and keep their warp to the standard template; why not, or nothing."""
     one, path = people[stem], folder / f"tissues-{stem}.npy"
     if path.is_file():
         return ""
@@ -115,10 +129,12 @@ def _align(folder: Path, people: dict[str, FinishedScan], stem: str) -> str:
         tissues = Volume(torch.cat([images[kind].data for kind in KINDS]), images["p1"].grid)
         with torch.inference_mode():
             aligned = working.align_to_template(tissues, assets.template(), matrix).data
+            warped = deform.displacement_of(one.warp.to_scan, matrix).data
     except (VbmstatError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        return f"its tissues cannot be used ({error})"
+        return f"its tissues or warp cannot be used ({error})"
     if not bool(torch.isfinite(aligned).all()) or float(aligned.sum()) <= 0:
         return "its tissues are empty or not finite"
+    _save(folder, f"standard-{stem}", warped.numpy().astype(np.float16))
     _save(folder, path.stem, torch.round(aligned.clamp(0, 1) / _TISSUE_STEP).byte().numpy())
     return ""
 
@@ -128,7 +144,7 @@ def _update(folder: Path, number: int, stem: str) -> str:
     name, template = f"level-{number}/velocity-{stem}", _template_of(folder, number - 1)
     with torch.inference_mode():
         if not (folder / f"{name}.npy").is_file():
-            start = _velocity(folder, number - 1, stem)
+            start = _velocity(folder, number - 1, stem) if number > 1 else None
             velocity = steps.registered(_tissues(folder, stem), template, number, start)
             _save(folder, name, velocity.numpy().astype(np.float16))
         return steps.fault_of(_load(folder, name), template)
@@ -138,10 +154,8 @@ def _tissues(folder: Path, stem: str) -> Volume:
     return Volume(_load(folder, f"tissues-{stem}") * _TISSUE_STEP, assets.template().grid)
 
 
-def _velocity(folder: Path, number: int, stem: str) -> torch.Tensor | None:
-    """A person's velocity after a level, without the people's mean; None after level 0."""
-    if number == 0:
-        return None
+def _velocity(folder: Path, number: int, stem: str) -> torch.Tensor:
+    """A person's velocity after a level, without the people's mean."""
     return _load(folder, f"level-{number}/velocity-{stem}") - _load(folder, f"level-{number}/centre")
 
 

@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
          help="minimal, vbm, all, or names of outputs, as in vbmstat preprocess.")  # fmt: skip
     _add(how, "--voxel-size", type=float, default=1.5, metavar="MM",
          help="Voxel size of the maps in template space: 1, 1.5 or 2 mm.")  # fmt: skip
-    _add(how, "--template", metavar="DIR", help="Group template, as in vbmstat preprocess.")
+    _add(how, "--longitudinal", nargs="?", const="both", choices=["plasticity", "ageing", "both"], metavar="MODEL",
+         help="Preprocess each participant's sessions together: plasticity, ageing or both (default).")  # fmt: skip
     _add(how, "--device", default="auto", help="auto, cpu or cuda.")
     _add(how, "--stop-on-first-crash", action="store_true", help="End the run when a scan fails.")
     _add(how, "--dry-run", action="store_true", help="Print which scans would be run.")
@@ -144,7 +145,7 @@ def _participants(options: argparse.Namespace) -> int:
         return 0
     spec = PreprocSpec(
         engine=options.engine, device=options.device, fwhm_mm=tuple(options.fwhm or DEFAULT_FWHM_MM), names="bids",
-        outputs=(options.outputs,), voxel_size_mm=options.voxel_size, template=options.template,
+        outputs=(options.outputs,), voxel_size_mm=options.voxel_size, longitudinal=options.longitudinal,
     )  # fmt: skip
     execution = Execution(
         jobs=_jobs(options), memory_gb=options.memory_gb, force=options.force,

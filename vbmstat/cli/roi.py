@@ -53,6 +53,7 @@ def command(
 ) -> None:
     """Measure grey matter, white matter and CSF (mL) in each label and merged region of an atlas."""
     from vbmstat.cli.progress import print_removed, stages  # noqa: PLC0415 - heavy imports inside the command
+    from vbmstat.glm.data import mixtures  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.maps.sources import map_folders  # noqa: PLC0415
     from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
@@ -71,7 +72,7 @@ def command(
     scans = cohort_of_maps(maps) if maps is not None else read_cohort(first[0])
     rules = selection(exclude, where, tables, exclusions).resolved(scans, map_folders(maps))
     scans = select(scans, rules)
-    for note in scans.notes:
+    for note in (*scans.notes, *mixtures(scans.table)):
         typer.echo(f"note: {note}")
     loaded = load_atlas(atlas)
     typer.echo(licence_notice(loaded))

@@ -100,7 +100,8 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     Raises
     ------
     ScanError, TableError
-        If a pipeline has no maps of a tissue, or no scan is in all pipelines and the table.
+        If a pipeline has no maps of a tissue, no scan is in all pipelines and the table, or maps are of several
+        longitudinal models.
     """
     pipelines = {name: _pipeline(folder, tissues) for name, folder in plan.pipelines.items()}
     notes: list[str] = []
@@ -129,12 +130,14 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
         spare = [scan for scan in pipeline.index if scan not in set(keep)]
         if spare:
             notes.append(f"{plan.name}: {name} has {len(spare)} more scans ({listed(spare)})")
+    pipelines = {name: pipeline.loc[keep] for name, pipeline in pipelines.items()}
+    columns = [column for tissue in tissues for column in (tissue, f"{tissue}_smoothed")]
+    map_names.refuse_mixed_models(
+        path for pipeline in pipelines.values() for column in columns for path in pipeline[column].dropna()
+    )
     names = [str(column) for column in joined]
     drop = [name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or naming.is_map_column(name)]
-    return CohortData(
-        plan.name, tuple(keep), joined.loc[keep].drop(columns=drop),
-        {name: pipeline.loc[keep] for name, pipeline in pipelines.items()}, tuple(notes),
-    )  # fmt: skip
+    return CohortData(plan.name, tuple(keep), joined.loc[keep].drop(columns=drop), pipelines, tuple(notes))
 
 
 def _pipeline(folder: Path, tissues: Sequence[str]) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def compare_scans(a: Path, b: Path, names: Names, rules: Selection = ALL, report
     Raises
     ------
     ScanError, TableError
-        If the folders have no tissue or no scan in common.
+        If the folders have no tissue or no scan in common, or maps of several longitudinal models.
     """
     rows, notes = [], []
     for tissue, number in TISSUES.items():
@@ -42,6 +42,7 @@ def compare_scans(a: Path, b: Path, names: Names, rules: Selection = ALL, report
         if chosen is None:
             notes.append(f"{tissue}: the folders do not both have smoothed maps, nor both unsmoothed ones")
             continue
+        map_names.refuse_mixed_models(path for maps in chosen for path in maps.values())
         maps_of = [by_scan(maps) for maps in chosen]
         both = agreement.match_ids(list(maps_of[0]), list(maps_of[1]))
         selected = select_ids(both, rules, [*map_folders(a), *map_folders(b)])

@@ -51,7 +51,9 @@ def voxel_figure(fit: VoxelFit, place: str, response: str, unit: str = "") -> Fi
         colours = {group: _colour(at, len(groups)) for at, group in enumerate(groups)}
         adjusted, fitted, residual = (fit.scans[name].to_numpy() for name in ("adjusted", "fitted", "residual"))
         (_levels if fit.is_factor or not fit.covariate else _lines)(left, fit, colours)
-        _points(left, _along(fit), adjusted, fit.scans, colours)
+        along = _along(fit)
+        _join_people(left, along, adjusted, fit.scans["participant_id"])
+        _points(left, along, adjusted, fit.scans, colours)
         left.set_title(plain(f"{fit.contrast}: {fit.result}"), fontsize=7)
         left.set_xlabel(plain(f"{fit.covariate}{f' ({unit})' if unit else ''}"))
         held = f"\nadjusted for {_listed(fit.adjusted_for)}" if fit.adjusted_for else ""
@@ -106,6 +108,14 @@ def _points(axes: Axes, x: np.ndarray, y: np.ndarray, scans: pd.DataFrame, colou
             plain(scans["scan_id"][at]), (x[at], y[at]), xytext=(5 if x[at] < middle else -5, 3 + 7 * near),
             textcoords="offset points", ha="left" if x[at] < middle else "right", fontsize=6, zorder=4,
         )  # fmt: skip
+
+
+def _join_people(axes: Axes, x: np.ndarray, y: np.ndarray, people: pd.Series) -> None:
+    """A thin line through the scans of each person with several."""
+    order = np.argsort(x, kind="stable")
+    for own in people.iloc[order].groupby(people.iloc[order]).indices.values():
+        if len(own) > 1:
+            axes.plot(x[order[own]], y[order[own]], color=GREY, linewidth=0.4, zorder=1.5)
 
 
 def _lines(axes: Axes, fit: VoxelFit, colours: Colours) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,23 @@ def longitudinal_model(name: str) -> str:
     match = _match(name)
     groups = match.groupdict() if match else {}
     return next((model for model in ("ageing", "plasticity") if groups.get(model)), "")
+
+
+def refuse_mixed_models(paths: Iterable[Path]) -> None:
+    """Refuse maps of single scans, of plasticity and of ageing beside one another: changes are elsewhere in each.
+
+    Raises
+    ------
+    ScanError
+        With an example of each.
+    """
+    examples: dict[str, Path] = {}
+    for path in paths:
+        examples.setdefault(longitudinal_model(path.name), path)
+    if len(examples) > 1:
+        shown = ", ".join(f"{model or 'single scans'}: {path}" for model, path in sorted(examples.items()))
+        msg = f"the maps are of several longitudinal models ({shown}); compare maps of one, in folders of their own"
+        raise ScanError(msg)
 
 
 def is_of_model(name: str, model: str) -> bool:

@@ -50,6 +50,11 @@ class ScanWarp:
         """Whether any file with the warp is there."""
         return any(self.paths[kind].is_file() for kind in ("y", "iy", "velocity"))
 
+    @property
+    def source(self) -> Path:
+        """The file that :attr:`to_scan` is made from, which need not exist."""
+        return self.paths["y" if self.paths["y"].is_file() else "velocity"]
+
     @cached_property
     def to_scan(self) -> Volume:
         """``y``: the scan point (RAS+ mm) of each voxel of the template, (3, X, Y, Z).

@@ -38,11 +38,20 @@ def refuse_mixtures(table: pd.DataFrame, allowed: bool, paths: Mapping[str, Path
         Naming what differs, with counts.
     """
     refuse_mixed_kinds(paths or {}, allowed)
-    for name, counts in origins(table).items():
-        if len(counts) > 1 and not allowed:
-            counted = ", ".join(f"{value}: {n} scans" for value, n in counts.items())
-            msg = f"the maps mix {name} values ({counted}); preprocess all scans alike, or give --allow-mixed"
+    for mixed in mixtures(table):
+        if not allowed:
+            msg = f"{mixed}; preprocess all scans alike, or give --allow-mixed"
             raise TableError(msg)
+
+
+def mixtures(table: pd.DataFrame) -> list[str]:
+    """In what the maps differ, with counts: ``the maps mix engine values (cat: 2 scans, deep: 1 scans)``."""
+    found = []
+    for name, counts in origins(table).items():
+        if len(counts) > 1:
+            counted = ", ".join(f"{value}: {n} scans" for value, n in counts.items())
+            found.append(f"the maps mix {name} values ({counted})")
+    return found
 
 
 def origins(table: pd.DataFrame) -> dict[str, dict[str, int]]:

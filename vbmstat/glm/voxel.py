@@ -47,8 +47,8 @@ class VoxelFit:
     grouped_by : str
         What the groups are: a column of the table; empty if there are none.
     scans : DataFrame
-        One row a scan, largest Cook's distance first: scan_id, value, covariate, group (colour of the point), adjusted,
-        adjusted_fit, lower, upper, fitted, residual, studentized_residual, leverage, cooks_distance.
+        One row a scan, largest Cook's distance first: scan_id, participant_id, value, covariate, group (colour of the
+        point), adjusted, adjusted_fit, lower, upper, fitted, residual, studentized_residual, leverage, cooks_distance.
     line : DataFrame
         Points of the line, or the levels: covariate, group, fit, lower, upper (NaN where not estimable).
     adjusted_for : tuple of str
@@ -121,10 +121,12 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: pd.Serie
     p = p_two_sided(np.array(statistic), df) if contrast.kind == "t" else p_of_f(
         np.array(statistic), float(np.linalg.matrix_rank(contrast.weights)), df
     )  # fmt: skip
-    scans = pd.DataFrame({"scan_id": list(design.scan_ids), "value": values, **own[["covariate", "group"]]})
+    owner = setup.source.table.index.get_level_values("participant_id")
+    scans = pd.DataFrame({"scan_id": list(design.scan_ids), "participant_id": owner, "value": values})
+    scans = pd.concat([scans, own[["covariate", "group"]]], axis=1)
     scans = pd.concat([scans, of_scans.rename(columns={"fit": "adjusted_fit"})], axis=1)
     scans = scans.assign(**_diagnostics(y, setup))
-    scans.insert(4, "adjusted", scans["adjusted_fit"] + scans["residual"])
+    scans.insert(5, "adjusted", scans["adjusted_fit"] + scans["residual"])
     by = _colours(design, axis, own) if by is None else by
     scans["group"] = by.to_list()
     if axis.is_factor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -268,12 +268,15 @@ def covariate_paths(
 
 def _with_origin(source: Source) -> Source:
     """The source with engine, version and the count of hypointensities from the sidecars of its maps, if any."""
-    origins = [origin_of_map(path) for path in source.files.values()]
-    if not any(origins):
-        return source
-    unknown = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
-    columns = pd.DataFrame([origin or unknown for origin in origins], index=source.table.index)
+    columns = origins_of_maps(source.files.values()).set_axis(source.table.index)
     return replace(source, table=source.table.assign(**{c: columns[c] for c in columns if c not in source.table}))
+
+
+def origins_of_maps(paths: Iterable[Path]) -> pd.DataFrame:
+    """What the sidecars of maps say: engine, version, count of hypointensities, template; no columns without any."""
+    origins = [origin_of_map(path) for path in paths]
+    unknown = dict.fromkeys(("engine", "vbmstat_version"), NO_SIDECAR)
+    return pd.DataFrame([(origin or unknown) if any(origins) else {} for origin in origins])
 
 
 def origin_of_map(path: Path) -> dict[str, str]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vbmstat.image import deform
 from vbmstat.image.grid import sample, voxel_indices
 from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.preproc.steps import linear, warp, working
+from vbmstat.preproc.steps import warp
 from vbmstat.preproc.steps.energy import Regularisation
 
 LEAST_PEOPLE = 10
@@ -140,9 +139,14 @@ def sharpness(template: Volume) -> float:
     return float(slopes.square().sum(dtype=torch.float64)) * 1000 * template.grid.voxel_volume_ml
 
 
-def fit_to_standard(template: Volume, standard: Volume) -> tuple[np.ndarray, Displacement]:
-    """The linear matrix (4, 4), and the whole displacement with it: standard point -> point of the template, mm."""
-    matrix = linear.refine_with_tissues(template, standard, np.eye(4))
-    aligned = working.align_to_template(template, standard, matrix)
-    forward = warp.displacement(warp.register(aligned, standard), standard.grid)
-    return matrix, deform.displacement_of(deform.deformation(forward, matrix), np.eye(4))
+def through_person(standard: Displacement, velocity: torch.Tensor) -> Displacement:
+    """A person's way from the standard template to the group's: standard point -> point of the group template, mm.
+
+    Parameters
+    ----------
+    standard : Displacement
+        Standard point -> linearly aligned point of the person.
+    velocity : Tensor, (3, *PADDED_SHAPE), mm
+        Of the person's warp to the group template.
+    """
+    return deform.composed(standard, warp.displacement(-velocity, standard.grid))

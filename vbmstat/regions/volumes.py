@@ -12,6 +12,7 @@ import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.naming import MAP_NUMBER, TISSUES
+from vbmstat.glm.data import refuse_mixtures
 from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.tiv import uses_tiv
 from vbmstat.glm.spec import ModelSpec
@@ -97,6 +98,7 @@ def region_volumes(
     recorded, table = spec.select(as_cohort(cohort), map_folders(maps))
     spec = replace(recorded, selection=ALL)
     source = with_unsmoothed_maps(table) if maps is None else _maps_of(table, maps)
+    refuse_mixtures(source.table, spec.allow_mixed)
     atlas = regions.atlas if isinstance(regions.atlas, Atlas) else load_atlas(regions.atlas)
     measured = measure_rois(source, atlas, [tissue], report=progress or ignore)
     volumes, names, notes = volume_matrix(measured, source.scan_ids, tissue, regions.level, spec.missing)

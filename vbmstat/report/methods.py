@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbmstat.files.naming import TISSUES
+from vbmstat.files.naming import TISSUES, split_ids
 from vbmstat.report.citations import in_text
 
 _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")
@@ -165,6 +165,23 @@ def time_point_methods(n_people: int, n_scans: int, models: Collection[str]) -> 
     return _with_citations([text])
 
 
+def counted_scans(owners: Collection[str]) -> str:
+    """How many scans, and of how many participants if those are fewer; from the participant of each scan.
+
+    Examples
+    --------
+    >>> counted_scans(["sub-1", "sub-1", "sub-2"]), counted_scans(["sub-1", "sub-2"])
+    ('3 scans of 2 participants', '2 scans')
+    """
+    n_people, scans = len(set(owners)), _count(len(owners), "scan", "scans")
+    return f"{scans} of {_count(n_people, 'participant', 'participants')}" if n_people < len(owners) else scans
+
+
+def owners_in(record: Mapping[str, Any]) -> list[str]:
+    """The participant of each scan of a model, as far as the scans' ids tell; scans of other sites are people."""
+    return [split_ids(scan)[0] for scan in record["scan_ids"]] or [str(number) for number in range(record["n_scans"])]
+
+
 def glm_methods(record: Mapping[str, Any]) -> Methods:
     """Methods of a model, from the content of its ``glm.json``."""
     has_sizes = not {"sandwich", "variance_groups", "mixed_model"} & set(record)
@@ -213,7 +230,7 @@ def _model(record: Mapping[str, Any]) -> Iterator[str]:
         atlas = f"{record['atlas']}{_ATLAS_SOURCES.get(record['atlas'], '')}"
         data = f"Volumes of {tissue} in {record['n_voxels']} regions of the atlas {atlas} in"
         where = "in each region"
-    who = f"{record['n_scans']} scans"
+    who = counted_scans(owners_in(record))
     if change:
         who = f"the change in {sum(map(len, change.values()))} scans of {len(change)} people, one value a person,"
         data = data.removesuffix(" in")

@@ -17,7 +17,7 @@ from vbmstat.image import storage
 from vbmstat.report.citations import bibtex, cited
 from vbmstat.report.contrasts import MAX_VIEWERS, cluster_files, contrast_report
 from vbmstat.report.look import Look, look_at
-from vbmstat.report.methods import glm_methods
+from vbmstat.report.methods import counted_scans, glm_methods, owners_in
 from vbmstat.report.model_folder import Model, find_preprocessing, read_model
 from vbmstat.report.page import (
     Cell,
@@ -73,6 +73,7 @@ def write_model_report(folder: Path, out: Path, cohort: Path | None = None) -> P
         "model.html",
         title=record["formula"],
         record=record,
+        counted=f"{record['n_scans']} people" if "change" in record else counted_scans(owners_in(record)),
         model=model,
         has_own_df=has_own_df(record),
         participants=_participants(model, run),
@@ -109,17 +110,19 @@ def _looks(model: Model) -> dict[str, Look]:
 
 
 def _participants(model: Model, run: Preprocessing | None) -> Table:
-    """Covariates, age, sex and TIV over the scans of the model, by the levels of its first factor."""
+    """Covariates, age, sex and TIV over the people of the model, by the levels of its first factor."""
     if model.is_pooled:
         sites = pd.DataFrame(model.record["sites"]).drop(columns=["file", "sha256"])
         return table_of(sites, "Sites in the model, whose scans are not here: means over scans (sites.tsv)")
-    caption = "Scans in the model: mean ± standard deviation (range), or counts"
     people = model.people
     factors = [str(one["name"]) for one in model.record.get("covariates") or [] if one["kind"] == "factor"]
     if run is not None and "change" not in model.record:
         found = run.table.loc[model.record["scan_ids"]]
         more = [name for name in ("tiv_ml", "gm_ml") if name in found and name not in people]
         people = people.join(found[more].set_axis(people.index))
+    again = pd.Series(owners_in(model.record)).duplicated().to_numpy()
+    who = "People in the model, each by the first scan" if again.any() else "Scans in the model"
+    caption, people = f"{who}: mean ± standard deviation (range), or counts", people[~again]
     by = next((name for name in factors if name in people), None)
     return described(people.astype(dict.fromkeys(set(factors) & set(people), str)), caption, by)
 

@@ -18,6 +18,7 @@ from vbmstat.image import storage
 from vbmstat.metrics.homogeneity import OUTLIER_Z, robust_z
 from vbmstat.metrics.lesions import lesion_frequency
 from vbmstat.report.citations import bibtex, cited
+from vbmstat.report.methods import counted_scans
 from vbmstat.report.page import (
     Cell,
     Picture,
@@ -52,14 +53,13 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
     entries = cited([*methods.keys, "ridgway2008"])
     page = render(
         "preprocessing.html",
-        title=f"Preprocessing of {len(run.table)} scan{'s' if len(run.table) != 1 else ''}",
+        title=f"Preprocessing of {counted_scans(run.cohort.table.index.get_level_values('participant_id'))}",
         run=run,
         n_found=len(run.table) + len(run.failures),
         n_flagged=int(is_flagged.sum()),
         n_unusual=int((unusual != "").sum()),
         failures=table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None,
-        cohort=described(run.table[[*run.covariates, *run.volumes]],
-                         "Participants and volumes: mean ± standard deviation (range), or counts"),
+        cohort=_cohort(run),
         strips=publish(
             figures_folder(out), "quality",
             publication.strips_figure(run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable),
@@ -82,6 +82,14 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
     )  # fmt: skip
     storage.write_text(out, page)
     return out
+
+
+def _cohort(run: Preprocessing) -> Table:
+    """Covariates and volumes over the participants, each by the first scan."""
+    again = run.cohort.table.index.get_level_values("participant_id").duplicated()
+    who = "Participants and volumes" + ", each by the first scan" * bool(again.any())
+    found = run.table.loc[~again, [*run.covariates, *run.volumes]]
+    return described(found, f"{who}: mean ± standard deviation (range), or counts")
 
 
 def unusual_values(table: pd.DataFrame) -> pd.Series:

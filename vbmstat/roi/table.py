@@ -18,7 +18,7 @@ from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.maps.kinds import with_unsmoothed_maps
-from vbmstat.maps.sources import GROUP_TEMPLATE, as_cohort, origin_of_map, refuse_mixed_templates
+from vbmstat.maps.sources import as_cohort, origins_of_maps, refuse_mixed_templates
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.images import measure_images
@@ -237,10 +237,8 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         if maps
     }
     first = [next(maps[stem] for maps in maps_of.values() if stem in maps) for stem in stems]
-    templates = [origin_of_map(path).get(GROUP_TEMPLATE) for path in first]
-    if any(templates):
-        rows[GROUP_TEMPLATE] = templates
-    return Cohort(pd.DataFrame(rows, index=index), folder)
+    origins = origins_of_maps(first)
+    return Cohort(pd.DataFrame({**rows, **origins.to_dict("list")}, index=index), folder)
 
 
 def _present(cohort: Cohort, tissues: Sequence[str]) -> list[str]:
