@@ -269,6 +269,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     grids.voxel_indices: lambda w: grids.voxel_indices((3, 4, 5), w.device),
     grids.apply_affine: lambda w: grids.apply_affine(w.linear, w.velocity),
     grids.sample: lambda w: grids.sample(w.t1w.data, grids.voxel_indices((5, 6, 7), w.device) * 3.3),
+    grids.sample_displaced: lambda w: grids.sample_displaced(w.velocity, w.velocity / 4, "border"),
     grids.sample_batch: lambda w: symnet.pull(w.t1w.data[None], 0.3 * w.fractions[None]),
     grids.from_normalised: lambda w: grids.from_normalised(w.fractions[None]),
     grids.resample: lambda w: resample(w.t1w.data, w.t1w.grid, w.template.grid, w.linear),

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
+from vbmstat.image.grid import Grid, apply_affine, sample, sample_displaced, voxel_indices
 from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
 
 _OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # centres of the eight octants of a voxel
@@ -34,9 +34,8 @@ def exponential(velocity: torch.Tensor) -> torch.Tensor:
     largest = float(velocity.square().sum(0).max().sqrt())
     n_squarings = max(0, int(np.ceil(np.log2(max(largest, 1e-6) / _LONGEST_STEP))))
     moved = velocity / 2.0**n_squarings
-    identity = voxel_indices(velocity.shape[1:], velocity.device)
     for _ in range(n_squarings):
-        moved = moved + sample(moved, identity + moved, padding_mode="border")
+        moved = sample_displaced(moved, moved, padding_mode="border").add_(moved)
     return moved
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from vbmstat.image import compiled
+
 _SLAB_VOXELS = 1 << 22  # resampled at a time
 
 
@@ -119,21 +121,27 @@ def sample(
     -------
     Tensor, (C, A, B, D)
     """
-    # torch walks a batch in parallel but one image serially: give each thread a slab of the output.
-    n_slabs = max(min(torch.get_num_threads(), points.shape[1]), 1) if data.device.type == "cpu" else 1
-    slab = -(-points.shape[1] // n_slabs)
-    batch = points.new_zeros(n_slabs * slab, *points.shape[2:], 3)
-    for axis, size in enumerate(data.shape[1:]):
-        torch.mul(points[axis], 2.0 / max(size - 1, 1), out=batch[: points.shape[1], ..., 2 - axis]).sub_(1.0)  # zyx
-    batch = batch.reshape(n_slabs, slab, *points.shape[2:], 3)
-    out = functional.grid_sample(
-        data[None].expand(n_slabs, -1, -1, -1, -1),
-        batch,
-        mode=mode,
-        padding_mode=padding_mode,
-        align_corners=True,
-    )  # (n, C, a, B, D)
-    return out.transpose(0, 1).reshape(data.shape[0], n_slabs * slab, *points.shape[2:])[:, : points.shape[1]]
+    if mode == "bilinear" and compiled.takes(data, points) and min(data.shape[1:]) > 1:
+        return _compiled(data, points, False, padding_mode)
+    normalised = torch.stack([points[a] * (2.0 / max(data.shape[1 + a] - 1, 1)) - 1.0 for a in (2, 1, 0)], -1)  # zyx
+    return functional.grid_sample(
+        data[None], normalised[None], mode=mode, padding_mode=padding_mode, align_corners=True
+    )[0]
+
+
+def sample_displaced(data: torch.Tensor, displacement: torch.Tensor, padding_mode: str = "zeros") -> torch.Tensor:
+    """Values of images at each voxel plus a displacement (3, A, B, D) in voxels; else as :func:`sample`."""
+    if compiled.takes(data, displacement) and min(data.shape[1:]) > 1:
+        return _compiled(data, displacement, True, padding_mode)
+    return sample(
+        data, voxel_indices(displacement.shape[1:], displacement.device) + displacement, "bilinear", padding_mode
+    )
+
+
+def _compiled(data: torch.Tensor, points: torch.Tensor, is_displacement: bool, padding_mode: str) -> torch.Tensor:
+    out = data.new_empty(len(data), *points.shape[1:])
+    compiled.in_slabs(compiled.trilinear, points.shape[1], data, points, is_displacement, padding_mode == "zeros", out)
+    return out
 
 
 def sample_batch(images: torch.Tensor, points: torch.Tensor, padding_mode: str = "border") -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from vbmstat.image import compiled
 from vbmstat.image.grid import Grid
 
 
@@ -82,6 +83,10 @@ def jacobian_determinant(displacement: torch.Tensor, spacing: Sequence[float] = 
     -------
     Tensor, (..., X, Y, Z)
     """
+    if displacement.ndim == len("cxyz") and compiled.takes(displacement) and min(displacement.shape[1:]) > 1:
+        out = displacement.new_empty(displacement.shape[1:])
+        compiled.in_slabs(compiled.determinant, len(out), displacement, 1 / torch.tensor(spacing), out)
+        return out
     columns = torch.gradient(displacement, spacing=list(spacing), dim=(-3, -2, -1))  # by x, y, z: (..., 3, X, Y, Z)
     (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = (column.unbind(-4) for column in columns)
     xx, yy, zz = xx + 1, yy + 1, zz + 1

@@ -11,7 +11,7 @@ the people in the order given.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from vbmstat.image.grid import sample, voxel_indices
 from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.steps import linear, warp, working
+from vbmstat.preproc.steps.energy import Regularisation
 
 LEAST_PEOPLE = 10
 _DETERMINANTS = (0.01, 100.0)  # of a person's warp; beyond, it is left out, as in SPM's Shooting
@@ -56,7 +57,7 @@ def registered(tissues: Volume, template: Volume, number: int, start: torch.Tens
     likelihood falls whichever way it goes, and the fit would stay where it is.
     """
     level, before = LEVELS[number], LEVELS[number - 1]
-    weights = warp.Regularisation(*(level.stiffness * weight for weight in astuple(warp.Regularisation())))
+    weights = Regularisation().times(level.stiffness)
     return warp.register(smooth_map(tissues, before.fwhm_mm), template, weights, start, level.is_fine)
 
 

@@ -8,6 +8,7 @@ from vbmstat.image.grid import sample, voxel_indices
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps import warp
+from vbmstat.preproc.steps.energy import Regularisation
 
 
 def smooth_velocity(amplitude, seed=0, shape=warp.PADDED_SHAPE):
@@ -70,7 +71,7 @@ def test_the_field_does_not_fold(registered):
 def test_stiffer_is_smoother_and_fits_less(registered):
     template, moved, _ = registered
     soft = warp.register(moved, template, finest=False)
-    stiff = warp.register(moved, template, warp.Regularisation(bending=0.4, shear=1.0, divergence=0.5), finest=False)
+    stiff = warp.register(moved, template, Regularisation(bending=0.4, shear=1.0, divergence=0.5), finest=False)
 
     def roughness(field):
         return float(sum(torch.diff(field, dim=dim).square().sum() for dim in (1, 2, 3)))

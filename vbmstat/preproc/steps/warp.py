@@ -17,7 +17,6 @@ doi:10.1007/978-3-540-85988-8_90). L is the operator of membrane, bending and li
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -25,42 +24,18 @@ import numpy as np
 import torch
 
 from vbmstat.image.deform import exponential
-from vbmstat.image.grid import Grid, sample, voxel_indices
+from vbmstat.image.grid import Grid, sample_displaced
 from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
+from vbmstat.preproc.steps.energy import Energy, Regularisation
 from vbmstat.preproc.steps.left_out import N_TISSUES, average_known
 
 PADDED_SHAPE = (128, 144, 128)  # around the template's 113 × 137 × 113, fast to transform
 _LEVELS = ((4, 10), (2, 10), (1, 4))  # (voxels per template voxel and axis, iterations)
 _N_CONJUGATE_GRADIENT = 8
 _TEMPLATE_FLOOR = 0.01  # of a tissue's probability: the template is an average of a few hundred people
+_SOLVED = 0.01  # of the first residual's power
 _CONVERGED = 0.02  # of a level's first gain
 _DETERMINANT_RANGE = (0.05, 20.0)  # of D during the fit, so that a fold does not reverse the likelihood
-
-
-@dataclass(frozen=True)
-class Regularisation:
-    """Weights of the energy of the velocity field, for distances in mm.
-
-    Attributes
-    ----------
-    membrane, bending : float
-        Weights of squared first derivatives, and of the squared Laplacian (mm²).
-    shear, divergence : float
-        Linear elasticity: mu and lambda of Ashburner 2007.
-
-    Notes
-    -----
-    Shooting's weights in SPM (1e-3, .2, .05, .2, times the 1.5³ mm³ of a voxel), with elasticity half as stiff again.
-    """
-
-    membrane: float = 0.005
-    bending: float = 0.75
-    shear: float = 0.25
-    divergence: float = 1.0
-
-    def times(self, factor: float) -> Regularisation:
-        """Stiffer or softer by a factor."""
-        return Regularisation(*(factor * weight for weight in astuple(self)))
 
 
 def register(
@@ -157,122 +132,107 @@ class Level:
         self.fixed = self.fixed / self.fixed.sum(0)
         self.log_fixed = self.fixed.log()
         self.slopes = [torch.stack(torch.gradient(tissue)) for tissue in self.log_fixed]  # per tissue (3, X, Y, Z)
-        self.identity = voxel_indices(fixed.shape[1:], fixed.device)
-        shape = self.identity.shape[1:]
-        self.isotropic, self.along, self.wave = _energy_symbol(shape, spacing_mm, weights, fixed.device)
-        self.wave_squared = self.wave.abs().square().sum(0)
+        self.curvature = [
+            [
+                sum(w * slope[i] * slope[j] for w, slope in zip(self.fixed, self.slopes, strict=True))
+                for j in range(i + 1)
+            ]
+            for i in range(3)
+        ]  # H, its lower triangle
+        self.energy = Energy(fixed.shape[1:], spacing_mm, weights, fixed.device)
 
     def optimise(self, velocity: torch.Tensor, n_iterations: int) -> torch.Tensor:
         """The velocity after some steps; one that does not lower the cost is halved."""
-        best, best_cost, step, update = velocity, float("inf"), 1.0, torch.zeros_like(velocity)
-        first_gain = 0.0
-        for _ in range(n_iterations):
-            state = self._at(velocity)
-            tissues, density, pull_back = state
+        best = Position(velocity, self.energy.times(velocity))
+        best_cost, first_gain, step, update, here = float("inf"), 0.0, 1.0, None, best
+        for i in range(n_iterations):
+            tissues, density = self._at(here.velocity)
             unlikely = -(density * (tissues * self.log_fixed).sum(0)).sum(dtype=torch.float64)
-            cost = float(unlikely + 0.5 * (velocity * pull_back).sum(dtype=torch.float64))
-            if cost > best_cost:
+            cost = float(unlikely + 0.5 * (here.velocity * here.pull_back).sum(dtype=torch.float64))
+            if cost > best_cost and update is not None:
                 step /= 2
-                velocity = best + step * update
+                here = best.after(update, step)
                 continue
             gain = best_cost - cost
-            best, best_cost = velocity, cost
-            if gain < _CONVERGED * first_gain:
+            best, best_cost = here, cost
+            if gain < _CONVERGED * first_gain or i == n_iterations - 1:
                 break
             if np.isfinite(gain):
                 first_gain = max(first_gain, gain)
-            update = self._step(*state)
-            velocity = best + step * update
-        return best
+            update = self._step(tissues, density, here.pull_back)
+            here = best.after(update, step)
+        return best.velocity
 
     def update(self, velocity: torch.Tensor) -> torch.Tensor:
         """The Gauss-Newton step from a velocity, taken or not."""
-        return self._step(*self._at(velocity))
+        return self._step(*self._at(velocity), self.energy.times(velocity)).velocity
 
-    def _at(self, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The scan's tissues warped by a velocity, their weight at each voxel, and L v."""
+    def _at(self, velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The scan's tissues warped by a velocity, and their weight at each voxel."""
         moved = exponential(velocity)
-        pulled = sample(self.moving, self.identity + moved)  # GM, WM and perhaps the share left out
-        density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE) * (1 - pulled[N_TISSUES:].sum(0))
-        return _with_remainder(pulled[:N_TISSUES]), density, self._regularise(velocity)
+        pulled = sample_displaced(self.moving, moved)  # GM, WM and perhaps the share left out
+        density = jacobian_determinant(moved).clamp_(*_DETERMINANT_RANGE)
+        if len(pulled) > N_TISSUES:
+            density *= 1 - pulled[N_TISSUES]
+        return _with_remainder(pulled[:N_TISSUES]), density
 
-    def _step(self, tissues: torch.Tensor, density: torch.Tensor, pull_back: torch.Tensor) -> torch.Tensor:
-        force = pull_back
-        for slope, excess in zip(self.slopes, density * (tissues - self.fixed), strict=True):
-            force = force + slope * excess
-        return self._solve(density, -force)
+    def _step(self, tissues: torch.Tensor, density: torch.Tensor, pull_back: torch.Tensor) -> Position:
+        force = pull_back.clone()
+        for slope, excess in zip(self.slopes, (tissues - self.fixed).mul_(density), strict=True):
+            force.addcmul_(slope, excess)
+        return self._solve(density, force.neg_())
 
-    def _regularise(self, field: torch.Tensor) -> torch.Tensor:
-        """L v."""
-        spectrum = torch.fft.rfftn(field, dim=(1, 2, 3))
-        along = (self.wave.conj() * spectrum).sum(0)
-        return _field(self.isotropic * spectrum + self.along * self.wave * along, field.shape[1:])
+    def _solve(self, density: torch.Tensor, residual: torch.Tensor) -> Position:
+        """Solve (D H + L) d = target by conjugate gradients, preconditioned with (L + s)^-1; the target is overwritten.
 
-    def _precondition(self, field: torch.Tensor, stiffness: float) -> torch.Tensor:
-        """(L + stiffness)^-1 f, by Sherman and Morrison in each 3 × 3 block."""
-        spectrum = torch.fft.rfftn(field, dim=(1, 2, 3))
-        a = self.isotropic + stiffness
-        along = (self.wave.conj() * spectrum).sum(0) * (self.along / (a + self.along * self.wave_squared))
-        return _field((spectrum - self.wave * along) / a, field.shape[1:])
-
-    def _solve(self, density: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Solve (D H + L) d = target by preconditioned conjugate gradients."""
-        weights = density * self.fixed  # (3 tissues, X, Y, Z)
-
-        def system(field: torch.Tensor) -> torch.Tensor:
-            out = self._regularise(field)
-            for slope, weight in zip(self.slopes, weights, strict=True):
-                out.addcmul_(slope, weight * (slope * field).sum(0))
-            return out
-
-        stiffness = sum(float((w * slope.square()).sum()) for w, slope in zip(weights, self.slopes, strict=True))
-        stiffness = stiffness / target[0].numel() + 1e-4
-        solution = torch.zeros_like(target)
-        residual = target
-        preconditioned = self._precondition(residual, stiffness)
-        direction = preconditioned
-        power = float((residual * preconditioned).sum())
-        first = power
+        With z = (L + s)^-1 r, L z is r - s z: L itself is never applied, and L d comes with d.
+        """
+        stiffness = sum(float(_dot(density, self.curvature[i][i])) for i in range(3)) / density.numel() + 1e-4
+        inverse = self.energy.inverse(stiffness)
+        solution = Position(torch.zeros_like(residual), torch.zeros_like(residual))
+        direction, before, first = Position(torch.zeros_like(residual), torch.zeros_like(residual)), 1.0, 0.0
+        image = torch.empty_like(residual)
         for _ in range(_N_CONJUGATE_GRADIENT):
-            image = system(direction)
-            alpha = power / max(float((direction * image).sum()), 1e-20)
-            solution = solution + alpha * direction
-            residual = residual - alpha * image
-            preconditioned = self._precondition(residual, stiffness)
-            before, power = power, float((residual * preconditioned).sum())
-            if power < 1e-3 * first:
+            smooth = self.energy.apply(inverse, residual)
+            power = _dot(residual, smooth)
+            first = first or power
+            if power <= _SOLVED * first:
                 break
-            direction = preconditioned + (power / before) * direction
+            direction.velocity.mul_(power / before).add_(smooth)
+            direction.pull_back.mul_(power / before).add_(residual).sub_(smooth, alpha=stiffness)
+            before = power
+            image.copy_(direction.pull_back)
+            for i, row in enumerate(image):
+                curved = self.curvature[i][0] * direction.velocity[0]
+                for j in (1, 2):
+                    curved.addcmul_(self.curvature[max(i, j)][min(i, j)], direction.velocity[j])
+                row.addcmul_(density, curved)
+            length = power / max(_dot(direction.velocity, image), 1e-20)
+            for part, way in zip(solution, direction, strict=True):
+                part.add_(way, alpha=length)
+            residual.sub_(image, alpha=length)
         return solution
+
+
+class Position(NamedTuple):
+    """A velocity (or a change of it) v, and L v."""
+
+    velocity: torch.Tensor
+    pull_back: torch.Tensor
+
+    def after(self, step: Position, length: float) -> Position:
+        """The position after a step of some length."""
+        return Position(*(torch.add(at, way, alpha=length) for at, way in zip(self, step, strict=True)))
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.dot(a.flatten(), b.flatten()))
 
 
 def _with_remainder(gm_wm: torch.Tensor) -> torch.Tensor:
     """GM, WM and the remainder of a voxel, (3, X, Y, Z); between 0 and 1."""
     gm_wm = gm_wm.clamp(0, 1)
     return torch.cat([gm_wm, (1 - gm_wm.sum(0, keepdim=True)).clamp_(min=0)])
-
-
-def _field(spectrum: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Inverse Fourier transform of a half spectrum, (3, X, Y, Z)."""
-    field: torch.Tensor = torch.fft.irfftn(spectrum, s=shape, dim=(1, 2, 3))
-    return field
-
-
-def _energy_symbol(
-    shape: torch.Size, spacing_mm: float, weights: Regularisation, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Fourier symbol of L = isotropic · I + along · k k*, for fields in voxels and energies per voxel.
-
-    First derivatives of a field in voxels are unitless, so membrane and elastic terms hold at every resolution; bending
-    has mm².
-    """
-    axes = [torch.fft.fftfreq(n, device=device) for n in shape[:2]] + [torch.fft.rfftfreq(shape[2], device=device)]
-    angles = torch.stack(torch.meshgrid(*[2 * torch.pi * axis for axis in axes], indexing="ij"))
-    wave = torch.exp(1j * angles) - 1  # forward difference
-    squared = wave.abs().square().sum(0)
-    isotropic = (weights.membrane + weights.shear) * squared + weights.bending / spacing_mm**2 * squared.square()
-    along = torch.full_like(squared, weights.shear + weights.divergence)
-    return isotropic + 1e-7, along, wave
 
 
 def pad(data: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from vbmstat.image import deform
-from vbmstat.image.grid import apply_affine, sample, voxel_indices
+from vbmstat.image.grid import apply_affine, sample, sample_displaced, voxel_indices
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.preproc.steps import warp
-from vbmstat.preproc.steps.warp import Level, Regularisation
+from vbmstat.preproc.steps.energy import Regularisation
+from vbmstat.preproc.steps.warp import Level
 
 # Times that of the warp to the template, a year from the median date. CAT12's stiffness (32 at the end of its schedule)
 # would leave 90 % of a region's contraction by 5 % in place.
@@ -56,10 +57,9 @@ def warps_to_mean(tissues: Sequence[Volume], stiff: np.ndarray) -> list[Displace
     grid, spacing_mm = tissues[0].grid, float(tissues[0].grid.voxel_size_mm.mean()) * _FACTOR
     scans = [warp.reduce(warp.pad(each.data), _FACTOR) for each in tissues]
     weights = torch.as_tensor(stiff / stiff.sum(), dtype=torch.float32, device=scans[0].device)
-    identity = voxel_indices(scans[0].shape[1:], scans[0].device)
     velocities = torch.zeros(len(scans), 3, *scans[0].shape[1:], device=scans[0].device)  # voxels of the level
     for _ in range(_N_ITERATIONS):
-        pulled = [sample(scan, identity + deform.exponential(v)) for scan, v in zip(scans, velocities, strict=True)]
+        pulled = [sample_displaced(scan, deform.exponential(v)) for scan, v in zip(scans, velocities, strict=True)]
         mean = torch.stack(pulled).mean(0)
         updates = [
             Level(scan, mean, spacing_mm, Regularisation().times(float(factor))).update(velocity)
