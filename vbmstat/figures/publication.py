@@ -199,8 +199,11 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
     n_rows = max(1, -(-len(table.columns) // n_columns))
     jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(table))
     with rc_context(PRINT_STYLE):
-        figure = Figure(figsize=(WIDTH_INCH, 0.62 * n_rows), dpi=DPI, layout="constrained")
-        strips = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        figure = Figure(figsize=(WIDTH_INCH, 0.62 * n_rows), dpi=DPI)
+        # placed by hand: a layout of matplotlib's draws everything twice
+        below, above = 0.36 / n_rows, 1 - 0.25 / n_rows  # of a row: for the numbers, for the title
+        places = {"left": 0.03, "right": 0.97, "bottom": below, "top": above, "hspace": 1.6, "wspace": 0.1}
+        strips = figure.subplots(n_rows, n_columns, squeeze=False, gridspec_kw=places).ravel()
         for axes, name in zip(strips, table.columns, strict=False):
             values = table[name].to_numpy(dtype=float)
             axes.scatter(values[~is_marked], jitter[~is_marked], s=7, color=GREY, alpha=0.7, linewidths=0)

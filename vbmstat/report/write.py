@@ -7,7 +7,6 @@ from pathlib import Path
 from vbmstat.errors import VbmstatError
 from vbmstat.glm.record import RECORD as GLM_RECORD
 from vbmstat.image import storage
-from vbmstat.report.model import write_model_report
 from vbmstat.report.page import DEFAULT_PAGE, figures_folder
 from vbmstat.report.preprocessing import write_preprocessing_report
 
@@ -47,6 +46,8 @@ def write_report(folder: Path | str, out: Path | str | None = None, cohort: Path
     record = figures_folder(page).relative_to(page.parent) / "report.json"
     with storage.replacing(page.parent, record.as_posix()) as staged:
         if source == GLM_RECORD:
+            from vbmstat.report.model import write_model_report  # noqa: PLC0415 - half a second
+
             write_model_report(folder, staged / page.name, None if cohort is None else Path(cohort))
         else:
             write_preprocessing_report(folder, staged / page.name)
