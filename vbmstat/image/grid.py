@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import torch
-from torch.nn import functional
+
+from vbmstat.lazy import functional, torch
 
 _SLAB_VOXELS = 1 << 22  # resampled at a time
 

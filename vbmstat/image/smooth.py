@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _REACH_SIGMA = 6.0  # as SPM's kernel

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vbmstat.image.grid import Grid
+from vbmstat.lazy import torch
 
 
 @dataclass(frozen=True)
