@@ -10,9 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from vbmstat.errors import VbmstatError
+from vbmstat.lazy import torch
 
 DEVICES = ("auto", "cpu", "cuda")
 # read by libraries when they are imported
@@ -52,6 +51,11 @@ def choose_device(name: str = "auto") -> torch.device:
         msg = f"device {name} was asked for, but {why}; use --device cpu or install a CUDA build of torch"
         raise VbmstatError(msg)
     return torch.device(name if kind == "cuda" else "cuda" if n_gpus else "cpu")
+
+
+def is_cpu(device: torch.device | str) -> bool:
+    """Whether a device is the CPU."""
+    return str(device) == "cpu" or torch.device(device).type == "cpu"
 
 
 def free_memory_bytes(device: torch.device | str) -> int:
@@ -134,13 +138,23 @@ def n_cores() -> int:
 
 @contextlib.contextmanager
 def single_threaded() -> Iterator[None]:
-    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """One torch thread a product: threads each work on a tile, and bits do not depend on how many there are.
+
+    It does not import torch for this; who does so in the block calls :func:`one_thread`.
+    """
+    n_threads = torch.get_num_threads() if "torch" in sys.modules else n_cores()
+    one_thread()
     try:
         yield
     finally:
-        torch.set_num_threads(n_threads)
+        if "torch" in sys.modules:
+            torch.set_num_threads(n_threads)
+
+
+def one_thread() -> None:
+    """One torch thread a product in this thread, for which torch counts separately; none if torch is not imported."""
+    if "torch" in sys.modules:
+        torch.set_num_threads(1)
 
 
 def _cores_of_control_group() -> int:

@@ -34,7 +34,7 @@ from vbmstat.preproc.templates import RECORD
 from vbmstat.regions.models import fit_roi_glm
 from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.recorded import find_model
-from vbmstat.report.results import write_results
+from vbmstat.report.results import Outputs, write_results
 from vbmstat.tables.cohort import ID_COLUMNS
 
 COMMANDS = ("preprocess", "glm")
@@ -206,7 +206,8 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
         atlases = [str(one) for one in model.atlases]
         if model.small_volumes:
             results = results.with_volumes(model.small_volumes, [one for one in atlases if one != "none"])
-        write_results(results, out, atlas=atlases, spm_names=outputs["spm_names"], outside=outputs["outside"])
+        kept = {name: outputs[name] for name in ("spm_names", "outside", "figures") if name in outputs}
+        write_results(results, out, Outputs(atlases[0], atlases[1], **kept))
     names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     names |= {path.name for path in folder.glob("contrast-*") if path.is_file()}  # of the earlier contrasts
     compared = compare_outputs(folder, out, sorted(names))

@@ -18,7 +18,7 @@ from vbmstat.errors import VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.report.results import write_results
+from vbmstat.report.results import Outputs, write_results
 from vbmstat.tables.cohort import read_cohort
 
 mpl.use("Agg")
@@ -117,15 +117,23 @@ def test_maps_that_changed_are_named(fitted):
 
 def test_a_model_from_python_again(cohort_folder, tmp_path, no_pictures):  # noqa: F811
     results = fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", repeats=3, variance="hc3")
-    write_results(results, cohort_folder / "mine", atlas="none")
+    write_results(results, cohort_folder / "mine", Outputs("none"))
     said = run("rerun", cohort_folder / "mine" / "glm.json")
     n = len([path for path in (cohort_folder / "mine").iterdir() if path.is_file()])
     assert f"{n} of {n} files have the same bytes" in said
 
 
+def test_a_model_without_pictures_again(cohort_folder, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(cohort_folder)
+    run("glm", "gm ~ age", "--repeats", 0, "--no-figures", "--out", "plain")
+    assert not list((cohort_folder / "plain").glob("*.png"))
+    n = len([path for path in (cohort_folder / "plain").iterdir() if path.is_file()])
+    assert f"{n} of {n} files have the same bytes" in run("rerun", cohort_folder / "plain" / "glm.json")
+
+
 def test_data_from_memory_are_told(cohort_folder, no_pictures):  # noqa: F811
     results = fit_glm(None, "gm ~ age", read_cohort(cohort_folder / "cohort.tsv"), repeats=0)
-    write_results(results, cohort_folder / "mine", atlas="none")
+    write_results(results, cohort_folder / "mine", Outputs("none"))
     with pytest.raises(VbmstatError, match="were in memory, not in files: run the script that made them"):
         run("rerun", cohort_folder / "mine" / "glm.json")
 

@@ -20,7 +20,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.regions.models import fit_roi_glm
 from vbmstat.regions.volumes import RegionSpec
 from vbmstat.report.look import look_at, write_look
-from vbmstat.report.results import write_results
+from vbmstat.report.results import Outputs, write_results
 from vbmstat.report.write import write_report
 
 AT = (6.0, 1.0, 3.0)  # voxel 7, 7, 5
@@ -52,7 +52,7 @@ def fitted(study, name, formula="gm ~ age + sex + tiv", contrasts=("age",), **op
         options = {"repeats": 0, "fwhm_mm": 0, "inference": "fdr", **options}
         results = fit_glm(study / "mri", formula, study / "people.tsv", list(contrasts), **options)
         with patch("vbmstat.report.results.write_figures"):  # slow, and not looked at here
-            write_results(results, out, atlas=str(study / "halves.nii.gz"))
+            write_results(results, out, Outputs(str(study / "halves.nii.gz")))
     return out
 
 
@@ -205,7 +205,7 @@ def test_the_design_is_the_recorded_one(moved):
 def test_data_in_memory_are_refused(study, tmp_path):
     results = fit_glm(study / "mri", "gm ~ age", make_table(), repeats=0, fwhm_mm=0)
     with patch("vbmstat.report.results.write_figures"):
-        write_results(results, tmp_path, atlas="none")
+        write_results(results, tmp_path, Outputs("none"))
     with pytest.raises(VbmstatError, match="were in memory, not in files"):
         look_at(tmp_path, [("peak", None)])
 

@@ -11,13 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from vbmstat import __version__
 from vbmstat.assets import sha256
 from vbmstat.errors import VbmstatError
 from vbmstat.files.folders import files_below
+from vbmstat.lazy import torch
 
 _PACKAGES = ("torch", "numpy", "scipy", "nibabel")
 _HASHED = 12  # digits shown
@@ -88,6 +86,8 @@ def versions() -> dict[str, str]:
 
 def device_label(device: torch.device | str) -> str:
     """``cpu``, or the model of the GPU without its number."""
+    if str(device) == "cpu":
+        return "cpu"
     device = torch.device(device)
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
@@ -114,7 +114,7 @@ def _plain(value: Any) -> Any:
     """A value as JSON types."""
     if isinstance(value, Path):
         return path_label(value)
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if hasattr(value, "tolist"):
         return _plain(value.tolist())
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vbmstat.errors import AssetError
 from vbmstat.image.storage import atomic_path
+from vbmstat.lazy import torch
 
 _KEY = "vbmstat"  # metadata key of the settings
 

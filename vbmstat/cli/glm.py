@@ -112,6 +112,9 @@ def command(
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Threads, or workers that --scheduler starts.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default glm/NAME beside the cohort table.")] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Pictures of the design and each contrast.")
+    ] = True,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, one page about the results.")] = False,
     share: Annotated[
         Path | None, typer.Option(help="Write only this file of sums (SITE.vbm) for vbmstat pool, no results.")
@@ -129,9 +132,8 @@ def command(
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.notebook import regions_of  # noqa: PLC0415
-    from vbmstat.report.results import write_results  # noqa: PLC0415
-    from vbmstat.report.write import write_report  # noqa: PLC0415
-    from vbmstat.roi.output import licence_notice  # noqa: PLC0415
+    from vbmstat.report.results import Outputs, write_results  # noqa: PLC0415
+    from vbmstat.roi.atlas import licence_notice  # noqa: PLC0415
 
     _check_level(level, random, scheduler, fwhm_mm)
     check_atlases([atlas] if level != "voxel" else [atlas, second_atlas], names_clusters=level == "voxel")
@@ -167,12 +169,14 @@ def command(
             )
     if level == "voxel":
         results = results.with_volumes(svc, named) if svc else results
-        used = write_results(results, folder, atlas=(atlas, second_atlas), spm_names=spm_names, outside=outside)
+        used = write_results(results, folder, Outputs(atlas, second_atlas, spm_names, outside, figures))
         for loaded in used:
             typer.echo(licence_notice(loaded))
         print_summary(results, folder, said)
     print_removed(folder, earlier)
     if report:
+        from vbmstat.report.write import write_report  # noqa: PLC0415 - imports matplotlib
+
         typer.echo(f"report in {write_report(folder, cohort=run_table(table, level, maps))}")
 
 
@@ -231,7 +235,7 @@ def folder_name(formula: str, level: str, fwhm_mm: float | None = None, atlas: s
     Of regions ``gm_age_sex_roi``, and ``gm_age_sex_roi-tracts72`` of another atlas than the default one.
     """
     from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.regions.volumes import LEVELS  # noqa: PLC0415
+    from vbmstat.roi.atlas import LEVELS  # noqa: PLC0415
 
     smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
     stem = "".join(

@@ -36,6 +36,9 @@ def command(
     ] = "neuromorphometrics",
     spm_names: Annotated[bool, typer.Option("--spm-names", help="Also spmT_0001.nii, con_0001.nii …")] = False,
     outside: Annotated[str, typer.Option(help="Value outside the mask: zero or nan.")] = "zero",
+    figures: Annotated[
+        bool, typer.Option("--figures/--no-figures", help="Pictures of the design and each contrast.")
+    ] = True,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, one page about the results.")] = False,
 ) -> None:
     """Fit one model to the scans of several sites, from the sums that each site shares."""
@@ -44,17 +47,18 @@ def command(
     from vbmstat.glm.record import RECORD  # noqa: PLC0415
     from vbmstat.glm.spec import InferenceSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
-    from vbmstat.report.results import write_results  # noqa: PLC0415
-    from vbmstat.report.write import write_report  # noqa: PLC0415
-    from vbmstat.roi.output import licence_notice  # noqa: PLC0415
+    from vbmstat.report.results import Outputs, write_results  # noqa: PLC0415
+    from vbmstat.roi.atlas import licence_notice  # noqa: PLC0415
 
     check_atlases([atlas, second_atlas], names_clusters=True)
     asked = InferenceSpec(inference or (), one_sided=one_sided, cluster_threshold=cluster_threshold)  # type: ignore[arg-type]
     earlier = listed_files(out, RECORD)
     results = pool_sites(files, PoolSpec(contrast, asked, not common_intercept, meta, allow_mixed))
-    for loaded in write_results(results, out, atlas=(atlas, second_atlas), spm_names=spm_names, outside=outside):
+    for loaded in write_results(results, out, Outputs(atlas, second_atlas, spm_names, outside, figures)):
         typer.echo(licence_notice(loaded))
     print_summary(results, out, ())
     print_removed(out, earlier)
     if report:
+        from vbmstat.report.write import write_report  # noqa: PLC0415 - imports matplotlib
+
         typer.echo(f"report in {write_report(out)}")

@@ -56,8 +56,8 @@ def command(
     from vbmstat.glm.data import mixtures  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.maps.sources import map_folders  # noqa: PLC0415
-    from vbmstat.roi.atlas import load_atlas  # noqa: PLC0415
-    from vbmstat.roi.output import licence_notice, write_rois  # noqa: PLC0415
+    from vbmstat.roi.atlas import licence_notice, load_atlas  # noqa: PLC0415
+    from vbmstat.roi.output import write_rois  # noqa: PLC0415
     from vbmstat.roi.table import Native, cohort_of_maps, measure_rois, stem  # noqa: PLC0415
     from vbmstat.tables.cohort import read_cohort  # noqa: PLC0415
     from vbmstat.tables.selection import select  # noqa: PLC0415

@@ -27,8 +27,8 @@ from vbmstat.glm.design.contrast import file_labels
 from vbmstat.image import storage
 from vbmstat.maps.masking import file_stamp
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.roi.atlas import Atlas, load_atlas
-from vbmstat.roi.output import licence_notice, write_rois
+from vbmstat.roi.atlas import Atlas, licence_notice, load_atlas
+from vbmstat.roi.output import write_rois
 from vbmstat.roi.table import TISSUE_COLUMNS, measure_rois
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 from vbmstat.tables.dictionary import write_table

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from vbmstat.figures.style import DIVERGING, plain
 from vbmstat.image.io import as_nifti
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from matplotlib.figure import Figure
 
 from vbmstat.figures.scans import GREEN, ORANGE, PURPLE, SKY_BLUE, outlined_scan
 from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.outputs import TractMaps
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from vbmstat.errors import ScanError
 from vbmstat.files import naming
 from vbmstat.image import deform, io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
+from vbmstat.lazy import functional, torch
 
 VELOCITY_STEP_MM = 1 / 32  # of velocities on disk
 # Keys of `affine` in a record: the matrix, the grids of ``y_``, of the scan, and of ``iy_``

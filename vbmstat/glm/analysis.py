@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 
 from vbmstat.assets.provenance import device_label
+from vbmstat.device import n_cores
 from vbmstat.glm.data import Packer, global_scale, map_notes
+from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.fit.tile import Fit, Fitted
 from vbmstat.glm.inference.corrected import (
     Inference,
@@ -136,7 +138,7 @@ class FittedModel:
             *inference_notes(self.inference, asked, setup.source.smoothing.width_mm),
         )  # fmt: skip
         setup = replace(setup, design=replace(setup.design, notes=notes))
-        record = self._record(setup) | {"device": device_label(torch.device(compute.device))}
+        record = self._record(setup) | {"device": device_label(compute.device)}
         features = matrix.features if isinstance(matrix, ArrayMaps) else ()
         return GlmResults(
             setup.design, tuple(setup.contrasts), self._maps(), fit.mask, matrix.space, features, setup.draws,
@@ -164,10 +166,15 @@ class FittedModel:
 
     def _maps(self) -> dict[str, dict[str, StatMap]]:
         """Statistic maps by contrast."""
-        setup, maps, n_scans = self.setup, {}, len(self.setup.design.scan_ids)
-        for index, contrast in enumerate(setup.contrasts):
-            maps[contrast.name] = setup.variance.maps(self.fit, index, contrast, n_scans)
+        setup, n_scans = self.setup, len(self.setup.design.scan_ids)
+
+        def of(index: int, contrast: Contrast) -> dict[str, StatMap]:
+            maps = setup.variance.maps(self.fit, index, contrast, n_scans)
             if contrast.name in self.inference:
                 corrected = self.inference[contrast.name]
-                maps[contrast.name] |= setup.variance.corrected_maps(corrected, self.fit, index, contrast, n_scans)
-        return maps
+                maps |= setup.variance.corrected_maps(corrected, self.fit, index, contrast, n_scans)
+            return maps
+
+        with ThreadPoolExecutor(n_cores()) as pool:
+            maps = pool.map(of, range(len(setup.contrasts)), setup.contrasts)
+            return {contrast.name: one for contrast, one in zip(setup.contrasts, maps, strict=True)}

@@ -14,7 +14,7 @@ from typing import Any, TypedDict, TypeVar, Union, get_args, get_origin, get_typ
 
 import numpy as np
 
-from vbmstat.device import choose_device
+from vbmstat.device import choose_device, is_cpu
 from vbmstat.distributed.pool import Cluster
 from vbmstat.errors import DesignError
 from vbmstat.glm.spec import PART_NAMES, RENAMED, Compute, Contrasts, ModelSpec
@@ -177,7 +177,7 @@ def as_spec(
         msg = "keywords of Compute beside compute=: give one of the two"
         raise TypeError(msg)
     compute = compute or of_compute
-    return spec, replace(compute, device=str(choose_device(compute.device)))
+    return spec, compute if is_cpu(compute.device) else replace(compute, device=str(choose_device(compute.device)))
 
 
 def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]:

@@ -1,8 +1,8 @@
-"""Write a fitted model: tables with their dictionaries, maps with their NIfTI intents, the record last."""
+"""Write a fitted model: tables with their dictionaries, and maps with their NIfTI intents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,20 +11,18 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.glm.design.subsets import write_draws
-from vbmstat.glm.record import RECORD
-from vbmstat.image import io, storage
-from vbmstat.maps.store import Space
+from vbmstat.image import io
 from vbmstat.tables import dictionary
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from vbmstat.glm.inference.places import Regions
     from vbmstat.glm.results import GlmResults
 
 
-def write_results(
-    results: GlmResults, folder: Path, spm_names: bool, outside: str, regions: Regions | None
-) -> list[Path]:
-    """Write everything but the pictures; parameters as in :meth:`vbmstat.glm.results.GlmResults.to_directory`."""
+def write_tables(results: GlmResults, folder: Path, regions: Regions | None) -> list[Path]:
+    """Write the tables with their dictionaries; `regions` name the places in them."""
     written = []
     for name, (table, kind) in results.design_tables().items():
         written.append(folder / name)
@@ -32,8 +30,6 @@ def write_results(
     if len(results.draws):
         written.append(folder / "draws.tsv")
         write_draws(written[-1], results.draws, results.design.scan_ids)
-    if results.space is not None:
-        written += _write_maps(results, results.space, folder, spm_names, outside)
     for contrast in results.contrasts:
         for name, table, kind in _tables(results, contrast.name, regions):
             written.append(folder / f"contrast-{contrast.label}_{name}.tsv")
@@ -42,8 +38,6 @@ def write_results(
         if len(table):
             written.append(folder / f"{name}.tsv")
             dictionary.write_table(written[-1], table, "spm_table")
-    written.append(folder / RECORD)
-    storage.write_json(written[-1], results.record)
     return written
 
 
@@ -61,31 +55,41 @@ def _tables(results: GlmResults, contrast: str, regions: Regions | None) -> Iter
             yield "regions", results.regions(contrast, regions), "discoveries"
 
 
-def _write_maps(results: GlmResults, space: Space, folder: Path, spm_names: bool, outside: str) -> list[Path]:
-    """The mask, and the maps and cluster labels of each contrast."""
-    written = [folder / "mask.nii.gz"]
-    write = partial(io.write_volume, axcodes=space.axcodes)
-    write(written[0], space.volume(results.mask), dtype="uint8", description="vbmstat analysis mask")
+def image_writers(results: GlmResults, folder: Path, spm_names: bool, outside: str) -> Iterator[Callable[[], Path]]:
+    """Functions that write an image each and return its path: the mask, maps and cluster labels of each contrast.
+
+    `spm_names` and `outside` as in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+    """
+    space = results.space
+    if space is None:
+        return
+
+    def writer(name: str, image: Callable[[], np.ndarray], **header: Unpack[io.Header]) -> Callable[[], Path]:
+        def write() -> Path:
+            header["axcodes"] = space.axcodes
+            io.write_array(folder / name, image()[None], space.grid, **header)
+            return folder / name
+
+        return write
+
+    unmask = space.unmask
+    yield writer("mask.nii.gz", partial(unmask, results.mask), dtype="uint8", description="vbmstat analysis mask")
     for number, contrast in enumerate(results.contrasts, start=1):
         for stat, one in results.maps[contrast.name].items():
             names = [f"contrast-{contrast.label}_stat-{stat}_statmap.nii.gz"]
             names += _spm_names(stat, number, contrast.kind) if spm_names else []
-            for path in (folder / name for name in names):
-                volume = results.volume(contrast.name, stat, outside)
-                write(path, volume, intent=one.intent, description=one.description)
-                written.append(path)
+            image = partial(results.image, contrast.name, stat, outside)
+            for name in names:
+                yield writer(name, image, intent=one.intent, description=one.description)
         inference = results.inference.get(contrast.name)
         if inference is not None and inference.clusters is not None:
-            written.append(folder / f"contrast-{contrast.label}_clusters.nii.gz")
-            labels = space.volume(inference.clusters.labels)
-            about = f"clusters: {contrast.name}"[:79]
-            write(written[-1], labels, dtype="int32", intent=("label", ()), description=about)
+            labels = partial(unmask, inference.clusters.labels)
+            header = io.Header(dtype="int32", intent=("label", ()), description=f"clusters: {contrast.name}"[:79])
+            yield writer(f"contrast-{contrast.label}_clusters.nii.gz", labels, **header)
     field = next((one.random_field for one in results.inference.values() if one.random_field is not None), None)
     if field is not None:
-        written.append(folder / "resels_per_voxel.nii.gz")
-        local = space.volume(np.nan_to_num(field.where.smooth.resels_per_voxel))
-        write(written[-1], local, description="resels per voxel of the residuals")
-    return written
+        local = partial(unmask, np.nan_to_num(field.where.smooth.resels_per_voxel))
+        yield writer("resels_per_voxel.nii.gz", local, description="resels per voxel of the residuals")
 
 
 def _spm_names(stat: str, number: int, kind: str) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
+from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
@@ -23,11 +25,12 @@ from vbmstat.glm.inference.rft import FieldInference
 from vbmstat.glm.inference.small_volume import small_volumes
 from vbmstat.glm.inference.spm_table import spm_table
 from vbmstat.glm.inference.true_discoveries import discoveries_by_region
-from vbmstat.glm.output import write_results
+from vbmstat.glm.output import image_writers, write_tables
 from vbmstat.glm.record import RECORD, SCANS
 from vbmstat.glm.statmap import StatMap
 from vbmstat.image import storage
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Space
 
 if TYPE_CHECKING:
@@ -143,7 +146,7 @@ class GlmResults:
         one = self._contrast(contrast)
         stat = stat or one.kind
         volume = self.volume(one.name, stat)
-        symbol = notebook.P_SYMBOL if stat in _P_STATS else stat
+        symbol = None if stat in _P_STATS else stat
         if threshold is None and stat == one.kind and one.name in self.inference:
             threshold = self.inference[one.name].critical(self.maps[one.name][stat].values)[0]
         return notebook.plot(volume, f"{one.name}: {stat}", symbol, threshold or 0.0, **view)
@@ -159,7 +162,12 @@ class GlmResults:
         return have[str(name)]
 
     def volume(self, contrast: str, stat: str, outside: str = "zero") -> Volume:
-        """One map as an image on the grid of the input maps.
+        """One map with its grid; see :meth:`image`."""
+        image = self.image(contrast, stat, outside)
+        return Volume(torch.from_numpy(image)[None], cast("Space", self.space).grid)
+
+    def image(self, contrast: str, stat: str, outside: str = "zero") -> np.ndarray:
+        """One map on the grid of the input maps, (X, Y, Z), float32.
 
         Raises
         ------
@@ -172,7 +180,7 @@ class GlmResults:
             raise DesignError(msg)
         empty = np.nan if outside == "nan" else _OUTSIDE.get(stat, 0.0)
         values = np.where(self.mask, self.maps[contrast][stat].values, empty)
-        return self.space.volume(values, empty)
+        return self.space.unmask(values, empty)
 
     def table(self, contrast: str | None = None) -> pd.DataFrame:
         """All statistics of one contrast, one row per fitted column; ``feature`` first for a plain matrix."""
@@ -340,10 +348,14 @@ class GlmResults:
         if outside not in ("zero", "nan"):
             msg = f"outside={outside!r}: expected 'zero' or 'nan'"
             raise DesignError(msg)
-        with storage.replacing(folder, RECORD) as staged:
-            written = write_results(self, staged, spm_names, outside, regions)
+        with storage.replacing(folder, RECORD) as staged, ThreadPoolExecutor(n_cores()) as pool:
+            images = [pool.submit(write) for write in image_writers(self, staged, spm_names, outside)]
+            written = write_tables(self, staged, regions)
             if more is not None:
                 more(staged)
+            written += [image.result() for image in images]
+            written.append(staged / RECORD)
+            storage.write_json(written[-1], self.record)
         return [Path(folder) / path.relative_to(staged) for path in written]
 
     def design_tables(self) -> dict[str, tuple[pd.DataFrame, str]]:

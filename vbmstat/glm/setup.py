@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.data import refuse_mixtures
@@ -48,6 +47,7 @@ from vbmstat.maps.sources import (
     as_matrix,
     covariate_paths,
     gather,
+    is_array,
     map_folders,
     with_columns,
     with_tiv,
@@ -146,7 +146,7 @@ def set_up(spec: ModelSpec, maps: Any, cohort: Cohort, compute: Compute) -> Setu
     response, right = split_formula(spec.formula)
     response, change = split_change(response)
     right, map_name = split_map_term(right)
-    maps = as_matrix(maps, cohort) if isinstance(maps, np.ndarray | torch.Tensor) else maps
+    maps = as_matrix(maps, cohort) if is_array(maps) else maps
     spec, cohort = spec.select(cohort, map_folders(maps))
     source = gather(maps, response, cohort, spec.missing, spec.fwhm_mm)
     refuse_mixtures(source.table, spec.allow_mixed, source.files)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from vbmstat.glm.axis import Axis, choose_axis, is_number
 from vbmstat.glm.design.contrast import Contrast, estimable_rows
@@ -23,6 +22,7 @@ from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.inference.p_values import p_of_f, p_two_sided
 from vbmstat.glm.setup import Setup
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import stats
 from vbmstat.maps.store import ArrayMaps
 from vbmstat.tables import cells
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
+
+from vbmstat.lazy import torch
 
 Array = np.ndarray
 _ZERO, _ONE = np.float32(0), np.float32(1)

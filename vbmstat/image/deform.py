@@ -9,10 +9,10 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-import torch
 
 from vbmstat.image.grid import Grid, apply_affine, sample, sample_displaced, voxel_indices
 from vbmstat.image.volume import Displacement, Volume, jacobian_determinant
+from vbmstat.lazy import torch
 
 _OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # centres of the eight octants of a voxel
 _LONGEST_STEP = 0.25  # voxels, of the first step of scaling and squaring

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from vbmstat.image import compiled
+from vbmstat.lazy import functional, torch
 
 _SLAB_VOXELS = 1 << 22  # resampled at a time
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 import nibabel as nib
 import numpy as np
-import torch
 from isal import igzip
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
@@ -21,6 +21,10 @@ from vbmstat.image.headers import NIFTI_SUFFIXES
 from vbmstat.image.storage import atomic_path
 from vbmstat.image.stored import StoredImage, read_stored
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TEMPLATE_AXCODES = "LAS"  # axis order on disk of CAT12's template and maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
@@ -142,9 +146,26 @@ def as_nifti(volume: Volume) -> nib.Nifti1Image:
     return nib.Nifti1Image(volume.data[0].detach().cpu().numpy(), volume.grid.affine)
 
 
-def write_volume(  # noqa: PLR0913 - each is a field of the file's header
+def write_volume(path: Path | str, volume: Volume, **header: Unpack[Header]) -> None:
+    """Write images as NIfTI; see :func:`write_array`."""
+    write_array(path, volume.data.detach().cpu().numpy(), volume.grid, **header)
+
+
+class Header(TypedDict, total=False):
+    """Parameters of :func:`write_array`."""
+
+    dtype: str
+    axcodes: str
+    space: str
+    intent: tuple[str, tuple[float, ...]] | None
+    description: str
+    step: float | None
+
+
+def write_array(  # noqa: PLR0913 - each is a field of the file's header
     path: Path | str,
-    volume: Volume,
+    data: np.ndarray,
+    grid: Grid,
     *,
     dtype: str = "float32",
     axcodes: str = TEMPLATE_AXCODES,
@@ -159,8 +180,10 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
     ----------
     path : path
         ``.nii`` or ``.nii.gz``.
-    volume : Volume
+    data : ndarray, (C, X, Y, Z)
         One channel gives a 3-D file, several a 5-D vector file (X, Y, Z, 1, C), or with `step` a 4-D one.
+    grid : Grid
+        RAS+ grid.
     dtype : {"float32", "uint8", "int16", "int32"}
         Type on disk. Never scaled (slope 1, intercept 0) without `step`; values are rounded for integer types.
     axcodes : str
@@ -186,7 +209,6 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
     if not path.name.endswith(NIFTI_SUFFIXES):
         msg = f"expected a path ending in .nii or .nii.gz, got {path.name}"
         raise ValueError(msg)
-    data = volume.data.detach().cpu().numpy()
     if np.issubdtype(np.dtype(dtype), np.integer):
         data = data if np.issubdtype(data.dtype, np.integer) else np.rint(data)
         limits = np.iinfo(dtype)
@@ -194,8 +216,8 @@ def write_volume(  # noqa: PLR0913 - each is a field of the file's header
             msg = f"{path.name}: values from {data.min():g} to {data.max():g} do not fit {dtype}"
             raise ValueError(msg)
     data = np.moveaxis(data, 0, -1).astype(dtype, copy=False)  # (X, Y, Z, C)
-    ornt = ornt_transform(io_orientation(volume.grid.affine), axcodes2ornt(axcodes))
-    affine = volume.grid.affine @ inv_ornt_aff(ornt, volume.grid.shape)
+    ornt = ornt_transform(io_orientation(grid.affine), axcodes2ornt(axcodes))
+    affine = grid.affine @ inv_ornt_aff(ornt, grid.shape)
     data = apply_orientation(data, ornt)
     if data.shape[-1] == 1:
         data = data[..., 0]

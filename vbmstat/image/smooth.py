@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _REACH_SIGMA = 6.0  # as SPM's kernel

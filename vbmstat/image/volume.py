@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vbmstat.image import compiled
 from vbmstat.image.grid import Grid
+from vbmstat.lazy import torch
 
 
 @dataclass(frozen=True)

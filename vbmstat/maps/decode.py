@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from isal import igzip
 from isal.igzip_lib import IsalError
 
@@ -25,6 +24,7 @@ from vbmstat.image import io
 from vbmstat.image.grid import Grid
 from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Scratch
 
 _HEADER_BYTES = 348

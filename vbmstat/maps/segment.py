@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from vbmstat.device import n_cores, single_threaded
+from vbmstat.device import n_cores, one_thread, single_threaded
 from vbmstat.errors import ScanError
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.masking import MaskRule, ScanSums, Tally, file_stamp
@@ -156,7 +155,7 @@ class Decoder:
 @contextmanager
 def decoder(reader: MapReader, rule: MaskRule, how: Packing, progress: OnProgress | None = None) -> Iterator[Decoder]:
     """A decoder with its threads; each smooths on one core."""
-    pool = ThreadPoolExecutor(how.n_threads or n_cores(), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(how.n_threads or n_cores(), initializer=one_thread)
     with single_threaded(), pool:
         yield Decoder(reader, rule, how, pool, progress or ignore)
 

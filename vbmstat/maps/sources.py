@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.filenames import normalized
 from vbmstat.files.map_names import by_known_ids, parse_map_name, realigned_id
 from vbmstat.files.naming import parse_kind, split_ids
 from vbmstat.image import storage
+from vbmstat.lazy import torch
 from vbmstat.maps.change import Change
 from vbmstat.maps.paths import (
     Smoothing,
@@ -145,7 +146,7 @@ def gather(maps: Any, response: str, cohort: Cohort, missing: str = "raise", fwh
         If an id is spelt in two ways, a row has no path, or no id is in both;
         if maps are smoothed by another width than `fwhm_mm`.
     """
-    if isinstance(maps, np.ndarray | torch.Tensor | pd.DataFrame | ArrayMaps | PackedMaps):
+    if isinstance(maps, pd.DataFrame | ArrayMaps | PackedMaps) or is_array(maps):
         if fwhm_mm is not None:
             msg = "only maps in files can be smoothed: leave --fwhm out, or smooth them in vbmstat pack --fwhm"
             raise ScanError(msg)
@@ -318,6 +319,11 @@ def refuse_mixed_templates(table: pd.DataFrame) -> None:
         raise TableError(msg)
 
 
+def is_array(maps: Any) -> bool:
+    """Whether maps are an array or a tensor."""
+    return isinstance(maps, np.ndarray) or ("torch" in sys.modules and isinstance(maps, torch.Tensor))
+
+
 def as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
     """A matrix with row names; an array gets those of the cohort."""
     if isinstance(maps, ArrayMaps | PackedMaps):
@@ -326,7 +332,7 @@ def as_matrix(maps: Any, cohort: Cohort) -> ArrayMaps | PackedMaps:
         keys = [key if isinstance(key, tuple) else (key,) for key in maps.index]
         index = ["_".join(filter(None, map(label, key))) for key in keys]
         return ArrayMaps(maps.to_numpy(), tuple(index), features=tuple(map(str, maps.columns)))
-    values = maps.detach().cpu().numpy() if isinstance(maps, torch.Tensor) else maps
+    values = maps if isinstance(maps, np.ndarray) else maps.detach().cpu().numpy()
     if values.ndim != 2 or len(values) != len(cohort.scan_ids):
         expected = f"one row for each of the {len(cohort.scan_ids)} scans of the table"
         msg = f"expected a matrix with {expected}, got shape {values.shape}; give a DataFrame indexed by scan id"

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from vbmstat.errors import ScanError, listed
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.maps.rawfile import RawFile
 
 CHUNK_VOXELS = 512  # one compute tile: 4,017 scans × 512 voxels × 4 bytes = 8 MB, inside the L3 cache

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import Contrast, check_estimable
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import ContrastPlan, make_plan
+from vbmstat.lazy import stats
 from vbmstat.progress import OnProgress
 from vbmstat.regions.reml import Likelihood, is_maximum, maximise
 

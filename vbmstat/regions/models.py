@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from vbmstat.assets.provenance import file_record
 from vbmstat.errors import DesignError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.design.formula import split_change, split_formula
@@ -27,8 +26,7 @@ from vbmstat.regions.mixed_analysis import fit_mixed_glm
 from vbmstat.regions.painted import painted_maps
 from vbmstat.regions.tables import mixed_table, tidy_table
 from vbmstat.regions.volumes import RegionSpec, region_volumes
-from vbmstat.roi.atlas import Atlas
-from vbmstat.roi.output import licence_notice
+from vbmstat.roi.atlas import Atlas, atlas_record, licence_notice
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import Cohort
 
@@ -195,13 +193,6 @@ def fit_roi_glm(
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*measured.notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)
-
-
-def atlas_record(atlas: Atlas | Path | str) -> Any:
-    """An atlas by its name, or by name and sha256 of its file; None for one in memory."""
-    if isinstance(atlas, Atlas):
-        return None
-    return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
 
 
 def _means(volumes: pd.DataFrame, scans: Sequence[str]) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.roi.atlas import Atlas, SoftAtlas
 
 _IN_TRACT = 0.5  # least probability of a soft region in a picture

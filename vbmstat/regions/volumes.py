@@ -19,12 +19,11 @@ from vbmstat.glm.spec import ModelSpec
 from vbmstat.maps.kinds import with_unsmoothed_maps
 from vbmstat.maps.sources import as_cohort, gather, map_folders, with_tiv
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
+from vbmstat.roi.atlas import LEVELS, Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.table import TISSUE_COLUMNS, RoiTables, cohort_of_maps, measure_rois, volume_column
 from vbmstat.tables.cohort import Cohort, find_column
 from vbmstat.tables.selection import ALL, Selection, is_left_out
 
-LEVELS = ("roi", "region")
 _LABEL_COLUMNS = ("label", "hemisphere", "name", "region")
 
 

@@ -7,16 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbmstat.figures.view import View
 from vbmstat.glm.inference.places import Regions
 from vbmstat.image.volume import Volume
-from vbmstat.report.show import P_SYMBOL, picture
 from vbmstat.roi.atlas import Atlas, load_atlas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["P_SYMBOL", "plot", "regions_of"]
 
 
 def regions_of(atlases: Sequence[Atlas | Path | str]) -> Regions | None:
@@ -30,13 +26,18 @@ def regions_of(atlases: Sequence[Atlas | Path | str]) -> Regions | None:
 
 
 def plot(volume: Volume, title: str, symbol: str | None, threshold: float, /, **of_view: Any) -> Figure:
-    """A map on slices; `of_view` are the fields of :class:`vbmstat.figures.view.View`, one text or number for several.
+    """A map on slices, of p without a symbol; `of_view` are the fields of :class:`vbmstat.figures.view.View`.
+
+    A single cut or contour may be one text or number.
 
     Raises
     ------
     TypeError
         If `View` has no such field.
     """
+    from vbmstat.figures.view import View  # noqa: PLC0415 - a second for pictures, which names of places do not need
+    from vbmstat.report.show import P_SYMBOL, picture  # noqa: PLC0415
+
     known = [one.name for one in fields(View)]
     for name, value in of_view.items():
         if name not in known:
@@ -44,4 +45,4 @@ def plot(volume: Volume, title: str, symbol: str | None, threshold: float, /, **
             raise TypeError(msg)
         if name in ("cuts", "contours"):
             of_view[name] = (value,) if isinstance(value, str | int | float) else tuple(value)
-    return picture(volume, title, symbol, threshold, View(**of_view))
+    return picture(volume, title, symbol or P_SYMBOL, threshold, View(**of_view))

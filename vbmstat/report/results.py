@@ -2,58 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from scipy import stats
-
-from vbmstat.figures.model import design_figure, glass_brain_figure
 from vbmstat.glm.inference.corrected import checkpoint_name
 from vbmstat.glm.results import GlmResults
 from vbmstat.image.storage import atomic_path
-from vbmstat.regions.models import atlas_record
+from vbmstat.lazy import stats
 from vbmstat.report.notebook import regions_of
-from vbmstat.roi.atlas import Atlas, load_atlas
+from vbmstat.roi.atlas import Atlas, atlas_record, load_atlas
 
 _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
 
 
-def write_results(
-    results: GlmResults,
-    folder: Path,
-    *,
-    atlas: Path | str | Sequence[Path | str] = "lpba40",
-    spm_names: bool = False,
-    outside: str = "zero",
-) -> list[Atlas]:
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of a model.
+
+    Attributes
+    ----------
+    atlas, second_atlas : path or str
+        Atlas for the regions of clusters and peaks, and one for places in no region of the first; or ``none``.
+    spm_names, outside
+        As in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+    figures : bool
+        Pictures of the design and of each contrast: a second each.
+    """
+
+    atlas: Path | str = "lpba40"
+    second_atlas: Path | str = "none"
+    spm_names: bool = False
+    outside: str = "zero"
+    figures: bool = True
+
+
+def write_results(results: GlmResults, folder: Path, outputs: Outputs | None = None) -> list[Atlas]:
     """Write a model's results with their pictures, and delete its checkpoints.
 
     Parameters
     ----------
     results : GlmResults
-        The results; the other arguments are added to their record.
+        The results; the outputs are added to their record.
     folder : Path
         Created if absent.
-    atlas : path or str, or two of them
-        Atlas for the regions of clusters and peaks, and a second for places in no region of the first; or ``none``.
-    spm_names, outside
-        As in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
+    outputs : Outputs, optional
+        What is written.
 
     Returns
     -------
     list of Atlas
         Those that were used.
     """
-    first, second = (atlas, "none") if isinstance(atlas, Path | str) else atlas
-    is_named = first != "none" and results.space is not None and bool(results.inference)
-    used = [load_atlas(one) for one in dict.fromkeys((first, second)) if one != "none"] if is_named else []
+    wanted = outputs or Outputs()
+    atlases = [one for one in dict.fromkeys((wanted.atlas, wanted.second_atlas)) if one != "none"]
+    is_named = wanted.atlas != "none" and results.space is not None and bool(results.inference)
+    used = [load_atlas(one) for one in atlases] if is_named else []
     results.record["outputs"] = {
-        "atlas": atlas_record(first), "second_atlas": atlas_record(second), "spm_names": spm_names, "outside": outside,
+        **vars(wanted), "atlas": atlas_record(wanted.atlas), "second_atlas": atlas_record(wanted.second_atlas),
     }  # fmt: skip
-    regions = regions_of(used)
-    results.to_directory(
-        folder, spm_names=spm_names, outside=outside, regions=regions, more=lambda place: write_figures(results, place)
-    )
+    more = (lambda place: write_figures(results, place)) if wanted.figures else None
+    results.to_directory(folder, wanted.spm_names, wanted.outside, regions_of(used), more)
     for contrast in results.contrasts:
         (folder / checkpoint_name(contrast)).unlink(missing_ok=True)
     return used
@@ -61,6 +69,8 @@ def write_results(
 
 def write_figures(results: GlmResults, folder: Path) -> None:
     """Draw the design, and a glass brain for each contrast."""
+    from vbmstat.figures.model import design_figure, glass_brain_figure  # noqa: PLC0415 - imports matplotlib
+
     design = results.design
     pictures = {}
     if design.constant is None:  # rows are scans

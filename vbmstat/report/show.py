@@ -6,14 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.figures import publication
 from vbmstat.figures.style import save_figure
 from vbmstat.figures.view import View
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.report.viewer import peak_position_mm, viewer_html
 
 if TYPE_CHECKING:

@@ -13,19 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-import torch
 
 from vbmstat import assets
+from vbmstat.assets.provenance import file_record
 from vbmstat.errors import AssetError, ScanError, TableError
 from vbmstat.files import naming
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.roi.labels import by_label, read_colours, read_labels, with_sides
 from vbmstat.tables.cohort import closest
 
+LEVELS = ("roi", "region")  # of volumes: each label; left and right merged
 DISTRIBUTION, FOLDER = "deepmriprep", "deepmriprep/data/templates"
 _NO_NOTE = "no licence stated; cite it, and ask its makers before redistributing or using it commercially"
 _TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".ctab", ".lut")
@@ -261,3 +264,16 @@ def _join(name: str, image: Volume, table: pd.DataFrame, licence: str, source: s
             table.loc[label] = ["both", f"label {label}", f"label {label}"]
     absent = tuple(int(label) for label in table.index if label not in set(labels))
     return Atlas(name, image, table, absent, licence)
+
+
+def atlas_record(atlas: Atlas | Path | str) -> Any:
+    """An atlas by its name, or by name and sha256 of its file; None for one in memory."""
+    if isinstance(atlas, Atlas):
+        return None
+    return file_record(atlas) if Path(atlas).suffix in (".nii", ".gz", ".mgz") else str(atlas)
+
+
+def licence_notice(atlas: Atlas) -> str:
+    """What the authors of an atlas allow, in one line."""
+    overlap = " Its regions overlap: their volumes are not additive." if isinstance(atlas, SoftAtlas) else ""
+    return f"Atlas {atlas.name}: {atlas.licence}.{overlap}"

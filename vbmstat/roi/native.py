@@ -11,12 +11,12 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-import torch
 from scipy import ndimage, sparse
 
 from vbmstat.errors import ScanError
 from vbmstat.image.grid import Grid, apply_affine, resample, sample
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.roi.atlas import Atlas
 
 _OCTANTS = tuple(product((-0.25, 0.25), repeat=3))  # centres, in voxels of the scan

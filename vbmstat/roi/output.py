@@ -10,7 +10,7 @@ import pandas as pd
 from vbmstat.assets.provenance import provenance
 from vbmstat.files.filenames import tell_apart
 from vbmstat.image import storage
-from vbmstat.roi.atlas import Atlas, SoftAtlas
+from vbmstat.roi.atlas import SoftAtlas, licence_notice
 from vbmstat.roi.table import RoiTables
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import ID_COLUMNS
@@ -119,9 +119,3 @@ def column_name(name: str) -> str:
     'area_4p_precg'
     """
     return "_".join("".join(letter if letter.isalnum() else " " for letter in name.lower()).split()) or "label"
-
-
-def licence_notice(atlas: Atlas) -> str:
-    """What the authors of an atlas allow, in one line."""
-    overlap = " Its regions overlap: their volumes are not additive." if isinstance(atlas, SoftAtlas) else ""
-    return f"Atlas {atlas.name}: {atlas.licence}.{overlap}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from vbmstat.image.grid import Grid, apply_affine, resample, sample
 from vbmstat.image.volume import Volume
+from vbmstat.lazy import torch
 from vbmstat.roi.atlas import Atlas
 from vbmstat.roi.native import field_box
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.kernel import (
     DIRECTIONS,
@@ -70,9 +69,9 @@ class Downdating:
         self.factors = plan.scan_scale.astype(kind), plan.scan_weights.astype(kind)
         self.scratch = Scratch()
 
-    def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
+    def solve(self, values: np.ndarray, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
         """All statistics of a tile (n, 512), and the numerically unstable columns."""
-        full = self.fit_whole(values.numpy())
+        full = self.fit_whole(values)
         tile = full_statistics(self.plan, full.coefficients, full.sigma, 0.0 if floor is None else floor[0])
         if not len(self.plan.members):
             return tile, full.doubtful
@@ -91,9 +90,9 @@ class Downdating:
         count_beyond(statistic, critical, beyond)
         return summaries(ordered, shares, beyond / len(statistic))
 
-    def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def largest_variances(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (512,)."""
-        full = self.fit_whole(values.numpy())
+        full = self.fit_whole(values)
         variances, lost = full.sigma[None] ** 2, full.doubtful
         if len(self.plan.members):
             _, of_subsets, lost = self._fit_subsets(full, None)

@@ -12,18 +12,20 @@ Updating formulas: Golub & Van Loan, Matrix Computations, 4th ed., §6.5; subset
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
-import torch
 
+from vbmstat.device import is_cpu, one_thread
 from vbmstat.errors import DesignError
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.stacked import SUMMARIES, Stacked, Tensors
 from vbmstat.glm.fit.stream import fit_tiles, pad_tile, solve_tile, stream, tile_layout
 from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 _WORTH_COMPILING = 4e9  # scans × voxels × subsets: half a second of stacked products, three of the compiler (once)
@@ -71,11 +73,11 @@ def fit_voxels(maps: Maps, plan: Plan, compute: Compute | None = None, *, spm_fl
 class Solver(Protocol):
     """A way to fit tiles of whole 512 voxels: `Stacked`, or `Downdating` where it pays."""
 
-    def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
+    def solve(self, values: np.ndarray, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
         """All statistics of a tile (n, v), and which columns are numerically unstable, (v,)."""
         ...
 
-    def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def largest_variances(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         ...
 
@@ -83,13 +85,13 @@ class Solver(Protocol):
 def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, Solver | None]:
     """The solver of tiles, and one in float64 for unstable columns (None if the first is)."""
     device, backend = compute.device, compute.backend
-    can_compile = torch.device(device).type == "cpu" and maps.dtype == np.float32 and not plan.is_hc3
+    can_compile = is_cpu(device) and maps.dtype == np.float32 and not plan.is_hc3
     if backend == "compiled" and not can_compile:
         msg = "the compiled backend fits float32 maps on the CPU without HC3; leave the backend out"
         raise DesignError(msg)
-    exact = Stacked(plan, Tensors(plan, torch.float64, device))
+    exact = _Exact(plan, device)
     if maps.dtype == np.float64:
-        return exact, None
+        return exact.stacked, None
     work = len(plan.basis) * maps.n_voxels * len(plan.members)
     if backend == "compiled" or (backend == "auto" and can_compile and work > _WORTH_COMPILING):
         from vbmstat.glm.fit.downdate import Downdating  # noqa: PLC0415 - half a second to import the compiler
@@ -98,8 +100,28 @@ def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, S
     return Stacked(plan, Tensors(plan, torch.float32, device)), exact
 
 
+@dataclass(frozen=True)
+class _Exact:
+    """The solver in float64, made for the first unstable column: most images have none, and a fit needs no torch."""
+
+    plan: Plan
+    device: str
+
+    @cached_property
+    def stacked(self) -> Stacked:
+        stacked = Stacked(self.plan, Tensors(self.plan, torch.float64, self.device))
+        one_thread()
+        return stacked
+
+    def solve(self, values: np.ndarray, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
+        return self.stacked.solve(values, floor)
+
+    def largest_variances(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.stacked.largest_variances(values)
+
+
 def _fit_tile(
-    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver | None], floor: np.ndarray | None
+    tiles: list[np.ndarray], inside: np.ndarray, solvers: tuple[Solver, Solver | None], floor: np.ndarray | None
 ) -> Tile:
     first, exact = solvers
     return solve_tile(
@@ -108,7 +130,7 @@ def _fit_tile(
 
 
 def _largest_variances(
-    tiles: list[torch.Tensor], inside: torch.Tensor, solvers: tuple[Solver, Solver | None]
+    tiles: list[np.ndarray], inside: np.ndarray, solvers: tuple[Solver, Solver | None]
 ) -> np.ndarray:
     """Largest σ² over the mask's voxels of a tile (n, v) in the whole sample and in every subset, (1 + B,)."""
     values, (first, exact) = tiles[0][:, inside], solvers

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy import stats
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.fit.plan import ContrastPlan
+from vbmstat.lazy import stats
 
 Tested = TypeVar("Tested", Contrast, ContrastPlan)
 SINGULAR = 1e-9  # residuals are zero for any data if 1 - leverage, or an eigenvalue of I - H_ii, is below

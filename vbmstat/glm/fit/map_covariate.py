@@ -12,13 +12,13 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.plan import CovariatePlan
 from vbmstat.glm.fit.stacked import CANCELLED, SUMMARIES, FullFit, Tensors, fit_full_sample, quantiles_of, reciprocal
 from vbmstat.glm.fit.stream import fit_tiles, solve_tile, tile_layout
 from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 
@@ -51,13 +51,13 @@ def fit_voxels_with_map(maps: Maps, covariate: Maps, plan: CovariatePlan, comput
 
 
 def _fit_tile(
-    tiles: list[torch.Tensor], inside: torch.Tensor, plan: CovariatePlan, tensors: Tensors, exact: Tensors | None
+    tiles: list[np.ndarray], inside: np.ndarray, plan: CovariatePlan, tensors: Tensors, exact: Tensors | None
 ) -> Tile:
     again = None if exact is None else partial(_solve, plan=plan, tensors=exact)
     return solve_tile(tiles, inside, partial(_solve, plan=plan, tensors=tensors), again)
 
 
-def _solve(y: torch.Tensor, w: torch.Tensor, plan: CovariatePlan, tensors: Tensors) -> tuple[Tile, np.ndarray]:
+def _solve(y: np.ndarray, w: np.ndarray, plan: CovariatePlan, tensors: Tensors) -> tuple[Tile, np.ndarray]:
     of_y, of_w = (_over_sigma(fit_full_sample(one, tensors)) for one in (y, w))
     crossed = of_y.residuals * of_w.residuals  # (n, v)
     sums = [x.sum(dim=0).double()[None] for x in (of_y.squares, of_w.squares, crossed)]  # (1, v) each
@@ -99,7 +99,7 @@ def _regress(sums: list[torch.Tensor], tensors: Tensors) -> tuple[torch.Tensor, 
     ee, ff, fe = sums
     gamma = fe * reciprocal(ff)
     rss = ee - gamma * fe
-    cancelled = ((rss < CANCELLED[tensors.dtype] * ee) & (ee > 0)).any(dim=0)
+    cancelled = ((rss < CANCELLED[tensors.dtype.itemsize] * ee) & (ee > 0)).any(dim=0)
     return gamma, rss.clamp(min=0), cancelled
 
 
@@ -121,7 +121,7 @@ def _regress_subsets(of_y: FullFit, of_w: FullFit, crossed: torch.Tensor, tensor
     sums = [p - (a * b).sum(dim=1) for p, (a, b) in zip(present, ((z_y, z_y), (z_w, z_w), (z_y, z_w)), strict=True)]
     gamma, rss, cancelled = _regress(sums, tensors)
     for total, left in zip(present[:2], sums[:2], strict=True):
-        cancelled = cancelled | ((left < CANCELLED[tensors.dtype] * total) & (total > 0)).any(dim=0)
+        cancelled = cancelled | ((left < CANCELLED[tensors.dtype.itemsize] * total) & (total > 0)).any(dim=0)
     return _Subsets(z_y, z_w, gamma, rss / (tensors.subset_df - 1), sums[1], cancelled)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
@@ -196,8 +196,8 @@ def _why_in_none(subset_df: np.ndarray, is_lost: np.ndarray) -> str:
 def critical_values(df: np.ndarray, n_rows: int, kind: str) -> np.ndarray:
     """|t| or F with the uncorrected p of `REPLICATION_P` (two-sided for t) at each of some degrees of freedom, (b,)."""
     if kind == "t":
-        return np.asarray(stats.t.isf(REPLICATION_P / 2, df))
-    return np.asarray(stats.f.isf(REPLICATION_P, n_rows, df))
+        return np.asarray(-special.stdtrit(df, REPLICATION_P / 2))
+    return np.asarray(special.fdtri(n_rows, df, 1 - REPLICATION_P))
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import torch
-from torch.nn.functional import linear
+from vbmstat.lazy import functional, torch
 
-Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Product = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
 def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -24,7 +23,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def through_onednn(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(m, n) @ (n, v) through oneDNN on the CPU."""
-    return linear(a, b.t().contiguous())
+    return functional.linear(a, b.t().contiguous())
 
 
 def choose_product(device: str) -> Product:

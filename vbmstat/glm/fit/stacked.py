@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.leverage import hc3_weights
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.product import choose_product
 from vbmstat.glm.fit.tile import Tile
+from vbmstat.lazy import torch
 
-Values = TypeVar("Values", torch.Tensor, np.ndarray)
+Values = TypeVar("Values", "torch.Tensor", np.ndarray)
 QUANTILES = {"median": 0.5, "q25": 0.25, "q75": 0.75}
 SUMMARIES = (*QUANTILES, "replication")  # what is kept of a statistic over the repetitions
-# RSS over the sum it is taken from; below, too few digits are left
-CANCELLED = {torch.float32: 0.02, torch.float64: 1e-10}
+# RSS over the sum it is taken from, by bytes of a number; below, too few digits are left
+CANCELLED = {4: 0.02, 8: 1e-10}
 _DOUBTFUL_FIT = 1e-5  # RSS / |X B|² below: float32 rounding of the fitted part shows in the residual
 _UNDERFLOW = 1e-25  # RSS below: single squares may vanish in float32
 _EXACT_FIT = 1e-26  # RSS / |X B|² below: nothing but float64 rounding is left
@@ -77,7 +77,7 @@ class Stacked:
     plan: Plan
     tensors: Tensors
 
-    def solve(self, values: torch.Tensor, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
+    def solve(self, values: np.ndarray, floor: np.ndarray | None) -> tuple[Tile, np.ndarray]:
         """All statistics of a tile (n, v), and which columns are numerically unstable, (v,), bool.
 
         `floor` is SPM's addend to σ² in the whole sample and in every subset, (1 + B,).
@@ -96,7 +96,7 @@ class Stacked:
         variance = rss / self.tensors.subset_df  # (B, v), in units of sigma²
         if floor is not None:
             variance = variance + (torch.as_tensor(floor[1:, None]).to(per_sigma) * per_sigma**2).to(variance)
-        degenerate = rss <= CANCELLED[torch.float64] * present if self.tensors.dtype == torch.float64 else rss <= 0
+        degenerate = rss <= CANCELLED[8] * present if self.tensors.dtype == torch.float64 else rss <= 0
         precision = torch.where(degenerate, 0.0, variance.clamp(min=1e-30).rsqrt())  # (B, v)
         for index, contrast in enumerate(self.plan.contrasts):
             estimate = _subset_estimate(index, full.coefficients * per_sigma, z, self.tensors)  # (b, m, v)
@@ -110,7 +110,7 @@ class Stacked:
                 tile.quantiles[name][index] = row
         return tile, cancelled.cpu().numpy()
 
-    def largest_variances(self, values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def largest_variances(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (v,)."""
         full = fit_full_sample(values, self.tensors)
         variances, lost = full.sigma[None] ** 2, full.doubtful
@@ -133,10 +133,10 @@ class FullFit:
     doubtful: torch.Tensor  # (v,): where float32 has too few digits for the residual
 
 
-def fit_full_sample(values: torch.Tensor, tensors: Tensors) -> FullFit:
+def fit_full_sample(values: np.ndarray, tensors: Tensors) -> FullFit:
     """Fit the whole sample, then the residuals again to remove rounding; works in one (n, v) buffer."""
     basis = tensors.basis
-    residuals = values.to(device=basis.device, dtype=basis.dtype)  # (n, v)
+    residuals = torch.from_numpy(values).to(device=basis.device, dtype=basis.dtype)  # (n, v)
     if tensors.scan_scale is not None:
         residuals = residuals * tensors.scan_scale
     centre = residuals.mean(dim=0) if tensors.is_centred else residuals.new_zeros(residuals.shape[1])
@@ -183,7 +183,7 @@ def _subset_residuals(
 
 def _is_cancelled(full: FullFit, rss: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Where the residuals of some subset are numerically unstable, (v,)."""
-    return (rss < CANCELLED[rss.dtype] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
+    return (rss < CANCELLED[rss.dtype.itemsize] * present).any(dim=0) & (full.sigma > 0) | full.doubtful
 
 
 def _subset_estimate(index: int, scaled: torch.Tensor, z: torch.Tensor, tensors: Tensors) -> torch.Tensor:

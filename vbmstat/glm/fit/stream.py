@@ -12,9 +12,8 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
-from vbmstat.device import n_cores, single_threaded
+from vbmstat.device import is_cpu, n_cores, one_thread, single_threaded
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.spec import Compute
@@ -39,7 +38,7 @@ class Layout:
 
 def tile_layout(compute: Compute, n_scans: int = 1) -> Layout:
     """The layout for a device: whole tiles only, so that no bit of a product depends on the chunk."""
-    if torch.device(compute.device).type == "cpu":
+    if is_cpu(compute.device):
         workers = (compute.n_threads or n_cores()) + 1  # one waits for the disk
         return Layout(_whole_tiles(compute.chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
     chunk = _whole_tiles(compute.chunk_voxels or min(_CUDA_TILE, _CUDA_BYTES // (4 * n_scans)))
@@ -53,7 +52,7 @@ def _whole_tiles(n_voxels: int) -> int:
 def stream(
     sources: Sequence[Maps],
     layout: Layout,
-    work: Callable[[list[torch.Tensor], torch.Tensor], Result],
+    work: Callable[[list[np.ndarray], np.ndarray], Result],
     mask: np.ndarray | None = None,
     cluster: Cluster | None = None,
 ) -> Iterator[tuple[int, Result]]:
@@ -69,9 +68,7 @@ def stream(
         spans = [starts[i : i + a_task] for i in range(0, len(starts), a_task)]
         yield from chain.from_iterable(cluster.map(chunks, spans))
         return
-    # torch's number of threads is set for each thread separately
-    one_each = ThreadPoolExecutor(layout.workers, initializer=torch.set_num_threads, initargs=(1,))
-    with single_threaded(), one_each as pool:
+    with single_threaded(), ThreadPoolExecutor(layout.workers, initializer=one_thread) as pool:
         yield from chain.from_iterable(pool.map(chunks.run, starts))
 
 
@@ -82,7 +79,7 @@ class _Chunks(Generic[Result]):
     sources: Sequence[Maps]
     scratches: Sequence[Scratch]
     layout: Layout
-    work: Callable[[list[torch.Tensor], torch.Tensor], Result]
+    work: Callable[[list[np.ndarray], np.ndarray], Result]
     inside: np.ndarray
 
     def __call__(self, starts: range) -> list[tuple[int, Result]]:
@@ -101,21 +98,22 @@ class _Chunks(Generic[Result]):
         for at in range(start, stop, self.layout.tile):
             end = min(at + self.layout.tile, stop)
             if self.inside[at:end].any():
-                tiles = [torch.from_numpy(values[:, at - start : end - start]) for values in chunks]
-                results.append((at, self.work(tiles, torch.from_numpy(self.inside[at:end]))))
+                tiles = [values[:, at - start : end - start] for values in chunks]
+                results.append((at, self.work(tiles, self.inside[at:end])))
         return results
 
 
-def pad_tile(values: torch.Tensor) -> torch.Tensor:
+def pad_tile(values: np.ndarray) -> np.ndarray:
     """Pad columns with zeros to whole tiles: all products have one shape."""
-    return torch.nn.functional.pad(values, (0, -values.shape[1] % CHUNK_VOXELS))
+    missing = -values.shape[1] % CHUNK_VOXELS
+    return np.pad(values, ((0, 0), (0, missing))) if missing else values
 
 
 def fit_tiles(
     fit: Fit,
     sources: Sequence[Maps],
     layout: Layout,
-    work: Callable[[list[torch.Tensor], torch.Tensor], Tile],
+    work: Callable[[list[np.ndarray], np.ndarray], Tile],
     compute: Compute,
 ) -> Fit:
     """Fill a fit with the tiles that `work` makes of aligned maps; local degrees of freedom give it their fewest."""
@@ -129,7 +127,7 @@ def fit_tiles(
 Solve = Callable[..., tuple[Tile, np.ndarray]]
 
 
-def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve, exact: Solve | None) -> Tile:
+def solve_tile(tiles: Sequence[np.ndarray], inside: np.ndarray, solve: Solve, exact: Solve | None) -> Tile:
     """All statistics of one tile of each map (n, v); unstable columns of the mask are solved in float64.
 
     `solve` and `exact`, in the maps' precision and in float64 (None if that is theirs), turn padded tiles into a `Tile`
@@ -137,7 +135,7 @@ def solve_tile(tiles: Sequence[torch.Tensor], inside: torch.Tensor, solve: Solve
     """
     width = tiles[0].shape[1]
     tile, cancelled = solve(*map(pad_tile, tiles))
-    columns = np.flatnonzero(cancelled[:width] & inside.numpy())
+    columns = np.flatnonzero(cancelled[:width] & inside)
     if exact is not None and columns.size:
         tile.replace(columns, exact(*(pad_tile(values[:, columns]) for values in tiles))[0])
     return tile.crop(width)

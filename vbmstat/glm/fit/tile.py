@@ -90,8 +90,10 @@ class Fit(Tile):
     def store(self, start: int, tile: Tile) -> None:
         """Copy a tile into the columns from `start` on."""
         columns = slice(start, start + tile.width)
+        outside, arrays = start + np.flatnonzero(~self.mask[columns]), self.arrays
         for name, values in tile.arrays.items():
-            self.arrays[name][..., columns] = np.where(self.mask[columns], values, _OUTSIDE.get(name, 0.0))
+            arrays[name][..., columns] = values
+            arrays[name][..., outside] = _OUTSIDE.get(name, 0.0)
 
     @property
     def has_local_df(self) -> bool:

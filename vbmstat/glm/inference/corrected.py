@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.design.contrast import Contrast
@@ -35,6 +34,7 @@ from vbmstat.glm.inference.smoothness import Smoothness
 from vbmstat.glm.inference.thresholds import Threshold, height_thresholds
 from vbmstat.glm.inference.true_discoveries import true_discoveries
 from vbmstat.glm.spec import SCHEMES, Compute, InferenceSpec
+from vbmstat.lazy import stats
 from vbmstat.tables.cohort import read_column
 
 # names of columns whose equal values stand for scans that depend on one another

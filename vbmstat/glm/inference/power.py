@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.inference.p_values import noncentrality
@@ -53,7 +53,7 @@ def n_for_power(
     rank = n_scans - df_resid
     sizes = _sizes(int(np.floor(rank)) + 1)
     df = sizes - rank
-    critical = stats.t.isf(ALPHA / 2, df) if threshold is None else np.full(len(df), threshold)
+    critical = -special.stdtrit(df, ALPHA / 2) if threshold is None else np.full(len(df), threshold)
     needed = noncentrality(critical, df, 1 - power) / np.sqrt(sizes / n_scans)  # |t| here that suffices, falling
     at = np.searchsorted(-needed, -np.abs(t))
     return np.asarray(np.append(sizes, MOST_SCANS).astype(np.float64)[at])

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
+
+from vbmstat.lazy import optimize, stats
 
 _A = 4 * np.log(2)
 _FLOOR = np.finfo(float).eps  # SPM's: at low heights the density of three dimensions is negative

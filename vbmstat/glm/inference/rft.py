@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.inference.clusters import Clusters, find_clusters, local_maxima, neighbour_table
@@ -25,6 +24,7 @@ from vbmstat.glm.inference.random_field import (
 )
 from vbmstat.glm.inference.resels import resel_counts
 from vbmstat.glm.inference.smoothness import Smoothness
+from vbmstat.lazy import ndimage
 from vbmstat.maps.store import Space
 
 _SURFACE = np.array([1 / 2, 2 / 3, 2 / 3, 1])  # SPM's correction of a cluster's intrinsic volumes for its surface

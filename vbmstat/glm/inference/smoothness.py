@@ -11,13 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
 from vbmstat.glm.fit.stream import pad_tile, stream, tile_layout
 from vbmstat.glm.inference.clusters import neighbour_table
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps, Space
 
 MAX_SCANS = 64  # whose residuals are used, as in SPM
@@ -49,7 +49,7 @@ def residual_smoothness(maps: Maps, plan: Plan, n_threads: int | None = None) ->
     rows = np.unique(np.linspace(0, n_scans - 1, min(n_scans, MAX_SCANS)).round().astype(int))
     residuals = np.zeros((len(rows), maps.n_voxels), dtype=np.float32)
 
-    def standardised(values: torch.Tensor) -> np.ndarray:
+    def standardised(values: np.ndarray) -> np.ndarray:
         full = fit_full_sample(pad_tile(values), tensors)
         per_sigma = torch.where(full.sigma > 0, 1 / full.sigma, 0.0).to(full.residuals.dtype)
         return np.asarray((full.residuals[rows] * per_sigma)[:, : values.shape[1]].numpy())

@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.fit.stacked import Tensors, fit_full_sample
 from vbmstat.glm.fit.stream import stream, tile_layout
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import PackedMaps, Space
 
 
@@ -141,7 +141,7 @@ def sum_maps(about: About, design: Design, plan: Plan, maps: PackedMaps, compute
     return SiteSums(about, factor, turn.T @ plan.ones, sums[:-1], sums[-1], space)
 
 
-def _tile_sums(tiles: list[torch.Tensor], _: torch.Tensor, tensors: Tensors, turn: np.ndarray) -> np.ndarray:
+def _tile_sums(tiles: list[np.ndarray], _: np.ndarray, tensors: Tensors, turn: np.ndarray) -> np.ndarray:
     """Coordinates and, last, the residual sum of squares of a tile, (r + 1, v), float64."""
     full = fit_full_sample(tiles[0], tensors)
     rss = (full.sigma**2 * tensors.df_resid).cpu().numpy()

@@ -16,7 +16,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vbmstat.errors import DesignError, listed
 from vbmstat.glm.fit.leverage import MOST_LISTED
@@ -26,6 +25,7 @@ from vbmstat.glm.fit.stream import fit_tiles, tile_layout
 from vbmstat.glm.fit.tile import Fit, Tile
 from vbmstat.glm.inference.permute.schemes import partition
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 _FREE = 1e-6  # degrees of freedom that a group must have left
@@ -153,7 +153,7 @@ class _Test(NamedTuple):
     coordinates: np.ndarray
 
 
-def _test_tile(tiles: list[torch.Tensor], inside: torch.Tensor, tensors: Tensors, tests: Sequence[_Test]) -> Tile:
+def _test_tile(tiles: list[np.ndarray], inside: np.ndarray, tensors: Tensors, tests: Sequence[_Test]) -> Tile:
     """Effect, variance, statistic and df of some voxels."""
     full = fit_full_sample(tiles[0], tensors)
     usable = full.sigma > 0

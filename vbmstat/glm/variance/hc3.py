@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import optimize, stats
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.fit.leverage import hc3_weights, leave_out, null_share, spread_of_variance, unestimated_blocks
 from vbmstat.glm.fit.plan import ContrastPlan, Plan, critical_values
+from vbmstat.lazy import optimize, stats
 
 ESTIMATOR = "HC3"
 CURE = "leave the scan or the column out, or test it without --variance hc3"

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
@@ -164,8 +163,8 @@ class _Test:
     basis: np.ndarray
     parts: Sequence[TestRows]
 
-    def __call__(self, tiles: list[torch.Tensor], inside: torch.Tensor) -> Tile:
-        values = tiles[0].numpy()[self.order].astype(np.float64) * self.scale  # (n, v)
+    def __call__(self, tiles: list[np.ndarray], inside: np.ndarray) -> Tile:
+        values = tiles[0][self.order].astype(np.float64) * self.scale  # (n, v)
         coefficients = self.basis.T @ values
         residuals = values - self.basis @ coefficients
         residuals[:, (residuals**2).sum(axis=0) <= _EXACT_FIT * (coefficients**2).sum(axis=0)] = 0.0

@@ -6,7 +6,6 @@ The products run at the speed of BLAS; in torch the scores, their maxima and cou
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.downdate import Downdating
 from vbmstat.glm.fit.plan import Plan
@@ -16,9 +15,10 @@ from vbmstat.glm.inference.permute.nulls import Scale
 from vbmstat.glm.inference.permute.schemes import Permuted
 from vbmstat.glm.inference.permute.scores import LEAST_LEFT, Own, PermutedScores
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import CHUNK_VOXELS, Maps
 
-_LEAST = np.float32(LEAST_LEFT[torch.float32])
+_LEAST = np.float32(LEAST_LEFT[4])
 
 
 class CompiledScores(PermutedScores):
@@ -28,10 +28,10 @@ class CompiledScores(PermutedScores):
         super().__init__(maps, plan, permuted, scale, compute)
         self.whole = Downdating(plan)
 
-    def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    def _reduced(self, values: np.ndarray, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         if tensors is self.exact:
             return super()._reduced(values, tensors)
-        full = self.whole.fit_whole(values.numpy())
+        full = self.whole.fit_whole(values)
         tested = self.coordinates.numpy() @ full.coefficients  # (m, v)
         total = full.rss + (tested**2).sum(axis=0)
         per_length = np.where((full.sigma > 0) & (total > 0), 1 / np.sqrt(np.maximum(total, 1e-300)), 0.0)

@@ -13,7 +13,6 @@ products of the signs with Q_i'ε_i and with W_i ε_i (W_i Q_i)' alone.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.inference.permute.nulls import Scale
@@ -21,6 +20,7 @@ from vbmstat.glm.inference.permute.schemes import Permuted
 from vbmstat.glm.inference.permute.scores import PermutedScores
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.sandwich import correct_rows, prepare_rows, subject_blocks
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 _TIES = 1e-10  # of t and F: equal up to rounding is equal

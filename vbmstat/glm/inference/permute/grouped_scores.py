@@ -9,7 +9,6 @@ rearrangement moves have a = 0 and need no row. A group stays with the rows of t
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.inference.permute.nulls import Scale
@@ -17,6 +16,7 @@ from vbmstat.glm.inference.permute.schemes import Permuted, moved
 from vbmstat.glm.inference.permute.scores import PermutedScores
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.groups import Weighting
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 _BYTES = 2**26  # of the matrices of a tile's voxels and some permutations

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from tfce import tfce
 
 from vbmstat.glm.inference.clusters import Clusters, find_clusters, neighbour_table
 from vbmstat.glm.inference.permute.nulls import TFCE_CONNECTIVITY, NullSettings
@@ -36,6 +35,8 @@ class StatisticImages:
 
     def enhance(self, statistic: np.ndarray) -> np.ndarray:
         """TFCE of one map (n_voxels,), float32; negative where the statistic is, if two-sided."""
+        from tfce import tfce  # noqa: PLC0415 - imports scipy.stats
+
         box = np.zeros(self.shape, dtype=np.float32)
         box.reshape(-1)[self.flat] = statistic
         # tfce wants Fortran order; the transpose of a C array is one, and neighbourhoods have no axis order

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from vbmstat.glm.inference.clusters import Clusters
 from vbmstat.glm.inference.permute.tails import Tails
+from vbmstat.lazy import torch
 
-Values = TypeVar("Values", np.ndarray, torch.Tensor)
+Values = TypeVar("Values", np.ndarray, "torch.Tensor")
 TFCE_CONNECTIVITY = 26
 ALPHA = 0.05  # family-wise error of critical values
 CRITICAL_TIES = 1e-4  # of a maximum: mirror images of one rearrangement are equal up to rounding

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
+from vbmstat.device import is_cpu
 from vbmstat.distributed.pool import Cluster
 from vbmstat.glm.fit.tile import Fitted
 from vbmstat.glm.inference.forecast import PILOT, WARM_UP
@@ -28,6 +28,7 @@ from vbmstat.glm.inference.permute.schemes import Permuted, smallest_p
 from vbmstat.glm.inference.permute.scores import PermutedScores, Scored, working_precision
 from vbmstat.glm.inference.permute.tails import TAIL_SHARE, Tails, fit_tails, smallest_tail_p
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.progress import OnProgress
 
 _WORTH_COMPILING = 4e9  # scans × voxels × permutations; as for the fit
@@ -120,7 +121,7 @@ def _engine_of(fitted: Fitted, permuted: Permuted, compute: Compute) -> type[Per
     if permuted.subjects is not None:
         return FlippedScores
     maps, plan, backend = fitted.maps, fitted.plan, compute.backend
-    can_compile = torch.device(compute.device).type == "cpu"
+    can_compile = is_cpu(compute.device)
     can_compile &= working_precision(maps.dtype, plan.df_resid) == torch.float32
     work = len(plan.basis) * len(maps.mask) * permuted.rearrangements.count
     if not can_compile or backend == "stacked" or (backend == "auto" and work < _WORTH_COMPILING):

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 
 from vbmstat.device import n_cores
 from vbmstat.distributed.pool import Cluster
@@ -27,13 +26,14 @@ from vbmstat.glm.inference.permute.rearrangements import BLOCK
 from vbmstat.glm.inference.permute.schemes import Permuted
 from vbmstat.glm.inference.permute.tails import fit_tails
 from vbmstat.glm.spec import Compute
+from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 from vbmstat.progress import OnProgress
 
 _TAIL_BYTES = 2**28  # rows of the products of the permutations that tails of single voxels are fitted to
-TIES = {torch.float32: 2e-6, torch.float64: 1e-12}  # of s: equal up to rounding is equal
-LEAST_LEFT = {torch.float32: 1e-5, torch.float64: 1e-12}  # of permuted residuals, once Z is projected out: rounding
-_LARGEST = {torch.float32: 1 - 1e-6, torch.float64: 1 - 1e-12}  # s² of maps of t and F
+TIES = {4: 2e-6, 8: 1e-12}  # of s, by bytes of a number: equal up to rounding is equal
+LEAST_LEFT = {4: 1e-5, 8: 1e-12}  # of permuted residuals, once Z is projected out: rounding
+_LARGEST = {4: 1 - 1e-6, 8: 1 - 1e-12}  # s² of maps of t and F
 _FEWEST_DF = 10.0  # of float32: the largest null t of V voxels has 1 - s² near V^(-2 / df), and its digits are lost
 
 
@@ -42,7 +42,7 @@ def working_precision(dtype: np.dtype, df_resid: float) -> torch.dtype:
     return torch.float64 if dtype == np.float64 or df_resid < _FEWEST_DF else torch.float32
 
 
-Own = torch.Tensor | None  # scores of the unpermuted data (v,), where they are the first of a block
+Own: TypeAlias = "torch.Tensor | None"  # scores of the unpermuted data (v,), where they are the first of a block
 
 
 class Scored(NamedTuple):
@@ -61,7 +61,7 @@ class PermutedScores:
         device = compute.device
         self.product = choose_product(device)
         self.dtype = working_precision(maps.dtype, plan.df_resid)
-        self.ties = TIES[self.dtype]
+        self.ties = TIES[self.dtype.itemsize]
         self.tensors = Tensors(plan, self.dtype, device)
         self.exact = Tensors(plan, torch.float64, device)
         self.maps, self.plan, self.permuted, self.scale, self.device = maps, plan, permuted, scale, device
@@ -89,10 +89,10 @@ class PermutedScores:
             report(here.stop / n_voxels)
         return scored
 
-    def null(self, values: torch.Tensor, blocks: Sequence[torch.Tensor]) -> np.ndarray:
+    def null(self, values: np.ndarray, blocks: Sequence[torch.Tensor]) -> np.ndarray:
         """Statistic of every permutation at some voxels (n, v): t, its size if two-sided, or F, (count, v)."""
         width = values.shape[1]
-        unit, _ = self._unit_residuals(pad_tile(values), torch.ones(width, dtype=torch.bool))
+        unit, _ = self._unit_residuals(pad_tile(values), np.ones(width, dtype=bool))
         scores = [self._scored(rows, unit)[0][:, :width].cpu().numpy() for rows in blocks]
         return self.scale.statistic(np.concatenate(scores))
 
@@ -106,7 +106,7 @@ class PermutedScores:
         return torch.as_tensor(rows.reshape(-1, rows.shape[2])).to(device=self.device, dtype=self.dtype)
 
     def tile(
-        self, values: torch.Tensor, inside: torch.Tensor, blocks: Sequence[torch.Tensor], is_first: bool, keep: bool
+        self, values: np.ndarray, inside: np.ndarray, blocks: Sequence[torch.Tensor], is_first: bool, keep: bool
     ) -> Scored:
         """Scores of blocks of permutations in a tile (n, v); is_first if the very first is the unpermuted data."""
         width = values.shape[1]
@@ -174,8 +174,8 @@ class PermutedScores:
         count = min(count, _TAIL_BYTES // (4 * self.rows_each * len(self.plan.basis)))
         blocks = self.rows(0, count)
 
-        def work(values: list[torch.Tensor], inside: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
-            return len(inside), np.flatnonzero(inside.numpy()), self.null(values[0][:, inside], blocks)
+        def work(values: list[np.ndarray], inside: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+            return len(inside), np.flatnonzero(inside), self.null(values[0][:, inside], blocks)
 
         for at, (width, inside, null) in stream([self.maps], self.layout, work, wanted):
             columns, tails = at + inside, fit_tails(null, floor)
@@ -187,21 +187,21 @@ class PermutedScores:
             progress("tails of voxels", len(size), len(size))
         return p, is_approximated
 
-    def _unit_residuals(self, values: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _unit_residuals(self, values: np.ndarray, inside: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """R_Z y of length 1 (n, v), and which columns are not tested (v,)."""
         unit, doubtful = self._reduced(values, self.tensors)
         width = inside.shape[0]
-        columns = torch.nonzero(doubtful[:width] & inside.to(doubtful.device)).flatten()
+        columns = np.flatnonzero(doubtful[:width].cpu().numpy() & inside)
         if self.dtype != torch.float64 and len(columns):
-            again, _ = self._reduced(pad_tile(values[:, columns.cpu()]), self.exact)
+            again, _ = self._reduced(pad_tile(values[:, columns]), self.exact)
             unit[:, columns] = again[:, : len(columns)].to(unit.dtype)
         outside = torch.ones_like(doubtful)
-        outside[:width] = ~inside.to(outside.device)
+        outside[:width] = torch.from_numpy(~inside)
         if outside.any():
             unit[:, outside] = 0
         return unit, outside
 
-    def _reduced(self, values: torch.Tensor, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    def _reduced(self, values: np.ndarray, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
         full = fit_full_sample(values, tensors)
         tested = self.coordinates @ full.coefficients  # (m, v)
         total = full.sigma**2 * self.plan.df_resid + (tested**2).sum(dim=0)
@@ -232,13 +232,13 @@ class PermutedScores:
             left = torch.ones_like(first)
             for other in parts[m:]:
                 left.addcmul_(other, other, value=-1)
-            left.clamp_(min=LEAST_LEFT[left.dtype])  # permuted residuals inside Z have no effect: 0 / 0 is 0
+            left.clamp_(min=LEAST_LEFT[left.dtype.itemsize])  # permuted residuals inside Z have no effect: 0 / 0 is 0
             score = score * left.rsqrt_() if self.scale.is_signed else score.div_(left)
         return score, first
 
     def _statistic(self, score: torch.Tensor, signed: torch.Tensor) -> torch.Tensor:
         """T with its sign, or F, of scores."""
-        s2 = (score * score if self.scale.is_signed else score).clamp(max=_LARGEST[score.dtype])
+        s2 = (score * score if self.scale.is_signed else score).clamp(max=_LARGEST[score.dtype.itemsize])
         odds = s2 / (1 - s2)
         if self.scale.kind == "F":
             return odds * (self.scale.df / self.scale.m)
@@ -262,5 +262,5 @@ class _Batch:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "blocks"}
 
-    def __call__(self, tiles: list[torch.Tensor], inside: torch.Tensor) -> Scored:
+    def __call__(self, tiles: list[np.ndarray], inside: np.ndarray) -> Scored:
         return self.scores.tile(tiles[0], inside, self.blocks, self.start == 0, self.keep)
