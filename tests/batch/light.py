@@ -54,7 +54,7 @@ def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep, lesion_mask: Volume |
     brought = None if lesion_mask is None else lesion_mask.data[0]
     images = tissues if wmh is None else torch.cat([tissues, wmh[None]])
     maps = Volume(torch.nn.functional.interpolate(images[None], TEMPLATE.shape)[0], TEMPLATE)
-    figures = Quality(**dict.fromkeys([field.name for field in fields(Quality)], 1.0))
+    figures = Quality(**{**dict.fromkeys([field.name for field in fields(Quality)], 1.0), "bright_percent": 0.0})
     still = Displacement(torch.zeros(3, *TEMPLATE.shape), TEMPLATE)
     segmented = Segmented(
         Volume(tissues, t1w.grid), Volume(scan, t1w.grid), np.eye(4), torch.zeros(3, 1, 1, 1), figures, t1w.grid,

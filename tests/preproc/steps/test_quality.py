@@ -15,7 +15,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.denoise import noise_sigma
 from vbmstat.preproc.steps.quality import ImageQuality, Quality, grade, measure_image, measure_quality
 
-IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0)
+IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0, 0.0)
 GOOD = Quality(**asdict(IMAGE), template_correlation=0.9, template_overlap=0.95, jacobian_min=0.3, jacobian_max=3.0,
                affine_scale=0.95, gm_outside_percent=0.5, implausible_percent=1.0)  # fmt: skip
 FLAT = 1.0
@@ -72,6 +72,16 @@ def test_a_brain_that_the_field_of_view_cuts_off_has_a_flat_end(phantom, end):
     dark.movedim(axis + 1, 0)[lost] = 0  # a network closes the brain's mask over what is not there
     known = Volume(phantom.fractions, grid)
     assert 10 < measure_image(Volume(dark, grid), known, Volume(flat, grid)).cut_cm2 < 100
+
+
+def test_bright_vessels_count_and_noise_does_not(phantom):
+    """1 % of the brain at twice WM; noise of 12 % takes .6 % of WM beyond 1.3 times its mean."""
+    assert measured(phantom, 12.0).bright_percent < 0.05
+    chosen = phantom.mask & (torch.rand(phantom.mask.shape, generator=torch.Generator().manual_seed(1)) < 0.01)
+    image = torch.where(chosen, 200.0, phantom.image.data)
+    grid, flat = phantom.image.grid, torch.full((1, *phantom.mask.shape), FLAT)
+    found = measure_image(Volume(image, grid), Volume(phantom.fractions, grid), Volume(flat, grid))
+    assert found.bright_percent == pytest.approx(1.0, abs=0.1)
 
 
 def test_noise_is_that_of_the_scan_before_correction(phantom):
@@ -186,6 +196,7 @@ def test_grey_matter_in_white_is_implausible_though_inside_the_brain(template):
         ({"contrast_percent": 14.0}, "low GM/WM contrast (14 %)"),
         ({"resolution_mm": 2.1}, "coarse voxels (2.1 mm)"),
         ({"cut_cm2": 31.0}, "the brain ends in a flat face of 31 cm2"),
+        ({"bright_percent": 0.6}, "0.6 % of the brain is far brighter than WM"),
         ({"template_correlation": 0.54}, "poor match with the template (r = 0.54)"),
         ({"template_overlap": 0.8}, "brain and template overlap poorly (Dice 0.80)"),
         ({"jacobian_min": 0.0}, "the warp folds"),
@@ -209,4 +220,4 @@ def test_columns_are_plain_numbers_and_a_letter():
     assert columns.pop("qc_image_grade") == "B+"
     assert {type(value) for value in columns.values()} == {float}
     assert all(name.startswith("qc_") for name in columns)
-    assert len(columns) == 13 + 5
+    assert len(columns) == 14 + 5

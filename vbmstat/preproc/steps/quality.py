@@ -37,6 +37,7 @@ _SCALES = {
 _IN_IMAGE_RATING = ("noise", "bias", "resolution")  # as in CAT12's IQR; noise is already relative to contrast
 _IMAGE_EXPONENT = 4  # of the power mean of marks, so that good aspects do not offset a bad one
 _BRAIN_RADIUS_MM = 80.0
+_BRIGHT = 1.3  # times WM: .001 to .18 % of the brain in ordinary scans, .6 in a tumour, 1.3 after contrast agent
 _GRADES = "ABCDE"  # 10 % each, from 100 % down; F below
 
 
@@ -59,6 +60,9 @@ class ImageQuality:
     cut_cm2 : float
         Largest area of the brain in its outermost slices with signal (six sides), less that of a round brain in a slice
         of this thickness.
+    bright_percent : float
+        Share of the brain that is at least 1.3 times as bright as white matter, and four standard deviations of the
+        noise brighter: vessels and dura after contrast agent, blood, hot spots of the field.
     """
 
     noise_percent: float
@@ -67,13 +71,14 @@ class ImageQuality:
     contrast_percent: float
     resolution_mm: float
     cut_cm2: float
+    bright_percent: float
 
     def ratings(self) -> dict[str, float]:
         """Percent ratings (100 best, 0 worst) of noise, bias, contrast, resolution, and of the image as a whole.
 
         Examples
         --------
-        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0, 0.0).ratings()["image"]
+        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0, 0.0, 0.0).ratings()["image"]
         87.4
         """
         marks = {name: _mark(getattr(self, figure), best, poor) for name, (figure, best, poor) in _SCALES.items()}
@@ -157,6 +162,9 @@ _WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
      "coarse voxels ({resolution_mm:.1f} mm): thin cortex is lost; compare only with scans of the same protocol"),
     (lambda q: q.cut_cm2 > 10,
      "the brain ends in a flat face of {cut_cm2:.0f} cm2: check whether the field of view cuts it off"),
+    (lambda q: q.bright_percent > 0.5,
+     "{bright_percent:.1f} % of the brain is far brighter than WM: contrast agent, bleeding or tumour? Compare such "
+     "scans with one another only"),
     (lambda q: q.template_correlation < 0.55,
      "poor match with the template (r = {template_correlation:.2f}): check orientation and brain mask"),
     (lambda q: q.template_overlap < 0.85,
@@ -196,7 +204,8 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
     pure = [fraction >= min(_PURE, float(fraction.max())) for fraction in fractions]
     gm, wm, csf = (float(image[where].median()) for where in pure)
     sigma = _noise(image, field, pure[1], t1w.grid.voxel_size_mm)
-    inside = field[fractions.sum(0) > 0.5]
+    brain = fractions.sum(0) > 0.5
+    inside = field[brain]
     low, high = (float(q) for q in np.percentile(inside[:: max(1, len(inside) // 500_000)].cpu().numpy(), [5, 95]))
     return ImageQuality(
         noise_percent=100 * sigma / wm,
@@ -204,7 +213,8 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
         bias_percent=100 * (high - low),
         contrast_percent=100 * (wm - gm) / wm,
         resolution_mm=float(np.sqrt((t1w.grid.voxel_size_mm**2).mean())),
-        cut_cm2=_cut_mm2((fractions.sum(0) > 0.5) & (t1w.data[0] > t1w.data.min()), t1w.grid.voxel_size_mm) / 100,
+        cut_cm2=_cut_mm2(brain & (t1w.data[0] > t1w.data.min()), t1w.grid.voxel_size_mm) / 100,
+        bright_percent=100 * float((image[brain] > max(_BRIGHT * wm, wm + 4 * sigma)).float().mean()),
     )
 
 
