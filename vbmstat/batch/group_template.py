@@ -25,7 +25,7 @@ from vbmstat.figures.style import save_png
 from vbmstat.figures.template import template_figure
 from vbmstat.files import naming
 from vbmstat.image import io, storage
-from vbmstat.image.volume import Volume
+from vbmstat.image.volume import Displacement, Volume
 from vbmstat.maps.sources import GROUP_TEMPLATE
 from vbmstat.preproc import group_template as steps
 from vbmstat.preproc.group_template import LEAST_PEOPLE
@@ -117,7 +117,9 @@ def build_template(
         stages: list[dict[str, Any]] = []
         for number in range(len(steps.LEVELS)):
             stages.append(work.level(number, stages[-1] if stages else {}, mapping, report))
-        record = _write(Path(out), work, origin, stages)
+        left_out = stages[-1]["left_out"]
+        way = work.to_standard([stem for stem in people if stem not in left_out], mapping, report)
+        record = _write(Path(out), work, origin, stages, way)
         shutil.rmtree(work.folder)
     return Built(Path(out), record)
 
@@ -188,12 +190,12 @@ def _earlier(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
-def _write(out: Path, work: Work, origin: dict[str, Any], stages: list[dict[str, Any]]) -> dict[str, Any]:
+def _write(
+    out: Path, work: Work, origin: dict[str, Any], stages: list[dict[str, Any]], to_standard: Displacement
+) -> dict[str, Any]:
     """Write the template's folder, the record last."""
     templates = [work.template(number) for number in range(len(steps.LEVELS))]
     left_out = stages[-1]["left_out"]
-    with torch.inference_mode():
-        to_standard = work.to_standard([stem for stem in work.people if stem not in left_out])
     people = {}
     for stem, one in work.people.items():
         row = one.record["row"]

@@ -87,24 +87,25 @@ class Work:
             _save(self.folder, f"level-{number}/centre", centre.float().numpy())
         total = steps.Mean(assets.template(), self.is_symmetric)
         for stem in kept:
-            total.add(_tissues(self.folder, stem), _velocity(self.folder, number, stem) if number else None)
+            total.add(_tissues(self.folder, stem), _velocity(self.folder, number, stem))
         template = total.template()
         _save(self.folder, f"level-{number}/mean", template.data.numpy())
         _save(self.folder, f"level-{number}/template", steps.blurred(template, steps.LEVELS[number]).data.numpy())
         return {"gradient_energy": steps.sharpness(template), "mean_displacement_mm": total.mean_displacement_mm}
 
-    def to_standard(self, kept: list[str]) -> Displacement:
+    def to_standard(self, kept: list[str], mapping: OrderedMap, report: OnProgress) -> Displacement:
         """Standard point -> point of the last template, mm: mean of the ways through each person.
 
-        Each warp to the standard template has its own bias, by which tissues end up beside their place; through the
-        people, the group template inherits it, so that regions over both are alike.
+        A registration has a bias of its own: tissues end up a little beside their place, in all people alike. Through
+        the people, the group template inherits that of both, so that regions over both templates are alike.
         """
+        job = partial(_find_way, self.folder)
+        for _ in _followed(mapping(job, kept), "to standard", len(kept), report):
+            pass
         grid = assets.template().grid
         total = torch.zeros(3, *grid.shape, dtype=torch.float64)
         for stem in kept:
-            standard = Displacement(_load(self.folder, f"standard-{stem}"), grid)
-            velocity = _velocity(self.folder, len(steps.LEVELS) - 1, stem)
-            total += steps.through_person(standard, velocity).data
+            total += _load(self.folder, f"way-{stem}")
         return Displacement((total / len(kept)).float(), grid)
 
     def template(self, number: int) -> Volume:
@@ -144,18 +145,31 @@ def _update(folder: Path, number: int, stem: str) -> str:
     name, template = f"level-{number}/velocity-{stem}", _template_of(folder, number - 1)
     with torch.inference_mode():
         if not (folder / f"{name}.npy").is_file():
-            start = _velocity(folder, number - 1, stem) if number > 1 else None
+            start = _velocity(folder, number - 1, stem)
             velocity = steps.registered(_tissues(folder, stem), template, number, start)
             _save(folder, name, velocity.numpy().astype(np.float16))
         return steps.fault_of(_load(folder, name), template)
+
+
+def _find_way(folder: Path, stem: str) -> str:
+    """A person's way from the standard template to the last one, unless it is there."""
+    if not (folder / f"way-{stem}.npy").is_file():
+        standard = Displacement(_load(folder, f"standard-{stem}"), assets.template().grid)
+        with torch.inference_mode():
+            template = _template_of(folder, len(steps.LEVELS) - 1)
+            way = steps.through_person(_tissues(folder, stem), standard, template)
+        _save(folder, f"way-{stem}", way.data.numpy().astype(np.float16))
+    return ""
 
 
 def _tissues(folder: Path, stem: str) -> Volume:
     return Volume(_load(folder, f"tissues-{stem}") * _TISSUE_STEP, assets.template().grid)
 
 
-def _velocity(folder: Path, number: int, stem: str) -> torch.Tensor:
-    """A person's velocity after a level, without the people's mean."""
+def _velocity(folder: Path, number: int, stem: str) -> torch.Tensor | None:
+    """A person's velocity after a level, without the people's mean; None after level 0."""
+    if number == 0:
+        return None
     return _load(folder, f"level-{number}/velocity-{stem}") - _load(folder, f"level-{number}/centre")
 
 

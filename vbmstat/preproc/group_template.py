@@ -139,14 +139,16 @@ def sharpness(template: Volume) -> float:
     return float(slopes.square().sum(dtype=torch.float64)) * 1000 * template.grid.voxel_volume_ml
 
 
-def through_person(standard: Displacement, velocity: torch.Tensor) -> Displacement:
+def through_person(tissues: Volume, standard: Displacement, template: Volume) -> Displacement:
     """A person's way from the standard template to the group's: standard point -> point of the group template, mm.
 
     Parameters
     ----------
+    tissues : Volume
+        The person's linearly aligned GM and WM.
     standard : Displacement
-        Standard point -> linearly aligned point of the person.
-    velocity : Tensor, (3, *PADDED_SHAPE), mm
-        Of the person's warp to the group template.
+        The warp of its preprocessing: standard point -> linearly aligned point.
+    template : Volume
+        The group's, which the person is registered to as preprocessing over it does.
     """
-    return deform.composed(standard, warp.displacement(-velocity, standard.grid))
+    return deform.composed(standard, warp.register_both_ways(tissues, template).inverse)
