@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,7 +21,8 @@ from starlette.routing import BaseRoute, Route
 from vbmstat.errors import VbmstatError
 from vbmstat.tables import exclusions
 from vbmstat.tables.selection import EXCLUSIONS
-from vbmstat.ui import cohort, images
+from vbmstat.ui import cohort, images, results
+from vbmstat.ui.commands import command_line
 from vbmstat.ui.plain import plain
 from vbmstat.ui.security import DOCUMENT, Guard
 from vbmstat.ui.study import MissingError, RefusedError, Study
@@ -65,6 +67,13 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/api/assets/template.nii.gz", api.template),
         Route("/api/assets/atlas.nii.gz", api.atlas),
         Route("/api/assets/atlas.json", _json(lambda _: images.atlas_names())),
+        Route("/api/results", _json(lambda _: results.results(study))),
+        Route("/api/results/{id:path}/places", _json(lambda asked: api.places.look(_id(asked), asked.query_params))),
+        Route("/api/results/{id:path}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
+        Route("/api/results/{id:path}/table", api.table),
+        Route("/api/results/{id:path}/figure", api.figure),
+        Route("/api/results/{id:path}", _json(lambda asked: results.result_details(study, _id(asked)))),
+        Route("/api/pairs", _json(api.pairs)),
         Route("/api/exclusions", _json(api.exclusions)),
         Route("/api/exclusions/{scan}", _json(api.exclude, "PUT"), methods=["PUT"]),
         Route("/api/exclusions/{scan}", _json(api.include), methods=["DELETE"]),
@@ -78,7 +87,7 @@ class _Api:
     """Answers that need more than a call."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self._writing = study, threading.Lock()
+        self.study, self.places, self._writing = study, results.Places(study), threading.Lock()
 
     def folder(self, _: Request) -> dict[str, Any]:
         """What the folder holds."""
@@ -106,6 +115,30 @@ class _Api:
         """The atlas."""
         return _file(request, images.atlas_path())
 
+    def table(self, request: Request) -> Response:
+        """Clusters above a height."""
+        picked = results.Picked.of(self.study, _id(request), request.query_params)
+        if request.query_params.get("format", "json") != "tsv":
+            return JSONResponse(plain(picked.rows()))
+        table, made = picked.table()
+        text = table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
+        return Response(text, media_type=_TYPES[".tsv"], headers=_export("clusters.tsv", made))
+
+    def figure(self, request: Request) -> Response:
+        """A picture of a map above a height."""
+        picked, form = (
+            results.Picked.of(self.study, _id(request), request.query_params),
+            request.query_params.get("format", "svg"),
+        )
+        content, made = picked.figure(form, request.query_params.get("at", ""))
+        headers = _export(f"figure.{form}", made) | {"content-security-policy": DOCUMENT}
+        return Response(content, media_type=_TYPES[f".{form}"], headers=headers)
+
+    def pairs(self, request: Request) -> dict[str, Any]:
+        """Two results."""
+        asked = request.query_params
+        return results.pairs(self.study, asked.get("first", ""), asked.get("second", ""), asked.get("contrast"))
+
     def exclusions(self, _: Request) -> dict[str, Any]:
         """The rows of exclusions.tsv."""
         path = self.study.run / EXCLUSIONS
@@ -125,6 +158,15 @@ class _Api:
         with self._writing:
             exclusions.include(self.study.run / EXCLUSIONS, key)
         return self.exclusions(request)
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _export(name: str, made: list[str]) -> dict[str, str]:
+    """Headers of a file to keep: its name, and the command that makes it, percent-encoded."""
+    return {"content-disposition": f'inline; filename="{name}"', "vbmstat-command": quote(command_line(made))}
 
 
 def _json(answer: Answer, method: str = "GET") -> Callable[[Request], Any]:

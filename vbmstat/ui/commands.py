@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vbmstat.errors import VbmstatError
+from vbmstat.glm.spec import ModelSpec
+from vbmstat.report.model_folder import Model
 from vbmstat.report.results import ATLAS, folder_name
 from vbmstat.roi.atlas import SOURCES, TRACTS
 from vbmstat.tables.cohort import closest
+from vbmstat.tables.selection import EXCLUSIONS
 from vbmstat.ui.study import Study
 
 # Options that the page may give, as the command line spells them: none that names a path outside the folder
@@ -71,6 +75,28 @@ def result_folder(study: Study, options: Mapping[str, Any]) -> str:
         str(options["formula"]), level, None if fwhm is None else float(fwhm), options.get("atlas") or ATLAS
     )
     return study.relative(study.run / "glm" / name)
+
+
+def fitted_arguments(model: Model, run: Path) -> list[str]:
+    """Arguments of ``vbmstat glm`` that fitted a model, with the names of its files; `run` holds its table."""
+    record = model.record
+    spec = ModelSpec.from_record(record["spec"], lambda name, _: Path(name))
+    table, maps = (record.get("data") or {}).get("table"), (record.get("data") or {}).get("maps")
+    words = ["glm", spec.formula]
+    words += ["--cohort", str(run / table["file"])] if table else []
+    words += ["--maps", maps["folder"]] if isinstance(maps, Mapping) else []
+    given = spec.contrasts
+    texts = contrast_texts(given) if isinstance(given, Mapping) else [str(one) for one in given or ()]
+    words += [word for text in texts for word in ("--contrast", text)]
+    for keyword in spec.changed():
+        value = spec.value(keyword)
+        if keyword == "exclusions" or (keyword == "exclude" and all(str(one).endswith(EXCLUSIONS) for one in value)):
+            continue  # resolved: honoured by default
+        option = {"fwhm_mm": "fwhm", "tables": "participants"}.get(keyword, keyword)
+        words += _words(option, list(value) if isinstance(value, tuple) else value)
+    level = str(record.get("level", "voxel"))
+    words += [] if level == "voxel" else ["--level", level, "--atlas", str(record.get("atlas"))]
+    return words + (["--random", str(record["random"])] if record.get("random") else [])
 
 
 def contrast_texts(contrasts: Any) -> list[str]:
