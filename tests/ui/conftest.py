@@ -107,6 +107,12 @@ def signed_in(study: Study) -> Browser:
     return browser
 
 
+@pytest.fixture(autouse=True)
+def unprepared(monkeypatch) -> None:
+    """Results are not got ready in the background, where a test may end before they are."""
+    monkeypatch.setattr("vbmstat.ui.app._MOST_READY", -1)
+
+
 @pytest.fixture
 def client(study) -> Iterator[Browser]:
     browser = signed_in(study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -119,6 +120,29 @@ def test_maps_are_read_once_for_many_clicks(study, monkeypatch):
     assert folder.is_dir()
     places.close()
     assert not folder.exists()
+
+
+def test_a_result_that_is_opened_is_ready_for_clicks(client, monkeypatch):
+    prepared = []
+    monkeypatch.setattr(Places, "prepare", lambda _, result: prepared.append(result))
+    monkeypatch.setattr("vbmstat.ui.app._MOST_READY", N_SCANS)
+    for _ in range(2):
+        client.get(address(VOXELS))
+    assert prepared == [VOXELS]
+    monkeypatch.setattr("vbmstat.ui.app._MOST_READY", N_SCANS - 1)  # a large cohort is not read unasked
+    client.get(address(PLAIN))
+    assert prepared == [VOXELS]
+
+
+def test_getting_ready_packs_the_maps_and_says_nothing_of_faults(study, monkeypatch):
+    places, packed = Places(study), threading.Event()
+    pack = results.pack_maps
+    monkeypatch.setattr(results, "pack_maps", lambda *given: packed.set() or pack(*given))
+    places.prepare("nix")
+    places.prepare(VOXELS)
+    assert packed.wait(30)
+    places.look(VOXELS, {"at": AT})  # after it
+    places.close()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -137,7 +138,7 @@ def _thresholds(model: Model, entry: Mapping[str, Any]) -> Iterator[dict[str, An
     inference = _part(model.record, "inference").get("contrasts") or []
     own: Mapping[str, Any] = next((one for one in inference if one["name"] == entry["name"]), {})
     for one in own.get("thresholds") or []:
-        note = f"{one['voxels']:,} voxels"
+        note = f"{one['voxels']:,} {'regions' if model.is_of_regions else 'voxels'}"
         yield {"label": one["by"], "height": one["height"], "two_sided": own["two_sided"], "note": note}
     if own.get("thresholds") or not model.path(entry, entry["kind"]).is_file():
         return
@@ -277,7 +278,7 @@ class Places:
     _opened: VoxelPlaces | RegionPlaces | None = None
     _packed: dict[tuple[Path, ...], PackedMaps] = field(default_factory=dict)
     _folder: tempfile.TemporaryDirectory[str] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: Any = field(default_factory=threading.RLock)
 
     def look(self, result: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Adjusted data at a place: `contrast`, `at` (``x,y,z``, ``peak`` or a region), `by` (a column)."""
@@ -305,6 +306,15 @@ class Places:
             "points": points, "lines": lines, "notes": fit.notes, "command": command_line(made),
         }  # fmt: skip
 
+    def prepare(self, result: str) -> None:
+        """Open a result before its first click, in a thread of its own; what is wrong is said when it is clicked."""
+
+        def look() -> None:
+            with suppress(VbmstatError, OSError):
+                self.look(result, {})
+
+        threading.Thread(target=look, daemon=True).start()
+
     def _open(self, folder: Path) -> VoxelPlaces | RegionPlaces:
         key = (str(folder), (folder / RECORD).stat().st_mtime_ns)
         if self._opened is None or key != self._key:
@@ -314,9 +324,10 @@ class Places:
 
     def close(self) -> None:
         """Delete the packed maps."""
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._opened, self._folder, self._packed = None, None, {}
+        with self._lock:
+            if self._folder is not None:
+                self._folder.cleanup()
+            self._opened, self._folder, self._packed = None, None, {}
 
     def _read(
         self, paths: Mapping[str, Path], voxels: np.ndarray, fwhm_mm: float, then: Mapping[str, Any]
