@@ -14,6 +14,9 @@ import pytest
 
 from tests.report.conftest import EFFECT_AT_MM, N_SCANS
 from tests.ui.conftest import OLD, PLAIN, VOXELS
+from vbmstat import assets
+from vbmstat.figures.mosaic import grey_average_brain
+from vbmstat.image.volume import Volume
 from vbmstat.report.look import look_at
 from vbmstat.ui import results
 from vbmstat.ui.results import Places
@@ -183,8 +186,18 @@ def test_clusters_above_any_height(client):
     assert (bad.status_code, "--height big: expected one of" in bad.json()["error"]) == (400, True)
 
 
-def test_figures_to_keep(client, monkeypatch):
-    monkeypatch.setattr("vbmstat.figures.publication.DPI", 50)
+@pytest.fixture
+def coarse_brain(monkeypatch, coarse_drawing):
+    """The template in place of the average brain of 0.5 mm, and few pixels."""
+    template = assets.template()
+    grey = Volume(template.data.sum(0, keepdim=True), template.grid)
+    monkeypatch.setattr(assets, "template_brain", lambda: grey)
+    grey_average_brain.cache_clear()
+    yield
+    grey_average_brain.cache_clear()
+
+
+def test_figures_to_keep(client, coarse_brain):
     answer = client.get(address(VOXELS, f"/figure?contrast=age&threshold=4.5&at={AT}&format=png"))
     assert answer.content[:4] == b"\x89PNG"
     assert f"--crosshair={AT}" in unquote(answer.headers["vbmstat-command"])
