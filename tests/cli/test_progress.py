@@ -19,6 +19,16 @@ def test_a_long_stage_has_a_line_now_and_then(capsys):
     ]  # fmt: skip
 
 
+def test_the_workbench_asks_for_more_lines(capsys, monkeypatch):
+    monkeypatch.setenv("VBMSTAT_PROGRESS_SECONDS", "1")
+    now = [0.0]
+    lines = Lines(lambda: now[0])
+    for at in range(5):
+        now[0] = float(at)
+        lines("permutations", at, 4)
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
 def test_a_short_stage_in_a_pipe_says_nothing(capsys):
     with stages() as report:
         for done in range(5):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbmstat.files.filenames import formula_name
 from vbmstat.glm.inference.corrected import checkpoint_name
 from vbmstat.glm.results import GlmResults
 from vbmstat.image.storage import atomic_path
 from vbmstat.lazy import stats
 from vbmstat.report.notebook import regions_of
-from vbmstat.roi.atlas import Atlas, atlas_record, load_atlas
+from vbmstat.roi.atlas import LEVELS, Atlas, atlas_record, load_atlas
 
+ATLAS = "lpba40"  # of regions, unless another is given
 _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
 
 
@@ -29,7 +31,7 @@ class Outputs:
         Pictures of the design and of each contrast: a second each.
     """
 
-    atlas: Path | str = "lpba40"
+    atlas: Path | str = ATLAS
     second_atlas: Path | str = "none"
     spm_names: bool = False
     outside: str = "zero"
@@ -65,6 +67,19 @@ def write_results(results: GlmResults, folder: Path, outputs: Outputs | None = N
     for contrast in results.contrasts:
         (folder / checkpoint_name(contrast)).unlink(missing_ok=True)
     return used
+
+
+def folder_name(formula: str, level: str = "voxel", fwhm_mm: float | None = None, atlas: str = ATLAS) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, with --fwhm 8 ``gm_age_sex-s8``.
+
+    Of regions ``gm_age_sex_roi``, and ``gm_age_sex_roi-tracts72`` of another atlas than the default one.
+    """
+    smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
+    stem = "".join(
+        letter if letter.isalnum() else "_" for letter in Path(atlas).name.removesuffix(".gz").rsplit(".", 1)[0]
+    )
+    regions = f"_{level}" if atlas == ATLAS else f"_{level}-{stem}"
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else regions) + smoothed
 
 
 def write_figures(results: GlmResults, folder: Path) -> None:
