@@ -28,6 +28,7 @@ from vbmstat.cli import (
     threshold,
     tracts,
     train,
+    ui,
     warp,
     wmh,
 )
@@ -71,6 +72,7 @@ app.command("show")(show.command)
 app.command("simulate")(simulate.command)
 app.command("template")(template.command)
 app.command("threshold")(threshold.command)
+app.command("ui")(ui.command)
 app.command("warp")(warp.command)
 app.command("wmh")(wmh.command)
 app.add_typer(evaluate.app, name="evaluate")

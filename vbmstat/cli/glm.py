@@ -129,7 +129,7 @@ def command(
     from vbmstat.glm.spec import Compute, ModelSpec  # noqa: PLC0415
     from vbmstat.image.storage import listed_files  # noqa: PLC0415
     from vbmstat.report.notebook import regions_of  # noqa: PLC0415
-    from vbmstat.report.results import write_results  # noqa: PLC0415
+    from vbmstat.report.results import folder_name, write_results  # noqa: PLC0415
     from vbmstat.report.write import write_report  # noqa: PLC0415
     from vbmstat.roi.output import licence_notice  # noqa: PLC0415
 
@@ -223,22 +223,6 @@ def check_atlases(atlases: Sequence[str], *, names_clusters: bool) -> None:
         if isinstance(load_atlas(atlas), SoftAtlas) and names_clusters:
             msg = f"--atlas {atlas}: its regions overlap and cannot name clusters; take one of labels, or --level roi"
             raise DesignError(msg)
-
-
-def folder_name(formula: str, level: str, fwhm_mm: float | None = None, atlas: str = _ATLAS) -> str:
-    """``gm ~ age + sex`` -> ``gm_age_sex``, with --fwhm 8 ``gm_age_sex-s8``.
-
-    Of regions ``gm_age_sex_roi``, and ``gm_age_sex_roi-tracts72`` of another atlas than the default one.
-    """
-    from vbmstat.files.filenames import formula_name  # noqa: PLC0415 - heavy imports inside the command
-    from vbmstat.regions.volumes import LEVELS  # noqa: PLC0415
-
-    smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
-    stem = "".join(
-        letter if letter.isalnum() else "_" for letter in Path(atlas).name.removesuffix(".gz").rsplit(".", 1)[0]
-    )
-    regions = f"_{level}" if atlas == _ATLAS else f"_{level}-{stem}"
-    return formula_name(formula, LEVELS) + ("" if level == "voxel" else regions) + smoothed
 
 
 def print_summary(results: GlmResults, folder: Path, said: Collection[str]) -> None:

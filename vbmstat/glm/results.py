@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ATLASES = ("lpba40", "neuromorphometrics")  # that name places in a notebook
-_P_STATS = ("p", "qfdr", "prft", "pperm", "pfwe", "ptfce", "pextent", "pmass")
+P_STATS = ("p", "qfdr", "prft", "pperm", "pfwe", "ptfce", "pextent", "pmass")
 _FLAG = " approximated"  # suffix of the column that flags the approximated p of another
-_OUTSIDE = dict.fromkeys(_P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
+_OUTSIDE = dict.fromkeys(P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,7 +112,7 @@ class GlmResults:
                 row["threshold"], row["threshold_by"] = self.inference[contrast.name].critical(
                     maps[contrast.kind].values
                 )
-            row |= {f"smallest_{stat}": maps[stat].values[self.mask].min() for stat in _P_STATS if stat in maps}
+            row |= {f"smallest_{stat}": maps[stat].values[self.mask].min() for stat in P_STATS if stat in maps}
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -143,7 +143,7 @@ class GlmResults:
         one = self._contrast(contrast)
         stat = stat or one.kind
         volume = self.volume(one.name, stat)
-        symbol = notebook.P_SYMBOL if stat in _P_STATS else stat
+        symbol = notebook.P_SYMBOL if stat in P_STATS else stat
         if threshold is None and stat == one.kind and one.name in self.inference:
             threshold = self.inference[one.name].critical(self.maps[one.name][stat].values)[0]
         return notebook.plot(volume, f"{one.name}: {stat}", symbol, threshold or 0.0, **view)

@@ -18,7 +18,7 @@ from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.setup import Setup
 from vbmstat.glm.voxel import VoxelFit, voxel_fit, with_map_values
 from vbmstat.report.model_folder import Model, read_model
-from vbmstat.report.places import RegionPlaces, VoxelPlaces
+from vbmstat.report.places import Place, ReadVoxels, RegionPlaces, VoxelPlaces, read_voxels
 from vbmstat.report.recorded import find_model
 from vbmstat.tables import dictionary
 from vbmstat.tables.cohort import closest, is_tiv_name
@@ -42,12 +42,15 @@ class Look:
         Where it is, and what was measured there with its unit.
     stem : str
         Start of its file names.
+    at : Place
+        The place itself.
     """
 
     fit: VoxelFit
     place: str
     response: str
     stem: str
+    at: Place
 
 
 def look_at(
@@ -72,14 +75,28 @@ def look_at(
     VbmstatError
         If there is no such place or contrast, an input is not found, or the model is another one now.
     """
+    return look_in(open_places(folder, inputs), wanted, by)
+
+
+def open_places(
+    folder: Path, inputs: Sequence[Path] = (), read: ReadVoxels = read_voxels
+) -> VoxelPlaces | RegionPlaces:
+    """The places of a result folder, to look at them again and again; parameters and errors as in :func:`look_at`."""
     model = read_model(folder)
-    contrasts = [_contrast(model, name) for _, name in wanted]
     # a table may get columns later, such as wmh_ml: what counts is the design, which is compared with design.tsv
     recorded = find_model(model.record, folder / "glm.json", inputs, table_may_differ=True)
     if recorded.random is not None:
         msg = f"{folder}: a mixed model of regions (--random) cannot be plotted; fit it with --variance sandwich:COLUMN"
         raise VbmstatError(msg)
-    looked = (RegionPlaces if model.is_of_regions else VoxelPlaces)(model, recorded)
+    return RegionPlaces(model, recorded) if model.is_of_regions else VoxelPlaces(model, recorded, read)
+
+
+def look_in(
+    looked: VoxelPlaces | RegionPlaces, wanted: Sequence[tuple[str, str | None]], by: str | None = None
+) -> list[Look]:
+    """Look at contrasts at places of opened results; parameters and errors as in :func:`look_at`."""
+    model = looked.model
+    contrasts = [_contrast(model, name) for _, name in wanted]
     places = [looked.place(at, contrast) for (at, _), contrast in zip(wanted, contrasts, strict=True)]
     setup = _as_recorded(looked.setup, model)
     colours = None if by is None else pd.Series(read_labels(by, setup.source.table), name=by)
@@ -90,7 +107,7 @@ def look_at(
         if then is not None and abs(then - fit.statistic) > _SAME * max(1.0, abs(then)):
             notes.append(f"the results have {contrast.kind} = {then:.2f} here, this figure {fit.statistic:.2f}")
         stem = f"contrast-{contrast.label}_at-{place.slug}"
-        looks.append(Look(replace(fit, notes=tuple(notes)), place.name, looked.response, stem))
+        looks.append(Look(replace(fit, notes=tuple(notes)), place.name, looked.response, stem, place))
     return looks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,15 +31,18 @@ from vbmstat.report.recorded import Recorded
 from vbmstat.tables.cohort import closest, read_table
 
 PEAK = "peak"
+ReadVoxels = Callable[[Mapping[str, Path], np.ndarray, float, Mapping[str, Any]], tuple[np.ndarray, list[str]]]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place: its name, how files call it, and its voxels (RAS+ C-order) or, at level roi, its column."""
+    """A place: its name, how files call it, its voxels (RAS+ C-order) or, at level roi, its column; mm of a voxel."""
 
     name: str
     slug: str
     voxels: np.ndarray
+    region: str = ""
+    mm: tuple[float, ...] | None = None
 
 
 class Values(NamedTuple):
@@ -56,12 +59,23 @@ def without_inference(recorded: Recorded) -> ModelSpec:
     return replace(recorded.spec, inference=inference, subsets=Subsets(repeats=0))
 
 
+def read_voxels(
+    paths: Mapping[str, Path], voxels: np.ndarray, fwhm_mm: float, then: Mapping[str, Any]
+) -> tuple[np.ndarray, list[str]]:
+    """Values of maps at some voxels, (n_scans, k), as the fit read them, and scans with another file than `then`."""
+    rows = np.empty((len(paths), len(voxels)), dtype=np.float32)
+    with decoder(MapReader.like(next(iter(paths.values())), fwhm_mm), MaskRule(None), Packing()) as maps:
+        hashes = maps.read(list(paths.values()), voxels, rows)
+    return rows, [scan for scan, digest in zip(paths, hashes, strict=True) if then[scan]["sha256"] != digest]
+
+
 @dataclass(frozen=True)
 class VoxelPlaces:
-    """A model of maps."""
+    """A model of maps, whose voxels `read` reads."""
 
     model: Model
     recorded: Recorded
+    read: ReadVoxels = read_voxels
 
     @cached_property
     def setup(self) -> Setup:
@@ -100,7 +114,7 @@ class VoxelPlaces:
             hint = f"nearest {near}" if near else "the model has no atlas" if self._regions is None else "none is near"
             msg = f"--at {at!r}: expected x,y,z in mm, peak, or a region as the table of peaks names it ({hint})"
             raise VbmstatError(msg)
-        return Place(f"{at}, mean of {len(voxels):,} voxels", file_label(at), voxels)
+        return Place(f"{at}, mean of {len(voxels):,} voxels", file_label(at), voxels, at)
 
     def _peak(self, contrast: Contrast) -> np.ndarray:
         """RAS+ mm of the strongest peak; without a table of peaks of the strongest voxel."""
@@ -129,22 +143,23 @@ class VoxelPlaces:
             given = ",".join(f"{value:g}" for value in point)
             msg = f"--at {given}: outside the analysis mask; the nearest voxel in it is at {','.join(at)}"
             raise VbmstatError(msg)
-        region = "" if self._regions is None else f", {names_at(self._regions, mm[[nearest]])[0]}"
+        region = "" if self._regions is None else names_at(self._regions, mm[[nearest]])[0]
         sides = zip(("RL", "AP", "SI"), at, strict=True)
         slug = "".join(f"{pair[text.startswith('-')]}{text.removeprefix('-')}" for pair, text in sides)
-        return Place(f"{what}at {', '.join(at).replace('-', '−')} mm{region}", slug, inside[[nearest]])
+        name = f"{what}at {', '.join(at).replace('-', '−')} mm{f', {region}' if region else ''}"
+        return Place(name, slug, inside[[nearest]], region, tuple(mm[nearest].tolist()))
 
     def values(self, places: Sequence[Place]) -> tuple[list[Values], list[str]]:
         """Means over each place, and a line on maps that have changed."""
         voxels = np.unique(np.concatenate([place.voxels for place in places]))
         source, covariate, record = self.setup.source, self.setup.covariate, self.model.record
-        read, changed = _read(source.paths, voxels, source.smoothing.applied_mm, record["maps"])
+        read, changed = self.read(source.paths, voxels, source.smoothing.applied_mm, record["maps"])
         if source.change is not None:
             read = source.change.combine(read)
         of_map = read
         if covariate is not None:
             then = record["map_covariate"]["maps"]
-            of_map, more = _read(covariate[1], voxels, covariate[2].applied_mm, then)
+            of_map, more = self.read(covariate[1], voxels, covariate[2].applied_mm, then)
             changed = [*changed, *more]
         at = [np.searchsorted(voxels, place.voxels) for place in places]
         means = [Values(*(rows[:, i].mean(axis=1, dtype=np.float64) for rows in (read, of_map))) for i in at]
@@ -154,16 +169,6 @@ class VoxelPlaces:
     def statistic(self, place: Place, contrast: Contrast) -> float | None:
         """The statistic of the fit at a voxel; None for a region."""
         return float(self._statistic(contrast)[place.voxels[0]]) if len(place.voxels) == 1 else None
-
-
-def _read(
-    paths: Mapping[str, Path], voxels: np.ndarray, fwhm_mm: float, then: Mapping[str, Any]
-) -> tuple[np.ndarray, list[str]]:
-    """Values of maps at some voxels, (n_scans, k), as the fit read them, and scans with another file than `then`."""
-    rows = np.empty((len(paths), len(voxels)), dtype=np.float32)
-    with decoder(MapReader.like(next(iter(paths.values())), fwhm_mm), MaskRule(None), Packing()) as maps:
-        hashes = maps.read(list(paths.values()), voxels, rows)
-    return rows, [scan for scan, digest in zip(paths, hashes, strict=True) if then[scan]["sha256"] != digest]
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ class RegionPlaces:
                 raise VbmstatError(msg)
             row = found[0]
         name = str(names.iloc[row]["name" if "name" in names else "region"])
-        return Place(name, file_label(name), np.array([row]))
+        return Place(name, file_label(name), np.array([row]), name)
 
     def _table(self, contrast: Contrast) -> pd.DataFrame:
         table = read_table(self.model.roi_tables[0])

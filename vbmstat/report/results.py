@@ -8,13 +8,16 @@ from pathlib import Path
 from scipy import stats
 
 from vbmstat.figures.model import design_figure, glass_brain_figure
+from vbmstat.files.filenames import formula_name
 from vbmstat.glm.inference.corrected import checkpoint_name
 from vbmstat.glm.results import GlmResults
 from vbmstat.image.storage import atomic_path
 from vbmstat.regions.models import atlas_record
+from vbmstat.regions.volumes import LEVELS
 from vbmstat.report.notebook import regions_of
 from vbmstat.roi.atlas import Atlas, load_atlas
 
+ATLAS = "lpba40"  # of regions, unless another is given
 _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 0.001
 
 
@@ -22,7 +25,7 @@ def write_results(
     results: GlmResults,
     folder: Path,
     *,
-    atlas: Path | str | Sequence[Path | str] = "lpba40",
+    atlas: Path | str | Sequence[Path | str] = ATLAS,
     spm_names: bool = False,
     outside: str = "zero",
 ) -> list[Atlas]:
@@ -57,6 +60,19 @@ def write_results(
     for contrast in results.contrasts:
         (folder / checkpoint_name(contrast)).unlink(missing_ok=True)
     return used
+
+
+def folder_name(formula: str, level: str = "voxel", fwhm_mm: float | None = None, atlas: str = ATLAS) -> str:
+    """``gm ~ age + sex`` -> ``gm_age_sex``, with --fwhm 8 ``gm_age_sex-s8``.
+
+    Of regions ``gm_age_sex_roi``, and ``gm_age_sex_roi-tracts72`` of another atlas than the default one.
+    """
+    smoothed = "" if fwhm_mm is None else f"-s{fwhm_mm:g}"  # no formula's own name ends in a dash and s
+    stem = "".join(
+        letter if letter.isalnum() else "_" for letter in Path(atlas).name.removesuffix(".gz").rsplit(".", 1)[0]
+    )
+    regions = f"_{level}" if atlas == ATLAS else f"_{level}-{stem}"
+    return formula_name(formula, LEVELS) + ("" if level == "voxel" else regions) + smoothed
 
 
 def write_figures(results: GlmResults, folder: Path) -> None:

@@ -128,6 +128,18 @@ class Preprocessing:
         return next((path for path in paths if path.is_file()), None)
 
 
+def read_run(folder: Path, table: Path | None = None) -> Preprocessing:
+    """The tables of an output folder, without the scans' records; parameters as in :func:`read_preprocessing`."""
+    return Preprocessing(folder, read_cohort(table or folder / "cohort.tsv"), read_failures(folder), {})
+
+
+def read_failures(folder: Path) -> pd.DataFrame:
+    """Scans that failed in the last run: scan, path, step, reason."""
+    if not (folder / "failures.tsv").is_file():
+        return pd.DataFrame(columns=["scan", "path", "step", "reason"])
+    return pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+
+
 def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:
     """Read an output folder of ``vbmstat preprocess``.
 
@@ -143,12 +155,8 @@ def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing
     TableError
         If the table cannot be read.
     """
-    cohort = read_cohort(table or folder / "cohort.tsv")
-    failed = pd.DataFrame(columns=["scan", "path", "step", "reason"])
-    if (folder / "failures.tsv").is_file():
-        failed = pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
-    run = Preprocessing(folder, cohort, failed, {})
-    for scan in cohort.scan_ids:
+    run = read_run(folder, table)
+    for scan in run.cohort.scan_ids:
         path = run.output(scan, "sidecar")
         try:
             run.sidecars[scan] = storage.read_json(path) if path else {}

@@ -186,6 +186,20 @@ def is_left_out(scan: str, left_out: Collection[str]) -> bool:
     return bool(left_out) and any(name in left_out for name in (scan, *spellings(*split_ids(scan))))
 
 
+def reasons_in(path: Path, cohort: Cohort) -> tuple[dict[str, str], list[str]]:
+    """Reason of each scan of a cohort that a list names, and ids of the list that name none.
+
+    Raises
+    ------
+    TableError
+        If the file is no such list, or spells an id otherwise than the table.
+    """
+    known = _spelled(cohort)
+    reasons, unknown = _matched(_read_list(path, known), known)
+    _refuse_other_spellings(unknown, path, known)
+    return reasons, unknown
+
+
 def _matched(given: Mapping[str, str], known: Mapping[str, list[str]]) -> tuple[dict[str, str], list[str]]:
     """Scans of the table that ids name, with their reasons, and ids that name none."""
     reasons = {scan: why for name, why in given.items() for scan in known.get(name, ())}

@@ -201,16 +201,22 @@ def write_thresholded(path: Path, folder: Path, statistic: Statistic, left: Thre
     io.write_volume(files[0], image, axcodes=axcodes, intent=_intent(statistic, asked.to), description=about[:79])
     labels = statistic.space.volume(left.clusters.labels)
     io.write_volume(files[1], labels, axcodes=axcodes, dtype="int32", intent=("label", ()), description=about[:79])
-    of = StatisticMap(statistic.values, statistic.kind, statistic.space)
-    at_peak = {"z": statistic.z(), "p_uncorrected": statistic.p()}
-    files += [folder / f"{stem}_{name}.tsv" for name in ("clusters", "peaks")]
-    dictionary.write_table(
-        files[2], cluster_table(of, left.clusters, left.p_extent, at_peak, asked.regions), "clusters"
-    )
-    dictionary.write_table(files[3], peak_table(of, left.clusters, at_peak, asked.regions), "peaks")
+    for name, table in tables_of(statistic, left, asked.regions).items():
+        files.append(folder / f"{stem}_{name}.tsv")
+        dictionary.write_table(files[-1], table, name)
     files.append(folder / f"{stem}.json")
     storage.write_json(files[4], _record(path, statistic, left, asked))
     return files
+
+
+def tables_of(statistic: Statistic, left: Thresholded, regions: Regions | None) -> dict[str, pd.DataFrame]:
+    """Tables of what is left of a map, its ``clusters`` and ``peaks``, with the names of their places."""
+    of = StatisticMap(statistic.values, statistic.kind, statistic.space)
+    at_peak = {"z": statistic.z(), "p_uncorrected": statistic.p()}
+    return {
+        "clusters": cluster_table(of, left.clusters, left.p_extent, at_peak, regions),
+        "peaks": peak_table(of, left.clusters, at_peak, regions),
+    }
 
 
 def _intent(statistic: Statistic, to: str) -> tuple[str, tuple[float, ...]]:

@@ -1,0 +1,238 @@
+"""The routes of the workbench: each calls one function and answers with JSON, or with a sentence on what is wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from vbmstat.errors import VbmstatError
+from vbmstat.tables import exclusions
+from vbmstat.tables.selection import EXCLUSIONS
+from vbmstat.ui import cohort, images, results
+from vbmstat.ui.commands import command_line
+from vbmstat.ui.plain import plain
+from vbmstat.ui.security import DOCUMENT, Guard
+from vbmstat.ui.study import MissingError, RefusedError, Study
+
+STATIC = Path(__file__).parent / "static"
+_UNBUILT = (
+    "The page of the workbench was not built. In a checkout of vbmstat run `make ui` (it needs node 20 or newer), and "
+    "load this page again. The wheel has it built."
+)
+_TYPES = {
+    ".gz": "application/octet-stream", ".nii": "application/octet-stream", ".png": "image/png", ".svg": "image/svg+xml",
+    ".tsv": "text/tab-separated-values", ".json": "application/json", ".html": "text/html", ".log": "text/plain",
+    ".jpg": "image/jpeg", ".txt": "text/plain", ".pdf": "application/pdf", ".js": "text/javascript", ".css": "text/css",
+    ".wasm": "application/wasm", ".woff2": "font/woff2", ".map": "application/json",
+}  # fmt: skip
+_KEPT = {"cache-control": "private, max-age=31536000, immutable"}  # addresses that change with the file
+_log = logging.getLogger(__name__)
+Answer = Callable[[Request], Any]
+
+
+def make_app(study: Study, token: str, port: int) -> Starlette:
+    """The ASGI application that serves a folder.
+
+    Parameters
+    ----------
+    study : Study
+        The folder.
+    token : str
+        What the browser must show.
+    port : int
+        Of the server.
+    """
+    api = _Api(study)
+    routes: list[BaseRoute] = [
+        Route("/", _page),
+        Route("/app/{path:path}", _static),
+        Route("/api/folder", _json(api.folder)),
+        Route("/api/cohort", _json(lambda _: cohort.cohort(study))),
+        Route("/api/scans/{scan}", _json(lambda request: cohort.scan_details(study, request.path_params["scan"]))),
+        Route("/api/thumbnails/{scan}", api.thumbnail),
+        Route("/api/file/{path:path}", api.file),
+        Route("/api/assets/template.nii.gz", api.template),
+        Route("/api/assets/atlas.nii.gz", api.atlas),
+        Route("/api/assets/atlas.json", _json(lambda _: images.atlas_names())),
+        Route("/api/results", _json(lambda _: results.results(study))),
+        Route("/api/results/{id:path}/places", _json(lambda asked: api.places.look(_id(asked), asked.query_params))),
+        Route("/api/results/{id:path}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
+        Route("/api/results/{id:path}/table", api.table),
+        Route("/api/results/{id:path}/figure", api.figure),
+        Route("/api/results/{id:path}", _json(lambda asked: results.result_details(study, _id(asked)))),
+        Route("/api/pairs", _json(api.pairs)),
+        Route("/api/exclusions", _json(api.exclusions)),
+        Route("/api/exclusions/{scan}", _json(api.exclude, "PUT"), methods=["PUT"]),
+        Route("/api/exclusions/{scan}", _json(api.include), methods=["DELETE"]),
+    ]
+    guard = Middleware(Guard, token=token, port=port)
+    handlers = {VbmstatError: _sentence, OSError: _sentence, HTTPException: _http_error, Exception: _unexpected}
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)  # type: ignore[arg-type]
+
+
+class _Api:
+    """Answers that need more than a call."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.places, self._writing = study, results.Places(study), threading.Lock()
+
+    def folder(self, _: Request) -> dict[str, Any]:
+        """What the folder holds."""
+        results = [self.study.relative(path) for path in self.study.results()]
+        return cohort.summary(self.study, len(results)) | {"results": results}
+
+    def thumbnail(self, request: Request) -> Response:
+        """A small picture of a scan."""
+        path = cohort.picture(self.study, request.path_params["scan"])
+        return Response(images.thumbnail(path), media_type="image/jpeg", headers=_KEPT)
+
+    def file(self, request: Request) -> Response:
+        """A file of the folder."""
+        path = self.study.path(request.path_params["path"])
+        if not path.is_file():
+            msg = f"{request.path_params['path']!r}: expected a file, got a folder"
+            raise MissingError(msg)
+        return _file(request, path)
+
+    def template(self, _: Request) -> Response:
+        """The average brain."""
+        return Response(images.template_bytes(), media_type="application/octet-stream", headers=_KEPT)
+
+    def atlas(self, request: Request) -> Response:
+        """The atlas."""
+        return _file(request, images.atlas_path())
+
+    def table(self, request: Request) -> Response:
+        """Clusters above a height."""
+        picked = results.Picked.of(self.study, _id(request), request.query_params)
+        if request.query_params.get("format", "json") != "tsv":
+            return JSONResponse(plain(picked.rows()))
+        table, made = picked.table()
+        text = table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
+        return Response(text, media_type=_TYPES[".tsv"], headers=_export("clusters.tsv", made))
+
+    def figure(self, request: Request) -> Response:
+        """A picture of a map above a height."""
+        picked, form = (
+            results.Picked.of(self.study, _id(request), request.query_params),
+            request.query_params.get("format", "svg"),
+        )
+        content, made = picked.figure(form, request.query_params.get("at", ""))
+        headers = _export(f"figure.{form}", made) | {"content-security-policy": DOCUMENT}
+        return Response(content, media_type=_TYPES[f".{form}"], headers=headers)
+
+    def pairs(self, request: Request) -> dict[str, Any]:
+        """Two results."""
+        asked = request.query_params
+        return results.pairs(self.study, asked.get("first", ""), asked.get("second", ""), asked.get("contrast"))
+
+    def exclusions(self, _: Request) -> dict[str, Any]:
+        """The rows of exclusions.tsv."""
+        path = self.study.run / EXCLUSIONS
+        return {"path": self.study.relative(path), "rows": exclusions.exclusion_rows(path)}
+
+    def exclude(self, request: Request) -> dict[str, Any]:
+        """Leave a scan out."""
+        key = cohort.key_of(self.study, request.path_params["scan"])
+        reason = request.state.body.get("reason")
+        with self._writing:
+            exclusions.exclude(self.study.run / EXCLUSIONS, key, reason if isinstance(reason, str) else "")
+        return self.exclusions(request)
+
+    def include(self, request: Request) -> dict[str, Any]:
+        """Take a scan in again."""
+        key = cohort.key_of(self.study, request.path_params["scan"])
+        with self._writing:
+            exclusions.include(self.study.run / EXCLUSIONS, key)
+        return self.exclusions(request)
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _export(name: str, made: list[str]) -> dict[str, str]:
+    """Headers of a file to keep: its name, and the command that makes it, percent-encoded."""
+    return {"content-disposition": f'inline; filename="{name}"', "vbmstat-command": quote(command_line(made))}
+
+
+def _json(answer: Answer, method: str = "GET") -> Callable[[Request], Any]:
+    """A route that answers with JSON, made in a thread; of other methods than GET the body is a JSON object."""
+
+    async def endpoint(request: Request) -> Response:
+        request.state.body = {}
+        if method != "GET":
+            try:
+                request.state.body = await request.json()
+            except ValueError:
+                request.state.body = None
+            if not isinstance(request.state.body, dict):
+                return JSONResponse({"error": "expected a JSON object as the body of the request"}, 400)
+        content = await run_in_threadpool(lambda: json.dumps(plain(answer(request)), ensure_ascii=False))
+        return Response(content.encode("utf-8", "backslashreplace"), media_type="application/json")
+
+    return endpoint
+
+
+def _page(request: Request) -> Response:
+    """The page."""
+    if not (STATIC / "index.html").is_file():
+        return Response(_UNBUILT, media_type="text/plain")
+    return _file(request, STATIC / "index.html", {})
+
+
+def _static(request: Request) -> Response:
+    """A file of the built page."""
+    path = (STATIC / request.path_params["path"]).resolve()
+    if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
+        msg = f"{request.path_params['path']!r}: no such file of the page"
+        raise MissingError(msg)
+    return _file(request, path, {})
+
+
+def _file(request: Request, path: Path, headers: dict[str, str] | None = None) -> Response:
+    """A file with its type and ETag; what a browser would run is served in a sandbox."""
+    suffix = path.suffix.lower()
+    if headers is None:
+        headers = {"content-security-policy": DOCUMENT} if suffix in (".html", ".svg", ".htm", ".xml") else {}
+    kept = _KEPT if "v" in request.query_params else {"cache-control": "private, no-cache"}
+    answer = FileResponse(path, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=kept | headers)
+    answer.set_stat_headers(path.stat())
+    if request.headers.get("if-none-match") == answer.headers["etag"]:
+        return Response(status_code=304, headers={"etag": answer.headers["etag"], **kept})
+    return answer
+
+
+def _sentence(_: Request, error: Exception) -> Response:
+    """An error that a user can act on."""
+    status = (
+        404 if isinstance(error, MissingError | FileNotFoundError) else 403 if isinstance(error, RefusedError) else 400
+    )
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, VbmstatError):
+        text = f"{error.filename}: {error.strerror}; check the folder and load the page again"
+    return JSONResponse({"error": text.encode("utf-8", "backslashreplace").decode()}, status)
+
+
+def _http_error(request: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    """A fault of the program: its trace is for the terminal, not for the page."""
+    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+    text = "something went wrong in vbmstat itself; the terminal says more, please report it"
+    return JSONResponse({"error": f"{text} ({type(error).__name__})"}, 500)

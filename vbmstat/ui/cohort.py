@@ -1,0 +1,277 @@
+"""The cohort for the page: its table, the state of each scan, a scan's images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from vbmstat import __version__
+from vbmstat.errors import TableError, VbmstatError
+from vbmstat.files import naming
+from vbmstat.files.search import find_inputs
+from vbmstat.glm.design.covariates import is_number
+from vbmstat.glm.design.sites import is_site_name
+from vbmstat.image import storage
+from vbmstat.report.preprocessing import readable, unusual_values
+from vbmstat.report.run_folder import Preprocessing, read_failures, read_run
+from vbmstat.tables import cells, dictionary
+from vbmstat.tables.cohort import ID_COLUMNS, TEXT_COLUMNS, Cohort, is_id_name
+from vbmstat.tables.exclusions import read_exclusions
+from vbmstat.tables.selection import EXCLUSIONS
+from vbmstat.ui.commands import command_line
+from vbmstat.ui.plain import plain
+from vbmstat.ui.study import COHORT, MissingError, Study
+
+_MOST_LEVELS = 50
+_T1W, _SCAN, _TEMPLATE = "t1w", "scan", "template"
+# kind of output -> label, role, space, range shown (None: the viewer's own)
+_IMAGES: dict[str, tuple[str, str, str, list[float] | None]] = {
+    "m": ("T1w, bias corrected", _T1W, _SCAN, None),
+    "p1": ("Grey matter", "gm", _SCAN, [0.0, 1.0]),
+    "p2": ("White matter", "wm", _SCAN, [0.0, 1.0]),
+    "p3": ("CSF", "csf", _SCAN, [0.0, 1.0]),
+    "p0": ("Tissue labels", "label", _SCAN, [0.0, 3.0]),
+    "p7": ("White-matter hypointensities", "lesion", _SCAN, [0.0, 1.0]),
+    "wm": ("T1w in template space", "warped", _TEMPLATE, None),
+    "wp1": ("Grey matter in template space", "warped", _TEMPLATE, [0.0, 1.0]),
+    "wp2": ("White matter in template space", "warped", _TEMPLATE, [0.0, 1.0]),
+    "mwp1": ("Grey matter, modulated", "warped", _TEMPLATE, [0.0, 1.2]),
+    "mwp2": ("White matter, modulated", "warped", _TEMPLATE, [0.0, 1.2]),
+}
+TEMPLATE_URL = "/api/assets/template.nii.gz"
+
+
+def summary(study: Study, results: int) -> dict[str, Any]:
+    """What the folder holds, and a sentence on what to do where it holds little.
+
+    Parameters
+    ----------
+    study : Study
+        The folder.
+    results : int
+        How many models it holds.
+    """
+    study.check()
+    found = cohort(study)["rows"] if (study.run / COHORT).is_file() or not results else []
+    has_table = (study.run / COHORT).is_file()
+    kind = "cohort" if has_table else "results" if results else "bids" if found else "empty"
+    messages = {
+        "cohort": [],
+        "results": ["There is no cohort.tsv here, so only the results can be looked at."],
+        "bids": [f"{len(found)} T1w scans, not preprocessed yet: start with the step Cohort."],
+        "empty": [
+            "There is nothing to look at here: no cohort.tsv of vbmstat preprocess, no results of vbmstat glm, and no "
+            "T1w scans (sub-*/anat/*_T1w.nii.gz, or images in the folder itself). Start vbmstat ui with another folder."
+        ],
+    }[kind]
+    if has_table and not any(row["status"] == "done" for row in found):
+        messages = [*messages, "No scan is complete yet."]
+    return {
+        "path": str(study.root), "version": __version__, "kind": kind, "n_scans": len(found),
+        "n_failed": sum(row["status"] == "failed" for row in found),
+        "n_excluded": sum(row["excluded"] is not None for row in found), "messages": messages,
+        "command": command_line(["ui", str(study.root)]),
+    }  # fmt: skip
+
+
+def cohort(study: Study) -> dict[str, Any]:
+    """The table of scans: columns with their meaning, rows with state, exclusion and flags."""
+    study.check()
+    run, warnings = _run(study), list[str]()
+    table = run.table
+    shown = [name for name in table if not naming.is_map_column(str(name)) and name not in ("scan", "qc_warnings")]
+    given = _dictionary(run.folder / "cohort.json")
+    described = dictionary.describe("cohort", map(str, shown), given)
+    columns = [_column(table[name], described[str(name)]) for name in shown]
+    excluded, unknown = _excluded(run, warnings)
+    warnings += [f"{EXCLUSIONS}: {', '.join(unknown)} not in the table"] if unknown else []
+    values = plain(table[shown].astype(object).where(table[shown].notna(), None))
+    unusual = unusual_values(table[[*run.quality_columns, *run.volumes]]) if len(table) else pd.Series(dtype=str)
+    rows = []
+    for scan, key, content in zip(table.index, run.cohort.table.index, values, strict=True):
+        flags = [*_flags(run, scan), *filter(None, unusual[scan].split("; "))]
+        rows.append(_row(scan, key, "done", content) | {"flags": flags, "excluded": excluded.get(scan)})
+    pictures = _pictures(run)
+    for row in rows:
+        row["thumbnail"] = pictures.get(row["scan"])
+    rows += [row | {"excluded": excluded.get(row["scan"])} for row in _unfinished(study, run)]
+    return {"columns": columns, "rows": rows, "warnings": warnings, "responses": _responses(table)}
+
+
+def scan_details(study: Study, scan: str) -> dict[str, Any]:
+    """The images of a scan, its picture and quality."""
+    run = _run(study)
+    if scan not in run.table.index:
+        found = next((one for one in _inputs(study) if "_".join(filter(None, _ids(one))) == scan), None)
+        if found is None:
+            msg = f"{scan}: no such scan in {study.root}; load the page again"
+            raise MissingError(msg)
+        image = _image(study, found.path, ("T1w", _T1W, _SCAN, None))
+        return {"scan": scan, "images": [image], "picture": None, "quality": [], "notes": ["not preprocessed yet"]}
+    kinds = dict(_IMAGES)
+    smoothed = [str(name) for name in run.table if naming.fwhm_of(str(name)) is not None]
+    kinds |= {name: (f"Smoothed map {name}", "warped", _TEMPLATE, [0.0, 1.0]) for name in smoothed}
+    paths = {kind: run.output(scan, kind) for kind in kinds}
+    images = [_image(study, path, kinds[kind]) for kind, path in paths.items() if path is not None]
+    images.append(
+        {"label": "Template", "role": "template", "space": _TEMPLATE, "url": TEMPLATE_URL, "range": [0.0, 1.0]}
+    )
+    names = (*run.quality_columns, *run.volumes)
+    described = dictionary.describe("cohort", names)
+    marks = unusual_values(run.table[[*names]])[scan]
+    quality = [
+        {"name": name, "value": plain(run.table.at[scan, name]), "description": described[name]["Description"],
+         "flagged": f"{readable(name)} (z" in marks}
+        for name in names
+    ]  # fmt: skip
+    return {
+        "scan": scan, "images": images, "picture": study.url(run.output(scan, "picture")), "quality": quality,
+        "notes": _flags(run, scan),
+    }  # fmt: skip
+
+
+def _flags(run: Preprocessing, scan: str) -> list[str]:
+    """Warnings of the run about a scan."""
+    return [flag for flag in str(run.flags[scan]).split("; ") if flag]
+
+
+def key_of(study: Study, scan: str) -> tuple[str, str]:
+    """Participant and session of a scan; raises MissingError if there is no such scan."""
+    found = next((row for row in cohort(study)["rows"] if row["scan"] == scan), None)
+    if found is None:
+        msg = f"{scan}: no such scan in {study.root}; load the page again"
+        raise MissingError(msg)
+    return found["participant_id"], found["session_id"]
+
+
+def picture(study: Study, scan: str) -> Path:
+    """The picture of a scan; raises MissingError if there is none."""
+    run = _run(study)
+    path = run.output(scan, "picture") if scan in run.table.index else None
+    if path is None:
+        msg = f"{scan}: no picture"
+        raise MissingError(msg)
+    return study.path(study.relative(path))
+
+
+def _run(study: Study) -> Preprocessing:
+    """The run's tables, of no scans if there is no cohort yet."""
+    if (study.run / COHORT).is_file():
+        return read_run(study.run)
+    index = pd.MultiIndex.from_arrays([[], []], names=[*ID_COLUMNS])
+    return Preprocessing(study.run, Cohort(pd.DataFrame(index=index), study.run), read_failures(study.run), {})
+
+
+def _dictionary(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """A table's own data dictionary; empty if it has none."""
+    try:
+        content = storage.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return {name: one for name, one in content.items() if isinstance(one, dict)} if isinstance(content, dict) else {}
+
+
+def _column(values: pd.Series, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, meaning, unit and type of a column, as `glm` takes it."""
+    name = str(values.name)
+    about = {
+        "name": name, "description": str(described.get("Description", "")), "unit": str(described.get("Units", "")),
+    }  # fmt: skip
+    if name in TEXT_COLUMNS:
+        return about | {"type": "text"}
+    known = values.dropna()
+    if is_number(known) and not is_id_name(name) and not is_site_name(name):
+        return about | {"type": "number"}
+    levels = cells.sorted_labels(pd.Series(cells.labels(known), dtype=object))
+    return about | ({"type": "category", "levels": levels} if len(levels) <= _MOST_LEVELS else {"type": "text"})
+
+
+def _row(scan: str, key: tuple[str, str], status: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "scan": scan, "participant_id": key[0], "session_id": key[1], "status": status, "excluded": None, "flags": [],
+        "thumbnail": None, "values": values,
+    }  # fmt: skip
+
+
+def _pictures(run: Preprocessing) -> dict[str, str]:
+    """Address of each scan's thumbnail."""
+    found = {}
+    for scan in run.table.index:
+        path = run.output(scan, "picture")
+        if path is not None:
+            found[scan] = f"/api/thumbnails/{quote(scan, safe='')}?v={path.stat().st_mtime_ns:x}"
+    return found
+
+
+def _excluded(run: Preprocessing, warnings: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Reasons of the scans that ``exclusions.tsv`` names, and ids in it that are none; a damaged file is a warning."""
+    try:
+        return read_exclusions(run.folder / EXCLUSIONS, run.cohort)
+    except TableError as error:
+        warnings.append(str(error))
+        return {}, []
+
+
+def _inputs(study: Study) -> tuple[naming.Scan, ...]:
+    """The T1w scans of the folder; none in an output folder."""
+    if study.run == study.root:
+        return ()
+    try:
+        return find_inputs([study.root]).scans
+    except VbmstatError:
+        return ()
+
+
+def _ids(scan: naming.Scan) -> tuple[str, str]:
+    return scan.participant_id, scan.session_id
+
+
+def _unfinished(study: Study, run: Preprocessing) -> Iterator[dict[str, Any]]:
+    """Rows of scans that failed, that a run has not collected yet, or that wait."""
+    known = set(run.table["scan"]) if "scan" in run.table else set()
+    failed = {str(row.scan): row for row in run.failures.itertuples()}
+    inputs = {one.stem: one for one in _inputs(study)}
+    stems = {**dict.fromkeys(failed), **dict.fromkeys(inputs)}
+    for stem in stems:
+        key = _ids(inputs[stem]) if stem in inputs else naming.split_ids(stem)
+        scan = "_".join(filter(None, key))
+        if stem in known or scan in run.table.index:
+            continue
+        if stem in failed:
+            why = f"failed at the step {failed[stem].step}: {failed[stem].reason}"
+            yield _row(scan, key, "failed", {}) | {"flags": [why]}
+            continue
+        values = _collected(run, naming.Scan(Path(stem), stem, *key))
+        yield _row(scan, key, "waiting" if values is None else "done", values or {})
+
+
+def _collected(run: Preprocessing, scan: naming.Scan) -> dict[str, Any] | None:
+    """The numbers of a scan that is complete, while the run goes on; None if it is not."""
+    for style in naming.NAME_STYLES:
+        try:
+            content = storage.read_json(naming.output_path(run.folder, scan, "sidecar", style))
+        except (OSError, ValueError):
+            continue
+        row = content.get("row") if isinstance(content, dict) else None
+        return {name: plain(value) for name, value in row.items()} if isinstance(row, dict) else {}
+    return None
+
+
+def _image(study: Study, path: Path, about: tuple[str, str, str, list[float] | None]) -> dict[str, Any]:
+    label, role, space, shown = about
+    return {"label": label, "role": role, "space": space, "url": study.url(path), "range": shown}
+
+
+def _responses(table: pd.DataFrame) -> list[dict[str, str]]:
+    """What may stand on the left of a formula, and what it is."""
+    found = []
+    for tissue, number in naming.MAP_NUMBER.items():
+        columns = [name for name in naming.map_columns(map(str, table.columns), number) if table[name].notna().any()]
+        if columns:
+            name = naming.TISSUES.get(tissue, "white-matter hypointensities")
+            found.append({"name": tissue, "description": f"{name} ({columns[0]})"})
+    return found

@@ -1,0 +1,161 @@
+"""Command lines of what the page asks for: the same for the child process and for the eye."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vbmstat.errors import VbmstatError
+from vbmstat.glm.spec import ModelSpec
+from vbmstat.report.model_folder import Model
+from vbmstat.report.results import ATLAS, folder_name
+from vbmstat.roi.atlas import SOURCES, TRACTS
+from vbmstat.tables.cohort import closest
+from vbmstat.tables.selection import EXCLUSIONS
+from vbmstat.ui.study import Study
+
+# Options that the page may give, as the command line spells them: none that names a path outside the folder
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "preprocess": (
+        "engine", "fwhm", "longitudinal", "model", "wmh", "outputs", "voxel_size", "jobs", "memory", "force",
+    ),
+    "glm": (
+        "level", "repeats", "fraction", "seed", "inference", "permutations", "cluster_threshold", "one_sided",
+        "variance", "fwhm", "tiv", "weights", "missing", "where", "blocks", "svc", "atlas", "random", "report",
+    ),
+    "roi": ("atlas", "where"),
+    "report": (),
+}  # fmt: skip
+_OWN = {"glm": ("formula", "contrasts"), "report": ("folder",)}
+
+
+def arguments(study: Study, command: str, options: Mapping[str, Any]) -> list[str]:
+    """Arguments of ``vbmstat`` for what the page asks.
+
+    Parameters
+    ----------
+    study : Study
+        The folder.
+    command : str
+        ``preprocess``, ``glm``, ``roi`` or ``report``.
+    options : mapping
+        By the names of the command line without dashes; lists are repeated (`inference`: joined with commas), None and
+        False are left out. Of glm also `formula` and `contrasts`, a mapping of names to texts; of report `folder`.
+
+    Raises
+    ------
+    VbmstatError
+        If the command or an option is unknown, or a value has no place on a command line.
+    """
+    if command not in _OPTIONS:
+        msg = f"command {command!r}: expected one of {', '.join(_OPTIONS)}"
+        raise VbmstatError(msg)
+    known = (*_OPTIONS[command], *_OWN.get(command, ()))
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        msg = f"{command} has no option {unknown!r} here (nearest {closest(unknown, known) or 'none'})"
+        raise VbmstatError(msg)
+    given = {name: options[name] for name in _OPTIONS[command] if options.get(name) not in (None, False, "", [])}
+    if given.get("atlas", ATLAS) not in (*SOURCES, TRACTS, "none"):
+        given["atlas"] = str(study.path(str(given["atlas"])))
+    return [command, *_STARTS[command](study, options), *(word for pair in given.items() for word in _words(*pair))]
+
+
+def command_line(given: list[str]) -> str:
+    """What to type for the same."""
+    return shlex.join(["vbmstat", *given])
+
+
+def result_folder(study: Study, options: Mapping[str, Any]) -> str:
+    """Where glm puts the results of these options, relative to the folder."""
+    fwhm, level = options.get("fwhm"), options.get("level") or "voxel"
+    name = folder_name(
+        str(options["formula"]), level, None if fwhm is None else float(fwhm), options.get("atlas") or ATLAS
+    )
+    return study.relative(study.run / "glm" / name)
+
+
+def fitted_arguments(model: Model, run: Path) -> list[str]:
+    """Arguments of ``vbmstat glm`` that fitted a model, with the names of its files; `run` holds its table."""
+    record = model.record
+    spec = ModelSpec.from_record(record["spec"], lambda name, _: Path(name))
+    table, maps = (record.get("data") or {}).get("table"), (record.get("data") or {}).get("maps")
+    words = ["glm", spec.formula]
+    words += ["--cohort", str(run / table["file"])] if table else []
+    words += ["--maps", maps["folder"]] if isinstance(maps, Mapping) else []
+    given = spec.contrasts
+    texts = contrast_texts(given) if isinstance(given, Mapping) else [str(one) for one in given or ()]
+    words += [word for text in texts for word in ("--contrast", text)]
+    for keyword in spec.changed():
+        value = spec.value(keyword)
+        if keyword == "exclusions" or (keyword == "exclude" and all(str(one).endswith(EXCLUSIONS) for one in value)):
+            continue  # resolved: honoured by default
+        option = {"fwhm_mm": "fwhm", "tables": "participants"}.get(keyword, keyword)
+        words += _words(option, list(value) if isinstance(value, tuple) else value)
+    level = str(record.get("level", "voxel"))
+    words += [] if level == "voxel" else ["--level", level, "--atlas", str(record.get("atlas"))]
+    return words + (["--random", str(record["random"])] if record.get("random") else [])
+
+
+def contrast_texts(contrasts: Any) -> list[str]:
+    """Contrasts by name as the command line has them."""
+    if not isinstance(contrasts or {}, Mapping):
+        msg = "contrasts: expected names with their texts"
+        raise VbmstatError(msg)
+    texts = []
+    for name, text in dict(contrasts or {}).items():
+        if not str(text).strip() or str(text).strip().endswith(".json"):
+            msg = f"contrast {name!r}: expected a column, expression or weights, got {text!r}"
+            raise VbmstatError(msg)
+        texts.append(str(text) if name in ("", text) else f"{name} = {text}")
+    return texts
+
+
+def _preprocess(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
+    del options
+    if study.run == study.root:
+        msg = (
+            f"{study.root}: the output of preprocess; start vbmstat ui with the folder of the scans to preprocess more"
+        )
+        raise VbmstatError(msg)
+    yield from (str(study.root), "--out", str(study.run))
+
+
+def _glm(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
+    formula = str(options.get("formula") or "").strip()
+    if "~" not in formula or formula.startswith("-"):
+        msg = f"formula {formula!r}: expected maps and covariates, such as 'gm ~ age + sex + tiv'"
+        raise VbmstatError(msg)
+    yield from (formula, "--cohort", str(study.table))
+    for text in contrast_texts(options.get("contrasts")):
+        yield from ("--contrast", text)
+
+
+def _roi(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
+    del options
+    yield from ("--cohort", str(study.table))
+
+
+def _report(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
+    yield str(study.path(str(options.get("folder") or study.relative(study.run))))
+
+
+_STARTS: dict[str, Callable[[Study, Mapping[str, Any]], Iterator[str]]] = {
+    "preprocess": _preprocess, "glm": _glm, "roi": _roi, "report": _report,
+}  # fmt: skip
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """An option with its value, or several times."""
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
+        msg = f"{option}: expected a text or a number, got {value!r:.60}"
+        raise VbmstatError(msg)
+    texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+    texts = [",".join(texts)] if name == "inference" else texts
+    return [word for text in texts for word in (option, text)]
