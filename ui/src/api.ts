@@ -38,6 +38,7 @@ export interface Cohort {
   columns: Column[]
   rows: Scan[]
   warnings: string[]
+  responses: { name: string; description: string }[]
 }
 
 export type Role = 't1w' | 'gm' | 'wm' | 'csf' | 'label' | 'lesion' | 'warped' | 'template' | 'outline'
@@ -126,20 +127,43 @@ export interface ResultSummary {
 export interface StatMap {
   label: string
   url: string
-  kind: string
+  kind: 'statistic' | 'effect' | 'p' | 'stability'
+  description: string
 }
 
 export interface Threshold {
   label: string
-  height: number
+  height: number | null
   two_sided: boolean
   note: string | null
 }
 
-export type Cluster = Record<string, Value | Triple> & { rank: number; region: string; peak_mm: Triple }
+export interface Cluster {
+  rank: number
+  region: string
+  t: number | null
+  p_fwe: number | null
+  peak_mm: Triple
+  extent_ml: number
+  extent_voxels: number
+}
+
+export interface Clusters {
+  contrast: string
+  height: number
+  by: string
+  clusters: Cluster[]
+  command: string
+}
+
+export interface Regions {
+  columns: string[]
+  rows: Record<string, Value>[]
+}
 
 export interface ResultContrast {
   name: string
+  label: string // as files call it
   kind: string
   maps: StatMap[]
   thresholds: Threshold[]
@@ -154,7 +178,7 @@ export interface Result {
   df: number | null
   level: string
   median: boolean
-  voxel_size_mm: number | null
+  voxel_size_mm: Triple | null
   notes: string[]
   contrasts: ResultContrast[]
   report: string | null
@@ -173,17 +197,22 @@ export interface Point {
 }
 
 export interface People {
-  place: { mm: Triple | null; region: string | null; statistic: number | null; [name: string]: unknown }
-  x: { name: string; unit: string | null; is_factor: boolean }
+  place: { name: string; mm: Triple | null; region: string | null; statistic: number; result: string }
+  x: { name: string; unit: string; is_factor: boolean }
+  y: { name: string }
+  adjusted_for: string[]
   points: Point[]
   lines: { group: string | null; x: (number | string)[]; y: number[]; low: number[]; high: number[] }[]
   notes: string[]
+  command: string
 }
 
 export interface Pair {
   r: number
   slope: number | null
+  contrast: string
   points: [number, number][]
+  notes: string[]
 }
 
 /** What the server says is wrong, in its own sentence. */

@@ -2,13 +2,18 @@
 import { type Folder, get } from './api'
 import { cohortView } from './cohort'
 import { commandBar, showCommand } from './command'
+import { compareView } from './compare'
+import { designView } from './design'
 import { fill, h, notice } from './dom'
 import { jobsView } from './jobs'
+import { resultsView } from './results'
 import { scanView } from './scan'
 
 type View = (host: HTMLElement, words: string[], signal: AbortSignal) => Promise<void>
 
-const VIEWS: Record<string, View> = { cohort: cohortView, scan: scanView, jobs: jobsView }
+const VIEWS: Record<string, View> = {
+  cohort: cohortView, scan: scanView, design: designView, results: resultsView, compare: compareView, jobs: jobsView,
+}
 const TABS = [['cohort', 'Cohort'], ['design', 'Design'], ['results', 'Results'], ['jobs', 'Jobs']] as const
 const PARENTS: Record<string, string> = { scan: 'cohort', compare: 'results' }
 

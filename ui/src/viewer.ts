@@ -10,6 +10,7 @@ export interface Layer {
   range?: [number, number] | null // intensities at the ends of the colours
   opacity?: number
   prepare?: (image: NVImage) => void // changes intensities before they are shown
+  silent?: boolean // its value is not read out
 }
 
 export type Sides = 'both' | 'positive' | 'negative'
@@ -45,7 +46,7 @@ export class Viewer {
       h('div', { class: 'stage' }, this.canvas, this.message),
       h('figcaption', {}, this.readout, this.scale, convention))
     this.nv = new Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.35, 0.9, 0.45, 0.9], crosshairWidth: 0.75, fontColor: [1, 1, 1, 1],
+      backColor: [0, 0, 0, 1], crosshairColor: [0.35, 0.9, 0.45, 0.9], crosshairWidth: 0.7, crosshairWidthUnit: 'mm', showAllOrientationMarkers: true, fontColor: [1, 1, 1, 1],
       isSliceMM: true, isCornerOrientationText: false, multiplanarShowRender: SHOW_RENDER.NEVER, sliceType: SLICE_TYPE.MULTIPLANAR,
       multiplanarPadPixels: 6, dragMode: DRAG_MODE.pan, dragAndDropEnabled: false, scrollRequiresFocus: true, isColorbar: false,
       viewModeHotKey: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', loadingText: '', logLevel: 'error',
@@ -101,6 +102,14 @@ export class Viewer {
     return image ? Math.max(Math.abs(image.global_min ?? 0), Math.abs(image.global_max ?? 0)) : 0
   }
 
+  smallest(layer: number): number {
+    return this.nv.volumes[layer]?.global_min ?? 0
+  }
+
+  image(layer: number): NVImage | undefined {
+    return this.nv.volumes[layer]
+  }
+
   value(layer: number, mm: Triple = this.position): number {
     const image = this.nv.volumes[layer]
     return image ? valueAt(image, mm) : NaN
@@ -144,7 +153,7 @@ export class Viewer {
 
   private moved(): void {
     const mm = this.position
-    const values = this.layers.map((layer, at) => `${layer.label} ${number(this.value(at, mm), 3)}`)
+    const values = this.layers.flatMap((layer, at) => layer.silent ? [] : [`${layer.label} ${number(this.value(at, mm), 3)}`])
     this.readout.textContent = [mm.map(one => number(Math.round(one))).join(', ') + ' mm', this.extra(mm), ...values]
       .filter(Boolean).join(' · ')
     this.onMove(mm, !this.moving)
