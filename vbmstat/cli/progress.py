@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from vbmstat.progress import OnProgress, duration
 
 _SECONDS_A_LINE = 20.0  # between lines in a file
+_OTHER_SECONDS = "VBMSTAT_PROGRESS_SECONDS"  # the workbench shows them live
 
 
 @contextmanager
@@ -40,7 +42,7 @@ class Lines:
     """Progress as lines on standard error; a stage that is soon over has none."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self._clock, self._every = clock, float(os.environ.get(_OTHER_SECONDS, _SECONDS_A_LINE))
         self._stage, self._since, self._first, self._last = "", 0.0, 0, 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -48,7 +50,7 @@ class Lines:
         now = self._clock()
         if stage != self._stage:
             self._stage, self._since, self._first, self._last = stage, now, done, now
-        if now - self._last < _SECONDS_A_LINE:
+        if now - self._last < self._every:
             return
         self._last = now
         left = (now - self._since) / (done - self._first) * (total - done) if done > self._first else 0.0

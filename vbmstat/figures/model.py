@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 _MAX_ROWS_LABELLED = 40
 
 
+def scaled_columns(matrix: np.ndarray) -> np.ndarray:
+    """Each column of a matrix from 0 to 1 over its own range; 1 where it is constant."""
+    low, high = matrix.min(axis=0), matrix.max(axis=0)
+    spread = np.where(high > low, high - low, 1.0)
+    return np.where(high > low, (matrix - low) / spread, 1.0)
+
+
 def design_figure(matrix: np.ndarray, columns: Sequence[str], scan_ids: Sequence[str]) -> Figure:
     """The design matrix (n_scans, n_regressors) in grey levels, each column scaled to its own range as in SPM."""
     n_scans, n_regressors = matrix.shape
-    low, high = matrix.min(axis=0), matrix.max(axis=0)
-    spread = np.where(high > low, high - low, 1.0)
-    shades = np.where(high > low, (matrix - low) / spread, 1.0)
+    shades = scaled_columns(matrix)
     width = 2.0 + 0.6 * n_regressors
     figure = Figure(figsize=(width, max(4.0, min(0.16 * n_scans, 9.0)) + 1.2), dpi=120, layout="constrained")
     axes: Axes = figure.subplots()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,14 +15,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from vbmstat.errors import VbmstatError
 from vbmstat.tables import exclusions
 from vbmstat.tables.selection import EXCLUSIONS
-from vbmstat.ui import cohort, images, results
+from vbmstat.ui import cohort, design, images, results
 from vbmstat.ui.commands import command_line
+from vbmstat.ui.jobs import Jobs, events
 from vbmstat.ui.plain import plain
 from vbmstat.ui.security import DOCUMENT, Guard
 from vbmstat.ui.study import MissingError, RefusedError, Study
@@ -74,6 +75,12 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/api/results/{id:path}/figure", api.figure),
         Route("/api/results/{id:path}", _json(lambda asked: results.result_details(study, _id(asked)))),
         Route("/api/pairs", _json(api.pairs)),
+        Route("/api/designs", _json(lambda asked: design.design(study, asked.state.body), "POST"), methods=["POST"]),
+        Route("/api/jobs", _json(lambda _: [job.record() for job in api.jobs.all()])),
+        Route("/api/jobs", _json(api.start, "POST"), methods=["POST"]),
+        Route("/api/jobs/{job}", _json(api.stop), methods=["DELETE"]),
+        Route("/api/jobs/{job}/resume", _json(api.resume), methods=["POST"]),
+        Route("/api/jobs/{job}/events", api.events),
         Route("/api/exclusions", _json(api.exclusions)),
         Route("/api/exclusions/{scan}", _json(api.exclude, "PUT"), methods=["PUT"]),
         Route("/api/exclusions/{scan}", _json(api.include), methods=["DELETE"]),
@@ -88,6 +95,7 @@ class _Api:
 
     def __init__(self, study: Study) -> None:
         self.study, self.places, self._writing = study, results.Places(study), threading.Lock()
+        self.jobs = Jobs(study)
 
     def folder(self, _: Request) -> dict[str, Any]:
         """What the folder holds."""
@@ -138,6 +146,37 @@ class _Api:
         """Two results."""
         asked = request.query_params
         return results.pairs(self.study, asked.get("first", ""), asked.get("second", ""), asked.get("contrast"))
+
+    def start(self, request: Request) -> dict[str, Any]:
+        """Start a job."""
+        body = request.state.body
+        options = body.get("options") or {}
+        if not isinstance(options, dict):
+            msg = "options: expected a JSON object"
+            raise VbmstatError(msg)
+        return {"id": self.jobs.start(str(body.get("command")), options).folder.name}
+
+    def stop(self, request: Request) -> dict[str, Any]:
+        """Stop a job."""
+        job = self.jobs.find(request.path_params["job"])
+        job.stop()
+        return job.record()
+
+    def resume(self, request: Request) -> dict[str, Any]:
+        """Start a job again."""
+        job = self.jobs.find(request.path_params["job"])
+        job.start()
+        return job.record()
+
+    async def events(self, request: Request) -> Response:
+        """What a job says, as server-sent events; a browser that comes back goes on after its last one."""
+        job, last = self.jobs.find(request.path_params["job"]), request.headers.get("last-event-id", "")
+
+        async def stream() -> AsyncIterator[str]:
+            async for event in events(job, int(last) if last.isdecimal() else 0):
+                yield f"id: {event.pop('id')}\ndata: {json.dumps(event)}\n\n"
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
 
     def exclusions(self, _: Request) -> dict[str, Any]:
         """The rows of exclusions.tsv."""

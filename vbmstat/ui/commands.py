@@ -57,7 +57,8 @@ def arguments(study: Study, command: str, options: Mapping[str, Any]) -> list[st
     if unknown is not None:
         msg = f"{command} has no option {unknown!r} here (nearest {closest(unknown, known) or 'none'})"
         raise VbmstatError(msg)
-    given = {name: options[name] for name in _OPTIONS[command] if options.get(name) not in (None, False, "", [])}
+    given = {name: value for name in _OPTIONS[command] if (value := options.get(name)) or value == 0}
+    given = {name: value for name, value in given.items() if value is not False}
     if given.get("atlas", ATLAS) not in (*SOURCES, TRACTS, "none"):
         given["atlas"] = str(study.path(str(given["atlas"])))
     return [command, *_STARTS[command](study, options), *(word for pair in given.items() for word in _words(*pair))]

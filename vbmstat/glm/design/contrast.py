@@ -147,6 +147,11 @@ def _padding_note(text: str, design: Design) -> str:
     return f"contrast {text!r}: filled with zeros to {n_columns} columns, as SPM does: {'; '.join(texts)}"
 
 
+def weights_text(contrast: Contrast, design: Design) -> str:
+    """What a contrast adds up, ``1 × age − 0.5 × tiv``; rows of F apart by semicolons."""
+    return "; ".join(_sum(row, design) for row in contrast.weights.tolist())
+
+
 def _sum(weights: Sequence[float], design: Design) -> str:
     """Weights as a sum of columns, ``1 × age − 0.5 × tiv``."""
     named = [(weight, column) for weight, column in zip(weights, design.columns, strict=False) if weight]
