@@ -62,7 +62,7 @@ export interface ScanDetail {
 export interface ModelRequest {
   formula: string
   contrasts: Record<string, string>
-  level: 'voxel' | 'roi'
+  level: string
   repeats: number
   inference: string[]
   permutations: number
@@ -83,7 +83,7 @@ export interface Design {
   error: string | null
   response: string
   n_scans: number
-  columns: { name: string; kind: string; levels?: string[] }[]
+  columns: { name: string; kind: string; line: string }[]
   regressors: string[]
   matrix: number[][]
   correlations: number[][]
@@ -96,7 +96,7 @@ export interface Design {
 
 export interface Job {
   id: string
-  command: string
+  command: string // its whole line
   title: string
   state: 'running' | 'done' | 'failed' | 'stopped' | 'interrupted'
   started: string

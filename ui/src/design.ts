@@ -9,6 +9,7 @@ const INFERENCE: [string, string][] = [
   ['fdr', 'false discovery rate'], ['rft', 'random field theory'], ['fwe', 'permutation, voxel FWE'], ['tfce', 'permutation, TFCE'],
   ['cluster', 'permutation, cluster FWE'],
 ]
+const PERMUTED = ['fwe', 'tfce', 'cluster']
 const kept: ModelRequest = {
   formula: '', contrasts: {}, level: 'voxel', repeats: 0, inference: ['fdr', 'rft'], permutations: 1000, variance: 'ols', fwhm: null, where: '',
 }
@@ -46,14 +47,20 @@ export async function designView(host: HTMLElement, _: string[], signal: AbortSi
     run.disabled = true
     void refusable(jobs, start(jobs, 'glm', asked(), signal)).finally(() => { run.disabled = false })
   })
-  add(host, h('h1', {}, 'Design'), h('div', { class: 'split even' },
-    h('div', { class: 'stack' }, formulaCard(cohort, preview), optionsCard(preview), h('div', { class: 'tools' }, run), jobs), shown))
+  add(host, h('div', { class: 'tools' }, h('h1', {}, 'Design'), h('span', { class: 'count' }, run)), jobs, h('div', { class: 'split even' },
+    h('div', { class: 'stack' }, formulaCard(cohort, preview), optionsCard(preview)), shown))
   preview()
 }
 
 /** The request without what is not used. */
-function asked(): ModelRequest {
-  return { ...kept, repeats: kept.level === 'voxel' ? kept.repeats : 0, fwhm: kept.fwhm || null }
+function asked(): Partial<ModelRequest> {
+  const { formula, contrasts, level, repeats, inference, where } = kept
+  return {
+    formula, contrasts, level, repeats: level === 'voxel' ? repeats : 0, inference,
+    ...(where.trim() ? { where } : {}),
+    ...(inference.some(one => PERMUTED.includes(one)) ? { permutations: kept.permutations } : {}),
+    ...(kept.variance === 'ols' ? {} : { variance: kept.variance }), ...(kept.fwhm ? { fwhm: kept.fwhm } : {}),
+  }
 }
 
 function formulaCard(cohort: Cohort, changed: () => void): HTMLElement {
@@ -120,7 +127,7 @@ function optionsCard(changed: () => void): HTMLElement {
     }))
   return h('section', { class: 'card', 'aria-label': 'Options' }, h('h2', {}, 'Options'),
     h('div', { class: 'tools' },
-      choice('Level', [['voxel', 'voxels'], ['roi', 'atlas regions']], kept.level, value => set('level', value as 'voxel' | 'roi')),
+      choice('Level', [['voxel', 'voxels'], ['roi', 'atlas labels'], ['region', 'regions, both sides']], kept.level, value => set('level', value)),
       choice('Variance', [['ols', 'equal (OLS)'], ['hc3', 'robust (HC3)']], kept.variance, value => set('variance', value)),
       numeric('Subsets', 'repeats', 'Repetitions over random subsets of the scans, for stability maps'),
       numeric('Permutations', 'permutations', 'For permutation inference'),
@@ -144,7 +151,7 @@ function described(design: Design, changed: () => void): HTMLElement[] {
   const takes = estimate ? `, about ${duration(estimate.seconds)} and ${number(estimate.memory_gb, 2)} GB of memory` : ''
   return [
     h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), takes),
-    ...design.warnings.map(text => notice(text, 'warning')),
+    h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings].map(text => h('li', {}, text))),
     contrastCard(design, changed),
     h('section', { class: 'card', 'aria-label': 'Design matrix' }, h('h2', {}, 'Design matrix'), matrix(design)),
     h('section', { class: 'card', 'aria-label': 'Correlations' }, h('h2', {}, 'Correlations of regressors, variance inflation'), correlations(design)),

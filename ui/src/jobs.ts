@@ -74,7 +74,7 @@ export async function preprocessing(
   const place = h('div')
   host.append(place)
   const again = () => window.dispatchEvent(new HashChangeEvent('hashchange'))
-  const running = (await get<Job[]>('/api/jobs', signal)).find(job => job.command === 'preprocess' && job.state === 'running')
+  const running = (await get<Job[]>('/api/jobs', signal)).find(job => job.title === 'preprocess' && job.state === 'running')
   if (running) add(place, jobCard(running, signal, again))
   else if (waiting + folder.n_failed > 0) {
     const button = h('button', {

@@ -44,7 +44,10 @@ export class MapPanel {
     await this.viewer.show([
       { label: 'Template', url: this.result.template, colormap: 'gray', silent: true },
       { label: shortName(map), url: map.url, colormap: 'warm', opacity: 0.9, ...(map.kind === 'p' ? { prepare: toMinusLog } : {}) },
-    ], this.signal)
+    ], this.signal, () => this.begin(map))
+  }
+
+  private begin(map: StatMap): void {
     const top = this.viewer.largest(1)
     const first = this.isStatistic ? this.contrast.thresholds.find(one => one.height !== null && one.height < top)?.height : null
     this.height = first ?? (map.kind === 'p' ? -Math.log10(P) : map.label === 'replication' ? 0.5 : this.isStatistic ? top * 0.6 : top * 0.1)
@@ -58,6 +61,7 @@ export class MapPanel {
     this.height = height
     this.draw()
     this.apply()
+    this.viewer.redraw(1)
   }
 
   private apply(): void {
@@ -84,6 +88,7 @@ export class MapPanel {
       shown.textContent = this.heightText()
       heights?.querySelector('select')?.replaceChildren(...options('own'))
       this.apply()
+      this.viewer.redraw(1)
     })
     const given = contrast.thresholds.filter(one => one.height !== null)
     const options = (chosen: string) => [...given.map((one, at) => h('option', { value: at, selected: chosen === String(at), title: one.note ?? '' }, one.label)),
@@ -113,6 +118,7 @@ export class MapPanel {
       this.viewer.smallest(1) < 0 && choice('Show', [['both', '+ and −'], ['positive', 'positive'], ['negative', 'negative']], this.sides, value => {
         this.sides = value as Sides
         this.apply()
+        this.viewer.redraw(1)
       }))
   }
 

@@ -58,8 +58,8 @@ export class Viewer {
     this.ready = new Promise(resolve => requestAnimationFrame(resolve)).then(() => this.nv.attachToCanvas(this.canvas))
   }
 
-  /** Load and show images, the first at the bottom; the crosshair stays where it is. */
-  async show(layers: Layer[], signal: AbortSignal): Promise<void> {
+  /** Load and show images, the first at the bottom; the crosshair stays where it is. `before` may yet change how they look. */
+  async show(layers: Layer[], signal: AbortSignal, before: () => void = () => {}): Promise<void> {
     const turn = ++this.showing
     fill(this.message, h('span', { class: 'busy' }, 'Loading…'))
     try {
@@ -68,9 +68,12 @@ export class Viewer {
       if (signal.aborted || turn !== this.showing) return
       const first = this.nv.volumes.length === 0
       const at = first ? ([0, 0, 0] as Triple) : this.position
-      this.nv.volumes = []
       this.layers = layers
-      for (const image of images) this.nv.addVolume(image)
+      this.nv.volumes = images
+      this.nv.back = images[0] ?? null
+      this.nv.overlays = images.slice(1)
+      before()
+      this.nv.updateGLVolume() // once, not with each image
       fill(this.message)
       this.moveTo(at)
     } catch (error) {
@@ -115,7 +118,7 @@ export class Viewer {
     return image ? valueAt(image, mm) : NaN
   }
 
-  /** Show a layer only beyond a height, in warm and cold colours. */
+  /** Let a layer show only beyond a height, in warm and cold colours, from the next drawing on. */
   setThreshold(layer: number, height: number, sides: Sides): void {
     const image = this.nv.volumes[layer]
     if (!image) return
@@ -123,7 +126,14 @@ export class Viewer {
     ;[image.cal_min, image.cal_max] = sides === 'negative' ? [FAR, 2 * FAR] : [height, top]
     image.colormapNegative = sides === 'positive' ? '' : 'winter'
     ;[image.cal_minNeg, image.cal_maxNeg] = [-top, -height]
-    this.nv.updateGLVolume()
+  }
+
+  /** Draw a layer again whose colours have changed; those below it stay. */
+  redraw(layer: number): void {
+    const image = this.nv.volumes[layer]
+    if (!image) return
+    this.nv.refreshLayers(image, layer)
+    this.nv.drawScene()
   }
 
   /** Name the colours: `t 3.1 to 9.2`, with what stands at their ends. */
