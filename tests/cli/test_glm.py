@@ -181,19 +181,6 @@ def test_results_that_do_not_list_their_files_are_not_mixed_with_new_ones(vbmsta
     assert held(out) == {"glm.json"}
 
 
-def test_each_formula_and_level_has_a_folder_of_its_own():
-    formulas = ["gm ~ age + sex", "gm ~ age * sex", "gm ~ age + sex + roi", "gm ~ age + sex_roi", "gm ~ Age + sex"]
-    names = [glm.folder_name(formula, level) for formula in formulas for level in ("voxel", "roi", "region")]
-    assert names[:3] == ["gm_age_sex", "gm_age_sex_roi", "gm_age_sex_region"]
-    names += [glm.folder_name(formula, "voxel", width) for formula in [*formulas, "gm ~ age + s8"] for width in (0, 8)]
-    assert names[-1] == "gm_age_s8-s8"
-    atlases = ["tracts72", "aal3", "mine/my atlas.v2.nii.gz"]
-    names += [glm.folder_name("gm ~ age + sex", level, None, atlas) for level in ("roi", "region") for atlas in atlases]
-    assert names[-3:] == ["gm_age_sex_region-tracts72", "gm_age_sex_region-aal3", "gm_age_sex_region-my_atlas_v2"]
-    assert glm.folder_name("gm ~ age", "voxel", None, "aal3") == glm.folder_name("gm ~ age", "voxel")
-    assert len({name.casefold() for name in names}) == len(names)
-
-
 def test_levels_that_differ_in_signs_have_maps_of_their_own(vbmstat, cohort_folder, monkeypatch):  # noqa: F811
     monkeypatch.setattr("vbmstat.report.results.write_figures", lambda *_: None)
     monkeypatch.chdir(cohort_folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vbmstat.report.methods import (
 from vbmstat.tables.cohort import TIME_POINTS, Cohort, read_cohort
 from vbmstat.tables.schema import group_names
 
+FAILURES = "failures.tsv"
 VOLUMES = ("tiv_ml", "gm_ml", "wm_ml", "csf_ml")
 LESIONS_ML = ("wmh_ml", "lesion_ml")
 _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", GROUP_TEMPLATE)
@@ -48,7 +50,7 @@ class Preprocessing:
     failures: pd.DataFrame
     sidecars: dict[str, dict[str, Any]]
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         """One row per scan, indexed by scan id."""
         return self.cohort.table.set_axis(pd.Index(self.cohort.scan_ids, name="scan_id"))
@@ -84,7 +86,7 @@ class Preprocessing:
             if name.startswith("qc_") and pd.api.types.is_numeric_dtype(self.table[name])
         ]  # fmt: skip
 
-    @property
+    @cached_property
     def flags(self) -> pd.Series:
         """Warnings of each scan, "" for none."""
         if "qc_warnings" not in self.table:
@@ -135,9 +137,9 @@ def read_run(folder: Path, table: Path | None = None) -> Preprocessing:
 
 def read_failures(folder: Path) -> pd.DataFrame:
     """Scans that failed in the last run: scan, path, step, reason."""
-    if not (folder / "failures.tsv").is_file():
+    if not (folder / FAILURES).is_file():
         return pd.DataFrame(columns=["scan", "path", "step", "reason"])
-    return pd.read_csv(folder / "failures.tsv", sep="\t", dtype=str, keep_default_na=False)
+    return pd.read_csv(folder / FAILURES, sep="\t", dtype=str, keep_default_na=False)
 
 
 def read_preprocessing(folder: Path, table: Path | None = None) -> Preprocessing:

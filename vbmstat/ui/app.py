@@ -62,8 +62,8 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/app/{path:path}", _static),
         Route("/api/folder", _json(api.folder)),
         Route("/api/cohort", _json(lambda _: cohort.cohort(study))),
-        Route("/api/scans/{scan}", _json(lambda request: cohort.scan_details(study, request.path_params["scan"]))),
-        Route("/api/thumbnails/{scan}", api.thumbnail),
+        Route("/api/scans/{scan:path}", _json(lambda request: cohort.scan_details(study, request.path_params["scan"]))),
+        Route("/api/thumbnails/{scan:path}", api.thumbnail),
         Route("/api/file/{path:path}", api.file),
         Route("/api/assets/template.nii.gz", api.template),
         Route("/api/assets/atlas.nii.gz", api.atlas),
@@ -82,8 +82,8 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/api/jobs/{job}/resume", _json(api.resume), methods=["POST"]),
         Route("/api/jobs/{job}/events", api.events),
         Route("/api/exclusions", _json(api.exclusions)),
-        Route("/api/exclusions/{scan}", _json(api.exclude, "PUT"), methods=["PUT"]),
-        Route("/api/exclusions/{scan}", _json(api.include), methods=["DELETE"]),
+        Route("/api/exclusions/{scan:path}", _json(api.exclude, "PUT"), methods=["PUT"]),
+        Route("/api/exclusions/{scan:path}", _json(api.include), methods=["DELETE"]),
     ]
     guard = Middleware(Guard, token=token, port=port)
     handlers = {VbmstatError: _sentence, OSError: _sentence, HTTPException: _http_error, Exception: _unexpected}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from vbmstat.glm.design.covariates import is_number
 from vbmstat.glm.design.sites import is_site_name
 from vbmstat.image import storage
 from vbmstat.report.preprocessing import readable, unusual_values
-from vbmstat.report.run_folder import Preprocessing, read_failures, read_run
+from vbmstat.report.run_folder import FAILURES, Preprocessing, read_failures, read_run
 from vbmstat.tables import cells, dictionary
 from vbmstat.tables.cohort import ID_COLUMNS, TEXT_COLUMNS, Cohort, is_id_name
 from vbmstat.tables.exclusions import read_exclusions
@@ -160,10 +161,20 @@ def picture(study: Study, scan: str) -> Path:
 
 def _run(study: Study) -> Preprocessing:
     """The run's tables, of no scans if there is no cohort yet."""
-    if (study.run / COHORT).is_file():
-        return read_run(study.run)
+    study.check()
+    folder = study.run
+    if (folder / COHORT).is_file():
+        stamps = ((folder / name).stat().st_mtime_ns for name in (COHORT, FAILURES) if (folder / name).is_file())
+        return _read(folder, tuple(stamps))
     index = pd.MultiIndex.from_arrays([[], []], names=[*ID_COLUMNS])
-    return Preprocessing(study.run, Cohort(pd.DataFrame(index=index), study.run), read_failures(study.run), {})
+    return Preprocessing(folder, Cohort(pd.DataFrame(index=index), folder), read_failures(folder), {})
+
+
+@lru_cache(maxsize=2)
+def _read(folder: Path, stamps: tuple[int, ...]) -> Preprocessing:
+    """The run's tables as they were at these times; nobody changes them."""
+    del stamps
+    return read_run(folder)
 
 
 def _dictionary(path: Path) -> Mapping[str, Mapping[str, Any]]:

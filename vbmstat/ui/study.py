@@ -42,13 +42,13 @@ class Study:
     @property
     def run(self) -> Path:
         """The output folder of preprocess in it, or where it would be."""
+        self.check()
         found = (self.root / place for place in _RUNS if (self.root / place / COHORT).is_file())
         return next(found, self.root / _RUNS[1 if is_bids(self.root) else 2])
 
     @property
     def table(self) -> Path:
         """The cohort table; raises MissingError if there is none."""
-        self.check()
         path = self.run / COHORT
         if not path.is_file():
             msg = (
@@ -99,6 +99,7 @@ class Study:
 
     def results(self) -> list[Path]:
         """Folders with results of ``vbmstat glm``, sorted."""
+        self.check()
         return sorted(_results(self.root, _DEPTH))
 
 

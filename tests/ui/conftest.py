@@ -1,0 +1,97 @@
+"""A cohort with a model in a folder of its own, and a browser that has the token."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import matplotlib as mpl
+import pandas as pd
+import pytest
+
+from tests.report.conftest import cohort_folder, model_folder  # noqa: F401 - fixtures
+from vbmstat.ui.app import make_app
+from vbmstat.ui.study import Study
+
+mpl.use("Agg")
+PORT, TOKEN = 8123, "the-token"
+ADDRESS = f"http://127.0.0.1:{PORT}"
+RESULT = "glm/age"
+
+
+@pytest.fixture(scope="session")
+def finished(model_folder, tmp_path_factory) -> Path:  # noqa: F811
+    """The cohort and its model, without what wants to be a script, which has tests of its own."""
+    return shutil.copytree(model_folder.parents[1], tmp_path_factory.mktemp("finished") / "study")
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    """A copy to write in; its maps are links to the same files."""
+    return shutil.copytree(finished, tmp_path / "study", copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    if source.endswith(".nii.gz"):
+        Path(target).hardlink_to(source)
+    else:
+        shutil.copy(source, target)
+
+
+@pytest.fixture
+def study(folder) -> Study:
+    return Study(folder.resolve())
+
+
+class Browser:
+    """Asks an application as a browser would, and keeps its cookies."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.cookies = app, httpx.Cookies()
+
+    def request(self, method: str, path: str, **asked: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url=ADDRESS, cookies=self.cookies) as client:
+                answer = await client.request(method, path, **asked)
+                self.cookies = client.cookies
+                return answer
+
+        return asyncio.run(ask())
+
+    def get(self, path: str, **asked: Any) -> httpx.Response:
+        return self.request("GET", path, **asked)
+
+    def post(self, path: str, **asked: Any) -> httpx.Response:
+        return self.request("POST", path, **asked)
+
+    def put(self, path: str, **asked: Any) -> httpx.Response:
+        return self.request("PUT", path, **asked)
+
+    def delete(self, path: str) -> httpx.Response:
+        return self.request("DELETE", path)
+
+
+def stranger(study: Study) -> Browser:
+    """A browser without the token."""
+    return Browser(make_app(study, TOKEN, PORT))
+
+
+def signed_in(study: Study) -> Browser:
+    """A browser that opened the address with the token."""
+    browser = stranger(study)
+    browser.get(f"/?token={TOKEN}")
+    return browser
+
+
+@pytest.fixture
+def client(study) -> Browser:
+    return signed_in(study)
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """The cohort table as text."""
+    return pd.read_csv(folder / "cohort.tsv", sep="\t", dtype=str, keep_default_na=False)
