@@ -19,17 +19,13 @@ export async function cohortView(host: HTMLElement, _: string[], signal: AbortSi
   const head = h('div', { class: 'tools' }, h('h1', {}, 'Cohort'))
   add(host, head, ...[...folder.messages, ...cohort.warnings].map(text => notice(text, 'warning')))
   await preprocessing(head, host, folder, cohort.rows.filter(row => row.status === 'waiting').length, signal)
-  if (!cohort.rows.length) {
-    add(host, notice('There is no scan here. Start the workbench with a BIDS folder, or with the output folder of vbmstat preprocess.'))
-    return
-  }
-  add(host, ...scanTable(cohort))
+  if (cohort.rows.length) add(host, ...scanTable(cohort))
 }
 
 function scanTable(cohort: Cohort): HTMLElement[] {
   const table = new VirtualTable<Scan>('Scans with their covariates and quality', ROW_PX, kept.sort, kept.falling)
   const count = h('output', { class: 'count', 'aria-live': 'polite' })
-  kept.columns ??= new Set(cohort.columns.filter(one => one.type !== 'id').slice(0, SHOWN_AT_FIRST).map(one => one.name))
+  kept.columns ??= new Set(cohort.columns.filter(one => one.type !== 'text').slice(0, SHOWN_AT_FIRST).map(one => one.name))
   const shown = kept.columns
   const update = () => {
     const rows = cohort.rows.filter(row => hasStatus(row, kept.status) && matches(row, kept.filter, cohort.columns))
@@ -118,7 +114,7 @@ function decimalsOf(values: (Value | undefined)[]): number {
 
 function columnMenu(columns: Column[], shown: Set<string>, onChange: () => void): HTMLElement {
   return h('details', { class: 'menu' }, h('summary', {}, 'Columns'), h('div', { class: 'sheet' },
-    ...columns.filter(column => column.type !== 'id').map(column => h('label', { title: column.description },
+    ...columns.map(column => h('label', { title: column.description },
       h('input', {
         type: 'checkbox', checked: shown.has(column.name),
         onchange: (event: Event) => {

@@ -26,7 +26,7 @@ export function jobCard(job: Job, signal: AbortSignal, onEnd: (job: Job) => void
   const open = job.result === null ? null : h('a', { href: `#/results/${id(job.result)}` }, 'Open the result')
   const card = h('section', { class: 'card job', 'aria-label': job.title },
     h('div', { class: 'tools' }, h('strong', {}, job.title), state, bar, text, stop, resume, open),
-    h('details', {}, h('summary', {}, 'Output'), log))
+    h('details', {}, h('summary', {}, 'Output'), h('code', {}, `$ ${job.command}`), log))
 
   const draw = (heard: Heard) => {
     fill(state, WORDS[heard.state])

@@ -13,8 +13,8 @@ export async function regionTable(
   const { columns, rows } = await get<Regions>(`/api/results/${id(result.id)}/regions`, signal)
   const key = NAME.find(one => columns.includes(one)) ?? columns[0] ?? ''
   const table = new VirtualTable<Record<string, Value>>('Regions', ROW_PX, columns.includes('p_fwe') ? 'p_fwe' : '')
-  table.setColumns(columns.filter(name => name !== 'contrast').map(name => ({
-    name, numeric: name !== key && name !== 'statistic', width: name === key ? 26 : Math.max(8, name.length + 2),
+  table.setColumns(columns.filter(name => name !== 'contrast' && name !== 'statistic').map(name => ({
+    name, numeric: name !== key, width: name === key ? 26 : Math.max(8, name.length + 2),
     sort: row => row[name] ?? null,
     cell: row => name === key ? h('button', { type: 'button', class: 'quiet small', onclick: () => onChoose(String(row[key])) }, String(row[key]))
       : typeof row[name] === 'number' ? number(row[name], 3) : String(row[name] ?? '–'),

@@ -36,7 +36,7 @@ export async function scanView(host: HTMLElement, [scan = '']: string[], signal:
       h('span', { class: 'muted' }, `${at + 1} of ${order.length}`),
       h('span', { class: 'count' }, step('Previous', 'p', () => go(-1), at <= 0), ' ', step('Next', 'n', () => go(1), at >= order.length - 1))),
     h('div', { class: 'split' }, viewer.element,
-      h('div', { class: 'side' }, exclusion, layers, qualityTable(detail), ...detail.notes.map(text => notice(text, 'warning')),
+      h('div', { class: 'side' }, exclusion, layers, ...[...new Set([...detail.notes, ...row.flags])].map(text => notice(text, 'warning')), qualityTable(detail),
         detail.picture === null ? null : h('a', { href: detail.picture, target: '_blank', rel: 'noopener' }, 'Picture of the report'))))
   signal.addEventListener('abort', () => viewer.dispose())
   document.addEventListener('keydown', event => {

@@ -28,6 +28,7 @@ export class VirtualTable<R> {
     this.table = h('table', { class: 'grid' },
       h('caption', { class: 'unseen' }, caption), this.cols, h('thead', {}, this.head), this.body)
     this.element = h('div', { class: 'scroller', tabindex: 0, role: 'region', 'aria-label': caption }, this.table)
+    this.table.style.setProperty('--row', `${rowHeight}px`)
     let waiting = 0
     const redraw = () => {
       waiting ||= requestAnimationFrame(() => {
@@ -61,6 +62,7 @@ export class VirtualTable<R> {
 
   setRows(rows: R[]): void {
     this.rows = rows
+    this.element.scrollTop = 0
     this.sortBy(this.by, this.falling)
   }
 
