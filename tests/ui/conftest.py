@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import matplotlib as mpl
 import pandas as pd
 import pytest
+import torch
 
-from tests.report.conftest import cohort_folder, model_folder  # noqa: F401 - fixtures
+from tests.report.conftest import GRID, cohort_folder, model_folder  # noqa: F401 - fixtures
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.image import io
+from vbmstat.image.volume import Volume
+from vbmstat.report.results import write_results
 from vbmstat.ui.app import make_app
 from vbmstat.ui.study import Study
 
 mpl.use("Agg")
 PORT, TOKEN = 8123, "the-token"
 ADDRESS = f"http://127.0.0.1:{PORT}"
-RESULT = "glm/age"
+OLD, VOXELS, PLAIN = "glm/age", "glm/gm_age_sex", "glm/gm_age"
 
 
 @pytest.fixture(scope="session")
 def finished(model_folder, tmp_path_factory) -> Path:  # noqa: F811
-    """The cohort and its model, without what wants to be a script, which has tests of its own."""
-    return shutil.copytree(model_folder.parents[1], tmp_path_factory.mktemp("finished") / "study")
+    """The cohort with a model of an earlier version (glm/age: no record of its outputs), two of voxels."""
+    folder = shutil.copytree(model_folder.parents[1], tmp_path_factory.mktemp("finished") / "study")
+    halves = torch.ones(1, *GRID.shape)
+    halves[:, GRID.shape[0] // 2 :] = 2
+    io.write_volume(folder / "halves.nii.gz", Volume(halves, GRID), dtype="int16")
+    (folder / "halves.tsv").write_text("label\tname\n1\tLeft Half\n2\tRight Half\n")
+    options = {"repeats": 4, "inference": "fdr", "scratch": folder / "scratch"}
+    results = fit_glm(None, "gm ~ age + sex", folder / "cohort.tsv", ["age", "sex"], **options)
+    with patch("vbmstat.report.results.write_figures"):  # slow, and not looked at here
+        write_results(results, folder / VOXELS, atlas=str(folder / "halves.nii.gz"))
+    options = {"repeats": 0, "scratch": folder / "scratch"}
+    plain = fit_glm(None, "gm ~ age", folder / "cohort.tsv", ["age"], **options)
+    with patch("vbmstat.report.results.write_figures"):
+        write_results(plain, folder / PLAIN, atlas="none")
+    return folder
 
 
 @pytest.fixture
@@ -88,8 +108,10 @@ def signed_in(study: Study) -> Browser:
 
 
 @pytest.fixture
-def client(study) -> Browser:
-    return signed_in(study)
+def client(study) -> Iterator[Browser]:
+    browser = signed_in(study)
+    yield browser
+    browser.app.state.places.close()
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.ui.conftest import signed_in
+from tests.ui.conftest import OLD, PLAIN, VOXELS, signed_in
 from vbmstat.ui.study import MissingError, RefusedError, Study
 
 OUTSIDE = [
@@ -74,13 +74,13 @@ def test_a_folder_that_has_gone_is_said(study):
 
 
 def test_results_are_found_below_but_not_among_maps(study):
-    assert [path.name for path in study.results()] == ["age"]
+    assert [study.relative(path) for path in study.results()] == [OLD, PLAIN, VOXELS]
     for name in ("mri", "a/b/c/d/e", ".hidden", "sub-01"):
         (study.root / name).mkdir(parents=True, exist_ok=True)
         (study.root / name / "glm.json").write_text("{}")
     (study.root / "a/b/glm.json").write_text("{}")
     os.symlink(study.root, study.root / "a/b/round")
-    assert [study.relative(path) for path in study.results()] == ["a/b", "glm/age"]
+    assert [study.relative(path) for path in study.results()] == ["a/b", OLD, PLAIN, VOXELS]
 
 
 def test_the_run_of_a_bids_folder_is_its_derivative(tmp_path):

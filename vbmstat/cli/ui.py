@@ -21,6 +21,8 @@ def command(
     try:
         from vbmstat.ui.server import serve  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        msg = f"the workbench needs {error.name}, which is not installed: pip install 'vbmstat[ui]'"
+        msg = (
+            f"the workbench needs {str(error.name).split('.', 1)[0]}, which is not installed: pip install 'vbmstat[ui]'"
+        )
         raise VbmstatError(msg) from error
     serve(folder, port, browser, typer.echo)

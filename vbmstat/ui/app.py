@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -87,7 +88,15 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
     ]
     guard = Middleware(Guard, token=token, port=port)
     handlers = {VbmstatError: _sentence, OSError: _sentence, HTTPException: _http_error, Exception: _unexpected}
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        yield
+        api.places.close()
+
+    app = Starlette(routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=life)  # type: ignore[arg-type]
+    app.state.places = api.places
+    return app
 
 
 class _Api:
@@ -261,7 +270,7 @@ def _sentence(_: Request, error: Exception) -> Response:
         404 if isinstance(error, MissingError | FileNotFoundError) else 403 if isinstance(error, RefusedError) else 400
     )
     text = str(error)
-    if isinstance(error, OSError) and not isinstance(error, VbmstatError):
+    if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}; check the folder and load the page again"
     return JSONResponse({"error": text.encode("utf-8", "backslashreplace").decode()}, status)
 

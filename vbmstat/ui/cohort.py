@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 
 from vbmstat import __version__
@@ -90,7 +91,8 @@ def cohort(study: Study) -> dict[str, Any]:
     columns = [_column(table[name], described[str(name)]) for name in shown]
     excluded, unknown = _excluded(run, warnings)
     warnings += [f"{EXCLUSIONS}: {', '.join(unknown)} not in the table"] if unknown else []
-    values = plain(table[shown].astype(object).where(table[shown].notna(), None))
+    cells_of = [_cells(table[name]) for name in shown]
+    values = [dict(zip(map(str, shown), row, strict=True)) for row in zip(*cells_of, strict=True)] or [{}] * len(table)
     unusual = unusual_values(table[[*run.quality_columns, *run.volumes]]) if len(table) else pd.Series(dtype=str)
     rows = []
     for scan, key, content in zip(table.index, run.cohort.table.index, values, strict=True):
@@ -199,6 +201,12 @@ def _column(values: pd.Series, described: Mapping[str, Any]) -> dict[str, Any]:
         return about | {"type": "number"}
     levels = cells.sorted_labels(pd.Series(cells.labels(known), dtype=object))
     return about | ({"type": "category", "levels": levels} if len(levels) <= _MOST_LEVELS else {"type": "text"})
+
+
+def _cells(values: pd.Series) -> list[Any]:
+    """A column for JSON; a column at a time, as a value at a time takes long in large tables."""
+    known = values.notna() & ~values.isin([np.inf, -np.inf])
+    return list(values.astype(object).where(known, None))
 
 
 def _row(scan: str, key: tuple[str, str], status: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,19 +30,20 @@ from vbmstat.ui.commands import arguments, command_line, result_folder
 from vbmstat.ui.study import OWN, MissingError, Study
 
 RUNNING, DONE, FAILED, STOPPED, INTERRUPTED = "running", "done", "failed", "stopped", "interrupted"
+_CHILD = ("-m", "vbmstat.ui.child")
 _STOP = "stop"  # file that says the page asked for it
 _START_S, _LOOK_S = 20.0, 0.3  # a process may take to begin; between looks at what a job says
 _PROGRESS = re.compile(r"^(?P<text>[^:\[\]]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)\b")  # of vbmstat.cli.progress
 _SCANS = re.compile(r"\[(?P<done>\d+)/(?P<total>\d+)\] (?P<text>.*)")  # of vbmstat.cli.live
 _STARTING, _LOOKING = threading.Lock(), threading.Lock()
-_children: list[subprocess.Popen[bytes]] = []  # ended ones are waited for, so that none stays a zombie
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job's folder."""
+    """A job's folder, and the folder that is served."""
 
     folder: Path
+    study: Study
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -82,10 +83,12 @@ class Job:
     def start(self) -> None:
         """Start it, or start it again; it goes on where the command itself resumes.
 
+        Its arguments are made anew of its options: what came with somebody else's folder is not run as it lies there.
+
         Raises
         ------
         VbmstatError
-            If it runs already, or its process does not begin.
+            If it runs already, its options are not valid, or its process does not begin.
         """
         with _STARTING:
             self._start()
@@ -94,17 +97,20 @@ class Job:
         if self.state == RUNNING:
             msg = f"job {self.folder.name} runs already; stop it first"
             raise VbmstatError(msg)
+        spec = self.spec
+        given = arguments(self.study, str(spec.get("command")), spec.get("options") or {})
+        spec |= {"arguments": given, "command_line": command_line(given), "cwd": str(self.study.root)}
+        storage.write_json(self.folder / SPEC, spec)
         for name in (STATUS, _STOP):
             (self.folder / name).unlink(missing_ok=True)
-        _children[:] = [child for child in _children if child.poll() is None]
         child = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "vbmstat.ui.child", str(self.folder)], stdin=subprocess.DEVNULL,
+            [sys.executable, *_CHILD, str(self.folder)], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.folder, start_new_session=True,
         )  # fmt: skip
-        _children.append(child)
+        threading.Thread(target=child.wait, daemon=True).start()  # so that none stays a zombie
         until = time.monotonic() + _START_S
         while not (self.folder / STATUS).exists():
-            if child.poll() is not None or time.monotonic() > until:
+            if child.returncode is not None or time.monotonic() > until:
                 msg = f"{self.folder}: the job's process did not begin; is there room on the disk?"
                 raise VbmstatError(msg)
             time.sleep(0.02)
@@ -130,7 +136,7 @@ class Jobs:
     def all(self) -> list[Job]:
         """Every job, the latest first."""
         folders = sorted(self._folder.glob("*/" + SPEC), reverse=True)
-        return [Job(path.parent) for path in folders]
+        return [Job(path.parent, self.study) for path in folders]
 
     def find(self, name: str) -> Job:
         """A job by its id; raises MissingError if there is none."""
@@ -149,8 +155,7 @@ class Jobs:
             As :func:`vbmstat.ui.commands.arguments`; also if a job with the same command line runs.
         """
         self.study.check()
-        given = arguments(self.study, command, options)
-        line = command_line(given)
+        line = command_line(arguments(self.study, command, options))
         if any(job.spec.get("command_line") == line and job.state == RUNNING for job in self.all()):
             msg = "the same command runs already; look at its job"
             raise VbmstatError(msg)
@@ -158,11 +163,11 @@ class Jobs:
         folder = self._folder / f"{now}-{secrets.token_hex(2)}"
         folder.mkdir(parents=True)
         storage.write_json(folder / SPEC, {
-            "command": command, "options": dict(options), "arguments": given, "command_line": line,
+            "command": command, "options": dict(options), "command_line": line,
             "title": f"{command} {options['formula']}" if command == "glm" else command,
-            "result": result_folder(self.study, options) if command == "glm" else None, "cwd": str(self.study.root),
+            "result": result_folder(self.study, options) if command == "glm" else None,
         })  # fmt: skip
-        job = Job(folder)
+        job = Job(folder, self.study)
         job.start()
         return job
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import pandas as pd
 from vbmstat.compare.pairs import compare_pair
 from vbmstat.errors import VbmstatError
 from vbmstat.figures.view import View, parse_point
+from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.results import ATLASES, P_STATS
 from vbmstat.image import io, storage
 from vbmstat.maps.masking import MaskRule
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.store import PackedMaps
+from vbmstat.maps.store import CHUNK_VOXELS, PackedMaps
 from vbmstat.report.look import look_in, open_places
 from vbmstat.report.model_folder import Model, read_model
 from vbmstat.report.notebook import regions_of
@@ -172,6 +174,12 @@ def regions(study: Study, result: str) -> dict[str, Any]:
     return {"columns": list(table.columns), "rows": plain(table)}
 
 
+@cache
+def names_of_places() -> Regions | None:
+    """The atlases that name places, read once."""
+    return regions_of(ATLASES)
+
+
 @dataclass(frozen=True)
 class Picked:
     """A contrast's map above a height: what the slider shows, as files and rows."""
@@ -202,7 +210,7 @@ class Picked:
         """Its clusters with names of places, and the arguments of ``vbmstat`` that make it."""
         left = threshold(self.statistic, read_height(self.height), read_extent(self.extent))
         made = ["threshold", *self._map, "--height", self.height, "--extent", self.extent]
-        return tables_of(self.statistic, left, regions_of(ATLASES))["clusters"], made
+        return tables_of(self.statistic, left, names_of_places())["clusters"], made
 
     def rows(self) -> dict[str, Any]:
         """The same for the page."""
@@ -223,7 +231,7 @@ class Picked:
         height = height if np.isfinite(height) else float(np.abs(self.statistic.values).max())
         view = View(crosshair=parse_point(at) if at else None, title=self.contrast)
         made = ["show", *self._map, "--threshold", f"{height:.4g}", "--title", self.contrast, "--out", f"figure.{form}"]
-        made += ["--crosshair", at] if at else []
+        made += [f"--crosshair={at}"] if at else []
         with tempfile.TemporaryDirectory(prefix="vbmstat-") as folder, _DRAWING:
             return show_map(self.path, Path(folder) / f"figure.{form}", height, view).read_bytes(), made
 
@@ -278,7 +286,7 @@ class Places:
         with self._lock:
             (look,) = look_in(self._open(folder), [(at, contrast)], by)
         fit, unit = look.fit, "mL" if is_tiv_name(look.fit.covariate) else ""
-        made = ["plot", str(folder), "--at", at, "--contrast", fit.contrast, *(["--by", by] if by else [])]
+        made = ["plot", str(folder), f"--at={at}", "--contrast", fit.contrast, *(["--by", by] if by else [])]
         points = fit.scans.rename(columns={
             "scan_id": "scan", "covariate": "x", "adjusted": "y", "cooks_distance": "cook",
         })[["scan", "x", "y", "value", "group", "residual", "cook", "leverage"]]  # fmt: skip
@@ -323,6 +331,8 @@ class Places:
             self._packed[key] = pack_maps(paths, store, MaskRule(None), how)
         packed = self._packed[key]
         columns = np.searchsorted(packed.space.voxel_index, voxels)
-        rows = np.stack([packed.read(at, at + 1)[:, 0].copy() for at in columns.tolist()], axis=1)
+        blocks = np.split(columns, np.flatnonzero(np.diff(columns // CHUNK_VOXELS)) + 1)  # a chunk is read once
+        read = (packed.read(int(block[0]), int(block[-1]) + 1)[:, block - block[0]] for block in blocks)
+        rows = np.concatenate([one.copy() for one in read], axis=1)
         digests = packed.manifest["files"]
         return rows, [scan for scan in paths if digests[scan]["sha256"] != then[scan]["sha256"]]

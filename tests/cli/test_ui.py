@@ -1,0 +1,31 @@
+"""``vbmstat ui``: its options, and what it says without the extra."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from vbmstat.cli import app
+from vbmstat.errors import VbmstatError
+
+
+def test_the_options_reach_the_server(monkeypatch):
+    asked = []
+    monkeypatch.setattr("vbmstat.ui.server.serve", lambda *given: asked.append(given[:3]))
+    assert CliRunner().invoke(app, ["ui"]).exit_code == 0
+    assert CliRunner().invoke(app, ["ui", "study", "--port", "8080", "--no-browser"]).exit_code == 0
+    assert asked == [(Path(), 0, True), (Path("study"), 8080, False)]
+    assert CliRunner().invoke(app, ["ui", "--port", "70000"]).exit_code == 2
+
+
+@pytest.mark.parametrize("lacking", ["starlette", "uvicorn"])
+def test_without_the_extra_it_says_what_to_install(monkeypatch, lacking):
+    for name in [name for name in sys.modules if name.startswith("vbmstat.ui") or name.partition(".")[0] == lacking]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, lacking, None)
+    result = CliRunner().invoke(app, ["ui"])
+    assert isinstance(result.exception, VbmstatError)
+    assert str(result.exception) == f"the workbench needs {lacking}, which is not installed: pip install 'vbmstat[ui]'"
