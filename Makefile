@@ -9,12 +9,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-all lint docs gpu gpu-wheels clean
+.PHONY: help demo test test-all lint ui ui-if-node docs gpu gpu-wheels clean
 
 help:
 	@echo "make demo      simulate a small cohort, preprocess it, fit gm ~ age + sex + tiv, print where to look"
 	@echo "make test      style, types, import rules, and all tests that take no whole scan"
 	@echo "make test-all  everything, whole scans too"
+	@echo "make ui        build the page of \`vbmstat ui\` (node 20 or newer)"
 	@echo "make docs      the documentation as web pages, in site/ (Python 3.11 or newer)"
 	@echo "make gpu       CUDA tests, differences from the CPU, and speed, on a machine with a GPU (at most 8 minutes)"
 	@echo "make clean     remove the environment, caches and the demo's output"
@@ -22,10 +23,10 @@ help:
 demo: $(STAMP)
 	$(BIN)/python examples/demo.py
 
-test: lint
+test: lint ui-if-node
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n $(JOBS) --dist worksteal
 
-test-all: lint
+test-all: lint ui-if-node
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)
@@ -33,6 +34,16 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+PAGE := vbmstat/ui/static/licences.txt
+ui: $(PAGE)
+
+$(PAGE): ui/package-lock.json ui/tsconfig.json ui/build.mjs $(wildcard ui/src/*)
+	cd ui && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
+
+# The tests in a browser skip where the page is not built.
+ui-if-node:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory ui || echo "the page was not built: its tests will skip" >&2; fi
 
 docs: $(STAMP)
 	$(PIP) install -c constraints.txt -e ".[docs]"
@@ -67,5 +78,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv .whl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist site
+	rm -rf .venv .whl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out build dist site ui/node_modules vbmstat/ui/static
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

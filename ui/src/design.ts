@@ -1,0 +1,188 @@
+// The design: a formula from the columns, what it becomes, its contrasts, and the fit.
+import { type Cohort, type Column, type Design, type Folder, get, type ModelRequest, post } from './api'
+import { showCommand } from './command'
+import { add, choice, debounced, fill, h, notice, number } from './dom'
+import { correlations, matrix } from './heat'
+import { refusable, start } from './jobs'
+
+const INFERENCE: [string, string][] = [
+  ['fdr', 'false discovery rate'], ['rft', 'random field theory'], ['fwe', 'permutation, voxel FWE'], ['tfce', 'permutation, TFCE'],
+  ['cluster', 'permutation, cluster FWE'],
+]
+const PERMUTED = ['fwe', 'tfce', 'cluster']
+const kept: ModelRequest = {
+  formula: '', contrasts: {}, level: 'voxel', repeats: 0, inference: ['fdr', 'rft'], permutations: 1000, variance: 'ols', fwhm: null, where: '',
+}
+
+export async function designView(host: HTMLElement, _: string[], signal: AbortSignal): Promise<void> {
+  const [cohort, folder] = await Promise.all([get<Cohort>('/api/cohort', signal), get<Folder>('/api/folder', signal)])
+  if (!cohort.responses.length) {
+    add(host, h('h1', {}, 'Design'), notice(folder.messages[0] ?? 'There are no maps yet: preprocess the scans in the step Cohort.', 'warning'))
+    return
+  }
+  kept.formula ||= `${cohort.responses[0]!.name} ~ `
+  const shown = h('div', { class: 'stack', 'aria-live': 'polite' })
+  const jobs = h('div', { class: 'stack' })
+  const run = h('button', { type: 'button', class: 'primary', disabled: true }, 'Fit the model')
+  let asking = new AbortController()
+  const preview = debounced(300, async () => {
+    asking.abort()
+    asking = new AbortController()
+    const { signal: now } = asking
+    run.disabled = true
+    if (!kept.formula.split('~')[1]?.trim()) {
+      fill(shown, notice('Choose the covariates: click a column, or type the formula.'))
+      return
+    }
+    shown.setAttribute('aria-busy', 'true')
+    await refusable(shown, post<Design>('/api/designs', asked(), now).then(design => {
+      if (now.aborted || signal.aborted) return
+      showCommand(design.command)
+      run.disabled = !design.ok
+      fill(shown, ...described(design, preview))
+    })).catch(error => { if (!now.aborted) throw error })
+    if (!now.aborted) shown.removeAttribute('aria-busy')
+  })
+  run.addEventListener('click', () => {
+    run.disabled = true
+    void refusable(jobs, start(jobs, 'glm', asked(), signal)).finally(() => { run.disabled = false })
+  })
+  add(host, h('div', { class: 'tools' }, h('h1', {}, 'Design'), h('span', { class: 'count' }, run)), jobs, h('div', { class: 'split even' },
+    h('div', { class: 'stack' }, formulaCard(cohort, preview), optionsCard(preview)), shown))
+  preview()
+}
+
+/** The request without what is not used. */
+function asked(): Partial<ModelRequest> {
+  const { formula, contrasts, level, repeats, inference, where } = kept
+  return {
+    formula, contrasts, level, repeats: level === 'voxel' ? repeats : 0, inference,
+    ...(where.trim() ? { where } : {}),
+    ...(inference.some(one => PERMUTED.includes(one)) ? { permutations: kept.permutations } : {}),
+    ...(kept.variance === 'ols' ? {} : { variance: kept.variance }), ...(kept.fwhm ? { fwhm: kept.fwhm } : {}),
+  }
+}
+
+function formulaCard(cohort: Cohort, changed: () => void): HTMLElement {
+  const field = h('input', { type: 'text', value: kept.formula, spellcheck: false, autocomplete: 'off', class: 'formula', id: 'formula' })
+  const set = (formula: string) => {
+    kept.formula = formula
+    field.value = formula
+    draw()
+    changed()
+  }
+  field.addEventListener('input', () => {
+    kept.formula = field.value
+    draw()
+    changed()
+  })
+  const list = h('div', { class: 'columns' })
+  const draw = () => fill(list, ...cohort.columns.filter(one => one.type === 'number' || one.type === 'category').map(column => columnRow(column, set)))
+  const response = choice('Maps', cohort.responses.map((one): [string, string] => [one.name, one.description]),
+    kept.formula.split('~')[0]?.trim() ?? '', name => set(`${name} ~ ${kept.formula.split('~')[1]?.trim() ?? ''}`))
+  draw()
+  return h('section', { class: 'card', 'aria-label': 'Formula' }, response,
+    h('label', { for: 'formula', class: 'muted' }, 'Formula'), field, h('h2', {}, 'Columns'), list)
+}
+
+/** A column with its type as the model takes it; a click puts it into the formula, or takes it out. */
+function columnRow(column: Column, set: (formula: string) => void): HTMLElement {
+  const name = termOf(column.name)
+  const [left = '', right = ''] = kept.formula.split('~').map(part => part.trim())
+  const terms = right.split('+').map(one => one.trim()).filter(Boolean)
+  const used = terms.some(term => term.split(/[*:]/).some(part => part.trim() === name))
+  const last = terms.at(-1)
+  const type = column.type === 'number' ? `number${column.unit ? `, ${column.unit}` : ''}` : `factor: ${short(column.levels ?? [])}`
+  return h('div', { class: 'column', title: column.description },
+    h('button', {
+      type: 'button', 'aria-pressed': String(used),
+      onclick: () => set(`${left} ~ ${(used ? terms.filter(term => !term.split(/[*:]/).some(part => part.trim() === name)) : [...terms, name]).join(' + ')}`),
+    }, used ? '✓ ' : '+ ', column.name),
+    h('span', { class: 'muted' }, type),
+    !used && last !== undefined && h('button', {
+      type: 'button', class: 'quiet small', title: `Interaction with ${last}`,
+      onclick: () => set(`${left} ~ ${[...terms.slice(0, -1), `${last} * ${name}`].join(' + ')}`),
+    }, `× ${last}`))
+}
+
+/** A column's name in a formula. */
+function termOf(name: string): string {
+  if (name === 'tiv_ml') return 'tiv'
+  return /^[A-Za-z_][\w.]*$/.test(name) ? name : `\`${name}\``
+}
+
+function short(levels: string[]): string {
+  return levels.length > 5 ? `${levels.slice(0, 4).join(', ')} … (${levels.length} levels)` : levels.join(', ')
+}
+
+function optionsCard(changed: () => void): HTMLElement {
+  const set = <K extends keyof ModelRequest>(name: K, value: ModelRequest[K]) => {
+    kept[name] = value
+    changed()
+  }
+  const numeric = (label: string, name: 'repeats' | 'permutations' | 'fwhm', hint: string) => h('label', { class: 'field', title: hint },
+    h('span', {}, label), h('input', {
+      type: 'number', min: 0, value: kept[name] ?? '', size: 6,
+      oninput: (event: Event) => set(name, Number((event.target as HTMLInputElement).value)),
+    }))
+  return h('section', { class: 'card', 'aria-label': 'Options' }, h('h2', {}, 'Options'),
+    h('div', { class: 'tools' },
+      choice('Level', [['voxel', 'voxels'], ['roi', 'atlas labels'], ['region', 'regions, both sides']], kept.level, value => set('level', value)),
+      choice('Variance', [['ols', 'equal (OLS)'], ['hc3', 'robust (HC3)']], kept.variance, value => set('variance', value)),
+      numeric('Subsets', 'repeats', 'Repetitions over random subsets of the scans, for stability maps'),
+      numeric('Permutations', 'permutations', 'For permutation inference'),
+      numeric('Smooth (mm)', 'fwhm', 'FWHM for maps that are not smoothed yet')),
+    h('fieldset', {}, h('legend', {}, 'Corrected inference'), ...INFERENCE.map(([name, label]) => h('label', { class: 'check' },
+      h('input', {
+        type: 'checkbox', checked: kept.inference.includes(name),
+        onchange: (event: Event) => set('inference', (event.target as HTMLInputElement).checked
+          ? [...kept.inference, name] : kept.inference.filter(one => one !== name)),
+      }), ` ${label}`))),
+    h('label', { class: 'field' }, h('span', {}, 'Only scans where'), h('input', {
+      type: 'text', value: kept.where, placeholder: 'age >= 18 and qc_noise_percent < 12', size: 34,
+      oninput: (event: Event) => set('where', (event.target as HTMLInputElement).value),
+    })))
+}
+
+/** What the formula becomes: or what is wrong with it. */
+function described(design: Design, changed: () => void): HTMLElement[] {
+  if (!design.ok) return [notice(design.error ?? 'The design cannot be built.', 'error')]
+  const { estimate } = design
+  const takes = estimate ? `, about ${duration(estimate.seconds)} and ${number(estimate.memory_gb, 2)} GB of memory` : ''
+  return [
+    h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), takes),
+    h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings].map(text => h('li', {}, text))),
+    contrastCard(design, changed),
+    h('section', { class: 'card', 'aria-label': 'Design matrix' }, h('h2', {}, 'Design matrix'), matrix(design)),
+    h('section', { class: 'card', 'aria-label': 'Correlations' }, h('h2', {}, 'Correlations of regressors, variance inflation'), correlations(design)),
+  ]
+}
+
+function contrastCard(design: Design, changed: () => void): HTMLElement {
+  const own = Object.keys(kept.contrasts)
+  const set = (contrasts: Record<string, string>) => {
+    kept.contrasts = contrasts
+    changed()
+  }
+  const name = h('input', { type: 'text', placeholder: 'name', size: 12, 'aria-label': 'Name of the contrast' })
+  const text = h('input', { type: 'text', placeholder: 'age - 2 * iq, or F(a, b)', size: 24, 'aria-label': 'Expression of the contrast' })
+  const form = h('form', { class: 'tools' }, name, text, h('button', { type: 'submit' }, 'Add'))
+  form.addEventListener('submit', event => {
+    event.preventDefault()
+    if (text.value.trim()) set({ ...kept.contrasts, [name.value.trim() || text.value.trim()]: text.value.trim() })
+  })
+  return h('section', { class: 'card', 'aria-label': 'Contrasts' }, h('h2', {}, 'Contrasts'),
+    h('p', { class: 'muted' }, own.length ? 'Tested:' : 'Without a choice all of these are tested:'),
+    h('ul', { class: 'chips' }, ...design.contrasts.map(one => h('li', {}, h('span', { class: 'chip' }, `${one.name} (${one.kind})`,
+      own.includes(one.name) && h('button', {
+        type: 'button', class: 'quiet small', 'aria-label': `Remove the contrast ${one.name}`,
+        onclick: () => set(Object.fromEntries(Object.entries(kept.contrasts).filter(([key]) => key !== one.name))),
+      }, '×'))))),
+    h('div', { class: 'tools' }, h('span', { class: 'muted' }, 'Test'), ...design.regressors.filter(one => one !== 'Intercept' && !own.includes(one)).map(one =>
+      h('button', { type: 'button', class: 'small', onclick: () => set({ ...kept.contrasts, [one]: one }) }, one))), form)
+}
+
+function duration(seconds: number): string {
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${number(seconds / 3600, 2)} h`
+}
