@@ -48,6 +48,7 @@ from vbmstat.preproc.steps import (
     lesion_mask,
     lesions,
     linear,
+    linknet,
     priors,
     quality,
     reassign,
@@ -195,7 +196,7 @@ class Brightest(torch.nn.Module):
     """In place of deepbet's networks: what is brighter than most of the image is brain."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return torch.cat([1 - image, (image > image.mean()).float()], dim=1)
+        return (image > image.mean()).float()
 
 
 def small_set(w: World, patched: bool = True, refine: bool = False) -> weights.NetworkSet:
@@ -248,6 +249,11 @@ def _extracted(w: World) -> torch.Tensor:
         return brain.extract_brain(w.t1w, w.device)
 
 
+def _probable(w: World) -> torch.Tensor:
+    weights_ = {name: weight.to(w.device) for name, weight in brain.network_weights("deepbet-box", "cpu").items()}
+    return linknet.brain_probability(weights_, torch.nn.functional.interpolate(w.t1w.data[None], (32, 32, 64)))
+
+
 def _slices(w: World) -> tract_network.SliceUNet:
     settings = {"kind": "tracts", "tracts": ["a", "b"], "n_channels": 2, "depth": 2}
     return _network(lambda: tract_network.build_tract_network(settings)).eval().to(w.device)
@@ -281,6 +287,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     brain.is_stripped: lambda w: brain.is_stripped(w.t1w),
     brain.stripped_mask: lambda w: brain.stripped_mask(w.t1w),
     brain.extract_brain: _extracted,
+    linknet.brain_probability: _probable,
     linear.pyramid: lambda w: linear.pyramid(w.t1w, w.mask, w.brain.weights),
     linear.shape_and_contrast: lambda w: linear.shape_and_contrast(w.t1w, w.mask, w.brain.weights),
     linear.at_spacing: lambda w: linear.at_spacing(w.t1w, 9.0),

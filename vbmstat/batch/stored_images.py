@@ -41,10 +41,10 @@ def write_image(path: Path, kind: str, volume: Volume) -> None:
     """Write an image of a scan as its kind is stored."""
     how = _OTHERS.get(kind, _IN_TEMPLATE)
     volume = packed(volume) if kind == "velocity" else volume
-    counts = torch.round(volume.data / how.step)
+    counts = volume.data.div(how.step).round_()
     if how.dtype == "float32":
-        volume, step = Volume(counts * how.step, volume.grid), None
+        volume, step = Volume(counts.mul_(how.step), volume.grid), None
     else:
         limits = torch.iinfo(getattr(torch, how.dtype))
-        volume, step = Volume(counts.clamp(limits.min, limits.max), volume.grid), how.step
+        volume, step = Volume(counts.clamp_(limits.min, limits.max), volume.grid), how.step
     io.write_volume(path, volume, dtype=how.dtype, space=how.space, step=step, description=f"vbmstat {kind}")

@@ -132,13 +132,11 @@ class Segmented:
         """GM, WM, CSF fractions on the scan's own grid (p1, p2, p3)."""
         return self.on_scan(self.fractions)
 
-    @property
+    @cached_property
     def label(self) -> Volume:
         """CAT12's p0 on the scan's own grid: CSF 1, GM 2, WM and hypointensities 3, mixtures between; 0 elsewhere."""
-        with_class = self.lesions.for_warp(self.fractions.data)
-        is_same = with_class is self.fractions.data
-        gm, wm, csf = (self.tissues if is_same else self.on_scan(Volume(with_class, self.fractions.grid))).data
-        return Volume((csf + 2 * gm + 3 * wm)[None], self.scan_grid)
+        gm, wm, csf = self.lesions.for_warp(self.fractions.data)
+        return self.on_scan(Volume((csf + 2 * gm + 3 * wm)[None], self.fractions.grid))
 
     @cached_property
     def corrected(self) -> Volume:

@@ -108,8 +108,8 @@ def test_noise_is_refused():
 def test_nothing_or_too_little_is_refused(monkeypatch, n_voxels, message):
     def network(image):
         """A cube of so many voxels an edge is brain."""
-        answer = torch.zeros(1, 2, *image.shape[2:])
-        answer[:, 1, 30 : 30 + n_voxels, 30 : 30 + n_voxels, 30 : 30 + n_voxels] = 1
+        answer = torch.zeros(image.shape)
+        answer[:, 0, 30 : 30 + n_voxels, 30 : 30 + n_voxels, 30 : 30 + n_voxels] = 1
         return answer
 
     monkeypatch.setattr(brain, "_networks", lambda _: (network, network))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import cc3d
 import fill_voids
@@ -19,6 +20,7 @@ from torch.nn import functional
 from vbmstat import assets
 from vbmstat.errors import ScanError
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.linknet import brain_probability
 
 _BOX_SHAPE = (128, 128, 128)  # the networks' training sizes
 _BRAIN_SHAPE = (256, 256, 256)
@@ -27,6 +29,7 @@ _BOX_OCCUPANCY = 0.02  # share of brain in a slice from which it belongs to the 
 _LEAST_FILLED = 0.75  # of the field of view along an axis; below, the margins are padding
 MAX_STRIPPED_ML = 2400.0  # whole heads have 3 L and more, brains with meninges less than this
 MIN_BRAIN_ML = 400.0
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def is_stripped(t1w: Volume) -> bool:
@@ -111,13 +114,13 @@ def _extract(t1w: Volume, device: torch.device) -> torch.Tensor:
     small = functional.interpolate(image, _BOX_SHAPE, mode="nearest-exact")
     low, high = (float(q) for q in torch.quantile(small.flatten(), torch.tensor([0.005, 0.995], device=device)))
     with torch.inference_mode():
-        rough = box_net(_normalised(small, low, high))[0, 1].cpu().numpy() > 0.5
+        rough = box_net(_normalised(small, low, high))[0, 0].cpu().numpy() > 0.5
         if not rough.any():
             msg = "no brain found; expected a T1-weighted scan of a head or a stripped brain"
             raise ScanError(msg)
         box = _bounding_box(_largest_piece(rough, filled=False), t1w.grid.shape)
         inside = functional.interpolate(image[(..., *box)], _BRAIN_SHAPE, mode="nearest-exact")
-        probability = brain_net(_normalised(inside, low, high))[:, 1:2]
+        probability = brain_net(_normalised(inside, low, high))
         probability = functional.interpolate(probability, image[(..., *box)].shape[2:], mode="trilinear")
     mask = np.zeros(t1w.grid.shape, bool)
     mask[box] = probability[0, 0].cpu().numpy() > 0.5
@@ -133,12 +136,20 @@ def _extract(t1w: Volume, device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _networks(device: str) -> tuple[torch.jit.ScriptModule, torch.jit.ScriptModule]:
-    paths = [str(assets.asset_path(name)) for name in ("deepbet-box", "deepbet-brain")]
+def _networks(device: str) -> tuple[Network, Network]:
+    """Those that find the brain's box, and the brain in it: normalised image -> probability, (1, 1, X, Y, Z)."""
+    box, inside = (
+        partial(brain_probability, network_weights(name, device)) for name in ("deepbet-box", "deepbet-brain")
+    )
+    return box, inside
+
+
+def network_weights(name: str, device: str) -> dict[str, torch.Tensor]:
+    """Weights of one of deepbet's networks, on a device."""
     with warnings.catch_warnings():  # deepbet's networks are TorchScript, which torch deprecates
         warnings.filterwarnings("ignore", r"`torch\.jit\.load`", DeprecationWarning)
-        box_net, brain_net = (torch.jit.load(path, map_location=device).eval() for path in paths)
-    return box_net, brain_net
+        weights: dict[str, torch.Tensor] = torch.jit.load(str(assets.asset_path(name)), device).state_dict()
+    return weights
 
 
 def _normalised(image: torch.Tensor, low: float, high: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from vbmstat.image.compiled import Array, compiled, takes
+from vbmstat.image import compiled
 
 _SEARCH_RADIUS = 2  # voxels
 _PATCH_VOXELS = 27
@@ -81,7 +81,7 @@ def denoise(image: torch.Tensor, sigma: float, strength: float = 0.5) -> torch.T
     scale = 1.0 / (2.0 * (strength * sigma) ** 2)
     radius = range(-_SEARCH_RADIUS, _SEARCH_RADIUS + 1)
     offsets = [o for o in product(radius, radius, radius) if o > (0, 0, 0)]  # the others are the same pairs
-    if takes(padded):
+    if compiled.takes(padded):
         widths = np.float32(2.0 * sigma**2), np.float32(scale)
         _add_pairs(padded.numpy(), np.array(offsets), *widths, total.numpy(), weights.numpy())
     else:
@@ -98,9 +98,9 @@ def denoise(image: torch.Tensor, sigma: float, strength: float = 0.5) -> torch.T
     return total.div_(weights)[inner].contiguous()
 
 
-@compiled
+@compiled.compiled
 def _add_pairs(  # noqa: C901, PLR0913 - one nest of loops
-    image: Array, offsets: Array, noise: float, scale: float, total: Array, weights: Array
+    image: np.ndarray, offsets: np.ndarray, noise: float, scale: float, total: np.ndarray, weights: np.ndarray
 ) -> None:
     """Add to `total` and `weights` what the voxels at these offsets give each other; all images (X, Y, Z).
 
