@@ -11,7 +11,7 @@ the people in the order given.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -55,7 +55,7 @@ def registered(tissues: Volume, template: Volume, number: int, start: torch.Tens
     likelihood falls whichever way it goes, and the fit would stay where it is.
     """
     level, before = LEVELS[number], LEVELS[number - 1]
-    weights = warp.Regularisation(*(level.stiffness * weight for weight in astuple(warp.Regularisation())))
+    weights = warp.Regularisation().times(level.stiffness)
     return warp.register(smooth_map(tissues, before.fwhm_mm), template, weights, start, level.is_fine)
 
 
