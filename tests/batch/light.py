@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from vbmstat.batch import derivatives
+from vbmstat.batch.claim import FOLDER
 from vbmstat.batch.resources import Execution
 from vbmstat.errors import ScanError
 from vbmstat.image import io, storage
@@ -37,6 +40,24 @@ STEPS = ("brain", "segment", "warp")
 KILLS = 666.0  # intensity of a scan's first voxel that kills the process, as the system does for want of memory
 SLOW = 777.0  # and one that takes longer
 STRANGER = 888.0  # and one of another person
+
+
+@contextmanager
+def cut_short(n_renamed: int) -> Iterator[None]:
+    """The process is killed when so many finished files have been moved to the output folder."""
+    rename, n = os.replace, 0
+
+    def cut(source: Path, target: Path) -> None:
+        nonlocal n
+        n += FOLDER in Path(source).parts and FOLDER not in Path(target).parts
+        if n > n_renamed:
+            raise KeyboardInterrupt  # as if killed
+        rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def light(t1w: Volume, spec: PreprocSpec, on_step: OnStep, lesion_mask: Volume | None = None) -> Preprocessed:

@@ -15,7 +15,7 @@ from vbmstat.batch import group_template as module
 from vbmstat.batch import template_levels
 from vbmstat.batch.group_template import TemplateSpec, build_template
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.image import io, storage
+from vbmstat.image import io
 from vbmstat.image.volume import Volume
 from vbmstat.preproc import group_template as steps
 from vbmstat.preproc.steps import warp
@@ -41,8 +41,6 @@ def quick(monkeypatch):
 def coarse():
     with pytest.MonkeyPatch.context() as patch:
         be_coarse(patch)
-        patch.setattr(module, "template_figure", lambda *_: None)
-        patch.setattr(module, "save_png", lambda at, _: storage.write_text(at, "picture"))
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from tests.batch.conftest import left_behind
-from tests.batch.light import STRANGER, asked, light, read_failures, write_dates, write_people
+from tests.batch.light import STRANGER, asked, cut_short, light, read_failures, write_dates, write_people
 from vbmstat import rerun
 from vbmstat.batch import plan, run
 from vbmstat.batch.claim import FOLDER, claim
@@ -241,23 +240,12 @@ def test_a_person_of_whom_another_process_has_a_scan_is_busy(tmp_path):
 
 
 @pytest.mark.parametrize("n_renamed", [1, 20, 43])
-def test_whenever_the_renaming_is_cut_short_the_person_counts_as_incomplete(tmp_path, monkeypatch, n_renamed):
+def test_whenever_the_renaming_is_cut_short_the_person_counts_as_incomplete(tmp_path, n_renamed):
     task = person_of(tmp_path)
     older = replace(task, parameters={"older": True})
     run_task(older)
-    rename, n = os.replace, 0
-
-    def cut(source, target):
-        nonlocal n
-        n += FOLDER in str(source) and FOLDER not in str(target)
-        if n > n_renamed:
-            raise KeyboardInterrupt  # as if killed
-        rename(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run_task(task)
+    with cut_short(n_renamed):
+        run_task(task)
     assert task.finished() == older.finished() == {}
     left = [storage.read_json(path) for path in naming.find_sidecars(task.out)]  # none beside files of another run
     assert not any(record["parameters"] for record in left)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.batch.conftest import left_behind
 from tests.batch.interrupt import fingerprint
-from tests.batch.light import STEPS, light
-from vbmstat.batch.claim import FOLDER, claim, steps_in_progress
+from tests.batch.light import STEPS, cut_short, light
+from vbmstat.batch.claim import claim, steps_in_progress
 from vbmstat.batch.scan import run_scan
 from vbmstat.batch.task import TaskRun, publish, reason_of
 from vbmstat.errors import ScanError
@@ -94,27 +94,15 @@ def test_weights_reach_the_engine(tasks):
 
 
 @pytest.mark.parametrize("n_renamed", [0, 1, 9, 17])
-def test_whenever_the_renaming_is_cut_short_the_scan_counts_as_incomplete(tasks, monkeypatch, n_renamed):
+def test_whenever_the_renaming_is_cut_short_the_scan_counts_as_incomplete(tasks, n_renamed):
     """An older result of other parameters is there: a mixture of both must not pass for either."""
     (task,) = tasks(1)
     (older,) = tasks(1, parameters={"older": True})
     assert run_scan(task).status == "done"
     whole = fingerprint(task.out)
     assert run_scan(older).status == "done"
-    rename, n = os.replace, 0
-
-    def cut(source, target):
-        nonlocal n
-        if FOLDER in Path(source).parts and FOLDER not in Path(target).parts:
-            n += 1
-            if n > n_renamed:
-                raise KeyboardInterrupt  # as if killed
-        rename(source, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run_scan(task)
+    with cut_short(n_renamed):
+        run_scan(task)
     assert task.completed() is None
     assert older.completed() is None
     assert run_scan(task).status == "done"

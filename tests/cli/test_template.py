@@ -17,7 +17,7 @@ from tests.batch.light import write_scans
 from tests.preproc.group import COARSE_MM, be_coarse, coarse_template, tissues_of, write_people
 from vbmstat import rerun
 from vbmstat.assets import sha256
-from vbmstat.batch import group_template, template_levels
+from vbmstat.batch import template_levels
 from vbmstat.batch.run import preprocess
 from vbmstat.batch.warp_images import find_warps
 from vbmstat.cli import app
@@ -47,8 +47,6 @@ HOW = {"device": "cpu", "outputs": "all", "fwhm_mm": 0, "voxel_size_mm": COARSE_
 def coarse():
     with pytest.MonkeyPatch.context() as patch:
         be_coarse(patch)
-        patch.setattr(group_template, "template_figure", lambda *_: None)
-        patch.setattr(group_template, "save_png", lambda at, _: storage.write_text(at, "picture"))
         patch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
         patch.setattr(pipeline, "segment_scan", segment)
         patch.setattr(spec, "VOXEL_SIZES_MM", (1.5, COARSE_MM))

@@ -37,11 +37,13 @@ def coarse_template() -> Volume:
 
 
 def be_coarse(patch) -> None:
-    """The standard template, and the room that warps have, on voxels of 8 mm."""
+    """The standard template, and the room that warps have, on voxels of 8 mm; nothing is drawn."""
     patch.setattr(assets, "template", coarse_template)
     patch.setattr(warp, "PADDED_SHAPE", COARSE_PADDED)
     patch.setattr(warp, "_LEVELS", ((2, 1), (1, 4)))
     patch.setattr(group_template, "LEVELS", _LEVELS)
+    patch.setattr("vbmstat.batch.group_template.template_figure", lambda *_: None)
+    patch.setattr("vbmstat.batch.group_template.save_png", lambda at, _: storage.write_text(at, "picture"))
 
 
 def flow(seed: int, amplitude_mm: float = 16.0) -> torch.Tensor:
