@@ -1,7 +1,7 @@
 """Whole statistic maps of permutations: TFCE values and clusters, several maps at a time.
 
-TFCE: Smith & Nichols 2009 (doi:10.1016/j.neuroimage.2008.03.061) with H = 2, E = 0.5, 26 neighbours, exact: the observed
-map through the package `tfce` by CAT12's author, of permuted ones only the largest value.
+TFCE: Smith & Nichols 2009 (doi:10.1016/j.neuroimage.2008.03.061) with H = 2, E = 0.5, 26 neighbours, exact: the
+observed map through the package `tfce` by CAT12's author, of permuted ones only the largest value.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class StatisticImages:
         above, below = np.searchsorted(rising, 0.0, side="right"), np.searchsorted(rising, 0.0)
         parts = [(rising[above:][::-1], order[above:][::-1])]
         parts += [(-rising[:below], order[:below])] if self.settings.two_sided else []
-        return max(enhance_largest(*map(np.ascontiguousarray, (heights, self.flat[at])), self.offsets, *work)
+        return max(float(enhance_largest(*map(np.ascontiguousarray, (heights, self.flat[at])), self.offsets, *work))
                    for heights, at in parts)  # fmt: skip
 
     def maxima(self, maps: np.ndarray, workers: int, report: Callable[[float], None]) -> dict[str, np.ndarray]:

@@ -72,6 +72,31 @@ def reduce_products(
 
 
 @compiled
+def _root(parent: Array, voxel: int) -> int:
+    """Root of a voxel's cluster, which the voxel then names as its parent."""
+    root = parent[voxel]
+    while parent[root] != root:
+        root = parent[root]
+    parent[voxel] = root
+    return root
+
+
+@compiled
+def _joined(root: int, other: int, low: float, parent: Array, size: Array, best: Array, cube: Array) -> int:
+    """Root of two clusters joined at a height cubed, `low`, to which the second is integrated; -1 for no first."""
+    best[other] += np.sqrt(np.float64(size[other])) * (cube[other] - low)
+    cube[other] = low
+    if root < 0:
+        return other
+    if size[root] < size[other]:
+        root, other = other, root
+    parent[other] = root
+    size[root] += size[other]
+    best[root] = max(best[root], best[other])
+    return root
+
+
+@compiled
 def enhance_largest(
     heights: Array, places: Array, offsets: Array, parent: Array, size: Array, best: Array, cube: Array
 ) -> float:
@@ -97,25 +122,10 @@ def enhance_largest(
         low = np.float64(heights[i]) ** 3
         for offset in offsets:
             near = voxel + offset
-            top = parent[near]
-            if top < 0 or top == root:
-                continue
-            if parent[top] != top:
-                while parent[top] != top:
-                    top = parent[top]
-                parent[near] = top
-                if top == root:
-                    continue
-            best[top] += np.sqrt(np.float64(size[top])) * (cube[top] - low)
-            cube[top] = low
-            if root < 0:
-                root = top
-                continue
-            if size[root] < size[top]:
-                root, top = top, root
-            parent[top] = root
-            size[root] += size[top]
-            best[root] = max(best[root], best[top])
+            if parent[near] >= 0 and parent[near] != root:
+                top = _root(parent, near)
+                if top != root:
+                    root = _joined(root, top, low, parent, size, best, cube)
         if root < 0:
             root, size[voxel], best[voxel], cube[voxel] = voxel, 0, 0.0, low
         parent[voxel] = root
