@@ -99,7 +99,7 @@ class Model:
             size = statistic.data.abs() if entry["two_sided"] else statistic.data
             sides = "two-sided" if entry["two_sided"] else "one-sided"
             what = f"{sides} family-wise error corrected p = {_P_CORRECTED:g}"
-            if float(size.max()) >= corrected:
+            if float(size.max()) > corrected:
                 return float(corrected), what
             meaning += f"; no voxel reaches {corrected:.2f}, the {what}"
         return threshold, meaning

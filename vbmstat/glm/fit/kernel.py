@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -30,7 +31,7 @@ Array = np.ndarray
 _njit = partial(njit, nogil=True, fastmath={"contract"}, error_model="numpy")
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Machine code that releases the interpreter's lock; cached on disk where possible."""
     try:
         return _njit(cache=True)(function)

@@ -31,7 +31,11 @@ def p_of_f(f: np.ndarray, df_contrast: float, df_resid: Df) -> np.ndarray:
 
 def z_of_t(t: np.ndarray, df_resid: Df) -> np.ndarray:
     """Standard normal value with the same tail as t (limited to ±37.5)."""
-    tail = special.stdtr(df_resid, -np.abs(t))
+    return z_of_tail(special.stdtr(df_resid, -np.abs(t)), t)
+
+
+def z_of_tail(tail: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The same from the p of one tail, half of the two-sided one, and the signs of t."""
     return np.asarray(np.sign(t) * np.minimum(-special.ndtri(np.maximum(tail, np.finfo(float).tiny)), _Z_LIMIT))
 
 

@@ -1,4 +1,4 @@
-"""Heights that a voxel must reach, by each correction, and how many voxels do."""
+"""Heights that a voxel must reach (of permutations: exceed), by each correction, and how many voxels do."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from vbmstat.glm.inference.p_values import (
     partial_r,
     partial_r2,
     z_of_f,
-    z_of_t,
+    z_of_tail,
 )
 from vbmstat.glm.statmap import StatMap
 
@@ -40,7 +40,7 @@ def statistic_maps(fit: Fit, index: int, contrast: Contrast, how: str = "") -> d
     dofs = f"{typical:.1f}" if is_t else f"{m:.1f},{typical:.1f}"
     name, estimate = f"contrast {index + 1}: {contrast.name}", ("estimate", ())
     p = p_two_sided(statistic, df) if is_t else p_of_f(statistic, m, df)
-    z = z_of_t(statistic, df) if is_t else z_of_f(statistic, m, df)
+    z = z_of_tail(p / 2, statistic) if is_t else z_of_f(statistic, m, df)
     sides = "two-sided uncorrected p" if is_t else "uncorrected p"
     text = f"effective degrees of freedom: {contrast.name}"
     effective_df = StatMap("df", np.where(inside, df, 1.0), estimate, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.api import OLS
 
 from vbmstat.errors import DesignError
 from vbmstat.glm.design.contrast import build_contrasts
@@ -122,6 +123,27 @@ def test_the_smallest_p(design):
     assert smallest_p(prepared(design("age"), "age", permutations=50), two_sided=True) == 1 / 50
     flips = prepared(design("1"), "Intercept", permutations=5000, flip=True)
     assert smallest_p(flips, two_sided=True) == 2 / 2**12
+
+
+@pytest.mark.parametrize(("spec", "scheme"), [("Intercept", "freedman-lane"), ("age", "smith"), ("F(age, tiv)", None)])
+def test_all_signs_changed_are_the_same_size_whatever_the_nuisance(design, spec, scheme):
+    """Statsmodels' t and F of every flip of the residuals, of data with a strong effect."""
+    x = design("age + tiv")
+    flips = prepared(x, spec, permutations=5000, flip=True, scheme=scheme or "freedman-lane")
+    contrast = build_contrasts([spec], x)[0].weights
+    y = x.matrix @ np.linalg.pinv(contrast) @ np.ones(len(contrast)) * 50 + np.random.default_rng(0).normal(0, 1, N)
+    z = flips.parts.nuisance
+    residuals = y - z @ (z.T @ y)
+    found = []
+    for row in flips.rearrangements.sources(0, flips.rearrangements.count)[1][::16]:
+        fit = OLS(row * residuals, x.matrix).fit()
+        found.append(np.abs(fit.f_test(contrast).fvalue))
+    own = OLS(residuals, x.matrix).fit().f_test(contrast).fvalue
+    changed = OLS(-residuals, x.matrix).fit().f_test(contrast).fvalue
+    assert changed == pytest.approx(own)
+    assert (np.array(found[1:]) >= own * (1 - 1e-9)).sum() <= 1  # but the first, only its mirror image
+    assert smallest_p(flips, two_sided=True) == 2 / 2**12
+    assert smallest_p(flips, two_sided=False) == 1 / 2**12
 
 
 def test_what_cannot_be_permuted(design):

@@ -84,10 +84,13 @@ class Nulls:
     approximated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def critical(self, name: str = "statistic") -> float | None:
-        """Smallest null maximum whose counted p is at most .05; None if there are too few rearrangements for one."""
+        """Height beyond which the counted p is at most .05; None if there are too few rearrangements for one.
+
+        The largest of the null maxima whose own p is larger (Nichols & Holmes 2002, doi:10.1002/hbm.1058).
+        """
         maxima = self.maxima[name]
-        significant = maxima[reach(maxima, maxima, CRITICAL_TIES) <= ALPHA]
-        return float(significant.min()) if significant.size else None
+        is_significant = reach(maxima, maxima, CRITICAL_TIES) <= ALPHA
+        return float(maxima[~is_significant].max()) if is_significant.any() else None
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ def _summarise(
         count=count,
         planned=rearrangements.count,
         is_exhaustive=count == rearrangements.existing,
-        smallest_p=smallest_p(engine.permuted, settings.two_sided),
+        smallest_p=smallest_p(engine.permuted, not scale.is_signed),
         maxima=maxima,
         p_uncorrected=p_uncorrected,
         p_fwe=corrected("statistic", reach(own, scale.level(score, ties["statistic"]), 0.0), size, is_tested),

@@ -191,15 +191,21 @@ def kept_by_flips(permuted: Permuted) -> float:
 
 
 def smallest_p(permuted: Permuted, two_sided: bool) -> float:
-    """The smallest p that the test can give; if all rearrangements are done, mirror images of the data count."""
+    """The smallest p that the test can give; if all rearrangements are done, mirror images of the data count.
+
+    `two_sided` also for F, which has the same value for all signs changed.
+    """
     done = permuted.rearrangements
-    if permuted.subjects is not None and two_sided and done.is_exhaustive:
-        return 2 / done.count  # all signs changed
-    if not (two_sided and done.is_exhaustive and permuted.n_tested == 1) or permuted.moving.shape[1]:
+    if not (two_sided and done.is_exhaustive):
+        return 1 / done.count
+    sources, signs = done.sources(0, done.count)
+    is_plain = permuted.n_tested == 1 and not permuted.moving.shape[1] and permuted.subjects is None
+    if signs is not None and not is_plain:  # all signs changed: -t, whatever the nuisance
+        return int((signs == signs[:, :1]).all(axis=1).sum()) / done.count
+    if not is_plain:
         return 1 / done.count
     x = permuted.parts.tested[:, 0]
     mirrored = np.abs(permuted.rows(0, done.count)[0] @ x) > 1 - _INVARIANT
-    sources = done.sources(0, done.count)[0]
     if permuted.groups is not None and sources is not None:
         pairs = permuted.groups[sources] * (permuted.groups.max() + 1) + permuted.groups  # (count, n)
         mirrored &= [len(np.unique(row)) == permuted.groups.max() + 1 for row in pairs]
