@@ -70,8 +70,8 @@ def study(folder) -> Study:
 class Browser:
     """Asks an application as a browser would, and keeps its cookies."""
 
-    def __init__(self, app: Any) -> None:
-        self.app, self.cookies = app, httpx.Cookies()
+    def __init__(self, app: Any, cookies: httpx.Cookies | None = None) -> None:
+        self.app, self.cookies = app, cookies or httpx.Cookies()
 
     def request(self, method: str, path: str, **asked: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
