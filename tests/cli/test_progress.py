@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vbmstat.cli.progress import Lines, stages
+from vbmstat.progress import LIVE
 
 
 def test_a_long_stage_has_a_line_now_and_then(capsys):
@@ -20,7 +21,7 @@ def test_a_long_stage_has_a_line_now_and_then(capsys):
 
 
 def test_the_workbench_asks_for_more_lines(capsys, monkeypatch):
-    monkeypatch.setenv("VBMSTAT_PROGRESS_SECONDS", "1")
+    monkeypatch.setenv(LIVE, "1")
     now = [0.0]
     lines = Lines(lambda: now[0])
     for at in range(5):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import quote
 
 import httpx
 import matplotlib as mpl
@@ -69,8 +70,8 @@ def study(folder) -> Study:
 class Browser:
     """Asks an application as a browser would, and keeps its cookies."""
 
-    def __init__(self, app: Any) -> None:
-        self.app, self.cookies = app, httpx.Cookies()
+    def __init__(self, app: Any, cookies: httpx.Cookies | None = None) -> None:
+        self.app, self.cookies = app, cookies or httpx.Cookies()
 
     def request(self, method: str, path: str, **asked: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -118,6 +119,11 @@ def client(study) -> Iterator[Browser]:
     browser = signed_in(study)
     yield browser
     browser.app.state.places.close()
+
+
+def address(result: str, rest: str = "") -> str:
+    """Where a result is served."""
+    return f"/api/results/{quote(result, safe='')}{rest}"
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from vbmstat.tables.selection import EXCLUSIONS
 from vbmstat.ui import cohort, design, images, results
 from vbmstat.ui.commands import command_line
 from vbmstat.ui.jobs import Jobs, events
+from vbmstat.ui.places import Places
 from vbmstat.ui.plain import plain
 from vbmstat.ui.security import DOCUMENT, Guard
 from vbmstat.ui.study import MissingError, RefusedError, Study
@@ -104,7 +105,7 @@ class _Api:
     """Answers that need more than a call."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.places, self._writing = study, results.Places(study), threading.Lock()
+        self.study, self.places, self._writing = study, Places(study), threading.Lock()
         self.jobs, self._ready = Jobs(study), ""
 
     def folder(self, _: Request) -> dict[str, Any]:
