@@ -6,6 +6,9 @@ from collections.abc import Callable
 
 OnStep = Callable[[str], None]  # name of the step that begins, or a message
 OnProgress = Callable[[str, int, int], None]  # stage, done, total
+LIVE = (
+    "VBMSTAT_PROGRESS_SECONDS"  # environment: seconds between lines of commands in a file, whose reader shows them live
+)
 _HOUR_S, _MINUTE_S = 3600, 60
 
 

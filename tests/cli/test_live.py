@@ -12,6 +12,7 @@ import pytest
 from vbmstat.batch.status import Event
 from vbmstat.cli import live
 from vbmstat.files.naming import Scan
+from vbmstat.progress import LIVE
 
 SCAN = Scan(Path("sub-01_T1w.nii"), "sub-01_T1w", "sub-01")
 EVENTS = (
@@ -48,6 +49,16 @@ def test_lines_with_a_time_stamp_without_a_terminal(capsys, monkeypatch):
     ]  # fmt: skip
     assert all(line[:2] == "20" and line[19] == "Z" for line in lines)
     assert shown.n_complete == 2
+
+
+def test_the_workbench_sees_the_steps_too(capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv(LIVE, "1")
+    with live.screen() as shown:
+        for event in EVENTS[:3]:
+            shown.show(event)
+    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["sub-01_T1w: warp", "[2/4] done sub-01_T1w: noise [strong]"]
 
 
 def test_a_bar_on_a_terminal_but_not_under_slurm(capsys, monkeypatch, terminal):

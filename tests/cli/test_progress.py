@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vbmstat.cli.progress import Lines, stages
+from vbmstat.progress import LIVE
 
 
 def test_a_long_stage_has_a_line_now_and_then(capsys):
@@ -17,6 +18,16 @@ def test_a_long_stage_has_a_line_now_and_then(capsys):
         "permutations: 3,000 of 5,000, about 40 s left", "permutations: 4,000 of 5,000, about 20 s left",
         "permutations: 5,000 of 5,000",
     ]  # fmt: skip
+
+
+def test_the_workbench_asks_for_more_lines(capsys, monkeypatch):
+    monkeypatch.setenv(LIVE, "1")
+    now = [0.0]
+    lines = Lines(lambda: now[0])
+    for at in range(5):
+        now[0] = float(at)
+        lines("permutations", at, 4)
+    assert len(capsys.readouterr().err.splitlines()) == 4
 
 
 def test_a_short_stage_in_a_pipe_says_nothing(capsys):

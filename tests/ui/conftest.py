@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import quote
 
 import httpx
 import matplotlib as mpl
@@ -107,11 +108,22 @@ def signed_in(study: Study) -> Browser:
     return browser
 
 
+@pytest.fixture(autouse=True)
+def unprepared(monkeypatch) -> None:
+    """Results are not got ready in the background, where a test may end before they are."""
+    monkeypatch.setattr("vbmstat.ui.app._MOST_READY", -1)
+
+
 @pytest.fixture
 def client(study) -> Iterator[Browser]:
     browser = signed_in(study)
     yield browser
     browser.app.state.places.close()
+
+
+def address(result: str, rest: str = "") -> str:
+    """Where a result is served."""
+    return f"/api/results/{quote(result, safe='')}{rest}"
 
 
 def table(folder: Path) -> pd.DataFrame:

@@ -134,6 +134,9 @@ def test_a_bids_folder_shows_what_waits_what_is_done_and_what_failed(tmp_path, f
         "sub-01": "waiting", "sub-02": "failed", "sub-03": "done",
     }  # fmt: skip
     assert rows["sub-03"]["values"]["tiv_ml"] == 1400.0
+    client.put("/api/exclusions/sub-01", json={"reason": "no consent"})
+    assert rows_of(client)["sub-01"]["excluded"] == "no consent"  # before anything is preprocessed
+    assert client.get("/api/cohort").json()["warnings"] == []
     (image,) = client.get("/api/scans/sub-01").json()["images"]
     assert client.get(image["url"]).content == b"scan"
 

@@ -209,6 +209,9 @@ def test_a_job_that_is_not_there(study):
         Jobs(study).find("nix")
 
 
-@pytest.mark.parametrize("line", ["gm ~ age: 3", "", "age: number, 20–70", "of", "3 of 4"])
+@pytest.mark.parametrize(
+    "line",
+    ["gm ~ age: 3", "", "age: number, 20–70", "of", "3 of 4", "FWE-corrected p of the peak: 3 of 99 voxels at 0.05"],
+)
 def test_other_lines_tell_no_progress(line):
     assert jobs.progress_of(line) is None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +11,11 @@ import pandas as pd
 import pytest
 
 from tests.report.conftest import EFFECT_AT_MM, N_SCANS
-from tests.ui.conftest import OLD, PLAIN, VOXELS
-from vbmstat.report.look import look_at
+from tests.ui.conftest import OLD, PLAIN, VOXELS, address
+from vbmstat import assets
+from vbmstat.figures.mosaic import grey_average_brain
+from vbmstat.image.volume import Volume
 from vbmstat.ui import results
-from vbmstat.ui.results import Places
 
 AT = ",".join(f"{value:g}" for value in EFFECT_AT_MM)
 
@@ -25,10 +25,8 @@ def own_atlas(monkeypatch, folder):
     """Places are named by the two halves: the real atlases take seconds to read."""
     monkeypatch.setattr(results, "ATLASES", (str(folder / "halves.nii.gz"),))
     results.names_of_places.cache_clear()
-
-
-def address(result: str, rest: str = "") -> str:
-    return f"/api/results/{quote(result, safe='')}{rest}"
+    yield
+    results.names_of_places.cache_clear()
 
 
 def test_every_model_of_the_folder_is_listed(client):
@@ -78,59 +76,6 @@ def test_without_inference_there_are_the_heights_that_the_map_gives(client):
     assert age["clusters"] == []
 
 
-def test_people_of_a_voxel_are_those_of_vbmstat_plot(client, folder):
-    told = client.get(address(VOXELS, f"/places?contrast=age&at={AT}&by=sex")).json()
-    (look,) = look_at(folder / VOXELS, [(AT, "age")], "sex")
-    assert told["place"]["statistic"] == pytest.approx(look.fit.statistic)
-    assert told["place"]["mm"] == list(EFFECT_AT_MM)
-    assert (told["place"]["region"], told["x"]["name"], told["grouped_by"]) == ("Left Half", "age", "sex")
-    points = pd.DataFrame(told["points"]).set_index("scan")
-    scans = look.fit.scans.set_index("scan_id")
-    np.testing.assert_allclose(points["y"], scans["adjusted"])
-    np.testing.assert_allclose(points["cook"], scans["cooks_distance"])
-    assert points.index.tolist() == scans.index.tolist()
-    (line,) = told["lines"]
-    np.testing.assert_allclose(line["y"], look.fit.line["fit"])
-    np.testing.assert_allclose(line["low"], look.fit.line["lower"])
-    assert told["command"] == f"vbmstat plot {folder / VOXELS} --at={AT} --contrast age --by sex"
-    stored = nib.load(folder / VOXELS / "contrast-age_stat-t_statmap.nii.gz")
-    at = np.rint(np.linalg.inv(stored.affine) @ [*EFFECT_AT_MM, 1])[:3].astype(int)
-    assert told["place"]["statistic"] == pytest.approx(float(stored.get_fdata()[tuple(at)]), rel=1e-4)
-
-
-def test_a_factor_has_levels_and_a_region_its_mean(client, folder):
-    told = client.get(address(VOXELS, "/places?contrast=sex&at=left half")).json()
-    (look,) = look_at(folder / VOXELS, [("left half", "sex")])
-    assert (told["x"]["is_factor"], {one["x"] for one in told["points"]}) == (True, {"f", "m"})
-    assert told["place"]["statistic"] == pytest.approx(look.fit.statistic)
-    assert [line["x"] for line in told["lines"]] == [["f"], ["m"]]
-
-
-def test_maps_are_read_once_for_many_clicks(study, monkeypatch):
-    places, packed = Places(study), []
-    pack = results.pack_maps
-    monkeypatch.setattr(results, "pack_maps", lambda *given: packed.append(1) or pack(*given))
-    for at in (AT, "peak", "30,0,12"):
-        places.look(VOXELS, {"at": at})
-    assert len(packed) == 1
-    places.look(PLAIN, {"at": AT})
-    assert len(packed) == 2
-    folder = Path(places._folder.name)
-    assert folder.is_dir()
-    places.close()
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [("at=nowhere", "expected x,y,z in mm"), ("at=500,0,0", "outside the analysis mask"), ("at=1,2", "--at"),
-     ("contrast=nix", "expected one of"), ("by=nix", "nix")],
-)  # fmt: skip
-def test_places_that_are_none_are_a_sentence(client, query, message):
-    answer = client.get(address(VOXELS, f"/places?{query}"))
-    assert (answer.status_code, message in answer.json()["error"]) == (400, True)
-
-
 def test_results_of_an_older_version_say_so(client, folder):
     answer = client.get(address(OLD, f"/places?at={AT}"))
     assert (answer.status_code, "older" in answer.json()["error"]) == (400, True)
@@ -159,8 +104,18 @@ def test_clusters_above_any_height(client):
     assert (bad.status_code, "--height big: expected one of" in bad.json()["error"]) == (400, True)
 
 
-def test_figures_to_keep(client, monkeypatch):
-    monkeypatch.setattr("vbmstat.figures.publication.DPI", 50)
+@pytest.fixture
+def coarse_brain(monkeypatch, coarse_drawing):
+    """The template in place of the average brain of 0.5 mm, and few pixels."""
+    template = assets.template()
+    grey = Volume(template.data.sum(0, keepdim=True), template.grid)
+    monkeypatch.setattr(assets, "template_brain", lambda: grey)
+    grey_average_brain.cache_clear()
+    yield
+    grey_average_brain.cache_clear()
+
+
+def test_figures_to_keep(client, coarse_brain):
     answer = client.get(address(VOXELS, f"/figure?contrast=age&threshold=4.5&at={AT}&format=png"))
     assert answer.content[:4] == b"\x89PNG"
     assert f"--crosshair={AT}" in unquote(answer.headers["vbmstat-command"])

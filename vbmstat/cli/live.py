@@ -18,10 +18,13 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from vbmstat.progress import LIVE
+
 if TYPE_CHECKING:
     from vbmstat.batch.status import Event
 
 _MOST_SHOWN = 3  # running scans beside the bar
+_ENDS = ("done", "resumed", "failed", "busy")
 
 
 class Screen(ABC):
@@ -55,6 +58,11 @@ class Screen(ABC):
 class _Lines(Screen):
     """Lines with a time stamp, for files and SLURM."""
 
+    def show(self, event: Event) -> None:
+        super().show(event)
+        if LIVE in os.environ and event.what not in _ENDS:
+            self.say(f"{event.scan.stem}: {event.what}")
+
     def say(self, text: str, colour: str = "") -> None:
         del colour
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -77,7 +85,7 @@ class _Bar(Screen):
 
     def show(self, event: Event) -> None:
         super().show(event)
-        if event.what in ("done", "resumed", "failed", "busy"):
+        if event.what in _ENDS:
             self._steps.pop(event.scan.stem, None)
         else:
             self._steps[event.scan.stem] = event.what

@@ -13,10 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from vbmstat.progress import OnProgress, duration
+from vbmstat.progress import LIVE, OnProgress, duration
 
 _SECONDS_A_LINE = 20.0  # between lines in a file
-_OTHER_SECONDS = "VBMSTAT_PROGRESS_SECONDS"  # the workbench shows them live
 
 
 @contextmanager
@@ -42,7 +41,7 @@ class Lines:
     """Progress as lines on standard error; a stage that is soon over has none."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._every = clock, float(os.environ.get(_OTHER_SECONDS, _SECONDS_A_LINE))
+        self._clock, self._every = clock, float(os.environ.get(LIVE, _SECONDS_A_LINE))
         self._stage, self._since, self._first, self._last = "", 0.0, 0, 0.0
 
     def __call__(self, stage: str, done: int, total: int) -> None:

@@ -25,6 +25,7 @@ from vbmstat.tables.selection import EXCLUSIONS
 from vbmstat.ui import cohort, design, images, results
 from vbmstat.ui.commands import command_line
 from vbmstat.ui.jobs import Jobs, events
+from vbmstat.ui.places import Places
 from vbmstat.ui.plain import plain
 from vbmstat.ui.security import DOCUMENT, Guard
 from vbmstat.ui.study import MissingError, RefusedError, Study
@@ -40,6 +41,7 @@ _TYPES = {
     ".jpg": "image/jpeg", ".txt": "text/plain", ".pdf": "application/pdf", ".js": "text/javascript", ".css": "text/css",
     ".wasm": "application/wasm", ".woff2": "font/woff2", ".map": "application/json",
 }  # fmt: skip
+_MOST_READY = 500  # scans
 _KEPT = {"cache-control": "private, max-age=31536000, immutable"}  # addresses that change with the file
 _log = logging.getLogger(__name__)
 Answer = Callable[[Request], Any]
@@ -74,7 +76,7 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/api/results/{id:path}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
         Route("/api/results/{id:path}/table", api.table),
         Route("/api/results/{id:path}/figure", api.figure),
-        Route("/api/results/{id:path}", _json(lambda asked: results.result_details(study, _id(asked)))),
+        Route("/api/results/{id:path}", _json(api.result)),
         Route("/api/pairs", _json(api.pairs)),
         Route("/api/designs", _json(lambda asked: design.design(study, asked.state.body), "POST"), methods=["POST"]),
         Route("/api/jobs", _json(lambda _: [job.record() for job in api.jobs.all()])),
@@ -103,8 +105,8 @@ class _Api:
     """Answers that need more than a call."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.places, self._writing = study, results.Places(study), threading.Lock()
-        self.jobs = Jobs(study)
+        self.study, self.places, self._writing = study, Places(study), threading.Lock()
+        self.jobs, self._ready = Jobs(study), ""
 
     def folder(self, _: Request) -> dict[str, Any]:
         """What the folder holds."""
@@ -131,6 +133,14 @@ class _Api:
     def atlas(self, request: Request) -> Response:
         """The atlas."""
         return _file(request, images.atlas_path())
+
+    def result(self, request: Request) -> dict[str, Any]:
+        """A model; its maps are got ready for clicks if they are not too many to be read unasked."""
+        told = results.result_details(self.study, _id(request))
+        if told["n_scans"] <= _MOST_READY and told["id"] != self._ready:
+            self._ready = told["id"]
+            self.places.prepare(told["id"])
+        return told
 
     def table(self, request: Request) -> Response:
         """Clusters above a height."""

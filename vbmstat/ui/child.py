@@ -17,6 +17,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from vbmstat.progress import LIVE
+
 SPEC, STATUS, LOG, LOCK = "spec.json", "status.json", "output.log", "lock"
 # The folder's own Python files must not stand in for modules, as they would in the working folder of `python -c`.
 _RUN = (
@@ -31,7 +33,7 @@ def run(folder: Path) -> int:
         signal.signal(stop, lambda *_: None)
     spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     status = {"pid": os.getpid(), "started": time.time(), "ended": None, "exit_code": None}
-    environment = {**os.environ, "VBMSTAT_PROGRESS_SECONDS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, LIVE: "1", "PYTHONUNBUFFERED": "1"}
     with FileLock(folder / LOCK), (folder / LOG).open("ab") as log:
         _write(folder / STATUS, status)
         log.write(f"$ {spec['command_line']}\n".encode())

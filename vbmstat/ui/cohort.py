@@ -57,9 +57,8 @@ def summary(study: Study, results: int) -> dict[str, Any]:
     results : int
         How many models it holds.
     """
-    study.check()
-    found = cohort(study)["rows"] if (study.run / COHORT).is_file() or not results else []
     has_table = (study.run / COHORT).is_file()
+    found = cohort(study)["rows"] if has_table or not results else []
     kind = "cohort" if has_table else "results" if results else "bids" if found else "empty"
     messages = {
         "cohort": [],
@@ -82,26 +81,20 @@ def summary(study: Study, results: int) -> dict[str, Any]:
 
 def cohort(study: Study) -> dict[str, Any]:
     """The table of scans: columns with their meaning, rows with state, exclusion and flags."""
-    study.check()
-    run, warnings = _run(study), list[str]()
-    table = run.table
-    shown = [name for name in table if not naming.is_map_column(str(name)) and name not in ("scan", "qc_warnings")]
-    given = _dictionary(run.folder / "cohort.json")
-    described = dictionary.describe("cohort", map(str, shown), given)
-    columns = [_column(table[name], described[str(name)]) for name in shown]
-    excluded, unknown = _excluded(run, warnings)
-    warnings += [f"{EXCLUSIONS}: {', '.join(unknown)} not in the table"] if unknown else []
-    cells_of = [_cells(table[name]) for name in shown]
-    values = [dict(zip(map(str, shown), row, strict=True)) for row in zip(*cells_of, strict=True)] or [{}] * len(table)
+    run = _run(study)
+    table, pictures = run.table, _pictures(run)
+    shown = [str(name) for name in table if not naming.is_map_column(str(name)) and name not in ("scan", "qc_warnings")]
+    described = dictionary.describe("cohort", shown, _dictionary(run.folder / "cohort.json"))
     unusual = unusual_values(table[[*run.quality_columns, *run.volumes]]) if len(table) else pd.Series(dtype=str)
-    rows = []
-    for scan, key, content in zip(table.index, run.cohort.table.index, values, strict=True):
-        flags = [*_flags(run, scan), *filter(None, unusual[scan].split("; "))]
-        rows.append(_row(scan, key, "done", content) | {"flags": flags, "excluded": excluded.get(scan)})
-    pictures = _pictures(run)
-    for row in rows:
-        row["thumbnail"] = pictures.get(row["scan"])
-    rows += [row | {"excluded": excluded.get(row["scan"])} for row in _unfinished(study, run)]
+    values = zip(*(_cells(table[name]) for name in shown), strict=True) if shown else iter([()] * len(table))
+    rows = [
+        _row(scan, key, "done", dict(zip(shown, row, strict=True)))
+        | {"flags": [*_flags(run, scan), *filter(None, unusual[scan].split("; "))], "thumbnail": pictures.get(scan)}
+        for scan, key, row in zip(table.index, run.cohort.table.index, values, strict=True)
+    ]
+    rows += _unfinished(study, run)
+    warnings = _mark_excluded(run.folder / EXCLUSIONS, rows)
+    columns = [_column(table[name], described[name]) for name in shown]
     return {"columns": columns, "rows": rows, "warnings": warnings, "responses": _responses(table)}
 
 
@@ -109,12 +102,12 @@ def scan_details(study: Study, scan: str) -> dict[str, Any]:
     """The images of a scan, its picture and quality."""
     run = _run(study)
     if scan not in run.table.index:
-        found = next((one for one in _inputs(study) if "_".join(filter(None, _ids(one))) == scan), None)
+        found = next((one for stem, one in _inputs(study).items() if _scan_id(stem) == scan), None)
         if found is None:
             msg = f"{scan}: no such scan in {study.root}; load the page again"
             raise MissingError(msg)
         image = _image(study, found.path, ("T1w", _T1W, _SCAN, None))
-        return {"scan": scan, "images": [image], "picture": None, "quality": [], "notes": ["not preprocessed yet"]}
+        return {"scan": scan, "images": [image], "picture": None, "quality": [], "notes": ["not in cohort.tsv yet"]}
     kinds = dict(_IMAGES)
     smoothed = [str(name) for name in run.table if naming.fwhm_of(str(name)) is not None]
     kinds |= {name: (f"Smoothed map {name}", "warped", _TEMPLATE, [0.0, 1.0]) for name in smoothed}
@@ -226,46 +219,42 @@ def _pictures(run: Preprocessing) -> dict[str, str]:
     return found
 
 
-def _excluded(run: Preprocessing, warnings: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Reasons of the scans that ``exclusions.tsv`` names, and ids in it that are none; a damaged file is a warning."""
+def _mark_excluded(path: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """Write the reasons of ``exclusions.tsv`` into the rows; what is wrong with the file."""
+    keys = [(row["participant_id"], row["session_id"]) for row in rows]
+    index = pd.MultiIndex.from_tuples(keys, names=[*ID_COLUMNS]) if keys else None
     try:
-        return read_exclusions(run.folder / EXCLUSIONS, run.cohort)
+        excluded, unknown = read_exclusions(path, Cohort(pd.DataFrame(index=index), path.parent))
     except TableError as error:
-        warnings.append(str(error))
-        return {}, []
+        return [str(error)]
+    for row in rows:
+        row["excluded"] = excluded.get(row["scan"])
+    return [f"{EXCLUSIONS}: {', '.join(unknown)} not in the table"] if unknown else []
 
 
-def _inputs(study: Study) -> tuple[naming.Scan, ...]:
-    """The T1w scans of the folder; none in an output folder."""
-    if study.run == study.root:
-        return ()
+def _scan_id(stem: str) -> str:
+    return "_".join(filter(None, naming.split_ids(stem)))
+
+
+def _inputs(study: Study) -> dict[str, naming.Scan]:
+    """The T1w scans of the folder by their stem; none in an output folder."""
     try:
-        return find_inputs([study.root]).scans
+        return {} if study.run == study.root else {one.stem: one for one in find_inputs([study.root]).scans}
     except VbmstatError:
-        return ()
-
-
-def _ids(scan: naming.Scan) -> tuple[str, str]:
-    return scan.participant_id, scan.session_id
+        return {}
 
 
 def _unfinished(study: Study, run: Preprocessing) -> Iterator[dict[str, Any]]:
     """Rows of scans that failed, that a run has not collected yet, or that wait."""
     known = set(run.table["scan"]) if "scan" in run.table else set()
-    failed = {str(row.scan): row for row in run.failures.itertuples()}
-    inputs = {one.stem: one for one in _inputs(study)}
-    stems = {**dict.fromkeys(failed), **dict.fromkeys(inputs)}
-    for stem in stems:
-        key = _ids(inputs[stem]) if stem in inputs else naming.split_ids(stem)
-        scan = "_".join(filter(None, key))
+    failed = {str(row.scan): f"failed at the step {row.step}: {row.reason}" for row in run.failures.itertuples()}
+    for stem in {**dict.fromkeys(failed), **_inputs(study)}:
+        key, scan = naming.split_ids(stem), _scan_id(stem)
         if stem in known or scan in run.table.index:
             continue
-        if stem in failed:
-            why = f"failed at the step {failed[stem].step}: {failed[stem].reason}"
-            yield _row(scan, key, "failed", {}) | {"flags": [why]}
-            continue
-        values = _collected(run, naming.Scan(Path(stem), stem, *key))
-        yield _row(scan, key, "waiting" if values is None else "done", values or {})
+        values = None if stem in failed else _collected(run, naming.Scan(Path(stem), stem, *key))
+        status = "failed" if stem in failed else "waiting" if values is None else "done"
+        yield _row(scan, key, status, values or {}) | {"flags": [failed[stem]] if stem in failed else []}
 
 
 def _collected(run: Preprocessing, scan: naming.Scan) -> dict[str, Any] | None:

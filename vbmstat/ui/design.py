@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -20,6 +20,7 @@ from vbmstat.glm.spec import Compute, ModelSpec
 from vbmstat.tables.cohort import read_cohort
 from vbmstat.tables.selection import ALL
 from vbmstat.ui.commands import arguments, command_line, contrast_texts
+from vbmstat.ui.estimate import PILOT_PERMUTATIONS, estimate
 from vbmstat.ui.plain import plain
 from vbmstat.ui.study import Study
 
@@ -34,8 +35,9 @@ def design(study: Study, options: Mapping[str, Any]) -> dict[str, Any]:
     study : Study
         The folder.
     options : mapping
-        As for :func:`vbmstat.ui.commands.arguments` of glm.
+        As for :func:`vbmstat.ui.commands.arguments` of glm; and `estimate`, true for the time that it will take.
     """
+    wants_estimate, options = bool(options.get("estimate")), {k: v for k, v in options.items() if k != "estimate"}
     answer: dict[str, Any] = {
         "ok": False, "error": None, "response": None, "n_scans": 0, "columns": [], "regressors": [], "matrix": [],
         "correlations": [], "vif": {}, "warnings": [], "contrasts": [], "estimate": None, "command": None,
@@ -43,9 +45,13 @@ def design(study: Study, options: Mapping[str, Any]) -> dict[str, Any]:
     try:
         answer["command"] = command_line(arguments(study, "glm", options))
         setup = _set_up(study, options)
+        found = None
+        if wants_estimate:
+            few = min(setup.spec.inference.permutations, PILOT_PERMUTATIONS)
+            found = estimate(setup, _set_up(study, {**options, "permutations": few}))
     except VbmstatError as error:
         return answer | {"error": str(error)}
-    return answer | {"ok": True, **_described(setup)}
+    return answer | {"ok": True, "estimate": None if found is None else asdict(found), **_described(setup)}
 
 
 def _spec(options: Mapping[str, Any]) -> ModelSpec:

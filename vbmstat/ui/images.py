@@ -15,7 +15,7 @@ from vbmstat.figures.mosaic import average_brain
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
 from vbmstat.report.results import ATLAS
-from vbmstat.roi.atlas import DISTRIBUTION, FOLDER, SOURCES, load_atlas
+from vbmstat.roi.atlas import DISTRIBUTION, FOLDER, SOURCES, Atlas, load_atlas
 
 _WIDTH = 480  # of thumbnails, pixels
 _BRAIN_MM = 1.0
@@ -32,16 +32,21 @@ def template_bytes() -> bytes:
         return path.read_bytes()
 
 
+@cache
+def _atlas() -> Atlas:
+    return load_atlas(ATLAS)
+
+
 def atlas_path() -> Path:
     """The label image of the atlas that names places."""
-    load_atlas(ATLAS)  # checks it
+    _atlas()  # checks it
     return assets.distribution_file(DISTRIBUTION, f"{FOLDER}/{SOURCES[ATLAS].stem}.nii.gz")
 
 
 @cache
 def atlas_names() -> dict[str, Any]:
     """Name of each label."""
-    return {str(label): str(name) for label, name in load_atlas(ATLAS).table["name"].items()}
+    return {str(label): str(name) for label, name in _atlas().table["name"].items()}
 
 
 def thumbnail(path: Path) -> bytes:

@@ -33,7 +33,9 @@ RUNNING, DONE, FAILED, STOPPED, INTERRUPTED = "running", "done", "failed", "stop
 _CHILD = ("-m", "vbmstat.ui.child")
 _STOP = "stop"  # file that says the page asked for it
 _START_S, _LOOK_S = 20.0, 0.3  # a process may take to begin; between looks at what a job says
-_PROGRESS = re.compile(r"^(?P<text>[^:\[\]]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)\b")  # of vbmstat.cli.progress
+_PROGRESS = re.compile(
+    r"^(?P<text>[^:\[\]]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, about .+ left)?$"
+)  # of vbmstat.cli.progress
 _SCANS = re.compile(r"\[(?P<done>\d+)/(?P<total>\d+)\] (?P<text>.*)")  # of vbmstat.cli.live
 _STARTING, _LOOKING = threading.Lock(), threading.Lock()
 
@@ -63,12 +65,11 @@ class Job:
 
     def record(self) -> dict[str, Any]:
         """The job for the page."""
-        spec, status = self.spec, _read(self.folder / STATUS)
-        lines = self.lines()
-        found = (progress_of(line) for line in reversed(lines))
+        spec, status, state, lines = self.spec, _read(self.folder / STATUS), self.state, self.lines()
+        found = (progress_of(line) for line in reversed(lines) if state != DONE)
         return {
             "id": self.folder.name, "command": spec.get("command_line"), "title": spec.get("title"),
-            "state": self.state, "started": _time(status.get("started")), "ended": _time(status.get("ended")),
+            "state": state, "started": _time(status.get("started")), "ended": _time(status.get("ended")),
             "exit_code": status.get("exit_code"), "progress": next(filter(None, found), None),
             "result": spec.get("result"), "last": lines[-1] if lines else "",
         }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -21,22 +21,15 @@ from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.record import RECORD
 from vbmstat.glm.results import ATLASES, P_STATS
 from vbmstat.image import io, storage
-from vbmstat.maps.masking import MaskRule
-from vbmstat.maps.pack import pack_maps
-from vbmstat.maps.segment import Packing
-from vbmstat.maps.store import CHUNK_VOXELS, PackedMaps
-from vbmstat.report.look import look_in, open_places
 from vbmstat.report.model_folder import Model, read_model
 from vbmstat.report.notebook import regions_of
-from vbmstat.report.places import PEAK, RegionPlaces, VoxelPlaces
 from vbmstat.report.show import show_map
-from vbmstat.tables.cohort import is_tiv_name
 from vbmstat.threshold.apply import Statistic, critical_height, threshold
 from vbmstat.threshold.files import open_statistic, tables_of
 from vbmstat.threshold.rules import read_extent, read_height
 from vbmstat.ui.commands import command_line, fitted_arguments
 from vbmstat.ui.plain import plain
-from vbmstat.ui.study import MissingError, Study
+from vbmstat.ui.study import MissingError, Study, result_folder
 
 _HEIGHTS = ("p=0.001", "fdr=0.05")  # for results without corrected inference
 _MOST_PAIRS = 5000
@@ -75,15 +68,6 @@ def _content(folder: Path) -> dict[str, Any]:
 def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = record.get(name)
     return part if isinstance(part, Mapping) else {}
-
-
-def result_folder(study: Study, result: str) -> Path:
-    """The folder of a result; raises MissingError if there is none."""
-    folder = study.path("" if result == "." else result)
-    if not (folder / RECORD).is_file():
-        msg = f"{result}: no results of vbmstat glm (glm.json) there; load the page again"
-        raise MissingError(msg)
-    return folder
 
 
 def result_details(study: Study, result: str) -> dict[str, Any]:
@@ -137,7 +121,7 @@ def _thresholds(model: Model, entry: Mapping[str, Any]) -> Iterator[dict[str, An
     inference = _part(model.record, "inference").get("contrasts") or []
     own: Mapping[str, Any] = next((one for one in inference if one["name"] == entry["name"]), {})
     for one in own.get("thresholds") or []:
-        note = f"{one['voxels']:,} voxels"
+        note = f"{one['voxels']:,} {'regions' if model.is_of_regions else 'voxels'}"
         yield {"label": one["by"], "height": one["height"], "two_sided": own["two_sided"], "note": note}
     if own.get("thresholds") or not model.path(entry, entry["kind"]).is_file():
         return
@@ -260,79 +244,3 @@ def pairs(study: Study, first: str, second: str, contrast: str | None) -> dict[s
     step = -(-len(values) // _MOST_PAIRS)  # evenly through the brain
     points = plain(values[::step].round(3))
     return {**plain(pair.row), "points": points, "notes": list(pair.notes), "contrast": entry["name"]}
-
-
-@dataclass
-class Places:
-    """Looks at places of results; those of the latest are kept open, its maps packed, so that a click takes no time.
-
-    Attributes
-    ----------
-    study : Study
-        The folder.
-    """
-
-    study: Study
-    _key: tuple[str, int] = ("", 0)
-    _opened: VoxelPlaces | RegionPlaces | None = None
-    _packed: dict[tuple[Path, ...], PackedMaps] = field(default_factory=dict)
-    _folder: tempfile.TemporaryDirectory[str] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def look(self, result: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """Adjusted data at a place: `contrast`, `at` (``x,y,z``, ``peak`` or a region), `by` (a column)."""
-        folder = result_folder(self.study, result)
-        at, contrast, by = query.get("at") or PEAK, query.get("contrast") or None, query.get("by") or None
-        with self._lock:
-            (look,) = look_in(self._open(folder), [(at, contrast)], by)
-        fit, unit = look.fit, "mL" if is_tiv_name(look.fit.covariate) else ""
-        made = ["plot", str(folder), f"--at={at}", "--contrast", fit.contrast, *(["--by", by] if by else [])]
-        points = fit.scans.rename(columns={
-            "scan_id": "scan", "covariate": "x", "adjusted": "y", "cooks_distance": "cook",
-        })[["scan", "x", "y", "value", "group", "residual", "cook", "leverage"]]  # fmt: skip
-        lines = [
-            {"group": group, **{name: list(rows[of]) for name, of in
-             (("x", "covariate"), ("y", "fit"), ("low", "lower"), ("high", "upper"))}}
-            for group, rows in fit.line.groupby("group", sort=False)
-        ]  # fmt: skip
-        return {
-            "place": {
-                "name": look.place, "mm": look.at.mm, "region": look.at.region, "statistic": fit.statistic,
-                "kind": fit.kind, "df": fit.df, "p": fit.p, "result": fit.result,
-            },
-            "x": {"name": fit.covariate, "unit": unit, "is_factor": fit.is_factor},
-            "y": {"name": look.response}, "grouped_by": fit.grouped_by, "adjusted_for": fit.adjusted_for,
-            "points": points, "lines": lines, "notes": fit.notes, "command": command_line(made),
-        }  # fmt: skip
-
-    def _open(self, folder: Path) -> VoxelPlaces | RegionPlaces:
-        key = (str(folder), (folder / RECORD).stat().st_mtime_ns)
-        if self._opened is None or key != self._key:
-            self.close()
-            self._opened, self._key = open_places(folder, (), self._read), key
-        return self._opened
-
-    def close(self) -> None:
-        """Delete the packed maps."""
-        if self._folder is not None:
-            self._folder.cleanup()
-        self._opened, self._folder, self._packed = None, None, {}
-
-    def _read(
-        self, paths: Mapping[str, Path], voxels: np.ndarray, fwhm_mm: float, then: Mapping[str, Any]
-    ) -> tuple[np.ndarray, list[str]]:
-        """As :func:`vbmstat.report.places.read_voxels`, from packed maps of the whole mask."""
-        key = tuple(paths.values())
-        if key not in self._packed:
-            mask = io.read_volume(Path(self._key[0]) / "mask.nii.gz")
-            how = Packing(fwhm_mm, {}, np.flatnonzero(mask.data.numpy().ravel() > 0), durable=False)
-            self._folder = self._folder or tempfile.TemporaryDirectory(prefix="vbmstat-ui-")
-            store = Path(self._folder.name) / str(len(self._packed))
-            self._packed[key] = pack_maps(paths, store, MaskRule(None), how)
-        packed = self._packed[key]
-        columns = np.searchsorted(packed.space.voxel_index, voxels)
-        blocks = np.split(columns, np.flatnonzero(np.diff(columns // CHUNK_VOXELS)) + 1)  # a chunk is read once
-        read = (packed.read(int(block[0]), int(block[-1]) + 1)[:, block - block[0]] for block in blocks)
-        rows = np.concatenate([one.copy() for one in read], axis=1)
-        digests = packed.manifest["files"]
-        return rows, [scan for scan in paths if digests[scan]["sha256"] != then[scan]["sha256"]]

@@ -103,6 +103,15 @@ class Study:
         return sorted(_results(self.root, _DEPTH))
 
 
+def result_folder(study: Study, result: str) -> Path:
+    """The folder of a result; raises MissingError if there is none."""
+    folder = study.path("" if result == "." else result)
+    if not (folder / RECORD).is_file():
+        msg = f"{result}: no results of vbmstat glm (glm.json) there; load the page again"
+        raise MissingError(msg)
+    return folder
+
+
 def _results(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / RECORD).is_file():
         yield folder
