@@ -17,7 +17,7 @@ export async function cohortView(host: HTMLElement, _: string[], signal: AbortSi
   const [folder, cohort] = await Promise.all([get<Folder>('/api/folder', signal), get<Cohort>('/api/cohort', signal)])
   showCommand(folder.command)
   const head = h('div', { class: 'tools' }, h('h1', {}, 'Cohort'))
-  add(host, head, ...[...folder.messages, ...cohort.warnings].map(text => notice(text, 'warning')))
+  add(host, head, ...folder.messages.map(text => notice(text)), ...cohort.warnings.map(text => notice(text, 'warning')))
   await preprocessing(head, host, folder, cohort.rows.filter(row => row.status === 'waiting').length, signal)
   if (cohort.rows.length) add(host, ...scanTable(cohort))
 }

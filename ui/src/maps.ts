@@ -101,7 +101,7 @@ export class MapPanel {
       } }, ...options(at < 0 ? 'own' : String(at)))) : null
     const groups = [...new Set(contrast.maps.map(one => one.kind))]
     fill(this.controls,
-      result.contrasts.length > 1 && choice('Contrast', result.contrasts.map(one => [one.name, one.name]), contrast.name, name => {
+      choice('Contrast', result.contrasts.map(one => [one.name, one.name]), contrast.name, name => {
         this.contrast = result.contrasts.find(one => one.name === name) ?? contrast
         this.map = this.contrast.maps.find(one => one.label === map.label) ?? this.contrast.maps[0] ?? null
         this.onContrast()
