@@ -74,7 +74,7 @@ def reduce_products(
 @compiled
 def _root(parent: Array, voxel: int) -> int:
     """Root of a voxel's cluster, which the voxel then names as its parent."""
-    root = parent[voxel]
+    root: int = parent[voxel]
     while parent[root] != root:
         root = parent[root]
     parent[voxel] = root
