@@ -67,7 +67,8 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor, weights: torc
     evidence = _log_likelihood(intensity, local, sd).add_(_state_priors(priors).log_())
     posterior = torch.softmax(evidence, dim=0)
     for _ in range(_N_SWEEPS):
-        posterior = torch.softmax(evidence - _neighbour_cost(posterior * mask), dim=0)
+        cost = _neighbour_cost(posterior.mul_(mask))
+        posterior = torch.softmax(torch.sub(evidence, cost, out=cost), dim=0)
     return Segmentation(_split(intensity, local, posterior) * mask, means, float(sd))
 
 
@@ -105,7 +106,6 @@ def _state_means(local: torch.Tensor) -> torch.Tensor:
 
 def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
     csf, gm, wm = local
-    means = _state_means(local)
     spread = torch.stack(
         [
             sd.expand_as(csf),
@@ -116,10 +116,10 @@ def _log_likelihood(intensity: torch.Tensor, local: torch.Tensor, sd: torch.Tens
             ((wm - csf) / 4).clamp(min=sd),
         ]
     )
-    z = (intensity - means) / spread
+    z = (intensity - _state_means(local)).div_(spread)
     z[0] = torch.where(intensity < csf, z[0] * 0.5, z[0] * 0.7)  # CSF has a long tail: flow, vessel walls
     z[4] = torch.where(intensity > wm, z[4] * 0.5, z[4])
-    return -0.5 * z**2 - spread.log()
+    return z.square_().mul_(-0.5).sub_(spread.log_())
 
 
 def _update_classes(
@@ -163,7 +163,7 @@ def _neighbour_cost(posterior: torch.Tensor) -> torch.Tensor:
         neighbours.narrow(dim, 1, n - 1).add_(posterior.narrow(dim, 0, n - 1))
         neighbours.narrow(dim, 0, n - 1).add_(posterior.narrow(dim, 1, n - 1))
     cost: torch.Tensor = torch.tensordot(_STATE_DISTANCE.to(posterior), neighbours, dims=1)
-    return _MRF_STRENGTH * cost
+    return cost.mul_(_MRF_STRENGTH)
 
 
 def _split(intensity: torch.Tensor, local: torch.Tensor, posterior: torch.Tensor) -> torch.Tensor:
