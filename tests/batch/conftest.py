@@ -16,7 +16,8 @@ from vbmstat.image import storage
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures take a second each."""
-    monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda at, *_: storage.write_text(at, "picture"))
+    for drawing in ("derivatives._write_picture", "person.draw_change"):
+        monkeypatch.setattr(f"vbmstat.batch.{drawing}", lambda at, *_: storage.write_text(at, "picture"))
 
 
 @pytest.fixture

@@ -13,19 +13,22 @@ import nibabel as nib
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.batch.conftest import left_behind
 from tests.batch.light import STRANGER, asked, cut_short, light, read_failures, write_dates, write_people
 from vbmstat import rerun
 from vbmstat.batch import plan, run
 from vbmstat.batch.claim import FOLDER, claim
-from vbmstat.batch.person import PersonTask
+from vbmstat.batch.person import PersonTask, draw_change
 from vbmstat.batch.task import run_task
 from vbmstat.batch.workers import Workers
 from vbmstat.files import naming
 from vbmstat.files.outputs import output_kinds
 from vbmstat.files.search import find_inputs
 from vbmstat.image import io, storage
+from vbmstat.image.smooth import smooth_map
+from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import read_cohort
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -250,6 +253,22 @@ def test_whenever_the_renaming_is_cut_short_the_person_counts_as_incomplete(tmp_
     left = [storage.read_json(path) for path in naming.find_sidecars(task.out)]  # none beside files of another run
     assert not any(record["parameters"] for record in left)
     assert [outcome.status for outcome in run_task(task)] == ["done", "done"]
+
+
+@pytest.mark.parametrize("model", ["plasticity", "ageing"])
+def test_the_picture_of_a_person_shows_the_change_from_the_first_to_the_last_scan(tmp_path, monkeypatch, model):
+    drawn = []
+    monkeypatch.setattr("vbmstat.batch.person.draw_change", draw_change)
+    monkeypatch.setattr("vbmstat.figures.publication.stat_map_figure", lambda *given: drawn.append(given) or Figure())
+    task = replace(person_of(tmp_path, 3, years=(0.0, 1.0, 2.5)), spec=asked(longitudinal=model)[0])
+    assert [outcome.status for outcome in run_task(task)] == ["done"] * 3
+    ((change, title, unit),) = drawn
+    assert (title, unit) == ("sub-1: change of grey matter, sub-1_ses-1_T1w to sub-1_ses-3_T1w, 2.5 years", "mL/mL")
+    first, *_, last = (light(io.read_scan(scan.path), task.spec, lambda _: None).modulated for scan in task.scans)
+    share = 0.5 if model == "ageing" else 1.0  # as light_person makes them
+    expected = smooth_map(Volume(share * (last.data - first.data)[:1], first.grid), 6.0)
+    torch.testing.assert_close(change.data, expected.data, atol=1e-5, rtol=0)
+    assert (task.out / "report" / "vbmchange_sub-1.png").stat().st_size > 100
 
 
 def test_a_shard_has_all_scans_of_a_person(folder, tmp_path):

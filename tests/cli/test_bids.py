@@ -27,6 +27,7 @@ ONE_CORE = ["--nprocs", "1", "--omp-nthreads", "1"]
 def engine(monkeypatch):
     monkeypatch.setattr("vbmstat.batch.scan.pipeline.preprocess_scan", light)
     monkeypatch.setattr("vbmstat.batch.derivatives._write_picture", lambda path, *_: Image.new("L", (8, 8)).save(path))
+    monkeypatch.setattr("vbmstat.batch.person.draw_change", lambda path, *_: Image.new("L", (8, 8)).save(path))
     monkeypatch.setattr("os.sched_setaffinity", lambda *_: None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,8 +100,7 @@ def test_lesions_are_recorded_and_older_records_are_read():
     again = PreprocSpec.from_record(record)
     assert (again.wmh, again.wmh_as, again.lesion_in_maps) == (True, "class", "keep")
     old = {name: record[name] for name in ("engine", "weights", "device", "fwhm_mm", "names")}
-    then = [name for name in BEFORE_SETS if name != "p7"]  # named in old records, but never made without --wmh
-    assert PreprocSpec.from_record(old) == PreprocSpec(outputs=then)
+    assert PreprocSpec.from_record(old) == PreprocSpec(outputs=BEFORE_SETS)
 
 
 def test_outputs_and_voxels_are_recorded_and_older_records_have_what_was_written_then():
@@ -109,8 +109,12 @@ def test_outputs_and_voxels_are_recorded_and_older_records_have_what_was_written
     assert (record["outputs"], record["voxel_size_mm"]) == (["wj"], 1.0)
     assert PreprocSpec.from_record(record) == spec
     old = {name: entry for name, entry in record.items() if name not in ("outputs", "voxel_size_mm", "template")}
-    assert PreprocSpec.from_record({**old, "wmh": True}).outputs == BEFORE_SETS
-    assert PreprocSpec(outputs="all", wmh=True).record()["outputs"] == list(OUTPUTS)
+    assert PreprocSpec.from_record(old).outputs == BEFORE_SETS
+    assert PreprocSpec(outputs="all").record()["outputs"] == list(OUTPUTS)
+    assert "p7" in replace(PreprocSpec(), wmh=True).outputs
+    for asked in ("p1,p7", ("p7",)):
+        with pytest.raises(VbmstatError, match="add --wmh"):
+            PreprocSpec(outputs=asked)
 
 
 def test_engines_without_a_velocity_write_the_deformation():

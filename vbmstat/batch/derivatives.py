@@ -285,9 +285,8 @@ def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
 def outputs_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the outputs that a sidecar lists."""
     spec = record.get("spec")
-    given = spec.get("outputs", BEFORE_SETS) if isinstance(spec, dict) else BEFORE_SETS
-    names = given if isinstance(given, list | tuple) else BEFORE_SETS
-    return tuple(name for name in OUTPUTS if name in names and (name != "p7" or _has_wmh(record)))
+    names = spec.get("outputs", BEFORE_SETS) if isinstance(spec, dict) else BEFORE_SETS
+    return tuple(name for name in OUTPUTS if name in names) if isinstance(names, list | tuple) else BEFORE_SETS
 
 
 def _how(value: Any) -> Any:

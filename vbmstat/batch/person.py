@@ -18,8 +18,11 @@ from vbmstat.batch.stored_images import write_image
 from vbmstat.batch.task import Parts, TaskRun, reason_of
 from vbmstat.batch.visits import scanner_changes
 from vbmstat.errors import one_line
+from vbmstat.figures import publication
+from vbmstat.figures.style import save_png
 from vbmstat.files import bids, naming
 from vbmstat.image import io, storage
+from vbmstat.image.smooth import smooth_map
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.longitudinal import Person, TimePoint, preprocess_person
 from vbmstat.preproc.spec import PreprocSpec
@@ -28,6 +31,7 @@ from vbmstat.tables.cohort import TIME_POINTS
 # Scans of one head have r of 0.99 within the brain; those below 0.8 are refused
 _LEAST_R = 0.95
 _RATES = ("rate1", "rate2")
+_DRAWN_FWHM_MM = 6.0
 log = logging.getLogger(__name__)
 
 
@@ -110,6 +114,10 @@ class PersonTask:
         rates = [] if person.rate is not None else self._images(_RATES)
         stale += [file for path in rates for file in (path, _json_beside(path)) if file.is_file()]
         self._write_images(run.folder, person)
+        span = "" if self.years is None else f", {self.years[-1]:.2g} years"
+        title = f"{self.participant}: change of grey matter, {self.scans[0].stem} to {self.scans[-1].stem}{span}"
+        (picture,) = self._images(["change_picture"], run.folder)
+        draw_change(picture, person, title)
         run.publish([task.sidecar() for task in tasks], stale)
         return run.ended("done", completed, seconds)
 
@@ -166,6 +174,16 @@ class PersonTask:
                 if kind == "avg":  # in a space of its own
                     content.pop("SpatialReference", None)
                 storage.write_json(_json_beside(path), content)
+
+
+def draw_change(path: Path, person: Person, title: str) -> None:
+    """Draw the change of grey matter (mL/mL) from the first to the last time point on slices of the average brain."""
+    first, last = (
+        point.preprocessed.modulated if point.aged is None else point.aged
+        for point in (person.time_points[0], person.time_points[-1])
+    )
+    change = smooth_map(Volume(last.data[:1] - first.data[:1], first.grid), _DRAWN_FWHM_MM)
+    save_png(path, publication.stat_map_figure(change, title, "mL/mL"))
 
 
 def _json_beside(image: Path) -> Path:

@@ -34,7 +34,7 @@ _FIXED = {"datatype": ("anat",), "suffix": ("T1w",), "scope": ("raw", "all"), "e
 IGNORED = (
     "cohort.*", "failures.*", "inputs.*", "report.html", "report", "figures", "logs", "glm", ".partial*",
     "*.partial*", "*_xfm.*", "*_provenance.json", "*_morph.*", "*_desc-qc_T1w.json", "*_desc-report_T1w.png",
-    "tracts", "tracts.*", "*_desc-tracts_T1w.png",
+    "tracts", "tracts.*", "*_desc-tracts_T1w.png", "*_desc-change_T1w.png",
 )  # fmt: skip
 
 _README = """\

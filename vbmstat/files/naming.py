@@ -75,6 +75,7 @@ _PERSON_OUTPUTS = {
     "avg": ("mri", "avg_", "desc-average_T1w.nii.gz"),
     "rate1": ("mri", "rate1_", f"{_MNI}_label-GM_desc-rate_map.nii.gz"),
     "rate2": ("mri", "rate2_", f"{_MNI}_label-WM_desc-rate_map.nii.gz"),
+    "change_picture": ("report", "vbmchange_", "desc-change_T1w.png"),
 }
 TRACT_KINDS, PERSON_KINDS = tuple(_TRACT_OUTPUTS), tuple(_PERSON_OUTPUTS)
 _KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS, **_PERSON_OUTPUTS}

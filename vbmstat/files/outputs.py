@@ -33,7 +33,8 @@ def parse_outputs(given: str | Iterable[str], without_velocity: str = "", has_wm
     without_velocity : str
         Engine that has no velocity: its sets hold the deformation ``y`` in place of it.
     has_wmh : bool
-        Whether white-matter hypointensities are looked for; otherwise the sets are without ``p7``.
+        Whether white-matter hypointensities are looked for. If not, a text may not ask for ``p7``; names of a set, one
+        by one, may hold it.
 
     Raises
     ------
@@ -58,10 +59,10 @@ def parse_outputs(given: str | Iterable[str], without_velocity: str = "", has_wm
     if without_velocity and "velocity" in words:
         msg = f"engine {without_velocity} has no velocity: its registration is no flow of one; ask for y and iy instead"
         raise VbmstatError(msg)
-    if "p7" in words and not has_wmh:
+    if "p7" in words and len(texts) == 1 and not has_wmh:
         msg = "outputs: p7 are white-matter hypointensities, which are not looked for; add --wmh (wmh=True), or drop p7"
         raise VbmstatError(msg)
-    named = {name for word in words for name in SETS.get(word, (word,)) if has_wmh or name != "p7"}
+    named = {name for word in words for name in SETS.get(word, (word,))}
     if without_velocity and "velocity" in named:
         named = named - {"velocity"} | {"y"}
     return tuple(name for name in OUTPUTS if name in named)

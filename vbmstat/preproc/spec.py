@@ -204,11 +204,7 @@ class PreprocSpec:
         if not sound or not all(isinstance(value, every[name]) for name, value in content.items()):  # type: ignore[arg-type]
             msg = f"expected a spec with {', '.join(types)}, got {str(content)[:200]}"
             raise VbmstatError(msg)
-        content = {"outputs": BEFORE_SETS, "wmh": False, **content}
-        outputs = [
-            name for name in content["outputs"] if content["wmh"] or name != "p7"
-        ]  # older records name it always
-        return cls(**{**content, "outputs": outputs})
+        return cls(**{"outputs": BEFORE_SETS, **content})
 
 
 def find_engine(name: str, weights: str | None = None) -> Classic:
