@@ -2,6 +2,7 @@
 
     python benchmarks/glm/run.py --quick        # a minute: 120 small scans, 30 subsets
     python benchmarks/glm/run.py                # 500 and 4,017 scans; 20 GB of disk, a quiet machine, ten minutes
+    python benchmarks/glm/run.py --scans 500 --fresh    # 500 alone
 
 The maps stay in --scratch (by default vbmstat-bench in the system's temporary folder) for the next run, and a size
 that is finished is not timed again until --fresh. Reading is included where the row says so. Peers that would take
@@ -62,6 +63,14 @@ try:
 finally:
     status = open("/proc/self/status").read().split()
     print("VmHWM", status[status.index("VmHWM:") + 1], file=sys.stderr)
+"""
+STARTUP = """
+import time
+start = time.perf_counter()
+from vbmstat.cli import app
+from vbmstat.glm.analysis import fit_glm
+from vbmstat.report.results import write_results
+print(time.perf_counter() - start)
 """
 Row = dict[str, object]
 
@@ -175,6 +184,8 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
     command = [sys.executable, "-c", COMMAND, "glm", f"gm ~ {FORMULA}", "--cohort", str(cohort), "--out", str(out),
                "--repeats", str(arguments.subsets), "--device", arguments.device]  # fmt: skip
 
+    second = [*command, "--store", str(kept), "--no-figures"]
+
     def whole() -> None:
         fit_glm(None, f"gm ~ {FORMULA}", cohort, scratch=out, **options).to_directory(out)
 
@@ -184,6 +195,8 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
         "engine from the packed store": lambda: fit_voxels(store, plan, engine),
         "analysis from .nii.gz, with all outputs written": whole,
         "vbmstat glm, a new process, with figures": lambda: run_command(command),
+        "vbmstat glm, a second model on the packed store, a new process, no figures": lambda: run_command(second),
+        "of which imports": startup,
         "numpy lstsq, a loop over subsets": lambda: peer("numpy", lstsq, store, design, draws),
         "nilearn run_glm, a loop over subsets": lambda: peer("nilearn", nilearn, store, design, draws),
         "statsmodels OLS, a loop over voxels and subsets": lambda: peer("statsmodels", ols, store, design, draws),
@@ -196,9 +209,9 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
             found: list[object] = []
             took = timed(lambda job=job, found=found: found.append(job()))  # type: ignore[misc]
             sys.stderr.write(f"{n_scans} scans, round {number + 1}: {name}: {took:.2f} s\n")
-            if name.startswith("vbmstat glm"):
+            if name.endswith("with figures"):
                 memory = float(found[0])  # type: ignore[arg-type]
-            took = float(found[0]) if isinstance(found[0], float) and "loop" in name else took
+            took = float(found[0]) if isinstance(found[0], float) and ("loop" in name or "imports" in name) else took
             seconds[name] = min(seconds.get(name, np.inf), took)
             shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(kept)
@@ -209,7 +222,7 @@ def rows_of(
     n_scans: int, store: PackedMaps, plan: Plan, seconds: dict[str, float], peak: float, memory_mb: float
 ) -> list[Row]:
     """Times and their ratios."""
-    decoding, alone, packed, whole, command, *peers = seconds.values()
+    decoding, alone, packed, whole, command, _, _, *peers = seconds.values()
     where: Row = {"n_scans": n_scans, "n_voxels": int(store.mask.sum()), "n_subsets": len(plan.members)}
     rank = plan.basis.shape[1]
     rate = 2e-9 * n_scans * store.n_voxels * len(plan.members) * (rank + 1) / alone
@@ -234,6 +247,12 @@ def decode(paths: dict[str, Path], store: PackedMaps, n_threads: int) -> None:
     reader, index, scratch = MapReader.like(next(iter(paths.values()))), store.space.voxel_index, Scratch()
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(lambda path: reader.read(path, index, scratch.array("row", (index.size,))), paths.values()))
+
+
+def startup() -> float:
+    """Seconds to import what a fit of packed maps needs, in a new process."""
+    done = subprocess.run([sys.executable, "-c", STARTUP], check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout)
 
 
 def run_command(command: list[str]) -> float:

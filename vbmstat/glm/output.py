@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ from vbmstat.image import io
 from vbmstat.tables import dictionary
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from vbmstat.glm.inference.places import Regions
     from vbmstat.glm.results import GlmResults
 
@@ -64,10 +62,9 @@ def image_writers(results: GlmResults, folder: Path, spm_names: bool, outside: s
     if space is None:
         return
 
-    def writer(name: str, image: Callable[[], np.ndarray], **header: Unpack[io.Header]) -> Callable[[], Path]:
+    def writer(name: str, image: Callable[[], np.ndarray], **header: Any) -> Callable[[], Path]:
         def write() -> Path:
-            header["axcodes"] = space.axcodes
-            io.write_array(folder / name, image()[None], space.grid, **header)
+            io.write_array(folder / name, image()[None], space.grid, axcodes=space.axcodes, **header)
             return folder / name
 
         return write
@@ -84,8 +81,9 @@ def image_writers(results: GlmResults, folder: Path, spm_names: bool, outside: s
         inference = results.inference.get(contrast.name)
         if inference is not None and inference.clusters is not None:
             labels = partial(unmask, inference.clusters.labels)
-            header = io.Header(dtype="int32", intent=("label", ()), description=f"clusters: {contrast.name}"[:79])
-            yield writer(f"contrast-{contrast.label}_clusters.nii.gz", labels, **header)
+            about = f"clusters: {contrast.name}"
+            name = f"contrast-{contrast.label}_clusters.nii.gz"
+            yield writer(name, labels, dtype="int32", intent=("label", ()), description=about)
     field = next((one.random_field for one in results.inference.values() if one.random_field is not None), None)
     if field is not None:
         local = partial(unmask, np.nan_to_num(field.where.smooth.resels_per_voxel))

@@ -14,16 +14,14 @@ import pandas as pd
 
 from vbmstat.device import n_cores
 from vbmstat.errors import DesignError
+from vbmstat.glm import place_tables
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.inflation import variance_inflation
 from vbmstat.glm.design.matrix import Design
-from vbmstat.glm.inference.clusters import Clusters, StatisticMap, cluster_table, coordinates_mm, peak_table
+from vbmstat.glm.inference.clusters import coordinates_mm
 from vbmstat.glm.inference.corrected import Inference
-from vbmstat.glm.inference.p_values import hedges_g
 from vbmstat.glm.inference.places import Regions
-from vbmstat.glm.inference.rft import FieldInference
 from vbmstat.glm.inference.small_volume import small_volumes
-from vbmstat.glm.inference.spm_table import spm_table
 from vbmstat.glm.inference.true_discoveries import discoveries_by_region
 from vbmstat.glm.output import image_writers, write_tables
 from vbmstat.glm.record import RECORD, SCANS
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 ATLASES = ("lpba40", "neuromorphometrics")  # that name places in a notebook
 P_STATS = ("p", "qfdr", "prft", "pperm", "pfwe", "ptfce", "pextent", "pmass")
-_FLAG = " approximated"  # suffix of the column that flags the approximated p of another
 _OUTSIDE = dict.fromkeys(P_STATS, 1.0)  # a p of zero outside the mask would look like a finding
 
 
@@ -188,8 +185,8 @@ class GlmResults:
         table = pd.DataFrame({name: one.values for name, one in self.maps[contrast].items()})
         if self.features:
             table.insert(0, "feature", list(self.features))
-        flags = {f"{stat}{_FLAG}": chosen for stat, chosen in self.approximated(contrast).items()}
-        return _name_flags(table.assign(**flags)[self.mask].reset_index(drop=True))
+        flags = {f"{stat}{place_tables.FLAG}": chosen for stat, chosen in self.approximated(contrast).items()}
+        return place_tables.name_flags(table.assign(**flags)[self.mask].reset_index(drop=True))
 
     def approximated(self, contrast: str) -> dict[str, np.ndarray]:
         """Voxels whose p come from a fitted tail, (n_voxels,), bool, by map: ``pperm``, ``pfwe``, ``ptfce``."""
@@ -205,40 +202,16 @@ class GlmResults:
         `contrast` may be left out if there is one only. `regions` names the places: atlases by their names, the second
         for what the first leaves without a name, or None.
         """
-        contrast, regions = self._contrast(contrast).name, _as_regions(regions)
-        clusters, space, kind = self._with_clusters(contrast)
-        inference = self.inference[contrast]
-        nulls, field = inference.nulls, inference.random_field
-        corrected = {"true_discoveries": inference.true_discoveries}
-        if field is not None:
-            corrected |= {
-                "resels": field.extents, "p_extent_rft": field.p_extent, "p_extent_fwe_rft": field.p_extent_fwe,
-                "q_extent_rft": field.q_extent,
-            }  # fmt: skip
-        if nulls is not None and nulls.p_extent_fwe is not None and nulls.p_mass_fwe is not None:
-            corrected |= {"p_extent_fwe": nulls.p_extent_fwe, "p_mass_fwe": nulls.p_mass_fwe}
-            corrected |= {
-                f"p_{name}_fwe{_FLAG}": nulls.approximated[name] for name in ("extent", "mass")
-                if name in nulls.approximated
-            }  # fmt: skip
-        statistic = self.maps[contrast][kind].values
-        image = StatisticMap(statistic, kind, space)
-        return _name_flags(cluster_table(image, clusters, corrected, self._at_peak(contrast), regions))
+        return place_tables.clusters(self, self._contrast(contrast).name, _as_regions(regions))
 
     def peaks(self, contrast: str | None = None, regions: Regions | Sequence[str] | None = ATLASES) -> pd.DataFrame:
         """One row per peak of a contrast with corrected inference; see `peak_table`, and `clusters` for `regions`."""
-        contrast, regions = self._contrast(contrast).name, _as_regions(regions)
-        clusters, space, kind = self._with_clusters(contrast)
-        statistic = self.maps[contrast][kind].values
-        image = StatisticMap(statistic, kind, space)
-        threshold, how = self.inference[contrast].critical(statistic)
-        beside = {"threshold": np.full(len(statistic), threshold), "threshold_by": np.full(len(statistic), how, object)}
-        return _name_flags(peak_table(image, clusters, self._at_peak(contrast) | beside, regions))
+        return place_tables.peaks(self, self._contrast(contrast).name, _as_regions(regions))
 
     def regions(self, contrast: str | None = None, regions: Regions | Sequence[str] | None = ATLASES) -> pd.DataFrame:
         """One row per region of the atlases: at least so many of its voxels have an effect; see `clusters`."""
         contrast, regions = self._contrast(contrast).name, _as_regions(regions)
-        _, space, _ = self._with_clusters(contrast)
+        _, space, _ = place_tables.with_clusters(self, contrast)
         if regions is None:
             msg = "regions need an atlas, got none"
             raise DesignError(msg)
@@ -263,7 +236,7 @@ class GlmResults:
         parsed = small_volumes(volumes, _as_regions(regions), {k for one in self.inference.values() for k in one.kinds})
         record, added = {**self.record, "small_volumes": [one.record() for one in parsed]}, dict(self.inference)
         for name, inference in self.inference.items():
-            _, space, kind = self._with_clusters(name)
+            _, space, kind = place_tables.with_clusters(self, name)
             field, statistic = inference.random_field, self.maps[name][kind].values
             if field is not None:
                 found = {one.name: field.inside(statistic, one.inside(space, self.mask)) for one in parsed}
@@ -273,42 +246,17 @@ class GlmResults:
     def spm_table(self) -> pd.DataFrame:
         """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.inference.spm_table.spm_table`."""
         fields = ((name, one.random_field) for name, one in self.inference.items())
-        return _stacked({(name,): self._spm(name, field) for name, field in fields if field is not None}, ["contrast"])
+        return place_tables.stacked(
+            {(name,): place_tables.spm(self, name, field) for name, field in fields if field is not None}, ["contrast"]
+        )
 
     def svc_table(self) -> pd.DataFrame:
         """SPM's table of each contrast within each small volume of :meth:`with_volumes`."""
         tables: dict[tuple[str, ...], pd.DataFrame] = {
-            (name, text): self._spm(name, found)
+            (name, text): place_tables.spm(self, name, found)
             for name, one in self.inference.items() for text, found in one.small_volumes.items()
         }  # fmt: skip
-        return _stacked(tables, ["contrast", "volume"])
-
-    def _spm(self, contrast: str, field: FieldInference) -> pd.DataFrame:
-        maps, p = self.maps[contrast], self.inference[contrast].p
-        return spm_table(field, maps[field.field.kind].values, {"z": maps["z"].values, "p_uncorrected": p})
-
-    def _with_clusters(self, contrast: str) -> tuple[Clusters, Space, str]:
-        """Clusters of a contrast, their space, and the statistic's name."""
-        inference = self.inference.get(contrast)
-        if inference is None or inference.clusters is None or self.space is None:
-            have = ", ".join(self.inference) or "none"
-            msg = f"no clusters for {contrast!r} (corrected inference on maps in files: {have}); ask with inference="
-            raise DesignError(msg)
-        return inference.clusters, self.space, "t" if "t" in self.maps[contrast] else "F"
-
-    def _at_peak(self, contrast: str) -> dict[str, np.ndarray]:
-        """Columns beside a peak's statistic."""
-        names = {
-            "z": "z", "p": "p_uncorrected", "prft": "p_fwe_rft", "pfwe": "p_fwe", "ptfce": "p_tfce_fwe",
-            "qfdr": "q_fdr", "effect": "effect", "g": "g",
-        }  # fmt: skip
-        maps = self.maps[contrast]
-        unbias = float(hedges_g(np.ones(()), self.df_resid))  # limits of g are those of d times this, as is g itself
-        limits = {f"g_{end}": maps[f"d{end}"].values * unbias for end in ("low", "high") if f"d{end}" in maps}
-        flags = {f"{names[s]}{_FLAG}": chosen for s, chosen in self.approximated(contrast).items() if s in names}
-        field = self.inference[contrast].random_field
-        topological = {} if field is None else {"q_rft": field.q_peak}
-        return {name: maps[stat].values for stat, name in names.items() if stat in maps} | limits | topological | flags
+        return place_tables.stacked(tables, ["contrast", "volume"])
 
     def to_directory(
         self,
@@ -367,13 +315,6 @@ class GlmResults:
         }
 
 
-def _stacked(tables: Mapping[tuple[str, ...], pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    """Tables as one, their keys as its first columns."""
-    if not tables:
-        return pd.DataFrame(columns=keys)
-    return pd.concat(tables, names=keys).reset_index(level=keys).reset_index(drop=True)
-
-
 def _as_regions(regions: Regions | Sequence[str] | None) -> Regions | None:
     """Regions from the names of atlases."""
     if regions is None or isinstance(regions, Regions):
@@ -381,13 +322,3 @@ def _as_regions(regions: Regions | Sequence[str] | None) -> Regions | None:
     from vbmstat.report import notebook  # noqa: PLC0415 - above this module: only for display
 
     return notebook.regions_of([regions] if isinstance(regions, str) else list(regions))
-
-
-def _name_flags(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace the flags by one column ``approximated``: the names of a row's p that come from a fitted tail."""
-    flags = [name for name in table if name.endswith(_FLAG)]
-    if not flags:
-        return table
-    names = np.array([name.removesuffix(_FLAG) for name in flags])
-    listed = [" ".join(names[row]) or None for row in table[flags].to_numpy(dtype=bool)]
-    return table.drop(columns=flags).assign(approximated=listed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,9 +22,6 @@ from vbmstat.image.storage import atomic_path
 from vbmstat.image.stored import StoredImage, read_stored
 from vbmstat.image.volume import Volume
 from vbmstat.lazy import torch
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 TEMPLATE_AXCODES = "LAS"  # axis order on disk of CAT12's template and maps
 _MNI_CODE, _SCANNER_CODE = 4, 1
@@ -146,20 +143,9 @@ def as_nifti(volume: Volume) -> nib.Nifti1Image:
     return nib.Nifti1Image(volume.data[0].detach().cpu().numpy(), volume.grid.affine)
 
 
-def write_volume(path: Path | str, volume: Volume, **header: Unpack[Header]) -> None:
-    """Write images as NIfTI; see :func:`write_array`."""
+def write_volume(path: Path | str, volume: Volume, **header: Any) -> None:
+    """Write images as NIfTI; `header` as in :func:`write_array`."""
     write_array(path, volume.data.detach().cpu().numpy(), volume.grid, **header)
-
-
-class Header(TypedDict, total=False):
-    """Parameters of :func:`write_array`."""
-
-    dtype: str
-    axcodes: str
-    space: str
-    intent: tuple[str, tuple[float, ...]] | None
-    description: str
-    step: float | None
 
 
 def write_array(  # noqa: PLR0913 - each is a field of the file's header

@@ -78,7 +78,7 @@ def _root(parent: Array, voxel: int) -> int:
     while parent[root] != root:
         root = parent[root]
     parent[voxel] = root
-    return root
+    return int(root)
 
 
 @compiled
