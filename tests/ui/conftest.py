@@ -70,12 +70,12 @@ def study(folder) -> Study:
 class Browser:
     """Asks an application as a browser would, and keeps its cookies."""
 
-    def __init__(self, app: Any) -> None:
-        self.app, self.cookies = app, httpx.Cookies()
+    def __init__(self, app: Any, cookies: httpx.Cookies | None = None) -> None:
+        self.app, self.cookies, self.raises = app, cookies or httpx.Cookies(), False
 
     def request(self, method: str, path: str, **asked: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=self.raises)
             async with httpx.AsyncClient(transport=transport, base_url=ADDRESS, cookies=self.cookies) as client:
                 answer = await client.request(method, path, **asked)
                 self.cookies = client.cookies
@@ -118,7 +118,7 @@ def unprepared(monkeypatch) -> None:
 def client(study) -> Iterator[Browser]:
     browser = signed_in(study)
     yield browser
-    browser.app.state.places.close()
+    browser.app.app.state.places.close()
 
 
 def address(result: str, rest: str = "") -> str:

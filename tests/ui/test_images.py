@@ -23,9 +23,9 @@ def small_brain(monkeypatch):
     """In place of the average brain, which takes seconds to resample."""
     brain = Volume(torch.linspace(0, 1, 24).reshape(1, 2, 3, 4), Grid((2, 3, 4), np.diag([1.0, 1, 1, 1])))
     monkeypatch.setattr(images, "average_brain", lambda _: brain)
-    images.template_bytes.cache_clear()
+    images._template.cache_clear()
     yield brain
-    images.template_bytes.cache_clear()
+    images._template.cache_clear()
 
 
 def test_the_average_brain_is_small_and_in_its_place(small_brain, client):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -42,12 +40,11 @@ _TYPES = {
     ".wasm": "application/wasm", ".woff2": "font/woff2", ".map": "application/json",
 }  # fmt: skip
 _MOST_READY = 500  # scans
-_KEPT = {"cache-control": "private, max-age=31536000, immutable"}  # addresses that change with the file
-_log = logging.getLogger(__name__)
+_KEPT = {"cache-control": "private, max-age=86400, immutable"}  # addresses that change with the file
 Answer = Callable[[Request], Any]
 
 
-def make_app(study: Study, token: str, port: int) -> Starlette:
+def make_app(study: Study, token: str, port: int) -> Guard:
     """The ASGI application that serves a folder.
 
     Parameters
@@ -88,7 +85,6 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         Route("/api/exclusions/{scan:path}", _json(api.exclude, "PUT"), methods=["PUT"]),
         Route("/api/exclusions/{scan:path}", _json(api.include), methods=["DELETE"]),
     ]
-    guard = Middleware(Guard, token=token, port=port)
     handlers = {VbmstatError: _sentence, OSError: _sentence, HTTPException: _http_error, Exception: _unexpected}
 
     @asynccontextmanager
@@ -96,9 +92,9 @@ def make_app(study: Study, token: str, port: int) -> Starlette:
         yield
         api.places.close()
 
-    app = Starlette(routes=routes, middleware=[guard], exception_handlers=handlers, lifespan=life)  # type: ignore[arg-type]
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=life)  # type: ignore[arg-type]
     app.state.places = api.places
-    return app
+    return Guard(app, token, port)
 
 
 class _Api:
@@ -289,8 +285,7 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
-    """A fault of the program: its trace is for the terminal, not for the page."""
-    _log.error("%s %s", request.method, request.url.path, exc_info=error)
+def _unexpected(_: Request, error: Exception) -> Response:
+    """A fault of the program; its trace is for the terminal, where starlette passes it on to uvicorn."""
     text = "something went wrong in vbmstat itself; the terminal says more, please report it"
     return JSONResponse({"error": f"{text} ({type(error).__name__})"}, 500)

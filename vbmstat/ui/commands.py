@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def arguments(study: Study, command: str, options: Mapping[str, Any]) -> list[st
     given = {name: value for name, value in given.items() if value is not False}
     if given.get("atlas", ATLAS) not in (*SOURCES, TRACTS, "none"):
         given["atlas"] = str(study.path(str(given["atlas"])))
-    return [command, *_STARTS[command](study, options), *(word for pair in given.items() for word in _words(*pair))]
+    return [command, *_start(study, command, options), *(word for pair in given.items() for word in _words(*pair))]
 
 
 def command_line(given: list[str]) -> str:
@@ -114,38 +114,25 @@ def contrast_texts(contrasts: Any) -> list[str]:
     return texts
 
 
-def _preprocess(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
-    del options
-    if study.run == study.root:
-        msg = (
-            f"{study.root}: the output of preprocess; start vbmstat ui with the folder of the scans to preprocess more"
-        )
-        raise VbmstatError(msg)
-    yield from (str(study.root), "--out", str(study.run))
-
-
-def _glm(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
+def _start(study: Study, command: str, options: Mapping[str, Any]) -> list[str]:
+    """What a command is about: its formula, folder or table."""
+    if command == "report":
+        return [str(study.path(str(options.get("folder") or study.relative(study.run))))]
+    if command == "roi":
+        return ["--cohort", str(study.table)]
+    if command == "preprocess":
+        if study.run == study.root:
+            msg = (
+                f"{study.root}: output of preprocess; start vbmstat ui with the folder of the scans to preprocess more"
+            )
+            raise VbmstatError(msg)
+        return [str(study.root), "--out", str(study.run)]
     formula = str(options.get("formula") or "").strip()
     if "~" not in formula or formula.startswith("-"):
         msg = f"formula {formula!r}: expected maps and covariates, such as 'gm ~ age + sex + tiv'"
         raise VbmstatError(msg)
-    yield from (formula, "--cohort", str(study.table))
-    for text in contrast_texts(options.get("contrasts")):
-        yield from ("--contrast", text)
-
-
-def _roi(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
-    del options
-    yield from ("--cohort", str(study.table))
-
-
-def _report(study: Study, options: Mapping[str, Any]) -> Iterator[str]:
-    yield str(study.path(str(options.get("folder") or study.relative(study.run))))
-
-
-_STARTS: dict[str, Callable[[Study, Mapping[str, Any]], Iterator[str]]] = {
-    "preprocess": _preprocess, "glm": _glm, "roi": _roi, "report": _report,
-}  # fmt: skip
+    texts = contrast_texts(options.get("contrasts"))
+    return [formula, "--cohort", str(study.table), *(word for text in texts for word in ("--contrast", text))]
 
 
 def _words(name: str, value: Any) -> list[str]:

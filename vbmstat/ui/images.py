@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,17 @@ from vbmstat.roi.atlas import DISTRIBUTION, FOLDER, SOURCES, Atlas, load_atlas
 
 _WIDTH = 480  # of thumbnails, pixels
 _BRAIN_MM = 1.0
+_MAKING = threading.Lock()
+
+
+def template_bytes() -> bytes:
+    """The average T1w brain in MNI space, 1 mm, as gzipped NIfTI; who asks while it is made waits for it."""
+    with _MAKING:
+        return _template()
 
 
 @cache
-def template_bytes() -> bytes:
-    """The average T1w brain in MNI space, 1 mm, as gzipped NIfTI."""
+def _template() -> bytes:
     with tempfile.TemporaryDirectory(prefix="vbmstat-") as folder:
         path = Path(folder) / "template.nii.gz"
         brain = average_brain(_BRAIN_MM)

@@ -186,14 +186,10 @@ class Picked:
         height, extent = query.get("threshold") or "p=0.001", query.get("extent") or "0"
         return cls(path, open_statistic(path), height, extent, entry["name"])
 
-    @property
-    def _map(self) -> list[str]:
-        return [str(self.path)]
-
     def table(self) -> tuple[pd.DataFrame, list[str]]:
         """Its clusters with names of places, and the arguments of ``vbmstat`` that make it."""
         left = threshold(self.statistic, read_height(self.height), read_extent(self.extent))
-        made = ["threshold", *self._map, "--height", self.height, "--extent", self.extent]
+        made = ["threshold", str(self.path), "--height", self.height, "--extent", self.extent]
         return tables_of(self.statistic, left, names_of_places())["clusters"], made
 
     def rows(self) -> dict[str, Any]:
@@ -214,7 +210,16 @@ class Picked:
         height = rule.level if rule.by == "value" else critical_height(self.statistic, rule)[0]
         height = height if np.isfinite(height) else float(np.abs(self.statistic.values).max())
         view = View(crosshair=parse_point(at) if at else None, title=self.contrast)
-        made = ["show", *self._map, "--threshold", f"{height:.4g}", "--title", self.contrast, "--out", f"figure.{form}"]
+        made = [
+            "show",
+            str(self.path),
+            "--threshold",
+            f"{height:.4g}",
+            "--title",
+            self.contrast,
+            "--out",
+            f"figure.{form}",
+        ]
         made += [f"--crosshair={at}"] if at else []
         with tempfile.TemporaryDirectory(prefix="vbmstat-") as folder, _DRAWING:
             return show_map(self.path, Path(folder) / f"figure.{form}", height, view).read_bytes(), made

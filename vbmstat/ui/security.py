@@ -13,12 +13,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
 MOST_BYTES = 1 << 20  # of a request
+_TOO_LARGE = f"expected a request of at most {MOST_BYTES:,} bytes; scans are read from the folder, not uploaded"
 _NAMES = (LOOPBACK, "localhost", "[::1]")
 _PAGE = (  # data: images are the letters on the viewer's slices
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -71,11 +73,7 @@ class Guard:
         if answer is not None:
             await answer(scope, receive, _with_headers(send))
             return
-        limited = _Limited(receive)
-        try:
-            await self.app(scope, limited, _with_headers(send))
-        except _TooLargeError:
-            await _too_large()(scope, receive, _with_headers(send))
+        await self.app(scope, _Limited(receive), _with_headers(send))
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         """Why a request is refused whoever asks."""
@@ -91,7 +89,7 @@ class Guard:
             length = int(headers.get("content-length", "0"))
         except ValueError:
             length = MOST_BYTES + 1
-        return _too_large() if length > MOST_BYTES else None
+        return _error(413, _TOO_LARGE) if length > MOST_BYTES else None
 
     def _login(self, scope: Scope, headers: Headers) -> Response | None:
         """An answer to who has no cookie with the token yet, or gives the token in the address; None if all is well."""
@@ -120,16 +118,6 @@ def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status)
 
 
-def _too_large() -> Response:
-    return _error(
-        413, f"expected a request of at most {MOST_BYTES:,} bytes; scans are read from the folder, not uploaded"
-    )
-
-
-class _TooLargeError(Exception):
-    """A body went on beyond what it may have."""
-
-
 class _Limited:
     """Receives a body up to its largest size."""
 
@@ -140,7 +128,7 @@ class _Limited:
         message = await self._receive()
         self._read += len(message.get("body", b""))
         if self._read > MOST_BYTES:
-            raise _TooLargeError
+            raise HTTPException(413, _TOO_LARGE)
         return message
 
 
