@@ -35,7 +35,7 @@ export interface Design {
   ok: boolean; error: string | null; n_scans: number; columns: { line: string }[]; regressors: string[]; matrix: number[][]
   correlations: (number | null)[][]; vif: Record<string, number | null>; warnings: string[]
   contrasts: { name: string; kind: 't' | 'F'; text: string }[]
-  estimate: { seconds: number; memory_gb: number } | null; command: string
+  estimate: { text: string } | null; command: string
 }
 
 export interface Job {

@@ -4,6 +4,7 @@ import { type Cluster, type Clusters, type Triple } from './api'
 import { fill, h, number } from './dom'
 
 const MOST = 200_000 // voxels of a cluster that are searched
+const HEAD_PX = 36 // of the heading that stays
 
 export class ClusterTable {
   readonly element = h('section', { class: 'card clusters', 'aria-label': 'Clusters' })
@@ -17,7 +18,7 @@ export class ClusterTable {
     const p = withP && found.clusters.some(one => one.p_fwe !== null)
     this.rows = found.clusters.map(one => h('tr', { onclick: () => this.onChoose(one.peak_mm) },
       h('th', { scope: 'row', class: 'num' }, h('button', { type: 'button', class: 'quiet small', 'aria-label': `Cluster ${one.rank}: go to its peak` }, one.rank)),
-      h('td', {}, one.region || '–'),
+      h('td', { title: one.region }, h('div', {}, one.region || '–')),
       h('td', { class: 'num' }, one.peak_mm.map(mm => number(Math.round(mm))).join(', ')),
       h('td', { class: 'num' }, number(one.t, 3)),
       p && h('td', { class: 'num' }, one.p_fwe === null ? '–' : one.p_fwe < 0.001 ? '< 0.001' : number(one.p_fwe, 2)),
@@ -35,7 +36,10 @@ export class ClusterTable {
   mark(image: NVImage | undefined, mm: Triple, height: number): void {
     const at = image ? this.clusterAt(image, mm, height) : -1
     this.rows.forEach((row, one) => row.setAttribute('aria-selected', String(one === at)))
-    this.rows[at]?.scrollIntoView({ block: 'nearest' })
+    const [row, box] = [this.rows[at], this.element.querySelector('.scroller')]
+    if (!row || !box) return
+    const [top, bottom] = [row.offsetTop, row.offsetTop + row.offsetHeight]
+    if (top < box.scrollTop + HEAD_PX || bottom > box.scrollTop + box.clientHeight) box.scrollTop = top - HEAD_PX
   }
 
   /** Spread from a voxel over those that touch and are as extreme, until a peak of the table is met. */

@@ -72,7 +72,7 @@ const standing: TableColumn<Scan>[] = [
   {
     name: 'scan', width: 20, sort: row => row.scan,
     cell: row => h('a', { href: `#/scan/${encodeURIComponent(row.scan)}`, class: 'scan' },
-      row.thumbnail ? h('img', { src: row.thumbnail, alt: '', loading: 'lazy' }) : h('span', { class: 'no-picture' }),
+      h('span', { class: 'thumb' }, row.thumbnail && h('img', { src: row.thumbnail, alt: '', loading: 'lazy' })),
       h('span', {}, row.scan)),
   },
   {

@@ -1,7 +1,7 @@
 // The design: a formula from the columns, what it becomes, its contrasts, and the fit.
 import { type Cohort, type Column, type Design, type Folder, get, type ModelRequest, post } from './api'
 import { showCommand } from './command'
-import { add, choice, debounced, fill, h, notice, number } from './dom'
+import { add, choice, debounced, fill, h, notice } from './dom'
 import { correlations, matrix } from './heat'
 import { refusable, start } from './jobs'
 
@@ -40,6 +40,7 @@ export async function designView(host: HTMLElement, _: string[], signal: AbortSi
       showCommand(design.command)
       run.disabled = !design.ok
       fill(shown, ...described(design, preview))
+      if (design.ok) estimated(shown, now)
     })).catch(error => { if (!now.aborted) throw error })
     if (!now.aborted) shown.removeAttribute('aria-busy')
   })
@@ -144,13 +145,19 @@ function optionsCard(changed: () => void): HTMLElement {
     })))
 }
 
+/** Say how long the fit will take, once the design has stood still: a pilot is timed for it. */
+const estimated = debounced(1000, async (shown: HTMLElement, signal: AbortSignal) => {
+  const place = shown.querySelector('.estimate')
+  if (!place || signal.aborted) return
+  const { estimate } = await post<Design>('/api/designs', { ...asked(), estimate: true }, signal).catch(() => ({ estimate: null }))
+  if (estimate) place.textContent = `, ${estimate.text}`
+})
+
 /** What the formula becomes: or what is wrong with it. */
 function described(design: Design, changed: () => void): HTMLElement[] {
   if (!design.ok) return [notice(design.error ?? 'The design cannot be built.', 'error')]
-  const { estimate } = design
-  const takes = estimate ? `, about ${duration(estimate.seconds)} and ${number(estimate.memory_gb, 2)} GB of memory` : ''
   return [
-    h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), takes),
+    h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), h('span', { class: 'muted estimate' })),
     h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings].map(text => h('li', {}, text))),
     contrastCard(design, changed),
     h('section', { class: 'card', 'aria-label': 'Design matrix' }, h('h2', {}, 'Design matrix'), matrix(design)),
@@ -180,9 +187,4 @@ function contrastCard(design: Design, changed: () => void): HTMLElement {
       }, '×'))))),
     h('div', { class: 'tools' }, h('span', { class: 'muted' }, 'Test'), ...design.regressors.filter(one => one !== 'Intercept' && !own.includes(one)).map(one =>
       h('button', { type: 'button', class: 'small', onclick: () => set({ ...kept.contrasts, [one]: one }) }, one))), form)
-}
-
-function duration(seconds: number): string {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${number(seconds / 3600, 2)} h`
 }

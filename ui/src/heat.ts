@@ -16,7 +16,7 @@ export function matrix(design: Design): HTMLElement {
   canvas.getContext('2d')?.putImageData(pixels, 0, 0)
   const heads = h('div', { class: 'heads' }, ...design.regressors.map(name => h('span', { title: name }, name)))
   return h('div', { class: 'design' }, heads, canvas,
-    h('p', { class: 'muted' }, rows.length < design.n_scans ? `The first ${rows.length} of ${design.n_scans} scans; ` : '', 'dark is a regressor’s smallest value, light its largest.'))
+    h('p', { class: 'muted' }, rows.length < design.n_scans ? `${rows.length} of ${design.n_scans} scans. ` : '', 'Dark is a regressor’s smallest value, light its largest.'))
 }
 
 /** Correlations in colours and figures, with variance inflation below. */

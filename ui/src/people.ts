@@ -13,8 +13,8 @@ const SPREAD = 0.5 // of a level's points, of the distance between levels
 export function peopleFigure(people: People, withP: boolean): HTMLElement {
   const levels = people.x.is_factor ? [...new Set(people.lines.flatMap(line => line.x.map(String)).concat(people.points.map(one => String(one.x))))] : null
   const points = people.points.filter(one => one.x !== null && one.y !== null).map((one, at) => ({ ...one, at: place(one.x!, levels, at) }))
-  const groups = [...new Set([...people.lines.map(line => line.group), ...points.map(one => one.group)])]
-  const style = (group: string | null) => Math.max(0, groups.indexOf(group))
+  const groups = [...new Set([...people.lines.map(line => line.group), ...points.map(one => one.group)])].filter(group => group)
+  const style = (group: string | null) => (groups.length ? groups.indexOf(group) : 0)
   const x = scale(levels ? [-0.5, levels.length - 0.5] : range(points.map(one => one.at)), FRAME.left, FRAME.right)
   const yRange = range([...points.map(one => one.y), ...people.lines.flatMap(line => [...line.low, ...line.high])])
   const y = scale(yRange, FRAME.bottom, FRAME.top)
@@ -34,11 +34,14 @@ export function peopleFigure(people: People, withP: boolean): HTMLElement {
   return h('div', { class: 'people' },
     h('p', {}, h('strong', {}, people.place.name ?? ''), h('br'), withP ? people.place.result : people.place.result.replace(/, (uncorrected )?p\b.*$/, '')),
     groups.length > 1 && h('p', { class: 'legend' }, ...groups.map(group =>
-      h('span', {}, swatch(style(group)), ` ${group ?? 'all'} `))),
+      h('span', {}, swatch(style(group)), ` ${group} `))),
     drawing, said,
     people.adjusted_for.length > 0 && h('p', { class: 'muted' }, `Adjusted for ${people.adjusted_for.join(', ')}.`),
     ...people.notes.map(text => notice(text)))
 }
+
+/** The colour of a group; what belongs to no group has that of the text. */
+const series = (style: number) => (style < 0 ? '' : `s${style % 6}`)
 
 type Placed = Point & { at: number }
 
@@ -51,10 +54,10 @@ function mark(point: Placed, x: number, y: number, style: number, named: boolean
   const text = `${point.scan}: ${typeof point.x === 'number' ? number(point.x) : point.x}, ${number(point.y, 3)}; Cook’s distance ${number(point.cook, 2)}`
   const right = x > WIDTH * 0.75
   return s('a', {
-    href: `#/scan/${id(point.scan)}`, transform: `translate(${x} ${y})`, class: `person s${style % 6}`, 'aria-label': text, tabindex: -1,
+    href: `#/scan/${id(point.scan)}`, transform: `translate(${x} ${y})`, class: `person ${series(style)}`, 'aria-label': text, tabindex: -1,
     onmouseenter: () => say(text), onfocus: () => say(text),
   }, s('circle', { r: 9, class: 'target' }), named && s('circle', { r: 7.5, class: 'ring' }),
-  s('path', { d: SHAPES[style % SHAPES.length] }),
+  s('path', { d: SHAPES[Math.max(style, 0) % SHAPES.length] }),
   named && s('text', { x: right ? -11 : 11, y: 4, 'text-anchor': right ? 'end' : 'start' }, point.scan))
 }
 
@@ -63,17 +66,17 @@ function fitted(line: People['lines'][number], levels: string[] | null, x: Scale
   const at = line.x.map(value => x(levels ? levels.indexOf(String(value)) : Number(value)))
   const [low, high] = [line.low.map(y), line.high.map(y)]
   if (levels) {
-    return s('g', { class: `fit s${style % 6}` }, ...at.map((where, one) =>
+    return s('g', { class: `fit ${series(style)}` }, ...at.map((where, one) =>
       s('path', { class: 'mean', d: `M${where} ${low[one]}V${high[one]}M${where - 14} ${y(line.y[one]!)}h28` })))
   }
   const path = (ys: number[], xs = at) => xs.map((where, one) => `${where} ${ys[one]}`).join('L')
-  return s('g', { class: `fit s${style % 6}` },
+  return s('g', { class: `fit ${series(style)}` },
     s('path', { class: 'band', d: `M${path(high)}L${path([...low].reverse(), [...at].reverse())}Z` }),
     s('path', { class: 'mean', d: `M${path(line.y.map(y))}` }))
 }
 
 function swatch(style: number): SVGElement {
-  return s('svg', { width: 12, height: 12, viewBox: '-6 -6 12 12', class: `person s${style % 6}`, 'aria-hidden': 'true' }, s('path', { d: SHAPES[style % SHAPES.length] }))
+  return s('svg', { width: 12, height: 12, viewBox: '-6 -6 12 12', class: `person ${series(style)}`, 'aria-hidden': 'true' }, s('path', { d: SHAPES[style % SHAPES.length] }))
 }
 
 /** One stop of the Tab key; the arrow keys go on from person to person, from left to right. */

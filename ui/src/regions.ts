@@ -21,7 +21,7 @@ export async function regionTable(
   })))
   const names = new Set(rows.map(row => String(row[key])))
   return {
-    element: h('section', { class: 'card', 'aria-label': 'Regions' }, table.element),
+    element: h('section', { class: 'card regions', 'aria-label': 'Regions' }, table.element),
     show: contrast => table.setRows(rows.filter(row => row['contrast'] === undefined || row['contrast'] === contrast)),
     nameOf: region => [region, region.replace(/^(Left|Right) /, '')].find(one => names.has(one)) ?? null,
   }

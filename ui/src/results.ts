@@ -18,7 +18,7 @@ export async function resultsView(host: HTMLElement, words: string[], signal: Ab
     return
   }
   add(host, h('div', { class: 'card' }, h('table', { class: 'choose' },
-    h('thead', {}, h('tr', {}, ...['Model', 'Scans', 'Level', 'Inference', 'Made', ''].map(name => h('th', { scope: 'col' }, name)))),
+    h('thead', {}, h('tr', {}, ...['Model', 'Scans', 'Level', 'Inference', 'Made', ''].map(name => h('th', { scope: 'col', class: name === 'Scans' ? 'num' : '' }, name)))),
     h('tbody', {}, ...results.map(one => h('tr', {},
       h('th', { scope: 'row' }, one.problem === null ? h('a', { href: `#/results/${id(one.id)}` }, one.formula ?? one.title) : one.title,
         h('div', { class: 'muted' }, one.id), one.problem !== null && notice(one.problem, 'warning')),

@@ -72,6 +72,7 @@ async function showImages(host: HTMLElement, viewer: Viewer, images: ScanImage[]
       void showImages(host, viewer, images, signal)
     }),
     ...draws.map((layer, at) => layerRow(layer, at, viewer)))
+  showCommand(`vbmstat show ${quoted(decodeURIComponent(base.url.replace('/api/file/', '').replace(/\?.*$/, '')))} --browser`)
   await viewer.show(draws, signal)
 }
 
@@ -112,7 +113,6 @@ function excluding(host: HTMLElement, row: Scan): HTMLInputElement {
     state.textContent = excluded === null ? (row.status === 'done' ? 'included' : row.status) : 'excluded'
     include.hidden = excluded === null
     exclude.firstChild!.textContent = excluded === null ? 'Exclude' : 'Change the reason'
-    showCommand(excluded === null ? '' : `vbmstat glm "gm ~ …" --exclude ${quoted(row.scan)}`)
   }
   form.addEventListener('submit', event => {
     event.preventDefault()

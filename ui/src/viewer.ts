@@ -30,6 +30,7 @@ export class Viewer {
   private readonly nv: Niivue
   private readonly ready: Promise<unknown>
   private layers: Layer[] = []
+  private ends: [number, number][] = [] // smallest and largest intensity of each layer
   private moving = false
   private showing = 0
 
@@ -69,6 +70,7 @@ export class Viewer {
       const first = this.nv.volumes.length === 0
       const at = first ? ([0, 0, 0] as Triple) : this.position
       this.layers = layers
+      this.ends = images.map(extremes)
       this.nv.volumes = images
       this.nv.back = images[0] ?? null
       this.nv.overlays = images.slice(1)
@@ -101,12 +103,11 @@ export class Viewer {
 
   /** Largest absolute intensity of a layer. */
   largest(layer: number): number {
-    const image = this.nv.volumes[layer]
-    return image ? Math.max(Math.abs(image.global_min ?? 0), Math.abs(image.global_max ?? 0)) : 0
+    return Math.max(...(this.ends[layer] ?? [0]).map(Math.abs))
   }
 
   smallest(layer: number): number {
-    return this.nv.volumes[layer]?.global_min ?? 0
+    return this.ends[layer]?.[0] ?? 0
   }
 
   image(layer: number): NVImage | undefined {
@@ -207,6 +208,18 @@ export function valueAt(image: NVImage, mm: Triple): number {
   const dims = image.dimsRAS ?? [3, 0, 0, 0]
   const inside = [x, y, z].every((one, axis) => one >= 0 && one < (dims[axis + 1] ?? 0))
   return inside ? image.getValue(x, y, z) : NaN
+}
+
+/** Smallest and largest intensity. */
+function extremes(image: NVImage): [number, number] {
+  let [low, high] = [Infinity, -Infinity]
+  image.img?.forEach(value => {
+    if (value < low) low = Number(value)
+    if (value > high) high = Number(value)
+  })
+  const slope = image.hdr?.scl_slope || 1
+  const inter = image.hdr?.scl_inter ?? 0
+  return [low * slope + inter, high * slope + inter]
 }
 
 function ramp(rgb: [number, number, number]) {
