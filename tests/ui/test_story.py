@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from tests.small_study import make_study
+from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import storage
+from vbmstat.report.results import write_results
 from vbmstat.ui.app import STATIC
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
@@ -44,7 +46,7 @@ def study(tmp_path_factory) -> Path:
     people["scan"] = people["participant_id"] + "_T1w"
     for scan in people["scan"]:
         image = nib.load(made / "cat12" / "mri" / f"mwp1{scan.removesuffix('_T1w')}.nii")
-        for kind in ("s6mwp1", "m", "p1", "wm"):
+        for kind in ("s6mwp1", "mwp1", "m", "p1", "wm"):
             path = folder / "mri" / f"{kind}{scan}.nii.gz"
             path.parent.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine), path)
@@ -55,7 +57,8 @@ def study(tmp_path_factory) -> Path:
         "engine": "classic",
         "vbmstat_version": "0.1.0",
     }
-    people = people.assign(**volumes, s6mwp1="mri/s6mwp1" + people["scan"] + ".nii.gz")
+    maps = {kind: f"mri/{kind}" + people["scan"] + ".nii.gz" for kind in ("s6mwp1", "mwp1")}
+    people = people.assign(**volumes, **maps)
     people["qc_warnings"] = [None, None, "strong noise", *[None] * (len(people) - 3)]
     storage.write_table(folder / "cohort.tsv", people)
     return folder
@@ -109,16 +112,20 @@ class Visit:
         return self.tab.locator(".readout").first.inner_text()
 
     def check(self) -> None:
-        """Nothing was said on the console, nobody else was asked."""
+        """Nothing was said on the console, nobody else was asked; what can be used has a name."""
         assert self.said == []
+        assert self.tab.evaluate(_UNLABELLED) == []
         assert [url for url in self.asked if not url.startswith((self.home, "data:", "blob:"))] == []
+
+
+def _vbmstat(*words: str) -> list[str]:
+    return [sys.executable, "-uc", "from vbmstat.cli import main; main()", *words]
 
 
 @contextmanager
 def workbench(folder: Path, browser) -> Iterator[Visit]:
     """The page, served by the command."""
-    start = "from vbmstat.cli import main; main()"
-    words = [sys.executable, "-uc", start, "ui", str(folder), "--no-browser", "--port", "0"]
+    words = _vbmstat("ui", str(folder), "--no-browser", "--port", "0")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:
             address = next(line for line in server.stdout if "token=" in line)
@@ -133,6 +140,7 @@ def test_from_a_scan_to_the_figure(study, chromium, tmp_path) -> None:
         _fit(visit)
         _threshold_and_cluster(visit)
         _people(visit)
+        visit.check()
         _export(visit, tmp_path)
         _median(visit)
         _person(visit)
@@ -153,6 +161,7 @@ def _look_and_exclude(visit: Visit, study: Path) -> None:
     tab.keyboard.type("strong noise")
     tab.keyboard.press("Enter")
     tab.locator(".chip", has_text="excluded").wait_for()
+    visit.check()
     rows = pd.read_csv(study / "exclusions.tsv", sep="\t")
     assert rows[["participant_id", "reason"]].to_numpy().tolist() == [["sub-03", "strong noise"]]
 
@@ -167,6 +176,7 @@ def _fit(visit: Visit) -> None:
     tab.get_by_text("23 scans, 4 regressors").wait_for()  # without the one left out
     tab.locator(".card button", has_text="group[T.patient]").click()
     tab.get_by_text("Tested:").wait_for()
+    visit.check()
     assert "gm ~ age + group + tiv" in tab.locator("#command code").inner_text()
     tab.get_by_role("button", name="Fit the model").click()
     tab.get_by_role("link", name="Open the result").click()
@@ -236,6 +246,39 @@ def _person(visit: Visit) -> None:
     visit.tab.get_by_role("heading", name=scan, exact=True).wait_for()
 
 
+@pytest.fixture
+def fitted(study, tmp_path) -> Path:
+    """The cohort with two models of voxels and one of regions."""
+    folder = shutil.copytree(study, tmp_path / "fitted")
+    for name, formula in (("first", "gm ~ group + tiv"), ("second", "gm ~ group + age + tiv")):
+        found = fit_glm(None, formula, folder / "cohort.tsv", ["group[T.patient]"], repeats=0, scratch=tmp_path / name)
+        write_results(found, folder / "glm" / name)
+    words = ["glm", "gm ~ group + tiv", "--level", "region", "--repeats", "0", "--cohort", str(folder / "cohort.tsv")]
+    subprocess.run(_vbmstat(*words, "--out", str(folder / "glm" / "regions")), check=True, capture_output=True)
+    return folder
+
+
+def test_two_results_and_regions(fitted, chromium) -> None:
+    with workbench(fitted, chromium) as visit:
+        tab = visit.tab
+        tab.get_by_role("link", name="Results").click()
+        row = tab.get_by_role("row").filter(has_text="glm/first")
+        row.get_by_label("Compare with").select_option("glm/second")
+        tab.get_by_text("r = 0.9").wait_for()
+        visit.settled()
+        box = tab.locator(".stage canvas").first.bounding_box()
+        tab.mouse.click(box["x"] + box["width"] * 0.13, box["y"] + box["height"] * 0.5)
+        places = [text.split(" mm")[0] for text in tab.locator(".readout").all_inner_texts()]
+        assert places[0] == places[1] != "0, 0, 0"
+        tab.goto(f"{visit.home}#/results/glm%2Fregions")
+        visit.settled()
+        tab.get_by_role("button", name="Putamen").click()
+        tab.locator(".people strong", has_text="Putamen").wait_for()
+        assert tab.locator("a.person").count() >= 23
+        assert "--at Putamen" in tab.locator("#command code").inner_text()
+        visit.check()
+
+
 def test_two_thousand_rows_scroll(chromium, tmp_path) -> None:
     n = 2000
     ids = [f"sub-{number:04d}" for number in range(n - 1)] + [SCRIPT_ID]
@@ -262,6 +305,23 @@ def test_two_thousand_rows_scroll(chromium, tmp_path) -> None:
         visit.check()
 
 
+def test_an_empty_folder_says_what_to_do(chromium, tmp_path) -> None:
+    with workbench(tmp_path, chromium) as visit:
+        tab = visit.tab
+        tab.get_by_text("There is nothing to look at here").wait_for()
+        for page, sentence in (("design", "There is nothing to look at here"), ("results", "There are no results yet")):
+            tab.goto(f"{visit.home}#/{page}")
+            tab.get_by_text(sentence).wait_for()
+        tab.goto(f"{visit.home}#/scan/sub-99")
+        tab.get_by_role("alert").filter(has_text="sub-99: no such scan").wait_for()
+        visit.said = [
+            one for one in visit.said if "404" not in one
+        ]  # the browser's own word for the scan that is not there
+        visit.check()
+
+
+_UNLABELLED = """() => [...document.querySelectorAll('button, select, input, canvas[tabindex]')]
+  .filter(one => !one.textContent && !one.labels?.length && !one.ariaLabel).map(one => one.outerHTML)"""
 _SCROLLED = """async () => {
   const table = document.querySelector('.scroller')
   let slowest = 0, last = performance.now()
