@@ -236,3 +236,9 @@ def test_what_the_reader_of_the_table_passed_over_is_noted(cohort_folder):
     path.write_text("A cohort\n" + path.read_text())
     results = fit_glm(None, "gm ~ age", path, repeats=0)
     assert "cohort.tsv: the header is line 2; skipped above it: 'A cohort'" in results.record["notes"]
+
+
+def test_values_that_do_not_differ_between_scans_are_refused():
+    table = pd.DataFrame({"participant_id": list("abcde"), "age": [20.0, 35.0, 50.0, 65.0, 80.0]})
+    with pytest.raises(ScanError, match="expected values that differ between the 5 scans, but none do"):
+        fit_glm(np.ones((5, 3)), "volume ~ age", table, repeats=0, inference="fdr")

@@ -124,6 +124,11 @@ def test_volumes_of_spm_are_litres_by_file(cohort, tmp_path):
         chosen(cohort, tables=tmp_path / "TIV.txt")
 
 
+def test_a_list_whose_last_row_was_deleted_names_nobody(cohort, tmp_path):
+    (tmp_path / "bad.tsv").write_text("participant_id\treason\n\n", encoding="utf-8")
+    assert len(chosen(cohort, exclude=str(tmp_path / "bad.tsv")).table) == len(cohort.table)
+
+
 def test_sessions_of_a_list_count_only_where_scans_have_sessions(cohort, tmp_path):
     """A column `session` of people with one row each once left out every session of them."""
     (tmp_path / "bad.tsv").write_text("ID\tvisit\n02\tbaseline\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from vbmstat.assets.provenance import device_label
 from vbmstat.device import n_cores
+from vbmstat.errors import ScanError
 from vbmstat.glm.data import Packer, global_scale, map_notes
 from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.fit.tile import Fit, Fitted
@@ -101,6 +102,10 @@ def fit_glm(
             plan = setup.make_plan()
         covariate = None if setup.covariate is None else packer.pack_covariate(*setup.covariate, matrix)
         fit = setup.fit(plan, matrix, covariate, compute)
+        if not fit.mask.any():
+            msg = f"{spec.formula}: expected values that differ between the {len(setup.source.scan_ids)} scans, but none do; "
+            msg += "are they copies of one scan, or regions that the maps do not reach?"
+            raise ScanError(msg)
         fitted = Fitted(matrix, setup.bare, fit)
         smooth = None
         if spec.inference.kinds and covariate is None:

@@ -234,6 +234,8 @@ def _read_list(path: Path, known: Mapping[str, list[str]]) -> dict[str, str]:
             msg = f"{path}: expected a text file with one id a line; it cannot be read"
             raise TableError(msg) from error
         return {line: "" for line in lines if line and not line.startswith("#")}
+    if path.suffix.lower() in (".tsv", ".csv") and _is_only_a_header(path):
+        return {}
     table = read_table(path)
     sessions = next((name for name in map(str, table.columns) if is_session_name(name)), "session_id")
     table = index_by_id(table.rename(columns={sessions: "session_id"}), str(path))
@@ -245,6 +247,14 @@ def _read_list(path: Path, known: Mapping[str, list[str]]) -> dict[str, str]:
         ids.append(participant if has_no_sessions or not session else f"{participant}_{session}")
     return {scan: "" if why is None or pd.isna(why) else str(why)
             for scan, why in zip(ids, reasons, strict=True)}  # fmt: skip
+
+
+def _is_only_a_header(path: Path) -> bool:
+    """Whether a list names nobody any more: only its columns are left."""
+    try:
+        return sum(bool(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines()) == 1
+    except (OSError, UnicodeDecodeError):  # `read_table` says what is wrong
+        return False
 
 
 def read_further(path: Path) -> pd.DataFrame:
