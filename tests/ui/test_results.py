@@ -69,6 +69,13 @@ def test_a_model_has_its_maps_thresholds_and_clusters(client, folder):
     assert age["stability"].split("?")[0].endswith("contrast-age_stat-replication_statmap.nii.gz")
 
 
+def test_scans_that_were_excluded_since_the_fit_are_told(client):
+    client.put("/api/exclusions/sub-03", json={"reason": "motion"})
+    assert client.get(address(VOXELS)).json()["notes"][0] == "excluded since this fit: sub-03; fit it again"
+    client.delete("/api/exclusions/sub-03")
+    assert "excluded" not in client.get(address(VOXELS)).json()["notes"][0]
+
+
 def test_without_inference_there_are_the_heights_that_the_map_gives(client):
     (age,) = client.get(address(PLAIN)).json()["contrasts"]
     assert [one["label"].split(",")[0] for one in age["thresholds"]] == ["p = 0.001", "q of FDR = 0.05"]

@@ -40,9 +40,8 @@ def test_it_answers_on_the_loopback_address_to_who_has_the_token(folder, monkeyp
         assert client.get(address).status_code == 200
         assert client.get(f"http://{host}:{port}/api/folder").json()["kind"] == "cohort"
         assert "server" not in client.get(f"http://{host}:{port}/api/folder").headers
-    for other in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {host}:
-        with pytest.raises(ConnectionError), socket.create_connection((other, int(port)), timeout=1):
-            pass
+    with pytest.raises((ConnectionError, TimeoutError)):  # another address of this machine, where 0.0.0.0 would listen
+        socket.create_connection(("127.0.0.2", int(port)), timeout=5).close()
     with pytest.raises(VbmstatError, match=f"--port {port}: cannot be used"):
         server.serve(folder, int(port), browser=False, say=said.append)
     running[0].should_exit = True

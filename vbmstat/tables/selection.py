@@ -143,10 +143,15 @@ def select(cohort: Cohort, rules: Selection) -> Cohort:
     return replace(cohort, table=cohort.table[kept], notes=tuple(notes), flow=tuple(flow))
 
 
+def cohort_of_ids(scans: Sequence[str]) -> Cohort:
+    """Scans by their ids alone."""
+    index = pd.MultiIndex.from_tuples([split_ids(scan) for scan in scans], names=[*ID_COLUMNS])
+    return Cohort(pd.DataFrame(index=index), Path())
+
+
 def select_ids(scans: Sequence[str], rules: Selection, folders: Iterable[Path | None] = ()) -> Cohort:
     """The scans, by their ids alone, that the rules leave; conditions read the rules' tables."""
-    index = pd.MultiIndex.from_tuples([split_ids(scan) for scan in scans], names=[*ID_COLUMNS])
-    cohort = Cohort(pd.DataFrame(index=index), Path())
+    cohort = cohort_of_ids(scans)
     return select(cohort, rules.resolved(cohort, folders))
 
 

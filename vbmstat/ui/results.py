@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.compare.pairs import compare_pair
-from vbmstat.errors import VbmstatError
+from vbmstat.errors import TableError, VbmstatError, listed
 from vbmstat.figures.view import View, parse_point
 from vbmstat.glm.inference.places import Regions
 from vbmstat.glm.record import RECORD
@@ -24,6 +24,8 @@ from vbmstat.image import io, storage
 from vbmstat.report.model_folder import Model, read_model
 from vbmstat.report.notebook import regions_of
 from vbmstat.report.show import show_map
+from vbmstat.tables.exclusions import read_exclusions
+from vbmstat.tables.selection import EXCLUSIONS, cohort_of_ids
 from vbmstat.threshold.apply import Statistic, critical_height, threshold
 from vbmstat.threshold.files import open_statistic, tables_of
 from vbmstat.threshold.rules import read_extent, read_height
@@ -76,11 +78,12 @@ def result_details(study: Study, result: str) -> dict[str, Any]:
     model = read_model(folder)
     record = model.record
     try:
+        notes = [*_excluded_since(study, model), *record["notes"]]
         contrasts = [_contrast(study, model, entry) for entry in record["contrasts"]]
         grid = io.read_grid(folder / "mask.nii.gz") if (folder / "mask.nii.gz").is_file() else None
         return {
             "id": result, "formula": record["formula"], "n_scans": record["n_scans"], "df": record.get("df_resid"),
-            "level": record.get("level", "voxel"), "median": bool(record.get("n_subsets")), "notes": record["notes"],
+            "level": record.get("level", "voxel"), "median": bool(record.get("n_subsets")), "notes": notes,
             "voxel_size_mm": None if grid is None else list(grid.voxel_size_mm), "contrasts": contrasts,
             "report": study.url(folder / "report.html"), "template": "/api/assets/template.nii.gz",
             "mask": study.url(folder / "mask.nii.gz"), "command": command_line(fitted_arguments(model, study.run)),
@@ -88,6 +91,16 @@ def result_details(study: Study, result: str) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         msg = f"{result}: glm.json is damaged or of an older version ({error!r}); fit the model again"
         raise VbmstatError(msg) from error
+
+
+def _excluded_since(study: Study, model: Model) -> list[str]:
+    """A note on scans of the model that ``exclusions.tsv`` names by now."""
+    scans = [] if model.is_pooled else [scan for scan in model.scans if scan]
+    try:
+        excluded, _ = read_exclusions(study.run / EXCLUSIONS, cohort_of_ids(scans)) if scans else ({}, [])
+    except TableError:
+        return []
+    return [f"excluded since this fit: {listed(list(excluded))}; fit it again"] if excluded else []
 
 
 def _contrast(study: Study, model: Model, entry: Mapping[str, Any]) -> dict[str, Any]:
