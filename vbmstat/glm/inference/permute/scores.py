@@ -196,7 +196,7 @@ class PermutedScores:
             again, _ = self._reduced(pad_tile(values[:, columns]), self.exact)
             unit[:, columns] = again[:, : len(columns)].to(unit.dtype)
         outside = torch.ones_like(doubtful)
-        outside[:width] = torch.from_numpy(~inside)
+        outside[:width] = torch.from_numpy(~inside).to(outside.device)
         if outside.any():
             unit[:, outside] = 0
         return unit, outside
