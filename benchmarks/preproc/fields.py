@@ -4,8 +4,8 @@
 
 Each head is rendered with 3 % noise and a field drawn at random, its cortex thinned as asked, and segmented by engine
 classic. Dice of GM, WM and CSF is taken with the exact labels. The error of the field is the ratio of the corrected
-image to the one rendered without field and noise, in GM and WM, 2nd to 98th percentile over the median. Every image is a
-line of WORK/fields.jsonl, and a run is resumed.
+image to the one rendered without field and noise, in GM and WM, 2nd to 98th percentile over the median. Every image
+is a line of WORK/fields.jsonl, and a run is resumed.
 """
 
 from __future__ import annotations
