@@ -103,8 +103,10 @@ def fit_glm(
         covariate = None if setup.covariate is None else packer.pack_covariate(*setup.covariate, matrix)
         fit = setup.fit(plan, matrix, covariate, compute)
         if not fit.mask.any():
-            msg = f"{spec.formula}: expected values that differ between the {len(setup.source.scan_ids)} scans, but none do"
-            msg += "; are they copies of one scan, or regions that the maps do not reach?"
+            msg = (
+                f"{spec.formula}: expected values that differ between the {len(setup.source.scan_ids)} scans, but none "
+                "do; are they copies of one scan, or regions that the maps do not reach?"
+            )
             raise ScanError(msg)
         fitted = Fitted(matrix, setup.bare, fit)
         smooth = None
