@@ -272,10 +272,10 @@ def test_two_results_and_regions(fitted, chromium) -> None:
         assert places[0] == places[1] != "0, 0, 0"
         tab.goto(f"{visit.home}#/results/glm%2Fregions")
         visit.settled()
-        tab.get_by_role("button", name="Putamen").click()
-        tab.locator(".people strong", has_text="Putamen").wait_for()
+        tab.get_by_role("button", name="Cerebellum").click()
+        tab.locator(".people strong", has_text="Cerebellum").wait_for()
         assert tab.locator("a.person").count() >= 23
-        assert "--at Putamen" in tab.locator("#command code").inner_text()
+        assert "--at=Cerebellum" in tab.locator("#command code").inner_text()
         visit.check()
 
 
