@@ -176,8 +176,14 @@ def _fit(visit: Visit) -> None:
     tab.get_by_text("23 scans, 4 regressors").wait_for()  # without the one left out
     tab.locator(".card button", has_text="group[T.patient]").click()
     tab.get_by_text("Tested:").wait_for()
+    tab.locator(".column button", has_text="group").first.click()  # out, with a contrast of it left behind
+    tab.get_by_role("button", name="Remove the chosen contrasts").click()
+    tab.get_by_text("23 scans, 3 regressors").wait_for()
+    tab.locator(".column button", has_text="group").first.click()
+    tab.locator(".card button", has_text="group[T.patient]").click()
+    tab.get_by_text("Tested:").wait_for()
     visit.check()
-    assert "gm ~ age + group + tiv" in tab.locator("#command code").inner_text()
+    assert "gm ~ age + tiv + group" in tab.locator("#command code").inner_text()
     tab.get_by_role("button", name="Fit the model").click()
     tab.get_by_role("link", name="Open the result").click()
 
@@ -216,12 +222,16 @@ def _people(visit: Visit) -> None:
 
 
 def _export(visit: Visit, folder: Path) -> None:
-    """Figure and table of what is shown."""
+    """Figure and table of the statistic, also while another map is shown."""
     tab = visit.tab
+    height = visit.tab.locator(".clusters h2").inner_text().split("> ")[1]
+    visit.choose("Map", "partial r")
+    visit.settled()
     for name, begins in (("Figure (SVG)", b"<?xml"), ("Figure (PNG)", b"\x89PNG"), ("Clusters (TSV)", b"cluster\t")):
         tab.locator("summary", has_text="Export").click()
         with tab.expect_download() as download:
             tab.get_by_role("link", name=name).click()
+        assert f"threshold={height}" in download.value.url
         download.value.save_as(folder / "file")
         assert (folder / "file").read_bytes().startswith(begins), name
         tab.locator("summary", has_text="Export").click()
