@@ -39,7 +39,7 @@ PAGE := vbmstat/ui/static/licences.txt
 ui: $(PAGE)
 
 $(PAGE): ui/package-lock.json ui/tsconfig.json ui/build.mjs $(wildcard ui/src/*)
-	cd ui && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
+	cd ui && npm ci --prefer-offline --fetch-retries=1 --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent check && npm run --silent build
 
 # The tests in a browser skip where the page is not built.
 ui-if-node:

@@ -30,6 +30,7 @@ OF_NO_MODULE = {
     "test_package.py",
     "test_security.py",
     "test_slurm.py",
+    "ui/test_story.py",
 }
 
 

@@ -176,8 +176,14 @@ def _fit(visit: Visit) -> None:
     tab.get_by_text("23 scans, 4 regressors").wait_for()  # without the one left out
     tab.locator(".card button", has_text="group[T.patient]").click()
     tab.get_by_text("Tested:").wait_for()
+    tab.locator(".column button", has_text="group").first.click()  # out, with a contrast of it left behind
+    tab.get_by_role("button", name="Remove the chosen contrasts").click()
+    tab.get_by_text("23 scans, 3 regressors").wait_for()
+    tab.locator(".column button", has_text="group").first.click()
+    tab.locator(".card button", has_text="group[T.patient]").click()
+    tab.get_by_text("Tested:").wait_for()
     visit.check()
-    assert "gm ~ age + group + tiv" in tab.locator("#command code").inner_text()
+    assert "gm ~ age + tiv + group" in tab.locator("#command code").inner_text()
     tab.get_by_role("button", name="Fit the model").click()
     tab.get_by_role("link", name="Open the result").click()
 
@@ -216,12 +222,16 @@ def _people(visit: Visit) -> None:
 
 
 def _export(visit: Visit, folder: Path) -> None:
-    """Figure and table of what is shown."""
+    """Figure and table of the statistic, also while another map is shown."""
     tab = visit.tab
+    height = visit.tab.locator(".clusters h2").inner_text().split("> ")[1]
+    visit.choose("Map", "partial r")
+    visit.settled()
     for name, begins in (("Figure (SVG)", b"<?xml"), ("Figure (PNG)", b"\x89PNG"), ("Clusters (TSV)", b"cluster\t")):
         tab.locator("summary", has_text="Export").click()
         with tab.expect_download() as download:
             tab.get_by_role("link", name=name).click()
+        assert f"threshold={height}" in download.value.url
         download.value.save_as(folder / "file")
         assert (folder / "file").read_bytes().startswith(begins), name
         tab.locator("summary", has_text="Export").click()
@@ -272,10 +282,10 @@ def test_two_results_and_regions(fitted, chromium) -> None:
         assert places[0] == places[1] != "0, 0, 0"
         tab.goto(f"{visit.home}#/results/glm%2Fregions")
         visit.settled()
-        tab.get_by_role("button", name="Putamen").click()
-        tab.locator(".people strong", has_text="Putamen").wait_for()
+        tab.get_by_role("button", name="Cerebellum").click()
+        tab.locator(".people strong", has_text="Cerebellum").wait_for()
         assert tab.locator("a.person").count() >= 23
-        assert "--at Putamen" in tab.locator("#command code").inner_text()
+        assert "--at=Cerebellum" in tab.locator("#command code").inner_text()
         visit.check()
 
 

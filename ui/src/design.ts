@@ -155,7 +155,16 @@ const estimated = debounced(1000, async (shown: HTMLElement, signal: AbortSignal
 
 /** What the formula becomes: or what is wrong with it. */
 function described(design: Design, changed: () => void): HTMLElement[] {
-  if (!design.ok) return [notice(design.error ?? 'The design cannot be built.', 'error')]
+  if (!design.ok) {
+    const forget = h('button', {
+      type: 'button', hidden: !Object.keys(kept.contrasts).length,
+      onclick: () => {
+        kept.contrasts = {}
+        changed()
+      },
+    }, 'Remove the chosen contrasts')
+    return [notice(design.error ?? 'The design cannot be built.', 'error'), h('div', { class: 'tools' }, forget)]
+  }
   return [
     h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), h('span', { class: 'muted estimate' })),
     h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings].map(text => h('li', {}, text))),

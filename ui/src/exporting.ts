@@ -6,7 +6,7 @@ import type { MapPanel } from './maps'
 
 /** Where the picture or table of what is shown comes from. */
 export function exported(panel: MapPanel, what: 'figure' | 'table', format: string): string {
-  const asked = new URLSearchParams({ contrast: panel.contrast.name, threshold: panel.height.toPrecision(4), format })
+  const asked = new URLSearchParams({ contrast: panel.contrast.name, threshold: panel.tested.toPrecision(4), format })
   if (what === 'figure') asked.set('at', panel.viewer.position.map(one => one.toFixed(1)).join(','))
   return `/api/results/${id(panel.result.id)}/${what}?${asked}`
 }

@@ -18,6 +18,7 @@ export class MapPanel {
   contrast: ResultContrast
   map: StatMap | null
   height = 0
+  tested = 0 // height of the statistic when it was last shown, which figures and tables are cut at
   sides: Sides = 'both'
   onThreshold: () => void = () => {}
   onContrast: () => void = () => {}
@@ -67,6 +68,7 @@ export class MapPanel {
   private apply(): void {
     const { map, height, sides, viewer } = this
     if (!map) return
+    if (this.isStatistic) this.tested = height
     viewer.setThreshold(1, height, sides)
     const [low, top] = map.kind === 'p' ? [`${number(10 ** -height, 2)}`, `${number(10 ** -viewer.largest(1), 2)}`]
       : [number(height, 3), number(viewer.largest(1), 3)]

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from vbmstat.errors import VbmstatError
 from vbmstat.tables import exclusions
@@ -69,11 +70,11 @@ def make_app(study: Study, token: str, port: int) -> Guard:
         Route("/api/assets/atlas.nii.gz", api.atlas),
         Route("/api/assets/atlas.json", _json(lambda _: images.atlas_names())),
         Route("/api/results", _json(lambda _: results.results(study))),
-        Route("/api/results/{id:path}/places", _json(lambda asked: api.places.look(_id(asked), asked.query_params))),
-        Route("/api/results/{id:path}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
-        Route("/api/results/{id:path}/table", api.table),
-        Route("/api/results/{id:path}/figure", api.figure),
-        Route("/api/results/{id:path}", _json(api.result)),
+        _Sent("/api/results/{id}/places", _json(lambda asked: api.places.look(_id(asked), asked.query_params))),
+        _Sent("/api/results/{id}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
+        _Sent("/api/results/{id}/table", api.table),
+        _Sent("/api/results/{id}/figure", api.figure),
+        _Sent("/api/results/{id}", _json(api.result)),
         Route("/api/pairs", _json(api.pairs)),
         Route("/api/designs", _json(lambda asked: design.design(study, asked.state.body), "POST"), methods=["POST"]),
         Route("/api/jobs", _json(lambda _: [job.record() for job in api.jobs.all()])),
@@ -214,8 +215,16 @@ class _Api:
         return self.exclusions(request)
 
 
+class _Sent(Route):
+    """A route that is matched with the address as it was sent: a result may be called `regions`, or hold a slash."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether it answers, and with what parameters."""
+        return super().matches({**scope, "path": scope["raw_path"].decode("latin-1")})
+
+
 def _id(request: Request) -> str:
-    return str(request.path_params["id"])
+    return unquote(request.path_params["id"])
 
 
 def _export(name: str, made: list[str]) -> dict[str, str]:
