@@ -3,10 +3,10 @@
     python benchmarks/longitudinal/contraction.py SCAN SCAN --work WORK
 
 Each scan is contracted by 2 and 5 %, the whole brain or one region (left superior temporal gyrus of LPBA40, brought
-into the scan by its own warp). Scan and contracted scan are preprocessed as one person two years apart, and singly. Recovery
-is the measured change of GM + WM over the true one: of the whole brain from the tissues in the scans' space, of the
-region from the modulated maps (mwmwp, mwp). The image is interpolated linearly where it moves; noise is not new. Each
-pair is a line of WORK/contraction.jsonl, and a run is resumed.
+into the scan by its own warp). Scan and contracted scan are preprocessed as one person two years apart, and singly.
+Recovery is the measured change of GM + WM over the true one: of the whole brain from the tissues in the scans' space,
+of the region from the modulated maps (mwmwp, mwp). The image is interpolated linearly where it moves; noise is not new.
+Each pair is a line of WORK/contraction.jsonl, and a run is resumed.
 """
 
 from __future__ import annotations
