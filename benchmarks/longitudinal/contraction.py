@@ -20,7 +20,9 @@ import pandas as pd
 import torch
 from bidsgate.inject_atrophy import AtrophySpec, inject
 
+from vbmstat.assets import template
 from vbmstat.image import deform, io, storage
+from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.longitudinal import preprocess_person
 from vbmstat.preproc.pipeline import preprocess_scan
@@ -37,7 +39,8 @@ def region_mask() -> Volume:
     """The region on the template's grid, 0 or 1."""
     atlas = load_atlas("lpba40")
     (label,) = atlas.table.index[atlas.table["name"] == REGION]
-    return Volume((atlas.image.data == int(label)).float(), atlas.image.grid)
+    inside, on = (atlas.image.data == int(label)).float(), template().grid
+    return Volume((resample(inside, atlas.image.grid, on) > 0.5).float(), on)
 
 
 def in_region(maps: Volume, region: Volume) -> float:
