@@ -33,7 +33,6 @@ from vbmstat.ui.study import OWN, MissingError, Study
 RUNNING, DONE, FAILED, STOPPED, INTERRUPTED = "running", "done", "failed", "stopped", "interrupted"
 _CHILD = ("-m", "vbmstat.ui.child")
 _STOP = "stop"  # file that says the page asked for it
-_STARTS = ".starts"  # lock of those that start one
 _START_S, _LOOK_S = 20.0, 0.3  # a process may take to begin; between looks at what a job says
 _PROGRESS = re.compile(
     r"^(?P<text>[^:\[\]]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, about .+ left)?$"
@@ -158,7 +157,7 @@ class Jobs:
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
         folder = self._folder / f"{now}-{secrets.token_hex(2)}"
         with self.starting(spec):
-            folder.mkdir()
+            folder.mkdir(parents=True)
             job = Job(folder, self.study)
             job.begin(spec)
         return job
@@ -172,8 +171,7 @@ class Jobs:
         VbmstatError
             If a job with the same command line or the same results runs.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._folder / _STARTS):
+        with self.study.lock("starting"):
             for job in self.all():
                 other = job.spec
                 same = any(spec[one] and other.get(one) == spec[one] for one in ("command_line", "result"))
