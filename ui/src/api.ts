@@ -56,7 +56,7 @@ export interface Clusters { by: string; clusters: Cluster[]; command: string }
 
 export interface ResultContrast {
   name: string; kind: string; label: string // as files call it
-  maps: StatMap[]; thresholds: { label: string; height: number | null; note: string }[]; clusters: Cluster[]
+  maps: StatMap[]; thresholds: { label: string; height: number | null; two_sided: boolean; note: string }[]; clusters: Cluster[]
 }
 
 export interface Result {
