@@ -54,6 +54,12 @@ def test_what_is_not_there_or_not_so_asked_is_a_sentence(client):
         assert answer.json()["error"]
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"{", b"[]", b"9" * 5000])
+def test_a_body_that_is_no_object_is_a_sentence(client, body):
+    answer = client.post("/api/designs", content=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, "expected a JSON object as the body of the request")
+
+
 def test_a_folder_that_cannot_be_written_to_is_a_sentence(study, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "exclusions.tsv")

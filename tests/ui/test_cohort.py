@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import json
 import shutil
 import time
@@ -84,6 +85,8 @@ def test_a_scan_has_its_images_in_their_space(client, folder):
     for image in details["images"][:-1]:  # the last is the template, which takes seconds to make
         assert client.get(image["url"]).status_code == 200
     assert client.get(details["images"][0]["url"]).content == b"image"
+    path = next((folder / "mri").glob(details["images"][0]["url"].split("?")[0].rpartition("/")[2]))
+    assert shlex.split(details["images"][0]["command"]) == ["vbmstat", "show", str(path.resolve()), "--browser"]
     assert client.get(details["picture"]).content[:4] == b"\x89PNG"
     noise = next(one for one in details["quality"] if one["name"] == "qc_noise_percent")
     assert (noise["value"], noise["flagged"]) == (9.0, False)

@@ -11,7 +11,7 @@ from tests.ui.conftest import VOXELS
 from vbmstat.cli import app
 from vbmstat.errors import VbmstatError
 from vbmstat.report.model_folder import read_model
-from vbmstat.ui.commands import _OPTIONS, arguments, command_line, fitted_arguments, result_folder
+from vbmstat.ui.commands import _FLAGS, _OPTIONS, arguments, command_line, fitted_arguments, result_folder
 
 FORMULA = "gm ~ age + C(sex, contr.treatment('f')); rm -rf $HOME `touch owned`"
 
@@ -51,6 +51,43 @@ def test_options_that_reach_outside_the_folder_are_refused(study):
     for command in ("rerun", "", None):
         with pytest.raises(VbmstatError, match="expected one of"):
             arguments(study, command, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"one_sided": "--out=/etc"}, "--one-sided: expected true or false, got '--out=/etc'"),
+        ({"report": "/etc"}, "--report: expected true or false"),
+        ({"report": 1}, "--report: expected true or false"),
+        ({"where": True, "blocks": "--out=/etc"}, "--where: expected a text or a number, got True"),
+        ({"svc": ["/etc/mask.nii.gz"]}, "expected a path inside"),
+        ({"svc": "../mask.nii"}, "expected a path inside"),
+        ({"where": "age > 1\0"}, "letters on one line"),
+        ({"where": "age > 1\x1b[2J"}, "letters on one line"),
+        ({"contrasts": {"a\nb": "age"}}, "letters on one line"),
+        ({"where": "age > \ud800"}, "letters on one line"),
+        ({"where": "age > 1" * 2000}, "at most 10,000 letters"),
+        ({"repeats": 10**400}, "--repeats: expected a text or a number"),
+    ],
+)
+def test_no_value_becomes_another_word_of_the_command_line(study, options, message):
+    with pytest.raises(VbmstatError, match=message):
+        arguments(study, "glm", {"formula": "gm ~ age", **options})
+
+
+def test_all_flags_are_told_from_options_with_a_value():
+    commands = get_command(app).commands
+    for command, names in _OPTIONS.items():
+        for one in commands[command].params:
+            if one.name in names:
+                assert (one.name in _FLAGS) == one.is_flag, f"{command} {one.name}"
+
+
+def test_a_small_volume_of_the_folder_or_of_an_atlas(study):
+    options = {"formula": "gm ~ age", "svc": ["halves.nii.gz", "sphere:1,2,3,8"]}
+    assert arguments(study, "glm", options)[-4:] == [
+        "--svc", str(study.root / "halves.nii.gz"), "--svc", "sphere:1,2,3,8",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("formula", ["", None, "age", "--share=x ~", "-x ~ age", 3])

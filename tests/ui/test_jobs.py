@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from tests.ui.conftest import signed_in
+from tests.ui.conftest import Browser, signed_in
 from vbmstat.errors import VbmstatError
 from vbmstat.ui import child, jobs
 from vbmstat.ui.jobs import Job, Jobs
@@ -189,9 +191,38 @@ def test_a_command_is_started_with_its_options(study, monkeypatch):
     assert (told["title"], told["result"], told["state"]) == ("glm gm ~ age", "glm/gm_age", "done")
 
 
+def test_of_two_clicks_at_once_only_one_starts_a_job(study, monkeypatch):
+    instead(monkeypatch, "import time; time.sleep(600)")
+    body = {"command": "glm", "options": {"formula": "gm ~ age", "repeats": 0}}
+    first = signed_in(study)
+    tabs = [first, Browser(first.app, first.cookies), signed_in(study)]  # two tabs of a server, and another server
+    try:
+        with ThreadPoolExecutor() as all_of_them:
+            answers = [one.result() for one in [all_of_them.submit(tab.post, "/api/jobs", json=body) for tab in tabs]]
+        assert sorted(one.status_code for one in answers) == [200, 400, 400]
+        (job,) = Jobs(study).all()
+        other = {"command": "glm", "options": {"formula": "gm ~ age", "repeats": 0, "inference": "fdr"}}
+        assert "same results runs already" in first.post("/api/jobs", json=other).json()["error"]
+        assert Jobs(study).all() == [job]
+    finally:
+        for job in Jobs(study).all():
+            end(job)
+
+
+def test_looking_at_a_job_does_not_make_a_folder_that_has_gone(study, monkeypatch):
+    job = of_script(study, monkeypatch, "pass")
+    job.start()
+    wait_until(lambda: job.state != "running")
+    shutil.rmtree(study.root)
+    assert job.state == "interrupted"
+    assert not study.root.exists()
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [({"command": "rm"}, "expected one of"), ({}, "expected one of"), ({"command": "glm"}, "such as 'gm ~ age"),
+     ({"command": "glm", "options": {"formula": "gm ~ age", "fwhm": "wide"}}, "--fwhm: expected a number"),
+     ({"command": "glm", "options": {"formula": "gm ~ age", "fwhm": [6, 8]}}, "--fwhm: expected a number"),
      ({"command": "glm", "options": 3}, "options: expected"), ({"command": "preprocess"}, "the folder of the scans")],
 )  # fmt: skip
 def test_what_is_no_job_is_a_sentence(study, body, message):

@@ -125,7 +125,7 @@ def test_a_report_runs_in_a_sandbox(client, folder):
         assert "default-src 'none'" in policy
 
 
-def test_two_tabs_that_exclude_at_once_lose_nothing(study, monkeypatch):
+def test_tabs_and_servers_that_exclude_at_once_lose_nothing(study, monkeypatch):
     write = storage.write_table
 
     def slowly(*given):
@@ -134,12 +134,12 @@ def test_two_tabs_that_exclude_at_once_lose_nothing(study, monkeypatch):
 
     monkeypatch.setattr(storage, "write_table", slowly)
     app = signed_in(study)
-    tabs = [Browser(app.app, app.cookies) for _ in range(2)]
-    ids = ("sub-01", "sub-02")
+    tabs = [app, Browser(app.app, app.cookies), signed_in(study)]  # the last is of another server
+    ids = ("sub-01", "sub-02", "sub-03")
     with ThreadPoolExecutor() as both:
         asked = [
             both.submit(tab.put, f"/api/exclusions/{scan}", json={"reason": "motion"})
             for tab, scan in zip(tabs, ids, strict=True)
         ]
-    assert [one.result().status_code for one in asked] == [200, 200]
+    assert [one.result().status_code for one in asked] == [200, 200, 200]
     assert {row["participant_id"] for row in app.get("/api/exclusions").json()["rows"]} == {*ids}

@@ -19,7 +19,7 @@ export interface Cohort { columns: Column[]; rows: Scan[]; warnings: string[]; r
 export type Role = 't1w' | 'gm' | 'wm' | 'csf' | 'label' | 'lesion' | 'warped' | 'template' | 'outline'
 export type Space = 'scan' | 'template'
 
-export interface ScanImage { label: string; role: Role; space: Space; url: string; range: [number, number] | null }
+export interface ScanImage { label: string; role: Role; space: Space; url: string; range: [number, number] | null; command: string }
 
 export interface ScanDetail {
   images: ScanImage[]; picture: string | null; notes: string[]
@@ -56,7 +56,7 @@ export interface Clusters { by: string; clusters: Cluster[]; command: string }
 
 export interface ResultContrast {
   name: string; kind: string; label: string // as files call it
-  maps: StatMap[]; thresholds: { label: string; height: number | null; note: string }[]; clusters: Cluster[]
+  maps: StatMap[]; thresholds: { label: string; height: number | null; two_sided: boolean; note: string }[]; clusters: Cluster[]
 }
 
 export interface Result {
@@ -75,7 +75,7 @@ export interface People {
   notes: string[]; command: string
 }
 
-export interface Pair { r: number; slope: number | null; points: [number, number][]; notes: string[] }
+export interface Pair { r: number; slope: number | null; points: [number, number][]; notes: string[]; command: string }
 
 /** What the server says is wrong, in its own sentence. */
 export class Refused extends Error {}

@@ -19,8 +19,3 @@ async function copied(): Promise<void> {
   copy.textContent = 'Copied'
   window.setTimeout(() => { copy.textContent = 'Copy' }, 1500)
 }
-
-/** A word as a shell takes it. */
-export function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
-}

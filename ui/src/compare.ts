@@ -1,7 +1,7 @@
 // Two results side by side: linked crosshairs, and their voxels against one another.
 import { get, id, type Pair, type Result, type Triple } from './api'
 import { axes, type Frame, range, scale, ticks } from './axes'
-import { quoted, showCommand } from './command'
+import { showCommand } from './command'
 import { add, h, notice, number, s } from './dom'
 import { MapPanel, regionNames } from './maps'
 
@@ -12,7 +12,6 @@ export async function compareView(host: HTMLElement, [first = '', second = '']: 
   const [a, b, nameAt] = await Promise.all([
     get<Result>(`/api/results/${id(first)}`, signal), get<Result>(`/api/results/${id(second)}`, signal), regionNames(signal),
   ])
-  showCommand(`vbmstat compare ${quoted(first)} ${quoted(second)}`)
   const common = a.contrasts.find(one => b.contrasts.some(other => other.name === one.name))
   const panels = [a, b].map(result => new MapPanel(result, common?.name ?? '', signal, nameAt))
   const scatter = h('section', { class: 'card scatter', 'aria-label': 'Voxels of both results' }, h('p', { class: 'muted' }, 'Comparing …'))
@@ -35,6 +34,7 @@ export async function compareView(host: HTMLElement, [first = '', second = '']: 
   const asked = new URLSearchParams({ first, second, contrast: common.name })
   try {
     const pair = await get<Pair>(`/api/pairs?${asked}`, signal)
+    showCommand(pair.command)
     scatter.replaceChildren(h('h2', {}, `${common.kind} of ${common.name}, voxel by voxel`),
       h('p', {}, `r = ${number(pair.r, 3)}`, pair.slope === null ? '' : `, slope ${number(pair.slope, 3)}`, ` (${pair.points.length} of the voxels drawn)`),
       cloud(pair, a.id, b.id), ...pair.notes.map(text => notice(text)))

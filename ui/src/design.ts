@@ -156,14 +156,8 @@ const estimated = debounced(1000, async (shown: HTMLElement, signal: AbortSignal
 /** What the formula becomes: or what is wrong with it. */
 function described(design: Design, changed: () => void): HTMLElement[] {
   if (!design.ok) {
-    const forget = h('button', {
-      type: 'button', hidden: !Object.keys(kept.contrasts).length,
-      onclick: () => {
-        kept.contrasts = {}
-        changed()
-      },
-    }, 'Remove the chosen contrasts')
-    return [notice(design.error ?? 'The design cannot be built.', 'error'), h('div', { class: 'tools' }, forget)]
+    const own = Object.keys(kept.contrasts).length > 0 && contrastCard(design, changed) // one of them may be what is wrong
+    return [notice(design.error ?? 'The design cannot be built.', 'error'), ...(own ? [own] : [])]
   }
   return [
     h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), h('span', { class: 'muted estimate' })),
@@ -176,6 +170,7 @@ function described(design: Design, changed: () => void): HTMLElement[] {
 
 function contrastCard(design: Design, changed: () => void): HTMLElement {
   const own = Object.keys(kept.contrasts)
+  const listed = design.ok ? design.contrasts : own.map(name => ({ name, kind: null }))
   const set = (contrasts: Record<string, string>) => {
     kept.contrasts = contrasts
     changed()
@@ -189,7 +184,7 @@ function contrastCard(design: Design, changed: () => void): HTMLElement {
   })
   return h('section', { class: 'card', 'aria-label': 'Contrasts' }, h('h2', {}, 'Contrasts'),
     h('p', { class: 'muted' }, own.length ? 'Tested:' : 'Without a choice all of these are tested:'),
-    h('ul', { class: 'chips' }, ...design.contrasts.map(one => h('li', {}, h('span', { class: 'chip' }, `${one.name} (${one.kind})`,
+    h('ul', { class: 'chips' }, ...listed.map(one => h('li', {}, h('span', { class: 'chip' }, one.kind === null ? one.name : `${one.name} (${one.kind})`,
       own.includes(one.name) && h('button', {
         type: 'button', class: 'quiet small', 'aria-label': `Remove the contrast ${one.name}`,
         onclick: () => set(Object.fromEntries(Object.entries(kept.contrasts).filter(([key]) => key !== one.name))),

@@ -6,7 +6,7 @@ import type { MapPanel } from './maps'
 
 /** Where the picture or table of what is shown comes from. */
 export function exported(panel: MapPanel, what: 'figure' | 'table', format: string): string {
-  const asked = new URLSearchParams({ contrast: panel.contrast.name, threshold: panel.tested.toPrecision(4), format })
+  const asked = new URLSearchParams({ contrast: panel.contrast.name, threshold: panel.testedFrom, format })
   if (what === 'figure') asked.set('at', panel.viewer.position.map(one => one.toFixed(1)).join(','))
   return `/api/results/${id(panel.result.id)}/${what}?${asked}`
 }
@@ -29,5 +29,6 @@ export function exportMenu(host: HTMLElement, panel: MapPanel, signal: AbortSign
   }
   const files = result.level === 'voxel'
     ? [download('figure', 'svg', 'Figure (SVG)'), download('figure', 'png', 'Figure (PNG)'), download('table', 'tsv', 'Clusters (TSV)')] : []
-  return h('details', { class: 'menu count' }, h('summary', {}, 'Export'), h('div', { class: 'sheet list' }, ...files, report))
+  return h('details', { class: 'menu count' }, h('summary', {}, 'Export'), h('div', { class: 'sheet list' },
+    files.length > 0 && h('p', { class: 'muted' }, 'Of the statistic, above its threshold:'), ...files, report))
 }

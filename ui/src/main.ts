@@ -12,10 +12,11 @@ import { scanView } from './scan'
 type View = (host: HTMLElement, words: string[], signal: AbortSignal) => Promise<void>
 
 const VIEWS: Record<string, View> = {
+  __proto__: null as never, // an address names one of these, and no method of objects
   cohort: cohortView, scan: scanView, design: designView, results: resultsView, compare: compareView, jobs: jobsView,
 }
 const TABS = [['cohort', 'Cohort'], ['design', 'Design'], ['results', 'Results'], ['jobs', 'Jobs']] as const
-const PARENTS: Record<string, string> = { scan: 'cohort', compare: 'results' }
+const PARENTS: Record<string, string> = { __proto__: null as never, scan: 'cohort', compare: 'results' }
 
 const main = h('main', { id: 'main', tabindex: -1 })
 const where = h('span', { class: 'folder' })
@@ -30,7 +31,7 @@ window.addEventListener('hashchange', () => void show())
 void show()
 
 async function show(): Promise<void> {
-  const [name = 'cohort', ...words] = location.hash.replace(/^#\/?/, '').split('/').filter(Boolean).map(decodeURIComponent)
+  const [name = 'cohort', ...words] = location.hash.replace(/^#\/?/, '').split('/').filter(Boolean).map(decoded)
   open.abort()
   open = new AbortController()
   const { signal } = open
@@ -50,6 +51,15 @@ async function show(): Promise<void> {
     if (!signal.aborted) host.append(notice(error instanceof Error ? error.message : String(error), 'error'))
   } finally {
     busy.remove()
+  }
+}
+
+/** A part of the address; one that a person broke stays as it is, and is not found. */
+function decoded(word: string): string {
+  try {
+    return decodeURIComponent(word)
+  } catch {
+    return word
   }
 }
 

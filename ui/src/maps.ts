@@ -11,6 +11,7 @@ const NAMES: Record<string, string> = {
 }
 const GROUPS: Record<StatMap['kind'], string> = { statistic: 'Statistic', effect: 'Effect size', p: 'p-values', stability: 'Stability over subsets' }
 const P = 0.05
+const ROUNDING = 1e-6 // of float32 maps on disk
 
 export class MapPanel {
   readonly element: HTMLElement
@@ -18,7 +19,7 @@ export class MapPanel {
   contrast: ResultContrast
   map: StatMap | null
   height = 0
-  tested = 0 // height of the statistic when it was last shown, which figures and tables are cut at
+  private tested = 0 // height of the statistic, whatever map is shown
   sides: Sides = 'both'
   onThreshold: () => void = () => {}
   onContrast: () => void = () => {}
@@ -38,6 +39,26 @@ export class MapPanel {
     return this.map?.kind === 'statistic'
   }
 
+  /** From where on voxels count: at a height of the fit, which is often a voxel's own, that voxel does as well. */
+  private from(height: number): number {
+    return this.contrast.thresholds.some(one => one.height === height) ? height * (1 - ROUNDING) : height
+  }
+
+  /** The height of the statistic as the server takes it: that of clusters and figures, whatever map is shown. */
+  get testedFrom(): string {
+    return String(Number(this.from(this.tested).toPrecision(9)))
+  }
+
+  /** As `from`, of what is shown. */
+  get shownFrom(): number {
+    return this.isStatistic ? this.from(this.height) : this.height
+  }
+
+  /** How the height of the statistic was found, if it is one of the fit's. */
+  get testedBy(): string | null {
+    return this.contrast.thresholds.find(one => one.height === this.tested)?.label ?? null
+  }
+
   /** Load the chosen map. */
   async load(): Promise<void> {
     const { map } = this
@@ -50,11 +71,18 @@ export class MapPanel {
 
   private begin(map: StatMap): void {
     const top = this.viewer.largest(1)
-    const first = this.isStatistic ? this.contrast.thresholds.find(one => one.height !== null && one.height < top)?.height : null
-    this.height = first ?? (map.kind === 'p' ? -Math.log10(P) : map.label === 'replication' ? 0.5 : this.isStatistic ? top * 0.6 : top * 0.1)
-    this.sides = this.viewer.smallest(1) < 0 ? 'both' : 'positive'
+    const heights = this.contrast.thresholds.filter(one => one.height !== null)
+    const reached = heights.find(one => this.from(one.height!) <= top)?.height
+    if (!this.isStatistic) this.tested ||= heights[0]?.height ?? 3
+    this.height = (this.isStatistic ? reached : null) ?? (map.kind === 'p' ? -Math.log10(P) : map.label === 'replication' ? 0.5 : this.isStatistic ? top * 0.6 : top * 0.1)
+    this.sides = this.hasSides ? 'both' : 'positive'
     this.draw()
     this.apply()
+  }
+
+  /** Whether values below zero count: not where the model asks for positive effects only. */
+  private get hasSides(): boolean {
+    return this.viewer.smallest(1) < 0 && !(this.isStatistic && this.contrast.thresholds[0]?.two_sided === false)
   }
 
   /** Set the height, as the slider does. */
@@ -69,7 +97,7 @@ export class MapPanel {
     const { map, height, sides, viewer } = this
     if (!map) return
     if (this.isStatistic) this.tested = height
-    viewer.setThreshold(1, height, sides)
+    viewer.setThreshold(1, this.shownFrom, sides)
     const [low, top] = map.kind === 'p' ? [`${number(10 ** -height, 2)}`, `${number(10 ** -viewer.largest(1), 2)}`]
       : [number(height, 3), number(viewer.largest(1), 3)]
     viewer.setScale(scaleName(map, this.result), [
@@ -86,7 +114,7 @@ export class MapPanel {
     const slider = h('input', { type: 'range', min: 0, max: top, step: top / 200, value: this.height, 'aria-label': 'Threshold' })
     const shown = h('output', {}, this.heightText())
     slider.addEventListener('input', () => {
-      this.height = Number(slider.value)
+      this.height = Number(Number(slider.value).toPrecision(4)) // what is written is what is shown
       shown.textContent = this.heightText()
       heights?.querySelector('select')?.replaceChildren(...options('own'))
       this.apply()
@@ -105,6 +133,7 @@ export class MapPanel {
     fill(this.controls,
       choice('Contrast', result.contrasts.map(one => [one.name, one.name]), contrast.name, name => {
         this.contrast = result.contrasts.find(one => one.name === name) ?? contrast
+        this.tested = 0
         this.map = this.contrast.maps.find(one => one.label === map.label) ?? this.contrast.maps[0] ?? null
         this.onContrast()
         void this.load()
@@ -117,7 +146,7 @@ export class MapPanel {
       }, ...groups.map(kind => h('optgroup', { label: GROUPS[kind] }, ...contrast.maps.filter(one => one.kind === kind).map(one =>
         h('option', { value: one.url, selected: one === map }, mapName(one))))))),
       heights, h('label', { class: 'field height' }, slider, shown),
-      this.viewer.smallest(1) < 0 && choice('Show', [['both', '+ and −'], ['positive', 'positive'], ['negative', 'negative']], this.sides, value => {
+      this.hasSides && choice('Show', [['both', '+ and −'], ['positive', 'positive'], ['negative', 'negative']], this.sides, value => {
         this.sides = value as Sides
         this.apply()
         this.viewer.redraw(1)

@@ -58,8 +58,8 @@ async function resultView(host: HTMLElement, name: string, signal: AbortSignal):
   const settle = debounced(180, (mm: Triple) => {
     if (signal.aborted) return
     const region = nameAt(mm)
-    const at = ofVoxels ? mm.map(one => one.toFixed(2)).join(',') : (table?.nameOf(region) ?? '')
-    if (ofVoxels && panel.isStatistic) clusters.mark(panel.viewer.image(1), mm, panel.height)
+    const at = ofVoxels ? panel.viewer.centre(1, mm).map(one => one.toFixed(2)).join(',') : (table?.nameOf(region) ?? '')
+    if (ofVoxels && panel.isStatistic) clusters.mark(panel.viewer.image(1), mm, panel.shownFrom)
     if (at && at !== chosen) people.ask(chosen = at)
   })
   panel.viewer.onMove = settle
@@ -69,8 +69,7 @@ async function resultView(host: HTMLElement, name: string, signal: AbortSignal):
   }
   table?.show(panel.contrast.name)
   panel.onThreshold = () => {
-    if (!ofVoxels || signal.aborted) return
-    if (panel.isStatistic) void clustersAt(panel, clusters, signal)
+    if (ofVoxels && !signal.aborted) void clustersAt(panel, clusters, signal)
   }
   await panel.load()
   const first = panel.contrast.clusters[0]?.peak_mm
@@ -79,12 +78,12 @@ async function resultView(host: HTMLElement, name: string, signal: AbortSignal):
 }
 
 async function clustersAt(panel: MapPanel, table: ClusterTable, signal: AbortSignal): Promise<void> {
-  const asked = panel.height
+  const asked = exported(panel, 'table', 'json')
   try {
-    const found = await get<Clusters>(exported(panel, 'table', 'json'), signal)
-    if (signal.aborted || asked !== panel.height) return
-    table.show(found, panel.map?.kind !== 'stability')
-    table.mark(panel.viewer.image(1), panel.viewer.position, panel.height)
+    const found = await get<Clusters>(asked, signal)
+    if (signal.aborted || asked !== exported(panel, 'table', 'json')) return
+    table.show(panel.testedBy === null ? found : { ...found, by: panel.testedBy }, panel.map?.kind !== 'stability')
+    if (panel.isStatistic) table.mark(panel.viewer.image(1), panel.viewer.position, panel.shownFrom)
     showCommand(found.command)
   } catch (error) {
     if (!signal.aborted) fill(table.element, notice(error instanceof Error ? error.message : String(error), 'error'))

@@ -1,7 +1,7 @@
 // One scan: its images on one another, its quality, and whether it stays in.
 import { type Cohort, get, id, put, remove, type Role, type Scan, type ScanDetail, type ScanImage } from './api'
 import { lastOrder } from './cohort'
-import { quoted, showCommand } from './command'
+import { showCommand } from './command'
 import { add, choice, fill, h, notice, number } from './dom'
 import { refusable } from './jobs'
 import { outline } from './outline'
@@ -72,7 +72,7 @@ async function showImages(host: HTMLElement, viewer: Viewer, images: ScanImage[]
       void showImages(host, viewer, images, signal)
     }),
     ...draws.map((layer, at) => layerRow(layer, at, viewer)))
-  showCommand(`vbmstat show ${quoted(decodeURIComponent(base.url.replace('/api/file/', '').replace(/\?.*$/, '')))} --browser`)
+  showCommand(base.command)
   await viewer.show(draws, signal)
 }
 

@@ -114,6 +114,14 @@ export class Viewer {
     return this.nv.volumes[layer]
   }
 
+  /** Centre of a layer's voxel, of which the value at RAS mm is: between two voxels others might take the other one. */
+  centre(layer: number, mm: Triple): Triple {
+    const image = this.nv.volumes[layer]
+    if (!image?.matRAS) return mm
+    const found = image.vox2mm([...image.mm2vox([...mm]) as unknown as Triple], image.matRAS)
+    return [found[0]!, found[1]!, found[2]!]
+  }
+
   value(layer: number, mm: Triple = this.position): number {
     const image = this.nv.volumes[layer]
     return image ? valueAt(image, mm) : NaN

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -102,7 +101,7 @@ class _Api:
     """Answers that need more than a call."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.places, self._writing = study, Places(study), threading.Lock()
+        self.study, self.places = study, Places(study)
         self.jobs, self._ready = Jobs(study), ""
 
     def folder(self, _: Request) -> dict[str, Any]:
@@ -203,14 +202,14 @@ class _Api:
         """Leave a scan out."""
         key = cohort.key_of(self.study, request.path_params["scan"])
         reason = request.state.body.get("reason")
-        with self._writing:
+        with self.study.lock("exclusions"):
             exclusions.exclude(self.study.run / EXCLUSIONS, key, reason if isinstance(reason, str) else "")
         return self.exclusions(request)
 
     def include(self, request: Request) -> dict[str, Any]:
         """Take a scan in again."""
         key = cohort.key_of(self.study, request.path_params["scan"])
-        with self._writing:
+        with self.study.lock("exclusions"):
             exclusions.include(self.study.run / EXCLUSIONS, key)
         return self.exclusions(request)
 
@@ -240,7 +239,7 @@ def _json(answer: Answer, method: str = "GET") -> Callable[[Request], Any]:
         if method != "GET":
             try:
                 request.state.body = await request.json()
-            except ValueError:
+            except (ValueError, RecursionError):
                 request.state.body = None
             if not isinstance(request.state.body, dict):
                 return JSONResponse({"error": "expected a JSON object as the body of the request"}, 400)

@@ -114,7 +114,8 @@ def scan_details(study: Study, scan: str) -> dict[str, Any]:
     paths = {kind: run.output(scan, kind) for kind in kinds}
     images = [_image(study, path, kinds[kind]) for kind, path in paths.items() if path is not None]
     images.append(
-        {"label": "Template", "role": "template", "space": _TEMPLATE, "url": TEMPLATE_URL, "range": [0.0, 1.0]}
+        {"label": "Template", "role": "template", "space": _TEMPLATE, "url": TEMPLATE_URL, "range": [0.0, 1.0],
+         "command": ""}
     )
     names = (*run.quality_columns, *run.volumes)
     described = dictionary.describe("cohort", names)
@@ -271,7 +272,8 @@ def _collected(run: Preprocessing, scan: naming.Scan) -> dict[str, Any] | None:
 
 def _image(study: Study, path: Path, about: tuple[str, str, str, list[float] | None]) -> dict[str, Any]:
     label, role, space, shown = about
-    return {"label": label, "role": role, "space": space, "url": study.url(path), "range": shown}
+    made = command_line(["show", str(path), "--browser"])
+    return {"label": label, "role": role, "space": space, "url": study.url(path), "range": shown, "command": made}
 
 
 def _responses(table: pd.DataFrame) -> list[dict[str, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vbmstat.errors import VbmstatError
 from vbmstat.glm.spec import ModelSpec
+from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.report.model_folder import Model
 from vbmstat.report.results import ATLAS, folder_name
 from vbmstat.roi.atlas import SOURCES, TRACTS
@@ -28,6 +30,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "roi": ("atlas", "where"),
     "report": (),
 }  # fmt: skip
+_FLAGS = ("longitudinal", "wmh", "force", "one_sided", "report")  # take no value: a text would be a word of its own
+_LONGEST, _LARGEST = 10_000, 1e15  # letters of a text, number
 _OWN = {"glm": ("formula", "contrasts"), "report": ("folder",)}
 
 
@@ -57,10 +61,22 @@ def arguments(study: Study, command: str, options: Mapping[str, Any]) -> list[st
     if unknown is not None:
         msg = f"{command} has no option {unknown!r} here (nearest {closest(unknown, known) or 'none'})"
         raise VbmstatError(msg)
+    for text in _texts(options):
+        if len(text) > _LONGEST or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+            msg = f"{text[:60]!r}: expected at most {_LONGEST:,} letters on one line"
+            raise VbmstatError(msg)
     given = {name: value for name in _OPTIONS[command] if (value := options.get(name)) or value == 0}
     given = {name: value for name, value in given.items() if value is not False}
+    wrong = next((name for name, value in given.items() if (name in _FLAGS) != (value is True)), None)
+    if wrong is not None:
+        expected = "true or false" if wrong in _FLAGS else "a text or a number"
+        msg = f"--{wrong.replace('_', '-')}: expected {expected}, got {given[wrong]!r:.60}"
+        raise VbmstatError(msg)
     if given.get("atlas", ATLAS) not in (*SOURCES, TRACTS, "none"):
         given["atlas"] = str(study.path(str(given["atlas"])))
+    if "svc" in given:
+        volumes = given["svc"] if isinstance(given["svc"], list) else [given["svc"]]
+        given["svc"] = [str(study.path(one)) if str(one).endswith(IMAGE_SUFFIXES) else one for one in volumes]
     return [command, *_start(study, command, options), *(word for pair in given.items() for word in _words(*pair))]
 
 
@@ -71,10 +87,13 @@ def command_line(given: list[str]) -> str:
 
 def result_folder(study: Study, options: Mapping[str, Any]) -> str:
     """Where glm puts the results of these options, relative to the folder."""
-    fwhm, level = options.get("fwhm"), options.get("level") or "voxel"
-    name = folder_name(
-        str(options["formula"]), level, None if fwhm is None else float(fwhm), options.get("atlas") or ATLAS
-    )
+    fwhm, level = options.get("fwhm"), str(options.get("level") or "voxel")
+    try:
+        fwhm_mm = None if fwhm is None else float(fwhm)
+    except (TypeError, ValueError, OverflowError) as error:
+        msg = f"--fwhm: expected a number of mm, got {fwhm!r:.60}"
+        raise VbmstatError(msg) from error
+    name = folder_name(str(options["formula"]), level, fwhm_mm, str(options.get("atlas") or ATLAS))
     return study.relative(study.run / "glm" / name)
 
 
@@ -114,6 +133,15 @@ def contrast_texts(contrasts: Any) -> list[str]:
     return texts
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for one in [*value, *value.values()] if isinstance(value, Mapping) else value:
+            yield from _texts(one)
+
+
 def _start(study: Study, command: str, options: Mapping[str, Any]) -> list[str]:
     """What a command is about: its formula, folder or table."""
     if command == "report":
@@ -141,7 +169,9 @@ def _words(name: str, value: Any) -> list[str]:
     if value is True:
         return [option]
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
+    are = [isinstance(one, str) or (isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _LARGEST)
+           for one in values]  # fmt: skip
+    if not all(are):
         msg = f"{option}: expected a text or a number, got {value!r:.60}"
         raise VbmstatError(msg)
     texts = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -37,7 +38,7 @@ _PROGRESS = re.compile(
     r"^(?P<text>[^:\[\]]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, about .+ left)?$"
 )  # of vbmstat.cli.progress
 _SCANS = re.compile(r"\[(?P<done>\d+)/(?P<total>\d+)\] (?P<text>.*)")  # of vbmstat.cli.live
-_STARTING, _LOOKING = threading.Lock(), threading.Lock()
+_LOOKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,14 @@ class Job:
         Raises
         ------
         VbmstatError
-            If it runs already, its options are not valid, or its process does not begin.
+            If it or one that writes the same runs already, its options are not valid, or its process does not begin.
         """
-        with _STARTING:
-            self._start()
+        spec = specified(self.study, str(self.spec.get("command")), self.spec.get("options") or {})
+        with Jobs(self.study).starting(spec):
+            self.begin(spec)
 
-    def _start(self) -> None:
-        if self.state == RUNNING:
-            msg = f"job {self.folder.name} runs already; stop it first"
-            raise VbmstatError(msg)
-        spec = self.spec
-        given = arguments(self.study, str(spec.get("command")), spec.get("options") or {})
-        spec |= {"arguments": given, "command_line": command_line(given), "cwd": str(self.study.root)}
+    def begin(self, spec: dict[str, Any]) -> None:
+        """Start its process, inside :meth:`Jobs.starting`."""
         storage.write_json(self.folder / SPEC, spec)
         for name in (STATUS, _STOP):
             (self.folder / name).unlink(missing_ok=True)
@@ -156,21 +153,47 @@ class Jobs:
             As :func:`vbmstat.ui.commands.arguments`; also if a job with the same command line runs.
         """
         self.study.check()
-        line = command_line(arguments(self.study, command, options))
-        if any(job.spec.get("command_line") == line and job.state == RUNNING for job in self.all()):
-            msg = "the same command runs already; look at its job"
-            raise VbmstatError(msg)
+        spec = specified(self.study, command, options)
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
         folder = self._folder / f"{now}-{secrets.token_hex(2)}"
-        folder.mkdir(parents=True)
-        storage.write_json(folder / SPEC, {
-            "command": command, "options": dict(options), "command_line": line,
-            "title": f"{command} {options['formula']}" if command == "glm" else command,
-            "result": result_folder(self.study, options) if command == "glm" else None,
-        })  # fmt: skip
-        job = Job(folder, self.study)
-        job.start()
+        with self.starting(spec):
+            folder.mkdir(parents=True)
+            job = Job(folder, self.study)
+            job.begin(spec)
         return job
+
+    @contextmanager
+    def starting(self, spec: Mapping[str, Any]) -> Iterator[None]:
+        """Nothing else starts meanwhile, in no server: of two clicks the second sees the first one's job.
+
+        Raises
+        ------
+        VbmstatError
+            If a job with the same command line or the same results runs.
+        """
+        with self.study.lock("starting"):
+            for job in self.all():
+                other = job.spec
+                same = any(spec[one] and other.get(one) == spec[one] for one in ("command_line", "result"))
+                if same and job.state == RUNNING:
+                    what = (
+                        "the same command"
+                        if other["command_line"] == spec["command_line"]
+                        else "a job with the same results"
+                    )
+                    msg = f"{what} runs already; wait for its job, or stop it"
+                    raise VbmstatError(msg)
+            yield
+
+
+def specified(study: Study, command: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's file: the page's options, and what comes of them; errors as :func:`vbmstat.ui.commands.arguments`."""
+    given, is_model = arguments(study, command, options), command == "glm"
+    return {
+        "command": command, "options": dict(options), "arguments": given, "command_line": command_line(given),
+        "cwd": str(study.root), "title": f"{command} {options['formula']}" if is_model else command,
+        "result": result_folder(study, options) if is_model else None,
+    }  # fmt: skip
 
 
 async def events(job: Job, after: int) -> AsyncIterator[dict[str, Any]]:
@@ -214,6 +237,8 @@ def progress_of(line: str) -> dict[str, Any] | None:
 
 def _is_held(lock: Path) -> bool:
     """Whether a process holds a lock."""
+    if not lock.exists():  # to look for it would make a folder that has gone anew
+        return False
     try:
         with _LOOKING, FileLock(lock, timeout=0):  # two of our own threads must not meet there
             return False

@@ -227,7 +227,7 @@ class Picked:
             "show",
             str(self.path),
             "--threshold",
-            f"{height:.4g}",
+            f"{height:.9g}",
             "--title",
             self.contrast,
             "--out",
@@ -261,4 +261,5 @@ def pairs(study: Study, first: str, second: str, contrast: str | None) -> dict[s
     values = np.stack([one.volume.data[0][common].numpy() for one in (pair.a, pair.b)], axis=1)
     step = -(-len(values) // _MOST_PAIRS)  # evenly through the brain
     points = plain(values[::step].round(3))
-    return {**plain(pair.row), "points": points, "notes": list(pair.notes), "contrast": entry["name"]}
+    made = command_line(["compare", *(str(model.folder) for model in models)])
+    return {**plain(pair.row), "points": points, "notes": list(pair.notes), "contrast": entry["name"], "command": made}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from filelock import FileLock
+
 from vbmstat.errors import VbmstatError
 from vbmstat.files.folders import is_hidden
 from vbmstat.files.search import is_bids
@@ -86,6 +88,12 @@ class Study:
             msg = f"{relative!r}: no such file in {self.root}; load the page again"
             raise MissingError(msg)
         return path
+
+    def lock(self, name: str) -> FileLock:
+        """For what one tab, thread or server may do at a time in this folder."""
+        self.check()
+        (self.root / OWN).mkdir(exist_ok=True)
+        return FileLock(self.root / OWN / f"{name}.lock")
 
     def relative(self, path: Path) -> str:
         """A path inside the folder as the page names it; ``.`` for the folder itself."""
