@@ -158,6 +158,8 @@ def _look_and_exclude(visit: Visit, study: Path) -> None:
     tab.keyboard.type("strong noise")
     tab.keyboard.press("Enter")
     tab.locator(".chip", has_text="excluded").wait_for()
+    tab.keyboard.press("Escape")  # a key of the page again, not of the field
+    tab.get_by_role("heading", name="Cohort", exact=True).wait_for()
     rows = pd.read_csv(study / "exclusions.tsv", sep="\t")
     assert rows[["participant_id", "reason"]].to_numpy().tolist() == [["sub-03", "strong noise"]]
 
