@@ -148,7 +148,8 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: pd.Serie
     return VoxelFit(
         contrast.name, contrast.kind, statistic, df, float(p), axis.name, axis.is_factor, str(by.name or ""),
         scans.sort_values("cooks_distance", ascending=False, na_position="first", kind="stable", ignore_index=True),
-        line, tuple(map(str, (name for name in design.covariates if name not in axis.free))), variance, tuple(notes), rank,
+        line, tuple(map(str, (name for name in design.covariates if name not in axis.free))), variance, tuple(notes),
+        rank,
     )  # fmt: skip
 
 
