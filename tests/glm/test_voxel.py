@@ -154,6 +154,7 @@ def test_of_two_numbers_the_one_that_explains_more(people):
     assert found.covariate == "age"
     assert "tests weight, age; the figure shows age" in found.notes[0]
     assert found.adjusted_for == ("weight",)
+    assert found.result.startswith(f"F(2, 27) = {found.statistic:.2f}, uncorrected p = ")
 
 
 def test_a_mean(people):

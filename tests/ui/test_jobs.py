@@ -176,6 +176,9 @@ def test_a_job_that_came_with_a_folder_is_not_run_as_it_is(study, monkeypatch):
     assert job.spec["command_line"] == LINE.format(study.root).removeprefix("$ ")
     (job.folder / jobs.SPEC).write_text(json.dumps(spec | {"options": {"formula": "gm ~ age", "out": "/"}}))
     assert "has no option 'out'" in signed_in(study).post("/api/jobs/one/resume").json()["error"]
+    for options in ([1], 7, "x"):
+        (job.folder / jobs.SPEC).write_text(json.dumps(spec | {"options": options}))
+        assert signed_in(study).post("/api/jobs/one/resume").status_code == 400
 
 
 def test_a_command_is_started_with_its_options(study, monkeypatch):

@@ -132,7 +132,9 @@ def test_figures_to_keep(client, coarse_brain):
 
 def test_two_results_side_by_side(client, folder):
     told = client.get(f"/api/pairs?first={VOXELS}&second={PLAIN}&contrast=age").json()
-    assert told["command"] == f"vbmstat compare {folder.resolve() / VOXELS} {folder.resolve() / PLAIN}"  # from any folder
+    assert (
+        told["command"] == f"vbmstat compare {folder.resolve() / VOXELS} {folder.resolve() / PLAIN}"
+    )  # from any folder
     a, b = (
         nib.load(folder / one / "contrast-age_stat-t_statmap.nii.gz").get_fdata() for one in (VOXELS, PLAIN)
     )  # fmt: skip

@@ -166,7 +166,8 @@ def _look_and_exclude(visit: Visit, study: Path) -> None:
     tab.keyboard.type("strong noise")
     tab.keyboard.press("Enter")
     tab.locator(".chip", has_text="excluded").wait_for()
-    visit.check()
+    tab.keyboard.press("Escape")  # a key of the page again, not of the field
+    tab.get_by_role("heading", name="Cohort", exact=True).wait_for()
     rows = pd.read_csv(study / "exclusions.tsv", sep="\t")
     assert rows[["participant_id", "reason"]].to_numpy().tolist() == [["sub-03", "strong noise"]]
 
@@ -196,7 +197,7 @@ def _fit(visit: Visit) -> None:
     tab.locator(".card button", has_text="group[T.patient]").click()
     tab.get_by_text("Tested:").wait_for()
     tab.locator(".column button", has_text="group").first.click()  # out, with a contrast of it left behind
-    tab.get_by_role("button", name="Remove the chosen contrasts").click()
+    tab.get_by_role("button", name="Remove the contrast group[T.patient]").click()
     tab.get_by_text("23 scans, 3 regressors").wait_for()
     tab.locator(".column button", has_text="group").first.click()
     tab.locator(".card button", has_text="group[T.patient]").click()

@@ -40,7 +40,9 @@ export async function scanView(host: HTMLElement, [scan = '']: string[], signal:
         detail.picture === null ? null : h('a', { href: detail.picture, target: '_blank', rel: 'noopener' }, 'Picture of the report'))))
   signal.addEventListener('abort', () => viewer.dispose())
   document.addEventListener('keydown', event => {
-    if ((event.target as HTMLElement).matches('input, select, textarea') || event.ctrlKey || event.metaKey || event.altKey) return
+    const target = event.target as HTMLElement
+    if (event.key === 'Escape' && target === reason) return reason.blur()
+    if (target.matches('input, select, textarea') || event.ctrlKey || event.metaKey || event.altKey) return
     const keys: Record<string, () => void> = {
       n: () => go(1), p: () => go(-1), x: () => { reason.focus() }, Escape: () => { location.hash = '#/cohort' },
     }
@@ -122,7 +124,10 @@ function excluding(host: HTMLElement, row: Scan): HTMLInputElement {
       reason.reportValidity()
       return
     }
-    void refusable(host, put(`/api/exclusions/${id(row.scan)}`, { reason: why }).then(() => draw(why)))
+    void refusable(host, put(`/api/exclusions/${id(row.scan)}`, { reason: why }).then(() => {
+      draw(why)
+      reason.blur() // the next key is the page's: on to the next scan
+    }))
   })
   reason.addEventListener('input', () => reason.setCustomValidity(''))
   add(host, h('div', { class: 'tools' }, h('h2', {}, 'This scan'), state), form,

@@ -57,6 +57,8 @@ class VoxelFit:
         Whose variance the band has.
     notes : tuple of str
         What the reader should know.
+    df_contrast : int, optional
+        Of F, its numerator degrees of freedom.
     """
 
     contrast: str
@@ -72,12 +74,14 @@ class VoxelFit:
     adjusted_for: tuple[str, ...]
     variance: str
     notes: tuple[str, ...]
+    df_contrast: int | None = None
 
     @property
     def result(self) -> str:
-        """The test in words, ``t(97) = −3.21, p = 0.0018``."""
+        """The test in words, ``t(97) = −3.21, p = 0.0018`` or ``F(2, 97) = …``."""
         p = f"p = {self.p:.2g}" if self.p >= 1e-4 else f"p = {self.p:.1e}"
-        return f"{self.kind}({self.df:.4g}) = {self.statistic:.2f}, uncorrected {p}".replace("-", "−")
+        df = f"{self.df:.4g}" if self.df_contrast is None else f"{self.df_contrast}, {self.df:.4g}"
+        return f"{self.kind}({df}) = {self.statistic:.2f}, uncorrected {p}".replace("-", "−")
 
     def worst(self, count: int = 3) -> pd.DataFrame:
         """The scans with the largest Cook's distances."""
@@ -118,9 +122,8 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: pd.Serie
         of_scans = _between(line, own, of_scans)
     tested = _Fitted.of([contrast], y, setup)
     statistic, df = float(tested.statistic[0]), float(tested.df[0])
-    p = p_two_sided(np.array(statistic), df) if contrast.kind == "t" else p_of_f(
-        np.array(statistic), float(np.linalg.matrix_rank(contrast.weights)), df
-    )  # fmt: skip
+    rank = None if contrast.kind == "t" else int(np.linalg.matrix_rank(contrast.weights))
+    p = p_two_sided(np.array(statistic), df) if rank is None else p_of_f(np.array(statistic), float(rank), df)
     owner = setup.source.table.index.get_level_values("participant_id")
     scans = pd.DataFrame({"scan_id": list(design.scan_ids), "participant_id": owner, "value": values})
     scans = pd.concat([scans, own[["covariate", "group"]]], axis=1)
@@ -146,6 +149,7 @@ def voxel_fit(values: np.ndarray, setup: Setup, contrast: Contrast, by: pd.Serie
         contrast.name, contrast.kind, statistic, df, float(p), axis.name, axis.is_factor, str(by.name or ""),
         scans.sort_values("cooks_distance", ascending=False, na_position="first", kind="stable", ignore_index=True),
         line, tuple(map(str, (name for name in design.covariates if name not in axis.free))), variance, tuple(notes),
+        rank,
     )  # fmt: skip
 
 

@@ -114,8 +114,14 @@ def scan_details(study: Study, scan: str) -> dict[str, Any]:
     paths = {kind: run.output(scan, kind) for kind in kinds}
     images = [_image(study, path, kinds[kind]) for kind, path in paths.items() if path is not None]
     images.append(
-        {"label": "Template", "role": "template", "space": _TEMPLATE, "url": TEMPLATE_URL, "range": [0.0, 1.0],
-         "command": ""}
+        {
+            "label": "Template",
+            "role": "template",
+            "space": _TEMPLATE,
+            "url": TEMPLATE_URL,
+            "range": [0.0, 1.0],
+            "command": "",
+        }
     )
     names = (*run.quality_columns, *run.volumes)
     described = dictionary.describe("cohort", names)

@@ -92,7 +92,8 @@ class Job:
         VbmstatError
             If it or one that writes the same runs already, its options are not valid, or its process does not begin.
         """
-        spec = specified(self.study, str(self.spec.get("command")), self.spec.get("options") or {})
+        options = self.spec.get("options")
+        spec = specified(self.study, str(self.spec.get("command")), options if isinstance(options, dict) else {})
         with Jobs(self.study).starting(spec):
             self.begin(spec)
 
