@@ -20,7 +20,7 @@ from tests.report.conftest import GRID, cohort_folder, model_folder  # noqa: F40
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
-from vbmstat.report.results import write_results
+from vbmstat.report.results import Outputs, write_results
 from vbmstat.ui.app import make_app
 from vbmstat.ui.study import Study
 
@@ -41,11 +41,11 @@ def finished(model_folder, tmp_path_factory) -> Path:  # noqa: F811
     options = {"repeats": 4, "inference": "fdr", "scratch": folder / "scratch"}
     results = fit_glm(None, "gm ~ age + sex", folder / "cohort.tsv", ["age", "sex"], **options)
     with patch("vbmstat.report.results.write_figures"):  # slow, and not looked at here
-        write_results(results, folder / VOXELS, atlas=str(folder / "halves.nii.gz"))
+        write_results(results, folder / VOXELS, Outputs(str(folder / "halves.nii.gz")))
     options = {"repeats": 0, "scratch": folder / "scratch"}
     plain = fit_glm(None, "gm ~ age", folder / "cohort.tsv", ["age"], **options)
     with patch("vbmstat.report.results.write_figures"):
-        write_results(plain, folder / PLAIN, atlas="none")
+        write_results(plain, folder / PLAIN, Outputs("none"))
     return folder
 
 

@@ -43,7 +43,7 @@ async function resultView(host: HTMLElement, name: string, signal: AbortSignal):
   ])
   showCommand(result.command)
   const panel = new MapPanel(result, '', signal, nameAt)
-  const people = new PeoplePanel(result, panel, (cohort?.columns ?? []).filter(one => one.type === 'category').map(one => one.name), signal)
+  const people = new PeoplePanel(result, panel, (cohort?.columns ?? []).filter(one => one.type === 'category' && (one.levels ?? []).length > 1).map(one => one.name), signal)
   const ofVoxels = result.level === 'voxel'
   const clusters = new ClusterTable(peak => panel.viewer.moveTo(peak))
   const table = ofVoxels ? null : await regionTable(result, region => people.ask(region), signal)
@@ -83,7 +83,7 @@ async function clustersAt(panel: MapPanel, table: ClusterTable, signal: AbortSig
   try {
     const found = await get<Clusters>(exported(panel, 'table', 'json'), signal)
     if (signal.aborted || asked !== panel.height) return
-    table.show(found, panel.map?.kind !== 'stability')
+    table.show(found, panel.map?.kind !== 'stability', panel.sides)
     table.mark(panel.viewer.image(1), panel.viewer.position, panel.height)
     showCommand(found.command)
   } catch (error) {
