@@ -130,8 +130,8 @@ def test_a_bids_folder_shows_what_waits_what_is_done_and_what_failed(tmp_path, f
     (study.run / "report" / "vbmstat_sub-03_T1w.json").write_text(json.dumps(sidecar))
     client = signed_in(study)
     told = client.get("/api/folder").json()
-    assert (told["kind"], told["n_scans"], told["n_failed"]) == ("bids", 3, 1)
-    assert "not preprocessed yet" in told["messages"][0]
+    assert (told["kind"], told["n_scans"], told["n_failed"], told["can_preprocess"]) == ("bids", 3, 1, True)
+    assert "1 of 3 T1w scans" in told["messages"][0]
     rows = rows_of(client)
     assert {scan: row["status"] for scan, row in rows.items()} == {
         "sub-01": "waiting", "sub-02": "failed", "sub-03": "done",
@@ -197,3 +197,22 @@ def test_a_scan_without_picture_has_no_thumbnail(study):
     (study.root / "report" / "vbmreport_scan0_T1w.png").unlink()
     with pytest.raises(MissingError, match="no picture"):
         cohort.picture(study, "sub-01")
+
+
+def test_an_output_folder_whose_run_goes_on_shows_its_scans(tmp_path):
+    (tmp_path / "report").mkdir()
+    listed = pd.DataFrame({"path": ["a/sub-01_T1w.nii", "a/sub-02_T1w.nii", "a/sub-03_T1w.nii"], "reason": "n/a"})
+    listed = listed.assign(scan=["sub-01_T1w", "sub-02_T1w", "sub-03_T1w"], status=["used", "used", "left out"])
+    listed.to_csv(tmp_path / "inputs.tsv", sep="\t", index=False)
+    sidecar = {"scan": "sub-02_T1w", "row": {"tiv_ml": 1400.0}}
+    (tmp_path / "report" / "vbmstat_sub-02_T1w.json").write_text(json.dumps(sidecar))
+    (tmp_path / "mri").mkdir()
+    (tmp_path / "mri" / "p1sub-02_T1w.nii.gz").write_bytes(b"grey")
+    client = signed_in(Study(tmp_path))
+    told = client.get("/api/folder").json()
+    assert (told["kind"], told["can_preprocess"]) == ("bids", False)
+    assert "1 of 2 T1w scans are preprocessed. cohort.tsv" in told["messages"][0]
+    assert {scan: row["status"] for scan, row in rows_of(client).items()} == {"sub-01": "waiting", "sub-02": "done"}
+    (image,) = client.get("/api/scans/sub-02").json()["images"]
+    assert client.get(image["url"]).content == b"grey"
+    assert client.get("/api/scans/sub-01").json()["images"] == []

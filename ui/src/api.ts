@@ -4,7 +4,7 @@ export type Triple = [number, number, number]
 export type Value = number | string | boolean | null
 
 export interface Folder {
-  path: string; version: string; kind: 'cohort' | 'bids' | 'results' | 'empty'; n_failed: number; messages: string[]; command: string
+  path: string; version: string; kind: 'cohort' | 'bids' | 'results' | 'empty'; n_failed: number; can_preprocess: boolean; messages: string[]; command: string
 }
 
 export interface Column { name: string; description: string; unit: string; type: 'number' | 'category' | 'text'; levels?: string[] }

@@ -2,6 +2,7 @@
 import type { NVImage } from '@niivue/niivue'
 import { type Cluster, type Clusters, type Triple } from './api'
 import { fill, h, number } from './dom'
+import type { Sides } from './viewer'
 
 const MOST = 200_000 // voxels of a cluster that are searched
 const HEAD_PX = 36 // of the heading that stays
@@ -13,10 +14,14 @@ export class ClusterTable {
 
   constructor(private readonly onChoose: (peak: Triple) => void) {}
 
-  show(found: Clusters, withP: boolean): void {
-    this.clusters = found.clusters
-    const p = withP && found.clusters.some(one => one.p_fwe !== null)
-    this.rows = found.clusters.map(one => h('tr', { onclick: () => this.onChoose(one.peak_mm) },
+  /** The clusters of the sides that are shown; `by` names the height of both. */
+  show({ clusters: all, by }: Clusters, withP: boolean, sides: Sides): void {
+    this.clusters = all.filter(one => sides === 'both' || ((one.t ?? 0) > 0) === (sides === 'positive'))
+    const height = all.some(one => (one.t ?? 0) < 0) ? by.replace(/^(\w+) >/, '|$1| >') : by
+    const found = this.clusters.length
+    const count = sides === 'both' ? `${found} ${found === 1 ? 'cluster' : 'clusters'}` : `${found} ${sides} of ${all.length} clusters`
+    const p = withP && this.clusters.some(one => one.p_fwe !== null)
+    this.rows = this.clusters.map(one => h('tr', { onclick: () => this.onChoose(one.peak_mm) },
       h('th', { scope: 'row', class: 'num' }, h('button', { type: 'button', class: 'quiet small', 'aria-label': `Cluster ${one.rank}: go to its peak` }, one.rank)),
       h('td', { title: one.region }, h('div', {}, one.region || '–')),
       h('td', { class: 'num' }, one.peak_mm.map(mm => number(Math.round(mm))).join(', ')),
@@ -26,10 +31,10 @@ export class ClusterTable {
     const heads: [string, boolean][] = [['#', true], ['Regions', false], ['Peak (x, y, z mm)', true], ['Statistic', true], ['Volume (mL)', true]]
     if (p) heads.splice(4, 0, ['FWE p of the peak', true])
     fill(this.element,
-      h('h2', {}, found.clusters.length ? `${found.clusters.length} clusters, ${found.by}` : `No voxel at ${found.by}`),
-      found.clusters.length ? h('div', { class: 'scroller', tabindex: 0, role: 'region', 'aria-label': 'Table of clusters' }, h('table', { class: 'choose' },
+      h('h2', {}, all.length ? `${count}, ${height}` : `No voxel at ${by}`),
+      found ? h('div', { class: 'scroller', tabindex: 0, role: 'region', 'aria-label': 'Table of clusters' }, h('table', { class: 'choose' },
         h('thead', {}, h('tr', {}, ...heads.map(([name, right]) => h('th', { scope: 'col', class: right ? 'num' : '' }, name)))),
-        h('tbody', {}, ...this.rows))) : h('p', { class: 'muted' }, 'Move the threshold down, or choose another contrast.'))
+        h('tbody', {}, ...this.rows))) : h('p', { class: 'muted' }, 'Move the threshold down, show both signs, or choose another contrast.'))
   }
 
   /** Mark the cluster in which the crosshair is. */

@@ -128,7 +128,8 @@ function columnMenu(columns: Column[], shown: Set<string>, onChange: () => void)
 function counted(rows: Scan[], all: number): string {
   const excluded = rows.filter(row => row.excluded !== null).length
   const flagged = rows.filter(row => row.flags.length).length
-  const some = rows.length === all ? `${all} scans` : `${rows.length} of ${all} scans`
+  const scans = all === 1 ? 'scan' : 'scans'
+  const some = rows.length === all ? `${all} ${scans}` : `${rows.length} of ${all} ${scans}`
   return `${some}, ${flagged} flagged, ${excluded} excluded`
 }
 

@@ -3,15 +3,18 @@ import { type Cohort, type Column, type Design, type Folder, get, type ModelRequ
 import { showCommand } from './command'
 import { add, choice, debounced, fill, h, notice } from './dom'
 import { correlations, matrix } from './heat'
-import { refusable, start } from './jobs'
+import { refusable, start, stillRunning } from './jobs'
 
 const INFERENCE: [string, string][] = [
   ['fdr', 'false discovery rate'], ['rft', 'random field theory'], ['fwe', 'permutation, voxel FWE'], ['tfce', 'permutation, TFCE'],
   ['cluster', 'permutation, cluster FWE'],
 ]
+const OF_VOXELS = ['rft', 'tfce', 'cluster'] // regions have no neighbours
 const PERMUTED = ['fwe', 'tfce', 'cluster']
+const KEPT = 'design' // the choices outlive a reload of the page
 const kept: ModelRequest = {
   formula: '', contrasts: {}, level: 'voxel', repeats: 0, inference: ['fdr', 'rft'], permutations: 1000, variance: 'ols', fwhm: null, where: '',
+  ...(JSON.parse(sessionStorage.getItem(KEPT) ?? '{}') as Partial<ModelRequest>),
 }
 
 export async function designView(host: HTMLElement, _: string[], signal: AbortSignal): Promise<void> {
@@ -26,6 +29,7 @@ export async function designView(host: HTMLElement, _: string[], signal: AbortSi
   const run = h('button', { type: 'button', class: 'primary', disabled: true }, 'Fit the model')
   let asking = new AbortController()
   const preview = debounced(300, async () => {
+    sessionStorage.setItem(KEPT, JSON.stringify(kept))
     asking.abort()
     asking = new AbortController()
     const { signal: now } = asking
@@ -51,11 +55,13 @@ export async function designView(host: HTMLElement, _: string[], signal: AbortSi
   add(host, h('div', { class: 'tools' }, h('h1', {}, 'Design'), h('span', { class: 'count' }, run)), jobs, h('div', { class: 'split even' },
     h('div', { class: 'stack' }, formulaCard(cohort, preview), optionsCard(preview)), shown))
   preview()
+  await stillRunning(jobs, 'glm', signal)
 }
 
 /** The request without what is not used. */
 function asked(): Partial<ModelRequest> {
-  const { formula, contrasts, level, repeats, inference, where } = kept
+  const { formula, contrasts, level, repeats, where } = kept
+  const inference = kept.inference.filter(one => level === 'voxel' || !OF_VOXELS.includes(one))
   return {
     formula, contrasts, level, repeats: level === 'voxel' ? repeats : 0, inference,
     ...(where.trim() ? { where } : {}),
@@ -78,7 +84,7 @@ function formulaCard(cohort: Cohort, changed: () => void): HTMLElement {
     changed()
   })
   const list = h('div', { class: 'columns' })
-  const draw = () => fill(list, ...cohort.columns.filter(one => one.type === 'number' || one.type === 'category').map(column => columnRow(column, set)))
+  const draw = () => fill(list, ...cohort.columns.filter(one => one.type === 'number' || (one.levels ?? []).length > 1).map(column => columnRow(column, set)))
   const response = choice('Maps', cohort.responses.map((one): [string, string] => [one.name, one.description]),
     kept.formula.split('~')[0]?.trim() ?? '', name => set(`${name} ~ ${kept.formula.split('~')[1]?.trim() ?? ''}`))
   draw()
@@ -91,13 +97,14 @@ function columnRow(column: Column, set: (formula: string) => void): HTMLElement 
   const name = termOf(column.name)
   const [left = '', right = ''] = kept.formula.split('~').map(part => part.trim())
   const terms = right.split('+').map(one => one.trim()).filter(Boolean)
-  const used = terms.some(term => term.split(/[*:]/).some(part => part.trim() === name))
+  const has = (term: string) => term.split(/[*:]/).some(part => part.trim().replace(/^center\((.*)\)$/, '$1') === name)
+  const used = terms.some(has)
   const last = terms.at(-1)
   const type = column.type === 'number' ? `number${column.unit ? `, ${column.unit}` : ''}` : `factor: ${short(column.levels ?? [])}`
   return h('div', { class: 'column', title: column.description },
     h('button', {
       type: 'button', 'aria-pressed': String(used),
-      onclick: () => set(`${left} ~ ${(used ? terms.filter(term => !term.split(/[*:]/).some(part => part.trim() === name)) : [...terms, name]).join(' + ')}`),
+      onclick: () => set(`${left} ~ ${(used ? terms.filter(term => !has(term)) : [...terms, name]).join(' + ')}`),
     }, used ? '✓ ' : '+ ', column.name),
     h('span', { class: 'muted' }, type),
     !used && last !== undefined && h('button', {
@@ -126,16 +133,19 @@ function optionsCard(changed: () => void): HTMLElement {
       type: 'number', min: 0, value: kept[name] ?? '', size: 6,
       oninput: (event: Event) => set(name, Number((event.target as HTMLInputElement).value)),
     }))
-  return h('section', { class: 'card', 'aria-label': 'Options' }, h('h2', {}, 'Options'),
+  const card = h('section', { class: 'card', 'aria-label': 'Options' }, h('h2', {}, 'Options'),
     h('div', { class: 'tools' },
-      choice('Level', [['voxel', 'voxels'], ['roi', 'atlas labels'], ['region', 'regions, both sides']], kept.level, value => set('level', value)),
+      choice('Level', [['voxel', 'voxels'], ['roi', 'atlas labels'], ['region', 'regions, both sides']], kept.level, value => {
+        set('level', value)
+        allowed()
+      }),
       choice('Variance', [['ols', 'equal (OLS)'], ['hc3', 'robust (HC3)']], kept.variance, value => set('variance', value)),
       numeric('Subsets', 'repeats', 'Repetitions over random subsets of the scans, for stability maps'),
       numeric('Permutations', 'permutations', 'For permutation inference'),
       numeric('Smooth (mm)', 'fwhm', 'FWHM for maps that are not smoothed yet')),
     h('fieldset', {}, h('legend', {}, 'Corrected inference'), ...INFERENCE.map(([name, label]) => h('label', { class: 'check' },
       h('input', {
-        type: 'checkbox', checked: kept.inference.includes(name),
+        type: 'checkbox', checked: kept.inference.includes(name), ...(OF_VOXELS.includes(name) ? { class: 'of-voxels', title: 'Of voxels only: regions have no neighbours' } : {}),
         onchange: (event: Event) => set('inference', (event.target as HTMLInputElement).checked
           ? [...kept.inference, name] : kept.inference.filter(one => one !== name)),
       }), ` ${label}`))),
@@ -143,6 +153,9 @@ function optionsCard(changed: () => void): HTMLElement {
       type: 'text', value: kept.where, placeholder: 'age >= 18 and qc_noise_percent < 12', size: 34,
       oninput: (event: Event) => set('where', (event.target as HTMLInputElement).value),
     })))
+  const allowed = () => card.querySelectorAll<HTMLInputElement>('.of-voxels').forEach(one => { one.disabled = kept.level !== 'voxel' })
+  allowed()
+  return card
 }
 
 /** Say how long the fit will take, once the design has stood still: a pilot is timed for it. */
@@ -161,11 +174,19 @@ function described(design: Design, changed: () => void): HTMLElement[] {
   }
   return [
     h('p', {}, h('strong', {}, `${design.n_scans} scans, ${design.regressors.length} regressors`), h('span', { class: 'muted estimate' })),
-    h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings].map(text => h('li', {}, text))),
+    h('ul', { class: 'lines' }, ...[...design.columns.map(one => one.line), ...design.warnings, ...mainEffects(design)].map(text => h('li', {}, text))),
     contrastCard(design, changed),
     h('section', { class: 'card', 'aria-label': 'Design matrix' }, h('h2', {}, 'Design matrix'), matrix(design)),
     h('section', { class: 'card', 'aria-label': 'Correlations' }, h('h2', {}, 'Correlations of regressors, variance inflation'), correlations(design)),
   ]
+}
+
+/** What a main effect is beside an interaction; the usual wish is its effect at the mean. */
+function mainEffects(design: Design): string[] {
+  const terms = kept.formula.split('~')[1]?.match(/[^+]*[*:][^+]*/g) ?? []
+  const zero = design.columns.map(one => /^(.+?): number/.exec(one.line)?.[1] ?? '').filter(name => name && terms.some(term =>
+    term.split(/[*:]/).some(part => part.trim() === name)))
+  return zero.map(name => `With this interaction, the other part’s own effect is that at ${name} = 0: write center(${name}) for its effect at the mean ${name}.`)
 }
 
 function contrastCard(design: Design, changed: () => void): HTMLElement {

@@ -28,13 +28,15 @@ export function jobCard(job: Job, signal: AbortSignal, onEnd: (job: Job) => void
     h('div', { class: 'tools' }, h('strong', {}, job.title), state, bar, text, stop, resume, open),
     h('details', {}, h('summary', {}, 'Output'), h('code', {}, `$ ${job.command}`), log))
 
+  let last = 'starting …' // what it said, where that tells no progress
   const draw = (heard: Heard) => {
     fill(state, WORDS[heard.state])
     state.className = `chip ${heard.state}`
     const running = heard.state === 'running'
     if (heard.progress?.total) [bar.max, bar.value] = [heard.progress.total, heard.progress.done]
     bar.hidden = !running
-    text.textContent = running ? (heard.progress?.text ?? 'starting …') : ''
+    if (heard.line?.trim() && !heard.line.startsWith('$')) last = heard.line.trim()
+    text.textContent = running ? (heard.progress?.text ?? last) : ''
     ;[stop.hidden, resume.hidden] = [!running, running || heard.state === 'done']
     if (open) open.hidden = heard.state !== 'done'
     if (heard.line !== null && heard.line !== undefined) add(log, `${heard.line}\n`)
@@ -46,9 +48,9 @@ export function jobCard(job: Job, signal: AbortSignal, onEnd: (job: Job) => void
     source.onmessage = event => {
       const heard = JSON.parse(event.data as string) as Heard
       draw(heard)
-      if (heard.state === 'running') return
+      if (heard.state === 'running' || heard.line !== null) return // what an ended job said comes line by line, too
       source.close()
-      if (heard.state === 'failed') fill(text, log.textContent?.trim().split('\n').pop() ?? '')
+      if (heard.state === 'failed') fill(text, last)
       onEnd({ ...job, state: heard.state })
     }
   }
@@ -67,6 +69,12 @@ export async function start(
   if (job) host.prepend(jobCard(job, signal, onEnd))
 }
 
+/** Jobs of a command that still run, for who comes back to the page. */
+export async function stillRunning(host: HTMLElement, title: string, signal: AbortSignal): Promise<void> {
+  const jobs = await get<Job[]>('/api/jobs', signal)
+  add(host, ...jobs.filter(job => job.state === 'running' && job.title.startsWith(title)).map(job => jobCard(job, signal)))
+}
+
 /** Run or resume preprocessing: a button in the head of the cohort, and how it goes below. */
 export async function preprocessing(
   head: HTMLElement, host: HTMLElement, folder: Folder, waiting: number, signal: AbortSignal
@@ -76,7 +84,7 @@ export async function preprocessing(
   const again = () => window.dispatchEvent(new HashChangeEvent('hashchange'))
   const running = (await get<Job[]>('/api/jobs', signal)).find(job => job.title === 'preprocess' && job.state === 'running')
   if (running) add(place, jobCard(running, signal, again))
-  else if (waiting + folder.n_failed > 0) {
+  else if (folder.can_preprocess && waiting + folder.n_failed > 0) {
     const button = h('button', {
       type: 'button', class: folder.kind === 'bids' ? 'primary' : '',
       onclick: () => {

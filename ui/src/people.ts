@@ -34,7 +34,7 @@ export function peopleFigure(people: People, withP: boolean): HTMLElement {
   return h('div', { class: 'people' },
     h('p', {}, h('strong', {}, people.place.name ?? ''), h('br'), withP ? people.place.result : people.place.result.replace(/, (uncorrected )?p\b.*$/, '')),
     groups.length > 1 && h('p', { class: 'legend' }, ...groups.map(group =>
-      h('span', {}, swatch(style(group)), ` ${group} `))),
+      h('span', {}, swatch(style(group), points.every(one => one.group !== group)), ` ${group} `))),
     drawing, said,
     people.adjusted_for.length > 0 && h('p', { class: 'muted' }, `Adjusted for ${people.adjusted_for.join(', ')}.`),
     ...people.notes.map(text => notice(text)))
@@ -75,7 +75,9 @@ function fitted(line: People['lines'][number], levels: string[] | null, x: Scale
     s('path', { class: 'mean', d: `M${path(line.y.map(y))}` }))
 }
 
-function swatch(style: number): SVGElement {
+/** The mark of a group: of one without points its line. */
+function swatch(style: number, isLine: boolean): SVGElement {
+  if (isLine) return s('svg', { width: 16, height: 12, viewBox: '-8 -6 16 12', class: `fit ${series(style)}`, 'aria-hidden': 'true' }, s('path', { class: 'mean', d: 'M-8 0h16' }))
   return s('svg', { width: 12, height: 12, viewBox: '-6 -6 12 12', class: `person ${series(style)}`, 'aria-hidden': 'true' }, s('path', { d: SHAPES[style % SHAPES.length] }))
 }
 

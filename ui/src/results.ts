@@ -43,7 +43,7 @@ async function resultView(host: HTMLElement, name: string, signal: AbortSignal):
   ])
   showCommand(result.command)
   const panel = new MapPanel(result, '', signal, nameAt)
-  const people = new PeoplePanel(result, panel, (cohort?.columns ?? []).filter(one => one.type === 'category').map(one => one.name), signal)
+  const people = new PeoplePanel(result, panel, (cohort?.columns ?? []).filter(one => one.type === 'category' && (one.levels ?? []).length > 1).map(one => one.name), signal)
   const ofVoxels = result.level === 'voxel'
   const clusters = new ClusterTable(peak => panel.viewer.moveTo(peak))
   const table = ofVoxels ? null : await regionTable(result, region => people.ask(region), signal)
@@ -82,7 +82,7 @@ async function clustersAt(panel: MapPanel, table: ClusterTable, signal: AbortSig
   try {
     const found = await get<Clusters>(asked, signal)
     if (signal.aborted || asked !== exported(panel, 'table', 'json')) return
-    table.show(panel.testedBy === null ? found : { ...found, by: panel.testedBy }, panel.map?.kind !== 'stability')
+    table.show(panel.testedBy === null ? found : { ...found, by: panel.testedBy }, panel.map?.kind !== 'stability', panel.sides)
     if (panel.isStatistic) table.mark(panel.viewer.image(1), panel.viewer.position, panel.shownFrom)
     showCommand(found.command)
   } catch (error) {

@@ -36,8 +36,8 @@ export async function scanView(host: HTMLElement, [scan = '']: string[], signal:
       h('span', { class: 'muted' }, `${at + 1} of ${order.length}`),
       h('span', { class: 'count' }, step('Previous', 'p', () => go(-1), at <= 0), ' ', step('Next', 'n', () => go(1), at >= order.length - 1))),
     h('div', { class: 'split' }, viewer.element,
-      h('div', { class: 'side' }, exclusion, layers, ...[...new Set([...detail.notes, ...row.flags])].map(text => notice(text, 'warning')), qualityTable(detail),
-        detail.picture === null ? null : h('a', { href: detail.picture, target: '_blank', rel: 'noopener' }, 'Picture of the report'))))
+      h('div', { class: 'side' }, exclusion, layers, ...[...new Set([...detail.notes, ...row.flags])].map(text => notice(text, 'warning')),
+        detail.picture === null ? null : h('a', { href: detail.picture, target: '_blank', rel: 'noopener' }, 'Picture of the report'), qualityTable(detail))))
   signal.addEventListener('abort', () => viewer.dispose())
   document.addEventListener('keydown', event => {
     const target = event.target as HTMLElement
@@ -84,7 +84,7 @@ function asLayer(image: ScanImage, at: number): Layer {
   return {
     label, url: image.url, colormap: at && role === 'warped' ? 'orange' : COLOURS[role], range: role === 'outline' ? [0.5, 1] : image.range,
     opacity: at === 0 ? 1 : (kept.opacity.get(label) ?? (role === 'lesion' || role === 'outline' ? OPACITY[role] ?? 0 : 0)),
-    ...(image.role === 'template' ? { prepare: outline } : {}),
+    ...(image.role === 'template' ? { prepare: outline, silent: true } : {}),
   }
 }
 
@@ -132,7 +132,7 @@ function excluding(host: HTMLElement, row: Scan): HTMLInputElement {
   reason.addEventListener('input', () => reason.setCustomValidity(''))
   add(host, h('div', { class: 'tools' }, h('h2', {}, 'This scan'), state), form,
     h('datalist', { id: 'reasons' }, ...REASONS.map(value => h('option', { value }))),
-    h('p', { class: 'muted' }, 'Saved to exclusions.tsv, which glm and roi read.'))
+    h('p', { class: 'muted' }, 'Kept in exclusions.tsv: every model fitted from now on, here or in the terminal, leaves the scan out.'))
   draw(row.excluded)
   return reason
 }

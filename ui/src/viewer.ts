@@ -173,7 +173,7 @@ export class Viewer {
   private moved(): void {
     const mm = this.position
     const values = this.layers.flatMap((layer, at) => layer.silent ? [] : [`${layer.label} ${number(this.value(at, mm), 3)}`])
-    this.readout.textContent = [mm.map(one => number(Math.round(one))).join(', ') + ' mm', this.extra(mm), ...values]
+    this.readout.textContent = [mm.map(one => number(Math.round(Math.round(one * 100) / 100))).join(', ') + ' mm', this.extra(mm), ...values]
       .filter(Boolean).join(' · ')
     this.onMove(mm, !this.moving)
   }

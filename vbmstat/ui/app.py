@@ -145,7 +145,7 @@ class _Api:
             return JSONResponse(plain(picked.rows()))
         table, made = picked.table()
         text = table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
-        return Response(text, media_type=_TYPES[".tsv"], headers=_export("clusters.tsv", made))
+        return Response(text, media_type=_TYPES[".tsv"], headers=_export(f"{picked.label}_clusters.tsv", made))
 
     def figure(self, request: Request) -> Response:
         """A picture of a map above a height."""
@@ -154,7 +154,7 @@ class _Api:
             request.query_params.get("format", "svg"),
         )
         content, made = picked.figure(form, request.query_params.get("at", ""))
-        headers = _export(f"figure.{form}", made) | {"content-security-policy": DOCUMENT}
+        headers = _export(f"{picked.label}_figure.{form}", made) | {"content-security-policy": DOCUMENT}
         return Response(content, media_type=_TYPES[f".{form}"], headers=headers)
 
     def pairs(self, request: Request) -> dict[str, Any]:

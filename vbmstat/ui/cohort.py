@@ -63,7 +63,7 @@ def summary(study: Study, results: int) -> dict[str, Any]:
     messages = {
         "cohort": [],
         "results": ["There is no cohort.tsv here, so only the results can be looked at."],
-        "bids": [f"{len(found)} T1w scans, not preprocessed yet: start with the step Cohort."],
+        "bids": [_progress(study, found)],
         "empty": [
             "There is nothing to look at here: no cohort.tsv of vbmstat preprocess, no results of vbmstat glm, and no "
             "T1w scans (sub-*/anat/*_T1w.nii.gz, or images in the folder itself). Start vbmstat ui with another folder."
@@ -73,10 +73,17 @@ def summary(study: Study, results: int) -> dict[str, Any]:
         messages = [*messages, "No scan is complete yet."]
     return {
         "path": str(study.root), "version": __version__, "kind": kind, "n_scans": len(found),
-        "n_failed": sum(row["status"] == "failed" for row in found),
+        "n_failed": sum(row["status"] == "failed" for row in found), "can_preprocess": study.run != study.root,
         "n_excluded": sum(row["excluded"] is not None for row in found), "messages": messages,
         "command": command_line(["ui", str(study.root)]),
     }  # fmt: skip
+
+
+def _progress(study: Study, rows: list[dict[str, Any]]) -> str:
+    """What to do with scans that have no table yet."""
+    state = f"{sum(row['status'] == 'done' for row in rows)} of {len(rows)} T1w scans are preprocessed"
+    then = "cohort.tsv, which models need, comes at the end of the run: load the page again then, or run it again"
+    return f"{state}. {then if study.run == study.root else 'The button in the step Cohort does the rest.'}"
 
 
 def cohort(study: Study) -> dict[str, Any]:
@@ -106,8 +113,11 @@ def scan_details(study: Study, scan: str) -> dict[str, Any]:
         if found is None:
             msg = f"{scan}: no such scan in {study.root}; load the page again"
             raise MissingError(msg)
-        image = _image(study, found.path, ("T1w", _T1W, _SCAN, None))
-        return {"scan": scan, "images": [image], "picture": None, "quality": [], "notes": ["not in cohort.tsv yet"]}
+        made = {kind: naming.output_path(run.folder, found, kind) for kind in _IMAGES}
+        images = [_image(study, path, _IMAGES[kind]) for kind, path in made.items() if path.is_file()]
+        if not images and found.path.is_relative_to(study.root):
+            images = [_image(study, found.path, ("T1w", _T1W, _SCAN, None))]
+        return {"scan": scan, "images": images, "picture": None, "quality": [], "notes": ["not in cohort.tsv yet"]}
     kinds = dict(_IMAGES)
     smoothed = [str(name) for name in run.table if naming.fwhm_of(str(name)) is not None]
     kinds |= {name: (f"Smoothed map {name}", "warped", _TEMPLATE, [0.0, 1.0]) for name in smoothed}
@@ -244,9 +254,11 @@ def _scan_id(stem: str) -> str:
 
 
 def _inputs(study: Study) -> dict[str, naming.Scan]:
-    """The T1w scans of the folder by their stem; none in an output folder."""
+    """The T1w scans of the folder by their stem; in an output folder without its table those that the run lists."""
     try:
-        return {} if study.run == study.root else {one.stem: one for one in find_inputs([study.root]).scans}
+        if study.run != study.root:
+            return {one.stem: one for one in find_inputs([study.root]).scans}
+        return {} if (study.run / COHORT).is_file() else study.listed()
     except VbmstatError:
         return {}
 

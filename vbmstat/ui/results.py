@@ -199,6 +199,11 @@ class Picked:
         height, extent = query.get("threshold") or "p=0.001", query.get("extent") or "0"
         return cls(path, open_statistic(path), height, extent, entry["name"])
 
+    @property
+    def label(self) -> str:
+        """The contrast as files call it, ``contrast-age``."""
+        return self.path.name.partition("_")[0]
+
     def table(self) -> tuple[pd.DataFrame, list[str]]:
         """Its clusters with names of places, and the arguments of ``vbmstat`` that make it."""
         left = threshold(self.statistic, read_height(self.height), read_extent(self.extent))

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 from filelock import FileLock
 
 from vbmstat.errors import VbmstatError
 from vbmstat.files.folders import is_hidden
+from vbmstat.files.naming import Scan, split_ids
 from vbmstat.files.search import is_bids
 from vbmstat.glm.record import RECORD
 
 OWN = ".vbmstat-ui"  # folder of the jobs, the only place beside exclusions.tsv that the server itself writes to
-COHORT = "cohort.tsv"
+COHORT, INPUTS = "cohort.tsv", "inputs.tsv"  # the last and the first file that preprocess writes
 _RUNS = ("", "derivatives/vbmstat", "vbmstat-out")
 _DEPTH = 4  # folders below the served one that are searched for results
 _WITHOUT_RESULTS = ("mri", "report", "label", "figures", "logs", "sourcedata")
@@ -45,7 +47,9 @@ class Study:
     def run(self) -> Path:
         """The output folder of preprocess in it, or where it would be."""
         self.check()
-        found = (self.root / place for place in _RUNS if (self.root / place / COHORT).is_file())
+        found = (
+            self.root / place for name in (COHORT, INPUTS) for place in _RUNS if (self.root / place / name).is_file()
+        )
         return next(found, self.root / _RUNS[1 if is_bids(self.root) else 2])
 
     @property
@@ -104,6 +108,16 @@ class Study:
         if path is None or not path.is_file():
             return None
         return f"/api/file/{quote(self.relative(path))}?v={path.stat().st_mtime_ns:x}"
+
+    def listed(self) -> dict[str, Scan]:
+        """The scans that a run uses, by their stem; none before it has written ``inputs.tsv``."""
+        if not (self.run / INPUTS).is_file():
+            return {}
+        table = pd.read_csv(self.run / INPUTS, sep="\t", dtype=str, keep_default_na=False).query("status == 'used'")
+        return {
+            stem: Scan(Path(path), stem, *split_ids(stem))
+            for path, stem in zip(table["path"], table["scan"], strict=True)
+        }
 
     def results(self) -> list[Path]:
         """Folders with results of ``vbmstat glm``, sorted."""
