@@ -127,7 +127,7 @@ def test_the_order_of_the_scans_changes_no_byte_and_mirrors_the_rates(person, re
 
 def structure(volume: Volume) -> SimpleNamespace:
     """What the ageing maps need of a time point that is linearly aligned and not warped."""
-    segmented = SimpleNamespace(fractions=volume, linear=np.eye(4), lesions=Lesions(LesionPlan()), wmh=None)
+    segmented = SimpleNamespace(fractions=volume, linear=np.eye(4), lesions=Lesions(LesionPlan()), maps=volume)
     warped, modulated = pipeline.normalise(volume, deform.deformation(no_warp().forward, np.eye(4)), volume.grid)
     return SimpleNamespace(segmented=segmented, warp=no_warp(), warped=warped, modulated=modulated)
 

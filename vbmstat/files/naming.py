@@ -67,9 +67,10 @@ _TRACT_OUTPUTS = {
     "tracts_mask": ("mri", "tractsmask_", "label-tracts_mask.nii.gz"),
     "wtracts": ("mri", "wtracts_", f"{_MNI}_label-tracts_probseg.nii.gz"),
     "tract_volumes": ("label", "tracts_", "desc-tracts_morph.tsv"),
-    "local_picture": ("report", "vbmlocal_", "desc-outlier_T1w.png"),
     "tract_picture": ("report", "vbmtracts_", "desc-tracts_T1w.png"),
 }
+# The same from the comparison of a cohort's scans
+_COHORT_OUTPUTS = {"local_picture": ("report", "vbmlocal_", "desc-outlier_T1w.png")}
 # The same for a person; the stem is the participant's id
 _PERSON_OUTPUTS = {
     "avg": ("mri", "avg_", "desc-average_T1w.nii.gz"),
@@ -78,7 +79,7 @@ _PERSON_OUTPUTS = {
     "change_picture": ("report", "vbmchange_", "desc-change_T1w.png"),
 }
 TRACT_KINDS, PERSON_KINDS = tuple(_TRACT_OUTPUTS), tuple(_PERSON_OUTPUTS)
-_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS, **_PERSON_OUTPUTS}
+_KINDS = {**_OUTPUTS, **_WMH_OUTPUTS, **_TRACT_OUTPUTS, **_COHORT_OUTPUTS, **_PERSON_OUTPUTS}
 _LEAST_FWHM_MM, _MAX_FWHM_MM = 0.1, 50
 # Kinds mwp1, s7.5mwp2, s6mwp1r, s6mwmwp1r
 _MAP_KIND = re.compile(r"(?:s(?P<width>\d+(?:\.\d+)?))?(?P<front>mwp|mwmwp(?=.r))(?P<number>[1237])(?P<end>r?)")
