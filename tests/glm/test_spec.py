@@ -42,6 +42,7 @@ def test_a_variance_that_is_no_text():
         ({"blocks": "site"}, "blocks and sign flips need permutations"),
         ({"stop_after": 20}, "tail and stop_after need permutations"),
         ({"inference": "fwe", "permutations": 1}, "permutations=1: expected at least 2"),
+        ({"inference": "fwe", "permutations": 10**30}, "expected at most 10,000,000"),
         ({"inference": "fwe", "permutations": 50, "tail": "gpd"}, "a tail takes at least 100 permutations"),
         ({"inference": "fwe", "stop_after": 9000}, "stop_after=9000: expected 0"),
         ({"exchange": "whole"}, "exchange='whole' is for one column of blocks, got 0"),

@@ -57,8 +57,8 @@ def test_the_table_of_a_model_of_maps_in_a_folder_is_matched_as_glm_matches_it(t
     found.to_directory(tmp_path / "out")
     page = write_model_report(tmp_path / "out", tmp_path / "out" / "report.html", tmp_path / "people.tsv")
     text = " ".join(page.read_text().split())
-    assert "all (n = 12)" in text
-    assert "sex f (n = 6)" in text  # from the table: the design has a column of zeros and ones
+    assert "all (n = 6)" in text  # people
+    assert "sex f (n = 3)" in text  # from the table: the design has a column of zeros and ones
     assert "33.8 ± " in text  # the mean age of the six who have maps
     flow = text[text.index("Flow of scans from the table to the model") :]
     assert f"{prefix}07</td>" in flow[: flow.index("</table>")]
@@ -76,4 +76,18 @@ def test_the_given_cohort_must_hold_the_scans(copied, cohort_folder, tmp_path) -
 def test_a_damaged_result_is_one_line(copied) -> None:
     (copied / "glm.json").write_text(json.dumps({"formula": "gm ~ 1"}))
     with pytest.raises(VbmstatError, match=r"expected the results of vbmstat glm, but glm\.json or design\.tsv"):
+        read_model(copied)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"contrasts": []}, {"contrasts": None}, {"contrasts": [{"name": "age", "label": "age", "kind": "t"}]},
+        {"n_scans": "<b>"}, {"inference": [1]},
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_refused_once_for_all(copied, damage) -> None:
+    record = storage.read_json(copied / "glm.json") | damage
+    (copied / "glm.json").write_text(json.dumps(record))
+    with pytest.raises(VbmstatError, match=r"glm\.json or design\.tsv cannot be read"):
         read_model(copied)

@@ -33,6 +33,7 @@ INFERENCE_KINDS = ("fdr", "rft", "fwe", "tfce", "cluster")
 SCHEMES = ("freedman-lane", "smith")
 EXCHANGES = ("within", "whole", "both")
 TAILS = ("none", "gpd")
+MOST_PERMUTATIONS = 10_000_000
 FEWEST_FOR_TAIL = 100  # permutations that a tail can be fitted to
 _PERMUTING = ("fwe", "tfce", "cluster")
 
@@ -153,6 +154,8 @@ class InferenceSpec:
             (not self.permutes and (has_tail or self.stop_after), f"tail and stop_after {add}"),
             (self.permutes and permutations < 2,
              f"permutations={permutations}: expected at least 2, the unpermuted data being one of them"),
+            (self.permutes and permutations > MOST_PERMUTATIONS,
+             f"permutations={permutations}: expected at most {MOST_PERMUTATIONS:,}; 5,000 to 10,000 are usual"),
             (self.stop_after and not 0 < self.stop_after < permutations,
              f"stop_after={self.stop_after}: expected 0 (never) or below permutations={permutations}"),
             (has_tail and permutations < FEWEST_FOR_TAIL,

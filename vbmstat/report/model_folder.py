@@ -113,6 +113,7 @@ def read_model(folder: Path) -> Model:
         if "sites" not in record:
             design = pd.read_csv(folder / "design.tsv", sep="\t", dtype={"scan_id": str}).set_index("scan_id")
         contrasts, _ = record["contrasts"], record["spec"]
+        _check(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = (
             f"{folder}: expected the results of vbmstat glm, but glm.json or design.tsv cannot be read ({error!r}); "
@@ -124,6 +125,18 @@ def read_model(folder: Path) -> Model:
         rows = max((len(pd.read_csv(path, sep="\t")) for path in model.roi_tables), default=0)
         record["n_voxels"] = rows // max(len(contrasts), 1)
     return model
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError if a record is not as `glm` writes it: a page reads much of it."""
+    for contrast in record["contrasts"]:
+        _ = contrast["name"], contrast["label"], contrast["kind"], len(contrast["weights"])
+    if not record["contrasts"]:
+        what = "contrasts"
+        raise KeyError(what)
+    if not isinstance(record.get("n_scans", 0), int) or not isinstance(record.get("inference") or {}, dict):
+        what = "n_scans or inference of another kind"
+        raise TypeError(what)
 
 
 def find_preprocessing(model: Model, cohort: Path | None) -> Preprocessing | None:
