@@ -57,7 +57,8 @@ def test_maps_of_a_fit(images, table):  # noqa: F811
                       permutations=100)  # fmt: skip
     age = results.maps["age"]
     np.testing.assert_array_equal(age["n80"].values, n_for_power(age["t"].values, results.df_resid, 26))
-    threshold = np.sort(results.inference["age"].nulls.maxima["statistic"])[94]  # to be exceeded: then at most five of 100 are as large
+    null = np.sort(results.inference["age"].nulls.maxima["statistic"])
+    threshold = null[94]  # of 100; to be exceeded: then at most five are as large
     np.testing.assert_array_equal(age["n80fwe"].values, n_for_power(age["t"].values, results.df_resid, 26, threshold))
     assert (age["n80fwe"].values >= age["n80"].values).all()
     assert "n80" not in results.maps["F(age, sex)"]
