@@ -30,8 +30,8 @@ from vbmstat.ui.study import MissingError, RefusedError, Study
 
 STATIC = Path(__file__).parent / "static"
 _UNBUILT = (
-    "The page of the workbench was not built. In a checkout of vbmstat run `make ui` (it needs node 20 or newer), and "
-    "load this page again. The wheel has it built."
+    "The page of the workbench was not built. In the copy of the repository run `make ui` (it needs node 20 or newer), "
+    'install vbmstat again (pip install ".[ui]"), and load this page again.'
 )
 _TYPES = {
     ".gz": "application/octet-stream", ".nii": "application/octet-stream", ".png": "image/png", ".svg": "image/svg+xml",
