@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +36,15 @@ def test_a_name_that_begins_another_keeps_its_own_arrays(tmp_path):
     write_cases(tmp_path / "cases.npz", made, SETTINGS)
     cases = CaseFile(tmp_path / "cases.npz")
     assert [float(cases.load(name, "p0")["p0"].mean()) for name in ("1", "1.5")] == pytest.approx([1.0, 2.0])
+
+
+def test_the_file_is_closed_between_reads(tmp_path):
+    path = tmp_path / "cases.npz"
+    write_cases(path, [Case("a", "site", {"p0": torch.zeros(1, 4, 5, 6)})], SETTINGS)
+    cases = CaseFile(path)
+    cases.load("a")
+    gc.collect()
+    assert path not in {link.resolve() for link in Path("/proc/self/fd").iterdir()}
 
 
 def test_names_must_differ(tmp_path):

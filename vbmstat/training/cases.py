@@ -94,8 +94,9 @@ class CaseFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._archive = np.load(path, allow_pickle=False)
-            head = json.loads(str(self._archive[_HEAD]))
+            with np.load(path, allow_pickle=False) as archive:
+                self._entries = [entry for entry in archive.files if entry != _HEAD]
+                head = json.loads(str(archive[_HEAD]))
             self.names: list[str] = head["names"]
             self.groups: list[str] = head["groups"]
             self.settings: dict[str, Any] = head["settings"]
@@ -119,13 +120,10 @@ class CaseFile:
 
     def load(self, name: str, *keys: str) -> dict[str, torch.Tensor]:
         """Read the arrays of a case, float32; all by default."""
-        parts = [entry.rpartition(".") for entry in self._archive.files if entry != _HEAD]
-        own = [key for case, _, key in parts if case == name]
-        return {key: self._unpacked(f"{name}.{key}") for key in own if not keys or key in keys}
-
-    def _unpacked(self, entry: str) -> torch.Tensor:
-        key = entry.rsplit(".", 1)[1]
-        return torch.from_numpy(self._archive[entry].astype(np.float32)) * _STEP[key]
+        own = [key for case, _, key in (entry.rpartition(".") for entry in self._entries) if case == name]
+        with np.load(self.path, allow_pickle=False) as archive:
+            packed = {key: archive[f"{name}.{key}"] for key in own if not keys or key in keys}
+        return {key: torch.from_numpy(values.astype(np.float32)) * _STEP[key] for key, values in packed.items()}
 
 
 def _packed(key: str, values: torch.Tensor) -> np.ndarray:
