@@ -118,7 +118,7 @@ def unprepared(monkeypatch) -> None:
 def client(study) -> Iterator[Browser]:
     browser = signed_in(study)
     yield browser
-    browser.app.app.state.places.close()
+    browser.app.app.state.desk.close()
 
 
 def address(result: str, rest: str = "") -> str:

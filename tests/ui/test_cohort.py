@@ -15,7 +15,7 @@ from tests.report.conftest import N_SCANS, SCRIPT_ID
 from tests.ui.conftest import signed_in, table
 from vbmstat.report.preprocessing import unusual_values
 from vbmstat.report.run_folder import read_run
-from vbmstat.ui import cohort
+from vbmstat.ui import cohort, scan
 from vbmstat.ui.study import MissingError, Study
 
 
@@ -88,9 +88,9 @@ def test_a_scan_has_its_images_in_their_space(client, folder):
     path = next((folder / "mri").glob(details["images"][0]["url"].split("?")[0].rpartition("/")[2]))
     assert shlex.split(details["images"][0]["command"]) == ["vbmstat", "show", str(path.resolve()), "--browser"]
     assert client.get(details["picture"]).content[:4] == b"\x89PNG"
-    noise = next(one for one in details["quality"] if one["name"] == "qc_noise_percent")
+    noise = next(one for one in details["quality"] if one["label"] == "noise percent")
     assert (noise["value"], noise["flagged"]) == (9.0, False)
-    assert any(one["flagged"] for one in client.get("/api/scans/sub-01").json()["quality"] if one["name"] == "gm_ml")
+    assert any(one["flagged"] for one in client.get("/api/scans/sub-01").json()["quality"] if one["label"] == "gm ml")
     assert "no such scan" in client.get("/api/scans/sub-77").json()["error"]
 
 
@@ -144,6 +144,26 @@ def test_a_bids_folder_shows_what_waits_what_is_done_and_what_failed(tmp_path, f
     assert client.get(image["url"]).content == b"scan"
 
 
+def test_covariates_are_shown_before_anything_is_preprocessed(tmp_path):
+    for name in ("sub-01", "sub-02"):
+        anat = tmp_path / name / "anat"
+        anat.mkdir(parents=True)
+        (anat / f"{name}_T1w.nii.gz").write_bytes(b"scan")
+    (tmp_path / "participants.tsv").write_text("participant_id\tiq\tsex\nsub-02\t101\tf\nsub-03\t99\tm\n")
+    (tmp_path / "participants.json").write_text(json.dumps({"iq": {"Description": "quotient", "Units": "points"}}))
+    client = signed_in(Study(tmp_path))
+    told = client.get("/api/cohort").json()
+    assert [(one["name"], one["type"], one["unit"]) for one in told["columns"]] == [
+        ("iq", "number", "points"), ("sex", "category", ""),
+    ]  # fmt: skip
+    values = {scan: row["values"] for scan, row in rows_of(client).items()}
+    assert values == {"sub-01": {"iq": None, "sex": None}, "sub-02": {"iq": 101, "sex": "f"}}
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nother\t61\n")
+    told = client.get("/api/cohort").json()
+    assert "no scan has a row in the table" in told["warnings"][0]
+    assert len(told["rows"]) == 2
+
+
 def test_a_folder_of_results_or_of_nothing_says_so(tmp_path, finished):
     shutil.copytree(finished / "glm" / "age", tmp_path / "results" / "age")
     told = signed_in(Study(tmp_path / "results")).get("/api/folder").json()
@@ -152,7 +172,7 @@ def test_a_folder_of_results_or_of_nothing_says_so(tmp_path, finished):
     client = signed_in(Study(tmp_path / "empty"))
     told = client.get("/api/folder").json()
     assert told["kind"] == "empty"
-    assert "Start vbmstat ui with another folder" in told["messages"][0]
+    assert "start vbmstat ui with another one" in told["messages"][0]
     assert client.get("/api/cohort").json()["rows"] == []
     design = client.post("/api/designs", json={"formula": "gm ~ age"}).json()
     assert "no cohort.tsv here" in design["error"]
@@ -183,8 +203,8 @@ def test_two_thousand_scans_are_told_in_less_than_a_second(tmp_path):
     people["group"] = rng.choice(["a", "b"], n)
     people.to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
     (tmp_path / "report").mkdir()
-    for scan in people["scan"]:
-        (tmp_path / "report" / f"vbmreport_{scan}.png").touch()
+    for name in people["scan"]:
+        (tmp_path / "report" / f"vbmreport_{name}.png").touch()
     start = time.process_time()
     told = cohort.cohort(Study(tmp_path))
     assert time.process_time() - start < 1.5  # 0.5 s on a machine that does nothing else
@@ -193,10 +213,10 @@ def test_two_thousand_scans_are_told_in_less_than_a_second(tmp_path):
 
 
 def test_a_scan_without_picture_has_no_thumbnail(study):
-    assert cohort.picture(study, "sub-01").name == "vbmreport_scan0_T1w.png"
+    assert scan.picture(study, "sub-01").name == "vbmreport_scan0_T1w.png"
     (study.root / "report" / "vbmreport_scan0_T1w.png").unlink()
     with pytest.raises(MissingError, match="no picture"):
-        cohort.picture(study, "sub-01")
+        scan.picture(study, "sub-01")
 
 
 def test_an_output_folder_whose_run_goes_on_shows_its_scans(tmp_path):

@@ -24,7 +24,7 @@ def test_it_is_the_sum_of_its_parts(client, one_core):
     assert told["disk_gb"] == pytest.approx(N_SCANS * 1000 * 4e-9)
     told = client.post("/api/designs", json=OPTIONS | {"inference": ["tfce"], "permutations": 5000}).json()["estimate"]
     assert told["seconds"] == pytest.approx(N_SCANS * 2 + 1 + 5 + 30)
-    assert "5,000 permutations 5 s, and more for TFCE" in told["text"]
+    assert "5,000 permutations 5 s, start, tables and figures 30 s, and more for TFCE" in told["text"]
 
 
 def test_the_pilot_is_of_this_machine_and_model(client):

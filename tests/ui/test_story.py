@@ -363,6 +363,7 @@ def test_an_empty_folder_says_what_to_do(chromium, tmp_path) -> None:
     with workbench(tmp_path, chromium) as visit:
         tab = visit.tab
         tab.get_by_text("There is nothing to look at here").wait_for()
+        tab.get_by_text("There are no scans, runs of vbmstat preprocess or results").wait_for()
         for page, sentence in (("design", "There is nothing to look at here"), ("results", "There are no results yet")):
             tab.goto(f"{visit.home}#/{page}")
             tab.get_by_text(sentence).wait_for()
@@ -371,6 +372,27 @@ def test_an_empty_folder_says_what_to_do(chromium, tmp_path) -> None:
         visit.said = [
             one for one in visit.said if "404" not in one
         ]  # the browser's own word for the scan that is not there
+        visit.check()
+
+
+def test_a_study_is_chosen_in_the_folder_that_was_given(chromium, tmp_path) -> None:
+    for name, ids in (("first", ["sub-01"]), ("second", ["sub-11", "sub-12"])):
+        (tmp_path / name).mkdir()
+        storage.write_table(tmp_path / name / "cohort.tsv", pd.DataFrame({"participant_id": ids, "scan": ids}))
+    with workbench(tmp_path, chromium) as visit:
+        tab = visit.tab
+        tab.get_by_text("There is nothing to look at here").wait_for()
+        tab.get_by_role("button", name="Open second").click()
+        tab.get_by_text("2 scans, 0 flagged").wait_for()
+        assert tab.locator("a.scan").all_inner_texts() == ["sub-11", "sub-12"]
+        tab.locator("a.folder").click()
+        tab.get_by_role("heading", name="Open a folder").wait_for()
+        assert tab.locator("tr", has=tab.locator("text=second")).locator(".chip").inner_text() == "open"
+        tab.get_by_role("button", name="Open first").click()
+        tab.get_by_text("1 scan, 0 flagged").wait_for()
+        assert tab.locator("a.folder").inner_text().endswith("first")
+        tab.goto(f"{visit.home}#/folders")
+        tab.get_by_role("heading", name="Open a folder").wait_for()
         visit.check()
 
 

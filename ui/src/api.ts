@@ -23,7 +23,7 @@ export interface ScanImage { label: string; role: Role; space: Space; url: strin
 
 export interface ScanDetail {
   images: ScanImage[]; picture: string | null; notes: string[]
-  quality: { name: string; value: Value; description: string; flagged: boolean }[]
+  quality: { label: string; value: Value; description: string; flagged: boolean }[]
 }
 
 export interface ModelRequest {
@@ -77,14 +77,20 @@ export interface People {
 
 export interface Pair { r: number; slope: number | null; points: [number, number][]; notes: string[]; command: string }
 
+export interface Folders { given: string; open: string; folders: { path: string; what: string }[] }
+
+/** The folder that this page shows: another tab may have opened another one meanwhile. */
+let shown = ''
+
 /** What the server says is wrong, in its own sentence. */
 export class Refused extends Error {}
 
 async function ask<T>(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<T> {
-  const init: RequestInit = { method, headers: { Accept: 'application/json' }, signal: signal ?? null }
+  const headers: Record<string, string> = { Accept: 'application/json', ...(shown && { 'vbmstat-folder': encodeURIComponent(shown) }) }
+  const init: RequestInit = { method, headers, signal: signal ?? null }
   if (method !== 'GET') {
     init.body = JSON.stringify(body ?? {})
-    init.headers = { 'Content-Type': 'application/json', Accept: 'application/json' }
+    headers['Content-Type'] = 'application/json'
   }
   let answer: Response
   try {
@@ -95,6 +101,7 @@ async function ask<T>(method: string, path: string, body?: unknown, signal?: Abo
   }
   const data = await answer.json().catch(() => ({ error: `Expected an answer in JSON from ${path}, got HTTP ${answer.status}.` })) as { error?: string } & T
   if (!answer.ok) throw new Refused(data.error ?? `${path}: HTTP ${answer.status}`)
+  if (path === '/api/folder') shown ||= (data as unknown as Folder).path
   return data
 }
 

@@ -1,7 +1,8 @@
 // The cohort: a table of scans with their quality, to sort, filter and open.
-import { type Cohort, type Column, type Folder, get, type Scan, type Value } from './api'
+import { type Cohort, type Column, type Folder, type Folders, get, type Scan, type Value } from './api'
 import { showCommand } from './command'
 import { add, choice, debounced, h, notice } from './dom'
+import { folderList } from './folders'
 import { preprocessing } from './jobs'
 import { type TableColumn, VirtualTable } from './table'
 
@@ -20,6 +21,7 @@ export async function cohortView(host: HTMLElement, _: string[], signal: AbortSi
   add(host, head, ...folder.messages.map(text => notice(text)), ...cohort.warnings.map(text => notice(text, 'warning')))
   await preprocessing(head, host, folder, cohort.rows.filter(row => row.status === 'waiting').length, signal)
   if (cohort.rows.length) add(host, ...scanTable(cohort))
+  if (folder.kind === 'empty') add(host, ...folderList(await get<Folders>('/api/folders', signal)))
 }
 
 function scanTable(cohort: Cohort): HTMLElement[] {

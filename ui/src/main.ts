@@ -5,6 +5,7 @@ import { commandBar, showCommand } from './command'
 import { compareView } from './compare'
 import { designView } from './design'
 import { fill, h, notice } from './dom'
+import { foldersView } from './folders'
 import { jobsView } from './jobs'
 import { resultsView } from './results'
 import { scanView } from './scan'
@@ -13,13 +14,13 @@ type View = (host: HTMLElement, words: string[], signal: AbortSignal) => Promise
 
 const VIEWS: Record<string, View> = {
   __proto__: null as never, // an address names one of these, and no method of objects
-  cohort: cohortView, scan: scanView, design: designView, results: resultsView, compare: compareView, jobs: jobsView,
+  cohort: cohortView, scan: scanView, design: designView, results: resultsView, compare: compareView, jobs: jobsView, folders: foldersView,
 }
 const TABS = [['cohort', 'Cohort'], ['design', 'Design'], ['results', 'Results'], ['jobs', 'Jobs']] as const
 const PARENTS: Record<string, string> = { __proto__: null as never, scan: 'cohort', compare: 'results' }
 
 const main = h('main', { id: 'main', tabindex: -1 })
-const where = h('span', { class: 'folder' })
+const where = h('a', { class: 'folder', href: '#/folders' })
 const tabs = TABS.map(([name, label]) => h('a', { href: `#/${name}` }, label))
 let open = new AbortController()
 
@@ -69,5 +70,5 @@ async function named(signal: AbortSignal): Promise<void> {
   const folder = await get<Folder>('/api/folder', signal).catch(() => null)
   if (!folder) return
   fill(where, h('bdi', {}, folder.path))
-  where.title = `vbmstat ${folder.version}`
+  where.title = `Open another folder (vbmstat ${folder.version})`
 }

@@ -141,7 +141,7 @@ function qualityTable(detail: ScanDetail): HTMLElement | null {
   if (!detail.quality.length) return null
   return h('section', { class: 'card' }, h('table', {}, h('caption', {}, h('h2', {}, 'Quality and volumes')), h('tbody', {},
     ...detail.quality.map(one => h('tr', { title: one.description },
-      h('th', { scope: 'row' }, one.name),
+      h('th', { scope: 'row' }, one.label),
       h('td', { class: one.flagged ? 'num flagged' : 'num' }, typeof one.value === 'number' ? number(one.value) : String(one.value ?? '–'),
         one.flagged && h('span', { class: 'unseen' }, ' unusual in this cohort')))))))
 }

@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Match, Route
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import Scope
 
 from vbmstat.errors import VbmstatError
 from vbmstat.tables import exclusions
 from vbmstat.tables.selection import EXCLUSIONS
-from vbmstat.ui import cohort, design, images, results
-from vbmstat.ui.commands import command_line
+from vbmstat.ui import cohort, design, images, results, scan
+from vbmstat.ui.answers import HANDLERS, KEPT, TYPES, export_headers, file_answer, json_route
+from vbmstat.ui.folders import Desk
 from vbmstat.ui.jobs import Jobs, events
 from vbmstat.ui.places import Places
 from vbmstat.ui.plain import plain
 from vbmstat.ui.security import DOCUMENT, Guard
-from vbmstat.ui.study import MissingError, RefusedError, Study
+from vbmstat.ui.study import MissingError, Study
 
 STATIC = Path(__file__).parent / "static"
 _UNBUILT = (
     "The page of the workbench was not built. In the copy of the repository run `make ui` (it needs node 20 or newer), "
     'install vbmstat again (pip install ".[ui]"), and load this page again.'
 )
-_TYPES = {
-    ".gz": "application/octet-stream", ".nii": "application/octet-stream", ".png": "image/png", ".svg": "image/svg+xml",
-    ".tsv": "text/tab-separated-values", ".json": "application/json", ".html": "text/html", ".log": "text/plain",
-    ".jpg": "image/jpeg", ".txt": "text/plain", ".pdf": "application/pdf", ".js": "text/javascript", ".css": "text/css",
-    ".wasm": "application/wasm", ".woff2": "font/woff2", ".map": "application/json",
-}  # fmt: skip
 _MOST_READY = 500  # scans
-_KEPT = {"cache-control": "private, max-age=86400, immutable"}  # addresses that change with the file
-Answer = Callable[[Request], Any]
 
 
 def make_app(study: Study, token: str, port: int) -> Guard:
-    """The ASGI application that serves a folder.
+    """The ASGI application that serves a folder, or the study in it that the page opens.
 
     Parameters
     ----------
@@ -56,45 +47,62 @@ def make_app(study: Study, token: str, port: int) -> Guard:
     port : int
         Of the server.
     """
-    api = _Api(study)
+    desk = Desk(study, _study_app)
     routes: list[BaseRoute] = [
         Route("/", _page),
         Route("/app/{path:path}", _static),
-        Route("/api/folder", _json(api.folder)),
-        Route("/api/cohort", _json(lambda _: cohort.cohort(study))),
-        Route("/api/scans/{scan:path}", _json(lambda request: cohort.scan_details(study, request.path_params["scan"]))),
-        Route("/api/thumbnails/{scan:path}", api.thumbnail),
-        Route("/api/file/{path:path}", api.file),
-        Route("/api/assets/template.nii.gz", api.template),
-        Route("/api/assets/atlas.nii.gz", api.atlas),
-        Route("/api/assets/atlas.json", _json(lambda _: images.atlas_names())),
-        Route("/api/results", _json(lambda _: results.results(study))),
-        _Sent("/api/results/{id}/places", _json(lambda asked: api.places.look(_id(asked), asked.query_params))),
-        _Sent("/api/results/{id}/regions", _json(lambda asked: results.regions(study, _id(asked)))),
-        _Sent("/api/results/{id}/table", api.table),
-        _Sent("/api/results/{id}/figure", api.figure),
-        _Sent("/api/results/{id}", _json(api.result)),
-        Route("/api/pairs", _json(api.pairs)),
-        Route("/api/designs", _json(lambda asked: design.design(study, asked.state.body), "POST"), methods=["POST"]),
-        Route("/api/jobs", _json(lambda _: [job.record() for job in api.jobs.all()])),
-        Route("/api/jobs", _json(api.start, "POST"), methods=["POST"]),
-        Route("/api/jobs/{job}", _json(api.stop), methods=["DELETE"]),
-        Route("/api/jobs/{job}/resume", _json(api.resume), methods=["POST"]),
-        Route("/api/jobs/{job}/events", api.events),
-        Route("/api/exclusions", _json(api.exclusions)),
-        Route("/api/exclusions/{scan:path}", _json(api.exclude, "PUT"), methods=["PUT"]),
-        Route("/api/exclusions/{scan:path}", _json(api.include), methods=["DELETE"]),
+        Route("/api/folders", json_route(desk.folders)),
+        Route("/api/folders", json_route(desk.open, "PUT"), methods=["PUT"]),
+        Mount("/", desk),
     ]
-    handlers = {VbmstatError: _sentence, OSError: _sentence, HTTPException: _http_error, Exception: _unexpected}
 
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         yield
-        api.places.close()
+        desk.close()
 
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=life)  # type: ignore[arg-type]
-    app.state.places = api.places
+    app = Starlette(routes=routes, exception_handlers=HANDLERS, lifespan=life)
+    app.state.desk = desk
     return Guard(app, token, port)
+
+
+def _study_app(study: Study) -> Starlette:
+    """What is asked about a study."""
+    api = _Api(study)
+    routes: list[BaseRoute] = [
+        Route("/api/folder", json_route(api.folder)),
+        Route("/api/cohort", json_route(lambda _: cohort.cohort(study))),
+        Route(
+            "/api/scans/{scan:path}",
+            json_route(lambda request: scan.scan_details(study, request.path_params["scan"])),
+        ),
+        Route("/api/thumbnails/{scan:path}", api.thumbnail),
+        Route("/api/file/{path:path}", api.file),
+        Route("/api/assets/template.nii.gz", api.template),
+        Route("/api/assets/atlas.nii.gz", api.atlas),
+        Route("/api/assets/atlas.json", json_route(lambda _: images.atlas_names())),
+        Route("/api/results", json_route(lambda _: results.results(study))),
+        _Sent("/api/results/{id}/places", json_route(lambda asked: api.places.look(_id(asked), asked.query_params))),
+        _Sent("/api/results/{id}/regions", json_route(lambda asked: results.regions(study, _id(asked)))),
+        _Sent("/api/results/{id}/table", api.table),
+        _Sent("/api/results/{id}/figure", api.figure),
+        _Sent("/api/results/{id}", json_route(api.result)),
+        Route("/api/pairs", json_route(api.pairs)),
+        Route(
+            "/api/designs", json_route(lambda asked: design.design(study, asked.state.body), "POST"), methods=["POST"]
+        ),
+        Route("/api/jobs", json_route(lambda _: [job.record() for job in api.jobs.all()])),
+        Route("/api/jobs", json_route(api.start, "POST"), methods=["POST"]),
+        Route("/api/jobs/{job}", json_route(api.stop), methods=["DELETE"]),
+        Route("/api/jobs/{job}/resume", json_route(api.resume), methods=["POST"]),
+        Route("/api/jobs/{job}/events", api.events),
+        Route("/api/exclusions", json_route(api.exclusions)),
+        Route("/api/exclusions/{scan:path}", json_route(api.exclude, "PUT"), methods=["PUT"]),
+        Route("/api/exclusions/{scan:path}", json_route(api.include), methods=["DELETE"]),
+    ]
+    app = Starlette(routes=routes, exception_handlers=HANDLERS)
+    app.state.places = api.places
+    return app
 
 
 class _Api:
@@ -111,8 +119,8 @@ class _Api:
 
     def thumbnail(self, request: Request) -> Response:
         """A small picture of a scan."""
-        path = cohort.picture(self.study, request.path_params["scan"])
-        return Response(images.thumbnail(path), media_type="image/jpeg", headers=_KEPT)
+        path = scan.picture(self.study, request.path_params["scan"])
+        return Response(images.thumbnail(path), media_type="image/jpeg", headers=KEPT)
 
     def file(self, request: Request) -> Response:
         """A file of the folder."""
@@ -120,15 +128,15 @@ class _Api:
         if not path.is_file():
             msg = f"{request.path_params['path']!r}: expected a file, got a folder"
             raise MissingError(msg)
-        return _file(request, path)
+        return file_answer(request, path)
 
     def template(self, _: Request) -> Response:
         """The average brain."""
-        return Response(images.template_bytes(), media_type="application/octet-stream", headers=_KEPT)
+        return Response(images.template_bytes(), media_type="application/octet-stream", headers=KEPT)
 
     def atlas(self, request: Request) -> Response:
         """The atlas."""
-        return _file(request, images.atlas_path())
+        return file_answer(request, images.atlas_path())
 
     def result(self, request: Request) -> dict[str, Any]:
         """A model; its maps are got ready for clicks if they are not too many to be read unasked."""
@@ -145,7 +153,7 @@ class _Api:
             return JSONResponse(plain(picked.rows()))
         table, made = picked.table()
         text = table.to_csv(sep="\t", na_rep="n/a", index=False, lineterminator="\n")
-        return Response(text, media_type=_TYPES[".tsv"], headers=_export(f"{picked.label}_clusters.tsv", made))
+        return Response(text, media_type=TYPES[".tsv"], headers=export_headers(f"{picked.label}_clusters.tsv", made))
 
     def figure(self, request: Request) -> Response:
         """A picture of a map above a height."""
@@ -154,8 +162,8 @@ class _Api:
             request.query_params.get("format", "svg"),
         )
         content, made = picked.figure(form, request.query_params.get("at", ""))
-        headers = _export(f"{picked.label}_figure.{form}", made) | {"content-security-policy": DOCUMENT}
-        return Response(content, media_type=_TYPES[f".{form}"], headers=headers)
+        headers = export_headers(f"{picked.label}_figure.{form}", made) | {"content-security-policy": DOCUMENT}
+        return Response(content, media_type=TYPES[f".{form}"], headers=headers)
 
     def pairs(self, request: Request) -> dict[str, Any]:
         """Two results."""
@@ -226,34 +234,11 @@ def _id(request: Request) -> str:
     return unquote(request.path_params["id"])
 
 
-def _export(name: str, made: list[str]) -> dict[str, str]:
-    """Headers of a file to keep: its name, and the command that makes it, percent-encoded."""
-    return {"content-disposition": f'inline; filename="{name}"', "vbmstat-command": quote(command_line(made))}
-
-
-def _json(answer: Answer, method: str = "GET") -> Callable[[Request], Any]:
-    """A route that answers with JSON, made in a thread; of other methods than GET the body is a JSON object."""
-
-    async def endpoint(request: Request) -> Response:
-        request.state.body = {}
-        if method != "GET":
-            try:
-                request.state.body = await request.json()
-            except (ValueError, RecursionError):
-                request.state.body = None
-            if not isinstance(request.state.body, dict):
-                return JSONResponse({"error": "expected a JSON object as the body of the request"}, 400)
-        content = await run_in_threadpool(lambda: json.dumps(plain(answer(request)), ensure_ascii=False))
-        return Response(content.encode("utf-8", "backslashreplace"), media_type="application/json")
-
-    return endpoint
-
-
 def _page(request: Request) -> Response:
     """The page."""
     if not (STATIC / "index.html").is_file():
         return Response(_UNBUILT, media_type="text/plain")
-    return _file(request, STATIC / "index.html", {})
+    return file_answer(request, STATIC / "index.html", {})
 
 
 def _static(request: Request) -> Response:
@@ -262,38 +247,4 @@ def _static(request: Request) -> Response:
     if not path.is_relative_to(STATIC.resolve()) or not path.is_file():
         msg = f"{request.path_params['path']!r}: no such file of the page"
         raise MissingError(msg)
-    return _file(request, path, {})
-
-
-def _file(request: Request, path: Path, headers: dict[str, str] | None = None) -> Response:
-    """A file with its type and ETag; what a browser would run is served in a sandbox."""
-    suffix = path.suffix.lower()
-    if headers is None:
-        headers = {"content-security-policy": DOCUMENT} if suffix in (".html", ".svg", ".htm", ".xml") else {}
-    kept = _KEPT if "v" in request.query_params else {"cache-control": "private, no-cache"}
-    answer = FileResponse(path, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=kept | headers)
-    answer.set_stat_headers(path.stat())
-    if request.headers.get("if-none-match") == answer.headers["etag"]:
-        return Response(status_code=304, headers={"etag": answer.headers["etag"], **kept})
-    return answer
-
-
-def _sentence(_: Request, error: Exception) -> Response:
-    """An error that a user can act on."""
-    status = (
-        404 if isinstance(error, MissingError | FileNotFoundError) else 403 if isinstance(error, RefusedError) else 400
-    )
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}; check the folder and load the page again"
-    return JSONResponse({"error": text.encode("utf-8", "backslashreplace").decode()}, status)
-
-
-def _http_error(request: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": f"{request.method} {request.url.path}: {error.detail}"}, error.status_code)
-
-
-def _unexpected(_: Request, error: Exception) -> Response:
-    """A fault of the program; its trace is for the terminal, where starlette passes it on to uvicorn."""
-    text = "something went wrong in vbmstat itself; the terminal says more, please report it"
-    return JSONResponse({"error": f"{text} ({type(error).__name__})"}, 500)
+    return file_answer(request, path, {})

@@ -18,10 +18,17 @@ from vbmstat.files.search import find_inputs
 from vbmstat.glm.design.covariates import is_number
 from vbmstat.glm.design.sites import is_site_name
 from vbmstat.image import storage
-from vbmstat.report.preprocessing import readable, unusual_values
+from vbmstat.report.preprocessing import unusual_values
 from vbmstat.report.run_folder import FAILURES, Preprocessing, read_failures, read_run
 from vbmstat.tables import cells, dictionary
-from vbmstat.tables.cohort import ID_COLUMNS, TEXT_COLUMNS, Cohort, is_id_name
+from vbmstat.tables.cohort import (
+    ID_COLUMNS,
+    TEXT_COLUMNS,
+    Cohort,
+    is_id_name,
+    join_participants,
+    read_cohort,
+)
 from vbmstat.tables.exclusions import read_exclusions
 from vbmstat.tables.selection import EXCLUSIONS
 from vbmstat.ui.commands import command_line
@@ -29,22 +36,6 @@ from vbmstat.ui.plain import plain
 from vbmstat.ui.study import COHORT, MissingError, Study
 
 _MOST_LEVELS = 50
-_T1W, _SCAN, _TEMPLATE = "t1w", "scan", "template"
-# kind of output -> label, role, space, range shown (None: the viewer's own)
-_IMAGES: dict[str, tuple[str, str, str, list[float] | None]] = {
-    "m": ("T1w, bias corrected", _T1W, _SCAN, None),
-    "p1": ("Grey matter", "gm", _SCAN, [0.0, 1.0]),
-    "p2": ("White matter", "wm", _SCAN, [0.0, 1.0]),
-    "p3": ("CSF", "csf", _SCAN, [0.0, 1.0]),
-    "p0": ("Tissue labels", "label", _SCAN, [0.0, 3.0]),
-    "p7": ("White-matter hypointensities", "lesion", _SCAN, [0.0, 1.0]),
-    "wm": ("T1w in template space", "warped", _TEMPLATE, None),
-    "wp1": ("Grey matter in template space", "warped", _TEMPLATE, [0.0, 1.0]),
-    "wp2": ("White matter in template space", "warped", _TEMPLATE, [0.0, 1.0]),
-    "mwp1": ("Grey matter, modulated", "warped", _TEMPLATE, [0.0, 1.2]),
-    "mwp2": ("White matter, modulated", "warped", _TEMPLATE, [0.0, 1.2]),
-}
-TEMPLATE_URL = "/api/assets/template.nii.gz"
 
 
 def summary(study: Study, results: int) -> dict[str, Any]:
@@ -66,7 +57,8 @@ def summary(study: Study, results: int) -> dict[str, Any]:
         "bids": [_progress(study, found)],
         "empty": [
             "There is nothing to look at here: no cohort.tsv of vbmstat preprocess, no results of vbmstat glm, and no "
-            "T1w scans (sub-*/anat/*_T1w.nii.gz, or images in the folder itself). Start vbmstat ui with another folder."
+            "T1w scans (sub-*/anat/*_T1w.nii.gz, or images in the folder itself). Open a folder of the list below, or "
+            "start vbmstat ui with another one."
         ],
     }[kind]
     if has_table and not any(row["status"] == "done" for row in found):
@@ -88,7 +80,7 @@ def _progress(study: Study, rows: list[dict[str, Any]]) -> str:
 
 def cohort(study: Study) -> dict[str, Any]:
     """The table of scans: columns with their meaning, rows with state, exclusion and flags."""
-    run = _run(study)
+    run = read_study(study)
     table, pictures = run.table, _pictures(run)
     shown = [str(name) for name in table if not naming.is_map_column(str(name)) and name not in ("scan", "qc_warnings")]
     described = dictionary.describe("cohort", shown, _dictionary(run.folder / "cohort.json"))
@@ -96,58 +88,19 @@ def cohort(study: Study) -> dict[str, Any]:
     values = zip(*(_cells(table[name]) for name in shown), strict=True) if shown else iter([()] * len(table))
     rows = [
         _row(scan, key, "done", dict(zip(shown, row, strict=True)))
-        | {"flags": [*_flags(run, scan), *filter(None, unusual[scan].split("; "))], "thumbnail": pictures.get(scan)}
+        | {"flags": [*flags_of(run, scan), *filter(None, unusual[scan].split("; "))], "thumbnail": pictures.get(scan)}
         for scan, key, row in zip(table.index, run.cohort.table.index, values, strict=True)
     ]
     rows += _unfinished(study, run)
     warnings = _mark_excluded(run.folder / EXCLUSIONS, rows)
     columns = [_column(table[name], described[name]) for name in shown]
+    if not len(table):
+        columns, wrong = _add_people(study.root / "participants.tsv", rows)
+        warnings += wrong
     return {"columns": columns, "rows": rows, "warnings": warnings, "responses": _responses(table)}
 
 
-def scan_details(study: Study, scan: str) -> dict[str, Any]:
-    """The images of a scan, its picture and quality."""
-    run = _run(study)
-    if scan not in run.table.index:
-        found = next((one for stem, one in _inputs(study).items() if _scan_id(stem) == scan), None)
-        if found is None:
-            msg = f"{scan}: no such scan in {study.root}; load the page again"
-            raise MissingError(msg)
-        made = {kind: naming.output_path(run.folder, found, kind) for kind in _IMAGES}
-        images = [_image(study, path, _IMAGES[kind]) for kind, path in made.items() if path.is_file()]
-        if not images and found.path.is_relative_to(study.root):
-            images = [_image(study, found.path, ("T1w", _T1W, _SCAN, None))]
-        return {"scan": scan, "images": images, "picture": None, "quality": [], "notes": ["not in cohort.tsv yet"]}
-    kinds = dict(_IMAGES)
-    smoothed = [str(name) for name in run.table if naming.fwhm_of(str(name)) is not None]
-    kinds |= {name: (f"Smoothed map {name}", "warped", _TEMPLATE, [0.0, 1.0]) for name in smoothed}
-    paths = {kind: run.output(scan, kind) for kind in kinds}
-    images = [_image(study, path, kinds[kind]) for kind, path in paths.items() if path is not None]
-    images.append(
-        {
-            "label": "Template",
-            "role": "template",
-            "space": _TEMPLATE,
-            "url": TEMPLATE_URL,
-            "range": [0.0, 1.0],
-            "command": "",
-        }
-    )
-    names = (*run.quality_columns, *run.volumes)
-    described = dictionary.describe("cohort", names)
-    marks = unusual_values(run.table[[*names]])[scan]
-    quality = [
-        {"name": name, "value": plain(run.table.at[scan, name]), "description": described[name]["Description"],
-         "flagged": f"{readable(name)} (z" in marks}
-        for name in names
-    ]  # fmt: skip
-    return {
-        "scan": scan, "images": images, "picture": study.url(run.output(scan, "picture")), "quality": quality,
-        "notes": _flags(run, scan),
-    }  # fmt: skip
-
-
-def _flags(run: Preprocessing, scan: str) -> list[str]:
+def flags_of(run: Preprocessing, scan: str) -> list[str]:
     """Warnings of the run about a scan."""
     return [flag for flag in str(run.flags[scan]).split("; ") if flag]
 
@@ -161,17 +114,7 @@ def key_of(study: Study, scan: str) -> tuple[str, str]:
     return found["participant_id"], found["session_id"]
 
 
-def picture(study: Study, scan: str) -> Path:
-    """The picture of a scan; raises MissingError if there is none."""
-    run = _run(study)
-    path = run.output(scan, "picture") if scan in run.table.index else None
-    if path is None:
-        msg = f"{scan}: no picture"
-        raise MissingError(msg)
-    return study.path(study.relative(path))
-
-
-def _run(study: Study) -> Preprocessing:
+def read_study(study: Study) -> Preprocessing:
     """The run's tables, of no scans if there is no cohort yet."""
     study.check()
     folder = study.run
@@ -249,11 +192,27 @@ def _mark_excluded(path: Path, rows: list[dict[str, Any]]) -> list[str]:
     return [f"{EXCLUSIONS}: {', '.join(unknown)} not in the table"] if unknown else []
 
 
-def _scan_id(stem: str) -> str:
+def _add_people(path: Path, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write the participants' columns into the rows of scans that have no table yet; the columns, and what is wrong."""
+    if not rows or not path.is_file():
+        return [], []
+    index = pd.MultiIndex.from_tuples([(row["participant_id"], row["session_id"]) for row in rows], names=[*ID_COLUMNS])
+    try:
+        people, _ = join_participants(pd.DataFrame(index=index), read_cohort(path).table, path.name)
+    except TableError as error:
+        return [], [str(error)]
+    for row, values in zip(rows, zip(*(_cells(people[name]) for name in people), strict=True), strict=False):
+        row["values"] = dict(zip(map(str, people), values, strict=True)) | row["values"]
+    described = dictionary.describe("participants", [*map(str, people)], _dictionary(path.with_suffix(".json")))
+    return [_column(people[name], described[str(name)]) for name in people], []
+
+
+def scan_id(stem: str) -> str:
+    """Participant and session of a file's stem, as tables name the scan."""
     return "_".join(filter(None, naming.split_ids(stem)))
 
 
-def _inputs(study: Study) -> dict[str, naming.Scan]:
+def inputs(study: Study) -> dict[str, naming.Scan]:
     """The T1w scans of the folder by their stem; in an output folder without its table those that the run lists."""
     try:
         if study.run != study.root:
@@ -267,8 +226,8 @@ def _unfinished(study: Study, run: Preprocessing) -> Iterator[dict[str, Any]]:
     """Rows of scans that failed, that a run has not collected yet, or that wait."""
     known = set(run.table["scan"]) if "scan" in run.table else set()
     failed = {str(row.scan): f"failed at the step {row.step}: {row.reason}" for row in run.failures.itertuples()}
-    for stem in {**dict.fromkeys(failed), **_inputs(study)}:
-        key, scan = naming.split_ids(stem), _scan_id(stem)
+    for stem in {**dict.fromkeys(failed), **inputs(study)}:
+        key, scan = naming.split_ids(stem), scan_id(stem)
         if stem in known or scan in run.table.index:
             continue
         values = None if stem in failed else _collected(run, naming.Scan(Path(stem), stem, *key))
@@ -286,12 +245,6 @@ def _collected(run: Preprocessing, scan: naming.Scan) -> dict[str, Any] | None:
         row = content.get("row") if isinstance(content, dict) else None
         return {name: plain(value) for name, value in row.items()} if isinstance(row, dict) else {}
     return None
-
-
-def _image(study: Study, path: Path, about: tuple[str, str, str, list[float] | None]) -> dict[str, Any]:
-    label, role, space, shown = about
-    made = command_line(["show", str(path), "--browser"])
-    return {"label": label, "role": role, "space": space, "url": study.url(path), "range": shown, "command": made}
 
 
 def _responses(table: pd.DataFrame) -> list[dict[str, str]]:

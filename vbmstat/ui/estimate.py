@@ -52,9 +52,11 @@ def estimate(setup: Setup, pilot: Setup) -> Estimate | None:
     fitting = fit_s * n_voxels / threads
     count = sum(one.rearrangements.count for one in setup.permuted if one is not None)
     permuting = permutation_s * n_voxels * count / threads
-    total, disk = reading + fitting + permuting + _AROUND_S + _INFERENCE_S * bool(kinds), 4e-9 * n_scans * n_voxels
+    around = _AROUND_S + _INFERENCE_S * bool(kinds)
+    total, disk = reading + fitting + permuting + around, 4e-9 * n_scans * n_voxels
     parts = [f"reading {n_scans} maps {duration(reading)}", f"fitting {duration(fitting)}"]
     parts += [f"{count:,} permutations {duration(permuting)}"] if count else []
+    parts.append(f"start, tables and figures {duration(around)}")
     more = ", and more for TFCE and clusters, which the job tells after its first permutations"
     text = f"about {duration(total)} ({', '.join(parts)}{more if kinds & {'tfce', 'cluster'} else ''})"
     return Estimate(total, disk, f"{text}; {disk:.1f} GB on the disk while it runs")

@@ -122,7 +122,7 @@ def _contrast(study: Study, model: Model, entry: Mapping[str, Any]) -> dict[str,
 
 
 def _kind(stat: str, of_contrast: str) -> str:
-    if stat == of_contrast:
+    if stat in (of_contrast, "z"):
         return "statistic"
     if stat in P_STATS:
         return "p"

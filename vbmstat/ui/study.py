@@ -139,10 +139,15 @@ def _results(folder: Path, depth: int) -> Iterator[Path]:
         yield folder
     if depth == 0:
         return
+    for path in subfolders(folder):
+        yield from _results(path, depth - 1)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder that may hold studies or results: no links, no scans' own; none if it cannot be read."""
     try:
         inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
     except OSError:
-        return
-    for path in inside:
-        if not is_hidden(path.name) and path.name not in _WITHOUT_RESULTS and not path.name.startswith("sub-"):
-            yield from _results(path, depth - 1)
+        return []
+    own = (path.name.startswith("sub-") or path.name in _WITHOUT_RESULTS or is_hidden(path.name) for path in inside)
+    return [path for path, is_own in zip(inside, own, strict=True) if not is_own]
