@@ -19,7 +19,7 @@ from vbmstat.figures.style import save_png
 from vbmstat.figures.view import View
 from vbmstat.files import bids, naming
 from vbmstat.image import storage
-from vbmstat.maps.sources import GROUP_TEMPLATE
+from vbmstat.maps.origins import GROUP_TEMPLATE
 from vbmstat.metrics import homogeneity
 from vbmstat.metrics.departures import BEYOND_Z
 from vbmstat.tables import cohort, dictionary

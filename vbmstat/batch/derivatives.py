@@ -28,7 +28,7 @@ from vbmstat.files.warps import BOX, LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
-from vbmstat.maps.sources import GROUP_TEMPLATE, group_template_of
+from vbmstat.maps.origins import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
 from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec

@@ -26,7 +26,7 @@ from vbmstat.figures.template import template_figure
 from vbmstat.files import naming
 from vbmstat.image import io, storage
 from vbmstat.image.volume import Displacement, Volume
-from vbmstat.maps.sources import GROUP_TEMPLATE
+from vbmstat.maps.origins import GROUP_TEMPLATE
 from vbmstat.preproc import group_template as steps
 from vbmstat.preproc.group_template import LEAST_PEOPLE
 from vbmstat.preproc.templates import COMMAND, RECORD, TISSUES, TO_STANDARD

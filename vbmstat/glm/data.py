@@ -20,10 +20,11 @@ from vbmstat.maps.change import ChangeMaps
 from vbmstat.maps.duplicates import equal_scans, identity_notes
 from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MaskRule
+from vbmstat.maps.origins import GROUP_TEMPLATE, WMH_AS, templates_in
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import Smoothing, refuse_mixed_kinds
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import GROUP_TEMPLATE, WMH_AS, Source, templates_in
+from vbmstat.maps.sources import Source
 from vbmstat.maps.store import CHUNK_VOXELS, ArrayMaps, Maps, PackedMaps
 
 _ORIGIN = ("engine", "vbmstat_version", WMH_AS, HARMONIZED)  # columns in which the maps of a model must agree

@@ -33,10 +33,11 @@ from vbmstat.image.volume import Volume
 from vbmstat.maps.duplicates import identity_notes
 from vbmstat.maps.lesions import is_lesion_response
 from vbmstat.maps.masking import MASK_THRESHOLD, MaskRule
+from vbmstat.maps.origins import refuse_mixed_templates
 from vbmstat.maps.pack import pack_maps
 from vbmstat.maps.paths import map_column
 from vbmstat.maps.segment import Packing
-from vbmstat.maps.sources import Source, as_cohort, gather, map_folders, refuse_mixed_templates, with_columns
+from vbmstat.maps.sources import Source, as_cohort, gather, map_folders, with_columns
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.progress import OnProgress
 from vbmstat.tables import dictionary

@@ -12,7 +12,7 @@ import pandas as pd
 
 from vbmstat.files import naming
 from vbmstat.image import storage
-from vbmstat.maps.sources import GROUP_TEMPLATE
+from vbmstat.maps.origins import GROUP_TEMPLATE
 from vbmstat.report.methods import (
     Methods,
     lesion_methods,

@@ -18,7 +18,8 @@ from vbmstat.errors import ScanError, TableError, VbmstatError
 from vbmstat.files import map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.maps.kinds import with_unsmoothed_maps
-from vbmstat.maps.sources import as_cohort, origins_of_maps, refuse_mixed_templates
+from vbmstat.maps.origins import origins_of_maps, refuse_mixed_templates
+from vbmstat.maps.sources import as_cohort
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.roi.atlas import Atlas, SoftAtlas, load_atlas
 from vbmstat.roi.images import measure_images
