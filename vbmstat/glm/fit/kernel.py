@@ -181,6 +181,24 @@ def count_beyond(values: Array, critical: Array, out: Array) -> None:
 
 
 @compiled
+def summarise_columns(values: Array, critical: Array, pairs: Array, ranks: Array, shares: Array, out: Array) -> None:
+    """Quantiles of each column of (b, TILE), and the share of its values beyond plus or minus `critical` (b,).
+
+    Into `out` (q + 1, TILE), float64. Each quantile lies between two of the `ranks` (2 q,), as far from the first as
+    its share (q,) says; `pairs` is the network of b places.
+    """
+    ordered = np.empty((ranks.shape[0], TILE), values.dtype)
+    order_columns(values, pairs, ranks, ordered)
+    count_beyond(values, critical, out[-1])
+    for v in range(TILE):
+        out[-1, v] /= values.shape[0]
+    for k in range(shares.shape[0]):
+        for v in range(TILE):
+            low, high = np.float64(ordered[2 * k, v]), np.float64(ordered[2 * k + 1, v])
+            out[k, v] = low + shares[k] * (high - low)
+
+
+@compiled
 def _sum_subset(residuals: Array, basis: Array, rows: Array, sums: Array) -> None:
     """Sums (5, groups, TILE) over some rows, a multiple of ROWS: products with the basis, then squares."""
     for d in range(sums.shape[0]):
