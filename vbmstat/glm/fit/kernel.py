@@ -7,6 +7,11 @@ of squares is |E_S|² = |E|² - Σ_L e_i². Where a subset keeps fewer rows than
 
 The innermost axis is always TILE voxels, so that every loop is whole vectors and a voxel's bits do not depend on its
 neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
+
+Work of a tile: B · |L| · (r + 1) multiply-adds a voxel, a fifth of what all rows of 80 % subsets cost. With 500 scans,
+100 subsets and r = 4, 26 million: 0.3 ms at the full rate of a 2.5 GHz core with 512-bit vectors, 0.6 ms with the 256
+bits that LLVM prefers and in fact takes. Beside them the whole sample's fit (0.4 ms), contrasts (0.3) and quantiles
+(0.3): wider vectors would save a tenth. With 4,017 scans the residuals (8 MB) are read from the third cache instead.
 """
 
 from __future__ import annotations
