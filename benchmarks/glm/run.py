@@ -192,6 +192,7 @@ def bench(n_scans: int, arguments: argparse.Namespace) -> list[Row]:
     jobs: dict[str, Callable[[], object]] = {
         "decode all maps (read, SHA-256, inflate, gather)": lambda: decode(paths, store, arguments.threads),
         "engine alone (a tile in memory, again and again)": lambda: fit_voxels(Tiles(store), plan, engine),
+        "engine alone, one thread": lambda: fit_voxels(Tiles(store), plan, Compute(arguments.device, 1)),
         "engine from the packed store": lambda: fit_voxels(store, plan, engine),
         "analysis from .nii.gz, with all outputs written": whole,
         "vbmstat glm, a new process, with figures": lambda: run_command(command),
@@ -222,7 +223,7 @@ def rows_of(
     n_scans: int, store: PackedMaps, plan: Plan, seconds: dict[str, float], peak: float, memory_mb: float
 ) -> list[Row]:
     """Times and their ratios."""
-    decoding, alone, packed, whole, command, _, _, *peers = seconds.values()
+    decoding, alone, single, packed, whole, command, _, _, *peers = seconds.values()
     where: Row = {"n_scans": n_scans, "n_voxels": int(store.mask.sum()), "n_subsets": len(plan.members)}
     rank = plan.basis.shape[1]
     rate = 2e-9 * n_scans * store.n_voxels * len(plan.members) * (rank + 1) / alone
@@ -231,6 +232,7 @@ def rows_of(
     for name, value, unit in (
         ("engine alone, dense-equivalent rate", rate, "GFLOP/s"),
         ("engine alone, dense-equivalent share of the sgemm peak", rate / peak, ""),
+        ("engine alone, one thread / all threads", single / alone, "×"),
         *((f"{what}, times the engine {how}", value / mine, "×")
           for what, value in zip(("numpy", "nilearn", "statsmodels"), peers, strict=True)
           for how, mine in (("alone", alone), ("from the store", packed))),
@@ -356,9 +358,20 @@ def points(base: dict[str, int]) -> Iterator[tuple[str, dict[str, int]]]:
             yield name, {**base, name: int(base[name] * factor)}
 
 
+def processor() -> str:
+    """Its name and widest vectors: the rates depend on both."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = known.get("flags", "").split()
+    return f"{known.get('model name', '')} ({next((w for w in ('avx512f', 'avx2') if w in flags), 'no AVX2')})"
+
+
 def report(rows: list[Row], arguments: argparse.Namespace) -> None:
     machine = {
-        "platform": platform.platform(), "cpus": os.cpu_count(), "threads": arguments.threads,
+        "platform": platform.platform(), "processor": processor(), "cpus": os.cpu_count(), "threads": arguments.threads,
         "torch": torch.__version__, "device": arguments.device, "product": choose_product(arguments.device).__name__,
         "quick": arguments.quick,
     }  # fmt: skip
@@ -366,8 +379,9 @@ def report(rows: list[Row], arguments: argparse.Namespace) -> None:
     stem = "glm-quick" if arguments.quick else "glm"
     (RESULTS / f"{stem}.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
     lines = [
-        f"Measured on {machine['platform']}, {machine['threads']} threads, torch {machine['torch']}, best of "
-        f"{arguments.rounds} interleaved rounds. The peers' times are extrapolated from some voxels and repetitions: "
+        f"Measured on {machine['platform']}, {machine['processor']}, {machine['threads']} threads, torch "
+        f"{machine['torch']}, best of {arguments.rounds} interleaved rounds. "
+        "The peers' times are extrapolated from some voxels and repetitions: "
         + "; ".join(f"{name} {PEER_VOXELS[name]} × {PEER_REPEATS[name]}" for name in PEER_VOXELS) + ".",
         "", "| scans | voxels | subsets | what | value |", "|---|---|---|---|---|",
     ]  # fmt: skip

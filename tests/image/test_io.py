@@ -105,6 +105,13 @@ def test_the_same_map_gives_the_same_bytes(tmp_path, volume, monkeypatch):
     assert (tmp_path / "a/map.nii.gz").read_bytes() == (tmp_path / "b/other.nii.gz").read_bytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_a_file_is_what_nibabel_writes_of_it(tmp_path, volume, dtype):
+    io.write_volume(tmp_path / "map.nii", volume, dtype=dtype)
+    content = (tmp_path / "map.nii").read_bytes()
+    assert nib.Nifti1Image.from_bytes(content).to_bytes() == content
+
+
 def test_free_text_of_headers_is_not_copied(tmp_path, volume):
     image = hostile.nifti(hostile.phantom())
     image.header["descrip"], image.header["db_name"] = b"Chris Rorden 1970-01-01", b"patient 17"

@@ -296,7 +296,8 @@ class GlmResults:
         if outside not in ("zero", "nan"):
             msg = f"outside={outside!r}: expected 'zero' or 'nan'"
             raise DesignError(msg)
-        with storage.replacing(folder, RECORD) as staged, ThreadPoolExecutor(n_cores()) as pool:
+        n_writers = n_cores() + 1  # one waits for the disk
+        with storage.replacing(folder, RECORD) as staged, ThreadPoolExecutor(n_writers) as pool:
             images = [pool.submit(write) for write in image_writers(self, staged, spm_names, outside)]
             written = write_tables(self, staged, regions)
             if more is not None:

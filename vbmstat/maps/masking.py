@@ -113,22 +113,26 @@ class Tally:
         Threads may call it concurrently with columns that do not overlap.
         """
         at = slice(start, start + values.shape[1])
-        finite = np.isfinite(values)
-        all_finite = bool(finite.all())
+        low, high = values.min(axis=0), values.max(axis=0)  # of a column with NaN: NaN
+        all_finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
         if not all_finite:
+            finite = np.isfinite(values)
             values[~finite] = np.nan
             self.n_nan[at] += (~finite).sum(axis=0)
             for i in np.flatnonzero(~finite.all(axis=1)):
                 self.nan_of.setdefault(scans[int(i)], []).append(start + np.flatnonzero(~finite[i]))
-        np.fmin(self.low[at], np.fmin.reduce(values, axis=0), out=self.low[at])
-        np.fmax(self.high[at], np.fmax.reduce(values, axis=0), out=self.high[at])
-        absent = (values <= thresholds[:, None]).view(np.uint8)
-        counts = absent.sum(axis=0, dtype=np.uint8 if len(values) < 256 else np.int64)
+            low, high = np.fmin.reduce(values, axis=0), np.fmax.reduce(values, axis=0)
+        np.fmin(self.low[at], low, out=self.low[at])
+        np.fmax(self.high[at], high, out=self.high[at])
+        absent = values <= thresholds[:, None]
+        counts = absent.view(np.uint8).sum(axis=0, dtype=np.uint8 if len(values) < 256 else np.int64)
         self.n_absent[at] += counts
         single = np.flatnonzero(counts == 1)
         self.last_absent[start + single] = self.n_scans + absent[:, single].argmax(axis=0)
+        n_lacking = np.array([np.count_nonzero(row) for row in absent], dtype=np.int64)
+        if not all_finite:
+            n_lacking += (~finite).sum(axis=1)
         total = np.sum if all_finite else np.nansum
-        n_lacking = absent.sum(axis=1, dtype=np.int64) + (0 if all_finite else (~finite).sum(axis=1))
         return ScanSums(
             np.asarray(total(values, axis=1, dtype=np.float64)), n_lacking,
             np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1),

@@ -8,6 +8,7 @@ a time, into reused memory, so that the memory of a fit does not grow with the n
 
 from __future__ import annotations
 
+import math
 import mmap
 import threading
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ class Scratch(threading.local):
 
     def array(self, name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """An array of this thread, page-aligned, with arbitrary content."""
-        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
         if name not in self._held or self._held[name].size < n_bytes:
             self._held[name] = np.frombuffer(mmap.mmap(-1, max(n_bytes, 1)), dtype=np.uint8)
         return np.asarray(self._held[name][:n_bytes].view(dtype).reshape(shape))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vbmstat.glm.fit import kernel
+from vbmstat.glm.fit.stacked import SUMMARIES, quantile_ranks
 
 
 def test_sums_over_the_rows_of_a_subset():
@@ -48,3 +49,13 @@ def test_values_beyond_their_rows_critical_one_are_counted():
     out = np.empty(kernel.TILE)
     kernel.count_beyond(values, np.array([2.0, 2.0, 10.0], np.float32), out)
     np.testing.assert_array_equal(out, np.repeat([2.0, 0.0], kernel.TILE // 2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 100])
+def test_quantiles_of_columns_are_numpys(n):
+    rng = np.random.default_rng(n)
+    values, critical = rng.standard_normal((n, kernel.TILE)).astype(np.float32), np.full(n, 1.5, np.float32)
+    out = np.empty((len(SUMMARIES), kernel.TILE))
+    kernel.summarise_columns(values, critical, kernel.sorting_network(n), *quantile_ranks(n), out)
+    np.testing.assert_allclose(out[:3], np.quantile(values.astype(float), [0.5, 0.25, 0.75], axis=0), atol=1e-12)
+    np.testing.assert_allclose(out[3], (np.abs(values) > 1.5).mean(axis=0))

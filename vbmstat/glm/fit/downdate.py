@@ -14,14 +14,13 @@ import numpy as np
 from vbmstat.glm.fit.kernel import (
     DIRECTIONS,
     ROWS,
-    count_beyond,
     fit_rows,
     fit_subsets,
-    order_columns,
     sorting_network,
+    summarise_columns,
 )
 from vbmstat.glm.fit.plan import Plan
-from vbmstat.glm.fit.stacked import full_statistics, quantile_ranks, residual_deviation, summaries
+from vbmstat.glm.fit.stacked import SUMMARIES, full_statistics, quantile_ranks, residual_deviation
 from vbmstat.glm.fit.tile import Tile
 from vbmstat.maps.store import CHUNK_VOXELS, Scratch
 
@@ -63,8 +62,12 @@ class Downdating:
             self.whiten[contrast.repetitions, at, : heights[k]] = contrast.whiten
             self.on_residual[contrast.repetitions, at] = contrast.on_residual
             self.position[k, contrast.repetitions] = np.arange(len(contrast.repetitions))
-        self.critical = [contrast.critical.astype(np.float32) for contrast in plan.contrasts]
-        self.networks = {count: sorting_network(count) for count in {len(one) for one in self.critical}}
+        self.subset_df = plan.subset_df.astype(np.float32)
+        networks = {count: sorting_network(count) for count in {len(one.repetitions) for one in plan.contrasts}}
+        self.summarised_by = [  # the arguments of `summarise_columns` but for values and results
+            (one.critical.astype(np.float32), networks[len(one.repetitions)], *quantile_ranks(len(one.repetitions)))
+            for one in plan.contrasts
+        ]
         kind = self.basis.dtype
         self.factors = plan.scan_scale.astype(kind), plan.scan_weights.astype(kind)
         self.scratch = Scratch()
@@ -76,19 +79,12 @@ class Downdating:
         if not len(self.plan.members):
             return tile, full.doubtful
         statistic, _, cancelled = self._fit_subsets(full, floor)
-        for index, contrast in enumerate(self.plan.contrasts):
-            found = statistic[index, : len(contrast.repetitions)]
-            for name, row in self._summarise(found, self.critical[index]).items():
+        found = np.empty((len(SUMMARIES), CHUNK_VOXELS))
+        for index, how in enumerate(self.summarised_by):
+            summarise_columns(statistic[index, : len(how[0])], *how, found)
+            for name, row in zip(SUMMARIES, found, strict=True):
                 tile.quantiles[name][index] = row
         return tile, cancelled
-
-    def _summarise(self, statistic: np.ndarray, critical: np.ndarray) -> dict[str, np.ndarray]:
-        """`SUMMARIES` of (b, 512), by name; `critical` (b,)."""
-        ranks, shares = quantile_ranks(len(statistic))
-        ordered, beyond = np.empty((len(ranks), CHUNK_VOXELS), np.float32), np.empty(CHUNK_VOXELS)
-        order_columns(statistic, self.networks[len(statistic)], ranks, ordered)
-        count_beyond(statistic, critical, beyond)
-        return summaries(ordered, shares, beyond / len(statistic))
 
     def largest_variances(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Largest σ² in the whole sample and every subset, (1 + B,), but for unstable columns (512,)."""
@@ -122,7 +118,7 @@ class Downdating:
         residuals, df, floors, total, inverse, estimate = (
             x.astype(np.float32, copy=False)
             for x in (
-                full.residuals, self.plan.subset_df, np.zeros(n_subsets) if floor is None else floor[1:], full.rss,
+                full.residuals, self.subset_df, np.zeros(n_subsets) if floor is None else floor[1:], full.rss,
                 per_sigma, self.contrast_rows @ full.coefficients * per_sigma,
             )
         )  # fmt: skip

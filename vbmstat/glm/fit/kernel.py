@@ -7,6 +7,11 @@ of squares is |E_S|² = |E|² - Σ_L e_i². Where a subset keeps fewer rows than
 
 The innermost axis is always TILE voxels, so that every loop is whole vectors and a voxel's bits do not depend on its
 neighbours. Rows come in fours and directions in groups of four: each loaded residual serves five sums.
+
+Work of a tile: B · |L| · (r + 1) multiply-adds a voxel, a fifth of what all rows of 80 % subsets cost. With 500 scans,
+100 subsets and r = 4, 26 million: 0.3 ms at the full rate of a 2.5 GHz core with 512-bit vectors, 0.6 ms with the 256
+bits that LLVM prefers and in fact takes. Beside them the whole sample's fit (0.4 ms), contrasts (0.3) and quantiles
+(0.3): wider vectors would save a tenth. With 4,017 scans the residuals (8 MB) are read from the third cache instead.
 """
 
 from __future__ import annotations
@@ -178,6 +183,24 @@ def count_beyond(values: Array, critical: Array, out: Array) -> None:
     for i in range(values.shape[0]):
         for v in range(TILE):
             out[v] += 1 if abs(values[i, v]) > critical[i] else 0
+
+
+@compiled
+def summarise_columns(values: Array, critical: Array, pairs: Array, ranks: Array, shares: Array, out: Array) -> None:
+    """Quantiles of each column of (b, TILE), and the share of its values beyond plus or minus `critical` (b,).
+
+    Into `out` (q + 1, TILE), float64. Each quantile lies between two of the `ranks` (2 q,), as far from the first as
+    its share (q,) says; `pairs` is the network of b places.
+    """
+    ordered = np.empty((ranks.shape[0], TILE), values.dtype)
+    order_columns(values, pairs, ranks, ordered)
+    count_beyond(values, critical, out[-1])
+    for v in range(TILE):
+        out[-1, v] /= values.shape[0]
+    for k in range(shares.shape[0]):
+        for v in range(TILE):
+            low, high = np.float64(ordered[2 * k, v]), np.float64(ordered[2 * k + 1, v])
+            out[k, v] = low + shares[k] * (high - low)
 
 
 @compiled

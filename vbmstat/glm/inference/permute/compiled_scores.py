@@ -35,7 +35,9 @@ class CompiledScores(PermutedScores):
         tested = self.coordinates.numpy() @ full.coefficients  # (m, v)
         total = full.rss + (tested**2).sum(axis=0)
         per_length = np.where((full.sigma > 0) & (total > 0), 1 / np.sqrt(np.maximum(total, 1e-300)), 0.0)
-        unit = torch.from_numpy(full.residuals[: len(values)] * per_length.astype(full.residuals.dtype)).float()
+        residuals = full.residuals[: len(values)]
+        residuals *= per_length.astype(residuals.dtype)  # in place: fresh memory costs more than the product
+        unit = torch.from_numpy(residuals).float()
         unit = unit.addmm_(self.tested.float(), torch.from_numpy(tested * per_length).float())
         return unit, torch.from_numpy(full.doubtful)
 
