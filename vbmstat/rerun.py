@@ -42,21 +42,11 @@ COMMANDS = ("preprocess", "glm")
 
 @dataclass(frozen=True)
 class Compared:
-    """One output, before and now.
+    """One output, before and now."""
 
-    Attributes
-    ----------
-    name : str
-        Relative to the output folder.
-    status : {"same bytes", "differs", "only before", "only now"}
-        Result of the comparison.
-    detail : str
-        Largest difference of an image's values, where bytes differ.
-    """
-
-    name: str
-    status: str
-    detail: str = ""
+    name: str  # relative to the output folder
+    status: str  # same bytes, differs, only before or only now
+    detail: str = ""  # largest difference of an image's values, where bytes differ
 
 
 def read_record(path: Path) -> dict[str, Any]:

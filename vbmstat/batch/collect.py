@@ -31,17 +31,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class People:
-    """Covariates of participants.
+    """Covariates of participants."""
 
-    Attributes
-    ----------
-    table : DataFrame
-        Indexed by (participant_id, session_id).
-    source : str
-        Path of the table.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # indexed by (participant_id, session_id)
     source: str
 
     def descriptions(self) -> dict[str, Any]:

@@ -40,37 +40,19 @@ WMH_OUTLINE = "white-matter hypointensities"  # in the picture's legend
 
 @dataclass(frozen=True)
 class CompletedScan:
-    """A scan with all outputs, as the cohort table needs it.
+    """A scan with all outputs, as the cohort table needs it."""
 
-    Attributes
-    ----------
-    row : dict
-        Cohort columns: volumes, quality, whether the input was skull-stripped.
-    fwhm_mm : tuple of float
-        Widths of its smoothed maps.
-    engine, version : str
-        Engine and version of vbmstat.
-    has_wmh : bool
-        Whether it has maps of white-matter hypointensities.
-    has_tracts : bool
-        Whether ``vbmstat tracts`` added tracts.
-    outputs : tuple of str
-        Names of its other outputs; see :mod:`vbmstat.files.outputs`.
-    longitudinal : mapping, optional
-        If it is one of a person's time points: their models, scans and years, as in the sidecar.
-    template : str, optional
-        Name and hash of its group template.
-    """
-
-    row: dict[str, Any]
-    fwhm_mm: tuple[float, ...]
+    row: dict[str, Any]  # cohort columns: volumes, quality, whether the input was skull-stripped
+    fwhm_mm: tuple[float, ...]  # widths of its smoothed maps
+    # engine and version of vbmstat
     engine: str | None
     version: str | None
-    has_wmh: bool = False
-    has_tracts: bool = False
-    outputs: tuple[str, ...] = BEFORE_SETS
+    has_wmh: bool = False  # whether it has maps of white-matter hypointensities
+    has_tracts: bool = False  # whether ``vbmstat tracts`` added tracts
+    outputs: tuple[str, ...] = BEFORE_SETS  # names of its other outputs; see :mod:`vbmstat.files.outputs`
+    # if it is one of a person's time points: their models, scans and years, as in the sidecar
     longitudinal: Mapping[str, Any] | None = None
-    template: str | None = None
+    template: str | None = None  # name and hash of its group template
 
     @property
     def kinds(self) -> tuple[str, ...]:

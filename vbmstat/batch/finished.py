@@ -21,21 +21,11 @@ from vbmstat.progress import OnProgress
 
 @dataclass(frozen=True)
 class FinishedScan:
-    """A preprocessed scan in its output folder.
+    """A preprocessed scan in its output folder."""
 
-    Attributes
-    ----------
-    folder : Path
-        Output folder of the run.
-    scan : Scan
-        The scan; its input is unknown, so `path` is the stem.
-    names : {"cat12", "bids"}
-        Naming convention.
-    """
-
-    folder: Path
-    scan: naming.Scan
-    names: str
+    folder: Path  # output folder of the run
+    scan: naming.Scan  # the scan; its input is unknown, so `path` is the stem
+    names: str  # naming convention: cat12 or bids
 
     def path(self, kind: str, folder: Path | None = None) -> Path:
         """Path of an output in the folder, or in another."""
@@ -82,21 +72,11 @@ class FinishedScan:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What became of each scan of a folder.
+    """What became of each scan of a folder."""
 
-    Attributes
-    ----------
-    measured : dict of str to mapping
-        What was measured, by scan stem.
-    kept : tuple of str
-        Scans that had been measured before.
-    failures : dict of str to str
-        Why a scan could not be measured.
-    """
-
-    measured: dict[str, Mapping[str, Any]]
-    kept: tuple[str, ...]
-    failures: dict[str, str]
+    measured: dict[str, Mapping[str, Any]]  # what was measured, by scan stem
+    kept: tuple[str, ...]  # scans that had been measured before
+    failures: dict[str, str]  # why a scan could not be measured
 
 
 def measure_finished(

@@ -39,21 +39,11 @@ _FIELD = re.compile(r"^(?:y_|iy_|u_)(?P<stem>.+)\.nii(?:\.gz)?$")
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of the images.
+    """What became of the images."""
 
-    Attributes
-    ----------
-    written : tuple of Path
-        Images in the other space.
-    kinds : dict of Path to str
-        How each input was carried: ``intensity``, ``labels`` or ``amount``.
-    failures : tuple of str
-        Why an image could not be carried, a line each.
-    """
-
-    written: tuple[Path, ...]
-    kinds: dict[Path, str]
-    failures: tuple[str, ...]
+    written: tuple[Path, ...]  # images in the other space
+    kinds: dict[Path, str]  # how each input was carried: ``intensity``, ``labels`` or ``amount``
+    failures: tuple[str, ...]  # why an image could not be carried, a line each
 
 
 def carry(  # noqa: PLR0913 - keywords of one command

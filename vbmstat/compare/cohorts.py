@@ -36,27 +36,15 @@ from vbmstat.tables.dictionary import write_table
 
 @dataclass(frozen=True)
 class CohortComparison:
-    """Result of :func:`compare_cohorts`.
+    """Result of :func:`compare_cohorts`."""
 
-    Attributes
-    ----------
-    tables : dict of str to DataFrame
-        By file name without suffix.
-    summary : str
-        Markdown.
-    notes : tuple of str
-        What was left out or differs.
-    n_fitted, n_kept : int
-        Models fitted now, and kept from an earlier run.
-    failures : tuple of str
-        Models that could not be fitted, and why; their variable is left out in that cohort and tissue.
-    """
-
-    tables: Mapping[str, pd.DataFrame]
-    summary: str
+    tables: Mapping[str, pd.DataFrame]  # by file name without suffix
+    summary: str  # Markdown
     notes: tuple[str, ...]
+    # models fitted now, and kept from an earlier run
     n_fitted: int
     n_kept: int
+    # models that could not be fitted, and why; their variable is left out in that cohort and tissue
     failures: tuple[str, ...]
 
 

@@ -16,25 +16,15 @@ _OPPOSITE = -0.3  # a lower correlation suggests a contrast with the opposite si
 
 @dataclass(frozen=True)
 class MapPair:
-    """Two statistic maps on the grid of the first, with their measures.
+    """Two statistic maps on the grid of the first, with their measures."""
 
-    Attributes
-    ----------
-    name, kind : str
-        Contrast and statistic.
-    a, b : Statistic
-        Both on a's grid.
-    row : dict
-        From :func:`vbmstat.metrics.agreement.compare_maps`.
-    notes : tuple of str
-        Caveats.
-    """
-
+    # contrast and statistic
     name: str
     kind: str
+    # both on a's grid
     a: Statistic
     b: Statistic
-    row: dict[str, float]
+    row: dict[str, float]  # from :func:`vbmstat.metrics.agreement.compare_maps`
     notes: tuple[str, ...]
 
 

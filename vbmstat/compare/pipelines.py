@@ -28,32 +28,17 @@ _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stri
 
 @dataclass(frozen=True)
 class CohortData:
-    """A cohort in several pipelines.
-
-    Attributes
-    ----------
-    name : str
-        Name in the plan.
-    scans : tuple of str
-        Scans in every pipeline and the table of covariates, sorted.
-    covariates : DataFrame
-        One row per scan (index).
-    pipelines : dict of str to DataFrame
-        The first is the reference. One row per scan (index): tiv_ml, engine, vbmstat_version, seconds, and the paths of
-        its modulated maps by tissue, unsmoothed (``gm``) and as the pipeline smoothed them (``gm_smoothed``); missing
-        if unknown.
-    notes : tuple of str
-        What was left out.
-    is_pooled : bool
-        Whether scans have ids COHORT_SCAN.
-    """
+    """A cohort in several pipelines."""
 
     name: str
-    scans: tuple[str, ...]
-    covariates: pd.DataFrame
+    scans: tuple[str, ...]  # scans in every pipeline and the table of covariates, sorted
+    covariates: pd.DataFrame  # one row per scan (index)
+    # the first is the reference. One row per scan (index): tiv_ml, engine, vbmstat_version, seconds, and the paths of
+    # its modulated maps by tissue, unsmoothed (``gm``) and as the pipeline smoothed them (``gm_smoothed``); missing if
+    # unknown
     pipelines: Mapping[str, pd.DataFrame]
-    notes: tuple[str, ...]
-    is_pooled: bool = False
+    notes: tuple[str, ...]  # what was left out
+    is_pooled: bool = False  # whether scans have ids COHORT_SCAN
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

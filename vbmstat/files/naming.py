@@ -96,24 +96,12 @@ class MapKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """A T1w file with the ids in its name.
-
-    Attributes
-    ----------
-    path : Path
-        The image file.
-    stem : str
-        File name without suffix, unique in a run; part of the name of every output.
-    participant_id : str
-        ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities.
-    session_id : str
-        ``ses-1``, or empty.
-    """
+    """A T1w file with the ids in its name."""
 
     path: Path
-    stem: str
-    participant_id: str
-    session_id: str = ""
+    stem: str  # file name without suffix, unique in a run; part of the name of every output
+    participant_id: str  # ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities
+    session_id: str = ""  # ``ses-1``, or empty
 
 
 def split_ids(stem: str) -> tuple[str, str]:

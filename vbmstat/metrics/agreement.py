@@ -27,30 +27,16 @@ _INSIDE = 0.5  # share of a resampled voxel inside the mask
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of paired values; `a` is the reference.
+    """Agreement of paired values; `a` is the reference."""
 
-    Attributes
-    ----------
-    n : int
-        Number of pairs.
-    r : float
-        Pearson correlation; NaN for fewer than three pairs or if one set is constant.
-    ccc : float
-        Lin's concordance correlation: 1 only if b = a.
-    slope, intercept : float
-        Ordinary least squares of b on a. Noise in a attenuates the slope; see `sd_ratio`.
-    sd_ratio : float
-        Standard deviation of b over that of a: the absolute slope of the reduced major axis.
-    bias, loa_low, loa_high : float
-        Mean of b − a, and bias ∓ 1.96 standard deviations of b − a.
-    """
-
-    n: int
-    r: float
-    ccc: float
+    n: int  # number of pairs
+    r: float  # Pearson correlation; NaN for fewer than three pairs or if one set is constant
+    ccc: float  # Lin's concordance correlation: 1 only if b = a
+    # ordinary least squares of b on a. Noise in a attenuates the slope; see `sd_ratio`
     slope: float
     intercept: float
-    sd_ratio: float
+    sd_ratio: float  # standard deviation of b over that of a: the absolute slope of the reduced major axis
+    # mean of b − a, and bias ∓ 1.96 standard deviations of b − a
     bias: float
     loa_low: float
     loa_high: float

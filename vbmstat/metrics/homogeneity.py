@@ -46,33 +46,21 @@ _BLOCK = 1024  # scans compared at a time
 
 @dataclass(frozen=True)
 class CohortQuality:
-    """Measures of scans within a cohort; arrays are (n_scans,), NaN if there are too few scans.
+    """Measures of scans within a cohort; arrays are (n_scans,), NaN if there are too few scans."""
 
-    Attributes
-    ----------
-    mean_correlation : ndarray
-        Mean Pearson correlation with the scans of other people over the template's GM; with the other scans if all
-        are of one person.
-    mean_correlation_z : ndarray
-        Its robust z: distance to the median over 1.4826 times the median absolute deviation.
-    mean_z : ndarray
-        Fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
-        (after CAT12's quartic mean z): high if a part of the brain is far from the sample's.
-    tiv_z, gm_share_z : ndarray
-        Robust z of TIV, and of GM over TIV.
-    duplicate_of : list of str or None
-        Id of an earlier scan with the same image.
-    departures : list of Departure or None
-        Where GM + WM are far from the others', if they are anywhere.
-    """
-
+    # mean Pearson correlation with the scans of other people over the template's GM; with the other scans if all are of
+    # one person
     mean_correlation: np.ndarray
+    # its robust z: distance to the median over 1.4826 times the median absolute deviation
     mean_correlation_z: np.ndarray
+    # fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
+    # (after CAT12's quartic mean z): high if a part of the brain is far from the sample's
     mean_z: np.ndarray
+    # robust z of TIV, and of GM over TIV
     tiv_z: np.ndarray
     gm_share_z: np.ndarray
-    duplicate_of: list[str | None]
-    departures: list[Departure | None]
+    duplicate_of: list[str | None]  # id of an earlier scan with the same image
+    departures: list[Departure | None]  # where GM + WM are far from the others', if they are anywhere
 
     def columns(self) -> dict[str, list[object] | np.ndarray]:
         """The measures as columns ``qc_NAME`` of a cohort table."""

@@ -24,21 +24,11 @@ _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # of the outlines in pictures
 
 @dataclass(frozen=True)
 class Model:
-    """A result folder of ``vbmstat glm``.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    record : dict
-        Content of ``glm.json``.
-    design : DataFrame, (n_scans, n_regressors)
-        Indexed by scan id; empty for a model of sites' sums.
-    """
+    """A result folder of ``vbmstat glm``."""
 
     folder: Path
-    record: dict[str, Any]
-    design: pd.DataFrame
+    record: dict[str, Any]  # content of ``glm.json``
+    design: pd.DataFrame  # (n_scans, n_regressors): indexed by scan id; empty for a model of sites' sums
 
     @property
     def people(self) -> pd.DataFrame:

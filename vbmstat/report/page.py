@@ -53,29 +53,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page.
+    """An image inside the page."""
 
-    Attributes
-    ----------
-    source : str
-        ``data:`` URI.
-    alt, caption : str
-        Text in place of the image (screen readers), and below it.
-    width, height : int
-        Pixels.
-    files : tuple of str
-        The figure's own files, relative to the page.
-    anchor : str
-        Its id in the page.
-    """
-
-    source: str
+    source: str  # ``data:`` URI
+    # text in place of the image (screen readers), and below it
     alt: str
     caption: str
-    width: int
-    height: int
-    files: tuple[str, ...] = ()
-    anchor: str = ""
+    width: int  # pixels
+    height: int  # pixels
+    files: tuple[str, ...] = ()  # the figure's own files, relative to the page
+    anchor: str = ""  # its id in the page
 
 
 def figures_folder(page: Path) -> Path:

@@ -31,24 +31,12 @@ _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    cohort : Cohort
-        The complete scans.
-    failures : DataFrame
-        Scans that failed in the last run: scan, path, step, reason.
-    sidecars : dict of str to dict
-        Provenance by scan id, for scans with a readable sidecar.
-    """
+    """An output folder of ``vbmstat preprocess``."""
 
     folder: Path
-    cohort: Cohort
-    failures: pd.DataFrame
-    sidecars: dict[str, dict[str, Any]]
+    cohort: Cohort  # the complete scans
+    failures: pd.DataFrame  # scans that failed in the last run: scan, path, step, reason
+    sidecars: dict[str, dict[str, Any]]  # provenance by scan id, for scans with a readable sidecar
 
     @cached_property
     def table(self) -> pd.DataFrame:

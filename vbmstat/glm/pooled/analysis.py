@@ -72,14 +72,9 @@ class PoolSpec:
 
 @dataclass(frozen=True, repr=False)
 class PooledResults(GlmResults):
-    """A pooled model; rows of its `design` are sums of sites, not scans.
+    """A pooled model; rows of its `design` are sums of sites, not scans."""
 
-    Attributes
-    ----------
-    sites : DataFrame
-        One row a site; see the table ``sites`` in ``docs/columns.md``.
-    """
-
+    # one row a site; see the table ``sites`` in ``docs/columns.md``
     sites: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def design_tables(self) -> dict[str, tuple[pd.DataFrame, str]]:

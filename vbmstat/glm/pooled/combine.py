@@ -20,21 +20,11 @@ _ALIKE = "; make all maps alike, or give --allow-mixed"
 
 @dataclass(frozen=True)
 class Rows:
-    """A small data set with the sums of its sites, for each site r rows of R and z, and one of 0 and √RSS.
+    """A small data set with the sums of its sites, for each site r rows of R and z, and one of 0 and √RSS."""
 
-    Attributes
-    ----------
-    maps : ArrayMaps
-        (n_rows, n_voxels), float64.
-    design : Design
-        (n_rows, n_regressors); its `constant` is that of the scans in these rows.
-    n_scans : int
-        Scans behind the rows.
-    """
-
-    maps: ArrayMaps
-    design: Design
-    n_scans: int
+    maps: ArrayMaps  # (n_rows, n_voxels), float64
+    design: Design  # (n_rows, n_regressors); its `constant` is that of the scans in these rows
+    n_scans: int  # scans behind the rows
 
 
 def stack_rows(sites: Mapping[str, SiteSums], has_intercepts: bool = True) -> Rows:

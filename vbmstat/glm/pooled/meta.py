@@ -22,18 +22,12 @@ from vbmstat.glm.statmap import StatMap
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """A meta-analysis at every voxel, arrays (n_voxels,).
+    """A meta-analysis at every voxel, arrays (n_voxels,)."""
 
-    Attributes
-    ----------
-    effect, variance : ndarray
-        DerSimonian and Laird's effect and its variance.
-    q, i2 : ndarray
-        Cochran's Q, and the share of it, 0 to 1, that sampling error does not explain.
-    """
-
+    # DerSimonian and Laird's effect and its variance
     effect: np.ndarray
     variance: np.ndarray
+    # Cochran's Q, and the share of it, 0 to 1, that sampling error does not explain
     q: np.ndarray
     i2: np.ndarray
 
