@@ -152,8 +152,7 @@ def _overview(model: Model) -> Table:
         if statistic is None:
             continue
         data = statistic.data[0]
-        threshold, meaning = model.outline(entry, statistic)
-        beyond = int((data.abs() > threshold).sum())
+        outline = model.outline(entry, statistic)
         row: list[Cell] = [Cell(entry["name"], entry["name"], f"#contrast-{index}")]
         extremes = [data.argmax()] if entry["kind"] != "t" else [data.argmax(), data.argmin()]
         for at in extremes:
@@ -163,7 +162,7 @@ def _overview(model: Model) -> Table:
             row += [fixed(float(data[place])), Cell(coordinates), Cell(region_at(atlas, mm))]
         row += [Cell("–")] * (7 - len(row))
         counted = number(entry["repetitions_estimated"]) if model.record["n_subsets"] else Cell("none")
-        row += [number(beyond), Cell(f"{threshold:.2f} ({meaning})"), counted]
+        row += [number(outline.n_beyond(statistic)), Cell(f"{outline.threshold:.2f} ({outline.meaning})"), counted]
         rows.append(tuple(row))
     headings = (
         "contrast", "largest", "MNI mm", "region", "smallest", "MNI mm", "region", "voxels beyond", "threshold",
