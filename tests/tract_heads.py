@@ -1,4 +1,4 @@
-"""Synthetic heads whose tracts are known: for testing and measuring the training of tract networks, not anatomy.
+"""Synthetic heads whose tracts are known, to test and measure (benchmarks/tracts) the training of tract networks.
 
 Eighteen tracts are tubes around smooth curves that have the names and rough courses of real ones. Each head moves their
 control points and bends the whole, so a tract's place is not known from the others. The T1w image has white matter
