@@ -208,7 +208,7 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
     """The output folder of a sidecar."""
-    scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+    scan = naming.Scan.of_stem(stem)
     inside = naming.output_path(Path(), scan, "sidecar", names)
     folder = sidecar.absolute().parents[len(inside.parts) - 1]
     if folder / inside != sidecar.absolute():

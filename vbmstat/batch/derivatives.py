@@ -6,7 +6,7 @@ Over 300 lines: what is written, and how it is recognised as complete, belong to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -227,19 +227,18 @@ def completed_scan(
 
 
 def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
-    """All scans in an output folder with all outputs; their input paths are unknown, so `path` is the stem."""
-    completed = {}
+    """All scans in an output folder with all outputs."""
+    scans = [scan for scan, record in recorded_scans(out, names) if isinstance(record.get("versions"), dict)]
+    return {scan: one for scan in scans if (one := completed_scan(out, scan, names)) is not None}
+
+
+def recorded_scans(out: Path, names: str) -> Iterator[tuple[naming.Scan, dict[str, Any]]]:
+    """The scans of an output folder that have a sidecar, complete or not, with its content."""
     for sidecar in naming.find_sidecars(out, names):
         record = read_sidecar(sidecar)
         stem = record.get("scan")
-        if not (isinstance(stem, str) and stem and isinstance(record.get("versions"), dict)):
-            continue
-        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-        if naming.output_path(out, scan, "sidecar", names) == sidecar:
-            one = completed_scan(out, scan, names)
-            if one is not None:
-                completed[scan] = one
-    return completed
+        if isinstance(stem, str) and stem:
+            yield naming.Scan.of_stem(stem), record
 
 
 def _completed(record: Mapping[str, Any]) -> CompletedScan:

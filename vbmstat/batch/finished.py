@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,10 @@ def measure_finished(
     VbmstatError
         If the folder has no preprocessed scan.
     """
-    found = [one for names in naming.NAME_STYLES for one in _scans(folder, names)]
+    found = [
+        FinishedScan(folder, scan, names)
+        for names in naming.NAME_STYLES for scan, _ in derivatives.recorded_scans(folder, names)
+    ]  # fmt: skip
     if not found:
         why = "no preprocessed scan (report/vbmstat_NAME.json)" if folder.is_dir() else "no such folder"
         msg = f"{folder}: {why}; expected an output folder of vbmstat preprocess"
@@ -117,11 +120,3 @@ def measure_finished(
             kept += [] if made is not None else [one.scan.stem]
         report(stage, number, len(found))
     return FinishedRun(measured, tuple(kept), failures)
-
-
-def _scans(folder: Path, names: str) -> Iterable[FinishedScan]:
-    """The preprocessed scans of a folder, complete or not."""
-    for sidecar in naming.find_sidecars(folder, names):
-        stem = derivatives.read_sidecar(sidecar).get("scan")
-        if isinstance(stem, str) and stem:
-            yield FinishedScan(folder, naming.Scan(Path(stem), stem, *naming.split_ids(stem)), names)

@@ -133,7 +133,7 @@ def find_people(cohort: Path, selection: Selection) -> dict[str, FinishedScan]:
     first = rows["scan"].loc[by_session].groupby(level=0, sort=True).first()
     found = {}
     for stem in sorted(first.astype(str)):
-        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        scan = naming.Scan.of_stem(stem)
         styles = (FinishedScan(path.parent, scan, names) for names in naming.NAME_STYLES)
         one = next((each for each in styles if each.record), None)
         if one is None:

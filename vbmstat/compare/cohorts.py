@@ -22,7 +22,7 @@ from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
 from vbmstat.files.filenames import same_file_key
 from vbmstat.files.folders import files_below
-from vbmstat.files.naming import split_ids
+from vbmstat.files.naming import scan_id, split_ids
 from vbmstat.glm.design.contrast import file_labels
 from vbmstat.image import storage
 from vbmstat.maps.masking import file_stamp
@@ -248,7 +248,7 @@ class _Run:
 
 
 def _scan_of(stem: str) -> str:
-    return "_".join(filter(None, split_ids(stem))).removesuffix("_T1w")
+    return scan_id(split_ids(stem)).removesuffix("_T1w")
 
 
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:

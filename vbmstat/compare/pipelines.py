@@ -73,7 +73,7 @@ def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
     >>> list(by_scan({"sub-1_T1w": Path("a.nii"), "chris_T1w": Path("b.nii")}))
     ['sub-1', 'chris']
     """
-    ids = {stem: "_".join(filter(None, naming.split_ids(stem))) for stem in maps}
+    ids = {stem: naming.scan_id(naming.split_ids(stem)) for stem in maps}
     if len(set(ids.values())) < len(ids):
         ids = {stem: stem for stem in maps}
     return {ids[stem].removesuffix("_T1w"): path for stem, path in maps.items()}
@@ -108,7 +108,7 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     joined, without = join_participants(pd.DataFrame(index=index), people, str(source))
     joined.index = pd.Index(scans, name="scan_id")
     lost = set(without)
-    keep = sorted(scan for scan, key in zip(scans, index, strict=True) if "_".join(filter(None, key)) not in lost)
+    keep = sorted(scan for scan, key in zip(scans, index, strict=True) if naming.scan_id(key) not in lost)
     if lost:
         notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({listed(sorted(lost))})")
     for name, pipeline in pipelines.items():

@@ -103,6 +103,11 @@ class Scan:
     participant_id: str  # ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities
     session_id: str = ""  # ``ses-1``, or empty
 
+    @classmethod
+    def of_stem(cls, stem: str) -> Scan:
+        """A scan of which only the outputs are known: the stem stands for its path."""
+        return cls(Path(stem), stem, *split_ids(stem))
+
 
 def split_ids(stem: str) -> tuple[str, str]:
     """Participant and session id in a file stem, in composed Unicode (macOS decomposes file names).
@@ -118,6 +123,17 @@ def split_ids(stem: str) -> tuple[str, str]:
     if "sub" not in entities:
         return normalized(stem), ""
     return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
+
+
+def scan_id(ids: Iterable[str]) -> str:
+    """The id of a scan in tables, from those of participant and session (may be empty).
+
+    Examples
+    --------
+    >>> scan_id(("sub-01", "ses-2")), scan_id(("sub-01", ""))
+    ('sub-01_ses-2', 'sub-01')
+    """
+    return "_".join(filter(None, ids))
 
 
 def image_stem(path: Path) -> str:

@@ -113,7 +113,7 @@ class Preprocessing:
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""
         stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
-        entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        entry = naming.Scan.of_stem(stem)
         paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
         return next((path for path in paths if path.is_file()), None)
 
