@@ -247,7 +247,7 @@ class GlmResults:
         return replace(self, record=record, inference=added)
 
     def spm_table(self) -> pd.DataFrame:
-        """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.inference.spm_table.spm_table`."""
+        """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.place_tables.spm_table`."""
         fields = ((name, one.random_field) for name, one in self.inference.items())
         return place_tables.stacked(
             {(name,): place_tables.spm(self, name, field) for name, field in fields if field is not None}, ["contrast"]

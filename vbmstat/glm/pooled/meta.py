@@ -13,8 +13,7 @@ import numpy as np
 
 from vbmstat.files.filenames import unique_names
 from vbmstat.glm.design.contrast import Contrast, file_label, is_estimable
-from vbmstat.glm.pooled.combine import site_rows
-from vbmstat.glm.pooled.fit import fit_rows
+from vbmstat.glm.pooled.combine import fit_rows, site_rows
 from vbmstat.glm.pooled.sums import SiteSums
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.statmap import StatMap
