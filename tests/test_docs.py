@@ -114,12 +114,13 @@ def test_pages_use_commands_and_options_that_exist(page) -> None:
     assert wrong == []
 
 
-def test_the_page_of_commands_is_that_of_the_program() -> None:
-    spec = importlib.util.spec_from_file_location("commands", ROOT / "docs" / "commands.py")
+@pytest.mark.parametrize("name", ["commands", "columns"])
+def test_generated_pages_are_those_of_the_program(name) -> None:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    assert page == module.commands_page(), "run `python docs/commands.py`"
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == getattr(module, f"{name}_page")(), f"run `python docs/{name}.py`"
 
 
 def _texts(command: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -42,21 +42,11 @@ COMMANDS = ("preprocess", "glm")
 
 @dataclass(frozen=True)
 class Compared:
-    """One output, before and now.
+    """One output, before and now."""
 
-    Attributes
-    ----------
-    name : str
-        Relative to the output folder.
-    status : {"same bytes", "differs", "only before", "only now"}
-        Result of the comparison.
-    detail : str
-        Largest difference of an image's values, where bytes differ.
-    """
-
-    name: str
-    status: str
-    detail: str = ""
+    name: str  # relative to the output folder
+    status: str  # same bytes, differs, only before or only now
+    detail: str = ""  # largest difference of an image's values, where bytes differ
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -218,7 +208,7 @@ def rerun_model(record: Mapping[str, Any], path: Path, inputs: Sequence[Path], o
 
 def _output_folder(sidecar: Path, names: str, stem: str) -> Path:
     """The output folder of a sidecar."""
-    scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+    scan = naming.Scan.of_stem(stem)
     inside = naming.output_path(Path(), scan, "sidecar", names)
     folder = sidecar.absolute().parents[len(inside.parts) - 1]
     if folder / inside != sidecar.absolute():

@@ -2,7 +2,7 @@
 
     python benchmarks/tracts/distillation.py WORK [--heads 40] [--epochs 22] [--seeds 4]
 
-Heads are those of `vbmstat.simulate.tracts`: their tracts are known, and they are no anatomy. Cases go through the
+Heads are those of `tests.tract_heads`: their tracts are known, and they are no anatomy. Cases go through the
 program's own preparation (rigid registration included) and training; WORK keeps them, and a run is resumed. The table
 goes to benchmarks/results/tracts_distillation.md, whatever the sign of the result.
 """
@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from tests.tract_heads import PHANTOM_TRACTS, THIN_TRACTS, tract_head
 from vbmstat.image import storage
-from vbmstat.simulate.tracts import PHANTOM_TRACTS, THIN_TRACTS, tract_head
 from vbmstat.tracts.network import STUDENT, TEACHER, load_tract_network, merge_orientations
 from vbmstat.training.cases import Case, write_cases
 from vbmstat.training.folds import grouped_folds

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.tract_heads import tract_head
 from vbmstat import assets
 from vbmstat.batch.tract_prior import person_in_template
 from vbmstat.image import io, storage
@@ -23,7 +24,6 @@ from vbmstat.image.grid import Grid, apply_affine, resample, sample
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.metrics.accuracy import dice
-from vbmstat.simulate.tracts import tract_head
 from vbmstat.tracts.references import read_references
 from vbmstat.training.prepare_tracts import MIN_DICE, rigid_to_tracts
 

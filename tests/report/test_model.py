@@ -5,13 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from tests.report.conftest import EFFECT_AT_MM
-from vbmstat.image.grid import Grid
-from vbmstat.image.volume import Volume
-from vbmstat.report.model import _participants, region_at, write_model_report
-from vbmstat.roi.atlas import Atlas
+from vbmstat.report.model import _participants, write_model_report
 
 
 def test_the_page_tells_the_model(model_page) -> None:
@@ -61,14 +57,3 @@ def test_people_with_several_scans_count_once_among_the_participants() -> None:
     assert table.rows[0][1].text.startswith("40")
     single = SimpleNamespace(is_pooled=False, people=people[1:], record={**record, "scan_ids": ids[1:]})
     assert _participants(single, None).caption.startswith("Scans in the model: mean")
-
-
-def test_a_point_has_the_name_of_its_region() -> None:
-    data = torch.zeros(1, 10, 10, 10)
-    data[0, 2, 3, 4] = 7
-    image = Volume(data, Grid((10, 10, 10), np.array([[2.0, 0, 0, -10], [0, 2, 0, -10], [0, 0, 2, -10], [0, 0, 0, 1]])))
-    atlas = Atlas("own", image, pd.DataFrame({"name": ["Left Insula"]}, index=[7]), (), "")
-    assert region_at(atlas, np.array([-6.4, -4.3, -1.6])) == "Left Insula"
-    assert region_at(atlas, np.array([-4.0, -4.0, -2.0])) == ""
-    assert region_at(atlas, np.array([500.0, 0.0, 0.0])) == ""
-    assert region_at(None, np.zeros(3)) == ""

@@ -24,7 +24,7 @@ def test_outlines_are_at_the_uncorrected_p_unless_there_is_a_corrected_one(copie
     read = read_model(copied)
     contrast = read.record["contrasts"][0]
     statistic = read.map(contrast, "t")
-    threshold, meaning = read.outline(contrast, statistic)
+    threshold, meaning, _ = read.outline(contrast, statistic)
     assert threshold == pytest.approx(stats.t.isf(0.0005, 9))
     assert meaning == "two-sided uncorrected p = 0.001"
     f_test = {**contrast, "kind": "F", "weights": [{}, {}]}
@@ -34,10 +34,28 @@ def test_outlines_are_at_the_uncorrected_p_unless_there_is_a_corrected_one(copie
     read.record["inference"] = {"kinds": ["fwe"], "contrasts": [entry]}
     assert read.outline(contrast, statistic)[0] == threshold  # the map is not there
     shutil.copy(read.path(contrast, "p"), read.path(contrast, "pfwe"))
-    assert read.outline(contrast, statistic) == (largest - 0.5, "two-sided family-wise error corrected p = 0.05")
+    assert read.outline(contrast, statistic) == (largest - 0.5, "two-sided family-wise error corrected p = 0.05", False)
     entry["statistic_at_p_fwe_0.05"] = largest + 0.5
     assert read.outline(contrast, statistic)[0] == threshold
     assert f"no voxel reaches {largest + 0.5:.2f}" in read.outline(contrast, statistic)[1]
+
+
+def test_a_one_sided_test_outlines_and_counts_positive_values_only(copied, tmp_path, undrawn) -> None:
+    read = read_model(copied)
+    contrast = read.record["contrasts"][0]
+    statistic = read.map(contrast, "t")
+    entry = {"name": "age", "two_sided": False, "statistic_at_p_fwe_0.05": 1.0}
+    read.record["inference"] = {"kinds": ["fwe"], "contrasts": [entry]}
+    shutil.copy(read.path(contrast, "p"), read.path(contrast, "pfwe"))
+    outline = read.outline(contrast, statistic)
+    positive, negative = (int((sign * statistic.data > 1.0).sum()) for sign in (1, -1))
+    assert negative > 0
+    assert outline.n_beyond(statistic) == positive
+    assert float(outline.tested(statistic).data.min()) == 0
+    storage.write_json(copied / "glm.json", read.record)
+    page = " ".join(write_model_report(copied, tmp_path / "page.html").read_text().split())
+    assert f"; {positive:,} of " in page
+    assert page.count("positive values only") == 2
 
 
 @pytest.mark.parametrize("prefix", ["sub-", ""])

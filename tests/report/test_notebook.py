@@ -62,6 +62,15 @@ def test_plots_are_figures_that_notebooks_show(results, tmp_path):
         results.plot("age", cuts="z=300")
 
 
+def test_a_one_sided_plot_shows_positive_values_only(cohort_folder, monkeypatch):  # noqa: F811
+    shown = []
+    monkeypatch.setattr("vbmstat.report.notebook.plot", lambda volume, *_, **__: shown.append(float(volume.data.min())))
+    for one_sided in (True, False):
+        asked = {"repeats": 0, "inference": "fdr", "one_sided": one_sided}
+        fit_glm(None, "gm ~ age", cohort_folder / "cohort.tsv", **asked).plot("age")
+    assert shown[0] == 0 > shown[1]
+
+
 def test_peaks_and_clusters_are_named_by_default(results):
     peaks = results.peaks("age")
     assert peaks["region"].notna().all()

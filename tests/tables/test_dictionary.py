@@ -18,8 +18,6 @@ from vbmstat.preproc.steps import quality
 from vbmstat.tables import cohort, dictionary
 from vbmstat.tables.schema import Column, tables
 
-PAGE = Path(__file__).parents[2] / "docs" / "columns.md"
-
 
 def test_dictionary_lies_beside_the_table_and_names_every_column(tmp_path) -> None:
     table = pd.DataFrame({"participant_id": ["001"], "age": [3.0], "sex": ["F"]})
@@ -89,10 +87,6 @@ def test_the_first_matching_column_counts() -> None:
     assert dictionary.describe("design", ["Intercept"])["Intercept"]["Description"] == "1 for every scan"
     assert dictionary._pattern(Column("a.b", "")).fullmatch("a.b")
     assert not dictionary._pattern(Column("a.b", "")).fullmatch("axb")
-
-
-def test_the_page_of_columns_is_that_of_the_schema() -> None:
-    assert PAGE.read_text(encoding="utf-8") == dictionary.columns_page(), "run `make docs`"
 
 
 def undescribed(folder: Path) -> dict[str, list[str]]:

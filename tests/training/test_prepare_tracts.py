@@ -10,12 +10,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.tract_heads import PHANTOM_TRACTS, TractHead, tract_head
 from vbmstat.cli import app
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.image import io
 from vbmstat.image.grid import Grid, apply_affine, sample, voxel_indices
 from vbmstat.image.volume import Volume
-from vbmstat.simulate.tracts import PHANTOM_TRACTS, TractHead, tract_head
 from vbmstat.tracts.names import TRACTS
 from vbmstat.tracts.references import write_references
 from vbmstat.training import prepare_tracts

@@ -41,29 +41,14 @@ _FILE_MODE = 0o644  # pooch's temporary files are private to their owner, a cach
 
 @dataclass(frozen=True)
 class WeightSet:
-    """Weights of networks that belong together.
+    """Weights of networks that belong together."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the set and of its folder in the cache.
-    files : tuple of str
-        File names.
-    sources : tuple of str
-        Web addresses to which a file name is appended, the preferred one first.
-    installed : (str, str)
-        Distribution and folder in which another program may have put the same files.
-    licence : str
-        Licence of the weights.
-    known_sha256 : mapping of str to str
-        Pinned sha256 of files; a file without one is trusted at its first download.
-    """
-
-    name: str
+    name: str  # of the set and of its folder in the cache
     files: tuple[str, ...]
-    sources: tuple[str, ...]
-    installed: tuple[str, str]
+    sources: tuple[str, ...]  # web addresses to which a file name is appended, the preferred one first
+    installed: tuple[str, str]  # distribution and folder in which another program may have put the same files
     licence: str
+    # pinned sha256 of files; a file without one is trusted at its first download
     known_sha256: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -30,15 +30,9 @@ _POLL_S = 0.2
 
 @dataclass(frozen=True)
 class Claim:
-    """An exclusive claim on a scan until :meth:`release`.
+    """An exclusive claim on a scan until :meth:`release`."""
 
-    Attributes
-    ----------
-    folder : Path
-        Folder of its unfinished outputs; created with the first of them.
-    """
-
-    folder: Path
+    folder: Path  # folder of its unfinished outputs; created with the first of them
     _lock: Path
     _handle: int
 

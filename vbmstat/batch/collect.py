@@ -31,17 +31,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class People:
-    """Covariates of participants.
+    """Covariates of participants."""
 
-    Attributes
-    ----------
-    table : DataFrame
-        Indexed by (participant_id, session_id).
-    source : str
-        Path of the table.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # indexed by (participant_id, session_id)
     source: str
 
     def descriptions(self) -> dict[str, Any]:
@@ -134,13 +126,10 @@ def write_tracts(out: Path) -> None:
     """Write the tracts of all scans that have them to ``tracts.tsv``; remove it if none has."""
     tables = []
     for names in naming.NAME_STYLES:
-        for sidecar in naming.find_sidecars(out, names):
-            record = derivatives.read_sidecar(sidecar)
-            if record.get("tracts"):
-                scan = naming.Scan(Path(record["scan"]), record["scan"], *naming.split_ids(record["scan"]))
-                path = naming.output_path(out, scan, "tract_volumes", names)
-                if path.is_file():  # not if someone removed it
-                    tables.append(pd.read_csv(path, sep="\t").assign(scan=scan.stem))
+        for scan, record in derivatives.recorded_scans(out, names):
+            path = naming.output_path(out, scan, "tract_volumes", names)
+            if record.get("tracts") and path.is_file():  # not if someone removed it
+                tables.append(pd.read_csv(path, sep="\t").assign(scan=scan.stem))
     path = out / TRACTS
     if tables:
         table = pd.concat(tables, ignore_index=True)
@@ -176,7 +165,7 @@ def _with_people(table: pd.DataFrame, people: People | None, own: Iterable[namin
         log.warning("columns of %s that cohort.tsv has of its own are left out: %s; rename them to have both",
                     people.source, listed(hidden))  # fmt: skip
     table, without = cohort.join_participants(table, people.table, people.source)
-    missing = sorted(set(without) & {"_".join(filter(None, _ids(scan))) for scan in own})
+    missing = sorted(set(without) & {naming.scan_id(_ids(scan)) for scan in own})
     if missing:
         log.warning("no participants row for %s; their covariates are missing in cohort.tsv", ", ".join(missing))
     return table
@@ -185,7 +174,7 @@ def _with_people(table: pd.DataFrame, people: People | None, own: Iterable[namin
 def _with_unique_ids(table: pd.DataFrame, rows: list[naming.Scan], known: list[naming.Scan]) -> pd.DataFrame:
     """The table with ids that tell all known scans apart."""
     ids = naming.distinct_ids(known)
-    several = ["_".join(filter(None, ids[scan])) for scan in rows if ids[scan] != _ids(scan)]
+    several = [naming.scan_id(ids[scan]) for scan in rows if ids[scan] != _ids(scan)]
     if not several:
         return table
     log.warning("several scans of one participant and session: the rows %s; keep one of each in a model",
@@ -232,8 +221,7 @@ def _with_quality(table: cohort.Cohort, names: str) -> cohort.Cohort:
     if len(table.table) >= homogeneity.LEAST_SCANS:
         save_png(table.folder / "report" / "cohort.png", scans.cohort_report(flagged))
     for stem, departure in zip(table.table["scan"], quality.departures, strict=True):
-        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-        path = naming.output_path(table.folder, scan, "local_picture", names)
+        path = naming.output_path(table.folder, naming.Scan.of_stem(stem), "local_picture", names)
         path.unlink(missing_ok=True)
         if departure is not None:
             title = f"{stem}: GM + WM against the other scans, around {departure.region}"

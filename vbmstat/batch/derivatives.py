@@ -6,7 +6,7 @@ Over 300 lines: what is written, and how it is recognised as complete, belong to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,37 +40,19 @@ WMH_OUTLINE = "white-matter hypointensities"  # in the picture's legend
 
 @dataclass(frozen=True)
 class CompletedScan:
-    """A scan with all outputs, as the cohort table needs it.
+    """A scan with all outputs, as the cohort table needs it."""
 
-    Attributes
-    ----------
-    row : dict
-        Cohort columns: volumes, quality, whether the input was skull-stripped.
-    fwhm_mm : tuple of float
-        Widths of its smoothed maps.
-    engine, version : str
-        Engine and version of vbmstat.
-    has_wmh : bool
-        Whether it has maps of white-matter hypointensities.
-    has_tracts : bool
-        Whether ``vbmstat tracts`` added tracts.
-    outputs : tuple of str
-        Names of its other outputs; see :mod:`vbmstat.files.outputs`.
-    longitudinal : mapping, optional
-        If it is one of a person's time points: their models, scans and years, as in the sidecar.
-    template : str, optional
-        Name and hash of its group template.
-    """
-
-    row: dict[str, Any]
-    fwhm_mm: tuple[float, ...]
+    row: dict[str, Any]  # cohort columns: volumes, quality, whether the input was skull-stripped
+    fwhm_mm: tuple[float, ...]  # widths of its smoothed maps
+    # engine and version of vbmstat
     engine: str | None
     version: str | None
-    has_wmh: bool = False
-    has_tracts: bool = False
-    outputs: tuple[str, ...] = BEFORE_SETS
+    has_wmh: bool = False  # whether it has maps of white-matter hypointensities
+    has_tracts: bool = False  # whether ``vbmstat tracts`` added tracts
+    outputs: tuple[str, ...] = BEFORE_SETS  # names of its other outputs; see :mod:`vbmstat.files.outputs`
+    # if it is one of a person's time points: their models, scans and years, as in the sidecar
     longitudinal: Mapping[str, Any] | None = None
-    template: str | None = None
+    template: str | None = None  # name and hash of its group template
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -245,19 +227,18 @@ def completed_scan(
 
 
 def completed_scans(out: Path, names: str) -> dict[naming.Scan, CompletedScan]:
-    """All scans in an output folder with all outputs; their input paths are unknown, so `path` is the stem."""
-    completed = {}
+    """All scans in an output folder with all outputs."""
+    scans = [scan for scan, record in recorded_scans(out, names) if isinstance(record.get("versions"), dict)]
+    return {scan: one for scan in scans if (one := completed_scan(out, scan, names)) is not None}
+
+
+def recorded_scans(out: Path, names: str) -> Iterator[tuple[naming.Scan, dict[str, Any]]]:
+    """The scans of an output folder that have a sidecar, complete or not, with its content."""
     for sidecar in naming.find_sidecars(out, names):
         record = read_sidecar(sidecar)
         stem = record.get("scan")
-        if not (isinstance(stem, str) and stem and isinstance(record.get("versions"), dict)):
-            continue
-        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-        if naming.output_path(out, scan, "sidecar", names) == sidecar:
-            one = completed_scan(out, scan, names)
-            if one is not None:
-                completed[scan] = one
-    return completed
+        if isinstance(stem, str) and stem:
+            yield naming.Scan.of_stem(stem), record
 
 
 def _completed(record: Mapping[str, Any]) -> CompletedScan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,11 @@ from vbmstat.progress import OnProgress
 
 @dataclass(frozen=True)
 class FinishedScan:
-    """A preprocessed scan in its output folder.
+    """A preprocessed scan in its output folder."""
 
-    Attributes
-    ----------
-    folder : Path
-        Output folder of the run.
-    scan : Scan
-        The scan; its input is unknown, so `path` is the stem.
-    names : {"cat12", "bids"}
-        Naming convention.
-    """
-
-    folder: Path
-    scan: naming.Scan
-    names: str
+    folder: Path  # output folder of the run
+    scan: naming.Scan  # the scan; its input is unknown, so `path` is the stem
+    names: str  # naming convention: cat12 or bids
 
     def path(self, kind: str, folder: Path | None = None) -> Path:
         """Path of an output in the folder, or in another."""
@@ -82,21 +72,11 @@ class FinishedScan:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What became of each scan of a folder.
+    """What became of each scan of a folder."""
 
-    Attributes
-    ----------
-    measured : dict of str to mapping
-        What was measured, by scan stem.
-    kept : tuple of str
-        Scans that had been measured before.
-    failures : dict of str to str
-        Why a scan could not be measured.
-    """
-
-    measured: dict[str, Mapping[str, Any]]
-    kept: tuple[str, ...]
-    failures: dict[str, str]
+    measured: dict[str, Mapping[str, Any]]  # what was measured, by scan stem
+    kept: tuple[str, ...]  # scans that had been measured before
+    failures: dict[str, str]  # why a scan could not be measured
 
 
 def measure_finished(
@@ -120,7 +100,10 @@ def measure_finished(
     VbmstatError
         If the folder has no preprocessed scan.
     """
-    found = [one for names in naming.NAME_STYLES for one in _scans(folder, names)]
+    found = [
+        FinishedScan(folder, scan, names)
+        for names in naming.NAME_STYLES for scan, _ in derivatives.recorded_scans(folder, names)
+    ]  # fmt: skip
     if not found:
         why = "no preprocessed scan (report/vbmstat_NAME.json)" if folder.is_dir() else "no such folder"
         msg = f"{folder}: {why}; expected an output folder of vbmstat preprocess"
@@ -137,11 +120,3 @@ def measure_finished(
             kept += [] if made is not None else [one.scan.stem]
         report(stage, number, len(found))
     return FinishedRun(measured, tuple(kept), failures)
-
-
-def _scans(folder: Path, names: str) -> Iterable[FinishedScan]:
-    """The preprocessed scans of a folder, complete or not."""
-    for sidecar in naming.find_sidecars(folder, names):
-        stem = derivatives.read_sidecar(sidecar).get("scan")
-        if isinstance(stem, str) and stem:
-            yield FinishedScan(folder, naming.Scan(Path(stem), stem, *naming.split_ids(stem)), names)

@@ -41,34 +41,18 @@ _TEMPLATE_STEP, _FIELD_STEP_MM = 1 / 10000, 1 / 256  # of values on disk
 
 @dataclass(frozen=True)
 class TemplateSpec:
-    """How a template is made.
+    """How a template is made."""
 
-    Attributes
-    ----------
-    is_symmetric : bool
-        Whether each person also counts mirrored left to right.
-    selection : Selection
-        Which scans of the cohort take part.
-    """
-
-    is_symmetric: bool = False
-    selection: Selection = field(default_factory=Selection)
+    is_symmetric: bool = False  # whether each person also counts mirrored left to right
+    selection: Selection = field(default_factory=Selection)  # which scans of the cohort take part
 
 
 @dataclass(frozen=True)
 class Built:
-    """A template in its folder.
-
-    Attributes
-    ----------
-    out : Path
-        The folder.
-    record : dict
-        Content of ``template.json``.
-    """
+    """A template in its folder."""
 
     out: Path
-    record: dict[str, Any]
+    record: dict[str, Any]  # content of ``template.json``
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -149,7 +133,7 @@ def find_people(cohort: Path, selection: Selection) -> dict[str, FinishedScan]:
     first = rows["scan"].loc[by_session].groupby(level=0, sort=True).first()
     found = {}
     for stem in sorted(first.astype(str)):
-        scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        scan = naming.Scan.of_stem(stem)
         styles = (FinishedScan(path.parent, scan, names) for names in naming.NAME_STYLES)
         one = next((each for each in styles if each.record), None)
         if one is None:

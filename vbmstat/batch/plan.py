@@ -36,32 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run before it begins; nothing is written yet.
+    """A run before it begins; nothing is written yet."""
 
-    Attributes
-    ----------
-    inputs : Inputs
-        Scans, and skipped files.
-    tasks : tuple of Task
-        The scans and people of this run: all, or those of its shard.
-    out : Path
-        Output folder, absolute.
-    people : People, optional
-        Covariates.
-    manifest : dict
-        Description of the run, the same for all shards.
-    spec : PreprocSpec
-        How to preprocess each scan; the device is ``cpu`` or ``cuda``, not ``auto``.
-    execution : Execution
-        How to run.
-    """
-
-    inputs: Inputs
-    tasks: tuple[Task, ...]
-    out: Path
+    inputs: Inputs  # scans, and skipped files
+    tasks: tuple[Task, ...]  # the scans and people of this run: all, or those of its shard
+    out: Path  # output folder, absolute
     people: People | None
-    manifest: dict[str, Any] = field(repr=False)
-    spec: PreprocSpec
+    manifest: dict[str, Any] = field(repr=False)  # description of the run, the same for all shards
+    spec: PreprocSpec  # how to preprocess each scan; the device is ``cpu`` or ``cuda``, not ``auto``
     execution: Execution
 
     @property

@@ -73,47 +73,24 @@ class Execution:
 
 @dataclass(frozen=True)
 class Machine:
-    """Resources of a run.
+    """Resources of a run."""
 
-    Attributes
-    ----------
-    cores : int
-        Processor cores within affinity, control group and SLURM allocation.
-    free_bytes, total_bytes : int
-        Free and total memory within the control group's limit.
-    gpus : int
-        CUDA devices.
-    gpu_memory_bytes : int
-        Free memory of the fullest CUDA device.
-    """
-
-    cores: int
+    cores: int  # processor cores within affinity, control group and SLURM allocation
+    # free and total memory within the control group's limit
     free_bytes: int
     total_bytes: int
-    gpus: int = 0
-    gpu_memory_bytes: int = 0
+    gpus: int = 0  # CUDA devices
+    gpu_memory_bytes: int = 0  # free memory of the fullest CUDA device
 
 
 @dataclass(frozen=True)
 class Allotment:
-    """How scans share a machine.
+    """How scans share a machine."""
 
-    Attributes
-    ----------
-    jobs : int
-        Scans at once.
-    threads : int
-        Threads of each.
-    bytes_per_scan : int
-        Expected memory of each.
-    note : str
-        A remark for the user, or empty.
-    """
-
-    jobs: int
-    threads: int
-    bytes_per_scan: int
-    note: str = ""
+    jobs: int  # scans at once
+    threads: int  # threads of each
+    bytes_per_scan: int  # expected memory of each
+    note: str = ""  # a remark for the user, or empty
 
 
 def probe(device: str = "cpu") -> Machine:

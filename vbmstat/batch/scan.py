@@ -22,33 +22,16 @@ from vbmstat.progress import OnStep, ignore
 
 @dataclass(frozen=True)
 class ScanTask:
-    """All that a process needs to preprocess one scan; picklable.
-
-    Attributes
-    ----------
-    scan : Scan
-        The scan.
-    out : Path
-        Output folder, absolute.
-    spec : PreprocSpec
-        How to preprocess; the device is ``cpu`` or ``cuda``, not ``auto``.
-    execution : Execution
-        How to run.
-    parameters : dict
-        Further parameters for the sidecar.
-    lesion_mask : Path, optional
-        Mask of a lesion that the user brings for this scan.
-    longitudinal : mapping, optional
-        If it is one of a person's time points: what its sidecar says of them; see
-        :class:`vbmstat.batch.person.PersonTask`, which then does the work.
-    """
+    """All that a process needs to preprocess one scan; picklable."""
 
     scan: naming.Scan
-    out: Path
-    spec: PreprocSpec
+    out: Path  # output folder, absolute
+    spec: PreprocSpec  # how to preprocess; the device is ``cpu`` or ``cuda``, not ``auto``
     execution: Execution = field(default_factory=Execution)
-    parameters: dict[str, Any] = field(default_factory=dict)
-    lesion_mask: Path | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)  # further parameters for the sidecar
+    lesion_mask: Path | None = None  # mask of a lesion that the user brings for this scan
+    # if it is one of a person's time points: what its sidecar says of them; see
+    # :class:`vbmstat.batch.person.PersonTask`, which then does the work
     longitudinal: Mapping[str, Any] | None = None
 
     @property

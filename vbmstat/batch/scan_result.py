@@ -16,27 +16,14 @@ _N_TISSUES = {"p": 3, "rp": 2, "wp": 2, "m0wp": 3}  # kinds with a number, witho
 
 @dataclass(frozen=True)
 class ScanResult:
-    """A preprocessed scan, single or one of a person's time points.
-
-    Attributes
-    ----------
-    made : Preprocessed
-        Result of the engine.
-    modulated : mapping of str to Volume
-        Modulated GM, WM, CSF (and hypointensities, if measured) by longitudinal model, ``""`` for a single scan.
-    smoothed : mapping of str to mapping
-        The same smoothed, by model and FWHM in mm.
-    columns : mapping
-        Further columns of the cohort table.
-    warnings : tuple of str
-        Further warnings.
-    """
+    """A preprocessed scan, single or one of a person's time points."""
 
     made: Preprocessed
+    # modulated GM, WM, CSF (and hypointensities, if measured) by longitudinal model, ``""`` for a single scan
     modulated: Mapping[str, Volume]
-    smoothed: Mapping[str, Mapping[float, Volume]]
-    columns: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    smoothed: Mapping[str, Mapping[float, Volume]]  # the same smoothed, by model and FWHM in mm
+    columns: Mapping[str, Any] = field(default_factory=dict)  # further columns of the cohort table
+    warnings: tuple[str, ...] = ()  # further warnings
 
     @classmethod
     def of_scan(cls, made: Preprocessed) -> ScanResult:

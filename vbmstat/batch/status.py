@@ -15,26 +15,16 @@ from vbmstat.progress import ignore
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a scan.
-
-    Attributes
-    ----------
-    scan : Scan
-        The scan.
-    what : str
-        The step that begins, or ``done``, ``resumed`` (already complete), ``failed``, ``busy`` (locked by another run;
-        it is tried again).
-    done, total : int
-        Finished scans, and all scans of the run.
-    detail : str
-        Reason of a failure; warnings.
-    """
+    """An event of a scan."""
 
     scan: Scan
+    # the step that begins, or ``done``, ``resumed`` (already complete), ``failed``, ``busy`` (locked by another run; it
+    # is tried again)
     what: str
+    # finished scans, and all scans of the run
     done: int
     total: int
-    detail: str = ""
+    detail: str = ""  # reason of a failure; warnings
 
 
 OnEvent = Callable[[Event], None]

@@ -54,31 +54,16 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class ScanOutcome:
-    """What became of a scan; picklable.
-
-    Attributes
-    ----------
-    scan : Scan
-        The scan.
-    status : {"done", "resumed", "failed", "busy"}
-        Resumed: already complete. Busy: locked by another process.
-    completed : CompletedScan, optional
-        Its entry in the cohort if it is complete.
-    step, reason : str
-        Step at which it failed, and why.
-    seconds : dict of str to float
-        Wall time of each step.
-    peak_bytes : int
-        Peak memory of the process during the task.
-    """
+    """What became of a scan; picklable."""
 
     scan: naming.Scan
-    status: Status
-    completed: derivatives.CompletedScan | None = None
+    status: Status  # resumed: already complete; busy: locked by another process
+    completed: derivatives.CompletedScan | None = None  # its entry in the cohort if it is complete
+    # step at which it failed, and why
     step: str = ""
     reason: str = ""
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time of each step
+    peak_bytes: int = 0  # peak memory of the process during the task
 
     @property
     def detail(self) -> str:

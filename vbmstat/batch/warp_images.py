@@ -8,7 +8,7 @@ sum times the voxel volume, as in SPM.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,21 +39,11 @@ _FIELD = re.compile(r"^(?:y_|iy_|u_)(?P<stem>.+)\.nii(?:\.gz)?$")
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of the images.
+    """What became of the images."""
 
-    Attributes
-    ----------
-    written : tuple of Path
-        Images in the other space.
-    kinds : dict of Path to str
-        How each input was carried: ``intensity``, ``labels`` or ``amount``.
-    failures : tuple of str
-        Why an image could not be carried, a line each.
-    """
-
-    written: tuple[Path, ...]
-    kinds: dict[Path, str]
-    failures: tuple[str, ...]
+    written: tuple[Path, ...]  # images in the other space
+    kinds: dict[Path, str]  # how each input was carried: ``intensity``, ``labels`` or ``amount``
+    failures: tuple[str, ...]  # why an image could not be carried, a line each
 
 
 def carry(  # noqa: PLR0913 - keywords of one command
@@ -144,30 +134,22 @@ def _warps_in(folder: Path) -> dict[naming.Scan, ScanWarp]:
     """By scan: those with a record of vbmstat, else those with a field."""
     found: dict[naming.Scan, ScanWarp] = {}
     for names in naming.NAME_STYLES:
-        for sidecar in naming.find_sidecars(folder, names):
-            stem = derivatives.read_sidecar(sidecar).get("scan")
-            if isinstance(stem, str) and stem:
-                scan = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
-                found[scan] = ScanWarp(naming.native_paths(naming.output_path(folder, scan, "mwp1", names)))
+        for scan, _ in derivatives.recorded_scans(folder, names):
+            found[scan] = ScanWarp(naming.native_paths(naming.output_path(folder, scan, "mwp1", names)))
     for path in () if found else sorted(folder.glob("*.nii*")):
         match = _FIELD.match(path.name)
         if match:
-            scan = naming.Scan(Path(match["stem"]), match["stem"], *naming.split_ids(match["stem"]))
-            found.setdefault(scan, ScanWarp(naming.files_beside(path, match["stem"])))
+            found.setdefault(naming.Scan.of_stem(match["stem"]), ScanWarp(naming.files_beside(path, match["stem"])))
     return {scan: warp for scan, warp in found.items() if warp.is_known}
 
 
 def _is_name(name: str, scan: naming.Scan) -> bool:
     """Whether a file name, or an id, is a scan's."""
-    ids = (scan.stem, scan.participant_id, _id(scan))
+    ids = (scan.stem, scan.participant_id, naming.scan_id((scan.participant_id, scan.session_id)))
     return (
         name in ids
         or re.fullmatch(rf"(?:s[\d.]*)?\w{{0,8}}?{re.escape(scan.stem)}\.(nii(\.gz)?|json)", name) is not None
     )
-
-
-def _id(scan: naming.Scan) -> str:
-    return "_".join(filter(None, (scan.participant_id, scan.session_id)))
 
 
 def _pairs(
@@ -190,12 +172,10 @@ def _pairs(
             wanted = (
                 f"expected the ids of one scan in its name, or a path with {{participant_id}} for {len(scans)} scans"
             )
-            failures += [] if len(own) == 1 else [f"{given}: {len(own)} scans have the ids {_shown(ids)}; {wanted}"]
+            failures += (
+                [] if len(own) == 1 else [f"{given}: {len(own)} scans have the ids {naming.scan_id(ids)}; {wanted}"]
+            )
     return pairs, failures
-
-
-def _shown(ids: Iterable[str]) -> str:
-    return "_".join(filter(None, ids))
 
 
 def is_labels(path: Path, image: Volume) -> bool:

@@ -38,19 +38,12 @@ _KILLED += "--memory, or use a larger machine"
 
 @dataclass(frozen=True)
 class Workers:
-    """Other processes that run scans.
+    """Other processes that run scans."""
 
-    Attributes
-    ----------
-    make : callable
-        ``make(n)`` returns an executor with n workers: anything with `submit` and `shutdown` and `concurrent.futures`
-        futures (such as `distributed.Client.get_executor`). It is called again when an executor breaks.
-    slots : int
-        Scans submitted at once; memory does not grow with it, as outcomes are small.
-    """
-
+    # ``make(n)`` returns an executor with n workers: anything with `submit` and `shutdown` and `concurrent.futures`
+    # futures (such as `distributed.Client.get_executor`). It is called again when an executor breaks
     make: Callable[[int], Executor]
-    slots: int
+    slots: int  # scans submitted at once; memory does not grow with it, as outcomes are small
 
 
 @contextlib.contextmanager

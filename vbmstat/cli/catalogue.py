@@ -16,26 +16,13 @@ from vbmstat.tables.cohort import closest
 
 @dataclass(frozen=True)
 class Entry:
-    """One known file.
+    """One known file."""
 
-    Attributes
-    ----------
-    name : str
-        ``template``, ``network-segmentation``, ``lpba40``, ``deepmriprep/warp_model.pt``.
-    kind : str
-        ``asset``, ``atlas`` or ``weights``.
-    path : Path
-        Its location, even if it is absent.
-    sha256 : str
-        Expected hash; empty for weights that were never fetched.
-    licence, source : str
-        Licence and origin.
-    """
-
-    name: str
-    kind: str
-    path: Path
-    sha256: str
+    name: str  # ``template``, ``network-segmentation``, ``lpba40``, ``deepmriprep/warp_model.pt``
+    kind: str  # ``asset``, ``atlas`` or ``weights``
+    path: Path  # its location, even if it is absent
+    sha256: str  # expected hash; empty for weights that were never fetched
+    # licence and origin
     licence: str
     source: str
 

@@ -22,7 +22,7 @@ from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication
 from vbmstat.files.filenames import same_file_key
 from vbmstat.files.folders import files_below
-from vbmstat.files.naming import split_ids
+from vbmstat.files.naming import scan_id, split_ids
 from vbmstat.glm.design.contrast import file_labels
 from vbmstat.image import storage
 from vbmstat.maps.masking import file_stamp
@@ -36,27 +36,15 @@ from vbmstat.tables.dictionary import write_table
 
 @dataclass(frozen=True)
 class CohortComparison:
-    """Result of :func:`compare_cohorts`.
+    """Result of :func:`compare_cohorts`."""
 
-    Attributes
-    ----------
-    tables : dict of str to DataFrame
-        By file name without suffix.
-    summary : str
-        Markdown.
-    notes : tuple of str
-        What was left out or differs.
-    n_fitted, n_kept : int
-        Models fitted now, and kept from an earlier run.
-    failures : tuple of str
-        Models that could not be fitted, and why; their variable is left out in that cohort and tissue.
-    """
-
-    tables: Mapping[str, pd.DataFrame]
-    summary: str
+    tables: Mapping[str, pd.DataFrame]  # by file name without suffix
+    summary: str  # Markdown
     notes: tuple[str, ...]
+    # models fitted now, and kept from an earlier run
     n_fitted: int
     n_kept: int
+    # models that could not be fitted, and why; their variable is left out in that cohort and tissue
     failures: tuple[str, ...]
 
 
@@ -260,7 +248,7 @@ class _Run:
 
 
 def _scan_of(stem: str) -> str:
-    return "_".join(filter(None, split_ids(stem))).removesuffix("_T1w")
+    return scan_id(split_ids(stem)).removesuffix("_T1w")
 
 
 def _files(folder: Path, scans: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -23,78 +23,37 @@ _VARIABLE = ("formula", "contrast", "paper")
 
 @dataclass(frozen=True)
 class CohortPlan:
-    """A cohort that several pipelines have preprocessed, or several cohorts pooled.
+    """A cohort that several pipelines have preprocessed, or several cohorts pooled."""
 
-    Attributes
-    ----------
-    name : str
-        Key in the file.
-    pipelines : dict of str to Path
-        Output folders; the first is the reference. Empty for a pooled cohort.
-    participants : Path or None
-        Covariates; by default the reference's ``cohort.tsv``.
-    pool : tuple of str
-        Cohorts to pool.
-    variables : tuple of str
-        Variables to test.
-    """
-
-    name: str
-    pipelines: Mapping[str, Path]
-    participants: Path | None
+    name: str  # key in the file
+    pipelines: Mapping[str, Path]  # output folders; the first is the reference. Empty for a pooled cohort
+    participants: Path | None  # covariates; by default the reference's ``cohort.tsv``
     pool: tuple[str, ...]
     variables: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An effect of interest.
+    """An effect of interest."""
 
-    Attributes
-    ----------
-    name : str
-        Key in the file.
-    formula : str
-        Right-hand side, for example ``age + sex + tiv``.
-    contrast : str
-        A t-contrast in that formula.
-    paper : str
-        Its name in the paper (age, sex, bmi, education, diagnosis, iq); empty for others.
-    """
-
-    name: str
-    formula: str
-    contrast: str
-    paper: str
+    name: str  # key in the file
+    formula: str  # right-hand side, for example ``age + sex + tiv``
+    contrast: str  # a t-contrast in that formula
+    paper: str  # its name in the paper (age, sex, bmi, education, diagnosis, iq); empty for others
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """The plan of ``vbmstat compare-cohorts``.
-
-    Attributes
-    ----------
-    out : Path
-        Folder of results.
-    tissues : tuple of str
-        gm, wm, or both.
-    fwhm_mm : float
-        Maps without this smoothing in their name are smoothed first.
-    atlas : str
-        Atlas of the region volumes: a name, or a label image.
-    cohorts, variables : dict
-        By name, in the order of the file.
-    glm : dict
-        Options of :func:`vbmstat.glm.analysis.fit_glm`.
-    """
+    """The plan of ``vbmstat compare-cohorts``."""
 
     out: Path
-    tissues: tuple[str, ...]
-    fwhm_mm: float
-    atlas: str
+    tissues: tuple[str, ...]  # gm, wm, or both
+    fwhm_mm: float  # maps without this smoothing in their name are smoothed first
+    atlas: str  # atlas of the region volumes: a name, or a label image
+    # by name, in the order of the file
     cohorts: Mapping[str, CohortPlan]
     variables: Mapping[str, Variable]
-    glm: Mapping[str, Any] = field(default_factory=dict)
+    glm: Mapping[str, Any] = field(default_factory=dict)  # options of :func:`vbmstat.glm.analysis.fit_glm`
 
 
 def read_plan(path: Path) -> ComparisonPlan:

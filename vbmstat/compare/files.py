@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
-from vbmstat.compare.comparison import Comparison, Names
 from vbmstat.compare.config import TISSUES
-from vbmstat.compare.pairs import compare_pair, pair_statistics
+from vbmstat.compare.pairs import Comparison, Names, compare_pair, pair_statistics
 from vbmstat.compare.regions import compare_rois
 from vbmstat.compare.scans import compare_scans
 from vbmstat.compare.statistics import find_statistics

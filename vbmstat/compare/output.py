@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbmstat.assets.provenance import provenance
-from vbmstat.compare.comparison import Comparison
+from vbmstat.compare.pairs import Comparison
 from vbmstat.compare.statistics import masked
 from vbmstat.figures import side_by_side
 from vbmstat.figures.publication import save_publication

@@ -1,41 +1,48 @@
-"""Compare pairs of statistic maps, and pair the maps of two result folders."""
+"""Compare pairs of statistic maps, and pair the maps of two result folders; the result of comparing two of a kind."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import pandas as pd
 
 from vbmstat.compare.statistics import Statistic, find_statistics, read_record, read_statistic
 from vbmstat.errors import ScanError
 from vbmstat.metrics import agreement
 
+Names = tuple[str, str]  # of A and B
 _OPPOSITE = -0.3  # a lower correlation suggests a contrast with the opposite sign
 
 
 @dataclass(frozen=True)
 class MapPair:
-    """Two statistic maps on the grid of the first, with their measures.
+    """Two statistic maps on the grid of the first, with their measures."""
 
-    Attributes
-    ----------
-    name, kind : str
-        Contrast and statistic.
-    a, b : Statistic
-        Both on a's grid.
-    row : dict
-        From :func:`vbmstat.metrics.agreement.compare_maps`.
-    notes : tuple of str
-        Caveats.
-    """
-
+    # contrast and statistic
     name: str
     kind: str
+    # both on a's grid
     a: Statistic
     b: Statistic
-    row: dict[str, float]
+    row: dict[str, float]  # from :func:`vbmstat.metrics.agreement.compare_maps`
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Result of :func:`vbmstat.compare.files.compare_files`."""
+
+    kind: str  # of A and B: maps, results, scans or rois
+    names: tuple[str, str]  # names of A and B in figures
+    table: pd.DataFrame  # one row per contrast and statistic, per scan and tissue, or per region and tissue
+    summary: pd.DataFrame
+    notes: tuple[str, ...]  # what was left out, resampled, or differs
+    pairs: tuple[MapPair, ...] = ()
+    values: pd.DataFrame = field(default_factory=pd.DataFrame)  # paired volumes (tidy: a_ml, b_ml) of scans or regions
+    by: str = ""  # column of `values` that identifies a row of the table
 
 
 def compare_pair(a: Path, b: Path, mask: Path | None = None) -> MapPair:

@@ -28,32 +28,17 @@ _NOT_COVARIATES = (*_OF_PIPELINE, "gm_ml", "wm_ml", "csf_ml", "scan", "came_stri
 
 @dataclass(frozen=True)
 class CohortData:
-    """A cohort in several pipelines.
-
-    Attributes
-    ----------
-    name : str
-        Name in the plan.
-    scans : tuple of str
-        Scans in every pipeline and the table of covariates, sorted.
-    covariates : DataFrame
-        One row per scan (index).
-    pipelines : dict of str to DataFrame
-        The first is the reference. One row per scan (index): tiv_ml, engine, vbmstat_version, seconds, and the paths of
-        its modulated maps by tissue, unsmoothed (``gm``) and as the pipeline smoothed them (``gm_smoothed``); missing
-        if unknown.
-    notes : tuple of str
-        What was left out.
-    is_pooled : bool
-        Whether scans have ids COHORT_SCAN.
-    """
+    """A cohort in several pipelines."""
 
     name: str
-    scans: tuple[str, ...]
-    covariates: pd.DataFrame
+    scans: tuple[str, ...]  # scans in every pipeline and the table of covariates, sorted
+    covariates: pd.DataFrame  # one row per scan (index)
+    # the first is the reference. One row per scan (index): tiv_ml, engine, vbmstat_version, seconds, and the paths of
+    # its modulated maps by tissue, unsmoothed (``gm``) and as the pipeline smoothed them (``gm_smoothed``); missing if
+    # unknown
     pipelines: Mapping[str, pd.DataFrame]
-    notes: tuple[str, ...]
-    is_pooled: bool = False
+    notes: tuple[str, ...]  # what was left out
+    is_pooled: bool = False  # whether scans have ids COHORT_SCAN
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -88,7 +73,7 @@ def by_scan(maps: Mapping[str, Path]) -> dict[str, Path]:
     >>> list(by_scan({"sub-1_T1w": Path("a.nii"), "chris_T1w": Path("b.nii")}))
     ['sub-1', 'chris']
     """
-    ids = {stem: "_".join(filter(None, naming.split_ids(stem))) for stem in maps}
+    ids = {stem: naming.scan_id(naming.split_ids(stem)) for stem in maps}
     if len(set(ids.values())) < len(ids):
         ids = {stem: stem for stem in maps}
     return {ids[stem].removesuffix("_T1w"): path for stem, path in maps.items()}
@@ -123,7 +108,7 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
     joined, without = join_participants(pd.DataFrame(index=index), people, str(source))
     joined.index = pd.Index(scans, name="scan_id")
     lost = set(without)
-    keep = sorted(scan for scan, key in zip(scans, index, strict=True) if "_".join(filter(None, key)) not in lost)
+    keep = sorted(scan for scan, key in zip(scans, index, strict=True) if naming.scan_id(key) not in lost)
     if lost:
         notes.append(f"{plan.name}: {len(lost)} scans have no row in {source.name} ({listed(sorted(lost))})")
     for name, pipeline in pipelines.items():

@@ -8,8 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.compare.comparison import Comparison, Names
+from vbmstat.compare.pairs import Comparison, Names
 from vbmstat.errors import TableError, listed
+from vbmstat.files.naming import scan_id
 from vbmstat.image import storage
 from vbmstat.metrics.agreement import agreement, match_ids
 from vbmstat.roi.table import TISSUE_COLUMNS, volume_column
@@ -168,7 +169,7 @@ def roi_agreement(joined: pd.DataFrame, by: str) -> pd.DataFrame:
 def scan_ids(table: pd.DataFrame) -> list[str]:
     """Participant and session of each row, joined by an underscore."""
     keys = _with_session(table)[list(ID_COLUMNS)].itertuples(index=False)
-    return ["_".join(filter(None, key)) for key in keys]
+    return [scan_id(key) for key in keys]
 
 
 def _with_session(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from vbmstat import assets
-from vbmstat.compare.comparison import Comparison, Names
 from vbmstat.compare.config import TISSUES
+from vbmstat.compare.pairs import Comparison, Names
 from vbmstat.compare.pipelines import by_scan
 from vbmstat.errors import ScanError, listed
 from vbmstat.files import map_names

@@ -25,29 +25,14 @@ _STATISTICS = {"t": "t", "F": "F", "mediant": "median t", "medianF": "median F"}
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic map with the information in its header.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    name : str
-        The contrast, or the file's stem if the header has none.
-    kind : str
-        ``t``, ``F``, ``z``, ``median t``, ``median F`` or ``unknown``.
-    df : tuple of float
-        Degrees of freedom, empty if none are given.
-    volume : Volume, (1, X, Y, Z)
-        Values.
-    mask : Tensor, (X, Y, Z), bool
-        The analysis mask beside it; else finite, non-zero voxels (SPM and CAT12 write NaN or 0 outside).
-    """
+    """A statistic map with the information in its header."""
 
     path: Path
-    name: str
-    kind: str
-    df: tuple[float, ...]
-    volume: Volume
+    name: str  # the contrast, or the file's stem if the header has none
+    kind: str  # ``t``, ``F``, ``z``, ``median t``, ``median F`` or ``unknown``
+    df: tuple[float, ...]  # degrees of freedom, empty if none are given
+    volume: Volume  # (1, X, Y, Z)
+    # (X, Y, Z), bool: the analysis mask beside it; else finite, non-zero voxels (SPM and CAT12 write NaN or 0 outside)
     mask: torch.Tensor
 
 

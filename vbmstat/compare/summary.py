@@ -191,7 +191,7 @@ def _segmentation_wide(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["cohort", "pipeline", "compared_with"]
     wide = table.pivot_table(index=keys, columns="measure", values="median", sort=False, aggfunc="first")
     wide = wide.reindex(columns=[measure for measure in MEASURES if measure in wide]).reset_index()
-    order = {name: number for number, name in enumerate(dict.fromkeys(table["cohort"]))}
+    order = _order(table, "cohort")
     wide = wide.sort_values("cohort", kind="stable", key=lambda names: names.map(order)).astype(object)
     paper = {"cohort": "paper", "pipeline": "deepmriprep", "compared_with": "CAT12, template", **PAPER_SEGMENTATION}
     paper = {name: value for name, value in paper.items() if name in wide}

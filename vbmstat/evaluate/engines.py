@@ -52,24 +52,12 @@ def find_engines(names: Sequence[str], weights: str | None = None) -> list[Class
 
 @dataclass(frozen=True)
 class Bench:
-    """Engines to test, and how.
-
-    Attributes
-    ----------
-    engines : sequence of Classic
-        Engines to run on every image.
-    device : torch.device
-        Where to compute.
-    force : bool
-        Whether to repeat rows that are already in the table.
-    report : callable
-        Progress, called as ``report(stage, n_done, n_total)``.
-    """
+    """Engines to test, and how."""
 
     engines: Sequence[Classic]
     device: torch.device = CPU
-    force: bool = False
-    report: OnProgress = ignore
+    force: bool = False  # whether to repeat rows that are already in the table
+    report: OnProgress = ignore  # called as ``report(stage, n_done, n_total)``
 
 
 class HeadFile:
@@ -132,24 +120,13 @@ def check_heads(paths: Iterable[Path]) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """An image for engines to segment.
+    """An image for engines to segment."""
 
-    Attributes
-    ----------
-    keys : mapping
-        Columns that identify the image, the head first.
-    origin : mapping
-        Everything else that determines the image (seed, strengths, file hash); outdated rows are recognised by it.
-    image : callable
-        Makes the image.
-    measure : callable
-        Result columns from the engine and its segmentation.
-    """
-
-    keys: Mapping[str, Any]
+    keys: Mapping[str, Any]  # columns that identify the image, the head first
+    # everything else that determines the image (seed, strengths, file hash); outdated rows are recognised by it
     origin: Mapping[str, Any]
     image: Callable[[], Volume]
-    measure: Callable[[Classic, Segmented], Row]
+    measure: Callable[[Classic, Segmented], Row]  # result columns from the engine and its segmentation
 
 
 def evaluate_heads(test: type[HeadFile], paths: Sequence[Path], bench: Bench, out: Path, seed: int = 0) -> pd.DataFrame:

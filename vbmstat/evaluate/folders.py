@@ -25,50 +25,27 @@ from vbmstat.progress import OnProgress, ignore
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of :func:`evaluate_folders`.
+    """Result of :func:`evaluate_folders`."""
 
-    Attributes
-    ----------
-    scans : DataFrame
-        One row per scan, folder and reference (another folder, ``template`` or ``truth``).
-    summary : DataFrame
-        Number of scans, median, minimum, maximum and worst scan of each measure by folder and reference.
-    left_out : dict of str to list of str
-        Scans of each folder that another folder lacks.
-    notes : list of str
-        What could not be measured, and how missing inputs were derived.
-    outputs : dict of str to Outputs
-        Files of each folder, by its name in the tables.
-    truth : dict of str to Path
-        True label maps by scan.
-    """
-
-    scans: pd.DataFrame
+    scans: pd.DataFrame  # one row per scan, folder and reference (another folder, ``template`` or ``truth``)
+    # number of scans, median, minimum, maximum and worst scan of each measure by folder and reference
     summary: pd.DataFrame
-    left_out: dict[str, list[str]]
-    notes: list[str]
-    outputs: dict[str, Outputs] = field(default_factory=dict)
-    truth: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, list[str]]  # scans of each folder that another folder lacks
+    notes: list[str]  # what could not be measured, and how missing inputs were derived
+    outputs: dict[str, Outputs] = field(default_factory=dict)  # files of each folder, by its name in the tables
+    truth: dict[str, Path] = field(default_factory=dict)  # true label maps by scan
 
 
 @dataclass(frozen=True)
 class TissuePair:
-    """One scan's tissues in a folder and in its reference.
+    """One scan's tissues in a folder and in its reference."""
 
-    Attributes
-    ----------
-    scan, folder, reference : str
-        As in the tables.
-    dice : dict of str to float
-        By tissue, ``gm``, ``wm``, ``csf``.
-    tissue, reference_tissue : Volume, (1, X, Y, Z)
-        0 background, 1 CSF, 2 GM, 3 WM, in-between values for partial volume; both on one grid.
-    """
-
+    # as in the tables
     scan: str
     folder: str
     reference: str
-    dice: dict[str, float]
+    dice: dict[str, float]  # by tissue, ``gm``, ``wm``, ``csf``
+    # (1, X, Y, Z): 0 background, 1 CSF, 2 GM, 3 WM, in-between values for partial volume; both on one grid
     tissue: Volume
     reference_tissue: Volume
 

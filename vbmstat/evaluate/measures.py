@@ -27,24 +27,12 @@ Row = dict[str, object]
 
 @dataclass
 class Measures:
-    """Measures of scans, the first folder being the reference.
-
-    Attributes
-    ----------
-    outputs : sequence of Outputs
-        Output folders.
-    truth : mapping of str to Path
-        True label maps by scan.
-    is_fitted : bool
-        Whether the linear part of fields is fitted even if a sidecar records it.
-    notes : dict of str to None
-        How missing inputs were derived; each once, in order.
-    """
+    """Measures of scans, the first folder being the reference."""
 
     outputs: Sequence[Outputs]
-    truth: Mapping[str, Path]
-    is_fitted: bool = False
-    notes: dict[str, None] = field(default_factory=dict)
+    truth: Mapping[str, Path]  # true label maps by scan
+    is_fitted: bool = False  # whether the linear part of fields is fitted even if a sidecar records it
+    notes: dict[str, None] = field(default_factory=dict)  # how missing inputs were derived; each once, in order
 
     @cached_property
     def template(self) -> Volume:

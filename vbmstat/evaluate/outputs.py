@@ -54,30 +54,20 @@ class Outputs:
     """Files of an output folder by kind and scan.
 
     A scan's key is the stem of its file name without ``_T1w``, which BIDS derivatives drop.
-
-    Attributes
-    ----------
-    name : str
-        Name of the folder in tables.
-    label, field, velocity, sidecar : dict of str to Path
-        Label maps (``p0``), deformations (``y_``), velocities and provenance sidecars.
-    tissue : dict of int to dict of str to Path
-        GM (1), WM (2) and CSF (3) in the scan's space.
-    warped, modulated : dict of int to dict of str to Path
-        GM (1) and WM (2) in template space.
-    stems : dict of str to str
-        Scan key to the stem in its file names.
     """
 
-    name: str
+    name: str  # of the folder in tables
+    # label maps (``p0``), deformations (``y_``), velocities and provenance sidecars
     label: dict[str, Path] = dataclass_field(default_factory=dict)
     field: dict[str, Path] = dataclass_field(default_factory=dict)
     velocity: dict[str, Path] = dataclass_field(default_factory=dict)
     sidecar: dict[str, Path] = dataclass_field(default_factory=dict)
+    # GM (1), WM (2) and CSF (3) in the scan's space
     tissue: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}, 3: {}})
+    # GM (1) and WM (2) in template space
     warped: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
     modulated: dict[int, dict[str, Path]] = dataclass_field(default_factory=lambda: {1: {}, 2: {}})
-    stems: dict[str, str] = dataclass_field(default_factory=dict)
+    stems: dict[str, str] = dataclass_field(default_factory=dict)  # scan key to the stem in its file names
 
     def warp(self, scan: str) -> ScanWarp:
         """A scan's warp, which may be unknown."""
@@ -91,22 +81,10 @@ class Outputs:
 
 @dataclass(frozen=True)
 class TissueMaps:
-    """Tissues of a scan on its own grid.
+    """Tissues of a scan on its own grid."""
 
-    Attributes
-    ----------
-    labels : Tensor, (1, X, Y, Z)
-        0 background, 1 CSF, 2 GM, 3 WM.
-    fractions : dict of str to Tensor, (1, X, Y, Z)
-        By tissue: ``gm``, ``wm``, ``csf``.
-    grid : Grid
-        Grid of the scan.
-    path : Path
-        File it was read from.
-    """
-
-    labels: torch.Tensor
-    fractions: dict[str, torch.Tensor]
+    labels: torch.Tensor  # (1, X, Y, Z): 0 background, 1 CSF, 2 GM, 3 WM
+    fractions: dict[str, torch.Tensor]  # (1, X, Y, Z), by tissue: ``gm``, ``wm``, ``csf``
     grid: Grid
     path: Path
 

@@ -107,7 +107,7 @@ def _mark(mosaic: Mosaic, image: Image, view: View, levels: Sequence[float], col
         mosaic.cross(view.crosshair, view.passes)
 
 
-def image_figure(image: Volume, title: str, unit: str = "", view: View | None = None) -> Figure:
+def image_figure(image: Volume, title: str, view: View | None = None) -> Figure:
     """Any image (1, X, Y, Z) in grey, on slices over its field of view; an oblique one is shown along its own axes."""
     view = view or View()
     upright = axis_parallel(image)
@@ -125,7 +125,7 @@ def image_figure(image: Volume, title: str, unit: str = "", view: View | None = 
     for axes, cut, extent in mosaic.cuts(Image(values, upright.grid)):
         axes.imshow(cut, cmap="gray", norm=norm, origin="lower", extent=extent, interpolation="nearest", aspect="auto")
     _mark(mosaic, Image(values, upright.grid), view, view.contours, ORANGE)
-    mosaic.add_scale(ScalarMappable(norm, "gray"), unit, 0.0, bool(values.max() > high))
+    mosaic.add_scale(ScalarMappable(norm, "gray"), "", 0.0, bool(values.max() > high))
     return mosaic.finished()
 
 

@@ -19,15 +19,13 @@ _HEAD_FROM = 0.15  # of the 99.5th percentile
 _HIGHEST_SLICE = 0.62  # of the image's height: the middle of most brains
 
 
-def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = "Dice of GM") -> Figure:
-    """A measure by artefact and engine: median over heads (medium open, strong filled) and range.
+def artefacts_figure(table: pd.DataFrame) -> Figure:
+    """Dice of GM by artefact and engine: median over heads (medium open, strong filled) and range.
 
     Parameters
     ----------
     table : DataFrame
-        Columns head, artefact, strength, engine and the measure; artefact none is drawn as a horizontal line.
-    measure, name : str
-        Column, and its axis label.
+        Columns head, artefact, strength, engine and dice_gm; artefact none is drawn as a horizontal line.
     """
     engines = list(dict.fromkeys(table["engine"]))
     names = [artefact for artefact in dict.fromkeys(table["artefact"]) if artefact != "none"]
@@ -38,12 +36,12 @@ def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = 
         for number, engine in enumerate(engines):
             own = table[table["engine"] == engine]
             colour = _COLOURS[number % len(_COLOURS)]
-            clean = own.loc[own["artefact"] == "none", measure].astype(float)
+            clean = own.loc[own["artefact"] == "none", "dice_gm"].astype(float)
             axes.axhline(clean.median(), color=colour, linewidth=0.7, linestyle=":")
             for at, artefact in enumerate(names):
                 for side, strength in enumerate(("medium", "strong")):
                     chosen = (own["artefact"] == artefact) & (own["strength"] == strength)
-                    values = own.loc[chosen, measure].astype(float).dropna()
+                    values = own.loc[chosen, "dice_gm"].astype(float).dropna()
                     x = at - 0.4 + width * (2 * number + side + 0.5)
                     if len(values):
                         axes.plot([x, x], [values.min(), values.max()], color=colour, linewidth=0.8)
@@ -51,7 +49,7 @@ def artefacts_figure(table: pd.DataFrame, measure: str = "dice_gm", name: str = 
                     axes.plot(x, values.median(), "o", markersize=4, color=colour, markerfacecolor=face)
             axes.plot([], [], "o", markersize=4, color=colour, label=engine)
         axes.set_xticks(range(len(names)), names)
-        axes.set_ylabel(name)
+        axes.set_ylabel("Dice of GM")
         for at in range(1, len(names)):
             axes.axvline(at - 0.5, color=GREY, linewidth=0.3)
         axes.spines[["top", "right"]].set_visible(False)

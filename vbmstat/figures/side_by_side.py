@@ -40,18 +40,10 @@ _MANY_REGIONS = 36
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One row of slices.
+    """One row of slices."""
 
-    Attributes
-    ----------
-    name : str
-        Pipeline, written at the left.
-    volume : Volume, (1, X, Y, Z)
-        A statistic in MNI space, NaN (or 0) outside its mask.
-    """
-
-    name: str
-    volume: Volume
+    name: str  # pipeline, written at the left
+    volume: Volume  # (1, X, Y, Z): a statistic in MNI space, NaN (or 0) outside its mask
 
 
 def agreement_figure(a: np.ndarray, b: np.ndarray, names: tuple[str, str], title: str, unit: str) -> Figure:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vbmstat.errors import ScanError, listed
-from vbmstat.files.naming import Scan
+from vbmstat.files.naming import Scan, scan_id
 
 PLACEHOLDERS = ("participant_id", "session_id", "scan_id", "name")
 
@@ -57,7 +57,7 @@ def without_mask(masks: dict[Scan, Path], scans: Sequence[Scan]) -> str:
 
 def _filled(given: str, scan: Scan, option: str) -> str:
     """The path with a scan's ids."""
-    ids = "_".join(filter(None, (scan.participant_id, scan.session_id)))
+    ids = scan_id((scan.participant_id, scan.session_id))
     values = dict(zip(PLACEHOLDERS, (scan.participant_id, scan.session_id, ids, scan.stem), strict=True))
     try:
         return given.format(**values)

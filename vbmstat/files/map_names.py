@@ -32,20 +32,11 @@ _NUMBER_OF_WORD = {**{name.upper(): number for name, number in MAP_NUMBER.items(
 
 
 class MapName(NamedTuple):
-    """What the file name of a modulated map says.
+    """What the file name of a modulated map says."""
 
-    Attributes
-    ----------
-    stem : str
-        The scan's.
-    tissue : {1, 2, 3, 7}
-        GM, WM, CSF, white-matter hypointensities.
-    fwhm_mm : float or None
-        Width of the smoothing; 0 for an unsmoothed map, None for a smoothed one whose name gives no width.
-    """
-
-    stem: str
-    tissue: int
+    stem: str  # the scan's
+    tissue: int  # 1 GM, 2 WM, 3 CSF, 7 white-matter hypointensities
+    # width of the smoothing; 0 for an unsmoothed map, None for a smoothed one whose name gives no width
     fwhm_mm: float | None
 
 

@@ -96,24 +96,17 @@ class MapKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """A T1w file with the ids in its name.
-
-    Attributes
-    ----------
-    path : Path
-        The image file.
-    stem : str
-        File name without suffix, unique in a run; part of the name of every output.
-    participant_id : str
-        ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities.
-    session_id : str
-        ``ses-1``, or empty.
-    """
+    """A T1w file with the ids in its name."""
 
     path: Path
-    stem: str
-    participant_id: str
-    session_id: str = ""
+    stem: str  # file name without suffix, unique in a run; part of the name of every output
+    participant_id: str  # ``sub-01`` as in participants.tsv; the whole stem if the name has no BIDS entities
+    session_id: str = ""  # ``ses-1``, or empty
+
+    @classmethod
+    def of_stem(cls, stem: str) -> Scan:
+        """A scan of which only the outputs are known: the stem stands for its path."""
+        return cls(Path(stem), stem, *split_ids(stem))
 
 
 def split_ids(stem: str) -> tuple[str, str]:
@@ -130,6 +123,17 @@ def split_ids(stem: str) -> tuple[str, str]:
     if "sub" not in entities:
         return normalized(stem), ""
     return f"sub-{entities['sub']}", f"ses-{entities['ses']}" if "ses" in entities else ""
+
+
+def scan_id(ids: Iterable[str]) -> str:
+    """The id of a scan in tables, from those of participant and session (may be empty).
+
+    Examples
+    --------
+    >>> scan_id(("sub-01", "ses-2")), scan_id(("sub-01", ""))
+    ('sub-01_ses-2', 'sub-01')
+    """
+    return "_".join(filter(None, ids))
 
 
 def image_stem(path: Path) -> str:

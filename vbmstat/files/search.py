@@ -38,20 +38,11 @@ _NOT_MAGNITUDE = ("phase", "real", "imag")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The scans and the skipped files at the given places.
+    """The scans and the skipped files at the given places."""
 
-    Attributes
-    ----------
-    scans : tuple of Scan
-        Scans to preprocess, in the order of the places, sorted within a folder.
-    skipped : dict of Path to str
-        Skipped files, and why.
-    table : DataFrame, optional
-        Rows of the table that names the scans, indexed by (participant_id, session_id).
-    """
-
-    scans: tuple[Scan, ...]
-    skipped: dict[Path, str]
+    scans: tuple[Scan, ...]  # scans to preprocess, in the order of the places, sorted within a folder
+    skipped: dict[Path, str]  # skipped files, and why
+    # rows of the table that names the scans, indexed by (participant_id, session_id)
     table: pd.DataFrame | None = field(default=None, compare=False)
 
     def without(self, reason: Callable[[Scan], str]) -> Inputs:

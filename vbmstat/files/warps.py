@@ -33,15 +33,9 @@ _HALVES = (2, 4, 6)  # axes of 2 in (3, x, 2, y, 2, z, 2)
 
 @dataclass(frozen=True)
 class ScanWarp:
-    """A scan's warp to the template and back.
+    """A scan's warp to the template and back."""
 
-    Attributes
-    ----------
-    paths : mapping of str to Path
-        ``y``, ``iy``, ``velocity`` and ``sidecar``, which need not exist; see
-        :func:`vbmstat.files.naming.native_paths`.
-    """
-
+    # ``y``, ``iy``, ``velocity`` and ``sidecar``, which need not exist; see :func:`vbmstat.files.naming.native_paths`
     paths: Mapping[str, Path]
 
     @property

@@ -69,19 +69,12 @@ def origins(table: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs the maps of a model: into the user's store, or into a folder that is deleted when `stack` closes.
+    """Packs the maps of a model: into the user's store, or into a folder that is deleted when `stack` closes."""
 
-    Attributes
-    ----------
-    spec, compute
-        The model, and where its maps are packed.
-    stack : ExitStack
-        Open while the maps are read.
-    """
-
+    # the model, and where its maps are packed
     spec: ModelSpec
     compute: Compute
-    stack: ExitStack
+    stack: ExitStack  # open while the maps are read
 
     def open(self, source: Source, scale: np.ndarray | None) -> ArrayMaps | PackedMaps:
         """The maps of a source as a matrix; `scale`, (n_scans,), multiplies each scan before it is masked.

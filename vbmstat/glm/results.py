@@ -128,7 +128,8 @@ class GlmResults:
         stat : str, optional
             Any map of the contrast, by default t or F; p maps are drawn as -log10 p.
         threshold : float, optional
-            Outlined; smaller values fade. By default that of the corrected inference, without one 0 (p maps: 0.05).
+            Outlined; smaller values fade. By default that of the corrected inference (one-sided: positive values
+            only), without one 0 (p maps: 0.05).
         **view
             Fields of :class:`vbmstat.figures.view.View`: ``cuts="z=-20,0,20"``, ``limit``, ``contours``,
             ``crosshair``, ``title``, ``columns``.
@@ -146,6 +147,8 @@ class GlmResults:
         symbol = None if stat in P_STATS else stat
         if threshold is None and stat == one.kind and one.name in self.inference:
             threshold = self.inference[one.name].critical(self.maps[one.name][stat].values)[0]
+            if not self.inference[one.name].two_sided:
+                volume = Volume(volume.data.clamp(min=0), volume.grid)
         return notebook.plot(volume, f"{one.name}: {stat}", symbol, threshold or 0.0, **view)
 
     def _contrast(self, name: str | None) -> Contrast:
@@ -244,7 +247,7 @@ class GlmResults:
         return replace(self, record=record, inference=added)
 
     def spm_table(self) -> pd.DataFrame:
-        """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.inference.spm_table.spm_table`."""
+        """SPM's table of each contrast with random fields; see :func:`vbmstat.glm.place_tables.spm_table`."""
         fields = ((name, one.random_field) for name, one in self.inference.items())
         return place_tables.stacked(
             {(name,): place_tables.spm(self, name, field) for name, field in fields if field is not None}, ["contrast"]

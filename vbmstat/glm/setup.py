@@ -58,39 +58,22 @@ from vbmstat.tables.cohort import Cohort, find_column
 
 @dataclass(frozen=True)
 class Setup:
-    """A model that can be fitted.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        The model.
-    source : Source
-        Its scans: rows of the cohort table and where their maps are.
-    covariate : (str, dict of str to Path, Smoothing), optional
-        Name and maps of a voxelwise covariate, and how they are smoothed.
-    design, contrasts, variance
-        What is estimated, and how its variance.
-    draws : ndarray, (B, n_scans), bool
-        The subsets.
-    weights, scale : ndarray, (n_scans,), optional
-        Weights of the scans; factors on their maps.
-    permuted : list of Permuted or None
-        The permutations of each contrast.
-    notes : tuple of str
-        What the reader of the results should know.
-    """
+    """A model that can be fitted."""
 
     spec: ModelSpec
-    source: Source
+    source: Source  # its scans: rows of the cohort table and where their maps are
+    # name and maps of a voxelwise covariate, and how they are smoothed
     covariate: tuple[str, Mapping[str, Path], Smoothing] | None
+    # what is estimated, and how its variance
     design: Design
     contrasts: list[Contrast]
     variance: Ols
-    draws: np.ndarray
+    draws: np.ndarray  # (B, n_scans), bool: the subsets
+    # (n_scans,): weights of the scans; factors on their maps
     weights: np.ndarray | None
     scale: np.ndarray | None
-    permuted: list[Permuted | None]
-    notes: tuple[str, ...]
+    permuted: list[Permuted | None]  # the permutations of each contrast
+    notes: tuple[str, ...]  # what the reader of the results should know
 
     @property
     def named_design(self) -> Design:

@@ -32,49 +32,28 @@ _MOST_ROWS = 150  # different points whose limits are computed; those of more sc
 
 @dataclass(frozen=True)
 class VoxelFit:
-    """One contrast at one voxel or region.
+    """One contrast at one voxel or region."""
 
-    Attributes
-    ----------
-    contrast, kind : str
-        Its name, and ``t`` or ``F``.
-    statistic, df, p : float
-        t or F, its (denominator) degrees of freedom, and the (two-sided) uncorrected p.
-    covariate : str
-        What the axis shows: a number, or factors whose levels are compared; empty for a contrast of the mean.
-    is_factor : bool
-        Whether the axis has levels.
-    grouped_by : str
-        What the groups are: a column of the table; empty if there are none.
-    scans : DataFrame
-        One row a scan, largest Cook's distance first: scan_id, participant_id, value, covariate, group (colour of the
-        point), adjusted, adjusted_fit, lower, upper, fitted, residual, studentized_residual, leverage, cooks_distance.
-    line : DataFrame
-        Points of the line, or the levels: covariate, group, fit, lower, upper (NaN where not estimable).
-    adjusted_for : tuple of str
-        Covariates held at their means.
-    variance : str
-        Whose variance the band has.
-    notes : tuple of str
-        What the reader should know.
-    df_contrast : int, optional
-        Of F, its numerator degrees of freedom.
-    """
-
+    # its name, and ``t`` or ``F``
     contrast: str
     kind: str
+    # t or F, its (denominator) degrees of freedom, and the (two-sided) uncorrected p
     statistic: float
     df: float
     p: float
+    # what the axis shows: a number, or factors whose levels are compared; empty for a contrast of the mean
     covariate: str
-    is_factor: bool
-    grouped_by: str
+    is_factor: bool  # whether the axis has levels
+    grouped_by: str  # what the groups are: a column of the table; empty if there are none
+    # one row a scan, largest Cook's distance first: scan_id, participant_id, value, covariate, group (colour of the
+    # point), adjusted, adjusted_fit, lower, upper, fitted, residual, studentized_residual, leverage, cooks_distance
     scans: pd.DataFrame
+    # points of the line, or the levels: covariate, group, fit, lower, upper (NaN where not estimable)
     line: pd.DataFrame
-    adjusted_for: tuple[str, ...]
-    variance: str
-    notes: tuple[str, ...]
-    df_contrast: int | None = None
+    adjusted_for: tuple[str, ...]  # covariates held at their means
+    variance: str  # whose variance the band has
+    notes: tuple[str, ...]  # what the reader should know
+    df_contrast: int | None = None  # of F, its numerator degrees of freedom
 
     @property
     def result(self) -> str:

@@ -51,24 +51,12 @@ RECORD = "harmonize.json"
 
 @dataclass(frozen=True)
 class Harmonized:
-    """Results of a run.
+    """Results of a run."""
 
-    Attributes
-    ----------
-    files : tuple of Path
-        Everything written, ``harmonize.json`` last.
-    model : CombatModel
-        Learned from these scans, or given.
-    confounding : DataFrame
-        Share of each preserved covariate's variance between sites.
-    notes : tuple of str
-        What a reader should know: confounded covariates, voxels left alone.
-    """
-
-    files: tuple[Path, ...]
-    model: CombatModel
-    confounding: pd.DataFrame
-    notes: tuple[str, ...]
+    files: tuple[Path, ...]  # everything written, ``harmonize.json`` last
+    model: CombatModel  # learned from these scans, or given
+    confounding: pd.DataFrame  # share of each preserved covariate's variance between sites
+    notes: tuple[str, ...]  # what a reader should know: confounded covariates, voxels left alone
 
 
 @dataclass(frozen=True)

@@ -45,25 +45,14 @@ _MUTED = threading.local()
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image file whose header is read and checked.
+    """An image file whose header is read and checked."""
 
-    Attributes
-    ----------
-    path, data_path : Path
-        The file, and that of the voxels (another one for .hdr).
-    header : Any
-        nibabel's.
-    shape : tuple of int
-        As stored.
-    affine : ndarray, (4, 4), float64
-        Voxel index as stored to RAS+ mm.
-    """
-
+    # the file, and that of the voxels (another one for .hdr)
     path: Path
     data_path: Path
-    header: Any
-    shape: tuple[int, ...]
-    affine: np.ndarray
+    header: Any  # nibabel's
+    shape: tuple[int, ...]  # as stored
+    affine: np.ndarray  # (4, 4), float64: voxel index as stored to RAS+ mm
 
     @property
     def canonical_grid(self) -> Grid:

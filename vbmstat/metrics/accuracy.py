@@ -61,7 +61,7 @@ def linear_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) 
     return _mean_of_finite(density)
 
 
-def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBDA) -> float:
+def published_elasticity(field: Displacement) -> float:
     """The measure that the deepmriprep paper calls linear elasticity (LE; its medians are 240 and 250).
 
     Notes
@@ -80,9 +80,9 @@ def published_elasticity(field: Displacement, mu: float = MU, lam: float = LAMBD
     trace = u[0, 0] + u[1, 1] + u[2, 2]
     squared = torch.zeros_like(trace)
     for i in range(3):
-        squared += (2 * mu * u[i, i] + lam * trace).square()
+        squared += (2 * MU * u[i, i] + LAMBDA * trace).square()
     for i, j in combinations(range(3), 2):
-        squared += (mu * (u[i, j] + u[j, i])).square()
+        squared += (MU * (u[i, j] + u[j, i])).square()
     return _mean_of_finite(squared)
 
 

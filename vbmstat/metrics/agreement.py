@@ -27,30 +27,16 @@ _INSIDE = 0.5  # share of a resampled voxel inside the mask
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of paired values; `a` is the reference.
+    """Agreement of paired values; `a` is the reference."""
 
-    Attributes
-    ----------
-    n : int
-        Number of pairs.
-    r : float
-        Pearson correlation; NaN for fewer than three pairs or if one set is constant.
-    ccc : float
-        Lin's concordance correlation: 1 only if b = a.
-    slope, intercept : float
-        Ordinary least squares of b on a. Noise in a attenuates the slope; see `sd_ratio`.
-    sd_ratio : float
-        Standard deviation of b over that of a: the absolute slope of the reduced major axis.
-    bias, loa_low, loa_high : float
-        Mean of b − a, and bias ∓ 1.96 standard deviations of b − a.
-    """
-
-    n: int
-    r: float
-    ccc: float
+    n: int  # number of pairs
+    r: float  # Pearson correlation; NaN for fewer than three pairs or if one set is constant
+    ccc: float  # Lin's concordance correlation: 1 only if b = a
+    # ordinary least squares of b on a. Noise in a attenuates the slope; see `sd_ratio`
     slope: float
     intercept: float
-    sd_ratio: float
+    sd_ratio: float  # standard deviation of b over that of a: the absolute slope of the reduced major axis
+    # mean of b − a, and bias ∓ 1.96 standard deviations of b − a
     bias: float
     loa_low: float
     loa_high: float
@@ -150,9 +136,7 @@ def on_grid(volume: Volume, mask: torch.Tensor, target: Grid) -> tuple[Volume, t
     return Volume(torch.where(kept[None], sums / share.clamp(min=_INSIDE), torch.zeros(())), target), kept
 
 
-def compare_maps(
-    a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor, levels: Sequence[float] = T_LEVELS
-) -> dict[str, float]:
+def compare_maps(a: Volume, b: Volume, mask_a: torch.Tensor, mask_b: torch.Tensor) -> dict[str, float]:
     """All measures of agreement of two statistic maps on one grid, as a table row.
 
     Parameters
@@ -161,14 +145,12 @@ def compare_maps(
         The maps; a is the reference.
     mask_a, mask_b : Tensor, (X, Y, Z), bool
         Their masks.
-    levels : sequence of float
-        Levels for the overlap of voxels beyond ±level.
 
     Returns
     -------
     dict
         The columns that :mod:`vbmstat.tables.schema` describes for maps in ``comparison.tsv``: numbers of voxels, the
-        fields of :class:`Agreement`, peaks, their distances, and the overlap at each level.
+        fields of :class:`Agreement`, peaks, their distances, and the overlap of voxels beyond each of ±`T_LEVELS`.
 
     Raises
     ------
@@ -188,7 +170,7 @@ def compare_maps(
         "n_voxels_a": int(mask_a.sum()), "n_voxels_b": int(mask_b.sum()), "n_voxels": measures.pop("n"), **measures,
     }  # fmt: skip
     row |= _peaks(a, b, mask_a, mask_b)
-    for level in levels:
+    for level in T_LEVELS:
         n_a, n_b, shared = overlap_at(values_a, values_b, level)
         row |= {f"n_a_t{level:g}": n_a, f"n_b_t{level:g}": n_b, f"dice_t{level:g}": shared}
     return row
@@ -219,7 +201,7 @@ def one_sided(a: np.ndarray, b: np.ndarray) -> str | None:
     return None
 
 
-def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[str]:
+def match_ids(a: Sequence[str], b: Sequence[str]) -> list[str]:
     """Ids in both, in the order of `a`; only exact matches.
 
     Raises
@@ -234,11 +216,11 @@ def match_ids(a: Sequence[str], b: Sequence[str], what: str = "scan") -> list[st
     pairs = [(name, near[loose_id(name)]) for name in a if loose_id(name) in near]
     if pairs:
         msg = (
-            f"no {what} in common; {len(pairs)} would match without 'sub-' and leading zeros "
+            f"no scan in common; {len(pairs)} would match without 'sub-' and leading zeros "
             f"({pairs[0][0]!r} and {pairs[0][1]!r}): ids are compared as text; rename one side so that they are equal"
         )
         raise TableError(msg)
-    msg = f"no {what} in common (A: {', '.join(map(str, a[:3]))}; B: {', '.join(map(str, b[:3]))})"
+    msg = f"no scan in common (A: {', '.join(map(str, a[:3]))}; B: {', '.join(map(str, b[:3]))})"
     raise TableError(msg)
 
 

@@ -34,27 +34,13 @@ _TOUCHING = np.ones((3, 3, 3))
 
 @dataclass(frozen=True)
 class Departure:
-    """Where a scan has far more or less tissue than the others.
+    """Where a scan has far more or less tissue than the others."""
 
-    Attributes
-    ----------
-    volume_ml : float
-        Of clusters of at least :data:`LEAST_ML`, in template space.
-    z : float
-        The strongest, with its sign.
-    at_mm : tuple of float
-        Its place, RAS+ mm.
-    region : str
-        The region of LPBA40 with most of the volume.
-    image : Volume, (1, X, Y, Z)
-        Robust z of the whole brain.
-    """
-
-    volume_ml: float
-    z: float
-    at_mm: tuple[float, float, float]
-    region: str
-    image: Volume
+    volume_ml: float  # of clusters of at least :data:`LEAST_ML`, in template space
+    z: float  # the strongest, with its sign
+    at_mm: tuple[float, float, float]  # its place, RAS+ mm
+    region: str  # the region of LPBA40 with most of the volume
+    image: Volume  # (1, X, Y, Z): robust z of the whole brain
 
     def warning(self) -> str:
         """What to check, in words."""

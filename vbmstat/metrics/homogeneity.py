@@ -46,33 +46,21 @@ _BLOCK = 1024  # scans compared at a time
 
 @dataclass(frozen=True)
 class CohortQuality:
-    """Measures of scans within a cohort; arrays are (n_scans,), NaN if there are too few scans.
+    """Measures of scans within a cohort; arrays are (n_scans,), NaN if there are too few scans."""
 
-    Attributes
-    ----------
-    mean_correlation : ndarray
-        Mean Pearson correlation with the scans of other people over the template's GM; with the other scans if all
-        are of one person.
-    mean_correlation_z : ndarray
-        Its robust z: distance to the median over 1.4826 times the median absolute deviation.
-    mean_z : ndarray
-        Fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
-        (after CAT12's quartic mean z): high if a part of the brain is far from the sample's.
-    tiv_z, gm_share_z : ndarray
-        Robust z of TIV, and of GM over TIV.
-    duplicate_of : list of str or None
-        Id of an earlier scan with the same image.
-    departures : list of Departure or None
-        Where GM + WM are far from the others', if they are anywhere.
-    """
-
+    # mean Pearson correlation with the scans of other people over the template's GM; with the other scans if all are of
+    # one person
     mean_correlation: np.ndarray
+    # its robust z: distance to the median over 1.4826 times the median absolute deviation
     mean_correlation_z: np.ndarray
+    # fourth root of the mean fourth power of the scan's z-scores over voxels, after scaling maps to the same mean
+    # (after CAT12's quartic mean z): high if a part of the brain is far from the sample's
     mean_z: np.ndarray
+    # robust z of TIV, and of GM over TIV
     tiv_z: np.ndarray
     gm_share_z: np.ndarray
-    duplicate_of: list[str | None]
-    departures: list[Departure | None]
+    duplicate_of: list[str | None]  # id of an earlier scan with the same image
+    departures: list[Departure | None]  # where GM + WM are far from the others', if they are anywhere
 
     def columns(self) -> dict[str, list[object] | np.ndarray]:
         """The measures as columns ``qc_NAME`` of a cohort table."""
@@ -99,17 +87,13 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return (values - median) / sigma if sigma > 0 else np.full(len(values), np.nan)
 
 
-def measure_cohort(
-    cohort: Cohort | pd.DataFrame | Path | str, column: str | None = None, report: OnProgress = ignore
-) -> CohortQuality:
+def measure_cohort(cohort: Cohort | pd.DataFrame | Path | str, report: OnProgress = ignore) -> CohortQuality:
     """Compare each scan of a cohort with the others.
 
     Parameters
     ----------
     cohort : Cohort, DataFrame or path
-        With paths of modulated GM maps in `column`, and ``tiv_ml`` and ``gm_ml`` if known.
-    column : str, optional
-        Column of the maps; by default those of :func:`maps_to_compare`.
+        With paths of modulated GM maps, and ``tiv_ml`` and ``gm_ml`` if known.
     report : callable
         Called with (stage, done, total).
 
@@ -121,7 +105,7 @@ def measure_cohort(
         If the column is absent, or a scan has no map.
     """
     cohort = as_cohort(cohort)
-    paths = cohort.paths(column) if column else maps_to_compare(cohort)
+    paths = maps_to_compare(cohort)
     maps, people = _Maps(paths), _scans_of_people(cohort.table)
     total, mean, sd, probes = _first_pass(maps, report)
     spread = _Spread(mean, sd)
@@ -134,7 +118,7 @@ def measure_cohort(
             duplicate_of[later] = duplicate_of[later] or ids[earlier]
     tiv, share = _volumes(cohort.table)
     departures: list[Departure | None] = [None] * len(ids)
-    if column is None and naming.map_columns(cohort.table.columns, 2):
+    if naming.map_columns(cohort.table.columns, 2):
         departures = find_departures(paths, maps_to_compare(cohort, 2), report)
     return CohortQuality(
         correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of, departures
@@ -302,9 +286,7 @@ def _second_pass(
     return correlation, mean_z
 
 
-def find_duplicates(
-    probes: np.ndarray, row: Callable[[int], np.ndarray], least_r: float = DUPLICATE_R
-) -> list[tuple[int, int]]:
+def find_duplicates(probes: np.ndarray, row: Callable[[int], np.ndarray]) -> list[tuple[int, int]]:
     """Find pairs of scans with the same image, by the correlation of their maps.
 
     Parameters
@@ -313,22 +295,20 @@ def find_duplicates(
         Some voxels of each map, mean 0 and norm 1, used to search for pairs.
     row : callable
         Returns all voxels of a scan, mean 0 and norm 1, used to confirm them.
-    least_r : float
-        Correlation from which two maps count as the same image.
 
     Returns
     -------
     list of (earlier, later)
         Indices of scans, in order of the later.
     """
-    near = 1 - _PROBE_SLACK * (1 - least_r)
+    near = 1 - _PROBE_SLACK * (1 - DUPLICATE_R)
     pairs = []
     for start in range(0, len(probes), _BLOCK):
         block = probes[start : start + _BLOCK]
         for offset in range(0, start + 1, _BLOCK):
             alike = block @ probes[offset : offset + _BLOCK].T >= near  # (later, earlier)
             pairs += [(offset + int(j), start + int(i)) for i, j in np.argwhere(alike) if offset + j < start + i]
-    return sorted((pair for pair in pairs if row(pair[0]) @ row(pair[1]) >= least_r), key=lambda pair: pair[::-1])
+    return sorted((pair for pair in pairs if row(pair[0]) @ row(pair[1]) >= DUPLICATE_R), key=lambda pair: pair[::-1])
 
 
 def _volumes(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -38,27 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class RoiResults:
-    """A model fitted to each region of an atlas.
+    """A model fitted to each region of an atlas."""
 
-    Attributes
-    ----------
-    table : DataFrame
-        One row a region and contrast; columns as the data dictionary says.
-    design : Design
-        Rows are the scans that were used.
-    draws : ndarray, (B, n_scans), bool
-        The subsets; none for a mixed model.
-    atlas : Atlas
-        What was measured.
-    record : dict
-        All that is needed to repeat it.
-    """
-
-    table: pd.DataFrame
-    design: Design
-    draws: np.ndarray
+    table: pd.DataFrame  # one row a region and contrast; columns as the data dictionary says
+    design: Design  # rows are the scans that were used
+    draws: np.ndarray  # (B, n_scans), bool: the subsets; none for a mixed model
     atlas: Atlas
-    record: dict[str, Any]
+    record: dict[str, Any]  # all that is needed to repeat it
 
     def __repr__(self) -> str:
         contrasts = ", ".join(map(str, self.table["contrast"].unique()))

@@ -16,20 +16,12 @@ _IN_TRACT = 0.5  # least probability of a soft region in a picture
 
 
 class Painted(NamedTuple):
-    """An image of one column of the table.
+    """An image of one column of the table."""
 
-    Attributes
-    ----------
-    stat : str
-        ``t``, ``F``, ``pfwe`` or ``qfdr``.
-    volume : Volume, (1, X, Y, Z)
-        On the atlas's grid; outside all regions, and in those without a value, 0, or 1 for p.
-    intent : tuple, optional
-        NIfTI intent and its parameters; none for a statistic whose degrees of freedom differ between regions.
-    """
-
-    stat: str
+    stat: str  # ``t``, ``F``, ``pfwe`` or ``qfdr``
+    # (1, X, Y, Z): on the atlas's grid; outside all regions, and in those without a value, 0, or 1 for p
     volume: Volume
+    # NIfTI intent and its parameters; none for a statistic whose degrees of freedom differ between regions
     intent: tuple[str, tuple[float, ...]] | None
 
 

@@ -52,34 +52,17 @@ class RegionSpec:
 
 @dataclass(frozen=True)
 class RegionVolumes:
-    """Volumes of an atlas's regions, ready for a model.
+    """Volumes of an atlas's regions, ready for a model."""
 
-    Attributes
-    ----------
-    spec : ModelSpec
-        The model, without its selection of scans, which was made.
-    selection : Selection
-        That selection.
-    volumes : DataFrame, (n_scans, n_regions)
-        mL, by scan id; columns are labels or regions.
-    names : DataFrame
-        Label, hemisphere, name and region of each column.
-    table, source : Cohort
-        The covariates, and the table of the maps.
-    atlas : Atlas
-        What was measured.
-    notes : tuple of str
-        What was left out.
-    """
-
-    spec: ModelSpec
-    selection: Selection
-    volumes: pd.DataFrame
-    names: pd.DataFrame
+    spec: ModelSpec  # the model, without its selection of scans, which was made
+    selection: Selection  # that selection
+    volumes: pd.DataFrame  # (n_scans, n_regions): mL, by scan id; columns are labels or regions
+    names: pd.DataFrame  # label, hemisphere, name and region of each column
+    # the covariates, and the table of the maps
     table: Cohort
     source: Cohort
     atlas: Atlas
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was left out
 
     def paths(self, scan_ids: Sequence[str]) -> dict[str, Path]:
         """Maps of some scans."""

@@ -14,8 +14,9 @@ import pandas as pd
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
 from vbmstat.glm.record import has_own_df
+from vbmstat.image.volume import Volume
 from vbmstat.report.look import Look, look_figure
-from vbmstat.report.model_folder import Model
+from vbmstat.report.model_folder import Model, Outline
 from vbmstat.report.page import Cell, Picture, Table, fixed, publish, table_of
 from vbmstat.report.spm_table import SpmTable, spm_tables
 from vbmstat.report.viewer import viewer_html
@@ -52,25 +53,25 @@ def contrast_report(
     statistic = model.map(entry, symbol)
     if statistic is None:  # a model of a table
         return ContrastReport(f"contrast-{index}", name, "", (), "", (), _tables(model, entry), (), "", (), ())
-    threshold, meaning = model.outline(entry, statistic)
-    values = statistic.data[0].numpy()
+    outline = model.outline(entry, statistic)
+    threshold, meaning, _ = outline
+    shown = outline.tested(statistic)
     mosaic = publish(
         folder, f"contrast-{label}_{symbol}",
-        publication.stat_map_figure(statistic, f"{name}: {symbol} of all scans", symbol, threshold),
+        publication.stat_map_figure(shown, f"{name}: {symbol} of all scans", symbol, threshold),
         f"Slices of the {symbol}-map of {name} on the average brain",
         f"{symbol}-map of all scans. Outlines: {symbol} beyond {threshold:.2f} ({meaning}); below, faded.",
     )  # fmt: skip
     glass = publish(
-        folder, f"contrast-{label}_glassbrain", model_figures.glass_brain_figure(statistic, name, threshold, symbol),
+        folder, f"contrast-{label}_glassbrain", model_figures.glass_brain_figure(shown, name, threshold, symbol),
         f"Glass brain of the {symbol}-map of {name}",
         f"Largest {symbol} along each line of sight, beyond {threshold:.2f}.",
     )  # fmt: skip
-    viewer = viewer_html(statistic, f"{name}: {symbol}", threshold) if index < MAX_VIEWERS else ""
-    stability, text = _stability(model, entry, values, threshold, folder)
-    low, high = (fixed(float(value)).text for value in (values.min(), values.max()))
-    beyond = int((np.abs(values) > threshold).sum())
+    viewer = viewer_html(shown, f"{name}: {symbol}", threshold) if index < MAX_VIEWERS else ""
+    stability, text = _stability(model, entry, statistic, outline, folder)
+    low, high = (fixed(float(value)).text for value in (statistic.data.min(), statistic.data.max()))
     n_voxels = model.record["n_voxels"]
-    counted = f"{beyond:,} of {n_voxels:,} voxel{'' if n_voxels == 1 else 's'}"
+    counted = f"{outline.n_beyond(statistic):,} of {n_voxels:,} voxel{'' if n_voxels == 1 else 's'}"
     summary = f"{symbol} from {low} to {high}{_freedom(model, entry)}; {counted} beyond {threshold:.2f} ({meaning})."
     return ContrastReport(
         f"contrast-{index}", name, summary, (mosaic, glass), viewer, spm_tables(model, entry),
@@ -112,18 +113,19 @@ def _effects(model: Model, entry: Mapping[str, Any], folder: Path) -> tuple[Pict
 
 
 def _stability(
-    model: Model, entry: Mapping[str, Any], values: np.ndarray, threshold: float, folder: Path
+    model: Model, entry: Mapping[str, Any], statistic: Volume, outline: Outline, folder: Path
 ) -> tuple[tuple[Picture, ...], str]:
     symbol, name, label = entry["kind"], entry["name"], entry["label"]
     maps = [volume for quantile in ("median", "q25", "q75") if (volume := model.map(entry, quantile + symbol))]
     if len(maps) < 3 or not model.record["n_subsets"]:
         return (), ""
-    median, low, high = (volume.data[0].numpy() for volume in maps)
-    inside = values != 0
+    values, median, low, high = (volume.data[0].numpy() for volume in (statistic, *maps))
+    inside, threshold = values != 0, outline.threshold
     share = np.mean(model.record["scans_per_subset"]) / model.record["n_scans"]
+    title, what = f"{name}: median {symbol} over subsets", f"median {symbol}"
     mosaic = publish(
         folder, f"contrast-{label}_median{symbol}",
-        publication.stat_map_figure(maps[0], f"{name}: median {symbol} over subsets", f"median {symbol}", threshold),
+        publication.stat_map_figure(outline.tested(maps[0]), title, what, threshold),
         f"Slices of the median {symbol} over subsets of {name}",
         f"Median {symbol} over {entry['repetitions_estimated']} subsets, drawn like the {symbol}-map above. It is "
         "descriptive: it has no p-value.",
@@ -135,7 +137,7 @@ def _stability(
         "Left: density of voxels. Right: interquartile range over subsets; line and band are its median and quartiles "
         "over voxels.",
     )  # fmt: skip
-    beyond = inside & (np.abs(values) > threshold)
+    beyond = np.abs(outline.tested(statistic).data[0].numpy()) > threshold
     if not beyond.any():
         return (mosaic, scatter), f"No voxel lies beyond {threshold:.2f} in the full sample."
     n_beyond = int(beyond.sum())

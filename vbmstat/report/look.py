@@ -32,25 +32,14 @@ _SAME = 0.02  # of the statistic: more is another one than that of the results
 
 @dataclass(frozen=True)
 class Look:
-    """One contrast at one place.
-
-    Attributes
-    ----------
-    fit : VoxelFit
-        The numbers.
-    place, response : str
-        Where it is, and what was measured there with its unit.
-    stem : str
-        Start of its file names.
-    at : Place
-        The place itself.
-    """
+    """One contrast at one place."""
 
     fit: VoxelFit
+    # where it is, and what was measured there with its unit
     place: str
     response: str
-    stem: str
-    at: Place
+    stem: str  # start of its file names
+    at: Place  # the place itself
 
 
 def look_at(

@@ -12,6 +12,7 @@ import pandas as pd
 from vbmstat.errors import VbmstatError, listed
 from vbmstat.figures import model as model_figures
 from vbmstat.figures import publication
+from vbmstat.glm.inference.places import NONE, names_at
 from vbmstat.glm.record import has_own_df
 from vbmstat.image import storage
 from vbmstat.report.citations import bibtex, cited
@@ -19,6 +20,7 @@ from vbmstat.report.contrasts import MAX_VIEWERS, cluster_files, contrast_report
 from vbmstat.report.look import Look, look_at
 from vbmstat.report.methods import counted_scans, glm_methods, owners_in
 from vbmstat.report.model_folder import Model, find_preprocessing, read_model
+from vbmstat.report.notebook import regions_of
 from vbmstat.report.page import (
     Cell,
     Picture,
@@ -36,7 +38,6 @@ from vbmstat.report.places import PEAK
 from vbmstat.report.regions import region_pictures, region_tables
 from vbmstat.report.rules import glm_rules
 from vbmstat.report.run_folder import Preprocessing
-from vbmstat.roi.atlas import Atlas, load_atlas
 
 _ATLAS = "lpba40"
 _MAX_NAMED = 200  # scans in a cell
@@ -143,7 +144,7 @@ def _flow(model: Model) -> Table | None:
 def _overview(model: Model) -> Table:
     """One row per contrast: its extreme values and their positions."""
     try:
-        atlas = load_atlas(_ATLAS)
+        atlas = regions_of([_ATLAS])
     except VbmstatError:
         atlas = None
     rows = []
@@ -152,18 +153,18 @@ def _overview(model: Model) -> Table:
         if statistic is None:
             continue
         data = statistic.data[0]
-        threshold, meaning = model.outline(entry, statistic)
-        beyond = int((data.abs() > threshold).sum())
+        outline = model.outline(entry, statistic)
         row: list[Cell] = [Cell(entry["name"], entry["name"], f"#contrast-{index}")]
         extremes = [data.argmax()] if entry["kind"] != "t" else [data.argmax(), data.argmin()]
         for at in extremes:
             place = np.unravel_index(int(at), statistic.grid.shape)
             mm = (statistic.grid.affine @ [*place, 1.0])[:3]
+            [name] = [NONE] if atlas is None else names_at(atlas, mm[None])
             coordinates = ", ".join(f"{value:.0f}".replace("-", "−") for value in mm)
-            row += [fixed(float(data[place])), Cell(coordinates), Cell(region_at(atlas, mm))]
+            row += [fixed(float(data[place])), Cell(coordinates), Cell("" if name == NONE else name)]
         row += [Cell("–")] * (7 - len(row))
         counted = number(entry["repetitions_estimated"]) if model.record["n_subsets"] else Cell("none")
-        row += [number(beyond), Cell(f"{threshold:.2f} ({meaning})"), counted]
+        row += [number(outline.n_beyond(statistic)), Cell(f"{outline.threshold:.2f} ({outline.meaning})"), counted]
         rows.append(tuple(row))
     headings = (
         "contrast", "largest", "MNI mm", "region", "smallest", "MNI mm", "region", "voxels beyond", "threshold",
@@ -171,17 +172,6 @@ def _overview(model: Model) -> Table:
     )  # fmt: skip
     caption = f"Extremes of each statistic over {model.record['n_voxels']:,} voxels; regions of {_ATLAS.upper()}"
     return Table(caption, headings, tuple(rows))
-
-
-def region_at(atlas: Atlas | None, position_mm: np.ndarray) -> str:
-    """Name of the region at a point; "" outside all regions."""
-    if atlas is None:
-        return ""
-    index = np.rint(np.linalg.inv(atlas.image.grid.affine) @ [*position_mm, 1.0])[:3].astype(int)
-    if (index < 0).any() or (index >= atlas.image.grid.shape).any():
-        return ""
-    label = round(float(atlas.image.data[(0, *index)]))
-    return str(atlas.table.at[label, "name"]) if label in atlas.table.index else ""
 
 
 def _design_pictures(model: Model, folder: Path) -> list[Picture]:

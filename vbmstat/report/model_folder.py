@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -22,23 +22,29 @@ from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 _P_UNCORRECTED, _P_CORRECTED = 0.001, 0.05  # of the outlines in pictures
 
 
+class Outline(NamedTuple):
+    """What pictures outline and tables count: values of the tested sign beyond a threshold."""
+
+    threshold: float
+    meaning: str  # in words
+    is_one_sided: bool = False  # whether only positive t were tested
+
+    def tested(self, statistic: Volume) -> Volume:
+        """A map without the sign that was not tested."""
+        return Volume(statistic.data.clamp(min=0), statistic.grid) if self.is_one_sided else statistic
+
+    def n_beyond(self, statistic: Volume) -> int:
+        """Voxels beyond the threshold."""
+        return int((self.tested(statistic).data.abs() > self.threshold).sum())
+
+
 @dataclass(frozen=True)
 class Model:
-    """A result folder of ``vbmstat glm``.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    record : dict
-        Content of ``glm.json``.
-    design : DataFrame, (n_scans, n_regressors)
-        Indexed by scan id; empty for a model of sites' sums.
-    """
+    """A result folder of ``vbmstat glm``."""
 
     folder: Path
-    record: dict[str, Any]
-    design: pd.DataFrame
+    record: dict[str, Any]  # content of ``glm.json``
+    design: pd.DataFrame  # (n_scans, n_regressors): indexed by scan id; empty for a model of sites' sums
 
     @property
     def people(self) -> pd.DataFrame:
@@ -80,12 +86,8 @@ class Model:
         volume = io.read_volume(path)
         return Volume(torch.nan_to_num(volume.data), volume.grid)
 
-    def outline(self, contrast: Mapping[str, Any], statistic: Volume) -> tuple[float, str]:
-        """Threshold of the outlines in pictures, and its meaning in words.
-
-        The statistic at corrected p = 0.05 if permutations gave one and a voxel reaches it, else at uncorrected
-        p = 0.001.
-        """
+    def outline(self, contrast: Mapping[str, Any], statistic: Volume) -> Outline:
+        """Corrected p = 0.05 if permutations gave its statistic and a voxel reaches it, else uncorrected 0.001."""
         df = contrast.get("df") or self.record["df_resid"]
         if contrast["kind"] == "t":
             threshold, meaning = float(stats.t.isf(_P_UNCORRECTED / 2, df)), "two-sided uncorrected p"
@@ -100,9 +102,10 @@ class Model:
             sides = "two-sided" if entry["two_sided"] else "one-sided"
             what = f"{sides} family-wise error corrected p = {_P_CORRECTED:g}"
             if float(size.max()) > corrected:
-                return float(corrected), what
+                is_one_sided = contrast["kind"] == "t" and not entry["two_sided"]
+                return Outline(float(corrected), what + ", positive values only" * is_one_sided, is_one_sided)
             meaning += f"; no voxel reaches {corrected:.2f}, the {what}"
-        return threshold, meaning
+        return Outline(threshold, meaning)
 
 
 def read_model(folder: Path) -> Model:

@@ -53,29 +53,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image inside the page.
+    """An image inside the page."""
 
-    Attributes
-    ----------
-    source : str
-        ``data:`` URI.
-    alt, caption : str
-        Text in place of the image (screen readers), and below it.
-    width, height : int
-        Pixels.
-    files : tuple of str
-        The figure's own files, relative to the page.
-    anchor : str
-        Its id in the page.
-    """
-
-    source: str
+    source: str  # ``data:`` URI
+    # text in place of the image (screen readers), and below it
     alt: str
     caption: str
-    width: int
-    height: int
-    files: tuple[str, ...] = ()
-    anchor: str = ""
+    width: int  # pixels
+    height: int  # pixels
+    files: tuple[str, ...] = ()  # the figure's own files, relative to the page
+    anchor: str = ""  # its id in the page
 
 
 def figures_folder(page: Path) -> Path:
@@ -110,8 +97,8 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> str:
     return f"data:image/{form};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
 
 
-def number(value: Any, digits: int = 3) -> Cell:
-    """A number with `digits` significant digits; whole numbers keep all theirs.
+def number(value: Any) -> Cell:
+    """A number with three significant digits; whole numbers keep all theirs.
 
     Examples
     --------
@@ -123,17 +110,13 @@ def number(value: Any, digits: int = 3) -> Cell:
     value = float(value)
     if not math.isfinite(value):
         return Cell(f"{value:g}".replace("-", "−"), repr(value), is_number=True)
-    size = abs(value)
-    if (value.is_integer() and size < 1e15) or size >= 10 ** (digits - 1):
-        text = f"{value:.0f}"
-    else:
-        text = f"{value:.{digits}g}"
+    text = f"{value:.0f}" if value.is_integer() or abs(value) >= 100 else f"{value:.3g}"
     return Cell(text.replace("-", "−"), repr(value), is_number=True)
 
 
-def fixed(value: float, decimals: int = 2) -> Cell:
-    """A number with fixed decimals."""
-    return Cell(f"{value:.{decimals}f}".replace("-", "−"), repr(value), is_number=True)
+def fixed(value: float) -> Cell:
+    """A number with two decimals."""
+    return Cell(f"{value:.2f}".replace("-", "−"), repr(value), is_number=True)
 
 
 def cell(value: Any) -> Cell:

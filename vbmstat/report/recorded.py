@@ -14,31 +14,17 @@ from vbmstat.glm.spec import ModelSpec
 
 @dataclass(frozen=True)
 class Recorded:
-    """A model of ``glm.json`` and where its inputs are now.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        The model.
-    cohort : Path
-        Its table.
-    maps : Path or None
-        Folder of its maps; None if the table has their paths.
-    atlases : tuple of str or None
-        The atlas that names places or is measured, and the second one; ``none``, or None for one in memory.
-    level, random : str
-        ``voxel``, ``roi`` or ``region``; the column of the random effect, if there is one.
-    small_volumes : tuple of str
-        Volumes that were looked at on their own.
-    """
+    """A model of ``glm.json`` and where its inputs are now."""
 
     spec: ModelSpec
-    cohort: Path
-    maps: Path | None
+    cohort: Path  # its table
+    maps: Path | None  # folder of its maps; None if the table has their paths
+    # the atlas that names places or is measured, and the second one; ``none``, or None for one in memory
     atlases: tuple[str | None, str | None]
+    # ``voxel``, ``roi`` or ``region``; the column of the random effect, if there is one
     level: str
     random: str | None
-    small_volumes: tuple[str, ...]
+    small_volumes: tuple[str, ...]  # volumes that were looked at on their own
 
 
 def find_model(

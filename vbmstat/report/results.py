@@ -19,23 +19,15 @@ _P_SHOWN = 0.001  # glass brains show |t| beyond the two-sided uncorrected p of 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written of a model.
+    """What is written of a model."""
 
-    Attributes
-    ----------
-    atlas, second_atlas : path or str
-        Atlas for the regions of clusters and peaks, and one for places in no region of the first; or ``none``.
-    spm_names, outside
-        As in :meth:`vbmstat.glm.results.GlmResults.to_directory`.
-    figures : bool
-        Pictures of the design and of each contrast: a second each.
-    """
-
+    # atlas for the regions of clusters and peaks, and one for places in no region of the first; or ``none``
     atlas: Path | str = ATLAS
     second_atlas: Path | str = "none"
+    # as in :meth:`vbmstat.glm.results.GlmResults.to_directory`
     spm_names: bool = False
     outside: str = "zero"
-    figures: bool = True
+    figures: bool = True  # pictures of the design and of each contrast: a second each
 
 
 def write_results(results: GlmResults, folder: Path, outputs: Outputs | None = None) -> list[Atlas]:

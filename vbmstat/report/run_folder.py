@@ -31,24 +31,12 @@ _OWN_COLUMNS = (*VOLUMES, "scan", "came_stripped", "engine", "vbmstat_version", 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An output folder of ``vbmstat preprocess``.
-
-    Attributes
-    ----------
-    folder : Path
-        The folder.
-    cohort : Cohort
-        The complete scans.
-    failures : DataFrame
-        Scans that failed in the last run: scan, path, step, reason.
-    sidecars : dict of str to dict
-        Provenance by scan id, for scans with a readable sidecar.
-    """
+    """An output folder of ``vbmstat preprocess``."""
 
     folder: Path
-    cohort: Cohort
-    failures: pd.DataFrame
-    sidecars: dict[str, dict[str, Any]]
+    cohort: Cohort  # the complete scans
+    failures: pd.DataFrame  # scans that failed in the last run: scan, path, step, reason
+    sidecars: dict[str, dict[str, Any]]  # provenance by scan id, for scans with a readable sidecar
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -125,7 +113,7 @@ class Preprocessing:
     def output(self, scan: str, kind: str) -> Path | None:
         """An output file of a scan, in any naming style; None if absent."""
         stem = str(self.table.at[scan, "scan"]) if "scan" in self.table else scan
-        entry = naming.Scan(Path(stem), stem, *naming.split_ids(stem))
+        entry = naming.Scan.of_stem(stem)
         paths = (naming.output_path(self.folder, entry, kind, style) for style in naming.NAME_STYLES)
         return next((path for path in paths if path.is_file()), None)
 

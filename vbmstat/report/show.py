@@ -89,7 +89,7 @@ def picture(image: Volume, title: str, symbol: str | None, threshold: float, vie
     """An image (1, X, Y, Z) on slices: a statistic or p map (by its symbol) over the average brain, others in grey."""
     image, title, threshold = _without_large_p(image, title, symbol, threshold)
     if symbol is None:
-        return publication.image_figure(image, title, view=view)
+        return publication.image_figure(image, title, view)
     return publication.stat_map_figure(image, title, symbol, threshold, view)
 
 

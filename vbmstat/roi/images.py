@@ -94,4 +94,4 @@ def _sums_of_scans(
 def _scan_of(path: Path | None, ids: tuple[str, str]) -> naming.Scan:
     """The scan of a row: its ids, and the name that its map has."""
     parsed = None if path is None else map_names.parse_map_name(path.name)
-    return naming.Scan(path or Path(), "_".join(filter(None, ids)) if parsed is None else parsed.stem, *ids)
+    return naming.Scan(path or Path(), naming.scan_id(ids) if parsed is None else parsed.stem, *ids)

@@ -35,18 +35,10 @@ _MAX_SHIFT = 12.0  # of the CSF score; a larger shift changes nothing
 
 @dataclass(frozen=True)
 class Sphere:
-    """A ball in template space whose edge fades over 4 mm.
+    """A ball in template space whose edge fades over 4 mm."""
 
-    Attributes
-    ----------
-    centre_mm : tuple of three floats
-        RAS+ mm in the template frame (MNI152NLin2009cAsym).
-    radius_mm : float
-        Radius at which the weight is 0.5.
-    """
-
-    centre_mm: tuple[float, float, float]
-    radius_mm: float
+    centre_mm: tuple[float, float, float]  # RAS+ mm in the template frame (MNI152NLin2009cAsym)
+    radius_mm: float  # radius at which the weight is 0.5
 
     def weight(self, points_mm: torch.Tensor) -> torch.Tensor:
         """1 inside, 0 outside, linear from 2 mm inside to 2 mm outside the radius; points (3, ...) in mm."""
@@ -73,24 +65,12 @@ def parse_region(text: str) -> Sphere:
 
 @dataclass(frozen=True)
 class TemplateHead:
-    """The template as a head.
+    """The template as a head."""
 
-    Attributes
-    ----------
-    scores : Tensor, (3, X, Y, Z)
-        Log-probabilities of GM, WM, CSF.
-    distance_mm : Tensor, (1, X, Y, Z)
-        Signed distance to the hull of the brain, negative inside.
-    gm_signal : Tensor, (1, X, Y, Z)
-        Local T1w intensity of GM relative to WM (thalamus is brighter than cortex).
-    grid : Grid
-        The template's grid with a margin.
-    """
-
-    scores: torch.Tensor
-    distance_mm: torch.Tensor
-    gm_signal: torch.Tensor
-    grid: Grid
+    scores: torch.Tensor  # (3, X, Y, Z): log-probabilities of GM, WM, CSF
+    distance_mm: torch.Tensor  # (1, X, Y, Z): signed distance to the hull of the brain, negative inside
+    gm_signal: torch.Tensor  # (1, X, Y, Z): local T1w intensity of GM relative to WM (thalamus is brighter than cortex)
+    grid: Grid  # the template's grid with a margin
 
 
 @dataclass(frozen=True)

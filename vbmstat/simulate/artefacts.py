@@ -99,25 +99,14 @@ def _magnitude(spectrum: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Artefact:
-    """One of the seven artefacts with its two strengths.
-
-    Attributes
-    ----------
-    name : str
-        Name in tables.
-    unit : str
-        Unit and meaning of the strengths.
-    medium, strong : float
-        Strengths in that unit.
-    make : callable
-        (image, strength, generator) -> image.
-    """
+    """One of the seven artefacts with its two strengths."""
 
     name: str
-    unit: str
+    unit: str  # unit and meaning of the strengths
+    # strengths in that unit
     medium: float
     strong: float
-    make: Callable[[Volume, float, np.random.Generator], Volume]
+    make: Callable[[Volume, float, np.random.Generator], Volume]  # (image, strength, generator) -> image
 
     def strength(self, name: str) -> float:
         """Value of ``medium`` or ``strong``."""

@@ -31,20 +31,12 @@ _INNER_CSF = (4, 5, 14, 15, 43, 44, 72, 30, 62, 31, 63, 136, 137, 163, 164)  # i
 
 @dataclass(frozen=True)
 class PialSurface:
-    """The pial surface of a label map.
+    """The pial surface of a label map."""
 
-    Attributes
-    ----------
-    depth_mm : ndarray, (X, Y, Z), float32
-        Distance to the pial surface, positive inside the brain, negative outside.
-    voxel_mm : float
-        Width over which the partial volume falls from 1 to 0.
-    cortex, csf : ndarray, (X, Y, Z), bool
-        Voxels labelled as cortex, and as CSF next to cortex.
-    """
-
+    # (X, Y, Z), float32: distance to the pial surface, positive inside the brain, negative outside
     depth_mm: np.ndarray
-    voxel_mm: float
+    voxel_mm: float  # width over which the partial volume falls from 1 to 0
+    # (X, Y, Z), bool: voxels labelled as cortex, and as CSF next to cortex
     cortex: np.ndarray
     csf: np.ndarray
 

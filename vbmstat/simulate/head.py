@@ -26,21 +26,12 @@ _EDGE_MM = 0.4  # half-width of the soft edges between tissues
 
 @dataclass(frozen=True)
 class Person:
-    """A noise-free scan of a person, with its ground truth.
+    """A noise-free scan of a person, with its ground truth."""
 
-    Attributes
-    ----------
-    fractions : Tensor, (3, X, Y, Z), float32
-        True GM, WM and CSF fractions; their sum is below 1 at the edge of the brain and 0 outside.
-    signal : ndarray, (X, Y, Z), float32
-        T1w intensity relative to WM.
-    grid : Grid
-        Grid of the scan, scanner RAS+ mm.
-    """
-
+    # (3, X, Y, Z), float32: true GM, WM and CSF fractions; their sum is below 1 at the edge of the brain and 0 outside
     fractions: torch.Tensor
-    signal: np.ndarray
-    grid: Grid
+    signal: np.ndarray  # (X, Y, Z), float32: T1w intensity relative to WM
+    grid: Grid  # grid of the scan, scanner RAS+ mm
 
 
 def scan_grid(voxel_size_mm: float) -> Grid:

@@ -29,23 +29,12 @@ _SUBCUTANEOUS_MM = 5.0  # fat lies within this distance of the skin
 
 @dataclass(frozen=True)
 class Acquisition:
-    """What the scanner adds to noise-free intensities.
+    """What the scanner adds to noise-free intensities."""
 
-    Attributes
-    ----------
-    noise_percent : float
-        Rician sigma in percent of the WM intensity (BrainWeb's definition).
-    bias_percent : float
-        Range of the multiplicative field over the brain; 40 gives 0.8 to 1.2.
-    texture_percent : float
-        Standard deviation of the smooth variation within structures, in percent of WM.
-    psf_fwhm_mm : float
-        Full width at half maximum of the Gaussian point-spread function, which creates partial volume.
-    """
-
-    noise_percent: float = 3.0
-    bias_percent: float = 40.0
-    texture_percent: float = 2.0
+    noise_percent: float = 3.0  # Rician sigma in percent of the WM intensity (BrainWeb's definition)
+    bias_percent: float = 40.0  # range of the multiplicative field over the brain; 40 gives 0.8 to 1.2
+    texture_percent: float = 2.0  # standard deviation of the smooth variation within structures, in percent of WM
+    # full width at half maximum of the Gaussian point-spread function, which creates partial volume
     psf_fwhm_mm: float = 1.0
 
 

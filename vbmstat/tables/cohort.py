@@ -19,6 +19,7 @@ import pandas as pd
 
 from vbmstat.errors import TableError
 from vbmstat.files.filenames import normalized
+from vbmstat.files.naming import scan_id
 from vbmstat.tables import dictionary
 from vbmstat.tables.cells import (
     as_numbers,
@@ -73,7 +74,7 @@ class Cohort:
     @property
     def scan_ids(self) -> list[str]:
         """``sub-01`` or ``sub-01_ses-1``, one per row."""
-        return ["_".join(filter(None, key)) for key in self.table.index]
+        return [scan_id(key) for key in self.table.index]
 
     @property
     def left_out(self) -> frozenset[str]:
@@ -265,7 +266,7 @@ def index_by_id(table: pd.DataFrame, source: str, lines: Sequence[int] | None = 
     table = table.set_index(list(ID_COLUMNS))
     twice = table.index[table.index.duplicated()].unique()
     if len(twice):
-        ids = ", ".join("_".join(filter(None, key)) for key in twice)
+        ids = ", ".join(map(scan_id, twice))
         advice = "keep one row per scan, or name the column of the visits session_id"
         msg = f"{source}: duplicate id {ids}; {advice}"
         raise TableError(msg)
@@ -298,7 +299,7 @@ def join_participants(scans: pd.DataFrame, participants: pd.DataFrame, source: s
     by_key = {(row.participant_id, row.session_id): position for position, row in enumerate(people.itertuples())}
     columns = [column for column in people.columns if column not in (*ID_COLUMNS, *scans.columns)]
     positions = [by_key.get(key, by_key.get((key[0], ""))) for key in scans.index]
-    without = ["_".join(filter(None, key)) for key, at in zip(scans.index, positions, strict=True) if at is None]
+    without = [scan_id(key) for key, at in zip(scans.index, positions, strict=True) if at is None]
     if len(without) == len(scans):
         near = closest(without[0], written) or "none"
         why = _why_apart(scans.index[0], by_key) or "participant_id must be equal to the scan's"
@@ -342,9 +343,9 @@ def spelling_hint(scan: str, ids: Collection[str]) -> str:
     return ""
 
 
-def closest(name: str, candidates: Iterable[str], n: int = 3) -> str:
+def closest(name: str, candidates: Iterable[str]) -> str:
     """The names nearest to a misspelt one, ignoring letter case, comma separated; empty if none is near."""
     by_key: dict[str, str] = {}
     for candidate in map(str, candidates):
         by_key.setdefault(candidate.casefold(), candidate)
-    return ", ".join(by_key[key] for key in difflib.get_close_matches(name.casefold(), by_key, n=n, cutoff=0.4))
+    return ", ".join(by_key[key] for key in difflib.get_close_matches(name.casefold(), by_key, cutoff=0.4))

@@ -83,24 +83,3 @@ def _entry(kind: str, name: str) -> dict[str, Any] | None:
 def _pattern(column: Column) -> re.Pattern[str]:
     parts = _PLACEHOLDER.split(column.name)  # text, placeholder, text, …
     return re.compile("".join(f"(?P<{part}>.+)" if at % 2 else re.escape(part) for at, part in enumerate(parts)))
-
-
-def columns_page() -> str:
-    """The schema as a page in Markdown: ``docs/columns.md``."""
-    lines = [
-        "# Every table and column",
-        "",
-        "Tables are tab-separated, UTF-8, with `n/a` for missing values (BIDS). Each has a data dictionary of the same "
-        "name with the suffix `.json`, which says the same as this page; it is made from `vbmstat/tables/schema.toml`.",
-        "In R: `read.delim(file, na.strings = \"n/a\", colClasses = c(participant_id = \"character\"))`; in pandas: "
-        "`pd.read_csv(file, sep=\"\\t\", dtype={\"participant_id\": str})`.",
-    ]  # fmt: skip
-    for kind in tables().values():
-        lines += ["", f"## {kind.files}", "", f"`vbmstat {kind.command}`; a row is {kind.rows}.", ""]
-        lines += ["| column | unit | meaning |", "|---|---|---|"]
-        for column in kind.columns:
-            meaning = _PLACEHOLDER.sub(r"<\1>", column.description).replace("{", "<").replace("}", ">")
-            levels = "; ".join(f"{value}: {text}" for value, text in column.levels.items())
-            cells = [f"`{column.name}`", column.units, meaning + (f" ({levels})" if levels else "")]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"

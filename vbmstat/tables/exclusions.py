@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from vbmstat.errors import TableError, one_line
+from vbmstat.files.naming import scan_id
 from vbmstat.image import storage
 from vbmstat.tables.cohort import ID_COLUMNS, Cohort, read_table
 from vbmstat.tables.selection import reasons_in, spellings
@@ -41,7 +42,7 @@ def exclude(path: Path, key: tuple[str, str], reason: str) -> None:
     """
     reason = one_line(" ".join(reason.split()))
     if not reason:
-        msg = f"{'_'.join(filter(None, key))}: expected a reason for leaving it out, in a few words"
+        msg = f"{scan_id(key)}: expected a reason for leaving it out, in a few words"
         raise TableError(msg)
     table = _read(path)
     own = _rows_of(table, key)
@@ -64,7 +65,7 @@ def include(path: Path, key: tuple[str, str]) -> None:
     table = _read(path)
     own = _rows_of(table, key)
     if not own.any():
-        scan = "_".join(filter(None, key))
+        scan = scan_id(key)
         whole = "the whole participant, so edit the file" if _rows_of(table, (key[0], "")).any() else "no such scan"
         msg = f"{path.name}: expected a row of {scan}, but it names {whole}"
         raise TableError(msg)
@@ -77,7 +78,7 @@ def include(path: Path, key: tuple[str, str]) -> None:
 def _rows_of(table: pd.DataFrame, key: tuple[str, str]) -> pd.Series:
     """Rows that name this scan and no other, in any spelling of its id."""
     sessions = table["session_id"] if "session_id" in table else pd.Series("", index=table.index)
-    ids = ["_".join(filter(None, pair)) for pair in zip(table["participant_id"], sessions, strict=True)]
+    ids = [scan_id(pair) for pair in zip(table["participant_id"], sessions, strict=True)]
     names = {*spellings(*key)}.difference(spellings(key[0], "") if key[1] else ())
     return pd.Series([one in names for one in ids], index=table.index, dtype=bool)
 

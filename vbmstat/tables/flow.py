@@ -13,20 +13,11 @@ _MAX_NAMED = 30  # in a note; the record has all
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the flow.
+    """A step of the flow."""
 
-    Attributes
-    ----------
-    name : str
-        What the scans are, or why some were left out: ``rows of cohort.tsv``, ``exclusions.tsv``.
-    n_left : int
-        Scans after it.
-    left_out : mapping of str to str
-        Id of each scan that was left out, and the reason where it has one of its own.
-    """
-
-    name: str
-    n_left: int
+    name: str  # what the scans are, or why some were left out: ``rows of cohort.tsv``, ``exclusions.tsv``
+    n_left: int  # scans after it
+    # id of each scan that was left out, and the reason where it has one of its own
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property

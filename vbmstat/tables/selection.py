@@ -16,7 +16,7 @@ import pandas as pd
 
 from vbmstat.assets.provenance import file_record
 from vbmstat.errors import TableError, listed
-from vbmstat.files.naming import split_ids
+from vbmstat.files.naming import scan_id, split_ids
 from vbmstat.tables.cells import label, without_missing_words
 from vbmstat.tables.cohort import (
     ID_COLUMNS,
@@ -277,7 +277,7 @@ def read_further(path: Path) -> pd.DataFrame:
     if "File" not in table or len(litres) < len(("gm", "wm", "csf")):
         return index_by_id(table, str(path))
     stems = [Path(str(name).strip("'\"").replace("\\", "/")).name for name in table["File"]]
-    ids = ["_".join(filter(None, split_ids(stem.removesuffix(".mat").removesuffix("_seg8")))) for stem in stems]
+    ids = [scan_id(split_ids(stem.removesuffix(".mat").removesuffix("_seg8"))) for stem in stems]
     volumes = table[litres].set_axis(["gm_ml", "wm_ml", "csf_ml"], axis=1).astype(float) * 1000
     volumes = volumes.assign(participant_id=ids, tiv_ml=volumes.sum(axis=1))
     return index_by_id(volumes, str(path))
@@ -291,7 +291,7 @@ def join_table(cohort: Cohort, other: pd.DataFrame, source: str) -> Cohort:
     TableError
         If no id is in both, or the tables have different values in a column of one name.
     """
-    ids = ["_".join(filter(None, key)) for key in other.index]
+    ids = [scan_id(key) for key in other.index]
     position = {scan: at for at, scan in enumerate(ids)}
     names = [spellings(*key) for key in cohort.table.index]
     rows = [next((position[name] for name in each if name in position), -1) for each in names]

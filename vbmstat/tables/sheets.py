@@ -24,24 +24,12 @@ _BYTE_ORDER_MARKS = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as text.
+    """A table as text."""
 
-    Attributes
-    ----------
-    cells : DataFrame of str
-        Columns named as in the header line; empty cells are "". Empty rows and columns are left out.
-    lines : tuple of int
-        Line in the file (row of a worksheet) of each row, for messages.
-    decimal_comma : bool
-        Whether a comma may be a decimal mark: not if it separates the cells.
-    notes : tuple of str
-        What was skipped.
-    """
-
-    cells: pd.DataFrame
-    lines: tuple[int, ...]
-    decimal_comma: bool
-    notes: tuple[str, ...] = ()
+    cells: pd.DataFrame  # columns named as in the header line; empty cells are "". Empty rows and columns are left out
+    lines: tuple[int, ...]  # line in the file (row of a worksheet) of each row, for messages
+    decimal_comma: bool  # whether a comma may be a decimal mark: not if it separates the cells
+    notes: tuple[str, ...] = ()  # what was skipped
 
 
 def id_name(name: str) -> str:

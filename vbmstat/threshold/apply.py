@@ -37,37 +37,18 @@ _ROUNDING = 1e-6  # of float32 maps on disk
 
 @dataclass(frozen=True)
 class Statistic:
-    """A t, F or z map in its mask, and what is known of its null distribution.
+    """A t, F or z map in its mask, and what is known of its null distribution."""
 
-    Attributes
-    ----------
-    kind : {"t", "F", "z"}
-    values : ndarray, (n_voxels,)
-        The statistic in the mask.
-    space : Space
-        Where voxels lie.
-    df : float or ndarray (n_voxels,)
-        Residual degrees of freedom; local ones differ between voxels.
-    df_contrast : float
-        Of F.
-    sides : {1, 2}
-        Tails looked at; 1 for F.
-    maxima : mapping of str to ndarray, (count,)
-        Null maxima of permutations: ``statistic``, ``extent``. Empty if none were run.
-    forming : float
-        Height at which the clusters of ``extent`` were formed.
-    smooth : SmoothSpace, optional
-        Smoothness of the residuals; None where it is not known or the map is no t, F or z field.
-    """
-
-    kind: str
-    values: np.ndarray
-    space: Space
-    df: float | np.ndarray
-    df_contrast: float = 1.0
-    sides: int = 2
+    kind: str  # t, F or z
+    values: np.ndarray  # (n_voxels,): the statistic in the mask
+    space: Space  # where voxels lie
+    df: float | np.ndarray  # (n_voxels,): residual degrees of freedom; local ones differ between voxels
+    df_contrast: float = 1.0  # of F
+    sides: int = 2  # tails looked at, 1 or 2; 1 for F
+    # null maxima of permutations: ``statistic``, ``extent``. Empty if none were run
     maxima: Mapping[str, np.ndarray] = field(default_factory=dict)
-    forming: float = np.nan
+    forming: float = np.nan  # height at which the clusters of ``extent`` were formed
+    # smoothness of the residuals; None where it is not known or the map is no t, F or z field
     smooth: SmoothSpace | None = None
 
     @property
@@ -129,25 +110,15 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Thresholded:
-    """What is left of a map.
+    """What is left of a map."""
 
-    Attributes
-    ----------
-    height : float
-        Smallest size of the statistic that is kept (of z where degrees of freedom are local); inf if nothing is.
-    height_by, extent_by : str
-        How heights and extents were judged, in words.
-    clusters : Clusters
-        Those that are kept, numbered anew.
-    p_extent : mapping of str to ndarray, (k,)
-        Their p by random fields, where extents were judged so.
-    """
-
+    # smallest size of the statistic that is kept (of z where degrees of freedom are local); inf if nothing is
     height: float
+    # how heights and extents were judged, in words
     height_by: str
     extent_by: str
-    clusters: Clusters
-    p_extent: Mapping[str, np.ndarray]
+    clusters: Clusters  # those that are kept, numbered anew
+    p_extent: Mapping[str, np.ndarray]  # (k,): their p by random fields, where extents were judged so
 
     @property
     def kept(self) -> np.ndarray:

@@ -205,7 +205,7 @@ def write_thresholded(path: Path, folder: Path, statistic: Statistic, left: Thre
         files.append(folder / f"{stem}_{name}.tsv")
         dictionary.write_table(files[-1], table, name)
     files.append(folder / f"{stem}.json")
-    storage.write_json(files[4], _record(path, statistic, left, asked))
+    storage.write_json(files[-1], _record(path, statistic, left, asked))
     return files
 
 

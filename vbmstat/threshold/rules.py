@@ -24,18 +24,10 @@ _PROBABILITIES = ("p", "fdr", "fwe")
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule for heights or extents.
+    """A rule for heights or extents."""
 
-    Attributes
-    ----------
-    by : str
-        For heights ``value``, ``p``, ``fdr``, ``fwe``; for extents ``voxels``, ``ml``, ``p``, ``fwe``.
-    level : float
-        The value, size or largest p.
-    """
-
-    by: str
-    level: float
+    by: str  # for heights ``value``, ``p``, ``fdr``, ``fwe``; for extents ``voxels``, ``ml``, ``p``, ``fwe``
+    level: float  # the value, size or largest p
 
     @property
     def label(self) -> str:

@@ -22,22 +22,14 @@ _LEAST_MM = 1.0  # voxels of the scan's maps are no smaller: 72 volumes
 
 @dataclass(frozen=True)
 class TractMaps:
-    """Tracts of a scan.
+    """Tracts of a scan."""
 
-    Attributes
-    ----------
-    native, template : Volume, (72, X, Y, Z), uint8
-        Probabilities in steps of 1/255, in the scan's space (a box around the brain) and on the template's grid.
-    threshold : ndarray, (72,)
-        Probability of the masks.
-    grade : str
-        Grade of tracts that are not weak.
-    """
-
+    # (72, X, Y, Z), uint8: probabilities in steps of 1/255, in the scan's space (a box around the brain) and on the
+    # template's grid
     native: Volume
     template: Volume
-    threshold: np.ndarray
-    grade: str
+    threshold: np.ndarray  # (72,): probability of the masks
+    grade: str  # grade of tracts that are not weak
 
     @property
     def mask(self) -> Volume:

@@ -37,22 +37,13 @@ _LEAST_WM = 0.02  # smoothed white matter below is no place of a tract
 
 @dataclass(frozen=True)
 class Prior:
-    """Probabilities of the tracts in template space.
+    """Probabilities of the tracts in template space."""
 
-    Attributes
-    ----------
-    probability : Volume, (72, X, Y, Z)
-        Of white matter there to belong to the tract; in the order of ``TRACTS``.
-    threshold : ndarray, (72,)
-        Probability above which the template's white matter has the tract's expected volume: thin tracts, when blurred,
-        hardly reach .5.
-    grade : str
-        Number of people; tracts that are not weak have it as their grade.
-    """
-
-    probability: Volume
+    probability: Volume  # (72, X, Y, Z): of white matter there to belong to the tract; in the order of ``TRACTS``
+    # (72,): probability above which the template's white matter has the tract's expected volume: thin tracts, when
+    # blurred, hardly reach .5
     threshold: np.ndarray
-    grade: str = "one person"
+    grade: str = "one person"  # number of people; tracts that are not weak have it as their grade
 
 
 def build_prior(people: Sequence[Volume], wm: Volume, fwhm_mm: float = FWHM_MM) -> Prior:

@@ -28,21 +28,11 @@ _CHUNK = 1 << 19  # voxels whose tensors are decomposed at a time
 
 @dataclass(frozen=True)
 class Widths:
-    """Standard deviations of the filters, in voxels.
+    """Standard deviations of the filters, in voxels."""
 
-    Attributes
-    ----------
-    sigma : float
-        Of the derivatives; 0.5 in the paper.
-    rho : float
-        Of the mean over the neighbourhood; 0.5 in the paper.
-    along : float
-        Of the mean along the fibre; 0 leaves it out.
-    """
-
-    sigma: float = 0.5
-    rho: float = 0.5
-    along: float = 1.0
+    sigma: float = 0.5  # of the derivatives; 0.5 in the paper
+    rho: float = 0.5  # of the mean over the neighbourhood; 0.5 in the paper
+    along: float = 1.0  # of the mean along the fibre; 0 leaves it out
 
 
 def structure_tensor(image: Volume, widths: Widths) -> torch.Tensor:

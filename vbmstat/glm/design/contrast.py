@@ -33,24 +33,12 @@ ESTIMABLE_TOLERANCE = 1e-6  # of the length of the contrast, columns scaled to u
 
 @dataclass(frozen=True)
 class Contrast:
-    """A linear hypothesis C β = 0.
+    """A linear hypothesis C β = 0."""
 
-    Attributes
-    ----------
-    name : str
-        As the user wrote it.
-    weights : ndarray, (n_rows, n_regressors), float64
-        C; one row for t.
-    kind : {"t", "F"}
-        Which statistic.
-    label : str
-        The name in file names, letters and digits only; by default that of a single contrast.
-    """
-
-    name: str
-    weights: np.ndarray
-    kind: str
-    label: str = ""
+    name: str  # as the user wrote it
+    weights: np.ndarray  # C, (n_rows, n_regressors), float64; one row for t
+    kind: str  # t or F
+    label: str = ""  # the name in file names, letters and digits only; by default that of a single contrast
 
     def __post_init__(self) -> None:
         if not self.label:

@@ -26,26 +26,14 @@ _MOST_GROUPS = 6  # up to so many levels are accepted for any number of scans
 
 @dataclass(frozen=True)
 class Covariate:
-    """How one column is coded.
+    """How one column is coded."""
 
-    Attributes
-    ----------
-    name : str
-        As in the formula.
-    kind : {"number", "factor"}
-        What it is in the model.
-    values : dict
-        Of a factor ``levels`` (label -> scans) and ``reference``; of a number ``range`` and ``n_values``.
-    line : str
-        The same in words.
-    notes : tuple of str
-        What a reader should look at: codes for missing values, words that may mean missing, text like numbers.
-    """
-
-    name: str
-    kind: str
+    name: str  # as in the formula
+    kind: str  # in the model: number or factor
+    # of a factor ``levels`` (label -> scans) and ``reference``; of a number ``range`` and ``n_values``
     values: Mapping[str, Any]
-    line: str
+    line: str  # the same in words
+    # what a reader should look at: codes for missing values, words that may mean missing, text like numbers
     notes: tuple[str, ...] = ()
 
     @property

@@ -16,10 +16,8 @@ _EXACT_TO = 1_000  # every size up to here; beyond, steps of half a percent
 _STEP = 1.005
 
 
-def n_for_power(
-    t: np.ndarray, df_resid: float, n_scans: int, threshold: float | None = None, power: float = POWER
-) -> np.ndarray:
-    """Scans needed for a power at the effect size observed.
+def n_for_power(t: np.ndarray, df_resid: float, n_scans: int, threshold: float | None = None) -> np.ndarray:
+    """Scans needed for 80 % power at the effect size observed.
 
     Parameters
     ----------
@@ -31,14 +29,12 @@ def n_for_power(
         Its scans.
     threshold : float, optional
         |t| to be exceeded for any size, e.g. that of family-wise error; by default the two-sided p of .05.
-    power : float
-        Probability of exceeding it.
 
     Returns
     -------
     ndarray, (n_voxels,), float64
         The smallest N at which t with N - p degrees of freedom and noncentrality |t| sqrt(N / n) exceeds the threshold
-        on its own side with this probability; `MOST_SCANS` where no N below does.
+        on its own side with this power; `MOST_SCANS` where no N below does.
 
     Notes
     -----
@@ -54,7 +50,7 @@ def n_for_power(
     sizes = _sizes(int(np.floor(rank)) + 1)
     df = sizes - rank
     critical = -special.stdtrit(df, ALPHA / 2) if threshold is None else np.full(len(df), threshold)
-    needed = noncentrality(critical, df, 1 - power) / np.sqrt(sizes / n_scans)  # |t| here that suffices, falling
+    needed = noncentrality(critical, df, 1 - POWER) / np.sqrt(sizes / n_scans)  # |t| here that suffices, falling
     at = np.searchsorted(-needed, -np.abs(t))
     return np.asarray(np.append(sizes, MOST_SCANS).astype(np.float64)[at])
 

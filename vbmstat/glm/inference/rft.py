@@ -163,24 +163,12 @@ def field_inference(
 
 @dataclass(frozen=True)
 class SmoothSpace:
-    """A search volume with its smoothness.
+    """A search volume with its smoothness."""
 
-    Attributes
-    ----------
-    space : Space
-        Where columns lie.
-    mask : ndarray, (n_voxels,), bool
-        The search volume.
-    smooth : Smoothness
-        Of the residuals.
-    sides : {1, 2}
-        Of the test.
-    """
-
-    space: Space
-    mask: np.ndarray
-    smooth: Smoothness
-    sides: int
+    space: Space  # where columns lie
+    mask: np.ndarray  # (n_voxels,), bool: the search volume
+    smooth: Smoothness  # of the residuals
+    sides: int  # of the test, 1 or 2
 
     @property
     def fwhm_voxels(self) -> tuple[float, float, float]:

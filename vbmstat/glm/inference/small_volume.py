@@ -25,21 +25,15 @@ _SPHERE = "sphere:"
 class SmallVolume:
     """A volume that was chosen before looking at the map.
 
-    Attributes
-    ----------
-    text : str
-        As it was written: ``sphere:-24,-20,-16,8`` (MNI mm, radius), a region's name, or the path of a mask image.
-    regions : Regions, optional
-        Atlases that regions are of.
-
     Raises
     ------
     DesignError
         If it is none of them.
     """
 
+    # as it was written: ``sphere:-24,-20,-16,8`` (MNI mm, radius), a region's name, or the path of a mask image
     text: str
-    regions: Regions | None = None
+    regions: Regions | None = None  # atlases that regions are of
 
     def __post_init__(self) -> None:
         if self.is_sphere:

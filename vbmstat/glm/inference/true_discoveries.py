@@ -62,7 +62,7 @@ def true_discoveries(p: np.ndarray, labels: np.ndarray, alpha: float = 0.05) -> 
     return bounds
 
 
-def discoveries_by_region(p: np.ndarray, mm: np.ndarray, regions: Regions, alpha: float = 0.05) -> pd.DataFrame:
+def discoveries_by_region(p: np.ndarray, mm: np.ndarray, regions: Regions) -> pd.DataFrame:
     """Lower bound of the true discoveries in each region of an atlas and of those after it, all at once.
 
     Parameters
@@ -73,7 +73,6 @@ def discoveries_by_region(p: np.ndarray, mm: np.ndarray, regions: Regions, alpha
         Where they are.
     regions : Regions
         Atlases.
-    alpha : float
 
     Returns
     -------
@@ -85,7 +84,7 @@ def discoveries_by_region(p: np.ndarray, mm: np.ndarray, regions: Regions, alpha
         labels, ranks, sizes = np.unique(labels_at(atlas, mm), return_inverse=True, return_counts=True)
         named = labels > 0
         order = np.cumsum(named) * named  # 1, 2 … of the labels of regions
-        bounds, sizes = true_discoveries(p, order[ranks.reshape(-1)], alpha), sizes[named]
+        bounds, sizes = true_discoveries(p, order[ranks.reshape(-1)]), sizes[named]
         part = pd.DataFrame({
             "atlas": atlas.atlas, "region": [atlas.name(label) for label in labels[named]], "size_voxels": sizes,
             "true_discoveries": bounds, "share": np.round(bounds / sizes, 4),

@@ -19,9 +19,8 @@ from vbmstat.glm.design.matrix import Design
 from vbmstat.glm.fit.tile import Fit, Fitted
 from vbmstat.glm.inference.corrected import Inference, infer, inference_record
 from vbmstat.glm.inference.permute.nulls import ALPHA
-from vbmstat.glm.pooled.combine import Rows, check_sites, stack_rows
+from vbmstat.glm.pooled.combine import Rows, check_sites, fit_rows, stack_rows
 from vbmstat.glm.pooled.file import read_sums
-from vbmstat.glm.pooled.fit import fit_rows
 from vbmstat.glm.pooled.meta import meta_analysis
 from vbmstat.glm.pooled.sums import SiteSums
 from vbmstat.glm.record import contrast_record, fit_record
@@ -72,14 +71,9 @@ class PoolSpec:
 
 @dataclass(frozen=True, repr=False)
 class PooledResults(GlmResults):
-    """A pooled model; rows of its `design` are sums of sites, not scans.
+    """A pooled model; rows of its `design` are sums of sites, not scans."""
 
-    Attributes
-    ----------
-    sites : DataFrame
-        One row a site; see the table ``sites`` in ``docs/columns.md``.
-    """
-
+    # one row a site; see the table ``sites`` in ``docs/columns.md``
     sites: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def design_tables(self) -> dict[str, tuple[pd.DataFrame, str]]:

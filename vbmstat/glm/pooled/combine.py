@@ -1,15 +1,23 @@
-"""Sums of sites that belong together as the rows of one model: shared columns, common voxels, site intercepts."""
+"""Sums of sites that belong together as the rows of one model: shared columns, common voxels, site intercepts.
+
+The engine that fits scans fits these rows; degrees of freedom are those of the scans.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vbmstat.errors import DesignError, ScanError, VbmstatError
+from vbmstat.glm.design.contrast import Contrast
 from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.fit.engine import fit_voxels
+from vbmstat.glm.fit.plan import Plan, make_plan
+from vbmstat.glm.fit.tile import Fit
 from vbmstat.glm.pooled.sums import SiteSums
+from vbmstat.glm.spec import Compute
 from vbmstat.maps.masking import check_units
 from vbmstat.maps.store import ArrayMaps, Space
 from vbmstat.tables.cells import sorted_labels
@@ -20,21 +28,11 @@ _ALIKE = "; make all maps alike, or give --allow-mixed"
 
 @dataclass(frozen=True)
 class Rows:
-    """A small data set with the sums of its sites, for each site r rows of R and z, and one of 0 and √RSS.
+    """A small data set with the sums of its sites, for each site r rows of R and z, and one of 0 and √RSS."""
 
-    Attributes
-    ----------
-    maps : ArrayMaps
-        (n_rows, n_voxels), float64.
-    design : Design
-        (n_rows, n_regressors); its `constant` is that of the scans in these rows.
-    n_scans : int
-        Scans behind the rows.
-    """
-
-    maps: ArrayMaps
-    design: Design
-    n_scans: int
+    maps: ArrayMaps  # (n_rows, n_voxels), float64
+    design: Design  # (n_rows, n_regressors); its `constant` is that of the scans in these rows
+    n_scans: int  # scans behind the rows
 
 
 def stack_rows(sites: Mapping[str, SiteSums], has_intercepts: bool = True) -> Rows:
@@ -81,6 +79,24 @@ def stack_rows(sites: Mapping[str, SiteSums], has_intercepts: bool = True) -> Ro
     space = Space(first.space.grid, voxels, first.space.axcodes)
     maps = ArrayMaps(np.vstack(values), tuple(labels), space)
     return Rows(maps, design, sum(site.about.n_scans for site in sites.values()))
+
+
+def fit_rows(rows: Rows, contrasts: Sequence[Contrast], compute: Compute) -> tuple[Plan, Fit]:
+    """The plan and the fit of the model over all scans behind some rows.
+
+    Raises
+    ------
+    DesignError
+        If no degree of freedom is left.
+    """
+    no_draws = np.empty((0, len(rows.design.matrix)), dtype=bool)
+    plan = make_plan(rows.design, contrasts, no_draws)
+    df = float(rows.n_scans - plan.basis.shape[1])
+    if df <= 0:
+        msg = f"{rows.n_scans} scans leave no degree of freedom beside {plan.basis.shape[1]} columns"
+        raise DesignError(msg)
+    plan = replace(plan, df_resid=df, contrasts=tuple(replace(one, df=df) for one in plan.contrasts))
+    return plan, fit_voxels(rows.maps, plan, compute)
 
 
 def site_rows(site: SiteSums, voxels: np.ndarray) -> Rows:

@@ -13,8 +13,7 @@ import numpy as np
 
 from vbmstat.files.filenames import unique_names
 from vbmstat.glm.design.contrast import Contrast, file_label, is_estimable
-from vbmstat.glm.pooled.combine import site_rows
-from vbmstat.glm.pooled.fit import fit_rows
+from vbmstat.glm.pooled.combine import fit_rows, site_rows
 from vbmstat.glm.pooled.sums import SiteSums
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.statmap import StatMap
@@ -22,18 +21,12 @@ from vbmstat.glm.statmap import StatMap
 
 @dataclass(frozen=True)
 class RandomEffects:
-    """A meta-analysis at every voxel, arrays (n_voxels,).
+    """A meta-analysis at every voxel, arrays (n_voxels,)."""
 
-    Attributes
-    ----------
-    effect, variance : ndarray
-        DerSimonian and Laird's effect and its variance.
-    q, i2 : ndarray
-        Cochran's Q, and the share of it, 0 to 1, that sampling error does not explain.
-    """
-
+    # DerSimonian and Laird's effect and its variance
     effect: np.ndarray
     variance: np.ndarray
+    # Cochran's Q, and the share of it, 0 to 1, that sampling error does not explain
     q: np.ndarray
     i2: np.ndarray
 

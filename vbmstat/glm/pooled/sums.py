@@ -26,74 +26,33 @@ from vbmstat.maps.store import PackedMaps, Space
 
 @dataclass(frozen=True)
 class About:
-    """A site's model and maps in words; nothing about a person.
+    """A site's model and maps in words; nothing about a person."""
 
-    Attributes
-    ----------
-    response, formula : str
-        Left and right side of the formula.
-    columns : tuple of str
-        Of the design.
-    terms : dict of str to tuple of str
-        Term -> its columns.
-    references : tuple of str
-        Reference levels, such as ``sex[T.F]``.
-    n_scans : int
-        Scans.
-    weights : str, optional
-        Column with the weights of the scans.
-    mask : dict
-        ``threshold`` and ``share`` of the mask's rule, and whether there was a mask ``image``.
-    fwhm_mm : float, optional
-        Smoothing of the maps, where it is known.
-    made_from : dict of str to tuple of str
-        What maps of one model must share: kind of maps, engine, version, ….
-    scans_sha256 : str
-        Of the sorted hashes of the maps' files: says whether two files are of the same scans.
-    version : str
-        Of vbmstat.
-    """
-
+    # left and right side of the formula
     response: str
     formula: str
-    columns: tuple[str, ...]
-    terms: Mapping[str, tuple[str, ...]]
-    references: tuple[str, ...]
+    columns: tuple[str, ...]  # of the design
+    terms: Mapping[str, tuple[str, ...]]  # term -> its columns
+    references: tuple[str, ...]  # reference levels, such as ``sex[T.F]``
     n_scans: int
-    weights: str | None
-    mask: Mapping[str, Any]
-    fwhm_mm: float | None
-    made_from: Mapping[str, tuple[str, ...]]
-    scans_sha256: str
-    version: str
+    weights: str | None  # column with the weights of the scans
+    mask: Mapping[str, Any]  # ``threshold`` and ``share`` of the mask's rule, and whether there was a mask ``image``
+    fwhm_mm: float | None  # smoothing of the maps, where it is known
+    made_from: Mapping[str, tuple[str, ...]]  # what maps of one model must share: kind of maps, engine, version, …
+    scans_sha256: str  # of the sorted hashes of the maps' files: says whether two files are of the same scans
+    version: str  # of vbmstat
 
 
 @dataclass(frozen=True)
 class SiteSums:
-    """The sums of one site, float64; voxels are those of its mask.
+    """The sums of one site, float64; voxels are those of its mask."""
 
-    Attributes
-    ----------
-    about : About
-        The model and the maps in words.
-    factor : ndarray, (r, p)
-        R, upper triangular or trapezoidal.
-    constant : ndarray, (r,)
-        Coordinates of the constant vector: Q'1, or Q'√w with weights.
-    coordinates : ndarray, (r, n_voxels)
-        z.
-    residual_squares : ndarray, (n_voxels,)
-        RSS.
-    space : Space
-        Where the voxels lie; their indices rise.
-    """
-
-    about: About
-    factor: np.ndarray
-    constant: np.ndarray
-    coordinates: np.ndarray
-    residual_squares: np.ndarray
-    space: Space
+    about: About  # the model and the maps in words
+    factor: np.ndarray  # r, upper triangular or trapezoidal
+    constant: np.ndarray  # coordinates of the constant vector: Q'1, or Q'√w with weights
+    coordinates: np.ndarray  # z
+    residual_squares: np.ndarray  # (n_voxels,): RSS
+    space: Space  # where the voxels lie; their indices rise
 
     @property
     def means(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from vbmstat.glm.inference.clusters import find_clusters, neighbour_table
 from vbmstat.glm.inference.random_field import Field
 from vbmstat.glm.inference.rft import SmoothSpace, field_inference
 from vbmstat.glm.inference.smoothness import Smoothness
-from vbmstat.glm.inference.spm_table import spm_table
+from vbmstat.glm.place_tables import spm_table
 from vbmstat.maps.store import Space
 
 

@@ -1,4 +1,4 @@
-"""Synthetic heads whose tracts are known: for testing and measuring the training of tract networks, not anatomy.
+"""Synthetic heads whose tracts are known, to test and measure (benchmarks/tracts) the training of tract networks.
 
 Eighteen tracts are tubes around smooth curves that have the names and rough courses of real ones. Each head moves their
 control points and bends the whole, so a tract's place is not known from the others. The T1w image has white matter
@@ -51,30 +51,14 @@ _GRAIN = 1.2  # FWHM of the texture across fibres, voxels
 
 @dataclass(frozen=True)
 class TractHead:
-    """A synthetic head.
+    """A synthetic head."""
 
-    Attributes
-    ----------
-    t1w : Volume, (1, X, Y, Z)
-        Brain, WM at 1, 0 outside.
-    wm : Volume, (1, X, Y, Z)
-        White matter, 0 or 1, on the same grid.
-    references : Volume, (18, A, B, C)
-        Mask of each of ``PHANTOM_TRACTS`` on the diffusion grid.
-    peaks : Volume, (9, A, B, C)
-        Three unit vectors a voxel, 0 for none, on the diffusion grid.
-    truth : Volume, (18, X, Y, Z)
-        Masks on the grid of the T1w image.
-    to_diffusion : ndarray, (4, 4)
-        T1w mm -> diffusion mm, rigid.
-    """
-
-    t1w: Volume
-    wm: Volume
-    references: Volume
-    peaks: Volume
-    truth: Volume
-    to_diffusion: np.ndarray
+    t1w: Volume  # (1, X, Y, Z): brain, WM at 1, 0 outside
+    wm: Volume  # (1, X, Y, Z): white matter, 0 or 1, on the same grid
+    references: Volume  # (18, A, B, C): mask of each of ``PHANTOM_TRACTS`` on the diffusion grid
+    peaks: Volume  # (9, A, B, C): three unit vectors a voxel, 0 for none, on the diffusion grid
+    truth: Volume  # (18, X, Y, Z): masks on the grid of the T1w image
+    to_diffusion: np.ndarray  # (4, 4): T1w mm -> diffusion mm, rigid
 
 
 @dataclass(frozen=True)
