@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
+from accuracy import Prepared
+from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
 from vbmstat.assets import template
 from vbmstat.image import grid, storage
-from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.longitudinal import preprocess_person
 from vbmstat.preproc.pipeline import preprocess_scan
 from vbmstat.preproc.spec import PreprocSpec
-from vbmstat.simulate import anatomy
+from vbmstat.simulate import anatomy, render
 from vbmstat.simulate.cohort import DEFAULT_REGION, Settings, draw_participants
 from vbmstat.simulate.head import draw_person, scan_grid
 from vbmstat.simulate.render import Acquisition, image_from_signal
@@ -33,27 +33,41 @@ from vbmstat.simulate.render import Acquisition, image_from_signal
 RESULTS = Path(__file__).parents[1] / "results"
 YEARS, LOSS = 2.0, 0.01
 VOXEL_MM, FWHM_MM = 1.5, 6.0
+DRAWN_MM = 1.0  # voxels that heads are drawn on
+TEXTURE, DARK = 0.02, 0.1  # of white matter: variation within tissue; bone and air have none
+FWHM_OF_SIGMA = 2.3548
 POSE_DEGREES, POSE_MM = 4.0, 4.0
 P, LEAST_GM = 0.001, 0.1
 KINDS = {"singly": "cross", "plasticity (mwp1r)": "long", "ageing (mwmwp1r)": "aged"}
 
 
 def session(settings: Settings, position: int, visit: int, factor: float, tiv_ml: float) -> Volume:
-    """A person's scan at a visit: the same head with a change of the region, new pose, noise and bias field."""
+    """A person's scan at a visit: the same head with a change of the region, new pose, noise and bias field.
+
+    Texture, skull and scalp belong to the head: drawn anew in each scan, they would be change that no method can undo.
+    """
     rng = np.random.default_rng([settings.seed, position, 0])
     head = anatomy.template_head()
     shape = anatomy.random_shape(head, rng, tiv_ml / 1925.0, settings.variation)
     scores = anatomy.own_scores(head, rng, settings.variation)
     weight = settings.region.weight(grid.apply_affine(head.grid.affine, grid.voxel_indices(head.grid.shape)))
     scores[2] += anatomy.csf_shift(scores, weight, factor) * weight
+    fine, on = scan_grid(DRAWN_MM), scan_grid(settings.voxel_size_mm)
+    person = draw_person(head, scores, shape.to_template(fine), fine, rng)
+    texture = render.smooth_noise(fine, render.TEXTURE_FWHM_MM, rng)
+    signal = person.signal + np.float32(TEXTURE) * texture * (person.signal > DARK)
+    signal = ndimage.gaussian_filter(signal, settings.voxel_size_mm / FWHM_OF_SIGMA / DRAWN_MM, truncate=3.0)
     own = np.random.default_rng([settings.seed, position, 1 + visit])
     move = np.eye(4)
     move[:3, :3] = Rotation.from_euler("xyz", own.normal(0, POSE_DEGREES, 3), degrees=True).as_matrix()
     move[:3, 3] = own.normal(0, POSE_MM, 3)
-    on = scan_grid(settings.voxel_size_mm)
-    person = draw_person(head, scores, shape.to_template(Grid(on.shape, move @ on.affine)), on, rng)
-    look = Acquisition(settings.noise_percent, settings.bias_percent, psf_fwhm_mm=settings.voxel_size_mm)
-    return image_from_signal(person.signal, person.fractions.sum(0).numpy() > 0.5, on, own, look)
+    to_fine = np.linalg.inv(fine.affine) @ move @ on.affine
+    signal, brain = (
+        ndimage.affine_transform(each, to_fine[:3, :3], to_fine[:3, 3], output_shape=on.shape, order=order)
+        for each, order in ((signal, 3), (person.fractions.sum(0).numpy(), 1))
+    )
+    look = Acquisition(settings.noise_percent, settings.bias_percent, texture_percent=0, psf_fwhm_mm=0)
+    return image_from_signal(signal.clip(0), brain > 0.5, on, own, look)
 
 
 def keep(path: Path, of_visits: list[dict[float, Volume]]) -> None:
@@ -72,11 +86,12 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     settings = Settings(given.people, voxel_size_mm=VOXEL_MM, seed=20)
     tiv_ml = draw_participants(settings)["tiv_aim_ml"].to_numpy()
-    spec = PreprocSpec(fwhm_mm=(FWHM_MM,))
+    spec, prepared = PreprocSpec(fwhm_mm=(FWHM_MM,)), Prepared()
     for k in range(given.people):
         cross, shared, aged = (given.work / f"{stem}{k:02d}.npy" for stem in KINDS.values())
         if aged.is_file():
             continue
+        prepared.made.clear()
         loss = LOSS * YEARS if k % 2 else 0.0
         scans = [session(settings, k, visit, 1 - loss * visit, float(tiv_ml[k])) for visit in range(2)]
         if not cross.is_file():
@@ -120,7 +135,8 @@ def report(work: Path, n_people: int) -> None:
 {n_used // 2} simulated patients lose {100 * LOSS:g} % of a region's grey matter a year, {n_used // 2} controls nothing.
 Two scans {YEARS:g} years apart, {VOXEL_MM:g} mm voxels, 3 % noise, 40 % bias; poses differ by {POSE_DEGREES:g}° and
 {POSE_MM:g} mm (standard deviation of each angle and shift of each scan). Maps smoothed with {FWHM_MM:g} mm; two-sample
-t of the change, one-sided p < {P:g}, uncorrected. The heads are derived from the template: real scans differ more.
+t of the change, one-sided p < {P:g}, uncorrected. Texture, skull and scalp belong to the head. The heads are derived
+from the template, whose warp brings single scans' borders back to its own: single scans of real heads are noisier.
 
 {table}
 """

@@ -3,16 +3,18 @@
 As in Ashburner & Ridgway 2013 (doi:10.3389/fnins.2012.00197), ``scan_i(R_i x) ~ exp(b_i(x)) · average(x)`` is fitted in
 the frame of the average. The six Lie parameters of each motion are updated by Gauss-Newton against the current mean;
 afterwards their mean is subtracted. The frame of the average is the Karcher mean of the frames in which the scans'
-own linear registrations put them, so it has the template's orientation, and every scan is resampled once.
+own linear registrations put them, so it has the template's orientation, and every scan is resampled once, by cubic
+splines: trilinear interpolation blurs each scan where its voxels happen to lie, and 5 % of a thinning is lost in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.linalg import expm, logm
 
 from vbmstat.image.grid import Grid, apply_affine, resample, voxel_indices
@@ -21,7 +23,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps import linear
 from vbmstat.preproc.steps.working import Brain
 
-_SPACINGS_MM, _N_ITERATIONS = (6.0, 3.0, 1.5), (8, 5, 4)
+_LEVELS = ((6.0, 8), (3.0, 5), (1.5, 4))  # voxels, mm, and iterations
 _LEVELLED_MM = 1.5  # voxels of the levelled brains that the motions are fitted to
 _FINEST_MM, _COARSEST_MM = 0.8, 1.5  # voxels of the average
 _MARGIN_VOXELS = 4
@@ -55,7 +57,9 @@ class Alignment:
 
 
 def align(brains: Sequence[Brain], linears: Sequence[np.ndarray]) -> Alignment:
-    """Align the brains of one person rigidly to their mean.
+    """Align the brains of one person rigidly to their mean, and once more when their shading is alike.
+
+    Shading moves the edges of the levelled brains: without the second time, the error is .1 mm in place of .03 mm.
 
     Parameters
     ----------
@@ -66,15 +70,8 @@ def align(brains: Sequence[Brain], linears: Sequence[np.ndarray]) -> Alignment:
     """
     centre = np.mean([_centre(brain, matrix) for brain, matrix in zip(brains, linears, strict=True)], axis=0)
     starts = [rigid_part(matrix, centre) for matrix in linears]
-    images = [linear.shape_and_contrast(brain.image, brain.mask, spacing_mm=_LEVELLED_MM) for brain in brains]
-    rigids, moved = starts, [0.0] * len(starts)
-    for spacing_mm, n_iterations in zip(_SPACINGS_MM, _N_ITERATIONS, strict=True):
-        level = [linear.at_spacing(image, spacing_mm) for image in images]
-        grid = _grid_around(brains, rigids, spacing_mm)
-        for _ in range(n_iterations):
-            updates = _updates(level, rigids, grid, centre)
-            rigids = [rigid @ expm(update) for rigid, update in zip(rigids, updates, strict=True)]
-            moved = [_largest_mm(update, centre) for update in updates]
+    rigids, _ = _fitted(brains, starts, centre, _LEVELS)
+    rigids, moved = _fitted(_evened(brains, rigids), rigids, centre, _LEVELS[-1:])
     rigids = centred(rigids, starts)
     size = np.clip(np.mean([np.cbrt(brain.image.grid.voxel_size_mm.prod()) for brain in brains]), _FINEST_MM, None)
     return Alignment(_grid_around(brains, rigids, min(float(size), _COARSEST_MM)), tuple(rigids), tuple(moved))
@@ -114,12 +111,10 @@ def centred(rigids: Sequence[np.ndarray], frames: Sequence[np.ndarray]) -> list[
 
 def bring(brains: Sequence[Brain], alignment: Alignment) -> tuple[torch.Tensor, torch.Tensor]:
     """The scans on the average's grid, (n, X, Y, Z), and the brain that most of them agree on, (X, Y, Z), bool."""
-    both = [
-        resample(torch.cat([brain.image.data, brain.mask.float()[None]]), brain.image.grid, alignment.grid, rigid)
-        for brain, rigid in zip(brains, alignment.rigids, strict=True)
-    ]
-    stacked = torch.stack(both)
-    return stacked[:, 0], stacked[:, 1].mean(0) > 0.5
+    pairs = list(zip(brains, alignment.rigids, strict=True))
+    images = torch.stack([_cubic(brain.image, alignment.grid, rigid) for brain, rigid in pairs])
+    inside = [resample(brain.mask.float()[None], brain.image.grid, alignment.grid, rigid)[0] for brain, rigid in pairs]
+    return images, torch.stack(inside).mean(0) > 0.5
 
 
 def differential_bias(images: torch.Tensor, weight: torch.Tensor, grid: Grid) -> torch.Tensor:
@@ -165,6 +160,44 @@ def similarity(images: torch.Tensor, mask: torch.Tensor) -> list[float]:
     values = images[:, mask].double()
     total = values.sum(0)
     return [float(torch.corrcoef(torch.stack([one, total - one]))[0, 1]) for one in values]
+
+
+def _cubic(image: Volume, grid: Grid, rigid: np.ndarray) -> torch.Tensor:
+    """An image on another grid by cubic splines, (X, Y, Z); 0 beyond it and where they undershoot."""
+    voxel = np.linalg.inv(image.grid.affine) @ rigid @ grid.affine
+    values = ndimage.affine_transform(image.data[0].cpu().numpy(), voxel[:3, :3], voxel[:3, 3], grid.shape, order=3)
+    return torch.from_numpy(values).to(image.data).clamp_(min=0)
+
+
+def _evened(brains: Sequence[Brain], rigids: Sequence[np.ndarray]) -> list[Brain]:
+    """The brains divided by their differential bias."""
+    grid = _grid_around(brains, rigids, _BIAS_MM)
+    pulled = torch.stack([
+        resample(torch.cat([brain.image.data, brain.mask.float()[None]]), brain.image.grid, grid, rigid)
+        for brain, rigid in zip(brains, rigids, strict=True)
+    ])  # fmt: skip
+    gains = differential_bias(pulled[:, 0], pulled[:, 1].mean(0) > 0.5, grid)
+    evened = []
+    for brain, gain, rigid in zip(brains, gains, rigids, strict=True):
+        own = resample(gain[None], grid, brain.image.grid, np.linalg.inv(rigid), padding_mode="border")
+        evened.append(replace(brain, image=Volume(brain.image.data / own, brain.image.grid)))
+    return evened
+
+
+def _fitted(
+    brains: Sequence[Brain], rigids: list[np.ndarray], centre: np.ndarray, levels: Sequence[tuple[float, int]]
+) -> tuple[list[np.ndarray], list[float]]:
+    """Motions fitted from coarse to fine, and how far the last update moved each brain, mm."""
+    images = [linear.shape_and_contrast(brain.image, brain.mask, spacing_mm=_LEVELLED_MM) for brain in brains]
+    moved = [0.0] * len(rigids)
+    for spacing_mm, n_iterations in levels:
+        level = [linear.at_spacing(image, spacing_mm) for image in images]
+        grid = _grid_around(brains, rigids, spacing_mm)
+        for _ in range(n_iterations):
+            updates = _updates(level, rigids, grid, centre)
+            rigids = [rigid @ expm(update) for rigid, update in zip(rigids, updates, strict=True)]
+            moved = [_largest_mm(update, centre) for update in updates]
+    return rigids, moved
 
 
 def _centre(brain: Brain, matrix: np.ndarray) -> np.ndarray:
