@@ -40,7 +40,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.metrics.accuracy import dice
 from vbmstat.preproc.networks.lesions import find_network
 from vbmstat.preproc.pipeline import segment_scan
-from vbmstat.preproc.steps.lesions import LESION_FROM, MIN_LESION_MM3, Evidence, Network, find_lesions
+from vbmstat.preproc.steps.lesions import LESION_FROM, MIN_LESION_MM3, Evidence, find_lesions
 from vbmstat.preproc.steps.reassign import lesion_as_wm, lesion_share
 from vbmstat.simulate import render_t1w
 from vbmstat.simulate.labels import GM, LESION_LABELS, WM, tissue_labels
@@ -140,7 +140,8 @@ def measure(scan: Scan, known: Evidence, weights: str) -> tuple[dict[str, object
     network = find_network(weights)
     started = time.process_time()
     with torch.inference_mode():
-        mask = (find_lesions(known, network).data[0] > LESION_FROM).numpy()
+        probability = find_lesions(known, network).data[0]
+    mask = (probability > LESION_FROM).numpy()
     seconds = time.process_time() - started
     grid = known.brain.grid
     voxel = float(np.prod(grid.voxel_size_mm))
@@ -150,7 +151,7 @@ def measure(scan: Scan, known: Evidence, weights: str) -> tuple[dict[str, object
         "n": int(cc3d.connected_components(mask, connectivity=26).max()), "cpu_s": round(seconds, 1),
     }  # fmt: skip
     if scan.group == "rendered":
-        row |= tissue_dice(scan, known, network)
+        row |= tissue_dice(scan, known, probability)
     if truth.any():
         near = [ndimage.distance_transform_edt(~m, grid.voxel_size_mm) <= TOLERANCE_MM for m in (truth, mask)]
         total = int(mask.sum() + truth.sum())
@@ -164,14 +165,14 @@ def measure(scan: Scan, known: Evidence, weights: str) -> tuple[dict[str, object
     return row, mask, truth
 
 
-def tissue_dice(scan: Scan, known: Evidence, network: Network | None) -> dict[str, float]:
+def tissue_dice(scan: Scan, known: Evidence, probability: torch.Tensor) -> dict[str, float]:
     """Dice of GM and WM with the exact labels, without and with the lesions found, and GM mL in true lesions."""
     grid = known.brain.grid
     labels = io.read_volume(scan.path)
     start = np.round((np.linalg.inv(labels.grid.affine) @ grid.affine)[:3, 3]).astype(int)
     part = tuple(slice(a, a + n) for a, n in zip(start, grid.shape, strict=True))
     exact, lesion = tissue_labels(labels).data[0][part], torch.from_numpy(scan.truth(grid))
-    share = lesion_share(find_lesions(known, network).data[0], known.fractions)
+    share = lesion_share(probability, known.fractions)
     out = {}
     for when, fractions in (("before", known.fractions), ("after", lesion_as_wm(known.fractions, share))):
         found = fractions.argmax(0)  # GM, WM, CSF

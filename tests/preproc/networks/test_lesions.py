@@ -82,6 +82,16 @@ def test_networks_are_found_by_name_and_file(tmp_path, evidence):
     assert theirs.sha256 == {"theirs.pt": assets.sha256(tmp_path / "theirs.pt")}
 
 
+def test_only_the_shipped_network_is_corrected(tmp_path):
+    """The threshold of a network that someone trained is what it learned."""
+    path = tmp_path / "mine.safetensors"
+    save_network(path, build_network("wmh", {"n_channels": 8, "depth": 1}), "wmh", {"n_channels": 8, "depth": 1})
+    mine, shipped = (lesions.find_network(weights) for weights in (str(path), "vbmstat"))
+    assert (mine.more_likely, mine.sure) == (0.0, 0.0)
+    assert shipped.more_likely > 0
+    assert shipped.sure > 0.5
+
+
 def test_files_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "warp.safetensors"
     save_network(

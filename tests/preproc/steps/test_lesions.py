@@ -126,6 +126,44 @@ def test_a_network_proposes_and_the_evidence_disposes():
     assert int((probability > 0).sum()) == image[lesion].numel()
 
 
+def shells(levels: list[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A brain whose ventricle has shells of these intensities, from the innermost on; its prior; and the shells."""
+    image, prior = brain()
+    inside = image[VENTRICLE].clone()
+    for width, level in reversed(list(enumerate(levels, start=1))):
+        image[tuple(slice(side.start - width, side.stop + width) for side in VENTRICLE)] = level
+    image[VENTRICLE] = inside
+    around = torch.zeros(N, N, N)
+    around[tuple(slice(side.start - len(levels), side.stop + len(levels)) for side in VENTRICLE)] = 1
+    around[VENTRICLE] = 0
+    return image, prior, around
+
+
+@pytest.mark.parametrize(
+    ("levels", "is_lesion"),
+    [
+        ([LESION, LESION, LESION], True),
+        ([0.50, LESION, LESION, LESION], True),  # a lesion behind a voxel of the ventricle's edge
+        ([0.40, 0.60, LESION], False),  # from CSF to white matter step by step: the edge of the ventricle
+    ],
+)
+def test_a_network_that_calls_the_wall_of_a_ventricle_a_lesion_is_overruled(levels, is_lesion):
+    image, prior, around = shells(levels)
+    probability = find_lesions(evidence(image, prior), lambda _: 0.99 * around).data[0]
+    share = float((probability > LESION_FROM)[(around > 0) & (image == LESION)].float().mean())
+    assert share > 0.9 if is_lesion else share < 0.1
+
+
+def test_a_piece_counts_if_a_voxel_of_it_is_sure():
+    probability = torch.zeros(20, 12, 12)
+    probability[2:5, 2:5, 2:5] = probability[12:15, 2:5, 2:5] = 0.6
+    probability[3, 3, 3] = 0.98
+    kept = without_specks(probability, np.ones(3), sure=0.97) > 0
+    assert bool(kept[2:5, 2:5, 2:5].all())
+    assert int(kept.sum()) == 27
+    assert int((without_specks(probability, np.ones(3)) > 0).sum()) == 54
+
+
 def test_the_result_lies_on_the_working_grid_in_float32():
     image, prior = brain()
     volume = find_lesions(evidence(image, prior))

@@ -29,9 +29,9 @@ from vbmstat.preproc.steps.lesions import Evidence, Network
 KIND, RULE = "wmh", "none"
 SHIPPED_SHA256 = "a97a000216d1ca027aab9f6efc01eaa875d6f78f07ed1d71d52c5a011dd86815"  # of wmh.safetensors in the package
 CONTRAST_RANGE = (-2.5, 2.0)  # of intensities (GM 0, WM 1) that the network sees; outside the brain: the lower end
-# Added to the logits: training finds too little. More finds more in rendered heads and in scans without lesions: with
-# 0.5 a third of a mL (median of the 12 real scans that the network was trained on; with 0.75 nearly half a mL).
-_MORE_LIKELY = 0.5
+# Of the shipped network, which finds too little: added to its logits, and probability that some voxel of a lesion must
+# then reach. Set on rendered heads 03 and 05, of whose maps it had seen other images, and on three adults it had not
+_MORE_LIKELY, _SURE = 3.2, 0.97
 OWN_VOXELS_MM = (0.75, 1.35)  # voxels of which the network sees as they are; others become 1 mm
 _CEREBRUM_MM = ((-66, -104, -50), (66, 70, 74))  # box in the template that holds the cerebral white matter
 _CENTRE_MM, _HALF_MM = (0.0, -18.0, 10.0), (70.0, 90.0, 70.0)  # of positions, which are about -1 to 1
@@ -95,15 +95,21 @@ class LesionNetwork:
         Inputs (1, 6, X, Y, Z) -> logits.
     sha256 : dict
         File name -> hash.
+    more_likely : float
+        Added to the logits.
+    sure : float
+        Probability that some voxel of a lesion reaches.
     """
 
     network: nn.Module
     sha256: Mapping[str, str]
+    more_likely: float = 0.0
+    sure: float = 0.0
 
     def __call__(self, evidence: Evidence) -> torch.Tensor:
         """Probability on the working grid, (X, Y, Z); zero away from the cerebrum."""
         inputs, grid = network_inputs(evidence)
-        probability = (self.network(inputs[None])[0].float() + _MORE_LIKELY).sigmoid()
+        probability = (self.network(inputs[None])[0].float() + self.more_likely).sigmoid()
         return resample(probability, grid, evidence.brain.grid)[0]
 
 
@@ -143,7 +149,8 @@ def _own(path: Path, device: torch.device | str, expected_sha256: str | None = N
     if expected_sha256 not in (None, digest):
         msg = f"{path}: differs from the released version; reinstall vbmstat"
         raise AssetError(msg)
-    return LesionNetwork(network, {path.name: digest})
+    shipped = (_MORE_LIKELY, _SURE) if digest == SHIPPED_SHA256 else (0.0, 0.0)
+    return LesionNetwork(network, {path.name: digest}, *shipped)
 
 
 def _published(path: Path, device: torch.device | str) -> Network:

@@ -28,7 +28,13 @@ FLOOR_ML = 0.5  # total below which lesions are not detectable: what brains with
 _LOCAL_STRIDE, _LOCAL_FWHM_MM = 3, 24.0  # of the mean intensity of the white matter around
 _IS_WM_FROM = 0.7
 _DARKER = (0.15, 0.55)  # than the white matter around: the plain rule fades in
-_LEAST_DARKER = (0.03, 0.13)  # the same for a network's proposals
+# For a network's proposals:
+_LEAST_DARKER = (0.25, 0.45)  # than the white matter around
+_BELOW_GM, _CSF_PRIOR = (-0.1, 0.2), (0.02, 0.1)  # darker than GM by, where CSF is expected: the ventricle's edge
+# The wall of a ventricle shows every intensity between WM and CSF alike, a lesion beside it more of its own: share of
+# lesion-like intensity among both, in a cube around the voxel, and prior of CSF in that cube from which it counts
+_WALL_MM, _LIKE_LESION, _LIKE_EDGE = 9.0, (0.1, 0.6), (-1.2, -0.1)
+_PLATEAU, _CSF_NEAR = (0.45, 0.65), (0.01, 0.04)
 _CAVITY = (-1.0, -0.5)  # darker than GM: a cavity or CSF fades out
 _IN_WM = (0.6, 0.9)  # WM prior
 _IN_GM = (0.03, 0.1)  # GM prior: cortex or a nucleus
@@ -99,7 +105,8 @@ def find_lesions(evidence: Evidence, network: Network | None = None) -> Volume:
     evidence : Evidence
         The segmented brain.
     network : callable, optional
-        Proposes a probability for each voxel; by default the plain rule does.
+        Proposes a probability for each voxel; by default the plain rule does. Pieces that nowhere reach its attribute
+        ``sure``, if it has one, are dropped.
 
     Returns
     -------
@@ -107,10 +114,13 @@ def find_lesions(evidence: Evidence, network: Network | None = None) -> Volume:
         On the working grid; zero in pieces (of :data:`LESION_FROM` and above) that are smaller than
         :data:`MIN_LESION_MM3` or thread-like.
     """
-    proposed = dark_in_white_matter(evidence) if network is None else network(evidence)
-    possible = _ramp(evidence.darker, _LEAST_DARKER) * (1 - _ramp(evidence.fractions[2], _IS_CSF))
-    possible = possible * ~_is_infratentorial(evidence)
-    probability = without_specks(proposed * possible, evidence.brain.grid.voxel_size_mm)
+    size = evidence.brain.grid.voxel_size_mm
+    possible = (1 - _ramp(evidence.fractions[2], _IS_CSF)) * ~_is_infratentorial(evidence)
+    if network is None:
+        probability = without_specks(dark_in_white_matter(evidence) * possible, size)
+    else:
+        possible = possible * _ramp(evidence.darker, _LEAST_DARKER) * beyond_walls(evidence)
+        probability = without_specks(network(evidence) * possible, size, getattr(network, "sure", 0.0))
     return Volume(probability[None].float(), evidence.brain.grid)
 
 
@@ -127,6 +137,20 @@ def dark_in_white_matter(evidence: Evidence) -> torch.Tensor:
     probability = place * dark
     core = enclosed((probability > LESION_FROM) & inner, (dark > LESION_FROM) & inner, inner)
     return probability * _dilated(core)
+
+
+def beyond_walls(evidence: Evidence) -> torch.Tensor:
+    """How little of a voxel's darkness is partial volume of the CSF beside it, 0 to 1, (X, Y, Z)."""
+    contrast, (gm, _, csf) = evidence.contrast, evidence.prior
+    alike, mixed = ((contrast > low) & (contrast < high) for low, high in (_LIKE_LESION, _LIKE_EDGE))
+    images = torch.stack([alike * (1 - gm), mixed * (1 - gm), csf])
+    for axis, mm in enumerate(evidence.brain.grid.voxel_size_mm.tolist()):
+        size = [1, 1, 1]
+        size[axis] = 2 * round(_WALL_MM / mm / 2 - 0.5) + 1  # odd
+        images = functional.avg_pool3d(images, size, stride=1, padding=[n // 2 for n in size])
+    alike, mixed, near = images
+    wall = _ramp(near, _CSF_NEAR) * (1 - _ramp(alike / (alike + mixed + 2e-3), _PLATEAU))
+    return (1 - wall) * (1 - _ramp(-contrast, _BELOW_GM) * _ramp(csf, _CSF_PRIOR))
 
 
 def _is_infratentorial(evidence: Evidence) -> torch.Tensor:
@@ -154,14 +178,15 @@ def enclosed(pieces: torch.Tensor, dark: torch.Tensor, considered: torch.Tensor)
     return kept[labels]
 
 
-def without_specks(probability: torch.Tensor, voxel_size_mm: np.ndarray) -> torch.Tensor:
-    """The probability without small and thread-like pieces, and without what touches no piece, (X, Y, Z)."""
+def without_specks(probability: torch.Tensor, voxel_size_mm: np.ndarray, sure: float = 0.0) -> torch.Tensor:
+    """The probability without small, thread-like and nowhere `sure` pieces, and what touches no piece, (X, Y, Z)."""
     pieces = _labelled(probability > LESION_FROM).cpu().numpy()
     at = np.argwhere(pieces)  # (n, 3)
     labels = pieces[tuple(at.T)]
-    kept = np.zeros(int(pieces.max()) + 1, bool)
+    kept, peak = (np.zeros(int(pieces.max()) + 1, kind) for kind in (bool, np.float32))
+    np.maximum.at(peak, labels, probability.cpu().numpy()[pieces > 0])
     for label, points in _by_label(labels, at * voxel_size_mm):
-        kept[label] = not _is_speck(points, len(points) * float(np.prod(voxel_size_mm)))
+        kept[label] = peak[label] >= sure and not _is_speck(points, len(points) * float(np.prod(voxel_size_mm)))
     lesion = torch.from_numpy(kept[pieces]).to(probability.device)
     return probability * _dilated(lesion)
 
