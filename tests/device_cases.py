@@ -361,7 +361,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     within_person.compose: lambda w: within_person.compose(w.warped.forward, w.warped.inverse).data,
     quality.measure_image: lambda w: quality.measure_image(w.t1w, w.tissues, Volume(w.mask[None] + 1.0, w.t1w.grid)),
     quality.measure_quality: lambda w: quality.measure_quality(
-        quality.ImageQuality(3, 0.1, 40, 30, 1, 0, 0), w.aligned, w.template, w.warped.forward.jacobian_determinant,
+        quality.ImageQuality(3, 0.1, 40, 30, 1, 0, 0, 0), w.aligned, w.template, w.warped.forward.jacobian_determinant,
         w.linear,
     ),
     classic.without_implausible: lambda w: classic.without_implausible(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from vbmstat import assets
 from vbmstat.image.grid import resample
@@ -47,3 +48,20 @@ def noisy(phantom) -> Volume:
     """The brain with 3 % noise (of WM)."""
     noise = torch.randn(phantom.image.data.shape, generator=torch.Generator().manual_seed(0))
     return Volume((phantom.image.data + 3.0 * noise).clamp(min=1.0) * phantom.mask, phantom.image.grid)
+
+
+@pytest.fixture(scope="session")
+def atrophic(phantom, noisy) -> Phantom:
+    """A third of the brain is CSF where the priors, as blurred as linear registration leaves them, have tissue."""
+    core, deep = (
+        torch.from_numpy(ndimage.binary_erosion(phantom.mask.numpy(), iterations=n)) for n in (4, 10)
+    )  # 8 and 20 mm
+    folds = (torch.arange(phantom.mask.shape[0]) // 4 % 2 == 0)[:, None, None]
+    front = (torch.arange(phantom.mask.shape[1]) > phantom.mask.shape[1] // 2)[None, :, None]
+    lost = phantom.mask & (~core | (~deep & folds & front))
+    noise = noisy.data - phantom.image.data
+    image = torch.where(lost, MEANS["csf"] + noise, noisy.data).clamp(min=1.0) * phantom.mask
+    fractions = torch.where(lost, torch.tensor([0.0, 0.0, 1.0])[:, None, None, None], phantom.fractions)
+    blurred = smooth(phantom.priors * phantom.mask, np.full(3, 12.0 / VOXEL_MM), 3.0)
+    priors = blurred / blurred.sum(0).clamp(min=1e-3)
+    return Phantom(Volume(image, phantom.image.grid), phantom.mask, fractions, priors)

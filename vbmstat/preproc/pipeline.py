@@ -247,7 +247,7 @@ class Clock:
 
 
 def _checked(t1w: Volume) -> torch.Tensor:
-    """The scan's data with hot voxels clamped; refuses images that cannot be of a head."""
+    """The scan's data from 0 at no signal, hot voxels clamped; refuses images that cannot be of a head."""
     data = t1w.data
     if not torch.isfinite(data).all():
         msg = "expected finite intensities, but some voxels are NaN or infinite; set them to the background value"
@@ -262,6 +262,7 @@ def _checked(t1w: Volume) -> torch.Tensor:
             "check the voxel size in the header"
         )
         raise ScanError(msg)
+    data = brain.from_zero(t1w)
     limit = _HOT * _brightest(data)
     return data.clamp(max=limit) if float(data.max()) > limit else data
 

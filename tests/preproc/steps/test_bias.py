@@ -63,7 +63,7 @@ def test_zeros_inside_the_brain_do_no_harm(phantom, noisy, known, found):
 def test_a_lesion_of_weight_0_leaves_the_field_alone(phantom, noisy, known, found):
     lesion = torch.zeros_like(phantom.mask)
     lesion[8:35, 20:60, 20:60] = True
-    hurt = Volume(torch.where(lesion, 40.0, noisy.data) * known, noisy.grid)
+    hurt = Volume(torch.where(lesion, 85.0, noisy.data) * known, noisy.grid)
     weights = 1 - lesion.float()
     outside = phantom.mask & ~lesion
 
@@ -75,3 +75,11 @@ def test_a_lesion_of_weight_0_leaves_the_field_alone(phantom, noisy, known, foun
     blind = bias_field(hurt, phantom.mask, phantom.priors)
     told = bias_field(hurt, phantom.mask, phantom.priors, weights)
     assert change(told) < 0.5 * change(blind)
+
+
+def test_wide_sulci_where_the_atlas_has_tissue_are_not_taken_for_shading(atrophic, known):
+    tissue = atrophic.fractions[:2].sum(0) > 0.5
+    shaded = Volume(atrophic.image.data * known, atrophic.image.grid)
+    error = (bias_field(shaded, atrophic.mask, atrophic.priors) / known).log()[tissue]
+    low, high = torch.quantile(error[::3], torch.tensor([0.01, 0.99]))
+    assert float(high - low) < 0.05

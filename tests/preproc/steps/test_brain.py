@@ -116,3 +116,32 @@ def test_nothing_or_too_little_is_refused(monkeypatch, n_voxels, message):
     monkeypatch.setattr(brain, "_BOX_OCCUPANCY", 0.001)
     with pytest.raises(ScanError, match=message):
         brain.extract_brain(NO_BRAIN, torch.device("cpu"))
+
+
+def test_a_head_as_small_as_a_brain_is_not_a_stripped_scan(zeroed_air):
+    affine = zeroed_air.grid.affine.copy()
+    affine[:3] *= 0.75
+    small = Volume(zeroed_air.data, Grid(zeroed_air.grid.shape, affine))
+    filled_ml = float((small.data > 0).sum()) * small.grid.voxel_volume_ml
+    assert brain.MIN_BRAIN_ML < filled_ml < brain.MAX_STRIPPED_ML  # its size alone does not tell
+    assert not brain.is_stripped(small)
+
+
+def test_scans_that_start_elsewhere_are_brought_to_zero(phantom, noisy, head):
+    mask, grid = phantom.mask, phantom.image.grid
+    inside = noisy.data[0][mask]
+    scores = torch.where(mask, (noisy.data - inside.mean()) / inside.std(), torch.tensor(0.0))
+    wanted = (noisy.data - inside.quantile(0.001)).clamp(min=0) * mask / inside.std()
+    torch.testing.assert_close(brain.from_zero(Volume(scores, grid)), wanted, atol=0.05, rtol=0)
+    raised = torch.where(mask, noisy.data + 1000.0, torch.tensor(1000.0))
+    torch.testing.assert_close(brain.from_zero(Volume(raised, grid)), noisy.data * mask, atol=1e-3, rtol=0)
+    centred = Volume(head.data / 100.0 - 0.5, head.grid)
+    torch.testing.assert_close(brain.from_zero(centred), head.data / 100.0, atol=1e-3, rtol=0)
+
+
+def test_other_scans_keep_their_values(phantom, noisy, head, zeroed_air):
+    below = torch.where(phantom.mask, noisy.data, torch.tensor(-1000.0))
+    wrapped = torch.where(zeroed_air.data > 80.0, zeroed_air.data - 130.0, zeroed_air.data)
+    ringing = torch.where(zeroed_air.data < 8.0, zeroed_air.data - 1.0, zeroed_air.data)
+    for scan in (noisy, head, Volume(below, noisy.grid), Volume(wrapped, head.grid), Volume(ringing, head.grid)):
+        assert torch.equal(brain.from_zero(scan), scan.data)

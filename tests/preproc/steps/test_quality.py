@@ -15,7 +15,7 @@ from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.denoise import noise_sigma
 from vbmstat.preproc.steps.quality import ImageQuality, Quality, grade, measure_image, measure_quality
 
-IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0, 0.0)
+IMAGE = ImageQuality(2.0, 0.1, 30.0, 30.0, 1.0, 0.0, 0.0, 0.0)
 GOOD = Quality(**asdict(IMAGE), template_correlation=0.9, template_overlap=0.95, jacobian_min=0.3, jacobian_max=3.0,
                affine_scale=0.95, gm_outside_percent=0.5, implausible_percent=1.0)  # fmt: skip
 FLAT = 1.0
@@ -82,6 +82,15 @@ def test_bright_vessels_count_and_noise_does_not(phantom):
     grid, flat = phantom.image.grid, torch.full((1, *phantom.mask.shape), FLAT)
     found = measure_image(Volume(image, grid), Volume(phantom.fractions, grid), Volume(flat, grid))
     assert found.bright_percent == pytest.approx(1.0, abs=0.1)
+
+
+def test_intensities_cut_off_below_white_matter_count(phantom, noisy):
+    grid, flat = phantom.image.grid, Volume(torch.full((1, *phantom.mask.shape), FLAT), phantom.image.grid)
+    known = Volume(phantom.fractions, grid)
+    cut = Volume(noisy.data.clamp(max=95.0), grid)
+    share = 100 * float((noisy.data[0][phantom.mask] > 95.0).float().mean())
+    assert measure_image(cut, known, flat).clipped_percent == pytest.approx(share, rel=0.05)
+    assert measure_image(noisy, known, flat).clipped_percent < 0.01
 
 
 def test_noise_is_that_of_the_scan_before_correction(phantom):
@@ -197,6 +206,7 @@ def test_grey_matter_in_white_is_implausible_though_inside_the_brain(template):
         ({"resolution_mm": 2.1}, "coarse voxels (2.1 mm)"),
         ({"cut_cm2": 31.0}, "the brain ends in a flat face of 31 cm2"),
         ({"bright_percent": 0.6}, "0.6 % of the brain is far brighter than WM"),
+        ({"clipped_percent": 12.0}, "12 % of the brain has one value, the highest"),
         ({"template_correlation": 0.54}, "poor match with the template (r = 0.54)"),
         ({"template_overlap": 0.8}, "brain and template overlap poorly (Dice 0.80)"),
         ({"jacobian_min": 0.0}, "the warp folds"),
@@ -220,4 +230,4 @@ def test_columns_are_plain_numbers_and_a_letter():
     assert columns.pop("qc_image_grade") == "B+"
     assert {type(value) for value in columns.values()} == {float}
     assert all(name.startswith("qc_") for name in columns)
-    assert len(columns) == 14 + 5
+    assert len(columns) == 15 + 5

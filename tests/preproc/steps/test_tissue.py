@@ -96,3 +96,14 @@ def test_a_lesion_of_weight_0_does_not_enter_the_classes(phantom, noisy, found):
     ones = torch.ones_like(weights)
     same = segment(noisy, phantom.mask, phantom.priors, ones)
     torch.testing.assert_close(same.fractions, found.fractions)
+
+
+def test_wide_sulci_where_the_atlas_has_tissue_are_csf(atrophic):
+    found = segment(atrophic.image, atrophic.mask, atrophic.priors)
+    assert min(dice(found.fractions, atrophic.fractions)) > 0.9
+
+
+def test_an_image_of_another_contrast_keeps_the_atlas_classes(phantom, noisy):
+    inverted = Volume((130.0 - noisy.data).clamp(min=1.0) * phantom.mask, noisy.grid)
+    csf, gm, wm = segment(inverted, phantom.mask, phantom.priors).means.tolist()
+    assert csf > gm > wm  # so that the pipeline can refuse it

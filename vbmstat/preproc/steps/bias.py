@@ -14,11 +14,14 @@ import torch
 from vbmstat.image.grid import Grid, resample
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.histogram import gaussian, have_t1w_contrast, histogram_classes
 
 _SPACING_MM = 3.0  # sampling distance of the fit, as in SPM
 _FWHM_SCHEDULE_MM = (90.0,) * 4 + (60.0,) * 6 + (40.0,) * 10
 _PRIOR_FLOOR = 0.03
-_LOG_SD_RANGE = (0.03, 0.35)
+_LEAST_LOG_SD = 0.03
+_MOST_LOG_SD = (0.15, 0.15, 0.35)  # of GM, WM, CSF; a wider GM would take in CSF
+_MISFIT_AT_FIRST = 0.5  # probability that the atlas is wrong about a voxel, before it is fitted
 
 
 def bias_field(
@@ -59,25 +62,45 @@ def bias_field(
 def _fit(
     log_intensity: torch.Tensor, inside: torch.Tensor, prior: torch.Tensor, fwhm_voxels: np.ndarray
 ) -> torch.Tensor:
-    posterior = prior / prior.sum(0) * inside
-    log_field = torch.zeros_like(log_intensity)
+    """Log field by expectation-maximisation, with mean 0 inside.
+
+    A voxel's class is drawn from the atlas, or, with a probability that is fitted too, from shares that are the same
+    everywhere: where the atlas misfits (wide sulci), its priors would turn CSF into dark GM, and so into shading.
+    """
     floor = log_intensity[inside].median() + np.log(0.05)  # zeros and signal voids carry no shading
     inside = inside & (log_intensity > floor)
+    atlas = prior / prior.sum(0)
+    mean, sd, shares = histogram_classes(log_intensity[inside])
+    if not have_t1w_contrast(log_intensity, atlas * inside):  # the atlas tells which class is which
+        mean, sd = _moments(log_intensity, atlas * inside)
+    misfit = shares * _MISFIT_AT_FIRST  # (3,); the sum is the probability of a misfit
+    log_field, n_inside = torch.zeros_like(log_intensity), inside.sum()
     for fwhm_mm in _FWHM_SCHEDULE_MM:
         corrected = log_intensity - log_field
-        weight = posterior * inside
-        total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
-        mean = (weight * corrected).sum(dim=(1, 2, 3)) / total
-        sd = ((weight * (corrected - mean[:, None, None, None]) ** 2).sum(dim=(1, 2, 3)) / total).sqrt()
-        sd = sd.clamp(*_LOG_SD_RANGE)
+        likelihood = gaussian(corrected, _column(mean), _column(sd))
+        apart = likelihood * _column(misfit)
+        joint = likelihood.mul_((1 - misfit.sum()) * atlas).add_(apart)
+        per_class = inside / joint.sum(0).clamp(min=1e-12)
+        weight = joint.mul_(per_class)
+        misfit = (apart * per_class).sum(dim=(1, 2, 3)) / n_inside
+        mean, sd = _moments(corrected, weight)
         # The residual is added to the field (as in N4, Tustison et al. 2010): a local mean falls short at the edge.
         log_field = log_field + _smooth_residual(corrected, weight, mean, sd, fwhm_mm * fwhm_voxels)
         log_field = log_field - log_field[inside].mean()
-        distance = (log_intensity - log_field - mean[:, None, None, None]) / sd[:, None, None, None]
-        likelihood = torch.exp(-0.5 * distance.clamp(-6, 6) ** 2) / sd[:, None, None, None]
-        posterior = likelihood * prior
-        posterior = posterior / posterior.sum(0).clamp(min=1e-12)
     return log_field
+
+
+def _moments(values: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and bounded standard deviation of each class, (3,) each, with weights (3, X, Y, Z)."""
+    total = weight.sum(dim=(1, 2, 3)).clamp(min=1.0)
+    mean = (weight * values).sum(dim=(1, 2, 3)) / total
+    sd = ((weight * (values - _column(mean)) ** 2).sum(dim=(1, 2, 3)) / total).sqrt()
+    return mean, torch.minimum(sd, torch.tensor(_MOST_LOG_SD).to(sd)).clamp(min=_LEAST_LOG_SD)
+
+
+def _column(per_class: torch.Tensor) -> torch.Tensor:
+    """(3,) to (3, 1, 1, 1)."""
+    return per_class[:, None, None, None]
 
 
 def _smooth_residual(

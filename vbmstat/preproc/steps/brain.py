@@ -15,6 +15,7 @@ import cc3d
 import fill_voids
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from vbmstat import assets
@@ -29,6 +30,10 @@ _BOX_OCCUPANCY = 0.02  # share of brain in a slice from which it belongs to the 
 _LEAST_FILLED = 0.75  # of the field of view along an axis; below, the margins are padding
 MAX_STRIPPED_ML = 2400.0  # whole heads have 3 L and more, brains with meninges less than this
 MIN_BRAIN_ML = 400.0
+_SHELL_MM, _N_SHELLS = 2.0, 11  # of the depth below the surface, to 22 mm
+_BONE = 0.1  # share by which a head is darker there than above
+_NEGATIVE = 0.1  # share of negative values; interpolation leaves fewer
+_CENTRED = 0.1  # standard deviations
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -36,13 +41,67 @@ def is_stripped(t1w: Volume) -> bool:
     """Whether a scan (one channel, any intensity unit) is skull-stripped.
 
     It is if most of its field of view has one constant background value, and the rest, with holes filled, has the
-    volume of a brain, not of a head.
+    volume of a brain, not of a head, and no bone: a child's head may be as small as a brain.
     """
     foreground = _foreground(t1w)
     if foreground is None:
         return False
     volume_ml = float(foreground.sum()) * t1w.grid.voxel_volume_ml
-    return MIN_BRAIN_ML < volume_ml < MAX_STRIPPED_ML
+    return MIN_BRAIN_ML < volume_ml < MAX_STRIPPED_ML and not _gets_darker_inwards(t1w, foreground)
+
+
+def _gets_darker_inwards(t1w: Volume, foreground: np.ndarray) -> bool:
+    """Whether an image is darker somewhere below its surface than nearer to it, as bone below skin.
+
+    From CSF over GM to WM a brain only gets brighter: in means over shells of 2 mm, 7 stripped scans of three datasets
+    fall by at most 1 %, and a head by 19 % and more.
+    """
+    step = np.maximum(np.round(_SHELL_MM / t1w.grid.voxel_size_mm), 1).astype(int)
+    every = tuple(slice(None, None, int(n)) for n in step)
+    inside = foreground[every]
+    depth_mm = ndimage.distance_transform_edt(np.pad(inside, 1), t1w.grid.voxel_size_mm * step)[1:-1, 1:-1, 1:-1]
+    shell = (depth_mm[inside] / _SHELL_MM).astype(int)
+    values = t1w.data[0].cpu().numpy()[every][inside]
+    total = np.bincount(shell, values - values.min(), _N_SHELLS)[1:_N_SHELLS]
+    profile = total / np.maximum(np.bincount(shell, minlength=_N_SHELLS)[1:_N_SHELLS], 1)
+    return bool((profile < (1 - _BONE) * np.maximum.accumulate(profile)).any())
+
+
+def from_zero(t1w: Volume) -> torch.Tensor:
+    """An image's values from 0 at no signal, (1, X, Y, Z): standardised, centred and raised scans start elsewhere.
+
+    * More than a tenth of the values, the constant background apart, are negative, and they are centred on it (z-scores
+      of a stripped brain) or the air reaches the lowest (a centred MP2RAGE): the lowest becomes 0.
+    * The background is constant and far above 0, and the values begin there: it becomes 0.
+    * Else the image is returned as it is; so is a wrapped one, whose brightest values are negative.
+    """
+    data = t1w.data
+    background = _constant_background(t1w)
+    few = data[0, ::3, ::3, ::3].flatten().double()
+    few = few if background is None else few[few != background]
+    if not len(few):
+        return data
+    lowest, highest = (float(q) for q in few.quantile(torch.tensor([0.001, 0.999]).to(few)))
+    spread, zero = highest - lowest, 0.0
+    if float((few < 0).double().mean()) > _NEGATIVE:
+        is_centred = background is not None and abs(float(few.mean()) - background) < _CENTRED * float(few.std())
+        zero = (
+            lowest
+            if is_centred or (background is None and _least_at_the_edge(data[0]) < lowest + 0.05 * spread)
+            else 0.0
+        )
+    elif background is not None and background > 0.25 * spread and -0.1 * spread < lowest - background < 0.5 * spread:
+        zero = background
+    if zero == 0:
+        return data
+    shifted = (data - zero).clamp(min=0)
+    return shifted if background is None else torch.where(data == background, 0.0, shifted)
+
+
+def _least_at_the_edge(data: torch.Tensor) -> float:
+    """First percentile of the six outer faces of an image, (X, Y, Z)."""
+    faces = [data.select(dim, at)[::2, ::2].flatten() for dim in range(3) for at in (0, -1)]
+    return float(torch.cat(faces).double().quantile(0.01))
 
 
 def stripped_mask(t1w: Volume) -> torch.Tensor:
@@ -61,12 +120,17 @@ def stripped_mask(t1w: Volume) -> torch.Tensor:
 
 
 def _foreground(t1w: Volume) -> np.ndarray | None:
-    data = t1w.data[0].cpu().numpy()
+    background = _constant_background(t1w)
+    return None if background is None else _largest_piece(t1w.data[0].cpu().numpy() != background)
+
+
+def _constant_background(t1w: Volume) -> float | None:
+    """The value of most of the corners and of 40 % of the voxels, if there is one."""
+    data = t1w.data[0]
     corners = data[:: data.shape[0] - 1, :: data.shape[1] - 1, :: data.shape[2] - 1]
-    background = np.median(corners)
-    if (corners == background).mean() < 0.5 or (data == background).mean() < 0.4:
-        return None
-    return _largest_piece(data != background)
+    background = corners.median()
+    is_constant = (corners == background).float().mean() >= 0.5 and (data == background).float().mean() >= 0.4
+    return float(background) if is_constant else None
 
 
 def extract_brain(t1w: Volume, device: torch.device) -> torch.Tensor:

@@ -63,6 +63,8 @@ class ImageQuality:
     bright_percent : float
         Share of the brain that is at least 1.3 times as bright as white matter, and four standard deviations of the
         noise brighter: vessels and dura after contrast agent, blood, hot spots of the field.
+    clipped_percent : float
+        Share of the brain that has its highest value exactly: intensities that were cut off when the scan was exported.
     """
 
     noise_percent: float
@@ -72,13 +74,14 @@ class ImageQuality:
     resolution_mm: float
     cut_cm2: float
     bright_percent: float
+    clipped_percent: float
 
     def ratings(self) -> dict[str, float]:
         """Percent ratings (100 best, 0 worst) of noise, bias, contrast, resolution, and of the image as a whole.
 
         Examples
         --------
-        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0, 0.0, 0.0).ratings()["image"]
+        >>> ImageQuality(3.0, 0.10, 40.0, 30.0, 1.0, 0.0, 0.0, 0.0).ratings()["image"]
         87.4
         """
         marks = {name: _mark(getattr(self, figure), best, poor) for name, (figure, best, poor) in _SCALES.items()}
@@ -165,6 +168,9 @@ _WARNINGS: tuple[tuple[Callable[[Quality], bool], str], ...] = (
     (lambda q: q.bright_percent > 0.5,
      "{bright_percent:.1f} % of the brain is far brighter than WM: contrast agent, bleeding or tumour? Compare such "
      "scans with one another only"),
+    (lambda q: q.clipped_percent > 1,
+     "{clipped_percent:.0f} % of the brain has one value, the highest: bright tissue was cut off; convert the scan "
+     "again without an intensity window"),
     (lambda q: q.template_correlation < 0.55,
      "poor match with the template (r = {template_correlation:.2f}): check orientation and brain mask"),
     (lambda q: q.template_overlap < 0.85,
@@ -215,6 +221,7 @@ def measure_image(t1w: Volume, tissues: Volume, bias: Volume) -> ImageQuality:
         resolution_mm=float(np.sqrt((t1w.grid.voxel_size_mm**2).mean())),
         cut_cm2=_cut_mm2(brain & (t1w.data[0] > t1w.data.min()), t1w.grid.voxel_size_mm) / 100,
         bright_percent=100 * float((image[brain] > max(_BRIGHT * wm, wm + 4 * sigma)).float().mean()),
+        clipped_percent=100 * float((t1w.data[0][brain] == t1w.data[0][brain].max()).float().mean()),
     )
 
 

@@ -17,12 +17,13 @@ import torch
 from vbmstat.image.grid import sample, voxel_indices
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
+from vbmstat.preproc.steps.histogram import gaussian, have_t1w_contrast, histogram_classes
 
 _PURE = (0, 2, 4)  # CSF, GM, WM among the states
 _LOCAL_FWHM_MM = 14.0  # reach of the local class means
 _LOCAL_SHRINKAGE = 0.02  # weight of the global mean, as a share of a fully occupied neighbourhood
 _MRF_STRENGTH = 0.35
-_N_ROUNDS = 6  # of expectation-maximisation
+_N_ROUNDS = 5  # of expectation-maximisation
 _FIT_STRIDE = 2  # voxels
 _N_SWEEPS = 3
 _PRIOR_FLOOR = 0.02
@@ -82,13 +83,34 @@ def _fit_classes(
     every = (slice(None, None, _FIT_STRIDE),) * 3
     sampled, inside = intensity[every], mask[every]
     prior = _state_priors(priors[(slice(None), *every)])
-    posterior = prior.square()  # sharpened: at first the spread is wide, and local means should follow the priors
-    posterior = posterior / posterior.sum(0)
+    posterior = _first_posterior(sampled, inside, prior)
     for _ in range(_N_ROUNDS):
         local, means, sd = _update_classes(sampled, inside, posterior, voxel_size_mm * _FIT_STRIDE)
         posterior = torch.softmax(_log_likelihood(sampled, local, sd) + prior.log(), dim=0)
     at = voxel_indices(intensity.shape, intensity.device) / _FIT_STRIDE
     return sample(local, at, padding_mode="border"), means, sd
+
+
+def _first_posterior(intensity: torch.Tensor, mask: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """Probabilities of the six states before any class is known, from their priors and the histogram.
+
+    Priors alone would count the wide sulci of an atrophic brain as GM, which draws its local means to those of CSF. An
+    image of another contrast than T1w keeps the priors' classes, so that their means tell.
+    """
+    posterior = prior.square()  # sharpened: at first the spread is wide, and local means should follow the priors
+    posterior = posterior / posterior.sum(0)
+    gm_wm_csf = posterior[[2, 4, 0]] * mask
+    used = (mask > 0.5) & (intensity > 0)
+    if not have_t1w_contrast(intensity, gm_wm_csf) or not used.any():
+        return posterior
+    logs = torch.where(used, intensity.clamp(min=1e-6).log(), 0.0)
+    mean, sd, _ = histogram_classes(logs[used])
+    likelihood = gaussian(logs, *(x[:, None, None, None] for x in (mean, sd)))
+    pure = likelihood * prior[[2, 4, 0]] * used
+    pure = pure / pure.sum(0).clamp(min=1e-12)
+    first = torch.zeros_like(prior)
+    first[[2, 4, 0]] = pure
+    return first
 
 
 def _state_priors(priors: torch.Tensor) -> torch.Tensor:
