@@ -52,7 +52,16 @@ def test_the_earliest_scan_is_first_whatever_its_name(tmp_path):
     ("column", "values", "why"),
     [
         ("acq_time", ["2010-01-01", "n/a"], "no date or age of ses-2"),
-        ("acq_time", ["08:30:00", "09:30:00"], "no date or age of ses-1, ses-2"),
+        (
+            "acq_time",
+            ["08:30:00", "09:30:00"],
+            "no date or age of ses-1, ses-2; 08:30:00 is no date such as 2003-12-31",
+        ),
+        (
+            "date",
+            ["2003-12-01", "31.12.2004"],
+            "no date or age of ses-2; 31.12.2004 is no date such as 2003-12-31",
+        ),
         ("acq_time", ["1900-01-01", "1900-01-01"], "date: the sessions are 0 years apart"),
         ("acq_time", ["1900-01-01", "2010-01-01"], "date: the sessions are 110 years apart"),
         ("handedness", ["r", "r"], "no date or age of ses-1, ses-2"),

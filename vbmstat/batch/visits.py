@@ -167,7 +167,17 @@ def in_order_of_time(
             return tuple(scans[k] for k in order), tuple(years[k] for k in order), ""
         why = why or f"{_KINDS[column[0]]}: the sessions are {max(years):.4g} years apart"
     without = [scan.session_id or scan.stem for scan, one in zip(scans, known, strict=True) if not one]
-    return tuple(scans), None, why or f"no date or age of {', '.join(without) or 'the same kind for all sessions'}"
+    why = why or f"no date or age of {', '.join(without) or 'the same kind for all sessions'}"
+    unread = next((text for scan in scans for text in _no_dates(scan, rows)), None)
+    return tuple(scans), None, why if unread is None else f"{why}; {unread} is no date such as 2003-12-31"
+
+
+def _no_dates(scan: naming.Scan, rows: Rows) -> list[str]:
+    """What stands in the columns of dates and is none."""
+    given = [
+        value for row in _rows_of(scan, rows) for name, value in row.items() if id_name(str(name)) in _TIMES["date"]
+    ]
+    return [str(value) for value in given if pd.notna(value) and _as_years("date", value) is None]
 
 
 def _times_of(scan: naming.Scan, rows: Rows) -> dict[Column, float]:
