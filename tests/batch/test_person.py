@@ -204,6 +204,15 @@ def test_new_dates_make_the_rates_without_dates_none_stay(tmp_path, caplog):
     assert not (out / "mri" / "rate1_sub-1.nii.gz").exists()
 
 
+def test_another_model_says_that_it_replaces_maps(tmp_path, caplog):
+    folder, out = write_people(tmp_path / "data", {"sub-1": 2}), tmp_path / "out"
+    preprocess(folder, out)
+    caplog.clear()
+    preprocess(folder, out, longitudinal="plasticity")
+    assert "sub-1 is run again: its maps of plasticity and ageing are replaced by those of plasticity" in caplog.text
+    assert not (out / "mri" / "mwmwp1rsub-1_ses-1_T1w.nii.gz").exists()
+
+
 def test_single_scans_of_an_earlier_run_are_replaced_without_leftovers(tmp_path):
     folder, out = write_people(tmp_path / "data", {"sub-1": 2}), tmp_path / "out"
     preprocess(folder, out, longitudinal=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch.light import asked, write_people, write_scans
+from tests.batch.light import asked, write_dates, write_people, write_scans
 from vbmstat.batch.plan import completed, make_plan
 from vbmstat.batch.scan import run_scan
 from vbmstat.errors import VbmstatError
@@ -42,6 +42,15 @@ def test_complete_scans_are_found_and_unreadable_ones_are_not_complete(tmp_path)
     plan.tasks[0].scan.path.unlink()
     assert list(completed(plan)) == [plan.tasks[1].scan]
     assert completed(plan_of(tmp_path, force=True)) == {}
+
+
+def test_dates_against_the_order_of_the_names_are_said(tmp_path, caplog):
+    folder = write_people(tmp_path / "people", {"sub-1": 2, "sub-2": 2})
+    write_dates(folder, "sub-1", "acq_time", ["2012-03-01", "2011-03-01"])
+    write_dates(folder, "sub-2", "acq_time", ["2011-03-01", "2012-03-01"])
+    make_plan(folder, tmp_path / "out", *asked(longitudinal="both"))
+    assert "another order by date than by name: sub-1 (ses-2, ses-1); if a date is wrong" in caplog.text
+    assert "sub-2" not in caplog.text
 
 
 def test_an_engine_that_takes_no_priors_is_refused_before_any_work(tmp_path, monkeypatch):

@@ -52,7 +52,16 @@ def test_the_earliest_scan_is_first_whatever_its_name(tmp_path):
     ("column", "values", "why"),
     [
         ("acq_time", ["2010-01-01", "n/a"], "no date or age of ses-2"),
-        ("acq_time", ["08:30:00", "09:30:00"], "no date or age of ses-1, ses-2"),
+        (
+            "acq_time",
+            ["08:30:00", "09:30:00"],
+            "no date or age of ses-1, ses-2; 08:30:00 is no date such as 2003-12-31",
+        ),
+        (
+            "date",
+            ["2003-12-01", "31.12.2004"],
+            "no date or age of ses-2; 31.12.2004 is no date such as 2003-12-31",
+        ),
         ("acq_time", ["1900-01-01", "1900-01-01"], "date: the sessions are 0 years apart"),
         ("acq_time", ["1900-01-01", "2010-01-01"], "date: the sessions are 110 years apart"),
         ("handedness", ["r", "r"], "no date or age of ses-1, ses-2"),
@@ -80,6 +89,16 @@ def test_dates_of_scans_tsv_and_of_the_users_table(tmp_path):
     assert years_of(scans, long)[1] == (0.0, 1.5)
     one_age = pd.DataFrame({"p": ["sub-01"], "s": [""], "age": [30.0]}).set_index(["p", "s"])
     assert years_of(scans, one_age)[2] == "no date or age of ses-1, ses-2"
+
+
+def test_times_of_two_columns_are_not_mixed(tmp_path):
+    """Dates of the user's table for one session and, moved for privacy, of sessions.tsv for the other."""
+    scans = scans_of(tmp_path)
+    long = pd.DataFrame({"p": ["01", "01"], "s": ["1", "2"], "date": ["2010-01-01", None]}).set_index(["p", "s"])
+    write_dates(tmp_path, "sub-01", "acq_time", ["1990-01-01", "1991-01-01"])
+    assert years_of(scans, long)[1] == (0.0, 0.9993)
+    write_dates(tmp_path, "sub-01", "acq_time", ["n/a", "1991-01-01"])
+    assert years_of(scans, long)[1:] == (None, "no date or age of the same kind for all sessions")
 
 
 def test_sessions_are_grouped_and_second_runs_of_a_session_left_out(tmp_path):
@@ -133,11 +152,22 @@ def test_a_table_of_subjects_takes_the_place_of_folders(tmp_path, undrawn):
             [{"participant_id": "a-1", "path": "x"}, {"participant_id": "a1", "path": "y"}],
             "ids a-1 .*and a1 .*become equal",
         ),
+        (
+            [{"participant_id": "a", "session_id": n, "path": path} for n, path in ((1, "x"), (2, "./x"), (3, "y"))],
+            "x is the scan of a_1, a_2; expected a file of its own for each",
+        ),
     ],
 )
 def test_tables_of_subjects_that_cannot_be_used(tmp_path, rows, message):
     with pytest.raises(TableError, match=message):
         read_subjects(subjects(tmp_path, rows))
+
+
+def test_ids_that_a_spreadsheet_made_numbers_are_whole(tmp_path):
+    """1.0 once became sub-10, and got the covariates of that person."""
+    rows = [{"participant_id": 1.0, "session_id": n, "path": f"{n}.nii"} for n in (1.0, 2.0)]
+    scans = read_subjects(subjects(tmp_path, rows)).scans
+    assert [scan.stem for scan in scans] == ["sub-1_ses-1_T1w", "sub-1_ses-2_T1w"]
 
 
 def test_changes_of_scanner_and_voxels_since_the_first_scan(tmp_path):

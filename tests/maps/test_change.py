@@ -179,6 +179,11 @@ def test_rows_of_people_can_be_chosen(in_files, table):
         ("change(gm, score) ~ group", {}, "nobody has two scans that differ in it"),
         ("change(gm, ages) ~ group", {}, r"no column 'ages' in the table \(nearest age"),
         ("change(gm, age) ~ visit", {}, "column visit: differs between the scans of .*leave it out of the formula"),
+        (
+            "change(gm, age) ~ C(scanner)",
+            {},
+            "column scanner: differs between the scans of .*leave it out of the formula",
+        ),
         ("change(gm, age) ~ group", {"tiv": "proportional"}, r"leave map\(\), --tiv proportional and"),
         ("change(gm, age) ~ group", {"global_scaling": True}, "and --global-scaling out"),
         ("change(gm, age) ~ map(wm)", {}, r"change\(\) has one row a person: leave map"),
@@ -187,5 +192,6 @@ def test_rows_of_people_can_be_chosen(in_files, table):
 )
 def test_what_is_refused(table, formula, options, match):
     table["visit"] = [f"v{i}" for i in range(len(table))]
+    table["scanner"] = [1 + i % 2 for i in range(len(table))]  # codes: their mean once became a level, 1.5
     with pytest.raises((TableError, DesignError), match=match):
         fit_glm(values(table), formula, table, repeats=0, **options)

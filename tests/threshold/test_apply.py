@@ -119,6 +119,20 @@ def test_scales_of_f(model):
         transform(statistic, "d")
 
 
+def test_effective_degrees_of_freedom_of_a_sandwich_give_no_effect_size(tmp_path):
+    """The model writes no r and d either."""
+    path = tmp_path / "contrast-slope_stat-t_statmap.nii.gz"
+    image = nib.Nifti1Image(np.full((3, 3, 3), 4.0, np.float32), np.eye(4))
+    image.header["descrip"] = b"SPM{T_[8.4]} - contrast 1: slope"
+    nib.save(image, path)
+    (tmp_path / "glm.json").write_text(json.dumps({"spec": {"variance": "sandwich:participant_id"}}))
+    statistic = open_statistic(path)
+    assert transform(statistic, "p").max() < 0.01
+    for to in ("r", "r2", "d"):
+        with pytest.raises(VbmstatError, match=f"--to {to}: the model has a sandwich variance.*take p, logp or z"):
+            transform(statistic, to)
+
+
 def test_a_mask_makes_the_family_smaller(model, tmp_path):
     path = t_map(model)
     image = nib.load(path)

@@ -143,18 +143,21 @@ class PersonTask:
         return not self.execution.force and all(self._recorded()) and all(path.is_file() for path in images)
 
     def _say_what_changed(self) -> None:
-        """Warn that the person is run again because its scans or dates are others than those of an earlier run."""
+        """Warn that the person is run again because its scans, dates or models have changed since an earlier run."""
         earlier = [one.longitudinal for one in self._recorded() if one is not None and one.longitudinal]
         if not earlier or self.execution.force:
             return
         before = [str(entry["scan"]) for entry in earlier[0]["scans"]]
         now = [scan.stem for scan in self.scans]
-        years = earlier[0]["years"]
+        years, models = earlier[0]["years"], [*earlier[0]["models"]]
         if set(before) != set(now):
             log.warning("%s is run again: its scans are %s, and were %s",
                         self.participant, ", ".join(now), ", ".join(before))  # fmt: skip
         elif years != (None if self.years is None else list(self.years)):
             log.warning("%s is run again: the dates of its sessions have changed", self.participant)
+        elif models != [*self.spec.models]:
+            log.warning("%s is run again: its maps of %s are replaced by those of %s (--model)",
+                        self.participant, " and ".join(models), " and ".join(self.spec.models))  # fmt: skip
 
     def _images(self, kinds: Iterable[str], out: Path | None = None) -> list[Path]:
         person = naming.Scan(self.scans[0].path, self.participant, self.participant)

@@ -122,6 +122,13 @@ def _people(
     if undated:
         log.warning("no yearly rates, only maps, for %d of %d people: %s; give acq_time or age in sub-X_sessions.tsv, "
                     "or date, age or years in a table", len(undated), len(several), listed(undated))  # fmt: skip
+    turned = [
+        f"{scans[0].participant_id} ({', '.join(scan.session_id for scan in in_order)})"
+        for scans, (in_order, _, _) in ordered.items() if in_order != scans
+    ]  # fmt: skip
+    if turned:
+        log.warning("sessions are in another order by date than by name: %s; if a date is wrong, so is the sign of the "
+                    "rates", listed(turned))  # fmt: skip
     return {scans: (in_order, years) for scans, (in_order, years, _) in ordered.items()}
 
 

@@ -21,6 +21,7 @@ from vbmstat.tables.sheets import id_name
 
 # Columns with the time of a session (without punctuation), and the order in which they are believed
 _TIMES = {"years": ("years",), "date": ("acqtime", "date", "scandate", "acquisitiondate"), "age": ("age",)}
+_KINDS = tuple(_TIMES)
 _DAYS_A_YEAR = 365.25
 _MOST_YEARS = 50.0  # between sessions; a longer time is an error in a date
 _SCANNER = {
@@ -39,7 +40,7 @@ def read_subjects(path: Path | str) -> Inputs:
     Raises
     ------
     TableError
-        If there is no column path, a path is missing, or two ids become equal.
+        If there is no column path, a path is missing or given twice, or two ids become equal.
     """
     cohort = read_cohort(path)
     table = cohort.table
@@ -55,6 +56,12 @@ def read_subjects(path: Path | str) -> Inputs:
         naming.Scan((cohort.folder / str(file)).absolute(), "_".join(filter(None, (*key, "T1w"))), *key)
         for key, file in zip(ids, table["path"], strict=True)
     )
+    files = [scan.path for scan in scans]
+    shared = next((file for file in files if files.count(file) > 1), None)
+    if shared is not None:
+        of = listed([scan for scan, file in zip(cohort.scan_ids, files, strict=True) if file == shared])
+        msg = f"{path}: {shared} is the scan of {of}; expected a file of its own for each"
+        raise TableError(msg)
     twice = [key for key in dict.fromkeys(ids) if ids.count(key) > 1]
     if twice:
         one, other = (at for at, key in zip(table.index, ids, strict=True) if key == twice[0])
@@ -67,8 +74,9 @@ def read_subjects(path: Path | str) -> Inputs:
 
 
 def _labelled(entity: str, text: str) -> str:
-    """``sub-002S0413`` of 002_S_0413; empty for an empty text."""
-    label = re.sub(r"[^A-Za-z0-9]", "", text.removeprefix(f"{entity}-"))
+    """``sub-002S0413`` of 002_S_0413, ``sub-1`` of the number 1.0; empty for an empty text."""
+    whole = re.sub(r"^(\d+)\.0+$", r"\1", text.removeprefix(f"{entity}-"))
+    label = re.sub(r"[^A-Za-z0-9]", "", whole)
     return f"{entity}-{label}" if label else ""
 
 
@@ -116,6 +124,7 @@ def natural_key(text: str) -> list[tuple[int, str]]:
     return [(int(part or 0) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", text)]
 
 
+Column = tuple[int, int, int]  # kind of time, table and name: the first is believed first
 Rows = Mapping[tuple[str, str], Mapping[str, Any]]  # of tables, by participant and session without sub- and ses-
 
 
@@ -148,41 +157,53 @@ def in_order_of_time(
     """
     known = [_times_of(scan, rows) for scan in scans]
     why = ""
-    for kind in _TIMES:
-        if not all(kind in one for one in known):
+    for column in sorted(set[Column]().union(*known)):
+        if not all(column in one for one in known):
             continue
-        first = min(one[kind] for one in known)
-        years = tuple(round(one[kind] - first, 4) for one in known)
+        first = min(one[column] for one in known)
+        years = tuple(round(one[column] - first, 4) for one in known)
         if 0 < max(years) <= _MOST_YEARS:
             order = sorted(range(len(scans)), key=years.__getitem__)
             return tuple(scans[k] for k in order), tuple(years[k] for k in order), ""
-        why = f"{kind}: the sessions are {max(years):.4g} years apart"
+        why = why or f"{_KINDS[column[0]]}: the sessions are {max(years):.4g} years apart"
     without = [scan.session_id or scan.stem for scan, one in zip(scans, known, strict=True) if not one]
-    return tuple(scans), None, why or f"no date or age of {', '.join(without) or 'the same kind for all sessions'}"
+    why = why or f"no date or age of {', '.join(without) or 'the same kind for all sessions'}"
+    unread = next((text for scan in scans for text in _no_dates(scan, rows)), None)
+    return tuple(scans), None, why if unread is None else f"{why}; {unread} is no date such as 2003-12-31"
 
 
-def _times_of(scan: naming.Scan, rows: Rows) -> dict[str, float]:
-    """Years by kind of time, from any origin, for a scan; the first table that has one counts."""
-    found: dict[str, float] = {}
-    for row in _rows_of(scan, rows):
-        for kind, names in _TIMES.items():
-            for name, value in row.items():
-                number = _as_years(kind, value) if id_name(str(name)) in names else None
-                if number is not None:
-                    found.setdefault(kind, number)
+def _no_dates(scan: naming.Scan, rows: Rows) -> list[str]:
+    """What stands in the columns of dates and is none."""
+    given = [
+        value for row in _rows_of(scan, rows) for name, value in row.items() if id_name(str(name)) in _TIMES["date"]
+    ]
+    return [str(value) for value in given if pd.notna(value) and _as_years("date", value) is None]
+
+
+def _times_of(scan: naming.Scan, rows: Rows) -> dict[Column, float]:
+    """Years for a scan, by the columns that have them: each has an origin of its own, so columns are not mixed."""
+    found: dict[Column, float] = {}
+    for table, row in enumerate(_rows_of(scan, rows)):
+        for name, value in row.items():
+            column = id_name(str(name))
+            kind = next((kind for kind, names in _TIMES.items() if column in names), None)
+            number = None if kind is None else _as_years(kind, value)
+            if kind is not None and number is not None:
+                found[_KINDS.index(kind), table, _TIMES[kind].index(column)] = number
     return found
 
 
 def _rows_of(scan: naming.Scan, rows: Rows) -> Iterator[Mapping[str, Any]]:
-    """Rows of a session in the user's table, in its BIDS dataset's sessions.tsv and scans.tsv."""
+    """Rows of a session in the user's table, its BIDS dataset's sessions.tsv and scans.tsv; empty where it has none."""
     key = (_bare(scan.participant_id), _bare(scan.session_id))
-    if key in rows:
-        yield rows[key]
+    yield rows.get(key, {})
     folder = next((place for place in scan.path.parents if place.name == scan.participant_id), None)
     if folder is None or not scan.session_id:
         return
     sessions = _table(folder / f"{scan.participant_id}_sessions.tsv")
-    if sessions is not None and "session_id" in sessions:
+    if sessions is None or "session_id" not in sessions:
+        yield {}
+    else:
         by_session = rows_by_session(sessions.assign(p=key[0]).set_index(["p", "session_id"]))
         yield by_session.get(key, {})
     files = _table(scan.path.parent.parent / f"{scan.participant_id}_{scan.session_id}_scans.tsv")

@@ -199,7 +199,9 @@ def _one_row_each(spec: ModelSpec, source: Source, change: ChangeTerm, right: st
     named = column_uses(parse_formula(with_backticks(right, source.table.columns)))
     used = {*filter(None, (find_column(name, source.table) for name in named))}  # those that it lacks are refused later
     used |= {*_roles(spec, source.table, choose_variance(spec.variance))}
-    return with_change(source, change, used, spec.missing)
+    codes = {find_column(name, source.table) for name, uses in named.items() if "factor" in uses}
+    table = source.table.assign(**{code: source.table[code].astype(object) for code in codes if code})  # have no mean
+    return with_change(replace(source, table=table), change, used, spec.missing)
 
 
 def _roles(spec: ModelSpec, table: pd.DataFrame, variance: Ols) -> dict[str, str]:

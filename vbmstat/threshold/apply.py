@@ -50,6 +50,7 @@ class Statistic:
     forming: float = np.nan  # height at which the clusters of ``extent`` were formed
     # smoothness of the residuals; None where it is not known or the map is no t, F or z field
     smooth: SmoothSpace | None = None
+    has_sizes: bool = True  # whether r and d follow from t and df; not of the effective ones of a sandwich
 
     @property
     def is_two_sided(self) -> bool:
@@ -226,6 +227,9 @@ def transform(statistic: Statistic, to: str) -> np.ndarray:
         return p if to == "p" else -np.log10(np.maximum(p, tiny)) * np.where(statistic.values < 0, -1, 1)
     if to == "z":
         return statistic.z()
+    if not statistic.has_sizes:
+        msg = f"--to {to}: the model has a sandwich variance, whose degrees of freedom say no {to}; take p, logp or z"
+        raise VbmstatError(msg)
     if statistic.kind == "z" or statistic.has_local_df or (to != "r2" and statistic.kind == "F"):
         why = "F has no sign" if statistic.kind == "F" else "it needs one number of degrees of freedom"
         msg = f"--to {to}: not from this {statistic.kind} map: {why}; take p, logp or z"

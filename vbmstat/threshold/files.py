@@ -82,6 +82,7 @@ def open_statistic(path: Path, mask: Path | None = None, *, one_sided: bool | No
         read.kind, values, space, df if (local := beside.local_df(index)) is None else local,
         df_contrast[0] if df_contrast else 1.0, sides, maxima,
         float(beside.contrast.get("cluster_forming_threshold", np.nan)), beside.smooth(space, sides),
+        not beside.variance.startswith("sandwich"),
     )  # fmt: skip
 
 
@@ -105,6 +106,11 @@ class _Beside:
         """What the record says of the inference on the map's contrast."""
         entries = (self.record.get("inference") or {}).get("contrasts", [])
         return next((one for one in entries if one["name"] == self.name), {})
+
+    @property
+    def variance(self) -> str:
+        """The model's variance; ``ols`` without a model's record."""
+        return str((self.record.get("spec") or {}).get("variance", "ols"))
 
     def is_two_sided(self) -> bool | None:
         """Whether the model's test was two-sided; None without a model's record."""
@@ -137,8 +143,7 @@ class _Beside:
 
     def smooth(self, space: Space, sides: int) -> SmoothSpace | None:
         """Smoothness of the residuals: that of the record, else the mean of SPM's RPV image."""
-        variance = (self.record.get("spec") or {}).get("variance", "ols")
-        if variance not in ("ols", "spm"):
+        if self.variance not in ("ols", "spm"):
             return None
         resels = self._resels(space)
         recorded = ((self.record.get("inference") or {}).get("smoothness") or {}).get("fwhm_mm")
