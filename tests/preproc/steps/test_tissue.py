@@ -45,7 +45,7 @@ def test_class_means_and_noise_are_measured(found):
 
 def test_less_noise_is_better_and_much_noise_is_survived(phantom, found):
     clean = segment(phantom.image, phantom.mask, phantom.priors)
-    assert mean_error(clean.fractions, phantom) < 0.5 * mean_error(found.fractions, phantom)
+    assert mean_error(clean.fractions, phantom) < 0.6 * mean_error(found.fractions, phantom)
     noise = torch.randn(phantom.image.data.shape, generator=torch.Generator().manual_seed(1))
     poor = Volume((phantom.image.data + 9.0 * noise).clamp(min=1.0) * phantom.mask, phantom.image.grid)
     assert min(dice(segment(poor, phantom.mask, phantom.priors).fractions, phantom.fractions)) > 0.84
