@@ -44,6 +44,7 @@ from vbmstat.preproc.steps import (
     cleanup,
     denoise,
     groupwise,
+    histogram,
     left_out,
     lesion_mask,
     lesions,
@@ -285,6 +286,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     smoothing.smooth_map: lambda w: smoothing.smooth_map(w.t1w, 8.0),
     volumes.jacobian_determinant: lambda w: w.warped.forward.jacobian_determinant,
     brain.is_stripped: lambda w: brain.is_stripped(w.t1w),
+    brain.from_zero: lambda w: brain.from_zero(Volume(w.t1w.data - 1000.0, w.t1w.grid)),
     brain.stripped_mask: lambda w: brain.stripped_mask(w.t1w),
     brain.extract_brain: _extracted,
     linknet.brain_probability: _probable,
@@ -305,6 +307,9 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     working.on_scan_grid: lambda w: [working.on_scan_grid(w.t1w, grid) for grid in (w.t1w.grid, w.template.grid)],
     denoise.noise_sigma: lambda w: denoise.noise_sigma(w.t1w.data[0], w.mask),
     denoise.denoise: lambda w: denoise.denoise(w.t1w.data[0], 2.0),
+    histogram.histogram_classes: lambda w: histogram.histogram_classes((w.t1w.data[0][w.mask] + 1.0).log()),
+    histogram.gaussian: lambda w: histogram.gaussian(w.t1w.data, w.fractions.mean(), w.fractions.std()),
+    histogram.have_t1w_contrast: lambda w: histogram.have_t1w_contrast(w.t1w.data[0], w.fractions),
     bias.bias_field: lambda w: bias.bias_field(w.t1w, w.mask, w.priors, w.brain.weights),
     priors.tissue_priors: lambda w: [
         priors.tissue_priors(w.template, w.linear, w.t1w.grid, at)
@@ -321,6 +326,7 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     lesion_mask.check_lesion: lambda w: lesion_mask.check_lesion(w.lesion, w.mask),
     lesions.find_lesions: lambda w: lesions.find_lesions(w.evidence),
     lesions.dark_in_white_matter: lambda w: lesions.dark_in_white_matter(w.evidence),
+    lesions.beyond_walls: lambda w: lesions.beyond_walls(w.evidence),
     lesions.enclosed: lambda w: lesions.enclosed(w.lesion, w.lesion, w.mask),
     lesions.without_specks: lambda w: lesions.without_specks(w.lesion.float(), w.t1w.grid.voxel_size_mm),
     reassign.lesion_share: lambda w: reassign.lesion_share(w.lesion.float(), w.fractions),
