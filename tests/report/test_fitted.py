@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
-from vbmstat.errors import DesignError
+from vbmstat.assets import sha256
+from vbmstat.errors import DesignError, VbmstatError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.image.io import write_volume
 from vbmstat.image.volume import Volume
@@ -81,6 +82,16 @@ def test_a_place(maps, table):
     assert found.grouped_by == "family"
     figure = model.plot((6, 1, 3), "age")
     assert figure.get_suptitle() == "at 6, 1, 3 mm"
+    with pytest.raises(VbmstatError, match=r"at 6,1,300: outside the analysis mask; the nearest voxel in it is at 6,1"):
+        model.plot("6,1,300", "age")
+
+
+def test_the_record_names_the_table_that_was_read(maps, table, tmp_path):
+    path = tmp_path / "people.tsv"
+    table.to_csv(path, sep="\t", index=False)
+    model, digest = Model(FORMULA, path, maps, fwhm_mm=0), sha256(path)
+    table.assign(age=50.0).to_csv(path, sep="\t", index=False)
+    assert model.contrast("age").record["data"]["table"] == {"file": "people.tsv", "sha256": digest}
 
 
 def test_a_folder_that_can_be_read_again(maps, table, tmp_path):

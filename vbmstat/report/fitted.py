@@ -32,6 +32,7 @@ from vbmstat.glm.variance.strategy import Ols
 from vbmstat.glm.voxel import VoxelFit, voxel_fit
 from vbmstat.maps.sources import as_cohort
 from vbmstat.maps.store import ArrayMaps, PackedMaps
+from vbmstat.report.places import nearest_voxel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +87,7 @@ class Model:
         if asked:
             msg = f"{', '.join(asked)}: a Model has uncorrected p over all scans; take vbmstat.fit_glm for it"
             raise DesignError(msg)
-        self._data, self._contrasts = (maps, cohort), dict[str, Contrast]()
+        self._data, self._contrasts = data_record(maps, cohort), dict[str, Contrast]()  # the table as it is read here
         self._setup = set_up(spec.replace(repeats=0), maps, as_cohort(cohort), self._compute)
         if self._setup.covariate is not None:
             msg = f"map({self._setup.covariate[0]}): a Model has the same columns at every voxel; take vbmstat.fit_glm"
@@ -129,7 +130,7 @@ class Model:
     def at(self, place: str | tuple[float, float, float], contrast: str, by: str | None = None) -> VoxelFit:
         """The numbers of a contrast at a place, ``"x,y,z"`` in mm or ``"peak"``, the strongest voxel of the contrast.
 
-        `by` is a column of the table that colours the points.
+        `by` is a column of the table that colours the points. Raises VbmstatError outside the mask.
         """
         return self._look(place, contrast, by)[0]
 
@@ -149,7 +150,7 @@ class Model:
             column = int(np.argmax(np.abs(results.maps[one.name][one.kind].values)))
         else:
             point = parse_point(at, "at") if isinstance(at, str) else at
-            column = int(inside[np.argmin(np.linalg.norm(mm[inside] - np.array(point), axis=1))])
+            column = int(inside[nearest_voxel(np.array(point), mm[inside], results.space.grid, "at")])
         colours = None if by is None else pd.Series(read_labels(by, setup.source.table), name=by)
         values = matrix.read(column, column + 1)[:, 0]
         where = ", ".join(f"{value:g}".replace("-", "−") for value in np.round(mm[column], 2))
@@ -188,7 +189,7 @@ class Model:
         else:
             fit = setup.variance.fit(matrix, setup.variance.prepare(plan, ids), self._compute)
         results = FittedModel(setup, matrix, None, fit, {}, None).results(self._compute)
-        results.record["data"] = data_record(*self._data)
+        results.record["data"] = self._data
         return results
 
 

@@ -52,6 +52,17 @@ class Values(NamedTuple):
     covariate: np.ndarray
 
 
+def nearest_voxel(point: np.ndarray, mm: np.ndarray, grid: Grid, option: str = "--at") -> int:
+    """Index of the voxel of the mask, at mm (n_voxels, 3), next to a point; VbmstatError if it is beyond a voxel."""
+    distance = np.linalg.norm(mm - point, axis=1)
+    nearest = int(np.argmin(distance))
+    if distance[nearest] > np.linalg.norm(grid.affine[:3, :3], axis=0).max():
+        given, at = (",".join(f"{value:g}" for value in one) for one in (point, np.round(mm[nearest], 2)))
+        msg = f"{option} {given}: outside the analysis mask; the nearest voxel in it is at {at}"
+        raise VbmstatError(msg)
+    return nearest
+
+
 def without_inference(recorded: Recorded) -> ModelSpec:
     """The model without subsets, and with as little inference as its variance needs."""
     asked = recorded.spec.inference
@@ -136,13 +147,8 @@ class VoxelPlaces:
     def _point(self, point: np.ndarray, what: str) -> Place:
         """The voxel at a point in mm."""
         inside, mm, grid = self._mask
-        distance = np.linalg.norm(mm - point, axis=1)
-        nearest = int(np.argmin(distance))
+        nearest = nearest_voxel(point, mm, grid)
         at = [f"{value:g}" for value in np.round(mm[nearest], 2)]
-        if distance[nearest] > np.linalg.norm(grid.affine[:3, :3], axis=0).max():
-            given = ",".join(f"{value:g}" for value in point)
-            msg = f"--at {given}: outside the analysis mask; the nearest voxel in it is at {','.join(at)}"
-            raise VbmstatError(msg)
         region = "" if self._regions is None else names_at(self._regions, mm[[nearest]])[0]
         sides = zip(("RL", "AP", "SI"), at, strict=True)
         slug = "".join(f"{pair[text.startswith('-')]}{text.removeprefix('-')}" for pair, text in sides)

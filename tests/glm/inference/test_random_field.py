@@ -170,6 +170,23 @@ def test_a_mask_with_holes():
     assert ((corrected >= 0) & (corrected <= 1)).all()
 
 
+def test_clusters_of_a_sheet_with_holes():
+    """Its E[EC] is negative; no cluster or peak may be significant for that."""
+    sheet = np.zeros((41, 41, 3), bool)
+    sheet[:, :, 1] = True
+    solid = SearchVolume(resel_counts(sheet, (12, 12, 12)), int(sheet.sum()), 2)
+    sheet[1::2, 1::2, 1] = False
+    field, holes = Field("t", 50), SearchVolume(resel_counts(sheet, (12, 12, 12)), int(sheet.sum()), 2)
+    u = field.height(0.001)
+    assert holes.expected_ec(field, u) < 0
+    assert holes.expected_clusters(field, u) >= solid.expected_clusters(field, u) > 0.1
+    assert (p_extent(field, u, np.array([0.0, 0.01]), holes)[1] > 0.3).all()
+    assert p_set(field, u, 1, 0.0, holes) > 0.3
+    p = p_peak_above(field, np.array([u, 4.0, 5.0]), u, holes)
+    assert p == pytest.approx(p_peak_above(field, np.array([u, 4.0, 5.0]), u, solid), rel=0.6)
+    assert p[0] == 1
+
+
 @pytest.mark.parametrize("field", [Field("t", 1), Field("t", 2), Field("F", 1, 3), Field("F", 2, 2)])
 @pytest.mark.parametrize("resels", [[1, 0, 0, 0], [1, 20, 150, 600]])
 def test_few_degrees_of_freedom_and_volumes_without_extent(field, resels):

@@ -11,6 +11,7 @@ import pytest
 from tests.glm.conftest import GRID, SHAPE
 from vbmstat.glm.design.matrix import build_design
 from vbmstat.glm.fit.plan import make_plan
+from vbmstat.glm.pooled.share import reference_levels
 from vbmstat.glm.pooled.sums import About, SiteSums, sum_maps
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.store import ArrayMaps, Space
@@ -50,7 +51,7 @@ def sums_of(
     design = build_design(formula, table, ids)
     plan = make_plan(design, [], np.empty((0, len(ids)), bool), None if weights is None else table[weights].to_numpy())
     about = About(
-        "gm", formula, design.columns, design.terms, design.references, len(ids), weights,
+        "gm", formula, design.columns, design.terms, reference_levels(design), len(ids), weights,
         {"threshold": 0.1, "share": 1.0, "image": False}, 6.0, {"kind of maps": ("s6mwp1*",), "engine": ("classic",)},
         str(hash(maps.tobytes())), "0.1.0",
     )  # fmt: skip

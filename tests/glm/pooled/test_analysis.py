@@ -40,6 +40,7 @@ def test_maps_tables_and_record(files, three, tmp_path):
     assert {"n_scans": 23, "n_voxels": 200}.items() <= record["sites"][1].items()
     assert "fitted from the sums of 3 sites (berlin 60, köln 23, ulm 41 scans), not from scans" in record["notes"]
     assert any("by Bonferroni, two-sided" in note for note in record["notes"])
+    assert "group[T.mci]: no such scans in köln; is the level spelt otherwise there?" in record["notes"]
     table = three[0]
     assert results.sites["mean_age"].to_list() == pytest.approx(table.groupby("site")["age"].mean().to_list(), abs=1e-6)
     image = read_volume(tmp_path / "out" / "contrast-age_stat-t_statmap.nii.gz").data.numpy().ravel()

@@ -52,11 +52,38 @@ def test_a_number_that_is_a_factor_elsewhere(two):
         check_sites(two | {"x": other_site("age + sex + group", sex=(table["sex"] == "M") * 1.0)})
 
 
+@pytest.mark.parametrize("spelt", ["hC", "h c"])
+def test_a_level_that_is_spelt_in_two_ways(two, spelt):
+    """Two levels would be fitted; also if the first site has neither."""
+    other = other_site("age + sex + group", group=people({"x": 50}, seed=5)["group"].replace("hc", spelt))
+    other = about(other, references=two["ulm"].about.references)
+    message = rf"ulm has the level group\[T\.hc\] and x group\[T\.{spelt}\]; spell it alike"
+    with pytest.raises(DesignError, match=message):
+        check_sites({"ulm": two["ulm"], "x": other})
+    without = people({"a": 60}, seed=9)
+    without["group"] = without["group"].replace("hc", "mci")
+    first = sums_of(without, maps_of(without, seed=9), "age + sex + group")
+    with pytest.raises(DesignError, match=message):
+        check_sites({"a": first, "ulm": two["ulm"], "x": other})
+
+
 def test_other_references(two):
     table = people({"x": 50}, seed=5)
     renamed = table["group"].replace("ad", "zz")
     with pytest.raises(DesignError, match=r"berlin and x: the reference levels differ \(group\[T\.\w+\] is not"):
         check_sites(two | {"x": other_site("age + sex + group", group=renamed)})
+
+
+def test_other_references_of_a_factor_in_interactions_only():
+    """The slope `age` is that of the reference level, which is another at each site."""
+    formula, seen = "age + age:group", []
+    for groups in (["ad", "hc"], ["hc", "mci"]):
+        table = people({"x": 50}, seed=5)
+        table["group"] = np.resize(groups, 50)
+        seen.append(sums_of(table, maps_of(table, seed=len(seen)), formula))
+    assert [site.about.columns[-1] for site in seen] == ["age:group[T.hc]", "age:group[T.mci]"]
+    with pytest.raises(DesignError, match=r"a and b: the reference levels differ \(group\[T\.ad\] is not that of both"):
+        check_sites(dict(zip("ab", seen, strict=True)))
 
 
 def test_a_level_that_no_site_shares_with_the_others_is_a_column_of_its_own(three):

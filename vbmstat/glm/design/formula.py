@@ -107,7 +107,7 @@ def depends_on_scans(formula: str) -> str:
     >>> depends_on_scans("gm ~ sex + center(age)"), depends_on_scans("gm ~ log(age)")
     ('center()', '')
     """
-    found = re.search(rf"\b({'|'.join(_STATEFUL)})\(", formula)
+    found = re.search(rf"\b({'|'.join(_STATEFUL)})\s*\(", formula)
     return "" if found is None else f"{found[1]}()"
 
 
@@ -119,7 +119,7 @@ def level_coding(formula: str) -> str:
     >>> level_coding("gm ~ C(site, contr.sum)"), level_coding("gm ~ C(site, contr.treatment('a'))")
     ('contr.sum', '')
     """
-    found = re.search(rf"contr\.(?!treatment)\w+|(?<=,)\s*({'|'.join(_PATSY_CODINGS)})\b", formula)
+    found = re.search(rf"contr\s*\.\s*(?!treatment)\w+|(?<=,)\s*({'|'.join(_PATSY_CODINGS)})\b", formula)
     return "" if found is None else found[0].strip()
 
 

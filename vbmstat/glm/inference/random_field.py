@@ -127,10 +127,13 @@ class SearchVolume:
         """Expected Euler characteristic above heights (...)."""
         return np.asarray(self.sides * np.tensordot(self.resels, field.densities(height), axes=1))
 
-    def expected_clusters(self, field: Field, forming: float) -> float:
-        """Expected number of clusters: E[EC], or its volume term where holes of the mask make that negative."""
-        expected = float(self.expected_ec(field, forming))
-        return expected if expected > 0 else float(self.sides * self.resels[3] * field.densities(forming)[3])
+    def expected_clusters(self, field: Field, height: np.ndarray | float) -> np.ndarray:
+        """Expected number of clusters above heights (...): E[EC], or its largest term where that is more.
+
+        Holes of a mask, as of a sheet of voxels, make low dimensions negative: E[EC] then counts holes, not clusters.
+        """
+        terms = (self.resels * np.moveaxis(field.densities(height), 0, -1)).T
+        return np.asarray(self.sides * np.maximum(terms.sum(axis=0), terms.max(axis=0)).T)
 
     def lowest_height(self, field: Field) -> float:
         """Height of the largest E[EC]: below it, E[EC] no longer counts clusters; masks with holes make it negative."""
@@ -200,7 +203,7 @@ def p_extent(
 
 def extent_threshold(field: Field, forming: float, search: SearchVolume, p: float = 0.05) -> float:
     """Extent in resels whose FWE-corrected p is `p`; 0 where any cluster is significant."""
-    expected = search.expected_clusters(field, forming)
+    expected = float(search.expected_clusters(field, forming))
     if expected <= -np.log1p(-p):
         return 0.0
     return float((-np.log(-np.log1p(-p) / expected)) ** 1.5 * expected_extent(field, forming) / special.gamma(2.5))
@@ -209,14 +212,15 @@ def extent_threshold(field: Field, forming: float, search: SearchVolume, p: floa
 def p_set(field: Field, forming: float, count: int, size: float, search: SearchVolume) -> float:
     """P(at least `count` clusters of at least `size` resels)."""
     uncorrected, _ = p_extent(field, forming, size, search)
-    return float(stats.poisson.sf(count - 1, search.expected_clusters(field, forming) * float(uncorrected)))
+    return float(stats.poisson.sf(count - 1, float(search.expected_clusters(field, forming) * uncorrected)))
 
 
 def p_peak_above(field: Field, height: np.ndarray, forming: float, search: SearchVolume) -> np.ndarray:
-    """P(a peak above the forming height reaches `height`), uncorrected: E[EC](height) / E[EC](forming).
+    """P(a peak above the forming height reaches `height`), uncorrected: the ratio of the peaks expected above each.
 
     Benjamini and Hochberg's procedure over these is topological FDR of peaks (Chumbley et al. 2010,
     doi:10.1016/j.neuroimage.2009.10.090); over the uncorrected p of extents, of clusters (2009,
     doi:10.1016/j.neuroimage.2008.05.021).
     """
-    return np.asarray(np.clip(search.expected_ec(field, height) / search.expected_clusters(field, forming), 0.0, 1.0))
+    expected = search.expected_clusters(field, height) / search.expected_clusters(field, forming)
+    return np.asarray(np.clip(expected, 0.0, 1.0))

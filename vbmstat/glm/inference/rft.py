@@ -96,7 +96,7 @@ class FieldInference:
             "forming_p": self.where.sides * float(field.tail(self.forming)),
             "forming_p_fwe": float(p_height(field, self.forming, search)),
             "expected_voxels_per_cluster": expected_extent(field, self.forming) * resel_voxels,
-            "expected_clusters": search.expected_clusters(field, self.forming),
+            "expected_clusters": float(search.expected_clusters(field, self.forming)),
             f"peak_at_q_fdr_{ALPHA}": self.peak_at_q_fdr,
             f"smallest_cluster_at_p_fwe_{ALPHA}_voxels": smallest(self.p_extent_fwe),
             f"smallest_cluster_at_q_fdr_{ALPHA}_voxels": smallest(self.q_extent),

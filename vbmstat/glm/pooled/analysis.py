@@ -189,6 +189,11 @@ def _notes(sites: Mapping[str, SiteSums], rows: Rows, spec: PoolSpec) -> list[st
     notes = [f"fitted from the sums of {len(sites)} sites ({counts} scans), not from scans"]
     if lost:
         notes.append(f"the mask is what all sites share, {n_voxels} voxels; voxels lost: {', '.join(lost)}")
+    every = dict.fromkeys(column for site in sites.values() for column in site.about.columns)
+    for column in every:
+        without = [name for name, site in sites.items() if column not in site.about.columns]
+        if without:
+            notes.append(f"{column}: no such scans in {', '.join(without)}; is the level spelt otherwise there?")
     if not spec.has_intercepts:
         notes.append("all sites have one intercept: differences between scanners are in the effects and residuals")
     if len({tuple(sorted(site.about.mask.items())) for site in sites.values()}) > 1:

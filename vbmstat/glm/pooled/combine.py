@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from vbmstat.glm.pooled.sums import SiteSums
 from vbmstat.glm.spec import Compute
 from vbmstat.maps.masking import check_units
 from vbmstat.maps.store import ArrayMaps, Space
-from vbmstat.tables.cells import sorted_labels
+from vbmstat.tables.cells import same_but_for_spelling, sorted_labels
 
 SITE = "site"  # term of the sites' intercepts
 _ALIKE = "; make all maps alike, or give --allow-mixed"
@@ -159,7 +160,8 @@ def check_sites(sites: Mapping[str, SiteSums], allow_mixed: bool = False) -> Non
                 "one site and share them again"
             )
             raise ScanError(msg)
-        _check_columns(first, reference, name, site)
+    for (one_name, one), (name, site) in combinations(sites.items(), 2):
+        _check_columns(one_name, one, name, site)
     _refuse_several(sites, "maps (left of the formula)", lambda site: site.about.response)
     _refuse_several(sites, "weights", lambda site: site.about.weights or "none")
     if not allow_mixed:
@@ -186,6 +188,12 @@ def _check_columns(first: str, one: SiteSums, second: str, other: SiteSums) -> N
             if odd_columns and not is_factor:
                 msg = f"{has} has the column {odd_columns[0]}, which {lacks} lacks; fit the same formula at all sites"
                 raise DesignError(msg)
+    odd_ones = set(one.about.columns) ^ set(other.about.columns)
+    of_one = [column for column in (*one.about.columns, *other.about.columns) if column in odd_ones]
+    for mine, *_, theirs in same_but_for_spelling(of_one):
+        if mine in one.about.columns and theirs in other.about.columns:
+            msg = f"{first} has the level {mine} and {second} {theirs}; spell it alike and share the sums again"
+            raise DesignError(msg)
     if set(one.about.references) != set(other.about.references):
         odd = sorted(set(one.about.references) ^ set(other.about.references))[0]
         msg = (

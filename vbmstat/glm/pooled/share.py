@@ -14,15 +14,22 @@ from vbmstat import __version__
 from vbmstat.errors import DesignError, ScanError, listed
 from vbmstat.files.map_names import map_kind
 from vbmstat.glm.data import Packer, map_notes, origins
-from vbmstat.glm.design.formula import depends_on_scans, level_coding, split_change, split_formula, split_map_term
-from vbmstat.glm.design.matrix import Design
+from vbmstat.glm.design.formula import (
+    depends_on_scans,
+    expression_names,
+    level_coding,
+    split_change,
+    split_formula,
+    split_map_term,
+)
+from vbmstat.glm.design.matrix import Design, factor_order
 from vbmstat.glm.fit.plan import Plan
 from vbmstat.glm.pooled.sums import About, SiteSums, sum_maps
 from vbmstat.glm.setup import Setup, set_up
 from vbmstat.glm.spec import TIV_RECIPES, VARIANCES, Compute, ModelSpec
 from vbmstat.maps.sources import as_cohort
 from vbmstat.maps.store import ArrayMaps, PackedMaps
-from vbmstat.tables.cells import labels
+from vbmstat.tables.cells import labels, sorted_labels
 
 FEWEST_SCANS = 20
 FEWEST_DF = 10  # residual degrees of freedom
@@ -74,6 +81,7 @@ def check_spec(spec: ModelSpec) -> None:
                   "I((age - 50)**2)"),
         (coding, f"columns of {coding} depend on the levels of a site; leave it out, and give a contrast of levels"),
         (spec.variance != VARIANCES[0], f"--variance {spec.variance} needs the scans themselves: take ols"),
+        (spec.tiv == "by-group", "--tiv by-group centres TIV at the mean of a site: write e.g. I(tiv - 1500):group"),
         (spec.tiv == TIV_RECIPES[-1], "--tiv proportional divides by the mean TIV of a site: take --tiv covariate"),
         (spec.global_scaling, "--global-scaling divides by the mean of a site: leave it out"),
         (spec.contrasts, "contrasts are tested in the pooled model: give --contrast to vbmstat pool"),
@@ -141,6 +149,20 @@ def _rare_values(design: Design) -> list[str]:
     return found
 
 
+def reference_levels(design: Design) -> tuple[str, ...]:
+    """Reference levels, also of a factor that stands in interactions only: its levels without a column."""
+    found = dict.fromkeys(design.references)
+    factors = [one.name for one in design.taken if one.kind == "factor"]
+    for spelt in factor_order(design.formula):
+        names = [spelt] if spelt in design.covariates else expression_names(spelt)
+        for name in (name for name in names if name in factors):
+            for level in sorted_labels(labels(design.covariates[name])):
+                coded = (f":{spelt}[T.{level}]:", f":{spelt}[{level}]:")
+                if not any(one in f":{column}:" for one in coded for column in design.columns):
+                    found[f"{spelt}[T.{level}]"] = None
+    return tuple(found)
+
+
 def _about(setup: Setup, maps: PackedMaps) -> About:
     """What is said of a site's sums: no id, no value of a scan."""
     spec, design, rule = setup.spec, setup.design, setup.spec.mask.rule
@@ -148,7 +170,7 @@ def _about(setup: Setup, maps: PackedMaps) -> About:
     mask = {"threshold": rule.threshold, "share": rule.share, "image": rule.image is not None}
     return About(
         response, design.formula, design.columns, {name: tuple(own) for name, own in design.terms.items()},
-        design.references, len(design.matrix), spec.weights, mask, setup.source.smoothing.width_mm,
+        reference_levels(design), len(design.matrix), spec.weights, mask, setup.source.smoothing.width_mm,
         _made_from(setup, maps), _scans_hash(maps), __version__,
     )  # fmt: skip
 
