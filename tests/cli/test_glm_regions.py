@@ -34,14 +34,14 @@ def test_mixed_model_and_sandwich(sessions):  # noqa: F811
     assert "regions at q_fdr < .05" in said
     assert "t = " in said
     assert "note: few subjects" in said
-    assert "t = " in run(sessions, "--level", "roi", "--repeated", "participant_id")
+    assert "t = " in run(sessions, "--level", "roi", "--variance", "sandwich:participant_id")
 
 
 def test_bad_input(study):  # noqa: F811
     for arguments, match in (
         (("--level", "lobe"), "expected one of roi, region"),
         (("--random", "participant_id"), "mixed model. is for --level roi"),
-        (("--level", "roi", "--random", "participant_id", "--robust", "hc3"), "takes no variance"),
+        (("--level", "roi", "--random", "participant_id", "--variance", "hc3"), "takes no variance"),
         (("--level", "roi", "--random", "participant_id"), "every subject has one scan"),
     ):
         with pytest.raises(DesignError, match=match) as caught:

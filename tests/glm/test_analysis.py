@@ -12,6 +12,7 @@ import statsmodels.formula.api as smf
 import torch
 
 from tests.glm.conftest import GRID, make_images, make_table
+from vbmstat.assets import sha256
 from vbmstat.errors import ScanError, TableError
 from vbmstat.glm.analysis import fit_glm
 from vbmstat.glm.spec import ModelSpec
@@ -52,6 +53,13 @@ def test_row_order_does_not_matter(cohort_folder):
         for stat in ("t", "mediant", "p"):
             assert np.array_equal(first.maps[name][stat].values, second.maps[name][stat].values)
     assert first.record["draws_sha256"] == second.record["draws_sha256"]
+
+
+def test_the_record_names_the_table_that_was_read(cohort_folder):
+    path = cohort_folder / "cohort.tsv"
+    digest = sha256(path)
+    results = fit_glm(None, "gm ~ age", path, repeats=0, progress=lambda *_: path.write_text("changed"))
+    assert results.record["data"]["table"] == {"file": "cohort.tsv", "sha256": digest}
 
 
 def test_p_comes_from_the_full_sample(cohort_folder):

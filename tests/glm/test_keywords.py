@@ -1,11 +1,10 @@
-"""Keywords of fit_glm: what repeats or contradicts a spec, and the old spellings of variance."""
+"""Keywords of fit_glm: what repeats or contradicts a spec."""
 
 from __future__ import annotations
 
 import pytest
 
-from vbmstat.errors import DesignError
-from vbmstat.glm.keywords import GlmKeywords, ModelKeywords, as_spec, new_spelling, split_keywords
+from vbmstat.glm.keywords import GlmKeywords, ModelKeywords, as_spec
 from vbmstat.glm.spec import _PLACES, Compute, ModelSpec
 
 
@@ -28,30 +27,6 @@ def test_a_spec_from_keywords_is_the_spec_itself():
 def test_what_says_a_thing_twice_is_refused(model, contrasts, compute, keywords, match):
     with pytest.raises(TypeError, match=match):
         as_spec(model, contrasts, compute, keywords)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ({"robust": "hc3"}, "hc3"), ({"spm_resms": True}, "spm"), ({"repeated": "id"}, "sandwich:id"),
-        ({"variance_groups": "sex"}, "groups:sex"),
-    ],
-)  # fmt: skip
-def test_old_keywords_are_translated_with_a_warning(old, new):
-    with pytest.warns(FutureWarning, match=f"write variance='{new}'"):
-        assert split_keywords(old) == ({"variance": new}, Compute())
-    with pytest.warns(FutureWarning):
-        assert split_keywords({**old, "variance": new})[0] == {"variance": new}
-    with pytest.raises(
-        DesignError, match=rf"variance='ols' beside {next(iter(old))} for '{new}': leave the old keyword"
-    ):
-        split_keywords({**old, "variance": "ols"})
-
-
-def test_a_contrast_has_one_variance():
-    assert new_spelling() is None
-    with pytest.raises(DesignError, match=r"several variances \(hc3, spm\): choose one with --variance"):
-        new_spelling(robust="hc3", spm_resms=True)
 
 
 def test_every_field_of_a_model_has_a_keyword():

@@ -127,6 +127,27 @@ class KilledError(BaseException):
     """What a kill at this moment would leave is looked at."""
 
 
+def test_files_are_on_disk_before_an_earlier_run_is_touched(tmp_path, monkeypatch):
+    run_into(tmp_path, a="1")
+    flushed, missing = set(), []
+    fsync, unlink = os.fsync, Path.unlink
+
+    def noted(handle):
+        flushed.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def checked(path, **keywords):
+        if path == tmp_path / "run.json":
+            missing.extend(one for one in tmp_path.glob(".partial-*/*") if one.stat().st_ino not in flushed)
+        unlink(path, **keywords)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "unlink", checked)
+    run_into(tmp_path, a="2", b="2")
+    assert not missing
+    assert len(flushed) >= 3
+
+
 @pytest.mark.parametrize("survived", range(9))
 def test_a_run_that_is_killed_while_it_replaces_leaves_no_mixture(tmp_path, monkeypatch, survived):
     """After each change of a name on the disk; afterwards a run cleans up."""

@@ -59,10 +59,6 @@ def command(
         str,
         typer.Option(help="ols, hc3, spm (variance floor), sandwich:COLUMN (repeated scans, families), groups:COLUMN."),
     ] = "ols",
-    robust: Annotated[str, typer.Option(hidden=True)] = "none",
-    spm_resms: Annotated[bool, typer.Option("--spm-resms", hidden=True)] = False,
-    repeated: Annotated[str | None, typer.Option(hidden=True)] = None,
-    variance_groups: Annotated[str | None, typer.Option(hidden=True)] = None,
     inference: Annotated[
         str | None, typer.Option(help="Corrected inference: any of fdr, rft, fwe, tfce, cluster, with commas.")
     ] = None,
@@ -186,19 +182,11 @@ def run_table(table: Path, level: str, maps: str | None) -> Path | None:
 
 
 def model_keywords(parameters: Mapping[str, Any]) -> ModelKeywords:
-    """Keywords of the model among a command's parameters; old options are translated, and the new spelling printed."""
-    from vbmstat.glm.keywords import OLD_VARIANCES, ModelKeywords, new_spelling  # noqa: PLC0415 - heavy imports
+    """Keywords of the model among a command's parameters."""
+    from vbmstat.glm.keywords import ModelKeywords  # noqa: PLC0415 - heavy imports
 
-    parameters = {name: value for name, value in parameters.items() if value is not None}
-    given = {name: value for name, value in parameters.items() if name in ModelKeywords.__annotations__}
-    variance = new_spelling(**{name: parameters[name] for name in OLD_VARIANCES if name in parameters})
-    if variance is not None:
-        typer.echo(f"write --variance {variance}: it replaces this option")
-        if given.get("variance", "ols") not in ("ols", variance):
-            msg = f"--variance {given['variance']} beside an old option for {variance}: leave the old one out"
-            raise typer.BadParameter(msg)
-        given["variance"] = variance
-    return given  # type: ignore[return-value]
+    given = {name: value for name, value in parameters.items() if value is not None}
+    return {name: value for name, value in given.items() if name in ModelKeywords.__annotations__}  # type: ignore[return-value]
 
 
 def _check_level(level: str, random: str | None, scheduler: str | None, fwhm_mm: float | None) -> None:

@@ -92,9 +92,10 @@ def fit_glm(
     -0.0207
     """
     spec, compute = as_spec(model, contrasts, compute, keywords)
+    data = data_record(maps, cohort)  # the table as it is read here: it may be changed during the fit
     setup = set_up(spec, maps, as_cohort(cohort), compute)
     spec, plan = setup.spec, setup.make_plan()
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(1) as beside, ExitStack() as stack:
         packer = Packer(spec, compute, stack)
         matrix = packer.open(setup.source, setup.scale)
         if spec.global_scaling:
@@ -118,8 +119,10 @@ def fit_glm(
         inference = infer(fitted, setup.contrasts, setup.permuted, spec.inference, compute)
         if smooth is not None and has_fields:
             inference = with_random_fields(inference, fitted, setup.contrasts, smooth)
-    results = FittedModel(setup, matrix, covariate, fit, inference, smooth).results(compute)
-    results.record["data"] = data_record(maps, cohort)
+        closed = beside.submit(stack.pop_all().close)  # maps that were packed for this fit alone: a second to delete
+        results = FittedModel(setup, matrix, covariate, fit, inference, smooth).results(compute)
+        closed.result()
+    results.record["data"] = data
     return results
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import numbers
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from vbmstat.glm.spec import PART_NAMES, RENAMED, Compute, Contrasts, ModelSpec
 from vbmstat.progress import OnProgress
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., Any])
-OLD_VARIANCES = ("robust", "spm_resms", "repeated", "variance_groups")  # options that `variance` replaces
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -188,35 +186,5 @@ def split_keywords(keywords: Mapping[str, Any]) -> tuple[ModelKeywords, Compute]
     >>> split_keywords({"repeats": 0, "n_threads": 2})[1].n_threads
     2
     """
-    old = {name: value for name, value in keywords.items() if name in OLD_VARIANCES}
-    variance = new_spelling(**old)
-    if variance is not None:
-        if keywords.get("variance", variance) != variance:
-            named = ", ".join(old)
-            msg = f"variance={keywords['variance']!r} beside {named} for {variance!r}: leave the old keyword out"
-            raise DesignError(msg)
-        warnings.warn(f"{', '.join(old)}: write variance={variance!r}", FutureWarning, stacklevel=4)
-        keywords = {**keywords, "variance": variance}
-    keywords = {name: value for name, value in keywords.items() if name not in old}
     own = {name: value for name, value in keywords.items() if name in Compute.names()}
     return {name: value for name, value in keywords.items() if name not in own}, Compute(**own)  # type: ignore[return-value]
-
-
-def new_spelling(
-    robust: str = "none", spm_resms: bool = False, repeated: str | None = None, variance_groups: str | None = None
-) -> str | None:
-    """The ``variance`` that the old options ``robust``, ``spm_resms``, ``repeated``, ``variance_groups`` stood for.
-
-    Raises
-    ------
-    DesignError
-        If there are several.
-    """
-    asked = [
-        *([robust] if robust != "none" else []), *(["spm"] if spm_resms else []),
-        *([f"sandwich:{repeated}"] if repeated else []), *([f"groups:{variance_groups}"] if variance_groups else []),
-    ]  # fmt: skip
-    if len(asked) > 1:
-        msg = f"several variances ({', '.join(asked)}): choose one with --variance"
-        raise DesignError(msg)
-    return asked[0] if asked else None

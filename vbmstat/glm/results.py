@@ -163,7 +163,7 @@ class GlmResults:
 
     def volume(self, contrast: str, stat: str, outside: str = "zero") -> Volume:
         """One map with its grid; see :meth:`image`."""
-        image = self.image(contrast, stat, outside)
+        image = np.ascontiguousarray(self.image(contrast, stat, outside))
         return Volume(torch.from_numpy(image)[None], cast("Space", self.space).grid)
 
     def image(self, contrast: str, stat: str, outside: str = "zero") -> np.ndarray:

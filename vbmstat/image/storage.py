@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -29,12 +30,17 @@ _WRITE_ERRORS = (
 FILES = "files"  # key of a record: what the run wrote, relative to its folder
 MADE_FROM = "made_from"  # key of a report's record: name of the record, in the same folder, of the results it shows
 _PAGE_RECORDS = "*figures/report.json"
+_PARTIAL = ".partial-"  # how the names of files begin that are not whole yet
+_STAGED = f"{_PARTIAL}run-"  # and of the folder of a run, whose files are flushed together
+_FLUSHED_AT_ONCE = 16  # files: the disk writes them together, in a fraction of the time that one by one takes
 _UMASK_LOCK = threading.Lock()
 
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` that is renamed to it when the block succeeds, else removed.
+
+    It is flushed to disk first; in the folder of :func:`replacing` with all others, before these are renamed.
 
     Raises
     ------
@@ -46,15 +52,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        is_staged = any(parent.name.startswith(_STAGED) for parent in path.parents)
+        if not is_staged:
+            _fsync_file(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-        fsync_folder(path.parent)
+        if not is_staged:
+            fsync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -68,6 +76,14 @@ def _unwritable(path: Path, error: OSError) -> Exception:
         return error
     why = os.strerror(error.errno)
     return VbmstatError(f"{path}: cannot be written ({why}); choose another --out or make room there")
+
+
+def _fsync_file(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def fsync_folder(folder: Path) -> None:
@@ -116,7 +132,7 @@ def replacing(folder: Path | str, record: str, keep: Collection[str] = ()) -> It
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+        staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=folder))
     except OSError as error:
         raise _unwritable(folder, error) from error
     try:
@@ -162,6 +178,8 @@ def _replace(folder: Path, staged: Path, record: str, keep: Collection[str]) -> 
     new.remove(record)
     kept = [name for name in keep if (folder / name).is_file() and name not in new]
     write_json(staged / record, {**_content(staged / record), FILES: sorted({*new, *kept})})
+    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+        list(pool.map(_fsync_file, [staged / name for name in (*new, record)]))
     journal = _journal(folder, record)
     write_json(journal, {FILES: sorted({*old, *new})})  # files that a run killed from here on leaves behind
     (folder / record).unlink(missing_ok=True)

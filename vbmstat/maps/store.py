@@ -13,6 +13,7 @@ import mmap
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,15 +46,21 @@ class Space:
     voxel_index: np.ndarray
     axcodes: str = "LAS"
 
+    @cached_property
+    def _first_axis_fastest(self) -> np.ndarray:
+        """Position of each column in an image whose first axis varies fastest, as in files."""
+        at = np.unravel_index(self.voxel_index, self.grid.shape)
+        return np.asarray(np.ravel_multi_index(at, self.grid.shape, order="F"))
+
     def unmask(self, values: np.ndarray, outside: float = 0.0) -> np.ndarray:
-        """Columns (n_voxels,) as an image (X, Y, Z), float32, RAS+."""
+        """Columns (n_voxels,) as an image (X, Y, Z), float32, RAS+, in the order of files: most are written."""
         image = np.full(int(np.prod(self.grid.shape)), outside, dtype=np.float32)
-        image[self.voxel_index] = values
-        return image.reshape(self.grid.shape)
+        image[self._first_axis_fastest] = values
+        return image.reshape(self.grid.shape, order="F")
 
     def volume(self, values: np.ndarray, outside: float = 0.0) -> Volume:
         """The same with its grid, (1, X, Y, Z)."""
-        return Volume(torch.from_numpy(self.unmask(values, outside))[None], self.grid)
+        return Volume(torch.from_numpy(np.ascontiguousarray(self.unmask(values, outside)))[None], self.grid)
 
 
 class Scratch(threading.local):
@@ -147,7 +154,7 @@ class ArrayMaps:
         """Type of the values."""
         return self.data.dtype
 
-    @property
+    @cached_property
     def mask(self) -> np.ndarray:
         """Columns that vary over the scans, (n_voxels,), bool."""
         return np.asarray(self.data.max(axis=0) > self.data.min(axis=0))

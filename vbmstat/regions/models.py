@@ -151,6 +151,7 @@ def fit_roi_glm(
     if spatial:
         msg = f"regions have no neighbours, so there is no {spatial[0]} inference on them: expected fdr or fwe"
         raise DesignError(msg)
+    data = data_record(regions.maps, cohort)  # the table as it is read here
     measured = region_volumes(spec, cohort, regions, compute.progress)
     spec, volumes, names, table, atlas = (
         measured.spec, measured.volumes, measured.names, measured.table, measured.atlas,
@@ -175,7 +176,7 @@ def fit_roi_glm(
         "atlas_licence": atlas.licence,
         "random": random,
     }
-    record |= {"maps": file_records(measured.paths(scans)), "data": data_record(regions.maps, cohort)}
+    record |= {"maps": file_records(measured.paths(scans)), "data": data}
     record["outputs"] = {"atlas": atlas_record(regions.atlas)}
     record["notes"] = [*measured.notes, *record["notes"]]
     return RoiResults(rows, design, draws, atlas, record)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from threading import Lock
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +26,7 @@ from vbmstat.glm.fit import product
 from vbmstat.glm.fit.engine import SPM_RESMS_FLOOR, fit_voxels
 from vbmstat.glm.fit.plan import make_plan
 from vbmstat.glm.fit.product import choose_product, matmul, through_onednn
-from vbmstat.glm.fit.stream import Layout, tile_layout
+from vbmstat.glm.fit.stream import Layout, stream, tile_layout
 from vbmstat.glm.spec import Compute
 from vbmstat.glm.variance.hc3 import hc3_plan
 from vbmstat.maps.store import ArrayMaps
@@ -151,9 +154,27 @@ def test_nothing_depends_on_chunks_or_threads(dtype, backend):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_more_tiles_at_a_time_than_threads(workers):
+    lock, now, most = Lock(), 0, 0
+
+    def work(tiles, inside):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.002)
+        with lock:
+            now -= 1
+
+    maps = ArrayMaps(np.random.default_rng(0).standard_normal((4, 20 * 512)), tuple("abcd"))
+    assert len(list(stream([maps], Layout(512, 512, workers), work))) == 20
+    assert most == workers
+
+
 def test_tiles_of_a_device_are_bounded_by_their_bytes():
-    assert tile_layout(Compute("cpu", 2, None), 10**6) == Layout(512, 512, 3)
-    assert tile_layout(Compute("cpu", 2, 700)) == Layout(1024, 512, 3)
+    assert tile_layout(Compute("cpu", 2, None), 10**6) == Layout(512, 512, 2)
+    assert tile_layout(Compute("cpu", 2, 700)) == Layout(1024, 512, 2)
     assert tile_layout(Compute("cuda", None, None), 4017).tile == 16384
     assert tile_layout(Compute("cuda", None, None), 10**5).tile == 3072  # 1.2 GB
     assert tile_layout(Compute("cuda", None, 100), 10**5).tile == 512
@@ -459,7 +480,7 @@ def test_threads_within_the_quota_of_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "_CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    assert tile_layout(Compute("cpu", None, None)).workers == 3 + 1  # one waits for the disk
-    assert tile_layout(Compute("cpu", 7, None)).workers == 7 + 1
+    assert tile_layout(Compute("cpu", None, None)).workers == 3
+    assert tile_layout(Compute("cpu", 7, None)).workers == 7
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
-    assert tile_layout(Compute("cpu", None, None)).workers == 2 + 1
+    assert tile_layout(Compute("cpu", None, None)).workers == 2

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from typing import Generic, TypeVar
+from threading import Semaphore
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,7 +24,7 @@ from vbmstat.maps.store import CHUNK_VOXELS, Maps, Scratch
 
 _CUDA_TILE = 32 * CHUNK_VOXELS
 _CUDA_BYTES = 1 << 30  # of a tile; about ten such are held at a time
-_CUDA_WORKERS = 2  # one reads while the other computes
+_CUDA_WORKERS = 2  # one copies its tile while the other computes
 _TASKS_A_WORKER = 8  # in a pass over the voxels: little to schedule, yet enough to keep all workers busy to the end
 
 Result = TypeVar("Result")
@@ -29,7 +32,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Layout:
-    """Voxels read at a time, voxels in a tile, and tiles worked on at a time."""
+    """Voxels read at a time, voxels in a tile, and tiles worked on at a time; one thread more reads ahead."""
 
     chunk: int
     tile: int
@@ -39,7 +42,7 @@ class Layout:
 def tile_layout(compute: Compute, n_scans: int = 1) -> Layout:
     """The layout for a device: whole tiles only, so that no bit of a product depends on the chunk."""
     if is_cpu(compute.device):
-        workers = (compute.n_threads or n_cores()) + 1  # one waits for the disk
+        workers = compute.n_threads or n_cores()
         return Layout(_whole_tiles(compute.chunk_voxels or CHUNK_VOXELS), CHUNK_VOXELS, workers)
     chunk = _whole_tiles(compute.chunk_voxels or min(_CUDA_TILE, _CUDA_BYTES // (4 * n_scans)))
     return Layout(chunk, chunk, _CUDA_WORKERS)
@@ -68,8 +71,9 @@ def stream(
         spans = [starts[i : i + a_task] for i in range(0, len(starts), a_task)]
         yield from chain.from_iterable(cluster.map(chunks, spans))
         return
-    with single_threaded(), ThreadPoolExecutor(layout.workers, initializer=one_thread) as pool:
-        yield from chain.from_iterable(pool.map(chunks.run, starts))
+    turns = Semaphore(layout.workers)
+    with single_threaded(), ThreadPoolExecutor(layout.workers + 1, initializer=one_thread) as pool:
+        yield from chain.from_iterable(pool.map(partial(chunks.run, turns=turns), starts))
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,10 @@ class _Chunks(Generic[Result]):
     def __call__(self, starts: range) -> list[tuple[int, Result]]:
         """Results of the tiles of several chunks, on one thread."""
         with single_threaded():
-            return [result for start in starts for result in self.run(start)]
+            return [result for start in starts for result in self.run(start, nullcontext())]
 
-    def run(self, start: int) -> list[tuple[int, Result]]:
-        """Results of the tiles of one chunk."""
+    def run(self, start: int, turns: AbstractContextManager[Any]) -> list[tuple[int, Result]]:
+        """Results of the tiles of one chunk, computed once `turns` lets this thread."""
         stop = min(start + self.layout.chunk, len(self.inside))
         if not self.inside[start:stop].any():
             return []
@@ -99,7 +103,8 @@ class _Chunks(Generic[Result]):
             end = min(at + self.layout.tile, stop)
             if self.inside[at:end].any():
                 tiles = [values[:, at - start : end - start] for values in chunks]
-                results.append((at, self.work(tiles, self.inside[at:end])))
+                with turns:
+                    results.append((at, self.work(tiles, self.inside[at:end])))
         return results
 
 
