@@ -36,6 +36,8 @@ def test_a_place_that_cannot_be_written_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(VbmstatError, match=r"a\.txt: cannot be written \(No space left on device\)"):
         storage.write_text(tmp_path / "a.txt", "text")
+    with pytest.raises(VbmstatError, match=r"out: cannot be written \(No space left on device\)"):
+        run_into(tmp_path / "out", a="1")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(VbmstatError, match=r"cannot be written \((Not a directory|File exists)\)"):

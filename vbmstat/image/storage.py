@@ -79,11 +79,8 @@ def _unwritable(path: Path, error: OSError) -> Exception:
 
 
 def _fsync_file(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -178,8 +175,11 @@ def _replace(folder: Path, staged: Path, record: str, keep: Collection[str]) -> 
     new.remove(record)
     kept = [name for name in keep if (folder / name).is_file() and name not in new]
     write_json(staged / record, {**_content(staged / record), FILES: sorted({*new, *kept})})
-    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
-        list(pool.map(_fsync_file, [staged / name for name in (*new, record)]))
+    try:
+        with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
+            list(pool.map(_fsync_file, [staged / name for name in (*new, record)]))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     journal = _journal(folder, record)
     write_json(journal, {FILES: sorted({*old, *new})})  # files that a run killed from here on leaves behind
     (folder / record).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ LEAST_SCANS = 10  # for a spread at each voxel
 _MOST_READ = 400  # scans that give median and spread: more change neither
 _SPACING_MM = 3.0  # smoothed maps need no more
 _BRAIN_FROM = 0.5  # GM + WM of the template
-_MAD_TO_SIGMA = 1.4826
+MAD_TO_SIGMA = 1.4826
 _TOUCHING = np.ones((3, 3, 3))
 
 
@@ -81,7 +81,7 @@ def find_departures(gm: Sequence[Path], wm: Sequence[Path], report: OnProgress =
         report("looking for local outliers", done, len(gm))
     values = np.stack(list(known.values()))
     median = np.median(values, axis=0)
-    spread = _MAD_TO_SIGMA * np.median(np.abs(values - median), axis=0)
+    spread = MAD_TO_SIGMA * np.median(np.abs(values - median), axis=0)
     spread = np.maximum(spread, np.median(spread))  # few scans agree by chance at some voxels
     atlas = load_atlas("lpba40")
     names = Regions(atlas.image, {int(label): str(name) for label, name in atlas.table["name"].items()})

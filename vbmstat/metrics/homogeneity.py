@@ -24,7 +24,7 @@ from vbmstat.files import naming
 from vbmstat.image.grid import resample
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.sources import as_cohort
-from vbmstat.metrics.departures import Departure, find_departures
+from vbmstat.metrics.departures import MAD_TO_SIGMA, Departure, find_departures
 from vbmstat.progress import OnProgress, ignore
 from vbmstat.tables.cohort import TIME_POINTS, Cohort
 
@@ -38,7 +38,6 @@ _LEAST_R_DROP, _LEAST_TIV_CHANGE, _LEAST_SHARE_CHANGE = 0.05, 0.20, 0.05  # corr
 # new noise of 3 % 0.9987, shifted by half a voxel too 0.9979; a second scan of the same person differs by more.
 DUPLICATE_R = 0.999
 _TEMPLATE_FROM = 0.1  # GM of the template
-_MAD_TO_SIGMA = 1.4826
 _N_PROBES = 1024  # voxels used to search for pairs
 _PROBE_SLACK = 4.0  # largest ratio of 1 - r over the probes to 1 - r over all voxels
 _BLOCK = 1024  # scans compared at a time
@@ -83,7 +82,7 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     if len(known) < LEAST_SCANS:
         return np.full(len(values), np.nan)
     median = np.median(known)
-    sigma = _MAD_TO_SIGMA * np.median(np.abs(known - median))
+    sigma = MAD_TO_SIGMA * np.median(np.abs(known - median))
     return (values - median) / sigma if sigma > 0 else np.full(len(values), np.nan)
 
 
