@@ -26,6 +26,8 @@ MOST_SHADING_PERCENT = 15.0  # 4 to 9 in healthy scans; fields of which 40 % wer
 _SPACING_MM, _PLACE_FWHM_MM, _FIELD_FWHM_MM = 3.0, 8.0, 30.0
 _BRAIN_FROM, _WM_FROM = 0.5, 0.8  # GM + WM of the template; its WM
 _SIGNAL_FROM = 0.1  # of WM: where the scan's own brain is
+_DARKER = ("darker", "a lesion (--lesion-mask), a resection, large ventricles")
+_BRIGHTER = ("brighter", "bleeding, contrast agent")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,12 @@ class Misfit:
     def warnings(self) -> list[str]:
         """What to check, in words."""
         found = []
-        if self.region:
-            volumes = [f"{ml:.0f} mL {how}" for ml, how in ((self.darker_ml, "darker"), (self.brighter_ml, "brighter"))
-                       if ml]  # fmt: skip
-            found.append(
-                f"{' and '.join(volumes)} than the tissue that the template has there, around {self.region}: a lesion "
-                "(--lesion-mask), a resection, large ventricles, or a bad bias field? Check the tissue outlines"
-            )
+        odd = [one for one in ((self.darker_ml, *_DARKER), (self.brighter_ml, *_BRIGHTER)) if one[0]]
+        if odd:
+            volumes = " and ".join(f"{ml:.0f} mL {how}" for ml, how, _ in odd)
+            causes = ", ".join(why for _, _, why in odd)
+            found.append(f"{volumes} than the tissue that the template has there, around {self.region}: {causes}, or a "
+                         "bad bias field? Check the tissue outlines")  # fmt: skip
         if self.shading_percent > MOST_SHADING_PERCENT:
             found.append(
                 f"white matter still varies by {self.shading_percent:.0f} % over the brain after correction: the bias "
