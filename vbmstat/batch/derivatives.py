@@ -30,6 +30,7 @@ from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.maps.origins import GROUP_TEMPLATE, group_template_of
 from vbmstat.metrics.lesions import lesion_figures, lesion_words
+from vbmstat.metrics.misfit import Misfit, measure_misfit
 from vbmstat.preproc.results import Preprocessed
 from vbmstat.preproc.spec import PreprocSpec
 from vbmstat.preproc.steps.quality import grade
@@ -105,11 +106,13 @@ def write_derivatives(
     describe(out, scan, names, written, made.warped.grid)
     if wmh is not None:
         wmh.write_volumes(path("wmh_volumes"))
-    row = scan_row(result, wmh)
+    misfit = measure_misfit(made)
+    row = scan_row(result, misfit, wmh)
     tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
-    storage.write_json(path("qc"), {**made.quality.columns(), "warnings": _warnings(result)})
+    quality = {**made.quality.columns(), **misfit.columns()}
+    storage.write_json(path("qc"), {**quality, "warnings": _warnings(result, misfit)})
     _write_picture(path("picture"), scan, made, row)
     grids = {TEMPLATE: made.warp.forward.grid, SCAN: segmented.scan_grid, BOX: segmented.fractions.grid}
     records = {key: grid_record(grid) for key, grid in grids.items()}
@@ -285,7 +288,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) and isinstance(content.get("row"), dict) else {}
 
 
-def scan_row(result: ScanResult, wmh: WmhOutputs | None = None) -> dict[str, Any]:
+def scan_row(result: ScanResult, misfit: Misfit, wmh: WmhOutputs | None = None) -> dict[str, Any]:
     """Cohort columns of a scan: volumes in mL, lesions, quality, whether the input was skull-stripped."""
     segmented = result.made.segmented
     named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
@@ -294,12 +297,13 @@ def scan_row(result: ScanResult, wmh: WmhOutputs | None = None) -> dict[str, Any
     volumes: dict[str, Any] = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}
     if segmented.lesions.plan.wmh:
         volumes |= {**(lesion_figures(None) if wmh is None else wmh.figures), "wmh_as": segmented.lesions.plan.wmh_as}
-    quality = {**result.made.quality.columns(), "qc_warnings": "; ".join(_warnings(result)) or None}
+    quality = {**result.made.quality.columns(), **misfit.columns()}
+    quality["qc_warnings"] = "; ".join(_warnings(result, misfit)) or None
     return {**volumes, **result.columns, **quality, "came_stripped": segmented.was_stripped}
 
 
-def _warnings(result: ScanResult) -> list[str]:
-    return [*result.made.quality.warnings(), *result.made.segmented.lesions.notes, *result.warnings]
+def _warnings(result: ScanResult, misfit: Misfit) -> list[str]:
+    return [*result.made.quality.warnings(), *misfit.warnings(), *result.made.segmented.lesions.notes, *result.warnings]
 
 
 def _write_picture(path: Path, scan: naming.Scan, result: Preprocessed, row: dict[str, Any]) -> None:

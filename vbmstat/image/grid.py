@@ -70,6 +70,15 @@ class Grid:
         affine[:3, 3] = (self.affine @ np.array([*start, 1.0]))[:3]
         return Grid(tuple(b - a for a, b in zip(start, stop, strict=True)), affine)  # type: ignore[arg-type]
 
+    def every(self, spacing_mm: float) -> tuple[Grid, tuple[slice, ...]]:
+        """The grid of every n-th voxel, about `spacing_mm` apart, and the slices that take them."""
+        steps = np.maximum(np.round(spacing_mm / self.voxel_size_mm), 1).astype(int)
+        affine = self.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ (steps // 2)
+        affine[:3, :3] *= steps
+        shape = tuple(len(range(int(step) // 2, n, int(step))) for step, n in zip(steps, self.shape, strict=True))
+        return Grid(shape, affine), tuple(slice(int(step) // 2, None, int(step)) for step in steps)  # type: ignore[arg-type]
+
     def with_voxel_size(self, size_mm: np.ndarray | float) -> Grid:
         """The grid with the same axes and field of view, and voxels of about `size_mm`.
 

@@ -6,22 +6,19 @@ standard deviations. A cohort-wide correlation does not see what changes 1 % of 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from vbmstat import assets
-from vbmstat.glm.inference.places import NONE, Regions, names_at
-from vbmstat.image.grid import Grid, resample
+from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
 from vbmstat.maps.decode import MapReader
+from vbmstat.metrics.clusters import largest_clusters, places_of, region_of
 from vbmstat.progress import OnProgress, ignore
-from vbmstat.roi.atlas import load_atlas
 
 BEYOND_Z, LEAST_ML = 5.0, 5.0  # of every voxel of a cluster, and the cluster's volume
 LEAST_SCANS = 10  # for a spread at each voxel
@@ -29,7 +26,6 @@ _MOST_READ = 400  # scans that give median and spread: more change neither
 _SPACING_MM = 3.0  # smoothed maps need no more
 _BRAIN_FROM = 0.5  # GM + WM of the template
 MAD_TO_SIGMA = 1.4826
-_TOUCHING = np.ones((3, 3, 3))
 
 
 @dataclass(frozen=True)
@@ -83,37 +79,28 @@ def find_departures(gm: Sequence[Path], wm: Sequence[Path], report: OnProgress =
     median = np.median(values, axis=0)
     spread = MAD_TO_SIGMA * np.median(np.abs(values - median), axis=0)
     spread = np.maximum(spread, np.median(spread))  # few scans agree by chance at some voxels
-    atlas = load_atlas("lpba40")
-    names = Regions(atlas.image, {int(label): str(name) for label, name in atlas.table["name"].items()})
     found = []
     for index in range(len(gm)):
         own = known[index] if index in known else maps.read(index)
-        found.append(_departure(maps, (own - median) / spread, names))
+        found.append(_departure(maps, (own - median) / spread))
         report("looking for local outliers", max(index + 1, len(chosen)), len(gm))
     return found
 
 
-def _departure(maps: _Maps, z: np.ndarray, names: Regions) -> Departure | None:
+def _departure(maps: _Maps, z: np.ndarray) -> Departure | None:
     """The departure of a scan from its robust z at the voxels that are read."""
     image = np.zeros(maps.grid.shape, np.float32)
     image.reshape(-1)[maps.inside] = z
-    far = np.zeros(maps.grid.shape, bool)
-    for sign in (1, -1):
-        clusters, n = ndimage.label(sign * image > BEYOND_Z, structure=_TOUCHING)
-        volumes = np.bincount(clusters.ravel(), minlength=n + 1) * maps.grid.voxel_volume_ml
-        large = volumes >= LEAST_ML
-        large[0] = False
-        far |= large[clusters]
+    far = np.logical_or(*(largest_clusters(sign * image, BEYOND_Z, LEAST_ML, maps.grid) for sign in (1, -1)))
     if not far.any():
         return None
-    places = np.argwhere(far) @ maps.grid.affine[:3, :3].T + maps.grid.affine[:3, 3]  # (n, 3) mm
+    places = places_of(far, maps.grid)
     strongest = int(np.argmax(np.abs(image[far])))
-    known = Counter(name for name in names_at(names, places) if name != NONE)
     return Departure(
         volume_ml=len(places) * maps.grid.voxel_volume_ml,
         z=float(image[far][strongest]),
         at_mm=tuple(places[strongest].tolist()),
-        region=known.most_common(1)[0][0] if known else "white matter",
+        region=region_of(far, maps.grid),
         image=Volume(torch.from_numpy(image[None]), maps.grid),
     )
 
@@ -125,13 +112,8 @@ class _Maps:
         self.gm, self.wm = gm, wm
         self._reader = MapReader.like(gm[0])
         fine = self._reader.grid
-        steps = tuple(max(1, round(_SPACING_MM / size)) for size in fine.voxel_size_mm)
-        every = tuple(slice(step // 2, None, step) for step in steps)
-        affine = fine.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [step // 2 for step in steps]
-        affine[:3, :3] *= steps
+        self.grid, every = fine.every(_SPACING_MM)
         index = np.arange(np.prod(fine.shape)).reshape(fine.shape)[every]
-        self.grid = Grid(index.shape, affine)
         template = assets.template()
         brain = resample(template.data.sum(0, keepdim=True), template.grid, self.grid)[0] > _BRAIN_FROM
         self.inside = np.flatnonzero(brain.numpy().ravel())

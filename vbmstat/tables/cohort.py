@@ -42,7 +42,7 @@ TIME_POINTS = "time_points"  # sessions of the scan's person that were preproces
 MAP_COLUMNS = ("mwp1", "mwp2", "mwp3", "s6mwp1", "s6mwp2")
 TEXT_COLUMNS = (
     *ID_COLUMNS, "scan", "engine", "vbmstat_version", "group_template", "qc_image_grade", "qc_duplicate_of",
-    "qc_local_region", "qc_warnings", *MAP_COLUMNS,
+    "qc_local_region", "qc_odd_region", "qc_warnings", *MAP_COLUMNS,
 )  # fmt: skip
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vbmstat.image.grid import Grid, resample
+from vbmstat.image.grid import resample
 from vbmstat.image.smooth import smooth
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.steps.histogram import gaussian, have_t1w_contrast, histogram_classes
@@ -45,16 +45,14 @@ def bias_field(
     Tensor, (X, Y, Z)
         Smooth, also defined beyond the mask; ``t1w / field`` is corrected.
     """
-    step = np.maximum(np.round(_SPACING_MM / t1w.grid.voxel_size_mm), 1).astype(int)
-    every = tuple(slice(int(s) // 2, None, int(s)) for s in step)
+    coarse, every = t1w.grid.every(_SPACING_MM)
     fitted = mask if weights is None else mask & (weights > 0.5)
     intensity, inside = t1w.data[0][every], fitted[every]
     inside = inside & (intensity > 0)
-    fwhm_voxels = 1.0 / (t1w.grid.voxel_size_mm * step)  # for 1 mm
+    fwhm_voxels = 1.0 / coarse.voxel_size_mm  # for 1 mm
     log_intensity = torch.where(inside, intensity.clamp(min=1e-6).log(), 0.0)
     prior = torch.stack([p[every] for p in priors]).clamp(min=_PRIOR_FLOOR)
     log_field = _fit(log_intensity, inside, prior, fwhm_voxels)
-    coarse = _strided_grid(t1w.grid, every, tuple(intensity.shape))
     field = resample(log_field[None], coarse, t1w.grid, padding_mode="border")[0]
     return (field - field[mask].mean()).exp_()
 
@@ -113,11 +111,3 @@ def _smooth_residual(
     support = 1e-4 * float(total.max())
     overall = float(residual.sum() / total.sum())
     return (smoothed[0] + support * overall) / (smoothed[1] + support)
-
-
-def _strided_grid(grid: Grid, every: tuple[slice, ...], shape: tuple[int, ...]) -> Grid:
-    affine = grid.affine.copy()
-    start = np.array([s.start for s in every])
-    affine[:3, 3] += grid.affine[:3, :3] @ start
-    affine[:3, :3] *= np.array([s.step for s in every])
-    return Grid(shape, affine)  # type: ignore[arg-type]
