@@ -89,6 +89,19 @@ def test_participants_with_several_scans_count_once(tmp_path) -> None:
     assert "650" in table[: table.index("</table>")]
 
 
+def test_changes_are_those_of_the_last_scans(tmp_path) -> None:
+    rows = {
+        "participant_id": list("aab"), "session_id": list("121"), "gm_ml": [600.0, 590, 700],
+        "years": [0.0, 2.5, None], "gm_change_percent": [0.0, -1.75, None], "scanner_change": [None] * 3,
+    }  # fmt: skip
+    storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame(rows))
+    page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
+    table = page[page.index("years and changes by the last") :]
+    table = table[: table.index("</table>")]
+    assert "-1.75" in table.replace("\u2212", "-")
+    assert "scanner_change" not in table
+
+
 def test_lesions_have_columns_a_frequency_map_and_words(cohort_folder, tmp_path) -> None:
     folder = tmp_path / "out"
     shutil.copytree(cohort_folder, folder)

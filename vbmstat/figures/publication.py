@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vbmstat.figures.mosaic import (
     VIEWS,
@@ -211,6 +212,7 @@ def strips_figure(table: pd.DataFrame, marked: Sequence[bool]) -> Figure:
             axes.axvline(np.nanmedian(values) if np.isfinite(values).any() else 0.0, color="black", linewidth=0.6)
             axes.set_title(plain(str(name)), loc="left", fontsize=7, pad=2)
             axes.set_yticks([])
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set_ylim(-0.6, 0.6)
             axes.spines[["top", "right", "left"]].set_visible(False)
         for axes in strips[len(table.columns) :]:

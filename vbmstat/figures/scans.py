@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box, mark_sides
 from vbmstat.image.grid import Grid
@@ -147,6 +148,7 @@ def cohort_report(cohort: Cohort) -> Figure:
         axes.set(xlabel=label, ylabel="mean correlation of the GM map with the others'")
         _name_points(axes, x, r, [scan if bad else "" for scan, bad in zip(cohort.scan_ids, flagged, strict=True)])
         axes.spines[["top", "right"]].set_visible(False)
+    ranked.xaxis.set_major_locator(MaxNLocator(integer=True))
     ranked.legend(frameon=False, loc="lower right")
     figure.suptitle(f"{len(r)} scans, {int(flagged.sum())} flagged (reasons: qc_warnings in cohort.tsv)", fontsize=12)
     return figure

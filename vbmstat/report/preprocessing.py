@@ -33,6 +33,7 @@ from vbmstat.report.page import (
 )
 from vbmstat.report.rules import preprocessing_rules
 from vbmstat.report.run_folder import Preprocessing, read_preprocessing
+from vbmstat.tables.schema import group_names
 
 MAX_PICTURES = 120  # in a page: about 15 MB; larger cohorts show marked scans and an even sample of the others
 _SHARE_MARKED = 0.75  # largest share of marked scans among the pictures of a large cohort
@@ -85,11 +86,14 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
 
 
 def _cohort(run: Preprocessing) -> Table:
-    """Covariates and volumes over the participants, each by the first scan."""
-    again = run.cohort.table.index.get_level_values("participant_id").duplicated()
-    who = "Participants and volumes" + ", each by the first scan" * bool(again.any())
-    found = run.table.loc[~again, [*run.covariates, *run.volumes]]
-    return described(found, f"{who}: mean ± standard deviation (range), or counts")
+    """Covariates and volumes over the participants, each by the first scan; what has changed since, by the last."""
+    people = run.table.groupby(run.cohort.table.index.get_level_values("participant_id"), sort=False)
+    first, last = (rows.reset_index(drop=True) for rows in (people.head(1), people.tail(1)))
+    since = [name for name in group_names("time_points") if name in run.covariates]
+    again = ", each by the first scan; years and changes by the last" * (len(first) < len(run.table))
+    rest = [name for name in run.covariates if name not in since]
+    found = pd.concat([first[rest + run.volumes], last[since].dropna(axis=1, how="all")], axis=1)
+    return described(found, f"Participants and volumes{again}: mean ± standard deviation (range), or counts")
 
 
 def unusual_values(table: pd.DataFrame) -> pd.Series:
