@@ -179,22 +179,3 @@ print(*peaks)
     assert with_it - before > 0.9
     assert after - before > 0.9
     assert anew - before < 0.5
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
-def test_kept_memory_is_released_on_request():
-    program = """
-import numpy as np
-from vbmstat.device import keep_freed_memory, release_freed_memory
-def resident_mb(): return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
-keep_freed_memory()
-x, last = np.ones(100 << 17), np.ones(1 << 17)  # 100 MB, and 1 MB behind it
-full = resident_mb()
-del x
-kept = resident_mb()
-release_freed_memory()
-print(full - kept, full - resident_mb())
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    kept, released = (int(figure) for figure in done.stdout.split())
-    assert kept < 10 < 90 < released

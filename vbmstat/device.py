@@ -7,7 +7,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from vbmstat.errors import VbmstatError
@@ -204,9 +204,9 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in this process, for its next large temporaries.
 
     Page faults cost more than the arithmetic in networks and warps of whole brains, above all on virtual machines:
-    forty temporaries of 16 to 32 MB took 1.6 s, and 0.15 s after this call. Memory returns to the system only by
-    :func:`release_freed_memory`, so this is for the command line, not for notebooks. Call it before the first tensor is
-    made: torch then also requests huge pages.
+    forty temporaries of 16 to 32 MB took 1.6 s, and 0.15 s after this call. Memory returns to the system only when the
+    process ends, and the peak grows somewhat, so this is for the command line, not for notebooks. Call it before the
+    first tensor is made: torch then also requests huge pages.
 
     Returns
     -------
@@ -214,17 +214,10 @@ def keep_freed_memory() -> bool:
         Whether the C library accepted the settings (glibc on Linux only).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch at its first allocation
-    mallopt = _c_function("mallopt")
-    return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM_BYTES))
-
-
-def release_freed_memory() -> None:
-    """Return freed memory to the system, between steps whose temporaries differ in size and leave gaps."""
-    trim = _c_function("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _c_function(name: str) -> Callable[..., int] | None:
-    """A function of glibc; None elsewhere."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM_BYTES))

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from vbmstat.batch import derivatives
 from vbmstat.batch.claim import Claim, claim
 from vbmstat.batch.resources import Execution
-from vbmstat.device import peak_bytes, release_freed_memory, start_peak
+from vbmstat.device import peak_bytes, start_peak
 from vbmstat.errors import VbmstatError, one_line
 from vbmstat.files import naming
 from vbmstat.image import storage
@@ -153,7 +153,6 @@ class TaskRun:
     def begin(self, step: str) -> None:
         """A step begins."""
         self._step = step
-        release_freed_memory()
         for held in self._claims[:1]:
             held.note(step)
         self._on_step(step)
