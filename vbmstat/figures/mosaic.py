@@ -81,12 +81,16 @@ def axis_parallel(volume: Volume) -> Image:
 def content_box(image: Image) -> np.ndarray:
     """Faces of the box around the values that differ clearly from zero, (3, 2), mm."""
     size = np.abs(np.nan_to_num(image.data))
-    used = size > _CONTENT_FROM * size.max()
+    return box_of(size > _CONTENT_FROM * size.max(), image.grid)
+
+
+def box_of(used: np.ndarray, grid: Grid) -> np.ndarray:
+    """Faces of the box around the voxels of a mask, (3, 2), mm; the whole image if there are none."""
     box = []
     for axis in range(3):
         along = np.flatnonzero(used.any(axis=tuple(other for other in range(3) if other != axis)))
-        first, last = (along[0], along[-1]) if along.size else (0, image.grid.shape[axis] - 1)
-        start, step = image.grid.affine[axis, 3], image.grid.affine[axis, axis]
+        first, last = (along[0], along[-1]) if along.size else (0, grid.shape[axis] - 1)
+        start, step = grid.affine[axis, 3], grid.affine[axis, axis]
         box.append([start + step * (first - 0.5), start + step * (last + 0.5)])
     return np.array(box)
 

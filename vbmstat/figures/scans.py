@@ -15,8 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, content_box, mark_sides
-from vbmstat.image.grid import Grid
+from vbmstat.figures.mosaic import VIEWS, Image, axis_parallel, box_of, mark_sides
 from vbmstat.image.volume import Volume
 from vbmstat.tables.cohort import Cohort
 
@@ -79,8 +78,8 @@ def scan_report(scan: Overlay, warped: Overlay, title: str, metrics: Mapping[str
     for (name, lesion), colour in zip(scan.lesions.items(), (PURPLE, VERMILLION), strict=False):
         keys.append((name, colour))
         outlines.append((axis_parallel(lesion), _LESION_LEVEL, colour))
-    scan_rows = _Rows(t1w, _window(t1w.data, brain), _box(brain, labels.grid), outlines)
-    head = _box(template.data > 0.1, template.grid)
+    scan_rows = _Rows(t1w, _window(t1w.data, brain), box_of(brain, labels.grid), outlines)
+    head = box_of(template.data > 0.1, template.grid)
     warp_rows = _Rows(gm, (0.0, 1.0), head, [(template, _TEMPLATE_LEVEL, ORANGE)])
     header = [title, *_wrapped([f"{name} {value}" for name, value in metrics.items()], n_characters=200)]
     heights = scan_rows.heights_inch + warp_rows.heights_inch
@@ -110,7 +109,7 @@ def outlined_scan(t1w: Volume, labels: Volume, structures: Sequence[tuple[str, V
     image, tissue = axis_parallel(t1w), axis_parallel(labels)
     brain = tissue.data > 0.5
     outlines = [(axis_parallel(volume), _LESION_LEVEL, colour) for _, volume, colour in structures]
-    rows = _Rows(image, _window(image.data, brain), _box(brain, tissue.grid), outlines)
+    rows = _Rows(image, _window(image.data, brain), box_of(brain, tissue.grid), outlines)
     size = (_WIDTH_INCH, sum(rows.heights_inch) + _LINE_INCH * 2.8)
     figure = Figure(figsize=size, dpi=_DPI)
     figure.set_facecolor(BACKGROUND)
@@ -216,10 +215,6 @@ class _Rows:
         _, across, up, _, _ = VIEWS[view]
         axes.set(xlim=self.box_mm[across], ylim=self.box_mm[up])
         axes.set_axis_off()
-
-
-def _box(mask: np.ndarray, grid: Grid) -> np.ndarray:
-    return content_box(Image(mask.astype(np.float32), grid))
 
 
 def _window(image: np.ndarray, brain: np.ndarray) -> tuple[float, float]:

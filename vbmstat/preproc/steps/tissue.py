@@ -26,6 +26,7 @@ _MRF_STRENGTH = 0.35
 _N_ROUNDS = 5  # of expectation-maximisation
 _FIT_STRIDE = 2  # voxels
 _N_SWEEPS = 3
+_SLAB_PLANES = 24
 _PRIOR_FLOOR = 0.02
 
 
@@ -62,23 +63,41 @@ def segment(t1w: Volume, mask: torch.Tensor, priors: torch.Tensor, weights: torc
     weights : Tensor, (X, Y, Z), optional
         Weight of each voxel in the fit of the classes: 1, and 0 in a lesion. Lesions are segmented all the same.
     """
-    intensity = t1w.data[0]
+    intensity, n = t1w.data[0], t1w.grid.shape[0]
     fitted = mask if weights is None else mask * weights
     local, means, sd = _fit_classes(intensity, fitted, priors, t1w.grid.voxel_size_mm)
+    fractions = intensity.new_empty(3, *intensity.shape)
+    for start in range(0, n, _SLAB_PLANES):  # six states of a whole brain would take many times its memory
+        stop = min(start + _SLAB_PLANES, n)
+        first, last = max(start - _N_SWEEPS, 0), min(stop + _N_SWEEPS, n)  # a sweep reaches one plane
+        planes, inner = slice(first, last), slice(start - first, stop - first)
+        at = voxel_indices(intensity[planes].shape, intensity.device)
+        at[0] += first
+        means_here = sample(local, at.div_(_FIT_STRIDE), padding_mode="border")
+        slab = _sweep(intensity[planes], mask[planes], priors[:, planes], means_here, sd)
+        fractions[:, start:stop] = slab[:, inner]
+    return Segmentation(fractions.mul_(mask), means, float(sd))
+
+
+def _sweep(
+    intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Tensor, local: torch.Tensor, sd: torch.Tensor
+) -> torch.Tensor:
+    """GM, WM, CSF fractions of a slab by mean-field sweeps; right but in the outer `_N_SWEEPS` planes."""
     evidence = _log_likelihood(intensity, local, sd).add_(_state_priors(priors).log_())
     posterior = torch.softmax(evidence, dim=0)
     for _ in range(_N_SWEEPS):
         cost = _neighbour_cost(posterior.mul_(mask))
         posterior = torch.softmax(torch.sub(evidence, cost, out=cost), dim=0)
-    return Segmentation(_split(intensity, local, posterior) * mask, means, float(sd))
+    return _split(intensity, local, posterior)
 
 
 def _fit_classes(
     intensity: torch.Tensor, mask: torch.Tensor, priors: torch.Tensor, voxel_size_mm: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Local means (3, X, Y, Z) of CSF, GM, WM, their global means and the common standard deviation in a (soft) mask.
+    """Local means of CSF, GM, WM, their global means and the common standard deviation in a (soft) mask.
 
-    Expectation-maximisation on every second voxel along each axis, which is enough as the means are smooth.
+    Expectation-maximisation on every second voxel along each axis, which is enough as the means are smooth: the local
+    means (3, X/2, Y/2, Z/2) are of these voxels.
     """
     every = (slice(None, None, _FIT_STRIDE),) * 3
     sampled, inside = intensity[every], mask[every]
@@ -87,8 +106,7 @@ def _fit_classes(
     for _ in range(_N_ROUNDS):
         local, means, sd = _update_classes(sampled, inside, posterior, voxel_size_mm * _FIT_STRIDE)
         posterior = torch.softmax(_log_likelihood(sampled, local, sd) + prior.log(), dim=0)
-    at = voxel_indices(intensity.shape, intensity.device) / _FIT_STRIDE
-    return sample(local, at, padding_mode="border"), means, sd
+    return local, means, sd
 
 
 def _first_posterior(intensity: torch.Tensor, mask: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
