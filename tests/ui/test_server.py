@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 
@@ -15,8 +16,8 @@ from vbmstat.ui import images, server
 
 def test_it_answers_on_the_loopback_address_to_who_has_the_token(folder, monkeypatch):
     monkeypatch.setattr(images, "template_bytes", bytes)
-    running, said, opened = [], [], []
-    monkeypatch.setattr("webbrowser.open", opened.append)
+    running, said, opened = [], [], queue.SimpleQueue()
+    monkeypatch.setattr("webbrowser.open", opened.put)
     own = uvicorn.Server
     monkeypatch.setattr(uvicorn, "Server", lambda config: running.append(own(config)) or running[0])
     monkeypatch.setattr(own, "capture_signals", lambda _: __import__("contextlib").nullcontext())
@@ -44,10 +45,11 @@ def test_it_answers_on_the_loopback_address_to_who_has_the_token(folder, monkeyp
         socket.create_connection(("127.0.0.2", int(port)), timeout=5).close()
     with pytest.raises(VbmstatError, match=f"--port {port}: cannot be used"):
         server.serve(folder, int(port), browser=False, say=said.append)
+    assert opened.get(timeout=10) == address  # half a second after the start: all above may take less
     running[0].should_exit = True
     thread.join(10)
     assert not thread.is_alive()
-    assert opened == [address]
+    assert opened.empty()
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
