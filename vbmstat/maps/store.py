@@ -138,8 +138,8 @@ class ArrayMaps:
         if self.data.ndim != 2 or len(self.data) != len(self.scan_ids):
             msg = f"expected a matrix with {len(self.scan_ids)} rows (one per scan), got shape {self.data.shape}"
             raise ScanError(msg)
-        bad = ~np.isfinite(self.data)
-        if bad.any():
+        if len(self.data) and not np.isfinite(self._range).all():
+            bad = ~np.isfinite(self.data)
             rows = [self.scan_ids[i] for i in np.flatnonzero(bad.any(axis=1))]
             msg = f"{int(bad.sum())} values are missing or infinite, in {listed(rows)}; fill them in or leave these out"
             raise ScanError(msg)
@@ -155,9 +155,15 @@ class ArrayMaps:
         return self.data.dtype
 
     @cached_property
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest value of each column, (n_voxels,) each; NaN where one is."""
+        return self.data.min(axis=0), self.data.max(axis=0)
+
+    @cached_property
     def mask(self) -> np.ndarray:
         """Columns that vary over the scans, (n_voxels,), bool."""
-        return np.asarray(self.data.max(axis=0) > self.data.min(axis=0))
+        low, high = self._range
+        return np.asarray(high > low)
 
     def read(self, start: int, stop: int, scratch: Scratch | None = None) -> np.ndarray:
         """Columns ``start`` to ``stop``, (n_scans, stop - start)."""

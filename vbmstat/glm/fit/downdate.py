@@ -17,6 +17,7 @@ from vbmstat.glm.fit.kernel import (
     fit_rows,
     fit_subsets,
     sorting_network,
+    subtract_rows,
     summarise_columns,
 )
 from vbmstat.glm.fit.plan import Plan
@@ -30,7 +31,8 @@ _CANCELLED = 0.1  # refit in float64 if RSS_S / |E|² is below: rounding would r
 class WholeFit(NamedTuple):
     """The whole sample's fit of a tile; `residuals` are in the precision of the fit, all else is float64."""
 
-    residuals: np.ndarray  # (n', 512)
+    residuals: np.ndarray  # (n', 512), but for rounding
+    rounding: np.ndarray  # what is left of the basis in them, (r, 512)
     coefficients: np.ndarray  # in the basis, (r, 512)
     sigma: np.ndarray  # (512,)
     rss: np.ndarray  # (512,)
@@ -103,10 +105,22 @@ class Downdating:
         centre = np.empty(CHUNK_VOXELS, kind)
         fitted, totals = np.empty((2, DIRECTIONS + 1, width // DIRECTIONS, CHUNK_VOXELS))
         fit_rows(values, *self.factors, plan.is_centred, self.basis, centre, residuals, fitted, totals)
-        coordinates = fitted[:DIRECTIONS].swapaxes(0, 1).reshape(width, CHUNK_VOXELS)[: len(plan.ones)]  # (r, v)
-        rss, explained = totals[DIRECTIONS, 0], (coordinates**2).sum(axis=0)
-        sigma, doubtful = residual_deviation(rss, explained, plan.df_resid, kind == np.float32)
-        return WholeFit(residuals, coordinates + plan.ones[:, None] * centre, sigma, rss, doubtful)
+        first, rounding = (
+            sums[:DIRECTIONS].swapaxes(0, 1).reshape(width, CHUNK_VOXELS)[: len(plan.ones)]  # (r, v)
+            for sums in (fitted, totals)
+        )
+        coordinates = first + rounding
+        rss = np.maximum(totals[DIRECTIONS, 0] - (rounding**2).sum(axis=0), 0.0)
+        sigma, doubtful = residual_deviation(rss, (coordinates**2).sum(axis=0), plan.df_resid, kind == np.float32)
+        return WholeFit(residuals, rounding, coordinates + plan.ones[:, None] * centre, sigma, rss, doubtful)
+
+    def subtract(self, residuals: np.ndarray, coordinates: np.ndarray, factor: np.ndarray) -> None:
+        """Take what has some coordinates in the basis (r, 512) out of residuals, then multiply them by (512,)."""
+        kind, width = residuals.dtype, self.basis.shape[1]
+        padded = np.zeros((width, CHUNK_VOXELS), kind)
+        padded[: len(coordinates)] = coordinates
+        grouped = padded.reshape(-1, DIRECTIONS, CHUNK_VOXELS).swapaxes(0, 1)
+        subtract_rows(residuals, self.basis, np.ascontiguousarray(grouped), factor.astype(kind))
 
     def _fit_subsets(self, full: WholeFit, floor: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Statistics (K, B, 512), variances (B, 512) in units of sigma², and the columns to be fitted again."""
@@ -115,6 +129,7 @@ class Downdating:
         statistic = self.scratch.array("statistic", (len(self.plan.contrasts), n_subsets, CHUNK_VOXELS))
         variance = self.scratch.array("variance", (n_subsets, CHUNK_VOXELS))
         least = np.empty(CHUNK_VOXELS, np.float32)
+        self.subtract(full.residuals, full.rounding, np.ones(CHUNK_VOXELS))
         residuals, df, floors, total, inverse, estimate = (
             x.astype(np.float32, copy=False)
             for x in (

@@ -29,6 +29,7 @@ from vbmstat.lazy import torch
 from vbmstat.maps.store import Maps
 
 _WORTH_COMPILING = 4e9  # scans × voxels × subsets: half a second of stacked products, three of the compiler (once)
+_WHOLE_AS_SUBSETS = 30  # what torch takes for the whole sample
 SPM_RESMS_FLOOR = 1e-3  # of the largest residual mean square (spm_contrasts.m, SPM12, non-fMRI designs)
 
 
@@ -92,7 +93,7 @@ def _choose_solvers(maps: Maps, plan: Plan, compute: Compute) -> tuple[Solver, S
     exact = _Exact(plan, device)
     if maps.dtype == np.float64:
         return exact.stacked, None
-    work = len(plan.basis) * maps.n_voxels * len(plan.members)
+    work = len(plan.basis) * maps.n_voxels * (_WHOLE_AS_SUBSETS + len(plan.members))
     if backend == "compiled" or (backend == "auto" and can_compile and work > _WORTH_COMPILING):
         from vbmstat.glm.fit.downdate import Downdating  # noqa: PLC0415 - half a second to import the compiler
 

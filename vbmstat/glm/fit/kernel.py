@@ -63,7 +63,9 @@ def _add_rows(residuals: Array, basis: Array, i0: int, i1: int, i2: int, i3: int
 
 
 @compiled
-def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, residuals: Array) -> None:
+def _centre_rows(
+    values: Array, scale: Array, weights: Array, is_centred: bool, centre: Array, residuals: Array
+) -> None:
     """Rows (values · scale - centre) · weights of a tile: (n, TILE) into `residuals` (n', TILE), zeros from n on.
 
     `scale` and `weights` (n,) are factors before and after centring; `centre` (TILE,) receives what is subtracted.
@@ -86,22 +88,37 @@ def centre_rows(values: Array, scale: Array, weights: Array, is_centred: bool, c
 
 
 @compiled
-def reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
+def _subtract_row(residuals: Array, basis: Array, coefficients: Array, i: int) -> None:
+    """Subtract row i of basis times coefficients, of which the first DIRECTIONS are used."""
+    for g in range(coefficients.shape[1]):
+        k = g * DIRECTIONS
+        q0, q1, q2, q3 = basis[i, k], basis[i, k + 1], basis[i, k + 2], basis[i, k + 3]
+        for v in range(TILE):
+            residuals[i, v] -= (
+                q0 * coefficients[0, g, v] + q1 * coefficients[1, g, v]
+                + q2 * coefficients[2, g, v] + q3 * coefficients[3, g, v]
+            )  # fmt: skip
+
+
+@compiled
+def subtract_rows(residuals: Array, basis: Array, coefficients: Array, factor: Array) -> None:
+    """Subtract basis (n', 4 groups) times coefficients (4, groups, TILE) from `residuals`; times `factor` (TILE,)."""
+    for i in range(residuals.shape[0]):
+        _subtract_row(residuals, basis, coefficients, i)
+        for v in range(TILE):
+            residuals[i, v] *= factor[v]
+
+
+@compiled
+def _reduce_rows(residuals: Array, basis: Array, coefficients: Array, part: Array, totals: Array) -> None:
     """Subtract basis (n', 4 groups) times coefficients (5, groups, TILE) from `residuals` (n', TILE), and sum them.
 
     `totals`, zeros, float64, receives products of the new rows with the basis, and in ``totals[4]`` their sums of
-    squares; `part`, zeros, is to work in; both have the shape of `coefficients`, whose last of five is not used.
+    squares; `part`, zeros, is to work in; both have the shape of `coefficients`.
     """
     for i in range(0, residuals.shape[0], ROWS):
         for j in range(i, i + ROWS):
-            for g in range(totals.shape[1]):
-                k = g * DIRECTIONS
-                q0, q1, q2, q3 = basis[j, k], basis[j, k + 1], basis[j, k + 2], basis[j, k + 3]
-                for v in range(TILE):
-                    residuals[j, v] -= (
-                        q0 * coefficients[0, g, v] + q1 * coefficients[1, g, v]
-                        + q2 * coefficients[2, g, v] + q3 * coefficients[3, g, v]
-                    )  # fmt: skip
+            _subtract_row(residuals, basis, coefficients, j)
         _add_rows(residuals, basis, i, i + 1, i + 2, i + 3, part)
         if i % _BLOCK == _BLOCK - ROWS or i + ROWS >= residuals.shape[0]:
             for d in range(DIRECTIONS + 1):
@@ -116,25 +133,25 @@ def fit_rows(
     values: Array, scale: Array, weights: Array, is_centred: bool, basis: Array, centre: Array, residuals: Array,
     fitted: Array, totals: Array,
 ) -> None:  # fmt: skip
-    """Fit the whole sample: residuals of a tile on the basis, projected twice to remove rounding.
+    """Fit the whole sample: residuals of a tile on the basis, and what rounding has left of the basis in them.
 
     Parameters
     ----------
     values, scale, weights, is_centred, centre, residuals
-        As in :func:`centre_rows`; `residuals` receives those of the fit.
+        As in :func:`_centre_rows`; `residuals` receives those of the fit.
     basis : (n', 4 groups)
         Q with zeros beyond its rows and columns.
     fitted, totals : (5, groups, TILE), float64
-        Receive the coordinates of the fit, and what :func:`reduce_rows` sums over the residuals. The fifth of `fitted`
-        is not used.
+        Receive the coordinates of the fit (the fifth is not used), and what :func:`_reduce_rows` sums over the
+        residuals: coordinates of rounding, for :func:`subtract_rows`, and squares.
     """
-    centre_rows(values, scale, weights, is_centred, centre, residuals)
+    _centre_rows(values, scale, weights, is_centred, centre, residuals)
     coefficients, part = np.zeros(totals.shape, residuals.dtype), np.zeros(totals.shape, residuals.dtype)
     fitted[:] = 0
-    for _ in range(3):  # the third time only sums
-        totals[:] = 0
-        reduce_rows(residuals, basis, coefficients, part, totals)
+    for _ in range(2):  # the first time only sums
         fitted += coefficients
+        totals[:] = 0
+        _reduce_rows(residuals, basis, coefficients, part, totals)
         coefficients[:] = totals
 
 

@@ -32,14 +32,12 @@ class CompiledScores(PermutedScores):
         if tensors is self.exact:
             return super()._reduced(values, tensors)
         full = self.whole.fit_whole(values)
-        tested = self.coordinates.numpy() @ full.coefficients  # (m, v)
+        coordinates = self.coordinates.numpy()
+        tested = coordinates @ full.coefficients  # (m, v)
         total = full.rss + (tested**2).sum(axis=0)
         per_length = np.where((full.sigma > 0) & (total > 0), 1 / np.sqrt(np.maximum(total, 1e-300)), 0.0)
-        residuals = full.residuals[: len(values)]
-        residuals *= per_length.astype(residuals.dtype)  # in place: fresh memory costs more than the product
-        unit = torch.from_numpy(residuals).float()
-        unit = unit.addmm_(self.tested.float(), torch.from_numpy(tested * per_length).float())
-        return unit, torch.from_numpy(full.doubtful)
+        self.whole.subtract(full.residuals, full.rounding - coordinates.T @ tested, per_length)
+        return torch.from_numpy(full.residuals[: len(values)]).float(), torch.from_numpy(full.doubtful)
 
     def _largest_and_counts(
         self, rows: torch.Tensor, unit: torch.Tensor, level: torch.Tensor, outside: torch.Tensor, own: Own
