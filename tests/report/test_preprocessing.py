@@ -68,6 +68,15 @@ def test_the_page_tells_the_run(run_page) -> None:
     assert (run_page.parent / "figures" / "quality.svg").is_file()
 
 
+def test_one_scan_is_compared_with_none(cohort_folder, tmp_path) -> None:
+    shutil.copytree(cohort_folder / "report", tmp_path / "report")
+    first = pd.read_csv(cohort_folder / "cohort.tsv", sep="\t").head(1)
+    first.to_csv(tmp_path / "cohort.tsv", sep="\t", index=False)
+    page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()
+    assert "Preprocessing of 1 scan" in page
+    assert not (tmp_path / "figures" / "quality.svg").exists()
+
+
 def test_an_older_table_without_sidecars_will_do(tmp_path) -> None:
     storage.write_table(tmp_path / "cohort.tsv", pd.DataFrame({"participant_id": ["a", "b"], "gm_ml": [600.0, 700.0]}))
     page = write_preprocessing_report(tmp_path, tmp_path / "report.html").read_text()

@@ -205,9 +205,9 @@ def grey_average_brain() -> Image:
     return Image(np.where(brain.data > _BRAIN_FROM, brain.data, np.nan), brain.grid)
 
 
-def mark_sides(axes: Axes, sides: tuple[str, str], colour: str, size: float) -> None:
-    """Write letters at the left and right end of a panel."""
-    for side, x, align in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
+def mark_sides(axes: Axes, sides: tuple[str, str], colour: str, size: float, share: float = 1.0) -> None:
+    """Write letters at the left and right end of a panel, which is the first and has this share of the axes' width."""
+    for side, x, align in ((sides[0], 0.02 * share, "left"), (sides[1], 0.98 * share, "right")):
         axes.text(x, 0.02, side, color=colour, fontsize=size, ha=align, va="bottom", transform=axes.transAxes)
 
 

@@ -195,26 +195,29 @@ class _Rows:
         width, height = figure.get_size_inches()
         for view, row_inch in zip(VIEWS, self.heights_inch, strict=True):
             y_inch -= row_inch
-            for column, at_mm in enumerate(self.tight_mm[VIEWS[view][0]] @ np.array([1 - _SPAN, _SPAN])):
-                x_inch = _GAP_INCH + column * (_PANEL_INCH + _GAP_INCH)
-                place = (x_inch / width, y_inch / height, _PANEL_INCH / width, (row_inch - _GAP_INCH) / height)
-                axes = figure.add_axes(place)
-                self._draw_slice(axes, view, at_mm)
-                if column == 0:
-                    mark_sides(axes, VIEWS[view][4], TEXT, 11)
+            share = (width - 2 * _GAP_INCH) / width
+            axes = figure.add_axes((_GAP_INCH / width, y_inch / height, share, (row_inch - _GAP_INCH) / height))
+            axes.set_axis_off()
+            self._draw_row(axes, view)
+            mark_sides(axes, VIEWS[view][4], TEXT, 11, _PANEL_INCH / (share * width))
         return y_inch
 
-    def _draw_slice(self, axes: Axes, view: str, at_mm: float) -> None:
-        cut, extent = self.image.cut(view, at_mm, self.box_mm)
+    def _draw_row(self, axes: Axes, view: str) -> None:
+        """Slices side by side in one pair of axes: a pair for each slice would take longer than the slices."""
+        axis, across, up, _, _ = VIEWS[view]
         low, high = self.window
-        axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
-        for overlay, level, colour in self.outlines:
-            cut, extent = overlay.cut(view, at_mm, self.box_mm)
-            if cut.min() < level < cut.max():
-                axes.contour(cut, levels=[level], colors=[colour], linewidths=0.6, origin="lower", extent=extent)
-        _, across, up, _, _ = VIEWS[view]
-        axes.set(xlim=self.box_mm[across], ylim=self.box_mm[up])
-        axes.set_axis_off()
+        left, right = self.box_mm[across]
+        step_mm = (right - left) * (1 + _GAP_INCH / _PANEL_INCH)
+        for column, at_mm in enumerate(self.tight_mm[axis] @ np.array([1 - _SPAN, _SPAN])):
+            beside = np.array([column * step_mm] * 2 + [0, 0])
+            cut, extent = self.image.cut(view, at_mm, self.box_mm)
+            axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin="lower", extent=tuple(extent + beside))
+            for overlay, level, colour in self.outlines:
+                cut, extent = overlay.cut(view, at_mm, self.box_mm)
+                if cut.min() < level < cut.max():
+                    axes.contour(cut, levels=[level], colors=[colour], linewidths=0.6, origin="lower",
+                                 extent=tuple(extent + beside))  # fmt: skip
+        axes.set(xlim=(left, right + (_N_COLUMNS - 1) * step_mm), ylim=self.box_mm[up])
 
 
 def _window(image: np.ndarray, brain: np.ndarray) -> tuple[float, float]:

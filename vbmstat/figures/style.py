@@ -51,7 +51,7 @@ def save_png(path: Path | str, figure: Figure) -> None:
     """Write a figure as PNG at its own dpi, atomically."""
     with storage.atomic_path(path) as temporary, rc_context(PRINT_STYLE):
         figure.savefig(temporary, format="png", facecolor=figure.get_facecolor(), metadata={"Software": "vbmstat"},
-                       pil_kwargs={"compress_level": 4})  # fmt: skip
+                       pil_kwargs={"compress_level": 3})  # fmt: skip
 
 
 def save_figure(path: Path | str, figure: Figure) -> None:

@@ -61,13 +61,7 @@ def write_preprocessing_report(folder: Path, out: Path) -> Path:
         n_unusual=int((unusual != "").sum()),
         failures=table_of(run.failures[["scan", "step", "reason"]], "Scans that failed") if len(run.failures) else None,
         cohort=_cohort(run),
-        strips=publish(
-            figures_folder(out), "quality",
-            publication.strips_figure(run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable),
-                                      is_marked.to_numpy()),
-            "Strip plots: volumes and quality measures of all scans",
-            "One point per scan; the line is the median. Orange: flagged, or far from the other scans.",
-        ),
+        strips=_strips(run, is_marked, figures_folder(out)) if len(run.table) > 1 else None,
         alike=_alike(run),
         lesions=_lesions(run, figures_folder(out)),
         quality=_quality_table(run, unusual, {picture.anchor for picture in pictures}),
@@ -194,6 +188,16 @@ def _lesions(run: Preprocessing, folder: Path) -> Picture | None:
     alt = "Slices of the average brain with the share of the scans that have a white-matter hypointensity"
     caption = f"Frequency of white-matter hypointensities over the scans. {below}{of}"
     return publish(folder, "lesion_frequency", frequency_figure(frequency, len(shown)), alt, caption)
+
+
+def _strips(run: Preprocessing, is_marked: pd.Series, folder: Path) -> Picture:
+    """Volumes and quality measures of all scans side by side; of one scan the table says the same."""
+    columns = run.table[[*run.volumes, *run.quality_columns]].rename(columns=readable)
+    return publish(
+        folder, "quality", publication.strips_figure(columns, is_marked.to_numpy()),
+        "Strip plots: volumes and quality measures of all scans",
+        "One point per scan; the line is the median. Orange: flagged, or far from the other scans.",
+    )  # fmt: skip
 
 
 def _alike(run: Preprocessing) -> Picture | None:

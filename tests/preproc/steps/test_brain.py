@@ -131,17 +131,22 @@ def test_scans_that_start_elsewhere_are_brought_to_zero(phantom, noisy, head):
     mask, grid = phantom.mask, phantom.image.grid
     inside = noisy.data[0][mask]
     scores = torch.where(mask, (noisy.data - inside.mean()) / inside.std(), torch.tensor(0.0))
-    wanted = (noisy.data - inside.quantile(0.001)).clamp(min=0) * mask / inside.std()
-    torch.testing.assert_close(brain.from_zero(Volume(scores, grid)), wanted, atol=0.05, rtol=0)
+    wanted = (noisy.data - inside.min()) * mask / inside.std()
+    torch.testing.assert_close(brain.from_zero(Volume(scores, grid)), wanted, atol=1e-4, rtol=0)
     raised = torch.where(mask, noisy.data + 1000.0, torch.tensor(1000.0))
     torch.testing.assert_close(brain.from_zero(Volume(raised, grid)), noisy.data * mask, atol=1e-3, rtol=0)
     centred = Volume(head.data / 100.0 - 0.5, head.grid)
     torch.testing.assert_close(brain.from_zero(centred), head.data / 100.0, atol=1e-3, rtol=0)
 
 
-def test_other_scans_keep_their_values(phantom, noisy, head, zeroed_air):
-    below = torch.where(phantom.mask, noisy.data, torch.tensor(-1000.0))
+@pytest.mark.parametrize("background", [-1000.0, -1.0, 1.0])
+def test_a_constant_background_becomes_zero(phantom, noisy, background):
+    scan = torch.where(phantom.mask, noisy.data, torch.tensor(background))
+    assert torch.equal(brain.from_zero(Volume(scan, noisy.grid)), noisy.data * phantom.mask)
+
+
+def test_other_scans_keep_their_values(head, noisy, zeroed_air):
     wrapped = torch.where(zeroed_air.data > 80.0, zeroed_air.data - 130.0, zeroed_air.data)
-    ringing = torch.where(zeroed_air.data < 8.0, zeroed_air.data - 1.0, zeroed_air.data)
-    for scan in (noisy, head, Volume(below, noisy.grid), Volume(wrapped, head.grid), Volume(ringing, head.grid)):
+    ringing = torch.where((zeroed_air.data > 0) & (zeroed_air.data < 8.0), -1.0, zeroed_air.data)
+    for scan in (noisy, head, Volume(wrapped, head.grid), Volume(ringing, head.grid)):
         assert torch.equal(brain.from_zero(scan), scan.data)

@@ -70,32 +70,41 @@ def _gets_darker_inwards(t1w: Volume, foreground: np.ndarray) -> bool:
 def from_zero(t1w: Volume) -> torch.Tensor:
     """An image's values from 0 at no signal, (1, X, Y, Z): standardised, centred and raised scans start elsewhere.
 
-    * More than a tenth of the values, the constant background apart, are negative, and they are centred on it (z-scores
-      of a stripped brain) or the air reaches the lowest (a centred MP2RAGE): the lowest becomes 0.
-    * The background is constant and far above 0, and the values begin there: it becomes 0.
-    * Else the image is returned as it is; so is a wrapped one, whose brightest values are negative.
+    A constant background is 0, whatever its value was. The other values change in two cases alone (not in a wrapped
+    image, whose brightest values are negative):
+
+    * The background is constant and far from 0, and the values begin there: they are counted from it.
+    * More than a tenth of the values are negative, and they are centred on the background (z-scores of a stripped
+      brain) or the air reaches the lowest (a centred MP2RAGE): they are counted from the lowest.
     """
-    data = t1w.data
-    background = _constant_background(t1w)
+    data, background = t1w.data, _constant_background(t1w)
+    zero = _no_signal(data, background)
+    shifted = (data - zero).clamp(min=0) if zero else data
+    if background is None or zero == background == 0:
+        return shifted
+    return torch.where(data == background, 0.0, shifted)
+
+
+def _no_signal(data: torch.Tensor, background: float | None) -> float:
+    """The value that stands for no signal in an image, (1, X, Y, Z); 0 where nothing speaks against it."""
     few = data[0, ::3, ::3, ::3].flatten().double()
     few = few if background is None else few[few != background]
     if not len(few):
-        return data
+        return 0.0
     lowest, highest = (float(q) for q in few.quantile(torch.tensor([0.001, 0.999]).to(few)))
-    spread, zero = highest - lowest, 0.0
-    if float((few < 0).double().mean()) > _NEGATIVE:
-        is_centred = background is not None and abs(float(few.mean()) - background) < _CENTRED * float(few.std())
-        zero = (
-            lowest
-            if is_centred or (background is None and _least_at_the_edge(data[0]) < lowest + 0.05 * spread)
-            else 0.0
-        )
-    elif background is not None and background > 0.25 * spread and -0.1 * spread < lowest - background < 0.5 * spread:
-        zero = background
-    if zero == 0:
-        return data
-    shifted = (data - zero).clamp(min=0)
-    return shifted if background is None else torch.where(data == background, 0.0, shifted)
+    spread = highest - lowest
+    if (
+        background is not None
+        and abs(background) > 0.25 * spread
+        and -0.1 * spread < lowest - background < 0.5 * spread
+    ):
+        return background
+    if float((few < 0).double().mean()) <= _NEGATIVE:
+        return 0.0
+    if background is None:
+        return lowest if _least_at_the_edge(data[0]) < lowest + 0.05 * spread else 0.0
+    is_centred = abs(float(few.mean()) - background) < _CENTRED * float(few.std())
+    return float(data[data != background].min()) if is_centred else 0.0
 
 
 def _least_at_the_edge(data: torch.Tensor) -> float:
