@@ -236,7 +236,7 @@ def test_a_person_that_fails_names_the_scan_and_the_others_go_on(tmp_path):
     assert reasons["sub-1_ses-2_T1w"] == reasons["sub-1_ses-3_T1w"] == stranger
     assert reasons["sub-1_ses-1_T1w"] == f"sub-1_ses-1_T1w: not made, as another scan of sub-1 failed ({stranger})"
     assert "sub-3_ses-1_T1w.nii.gz: " in reasons["sub-3_ses-1_T1w"]
-    assert reasons["sub-3_ses-2_T1w"].startswith("sub-3_ses-2_T1w: not made, as another scan of sub-3 failed (")
+    assert reasons["sub-3_ses-2_T1w"].startswith("sub-3_ses-2_T1w: not made, as another scan of sub-3 failed (/")
     assert left_behind(out) == []
     stopped = preprocess(folder, out, stop_on_first_failure=True)
     assert (stopped.is_whole, len(stopped.failures)) == (False, 3)
@@ -304,6 +304,13 @@ def test_other_scanners_and_heads_are_warned_of(tmp_path, monkeypatch):
     forced = replace(task, execution=replace(task.execution, force=True))
     warnings = run_task(forced)[1].completed.row["qc_warnings"]
     assert "unlike the person's other scans (r = 0.97)" in warnings
+
+
+def test_a_copy_of_a_scan_as_another_session_is_warned_of(tmp_path):
+    task = person_of(tmp_path, 3, years=None)
+    shutil.copy(task.scans[0].path, task.scans[2].path)
+    warnings = [outcome.completed.row["qc_warnings"] or "" for outcome in run_task(task)]
+    assert ["same image as sub-1_ses-1_T1w" in text for text in warnings] == [False, False, True]
 
 
 def test_people_go_to_any_executor_as_those_of_a_cluster(folder, tmp_path):

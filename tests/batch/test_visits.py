@@ -146,7 +146,10 @@ def test_a_table_of_subjects_takes_the_place_of_folders(tmp_path, undrawn):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"participant_id": "a", "file": "x.nii"}], "expected the columns participant_id, session_id and path"),
+        (
+            [{"participant_id": "a", "file": "x.nii"}],
+            "session_id and path .*the table has participant_id, .*file",
+        ),
         ([{"participant_id": "a", "path": None}, {"participant_id": "b", "path": "x.nii"}], "no path for a"),
         (
             [{"participant_id": "a-1", "path": "x"}, {"participant_id": "a1", "path": "y"}],
@@ -161,6 +164,13 @@ def test_a_table_of_subjects_takes_the_place_of_folders(tmp_path, undrawn):
 def test_tables_of_subjects_that_cannot_be_used(tmp_path, rows, message):
     with pytest.raises(TableError, match=message):
         read_subjects(subjects(tmp_path, rows))
+
+
+def test_files_of_a_table_that_are_not_there_are_named_at_once(tmp_path, caplog):
+    rows = [{"participant_id": "a", "session_id": n, "path": f"{n}.nii"} for n in (1, 2)]
+    (tmp_path / "1.nii").touch()
+    read_subjects(subjects(tmp_path, rows))
+    assert f"1 of 2 files are not there: {tmp_path / '2.nii'}; paths start from" in caplog.text
 
 
 def test_ids_that_a_spreadsheet_made_numbers_are_whole(tmp_path):

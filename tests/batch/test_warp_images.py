@@ -144,6 +144,10 @@ def test_images_are_matched_to_scans_by_pattern_or_by_name(folder, tmp_path):
     assert done.failures == (f"{tmp_path}/{{participant_id}}_pet.nii.gz: no such image of 1 scans: sub-2_T1w",)
     done = carry([str(tmp_path / "sub-3_pet.nii.gz")], folder, out=tmp_path / "out", voxel_size_mm=2)
     assert "sub-3_pet.nii.gz: 0 scans have the ids sub-3; expected the ids of one scan in its name" in done.failures[0]
+    assert carry([str(tmp_path / "none.nii")], folder).failures == (f"{tmp_path / 'none.nii'}: no such file",)
+    own = write(tmp_path / "msub-2_T1w.nii.gz", ball(T1W, (0.0, -20.0, 10.0), 40.0), T1W)  # as a folder's own files
+    (there,) = carry([own], folder, out=tmp_path, voxel_size_mm=2).written
+    assert there.name == "wmsub-2_T1w.nii.gz"
 
 
 def test_images_of_sessions_that_only_their_folders_tell_apart_are_files_of_their_own(tmp_path):

@@ -175,7 +175,7 @@ def test_rows_of_people_can_be_chosen(in_files, table):
     [
         ("change(gm) ~ group", {}, r"'change\(gm\)' on the left; write gm, change\(gm, age\)"),
         ("change(gm, group) ~ score", {}, r"group is text \(.*write change\(…, group, LATER - EARLIER\)"),
-        ("change(gm, group, q - p) ~ score", {}, r"no 'q' in the column group"),
+        ("change(gm, group, q - p) ~ score", {}, "no 'q' in the column group, which has c, p"),
         ("change(gm, score) ~ group", {}, "nobody has two scans that differ in it"),
         ("change(gm, ages) ~ group", {}, r"no column 'ages' in the table \(nearest age"),
         ("change(gm, age) ~ visit", {}, "column visit: differs between the scans of .*leave it out of the formula"),

@@ -101,8 +101,8 @@ def dry_run_lines(plan: RunPlan, n_complete: int, share: Allotment) -> list[str]
     ]
     alone = sum(len(task.scans) == 1 for task in plan.tasks)
     if alone < len(plan.tasks):
-        together = f"{len(plan.tasks) - alone} people with several sessions ({len(plan.scans) - alone} scans)"
-        lines.append(f"longitudinal: {together}; people with one session: {alone}")
+        together = f"{len(plan.tasks) - alone} ({len(plan.scans) - alone} scans)"
+        lines.append(f"longitudinal: people with several sessions: {together}, with one: {alone}")
     seconds, source = seconds_per_scan(plan.out, plan.workload, plan.spec.device, share.threads)
     if n_todo and seconds:
         lines.append(f"time: about {duration(n_todo * seconds / share.jobs)} ({seconds:.0f} s per scan, {source})")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vbmstat.batch import derivatives
 from vbmstat.batch.resources import Execution
 from vbmstat.batch.scan import ScanTask, origin_of, smooth_further
@@ -69,8 +71,8 @@ class PersonTask:
 
     def reason(self, error: BaseException, scan: naming.Scan) -> str:
         """Why a scan has failed: the error's own scan, if it names one, or that this one of the same person failed."""
-        text = reason_of(error, scan)
         guilty = [one for one in self.scans if str(error).startswith(one_line(str(one.path)))]
+        text = reason_of(error, guilty[0] if guilty else scan)
         if str(error).startswith("time point"):
             guilty += [self.scans[int(number) - 1] for number in re.findall(r"time point (\d+)", str(error))]
             text = one_line(re.sub(r"time point (\d+)", lambda k: self.scans[int(k[1]) - 1].stem, str(error)))
@@ -96,7 +98,7 @@ class PersonTask:
     def _preprocess(self, run: TaskRun, spec: PreprocSpec) -> Parts:
         """Preprocess all scans; each part frees the images that the next does not need."""
         volumes = [io.read_scan(scan.path) for scan in self.scans]
-        changes = scanner_changes(scan.path for scan in self.scans)
+        changes, twins = scanner_changes(scan.path for scan in self.scans), twins_of(volumes, self.scans)
         tasks = self._tasks(spec)
         yield
         start = time.perf_counter()
@@ -107,7 +109,7 @@ class PersonTask:
         yield
         run.begin("write")
         completed, stale = {}, []
-        for task, result in zip(tasks, time_points(person, spec, self.years, changes), strict=True):
+        for task, result in zip(tasks, time_points(person, spec, self.years, changes, twins), strict=True):
             one = derivatives.write_derivatives(run.folder, task.scan, result, spec, task.origin())
             completed[task.scan] = one
             stale += derivatives.stale_files(self.out, task.scan, spec.names, one)
@@ -193,8 +195,16 @@ def _json_beside(image: Path) -> Path:
     return image.with_suffix("").with_suffix(".json")
 
 
+def twins_of(images: Sequence[Volume], scans: Sequence[naming.Scan]) -> list[str]:
+    """The earlier scan that has the same image as each; empty where none has."""
+    return [
+        next((scans[j].stem for j in range(k) if torch.equal(images[j].data, image.data)), "")
+        for k, image in enumerate(images)
+    ]
+
+
 def time_points(
-    person: Person, spec: PreprocSpec, years: Sequence[float] | None, scanners: Sequence[str]
+    person: Person, spec: PreprocSpec, years: Sequence[float] | None, scanners: Sequence[str], twins: Sequence[str]
 ) -> list[ScanResult]:
     """What is written of each time point: maps by model, and columns that compare it with the first and the others.
 
@@ -208,10 +218,12 @@ def time_points(
         Years since the first time point.
     scanners : sequence of str
         What differs from the first scan's scanner.
+    twins : sequence of str
+        The earlier scan that has the same image.
     """
     first = person.time_points[0].preprocessed.segmented
     results = []
-    for k, (point, scanner) in enumerate(zip(person.time_points, scanners, strict=True)):
+    for k, (point, scanner, twin) in enumerate(zip(person.time_points, scanners, twins, strict=True)):
         now = point.preprocessed.segmented
         pairs = zip(now.volumes_ml, first.volumes_ml, strict=True)
         gm, wm, csf = (round(100 * (later / earlier - 1), 3) for later, earlier in pairs)
@@ -224,6 +236,7 @@ def time_points(
             f"unlike the person's other scans (r = {point.similarity:.2f}): check whose scan it is"
             * (point.similarity < _LEAST_R),
             f"other scanner than at the person's first scan ({scanner})" * bool(scanner),
+            f"the same image as {twin}: a copy has no change; leave one out" * bool(twin),
         )
         modulated, smoothed = _maps(point, spec.models)
         results.append(ScanResult(point.preprocessed, modulated, smoothed, columns, tuple(filter(None, warnings))))

@@ -48,7 +48,8 @@ def read_subjects(path: Path | str) -> Inputs:
         empty = [
             scan for scan, gone in zip(cohort.scan_ids, table.get("path", pd.Series()).isna(), strict=False) if gone
         ]
-        what = f"no path for {', '.join(empty)}" if empty else f"the table has {', '.join(map(str, table.columns))}"
+        columns = [*table.index.names, *table.columns]
+        what = f"no path for {', '.join(empty)}" if empty else f"the table has {', '.join(map(str, columns))}"
         msg = f"{path}: expected the columns participant_id, session_id and path (of the scan's file); {what}"
         raise TableError(msg)
     ids = [(_labelled("sub", person), _labelled("ses", session)) for person, session in table.index]
@@ -69,6 +70,10 @@ def read_subjects(path: Path | str) -> Inputs:
             f"{path}: the ids {' '.join(one)} and {' '.join(other)} become equal (letters and digits only); rename one"
         )
         raise TableError(msg)
+    gone = [file for file in files if not file.is_file()]
+    if gone:
+        log.warning("%s: %d of %d files are not there: %s; paths start from the folder of the table",
+                    path, len(gone), len(files), listed(gone, 3))  # fmt: skip
     rows = table.drop(columns="path").set_axis(pd.MultiIndex.from_tuples(ids, names=table.index.names))
     return Inputs(scans, {}, rows)
 

@@ -34,6 +34,7 @@ _LEAST_EQUAL = 0.5  # of neighbours inside the structures of a label image: an a
 _LEAST_INSIDE = 0.01  # of the brain, or of the scan, in the image's field of view
 _BRAIN_FROM = 0.5
 _FAR = -1e6  # mm: outside any image
+_NATIVE = r"(?:m|p\d|wmh_)"  # a folder's own images in the space of the scan
 _FIELD = re.compile(r"^(?:y_|iy_|u_)(?P<stem>.+)\.nii(?:\.gz)?$")
 
 
@@ -163,11 +164,15 @@ def _pairs(
             pairs += found.items()
             lacking = [scan.stem for scan in scans if scan not in found]
             failures += [f"{given}: no such image of {len(lacking)} scans: {listed(lacking)}"] if lacking else []
+        elif not Path(given).is_file():
+            failures.append(f"{given}: no such file")
         elif to == DIRECTIONS[1] or len(scans) == 1:
             pairs += [(scan, Path(given)) for scan in scans]
         else:
-            ids = naming.split_ids(naming.image_stem(Path(given)))
+            stem = naming.image_stem(Path(given))
+            ids = naming.split_ids(stem)
             own = [scan for scan in scans if (scan.participant_id, scan.session_id) == ids]
+            own = own or [scan for scan in scans if re.fullmatch(_NATIVE + re.escape(scan.stem), stem)]
             pairs += [(own[0], Path(given))] if len(own) == 1 else []
             wanted = (
                 f"expected the ids of one scan in its name, or a path with {{participant_id}} for {len(scans)} scans"

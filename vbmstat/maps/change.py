@@ -17,7 +17,7 @@ import pandas as pd
 from vbmstat.errors import TableError, listed
 from vbmstat.maps.store import ArrayMaps, PackedMaps, Scratch
 from vbmstat.tables.cells import labels
-from vbmstat.tables.cohort import closest, read_column
+from vbmstat.tables.cohort import read_column
 
 
 class ChangeTerm(NamedTuple):
@@ -141,8 +141,8 @@ def _of_levels(term: ChangeTerm, found: pd.Series) -> pd.Series:
     for level, code in ((term.earlier, 0.0), (term.later, 1.0)):
         names = [name for name in (level, f"ses-{level}") if (found == name).any()]
         if not names:
-            near = closest(level, found.unique()) or "none"
-            msg = f"change(…, {term.column}, …): no {level!r} in the column {term.column} (nearest {near})"
+            has = listed([str(name) for name in found.dropna().unique()])
+            msg = f"change(…, {term.column}, …): no {level!r} in the column {term.column}, which has {has}"
             raise TableError(msg)
         codes[names[0]] = code
     return found.map(codes)

@@ -131,7 +131,8 @@ class Thresholded:
         kind = "z" if statistic.has_local_df else statistic.kind
         height = f"{kind} from {self.height:.3f} ({self.height_by})" if np.isfinite(self.height) else self.height_by
         sizes = self.clusters.sizes
-        left = f"{len(sizes)} clusters, {int(sizes.sum())} voxels" if len(sizes) else "nothing is left"
+        n = f"{len(sizes)} cluster" + "s" * (len(sizes) > 1)
+        left = f"{n}, {int(sizes.sum())} voxels" if len(sizes) else "nothing is left"
         return "; ".join(part for part in (height, self.extent_by, left) if part)
 
 
