@@ -23,7 +23,7 @@ from vbmstat.batch.claim import FOLDER, claim
 from vbmstat.batch.person import PersonTask, draw_change
 from vbmstat.batch.task import run_task
 from vbmstat.batch.workers import Workers
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.outputs import output_kinds
 from vbmstat.files.search import find_inputs
 from vbmstat.image import io, storage
@@ -93,7 +93,7 @@ def test_the_maps_of_each_model_the_average_and_the_rates(tmp_path, names, model
         assert all(naming.output_path(task.out, scan, kind, names).is_file() for kind in kinds)
         expected = light(io.read_scan(scan.path), task.spec, lambda _: None).modulated
         for each in models:
-            path = naming.output_path(task.out, scan, naming.modulated_kind(1, each), names)
+            path = naming.output_path(task.out, scan, map_kinds.modulated_kind(1, each), names)
             share = 0.5 if each == "ageing" else 1.0
             torch.testing.assert_close(io.read_volume(path).data[0], share * expected.data[0], atol=1e-3, rtol=0)
     person = naming.Scan(task.scans[0].path, "sub-1", "sub-1")

@@ -20,7 +20,7 @@ from vbmstat.batch.plan import make_plan
 from vbmstat.batch.run import preprocess, run_plan
 from vbmstat.batch.workers import Workers
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.files.search import find_inputs
 from vbmstat.image import io
 from vbmstat.preproc.spec import PreprocSpec
@@ -174,7 +174,7 @@ def test_options_reach_the_run(scans, tmp_path):
 def test_the_table_has_the_maps_of_every_width_that_a_scan_has(scans, tmp_path):
     out = tmp_path / "out"
     table = batch(scans, out, fwhm_mm=8).table
-    assert [name for name in table if naming.is_map_column(name)] == ["mwp1", "mwp2", "mwp3", "s8mwp1", "s8mwp2"]
+    assert [name for name in table if map_kinds.is_map_column(name)] == ["mwp1", "mwp2", "mwp3", "s8mwp1", "s8mwp2"]
     table = batch(scans / "sub-01_T1w.nii.gz", out, fwhm_mm=[7.5]).table
     assert table["s8mwp1"].notna().all()
     assert table["s7.5mwp1"].notna().tolist() == [True, False, False, False, False]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vbmstat.errors import ScanError
-from vbmstat.files import map_names, naming
+from vbmstat.files import map_kinds, map_names, naming
 
 
 def make(folder: Path, *names: str) -> None:
@@ -68,7 +68,7 @@ def test_own_maps_are_recognised(tmp_path, names, kind):
     scan = naming.Scan(Path("x"), "sub-01_ses-2_T1w", "sub-01", "ses-2")
     stem, tissue, fwhm_mm = map_names.parse_map_name(naming.output_path(tmp_path, scan, kind, names).name)
     assert naming.split_ids(stem) == ("sub-01", "ses-2")
-    assert (tissue, fwhm_mm) == (int(kind[-1]), naming.fwhm_of(kind) or 0)
+    assert (tissue, fwhm_mm) == (int(kind[-1]), map_kinds.fwhm_of(kind) or 0)
 
 
 def test_find_maps_prefers_the_smoothed(tmp_path):

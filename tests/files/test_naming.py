@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vbmstat.errors import ScanError
-from vbmstat.files import map_names, naming
+from vbmstat.files import map_kinds, map_names, naming
 from vbmstat.files.outputs import OUTPUTS, output_kinds
 
 KINDS = output_kinds((4.0, 6.0, 7.5), outputs=OUTPUTS)
@@ -63,9 +63,9 @@ def test_scans_whose_names_differ_in_case_only_are_refused(names):
 
 def test_map_columns_are_in_order_of_width_with_the_unsmoothed_last():
     names = ["age", "mwp1", "s8mwp1", "s12mwp1", "s7.5mwp1", "s6mwp2", "mwp2", "smwp1", "qc_mwp1", "wp1"]
-    assert naming.map_columns(names, 1) == ["s7.5mwp1", "s8mwp1", "s12mwp1", "mwp1"]
-    assert naming.map_columns(names, 2) == ["s6mwp2", "mwp2"]
-    assert naming.map_columns(names, 3) == []
+    assert map_kinds.map_columns(names, 1) == ["s7.5mwp1", "s8mwp1", "s12mwp1", "mwp1"]
+    assert map_kinds.map_columns(names, 2) == ["s6mwp2", "mwp2"]
+    assert map_kinds.map_columns(names, 3) == []
 
 
 def test_native_files_of_maps_of_any_width():
@@ -78,25 +78,25 @@ def test_native_files_of_maps_of_any_width():
      (float("nan"), False), (float("inf"), False), ("6", False), (None, False)],
 )  # fmt: skip
 def test_widths_that_fit_into_names(value, fits):
-    assert naming.is_fwhm(value) == fits
+    assert map_kinds.is_fwhm(value) == fits
     if fits:
-        assert naming.fwhm_of(naming.smoothed_kind(value, 1)) == value
+        assert map_kinds.fwhm_of(map_kinds.smoothed_kind(value, 1)) == value
 
 
 def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
     scan = naming.Scan(Path("sub-01_T1w.nii.gz"), "sub-01_T1w", "sub-01")
     for kind in ("mwp7", "s6mwp7", "s7.5mwp7"):
-        assert naming.is_map_column(kind)
+        assert map_kinds.is_map_column(kind)
         assert kind in output_kinds((6.0, 7.5), has_wmh=True)
         assert kind not in output_kinds((6.0, 7.5))
         for names in naming.NAME_STYLES:
             path = naming.output_path(tmp_path, scan, kind, names)
             stem, number, fwhm_mm = map_names.parse_map_name(path.name)
-            assert (naming.split_ids(stem)[0], number, fwhm_mm) == ("sub-01", 7, naming.fwhm_of(kind) or 0)
+            assert (naming.split_ids(stem)[0], number, fwhm_mm) == ("sub-01", 7, map_kinds.fwhm_of(kind) or 0)
             path.parent.mkdir(parents=True, exist_ok=True)
             if kind == "mwp7":
                 path.touch()
-    assert naming.map_columns(["mwp7", "s6mwp7", "mwp1"], 7) == ["s6mwp7", "mwp7"]
+    assert map_kinds.map_columns(["mwp7", "s6mwp7", "mwp1"], 7) == ["s6mwp7", "mwp7"]
     assert len(map_names.find_maps(tmp_path / "sub-01", 7, smoothed=False)) == 1
     assert not map_names.find_maps(tmp_path, 1)
     native = naming.native_paths(Path("mri/mwp7sub-01_T1w.nii.gz"))
@@ -106,14 +106,14 @@ def test_maps_of_hypointensities_have_cat12_s_number_and_bids_names(tmp_path):
 @pytest.mark.parametrize("kind", ["mwp1r", "mwmwp1r", "s6mwp2r", "s7.5mwmwp2r", "mwmwp3r", "mwp7r"])
 def test_maps_of_time_points_have_cat12_s_names_and_are_found_again(tmp_path, kind):
     scan = naming.Scan(Path("x"), "sub-01_ses-2_T1w", "sub-01", "ses-2")
-    assert naming.is_map_column(kind)
+    assert map_kinds.is_map_column(kind)
     model = "ageing" if "mwmw" in kind else "plasticity"
     for names in naming.NAME_STYLES:
         path = naming.output_path(tmp_path, scan, kind, names)
         assert path.name.startswith(kind) or names == "bids"
         stem, number, fwhm_mm = map_names.parse_map_name(path.name)
-        assert (naming.split_ids(stem), number) == (("sub-01", "ses-2"), naming.parse_kind(kind).number)
-        assert (fwhm_mm or None, map_names.longitudinal_model(path.name)) == (naming.fwhm_of(kind), model)
+        assert (naming.split_ids(stem), number) == (("sub-01", "ses-2"), map_kinds.parse_kind(kind).number)
+        assert (fwhm_mm or None, map_names.longitudinal_model(path.name)) == (map_kinds.fwhm_of(kind), model)
     assert naming.output_path(Path(), scan, "s7.5mwmwp1r", "bids").name == (
         "sub-01_ses-2_space-MNI152NLin2009cAsym_label-GM_desc-modulatedAgeingS7p5_probseg.nii.gz"
     )
@@ -121,7 +121,7 @@ def test_maps_of_time_points_have_cat12_s_names_and_are_found_again(tmp_path, ki
 
 def test_columns_of_a_tissue_hold_all_its_models():
     names = ["mwp1", "mwmwp1r", "s8mwp1r", "s6mwmwp1r", "mwp2r", "mwmwp1", "s6mwpr"]
-    assert naming.map_columns(names, 1) == ["s6mwmwp1r", "s8mwp1r", "mwp1", "mwmwp1r"]
+    assert map_kinds.map_columns(names, 1) == ["s6mwmwp1r", "s8mwp1r", "mwp1", "mwmwp1r"]
 
 
 @pytest.mark.parametrize("native", ["p1sub-01_T1w.nii.gz", "p1rsub-01_T1w.nii.gz"])  # ours and CAT12's

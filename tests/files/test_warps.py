@@ -8,7 +8,7 @@ import torch
 
 from vbmstat.batch.stored_images import write_image
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.warps import BOX, LINEAR, VELOCITY_STEP_MM, ScanWarp, grid_record, packed, unpacked
 from vbmstat.files.warps import TEMPLATE as TEMPLATE_KEY
 from vbmstat.image import io, storage
@@ -107,5 +107,5 @@ def test_names_of_a_warp_s_files_by_both_conventions(tmp_path):
     scan = naming.Scan(tmp_path / "x", "sub-1_ses-2_T1w", "sub-1", "ses-2")
     for style in naming.NAME_STYLES:
         found = naming.native_paths(naming.output_path(tmp_path, scan, "mwp1", style))
-        for kind in (*naming.WARP, "sidecar"):
+        for kind in (*map_kinds.WARP, "sidecar"):
             assert found[kind] == naming.output_path(tmp_path, scan, kind, style)

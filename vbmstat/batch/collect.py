@@ -17,7 +17,7 @@ from vbmstat.figures import scans
 from vbmstat.figures.publication import stat_map_figure
 from vbmstat.figures.style import save_png
 from vbmstat.figures.view import View
-from vbmstat.files import bids, naming
+from vbmstat.files import bids, map_kinds, naming
 from vbmstat.image import storage
 from vbmstat.maps.origins import GROUP_TEMPLATE
 from vbmstat.metrics import homogeneity
@@ -195,7 +195,7 @@ def _with_earlier_covariates(table: pd.DataFrame, path: Path, stems: set[str]) -
         return table
     old = old.set_index("scan")
     made = {*table.columns[table.columns.get_loc("scan") :], *cohort.ID_COLUMNS}
-    made |= {name for name in old.columns if name.startswith("qc_") or naming.is_map_column(name)}
+    made |= {name for name in old.columns if name.startswith("qc_") or map_kinds.is_map_column(name)}
     made |= {*group_names("lesions"), GROUP_TEMPLATE}
     columns = [name for name in old.columns if name not in made]
     kept = table["scan"].where(table["scan"].isin(stems & set(old.index)))

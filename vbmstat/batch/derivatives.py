@@ -22,7 +22,7 @@ from vbmstat.batch.wmh_outputs import WmhOutputs, wmh_outputs
 from vbmstat.errors import ScanError
 from vbmstat.figures import scans
 from vbmstat.figures.style import save_png
-from vbmstat.files import bids, naming
+from vbmstat.files import bids, map_kinds, naming
 from vbmstat.files.outputs import BEFORE_SETS, OUTPUTS, output_kinds
 from vbmstat.files.warps import BOX, LINEAR, SCAN, TEMPLATE, grid_record
 from vbmstat.image import io, storage
@@ -70,7 +70,7 @@ class CompletedScan:
     @property
     def maps(self) -> tuple[str, ...]:
         """Kinds of its modulated maps, which are also the columns of their paths."""
-        return tuple(filter(naming.is_map_column, self.kinds))
+        return tuple(filter(map_kinds.is_map_column, self.kinds))
 
 
 def write_derivatives(
@@ -108,7 +108,9 @@ def write_derivatives(
         wmh.write_volumes(path("wmh_volumes"))
     misfit = measure_misfit(made)
     row = scan_row(result, misfit, wmh)
-    tissues = [name for name in (*naming.TISSUES, naming.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None]
+    tissues = [
+        name for name in (*map_kinds.TISSUES, map_kinds.WMH, "lesion", "tiv") if row.get(f"{name}_ml") is not None
+    ]
     volumes = pd.DataFrame({"tissue": tissues, "volume_ml": [row[f"{tissue}_ml"] for tissue in tissues]})
     dictionary.write_table(path("volumes"), volumes, "volumes")
     quality = {**made.quality.columns(), **misfit.columns()}
@@ -125,7 +127,7 @@ def write_derivatives(
 
 def _named(maps: Mapping[str, Volume], models: tuple[str, ...]) -> dict[str, Callable[[], Volume]]:
     """Maps by kind, of a time point by the kinds that it has in their place."""
-    named = {kind: naming.kinds_of_time_point(kind, models) if models else (kind,) for kind in maps}
+    named = {kind: map_kinds.kinds_of_time_point(kind, models) if models else (kind,) for kind in maps}
     return {each: partial(Volume, maps[kind].data, maps[kind].grid) for kind, kinds in named.items() for each in kinds}
 
 
@@ -135,10 +137,10 @@ def read_modulated(out: Path, scan: naming.Scan, names: str) -> dict[str, Volume
     A single scan has those of the model ``""``.
     """
     record = read_sidecar(naming.output_path(out, scan, "sidecar", names))
-    numbers = naming.MAP_NUMBER.values() if _has_wmh(record) else naming.TISSUE_NUMBER.values()
+    numbers = map_kinds.MAP_NUMBER.values() if _has_wmh(record) else map_kinds.TISSUE_NUMBER.values()
     modulated = {}
     for model in (record.get("longitudinal") or {}).get("models", [""]):
-        kinds = [naming.modulated_kind(number, model) for number in numbers]
+        kinds = [map_kinds.modulated_kind(number, model) for number in numbers]
         maps = [io.read_volume(naming.output_path(out, scan, kind, names)) for kind in kinds]
         modulated[model] = Volume(torch.cat([one.data for one in maps]), maps[0].grid)
     return modulated
@@ -263,7 +265,7 @@ def widths_of(record: Mapping[str, Any]) -> tuple[float, ...]:
     """Widths of the smoothed maps that a sidecar lists, mm; none if it lists none."""
     spec = record.get("spec")
     widths = spec.get("fwhm_mm") if isinstance(spec, dict) else None
-    return tuple(float(width) for width in filter(naming.is_fwhm, widths)) if isinstance(widths, list) else ()
+    return tuple(float(width) for width in filter(map_kinds.is_fwhm, widths)) if isinstance(widths, list) else ()
 
 
 def outputs_of(record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -291,7 +293,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 def scan_row(result: ScanResult, misfit: Misfit, wmh: WmhOutputs | None = None) -> dict[str, Any]:
     """Cohort columns of a scan: volumes in mL, lesions, quality, whether the input was skull-stripped."""
     segmented = result.made.segmented
-    named = {"tiv": segmented.tiv_ml, **dict(zip(naming.TISSUES, segmented.volumes_ml, strict=True))}
+    named = {"tiv": segmented.tiv_ml, **dict(zip(map_kinds.TISSUES, segmented.volumes_ml, strict=True))}
     if segmented.lesions.brought is not None:
         named["lesion"] = segmented.brought_ml
     volumes: dict[str, Any] = {f"{name}_ml": round(volume_ml, 3) for name, volume_ml in named.items()}

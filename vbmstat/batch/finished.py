@@ -12,7 +12,7 @@ from vbmstat.batch import derivatives
 from vbmstat.batch.claim import claim
 from vbmstat.batch.task import publish, reason_of
 from vbmstat.errors import ScanError, VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io
 from vbmstat.image.volume import Volume
@@ -39,7 +39,7 @@ class FinishedScan:
     @property
     def warp(self) -> ScanWarp:
         """Its warp."""
-        return ScanWarp({kind: self.path(kind) for kind in (*naming.WARP, "sidecar")})
+        return ScanWarp({kind: self.path(kind) for kind in (*map_kinds.WARP, "sidecar")})
 
     def images(self, kinds: Collection[str], remedy: str) -> dict[str, Volume]:
         """Images by kind; raises ScanError, which ends with the remedy, if one is missing."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.results import Preprocessed
 
@@ -52,20 +52,20 @@ class ScanResult:
         for name, make in channels.items():
             for i in range(_N_TISSUES[name]):
                 kind = f"{name}{i + 1}"
-                (named,) = naming.kinds_of_time_point(kind, self.models) if self.models else (kind,)
+                (named,) = map_kinds.kinds_of_time_point(kind, self.models) if self.models else (kind,)
                 images[named] = partial(_channel, make, i)
         for model, volume in self.modulated.items():
-            numbers = zip(naming.MAP_NUMBER.values(), range(len(volume.data)), strict=False)
-            images |= {naming.modulated_kind(number, model): partial(volume.channel, i) for number, i in numbers}
+            numbers = zip(map_kinds.MAP_NUMBER.values(), range(len(volume.data)), strict=False)
+            images |= {map_kinds.modulated_kind(number, model): partial(volume.channel, i) for number, i in numbers}
         return images | {kind: partial(_itself, volume) for kind, volume in smoothed_images(self.smoothed).items()}
 
 
 def smoothed_images(maps: Mapping[str, Mapping[float, Volume]]) -> dict[str, Volume]:
     """Smoothed maps of GM, WM and, if there is a fourth channel, hypointensities, by kind; given by model and width."""
-    channels = dict(zip(naming.MAP_NUMBER.values(), range(4), strict=True))
-    del channels[naming.TISSUE_NUMBER["csf"]]
+    channels = dict(zip(map_kinds.MAP_NUMBER.values(), range(4), strict=True))
+    del channels[map_kinds.TISSUE_NUMBER["csf"]]
     return {
-        naming.smoothed_kind(width, number, model): volume.channel(i)
+        map_kinds.smoothed_kind(width, number, model): volume.channel(i)
         for model, by_width in maps.items() for width, volume in by_width.items()
         for number, i in channels.items() if i < len(volume.data)
     }  # fmt: skip

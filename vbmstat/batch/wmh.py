@@ -26,7 +26,7 @@ from vbmstat.batch.wmh_outputs import WmhOutputs
 from vbmstat.errors import ScanError, TableError
 from vbmstat.figures import scans as pictures
 from vbmstat.figures.style import save_png
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.image import storage
 from vbmstat.image.grid import resample
 from vbmstat.image.volume import Volume
@@ -97,7 +97,7 @@ def _measure(one: FinishedScan, plan: LesionPlan, execution: Execution) -> dict[
         written = {**record, "row": row, "wmh": True, **wmh_parameters(plan.weights)}
         storage.write_json(one.path("sidecar", made), written)
         _draw(one.path("picture", made), one.scan, images, outputs, row)
-    maps = {kind: one.path(kind) for kind in outputs.maps if naming.is_map_column(kind)}
+    maps = {kind: one.path(kind) for kind in outputs.maps if map_kinds.is_map_column(kind)}
     return {**columns, **{kind: path.relative_to(one.folder).as_posix() for kind, path in maps.items()}}
 
 

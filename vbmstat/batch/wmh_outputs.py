@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.image.volume import Volume
 from vbmstat.metrics import lesions
 from vbmstat.preproc.results import Preprocessed
 from vbmstat.tables import dictionary
 
 CHANNEL = 3  # of the hypointensities in normalised maps, behind GM, WM, CSF
-_NUMBER = naming.MAP_NUMBER[naming.WMH]
+_NUMBER = map_kinds.MAP_NUMBER[map_kinds.WMH]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class WmhOutputs:
     @property
     def maps(self) -> dict[str, Volume]:
         """Images by kind, those in the scan's space first."""
-        smoothed = {naming.smoothed_kind(width, _NUMBER): volume for width, volume in self.smoothed.items()}
+        smoothed = {map_kinds.smoothed_kind(width, _NUMBER): volume for width, volume in self.smoothed.items()}
         return {"p7": self.native, "mask7": self.mask, "wp7": self.warped, "mwp7": self.modulated, **smoothed}
 
     def write_volumes(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vbmstat.errors import TableError
 from vbmstat.files.filenames import is_reserved, same_file_key
-from vbmstat.files.naming import TISSUE_NUMBER
+from vbmstat.files.map_kinds import TISSUE_NUMBER
 from vbmstat.tables.cohort import closest
 from vbmstat.tables.toml import read_toml
 

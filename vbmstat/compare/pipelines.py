@@ -11,7 +11,7 @@ import pandas as pd
 
 from vbmstat.compare.config import TISSUES, CohortPlan, ComparisonPlan
 from vbmstat.errors import TableError, listed
-from vbmstat.files import map_names, naming
+from vbmstat.files import map_kinds, map_names, naming
 from vbmstat.files.runlog import scan_times
 from vbmstat.image import io, storage
 from vbmstat.image.smooth import smooth_map
@@ -121,7 +121,9 @@ def load_cohort(plan: CohortPlan, tissues: Sequence[str]) -> CohortData:
         path for pipeline in pipelines.values() for column in columns for path in pipeline[column].dropna()
     )
     names = [str(column) for column in joined]
-    drop = [name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or naming.is_map_column(name)]
+    drop = [
+        name for name in names if name in _NOT_COVARIATES or name.startswith("qc_") or map_kinds.is_map_column(name)
+    ]
     return CohortData(plan.name, tuple(keep), joined.loc[keep].drop(columns=drop), pipelines, tuple(notes))
 
 
@@ -244,7 +246,9 @@ def smoothed_maps(
     made = {}
     for done, scan in enumerate(data.scans, 1):
         name = scan if data.is_pooled else f"{data.name}_{scan}"  # the same file, pooled or not
-        made[scan] = plan.out / "smoothed" / pipeline / f"{naming.smoothed_kind(fwhm_mm, TISSUES[tissue])}{name}.nii.gz"
+        made[scan] = (
+            plan.out / "smoothed" / pipeline / f"{map_kinds.smoothed_kind(fwhm_mm, TISSUES[tissue])}{name}.nii.gz"
+        )
         if not made[scan].is_file() or made[scan].stat().st_mtime < raw[scan].stat().st_mtime:
             io.write_volume(made[scan], smooth_map(io.read_volume(raw[scan]), fwhm_mm), description="smoothed map")
         report(f"smoothing {pipeline} {tissue}", done, len(data.scans))

@@ -17,7 +17,8 @@ import numpy as np
 
 from vbmstat import __version__
 from vbmstat.errors import VbmstatError
-from vbmstat.files.naming import TISSUES, Scan, fwhm_of, modulated_kind, parse_kind
+from vbmstat.files.map_kinds import TISSUES, fwhm_of, modulated_kind, parse_kind
+from vbmstat.files.naming import Scan
 from vbmstat.image import storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.headers import SCAN_SUFFIXES

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below, is_hidden, is_same_file
-from vbmstat.files.naming import MAP_NUMBER
+from vbmstat.files.map_kinds import MAP_NUMBER
 
 # CAT12's longitudinal pipeline, as ours, puts r (realigned) before the scan's name and, in its model of ageing,
 # modulates twice (mwmwp1r*). Here that r is only cut off before "sub-".

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from vbmstat.errors import VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 
 # name -> kinds; those of number 7 only where white-matter hypointensities are looked for
 OUTPUTS = {
@@ -76,10 +76,10 @@ def output_kinds(
 ) -> tuple[str, ...]:
     """Kinds of all files of a scan: of these smoothing widths, hypointensities or none, longitudinal models or none."""
     models = tuple(models)
-    numbers = (1, 2, *([naming.MAP_NUMBER[naming.WMH]] if has_wmh else []))
+    numbers = (1, 2, *([map_kinds.MAP_NUMBER[map_kinds.WMH]] if has_wmh else []))
     widths = [(width, model) for width in fwhm_mm for model in models or ("",)]
-    smoothed = [naming.smoothed_kind(width, number, model) for width, model in widths for number in numbers]
+    smoothed = [map_kinds.smoothed_kind(width, number, model) for width, model in widths for number in numbers]
     named = [kind for name in outputs for kind in OUTPUTS[name] if has_wmh or not kind.endswith("7")]
     if models:
-        named = [each for kind in named for each in naming.kinds_of_time_point(kind, models)]
+        named = [each for kind in named for each in map_kinds.kinds_of_time_point(kind, models)]
     return (*named, *_ALWAYS, *(["wmh_volumes"] if has_wmh else []), *smoothed)

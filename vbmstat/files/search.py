@@ -14,8 +14,9 @@ import pandas as pd
 
 from vbmstat.errors import ScanError
 from vbmstat.files.folders import files_below
+from vbmstat.files.map_kinds import MAP_NUMBER
 from vbmstat.files.map_names import parse_map_name
-from vbmstat.files.naming import MAP_NUMBER, Scan, image_stem, split_ids
+from vbmstat.files.naming import Scan, image_stem, split_ids
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES, SCAN_SUFFIXES
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.image import deform, io, storage
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Displacement, Volume
@@ -102,7 +102,7 @@ class ScanWarp:
     @property
     def scan_grid(self) -> Grid | None:
         """The scan's own grid: from the record, or that of its tissue maps."""
-        images = (self.paths[tissue] for tissue in naming.MAP_NUMBER if tissue in self.paths)
+        images = (self.paths[tissue] for tissue in map_kinds.MAP_NUMBER if tissue in self.paths)
         return self._grid(SCAN) or next((io.read_grid(path) for path in images if path.is_file()), None)
 
     def _grid(self, key: str) -> Grid | None:

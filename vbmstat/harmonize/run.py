@@ -23,8 +23,8 @@ import torch
 from vbmstat.assets.provenance import provenance
 from vbmstat.device import n_cores
 from vbmstat.errors import DesignError, ScanError, TableError, listed
-from vbmstat.files import naming
-from vbmstat.files.naming import TISSUE_NUMBER
+from vbmstat.files import map_kinds
+from vbmstat.files.map_kinds import TISSUE_NUMBER
 from vbmstat.glm.design.covariates import as_numbers, check_spelling
 from vbmstat.glm.design.sites import HARMONIZED, confounding_notes, site_confounding
 from vbmstat.harmonize.model import CombatModel, Preserved, learn_model, preserved_covariates
@@ -156,7 +156,7 @@ def harmonize_maps(
         msg = "the model was learned from a table, not from maps"
         raise ScanError(msg)
     mark = f"ComBat by {spec.site}" + (f", preserving {model.preserve}" if model.preserve else "")
-    kept = source.table.drop(columns=[name for name in source.table if naming.is_map_column(name)])
+    kept = source.table.drop(columns=[name for name in source.table if map_kinds.is_map_column(name)])
     others = {name: paths for name, paths in _earlier_maps(out, kept.index, mark).items() if name != column}
     relative = {scan: target.relative_to(out) for scan, target in targets.items()}
     own = {column: [relative[scan].as_posix() for scan in source.scan_ids]}
@@ -267,7 +267,7 @@ def _earlier_maps(out: Path, scans: pd.Index, mark: str) -> dict[str, list[str]]
     old = read_cohort(out / "cohort.tsv").table
     if not old.index.equals(scans) or HARMONIZED not in old or set(old[HARMONIZED]) != {mark}:
         return {}
-    return {name: old[name].tolist() for name in old if naming.is_map_column(name)}
+    return {name: old[name].tolist() for name in old if map_kinds.is_map_column(name)}
 
 
 @dataclass(frozen=True)

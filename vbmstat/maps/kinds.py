@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 
 from vbmstat.errors import TableError
-from vbmstat.files.naming import MAP_NUMBER, modulated_kind, parse_kind
+from vbmstat.files.map_kinds import MAP_NUMBER, modulated_kind, parse_kind
 from vbmstat.tables.cohort import Cohort
 
 

@@ -7,7 +7,7 @@ doi:10.1002/hbm.23490); elsewhere a few scans decide everything.
 
 from __future__ import annotations
 
-from vbmstat.files.naming import MAP_NUMBER, WMH, parse_kind
+from vbmstat.files.map_kinds import MAP_NUMBER, WMH, parse_kind
 
 LESION_THRESHOLD = 0.05  # smoothed share of a voxel: a lesion of 30 mm³ peaks at about 0.1 after 6 mm
 LEAST_SCANS, LEAST_SHARE = 5, 0.05  # with a lesion at the voxel: the more of the two

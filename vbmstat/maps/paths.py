@@ -10,15 +10,7 @@ from typing import Any
 import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, listed
-from vbmstat.files.map_names import (
-    by_known_ids,
-    find_maps,
-    is_of_model,
-    longitudinal_model,
-    parse_map_name,
-    several_kinds,
-)
-from vbmstat.files.naming import (
+from vbmstat.files.map_kinds import (
     MAP_NUMBER,
     fwhm_of,
     is_fwhm,
@@ -27,8 +19,16 @@ from vbmstat.files.naming import (
     modulated_kind,
     parse_kind,
     smoothed_kind,
-    split_ids,
 )
+from vbmstat.files.map_names import (
+    by_known_ids,
+    find_maps,
+    is_of_model,
+    longitudinal_model,
+    parse_map_name,
+    several_kinds,
+)
+from vbmstat.files.naming import split_ids
 from vbmstat.files.search import images_instead
 from vbmstat.maps.kinds import model_of_columns
 from vbmstat.tables.cohort import Cohort, closest

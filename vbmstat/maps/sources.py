@@ -14,8 +14,9 @@ import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, listed
 from vbmstat.files.filenames import normalized
+from vbmstat.files.map_kinds import parse_kind
 from vbmstat.files.map_names import by_known_ids
-from vbmstat.files.naming import parse_kind, split_ids
+from vbmstat.files.naming import split_ids
 from vbmstat.lazy import torch
 from vbmstat.maps.change import Change
 from vbmstat.maps.origins import origins_of_maps

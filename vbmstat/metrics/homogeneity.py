@@ -20,7 +20,7 @@ import pandas as pd
 
 from vbmstat import assets
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.image.grid import resample
 from vbmstat.maps.decode import MapReader
 from vbmstat.maps.sources import as_cohort
@@ -117,7 +117,7 @@ def measure_cohort(cohort: Cohort | pd.DataFrame | Path | str, report: OnProgres
             duplicate_of[later] = duplicate_of[later] or ids[earlier]
     tiv, share = _volumes(cohort.table)
     departures: list[Departure | None] = [None] * len(ids)
-    if naming.map_columns(cohort.table.columns, 2):
+    if map_kinds.map_columns(cohort.table.columns, 2):
         departures = find_departures(paths, maps_to_compare(cohort, 2), report)
     return CohortQuality(
         correlation, robust_z(correlation), mean_z, robust_z(tiv), robust_z(share), duplicate_of, departures
@@ -131,11 +131,11 @@ def maps_to_compare(cohort: Cohort, tissue: int = 1) -> list[Path]:
     """
     table = cohort.table
     by_width: dict[float | None, list[str]] = {}
-    for name in naming.map_columns(table.columns, tissue) or [f"mwp{tissue}"]:
-        by_width.setdefault(naming.fwhm_of(name), []).append(name)
+    for name in map_kinds.map_columns(table.columns, tissue) or [f"mwp{tissue}"]:
+        by_width.setdefault(map_kinds.fwhm_of(name), []).append(name)
     columns = {names[0]: table.reindex(columns=names).bfill(axis=1).iloc[:, 0] for names in by_width.values()}
     complete = [name for name, paths in columns.items() if paths.notna().all()] or list(columns)
-    best = min(complete, key=lambda name: abs((naming.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
+    best = min(complete, key=lambda name: abs((map_kinds.fwhm_of(name) or np.inf) - _USUAL_FWHM_MM))
     return Cohort(table.assign(**{best: columns[best]}) if best in table else table, cohort.folder).paths(best)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vbmstat.errors import VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.outputs import BEFORE_SETS, VBM, parse_outputs
 from vbmstat.image.grid import Grid
 from vbmstat.image.volume import Volume
@@ -236,7 +236,7 @@ def _checked_widths(fwhm_mm: float | Sequence[float]) -> tuple[float, ...]:
     widths = tuple(sorted(set(given)))
     if widths == (0.0,):
         return ()
-    if not all(map(naming.is_fwhm, widths)):
+    if not all(map(map_kinds.is_fwhm, widths)):
         shown = ", ".join(f"{width:g}" for width in widths)
         msg = f"expected FWHM of 0.1 to 50 mm with at most two decimals, or 0 alone for no smoothed maps, got {shown}"
         raise VbmstatError(msg)

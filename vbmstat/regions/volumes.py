@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import DesignError, ScanError, listed
-from vbmstat.files.naming import MAP_NUMBER, TISSUES
+from vbmstat.files.map_kinds import MAP_NUMBER, TISSUES
 from vbmstat.glm.data import refuse_mixtures
 from vbmstat.glm.design.formula import split_change, split_formula
 from vbmstat.glm.design.tiv import uses_tiv

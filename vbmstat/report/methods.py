@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbmstat.files.naming import TISSUES, split_ids
+from vbmstat.files.map_kinds import TISSUES
+from vbmstat.files.naming import split_ids
 from vbmstat.report.citations import in_text
 
 _CITATION = re.compile(r"\[(@\w+(?:; @\w+)*)\]")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.image import storage
 from vbmstat.maps.origins import GROUP_TEMPLATE
 from vbmstat.report.methods import (
@@ -48,7 +48,7 @@ class Preprocessing:
         """Columns of the participants table."""
         own = {*_OWN_COLUMNS, *group_names("lesions")}
         names = (name for name in self.table.columns if name not in own and not name.startswith("qc_"))
-        return [name for name in names if not naming.is_map_column(name)]
+        return [name for name in names if not map_kinds.is_map_column(name)]
 
     @property
     def volumes(self) -> list[str]:
@@ -64,7 +64,7 @@ class Preprocessing:
     @property
     def fwhm_mm(self) -> list[float]:
         """FWHM of the smoothed maps, mm."""
-        return sorted({width for name in self.table.columns if (width := naming.fwhm_of(name)) is not None})
+        return sorted({width for name in self.table.columns if (width := map_kinds.fwhm_of(name)) is not None})
 
     @property
     def quality_columns(self) -> list[str]:
@@ -104,7 +104,7 @@ class Preprocessing:
         ways = self.table.get("wmh_as", pd.Series(dtype=object)).dropna().unique().tolist()
         n_masks = int(self.table.get("lesion_ml", pd.Series(dtype=float)).notna().sum())
         together = self.cohort.table[self.table.get(TIME_POINTS, pd.Series(1, index=self.table.index)).to_numpy() > 1]
-        models = {kind.model for name in self.table if (kind := naming.parse_kind(str(name)))}
+        models = {kind.model for name in self.table if (kind := map_kinds.parse_kind(str(name)))}
         people = together.index.get_level_values("participant_id").nunique()
         templates = self.table.get(GROUP_TEMPLATE, pd.Series(dtype=object)).dropna().unique().tolist()
         repeated = time_point_methods(people, len(together), models)

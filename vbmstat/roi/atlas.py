@@ -20,7 +20,7 @@ import pandas as pd
 from vbmstat import assets
 from vbmstat.assets.provenance import file_record
 from vbmstat.errors import AssetError, ScanError, TableError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds
 from vbmstat.image import io
 from vbmstat.image.headers import IMAGE_SUFFIXES
 from vbmstat.image.volume import Volume
@@ -112,7 +112,7 @@ class Atlas:
     table: pd.DataFrame
     absent: tuple[int, ...]
     licence: str
-    tissues: tuple[str, ...] = tuple(naming.TISSUES)
+    tissues: tuple[str, ...] = tuple(map_kinds.TISSUES)
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _soft_atlas(name: str, path: Path, licence: str) -> SoftAtlas:
         msg = f"{path}: expected probabilities (0 to 1, or percent), got values from {low:g} to {high:g}"
         raise ScanError(msg)
     data = image.data / 100 if high > _MOST_SHARE else image.data.clamp(max=1.0)
-    tissues = ("wm",) if stem == TRACTS else tuple(naming.TISSUES)
+    tissues = ("wm",) if stem == TRACTS else tuple(map_kinds.TISSUES)
     return SoftAtlas(name, Volume(data, image.grid), table, (), licence, tissues)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import TableError, VbmstatError
-from vbmstat.files import map_names, naming
+from vbmstat.files import map_kinds, map_names, naming
 from vbmstat.files.filenames import tell_apart
 from vbmstat.files.lesion_masks import find_lesion_masks
 from vbmstat.roi.atlas import Atlas
@@ -75,7 +75,9 @@ def _sums_of_scans(
 ) -> np.ndarray:
     """Voxels, sums and sums of squares in each label of each scan, (3, n_scans, n_labels); failures are added."""
     sums = np.full((3, len(cohort.table), len(measure.atlas.table)), np.nan)
-    column = next(column for column in cohort.table if naming.is_map_column(column) and naming.fwhm_of(column) is None)
+    column = next(
+        column for column in cohort.table if map_kinds.is_map_column(column) and map_kinds.fwhm_of(column) is None
+    )
     maps = [None if pd.isna(entry) else cohort.folder / str(entry) for entry in cohort.table[column]]
     scans = [_scan_of(path, ids) for path, ids in zip(maps, cohort.table.index, strict=True)]
     found = find_lesion_masks(pattern, scans, "--image")

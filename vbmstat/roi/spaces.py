@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vbmstat.errors import ScanError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.filenames import same_file_key, unique_names
 from vbmstat.files.warps import ScanWarp
 from vbmstat.image import io
@@ -46,7 +46,7 @@ class InTemplate:
         """Volumes of one map, (n_labels,), mL."""
         tissue = self._read(path)
         with _naming(path):
-            return measure_map(tissue, self.shares, tissue_name == naming.WMH)
+            return measure_map(tissue, self.shares, tissue_name == map_kinds.WMH)
 
     def mean(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Mean of a map in each label, and the volume (mL) that it is the mean over, (n_labels,) each."""
@@ -89,7 +89,7 @@ class InScan:
             self._warp_atlas(paths, fractions.grid)
         with _naming(paths[tissue]):
             check_coverage(fractions, self.field)
-            return measure_map(fractions, self.shares, tissue == naming.WMH)
+            return measure_map(fractions, self.shares, tissue == map_kinds.WMH)
 
     def sums(self, modulated: Path, image: Path) -> np.ndarray:
         """Voxels, sums and sums of squares of an image of the scan in each label, (3, n_labels); on its own grid."""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from vbmstat.errors import ScanError, TableError, VbmstatError
-from vbmstat.files import map_names, naming
+from vbmstat.files import map_kinds, map_names, naming
 from vbmstat.files.search import images_instead
 from vbmstat.maps.kinds import with_unsmoothed_maps
 from vbmstat.maps.origins import origins_of_maps, refuse_mixed_templates
@@ -28,7 +28,7 @@ from vbmstat.tables.cohort import ID_COLUMNS, Cohort, closest
 from vbmstat.tables.flow import Step
 
 SPACES = ("template", "native")
-TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in naming.MAP_NUMBER.items()}  # unsmoothed modulated maps
+TISSUE_COLUMNS = {name: f"mwp{number}" for name, number in map_kinds.MAP_NUMBER.items()}  # unsmoothed modulated maps
 _ROWS_SHOWN = 10  # in a notebook
 
 
@@ -151,7 +151,7 @@ def measure_rois(  # noqa: PLR0913 - keywords of one measurement
     if isinstance(tissues, str):
         tissues = [tissues]
     if tissues is None:
-        tissues = [*atlas.tissues, *_present(cohort, [naming.WMH])]
+        tissues = [*atlas.tissues, *_present(cohort, [map_kinds.WMH])]
     unknown = [tissue for tissue in tissues if tissue not in TISSUE_COLUMNS]
     if unknown:
         msg = f"tissue {', '.join(unknown)}: expected {', '.join(TISSUE_COLUMNS)}"
@@ -216,7 +216,7 @@ def cohort_of_maps(folder: Path | str, known: Container[str] = ()) -> Cohort:
         raise ScanError(msg)
     maps_of = {
         column: map_names.by_known_ids(map_names.find_maps(folder, number, smoothed=False, model="ageing"), known)
-        for column, number in zip(TISSUE_COLUMNS.values(), naming.MAP_NUMBER.values(), strict=True)
+        for column, number in zip(TISSUE_COLUMNS.values(), map_kinds.MAP_NUMBER.values(), strict=True)
     }
     stems = sorted({stem for maps in maps_of.values() for stem in maps})
     if not stems:

@@ -21,7 +21,7 @@ import torch
 import vbmstat
 from vbmstat import assets
 from vbmstat.errors import VbmstatError
-from vbmstat.files.naming import TISSUES
+from vbmstat.files.map_kinds import TISSUES
 from vbmstat.image import grid, io, storage
 from vbmstat.image.volume import Displacement, Volume
 from vbmstat.simulate import anatomy

@@ -13,7 +13,7 @@ import pandas as pd
 
 from vbmstat import __version__
 from vbmstat.errors import TableError, VbmstatError
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.files.search import find_inputs
 from vbmstat.glm.design.covariates import is_number
 from vbmstat.glm.design.sites import is_site_name
@@ -82,7 +82,9 @@ def cohort(study: Study) -> dict[str, Any]:
     """The table of scans: columns with their meaning, rows with state, exclusion and flags."""
     run = read_study(study)
     table, pictures = run.table, _pictures(run)
-    shown = [str(name) for name in table if not naming.is_map_column(str(name)) and name not in ("scan", "qc_warnings")]
+    shown = [
+        str(name) for name in table if not map_kinds.is_map_column(str(name)) and name not in ("scan", "qc_warnings")
+    ]
     described = dictionary.describe("cohort", shown, _dictionary(run.folder / "cohort.json"))
     unusual = unusual_values(table[[*run.quality_columns, *run.volumes]]) if len(table) else pd.Series(dtype=str)
     values = zip(*(_cells(table[name]) for name in shown), strict=True) if shown else iter([()] * len(table))
@@ -250,9 +252,9 @@ def _collected(run: Preprocessing, scan: naming.Scan) -> dict[str, Any] | None:
 def _responses(table: pd.DataFrame) -> list[dict[str, str]]:
     """What may stand on the left of a formula, and what it is."""
     found = []
-    for tissue, number in naming.MAP_NUMBER.items():
-        columns = [name for name in naming.map_columns(map(str, table.columns), number) if table[name].notna().any()]
+    for tissue, number in map_kinds.MAP_NUMBER.items():
+        columns = [name for name in map_kinds.map_columns(map(str, table.columns), number) if table[name].notna().any()]
         if columns:
-            name = naming.TISSUES.get(tissue, "white-matter hypointensities")
+            name = map_kinds.TISSUES.get(tissue, "white-matter hypointensities")
             found.append({"name": tissue, "description": f"{name} ({columns[0]})"})
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vbmstat.files import naming
+from vbmstat.files import map_kinds, naming
 from vbmstat.report.preprocessing import readable, unusual_values
 from vbmstat.tables import dictionary
 from vbmstat.ui.cohort import flags_of, inputs, read_study, scan_id
@@ -45,7 +45,7 @@ def scan_details(study: Study, scan: str) -> dict[str, Any]:
             images = [_image(study, found.path, ("T1w", _T1W, _SCAN, None))]
         return {"scan": scan, "images": images, "picture": None, "quality": [], "notes": ["not in cohort.tsv yet"]}
     kinds = dict(_IMAGES)
-    smoothed = [str(name) for name in run.table if naming.fwhm_of(str(name)) is not None]
+    smoothed = [str(name) for name in run.table if map_kinds.fwhm_of(str(name)) is not None]
     kinds |= {name: (f"Smoothed map {name}", "warped", _TEMPLATE, [0.0, 1.0]) for name in smoothed}
     paths = {kind: run.output(scan, kind) for kind in kinds}
     images = [_image(study, path, kinds[kind]) for kind, path in paths.items() if path is not None]
