@@ -74,6 +74,18 @@ def test_threads_are_thin():
     assert float(thick.max()) < 0.5
 
 
+def test_pale_tracts_have_no_border():
+    """Or the network would learn that lesions are none."""
+    wm = torch.ones(SHAPE)
+    wm[:8] = 0
+    paler = [wm - painting.paint_bands(wm, wm, source(seed)) for seed in range(8)]
+    assert all(float(pale.min()) >= 0 and not pale[wm == 0].any() for pale in paler)
+    assert max(float(pale.max()) for pale in paler) > 0.3
+    for pale in paler:
+        steps = [float(pale[8:].diff(dim=axis).abs().max()) for axis in range(3)]
+        assert max(steps) < 0.25 * float(pale.max())  # a lesion's edge takes one or two voxels
+
+
 def test_a_patch_is_a_function_of_the_generator(brain):
     first, again, other = (next(painted_patches(brain, [], 32, source(seed))) for seed in (1, 1, 2))
     assert first[0].shape == (6, 32, 32, 32)

@@ -22,11 +22,11 @@ from vbmstat.training.painting import Source
 
 # Probabilities: that the own lesions are painted, that a patch is around them, and of each other change
 _OWN, _AROUND_OWN, _OTHERS, _OTHERS_BESIDE_OWN = 0.85, 0.8, 0.6, 0.25
-_SHAPES, _TWO_SHAPES, _BLOBS, _THREADS = 0.7, 0.4, 0.5, 0.3
+_SHAPES, _TWO_SHAPES, _BLOBS, _THREADS, _PALE = 0.7, 0.4, 0.5, 0.3, 0.3
 _NOISE, _BLUR, _SHADE, _MIRRORED = 0.5, 0.2, 0.4, 0.5
 _STRETCH, _SHIFT = (0.85, 1.2), (-0.08, 0.08)  # of intensities: the tissue means are uncertain
 _NOISE_SD, _BLUR_VOXELS, _SHADE_SD, _SHADE_SPACING = (0.0, 0.12), (0.8, 1.8), 0.06, 24
-_LIKE_A_LESION = 0.4  # probability that a patch without own lesions is around healthy tissue that looks like one
+_LIKE_A_LESION = 0.6  # probability that a patch without own lesions is around healthy tissue that looks like one
 _OFF_CENTRE = 12  # voxels between a patch's centre and the voxel for which it was drawn, at most
 _IS_WM, _IS_BRAIN = 0.3, -2.3  # WM fraction; intensity
 _WM_EXPECTED, _DARK = 0.5, 0.6  # prior of WM from which, and intensity up to which, tissue looks like a lesion
@@ -131,6 +131,8 @@ def looks_like_lesion(brain: Brain) -> torch.Tensor:
 def with_lesions(part: Brain, own: bool, shapes: Sequence[torch.Tensor], source: Source) -> tuple[Brain, torch.Tensor]:
     """A part of a brain with its own lesions, if asked, and others in white matter; and the mask of all, 0 or 1."""
     label = part.lesion * own
+    if painting.chance(_PALE, source):
+        part = replace(part, contrast=painting.paint_bands(part.contrast, part.wm * (1 - label), source))
     if own and not part.shown:
         part = replace(part, contrast=painting.paint(part.contrast, part.lesion, source))
     if painting.chance(_OTHERS_BESIDE_OWN if own else _OTHERS, source):
