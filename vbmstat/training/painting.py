@@ -24,7 +24,8 @@ _HALO = (0.0, 0.25)  # contrast lost around lesions, unlabelled: "dirty" white m
 _SHIFT_MM, _SCALE, _TURN, _BEND_MM, _BEND_SPACING = 6.0, 0.15, 0.12, 3.0, 24  # of a shape: largest, largest, rad, sd
 _MAX_BLOBS, _BLOB_RADIUS_MM = 16, (1.1, 6.0)
 _MAX_THREADS, _THREAD_MM, _THREAD_LEVEL = 24, (5.0, 20.0), (-1.5, 0.6)  # number, length, intensity
-_BANDS, _BAND_SPACING = (0.0, 0.3), 10  # of tracts that are paler than other white matter: contrast lost, voxels
+_BANDS, _BAND_SPACING = (0.0, 0.3), 10  # of white matter that is paler than other: contrast lost, voxels
+_TRACT_PALE, _TRACT_EDGE_MM = (0.1, 0.6), (2.0, 6.0)  # of a tract: contrast lost, FWHM of the blur of its edge
 _IN_WM = (0.3, 0.8)  # WM fraction over which painting fades in
 
 
@@ -119,9 +120,15 @@ def paint_threads(contrast: torch.Tensor, wm: torch.Tensor, source: Source) -> t
 
 
 def paint_bands(contrast: torch.Tensor, wm: torch.Tensor, source: Source) -> torch.Tensor:
-    """An image with white matter that is paler here and there, without a border: tracts, which are no lesions."""
+    """An image with white matter that is paler here and there, without a border, which is no lesion."""
     pale = noise(contrast.shape, _BAND_SPACING, source).clamp(min=0)
     return contrast - uniform(_BANDS, source) * pale * in_white_matter(wm)
+
+
+def paint_tract(contrast: torch.Tensor, share: torch.Tensor, wm: torch.Tensor, source: Source) -> torch.Tensor:
+    """An image in which a tract is paler than the white matter around, as the optic radiation often is: no lesion."""
+    pale = uniform(_TRACT_PALE, source) * _blurred(share, uniform(_TRACT_EDGE_MM, source))
+    return contrast - pale * in_white_matter(wm)
 
 
 def noise(shape: tuple[int, ...] | torch.Size, spacing: int, source: Source) -> torch.Tensor:
