@@ -96,7 +96,7 @@ def test_brains_are_learnt_from_painted_patches(tmp_path, configure):
     config = configure(path, **{**FAST, "epochs": 6, "patch": 24, "patches": 6})
     task = open_task("wmh", config)
     assert task.cases.names == [f"brain{n}" for n in range(6)]
-    assert len(task.shapes) == 1
+    assert len(task.shapes.lesions) == 1
     assert train(task, tmp_path / "run")
     network = load_network(own_file(tmp_path / "run", "wmh"))[0]
     found = [n for n in UNSEEN if dice_of_ball(network, n) > 0.5]
@@ -119,10 +119,10 @@ def shape() -> Case:
 
 
 def dice_of_ball(network: torch.nn.Module, number: int) -> float:
-    """Dice of a ball at half the contrast in a brain of :func:`canvas`."""
+    """Dice of a ball as dark as grey matter in a brain of :func:`canvas`."""
     ball = (phantoms.ball(5.0, (16, 14, 15), (32, 32, 32)) > 0.5).float()
     brain = Brain.from_arrays(dict(canvas(number).arrays))
-    inputs = torch.cat([(brain.contrast - 0.5 * ball)[None], brain.inputs[1:]])
+    inputs = torch.cat([(brain.contrast - ball)[None], brain.inputs[1:]])
     network.eval()
     with torch.inference_mode():
         mask = network(inputs[None])[0, 0] > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vbmstat.training import painting
-from vbmstat.training.painted_brains import Brain, painted_patches, with_lesions
+from vbmstat.training.painted_brains import Brain, Shapes, painted_patches, with_lesions
 
 SHAPE = (48, 48, 48)
 
@@ -31,7 +31,7 @@ def source(seed: int) -> torch.Generator:
 def test_lesions_are_dark_and_in_white_matter(brain):
     n_painted = 0
     for seed in range(10):
-        painted, label = with_lesions(brain, False, [], source(seed))
+        painted, label = with_lesions(brain, False, Shapes(), source(seed))
         inside = label > 0
         assert not label[brain.wm == 0].any()
         assert float((painted.contrast - brain.contrast)[:4].abs().max()) < 0.05  # of cortex, only the edge is blurred
@@ -47,10 +47,10 @@ def test_own_lesions_are_painted_unless_the_image_shows_them(brain):
     hidden = Brain(brain.contrast, brain.prior, brain.wm, lesion, brain.frame, shown=False)
     shown = Brain(brain.contrast, brain.prior, brain.wm, lesion, brain.frame, shown=True)
     for seed in range(6):
-        painted, label = with_lesions(hidden, True, [], source(seed))
+        painted, label = with_lesions(hidden, True, Shapes(), source(seed))
         assert bool((label[lesion > 0] == 1).all())
         assert float(painted.contrast[22:26, 22:26, 22:26].mean()) < 0.9
-        kept, label = with_lesions(shown, True, [], source(seed))
+        kept, label = with_lesions(shown, True, Shapes(), source(seed))
         assert bool((label[lesion > 0] == 1).all())
         unchanged = kept.contrast == shown.contrast
         assert float(unchanged[lesion > 0].float().mean()) > 0.9 or bool((label - lesion).any())
@@ -74,8 +74,31 @@ def test_threads_are_thin():
     assert float(thick.max()) < 0.5
 
 
+def test_pale_tracts_have_no_border():
+    """Or the network would learn that lesions are none."""
+    wm = torch.ones(SHAPE)
+    wm[:8] = 0
+    paler = [wm - painting.paint_bands(wm, wm, source(seed)) for seed in range(8)]
+    assert all(float(pale.min()) >= 0 and not pale[wm == 0].any() for pale in paler)
+    assert max(float(pale.max()) for pale in paler) > 0.3
+    for pale in paler:
+        steps = [float(pale[8:].diff(dim=axis).abs().max()) for axis in range(3)]
+        assert max(steps) < 0.25 * float(pale.max())  # a lesion's edge takes one or two voxels
+
+
+def test_a_pale_tract_is_no_lesion(brain):
+    tract = torch.zeros(painting.shape_grid().shape)
+    tract[54:74, 75:90, 50:65] = 1
+    pairs = [with_lesions(brain, False, Shapes(tracts=[tract]), source(seed)) for seed in range(12)]
+    plain = [with_lesions(brain, False, Shapes(), source(seed)) for seed in range(12)]
+    unlabelled = [(brain.contrast - part.contrast) * (1 - label) for part, label in pairs]
+    without = [(brain.contrast - part.contrast) * (1 - label) for part, label in plain]
+    paler = [float(change.clamp(min=0).sum()) for change in unlabelled]
+    assert sum(paler) > 1.5 * sum(float(change.clamp(min=0).sum()) for change in without)
+
+
 def test_a_patch_is_a_function_of_the_generator(brain):
-    first, again, other = (next(painted_patches(brain, [], 32, source(seed))) for seed in (1, 1, 2))
+    first, again, other = (next(painted_patches(brain, Shapes(), 32, source(seed))) for seed in (1, 1, 2))
     assert first[0].shape == (6, 32, 32, 32)
     assert first[1].shape == (1, 32, 32, 32)
     assert torch.equal(first[0], again[0])
@@ -86,13 +109,13 @@ def test_a_patch_is_a_function_of_the_generator(brain):
 def test_patches_are_often_around_what_only_looks_like_a_lesion(brain):
     brain.contrast[10, 10, 10] = 0.2  # a dark spot that nobody called a lesion, in a corner
     y, z = brain.inputs[4:, 10, 10, 10]
-    patches = [inputs[4:] for inputs, _ in islice(painted_patches(brain, [], 26, source(2)), 60)]
+    patches = [inputs[4:] for inputs, _ in islice(painted_patches(brain, Shapes(), 26, source(2)), 60)]
     holds = [bool((part[0].amin() <= y) & (y <= part[0].amax()) & (part[1].amin() <= z)) for part in patches]
     assert 0.4 < np.mean(holds) < 0.9  # .15 if places were drawn from all white matter
 
 
 def test_a_patch_larger_than_the_brain_is_padded(brain):
-    inputs, lesion = next(painted_patches(brain, [], 64, source(1)))
+    inputs, lesion = next(painted_patches(brain, Shapes(), 64, source(1)))
     assert inputs.shape == (6, 64, 64, 64)
     assert not inputs[:, 48:].any() or not inputs[:, :16].any()
     assert not lesion[:, :, 48:].any()

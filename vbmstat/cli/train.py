@@ -66,6 +66,9 @@ def prepare_lesions(
     ] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="Whole-head label map to render images from.")] = None,
     masks: Annotated[list[Path] | None, typer.Option(help="Mask of a person's lesions in MNI space, to paint.")] = None,
+    tracts: Annotated[
+        list[Path] | None, typer.Option(help="Mask of a tract in MNI space, to paint pale: it is no lesion.")
+    ] = None,
     images: Annotated[int, typer.Option(help="Images per label map; every second one shows its lesions.")] = 4,
     seed: Annotated[int, typer.Option(help="Same seed, same cases.")] = 0,
 ) -> None:
@@ -74,15 +77,16 @@ def prepare_lesions(
     from vbmstat.preproc.networks.lesions import KIND  # noqa: PLC0415
     from vbmstat.training import prepare_lesions as source  # noqa: PLC0415
     from vbmstat.training.cases import Case, write_cases  # noqa: PLC0415
-    from vbmstat.training.lesions import SHAPES  # noqa: PLC0415
+    from vbmstat.training.lesions import SHAPES, TRACTS  # noqa: PLC0415
 
     if not scans and not labels:
         msg = "expected --scans, --labels or both, got neither"
         raise VbmstatError(msg)
 
     def cases() -> Any:
-        for name, shape in source.shapes(masks or [], typer.echo):
-            yield Case(name, SHAPES, {"lesion": shape[None]})
+        for group, paths in ((SHAPES, masks), (TRACTS, tracts)):
+            for name, shape in source.shapes(paths or [], typer.echo):
+                yield Case(name, group, {"lesion": shape[None]})
         for brains in (
             source.brains_of_scans(scans or [], typer.echo),
             source.brains_of_labels(labels or [], images, seed, typer.echo),

@@ -5,7 +5,7 @@ an image with a label that someone drew: `contrast` (GM 0, WM 1), `prior` (GM an
 -> template mm) if it is known. If that label has fewer slices than the image, it was drawn on thick slices, and the
 prediction is compared after it went through their profile and a rater's decision (Thyreau et al. 2022,
 doi:10.1002/hbm.25899, whose abstract names the idea, not the formula). Cases of the group ``shapes`` are lesions of
-other people, to be painted.
+other people, to be painted as such; those of ``tracts`` are outlines of tracts, painted pale and no lesions.
 
 That paper's two steps: the first trains on all cases; the second, with ``second_step``, drops the cases whose labels
 disagree most with the first step's network, or gives them its prediction as label, and trains on.
@@ -26,10 +26,10 @@ from vbmstat.preproc.networks.weights import own_file
 from vbmstat.training import losses
 from vbmstat.training.cases import CaseFile
 from vbmstat.training.config import RunConfig
-from vbmstat.training.painted_brains import Brain, painted_patches
+from vbmstat.training.painted_brains import Brain, Shapes, painted_patches
 from vbmstat.training.task import Example, Stage, Task
 
-SHAPES = "shapes"  # group of cases
+SHAPES, TRACTS = "shapes", "tracts"  # groups of cases
 _FIRST = "wmh-step1"
 _RATER = 10.0  # steepness with which a rater of slices decides
 _RARE = -3.0  # logit of lesion before training
@@ -42,9 +42,10 @@ class LesionTask(Task):
     cases_kind = "wmh"
 
     def __init__(self, cases: CaseFile, config: RunConfig, device: torch.device, folder: Path) -> None:
-        brains, names = cases.split(SHAPES)
+        brains, lesions = cases.split(SHAPES)
+        brains, tracts = brains.split(TRACTS)
         super().__init__(brains, config, device, folder)
-        self.shapes = [self._load(name)["lesion"][0] for name in names]
+        self.shapes = Shapes(*([self._load(name)["lesion"][0] for name in names] for names in (lesions, tracts)))
         self.paints = any("wm" in self._load(name) for name in self.cases.names[:1])
         self.relabelled: dict[str, torch.Tensor] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,14 +23,21 @@ from vbmstat.training.painting import Source
 
 # Probabilities: that the own lesions are painted, that a patch is around them, and of each other change
 _OWN, _AROUND_OWN, _OTHERS, _OTHERS_BESIDE_OWN = 0.85, 0.8, 0.6, 0.25
-_SHAPES, _TWO_SHAPES, _BLOBS, _THREADS = 0.7, 0.4, 0.5, 0.3
+_SHAPES, _TWO_SHAPES, _BLOBS, _THREADS, _PALE, _PALE_TRACT = 0.7, 0.4, 0.5, 0.3, 0.3, 0.4
 _NOISE, _BLUR, _SHADE, _MIRRORED = 0.5, 0.2, 0.4, 0.5
 _STRETCH, _SHIFT = (0.85, 1.2), (-0.08, 0.08)  # of intensities: the tissue means are uncertain
 _NOISE_SD, _BLUR_VOXELS, _SHADE_SD, _SHADE_SPACING = (0.0, 0.12), (0.8, 1.8), 0.06, 24
-_LIKE_A_LESION = 0.4  # probability that a patch without own lesions is around healthy tissue that looks like one
+_LIKE_A_LESION = 0.6  # probability that a patch without own lesions is around healthy tissue that looks like one
 _OFF_CENTRE = 12  # voxels between a patch's centre and the voxel for which it was drawn, at most
 _IS_WM, _IS_BRAIN = 0.3, -2.3  # WM fraction; intensity
 _WM_EXPECTED, _DARK = 0.5, 0.6  # prior of WM from which, and intensity up to which, tissue looks like a lesion
+
+
+class Shapes(NamedTuple):
+    """What is painted, on :func:`vbmstat.training.painting.shape_grid`: lesions of people, and tracts."""
+
+    lesions: Sequence[torch.Tensor] = ()
+    tracts: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Brain:
 
 
 def painted_patches(
-    brain: Brain, shapes: Sequence[torch.Tensor], size: int, source: Source
+    brain: Brain, shapes: Shapes, size: int, source: Source
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Random patches without end: inputs (6, n, n, n) and lesions (1, n, n, n), 0 or 1, of n = `size` voxels.
 
@@ -100,8 +108,8 @@ def painted_patches(
     ----------
     brain : Brain
         With or without lesions of its own.
-    shapes : sequence of Tensor, (X, Y, Z)
-        Lesions of other people on :func:`vbmstat.training.painting.shape_grid`.
+    shapes : Shapes
+        Lesions of other people, and tracts, to be painted.
     size : int
         Edge of the cubes, voxels.
     source : Generator
@@ -128,13 +136,18 @@ def looks_like_lesion(brain: Brain) -> torch.Tensor:
     return (brain.prior[1] > _WM_EXPECTED) & (brain.contrast < _DARK) & (brain.contrast > _IS_BRAIN)
 
 
-def with_lesions(part: Brain, own: bool, shapes: Sequence[torch.Tensor], source: Source) -> tuple[Brain, torch.Tensor]:
+def with_lesions(part: Brain, own: bool, shapes: Shapes, source: Source) -> tuple[Brain, torch.Tensor]:
     """A part of a brain with its own lesions, if asked, and others in white matter; and the mask of all, 0 or 1."""
     label = part.lesion * own
+    if painting.chance(_PALE, source):
+        part = replace(part, contrast=painting.paint_bands(part.contrast, part.wm * (1 - label), source))
+    if shapes.tracts and painting.chance(_PALE_TRACT, source):
+        tract = painting.moved(shapes.tracts[painting.integer(len(shapes.tracts), source)], part.at_mm, source)
+        part = replace(part, contrast=painting.paint_tract(part.contrast, tract, part.wm * (1 - label), source))
     if own and not part.shown:
         part = replace(part, contrast=painting.paint(part.contrast, part.lesion, source))
     if painting.chance(_OTHERS_BESIDE_OWN if own else _OTHERS, source):
-        share = _others(part, shapes, source) * painting.in_white_matter(part.wm)
+        share = _others(part, shapes.lesions, source) * painting.in_white_matter(part.wm)
         part = replace(part, contrast=painting.paint(part.contrast, share, source))
         label = torch.maximum(label, share)
     label = (label > 0.5).float()

@@ -16,14 +16,16 @@ from vbmstat.image.grid import Grid, apply_affine, sample
 from vbmstat.image.smooth import smooth
 
 Source = torch.Generator
-LEVEL = (-0.2, 0.75)  # intensity of a lesion: from below GM to nearly WM
+LEVEL = (-0.7, 0.65)  # intensity of a lesion: from a hole, well below GM, to a third of the way from WM to GM
 _LEVEL_SD, _LEVEL_SPACING = 0.12, 12  # of its variation within a brain, voxels
 _KEPT_TEXTURE = (0.3, 1.0)  # share of the white matter's own variation that remains in a lesion
-_EDGE_MM = (0.6, 2.2)  # FWHM of the blur of a lesion's edge
+_EDGE_MM = (0.5, 1.8)  # FWHM of the blur of a lesion's edge
 _HALO = (0.0, 0.25)  # contrast lost around lesions, unlabelled: "dirty" white matter
 _SHIFT_MM, _SCALE, _TURN, _BEND_MM, _BEND_SPACING = 6.0, 0.15, 0.12, 3.0, 24  # of a shape: largest, largest, rad, sd
-_MAX_BLOBS, _BLOB_RADIUS_MM = 16, (1.5, 7.0)
+_MAX_BLOBS, _BLOB_RADIUS_MM = 16, (1.1, 6.0)
 _MAX_THREADS, _THREAD_MM, _THREAD_LEVEL = 24, (5.0, 20.0), (-1.5, 0.6)  # number, length, intensity
+_BANDS, _BAND_SPACING = (0.0, 0.3), 10  # of white matter that is paler than other: contrast lost, voxels
+_TRACT_PALE, _TRACT_EDGE_MM = (0.1, 0.6), (2.0, 6.0)  # of a tract: contrast lost, FWHM of the blur of its edge
 _IN_WM = (0.3, 0.8)  # WM fraction over which painting fades in
 
 
@@ -62,7 +64,7 @@ def moved(shape: torch.Tensor, at_mm: torch.Tensor, source: Source) -> torch.Ten
 
 
 def blobs(wm: torch.Tensor, source: Source) -> torch.Tensor:
-    """Ellipsoids at random places in white matter, 15 to 1,500 mm³, as a share of each voxel, (X, Y, Z)."""
+    """Ellipsoids at random places in white matter, 5 to 1,000 mm³, as a share of each voxel, (X, Y, Z)."""
     share = torch.zeros_like(wm)
     for centre in _places(wm, integer(_MAX_BLOBS, source) + 1, source):
         low, high = (np.log(radius) for radius in _BLOB_RADIUS_MM)
@@ -115,6 +117,18 @@ def paint_threads(contrast: torch.Tensor, wm: torch.Tensor, source: Source) -> t
     """An image with perivascular spaces."""
     share = threads(wm, source)
     return contrast * (1 - share) + share * uniform(_THREAD_LEVEL, source)
+
+
+def paint_bands(contrast: torch.Tensor, wm: torch.Tensor, source: Source) -> torch.Tensor:
+    """An image with white matter that is paler here and there, without a border, which is no lesion."""
+    pale = noise(contrast.shape, _BAND_SPACING, source).clamp(min=0)
+    return contrast - uniform(_BANDS, source) * pale * in_white_matter(wm)
+
+
+def paint_tract(contrast: torch.Tensor, share: torch.Tensor, wm: torch.Tensor, source: Source) -> torch.Tensor:
+    """An image in which a tract is paler than the white matter around, as the optic radiation often is: no lesion."""
+    pale = uniform(_TRACT_PALE, source) * _blurred(share, uniform(_TRACT_EDGE_MM, source))
+    return contrast - pale * in_white_matter(wm)
 
 
 def noise(shape: tuple[int, ...] | torch.Size, spacing: int, source: Source) -> torch.Tensor:

@@ -92,7 +92,7 @@ def brains_of_labels(
 
 
 def shapes(paths: Sequence[Path], report: OnStep = ignore) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and lesions of people, on :func:`vbmstat.training.painting.shape_grid`, from masks in MNI space."""
+    """Name and mask of lesions or tracts on :func:`vbmstat.training.painting.shape_grid`, from masks in MNI space."""
     for path in paths:
         report(path.name)
         mask = io.read_volume(path)
