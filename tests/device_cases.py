@@ -355,7 +355,9 @@ CASES: dict[Callable[..., Any], Callable[[World], Any]] = {
     deform.displacement_of: lambda w: deform.displacement_of(deform.deformation(w.warped.forward, w.linear)).data,
     templates.find_template: lambda w: templates.find_template(None, w.device).tissues,
     groupwise.align: lambda w: groupwise.align(_visits(w), _POSES),
-    groupwise.bring: lambda w: groupwise.bring(_visits(w), groupwise.Alignment(w.template.grid, tuple(_POSES), (0, 0))),
+    groupwise.bring: lambda w: groupwise.bring(
+        _visits(w), groupwise.Alignment(w.template.grid, tuple(_POSES), tuple(_POSES), (0, 0))
+    ),
     groupwise.differential_bias: lambda w: groupwise.differential_bias(
         torch.cat([w.t1w.data, 2 * w.t1w.data]), w.mask, w.t1w.grid
     ),

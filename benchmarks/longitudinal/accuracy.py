@@ -2,9 +2,9 @@
 
     python benchmarks/longitudinal/accuracy.py --heads 1 2
 
-For each head: a pair without change, processed as one person and as two single scans, and two people of three time
-points (no, small and large thinning). Every scan has a pose, shading and noise of its own. A finished head is not
-computed again; the table next to the JSON shows all of them.
+For each head: a pair without change, processed as one person and as two single scans; two people of three time points
+(no, small and large thinning of a region); and one whose whole cortex thins, together and singly. Every scan has a
+pose, shading and noise of its own. A finished head is not computed again; the table next to the JSON shows all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from vbmstat.preproc.spec import PreprocSpec
 
 RESULT = Path(__file__).parents[1] / "results" / "longitudinal_accuracy.json"
 SPEC = PreprocSpec(device="cpu")
-TRIPLES = ((0.0, 0.1, 0.2), (0.0, 0.5, 1.0))  # mm of thinning
+TRIPLES = ((0.0, 0.1, 0.2), (0.0, 0.5, 1.0))  # mm of thinning of the region
+EVERYWHERE = (0.0, 0.1, 0.3)  # mm of thinning of the whole cortex
 MOST_GM = 0.2  # of either map: where changes of logs are compared
 
 
@@ -113,6 +114,22 @@ def row(head: Head, person: Person, k: int, level: float, region: torch.Tensor) 
     return out
 
 
+def thinned_everywhere(number: int) -> list[dict[str, float]]:
+    """True loss of GM against the first time point, and the loss measured together and singly, mL."""
+    head = Head(number, np.inf)
+    scans = [head.scan(visit, level) for visit, level in zip((1, 5, 6), EVERYWHERE, strict=True)]
+    person = preprocess_person(scans, SPEC, years=[0.0, 1.0, 2.0])
+    together = [each.preprocessed.segmented.volumes_ml[0] for each in person.time_points]
+    singly = [preprocess_scan(scan, SPEC).segmented.volumes_ml[0] for scan in scans]
+    aged = [each.aged.sums_ml[0] for each in person.time_points if each.aged]
+    return [
+        {"thinning_mm": level, "true_ml": head.lost_ml(level)}
+        | {name: gm[0] - gm[k] for name, gm in (("together", together), ("ageing", aged), ("singly", singly))}
+        for k, level in enumerate(EVERYWHERE)
+        if k
+    ]
+
+
 def table(results: dict[str, dict[str, object]]) -> str:
     lines = [
         f"Heads: {', '.join(results)}. Pairs without change: change of volumes, and of voxels of GM (log).",
@@ -146,6 +163,17 @@ def table(results: dict[str, dict[str, object]]) -> str:
     for head, found in results.items():
         for each in found.get("thinned", []):
             lines.append(f"| {head} | {each['thinning_mm']:g} | {' | '.join(f'{each[name]:.2f}' for name in names)} |")
+    lines += [
+        "",
+        "The whole cortex thinned: GM lost since the first time point, mL, and its share of the truth.",
+        "",
+        "| head | thinned mm | true | together | ageing maps | singly |",
+        "|---|---|---|---|---|---|",
+    ]
+    for head, found in results.items():
+        for each in found.get("everywhere", []):
+            measured = (f"{each[n]:.2f} ({each[n] / each['true_ml']:.2f})" for n in ("together", "ageing", "singly"))
+            lines.append(f"| {head} | {each['thinning_mm']:g} | {each['true_ml']:.2f} | {' | '.join(measured)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,6 +193,9 @@ def main() -> None:
             if not set(levels[1:]) <= set(done):
                 found.setdefault("thinned", []).extend(thinned(head, levels, visit))
                 save(results)
+        if "everywhere" not in found:
+            found["everywhere"] = thinned_everywhere(number)
+            save(results)
 
 
 def save(results: dict[str, dict[str, object]]) -> None:

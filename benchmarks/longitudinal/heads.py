@@ -20,9 +20,9 @@ PLACE_MM, RADIUS_MM = np.array([-48.0, -20.0, 0.0]), 28.0  # of the region that 
 
 
 class Head:
-    """A head to be scanned again and again."""
+    """A head to be scanned again and again; its cortex can be thinned within a radius, everywhere if it is infinite."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, radius_mm: float = RADIUS_MM) -> None:
         self.labels = io.read_scan(LABELS / f"training_seg_{number:02d}.nii.gz")
         self.grid, self.seed = self.labels.grid, number
         self.brain = render.brain_of(self.labels)
@@ -33,11 +33,12 @@ class Head:
         centre = np.argwhere(self.brain).mean(0) * self.grid.voxel_size_mm
         at = np.moveaxis(np.indices(self.grid.shape), 0, -1) * self.grid.voxel_size_mm
         self.distance_mm = np.linalg.norm(at - centre - PLACE_MM, axis=-1)  # axes are RAS+
+        self.radius_mm = radius_mm
         self.region = self.region_within(0.0)
 
     def region_within(self, margin_mm: float) -> np.ndarray:
         """The region that is thinned, with a margin."""
-        return self.distance_mm < RADIUS_MM + margin_mm
+        return self.distance_mm < self.radius_mm + margin_mm
 
     def gm_fraction(self, thinning_mm: float) -> np.ndarray:
         """Cortex in each voxel, thinned inside the region."""

@@ -24,7 +24,7 @@ import torch
 from vbmstat.device import choose_device
 from vbmstat.errors import ScanError, VbmstatError
 from vbmstat.image import deform
-from vbmstat.image.grid import Grid
+from vbmstat.image.grid import Grid, resample
 from vbmstat.image.volume import Volume
 from vbmstat.preproc.engines.classic import Classic, Start
 from vbmstat.preproc.lesions import Lesions
@@ -258,8 +258,11 @@ def _segment_time_point(prepared: Prepared, average: _Average, k: int, engine: C
     alignment, shared = average.alignment, average.segmented
     rigid = alignment.rigids[k]
     grid = Grid(alignment.grid.shape, rigid @ alignment.grid.affine)
-    work = Brain(Volume(average.images[k : k + 1], grid), average.mask)
-    start = Start(average.prior, rigid @ shared.linear, shared.velocity)
+    expected = torch.cat([average.prior, average.mask.float()[None]])
+    own = alignment.grid
+    *prior, mask = resample(expected, own, own, np.linalg.inv(alignment.sizes[k]), padding_mode="border")
+    work = Brain(Volume(average.images[k : k + 1], grid), mask > 0.5)
+    start = Start(torch.stack(prior), rigid @ shared.linear, shared.velocity)
     field = average.shared * average.differential[k]
     return segment_prepared(replace(prepared, work=work), start, engine, clock, field)
 

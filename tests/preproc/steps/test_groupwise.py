@@ -62,7 +62,7 @@ def brains(phantom, poses) -> list[Brain]:
 def linears(poses) -> list[np.ndarray]:
     """Registrations as they come: a size that differs from the template's, and errors of about 1 degree and 1 mm."""
     rng = np.random.default_rng(1)
-    errors = [expm(groupwise._generator(rng.normal(0, (1, 1, 1, 0.015, 0.015, 0.015)), np.zeros(3))) for _ in poses]
+    errors = [expm(groupwise._generator(rng.normal(0, (1, 1, 1, 0.015, 0.015, 0.015, 0)), np.zeros(3))) for _ in poses]
     return [each @ error @ SMALL @ np.diag([1.1, 0.95, 1.05, 1]) for each, error in zip(poses, errors, strict=True)]
 
 
@@ -93,6 +93,17 @@ def test_motions_are_rigid_and_the_mean_of_their_lie_parameters_is_zero(alignmen
         assert np.allclose(rigid[:3, :3].T @ rigid[:3, :3], np.eye(3), atol=1e-9)
 
 
+def test_the_size_of_a_brain_that_shrank_is_found_and_stays_out_of_its_motion(phantom, poses, linears):
+    shrunk = [pose @ np.diag([*[size] * 3, 1]) for pose, size in zip(poses, (1.0, 1.0, 0.98), strict=True)]
+    brains = [seen_from(small(phantom), matrix, seed) for seed, matrix in enumerate(shrunk)]
+    found = groupwise.align(brains, linears)
+    sizes = np.array([np.cbrt(np.linalg.det(size)) for size in found.sizes])
+    assert sizes / sizes[0] == pytest.approx([1, 1, 0.98], abs=0.002)
+    assert np.log(sizes).mean() == pytest.approx(0, abs=1e-6)
+    for rigid in found.rigids:
+        assert np.allclose(rigid[:3, :3].T @ rigid[:3, :3], np.eye(3), atol=1e-9)
+
+
 def test_alignment_does_not_depend_on_the_order(alignment, brains, linears):
     reversed_ = groupwise.align(brains[::-1], linears[::-1])
     for one, other in zip(alignment.rigids, reversed_.rigids[::-1], strict=True):
@@ -105,7 +116,7 @@ def test_a_scan_is_not_blurred_where_its_voxels_lie_between_those_of_the_average
     brain = Brain(Volume(wave[None].contiguous(), grid), torch.ones(grid.shape, dtype=torch.bool))
     shifted = np.eye(4)
     shifted[0, 3] = 0.5
-    image = groupwise.bring([brain], groupwise.Alignment(grid, (shifted,), (0.0,)))[0][0, 6:-6, 12, 12]
+    image = groupwise.bring([brain], groupwise.Alignment(grid, (shifted,), (np.eye(4),), (0.0,)))[0][0, 6:-6, 12, 12]
     truth = 100 + 20 * torch.cos((torch.arange(24) + 0.5) * 2 * np.pi / 4)[6:-6]
     assert float((image - truth).abs().max()) < 1.0  # trilinear interpolation would lose 4.1
 

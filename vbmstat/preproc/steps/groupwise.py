@@ -1,10 +1,12 @@
-"""Symmetric alignment of one person's scans: rigid motions, differential bias, average. No scan is the reference.
+"""Symmetric alignment of one person's scans: rigid motions, sizes, differential bias, average. None is the reference.
 
 As in Ashburner & Ridgway 2013 (doi:10.3389/fnins.2012.00197), ``scan_i(R_i x) ~ exp(b_i(x)) · average(x)`` is fitted in
-the frame of the average. The six Lie parameters of each motion are updated by Gauss-Newton against the current mean;
-afterwards their mean is subtracted. The frame of the average is the Karcher mean of the frames in which the scans'
-own linear registrations put them, so it has the template's orientation, and every scan is resampled once, by cubic
-splines: trilinear interpolation blurs each scan where its voxels happen to lie, and 5 % of a thinning is lost in it.
+the frame of the average. The six Lie parameters of each motion, and the log of the brain's size, are updated by
+Gauss-Newton against the current mean; afterwards their mean is subtracted. The size tells where to expect the tissues
+of a brain that shrank as a whole; it is not taken out of the scan. The frame of the average is the Karcher mean of the
+frames in which the scans' own linear registrations put them, so it has the template's orientation, and every scan is
+resampled once, by cubic splines: trilinear interpolation blurs each scan where its voxels happen to lie, and 5 % of a
+thinning is lost in it.
 """
 
 from __future__ import annotations
@@ -47,12 +49,15 @@ class Alignment:
         Grid of the average: isotropic, axes of the template, the box of all brains.
     rigids : tuple of ndarray, (4, 4)
         Average mm -> scan mm, each a rotation and a translation.
+    sizes : tuple of ndarray, (4, 4)
+        Average mm -> average mm: how the average must grow to be as large as each scan's brain.
     residual_mm : tuple of float
         How far the last update moved each scan, at most, within 80 mm of the brain's centre.
     """
 
     grid: Grid
     rigids: tuple[np.ndarray, ...]
+    sizes: tuple[np.ndarray, ...]
     residual_mm: tuple[float, ...]
 
 
@@ -70,11 +75,16 @@ def align(brains: Sequence[Brain], linears: Sequence[np.ndarray]) -> Alignment:
     """
     centre = np.mean([_centre(brain, matrix) for brain, matrix in zip(brains, linears, strict=True)], axis=0)
     starts = [rigid_part(matrix, centre) for matrix in linears]
-    rigids, _ = _fitted(brains, starts, centre, _LEVELS)
-    rigids, moved = _fitted(_evened(brains, rigids), rigids, centre, _LEVELS[-1:])
-    rigids = centred(rigids, starts)
+    motions, _ = _fitted(brains, starts, centre, _LEVELS)
+    motions, moved = _fitted(_evened(brains, motions), motions, centre, _LEVELS[-1:])
+    fitted = [rigid_part(motion, centre) for motion in motions]
+    rigids = centred(fitted, starts)
+    back = np.linalg.inv(fitted[0]) @ rigids[0]
+    sizes = [np.linalg.inv(rigid) @ motion @ back for rigid, motion in zip(rigids, motions, strict=True)]
     size = np.clip(np.mean([np.cbrt(brain.image.grid.voxel_size_mm.prod()) for brain in brains]), _FINEST_MM, None)
-    return Alignment(_grid_around(brains, rigids, min(float(size), _COARSEST_MM)), tuple(rigids), tuple(moved))
+    return Alignment(
+        _grid_around(brains, rigids, min(float(size), _COARSEST_MM)), tuple(rigids), tuple(sizes), tuple(moved)
+    )
 
 
 def rigid_part(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -187,7 +197,7 @@ def _evened(brains: Sequence[Brain], rigids: Sequence[np.ndarray]) -> list[Brain
 def _fitted(
     brains: Sequence[Brain], rigids: list[np.ndarray], centre: np.ndarray, levels: Sequence[tuple[float, int]]
 ) -> tuple[list[np.ndarray], list[float]]:
-    """Motions fitted from coarse to fine, and how far the last update moved each brain, mm."""
+    """Motions, with the size, fitted from coarse to fine, and how far the last update moved each brain, mm."""
     images = [linear.shape_and_contrast(brain.image, brain.mask, spacing_mm=_LEVELLED_MM) for brain in brains]
     moved = [0.0] * len(rigids)
     for spacing_mm, n_iterations in levels:
@@ -230,7 +240,8 @@ def _updates(images: list[Volume], rigids: list[np.ndarray], grid: Grid, centre:
     slope = torch.stack(torch.gradient(mean, spacing=grid.voxel_size_mm.tolist()))[:, inside].double()
     at = apply_affine(grid.affine, voxel_indices(grid.shape, mean.device))[:, inside].double()
     at = at - torch.as_tensor(centre, device=at.device)[:, None]
-    columns = torch.cat([slope, torch.linalg.cross(at, slope, dim=0)])  # of translations, and of rotations
+    along = (at * slope).sum(0, keepdim=True)
+    columns = torch.cat([slope, torch.linalg.cross(at, slope, dim=0), along])  # of translations, rotations and the size
     steps = []
     for value in values:
         residual = (value - mean)[inside].double()
@@ -241,9 +252,9 @@ def _updates(images: list[Volume], rigids: list[np.ndarray], grid: Grid, centre:
 
 
 def _generator(step: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Element of the Lie algebra of a translation and a rotation vector about a centre, (4, 4)."""
-    x, y, z = step[3:]
-    turn = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    """Element of the Lie algebra of a translation, a rotation vector about a centre and a log of size, (4, 4)."""
+    x, y, z = step[3:6]
+    turn = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) + step[6] * np.eye(3)
     out = np.zeros((4, 4))
     out[:3, :3], out[:3, 3] = turn, step[:3] - turn @ centre
     return out
