@@ -10,36 +10,16 @@ _QUANTILES = (0.45, 0.80, 0.05)  # of GM, WM, CSF, the start
 _SD_AT_FIRST, _LOG_SD_RANGE = 0.2, (0.03, 0.35)
 _N_VALUES, _N_ROUNDS = 50_000, 30
 _DARKEST_GM = 0.45  # of WM; .5 to .8 in T1-weighted scans: below, a fit has split the CSF of an atrophic brain in two
-_BRIGHTEST_GM = 0.9  # of WM: above, dark voids have drawn both classes into one
-_VOID = 0.05  # of the median: holes of a stripped brain and air cells are darker, CSF is not
 _N_BINS = 64
 
 
 def histogram_classes(log_intensity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean, standard deviation and share of GM, WM, CSF, (3,) each: three Gaussians fitted to log intensities (n,).
 
-    Logs of voids, far below all others, can widen a class until GM and WM are one: the fit is then made without them.
     Where half the brain is CSF, that is the wide class of log intensities, and two Gaussians may share it. Thresholds
     between classes of linear intensities then tell the three.
     """
     values = log_intensity[:: log_intensity.numel() // _N_VALUES + 1]
-    mean, sd, share = _fit(values)
-    if mean[0] - mean[1] > math.log(_BRIGHTEST_GM):
-        values = values[values > values.median() + math.log(_VOID)]
-        mean, sd, share = _fit(values)
-    if mean[0] - mean[1] > math.log(_DARKEST_GM):
-        return mean, sd, share
-    low, high = (x.log() for x in _thresholds(values.exp()))
-    parts = [values[(values >= low) & (values < high)], values[values >= high], values[values < low]]
-    if not all(map(len, parts)):
-        return mean, sd, share
-    mean = torch.stack([part.mean() for part in parts])
-    sd = torch.stack([part.std(correction=0) for part in parts]).clamp(*_LOG_SD_RANGE)
-    return mean, sd, torch.tensor([len(part) / len(values) for part in parts]).to(mean)
-
-
-def _fit(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three Gaussians by expectation-maximisation, from quantiles."""
     mean = torch.quantile(values, torch.tensor(_QUANTILES).to(values))
     sd, share = torch.full_like(mean, _SD_AT_FIRST), torch.full_like(mean, 1 / 3)
     for _ in range(_N_ROUNDS):
@@ -49,7 +29,15 @@ def _fit(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
         mean = (weight @ values) / total
         sd = ((weight * (values - mean[:, None]) ** 2).sum(1) / total).sqrt().clamp(*_LOG_SD_RANGE)
         share = total / total.sum()
-    return mean, sd, share
+    if mean[0] - mean[1] > math.log(_DARKEST_GM):
+        return mean, sd, share
+    low, high = (x.log() for x in _thresholds(values.exp()))
+    parts = [values[(values >= low) & (values < high)], values[values >= high], values[values < low]]
+    if not all(map(len, parts)):
+        return mean, sd, share
+    mean = torch.stack([part.mean() for part in parts])
+    sd = torch.stack([part.std(correction=0) for part in parts]).clamp(*_LOG_SD_RANGE)
+    return mean, sd, torch.tensor([len(part) / len(values) for part in parts]).to(mean)
 
 
 def _thresholds(intensity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
