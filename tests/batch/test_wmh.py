@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from tests.batch.light import SCAN, TEMPLATE, light, write_scans
 from vbmstat import rerun
 from vbmstat.batch import wmh
+from vbmstat.batch.finished import FinishedScan
 from vbmstat.batch.run import preprocess
 from vbmstat.batch.wmh import measure_folder
 from vbmstat.cli import app
@@ -224,3 +226,14 @@ def test_the_maps_of_a_finished_folder_are_those_of_the_warp():
     share[0, 5:9, 5:9, 5:9] = 1
     _, modulated = wmh.normalise(Volume(share, grid), Volume(y, TEMPLATE), TEMPLATE)
     assert modulated.sums_ml[0] == pytest.approx(64 * grid.voxel_volume_ml, rel=0.05)
+
+
+@pytest.mark.parametrize(("lesion_ml", "in_maps", "why"), [
+    (3.2, "keep", "its tissues hold a lesion"), (3.2, "exclude", "is missing"), (None, "keep", "is missing"),
+])  # fmt: skip
+def test_a_lesion_mask_that_the_tissues_keep_is_not_measured_as_hypointensity(tmp_path, lesion_ml, in_maps, why):
+    one = FinishedScan(tmp_path, naming.Scan(Path("x"), "sub-01_T1w", "sub-01"), "cat12")
+    record = {"scan": "sub-01_T1w", "row": {"lesion_ml": lesion_ml}, "spec": {"lesion_in_maps": in_maps}}
+    storage.write_json(one.path("sidecar"), record)
+    with pytest.raises(ScanError, match=why):
+        wmh._measure(one, wmh._PLAN, wmh._HERE)

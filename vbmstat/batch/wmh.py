@@ -83,6 +83,9 @@ def _measure(one: FinishedScan, plan: LesionPlan, execution: Execution) -> dict[
     if record.get("wmh") and record["row"].get("wmh_as") != "none":
         msg = "its tissue maps count hypointensities already; to measure again, run vbmstat preprocess --wmh --force"
         raise ScanError(msg)
+    if record["row"].get("lesion_ml") and record["spec"]["lesion_in_maps"] == "keep":
+        msg = "its tissues hold a lesion (--lesion-in-maps keep); run vbmstat preprocess --wmh with --lesion-mask"
+        raise ScanError(msg)
     images = one.images(_IMAGES, "run vbmstat preprocess --wmh for this scan")
     images |= {"y": one.warp.to_scan, "iy": one.warp.to_template(one.warp.box or images["m"].grid)}
     linear = np.array(record["affine"]["template_mm_to_scan_mm"])
