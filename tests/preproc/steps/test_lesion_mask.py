@@ -53,6 +53,7 @@ def test_a_mask_without_a_voxel_is_refused(mask, message):
         ((2, 6), None),
         ((0, 3), "70 % of the lesion mask lies outside the brain; expected a mask in the scan's own space"),
         ((2, 17), "the lesion mask covers 82 % of the brain; expected at most 40 %"),
+        ((0, 20), "the lesion mask covers 100 % of the brain"),
     ],
 )
 def test_masks_that_cannot_be_of_a_lesion_in_this_brain(lesion, message):

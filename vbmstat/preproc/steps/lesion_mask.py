@@ -56,11 +56,11 @@ def check_lesion(lesion: torch.Tensor, brain: torch.Tensor) -> None:
         If most of it lies outside the brain, or it covers too much of the brain.
     """
     inside = float((lesion & brain).sum())
-    if inside < _LEAST_IN_BRAIN * float(lesion.sum()):
-        share = 100 * (1 - inside / float(lesion.sum()))
-        msg = f"{share:.0f} % of the lesion mask lies outside the brain; expected a mask in the scan's own space"
-        raise ScanError(msg)
     share = inside / max(float(brain.sum()), 1.0)
     if share > _MOST_OF_BRAIN:
         msg = f"the lesion mask covers {100 * share:.0f} % of the brain; expected at most {100 * _MOST_OF_BRAIN:.0f} %"
+        raise ScanError(msg)
+    if inside < _LEAST_IN_BRAIN * float(lesion.sum()):
+        share = 100 * (1 - inside / float(lesion.sum()))
+        msg = f"{share:.0f} % of the lesion mask lies outside the brain; expected a mask in the scan's own space"
         raise ScanError(msg)
