@@ -77,7 +77,7 @@ def test_outlook_of_people_with_several_sessions(tmp_path):
     )
     lines = estimate.dry_run_lines(plan, 0, Allotment(1, 1, 3 * 10**9))
     assert lines[0].startswith("6 scans: 0 complete, 6 to do")
-    assert lines[2] == "longitudinal: 2 people with several sessions (5 scans); people with one session: 1"
+    assert lines[2] == "longitudinal: people with several sessions: 2 (5 scans), with one: 1"
     more = estimate.share_out(plan, 3).bytes_per_scan - estimate.share_out(single, 6).bytes_per_scan
     assert more == 2 * estimate._TIME_POINT_BYTES
     assert estimate.disk_bytes([], plan.spec) > estimate.disk_bytes([], single.spec)
