@@ -16,7 +16,7 @@ from vbmstat.image.grid import Grid, apply_affine, sample
 from vbmstat.image.smooth import smooth
 
 Source = torch.Generator
-LEVEL = (-0.7, 0.65)  # intensity of a lesion: from a hole, well below GM, to a third of the way from WM to GM
+LEVEL = (-0.2, 0.75)  # intensity of a lesion: from below GM to nearly WM
 _LEVEL_SD, _LEVEL_SPACING = 0.12, 12  # of its variation within a brain, voxels
 _KEPT_TEXTURE = (0.3, 1.0)  # share of the white matter's own variation that remains in a lesion
 _EDGE_MM = (0.5, 1.8)  # FWHM of the blur of a lesion's edge
