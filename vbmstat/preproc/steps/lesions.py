@@ -29,7 +29,7 @@ _LOCAL_STRIDE, _LOCAL_FWHM_MM = 3, 24.0  # of the mean intensity of the white ma
 _IS_WM_FROM = 0.7
 _DARKER = (0.15, 0.55)  # than the white matter around: the plain rule fades in
 # For a network's proposals:
-_LEAST_DARKER = (0.2, 0.4)  # than the white matter around
+_LEAST_DARKER = (0.25, 0.45)  # than the white matter around
 _BELOW_GM, _CSF_PRIOR = (-0.1, 0.2), (0.02, 0.1)  # darker than GM by, where CSF is expected: the ventricle's edge
 # The wall of a ventricle shows every intensity between WM and CSF alike, a lesion beside it more of its own: share of
 # lesion-like intensity among both, in a cube around the voxel, and prior of CSF in that cube from which it counts
